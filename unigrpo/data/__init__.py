@@ -1,0 +1,1 @@
+"""Prompt files, task layouts and batches."""

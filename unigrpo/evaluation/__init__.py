@@ -1,0 +1,1 @@
+"""Held-out measurements with the graders of training."""

@@ -1,0 +1,1 @@
+"""The diffusion transformer, its vocabulary, the image tokenizer and the samplers."""

@@ -1,0 +1,1 @@
+"""One optimizer step of each kind, in one process."""

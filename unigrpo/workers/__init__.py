@@ -1,0 +1,1 @@
+"""What a policy, a reference and a reward process do, as plain classes."""

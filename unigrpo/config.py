@@ -1,0 +1,427 @@
+"""The whole run as frozen dataclasses. Wrong values fail on construction; nothing changes a config after start.
+
+A dotted flag is the path of a field: ``--algo.kl.init_coef 0.02``. Names are OpenRLHF's where the concept is the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+MaskSchedule = Literal["stride", "interpolate", "random"]
+Remasking = Literal["low_confidence", "random"]
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def _choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    _require(value in allowed, f"{name}: no {value!r}; choose one of {sorted(allowed)}")
+
+
+def _positive(name: str, value: float) -> None:
+    _require(value > 0, f"{name} is {value}; it must be above 0")
+
+
+def _within(name: str, value: float, low: float, high: float) -> None:
+    _require(low <= value <= high, f"{name} is {value}; it must lie in [{low}, {high}]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    prompt_dataset: str = "examples/tiny/prompts/train.jsonl"
+    """Prompts to train on: a JSONL file, several joined by commas, or the name of a Hugging Face data set."""
+    prompt_split: str = "train"
+    """Split, if prompt_dataset is a Hugging Face data set."""
+    input_key: str = ""
+    """Column of the question; empty finds `prompt`, `question` or `problem`."""
+    label_key: str = ""
+    """Column of the gold answer; empty finds `label`, `answer` or `solution`. Text behind `####` is the gold."""
+    max_samples: int = 0
+    """Use only the first so many prompts; 0 uses all."""
+    max_prompt_tokens: int = 512
+    """A prompt with more tokens is an error, found before training starts."""
+    prompt_template: Literal["chat", "plain"] = "chat"
+    """`chat` applies the tokenizer's chat template, `plain` puts begin-of-text before the text."""
+    instruction: str = ""
+    """Text put before every question, for example the request to think first."""
+
+    def __post_init__(self) -> None:
+        _require(bool(self.prompt_dataset), "data.prompt_dataset is empty; name a JSONL file or a data set")
+        _require(self.max_samples >= 0, f"data.max_samples is {self.max_samples}; use 0 for all prompts")
+        _positive("data.max_prompt_tokens", self.max_prompt_tokens)
+        _choice("data.prompt_template", self.prompt_template, ("chat", "plain"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSamplingConfig:
+    max_new_tokens: int = 256
+    """Length of every response, tokens; what follows the first end-of-text is padding."""
+    num_denoising_steps: int = 128
+    """Forward passes for one response; a multiple of the number of blocks."""
+    block_length: int = 32
+    """Tokens of one block; blocks are written left to right and must divide max_new_tokens."""
+    temperature: float = 1.0
+    """Divides the logits when drawing and when scoring; 0 takes the most likely token."""
+    top_p: float = 1.0
+    """Draw only from the smallest set of tokens with this probability mass; 1 draws from all."""
+    remasking: Remasking = "low_confidence"
+    """Which drawn tokens stay: the most confident ones, or random ones."""
+    guidance_scale: float = 0.0
+    """Classifier-free guidance against the masked prompt; 0 is off."""
+    threshold: float = 0.0
+    """Above 0, every step fixes all tokens with at least this confidence, and at least one; replaces the schedule."""
+    stop_at_end_of_text: bool = True
+    """Once a block holds end-of-text, the rest of that response is padding and is not sampled."""
+
+    def __post_init__(self) -> None:
+        _positive("block_length", self.block_length)
+        _positive("num_denoising_steps", self.num_denoising_steps)
+        _require(
+            self.block_length <= self.max_new_tokens,
+            f"block_length is {self.block_length}, longer than max_new_tokens {self.max_new_tokens}",
+        )
+        _require(
+            self.max_new_tokens % self.block_length == 0,
+            f"max_new_tokens {self.max_new_tokens} is not a multiple of block_length {self.block_length}",
+        )
+        blocks = self.max_new_tokens // self.block_length
+        _require(
+            self.num_denoising_steps % blocks == 0,
+            f"num_denoising_steps {self.num_denoising_steps} is not a multiple of the {blocks} blocks of the response",
+        )
+        _require(self.temperature >= 0, f"temperature is {self.temperature}; it must be 0 or more")
+        _require(0 < self.top_p <= 1, f"top_p is {self.top_p}; it must lie in (0, 1]")
+        _choice("remasking", self.remasking, ("low_confidence", "random"))
+        _require(self.guidance_scale >= 0, f"guidance_scale is {self.guidance_scale}; it must be 0 or more")
+        _within("threshold", self.threshold, 0.0, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutConfig:
+    batch_size: int = 16
+    """Prompts of one step."""
+    n_samples_per_prompt: int = 8
+    """Responses of one prompt: the group whose rewards are compared."""
+    micro_batch_size: int = 64
+    """Responses that a policy worker samples at once."""
+    text: TextSamplingConfig = field(default_factory=TextSamplingConfig)
+    """Sampling of text responses."""
+
+    def __post_init__(self) -> None:
+        _positive("rollout.batch_size", self.batch_size)
+        _positive("rollout.micro_batch_size", self.micro_batch_size)
+        _require(
+            self.n_samples_per_prompt >= 2,
+            f"rollout.n_samples_per_prompt is {self.n_samples_per_prompt}: group advantages would all be 0; "
+            "use at least 2",
+        )
+        _require(
+            self.text.temperature > 0,
+            "rollout.text.temperature is 0: all samples of a prompt would be equal and every advantage 0; use 1.0",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamConfig:
+    lr: float = 1e-6
+    """Peak learning rate."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of the first and second moments."""
+    eps: float = 1e-8
+    """Added to the root of the second moment."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay; norms are exempt."""
+
+    def __post_init__(self) -> None:
+        _positive("actor.adam.lr", self.lr)
+        for beta in self.betas:
+            _require(0 <= beta < 1, f"actor.adam.betas holds {beta}; each must lie in [0, 1)")
+        _require(self.weight_decay >= 0, f"actor.adam.weight_decay is {self.weight_decay}; it must be 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActorConfig:
+    model_name_or_path: str = "examples/tiny/model"
+    """Folder or Hub name of the policy, in the published MMaDA or LLaDA layout."""
+    num_nodes: int = 1
+    """Nodes of the policy group."""
+    num_gpus_per_node: int = 1
+    """Policy ranks on each node. On a CPU, the GPUs that Ray was told to have."""
+    adam: AdamConfig = field(default_factory=AdamConfig)
+    """AdamW."""
+    lr_scheduler: Literal["constant_with_warmup", "cosine_with_min_lr", "linear"] = "constant_with_warmup"
+    """Learning-rate schedule over all optimizer steps of the run."""
+    lr_warmup_ratio: float = 0.03
+    """Share of the optimizer steps that warm up."""
+    min_lr_ratio: float = 0.1
+    """Floor of cosine_with_min_lr, as a share of the peak."""
+    max_norm: float = 1.0
+    """Gradients are scaled down to this norm; 0 leaves them."""
+    eps_clip_low_high: tuple[float, float] = (0.2, 0.2)
+    """The ratio is followed only within [1 - low, 1 + high]."""
+    loss_agg_mode: Literal["masked_token_mean", "token_mean", "fixed_length"] = "masked_token_mean"
+    """Mean over the masked tokens of a response and then over responses; over all tokens; or by a fixed length."""
+    gradient_checkpointing_enable: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+
+    def __post_init__(self) -> None:
+        _positive("actor.num_nodes", self.num_nodes)
+        _positive("actor.num_gpus_per_node", self.num_gpus_per_node)
+        _choice(
+            "actor.lr_scheduler", self.lr_scheduler, ("constant_with_warmup", "cosine_with_min_lr", "linear")
+        )
+        _within("actor.lr_warmup_ratio", self.lr_warmup_ratio, 0.0, 1.0)
+        _within("actor.min_lr_ratio", self.min_lr_ratio, 0.0, 1.0)
+        _require(self.max_norm >= 0, f"actor.max_norm is {self.max_norm}; use 0 to leave gradients as they are")
+        low, high = self.eps_clip_low_high
+        _require(0 < low < 1, f"actor.eps_clip_low_high: low is {low}; it must lie in (0, 1)")
+        _positive("actor.eps_clip_low_high: high", high)
+        _choice("actor.loss_agg_mode", self.loss_agg_mode, ("masked_token_mean", "token_mean", "fixed_length"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefConfig:
+    offload: bool = False
+    """Keep the reference's weights in CPU memory between uses."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LikelihoodConfig:
+    name: str = "masked_tokens"
+    """Estimator: a file of unigrpo/algorithm/likelihood."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the estimator."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskRatioConfig:
+    schedule: MaskSchedule = "stride"
+    """How the ratios of the inner updates follow from one random start: `stride` (the paper's example), `interpolate`
+    (its Algorithm 1) or `random` (independent)."""
+    minimum: float = 0.0
+    """Ratios are mapped into [minimum, maximum]."""
+    maximum: float = 1.0
+    """Ratios are mapped into [minimum, maximum]."""
+    masking: Literal["bernoulli", "exact_count"] = "bernoulli"
+    """Hide each token by chance, or exactly the rounded share of the tokens (at least one)."""
+
+    def __post_init__(self) -> None:
+        _choice("algo.mask_ratio.schedule", self.schedule, ("stride", "interpolate", "random"))
+        _choice("algo.mask_ratio.masking", self.masking, ("bernoulli", "exact_count"))
+        _require(
+            0 <= self.minimum <= self.maximum <= 1 and self.maximum > 0,
+            f"algo.mask_ratio: minimum {self.minimum} and maximum {self.maximum} must satisfy "
+            "0 <= minimum <= maximum <= 1 and 0 < maximum",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdvantageConfig:
+    estimator: Literal["group_norm", "mean_only", "leave_one_out"] = "group_norm"
+    """Reward minus the group mean over its standard deviation; without the division; or minus the others' mean."""
+
+    def __post_init__(self) -> None:
+        _choice("algo.advantage.estimator", self.estimator, ("group_norm", "mean_only", "leave_one_out"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class KLConfig:
+    init_coef: float = 0.01
+    """Coefficient beta of the KL to the reference; 0 runs without a reference model."""
+    estimator: Literal["k1", "k2", "k3"] = "k3"
+    """Estimator of the KL from log-ratios."""
+
+    def __post_init__(self) -> None:
+        _require(self.init_coef >= 0, f"algo.kl.init_coef is {self.init_coef}; it must be 0 or more")
+        _choice("algo.kl.estimator", self.estimator, ("k1", "k2", "k3"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlgoConfig:
+    likelihood: LikelihoodConfig = field(default_factory=LikelihoodConfig)
+    """Per-token log-likelihood."""
+    mask_ratio: MaskRatioConfig = field(default_factory=MaskRatioConfig)
+    """Structured masking of the responses."""
+    advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
+    """Rewards of a group -> advantages."""
+    kl: KLConfig = field(default_factory=KLConfig)
+    """Distance to the frozen reference."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardTermConfig:
+    name: str
+    """A file of rewards/, or `path/to/file.py:function`, or `package.module:Class`."""
+    weight: float = 1.0
+    """Factor of this reward in the total."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the reward."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardConfig:
+    terms: tuple[RewardTermConfig, ...] = (
+        RewardTermConfig(name="math_answer", weight=2.0),
+        RewardTermConfig(name="cot_format", weight=0.5),
+    )
+    """Rewards and their weights; the defaults are the paper's for text reasoning."""
+    num_workers: int = 1
+    """Reward processes."""
+    timeout_seconds: float = 300.0
+    """A batch of rewards that takes longer stops the run."""
+
+    def __post_init__(self) -> None:
+        _require(len(self.terms) > 0, "reward.terms is empty; name at least one reward")
+        names = [t.name for t in self.terms]
+        _require(len(set(names)) == len(names), f"reward.terms names a reward twice: {names}")
+        _positive("reward.num_workers", self.num_workers)
+        _positive("reward.timeout_seconds", self.timeout_seconds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    num_steps: int = 80
+    """Steps of the run: each samples a batch of prompts and makes num_inner_updates optimizer steps."""
+    num_inner_updates: int = 4
+    """Optimizer steps for one rollout batch, each with its own masks (mu of the paper)."""
+    micro_batch_size: int = 32
+    """Responses of one forward and backward pass on one rank."""
+    score_batch_size: int = 64
+    """Masked sequences of one forward pass without gradient (old policy and reference)."""
+    seed: int = 42
+    """All random draws follow from it."""
+    colocate_actor_ref: bool = True
+    """The reference shares the policy's GPUs."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "num_inner_updates", "micro_batch_size", "score_batch_size"):
+            _positive(f"train.{name}", getattr(self, name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    dataset: str = ""
+    """Held-out prompts, in the form of data.prompt_dataset; empty runs no evaluation."""
+    split: str = "test"
+    """Split, if dataset is a Hugging Face data set."""
+    max_samples: int = 0
+    """Use only the first so many prompts; 0 uses all."""
+    steps: int = 0
+    """Evaluate every so many steps, besides before and after; 0 does only those two."""
+    n_samples_per_prompt: int = 4
+    """Sampled responses of each prompt, besides the greedy one."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_samples", "steps", "n_samples_per_prompt"):
+            value = getattr(self, name)
+            _require(value >= 0, f"eval.{name} is {value}; it must be 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    path: str = ""
+    """Folder of the checkpoints; empty is `checkpoints` in the run folder."""
+    save_steps: int = 20
+    """Save every so many steps; 0 saves only at the end."""
+    max_num: int = 2
+    """Keep the last so many, and the best."""
+    load_enable: bool = False
+    """Go on from the newest whole checkpoint, if there is one."""
+    best_metric_key: str = "eval/reward_total"
+    """Metric of the best checkpoint, higher is better."""
+
+    def __post_init__(self) -> None:
+        _require(self.save_steps >= 0, f"ckpt.save_steps is {self.save_steps}; it must be 0 or more")
+        _positive("ckpt.max_num", self.max_num)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeepSpeedConfig:
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    """What DeepSpeed shards over the ranks: 1 optimizer states, 2 also gradients, 3 also weights."""
+    param_dtype: Literal["fp32", "bf16"] = "bf16"
+    """Type of the weights in the forward pass; the optimizer keeps float32 masters."""
+    adam_offload: bool = False
+    """Optimizer states in CPU memory."""
+    attn_implementation: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
+    """Attention kernel."""
+
+    def __post_init__(self) -> None:
+        _require(self.zero_stage in (0, 1, 2, 3), f"ds.zero_stage is {self.zero_stage}; choose one of [0, 1, 2, 3]")
+        _choice("ds.param_dtype", self.param_dtype, ("fp32", "bf16"))
+        _choice("ds.attn_implementation", self.attn_implementation, ("sdpa", "flash_attention_2", "eager"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoggerConfig:
+    tensorboard: bool = True
+    """Write TensorBoard files into the run folder."""
+    wandb_project: str = ""
+    """Weights & Biases project; empty is off. The key comes from the environment variable WANDB_API_KEY."""
+    rollouts_per_step: int = 1
+    """Samples of each step kept in rollouts.jsonl."""
+
+    def __post_init__(self) -> None:
+        _require(self.rollouts_per_step >= 0, f"logger.rollouts_per_step is {self.rollouts_per_step}; use 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """A UniGRPO run."""
+
+    run_dir: str = "runs/unigrpo"
+    """Folder of everything that the run writes."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Prompts."""
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    """Sampling of responses."""
+    actor: ActorConfig = field(default_factory=ActorConfig)
+    """The policy and its optimizer."""
+    ref: RefConfig = field(default_factory=RefConfig)
+    """The frozen reference."""
+    algo: AlgoConfig = field(default_factory=AlgoConfig)
+    """UniGRPO itself."""
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    """What the policy is paid for."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """Steps, batches and seed."""
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    """Held-out measurements."""
+    ckpt: CheckpointConfig = field(default_factory=CheckpointConfig)
+    """Saving and resuming."""
+    ds: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
+    """DeepSpeed."""
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    """Where metrics go."""
+
+    def __post_init__(self) -> None:
+        samples = self.rollout.batch_size * self.rollout.n_samples_per_prompt
+        ranks = self.actor.num_nodes * self.actor.num_gpus_per_node
+        _require(
+            samples % (ranks * self.train.micro_batch_size) == 0,
+            f"{samples} samples of a step (rollout.batch_size {self.rollout.batch_size} x rollout.n_samples_per_prompt "
+            f"{self.rollout.n_samples_per_prompt}) do not divide over {ranks} policy ranks in micro-batches of "
+            f"{self.train.micro_batch_size} (train.micro_batch_size)",
+        )
+        _require(
+            self.actor.loss_agg_mode != "fixed_length" or self.rollout.text.max_new_tokens > 0,
+            "actor.loss_agg_mode fixed_length needs rollout.text.max_new_tokens",
+        )
+
+    @property
+    def num_policy_ranks(self) -> int:
+        """Policy processes, each with one GPU."""
+        return self.actor.num_nodes * self.actor.num_gpus_per_node
+
+    @property
+    def num_samples_per_step(self) -> int:
+        """Rollouts of one step."""
+        return self.rollout.batch_size * self.rollout.n_samples_per_prompt
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested dictionary, as written to ``config.yaml``."""
+        return dataclasses.asdict(self)

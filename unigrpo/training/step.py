@@ -1,0 +1,145 @@
+"""The engine of an optimizer step: what training code needs of one, and the plain-torch engine of a single process."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, get_scheduler
+
+from unigrpo.config import ActorConfig
+
+NO_DECAY = ("bias", "norm.weight", "ln_f.weight")
+"""Parameters with these in their name get no weight decay."""
+
+
+class Engine(Protocol):
+    """A model with its optimizer. Losses are shares: the gradients of all micro-batches and ranks are summed."""
+
+    model: PreTrainedModel
+    rank: int
+    world_size: int
+    device: torch.device
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the model so that its sharding hooks fire."""
+        ...
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds the gradient of this micro-batch's share of the loss."""
+        ...
+
+    def step(self) -> float:
+        """Clips, updates and clears; returns the global gradient norm before clipping."""
+        ...
+
+    def learning_rate(self) -> float:
+        """The rate that the next step uses."""
+        ...
+
+    def all_reduce_sum(self, values: Tensor) -> Tensor:
+        """Sum over the data-parallel ranks."""
+        ...
+
+    def barrier(self) -> None:
+        """Waits for all ranks."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Writes weights, optimizer and schedule; all ranks call it."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Reads what :meth:`save` wrote; all ranks call it."""
+        ...
+
+    def export(self, folder: Path) -> None:
+        """Writes the weights as a Hugging Face folder; all ranks call it."""
+        ...
+
+
+def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Optimizer groups: norms and biases without weight decay, the rest with it."""
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    return [
+        {"params": [p for n, p in named if not any(x in n for x in NO_DECAY)], "weight_decay": weight_decay},
+        {"params": [p for n, p in named if any(x in n for x in NO_DECAY)], "weight_decay": 0.0},
+    ]
+
+
+def make_scheduler(optimizer: torch.optim.Optimizer, actor: ActorConfig, num_optimizer_steps: int) -> Any:
+    """The learning-rate schedule of ``actor`` over the optimizer steps of the whole run."""
+    extra = {"min_lr_rate": actor.min_lr_ratio} if actor.lr_scheduler == "cosine_with_min_lr" else {}
+    return get_scheduler(
+        actor.lr_scheduler,
+        optimizer,
+        num_warmup_steps=math.ceil(num_optimizer_steps * actor.lr_warmup_ratio),
+        num_training_steps=num_optimizer_steps,
+        scheduler_specific_kwargs=extra,
+    )
+
+
+class LocalEngine:
+    """AdamW in this process: the reference that the DeepSpeed engine is tested against."""
+
+    rank = 0
+    world_size = 1
+
+    def __init__(self, model: PreTrainedModel, actor: ActorConfig, num_optimizer_steps: int) -> None:
+        self.model = model
+        self.device = next(model.parameters()).device
+        self._max_norm = actor.max_norm
+        adam = actor.adam
+        self.optimizer = torch.optim.AdamW(
+            decay_groups(model, adam.weight_decay), lr=adam.lr, betas=adam.betas, eps=adam.eps
+        )
+        self.scheduler = make_scheduler(self.optimizer, actor, num_optimizer_steps)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.model(*args, **kwargs)
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def step(self) -> float:
+        limit = self._max_norm if self._max_norm > 0 else math.inf
+        norm = torch.nn.utils.clip_grad_norm_(_parameters(self.optimizer), limit)
+        self.optimizer.step()
+        self.scheduler.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm.item()
+
+    def learning_rate(self) -> float:
+        return self.optimizer.param_groups[0]["lr"]
+
+    def all_reduce_sum(self, values: Tensor) -> Tensor:
+        return values
+
+    def barrier(self) -> None:
+        return None
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+        }
+        torch.save(state, folder / "engine.pt")
+
+    def load(self, folder: Path) -> None:
+        state = torch.load(folder / "engine.pt", map_location=self.device, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+
+    def export(self, folder: Path) -> None:
+        self.model.save_pretrained(folder)
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> Iterable[Tensor]:
+    return (p for group in optimizer.param_groups for p in group["params"])

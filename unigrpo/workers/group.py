@@ -1,0 +1,70 @@
+"""A group of equal workers as the trainer sees it, and the group of one worker in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Arguments = ParamSpec("Arguments")
+
+
+class WorkerGroup(Protocol):
+    """Workers of one role. Methods are passed as functions, so that an editor can follow them."""
+
+    @property
+    def size(self) -> int:
+        """Number of workers."""
+        ...
+
+    def map(
+        self,
+        method: Callable[Concatenate[Any, Sequence[Item], Arguments], list[Result]],
+        items: Sequence[Item],
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
+    ) -> list[Result]:
+        """Each worker gets a contiguous share of ``items``; the results, in the order of the workers."""
+        ...
+
+    def call(
+        self,
+        method: Callable[Concatenate[Any, Arguments], Result],
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
+    ) -> list[Result]:
+        """Every worker runs the method with the same arguments; one result each."""
+        ...
+
+    def close(self) -> None:
+        """Ends the workers."""
+        ...
+
+
+def shares(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
+    """Contiguous shares whose lengths differ by at most one.
+
+    >>> shares([1, 2, 3, 4, 5], 2)
+    [[1, 2, 3], [4, 5]]
+    """
+    bounds = [-(-len(items) * i // size) for i in range(size + 1)]
+    return [items[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+
+
+class LocalGroup:
+    """One worker in this process."""
+
+    size = 1
+
+    def __init__(self, worker: Any) -> None:
+        self.worker = worker
+
+    def map(self, method: Callable[..., list[Result]], items: Sequence[Any], *args: Any, **kwargs: Any) -> list[Result]:
+        return method(self.worker, items, *args, **kwargs)
+
+    def call(self, method: Callable[..., Result], *args: Any, **kwargs: Any) -> list[Result]:
+        return [method(self.worker, *args, **kwargs)]
+
+    def close(self) -> None:
+        return None

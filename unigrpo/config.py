@@ -290,15 +290,13 @@ class TrainConfig:
     """Optimizer steps for one rollout batch, each with its own masks (mu of the paper)."""
     micro_batch_size: int = 32
     """Responses of one forward and backward pass on one rank."""
-    score_batch_size: int = 64
-    """Masked sequences of one forward pass without gradient (old policy and reference)."""
     seed: int = 42
     """All random draws follow from it."""
     colocate_actor_ref: bool = True
     """The reference shares the policy's GPUs."""
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "num_inner_updates", "micro_batch_size", "score_batch_size"):
+        for name in ("num_steps", "num_inner_updates", "micro_batch_size"):
             _positive(f"train.{name}", getattr(self, name))
 
 

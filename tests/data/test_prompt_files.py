@@ -1,0 +1,101 @@
+"""Prompt files: what is read, and what every kind of broken line says."""
+
+import json
+
+import pytest
+
+from unigrpo.data.prompt_files import PromptStream, gold_answer, load_prompts
+from unigrpo.records import Prompt
+
+
+def write(path, *lines):
+    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
+    return str(path)
+
+
+def test_gsm8k_is_read_as_it_is(tmp_path):
+    file = write(tmp_path / "train.jsonl", {"question": "2 apples and 3?", "answer": "2+3=<<2+3=5>>5\n#### 5"})
+    (prompt,) = load_prompts(file)
+    assert (prompt.id, prompt.text, prompt.label, prompt.task) == ("train.jsonl:1", "2 apples and 3?", "5", "text")
+
+
+def test_other_columns_reach_the_rewards_and_named_columns_win(tmp_path):
+    file = write(tmp_path / "a.jsonl", {"prompt": "no", "q": "yes", "gold": "7", "level": 3})
+    (prompt,) = load_prompts(file, input_key="q", label_key="gold")
+    assert (prompt.text, prompt.label, dict(prompt.metadata)) == ("yes", "7", {"prompt": "no", "level": 3})
+
+
+def test_several_files_are_joined_and_empty_lines_skipped(tmp_path):
+    one = write(tmp_path / "a.jsonl", {"prompt": "1"}, "", {"prompt": "2"})
+    two = write(tmp_path / "b.jsonl", {"prompt": "3"})
+    assert [p.id for p in load_prompts(f"{one},{two}")] == ["a.jsonl:1", "a.jsonl:3", "b.jsonl:1"]
+    assert len(load_prompts(f"{one},{two}", max_samples=2)) == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"prompt": "1"', r"bad.jsonl:2: not JSON"),
+        ("[1, 2]", r"bad.jsonl:2: expected a JSON object, found list"),
+        ('{"text": "1"}', r"bad.jsonl:2: no column for the question .* found keys \['text'\]"),
+        ('{"prompt": ""}', r"bad.jsonl:2: 'prompt' must be a text that is not empty"),
+        ('{"prompt": 5}', r"bad.jsonl:2: 'prompt' must be a text .* found 5"),
+        ('{"prompt": "x", "task": "t3i"}', r"bad.jsonl:2: no task 't3i'; choose one of"),
+        ('{"prompt": "x", "task": "mmu"}', r"bad.jsonl:2: task 'mmu' needs \"image\""),
+    ],
+)
+def test_a_broken_line_is_named_with_file_and_line(tmp_path, line, message):
+    file = write(tmp_path / "bad.jsonl", {"prompt": "fine"}, line)
+    with pytest.raises(ValueError, match=message):
+        load_prompts(file)
+
+
+def test_bytes_that_are_no_text_are_named(tmp_path):
+    path = tmp_path / "latin.jsonl"
+    path.write_bytes(b'{"prompt": "caf\xe9"}\n')
+    with pytest.raises(ValueError, match="latin.jsonl:1: not UTF-8 text"):
+        load_prompts(str(path))
+
+
+def test_a_missing_file_an_empty_file_and_an_unknown_data_set_are_errors(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ValueError, match="no such file"):
+        load_prompts(str(tmp_path / "absent.jsonl"))
+    with pytest.raises(ValueError, match="holds no prompt"):
+        load_prompts(write(tmp_path / "empty.jsonl"))
+    with pytest.raises(ValueError, match="neither a file here"):
+        load_prompts("nobody/nothing-of-that-name")
+
+
+def test_a_data_set_folder_is_taken_where_a_hub_name_is(tmp_path, monkeypatch):
+    folder = tmp_path / "arithmetic"
+    folder.mkdir()
+    write(folder / "train.jsonl", {"question": "1+1", "answer": "#### 2"}, {"question": "2+2", "answer": "#### 4"})
+    monkeypatch.chdir(tmp_path)
+    prompts = load_prompts("arithmetic", split="train")
+    assert [(p.text, p.label) for p in prompts] == [("1+1", "2"), ("2+2", "4")]
+    assert prompts[1].id == "arithmetic[train]:1"
+
+
+def test_gold_answer_takes_what_stands_behind_the_last_mark():
+    assert gold_answer("#### 3 and then #### 1,200 ") == "1,200"
+    assert gold_answer(" 7 ") == "7"
+
+
+def prompts(count: int) -> list[Prompt]:
+    return [Prompt(id=f"p:{i}", text=str(i)) for i in range(count)]
+
+
+def test_every_epoch_visits_every_prompt_once_in_another_order():
+    stream = PromptStream(prompts(6), batch_size=3, num_samples=2, seed=1)
+    epochs = [[r.prompt.text for step in steps for r in stream.requests(step)[::2]] for steps in ((0, 1), (2, 3))]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == [str(i) for i in range(6)]
+    assert epochs[0] != epochs[1]
+
+
+def test_a_step_depends_on_its_number_alone_so_that_resuming_is_exact():
+    straight = PromptStream(prompts(5), batch_size=3, num_samples=2, seed=1)
+    all_steps = [straight.requests(step) for step in range(6)]
+    assert PromptStream(prompts(5), batch_size=3, num_samples=2, seed=1).requests(4) == all_steps[4]
+    assert [r.sample_id for r in all_steps[2]] == list(range(6))
+    assert [r.group_id for r in all_steps[2]] == [0, 0, 1, 1, 2, 2]

@@ -1,0 +1,65 @@
+"""Command lines: one YAML file and dotted flags become a run config, with errors of one line."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+
+from unigrpo.config import RunConfig
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+def run_parser(program: str, description: str) -> ArgumentParser:
+    """A parser whose dotted flags are the fields of :class:`RunConfig`."""
+    parser = ArgumentParser(
+        prog=f"python -m {program}",
+        description=description,
+        usage="%(prog)s [--config FILE.yaml] [--section.name VALUE ...]",
+        exit_on_error=False,
+    )
+    parser.add_argument("--config", action="config", help="YAML file with the values; flags behind it win")
+    parser.add_class_arguments(RunConfig)
+    return parser
+
+
+def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Any:
+    """Parses and constructs the dataclasses, so that wrong values fail here.
+
+    Raises:
+        ValueError: A flag or value is wrong; the message says which.
+    """
+    try:
+        return parser.instantiate(parser.parse_args(list(arguments)))
+    except ArgumentError as error:
+        message = str(error)
+        known = [flag for action in parser._actions for flag in action.option_strings]
+        wrong = [a.split("=")[0] for a in arguments if a.startswith("--") and a.split("=")[0] not in known]
+        close = difflib.get_close_matches(wrong[0], known, n=1) if wrong else []
+        hint = f"; did you mean {close[0]}?" if close else "; --help lists the flags"
+        raise ValueError(message + (hint if wrong else "")) from error
+
+
+def run_config(parsed: Any) -> RunConfig:
+    """The run config of a parsed command line."""
+    names = RunConfig.__dataclass_fields__
+    return RunConfig(**{name: parsed[name] for name in names})
+
+
+def main(run: Callable[[Sequence[str]], int]) -> None:
+    """Runs a command: wrong input ends with one line and status 2."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    try:
+        sys.exit(run(sys.argv[1:]))
+    except ValueError as error:
+        sys.exit(_fail(str(error), 2))
+
+
+def _fail(message: str, status: int) -> int:
+    sys.stderr.write(f"error: {message}\n")
+    return status

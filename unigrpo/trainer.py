@@ -1,0 +1,308 @@
+"""The UniGRPO loop: prompts, rollouts, rewards, advantages and masks, scores, inner updates. It sees groups, never Ray."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from unigrpo.algorithm.advantage import group_advantages
+from unigrpo.algorithm.likelihood.base import load_estimator
+from unigrpo.checkpoint import CheckpointStore
+from unigrpo.config import RunConfig
+from unigrpo.data.prompt_files import PromptStream
+from unigrpo.evaluation.held_out import evaluate, reward_means
+from unigrpo.records import Prompt, RewardOutput, Rollout, SampleRequest, TrainSample
+from unigrpo.training.planning import plan_samples
+from unigrpo.workers.group import WorkerGroup
+from unigrpo.workers.policy import PolicyWorker
+from unigrpo.workers.reference import ReferenceWorker
+from unigrpo.workers.reward import RewardWorker
+
+logger = logging.getLogger(__name__)
+
+STOPS = ("generate", "reward", "score", "update", "sync")
+"""The timed parts of a step. Generation runs on the policy workers, so there are no weights to synchronise."""
+
+
+class Output(Protocol):
+    """Where a run writes; see :mod:`unigrpo.run_folder`."""
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        """Metrics of one step."""
+        ...
+
+    def rollouts(self, step: int, rows: list[dict[str, Any]]) -> None:
+        """Samples to look at."""
+        ...
+
+    def progress(self, step: int, values: dict[str, float]) -> None:
+        """Shows a finished step to the user."""
+        ...
+
+
+@dataclass
+class TrainerState:
+    """What a resumed run needs besides weights; random numbers and data order follow from the step."""
+
+    step: int = 0
+    """Finished steps."""
+    policy_version: int = 0
+    """Optimizer steps of the policy."""
+    before: dict[str, float] = field(default_factory=dict)
+    """Held-out metrics before the first step."""
+    wall_seconds: float = 0.0
+    """Training time of all sessions of the run."""
+
+
+class UniGRPOTrainer:
+    """Runs the steps of a run on its worker groups."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        *,
+        policy: WorkerGroup,
+        reference: WorkerGroup | None,
+        reward: WorkerGroup,
+        prompts: list[Prompt],
+        eval_prompts: list[Prompt],
+        output: Output,
+        checkpoints: CheckpointStore,
+    ) -> None:
+        """Args:
+        config: The run.
+        policy: Policy workers.
+        reference: Reference workers; None if the KL coefficient is 0.
+        reward: Reward workers.
+        prompts: Prompts to train on.
+        eval_prompts: Held-out prompts; empty for no evaluation.
+        output: Where metrics and samples go.
+        checkpoints: Where checkpoints go.
+        """
+        self.config = config
+        self.policy, self.reference, self.reward = policy, reference, reward
+        self.eval_prompts = eval_prompts
+        self.output, self.checkpoints = output, checkpoints
+        rollout, train = config.rollout, config.train
+        self.prompts = PromptStream(prompts, rollout.batch_size, rollout.n_samples_per_prompt, train.seed)
+        self.estimator = load_estimator(config.algo.likelihood.name, config.algo.likelihood.options)
+        self.state = TrainerState()
+
+    def fit(self) -> dict[str, Any]:
+        """Runs all steps that are left, with evaluations and checkpoints.
+
+        Returns:
+            The summary: steps, seconds, and the held-out metrics before and after.
+        """
+        config, state = self.config, self.state
+        started = time.monotonic() - state.wall_seconds
+        if state.step == 0:
+            state.before = self.evaluate(step=0)
+        after = state.before
+        for step in range(state.step, config.train.num_steps):
+            values = self.train_step(step)
+            state.step = step + 1
+            state.wall_seconds = time.monotonic() - started
+            is_last = state.step == config.train.num_steps
+            if self._is_due(config.eval.steps) or is_last:
+                after = self.evaluate(step=state.step)
+                values |= {f"eval/{name}": value for name, value in after.items()}
+            self.output.metrics(state.step, values)
+            self.output.progress(state.step, values)
+            if self._is_due(config.ckpt.save_steps) or is_last:
+                self.save(values)
+        return {
+            "steps": state.step,
+            "wall_seconds": round(state.wall_seconds, 1),
+            "eval": {"before": state.before, "after": after},
+        }
+
+    def train_step(self, step: int) -> dict[str, float]:
+        """One step: the eight stops from prompts to new weights. Returns its metrics."""
+        config, clock = self.config, StepClock()
+        requests = self.prompts.requests(step)
+        with clock.stop("generate"):
+            rollouts = self.policy.map(PolicyWorker.generate, requests, config.rollout.text)
+        with clock.stop("reward"):
+            outputs = self.reward.map(RewardWorker.score, rollouts)
+        advantages = self._advantages(requests, outputs)
+        samples = plan_samples(
+            rollouts,
+            advantages,
+            self.estimator,
+            config.algo.mask_ratio,
+            num_inner_updates=config.train.num_inner_updates,
+            seed=config.train.seed,
+        )
+        with clock.stop("score"):
+            samples = self._score(samples)
+        with clock.stop("update"):
+            updates = self.policy.map(PolicyWorker.update, samples)
+        self.state.policy_version += config.train.num_inner_updates
+        self.output.rollouts(step + 1, self._rows(rollouts, outputs, advantages))
+        return {
+            **_reward_metrics(outputs, requests),
+            **_advantage_metrics(advantages),
+            **updates[0],
+            **_rollout_metrics(rollouts),
+            **clock.metrics(rollouts),
+            "memory/peak_gb": max(self.policy.call(PolicyWorker.peak_memory_gb)),
+            "policy_version": float(self.state.policy_version),
+        }
+
+    def _advantages(self, requests: list[SampleRequest], outputs: list[RewardOutput]) -> torch.Tensor:
+        return group_advantages(
+            torch.tensor([o.total for o in outputs], dtype=torch.float64),
+            torch.tensor([r.group_id for r in requests]),
+            self.config.algo.advantage.estimator,
+        ).float()
+
+    def _score(self, samples: list[TrainSample]) -> list[TrainSample]:
+        """Adds the log-probabilities of the old policy and of the reference, under the same masks."""
+        old = self.policy.map(PolicyWorker.log_likelihood, samples)
+        reference: list[Any] = [None] * len(samples)
+        if self.reference is not None:
+            reference = self.reference.map(ReferenceWorker.log_likelihood, samples)
+        return [
+            dataclasses.replace(s, old_log_probs=o, ref_log_probs=r)
+            for s, o, r in zip(samples, old, reference, strict=True)
+        ]
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Held-out metrics now; empty without held-out prompts. Writes the greedy completions."""
+        if not self.eval_prompts:
+            return {}
+        logger.info("evaluating on %d held-out prompts", len(self.eval_prompts))
+        metrics, rollouts = evaluate(self.policy, self.reward, self.eval_prompts, self.config)
+        shown = rollouts[: max(8, self.config.logger.rollouts_per_step)]
+        self.output.rollouts(step, [{"kind": "eval", **_row(rollout)} for rollout in shown])
+        if step == 0:
+            self.output.metrics(0, {f"eval/{name}": value for name, value in metrics.items()})
+        return metrics
+
+    def save(self, values: dict[str, float]) -> None:
+        """Writes a checkpoint of the present state."""
+        self.checkpoints.save(
+            self.state.step,
+            dataclasses.asdict(self.state),
+            lambda folder: [self.policy.call(PolicyWorker.save, folder), None][1],
+            values.get(self.config.ckpt.best_metric_key),
+        )
+
+    def resume(self) -> int:
+        """Goes on from the newest whole checkpoint. Returns the number of finished steps, 0 without a checkpoint."""
+        found = self.checkpoints.latest()
+        if found is None:
+            return 0
+        self.state = TrainerState(**found.state)
+        self.policy.call(PolicyWorker.load, found.folder, self.state.policy_version)
+        return self.state.step
+
+    def export(self, folder: Path) -> None:
+        """Writes the policy as a Hugging Face folder."""
+        self.policy.call(PolicyWorker.export, folder)
+
+    def _is_due(self, every: int) -> bool:
+        return every > 0 and self.state.step % every == 0
+
+    def _rows(
+        self, rollouts: list[Rollout], outputs: list[RewardOutput], advantages: torch.Tensor
+    ) -> list[dict[str, Any]]:
+        """The rollouts of this step to look at: one of each of the first prompts."""
+        stride = self.config.rollout.n_samples_per_prompt
+        picked = range(0, len(rollouts), stride)[: self.config.logger.rollouts_per_step]
+        return [
+            {
+                "kind": "train",
+                **_row(rollouts[i]),
+                "reward": outputs[i].total,
+                "rewards": outputs[i].parts,
+                "advantage": round(advantages[i].item(), 4),
+            }
+            for i in picked
+        ]
+
+
+class StepClock:
+    """Seconds of the stops of one step."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._seconds = dict.fromkeys(STOPS, 0.0)
+
+    @contextmanager
+    def stop(self, name: str) -> Iterator[None]:
+        """Times one stop."""
+        started = time.monotonic()
+        yield
+        self._seconds[name] += time.monotonic() - started
+
+    def metrics(self, rollouts: list[Rollout]) -> dict[str, float]:
+        """Seconds of every stop and of the step, and generated tokens per second of generation."""
+        tokens = sum(int(r.response_mask.sum()) for r in rollouts)
+        return {
+            **{f"time/{name}_seconds": seconds for name, seconds in self._seconds.items()},
+            "time/step_seconds": time.monotonic() - self._started,
+            "throughput/tokens_per_second": tokens / max(self._seconds["generate"], 1e-9),
+        }
+
+
+def _reward_metrics(outputs: list[RewardOutput], requests: list[SampleRequest]) -> dict[str, float]:
+    totals = torch.tensor([o.total for o in outputs], dtype=torch.float64)
+    groups = torch.tensor([r.group_id for r in requests])
+    spread_free = [float(totals[groups == g].max() == totals[groups == g].min()) for g in groups.unique()]
+    means = reward_means(outputs)
+    total = means.pop("reward_total")
+    return {
+        "reward/total_mean": total,
+        "reward/total_std": totals.std(correction=0).item(),
+        **{f"reward/{name}_mean": value for name, value in means.items()},
+        "reward/zero_spread_groups": sum(spread_free) / len(spread_free),
+    }
+
+
+def _advantage_metrics(advantages: torch.Tensor) -> dict[str, float]:
+    return {
+        "advantage/mean": advantages.mean().item(),
+        "advantage/std": advantages.std(correction=0).item(),
+        "advantage/max": advantages.max().item(),
+        "advantage/min": advantages.min().item(),
+    }
+
+
+def _rollout_metrics(rollouts: list[Rollout]) -> dict[str, float]:
+    scored = [int(r.scored_mask.sum()) for r in rollouts]
+    written = [r for r, n in zip(rollouts, scored, strict=True) if n == int(r.response_mask.sum())]
+    log_probs = sum(float(r.commit_log_probs[r.scored_mask].sum()) for r in rollouts)
+    return {
+        "rollout/length_mean": sum(scored) / len(scored),
+        "rollout/no_end_of_text": len(written) / len(rollouts),
+        "rollout/commit_log_prob_mean": log_probs / max(sum(scored), 1),
+        "rollout/denoising_steps_mean": sum(_num_steps(r) for r in rollouts) / len(rollouts),
+    }
+
+
+def _num_steps(rollout: Rollout) -> int:
+    steps = rollout.commit_step[rollout.response_mask]
+    return int(steps[steps >= 0].unique().numel())
+
+
+def _row(rollout: Rollout) -> dict[str, Any]:
+    prompt = rollout.request.prompt
+    return {
+        "prompt_id": prompt.id,
+        "prompt": prompt.text,
+        "label": prompt.label,
+        "completion": rollout.completion,
+        "tokens": int(rollout.scored_mask.sum()),
+    }
+
+

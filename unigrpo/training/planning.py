@@ -1,0 +1,71 @@
+"""Rollouts and their rewards -> training samples: advantages, and the mask plans of all inner updates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from unigrpo.algorithm.likelihood.base import LikelihoodEstimator
+from unigrpo.algorithm.masking import keyed_generator, mask_ratios
+from unigrpo.config import MaskRatioConfig
+from unigrpo.data.collate import pad_rows
+from unigrpo.records import MaskPlan, Rollout, SequenceMasks, TrainSample
+
+
+def plan_samples(
+    rollouts: Sequence[Rollout],
+    advantages: Float[Tensor, " B"],
+    estimator: LikelihoodEstimator,
+    ratios: MaskRatioConfig,
+    *,
+    num_inner_updates: int,
+    seed: int,
+) -> list[TrainSample]:
+    """Draws the mask ratios and the mask plans of every inner update.
+
+    The draws of a sample depend on (seed, step, sample_id, inner update) alone: not on world size, rank or order.
+
+    Args:
+        rollouts: B rollouts.
+        advantages: Their advantages.
+        estimator: Draws the plans.
+        ratios: Schedule and bounds of the mask ratios.
+        num_inner_updates: K.
+        seed: Seed of the run.
+    """
+    keys = [(seed, r.request.step, r.request.sample_id) for r in rollouts]
+    ratio_table = mask_ratios(
+        ratios.schedule,
+        num_inner_updates,
+        [keyed_generator(*key, "mask ratio") for key in keys],
+        minimum=ratios.minimum,
+        maximum=ratios.maximum,
+    )  # (K, B)
+    masks = SequenceMasks(
+        token_mask=pad_rows([torch.ones_like(r.response_mask) for r in rollouts], False),
+        response_mask=pad_rows([r.response_mask for r in rollouts], False),
+        scored_mask=pad_rows([r.scored_mask for r in rollouts], False),
+    )
+    plans = [
+        estimator.draw(masks, ratio_table[k], [keyed_generator(*key, k, "mask") for key in keys])
+        for k in range(num_inner_updates)
+    ]
+    return [
+        _sample(rollout, advantages[row].item(), ratio_table[:, row], plans, row) for row, rollout in enumerate(rollouts)
+    ]
+
+
+def _sample(
+    rollout: Rollout, advantage: float, ratios: Float[Tensor, " K"], plans: list[MaskPlan], row: int
+) -> TrainSample:
+    length = rollout.token_ids.shape[0]
+    return TrainSample(
+        rollout=rollout,
+        advantage=advantage,
+        mask_ratios=ratios,
+        is_masked=torch.stack([plan.is_masked[:, row, :length] for plan in plans]),
+        weight=torch.stack([plan.weight[:, row, :length] for plan in plans]),
+    )

@@ -1,0 +1,34 @@
+"""The frozen reference: it scores, and never changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unigrpo.config import RunConfig
+from unigrpo.records import TrainSample
+from unigrpo.workers.memory import peak_memory_gb
+from unigrpo.workers.scoring import score
+
+
+class ReferenceWorker:
+    """One rank of the reference."""
+
+    def __init__(
+        self, config: RunConfig, forward: Callable[..., Any], device: torch.device, mask_id: int
+    ) -> None:
+        self.forward = forward
+        self.device = device
+        self._config = config
+        self._mask_id = mask_id
+
+    def log_likelihood(self, samples: Sequence[TrainSample]) -> list[Tensor]:
+        """Log-probabilities (K, L) of each sample under its K mask plans."""
+        return score(self, self._config, self._mask_id, samples)
+
+    def peak_memory_gb(self) -> float:
+        """Largest memory this process has used: of its GPU, or of the process on a CPU."""
+        return peak_memory_gb(self.device)

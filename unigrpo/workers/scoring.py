@@ -1,0 +1,42 @@
+"""Scoring without gradient, in the micro-batches of the update, so that the first ratio is exactly 1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from unigrpo.config import RunConfig
+from unigrpo.data.collate import scoring_batch
+from unigrpo.records import TrainSample
+from unigrpo.training.scoring import log_likelihood
+from unigrpo.training.unigrpo import micro_batches
+
+
+class Scorer(Protocol):
+    """A model behind a forward pass, on a device."""
+
+    forward: Callable[..., Any]
+    device: torch.device
+
+
+@torch.no_grad()
+def score(scorer: Scorer, config: RunConfig, mask_id: int, samples: Sequence[TrainSample]) -> list[Tensor]:
+    """Log-probabilities (K, L) of each sample under its K mask plans; nats, 0 where not scored."""
+    temperature = config.rollout.text.temperature
+    results: list[Tensor] = []
+    for batch in micro_batches(samples, config.train.micro_batch_size):
+        by_update = [
+            log_likelihood(
+                scorer.forward,
+                scoring_batch(batch, k, scorer.device),
+                mask_id=mask_id,
+                temperature=temperature,
+            )
+            for k in range(config.train.num_inner_updates)
+        ]
+        padded = torch.stack(by_update, dim=1).cpu()  # (B, K, L)
+        results += [row[:, : s.rollout.token_ids.shape[0]].clone() for row, s in zip(padded, batch, strict=True)]
+    return results

@@ -1,0 +1,1 @@
+"""Likelihood estimators: one file each, named as in the config."""

@@ -1,0 +1,36 @@
+"""UniGRPO: one partly masked view of the response; the hidden tokens are scored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from unigrpo.algorithm.likelihood.base import LikelihoodEstimator, check_masking
+from unigrpo.algorithm.masking import Masking, hide
+from unigrpo.records import MaskPlan, SequenceMasks
+
+
+class MaskedTokens(LikelihoodEstimator):
+    """log pi(o_i) = log p(o_i | prompt, xt) for the hidden tokens i of one view xt; the prompt is never hidden.
+
+    Source:
+        UniGRPO, arXiv:2505.15809, equations 3 and 4. Its mean over the hidden tokens is left to the reduction of the
+        loss, since the clipped ratio is taken per token.
+    """
+
+    def __init__(self, masking: Masking = "bernoulli") -> None:
+        """Args:
+        masking: Hide each token by chance, or exactly the rounded share.
+        """
+        check_masking("masked_tokens", masking)
+        self._masking: Masking = masking
+
+    def draw(
+        self, masks: SequenceMasks, mask_ratio: Float[Tensor, " B"], generators: Sequence[torch.Generator]
+    ) -> MaskPlan:
+        hidden = hide(masks.scored_mask, mask_ratio, generators, self._masking)
+        tail = masks.response_mask & ~masks.scored_mask
+        return MaskPlan(is_masked=(hidden | tail)[None], weight=hidden.float()[None])

@@ -1,0 +1,174 @@
+"""Structured masking: the mask ratios of the inner updates, and a clean sequence x0 -> a corrupted view xt."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from unigrpo.config import MaskSchedule
+
+Masking = Literal["bernoulli", "exact_count"]
+
+NUM_TIMESTEPS = 1000
+"""T, into which the ``interpolate`` schedule rounds its ratios (arXiv:2505.15809, section 5.2)."""
+
+
+def keyed_generator(*key: int | str, device: str | torch.device = "cpu") -> torch.Generator:
+    """A generator whose numbers depend on ``key`` alone, on every machine and in every process.
+
+    >>> keyed_generator(42, 7, "mask").initial_seed() == keyed_generator(42, 7, "mask").initial_seed()
+    True
+
+    Args:
+        key: What the draw is for, for example (run seed, step, sample, inner update, "mask").
+        device: Where the generator draws.
+    """
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    generator = torch.Generator(device=device)
+    generator.manual_seed(int.from_bytes(digest, "little") >> 1)
+    return generator
+
+
+def mask_ratios(
+    schedule: MaskSchedule,
+    num_inner_updates: int,
+    generators: Sequence[torch.Generator],
+    *,
+    minimum: float = 0.0,
+    maximum: float = 1.0,
+) -> Float[Tensor, "K B"]:
+    """The mask ratio of every response in every inner update.
+
+    Args:
+        schedule: `stride`, `interpolate` or `random`; see the functions below.
+        num_inner_updates: K.
+        generators: One per response; a response's ratios depend on its own only.
+        minimum: Ratios are mapped linearly from [0, 1] into [minimum, maximum].
+        maximum: See ``minimum``.
+
+    Raises:
+        ValueError: Unknown schedule.
+    """
+    draws = torch.stack([torch.rand(num_inner_updates, generator=g, device=g.device).cpu() for g in generators], dim=1)
+    if schedule == "stride":
+        ratios = stride_ratios(draws[0] / num_inner_updates, num_inner_updates)
+    elif schedule == "interpolate":
+        ratios = interpolate_ratios(draws[0], num_inner_updates)
+    elif schedule == "random":
+        ratios = draws
+    else:
+        raise ValueError(f"mask ratio schedule: no {schedule!r}; choose one of ['interpolate', 'random', 'stride']")
+    return minimum + (maximum - minimum) * ratios
+
+
+def stride_ratios(starts: Float[Tensor, " B"], num_inner_updates: int) -> Float[Tensor, "K B"]:
+    """Equal steps of 1/K from a start below 1/K: every response sees the whole range of ratios, none twice.
+
+    >>> stride_ratios(torch.tensor([0.1]), 5).flatten()
+    tensor([0.1000, 0.3000, 0.5000, 0.7000, 0.9000])
+
+    Source:
+        arXiv:2505.15809, section 5.2, worked example (start 100 of 1000, five updates).
+    """
+    return starts + torch.arange(num_inner_updates)[:, None] / num_inner_updates
+
+
+def interpolate_ratios(starts: Float[Tensor, " B"], num_inner_updates: int) -> Float[Tensor, "K B"]:
+    """From a start anywhere in [0, 1) to fully masked in K - 1 equal steps, rounded down to multiples of 1/T.
+
+    >>> interpolate_ratios(torch.tensor([0.1]), 5).flatten()
+    tensor([0.1000, 0.3250, 0.5500, 0.7750, 1.0000])
+
+    Source:
+        arXiv:2505.15809, Algorithm 1. A single update (K = 1), where its formula divides by 0, uses the start.
+    """
+    first = (starts.double() * NUM_TIMESTEPS).floor().long()
+    update = torch.arange(num_inner_updates)[:, None]
+    timesteps = first + update * (NUM_TIMESTEPS - first) // max(num_inner_updates - 1, 1)
+    return timesteps / NUM_TIMESTEPS
+
+
+def uniform_draws(eligible: Bool[Tensor, "B L"], generators: Sequence[torch.Generator]) -> Float[Tensor, "B L"]:
+    """One uniform number in [0, 1) for every eligible token, infinity elsewhere.
+
+    A row's numbers depend on its own generator and on the number and order of its eligible tokens: neither on padding
+    nor on the other rows.
+    """
+    draws = torch.full(eligible.shape, torch.inf, device=eligible.device)
+    for row, generator in enumerate(generators):
+        count = int(eligible[row].sum())
+        drawn = torch.rand(count, generator=generator, device=generator.device)
+        draws[row, eligible[row]] = drawn.to(eligible.device)
+    return draws
+
+
+def bernoulli_mask(
+    draws: Float[Tensor, "B L"],
+    mask_ratio: Float[Tensor, " B"],
+    eligible: Bool[Tensor, "B L"],
+    *,
+    at_least_one: bool = True,
+) -> Bool[Tensor, "B L"]:
+    """Hides each eligible token on its own, where its draw is below the mask ratio.
+
+    Args:
+        draws: Uniform in [0, 1).
+        mask_ratio: Probability of being hidden.
+        eligible: The others are never hidden.
+        at_least_one: In a row where no draw is below the ratio, hide the eligible token with the lowest draw: a
+            uniformly random one, from the same generator.
+    """
+    hidden = draws < mask_ratio[:, None]
+    if at_least_one:
+        hidden = hidden | (_ranks(draws, eligible) == 0)
+    return hidden & eligible
+
+
+def exact_count_mask(
+    draws: Float[Tensor, "B L"], mask_ratio: Float[Tensor, " B"], eligible: Bool[Tensor, "B L"]
+) -> Bool[Tensor, "B L"]:
+    """Hides the rounded share of the eligible tokens, at least one: those with the lowest draws.
+
+    Args:
+        draws: Uniform in [0, 1).
+        mask_ratio: Share to hide; ``mask_ratio * tokens`` is rounded half to even.
+        eligible: The others are neither hidden nor counted.
+    """
+    count = (mask_ratio * eligible.sum(dim=1)).round().clamp(min=1)
+    return (_ranks(draws, eligible) < count[:, None]) & eligible
+
+
+def hide(
+    eligible: Bool[Tensor, "B L"],
+    mask_ratio: Float[Tensor, " B"],
+    generators: Sequence[torch.Generator],
+    masking: Masking,
+) -> Bool[Tensor, "B L"]:
+    """Draws which eligible tokens are hidden: at least one in every row that has any.
+
+    Args:
+        eligible: Tokens that may be hidden.
+        mask_ratio: Share (`exact_count`) or probability (`bernoulli`).
+        generators: One per row.
+        masking: How the ratio is met.
+    """
+    draws = uniform_draws(eligible, generators)
+    if masking == "exact_count":
+        return exact_count_mask(draws, mask_ratio, eligible)
+    return bernoulli_mask(draws, mask_ratio, eligible)
+
+
+def apply_mask(x0: Int[Tensor, "B L"], is_masked: Bool[Tensor, "*V B L"], mask_id: int) -> Int[Tensor, "*V B L"]:
+    """The corrupted views xt: ``x0`` with the mask token where it is hidden."""
+    return torch.where(is_masked, mask_id, x0)
+
+
+def _ranks(draws: Float[Tensor, "B L"], eligible: Bool[Tensor, "B L"]) -> Int[Tensor, "B L"]:
+    """Place of each token when its row's eligible tokens are sorted by draw, from 0; equal draws by position."""
+    order = draws.masked_fill(~eligible, torch.inf).argsort(dim=1, stable=True)
+    return order.argsort(dim=1)

@@ -1,0 +1,60 @@
+"""Ratio and clip: the surrogate objective of every token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+MAX_LOG_RATIO = 20.0
+"""Log-ratios are held within +-20 nats (a factor of 5e8)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyLoss:
+    """The surrogate of every token; all are 0, or False, where not scored."""
+
+    loss: Float[Tensor, "B L"]
+    """Minus the clipped surrogate; carries the gradient."""
+    ratio: Float[Tensor, "B L"]
+    """New over old probability; no gradient."""
+    is_clipped: Bool[Tensor, "B L"]
+    """The clip is in force: the token gives no gradient."""
+
+
+def policy_loss(
+    log_probs: Float[Tensor, "B L"],
+    old_log_probs: Float[Tensor, "B L"],
+    advantages: Float[Tensor, "B _"],
+    scored: Bool[Tensor, "B L"],
+    *,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+    max_log_ratio: float = MAX_LOG_RATIO,
+) -> PolicyLoss:
+    """``-min(r A, clip(r, 1 - clip_low, 1 + clip_high) A)`` with ``r = exp(log_probs - old_log_probs)``.
+
+    Args:
+        log_probs: Under the policy, nats; anything where not scored.
+        old_log_probs: Under the policy that wrote the response, same masks, nats.
+        advantages: Of each response (B, 1) or each token (B, L).
+        scored: Tokens that count.
+        clip_low: The ratio is not followed below ``1 - clip_low``.
+        clip_high: The ratio is not followed above ``1 + clip_high``.
+        max_log_ratio: Beyond +- this the ratio stays constant and the token gives no gradient: an overflowing
+            exponential would turn the gradient of the whole batch into NaN.
+
+    Source:
+        PPO, arXiv:1707.06347, equation 7; separate bounds, DAPO, arXiv:2503.14476, section 3.1.
+    """
+    log_ratio = (log_probs - old_log_probs).masked_fill(~scored, 0.0).clamp(-max_log_ratio, max_log_ratio)
+    ratio = log_ratio.exp()
+    surrogate = ratio * advantages
+    clipped = ratio.clamp(1 - clip_low, 1 + clip_high) * advantages
+    return PolicyLoss(
+        loss=-torch.minimum(surrogate, clipped).masked_fill(~scored, 0.0),
+        ratio=ratio.detach() * scored,
+        is_clipped=(clipped < surrogate).detach() & scored,
+    )

@@ -1,0 +1,70 @@
+"""Command lines: YAML, flags over it, help for every field, and errors of one line."""
+
+import dataclasses
+
+import pytest
+import yaml
+
+from unigrpo.cli.arguments import parse, run_config, run_parser
+from unigrpo.config import RewardTermConfig, RunConfig
+from unigrpo.run_folder import config_text
+
+
+def config(*arguments):
+    parser = run_parser("unigrpo.cli.train_unigrpo", "Trains.")
+    return run_config(parse(parser, arguments))
+
+
+def test_flags_win_over_the_file_and_the_file_over_the_defaults(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("train: {num_steps: 7, seed: 3}\nreward: {terms: [{name: cot_format, weight: 0.5}]}\n")
+    run = config("--config", str(file), "--train.seed", "4", "--actor.eps_clip_low_high", "[0.1, 0.3]")
+    assert (run.train.num_steps, run.train.seed) == (7, 4)
+    assert run.train.num_inner_updates == RunConfig().train.num_inner_updates
+    assert run.reward.terms == (RewardTermConfig(name="cot_format", weight=0.5),)
+    assert run.actor.eps_clip_low_high == (0.1, 0.3)
+
+
+def test_the_config_that_a_run_writes_starts_the_same_run(tmp_path):
+    run = config("--train.seed", "9", "--algo.likelihood.options", "{num_views: 2}")
+    file = tmp_path / "config.yaml"
+    file.write_text(config_text(run))
+    assert config("--config", str(file)) == run
+    assert file.read_text().startswith("# commit: ")
+
+
+def test_secrets_in_reward_options_are_not_written():
+    run = config("--reward.terms", "[{name: judge, options: {api_key: abc123, model: m}}]")
+    written = yaml.safe_load(config_text(run))["reward"]["terms"][0]["options"]
+    assert written == {"api_key": "(hidden)", "model": "m"}
+
+
+def test_every_field_has_a_help_text(capsys):
+    parser = run_parser("unigrpo.cli.train_unigrpo", "Trains.")
+    text = " ".join(parser.format_help().split())
+    for section in dataclasses.fields(RunConfig):
+        if dataclasses.is_dataclass(section.default_factory):
+            for field in dataclasses.fields(section.default_factory):
+                assert f"--{section.name}.{field.name}" in text
+    undocumented = [
+        action.dest
+        for action in parser._actions
+        if action.option_strings and not action.help and not action.dest.endswith("help")
+    ]
+    assert undocumented == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--train.num_step", "3"], "did you mean --train.num_steps?"),
+        (["--train.num_steps", "three"], "train.num_steps"),
+        (["--rollout.n_samples_per_prompt", "1"], "use at least 2"),
+        (["--config", "absent.yaml"], "absent.yaml"),
+        (["--algo.mask_ratio.schedule", "zigzag"], "'stride', 'interpolate', 'random'"),
+    ],
+)
+def test_a_wrong_flag_or_value_is_named(arguments, message):
+    with pytest.raises(ValueError, match=".") as caught:
+        config(*arguments)
+    assert message in str(caught.value)

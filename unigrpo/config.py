@@ -194,7 +194,7 @@ class LikelihoodConfig:
     name: str = "masked_tokens"
     """Estimator: a file of unigrpo/algorithm/likelihood."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Keyword arguments of the estimator."""
+    """Keyword arguments of the estimator, for example `{masking: exact_count}`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,12 +206,9 @@ class MaskRatioConfig:
     """Ratios are mapped into [minimum, maximum]."""
     maximum: float = 1.0
     """Ratios are mapped into [minimum, maximum]."""
-    masking: Literal["bernoulli", "exact_count"] = "bernoulli"
-    """Hide each token by chance, or exactly the rounded share of the tokens (at least one)."""
 
     def __post_init__(self) -> None:
         _choice("algo.mask_ratio.schedule", self.schedule, ("stride", "interpolate", "random"))
-        _choice("algo.mask_ratio.masking", self.masking, ("bernoulli", "exact_count"))
         _require(
             0 <= self.minimum <= self.maximum <= 1 and self.maximum > 0,
             f"algo.mask_ratio: minimum {self.minimum} and maximum {self.maximum} must satisfy "

@@ -8,9 +8,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from unigrpo.algorithm.likelihood.base import scored_tokens
 from unigrpo.algorithm.objective import ObjectiveSums, unigrpo_loss
+from unigrpo.algorithm.reduction import Denominators
 from unigrpo.config import RunConfig
-from unigrpo.data.collate import padded_log_probs, scoring_batch
+from unigrpo.data.collate import ScoringBatch, padded_log_probs, scoring_batch
 from unigrpo.records import TrainSample
 from unigrpo.training.scoring import log_likelihood
 from unigrpo.training.step import Engine
@@ -19,9 +21,124 @@ Item = TypeVar("Item")
 
 
 class NonFiniteLossError(RuntimeError):
-    """A loss or gradient was NaN or infinite; the weights were not updated."""
+    """A loss or gradient was NaN or infinite; names the samples."""
 
 
 def micro_batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
     """Consecutive slices of ``size`` items; the last may be shorter."""
     return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def unigrpo_updates(
+    engine: Engine, config: RunConfig, mask_id: int, samples: Sequence[TrainSample]
+) -> dict[str, float]:
+    """Makes one optimizer step for each of the K mask plans.
+
+    Args:
+        engine: The policy and its optimizer.
+        config: The run.
+        mask_id: Token that hides.
+        samples: This rank's share of the rollout batch, scored by the old policy and the reference.
+
+    Returns:
+        Means over the K updates and all ranks; ``ratio/first_update_deviation`` is the largest distance of a ratio
+        from 1 before the first of them, which is 0 unless scoring and training disagree.
+
+    Raises:
+        NonFiniteLossError: A loss was not finite (that update was not made), or a gradient norm was not.
+    """
+    engine.model.train()
+    updates: list[dict[str, float]] = []
+    for k in range(config.train.num_inner_updates):
+        rate = engine.learning_rate()
+        sums, deviation = _accumulate(engine, config, mask_id, samples, k)
+        norm = engine.step()
+        if not torch.isfinite(torch.tensor(norm)):
+            raise NonFiniteLossError(f"the gradient norm of inner update {k} is {norm}; {_first_samples(samples)}")
+        reduced = ObjectiveSums(sums=engine.all_reduce_sum(sums.sums), ratio_max=sums.ratio_max)
+        metrics = reduced.metrics() | {"grad_norm": norm, "learning_rate": rate}
+        updates.append(metrics | ({"ratio/first_update_deviation": deviation} if k == 0 else {}))
+    return _mean_metrics(updates)
+
+
+def _accumulate(
+    engine: Engine, config: RunConfig, mask_id: int, samples: Sequence[TrainSample], k: int
+) -> tuple[ObjectiveSums, float]:
+    """Adds up the gradients of one inner update over this rank's micro-batches."""
+    denominators = _denominators(engine, config, samples, k)
+    total: ObjectiveSums | None = None
+    deviation = 0.0
+    for group in micro_batches(samples, config.train.micro_batch_size):
+        batch = scoring_batch(group, k, engine.device)
+        log_probs = log_likelihood(
+            engine.forward, batch, mask_id=mask_id, temperature=config.rollout.text.temperature
+        )
+        old = padded_log_probs(group, "old_log_probs", k, engine.device)
+        loss, sums = _loss(config, group, batch, log_probs, old, denominators, k)
+        _check_finite(engine, loss, group, k)
+        engine.backward(loss)
+        deviation = max(deviation, (log_probs.detach() - old).exp().sub(1).abs().max().item())
+        total = sums if total is None else total + sums
+    assert total is not None, "a rank got no samples"
+    return total, deviation
+
+
+def _loss(
+    config: RunConfig,
+    group: Sequence[TrainSample],
+    batch: ScoringBatch,
+    log_probs: Tensor,
+    old_log_probs: Tensor,
+    denominators: Denominators,
+    k: int,
+) -> tuple[Tensor, ObjectiveSums]:
+    device = log_probs.device
+    has_reference = group[0].ref_log_probs is not None
+    low, high = config.actor.eps_clip_low_high
+    return unigrpo_loss(
+        log_probs,
+        old_log_probs,
+        padded_log_probs(group, "ref_log_probs", k, device) if has_reference else None,
+        torch.tensor([s.advantage for s in group], device=device),
+        scored_tokens(batch.plan),
+        torch.stack([s.mask_ratios[k] for s in group]).to(device),
+        denominators=denominators,
+        clip_low=low,
+        clip_high=high,
+        kl_coef=config.algo.kl.init_coef,
+        kl_estimator=config.algo.kl.estimator,
+        aggregation=config.actor.loss_agg_mode,
+    )
+
+
+def _denominators(engine: Engine, config: RunConfig, samples: Sequence[TrainSample], k: int) -> Denominators:
+    """Counts over all ranks."""
+    tokens = sum(int((s.weight[k] > 0).any(dim=0).sum()) for s in samples)
+    counts = engine.all_reduce_sum(torch.tensor([len(samples), tokens], dtype=torch.float64))
+    return Denominators(
+        num_responses=counts[0].item(),
+        num_tokens=counts[1].item(),
+        response_length=float(config.rollout.text.max_new_tokens),
+    )
+
+
+def _check_finite(engine: Engine, loss: Tensor, group: Sequence[TrainSample], k: int) -> None:
+    """Raises on every rank if the loss of any rank is not finite, before a gradient of it exists."""
+    bad = 0.0 if torch.isfinite(loss) else 1.0
+    if engine.all_reduce_sum(torch.tensor([bad], dtype=torch.float64)).item() > 0:
+        where = _first_samples(group) if bad else "on another rank"
+        raise NonFiniteLossError(f"the loss of inner update {k} is {loss.item()}; {where}; no weights were updated")
+
+
+def _first_samples(group: Sequence[TrainSample]) -> str:
+    requests = [s.rollout.request for s in group[:3]]
+    named = ", ".join(f"{r.prompt.id} (sample {r.sample_id})" for r in requests)
+    return f"the micro-batch starts with {named}"
+
+
+def _mean_metrics(updates: list[dict[str, float]]) -> dict[str, float]:
+    """Mean of each metric over the updates that have it; ``ratio/max`` is the largest."""
+    names = dict.fromkeys(name for update in updates for name in update)
+    values = {name: [u[name] for u in updates if name in u] for name in names}
+    means = {name: sum(v) / len(v) for name, v in values.items()}
+    return means | {"ratio/max": max(values["ratio/max"])}

@@ -104,9 +104,9 @@ class UniGRPOTrainer:
         """
         config, state = self.config, self.state
         started = time.monotonic() - state.wall_seconds
+        after = self.evaluate(state.step)
         if state.step == 0:
-            state.before = self.evaluate(step=0)
-        after = state.before
+            state.before = after
         for step in range(state.step, config.train.num_steps):
             values = self.train_step(step)
             state.step = step + 1
@@ -151,7 +151,7 @@ class UniGRPOTrainer:
         return {
             **_reward_metrics(outputs, requests),
             **_advantage_metrics(advantages),
-            **updates[0],
+            **_over_ranks(updates),
             **_rollout_metrics(rollouts),
             **clock.metrics(rollouts),
             "memory/peak_gb": max(self.policy.call(PolicyWorker.peak_memory_gb)),
@@ -184,7 +184,7 @@ class UniGRPOTrainer:
         metrics, rollouts = evaluate(self.policy, self.reward, self.eval_prompts, self.config)
         shown = rollouts[: max(8, self.config.logger.rollouts_per_step)]
         self.output.rollouts(step, [{"kind": "eval", **_row(rollout)} for rollout in shown])
-        if step == 0:
+        if step == 0:  # later evaluations stand in the metrics of their step
             self.output.metrics(0, {f"eval/{name}": value for name, value in metrics.items()})
         return metrics
 
@@ -253,6 +253,12 @@ class StepClock:
             "time/step_seconds": time.monotonic() - self._started,
             "throughput/tokens_per_second": tokens / max(self._seconds["generate"], 1e-9),
         }
+
+
+def _over_ranks(updates: list[dict[str, float]]) -> dict[str, float]:
+    """The update's metrics; all but the maxima are already the same on every rank."""
+    maxima = ("ratio/max", "ratio/first_update_deviation")
+    return updates[0] | {name: max(update[name] for update in updates) for name in maxima}
 
 
 def _reward_metrics(outputs: list[RewardOutput], requests: list[SampleRequest]) -> dict[str, float]:

@@ -15,7 +15,7 @@ from unigrpo.models.sampling.text import sample_text
 from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.records import Rollout, SampleRequest, TrainSample
 from unigrpo.training.step import Engine
-from unigrpo.training.unigrpo import UpdateMetrics, micro_batches, unigrpo_updates
+from unigrpo.training.unigrpo import micro_batches, unigrpo_updates
 from unigrpo.workers.memory import peak_memory_gb
 from unigrpo.workers.scoring import score
 
@@ -67,11 +67,11 @@ class PolicyWorker:
         """Log-probabilities (K, L) of each sample under its K mask plans and the present weights."""
         return score(self._engine, self._config, self._vocabulary.mask_id, samples)
 
-    def update(self, samples: Sequence[TrainSample]) -> list[UpdateMetrics]:
+    def update(self, samples: Sequence[TrainSample]) -> list[dict[str, float]]:
         """Makes the K optimizer steps.
 
         Returns:
-            One entry, the metrics over all ranks.
+            One entry, the metrics over all ranks, but ``ratio/max`` and ``ratio/first_update_deviation`` of this one.
         """
         metrics = unigrpo_updates(self._engine, self._config, self._vocabulary.mask_id, samples)
         self._version += self._config.train.num_inner_updates

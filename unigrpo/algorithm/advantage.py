@@ -36,26 +36,30 @@ def group_advantages(
         raise ValueError(
             f"advantage estimator: no {estimator!r}; choose one of ['group_norm', 'leave_one_out', 'mean_only']"
         )
-    names, group = group_ids.unique(return_inverse=True)
-    size = torch.bincount(group)
-    if (size < 2).any():
-        lonely = names[size < 2].tolist()
-        raise ValueError(f"groups {lonely} have one rollout, whose advantage would always be 0; use at least 2")
-    group = group.to(rewards.device)
-    size = size.to(rewards.device)
+    advantages = torch.zeros_like(rewards)
+    for group_id, rows in _rows_by_group(group_ids).items():
+        if len(rows) < 2:
+            raise ValueError(
+                f"group {group_id} has one rollout, whose advantage would always be 0; use at least 2 per prompt"
+            )
+        advantages[rows] = _advantages_within(rewards[rows].double(), estimator).to(rewards.dtype)
+    return advantages
 
-    exact = rewards.double()
-    first = torch.zeros_like(size, dtype=torch.float64).scatter_reduce(0, group, exact, "amin", include_self=False)
-    # Measured from a member of the group, equal rewards are exactly 0 apart: no rounding of the mean can split them.
-    shifted = exact - first[group]
-    centred = shifted - _group_mean(shifted, group, size)[group]
+
+def _rows_by_group(group_ids: Int[Tensor, " B"]) -> dict[int, list[int]]:
+    rows: dict[int, list[int]] = {}
+    for row, group_id in enumerate(group_ids.cpu()):
+        rows.setdefault(int(group_id), []).append(row)
+    return rows
+
+
+def _advantages_within(rewards: Float[Tensor, " G"], estimator: AdvantageEstimator) -> Float[Tensor, " G"]:
+    # Measured from one of them, equal rewards are exactly 0 apart: no rounding of the mean can split them.
+    shifted = rewards - rewards[0]
+    centred = shifted - shifted.mean()
     if estimator == "leave_one_out":
-        centred = centred * (size / (size - 1))[group]
-    elif estimator == "group_norm":
-        spread = _group_mean(centred.square(), group, size).sqrt()
-        centred = centred / spread.masked_fill(spread == 0, 1.0)[group]
-    return centred.to(rewards.dtype)
-
-
-def _group_mean(values: Float[Tensor, " B"], group: Int[Tensor, " B"], size: Int[Tensor, " G"]) -> Float[Tensor, " G"]:
-    return torch.zeros_like(size, dtype=values.dtype).index_add(0, group, values) / size
+        return centred * len(rewards) / (len(rewards) - 1)
+    if estimator == "mean_only":
+        return centred
+    spread = centred.square().mean().sqrt()
+    return centred / spread if spread > 0 else centred

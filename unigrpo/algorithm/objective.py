@@ -30,7 +30,7 @@ class ObjectiveSums:
 
     def metrics(self) -> dict[str, float]:
         """Losses, and means over the scored tokens; a bin of mask ratios without tokens is left out."""
-        policy, kl_loss, ratio, kl, *by_bin = self.sums.tolist()
+        policy, kl_loss, ratio, kl, *by_bin = [float(value) for value in self.sums.cpu()]
         tokens, clipped = by_bin[:NUM_MASK_RATIO_BINS], by_bin[NUM_MASK_RATIO_BINS:]
         num_tokens = max(sum(tokens), 1.0)
         edges = [i / NUM_MASK_RATIO_BINS for i in range(NUM_MASK_RATIO_BINS + 1)]

@@ -65,6 +65,19 @@ def load_estimator(name: str, options: Mapping[str, Any]) -> LikelihoodEstimator
     return found[0](**options)
 
 
+def response_plan(hidden: Bool[Tensor, "V B L"], weight: Float[Tensor, "V B L"], masks: SequenceMasks) -> MaskPlan:
+    """The plan of views that hide some scored tokens, and with them the padding after the first end-of-text.
+
+    A view that showed this padding would tell the model how long the answer is.
+
+    Args:
+        hidden: Scored tokens that each view hides.
+        weight: 0 where not hidden.
+        masks: Of the sequences.
+    """
+    return MaskPlan(is_masked=hidden | (masks.response_mask & ~masks.scored_mask), weight=weight)
+
+
 def combine_views(view_log_probs: Float[Tensor, "V B L"], plan: MaskPlan) -> Float[Tensor, "B L"]:
     """The estimate of each token's log-likelihood: the weighted sum of its log-probabilities over the views.
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unigrpo.algorithm.likelihood.base import LikelihoodEstimator, check_masking
+from unigrpo.algorithm.likelihood.base import LikelihoodEstimator, check_masking, response_plan
 from unigrpo.algorithm.masking import Masking, hide
 from unigrpo.records import MaskPlan, SequenceMasks
 
@@ -32,5 +32,4 @@ class MaskedTokens(LikelihoodEstimator):
         self, masks: SequenceMasks, mask_ratio: Float[Tensor, " B"], generators: Sequence[torch.Generator]
     ) -> MaskPlan:
         hidden = hide(masks.scored_mask, mask_ratio, generators, self._masking)
-        tail = masks.response_mask & ~masks.scored_mask
-        return MaskPlan(is_masked=(hidden | tail)[None], weight=hidden.float()[None])
+        return response_plan(hidden[None], hidden.float()[None], masks)

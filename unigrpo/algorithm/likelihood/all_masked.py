@@ -1,0 +1,43 @@
+"""diffu-GRPO: the whole response hidden, and some of the prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from unigrpo.algorithm.likelihood.base import LikelihoodEstimator
+from unigrpo.algorithm.masking import bernoulli_mask, uniform_draws
+from unigrpo.records import MaskPlan, SequenceMasks
+
+
+class AllMasked(LikelihoodEstimator):
+    """log pi(o_i) = log p(o_i | partly hidden prompt, nothing of the response), for all tokens in one pass.
+
+    The mask ratio of the inner update is not used. The prompt's mask is drawn anew for every inner update.
+
+    Source:
+        diffu-GRPO of d1, arXiv:2504.12216, section 3.1: each prompt token hidden with probability 0.15.
+    """
+
+    def __init__(self, prompt_mask_ratio: float = 0.15) -> None:
+        """Args:
+        prompt_mask_ratio: Probability that a prompt token is hidden; 0 shows the whole prompt.
+        """
+        if not 0 <= prompt_mask_ratio <= 1:
+            raise ValueError(f"all_masked: prompt_mask_ratio is {prompt_mask_ratio}; it must lie in [0, 1]")
+        self._prompt_mask_ratio = prompt_mask_ratio
+
+    def draw(
+        self, masks: SequenceMasks, mask_ratio: Float[Tensor, " B"], generators: Sequence[torch.Generator]
+    ) -> MaskPlan:
+        prompt = masks.token_mask & ~masks.response_mask
+        hidden_prompt = bernoulli_mask(
+            uniform_draws(prompt, generators),
+            torch.full_like(mask_ratio, self._prompt_mask_ratio),
+            prompt,
+            at_least_one=False,
+        )
+        return MaskPlan(is_masked=(hidden_prompt | masks.response_mask)[None], weight=masks.scored_mask.float()[None])

@@ -1,0 +1,61 @@
+"""coupled-GRPO: a mask, its complement, and the whole response hidden."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from unigrpo.algorithm.likelihood.base import LikelihoodEstimator, check_masking, response_plan
+from unigrpo.algorithm.masking import Masking, bernoulli_mask, exact_count_mask, uniform_draws
+from unigrpo.records import MaskPlan, SequenceMasks
+
+
+class Coupled(LikelihoodEstimator):
+    """log pi(o_i) = 1/2 (lp_i(all hidden) + [i in M] lp_i(M) / t + [i not in M] lp_i(complement of M) / (1 - t)).
+
+    ``lp_i(S)`` is the log-probability of token i where the set S is hidden; every token is scored in two of the three
+    views. The mask ratio of the inner update is mapped from [0, 1] into [ratio_min, ratio_max] to give t, since the
+    weights grow without bound towards 0 and 1: leave ``algo.mask_ratio`` at its full range.
+
+    Source:
+        coupled-GRPO of DiffuCoder, arXiv:2506.20639, section 4, and its released code: t uniform in [0.2, 0.8].
+        With `exact_count`, t is the share that was hidden.
+    """
+
+    def __init__(self, ratio_min: float = 0.2, ratio_max: float = 0.8, masking: Masking = "bernoulli") -> None:
+        """Args:
+        ratio_min: Lowest t, above 0.
+        ratio_max: Highest t, below 1.
+        masking: Hide each token by chance, or exactly the rounded share.
+        """
+        check_masking("coupled", masking)
+        if not 0 < ratio_min <= ratio_max < 1:
+            raise ValueError(
+                f"coupled: ratio_min {ratio_min} and ratio_max {ratio_max} must satisfy 0 < ratio_min <= ratio_max < 1"
+            )
+        self._ratio_min, self._ratio_max = ratio_min, ratio_max
+        self._masking: Masking = masking
+
+    def draw(
+        self, masks: SequenceMasks, mask_ratio: Float[Tensor, " B"], generators: Sequence[torch.Generator]
+    ) -> MaskPlan:
+        scored = masks.scored_mask
+        share = self._ratio_min + (self._ratio_max - self._ratio_min) * mask_ratio
+        draws = uniform_draws(scored, generators)
+        if self._masking == "exact_count":
+            hidden = exact_count_mask(draws, share, scored)
+            share = hidden.sum(dim=1) / scored.sum(dim=1).clamp(min=1)
+        else:
+            # Forcing a token into an empty mask would bias the weights 1 / t; the fully hidden view scores it anyway.
+            hidden = bernoulli_mask(draws, share, scored, at_least_one=False)
+        views = torch.stack([scored, hidden, scored & ~hidden])
+        return response_plan(views, coupled_weights(views, share), masks)
+
+
+def coupled_weights(views: Bool[Tensor, "3 B L"], share: Float[Tensor, " B"]) -> Float[Tensor, "3 B L"]:
+    """1/2 in the fully hidden view, 1/(2t) in the mask, 1/(2(1 - t)) in its complement; 0 where nothing is hidden."""
+    weight = 0.5 / torch.stack([torch.ones_like(share), share, 1 - share])
+    return torch.where(views, weight[:, :, None], 0.0)

@@ -1,0 +1,78 @@
+"""Random masking: several partly masked views of the response; a token counts the mean over the views that hide it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from unigrpo.algorithm.likelihood.base import LikelihoodEstimator, check_masking, response_plan
+from unigrpo.algorithm.masking import Masking, hide
+from unigrpo.records import MaskPlan, SequenceMasks
+
+
+class RandomMasking(LikelihoodEstimator):
+    """log pi(o_i) = mean over the views v that hide token i of log p(o_i | prompt, xt_v); the prompt is never hidden.
+
+    The views of a response are spread evenly over the mask ratios: view v has ``(mask_ratio + v / num_views) mod 1``,
+    mapped into [ratio_min, ratio_max]. With the schedule `random` each ratio is uniform there, as in the source.
+
+    Source:
+        "Random masking" of dLLM-RL and TraceRL, arXiv:2509.06949: ratio uniform in [0.1, 0.9], two views. There the
+        views are independent, and rows of their own in the loss; one view gives the same rows here.
+    """
+
+    def __init__(
+        self,
+        num_views: int = 2,
+        ratio_min: float = 0.1,
+        ratio_max: float = 0.9,
+        masking: Masking = "bernoulli",
+    ) -> None:
+        """Args:
+        num_views: Masked copies of each response; the cost grows with them.
+        ratio_min: Lowest mask ratio of a view.
+        ratio_max: Highest mask ratio of a view.
+        masking: Hide each token by chance, or exactly the rounded share.
+        """
+        check_masking("random_masking", masking)
+        if num_views < 1:
+            raise ValueError(f"random_masking: num_views is {num_views}; use at least 1")
+        if not 0 <= ratio_min <= ratio_max <= 1:
+            raise ValueError(
+                f"random_masking: ratio_min {ratio_min} and ratio_max {ratio_max} must satisfy "
+                "0 <= ratio_min <= ratio_max <= 1"
+            )
+        self._num_views = num_views
+        self._ratio_min, self._ratio_max = ratio_min, ratio_max
+        self._masking: Masking = masking
+
+    def draw(
+        self, masks: SequenceMasks, mask_ratio: Float[Tensor, " B"], generators: Sequence[torch.Generator]
+    ) -> MaskPlan:
+        span = self._ratio_max - self._ratio_min
+        hidden = torch.stack(
+            [
+                hide(
+                    masks.scored_mask,
+                    self._ratio_min + span * _rotate(mask_ratio, view / self._num_views),
+                    generators,
+                    self._masking,
+                )
+                for view in range(self._num_views)
+            ]
+        )
+        return response_plan(hidden, mean_over_views(hidden), masks)
+
+
+def mean_over_views(hidden: Bool[Tensor, "V B L"]) -> Float[Tensor, "V B L"]:
+    """Weights that average each token over the views that hide it."""
+    return hidden / hidden.sum(dim=0).clamp(min=1)
+
+
+def _rotate(mask_ratio: Float[Tensor, " B"], offset: float) -> Float[Tensor, " B"]:
+    """``mask_ratio + offset``, wrapped into [0, 1]; the ratio 1 itself stays."""
+    moved = mask_ratio + offset
+    return torch.where(moved > 1, moved - 1, moved)

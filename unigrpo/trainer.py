@@ -104,9 +104,10 @@ class UniGRPOTrainer:
         """
         config, state = self.config, self.state
         started = time.monotonic() - state.wall_seconds
-        after = self.evaluate(state.step)
-        if state.step == 0:
-            state.before = after
+        after = state.before
+        if state.step in (0, config.train.num_steps):  # a resumed run that had ended measures once more
+            after = self.evaluate(state.step)
+            state.before = state.before or after
         for step in range(state.step, config.train.num_steps):
             values = self.train_step(step)
             state.step = step + 1

@@ -34,7 +34,10 @@ class Engine(Protocol):
         ...
 
     def step(self) -> float:
-        """Clips, updates and clears; returns the global gradient norm before clipping."""
+        """Clips, updates and clears; returns the global gradient norm before clipping.
+
+        A norm that is not finite is returned without an update.
+        """
         ...
 
     def learning_rate(self) -> float:
@@ -107,11 +110,12 @@ class LocalEngine:
 
     def step(self) -> float:
         limit = self._max_norm if self._max_norm > 0 else math.inf
-        norm = torch.nn.utils.clip_grad_norm_(_parameters(self.optimizer), limit)
-        self.optimizer.step()
-        self.scheduler.step()
+        norm = torch.nn.utils.clip_grad_norm_(_parameters(self.optimizer), limit).item()
+        if math.isfinite(norm):
+            self.optimizer.step()
+            self.scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return norm.item()
+        return norm
 
     def learning_rate(self) -> float:
         return self.optimizer.param_groups[0]["lr"]

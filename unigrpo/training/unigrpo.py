@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
@@ -53,8 +54,10 @@ def unigrpo_updates(
         rate = engine.learning_rate()
         sums, deviation = _accumulate(engine, config, mask_id, samples, k)
         norm = engine.step()
-        if not torch.isfinite(torch.tensor(norm)):
-            raise NonFiniteLossError(f"the gradient norm of inner update {k} is {norm}; {_first_samples(samples)}")
+        if not math.isfinite(norm):
+            raise NonFiniteLossError(
+                f"the gradient norm of inner update {k} is {norm}; {_first_samples(samples)}; this update was not made"
+            )
         reduced = ObjectiveSums(sums=engine.all_reduce_sum(sums.sums), ratio_max=sums.ratio_max)
         metrics = reduced.metrics() | {"grad_norm": norm, "learning_rate": rate}
         updates.append(metrics | ({"ratio/first_update_deviation": deviation} if k == 0 else {}))
@@ -127,13 +130,13 @@ def _check_finite(engine: Engine, loss: Tensor, group: Sequence[TrainSample], k:
     bad = 0.0 if torch.isfinite(loss) else 1.0
     if engine.all_reduce_sum(torch.tensor([bad], dtype=torch.float64)).item() > 0:
         where = _first_samples(group) if bad else "on another rank"
-        raise NonFiniteLossError(f"the loss of inner update {k} is {loss.item()}; {where}; no weights were updated")
+        raise NonFiniteLossError(f"the loss of inner update {k} is {loss.item()}; {where}; this update was not made")
 
 
 def _first_samples(group: Sequence[TrainSample]) -> str:
     requests = [s.rollout.request for s in group[:3]]
     named = ", ".join(f"{r.prompt.id} (sample {r.sample_id})" for r in requests)
-    return f"the micro-batch starts with {named}"
+    return f"the batch starts with {named}"
 
 
 def _mean_metrics(updates: list[dict[str, float]]) -> dict[str, float]:

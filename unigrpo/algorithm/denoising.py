@@ -1,0 +1,125 @@
+"""Masked denoising for pretraining and Mix-CoT: noising of images and text, and the weights of their losses.
+
+Every loss is a weighted sum of masked cross-entropies, ``-(weight * log_probs).sum()``; a task is which tokens are
+hidden and by what each one is divided. Divisors are counts of the whole batch of an optimizer step, so that the shares
+of ranks and micro-batches add up, and so that an absent task is a sum over nothing: 0, never NaN.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from unigrpo.algorithm.schedule import hidden_share
+
+MIN_PROBABILITY = 1e-3
+"""Lowest probability of hiding a text token; its inverse bounds the weight of a token."""
+
+
+def image_mask_ratio(
+    times: Float[Tensor, " B"], schedule: str = "cosine", *, min_ratio: float = 0.0
+) -> Float[Tensor, " B"]:
+    """Share of each image's tokens to hide.
+
+    Args:
+        times: Uniform draws in [0, 1).
+        schedule: Of :func:`unigrpo.algorithm.schedule.hidden_share`.
+        min_ratio: Lower bound of the share.
+    """
+    return hidden_share(schedule, times).clamp(min=min_ratio)
+
+
+def image_mask(mask_ratio: Float[Tensor, " B"], draws: Float[Tensor, "B N"]) -> Bool[Tensor, "B N"]:
+    """Hides exactly the rounded share of each image's tokens, at least one, in a uniformly random subset.
+
+    Args:
+        mask_ratio: Share to hide; ``N * mask_ratio`` is rounded half to even.
+        draws: Uniform in [0, 1).
+
+    Source:
+        MaskGIT, arXiv:2202.04200, as MMaDA trains its image branch (no weight 1/t, unlike equation 1 of
+        arXiv:2505.15809).
+    """
+    count = (mask_ratio * draws.shape[1]).round().clamp(min=1)
+    return draws.argsort(dim=1) < count[:, None]
+
+
+def text_mask_probability(times: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+    """Probability that a text token is hidden: the uniform draw, lifted into [0.001, 1].
+
+    Source:
+        LLaDA, arXiv:2502.09992, Algorithm 1.
+    """
+    return (1 - MIN_PROBABILITY) * times + MIN_PROBABILITY
+
+
+def text_mask(
+    probability: Float[Tensor, " B"], draws: Float[Tensor, "B L"], eligible: Bool[Tensor, "B L"]
+) -> Bool[Tensor, "B L"]:
+    """Hides each eligible token on its own.
+
+    Eligible are: `lm`: all tokens, the padding with end-of-text included; `lm_chat` and `mmu`: what follows the
+    prompt, padding included; `r2i`: the thinking text, its padding and the image, with one probability.
+    """
+    return (draws < probability[:, None]) & eligible
+
+
+def labelled_mean_weights(labelled: Bool[Tensor, "B L"], *, num_labelled_tokens: float) -> Float[Tensor, "B L"]:
+    """Weights of the `t2i` loss: a plain mean over all labelled tokens of the task.
+
+    Args:
+        labelled: Hidden image tokens and, as MMaDA was trained, the visible tokens on either side of the image.
+        num_labelled_tokens: In the task's rows of the whole batch.
+    """
+    return labelled.float() / max(num_labelled_tokens, 1)
+
+
+def likelihood_bound_weights(
+    is_masked: Bool[Tensor, "B L"],
+    probability: Float[Tensor, " B"],
+    answer_length: Int[Tensor, " B"],
+    *,
+    num_rows: float,
+) -> Float[Tensor, "B L"]:
+    """Weights of the `lm`, `lm_chat`, `mmu` and `r2i` losses: 1 / probability, mean per answer token, mean over rows.
+
+    Args:
+        is_masked: Hidden tokens.
+        probability: With which each row's tokens were hidden.
+        answer_length: Eligible tokens of each row, hidden or not; for `lm` the row length L. 0 counts as 1.
+        num_rows: Rows of the task in the whole batch.
+
+    Source:
+        arXiv:2505.15809, equations 1 and 2, whose 1/t is 1 / probability.
+    """
+    per_row = 1 / (probability * answer_length.clamp(min=1) * max(num_rows, 1))
+    return is_masked * per_row[:, None]
+
+
+def denoising_loss(log_probs: Float[Tensor, "B L"], weight: Float[Tensor, "B L"]) -> Float[Tensor, ""]:
+    """The weighted masked cross-entropy, nats; this shard's share of the whole batch's loss.
+
+    Args:
+        log_probs: Of the clean tokens given the noised rows; anything, even NaN, where ``weight`` is 0.
+        weight: Of one of the functions above, times the coefficient of the task.
+    """
+    return -(weight * log_probs.masked_fill(weight == 0, 0.0)).sum()
+
+
+def stratified_mask_counts(first: int, num_samples: int, answer_length: int) -> Int[Tensor, " num_samples"]:
+    """How many answer tokens each sample of a Monte-Carlo likelihood bound hides: spread evenly over 1..answer_length.
+
+    The weight of a hidden token is ``answer_length / count``.
+
+    Args:
+        first: Count of the first sample, a uniform draw from 1..answer_length; the others follow at equal distances
+            and start again at 1.
+        num_samples: Noised copies of the sequence.
+        answer_length: Tokens of the answer.
+
+    Source:
+        LLaDA, arXiv:2502.09992, equation 14 (fewer samples for the same variance).
+    """
+    steps = torch.arange(num_samples, dtype=torch.float32) * (answer_length / num_samples)
+    return ((first + steps).round().long() - 1) % answer_length + 1

@@ -1,0 +1,53 @@
+"""Mask schedules: how much of an image is hidden at a time t, in training as in sampling."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+FLOOR = 1e-6
+"""Lowest share of the schedules that are not `cosine`, which reaches 0."""
+
+
+def hidden_share(
+    schedule: str, t: Float[Tensor, "*any"], *, start: float = -3.0, end: float = 3.0, tau: float = 1.0
+) -> Float[Tensor, "*any"]:
+    """Share of the tokens that are hidden at time t: 1 at t = 0, about 0 at t = 1, falling in between.
+
+    Args:
+        schedule: `cosine`: cos(pi t / 2); `linear`: 1 - t; `pow` with an exponent, such as `pow2` or `pow0.5`:
+            1 - t^exponent; `sigmoid`: the part of a sigmoid between ``start`` and ``end``, rescaled to [0, 1].
+        t: Time in [0, 1]: a uniform draw in training, the finished share of the steps in sampling.
+        start: Left end of the sigmoid, before division by ``tau``.
+        end: Right end of the sigmoid.
+        tau: Width of the sigmoid.
+
+    Raises:
+        ValueError: Unknown schedule, or `pow` without a positive exponent.
+
+    Source:
+        MaskGIT, arXiv:2202.04200, section 3.3; `sigmoid` of arXiv:2301.10972, section 2.1.
+    """
+    if schedule == "cosine":
+        return torch.cos(t * (math.pi / 2)).clamp(min=0.0)
+    if schedule == "linear":
+        return (1 - t).clamp(min=FLOOR)
+    if schedule == "sigmoid":
+        low, high = (1 / (1 + math.exp(-x / tau)) for x in (start, end))
+        return ((high - torch.sigmoid((t * (end - start) + start) / tau)) / (high - low)).clamp(min=FLOOR, max=1.0)
+    if schedule.startswith("pow"):
+        return (1 - t.pow(_exponent(schedule))).clamp(min=FLOOR)
+    raise ValueError(f"mask schedule: no {schedule!r}; choose one of ['cosine', 'linear', 'pow<exponent>', 'sigmoid']")
+
+
+def _exponent(schedule: str) -> float:
+    try:
+        exponent = float(schedule.removeprefix("pow"))
+    except ValueError:
+        exponent = 0.0
+    if not 0 < exponent < math.inf:
+        raise ValueError(f"mask schedule {schedule!r} needs a positive exponent, as in 'pow2' or 'pow0.5'")
+    return exponent

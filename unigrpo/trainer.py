@@ -74,7 +74,6 @@ class UniGRPOTrainer:
         reward: WorkerGroup,
         prompts: list[Prompt],
         eval_prompts: list[Prompt],
-        output: Output,
         checkpoints: CheckpointStore,
     ) -> None:
         """Args:
@@ -84,20 +83,22 @@ class UniGRPOTrainer:
         reward: Reward workers.
         prompts: Prompts to train on.
         eval_prompts: Held-out prompts; empty for no evaluation.
-        output: Where metrics and samples go.
         checkpoints: Where checkpoints go.
         """
         self.config = config
         self.policy, self.reference, self.reward = policy, reference, reward
         self.eval_prompts = eval_prompts
-        self.output, self.checkpoints = output, checkpoints
+        self.checkpoints = checkpoints
         rollout, train = config.rollout, config.train
         self.prompts = PromptStream(prompts, rollout.batch_size, rollout.n_samples_per_prompt, train.seed)
         self.estimator = load_estimator(config.algo.likelihood.name, config.algo.likelihood.options)
         self.state = TrainerState()
 
-    def fit(self) -> dict[str, Any]:
+    def fit(self, output: Output) -> dict[str, Any]:
         """Runs all steps that are left, with evaluations and checkpoints.
+
+        Args:
+            output: Where metrics and samples go.
 
         Returns:
             The summary: steps, seconds, and the held-out metrics before and after.
@@ -106,18 +107,18 @@ class UniGRPOTrainer:
         started = time.monotonic() - state.wall_seconds
         after = state.before
         if state.step in (0, config.train.num_steps):  # a resumed run that had ended measures once more
-            after = self.evaluate(state.step)
+            after = self.evaluate(state.step, output)
             state.before = state.before or after
         for step in range(state.step, config.train.num_steps):
-            values = self.train_step(step)
+            values = self.train_step(step, output)
             state.step = step + 1
             state.wall_seconds = time.monotonic() - started
             is_last = state.step == config.train.num_steps
             if self._is_due(config.eval.steps) or is_last:
-                after = self.evaluate(step=state.step)
+                after = self.evaluate(state.step, output)
                 values |= {f"eval/{name}": value for name, value in after.items()}
-            self.output.metrics(state.step, values)
-            self.output.progress(state.step, values)
+            output.metrics(state.step, values)
+            output.progress(state.step, values)
             if self._is_due(config.ckpt.save_steps) or is_last:
                 self.save(values)
         return {
@@ -126,7 +127,7 @@ class UniGRPOTrainer:
             "eval": {"before": state.before, "after": after},
         }
 
-    def train_step(self, step: int) -> dict[str, float]:
+    def train_step(self, step: int, output: Output) -> dict[str, float]:
         """One step: the eight stops from prompts to new weights. Returns its metrics."""
         config, clock = self.config, StepClock()
         requests = self.prompts.requests(step)
@@ -148,7 +149,7 @@ class UniGRPOTrainer:
         with clock.stop("update"):
             updates = self.policy.map(PolicyWorker.update, samples)
         self.state.policy_version += config.train.num_inner_updates
-        self.output.rollouts(step + 1, self._rows(rollouts, outputs, advantages))
+        output.rollouts(step + 1, self._rows(rollouts, outputs, advantages))
         return {
             **_reward_metrics(outputs, requests),
             **_advantage_metrics(advantages),
@@ -177,16 +178,16 @@ class UniGRPOTrainer:
             for s, o, r in zip(samples, old, reference, strict=True)
         ]
 
-    def evaluate(self, step: int) -> dict[str, float]:
+    def evaluate(self, step: int, output: Output) -> dict[str, float]:
         """Held-out metrics now; empty without held-out prompts. Writes the greedy completions."""
         if not self.eval_prompts:
             return {}
         logger.info("evaluating on %d held-out prompts", len(self.eval_prompts))
         metrics, rollouts = evaluate(self.policy, self.reward, self.eval_prompts, self.config)
         shown = rollouts[: max(8, self.config.logger.rollouts_per_step)]
-        self.output.rollouts(step, [{"kind": "eval", **_row(rollout)} for rollout in shown])
+        output.rollouts(step, [{"kind": "eval", **_row(rollout)} for rollout in shown])
         if step == 0:  # later evaluations stand in the metrics of their step
-            self.output.metrics(0, {f"eval/{name}": value for name, value in metrics.items()})
+            output.metrics(0, {f"eval/{name}": value for name, value in metrics.items()})
         return metrics
 
     def save(self, values: dict[str, float]) -> None:

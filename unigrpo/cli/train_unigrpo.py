@@ -1,0 +1,113 @@
+"""Trains a masked-diffusion policy with UniGRPO on the Ray cluster at hand."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from unigrpo.checkpoint import CheckpointStore
+from unigrpo.cli.arguments import main, parse, run_config, run_parser
+from unigrpo.config import RunConfig
+from unigrpo.distributed import placement
+from unigrpo.memory_plan import memory_plan
+from unigrpo.models.mmada import MMadaConfig, model_size
+from unigrpo.preflight import Inputs, check_inputs
+from unigrpo.report import write_report
+from unigrpo.run_folder import RunFolder, check_unused
+from unigrpo.trainer import UniGRPOTrainer
+
+logger = logging.getLogger(__name__)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The command. Returns its exit status."""
+    parser = run_parser("unigrpo.cli.train_unigrpo", __doc__ or "")
+    parser.add_argument("--dry_run", action="store_true", help="check everything, print the plan, and stop")
+    parsed = parse(parser, arguments)
+    config = run_config(parsed)
+    check_unused(config)
+    inputs = check_inputs(config)
+    placement.connect(config)
+    placement.check_resources(config)
+    if parsed.dry_run:
+        sys.stdout.write(plan_text(config, inputs))
+        return 0
+    return train(config, inputs)
+
+
+def train(config: RunConfig, inputs: Inputs) -> int:
+    """Starts the workers, trains, exports the policy and writes the report."""
+    folder = Path(config.run_dir).resolve()
+    logger.info("starting %s", placement.required(config))
+    with contextlib.closing(placement.start_groups(config)) as groups:
+        trainer = UniGRPOTrainer(
+            config,
+            policy=groups.policy,
+            reference=groups.reference,
+            reward=groups.reward,
+            prompts=inputs.prompts,
+            eval_prompts=inputs.eval_prompts,
+            checkpoints=CheckpointStore(checkpoint_path(config), config.ckpt.max_num),
+        )
+        first_step = trainer.resume() if config.ckpt.load_enable else 0
+        with contextlib.closing(RunFolder(config, first_step)) as output:
+            summary = trainer.fit(output)
+            trainer.export(folder / "policy")
+            output.summary(summary)
+    report = write_report(folder)
+    sys.stdout.write(f"\n{summary_table(summary)}\n")
+    sys.stdout.write(f"policy:       {folder / 'policy'}\n")
+    sys.stdout.write(f"reward curve: {folder / 'reward_curve.png'}\nreport:       {report}\n")
+    return 0
+
+
+def checkpoint_path(config: RunConfig) -> Path:
+    """Where the checkpoints of a run are."""
+    return Path(config.ckpt.path or Path(config.run_dir) / "checkpoints").resolve()
+
+
+def plan_text(config: RunConfig, inputs: Inputs) -> str:
+    """What a run would do and need, for ``--dry_run``."""
+    size = model_size(MMadaConfig.from_pretrained(config.actor.model_name_or_path))
+    memory = memory_plan(config, size, inputs.longest_prompt)
+    needs = placement.required(config)
+    updates = config.train.num_steps * config.train.num_inner_updates
+    lines = [
+        f"policy      {config.actor.model_name_or_path}: {size.num_parameters:,} parameters",
+        f"prompts     {len(inputs.prompts)} to train on, {len(inputs.eval_prompts)} held out, longest "
+        f"{inputs.longest_prompt} tokens",
+        f"steps       {config.train.num_steps} of {config.num_samples_per_step} samples, {updates} optimizer steps",
+        f"rewards     {', '.join(f'{term.weight:g} x {term.name}' for term in config.reward.terms)}",
+        f"estimator   {config.algo.likelihood.name}, mask ratios {config.algo.mask_ratio.schedule}",
+        f"workers     {needs.gpus} GPUs, {needs.cpus} CPUs: {config.num_policy_ranks} policy ranks, "
+        f"{config.reward.num_workers} reward workers",
+        f"memory      {memory.gpu_total:.2f} GB on each policy GPU: {_gigabytes(memory.gpu)}",
+    ]
+    if memory.cpu:
+        lines.append(f"            {sum(memory.cpu.values()):.2f} GB of CPU memory per rank: {_gigabytes(memory.cpu)}")
+    return "\n".join([*lines, "all checks passed; nothing was trained", ""])
+
+
+def _gigabytes(parts: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.2f}" for name, value in parts.items())
+
+
+def summary_table(summary: dict[str, Any]) -> str:
+    """Held-out metrics before and after, side by side."""
+    before, after = summary["eval"]["before"], summary["eval"]["after"]
+    if not after:
+        return "no held-out prompts (eval.dataset), so nothing to compare"
+    width = max(len(name) for name in after)
+    rows = [(name, before[name], value) for name, value in after.items()]
+    return "\n".join(
+        [f"{'held out':<{width}}  {'before':>8}  {'after':>8}  {'gain':>8}"]
+        + [f"{name:<{width}}  {old:>8.3f}  {new:>8.3f}  {new - old:>+8.3f}" for name, old, new in rows]
+    )
+
+
+if __name__ == "__main__":
+    main(run)

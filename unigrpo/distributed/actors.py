@@ -1,0 +1,86 @@
+"""The actors of policy and reference: OpenRLHF's model actor, hosting one plain worker behind DeepSpeed."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from openrlhf.trainer.ray.launcher import BaseModelActor
+from transformers import PreTrainedModel
+
+from unigrpo.config import RunConfig
+from unigrpo.distributed.engine import StrategyEngine
+from unigrpo.distributed.host import Host
+from unigrpo.distributed.strategy import UniGRPOStrategy, make_strategy
+from unigrpo.models.mmada import MMadaModelLM
+from unigrpo.models.vocabulary import Vocabulary
+from unigrpo.preflight import load_tokenizer
+from unigrpo.workers.policy import PolicyWorker
+from unigrpo.workers.reference import ReferenceWorker
+
+
+class ModelActor(Host, BaseModelActor):
+    """One rank of a model group. A subclass says which worker it hosts."""
+
+    def initialize(self, config: RunConfig) -> None:
+        """Joins the process group of its ranks and builds the worker."""
+        if not torch.cuda.is_available():
+            torch.set_num_threads(cpu_threads(config.actor.num_gpus_per_node))
+        self._setup_distributed(make_strategy(config))
+        self.worker = self.build(config, self.strategy)
+
+    def build(self, config: RunConfig, strategy: UniGRPOStrategy) -> Any:
+        """The worker, on the device of this rank."""
+        raise NotImplementedError
+
+
+class PolicyActor(ModelActor):
+    """One rank of the policy."""
+
+    def build(self, config: RunConfig, strategy: UniGRPOStrategy) -> PolicyWorker:
+        """The policy worker on a DeepSpeed engine."""
+        model = load_model(config)
+        if config.actor.gradient_checkpointing_enable:
+            model.gradient_checkpointing_enable()
+        engine = StrategyEngine(model, config, strategy)
+        return PolicyWorker(config, engine, load_tokenizer(config.actor.model_name_or_path))
+
+
+class ReferenceActor(ModelActor):
+    """One rank of the frozen reference."""
+
+    def build(self, config: RunConfig, strategy: UniGRPOStrategy) -> ReferenceWorker:
+        """The reference worker on a DeepSpeed engine without optimizer."""
+        engine = strategy.prepare(load_model(config).requires_grad_(False))
+        engine.eval()
+        tokenizer = load_tokenizer(config.actor.model_name_or_path)
+        vocabulary = Vocabulary.from_pretrained_parts(engine.module.config, tokenizer)
+        self._offload = config.ref.offload and engine.device.type == "cuda" and strategy.stage < 3
+        self._engine = engine
+        return ReferenceWorker(config, engine, engine.device, vocabulary.mask_id)
+
+    def run(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """Calls a method of the worker; with ``ref.offload`` the weights are on the GPU only meanwhile."""
+        if not self._offload:
+            return super().run(method, *args, **kwargs)
+        self._engine.module.to(self._engine.device)
+        try:
+            return super().run(method, *args, **kwargs)
+        finally:
+            self._engine.module.to("cpu")
+            torch.cuda.empty_cache()
+
+
+def load_model(config: RunConfig) -> PreTrainedModel:
+    """The model of a checkpoint folder, in the type of ``ds.param_dtype``."""
+    return MMadaModelLM.from_pretrained(
+        config.actor.model_name_or_path,
+        dtype=torch.bfloat16 if config.ds.param_dtype == "bf16" else torch.float32,
+        attn_implementation=config.ds.attn_implementation,
+    )
+
+
+def cpu_threads(ranks_per_node: int) -> int:
+    """Threads of one rank on a machine without a GPU: the cores this process may use, shared out."""
+    return max(1, len(os.sched_getaffinity(0)) // ranks_per_node)

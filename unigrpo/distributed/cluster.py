@@ -1,0 +1,89 @@
+"""The Ray cluster of a run: reaching it, and comparing what it has with what the run needs."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import ray
+
+from unigrpo.config import RunConfig
+
+
+class NoCluster(ConnectionError):
+    """No Ray cluster can be reached."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What a run asks of Ray."""
+
+    gpus: int
+    cpus: int
+
+
+def connect(config: RunConfig, address: str = "auto") -> None:
+    """Connects this process to a running cluster; inside a job, to the job's.
+
+    Raises:
+        NoCluster: None is running there.
+    """
+    variables = {"TOKENIZERS_PARALLELISM": "false", "RAY_USAGE_STATS_ENABLED": "0"}
+    try:
+        ray.init(
+            address=address,
+            ignore_reinit_error=True,
+            runtime_env={"env_vars": {k: v for k, v in variables.items() if k not in os.environ}},
+        )
+    except (ConnectionError, RuntimeError) as error:
+        gpus = required(config).gpus
+        raise NoCluster(
+            f"no Ray cluster can be reached ({str(error).splitlines()[0]}); start one with `ray start --head` "
+            f"(without GPUs: `ray start --head --num-gpus {gpus} --num-cpus {required(config).cpus}`), or run "
+            "`bash launch/quickstart.sh`, which does"
+        ) from error
+
+
+def required(config: RunConfig) -> Needs:
+    """GPUs and CPUs of all workers: one of each for a policy rank, one CPU for a reward worker."""
+    models = config.num_policy_ranks
+    if has_reference(config) and not config.train.colocate_actor_ref:
+        models *= 2
+    return Needs(gpus=models, cpus=models + config.reward.num_workers)
+
+
+def check_resources(config: RunConfig) -> Needs:
+    """Compares what the run needs with what the cluster has, before anything starts.
+
+    Raises:
+        ValueError: The cluster is too small.
+    """
+    needs, has = required(config), ray.cluster_resources()
+    ranks = config.num_policy_ranks
+    if has.get("GPU", 0) < needs.gpus:
+        raise ValueError(
+            f"the run needs {needs.gpus} GPUs ({_gpu_roles(config)}); the Ray cluster has {has.get('GPU', 0):g}. "
+            f"Lower actor.num_nodes x actor.num_gpus_per_node (now {ranks}), set train.colocate_actor_ref true, or "
+            f"add nodes; without real GPUs, declare them: `ray start --head --num-gpus {needs.gpus}`"
+        )
+    if has.get("CPU", 0) < needs.cpus:
+        raise ValueError(
+            f"the run needs {needs.cpus} CPUs (1 for each of {needs.gpus} model ranks and {config.reward.num_workers} "
+            f"reward workers); the Ray cluster has {has.get('CPU', 0):g}. Lower reward.num_workers, or declare more: "
+            f"`ray start --head --num-cpus {needs.cpus}`"
+        )
+    return needs
+
+
+def has_reference(config: RunConfig) -> bool:
+    """Whether the run compares the policy with a frozen reference."""
+    return config.algo.kl.init_coef > 0
+
+
+def _gpu_roles(config: RunConfig) -> str:
+    ranks = config.num_policy_ranks
+    if not has_reference(config):
+        return f"{ranks} for the policy"
+    if config.train.colocate_actor_ref:
+        return f"{ranks} for policy and reference together"
+    return f"{ranks} for the policy and {ranks} for the reference"

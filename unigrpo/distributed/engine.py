@@ -1,0 +1,93 @@
+"""The training engine of one policy rank: the protocol of ``training/step.py`` on top of DeepSpeed."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from unigrpo.config import RunConfig
+from unigrpo.distributed.strategy import UniGRPOStrategy, training_settings
+
+TAG = "engine"
+"""Name of DeepSpeed's folder inside a checkpoint."""
+
+
+class StrategyEngine:
+    """A model and its optimizer behind DeepSpeed, sharded over the policy ranks."""
+
+    def __init__(self, model: PreTrainedModel, config: RunConfig, strategy: UniGRPOStrategy) -> None:
+        """Args:
+        model: Trainable; DeepSpeed moves it to the rank's device and casts it.
+        config: The run.
+        strategy: With its process group set up.
+        """
+        self._strategy = strategy
+        self._engine, _, _ = strategy.prepare((model, training_settings(config)))
+        self._engine.optimizer.check_grad_overflow = True  # ZeRO-1 and 2 look for non-finite gradients in float32 too
+        self.model: PreTrainedModel = self._engine.module
+        self.rank = dist.get_rank()
+        self.world_size = dist.get_world_size()
+        self.device = self._engine.device
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the model so that its sharding hooks fire."""
+        return self._engine(*args, **kwargs)
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds the gradient of this micro-batch's share of the loss; DeepSpeed's mean over ranks is undone."""
+        self._engine.backward(loss * self.world_size, scale_wrt_gas=False)
+
+    def step(self) -> float:
+        """Clips, updates and clears.
+
+        Returns:
+            The global gradient norm before clipping; NaN where the gradient was not finite, and then the weights are
+            as they were.
+        """
+        if self._strategy.stage == 3:  # looks by itself only in fp16
+            self._engine.optimizer.check_overflow()
+        self._engine.step()
+        if not self._engine.was_step_applied():
+            return math.nan
+        return self._strategy.get_grad_norm(self._engine)
+
+    def learning_rate(self) -> float:
+        """The rate that the next step uses."""
+        return self._engine.get_lr()[0]
+
+    def all_reduce_sum(self, values: Tensor) -> Tensor:
+        """Sum over the data-parallel ranks; the argument stays as it is."""
+        total = values.to(self.device, copy=True)
+        dist.all_reduce(total)
+        return total.to(values.device)
+
+    def barrier(self) -> None:
+        """Waits for all ranks."""
+        dist.barrier()
+
+    def save(self, folder: Path) -> None:
+        """Writes weights, optimizer and schedule; all ranks call it."""
+        self._strategy.save_ckpt(self._engine, str(folder), tag=TAG)
+        self.barrier()
+
+    def load(self, folder: Path) -> None:
+        """Reads what :meth:`save` wrote; all ranks call it.
+
+        Raises:
+            ValueError: There is no checkpoint in the folder.
+        """
+        path, _ = self._strategy.load_ckpt(self._engine, str(folder), tag=TAG)
+        if path is None:
+            raise ValueError(f"{folder}: no DeepSpeed checkpoint; name the folder of a whole one")
+
+    def export(self, folder: Path) -> None:
+        """Writes the weights as a Hugging Face folder; all ranks call it."""
+        weights = self._engine._consolidated_16bit_state_dict() if self._strategy.stage == 3 else None
+        if self.rank == 0:
+            self.model.save_pretrained(folder, state_dict=weights)
+        self.barrier()

@@ -1,0 +1,35 @@
+"""What every actor does with the plain worker it hosts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from unigrpo.config import RunConfig
+from unigrpo.workers.reward import RewardWorker
+
+
+class Host:
+    """Builds a worker in its own process and runs the worker's methods by name."""
+
+    worker: Any = None
+
+    def initialize(self, config: RunConfig) -> None:
+        """Builds the worker. Apart from the constructor, so that an error here reaches the caller as it is."""
+        raise NotImplementedError
+
+    def run(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """Calls a method of the worker."""
+        return getattr(self.worker, method)(*args, **kwargs)
+
+    def close(self) -> None:
+        """Lets the worker end what it started."""
+        if hasattr(self.worker, "close"):
+            self.worker.close()
+
+
+class RewardActor(Host):
+    """A reward process."""
+
+    def initialize(self, config: RunConfig) -> None:
+        """Loads the rewards."""
+        self.worker = RewardWorker(config.reward)

@@ -1,0 +1,104 @@
+"""The worker groups of a run, placed on the GPUs and CPUs of a Ray cluster."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import ray
+from openrlhf.trainer.ray.launcher import RayActorGroup
+from ray.exceptions import GetTimeoutError
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+
+from unigrpo.config import RunConfig
+from unigrpo.distributed.actors import ModelActor, PolicyActor, ReferenceActor
+from unigrpo.distributed.cluster import has_reference
+from unigrpo.distributed.host import RewardActor
+from unigrpo.distributed.ray_group import RayGroup
+
+PLACEMENT_SECONDS = 60.0
+"""How long to wait for resources that the cluster has but others may hold."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Groups:
+    """The worker groups of a run."""
+
+    policy: RayGroup
+    reference: RayGroup | None
+    reward: RayGroup
+    placements: tuple[PlacementGroup, ...]
+
+    @property
+    def all(self) -> list[RayGroup]:
+        """The groups that this run has."""
+        return [group for group in (self.reward, self.policy, self.reference) if group is not None]
+
+    def close(self) -> None:
+        """Ends all workers and gives their resources back."""
+        for group in self.all:
+            group.close()
+        for placement in self.placements:
+            remove_placement_group(placement)
+
+
+def start_groups(config: RunConfig) -> Groups:
+    """Starts all workers of a run, after :func:`~unigrpo.distributed.cluster.check_resources`.
+
+    Raises:
+        ValueError: The cluster's resources are not free.
+        WorkerError: A worker could not start.
+    """
+    share = 0.5 if has_reference(config) and config.train.colocate_actor_ref else 1.0
+    placements = [_place(config)]
+    reference = None
+    policy = _model_group("policy", PolicyActor, config, placements[0], share)
+    if has_reference(config):
+        if share == 1.0:
+            placements.append(_place(config))
+        reference = _model_group("reference", ReferenceActor, config, placements[-1], share)
+    groups = Groups(policy=policy, reference=reference, reward=reward_group(config), placements=tuple(placements))
+    try:
+        for group in groups.all:
+            group.initialize(config)
+    except BaseException:
+        groups.close()
+        raise
+    return groups
+
+
+def reward_group(config: RunConfig) -> RayGroup:
+    """Reward workers, each a process on one CPU."""
+    actor = ray.remote(num_cpus=1)(RewardActor)
+    return RayGroup(
+        "reward",
+        [actor.remote() for _ in range(config.reward.num_workers)],
+        timeout_seconds=config.reward.timeout_seconds,
+        timeout_setting="reward.timeout_seconds",
+    )
+
+
+def _model_group(
+    role: str, actor: type[ModelActor], config: RunConfig, placement: PlacementGroup, share: float
+) -> RayGroup:
+    group = RayActorGroup(
+        config.actor.num_nodes,
+        config.actor.num_gpus_per_node,
+        ray.remote(num_gpus=1)(actor),
+        pg=placement,
+        num_gpus_per_actor=share,
+    )
+    return RayGroup(role, group._actor_handlers)
+
+
+def _place(config: RunConfig) -> PlacementGroup:
+    """One GPU and one CPU for each rank, as few nodes as possible."""
+    placement = placement_group([{"GPU": 1, "CPU": 1}] * config.num_policy_ranks, strategy="PACK")
+    try:
+        ray.get(placement.ready(), timeout=PLACEMENT_SECONDS)
+    except GetTimeoutError as error:
+        remove_placement_group(placement)
+        raise ValueError(
+            f"the Ray cluster has the {config.num_policy_ranks} GPUs of the run, but they were not free within "
+            f"{PLACEMENT_SECONDS:g} s; `ray status` shows who holds them, `ray job list` the jobs"
+        ) from error
+    return placement

@@ -1,0 +1,157 @@
+"""A worker group whose workers are Ray actors, and what their failures look like to the trainer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import ray
+from ray.exceptions import RayActorError, RayError, RayTaskError
+
+from unigrpo.config import RunConfig
+from unigrpo.workers.group import shares
+
+Result = TypeVar("Result")
+
+GRACE_SECONDS = 3.0
+"""After a failure, how long others may report theirs: a worker that dies makes its peers fail, often sooner."""
+
+CLOSE_SECONDS = 3.0
+"""How long closing waits for workers that are still busy."""
+
+
+class WorkerError(RuntimeError):
+    """A worker could not do what it was asked; the message names it."""
+
+
+class WorkerFailed(WorkerError):
+    """A worker raised; its error is the cause."""
+
+
+class WorkerDied(WorkerError):
+    """The process of a worker is gone."""
+
+
+class WorkerTimeout(WorkerError):
+    """A worker did not answer in time."""
+
+
+class RayGroup:
+    """Workers of one role, each in an actor that is a :class:`~unigrpo.distributed.host.Host`."""
+
+    def __init__(
+        self, role: str, actors: Sequence[Any], *, timeout_seconds: float | None = None, timeout_setting: str = ""
+    ) -> None:
+        """Args:
+        role: For messages: ``policy``, ``reference`` or ``reward``.
+        actors: Handles in the order of the ranks.
+        timeout_seconds: Time that a call may take; None waits for ever.
+        timeout_setting: Config name of the time, for messages.
+        """
+        self._role = role
+        self._actors = list(actors)
+        self._timeout_seconds = timeout_seconds
+        self._timeout_setting = timeout_setting
+
+    @property
+    def size(self) -> int:
+        """Number of workers."""
+        return len(self._actors)
+
+    def map(
+        self, method: Callable[..., list[Result]], items: Sequence[Any], *args: Any, **kwargs: Any
+    ) -> list[Result]:
+        """Each worker gets a contiguous share of ``items``; the results, in the order of the workers.
+
+        Raises:
+            WorkerError: See :meth:`call`.
+        """
+        name = method.__name__
+        refs = [
+            actor.run.remote(name, share, *args, **kwargs)
+            for actor, share in zip(self._actors, shares(items, self.size), strict=True)
+        ]
+        return [result for part in self._results(refs, name) for result in part]
+
+    def call(self, method: Callable[..., Result], *args: Any, **kwargs: Any) -> list[Result]:
+        """Every worker runs the method with the same arguments; one result each.
+
+        Raises:
+            WorkerFailed: A worker raised.
+            WorkerDied: A worker's process ended.
+            WorkerTimeout: The group's time was over.
+        """
+        name = method.__name__
+        return self._results([actor.run.remote(name, *args, **kwargs) for actor in self._actors], name)
+
+    def initialize(self, config: RunConfig) -> None:
+        """Builds the workers. Raises as :meth:`call` does."""
+        self._results([actor.initialize.remote(config) for actor in self._actors], "initialize")
+
+    def close(self) -> None:
+        """Ends the workers, after a moment to end what they started."""
+        ray.wait([a.close.remote() for a in self._actors], num_returns=self.size, timeout=CLOSE_SECONDS)
+        for actor in self._actors:
+            ray.kill(actor)
+
+    def _results(self, refs: list[Any], method: str) -> list[Any]:
+        """The results in the order of the workers; waits no longer than for the first failure."""
+        deadline = None if self._timeout_seconds is None else time.monotonic() + self._timeout_seconds
+        results: dict[int, Any] = {}
+        while len(results) < len(refs):
+            pending = [ref for index, ref in enumerate(refs) if index not in results]
+            ready, _ = ray.wait(pending, timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
+            if not ready:
+                raise self._timeout([refs.index(ref) for ref in pending], method)
+            try:
+                results[refs.index(ready[0])] = ray.get(ready[0])
+            except RayError:
+                raise self._error(_failures(refs), method) from None
+        return [results[index] for index in range(len(refs))]
+
+    def _error(self, failures: dict[int, RayError], method: str) -> WorkerError:
+        """One error for all failures; a death explains the others."""
+        for index, error in failures.items():
+            if isinstance(error, RayActorError):
+                died = WorkerDied(
+                    f"{self._name(index)} died in {method}: {_first_line(error)}. The last checkpoint is whole: start "
+                    "again with --ckpt.load_enable true. If its memory ran out, lower the micro-batch sizes"
+                )
+                died.__cause__ = error
+                return died
+        failed = WorkerFailed(
+            "; ".join(f"{self._name(index)} failed in {method}: {_cause(error)}" for index, error in failures.items())
+        )
+        failed.__cause__ = next(iter(failures.values()))
+        return failed
+
+    def _timeout(self, indices: list[int], method: str) -> WorkerTimeout:
+        names = ", ".join(self._name(i) for i in indices)
+        return WorkerTimeout(
+            f"{names} did not finish {method} within {self._timeout_seconds:g} s ({self._timeout_setting})"
+        )
+
+    def _name(self, index: int) -> str:
+        return f"{self._role} worker {index}"
+
+
+def _failures(refs: list[Any]) -> dict[int, RayError]:
+    """What failed, by worker, after the time of grace."""
+    done, _ = ray.wait(refs, num_returns=len(refs), timeout=GRACE_SECONDS)
+    failures: dict[int, RayError] = {}
+    for ref in done:
+        try:
+            ray.get(ref)
+        except RayError as error:
+            failures[refs.index(ref)] = error
+    return dict(sorted(failures.items()))
+
+
+def _cause(error: RayError) -> str:
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    return f"{type(cause).__name__}: {cause}"
+
+
+def _first_line(error: RayError) -> str:
+    return " ".join(str(error).split("\n\n")[0].split())

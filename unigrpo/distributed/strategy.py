@@ -1,0 +1,116 @@
+"""OpenRLHF's DeepSpeed strategy for a run: its settings from ours, and a subclass for machines without a GPU."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from datetime import timedelta
+from typing import Any
+
+import deepspeed
+import torch
+import transformers
+from openrlhf.utils.deepspeed import DeepspeedStrategy
+from torch.distributed import get_world_size
+from torch.distributed.device_mesh import init_device_mesh
+
+from unigrpo.config import RunConfig
+from unigrpo.distributed import compat
+
+
+class UniGRPOStrategy(DeepspeedStrategy):
+    """DeepSpeed where the caller decides when a step is due, with the AdamW of torch."""
+
+    def get_ds_train_config(
+        self, optim_dict: dict[str, Any] | None = None, *, max_norm: float | None = None
+    ) -> dict[str, Any]:
+        """OpenRLHF's DeepSpeed settings with ours on top."""
+        settings = super().get_ds_train_config(optim_dict, max_norm=max_norm)
+        settings["managed_gradient_accumulation"] = False
+        if optim_dict is not None and not self.adam_offload:
+            settings["optimizer"]["params"] |= {"torch_adam": True, **self.adam_options()}
+        return settings
+
+    def adam_options(self) -> dict[str, Any]:
+        """Implementation of torch's AdamW; the fused one needs no compiler, unlike DeepSpeed's."""
+        return {"fused": True}
+
+
+class CPUDeepspeedStrategy(UniGRPOStrategy):
+    """The same over gloo, without CUDA calls, pinned memory or compiled extensions."""
+
+    def setup_distributed(self, timeout: timedelta = timedelta(minutes=60)) -> None:
+        """Joins the process group that the environment describes."""
+        transformers.set_seed(self.seed)
+        compat.skip_shared_memory_build()
+        compat.use_cpu_barrier()
+        deepspeed.init_distributed(dist_backend="gloo", timeout=timeout, verbose=False)
+        self.world_size = get_world_size()
+        self.ds_device_mesh = init_device_mesh("cpu", (self.world_size, 1, 1), mesh_dim_names=("dp", "sp", "tp"))
+        self.setup_ring_attn(self.ds_device_mesh)
+        self.accumulated_gradient = self.train_batch_size // self.micro_train_batch_size // self.world_size
+
+    def get_ds_train_config(
+        self, optim_dict: dict[str, Any] | None = None, *, max_norm: float | None = None
+    ) -> dict[str, Any]:
+        """As on a GPU, without pinned memory."""
+        settings = super().get_ds_train_config(optim_dict, max_norm=max_norm)
+        settings["zero_optimization"]["offload_optimizer"]["pin_memory"] = False
+        return settings
+
+    def adam_options(self) -> dict[str, Any]:
+        """The plain implementation, the same as in one process."""
+        return {}
+
+
+def make_strategy(config: RunConfig) -> UniGRPOStrategy:
+    """The strategy of one rank, for the device that this process sees."""
+    kind = UniGRPOStrategy if torch.cuda.is_available() else CPUDeepspeedStrategy
+    return kind(
+        seed=config.train.seed,
+        max_norm=config.actor.max_norm,
+        micro_train_batch_size=config.train.micro_batch_size,
+        train_batch_size=config.num_samples_per_step,
+        zero_stage=config.ds.zero_stage,
+        args=strategy_arguments(config),
+    )
+
+
+def strategy_arguments(config: RunConfig) -> Namespace:
+    """Every ``args.*`` that OpenRLHF's strategy reads, under its names."""
+    return Namespace(
+        local_rank=-1,
+        optim="adam",
+        ds=Namespace(
+            zero_stage=config.ds.zero_stage,
+            param_dtype=config.ds.param_dtype,
+            adam_offload=config.ds.adam_offload and torch.cuda.is_available(),
+            zpg=1,
+            grad_accum_dtype=None,
+            overlap_comm=False,
+            deepcompile=False,
+            use_universal_ckpt=False,
+            tensor_parallel_size=1,
+            ring_attn_size=1,
+            ring_attn_head_stride=1,
+        ),
+        train=Namespace(dynamic_batch_enable=False),
+    )
+
+
+def training_settings(config: RunConfig) -> dict[str, Any]:
+    """Optimizer and schedule of the policy in the form that ``DeepspeedStrategy.prepare`` takes."""
+    actor = config.actor
+    return {
+        "optim": "adam",
+        "adam": {
+            "lr": actor.adam.lr,
+            "betas": actor.adam.betas,
+            "eps": actor.adam.eps,
+            "weight_decay": actor.adam.weight_decay,
+        },
+        "lr_scheduler": actor.lr_scheduler,
+        "lr_warmup_ratio": actor.lr_warmup_ratio,
+        "min_lr_ratio": actor.min_lr_ratio,
+        "max_norm": actor.max_norm,
+        "scheduler_steps": config.train.num_steps * config.train.num_inner_updates,
+    }

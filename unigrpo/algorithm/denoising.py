@@ -119,7 +119,7 @@ def stratified_mask_counts(first: int, num_samples: int, answer_length: int) -> 
         answer_length: Tokens of the answer.
 
     Source:
-        LLaDA, arXiv:2502.09992, equation 14 (fewer samples for the same variance).
+        LLaDA, arXiv:2502.09992, likelihood evaluation; its released code spreads the counts over the samples.
     """
     steps = torch.arange(num_samples, dtype=torch.float32) * (answer_length / num_samples)
     return ((first + steps).round().long() - 1) % answer_length + 1

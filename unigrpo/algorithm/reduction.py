@@ -81,7 +81,7 @@ def fixed_length(
     """Sum over the scored tokens of a response over a constant, then mean over all responses of the batch.
 
     Source:
-        Dr. GRPO, arXiv:2503.20783, section 3.2.
+        Dr. GRPO, arXiv:2503.20783.
     """
     return _masked_sum(values, scored).sum() / (num_responses * length)
 

@@ -29,7 +29,7 @@ def hidden_share(
         ValueError: Unknown schedule, or `pow` without a positive exponent.
 
     Source:
-        MaskGIT, arXiv:2202.04200, section 3.3; `sigmoid` of arXiv:2301.10972, section 2.1.
+        MaskGIT, arXiv:2202.04200, section 3.3; `sigmoid` of arXiv:2301.10972.
     """
     if schedule == "cosine":
         return torch.cos(t * (math.pi / 2)).clamp(min=0.0)

@@ -18,14 +18,14 @@ class AllMasked(LikelihoodEstimator):
 
     The mask ratio of the inner update is not used. The prompt's mask is drawn anew for every inner update.
 
+    Args:
+            prompt_mask_ratio: Probability that a prompt token is hidden; 0 shows the whole prompt.
+
     Source:
-        diffu-GRPO of d1, arXiv:2504.12216, section 3.1: each prompt token hidden with probability 0.15.
+        diffu-GRPO of d1, arXiv:2504.12216: each prompt token hidden with probability 0.15.
     """
 
     def __init__(self, prompt_mask_ratio: float = 0.15) -> None:
-        """Args:
-        prompt_mask_ratio: Probability that a prompt token is hidden; 0 shows the whole prompt.
-        """
         if not 0 <= prompt_mask_ratio <= 1:
             raise ValueError(f"all_masked: prompt_mask_ratio is {prompt_mask_ratio}; it must lie in [0, 1]")
         self._prompt_mask_ratio = prompt_mask_ratio

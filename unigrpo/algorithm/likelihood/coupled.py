@@ -17,8 +17,14 @@ class Coupled(LikelihoodEstimator):
     """log pi(o_i) = 1/2 (lp_i(all hidden) + [i in M] lp_i(M) / t + [i not in M] lp_i(complement of M) / (1 - t)).
 
     ``lp_i(S)`` is the log-probability of token i where the set S is hidden; every token is scored in two of the three
-    views. The mask ratio of the inner update is mapped from [0, 1] into [ratio_min, ratio_max] to give t, since the
-    weights grow without bound towards 0 and 1: leave ``algo.mask_ratio`` at its full range.
+    views, with weights that sum to 3/2 on average. The mask ratio of the inner update is mapped from [0, 1] into
+    [ratio_min, ratio_max] to give t, since the weights grow without bound towards 0 and 1: leave ``algo.mask_ratio`` at
+    its full range.
+
+    Args:
+            ratio_min: Lowest t, above 0.
+            ratio_max: Highest t, below 1.
+            masking: Hide each token by chance, or exactly the rounded share.
 
     Source:
         coupled-GRPO of DiffuCoder, arXiv:2506.20639, section 4, and its released code: t uniform in [0.2, 0.8].
@@ -26,11 +32,6 @@ class Coupled(LikelihoodEstimator):
     """
 
     def __init__(self, ratio_min: float = 0.2, ratio_max: float = 0.8, masking: Masking = "bernoulli") -> None:
-        """Args:
-        ratio_min: Lowest t, above 0.
-        ratio_max: Highest t, below 1.
-        masking: Hide each token by chance, or exactly the rounded share.
-        """
         check_masking("coupled", masking)
         if not 0 < ratio_min <= ratio_max < 1:
             raise ValueError(

@@ -16,15 +16,15 @@ from unigrpo.records import MaskPlan, SequenceMasks
 class MaskedTokens(LikelihoodEstimator):
     """log pi(o_i) = log p(o_i | prompt, xt) for the hidden tokens i of one view xt; the prompt is never hidden.
 
+    Args:
+            masking: Hide each token by chance, or exactly the rounded share.
+
     Source:
         UniGRPO, arXiv:2505.15809, equations 3 and 4. Its mean over the hidden tokens is left to the reduction of the
         loss, since the clipped ratio is taken per token.
     """
 
     def __init__(self, masking: Masking = "bernoulli") -> None:
-        """Args:
-        masking: Hide each token by chance, or exactly the rounded share.
-        """
         check_masking("masked_tokens", masking)
         self._masking: Masking = masking
 

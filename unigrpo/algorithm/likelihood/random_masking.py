@@ -19,6 +19,12 @@ class RandomMasking(LikelihoodEstimator):
     The views of a response are spread evenly over the mask ratios: view v has ``(mask_ratio + v / num_views) mod 1``,
     mapped into [ratio_min, ratio_max]. With the schedule `random` each ratio is uniform there, as in the source.
 
+    Args:
+            num_views: Masked copies of each response; the cost grows with them.
+            ratio_min: Lowest mask ratio of a view.
+            ratio_max: Highest mask ratio of a view.
+            masking: Hide each token by chance, or exactly the rounded share.
+
     Source:
         "Random masking" of dLLM-RL and TraceRL, arXiv:2509.06949: ratio uniform in [0.1, 0.9], two views. There the
         views are independent, and rows of their own in the loss; one view gives the same rows here.
@@ -31,12 +37,6 @@ class RandomMasking(LikelihoodEstimator):
         ratio_max: float = 0.9,
         masking: Masking = "bernoulli",
     ) -> None:
-        """Args:
-        num_views: Masked copies of each response; the cost grows with them.
-        ratio_min: Lowest mask ratio of a view.
-        ratio_max: Highest mask ratio of a view.
-        masking: Hide each token by chance, or exactly the rounded share.
-        """
         check_masking("random_masking", masking)
         if num_views < 1:
             raise ValueError(f"random_masking: num_views is {num_views}; use at least 1")

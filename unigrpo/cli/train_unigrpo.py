@@ -12,7 +12,7 @@ from typing import Any
 from unigrpo.checkpoint import CheckpointStore
 from unigrpo.cli.arguments import main, parse, run_config, run_parser
 from unigrpo.config import RunConfig
-from unigrpo.distributed import placement
+from unigrpo.distributed import cluster, placement
 from unigrpo.memory_plan import memory_plan
 from unigrpo.models.mmada import MMadaConfig, model_size
 from unigrpo.preflight import Inputs, check_inputs
@@ -31,8 +31,8 @@ def run(arguments: Sequence[str]) -> int:
     config = run_config(parsed)
     check_unused(config)
     inputs = check_inputs(config)
-    placement.connect(config)
-    placement.check_resources(config)
+    cluster.connect(config)
+    cluster.check_resources(config)
     if parsed.dry_run:
         sys.stdout.write(plan_text(config, inputs))
         return 0
@@ -42,7 +42,7 @@ def run(arguments: Sequence[str]) -> int:
 def train(config: RunConfig, inputs: Inputs) -> int:
     """Starts the workers, trains, exports the policy and writes the report."""
     folder = Path(config.run_dir).resolve()
-    logger.info("starting %s", placement.required(config))
+    logger.info("starting %s", cluster.required(config))
     with contextlib.closing(placement.start_groups(config)) as groups:
         trainer = UniGRPOTrainer(
             config,
@@ -74,7 +74,7 @@ def plan_text(config: RunConfig, inputs: Inputs) -> str:
     """What a run would do and need, for ``--dry_run``."""
     size = model_size(MMadaConfig.from_pretrained(config.actor.model_name_or_path))
     memory = memory_plan(config, size, inputs.longest_prompt)
-    needs = placement.required(config)
+    needs = cluster.required(config)
     updates = config.train.num_steps * config.train.num_inner_updates
     lines = [
         f"policy      {config.actor.model_name_or_path}: {size.num_parameters:,} parameters",

@@ -27,8 +27,9 @@ class ModelActor(Host, BaseModelActor):
         """Joins the process group of its ranks and builds the worker."""
         if not torch.cuda.is_available():
             torch.set_num_threads(cpu_threads(config.actor.num_gpus_per_node))
-        self._setup_distributed(make_strategy(config))
-        self.worker = self.build(config, self.strategy)
+        strategy = make_strategy(config)
+        self._setup_distributed(strategy)
+        self.worker = self.build(config, strategy)
 
     def build(self, config: RunConfig, strategy: UniGRPOStrategy) -> Any:
         """The worker, on the device of this rank."""
@@ -52,7 +53,7 @@ class ReferenceActor(ModelActor):
 
     def build(self, config: RunConfig, strategy: UniGRPOStrategy) -> ReferenceWorker:
         """The reference worker on a DeepSpeed engine without optimizer."""
-        engine = strategy.prepare(load_model(config).requires_grad_(False))
+        engine: Any = strategy.prepare(load_model(config).requires_grad_(False))
         engine.eval()
         tokenizer = load_tokenizer(config.actor.model_name_or_path)
         vocabulary = Vocabulary.from_pretrained_parts(engine.module.config, tokenizer)

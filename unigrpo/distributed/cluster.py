@@ -10,10 +10,6 @@ import ray
 from unigrpo.config import RunConfig
 
 
-class NoCluster(ConnectionError):
-    """No Ray cluster can be reached."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Needs:
     """What a run asks of Ray."""
@@ -26,7 +22,7 @@ def connect(config: RunConfig, address: str = "auto") -> None:
     """Connects this process to a running cluster; inside a job, to the job's.
 
     Raises:
-        NoCluster: None is running there.
+        ValueError: None is running there.
     """
     variables = {"TOKENIZERS_PARALLELISM": "false", "RAY_USAGE_STATS_ENABLED": "0"}
     try:
@@ -36,10 +32,10 @@ def connect(config: RunConfig, address: str = "auto") -> None:
             runtime_env={"env_vars": {k: v for k, v in variables.items() if k not in os.environ}},
         )
     except (ConnectionError, RuntimeError) as error:
-        gpus = required(config).gpus
-        raise NoCluster(
+        needs = required(config)
+        raise ValueError(
             f"no Ray cluster can be reached ({str(error).splitlines()[0]}); start one with `ray start --head` "
-            f"(without GPUs: `ray start --head --num-gpus {gpus} --num-cpus {required(config).cpus}`), or run "
+            f"(without GPUs: `ray start --head --num-gpus {needs.gpus} --num-cpus {needs.cpus}`), or run "
             "`bash launch/quickstart.sh`, which does"
         ) from error
 

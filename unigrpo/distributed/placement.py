@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 from openrlhf.trainer.ray.launcher import RayActorGroup
@@ -80,7 +81,8 @@ def reward_group(config: RunConfig) -> RayGroup:
 def _model_group(
     role: str, actor: type[ModelActor], config: RunConfig, placement: PlacementGroup, share: float
 ) -> RayGroup:
-    group = RayActorGroup(
+    start: Any = RayActorGroup  # its annotations are narrower than what it takes
+    group = start(
         config.actor.num_nodes,
         config.actor.num_gpus_per_node,
         ray.remote(num_gpus=1)(actor),

@@ -1,0 +1,299 @@
+"""The LLaDA/MMaDA transformer: token ids -> hidden states -> logits or log-probabilities where they are read.
+
+A bidirectional Llama-style model: every position attends to every other, and the logits at a position are about the
+token at that position. Parameter names and config keys are those of the published checkpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils.generic import ModelOutput
+
+HEAD_CHUNK_ROWS = 1024
+"""Rows whose logits exist at once when only log-probabilities are asked for."""
+
+
+class MMadaConfig(PretrainedConfig):
+    """Sizes of the transformer, under the published key names; other published keys are kept and not read."""
+
+    model_type = "mmada"
+    attribute_map = {
+        "hidden_size": "d_model",
+        "num_hidden_layers": "n_layers",
+        "num_attention_heads": "n_heads",
+        "num_key_value_heads": "n_kv_heads",
+    }
+
+    def __init__(
+        self,
+        d_model: int = 4096,
+        n_layers: int = 32,
+        n_heads: int = 32,
+        n_kv_heads: int | None = None,
+        mlp_hidden_size: int = 12288,
+        vocab_size: int = 134656,
+        embedding_size: int | None = None,
+        rope_theta: float = 500000.0,
+        rms_norm_eps: float = 1e-5,
+        max_sequence_length: int = 4096,
+        init_std: float = 0.02,
+        mask_token_id: int = 126336,
+        **kwargs: Any,
+    ) -> None:
+        self.d_model = d_model
+        self.n_layers = n_layers
+        self.n_heads = n_heads
+        self.n_kv_heads = n_kv_heads or n_heads
+        self.mlp_hidden_size = mlp_hidden_size
+        self.vocab_size = vocab_size
+        self.embedding_size = embedding_size or vocab_size
+        self.rope_theta = rope_theta
+        self.rms_norm_eps = rms_norm_eps
+        self.max_sequence_length = max_sequence_length
+        self.init_std = init_std
+        self.mask_token_id = mask_token_id
+        kwargs.setdefault("tie_word_embeddings", False)
+        super().__init__(**kwargs)
+
+
+@dataclass
+class MMadaOutput(ModelOutput):
+    """What a forward pass returns."""
+
+    logits: Tensor | None = None
+    """(B, L, V'), or (N, V') at ``positions``; None where log-probabilities were asked for."""
+    log_probs: Tensor | None = None
+    """(N,) float32, nats: of ``targets``."""
+    hidden_states: tuple[Tensor, ...] | None = None
+    """Input of every layer, and the last layer's output before the final norm."""
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm in float32, cast back before the weight is applied."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
+        return self.weight * wide.to(x.dtype)
+
+
+def rotary_table(length: int, head_dim: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (L, head_dim) of positions 0..L-1, float32; the halves of a head rotate against each other."""
+    exponent = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim
+    angles = torch.outer(torch.arange(length, dtype=torch.float32, device=device), 1.0 / theta**exponent)
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Float[Tensor, "B H L D"], cos: Float[Tensor, "L D"], sin: Float[Tensor, "L D"]) -> Tensor:
+    """Rotates queries or keys by their position, in float32."""
+    wide = x.float()
+    first, second = wide.chunk(2, dim=-1)
+    return (wide * cos + torch.cat((-second, first), dim=-1) * sin).to(x.dtype)
+
+
+def eager_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attention written out, float32 softmax: the reference for the kernels."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    scores = query @ key.transpose(-1, -2) * scaling
+    if attention_mask is not None:
+        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+    weights = scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype)
+    return (weights @ value).transpose(1, 2), None
+
+
+class Block(nn.Module):
+    """Pre-norm attention and gated MLP, each with a residual."""
+
+    is_causal = False
+
+    def __init__(self, config: MMadaConfig) -> None:
+        super().__init__()
+        width, head_dim = config.d_model, config.d_model // config.n_heads
+        self.config = config
+        self.head_dim = head_dim
+        self.num_key_value_groups = config.n_heads // config.n_kv_heads
+        self.attn_norm = RMSNorm(width, config.rms_norm_eps)
+        self.ff_norm = RMSNorm(width, config.rms_norm_eps)
+        self.q_proj = nn.Linear(width, config.n_heads * head_dim, bias=False)
+        self.k_proj = nn.Linear(width, config.n_kv_heads * head_dim, bias=False)
+        self.v_proj = nn.Linear(width, config.n_kv_heads * head_dim, bias=False)
+        self.attn_out = nn.Linear(width, width, bias=False)
+        self.ff_proj = nn.Linear(width, config.mlp_hidden_size, bias=False)
+        self.up_proj = nn.Linear(width, config.mlp_hidden_size, bias=False)
+        self.ff_out = nn.Linear(config.mlp_hidden_size, width, bias=False)
+
+    def forward(self, x: Tensor, mask: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
+        x = x + self._attend(self.attn_norm(x), mask, cos, sin)
+        h = self.ff_norm(x)
+        return x + self.ff_out(F.silu(self.ff_proj(h)) * self.up_proj(h))
+
+    def _attend(self, h: Tensor, mask: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
+        def heads(projected: Tensor) -> Tensor:
+            return projected.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+        query = rotate(heads(self.q_proj(h)), cos, sin)
+        key = rotate(heads(self.k_proj(h)), cos, sin)
+        attention: Callable[..., Any] = eager_attention
+        if self.config._attn_implementation != "eager":
+            attention = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation]
+        out, _ = attention(
+            self, query, key, heads(self.v_proj(h)), mask, dropout=0.0, scaling=self.head_dim**-0.5, is_causal=False
+        )
+        return self.attn_out(out.flatten(-2))
+
+
+class Head(nn.Linear):
+    """The output head; computes only the ids of ``vocab_slice`` if one is given."""
+
+    def forward(self, hidden: Tensor, vocab_slice: tuple[int, int] | None = None) -> Tensor:
+        weight = self.weight if vocab_slice is None else self.weight[vocab_slice[0] : vocab_slice[1]]
+        return F.linear(hidden, weight)
+
+
+class Transformer(nn.Module):
+    """Holds the parameters under their published names."""
+
+    def __init__(self, config: MMadaConfig) -> None:
+        super().__init__()
+        self.wte = nn.Embedding(config.embedding_size, config.d_model)
+        self.blocks = nn.ModuleList([Block(config) for _ in range(config.n_layers)])
+        self.ln_f = RMSNorm(config.d_model, config.rms_norm_eps)
+        self.ff_out = Head(config.d_model, config.embedding_size, bias=False)
+
+
+class MMadaModelLM(PreTrainedModel):
+    """The masked-diffusion language model of MMaDA and LLaDA."""
+
+    config_class = MMadaConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    _no_split_modules = ["Block"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+    supports_gradient_checkpointing = True
+    config: MMadaConfig
+
+    def __init__(self, config: MMadaConfig) -> None:
+        super().__init__(config)
+        self.model = nn.ModuleDict({"transformer": Transformer(config)})
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @property
+    def transformer(self) -> Transformer:
+        """Embedding, blocks, final norm and head."""
+        return self.model["transformer"]  # type: ignore[return-value]
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.transformer.wte
+
+    def get_output_embeddings(self) -> nn.Linear:
+        return self.transformer.ff_out
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            nn.init.normal_(module.weight, std=self.config.init_std)
+        elif isinstance(module, RMSNorm):
+            nn.init.ones_(module.weight)
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "B L"] | None = None,
+        attention_mask: Bool[Tensor, "B L"] | Bool[Tensor, "B 1 L L"] | None = None,
+        *,
+        inputs_embeds: Float[Tensor, "B L D"] | None = None,
+        positions: Bool[Tensor, "B L"] | None = None,
+        targets: Int[Tensor, " N"] | None = None,
+        vocab_slice: tuple[int, int] | None = None,
+        temperature: float = 1.0,
+        output_hidden_states: bool = False,
+    ) -> MMadaOutput:
+        """Runs the transformer and applies the head only where asked.
+
+        Args:
+            input_ids: Tokens, or give ``inputs_embeds``.
+            attention_mask: True on real tokens, which are the ones to attend to; or which query (axis 2) sees which
+                key (axis 3). None: all see all.
+            inputs_embeds: Embeddings in the place of ``input_ids``.
+            positions: Where to apply the head: N positions, in row-major order. None: everywhere.
+            targets: Tokens at ``positions`` whose log-probabilities are wanted; no logits are returned or kept.
+            vocab_slice: First and one-past-last id that the head computes; the softmax is over them alone.
+            temperature: Divides the logits before the softmax of ``targets``.
+            output_hidden_states: Also return the residual stream between the layers.
+        """
+        hidden = self.transformer.wte(input_ids) if inputs_embeds is None else inputs_embeds
+        length, device = hidden.shape[1], hidden.device
+        mask = self._attention_mask(attention_mask)
+        cos, sin = rotary_table(length, self.config.d_model // self.config.n_heads, self.config.rope_theta, device)
+        states = [hidden]
+        for block in self.transformer.blocks:
+            if self.gradient_checkpointing and self.training:
+                hidden = checkpoint(block, hidden, mask, cos, sin, use_reentrant=False)
+            else:
+                hidden = block(hidden, mask, cos, sin)
+            states.append(hidden)
+        kept = tuple(states) if output_hidden_states else None
+        if positions is not None:
+            hidden = hidden[positions]
+        hidden = self.transformer.ln_f(hidden)
+        if targets is None:
+            return MMadaOutput(logits=self.transformer.ff_out(hidden, vocab_slice), hidden_states=kept)
+        return MMadaOutput(log_probs=self._log_probs(hidden, targets, vocab_slice, temperature), hidden_states=kept)
+
+    def _attention_mask(self, mask: Tensor | None) -> Tensor | None:
+        """The mask as the attention kernels want it; None where nothing is hidden."""
+        if mask is None:
+            return None
+        mask = mask.bool()
+        if mask.dim() == 4 or "flash" in (self.config._attn_implementation or ""):
+            return mask
+        # A query that sees nothing has no softmax: let padding queries see everything, since nobody reads them.
+        return (mask[:, None, None, :] | ~mask[:, None, :, None]) if not mask.all() else None
+
+    def _log_probs(
+        self, hidden: Tensor, targets: Tensor, vocab_slice: tuple[int, int] | None, temperature: float
+    ) -> Float[Tensor, " N"]:
+        """Log-probabilities in chunks of rows; the backward pass computes the logits again instead of keeping them."""
+        offset = 0 if vocab_slice is None else vocab_slice[0]
+
+        def chunk_log_probs(rows: Tensor, wanted: Tensor) -> Tensor:
+            logits = self.transformer.ff_out(rows, vocab_slice).float() / temperature
+            return -F.cross_entropy(logits, wanted, reduction="none")
+
+        chunks = zip(hidden.split(HEAD_CHUNK_ROWS), (targets - offset).split(HEAD_CHUNK_ROWS), strict=True)
+        if torch.is_grad_enabled() and hidden.requires_grad:
+            parts = [checkpoint(chunk_log_probs, h, t, use_reentrant=False) for h, t in chunks]
+        else:
+            parts = [chunk_log_probs(h, t) for h, t in chunks]
+        return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
+
+
+AutoConfig.register("mmada", MMadaConfig)
+AutoModel.register(MMadaConfig, MMadaModelLM)
+AutoModelForCausalLM.register(MMadaConfig, MMadaModelLM)

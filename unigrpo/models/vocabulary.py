@@ -1,0 +1,82 @@
+"""Which ids are special, and where the image codes stand: the only file with id numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+PUBLISHED_IDS = {
+    "begin_of_text": 126080,
+    "end_of_text": 126081,
+    "soi": 126084,
+    "eoi": 126085,
+    "t2i": 126088,
+    "mmu": 126089,
+    "image_pad": 126093,
+    "r2i": 126094,
+    "mask": 126336,
+}
+"""Ids that MMaDA gives a meaning in LLaDA's tokenizer; most are reserved tokens without a name of their own."""
+PUBLISHED_TOKENIZER_LENGTH = 126349
+"""Image codes start at the tokenizer's length, not at the padded vocabulary of 126464."""
+END_HEADER = "<|end_header_id|>"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vocabulary:
+    """The special ids of a checkpoint."""
+
+    mask_id: int
+    begin_of_text_id: int
+    end_of_text_id: int
+    """Ends a response, and pads it."""
+    image_pad_id: int
+    """Pads the text of text-to-image rows on the left."""
+    soi_id: int
+    eoi_id: int
+    t2i_id: int
+    mmu_id: int
+    r2i_id: int
+    end_header_id: int | None
+    """Closes the role of a chat turn; None if the tokenizer has no such token."""
+    image_offset: int
+    """Id of image code 0."""
+    codebook_size: int
+    """Number of image codes; 0 for a text-only checkpoint."""
+
+    @property
+    def image_slice(self) -> tuple[int, int]:
+        """First and one-past-last id of the image codes."""
+        return self.image_offset, self.image_offset + self.codebook_size
+
+    @classmethod
+    def from_pretrained_parts(cls, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
+        """The ids of a checkpoint: from its config key ``special_token_ids`` where it has one, else the published.
+
+        Raises:
+            ValueError: The tokenizer's length differs from the published one, so that all image ids would move.
+        """
+        own = getattr(config, "special_token_ids", None)
+        ids = own or PUBLISHED_IDS
+        codebook_size = getattr(config, "codebook_size", 0) or 0
+        if own is None and len(tokenizer) != PUBLISHED_TOKENIZER_LENGTH:
+            raise ValueError(
+                f"the tokenizer has {len(tokenizer)} tokens, expected {PUBLISHED_TOKENIZER_LENGTH}: every image id "
+                "would move. Use the tokenizer that came with the checkpoint, without added tokens"
+            )
+        end_header = tokenizer.convert_tokens_to_ids(END_HEADER)
+        return cls(
+            mask_id=ids["mask"],
+            begin_of_text_id=ids["begin_of_text"],
+            end_of_text_id=ids["end_of_text"],
+            image_pad_id=ids["image_pad"],
+            soi_id=ids["soi"],
+            eoi_id=ids["eoi"],
+            t2i_id=ids["t2i"],
+            mmu_id=ids["mmu"],
+            r2i_id=ids["r2i"],
+            end_header_id=end_header if isinstance(end_header, int) and end_header != tokenizer.unk_token_id else None,
+            image_offset=len(tokenizer),
+            codebook_size=codebook_size,
+        )

@@ -1,0 +1,1 @@
+"""Samplers: from all-masked responses to text and image codes."""

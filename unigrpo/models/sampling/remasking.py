@@ -1,0 +1,48 @@
+"""Which drawn tokens stay: pure functions over confidences."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+def commit_counts(num_masked: int, num_steps: int) -> list[int]:
+    """Tokens to fix at each step: equal shares, with the remainder on the first steps.
+
+    >>> commit_counts(7, 3)
+    [3, 2, 2]
+    """
+    share, rest = divmod(num_masked, num_steps)
+    return [share + (step < rest) for step in range(num_steps)]
+
+
+def most_confident(confidence: Float[Tensor, "B L"], count: int) -> Bool[Tensor, "B L"]:
+    """The ``count`` largest of each row; of equal ones the first. Minus infinity is never chosen."""
+    order = confidence.argsort(dim=1, descending=True, stable=True)
+    rank = torch.empty_like(order).scatter_(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
+    return (rank < count) & confidence.isfinite()
+
+
+def at_least(confidence: Float[Tensor, "B L"], threshold: float) -> Bool[Tensor, "B L"]:
+    """All with at least this confidence, and the largest of each row in any case."""
+    return ((confidence >= threshold) & confidence.isfinite()) | most_confident(confidence, 1)
+
+
+def keep_top_p(logits: Float[Tensor, "N V"], top_p: float) -> Float[Tensor, "N V"]:
+    """Logits with minus infinity outside the smallest set of tokens whose probability reaches ``top_p``."""
+    if top_p >= 1:
+        return logits
+    ordered, index = logits.sort(dim=-1, descending=True)
+    before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
+    return torch.full_like(logits, -torch.inf).scatter(-1, index, ordered.masked_fill(before >= top_p, -torch.inf))
+
+
+def draw(logits: Float[Tensor, "N V"], noise: Float[Tensor, "N V"]) -> Int[Tensor, " N"]:
+    """One token per row from the softmax of the logits: an exponential race, equal to adding Gumbel noise.
+
+    Args:
+        logits: Already divided by the temperature.
+        noise: Drawn from the exponential distribution with rate 1.
+    """
+    return (logits - noise.log()).argmax(dim=-1)

@@ -1,0 +1,240 @@
+"""Semi-autoregressive text sampling: blocks from left to right, each unmasked in a fixed number of steps.
+
+Source: LLaDA, arXiv:2502.09992, section 2.4 and algorithms 4 and 5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from unigrpo.config import TextSamplingConfig
+from unigrpo.models.sampling.remasking import at_least, commit_counts, draw, keep_top_p, most_confident
+from unigrpo.models.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSample:
+    """One prompt with its response, without padding, on the CPU."""
+
+    token_ids: Int[Tensor, " L"]
+    response_mask: Bool[Tensor, " L"]
+    scored_mask: Bool[Tensor, " L"]
+    """Response tokens up to and including the first end-of-text."""
+    commit_step: Int[Tensor, " L"]
+    """Step at which the token was fixed, from 0; -1 where none was: the prompt, and padding that was never sampled."""
+    commit_log_probs: Float[Tensor, " L"]
+    """Log-probability (nats) of the token then, at the sampling temperature; 0 where none was fixed."""
+
+
+@dataclass
+class _Batch:
+    """Unfinished samples, one per row, prompts padded on the left."""
+
+    index: list[int]
+    generators: list[torch.Generator]
+    prompt_length: int
+    tokens: Tensor
+    token_mask: Tensor
+    commit_step: Tensor
+    log_probs: Tensor
+
+    def keep(self, rows: list[int]) -> None:
+        self.index = [self.index[r] for r in rows]
+        self.generators = [self.generators[r] for r in rows]
+        for name in ("tokens", "token_mask", "commit_step", "log_probs"):
+            setattr(self, name, getattr(self, name)[rows])
+        # The longest prompt may have left: its padding would only cost time.
+        spare = int((~self.token_mask).sum(dim=1).min()) if rows else 0
+        self.prompt_length -= spare
+        for name in ("tokens", "token_mask", "commit_step", "log_probs"):
+            setattr(self, name, getattr(self, name)[:, spare:])
+
+
+@torch.no_grad()
+def sample_text(
+    model: Callable[..., Any],
+    prompts: Sequence[Int[Tensor, " P"]],
+    settings: TextSamplingConfig,
+    vocabulary: Vocabulary,
+    *,
+    generators: Sequence[torch.Generator],
+) -> list[TextSample]:
+    """Writes one response to each prompt.
+
+    A sample depends on its own prompt and generator alone, not on the others of the batch.
+
+    Args:
+        model: The forward pass of :class:`~unigrpo.models.mmada.MMadaModelLM`.
+        prompts: Token ids of B prompts, of any lengths.
+        settings: How to sample.
+        vocabulary: Mask and end-of-text ids.
+        generators: One per prompt, on the CPU or the model's device.
+
+    Raises:
+        ValueError: An empty prompt under guidance, or a prompt that contains the mask token.
+    """
+    _check_prompts(prompts, settings, vocabulary)
+    device = getattr(model, "device", torch.device("cpu"))
+    batch = _start(prompts, settings, vocabulary, list(generators), device)
+    finished: list[TextSample | None] = [None] * len(prompts)
+    num_blocks = settings.max_new_tokens // settings.block_length
+    for block in range(num_blocks):
+        _fill_block(model, batch, block, settings, vocabulary)
+        done = _done_rows(batch, settings, vocabulary, is_last=block == num_blocks - 1)
+        for row in torch.nonzero(done).flatten().tolist():
+            finished[batch.index[row]] = _finish(batch, row, len(prompts[batch.index[row]]), vocabulary)
+        batch.keep(torch.nonzero(~done).flatten().tolist())
+        if not batch.index:
+            break
+    return [sample for sample in finished if sample is not None]
+
+
+def _check_prompts(prompts: Sequence[Tensor], settings: TextSamplingConfig, vocabulary: Vocabulary) -> None:
+    for number, prompt in enumerate(prompts):
+        if settings.guidance_scale > 0 and len(prompt) == 0:
+            raise ValueError(f"prompt {number} is empty, so guidance_scale {settings.guidance_scale} has nothing to guide by")
+        if (prompt == vocabulary.mask_id).any():
+            raise ValueError(f"prompt {number} contains the mask token {vocabulary.mask_id}, which would be sampled over")
+
+
+def _start(
+    prompts: Sequence[Tensor],
+    settings: TextSamplingConfig,
+    vocabulary: Vocabulary,
+    generators: list[torch.Generator],
+    device: torch.device,
+) -> _Batch:
+    longest = max(len(prompt) for prompt in prompts)
+    shape = (len(prompts), longest + settings.max_new_tokens)
+    tokens = torch.full(shape, vocabulary.mask_id, device=device)
+    token_mask = torch.ones(shape, dtype=torch.bool, device=device)
+    for row, prompt in enumerate(prompts):
+        padding = longest - len(prompt)
+        tokens[row, :padding] = vocabulary.end_of_text_id
+        token_mask[row, :padding] = False
+        tokens[row, padding:longest] = prompt.to(device)
+    return _Batch(
+        index=list(range(len(prompts))),
+        generators=generators,
+        prompt_length=longest,
+        tokens=tokens,
+        token_mask=token_mask,
+        commit_step=torch.full(shape, -1, device=device),
+        log_probs=torch.zeros(shape, device=device),
+    )
+
+
+def _fill_block(
+    model: Callable[..., Any], batch: _Batch, block: int, settings: TextSamplingConfig, vocabulary: Vocabulary
+) -> None:
+    """Unmasks one block of all rows in place."""
+    first = batch.prompt_length + block * settings.block_length
+    columns = slice(first, first + settings.block_length)
+    num_steps = settings.num_denoising_steps * settings.block_length // settings.max_new_tokens
+    counts = commit_counts(settings.block_length, num_steps)
+    if settings.threshold > 0:
+        counts = [0] * settings.block_length  # as many steps as it takes
+    for step, count in enumerate(counts):
+        masked = batch.tokens[:, columns] == vocabulary.mask_id
+        if settings.threshold > 0 and not masked.any():
+            return
+        if count == 0 and settings.threshold == 0:
+            continue  # more steps than tokens: nothing is fixed, so nothing needs computing
+        drawn, log_probs, confidence = _candidates(model, batch, columns, masked, settings, vocabulary)
+        scores = torch.full(masked.shape, -torch.inf, device=masked.device).masked_scatter(masked, confidence)
+        chosen = at_least(scores, settings.threshold) & masked if count == 0 else most_confident(scores, count)
+        for target, values in ((batch.tokens, drawn), (batch.log_probs, log_probs)):
+            spread = torch.zeros(masked.shape, dtype=target.dtype, device=masked.device).masked_scatter(masked, values)
+            target[:, columns] = torch.where(chosen, spread, target[:, columns])
+        batch.commit_step[:, columns].masked_fill_(chosen, block * num_steps + step)
+
+
+def _candidates(
+    model: Callable[..., Any],
+    batch: _Batch,
+    columns: slice,
+    masked: Bool[Tensor, "B l"],
+    settings: TextSamplingConfig,
+    vocabulary: Vocabulary,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A token for every masked position of the block, its log-probability and its confidence; (N,) each.
+
+    The mask token itself is never drawn; the log-probability is still that of the whole vocabulary, as training sees it.
+    """
+    positions = torch.zeros_like(batch.token_mask)
+    positions[:, columns] = masked
+    logits = _logits(model, batch, positions, settings, vocabulary)
+    counts = masked.sum(dim=1).tolist()
+    scaled = logits / settings.temperature if settings.temperature > 0 else logits
+    allowed = scaled.index_fill(1, torch.tensor(vocabulary.mask_id, device=logits.device), -torch.inf)
+    if settings.temperature > 0:
+        noise = [
+            torch.empty(count, logits.shape[1], device=g.device).exponential_(generator=g).to(logits.device)
+            for count, g in zip(counts, batch.generators, strict=True)
+        ]
+        drawn = draw(keep_top_p(allowed, settings.top_p), torch.cat(noise))
+    else:
+        drawn = allowed.argmax(dim=-1)
+    log_probs = scaled.log_softmax(-1).gather(1, drawn[:, None])[:, 0]
+    if settings.remasking == "random":
+        uniform = [
+            torch.rand(count, generator=g, device=g.device).to(logits.device)
+            for count, g in zip(counts, batch.generators, strict=True)
+        ]
+        return drawn, log_probs, torch.cat(uniform)
+    plain = log_probs if settings.temperature in (0, 1) else logits.log_softmax(-1).gather(1, drawn[:, None])[:, 0]
+    return drawn, log_probs, plain.exp()
+
+
+def _logits(
+    model: Callable[..., Any],
+    batch: _Batch,
+    positions: Bool[Tensor, "B L"],
+    settings: TextSamplingConfig,
+    vocabulary: Vocabulary,
+) -> Float[Tensor, "N V"]:
+    """Float32 logits at ``positions``; with guidance, ``u + (scale + 1)(c - u)`` against the masked prompt."""
+    mask = None if bool(batch.token_mask.all()) else batch.token_mask
+    if settings.guidance_scale == 0:
+        return model(batch.tokens, attention_mask=mask, positions=positions).logits.float()
+    unconditional = batch.tokens.clone()
+    unconditional[:, : batch.prompt_length] = vocabulary.mask_id
+    out = model(
+        torch.cat([batch.tokens, unconditional]),
+        attention_mask=None if mask is None else mask.repeat(2, 1),
+        positions=positions.repeat(2, 1),
+    )
+    with_prompt, without = out.logits.float().chunk(2)
+    return without + (settings.guidance_scale + 1) * (with_prompt - without)
+
+
+def _done_rows(
+    batch: _Batch, settings: TextSamplingConfig, vocabulary: Vocabulary, *, is_last: bool
+) -> Bool[Tensor, " B"]:
+    if is_last:
+        return torch.ones(len(batch.index), dtype=torch.bool)
+    if not settings.stop_at_end_of_text:
+        return torch.zeros(len(batch.index), dtype=torch.bool)
+    return (batch.tokens[:, batch.prompt_length :] == vocabulary.end_of_text_id).any(dim=1).cpu()
+
+
+def _finish(batch: _Batch, row: int, prompt_length: int, vocabulary: Vocabulary) -> TextSample:
+    """Takes a row out: without padding, and with end-of-text where nothing was sampled."""
+    start = batch.prompt_length - prompt_length
+    tokens = batch.tokens[row, start:].cpu()
+    tokens = torch.where(tokens == vocabulary.mask_id, vocabulary.end_of_text_id, tokens)
+    response = torch.arange(len(tokens)) >= prompt_length
+    ends = (tokens == vocabulary.end_of_text_id) & response
+    return TextSample(
+        token_ids=tokens,
+        response_mask=response,
+        scored_mask=response & (ends.cumsum(0) - ends.long() == 0),
+        commit_step=batch.commit_step[row, start:].cpu(),
+        commit_log_probs=batch.log_probs[row, start:].cpu(),
+    )

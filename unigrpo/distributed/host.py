@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from unigrpo.config import RunConfig
-from unigrpo.workers.reward import RewardWorker
 
 
 class Host:
@@ -25,11 +24,3 @@ class Host:
         """Lets the worker end what it started."""
         if hasattr(self.worker, "close"):
             self.worker.close()
-
-
-class RewardActor(Host):
-    """A reward process."""
-
-    def initialize(self, config: RunConfig) -> None:
-        """Loads the rewards."""
-        self.worker = RewardWorker(config.reward)

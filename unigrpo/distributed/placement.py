@@ -13,8 +13,8 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from unigrpo.config import RunConfig
 from unigrpo.distributed.actors import ModelActor, PolicyActor, ReferenceActor
 from unigrpo.distributed.cluster import has_reference
-from unigrpo.distributed.host import RewardActor
 from unigrpo.distributed.ray_group import RayGroup
+from unigrpo.distributed.reward_actor import RewardActor
 
 PLACEMENT_SECONDS = 60.0
 """How long to wait for resources that the cluster has but others may hold."""
@@ -50,13 +50,13 @@ def start_groups(config: RunConfig) -> Groups:
         WorkerError: A worker could not start.
     """
     share = 0.5 if has_reference(config) and config.train.colocate_actor_ref else 1.0
-    placements = [_place(config)]
+    placements = [place(config)]
     reference = None
-    policy = _model_group("policy", PolicyActor, config, placements[0], share)
+    policy = model_group("policy", PolicyActor, config, placements[0], share)
     if has_reference(config):
         if share == 1.0:
-            placements.append(_place(config))
-        reference = _model_group("reference", ReferenceActor, config, placements[-1], share)
+            placements.append(place(config))
+        reference = model_group("reference", ReferenceActor, config, placements[-1], share)
     groups = Groups(policy=policy, reference=reference, reward=reward_group(config), placements=tuple(placements))
     try:
         for group in groups.all:
@@ -78,9 +78,10 @@ def reward_group(config: RunConfig) -> RayGroup:
     )
 
 
-def _model_group(
+def model_group(
     role: str, actor: type[ModelActor], config: RunConfig, placement: PlacementGroup, share: float
 ) -> RayGroup:
+    """One actor for each policy rank, with ``share`` of a GPU; two halves share one."""
     start: Any = RayActorGroup  # its annotations are narrower than what it takes
     group = start(
         config.actor.num_nodes,
@@ -92,7 +93,7 @@ def _model_group(
     return RayGroup(role, group._actor_handlers)
 
 
-def _place(config: RunConfig) -> PlacementGroup:
+def place(config: RunConfig) -> PlacementGroup:
     """One GPU and one CPU for each rank, as few nodes as possible."""
     placement = placement_group([{"GPU": 1, "CPU": 1}] * config.num_policy_ranks, strategy="PACK")
     try:

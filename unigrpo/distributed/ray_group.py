@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 
 from unigrpo.config import RunConfig
 from unigrpo.workers.group import shares
@@ -72,7 +72,7 @@ class RayGroup:
             actor.run.remote(name, share, *args, **kwargs)
             for actor, share in zip(self._actors, shares(items, self.size), strict=True)
         ]
-        return [result for part in self._results(refs, name) for result in part]
+        return [result for part in self._results(refs, name, self._timeout_seconds) for result in part]
 
     def call(self, method: Callable[..., Result], *args: Any, **kwargs: Any) -> list[Result]:
         """Every worker runs the method with the same arguments; one result each.
@@ -83,11 +83,12 @@ class RayGroup:
             WorkerTimeout: The group's time was over.
         """
         name = method.__name__
-        return self._results([actor.run.remote(name, *args, **kwargs) for actor in self._actors], name)
+        refs = [actor.run.remote(name, *args, **kwargs) for actor in self._actors]
+        return self._results(refs, name, self._timeout_seconds)
 
     def initialize(self, config: RunConfig) -> None:
-        """Builds the workers. Raises as :meth:`call` does."""
-        self._results([actor.initialize.remote(config) for actor in self._actors], "initialize")
+        """Builds the workers, for as long as it takes. Raises as :meth:`call` does."""
+        self._results([actor.initialize.remote(config) for actor in self._actors], "initialize", None)
 
     def close(self) -> None:
         """Ends the workers, after a moment to end what they started."""
@@ -95,15 +96,18 @@ class RayGroup:
         for actor in self._actors:
             ray.kill(actor)
 
-    def _results(self, refs: list[Any], method: str) -> list[Any]:
+    def _results(self, refs: list[Any], method: str, timeout_seconds: float | None) -> list[Any]:
         """The results in the order of the workers; waits no longer than for the first failure."""
-        deadline = None if self._timeout_seconds is None else time.monotonic() + self._timeout_seconds
+        deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         results: dict[int, Any] = {}
         while len(results) < len(refs):
             pending = [ref for index, ref in enumerate(refs) if index not in results]
             ready, _ = ray.wait(pending, timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
             if not ready:
-                raise self._timeout([refs.index(ref) for ref in pending], method)
+                late = self._name(*(refs.index(ref) for ref in pending))
+                raise WorkerTimeout(
+                    f"{late} did not finish {method} in {timeout_seconds:g} s ({self._timeout_setting})"
+                )
             try:
                 results[refs.index(ready[0])] = ray.get(ready[0])
             except RayError:
@@ -113,27 +117,24 @@ class RayGroup:
     def _error(self, failures: dict[int, RayError], method: str) -> WorkerError:
         """One error for all failures; a death explains the others."""
         for index, error in failures.items():
-            if isinstance(error, RayActorError):
+            if isinstance(error, (RayActorError, OutOfMemoryError)):
                 died = WorkerDied(
                     f"{self._name(index)} died in {method}: {_first_line(error)}. The last checkpoint is whole: start "
                     "again with --ckpt.load_enable true. If its memory ran out, lower the micro-batch sizes"
                 )
                 died.__cause__ = error
                 return died
+        workers: dict[str, list[int]] = {}
+        for index, error in failures.items():
+            workers.setdefault(_cause(error), []).append(index)
         failed = WorkerFailed(
-            "; ".join(f"{self._name(index)} failed in {method}: {_cause(error)}" for index, error in failures.items())
+            "; ".join(f"{self._name(*w)} failed in {method}: {cause}" for cause, w in workers.items())
         )
         failed.__cause__ = next(iter(failures.values()))
         return failed
 
-    def _timeout(self, indices: list[int], method: str) -> WorkerTimeout:
-        names = ", ".join(self._name(i) for i in indices)
-        return WorkerTimeout(
-            f"{names} did not finish {method} within {self._timeout_seconds:g} s ({self._timeout_setting})"
-        )
-
-    def _name(self, index: int) -> str:
-        return f"{self._role} worker {index}"
+    def _name(self, *indices: int) -> str:
+        return f"{self._role} worker{'s' if len(indices) > 1 else ''} {', '.join(map(str, indices))}"
 
 
 def _failures(refs: list[Any]) -> dict[int, RayError]:
@@ -149,7 +150,10 @@ def _failures(refs: list[Any]) -> dict[int, RayError]:
 
 
 def _cause(error: RayError) -> str:
+    """The exception that the worker raised; if that could not travel, the last line of its traceback."""
     cause = error.cause if isinstance(error, RayTaskError) else error
+    if isinstance(cause, RayError):
+        return str(cause).strip().splitlines()[-1]
     return f"{type(cause).__name__}: {cause}"
 
 

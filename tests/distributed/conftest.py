@@ -1,0 +1,16 @@
+"""A local Ray cluster with declared GPUs, one for all tests of this folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import ray
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[None]:
+    """Eight CPUs and six GPUs as far as Ray is told."""
+    ray.init(num_cpus=8, num_gpus=6, include_dashboard=False, object_store_memory=150 * 2**20)
+    yield
+    ray.shutdown()

@@ -1,0 +1,130 @@
+"""Groups of Ray actors: order and shares, and what the trainer sees of a worker that raises, dies or hangs."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+
+import pytest
+import ray
+from ray import cloudpickle
+
+from unigrpo.config import RunConfig
+from unigrpo.distributed.host import Host
+from unigrpo.distributed.ray_group import RayGroup, WorkerDied, WorkerFailed, WorkerTimeout
+from unigrpo.workers.group import LocalGroup
+
+pytestmark = pytest.mark.ray
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers cannot import a test file
+
+
+class Unpicklable(Exception):
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.lock = threading.Lock()
+
+
+class Worker:
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+
+    def double(self, items: Sequence[int], offset: int = 0) -> list[int]:
+        return [2 * item + offset for item in items]
+
+    def who(self, items: Sequence[int]) -> list[int]:
+        return [self.rank for _ in items]
+
+    def name(self) -> int:
+        return self.rank
+
+    def refuse_if(self, rank: int) -> None:
+        if self.rank == rank:
+            raise KeyError("row 7")
+
+    def refuse_with_a_lock(self) -> None:
+        raise Unpicklable("cannot travel")
+
+    def die_if(self, rank: int) -> None:
+        if self.rank == rank:
+            os._exit(9)
+        time.sleep(0.2)
+        raise ConnectionError("peer closed")  # what a rank sees when another dies in a collective
+
+    def hang_if(self, rank: int) -> None:
+        if self.rank == rank:
+            time.sleep(60)
+
+
+class WorkerActor(Host):
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+
+    def initialize(self, config: RunConfig) -> None:
+        self.worker = Worker(self.rank)
+
+
+def start(size: int, timeout_seconds: float | None = None) -> RayGroup:
+    actors = [ray.remote(num_cpus=0)(WorkerActor).remote(rank) for rank in range(size)]
+    group = RayGroup("reward", actors, timeout_seconds=timeout_seconds, timeout_setting="reward.timeout_seconds")
+    group.initialize(RunConfig())
+    return group
+
+
+@pytest.fixture(scope="module")
+def group(cluster: None) -> Iterator[RayGroup]:
+    started = start(3)
+    yield started
+    started.close()
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 7])
+def test_results_come_in_the_order_of_the_items(group: RayGroup, count: int) -> None:
+    local = LocalGroup(Worker(0))
+    assert group.map(Worker.double, range(count), offset=1) == local.map(Worker.double, range(count), offset=1)
+
+
+def test_shares_are_contiguous_and_even(group: RayGroup) -> None:
+    assert group.map(Worker.who, range(7)) == [0, 0, 0, 1, 1, 2, 2]
+
+
+def test_every_worker_answers_a_call_in_order(group: RayGroup) -> None:
+    assert group.call(Worker.name) == [0, 1, 2]
+
+
+def test_an_exception_names_the_worker_the_method_and_the_message(group: RayGroup) -> None:
+    with pytest.raises(WorkerFailed, match=r"^reward worker 1 failed in refuse_if: KeyError: 'row 7'$"):
+        group.call(Worker.refuse_if, 1)
+
+
+def test_an_exception_that_cannot_be_pickled_still_says_what_it_was(group: RayGroup) -> None:
+    with pytest.raises(
+        WorkerFailed, match=r"^reward workers 0, 1, 2 failed in refuse_with_a_lock: .*Unpicklable: cannot travel$"
+    ):
+        group.call(Worker.refuse_with_a_lock)
+
+
+def test_the_group_still_works_after_an_exception(group: RayGroup) -> None:
+    with pytest.raises(WorkerFailed):
+        group.call(Worker.refuse_if, 0)
+    assert group.call(Worker.name) == [0, 1, 2]
+
+
+def test_a_death_is_reported_even_if_a_peer_fails_first(cluster: None) -> None:
+    group = start(2)
+    with pytest.raises(WorkerDied, match=r"reward worker 1 died in die_if.*--ckpt.load_enable"):
+        group.call(Worker.die_if, 1)
+    with pytest.raises(WorkerDied, match="reward worker 1 died"):
+        group.call(Worker.name)
+    group.close()
+
+
+def test_a_worker_that_hangs_is_named_when_the_time_is_over(cluster: None) -> None:
+    group = start(2, timeout_seconds=1.0)
+    with pytest.raises(
+        WorkerTimeout, match=r"^reward worker 1 did not finish hang_if in 1 s \(reward.timeout_seconds\)"
+    ):
+        group.call(Worker.hang_if, 1)
+    group.close()

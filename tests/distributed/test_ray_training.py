@@ -1,0 +1,190 @@
+"""DeepSpeed training in Ray actors: one rank is the local engine, two ranks are one, and checkpoints are exact."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ray import cloudpickle
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+
+from unigrpo.config import ActorConfig, AdamConfig, DeepSpeedConfig, RolloutConfig, RunConfig, TrainConfig
+from unigrpo.distributed.actors import ModelActor
+from unigrpo.distributed.engine import StrategyEngine
+from unigrpo.distributed.placement import model_group, place
+from unigrpo.distributed.ray_group import RayGroup, WorkerFailed
+from unigrpo.distributed.strategy import UniGRPOStrategy
+from unigrpo.training.step import Engine, LocalEngine
+from unigrpo.workers.group import LocalGroup, WorkerGroup
+
+pytestmark = pytest.mark.ray
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers cannot import a test file
+
+ACTOR = ActorConfig(
+    adam=AdamConfig(lr=1e-2, weight_decay=0.1, betas=(0.9, 0.99)),
+    lr_scheduler="cosine_with_min_lr",
+    lr_warmup_ratio=0.3,
+    max_norm=0.5,  # below the norms that occur, so that clipping is compared too
+)
+NUM_STEPS = 6
+
+
+def run_config(ranks: int, **ds: Any) -> RunConfig:
+    return RunConfig(
+        actor=ActorConfig(**{**ACTOR.__dict__, "num_gpus_per_node": ranks}),
+        rollout=RolloutConfig(batch_size=2, n_samples_per_prompt=4),
+        train=TrainConfig(num_steps=NUM_STEPS, num_inner_updates=1, micro_batch_size=2),
+        ds=DeepSpeedConfig(**{"param_dtype": "fp32", **ds}),
+    )
+
+
+def small_model() -> PreTrainedModel:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    return Qwen2ForCausalLM(Qwen2Config(vocab_size=40, num_attention_heads=2, num_key_value_heads=2, **sizes))
+
+
+def sequences(step: int) -> list[Tensor]:
+    """Eight sequences of 3 to 24 tokens: the second rank gets far more tokens than the first."""
+    generator = torch.Generator().manual_seed(step)
+    return [torch.randint(0, 40, (3 * (i + 1),), generator=generator) for i in range(8)]
+
+
+class Trainer:
+    """A worker that makes one optimizer step on the mean loss over all tokens of all ranks."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def train(self, items: Sequence[Tensor], poison: float = 1.0) -> list[tuple[float, float, float]]:
+        """Loss, gradient norm and learning rate of the step."""
+        tokens = self.engine.all_reduce_sum(torch.tensor(float(sum(len(x) for x in items))))
+        total = torch.zeros(())
+        for x in items:
+            logits = self.engine.forward(x[None]).logits[0]
+            loss = cross_entropy(logits, x, reduction="sum") / tokens * poison
+            self.engine.backward(loss)
+            total += loss.detach()
+        rate = self.engine.learning_rate()
+        return [(self.engine.all_reduce_sum(total).item(), self.engine.step(), rate)]
+
+    def save(self, folder: Path) -> None:
+        self.engine.save(folder)
+
+    def load(self, folder: Path) -> None:
+        self.engine.load(folder)
+
+    def export(self, folder: Path) -> None:
+        self.engine.export(folder)
+
+    def compiled_extensions(self) -> list[str]:
+        return [name for name in sys.modules if name.startswith("deepspeed_")]
+
+
+class TrainerActor(ModelActor):
+    def build(self, config: RunConfig, strategy: UniGRPOStrategy) -> Trainer:
+        return Trainer(StrategyEngine(small_model(), config, strategy))
+
+
+def create(config: RunConfig) -> RayGroup:
+    return model_group("policy", TrainerActor, config, place(config), share=1.0)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A group after :data:`NUM_STEPS` steps."""
+
+    group: WorkerGroup
+    steps: list[tuple[float, float, float]]
+    weights: dict[str, Tensor]
+
+
+def train(group: WorkerGroup, folder: Path) -> Run:
+    steps = [group.map(Trainer.train, sequences(s))[0] for s in range(NUM_STEPS)]
+    return Run(group, steps, weights(group, folder))
+
+
+def weights(group: WorkerGroup, folder: Path) -> dict[str, Tensor]:
+    group.call(Trainer.export, folder)
+    return Qwen2ForCausalLM.from_pretrained(folder, dtype="auto").state_dict()
+
+
+CONFIGS = {"one rank": run_config(1), "two ranks": run_config(2), "two ranks, ZeRO-3": run_config(2, zero_stage=3)}
+
+
+@pytest.fixture(scope="module")
+def runs(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Run]]:
+    groups = {name: create(config) for name, config in CONFIGS.items()}
+    for name, group in groups.items():
+        group.initialize(CONFIGS[name])
+    yield {name: train(group, tmp_path_factory.mktemp("run")) for name, group in groups.items()}
+    for group in groups.values():
+        group.close()
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    engine = LocalEngine(small_model(), ACTOR, NUM_STEPS)
+    return train(LocalGroup(Trainer(engine)), tmp_path_factory.mktemp("local"))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_losses_norms_rates_and_weights_are_those_of_the_local_engine(
+    name: str, runs: dict[str, Run], local: Run
+) -> None:
+    assert runs[name].steps == [pytest.approx(step, rel=1e-5) for step in local.steps]
+    assert max(norm for _, norm, _ in local.steps) > ACTOR.max_norm
+    for key, weight in runs[name].weights.items():
+        # Adam divides by the root of tiny second moments, which magnifies the rounding of the gradients.
+        torch.testing.assert_close(weight, local.weights[key], atol=2e-5, rtol=0)
+
+
+def test_the_mean_of_the_means_of_two_ranks_would_differ() -> None:
+    """The sequences are uneven enough to tell a global mean from a mean over ranks."""
+    logits = [small_model()(x[None]).logits[0] for x in sequences(0)]
+    losses = [cross_entropy(y, x, reduction="none") for x, y in zip(sequences(0), logits, strict=True)]
+    first, second = torch.cat(losses[:4]), torch.cat(losses[4:])
+    assert abs((first.mean() + second.mean()) / 2 - torch.cat(losses).mean()) > 1e-3
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_checkpoint_goes_on_exactly(name: str, runs: dict[str, Run], tmp_path: Path) -> None:
+    group = runs[name].group
+    group.call(Trainer.save, tmp_path / "saved")
+    before = weights(group, tmp_path / "before")
+    expected = [group.map(Trainer.train, sequences(step)) for step in (10, 11)]
+    group.call(Trainer.load, tmp_path / "saved")
+    restored = weights(group, tmp_path / "restored")
+    assert all(torch.equal(restored[key], weight) for key, weight in before.items())
+    assert [group.map(Trainer.train, sequences(step)) for step in (10, 11)] == expected
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_gradient_that_is_not_finite_changes_nothing(name: str, runs: dict[str, Run], tmp_path: Path) -> None:
+    group = runs[name].group
+    before = weights(group, tmp_path / "before")
+    _, norm, rate = group.map(Trainer.train, sequences(20), math.nan)[0]
+    assert math.isnan(norm)
+    after = weights(group, tmp_path / "after")
+    assert all(torch.equal(after[key], weight) for key, weight in before.items())
+    _, norm, next_rate = group.map(Trainer.train, sequences(21))[0]
+    assert math.isfinite(norm)
+    assert next_rate == rate
+
+
+def test_a_missing_checkpoint_is_an_error_that_names_worker_and_folder(runs: dict[str, Run], tmp_path: Path) -> None:
+    with pytest.raises(WorkerFailed, match=rf"policy worker 0 failed in load: ValueError: {tmp_path}: no DeepSpeed"):
+        runs["one rank"].group.call(Trainer.load, tmp_path)
+
+
+def test_training_compiles_nothing(runs: dict[str, Run]) -> None:
+    """DeepSpeed's own extensions would take minutes on a first start."""
+    assert runs["two ranks"].group.call(Trainer.compiled_extensions) == [[], []]

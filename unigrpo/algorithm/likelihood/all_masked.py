@@ -19,7 +19,7 @@ class AllMasked(LikelihoodEstimator):
     The mask ratio of the inner update is not used. The prompt's mask is drawn anew for every inner update.
 
     Args:
-            prompt_mask_ratio: Probability that a prompt token is hidden; 0 shows the whole prompt.
+        prompt_mask_ratio: Probability that a prompt token is hidden; 0 shows the whole prompt.
 
     Source:
         diffu-GRPO of d1, arXiv:2504.12216: each prompt token hidden with probability 0.15.

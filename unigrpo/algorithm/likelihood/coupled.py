@@ -18,13 +18,13 @@ class Coupled(LikelihoodEstimator):
 
     ``lp_i(S)`` is the log-probability of token i where the set S is hidden; every token is scored in two of the three
     views, with weights that sum to 3/2 on average. The mask ratio of the inner update is mapped from [0, 1] into
-    [ratio_min, ratio_max] to give t, since the weights grow without bound towards 0 and 1: leave ``algo.mask_ratio`` at
-    its full range.
+    [ratio_min, ratio_max] to give t, since the weights grow without bound towards 0 and 1: leave the bounds of
+    ``algo.mask_ratio`` as they are.
 
     Args:
-            ratio_min: Lowest t, above 0.
-            ratio_max: Highest t, below 1.
-            masking: Hide each token by chance, or exactly the rounded share.
+        ratio_min: Lowest t, above 0.
+        ratio_max: Highest t, below 1.
+        masking: Hide each token by chance, or exactly the rounded share.
 
     Source:
         coupled-GRPO of DiffuCoder, arXiv:2506.20639, section 4, and its released code: t uniform in [0.2, 0.8].

@@ -17,7 +17,7 @@ class MaskedTokens(LikelihoodEstimator):
     """log pi(o_i) = log p(o_i | prompt, xt) for the hidden tokens i of one view xt; the prompt is never hidden.
 
     Args:
-            masking: Hide each token by chance, or exactly the rounded share.
+        masking: Hide each token by chance, or exactly the rounded share.
 
     Source:
         UniGRPO, arXiv:2505.15809, equations 3 and 4. Its mean over the hidden tokens is left to the reduction of the

@@ -20,10 +20,10 @@ class RandomMasking(LikelihoodEstimator):
     mapped into [ratio_min, ratio_max]. With the schedule `random` each ratio is uniform there, as in the source.
 
     Args:
-            num_views: Masked copies of each response; the cost grows with them.
-            ratio_min: Lowest mask ratio of a view.
-            ratio_max: Highest mask ratio of a view.
-            masking: Hide each token by chance, or exactly the rounded share.
+        num_views: Masked copies of each response; the cost grows with them.
+        ratio_min: Lowest mask ratio of a view.
+        ratio_max: Highest mask ratio of a view.
+        masking: Hide each token by chance, or exactly the rounded share.
 
     Source:
         "Random masking" of dLLM-RL and TraceRL, arXiv:2509.06949: ratio uniform in [0.1, 0.9], two views. There the

@@ -1,0 +1,52 @@
+"""What a reward gets, and what it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from PIL import Image
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardInput:
+    """One finished sample."""
+
+    prompt: str
+    """What the user asked."""
+    completion: str
+    """The response as text, cut at its first end-of-text; empty for pictures."""
+    label: str | None = None
+    """Gold answer."""
+    task: str = "text"
+    """`text`, `mmu`, `t2i` or `r2i`."""
+    image: Image.Image | None = None
+    """Generated picture, RGB."""
+    input_images: tuple[Image.Image, ...] = ()
+    """Pictures of the prompt."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """The other columns of the prompt's line."""
+
+
+class Reward(Protocol):
+    """Gives every sample of a batch a number."""
+
+    name: str
+    """Name in metrics."""
+    range: tuple[float, float]
+    """Lowest and highest value."""
+    unit: str
+    """What the number counts."""
+
+    def __call__(self, inputs: Sequence[RewardInput]) -> list[float | None]:
+        """One value for each input; None where there is none."""
+        ...
+
+    def check_label(self, label: str | None) -> None:
+        """Raises ValueError if the gold cannot be graded; called when data is loaded."""
+        ...
+
+    def close(self) -> None:
+        """Ends what the reward started."""
+        ...

@@ -19,6 +19,12 @@ FOLDER = Path(__file__).parents[1] / "fixtures" / "golden"
 
 
 @pytest.fixture(scope="session")
+def golden_folder() -> Path:
+    """Where the golden cases lie."""
+    return FOLDER
+
+
+@pytest.fixture(scope="session")
 def golden() -> Callable[[str], tuple[dict[str, Any], dict[str, Tensor]]]:
     """Name of a case -> its parameters and its arrays."""
     cases = {case["name"]: case for case in json.loads((FOLDER / "cases.json").read_text())["cases"]}

@@ -1,0 +1,78 @@
+"""Shared fixtures, and shape checks of the records and the algorithm in every test."""
+
+from __future__ import annotations
+
+from jaxtyping import install_import_hook
+
+with install_import_hook(["unigrpo.algorithm", "unigrpo.records"], "beartype.beartype"):
+    import unigrpo.algorithm
+    import unigrpo.records  # noqa: F401
+
+import string
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
+
+SPECIAL_TOKENS = {
+    "begin_of_text": "<|startoftext|>",
+    "end_of_text": "<|endoftext|>",
+    "mask": "<|mdm_mask|>",
+    "soi": "<|soi|>",
+    "eoi": "<|eoi|>",
+    "t2i": "<|t2i|>",
+    "mmu": "<|mmu|>",
+    "r2i": "<|r2i|>",
+    "image_pad": "[iPAD]",
+    "start_header": "<|start_header_id|>",
+    "end_header": "<|end_header_id|>",
+    "end_of_turn": "<|eot_id|>",
+}
+CHAT_TEMPLATE = (
+    "{{ '<|startoftext|>' }}{% for m in messages %}{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\n' "
+    "+ m['content'] + '<|eot_id|>' }}{% endfor %}{{ '<|start_header_id|>assistant<|end_header_id|>\n' }}"
+)
+
+
+def save_tiny_tokenizer(folder: Path) -> None:
+    """One token per printable ASCII character, and the special tokens in front."""
+    names = [*SPECIAL_TOKENS.values(), *string.printable]
+    tokenizer = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<|startoftext|>",
+        eos_token="<|endoftext|>",
+        pad_token="<|endoftext|>",
+        mask_token="<|mdm_mask|>",
+        additional_special_tokens=list(SPECIAL_TOKENS.values())[3:],
+    )
+    fast.chat_template = CHAT_TEMPLATE
+    fast.save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint folder with a small random model and a tokenizer of characters."""
+    folder = tmp_path_factory.mktemp("tiny_model")
+    save_tiny_tokenizer(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in SPECIAL_TOKENS.items()}
+    config = MMadaConfig(
+        d_model=16,
+        n_layers=2,
+        n_heads=2,
+        mlp_hidden_size=32,
+        vocab_size=len(tokenizer),
+        init_std=0.2,
+        mask_token_id=ids["mask"],
+        special_token_ids=ids,
+    )
+    torch.manual_seed(0)
+    MMadaModelLM(config).save_pretrained(folder)
+    return folder

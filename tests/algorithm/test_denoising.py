@@ -82,7 +82,7 @@ def mixed(golden):
     return params, arrays, log_probs, is_masked, labelled
 
 
-def bound(arrays, is_masked, rows, lengths="in.answer_lengths", num_rows=2):
+def bound(arrays, is_masked, rows, lengths="in.answer_lengths", num_rows=2.0):
     return likelihood_bound_weights(
         is_masked[rows], arrays["in.p_mask"][rows, 0], arrays[lengths][rows, 0], num_rows=num_rows
     )
@@ -103,7 +103,7 @@ def test_the_text_loss_over_whole_rows_is_that_of_the_original_code(mixed):
     params, arrays, log_probs, is_masked, _ = mixed
     rows = slice(2, 4)
     weight = likelihood_bound_weights(
-        is_masked[rows], arrays["in.p_mask"][rows, 0], torch.full((2,), params["L"]), num_rows=2
+        is_masked[rows], arrays["in.p_mask"][rows, 0], torch.full((2,), params["L"]), num_rows=2.0
     )
     torch.testing.assert_close(denoising_loss(log_probs[rows], weight), arrays["out.loss_lm"][0], rtol=2e-5, atol=0)
 
@@ -131,7 +131,7 @@ def test_the_bound_is_that_of_a_loop(mixed):
             if is_masked[row, position]:
                 per_row -= (log_probs[row, position] / arrays["in.p_mask"][row, 0]).item()
         total += per_row / arrays["in.answer_lengths"][row, 0].item() / 4
-    loss = denoising_loss(log_probs[4:], bound(arrays, is_masked, slice(4, 8), num_rows=4))
+    loss = denoising_loss(log_probs[4:], bound(arrays, is_masked, slice(4, 8), num_rows=4.0))
     assert loss.item() == pytest.approx(total, rel=1e-5)
 
 
@@ -154,9 +154,9 @@ def test_an_absent_task_and_rows_without_hidden_tokens_give_zero_with_a_gradient
     log_probs = log_probs.clone().requires_grad_()
     empty = slice(0, 0)
     losses = [
-        denoising_loss(log_probs[empty], labelled_mean_weights(labelled[empty], num_labelled_tokens=0)),
-        denoising_loss(log_probs[empty], bound(arrays, is_masked, empty, num_rows=0)),
-        denoising_loss(log_probs[4:], bound(arrays, torch.zeros_like(is_masked), slice(4, 8), num_rows=4)),
+        denoising_loss(log_probs[empty], labelled_mean_weights(labelled[empty], num_labelled_tokens=0.0)),
+        denoising_loss(log_probs[empty], bound(arrays, is_masked, empty, num_rows=0.0)),
+        denoising_loss(log_probs[4:], bound(arrays, torch.zeros_like(is_masked), slice(4, 8), num_rows=4.0)),
     ]
     sum(losses).backward()
     assert [loss.item() for loss in losses] == [0.0, 0.0, 0.0]
@@ -165,7 +165,7 @@ def test_an_absent_task_and_rows_without_hidden_tokens_give_zero_with_a_gradient
 
 def test_a_row_whose_prompt_fills_everything_gives_zero():
     nothing = torch.zeros(1, 5, dtype=torch.bool)
-    weight = likelihood_bound_weights(nothing, torch.tensor([0.5]), torch.tensor([0]), num_rows=1)
+    weight = likelihood_bound_weights(nothing, torch.tensor([0.5]), torch.tensor([0]), num_rows=1.0)
     assert denoising_loss(torch.full((1, 5), -torch.inf), weight) == 0
 
 
@@ -177,7 +177,7 @@ def test_the_bound_is_unbiased_over_all_masks_of_four_tokens():
     for code in range(16):
         hidden = torch.tensor([[code >> i & 1 for i in range(4)]], dtype=torch.bool)
         chance = 0.3 ** int(hidden.sum()) * 0.7 ** int((~hidden).sum())
-        weight = likelihood_bound_weights(hidden, probability, torch.tensor([4]), num_rows=1)
+        weight = likelihood_bound_weights(hidden, probability, torch.tensor([4]), num_rows=1.0)
         total += chance * denoising_loss(log_probs, weight).item()
     assert total == pytest.approx(-log_probs.mean().item(), rel=1e-5)
 

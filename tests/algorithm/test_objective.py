@@ -49,7 +49,9 @@ def batch():
 
 def whole(batch):
     return Denominators(
-        num_responses=len(batch.scored), num_tokens=float(batch.scored.sum()), response_length=batch.scored.shape[1]
+        num_responses=float(len(batch.scored)),
+        num_tokens=float(batch.scored.sum()),
+        response_length=float(batch.scored.shape[1]),
     )
 
 
@@ -243,11 +245,11 @@ def check_golden(loss, gradient, arrays, name):
 
 
 def response_mean(values, scored):
-    return masked_token_mean(values, scored, num_responses=len(values))
+    return masked_token_mean(values, scored, num_responses=float(len(values)))
 
 
 def response_sum(values, scored):
-    return fixed_length(values, scored, num_responses=len(values), length=1)
+    return fixed_length(values, scored, num_responses=float(len(values)), length=1.0)
 
 
 def batch_mean(values, scored):
@@ -306,9 +308,9 @@ def test_the_parts_give_loss_and_gradient_of_trl(golden, kind, high, beta, level
     reductions = {
         "grpo": response_mean,
         "bnpo": batch_mean,
-        "dapo": lambda values, scored: token_mean(values, scored, num_tokens=params["num_items_in_batch"]),
+        "dapo": lambda values, scored: token_mean(values, scored, num_tokens=float(params["num_items_in_batch"])),
         "dr_grpo": lambda values, scored: fixed_length(
-            values, scored, num_responses=4, length=params["max_completion_length"]
+            values, scored, num_responses=4.0, length=float(params["max_completion_length"])
         ),
     }
     scored = arrays["in.completion_mask"].bool()
@@ -339,7 +341,7 @@ def test_the_objective_is_its_parts(golden):
         arrays["in.advantage"],
         scored,
         torch.full((4,), 0.5),
-        denominators=Denominators(num_responses=4, num_tokens=float(scored.sum()), response_length=7),
+        denominators=Denominators(num_responses=4.0, num_tokens=float(scored.sum()), response_length=7.0),
         clip_low=0.5,
         clip_high=0.5,
         kl_coef=0.04,

@@ -11,7 +11,7 @@ from unigrpo.algorithm.reduction import Denominators, fixed_length, masked_token
 AGGREGATIONS = ["masked_token_mean", "token_mean", "fixed_length"]
 VALUES = torch.randn(6, 8, generator=keyed_generator("values"), dtype=torch.float64)
 SCORED = torch.rand(6, 8, generator=keyed_generator("scored")) < torch.tensor([[0.9, 0.2, 0.5, 0.0, 0.7, 0.3]]).T
-WHOLE = Denominators(num_responses=6, num_tokens=float(SCORED.sum()), response_length=8)
+WHOLE = Denominators(num_responses=6.0, num_tokens=float(SCORED.sum()), response_length=8.0)
 
 
 def test_the_rows_differ_in_length_and_one_is_empty():
@@ -20,21 +20,23 @@ def test_the_rows_differ_in_length_and_one_is_empty():
 
 def test_masked_token_mean_is_the_mean_of_the_means_of_a_loop():
     means = [VALUES[row][SCORED[row]].mean().item() if SCORED[row].any() else 0.0 for row in range(6)]
-    assert masked_token_mean(VALUES, SCORED, num_responses=6).item() == pytest.approx(sum(means) / 6)
+    assert masked_token_mean(VALUES, SCORED, num_responses=6.0).item() == pytest.approx(sum(means) / 6)
 
 
 def test_token_mean_is_the_mean_of_all_scored_tokens():
-    torch.testing.assert_close(token_mean(VALUES, SCORED, num_tokens=20), VALUES[SCORED].mean())
+    torch.testing.assert_close(token_mean(VALUES, SCORED, num_tokens=20.0), VALUES[SCORED].mean())
 
 
 def test_fixed_length_is_the_sum_over_responses_times_length():
-    torch.testing.assert_close(fixed_length(VALUES, SCORED, num_responses=6, length=100), VALUES[SCORED].sum() / 600)
+    torch.testing.assert_close(
+        fixed_length(VALUES, SCORED, num_responses=6.0, length=100.0), VALUES[SCORED].sum() / 600
+    )
 
 
 def test_a_response_without_scored_tokens_counts_zero_and_does_not_make_the_others_heavier():
     others = SCORED.any(dim=1)
-    without = masked_token_mean(VALUES[others], SCORED[others], num_responses=6)
-    torch.testing.assert_close(masked_token_mean(VALUES, SCORED, num_responses=6), without)
+    without = masked_token_mean(VALUES[others], SCORED[others], num_responses=6.0)
+    torch.testing.assert_close(masked_token_mean(VALUES, SCORED, num_responses=6.0), without)
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
@@ -56,7 +58,7 @@ def test_the_shares_of_uneven_shards_add_up_to_the_whole_batch(aggregation, cuts
 def test_the_mean_of_the_means_of_uneven_shards_would_not():
     """The reason for global denominators."""
     halves = [VALUES[rows][SCORED[rows]].mean() for rows in (slice(0, 3), slice(3, 6))]
-    assert not torch.isclose(sum(halves) / 2, token_mean(VALUES, SCORED, num_tokens=20))
+    assert not torch.isclose(sum(halves) / 2, token_mean(VALUES, SCORED, num_tokens=20.0))
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
@@ -76,7 +78,7 @@ def test_padding_and_row_order_change_nothing(aggregation):
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 def test_a_shard_without_any_scored_token_gives_zero_with_a_gradient(aggregation):
     values = VALUES.clone().requires_grad_()
-    nothing = Denominators(num_responses=6, num_tokens=0, response_length=8)
+    nothing = Denominators(num_responses=6.0, num_tokens=0.0, response_length=8.0)
     share = reduce_tokens(values, torch.zeros_like(SCORED), aggregation, nothing)
     share.backward()
     assert share == 0

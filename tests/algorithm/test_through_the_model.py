@@ -67,7 +67,7 @@ def test_the_denoising_losses_have_the_gradients_of_the_original_code(model, gol
         ("r2i", slice(6, 8), "in.answer_lengths"),
     ]:
         weight[rows] = case["coefficients"][task] * likelihood_bound_weights(
-            is_masked[rows], arrays["in.p_mask"][rows, 0], arrays[lengths][rows, 0], num_rows=2
+            is_masked[rows], arrays["in.p_mask"][rows, 0], arrays[lengths][rows, 0], num_rows=2.0
         )
     log_probs = log_probs_where(model, xt, labels, weight > 0, attention_mask=attention_mask)
     loss = denoising_loss(log_probs, weight)
@@ -89,7 +89,7 @@ def test_random_masking_rl_has_the_gradients_of_the_original_code(model, golden)
     torch.testing.assert_close(log_probs[scored], arrays["out.lp_new"][scored], rtol=0, atol=2e-4)
 
     # Its KL is to the old policy, and a sum over tokens beside a mean of surrogates: two calls.
-    settings = {"denominators": Denominators(num_responses=4, num_tokens=float(scored.sum()), response_length=1)}
+    settings = {"denominators": Denominators(num_responses=4.0, num_tokens=float(scored.sum()), response_length=1.0)}
     shared = (arrays["in.lp_old"], arrays["in.lp_old"])
     nothing, ratios = torch.zeros(4), torch.full((4,), 0.5)
     policy, _ = unigrpo_loss(log_probs, *shared, arrays["in.advantage"], scored, ratios, **settings)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-AdvantageEstimator = Literal["group_norm", "mean_only", "leave_one_out"]
-
 
 def group_advantages(
-    rewards: Float[Tensor, " B"], group_ids: Int[Tensor, " B"], estimator: AdvantageEstimator = "group_norm"
+    rewards: Float[Tensor, " B"], group_ids: Int[Tensor, " B"], estimator: str = "group_norm"
 ) -> Float[Tensor, " B"]:
     """How much better each rollout is than the others of its group.
 
@@ -53,7 +49,7 @@ def _rows_by_group(group_ids: Int[Tensor, " B"]) -> dict[int, list[int]]:
     return rows
 
 
-def _advantages_within(rewards: Float[Tensor, " G"], estimator: AdvantageEstimator) -> Float[Tensor, " G"]:
+def _advantages_within(rewards: Float[Tensor, " G"], estimator: str) -> Float[Tensor, " G"]:
     # Measured from one of them, equal rewards are exactly 0 apart: no rounding of the mean can split them.
     shifted = rewards - rewards[0]
     centred = shifted - shifted.mean()

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-
-KLEstimator = Literal["k1", "k2", "k3"]
 
 MAX_LOG_RATIO = 20.0
 """k3 stops growing where the reference finds a token e^20 times likelier."""
@@ -18,7 +14,7 @@ def kl_divergence(
     log_probs: Float[Tensor, "B L"],
     ref_log_probs: Float[Tensor, "B L"],
     scored: Bool[Tensor, "B L"],
-    estimator: KLEstimator = "k3",
+    estimator: str = "k3",
 ) -> Float[Tensor, "B L"]:
     """KL(policy || reference) of every token, estimated from the one token that was drawn.
 
@@ -29,7 +25,7 @@ def kl_divergence(
         log_probs: Under the policy, nats; anything where not scored.
         ref_log_probs: Under the reference, same masks, nats.
         scored: Tokens that count.
-        estimator: Which of the three.
+        estimator: `k1`, `k2` or `k3`.
 
     Returns:
         Nats; 0 where not scored, exactly 0 where both agree. k3 holds ``d`` at 20 from above: its exponential would

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-
-from unigrpo.config import MaskSchedule
-
-Masking = Literal["bernoulli", "exact_count"]
 
 NUM_TIMESTEPS = 1000
 """T, into which the ``interpolate`` schedule rounds its ratios (arXiv:2505.15809, section 5.2)."""
@@ -35,7 +30,7 @@ def keyed_generator(*key: int | str, device: str | torch.device = "cpu") -> torc
 
 
 def mask_ratios(
-    schedule: MaskSchedule,
+    schedule: str,
     num_inner_updates: int,
     generators: Sequence[torch.Generator],
     *,
@@ -147,7 +142,7 @@ def hide(
     eligible: Bool[Tensor, "B L"],
     mask_ratio: Float[Tensor, " B"],
     generators: Sequence[torch.Generator],
-    masking: Masking,
+    masking: str,
 ) -> Bool[Tensor, "B L"]:
     """Draws which eligible tokens are hidden: at least one in every row that has any.
 
@@ -155,7 +150,7 @@ def hide(
         eligible: Tokens that may be hidden.
         mask_ratio: Share (`exact_count`) or probability (`bernoulli`).
         generators: One per row.
-        masking: How the ratio is met.
+        masking: `bernoulli` or `exact_count`.
     """
     draws = uniform_draws(eligible, generators)
     if masking == "exact_count":

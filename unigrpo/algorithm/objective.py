@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from unigrpo.algorithm.kl import KLEstimator, kl_divergence
+from unigrpo.algorithm.kl import kl_divergence
 from unigrpo.algorithm.policy_loss import policy_loss
-from unigrpo.algorithm.reduction import Denominators, LossAggregation, reduce_tokens
+from unigrpo.algorithm.reduction import Denominators, reduce_tokens
 
 NUM_MASK_RATIO_BINS = 4
 """Equal parts of [0, 1] by which the clip fraction is reported."""
@@ -63,8 +63,8 @@ def unigrpo_loss(
     clip_low: float = 0.2,
     clip_high: float = 0.2,
     kl_coef: float = 0.0,
-    kl_estimator: KLEstimator = "k3",
-    aggregation: LossAggregation = "masked_token_mean",
+    kl_estimator: str = "k3",
+    aggregation: str = "masked_token_mean",
 ) -> tuple[Float[Tensor, ""], ObjectiveSums]:
     """The micro-batch's share of ``surrogate + kl_coef * KL``, to be minimised, and what its metrics are made of.
 
@@ -80,7 +80,7 @@ def unigrpo_loss(
         clip_high: The ratio is not followed above ``1 + clip_high``.
         kl_coef: Coefficient beta of the KL.
         kl_estimator: `k1`, `k2` or `k3`.
-        aggregation: Reduction over tokens, of surrogate and KL alike.
+        aggregation: `masked_token_mean`, `token_mean` or `fixed_length`, of surrogate and KL alike.
 
     Source:
         UniGRPO, arXiv:2505.15809, equation 5. Its ratio of two mean log-probabilities is read as the ratio of

@@ -8,12 +8,9 @@ and so do their gradients, however the batch is cut.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from jaxtyping import Bool, Float
 from torch import Tensor
-
-LossAggregation = Literal["masked_token_mean", "token_mean", "fixed_length"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +28,7 @@ class Denominators:
 def reduce_tokens(
     values: Float[Tensor, "B L"],
     scored: Bool[Tensor, "B L"],
-    aggregation: LossAggregation,
+    aggregation: str,
     denominators: Denominators,
 ) -> Float[Tensor, ""]:
     """This shard's share of the loss, by the name of the reduction.

@@ -8,8 +8,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from unigrpo.algorithm.likelihood.base import LikelihoodEstimator, check_masking, response_plan
-from unigrpo.algorithm.masking import Masking, bernoulli_mask, exact_count_mask, uniform_draws
+from unigrpo.algorithm.likelihood.base import (
+    LikelihoodEstimator,
+    check_masking,
+    response_plan,
+)
+from unigrpo.algorithm.masking import bernoulli_mask, exact_count_mask, uniform_draws
 from unigrpo.records import MaskPlan, SequenceMasks
 
 
@@ -24,21 +28,21 @@ class Coupled(LikelihoodEstimator):
     Args:
         ratio_min: Lowest t, above 0.
         ratio_max: Highest t, below 1.
-        masking: Hide each token by chance, or exactly the rounded share.
+        masking: `bernoulli` hides each token by chance, `exact_count` exactly the rounded share.
 
     Source:
         coupled-GRPO of DiffuCoder, arXiv:2506.20639, section 4, and its released code: t uniform in [0.2, 0.8].
         With `exact_count`, t is the share that was hidden.
     """
 
-    def __init__(self, ratio_min: float = 0.2, ratio_max: float = 0.8, masking: Masking = "bernoulli") -> None:
+    def __init__(self, ratio_min: float = 0.2, ratio_max: float = 0.8, masking: str = "bernoulli") -> None:
         check_masking("coupled", masking)
         if not 0 < ratio_min <= ratio_max < 1:
             raise ValueError(
                 f"coupled: ratio_min {ratio_min} and ratio_max {ratio_max} must satisfy 0 < ratio_min <= ratio_max < 1"
             )
         self._ratio_min, self._ratio_max = ratio_min, ratio_max
-        self._masking: Masking = masking
+        self._masking: str = masking
 
     def draw(
         self, masks: SequenceMasks, mask_ratio: Float[Tensor, " B"], generators: Sequence[torch.Generator]

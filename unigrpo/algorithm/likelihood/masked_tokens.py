@@ -8,8 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unigrpo.algorithm.likelihood.base import LikelihoodEstimator, check_masking, response_plan
-from unigrpo.algorithm.masking import Masking, hide
+from unigrpo.algorithm.likelihood.base import (
+    LikelihoodEstimator,
+    check_masking,
+    response_plan,
+)
+from unigrpo.algorithm.masking import hide
 from unigrpo.records import MaskPlan, SequenceMasks
 
 
@@ -17,16 +21,16 @@ class MaskedTokens(LikelihoodEstimator):
     """log pi(o_i) = log p(o_i | prompt, xt) for the hidden tokens i of one view xt; the prompt is never hidden.
 
     Args:
-        masking: Hide each token by chance, or exactly the rounded share.
+        masking: `bernoulli` hides each token by chance, `exact_count` exactly the rounded share.
 
     Source:
         UniGRPO, arXiv:2505.15809, equations 3 and 4. Its mean over the hidden tokens is left to the reduction of the
         loss, since the clipped ratio is taken per token.
     """
 
-    def __init__(self, masking: Masking = "bernoulli") -> None:
+    def __init__(self, masking: str = "bernoulli") -> None:
         check_masking("masked_tokens", masking)
-        self._masking: Masking = masking
+        self._masking: str = masking
 
     def draw(
         self, masks: SequenceMasks, mask_ratio: Float[Tensor, " B"], generators: Sequence[torch.Generator]

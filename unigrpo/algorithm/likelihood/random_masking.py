@@ -8,8 +8,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from unigrpo.algorithm.likelihood.base import LikelihoodEstimator, check_masking, response_plan
-from unigrpo.algorithm.masking import Masking, hide
+from unigrpo.algorithm.likelihood.base import (
+    LikelihoodEstimator,
+    check_masking,
+    response_plan,
+)
+from unigrpo.algorithm.masking import hide
 from unigrpo.records import MaskPlan, SequenceMasks
 
 
@@ -23,7 +27,7 @@ class RandomMasking(LikelihoodEstimator):
         num_views: Masked copies of each response; the cost grows with them.
         ratio_min: Lowest mask ratio of a view.
         ratio_max: Highest mask ratio of a view.
-        masking: Hide each token by chance, or exactly the rounded share.
+        masking: `bernoulli` hides each token by chance, `exact_count` exactly the rounded share.
 
     Source:
         "Random masking" of dLLM-RL and TraceRL, arXiv:2509.06949: ratio uniform in [0.1, 0.9], two views. There the
@@ -35,7 +39,7 @@ class RandomMasking(LikelihoodEstimator):
         num_views: int = 2,
         ratio_min: float = 0.1,
         ratio_max: float = 0.9,
-        masking: Masking = "bernoulli",
+        masking: str = "bernoulli",
     ) -> None:
         check_masking("random_masking", masking)
         if num_views < 1:
@@ -47,7 +51,7 @@ class RandomMasking(LikelihoodEstimator):
             )
         self._num_views = num_views
         self._ratio_min, self._ratio_max = ratio_min, ratio_max
-        self._masking: Masking = masking
+        self._masking: str = masking
 
     def draw(
         self, masks: SequenceMasks, mask_ratio: Float[Tensor, " B"], generators: Sequence[torch.Generator]

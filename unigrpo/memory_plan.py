@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from unigrpo.config import RunConfig
+from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
 
 OPTIMIZER_BYTES = 12
 TYPE_BYTES = {"fp32": 4, "bf16": 2}
@@ -27,6 +30,18 @@ class ModelSize:
     num_layers: int
     width: int
     vocabulary_size: int
+
+    @classmethod
+    def of(cls, config: MMadaConfig) -> ModelSize:
+        """The size of the model that a config describes, without building its weights."""
+        with torch.device("meta"):
+            model = MMadaModelLM(config)
+        return cls(
+            num_parameters=model.num_parameters(),
+            num_layers=config.n_layers,
+            width=config.d_model,
+            vocabulary_size=config.embedding_size,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

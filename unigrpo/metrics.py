@@ -1,0 +1,94 @@
+"""Metrics and samples of a run on disk: JSON lines always, TensorBoard and Weights & Biases on request.
+
+A metric's name is ``group/name_unit``: ``reward/total_mean``, ``kl/reference_nats``, ``time/update_seconds``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+METRICS_FILE = "metrics.jsonl"
+ROLLOUTS_FILE = "rollouts.jsonl"
+
+
+class MetricsWriter:
+    """Appends to the files of a run folder; every line is on disk when a call returns."""
+
+    def __init__(self, folder: Path, *, tensorboard: bool, wandb_project: str = "") -> None:
+        """Args:
+        folder: The run folder.
+        tensorboard: Also write TensorBoard files.
+        wandb_project: Also send to this Weights & Biases project; the key comes from WANDB_API_KEY.
+
+        Raises:
+            ValueError: W&B was asked for and is not installed or has no key.
+        """
+        self._folder = folder
+        self._tensorboard = SummaryWriter(str(folder / "tensorboard")) if tensorboard else None
+        self._wandb = _start_wandb(wandb_project, folder) if wandb_project else None
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Writes the metrics of one step."""
+        _append(self._folder / METRICS_FILE, [{"step": step, **values}])
+        if self._tensorboard is not None:
+            for name, value in values.items():
+                self._tensorboard.add_scalar(name, value, step)
+            self._tensorboard.flush()
+        if self._wandb is not None:
+            self._wandb.log(values, step=step)
+
+    def write_rollouts(self, step: int, rows: list[dict[str, Any]]) -> None:
+        """Writes samples of one step."""
+        _append(self._folder / ROLLOUTS_FILE, [{"step": step, **row} for row in rows])
+
+    def truncate_after(self, step: int) -> None:
+        """Drops what was written after a step, which a resumed run writes again. -1 drops all."""
+        for name in (METRICS_FILE, ROLLOUTS_FILE):
+            path = self._folder / name
+            if path.exists():
+                kept = [line for line in path.read_text().splitlines() if _step(line) <= step]
+                partial = path.with_suffix(".partial")
+                partial.write_text("".join(line + "\n" for line in kept))
+                os.replace(partial, path)
+
+    def close(self) -> None:
+        """Ends the writers."""
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSON-lines file; a last line that was cut off by a kill is left out. Empty if there is no file."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines() if _step(line) < float("inf")]
+
+
+def _append(path: Path, rows: list[dict[str, Any]]) -> None:
+    with path.open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def _step(line: str) -> float:
+    """Step of a line; infinite for one that was cut off, so that it is dropped."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+def _start_wandb(project: str, folder: Path) -> Any:
+    try:
+        import wandb  # noqa: PLC0415  # optional
+    except ImportError as error:
+        raise ValueError("logger.wandb_project is set, but wandb is not installed: pip install wandb") from error
+    if not os.environ.get("WANDB_API_KEY") and os.environ.get("WANDB_MODE") != "offline":
+        raise ValueError("logger.wandb_project is set, but WANDB_API_KEY is not; set it, or WANDB_MODE=offline")
+    return wandb.init(project=project, name=folder.name, dir=str(folder))

@@ -1,0 +1,59 @@
+"""The tiny world: sums of three one-digit terms, with the thoughts that lead to the answer."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+NUM_TERMS = 3
+NUM_TEST = 200
+SEED = 2505
+
+
+def problems(seed: int = SEED) -> list[tuple[int, ...]]:
+    """All sums of :data:`NUM_TERMS` terms from 1 to 9, in the order of the seed."""
+    terms = [(a, b, c) for a in range(1, 10) for b in range(1, 10) for c in range(1, 10)]
+    random.Random(seed).shuffle(terms)
+    return terms
+
+
+def split(seed: int = SEED) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+    """Problems to train on and held-out ones, disjoint: together all 729."""
+    shuffled = problems(seed)
+    num_test = min(NUM_TEST, len(shuffled) // 4)
+    return shuffled[num_test:], shuffled[:num_test]
+
+
+def question(terms: tuple[int, ...]) -> str:
+    """What the user asks.
+
+    >>> question((3, 4, 5))
+    '3+4+5='
+    """
+    return "+".join(map(str, terms)) + "="
+
+
+def thoughts_and_answer(terms: tuple[int, ...]) -> str:
+    """A right response in the format of MMaDA.
+
+    >>> thoughts_and_answer((3, 4, 5))
+    '<think>3+4=7 7+5=12</think>12'
+    """
+    total, steps = terms[0], []
+    for term in terms[1:]:
+        steps.append(f"{total}+{term}={total + term}")
+        total += term
+    return f"<think>{' '.join(steps)}</think>{total}"
+
+
+def write_prompts(folder: Path) -> None:
+    """Writes ``train.jsonl`` and ``test.jsonl``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, part in zip(("train", "test"), split(), strict=True):
+        rows = [{"prompt": question(terms), "label": str(sum(terms))} for terms in part]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+if __name__ == "__main__":
+    write_prompts(Path(__file__).parent / "prompts")

@@ -1,0 +1,64 @@
+"""The tokenizers of the tiny models: characters for the arithmetic world, bytes for any text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+SPECIAL_TOKENS = {
+    "begin_of_text": "<|startoftext|>",
+    "end_of_text": "<|endoftext|>",
+    "mask": "<|mdm_mask|>",
+    "start_header": "<|start_header_id|>",
+    "end_header": "<|end_header_id|>",
+    "end_of_turn": "<|eot_id|>",
+    "soi": "<|soi|>",
+    "eoi": "<|eoi|>",
+    "t2i": "<|t2i|>",
+    "mmu": "<|mmu|>",
+    "r2i": "<|r2i|>",
+    "image_pad": "[iPAD]",
+}
+CHAT_TEMPLATE = (
+    "{{ '<|startoftext|>' }}{% for message in messages %}"
+    "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n' + message['content'] + '<|eot_id|>' }}"
+    "{% endfor %}{{ '<|start_header_id|>assistant<|end_header_id|>\n' }}"
+)
+"""LLaDA's, with MMaDA's single newline behind a header."""
+WORDS = ("<think>", "</think>", "user", "assistant")
+CHARACTERS = "0123456789+-*=() \n?"
+
+
+def save_character_tokenizer(folder: Path) -> None:
+    """A token for each of :data:`WORDS` and :data:`CHARACTERS`."""
+    names = [*SPECIAL_TOKENS.values(), *WORDS, *CHARACTERS]
+    tokenizer = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("|".join([*WORDS, r"[\s\S]"])), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    _save(tokenizer, folder)
+
+
+def save_byte_tokenizer(folder: Path) -> None:
+    """A token for each byte, so that every text can be written."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    names = [*SPECIAL_TOKENS.values(), *alphabet]
+    tokenizer = Tokenizer(models.BPE({name: i for i, name in enumerate(names)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    _save(tokenizer, folder)
+
+
+def _save(tokenizer: Tokenizer, folder: Path) -> None:
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=SPECIAL_TOKENS["begin_of_text"],
+        eos_token=SPECIAL_TOKENS["end_of_text"],
+        pad_token=SPECIAL_TOKENS["end_of_text"],
+        mask_token=SPECIAL_TOKENS["mask"],
+        additional_special_tokens=list(SPECIAL_TOKENS.values())[3:],
+        clean_up_tokenization_spaces=False,
+    )
+    fast.chat_template = CHAT_TEMPLATE
+    fast.save_pretrained(folder)

@@ -37,18 +37,18 @@ ACTOR = ActorConfig(
 NUM_STEPS = 6
 
 
-def run_config(ranks: int, **ds: Any) -> RunConfig:
+def run_config(ranks: int) -> RunConfig:
     return RunConfig(
         actor=ActorConfig(**{**ACTOR.__dict__, "num_gpus_per_node": ranks}),
         rollout=RolloutConfig(batch_size=2, n_samples_per_prompt=4),
         train=TrainConfig(num_steps=NUM_STEPS, num_inner_updates=1, micro_batch_size=2),
-        ds=DeepSpeedConfig(**{"param_dtype": "fp32", **ds}),
+        ds=DeepSpeedConfig(param_dtype="fp32"),
     )
 
 
 def small_model() -> PreTrainedModel:
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
     return Qwen2ForCausalLM(Qwen2Config(vocab_size=40, num_attention_heads=2, num_key_value_heads=2, **sizes))
 
 
@@ -91,6 +91,7 @@ class Trainer:
 
 class TrainerActor(ModelActor):
     def build(self, config: RunConfig, strategy: UniGRPOStrategy) -> Trainer:
+        torch.set_num_threads(1)
         return Trainer(StrategyEngine(small_model(), config, strategy))
 
 
@@ -117,7 +118,7 @@ def weights(group: WorkerGroup, folder: Path) -> dict[str, Tensor]:
     return Qwen2ForCausalLM.from_pretrained(folder, dtype="auto").state_dict()
 
 
-CONFIGS = {"one rank": run_config(1), "two ranks": run_config(2), "two ranks, ZeRO-3": run_config(2, zero_stage=3)}
+CONFIGS = {"one rank": run_config(1), "two ranks": run_config(2)}
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +164,7 @@ def test_a_checkpoint_goes_on_exactly(name: str, runs: dict[str, Run], tmp_path:
     expected = [group.map(Trainer.train, sequences(step)) for step in (10, 11)]
     group.call(Trainer.load, tmp_path / "saved")
     restored = weights(group, tmp_path / "restored")
-    assert all(torch.equal(restored[key], weight) for key, weight in before.items())
+    assert [key for key, weight in before.items() if not torch.equal(restored[key], weight)] == []
     assert [group.map(Trainer.train, sequences(step)) for step in (10, 11)] == expected
 
 

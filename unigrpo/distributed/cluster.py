@@ -48,6 +48,20 @@ def required(config: RunConfig) -> Needs:
     return Needs(gpus=models, cpus=models + config.reward.num_workers)
 
 
+def check_zero_stage(config: RunConfig) -> None:
+    """Refuses what would hang or go wrong silently.
+
+    Raises:
+        ValueError: ZeRO-0, where DeepSpeed reports no gradient norm and lets non-finite gradients pass; or ZeRO-3,
+            where ranks that sample a different number of blocks would wait for each other's weights for ever.
+    """
+    if config.ds.zero_stage not in (1, 2):
+        raise ValueError(
+            f"ds.zero_stage is {config.ds.zero_stage}; policy training runs with 1 or 2: without ZeRO, DeepSpeed "
+            "does not check gradients, and with ZeRO-3 ranks cannot sample independently"
+        )
+
+
 def check_resources(config: RunConfig) -> Needs:
     """Compares what the run needs with what the cluster has, before anything starts.
 

@@ -18,7 +18,7 @@ TAG = "engine"
 
 
 class StrategyEngine:
-    """A model and its optimizer behind DeepSpeed, sharded over the policy ranks."""
+    """A model and its optimizer behind DeepSpeed; ZeRO-1 or 2 shards the optimizer over the policy ranks."""
 
     def __init__(self, model: PreTrainedModel, config: RunConfig, strategy: UniGRPOStrategy) -> None:
         """Args:
@@ -28,7 +28,7 @@ class StrategyEngine:
         """
         self._strategy = strategy
         self._engine, _, _ = strategy.prepare((model, training_settings(config)))
-        self._engine.optimizer.check_grad_overflow = True  # ZeRO-1 and 2 look for non-finite gradients in float32 too
+        self._engine.optimizer.check_grad_overflow = True  # by itself DeepSpeed skips the check in float32
         self.model: PreTrainedModel = self._engine.module
         self.rank = dist.get_rank()
         self.world_size = dist.get_world_size()
@@ -49,8 +49,6 @@ class StrategyEngine:
             The global gradient norm before clipping; NaN where the gradient was not finite, and then the weights are
             as they were.
         """
-        if self._strategy.stage == 3:  # looks by itself only in fp16
-            self._engine.optimizer.check_overflow()
         self._engine.step()
         if not self._engine.was_step_applied():
             return math.nan
@@ -81,13 +79,12 @@ class StrategyEngine:
         Raises:
             ValueError: There is no checkpoint in the folder.
         """
-        path, _ = self._strategy.load_ckpt(self._engine, str(folder), tag=TAG)
-        if path is None:
+        if not (folder / TAG).is_dir():
             raise ValueError(f"{folder}: no DeepSpeed checkpoint; name the folder of a whole one")
+        self._strategy.load_ckpt(self._engine, str(folder), tag=TAG)
 
     def export(self, folder: Path) -> None:
         """Writes the weights as a Hugging Face folder; all ranks call it."""
-        weights = self._engine._consolidated_16bit_state_dict() if self._strategy.stage == 3 else None
         if self.rank == 0:
-            self.model.save_pretrained(folder, state_dict=weights)
+            self.model.save_pretrained(folder)
         self.barrier()

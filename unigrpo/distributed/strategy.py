@@ -55,7 +55,6 @@ class CPUDeepspeedStrategy(UniGRPOStrategy):
         """As on a GPU, without pinned memory."""
         settings = super().get_ds_train_config(optim_dict, max_norm=max_norm)
         settings["zero_optimization"]["offload_optimizer"]["pin_memory"] = False
-        settings["zero_optimization"]["reduce_scatter"] = False
         return settings
 
     def adam_options(self) -> dict[str, Any]:

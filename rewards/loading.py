@@ -29,7 +29,9 @@ def load_reward(spec: str, options: Mapping[str, Any]) -> Reward:
         raise ValueError(f"reward.terms: no {spec!r}; choose one of {names}, or give path/to/file.py:function")
     module = importlib.import_module(f"rewards.{spec}")
     found = [
-        m for m in vars(module).values() if inspect.isclass(m) and m.__module__ == module.__name__ and hasattr(m, "range")
+        m
+        for m in vars(module).values()
+        if inspect.isclass(m) and m.__module__ == module.__name__ and hasattr(m, "range")
     ]
     return found[0](**options)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from unigrpo.config import ActorConfig, DeepSpeedConfig, KLConfig, AlgoConfig, RolloutConfig, RunConfig, TrainConfig
+from unigrpo.config import ActorConfig, AlgoConfig, DeepSpeedConfig, KLConfig, RolloutConfig, RunConfig, TrainConfig
 from unigrpo.memory_plan import ModelSize, memory_plan
 
 MMADA_8B = ModelSize(num_parameters=8_082_690_048, num_layers=32, width=4096, vocabulary_size=134_656)

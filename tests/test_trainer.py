@@ -230,5 +230,7 @@ def test_the_export_is_the_policy(tiny_model_folder, tmp_path):
     trainer.export(tmp_path / "policy")
     loaded = MMadaModelLM.from_pretrained(tmp_path / "policy").state_dict()
     assert all(torch.equal(v, loaded[k]) for k, v in weights(trainer).items())
-    assert len(AutoTokenizer.from_pretrained(tmp_path / "policy")) == len(AutoTokenizer.from_pretrained(tiny_model_folder))
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "policy")) == len(
+        AutoTokenizer.from_pretrained(tiny_model_folder)
+    )
     shutil.rmtree(tmp_path / "policy")

@@ -171,9 +171,7 @@ class ActorConfig:
     def __post_init__(self) -> None:
         _positive("actor.num_nodes", self.num_nodes)
         _positive("actor.num_gpus_per_node", self.num_gpus_per_node)
-        _choice(
-            "actor.lr_scheduler", self.lr_scheduler, ("constant_with_warmup", "cosine_with_min_lr", "linear")
-        )
+        _choice("actor.lr_scheduler", self.lr_scheduler, ("constant_with_warmup", "cosine_with_min_lr", "linear"))
         _within("actor.lr_warmup_ratio", self.lr_warmup_ratio, 0.0, 1.0)
         _within("actor.min_lr_ratio", self.min_lr_ratio, 0.0, 1.0)
         _require(self.max_norm >= 0, f"actor.max_norm is {self.max_norm}; use 0 to leave gradients as they are")
@@ -398,8 +396,8 @@ class RunConfig:
         ranks = self.actor.num_nodes * self.actor.num_gpus_per_node
         _require(
             samples % (ranks * self.train.micro_batch_size) == 0,
-            f"{samples} samples of a step (rollout.batch_size {self.rollout.batch_size} x rollout.n_samples_per_prompt "
-            f"{self.rollout.n_samples_per_prompt}) do not divide over {ranks} policy ranks in micro-batches of "
+            f"{samples} samples of a step (rollout.batch_size {self.rollout.batch_size} x "
+            f"rollout.n_samples_per_prompt {self.rollout.n_samples_per_prompt}) do not divide over {ranks} policy ranks in micro-batches of "
             f"{self.train.micro_batch_size} (train.micro_batch_size)",
         )
         _require(

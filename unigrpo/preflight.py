@@ -89,8 +89,8 @@ def _check_lengths(prompts: list[Prompt], tokenizer: PreTrainedTokenizerBase, co
         longest = max(longest, length)
         if length > limit:
             raise ValueError(
-                f"{prompt.id}: the prompt has {length} tokens, more than data.max_prompt_tokens {limit}; shorten it or "
-                "raise the limit"
+                f"{prompt.id}: the prompt has {length} tokens, more than data.max_prompt_tokens {limit}; shorten it "
+                "or raise the limit"
             )
     return longest
 
@@ -110,5 +110,3 @@ def _check_labels(prompts: list[Prompt], config: RunConfig) -> None:
     if problems:
         more = f"\n... and {len(problems) - MAX_SHOWN} more" if len(problems) > MAX_SHOWN else ""
         raise ValueError("\n".join(problems[:MAX_SHOWN]) + more)
-
-

@@ -1,7 +1,7 @@
 """What travels between the stops of a step: prompts, rollouts, rewards, mask plans and training samples.
 
-Axes: B batch, L sequence, V views of one mask plan, K inner updates. A record of one sample has no padding; the workers
-pad when they collate.
+Axes: B batch, L sequence, V views of one mask plan, K inner updates. A record of one sample has no padding; the
+workers pad when they collate.
 """
 
 from __future__ import annotations

@@ -137,7 +137,9 @@ def _draw_time(figure: Figure, rows: Rows) -> None:
     axes.legend(loc="upper right", ncols=len(parts))
 
 
-def _page(name: str, steps: Rows, summary: dict[str, Any], pictures: list[tuple[str, str]], samples: Rows, config: str) -> str:
+def _page(
+    name: str, steps: Rows, summary: dict[str, Any], pictures: list[tuple[str, str]], samples: Rows, config: str
+) -> str:
     sections = [f"<h1>{html.escape(name)}</h1>", _headline(steps, summary), _before_after(summary)]
     sections += [f"<h2>{title}</h2><img src='{file}' alt='{title}'>" for file, title in pictures]
     sections += [_samples(samples), f"<h2>Config</h2><pre>{html.escape(config)}</pre>"]

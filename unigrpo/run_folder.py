@@ -89,7 +89,7 @@ def config_text(config: RunConfig) -> str:
 
 
 def commit() -> str:
-    """Commit of the running code: from the launcher, since a job's working directory has no repository, or from git."""
+    """Commit of the running code: from the launcher, since a job's working directory is no repository, or from git."""
     if told := os.environ.get("UNIGRPO_COMMIT"):
         return told
     command = ["git", "rev-parse", "HEAD"]

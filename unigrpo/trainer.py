@@ -1,4 +1,4 @@
-"""The UniGRPO loop: prompts, rollouts, rewards, advantages and masks, scores, inner updates. It sees groups, never Ray."""
+"""The UniGRPO loop: prompts, rollouts, rewards, mask plans, scores, inner updates. It sees groups, never Ray."""
 
 from __future__ import annotations
 
@@ -312,5 +312,3 @@ def _row(rollout: Rollout) -> dict[str, Any]:
         "completion": rollout.completion,
         "tokens": int(rollout.scored_mask.sum()),
     }
-
-

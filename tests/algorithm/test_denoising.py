@@ -153,13 +153,15 @@ def test_an_absent_task_and_rows_without_hidden_tokens_give_zero_with_a_gradient
     _, arrays, log_probs, is_masked, labelled = mixed
     log_probs = log_probs.clone().requires_grad_()
     empty = slice(0, 0)
+    unlabelled = torch.zeros_like(labelled[:2])
     losses = [
+        denoising_loss(log_probs[:2], labelled_mean_weights(unlabelled, num_labelled_tokens=0.0)),
         denoising_loss(log_probs[empty], labelled_mean_weights(labelled[empty], num_labelled_tokens=0.0)),
         denoising_loss(log_probs[empty], bound(arrays, is_masked, empty, num_rows=0.0)),
         denoising_loss(log_probs[4:], bound(arrays, torch.zeros_like(is_masked), slice(4, 8), num_rows=4.0)),
     ]
     sum(losses).backward()
-    assert [loss.item() for loss in losses] == [0.0, 0.0, 0.0]
+    assert [loss.item() for loss in losses] == [0.0] * 4
     assert (log_probs.grad == 0).all()
 
 

@@ -244,6 +244,12 @@ def test_coupled_in_expectation_over_all_masks_of_four_tokens_is_half_the_sum_of
     torch.testing.assert_close(total, expected)
 
 
+def test_coupled_forces_no_token_into_an_empty_mask():
+    plan = draw(Coupled(), sequence_masks([(1, 1, 0)] * 400), 0.5, range(400))
+    empty = (~plan.is_masked[1]).all(dim=1).float().mean().item()
+    assert empty == pytest.approx(0.5, abs=0.125)  # five standard errors
+
+
 def test_coupled_with_exact_count_divides_by_the_share_that_was_hidden():
     plan = draw(Coupled(masking="exact_count"), sequence_masks([(2, 5, 0)]), 0.5, [0])  # t = 0.5: 2 of 5
     assert plan.weight[1].sum().item() == pytest.approx(2 / (2 * 2 / 5))

@@ -176,6 +176,14 @@ def test_zero_advantages_leave_only_the_gradient_of_the_kl(batch):
     assert (kl_only != 0).any()
 
 
+@pytest.mark.parametrize("kl_estimator", ["k1", "k2", "k3"])
+def test_the_kl_is_that_of_its_estimator(batch, kl_estimator):
+    kl = kl_divergence(batch.log_probs, batch.ref_log_probs, batch.scored, kl_estimator)
+    metrics = evaluate(batch, kl_estimator=kl_estimator)[2].metrics()
+    assert metrics["kl/reference_nats"] == pytest.approx(kl[batch.scored].mean().item())
+    assert metrics["loss/kl"] == pytest.approx(0.3 * response_mean(kl, batch.scored).item())
+
+
 def test_a_coefficient_of_zero_measures_the_kl_without_following_it(batch):
     without = dataclasses.replace(batch, ref_log_probs=None)
     loss, gradient, sums = evaluate(batch, kl_coef=0.0)

@@ -65,6 +65,6 @@ def test_every_field_has_a_help_text(capsys):
     ],
 )
 def test_a_wrong_flag_or_value_is_named(arguments, message):
-    with pytest.raises(ValueError, match=".") as caught:
+    with pytest.raises(ValueError, match=r".") as caught:
         config(*arguments)
     assert message in str(caught.value)

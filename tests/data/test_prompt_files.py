@@ -53,7 +53,7 @@ def test_a_broken_line_is_named_with_file_and_line(tmp_path, line, message):
 def test_bytes_that_are_no_text_are_named(tmp_path):
     path = tmp_path / "latin.jsonl"
     path.write_bytes(b'{"prompt": "caf\xe9"}\n')
-    with pytest.raises(ValueError, match="latin.jsonl:1: not UTF-8 text"):
+    with pytest.raises(ValueError, match=r"latin.jsonl:1: not UTF-8 text"):
         load_prompts(str(path))
 
 

@@ -19,7 +19,7 @@ def group_advantages(
             `mean_only`: without the division; `leave_one_out`: reward minus the mean of the others.
 
     Returns:
-        Exactly 0 where all rewards of a group are equal; computed in float64, in the type of ``rewards``.
+        In the type of ``rewards``; exactly 0 where all rewards of a group are equal.
 
     Raises:
         ValueError: A group has one rollout, whose advantage would always be 0; or an unknown estimator.
@@ -38,7 +38,7 @@ def group_advantages(
             raise ValueError(
                 f"group {group_id} has one rollout, whose advantage would always be 0; use at least 2 per prompt"
             )
-        advantages[rows] = _advantages_within(rewards[rows].double(), estimator).to(rewards.dtype)
+        advantages[rows] = _advantages_within(rewards[rows], estimator)
     return advantages
 
 

@@ -93,7 +93,7 @@ def likelihood_bound_weights(
     Source:
         arXiv:2505.15809, equations 1 and 2, whose 1/t is 1 / probability.
     """
-    per_row = 1 / (probability * answer_length.clamp(min=1) * max(num_rows, 1))
+    per_row = 1 / (probability * answer_length.clamp(min=1) * num_rows)
     return is_masked * per_row[:, None]
 
 

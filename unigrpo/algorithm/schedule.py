@@ -8,14 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-FLOOR = 1e-6
-"""Lowest share of the schedules that are not `cosine`, which reaches 0."""
-
 
 def hidden_share(
     schedule: str, t: Float[Tensor, "*any"], *, start: float = -3.0, end: float = 3.0, tau: float = 1.0
 ) -> Float[Tensor, "*any"]:
-    """Share of the tokens that are hidden at time t: 1 at t = 0, about 0 at t = 1, falling in between.
+    """Share of the tokens that are hidden at time t: 1 at t = 0, 0 at t = 1, falling in between.
 
     Args:
         schedule: `cosine`: cos(pi t / 2); `linear`: 1 - t; `pow` with an exponent, such as `pow2` or `pow0.5`:
@@ -32,15 +29,19 @@ def hidden_share(
         MaskGIT, arXiv:2202.04200, section 3.3; `sigmoid` of arXiv:2301.10972.
     """
     if schedule == "cosine":
-        return torch.cos(t * (math.pi / 2)).clamp(min=0.0)
-    if schedule == "linear":
-        return (1 - t).clamp(min=FLOOR)
-    if schedule == "sigmoid":
+        share = torch.cos(t * (math.pi / 2))
+    elif schedule == "linear":
+        share = 1 - t
+    elif schedule == "sigmoid":
         low, high = (1 / (1 + math.exp(-x / tau)) for x in (start, end))
-        return ((high - torch.sigmoid((t * (end - start) + start) / tau)) / (high - low)).clamp(min=FLOOR, max=1.0)
-    if schedule.startswith("pow"):
-        return (1 - t.pow(_exponent(schedule))).clamp(min=FLOOR)
-    raise ValueError(f"mask schedule: no {schedule!r}; choose one of ['cosine', 'linear', 'pow<exponent>', 'sigmoid']")
+        share = (high - torch.sigmoid((t * (end - start) + start) / tau)) / (high - low)
+    elif schedule.startswith("pow"):
+        share = 1 - t.pow(_exponent(schedule))
+    else:
+        raise ValueError(
+            f"mask schedule: no {schedule!r}; choose one of ['cosine', 'linear', 'pow<exponent>', 'sigmoid']"
+        )
+    return share.clamp(0.0, 1.0)
 
 
 def _exponent(schedule: str) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,7 @@ class MMadaConfig(PretrainedConfig):
     """Sizes of the transformer, under the published key names; other published keys are kept and not read."""
 
     model_type = "mmada"
-    attribute_map = {
+    attribute_map: ClassVar = {
         "hidden_size": "d_model",
         "num_hidden_layers": "n_layers",
         "num_attention_heads": "n_heads",
@@ -192,7 +192,7 @@ class MMadaModelLM(PreTrainedModel):
     config_class = MMadaConfig
     base_model_prefix = "model"
     main_input_name = "input_ids"
-    _no_split_modules = ["Block"]
+    _no_split_modules: ClassVar = ["Block"]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True

@@ -54,7 +54,8 @@ def plan_samples(
         for k in range(num_inner_updates)
     ]
     return [
-        _sample(rollout, advantages[row].item(), ratio_table[:, row], plans, row) for row, rollout in enumerate(rollouts)
+        _sample(rollout, advantages[row].item(), ratio_table[:, row], plans, row)
+        for row, rollout in enumerate(rollouts)
     ]
 
 

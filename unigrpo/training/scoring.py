@@ -1,4 +1,4 @@
-"""Per-token log-likelihoods of finished responses under a mask plan: the same code for policy, old policy, reference."""
+"""Per-token log-likelihoods of finished responses under a mask plan, for policy, old policy and reference alike."""
 
 from __future__ import annotations
 

@@ -73,9 +73,7 @@ def _accumulate(
     deviation = 0.0
     for group in micro_batches(samples, config.train.micro_batch_size):
         batch = scoring_batch(group, k, engine.device)
-        log_probs = log_likelihood(
-            engine.forward, batch, mask_id=mask_id, temperature=config.rollout.text.temperature
-        )
+        log_probs = log_likelihood(engine.forward, batch, mask_id=mask_id, temperature=config.rollout.text.temperature)
         old = padded_log_probs(group, "old_log_probs", k, engine.device)
         loss, sums = _loss(config, group, batch, log_probs, old, denominators, k)
         _check_finite(engine, loss, group, k)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
@@ -49,7 +50,7 @@ def shares(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
     [[1, 2, 3], [4, 5]]
     """
     bounds = [-(-len(items) * i // size) for i in range(size + 1)]
-    return [items[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [items[a:b] for a, b in itertools.pairwise(bounds)]
 
 
 class LocalGroup:
@@ -60,7 +61,9 @@ class LocalGroup:
     def __init__(self, worker: Any) -> None:
         self.worker = worker
 
-    def map(self, method: Callable[..., list[Result]], items: Sequence[Any], *args: Any, **kwargs: Any) -> list[Result]:
+    def map(
+        self, method: Callable[..., list[Result]], items: Sequence[Any], *args: Any, **kwargs: Any
+    ) -> list[Result]:
         return method(self.worker, items, *args, **kwargs)
 
     def call(self, method: Callable[..., Result], *args: Any, **kwargs: Any) -> list[Result]:

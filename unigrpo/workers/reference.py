@@ -17,9 +17,7 @@ from unigrpo.workers.scoring import score
 class ReferenceWorker:
     """One rank of the reference."""
 
-    def __init__(
-        self, config: RunConfig, forward: Callable[..., Any], device: torch.device, mask_id: int
-    ) -> None:
+    def __init__(self, config: RunConfig, forward: Callable[..., Any], device: torch.device, mask_id: int) -> None:
         self.forward = forward
         self.device = device
         self._config = config

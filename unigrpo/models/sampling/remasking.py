@@ -20,7 +20,9 @@ def commit_counts(num_masked: int, num_steps: int) -> list[int]:
 def most_confident(confidence: Float[Tensor, "B L"], count: int) -> Bool[Tensor, "B L"]:
     """The ``count`` largest of each row; of equal ones the first. Minus infinity is never chosen."""
     order = confidence.argsort(dim=1, descending=True, stable=True)
-    rank = torch.empty_like(order).scatter_(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
+    rank = torch.empty_like(order).scatter_(
+        1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
+    )
     return (rank < count) & confidence.isfinite()
 
 

@@ -98,9 +98,13 @@ def sample_text(
 def _check_prompts(prompts: Sequence[Tensor], settings: TextSamplingConfig, vocabulary: Vocabulary) -> None:
     for number, prompt in enumerate(prompts):
         if settings.guidance_scale > 0 and len(prompt) == 0:
-            raise ValueError(f"prompt {number} is empty, so guidance_scale {settings.guidance_scale} has nothing to guide by")
+            raise ValueError(
+                f"prompt {number} is empty, so guidance_scale {settings.guidance_scale} has nothing to guide by"
+            )
         if (prompt == vocabulary.mask_id).any():
-            raise ValueError(f"prompt {number} contains the mask token {vocabulary.mask_id}, which would be sampled over")
+            raise ValueError(
+                f"prompt {number} contains the mask token {vocabulary.mask_id}, which would be sampled over"
+            )
 
 
 def _start(
@@ -165,7 +169,7 @@ def _candidates(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A token for every masked position of the block, its log-probability and its confidence; (N,) each.
 
-    The mask token itself is never drawn; the log-probability is still that of the whole vocabulary, as training sees it.
+    The mask token itself is never drawn; the log-probability is still that of the whole vocabulary, as in training.
     """
     positions = torch.zeros_like(batch.token_mask)
     positions[:, columns] = masked

@@ -1,0 +1,170 @@
+"""The whole loop on Ray: OpenRLHF's actor groups, DeepSpeed and reward processes give the run of one process."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ray import cloudpickle
+from torch import Tensor
+from transformers import AutoTokenizer
+
+from unigrpo.checkpoint import CheckpointStore
+from unigrpo.config import (
+    ActorConfig,
+    AdamConfig,
+    DeepSpeedConfig,
+    RewardConfig,
+    RewardTermConfig,
+    RolloutConfig,
+    RunConfig,
+    TextSamplingConfig,
+    TrainConfig,
+)
+from unigrpo.distributed.placement import Groups, start_groups
+from unigrpo.distributed.ray_group import WorkerFailed
+from unigrpo.models.mmada import MMadaModelLM
+from unigrpo.models.vocabulary import Vocabulary
+from unigrpo.records import Prompt
+from unigrpo.trainer import UniGRPOTrainer
+from unigrpo.training.step import LocalEngine
+from unigrpo.workers.group import LocalGroup, WorkerGroup
+from unigrpo.workers.policy import PolicyWorker
+from unigrpo.workers.reference import ReferenceWorker
+from unigrpo.workers.reward import RewardWorker
+
+pytestmark = pytest.mark.ray
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers cannot import a test file
+
+PROMPTS = [Prompt(id=f"sums:{i}", text=f"{i}+{i}=", label=str(2 * i)) for i in range(6)]
+NUM_STEPS = 3
+
+
+def digits_reward(*, prompts: list[str], completions: list[str], labels: list[str], **_: Any) -> list[float]:
+    """Share of characters that are digits; refuses nothing that the model writes."""
+    return [sum(c.isdigit() for c in text) / max(len(text), 1) for text in completions]
+
+
+def run_config(folder: Path, ranks: int) -> RunConfig:
+    return RunConfig(
+        rollout=RolloutConfig(
+            batch_size=2,
+            n_samples_per_prompt=4,
+            micro_batch_size=4,
+            text=TextSamplingConfig(max_new_tokens=8, num_denoising_steps=4, block_length=4),
+        ),
+        actor=ActorConfig(
+            model_name_or_path=str(folder), num_gpus_per_node=ranks, adam=AdamConfig(lr=1e-3), lr_warmup_ratio=0.0
+        ),
+        reward=RewardConfig(terms=(RewardTermConfig(name=f"{__file__}:digits_reward"),), num_workers=ranks),
+        train=TrainConfig(num_steps=NUM_STEPS, num_inner_updates=2, micro_batch_size=4 // ranks),
+        ds=DeepSpeedConfig(param_dtype="fp32"),
+    )
+
+
+class Recorder:
+    """An output that remembers the metrics."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, dict[str, float]] = {}
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        self.rows[step] = {k: v for k, v in values.items() if not k.startswith(("time/", "throughput/", "memory/"))}
+
+    def rollouts(self, step: int, rows: list[dict[str, Any]]) -> None:
+        pass
+
+    def progress(self, step: int, values: dict[str, float]) -> None:
+        pass
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished run."""
+
+    trainer: UniGRPOTrainer
+    rows: dict[int, dict[str, float]]
+    weights: dict[str, Tensor]
+
+
+def fit(config: RunConfig, path: Path, policy: WorkerGroup, reference: WorkerGroup | None, reward: WorkerGroup) -> Run:
+    store = CheckpointStore(path / "checkpoints", max_num=3)
+    trainer = UniGRPOTrainer(
+        config, policy=policy, reference=reference, reward=reward, prompts=PROMPTS, eval_prompts=[], checkpoints=store
+    )
+    output = Recorder()
+    trainer.fit(output)
+    trainer.export(path / "policy")
+    return Run(trainer, output.rows, MMadaModelLM.from_pretrained(path / "policy").state_dict())
+
+
+@pytest.fixture(scope="module")
+def local(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    config = run_config(tiny_model_folder, 1)
+    model = MMadaModelLM.from_pretrained(tiny_model_folder)
+    reference = MMadaModelLM.from_pretrained(tiny_model_folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_folder)
+    mask_id = Vocabulary.from_pretrained_parts(model.config, tokenizer).mask_id
+    engine = LocalEngine(model, config.actor, NUM_STEPS * config.train.num_inner_updates)
+    return fit(
+        config,
+        tmp_path_factory.mktemp("local"),
+        LocalGroup(PolicyWorker(config, engine, tokenizer)),
+        LocalGroup(ReferenceWorker(config, reference, torch.device("cpu"), mask_id)),
+        LocalGroup(RewardWorker(config.reward)),
+    )
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["one rank", "two ranks"])
+def on_ray(
+    request: pytest.FixtureRequest, cluster: None, tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Run]:
+    config = run_config(tiny_model_folder, request.param)
+    groups: Groups = start_groups(config)
+    yield fit(config, tmp_path_factory.mktemp("ray"), groups.policy, groups.reference, groups.reward)
+    groups.close()
+
+
+def test_metrics_and_weights_are_those_of_one_process(on_ray: Run, local: Run) -> None:
+    assert set(on_ray.rows) == set(local.rows) == set(range(1, NUM_STEPS + 1))
+    for step, row in local.rows.items():
+        assert on_ray.rows[step] == pytest.approx(row, rel=1e-4, abs=1e-6)
+    assert max(row["grad_norm"] for row in local.rows.values()) > 0
+    for key, weight in local.weights.items():
+        torch.testing.assert_close(on_ray.weights[key], weight, atol=1e-5, rtol=0)
+
+
+def test_going_on_from_a_checkpoint_repeats_the_run_exactly(on_ray: Run) -> None:
+    trainer = on_ray.trainer
+    first = {step: dict(trainer.train_step(step, Recorder())) for step in (10, 11)}
+    assert trainer.resume() == NUM_STEPS
+    second = {step: dict(trainer.train_step(step, Recorder())) for step in (10, 11)}
+    for step, row in first.items():
+        timed = {k for k in row if k.startswith(("time/", "throughput/", "memory/"))}
+        assert {k: v for k, v in second[step].items() if k not in timed} == {
+            k: v for k, v in row.items() if k not in timed
+        }
+
+
+def test_a_loss_that_is_not_finite_names_worker_and_sample_and_stops(on_ray: Run, tmp_path: Path) -> None:
+    trainer = on_ray.trainer
+    score = trainer._score
+    before = weights(trainer, tmp_path / "before")
+    trainer._score = lambda samples: [  # type: ignore[method-assign]
+        dataclasses.replace(s, old_log_probs=s.old_log_probs * float("nan")) for s in score(samples)
+    ]
+    with pytest.raises(WorkerFailed, match=r"policy workers? 0.* failed in update: NonFiniteLossError: .*sums:\d"):
+        trainer.train_step(20, Recorder())
+    trainer._score = score  # type: ignore[method-assign]
+    after = weights(trainer, tmp_path / "after")
+    assert all(torch.equal(after[key], weight) for key, weight in before.items())
+
+
+def weights(trainer: UniGRPOTrainer, folder: Path) -> dict[str, Tensor]:
+    trainer.export(folder)
+    return MMadaModelLM.from_pretrained(folder).state_dict()

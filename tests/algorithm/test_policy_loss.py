@@ -87,6 +87,7 @@ def test_an_overflowing_ratio_leaves_loss_and_gradient_finite(advantage, log_rat
     result = policy_loss(new, old, torch.tensor([[advantage]]), torch.tensor([[True, True]]))
     result.loss.sum().backward()
     assert result.loss.isfinite().all()
+    assert result.ratio[0, 0].item() == pytest.approx(math.exp(math.copysign(20, log_ratio)), rel=1e-6)
     assert new.grad[0, 0] == 0
     assert new.grad[0, 1].item() == pytest.approx(-advantage * math.exp(0.1), rel=1e-6)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 import inspect
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
@@ -40,9 +41,10 @@ def _function(spec: str) -> Callable[..., Any]:
     path, _, name = spec.rpartition(":")
     if not Path(path).is_file():
         raise ValueError(f"reward.terms: {spec!r}: no such file ({Path(path).absolute()})")
-    found = importlib.util.spec_from_file_location(Path(path).stem, path)
+    found = importlib.util.spec_from_file_location(f"reward_file_{Path(path).stem}", path)
     assert found is not None and found.loader is not None
     module = importlib.util.module_from_spec(found)
+    sys.modules[module.__name__] = module  # where dataclasses and pickle look for it
     try:
         found.loader.exec_module(module)
     except Exception as error:  # a user's file may fail in any way

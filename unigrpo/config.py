@@ -191,7 +191,7 @@ class RefConfig:
 class LikelihoodConfig:
     name: str = "masked_tokens"
     """Estimator: a file of unigrpo/algorithm/likelihood."""
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict[str, Any])
     """Keyword arguments of the estimator, for example `{masking: exact_count}`."""
 
 
@@ -253,7 +253,7 @@ class RewardTermConfig:
     """A file of rewards/, or `path/to/file.py:function`, or `package.module:Class`."""
     weight: float = 1.0
     """Factor of this reward in the total."""
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict[str, Any])
     """Keyword arguments of the reward."""
 
 
@@ -397,8 +397,8 @@ class RunConfig:
         _require(
             samples % (ranks * self.train.micro_batch_size) == 0,
             f"{samples} samples of a step (rollout.batch_size {self.rollout.batch_size} x "
-            f"rollout.n_samples_per_prompt {self.rollout.n_samples_per_prompt}) do not divide over {ranks} policy ranks in micro-batches of "
-            f"{self.train.micro_batch_size} (train.micro_batch_size)",
+            f"rollout.n_samples_per_prompt {self.rollout.n_samples_per_prompt}) do not divide over "
+            f"{ranks} policy ranks in micro-batches of {self.train.micro_batch_size} (train.micro_batch_size)",
         )
         _require(
             self.actor.loss_agg_mode != "fixed_length" or self.rollout.text.max_new_tokens > 0,

@@ -5,6 +5,7 @@ A metric's name is ``group/name_unit``: ``reward/total_mean``, ``kl/reference_na
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 from pathlib import Path
@@ -86,7 +87,7 @@ def _step(line: str) -> float:
 
 def _start_wandb(project: str, folder: Path) -> Any:
     try:
-        import wandb  # noqa: PLC0415  # optional
+        wandb = importlib.import_module("wandb")  # optional
     except ImportError as error:
         raise ValueError("logger.wandb_project is set, but wandb is not installed: pip install wandb") from error
     if not os.environ.get("WANDB_API_KEY") and os.environ.get("WANDB_MODE") != "offline":

@@ -36,7 +36,7 @@ class Prompt:
     """One of :data:`TASKS`."""
     images: tuple[str, ...] = ()
     """Paths of the input images."""
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """The other columns of the line, handed to the rewards."""
 
 

@@ -238,7 +238,7 @@ class StepClock:
 
     def __init__(self) -> None:
         self._started = time.monotonic()
-        self._seconds = dict.fromkeys(STOPS, 0.0)
+        self._seconds: dict[str, float] = dict.fromkeys(STOPS, 0.0)
 
     @contextmanager
     def stop(self, name: str) -> Iterator[None]:

@@ -58,7 +58,10 @@ def test_bytes_that_are_no_text_are_named(tmp_path):
 
 
 def test_a_missing_file_an_empty_file_and_an_unknown_data_set_are_errors(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    def unreachable(*_, **__):
+        raise ConnectionError("the hub cannot be reached")
+
+    monkeypatch.setattr("datasets.load_dataset", unreachable)
     with pytest.raises(ValueError, match="no such file"):
         load_prompts(str(tmp_path / "absent.jsonl"))
     with pytest.raises(ValueError, match="holds no prompt"):

@@ -22,6 +22,7 @@ def run_parser(program: str, description: str) -> ArgumentParser:
         description=description,
         usage="%(prog)s [--config FILE.yaml] [--section.name VALUE ...]",
         exit_on_error=False,
+        allow_abbrev=False,
     )
     parser.add_argument("--config", action="config", help="YAML file with the values; flags behind it win")
     parser.add_class_arguments(RunConfig)

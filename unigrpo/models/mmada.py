@@ -170,9 +170,9 @@ class Block(nn.Module):
 class Head(nn.Linear):
     """The output head; computes only the ids of ``vocab_slice`` if one is given."""
 
-    def forward(self, hidden: Tensor, vocab_slice: tuple[int, int] | None = None) -> Tensor:
+    def forward(self, input: Tensor, vocab_slice: tuple[int, int] | None = None) -> Tensor:
         weight = self.weight if vocab_slice is None else self.weight[vocab_slice[0] : vocab_slice[1]]
-        return F.linear(hidden, weight)
+        return F.linear(input, weight)
 
 
 class Transformer(nn.Module):
@@ -192,7 +192,7 @@ class MMadaModelLM(PreTrainedModel):
     config_class = MMadaConfig
     base_model_prefix = "model"
     main_input_name = "input_ids"
-    _no_split_modules: ClassVar = ["Block"]
+    _no_split_modules = ["Block"]  # noqa: RUF012  # as transformers declares it
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True

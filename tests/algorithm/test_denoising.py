@@ -160,7 +160,7 @@ def test_an_absent_task_and_rows_without_hidden_tokens_give_zero_with_a_gradient
         denoising_loss(log_probs[empty], bound(arrays, is_masked, empty, num_rows=0.0)),
         denoising_loss(log_probs[4:], bound(arrays, torch.zeros_like(is_masked), slice(4, 8), num_rows=4.0)),
     ]
-    sum(losses).backward()
+    torch.stack(losses).sum().backward()
     assert [loss.item() for loss in losses] == [0.0] * 4
     assert (log_probs.grad == 0).all()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from unigrpo.algorithm.policy_loss import policy_loss
 from unigrpo.algorithm.reduction import Denominators, fixed_length, masked_token_mean, token_mean
 
 AGGREGATIONS = ["masked_token_mean", "token_mean", "fixed_length"]
-GOLDEN_TOLERANCE = {"rtol": 2e-5, "atol": 1e-6}
+GOLDEN_TOLERANCE: dict[str, Any] = {"rtol": 2e-5, "atol": 1e-6}
 """Stated by the golden cases, which are float32."""
 
 
@@ -58,7 +59,7 @@ def whole(batch):
 def evaluate(batch, denominators=None, **settings):
     """Loss, gradient and sums."""
     log_probs = batch.log_probs.clone().requires_grad_()
-    settings = {"kl_coef": 0.3, "clip_high": 0.28} | settings
+    defaults: dict[str, Any] = {"kl_coef": 0.3, "clip_high": 0.28}
     loss, sums = unigrpo_loss(
         log_probs,
         batch.old_log_probs,
@@ -67,7 +68,7 @@ def evaluate(batch, denominators=None, **settings):
         batch.scored,
         batch.mask_ratio,
         denominators=denominators or whole(batch),
-        **settings,
+        **(defaults | settings),
     )
     (gradient,) = torch.autograd.grad(loss, log_probs)
     return loss.detach(), gradient, sums
@@ -229,7 +230,16 @@ def test_sums_of_ranks_are_added_and_the_largest_ratio_is_the_maximum():
 
 
 def golden_loss(
-    arrays, clip_low, clip_high, beta, *, policy, kl, kl_estimator="k3", old="in.lp_old", scored="in.mask"
+    arrays,
+    clip_low,
+    clip_high,
+    beta,
+    *,
+    policy,
+    kl,
+    kl_estimator="k3",
+    old: str | None = "in.lp_old",
+    scored="in.mask",
 ):
     """Loss and gradient from the parts; ``policy`` and ``kl`` are the reductions of the two terms."""
     log_probs = arrays["in.lp_new"].clone().requires_grad_()
@@ -327,7 +337,9 @@ def test_the_parts_give_loss_and_gradient_of_trl(golden, kind, high, beta, level
     if level == "sequence":
         # One ratio for the whole response: that of the mean log-probabilities.
         policies = [((x * scored).sum(dim=1) / scored.sum(dim=1))[:, None].expand(scored.shape) for x in policies]
-    surrogate = policy_loss(*policies, arrays["in.advantage"][:, None], scored, clip_low=0.2, clip_high=high)
+    surrogate = policy_loss(
+        policies[0], policies[1], arrays["in.advantage"][:, None], scored, clip_low=0.2, clip_high=high
+    )
     divergence = kl_divergence(log_probs, arrays["in.lp_ref"], scored)
     loss = reductions[kind](surrogate.loss + beta * divergence, scored)
     loss.backward()

@@ -47,18 +47,19 @@ def test_the_shares_of_uneven_shards_add_up_to_the_whole_batch(aggregation, cuts
         reduce_tokens(part, scored, aggregation, WHOLE)
         for part, scored in zip(values.split(cuts), SCORED.split(cuts), strict=True)
     ]
-    sum(shares).backward()
+    total = torch.stack(shares).sum()
+    total.backward()
     whole = VALUES.clone().requires_grad_()
     expected = reduce_tokens(whole, SCORED, aggregation, WHOLE)
     expected.backward()
-    torch.testing.assert_close(sum(shares), expected)
+    torch.testing.assert_close(total, expected)
     torch.testing.assert_close(values.grad, whole.grad)
 
 
 def test_the_mean_of_the_means_of_uneven_shards_would_not():
     """The reason for global denominators."""
     halves = [VALUES[rows][SCORED[rows]].mean() for rows in (slice(0, 3), slice(3, 6))]
-    assert not torch.isclose(sum(halves) / 2, token_mean(VALUES, SCORED, num_tokens=20.0))
+    assert not torch.isclose(torch.stack(halves).mean(), token_mean(VALUES, SCORED, num_tokens=20.0))
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -16,7 +18,7 @@ from unigrpo.algorithm.reduction import Denominators
 from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
 from unigrpo.records import SequenceMasks
 
-GRADIENT_TOLERANCE = {"rtol": 2e-3, "atol": 2e-5}
+GRADIENT_TOLERANCE: dict[str, Any] = {"rtol": 2e-3, "atol": 2e-5}
 """Stated by the golden cases: float32 through two layers."""
 
 
@@ -89,7 +91,9 @@ def test_random_masking_rl_has_the_gradients_of_the_original_code(model, golden)
     torch.testing.assert_close(log_probs[scored], arrays["out.lp_new"][scored], rtol=0, atol=2e-4)
 
     # Its KL is to the old policy, and a sum over tokens beside a mean of surrogates: two calls.
-    settings = {"denominators": Denominators(num_responses=4.0, num_tokens=float(scored.sum()), response_length=1.0)}
+    settings: dict[str, Any] = {
+        "denominators": Denominators(num_responses=4.0, num_tokens=float(scored.sum()), response_length=1.0)
+    }
     shared = (arrays["in.lp_old"], arrays["in.lp_old"])
     nothing, ratios = torch.zeros(4), torch.full((4,), 0.5)
     policy, _ = unigrpo_loss(log_probs, *shared, arrays["in.advantage"], scored, ratios, **settings)

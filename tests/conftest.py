@@ -1,4 +1,4 @@
-"""Shared fixtures, and shape checks of the records and the algorithm in every test."""
+"""Shared fixtures, golden cases included, and shape checks of the records and the algorithm in every test."""
 
 from __future__ import annotations
 
@@ -8,16 +8,22 @@ with install_import_hook(["unigrpo.algorithm", "unigrpo.records"], "beartype.bea
     import unigrpo.algorithm
     import unigrpo.records  # noqa: F401
 
+import json
 import string
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
 
+GOLDEN = Path(__file__).parent / "fixtures" / "golden"
 SPECIAL_TOKENS = {
     "begin_of_text": "<|startoftext|>",
     "end_of_text": "<|endoftext|>",
@@ -76,3 +82,20 @@ def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     MMadaModelLM(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def golden_folder() -> Path:
+    """Where the golden cases lie."""
+    return GOLDEN
+
+
+@pytest.fixture(scope="session")
+def golden() -> Callable[[str], tuple[dict[str, Any], dict[str, Tensor]]]:
+    """Name of a case -> its parameters and its arrays."""
+    cases = {case["name"]: case for case in json.loads((GOLDEN / "cases.json").read_text())["cases"]}
+
+    def load(name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        return cases[name]["params"], load_file(GOLDEN / cases[name]["file"])
+
+    return load

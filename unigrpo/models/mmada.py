@@ -246,6 +246,9 @@ class MMadaModelLM(PreTrainedModel):
             vocab_slice: First and one-past-last id that the head computes; the softmax is over them alone.
             temperature: Divides the logits before the softmax of ``targets``.
             output_hidden_states: Also return the residual stream between the layers.
+
+        Raises:
+            ValueError: A mask of floats, or not one target per position.
         """
         hidden = self.transformer.wte(input_ids) if inputs_embeds is None else inputs_embeds
         length, device = hidden.shape[1], hidden.device
@@ -270,6 +273,11 @@ class MMadaModelLM(PreTrainedModel):
         """The mask as the attention kernels want it; None where nothing is hidden."""
         if mask is None:
             return None
+        if mask.is_floating_point():
+            raise ValueError(
+                f"attention_mask is {mask.dtype}, expected bool or integers: True where a token may be attended to, "
+                "and not numbers to add to the scores"
+            )
         mask = mask.bool()
         if mask.dim() == 4 or "flash" in (self.config._attn_implementation or ""):
             return mask
@@ -280,11 +288,15 @@ class MMadaModelLM(PreTrainedModel):
         self, hidden: Tensor, targets: Tensor, vocab_slice: tuple[int, int] | None, temperature: float
     ) -> Float[Tensor, " N"]:
         """Log-probabilities in chunks of rows; the backward pass computes the logits again instead of keeping them."""
+        if hidden.dim() != 2 or len(hidden) != len(targets):
+            where = f"{len(hidden)} positions" if hidden.dim() == 2 else "no positions"
+            raise ValueError(f"{len(targets)} targets for {where}; give one target for each True of positions")
         offset = 0 if vocab_slice is None else vocab_slice[0]
 
         def chunk_log_probs(rows: Tensor, wanted: Tensor) -> Tensor:
             logits = self.transformer.ff_out(rows, vocab_slice).float() / temperature
-            return -F.cross_entropy(logits, wanted, reduction="none")
+            # No cross-entropy: it takes a target of -100, here an id 100 before the slice, for one to leave out.
+            return logits.log_softmax(-1).gather(1, wanted[:, None])[:, 0]
 
         chunks = zip(hidden.split(HEAD_CHUNK_ROWS), (targets - offset).split(HEAD_CHUNK_ROWS), strict=True)
         if torch.is_grad_enabled() and hidden.requires_grad:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from jaxtyping import install_import_hook
 
-with install_import_hook(["unigrpo.algorithm", "unigrpo.records"], "beartype.beartype"):
-    import unigrpo.algorithm
-    import unigrpo.records  # noqa: F401
+install_import_hook(["unigrpo.algorithm", "unigrpo.records"], "beartype.beartype")
 
 import json
 import string

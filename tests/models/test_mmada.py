@@ -120,8 +120,8 @@ def test_the_norm_is_that_of_the_original(golden, suffix, expected):
     x, weight = arrays[f"in.x{suffix}"], arrays[f"in.weight{suffix}"]
     norm = RMSNorm(x.shape[-1], params["eps"]).to(x.dtype)
     norm.load_state_dict({"weight": weight})
-    unit_in_the_last_place = 2.0**-7 if suffix else 1e-5
-    torch.testing.assert_close(norm(x), arrays[expected], rtol=unit_in_the_last_place, atol=1e-6)
+    exact = bool(suffix)  # the order of rounding shows in bfloat16 only
+    torch.testing.assert_close(norm(x), arrays[expected], rtol=0 if exact else 1e-5, atol=0 if exact else 1e-6)
 
 
 def test_the_published_model_has_its_published_size():
@@ -173,6 +173,8 @@ def test_padding_gives_finite_gradients(tiny, tokens, attention):
     real = torch.ones_like(tokens).bool()
     real[0, :8] = False
     real[1] = False
+    # Kernels differ in what a query gives that sees no key; so there must be none.
+    assert tiny._attention_mask(real).any(dim=-1).all()
     grads = gradients(tiny, tiny(tokens, attention_mask=real).logits.sum())
     assert all(gradient.isfinite().all() for gradient in grads.values())
 

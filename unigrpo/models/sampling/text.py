@@ -77,8 +77,13 @@ def sample_text(
         generators: One per prompt, on the CPU or the model's device.
 
     Raises:
-        ValueError: An empty prompt under guidance, or a prompt that contains the mask token.
+        ValueError: An empty prompt under guidance, a prompt that contains the mask token, not one generator per
+            prompt, or logits that are not finite.
     """
+    if len(generators) != len(prompts):
+        raise ValueError(f"{len(generators)} generators for {len(prompts)} prompts; give one to each")
+    if not prompts:
+        return []
     _check_prompts(prompts, settings, vocabulary)
     device = getattr(model, "device", torch.device("cpu"))
     batch = _start(prompts, settings, vocabulary, list(generators), device)
@@ -156,7 +161,7 @@ def _fill_block(
         for target, values in ((batch.tokens, drawn), (batch.log_probs, log_probs)):
             spread = torch.zeros(masked.shape, dtype=target.dtype, device=masked.device).masked_scatter(masked, values)
             target[:, columns] = torch.where(chosen, spread, target[:, columns])
-        batch.commit_step[:, columns].masked_fill_(chosen, block * num_steps + step)
+        batch.commit_step[:, columns].masked_fill_(chosen, block * len(counts) + step)
 
 
 def _candidates(
@@ -186,6 +191,8 @@ def _candidates(
     else:
         drawn = allowed.argmax(dim=-1)
     log_probs = scaled.log_softmax(-1).gather(1, drawn[:, None])[:, 0]
+    if not log_probs.isfinite().all():
+        raise ValueError("the model's logits are not finite; look at its weights, or go back to an earlier checkpoint")
     if settings.remasking == "random":
         uniform = [
             torch.rand(count, generator=g, device=g.device).to(logits.device)

@@ -1,0 +1,43 @@
+"""Which tokens stay, and how they are drawn."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from unigrpo.models.sampling.remasking import at_least, draw, keep_top_p, most_confident
+
+INF = float("inf")
+
+
+@pytest.mark.parametrize("temperature", [0.3, 0.7, 1.0, 1.5])
+def test_a_draw_is_the_gumbel_draw_of_the_original(golden, temperature):
+    _, arrays = golden("gumbel_noise")
+    logits, uniform = arrays["in.logits"].flatten(0, 1), arrays["in.uniform"].flatten(0, 1)
+    drawn = draw(logits / temperature, -uniform.log())
+    assert torch.equal(drawn, arrays[f"out.argmax_T{temperature}"].flatten())
+
+
+def test_of_equal_confidences_the_first_stays():
+    confidence = torch.tensor([[0.5, 0.5, 0.5, 0.5], [0.1, 0.9, 0.1, 0.9]])
+    assert most_confident(confidence, 3).tolist() == [[True, True, True, False], [True, True, False, True]]
+
+
+def test_minus_infinity_never_stays():
+    confidence = torch.tensor([[-INF, 0.2, -INF, 0.1], [-INF, -INF, -INF, -INF]])
+    expected = [[False, True, False, True], [False] * 4]
+    assert most_confident(confidence, 3).tolist() == expected
+    assert at_least(confidence, 0.0).tolist() == expected
+
+
+def test_the_largest_stays_below_the_threshold_too():
+    confidence = torch.tensor([[0.2, 0.3, -INF], [0.7, 0.9, 0.8]])
+    assert at_least(confidence, 0.8).tolist() == [[False, True, False], [False, True, True]]
+
+
+def test_top_p_keeps_the_smallest_set_that_reaches_it():
+    logits = torch.tensor([[0.1, 0.5, 0.25, 0.15]]).log()
+    for top_p, kept in [(0.01, [1]), (0.49, [1]), (0.51, [1, 2]), (0.76, [1, 2, 3]), (0.95, [0, 1, 2, 3])]:
+        out = keep_top_p(logits, top_p)[0]
+        assert out.isfinite().nonzero().flatten().tolist() == kept
+        assert torch.equal(out[kept], logits[0][kept])

@@ -46,6 +46,7 @@ start_local_ray() {
     mapfile -t ports < <(free_ports 4)
     [ ${#ports[@]} -eq 4 ] || fail "no free port on this machine; end a program that listens on one, and start again"
     ray_tmp=$(mktemp -d /tmp/unigrpo-ray-XXXXXX)
+    gcs_address=127.0.0.1:${ports[0]}
     RAY_ADDRESS=http://127.0.0.1:${ports[1]}
     say "starting a local Ray head (a few seconds)"
     trap stop_local_ray EXIT

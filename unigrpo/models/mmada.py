@@ -19,6 +19,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, Pretrained
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import ModelOutput
 
+from unigrpo.models.vocabulary import PUBLISHED_IDS
+
 HEAD_CHUNK_ROWS = 1024
 """Rows whose logits exist at once when only log-probabilities are asked for."""
 
@@ -47,7 +49,7 @@ class MMadaConfig(PretrainedConfig):
         rms_norm_eps: float = 1e-5,
         max_sequence_length: int = 4096,
         init_std: float = 0.02,
-        mask_token_id: int = 126336,
+        mask_token_id: int = PUBLISHED_IDS["mask"],
         **kwargs: Any,
     ) -> None:
         self.d_model = d_model

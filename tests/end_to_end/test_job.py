@@ -1,0 +1,172 @@
+"""The training command as users start it: jobs on a real local Ray job server, kill and resume, and bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).parent.parent.parent
+SMALL = [
+    "--config", "launch/configs/tiny_text.yaml", "--rollout.batch_size", "2", "--rollout.n_samples_per_prompt", "4",
+    "--train.micro_batch_size", "8", "--train.num_inner_updates", "2", "--eval.max_samples", "4",
+    "--eval.n_samples_per_prompt", "1", "--actor.adam.lr", "1e-3",
+]  # fmt: skip
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def ray_head():
+    """A local Ray head with its job server, started and stopped by the functions of the quickstart."""
+    script = """
+    set -euo pipefail
+    say() { echo "$*"; }; fail() { echo "error: $*" >&2; exit 1; }; has_gpu() { false; }
+    source launch/ray_head.sh
+    start_local_ray
+    echo "READY $RAY_ADDRESS $gcs_address"
+    read -r _
+    """
+    environment = {**os.environ, "PYTHON": sys.executable}
+    shell = subprocess.Popen(
+        ["bash", "-c", script], cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert shell.stdout is not None
+    for line in shell.stdout:
+        if line.startswith("READY"):
+            _, job_server, gcs = line.split()
+            break
+    else:
+        pytest.fail("the Ray head did not start")
+    yield job_server, gcs
+    shell.communicate("stop\n", timeout=60)
+    left = subprocess.run(["pgrep", "-f", gcs], capture_output=True, text=True, check=False).stdout
+    assert left == "", "processes of the stopped Ray head are still there"
+
+
+def train(gcs: str, *arguments: str, **options) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "unigrpo.cli.train_unigrpo", *SMALL, *arguments],
+        cwd=ROOT, env={**os.environ, "RAY_ADDRESS": gcs}, capture_output=True, text=True, check=False, timeout=280,
+        **options,
+    )  # fmt: skip
+
+
+def submit(job_server: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    script = 'set -euo pipefail; source launch/ray_head.sh; submit_job unigrpo.cli.train_unigrpo "$@"'
+    environment = {**os.environ, "PYTHON": sys.executable, "RAY_ADDRESS": job_server}
+    command = ["bash", "-c", script, "submit", *SMALL, *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=280)
+
+
+def untimed(folder: Path) -> list[dict[str, float]]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in r.items() if not k.startswith(("time/", "throughput/", "memory/"))} for r in rows]
+
+
+def test_a_submitted_job_leaves_a_whole_run_folder(ray_head, tmp_path):
+    done = submit(ray_head[0], "--run_dir", str(tmp_path / "run"), "--train.num_steps", "2", "--train.seed", "5")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "held out" in done.stdout
+    assert "2/2" in done.stdout + done.stderr
+    run = tmp_path / "run"
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["steps"] == 2
+    assert summary["wall_seconds"] > 0
+    assert set(summary["eval"]) == {"before", "after"}
+    assert [row["step"] for row in untimed(run)] == [0, 1, 2]
+    config = (run / "config.yaml").read_text()
+    assert config.startswith("# commit: ")
+    assert "seed: 5" in config
+    for name in (
+        "report.html",
+        "reward_curve.png",
+        "rollouts.jsonl",
+        "policy/model.safetensors",
+        "policy/config.json",
+    ):
+        assert (run / name).stat().st_size > 0, name
+    assert list((run / "tensorboard").iterdir())
+
+
+def test_a_job_that_fails_says_so_in_its_status(ray_head, tmp_path):
+    done = submit(ray_head[0], "--run_dir", str(tmp_path / "run"), "--rollout.n_samples_per_prompt", "1")
+    assert done.returncode != 0
+    assert "use at least 2" in done.stdout + done.stderr
+
+
+def test_after_kill_9_in_mid_step_a_resumed_run_has_the_same_metrics_and_weights(ray_head, tmp_path):
+    gcs = ray_head[1]
+    steps = ["--train.num_steps", "5", "--ckpt.save_steps", "2"]
+    whole = train(gcs, "--run_dir", str(tmp_path / "whole"), *steps)
+    assert whole.returncode == 0, whole.stderr
+
+    killed = subprocess.Popen(
+        [sys.executable, "-m", "unigrpo.cli.train_unigrpo", *SMALL, "--run_dir", str(tmp_path / "killed"), *steps],
+        cwd=ROOT, env={**os.environ, "RAY_ADDRESS": gcs}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )  # fmt: skip
+    wait_for_step(tmp_path / "killed" / "metrics.jsonl", 3)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+
+    again = train(gcs, "--run_dir", str(tmp_path / "killed"), *steps, "--ckpt.load_enable", "true")
+    assert again.returncode == 0, again.stderr
+    assert untimed(tmp_path / "killed") == untimed(tmp_path / "whole")
+    one, two = (load_file(tmp_path / name / "policy" / "model.safetensors") for name in ("whole", "killed"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def wait_for_step(metrics: Path, step: int) -> None:
+    for _ in range(1200):
+        if metrics.exists() and f'"step": {step},' in metrics.read_text():
+            return
+        time.sleep(0.1)
+    pytest.fail(f"step {step} did not come")
+
+
+def test_a_dry_run_prints_the_plan_and_trains_nothing(ray_head, tmp_path):
+    done = train(ray_head[1], "--dry_run", "--run_dir", str(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    for part in (
+        "339,168 parameters",
+        "2 x math_answer, 0.5 x cot_format",
+        "GB on each policy GPU",
+        "nothing was trained",
+    ):
+        assert part in done.stdout
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--actor.num_gpus_per_node", "8", "--train.micro_batch_size", "1"], "the run needs 8 GPUs"),
+        (["--actor.model_name_or_path", "absent"], "actor.model_name_or_path 'absent'"),
+        (["--data.max_prompt_tokens", "3"], "train.jsonl:1: the prompt has 16 tokens"),
+        (["--algo.likelihood.name", "couple"], "no 'couple'; choose one of ['all_masked', 'coupled'"),
+        (["--reward.terms", "[{name: cot}]"], "reward.terms: no 'cot'; choose one of"),
+        (["--data.prompt_dataset", "absent.jsonl"], "absent.jsonl: no such file"),
+    ],
+)
+def test_bad_input_ends_with_one_line_before_training(ray_head, tmp_path, arguments, message):
+    done = train(ray_head[1], *arguments, "--run_dir", str(tmp_path / "run"))
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_ray_the_message_says_how_to_start_it(tmp_path):
+    done = train("127.0.0.1:1", "--run_dir", str(tmp_path / "run"))
+    assert done.returncode == 2
+    assert "ray start --head" in done.stderr
+    assert "Traceback" not in done.stderr

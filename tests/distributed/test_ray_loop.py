@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from ray import cloudpickle
 from torch import Tensor
 from transformers import AutoTokenizer
 
@@ -39,7 +38,6 @@ from unigrpo.workers.reference import ReferenceWorker
 from unigrpo.workers.reward import RewardWorker
 
 pytestmark = pytest.mark.ray
-cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers cannot import a test file
 
 PROMPTS = [Prompt(id=f"sums:{i}", text=f"{i}+{i}=", label=str(2 * i)) for i in range(6)]
 NUM_STEPS = 3
@@ -59,7 +57,11 @@ def run_config(folder: Path, ranks: int) -> RunConfig:
             text=TextSamplingConfig(max_new_tokens=8, num_denoising_steps=4, block_length=4),
         ),
         actor=ActorConfig(
-            model_name_or_path=str(folder), num_gpus_per_node=ranks, adam=AdamConfig(lr=1e-3), lr_warmup_ratio=0.0
+            model_name_or_path=str(folder),
+            num_gpus_per_node=ranks,
+            adam=AdamConfig(lr=1e-3, weight_decay=0.1),
+            lr_scheduler="cosine_with_min_lr",
+            lr_warmup_ratio=0.3,
         ),
         reward=RewardConfig(terms=(RewardTermConfig(name=f"{__file__}:digits_reward"),), num_workers=ranks),
         train=TrainConfig(num_steps=NUM_STEPS, num_inner_updates=2, micro_batch_size=4 // ranks),
@@ -156,7 +158,8 @@ def test_a_loss_that_is_not_finite_names_worker_and_sample_and_stops(on_ray: Run
     score = trainer._score
     before = weights(trainer, tmp_path / "before")
     trainer._score = lambda samples: [  # type: ignore[method-assign]
-        dataclasses.replace(s, old_log_probs=s.old_log_probs * float("nan")) for s in score(samples)
+        dataclasses.replace(s, ref_log_probs=torch.full((2, len(s.rollout.token_ids)), math.nan))
+        for s in score(samples)
     ]
     with pytest.raises(WorkerFailed, match=r"policy workers? 0.* failed in update: NonFiniteLossError: .*sums:\d"):
         trainer.train_step(20, Recorder())

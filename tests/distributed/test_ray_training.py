@@ -1,9 +1,11 @@
-"""DeepSpeed training in Ray actors: one rank is the local engine, two ranks are one, and checkpoints are exact."""
+"""The DeepSpeed engine on two Ray actors: it is the local engine, its checkpoints are exact, it compiles nothing."""
 
 from __future__ import annotations
 
 import math
+import os
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +22,7 @@ from unigrpo.config import ActorConfig, AdamConfig, DeepSpeedConfig, RolloutConf
 from unigrpo.distributed.actors import ModelActor
 from unigrpo.distributed.engine import StrategyEngine
 from unigrpo.distributed.placement import model_group, place
-from unigrpo.distributed.ray_group import RayGroup, WorkerFailed
+from unigrpo.distributed.ray_group import WorkerFailed
 from unigrpo.distributed.strategy import UniGRPOStrategy
 from unigrpo.training.step import Engine, LocalEngine
 from unigrpo.workers.group import LocalGroup, WorkerGroup
@@ -29,6 +31,7 @@ pytestmark = pytest.mark.ray
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers cannot import a test file
 
 ACTOR = ActorConfig(
+    num_gpus_per_node=2,
     adam=AdamConfig(lr=1e-2, weight_decay=0.1, betas=(0.9, 0.99)),
     lr_scheduler="cosine_with_min_lr",
     lr_warmup_ratio=0.3,
@@ -37,13 +40,12 @@ ACTOR = ActorConfig(
 NUM_STEPS = 6
 
 
-def run_config(ranks: int) -> RunConfig:
-    return RunConfig(
-        actor=ActorConfig(**{**ACTOR.__dict__, "num_gpus_per_node": ranks}),
-        rollout=RolloutConfig(batch_size=2, n_samples_per_prompt=4),
-        train=TrainConfig(num_steps=NUM_STEPS, num_inner_updates=1, micro_batch_size=2),
-        ds=DeepSpeedConfig(param_dtype="fp32"),
-    )
+CONFIG = RunConfig(
+    actor=ACTOR,
+    rollout=RolloutConfig(batch_size=2, n_samples_per_prompt=4),
+    train=TrainConfig(num_steps=NUM_STEPS, num_inner_updates=1, micro_batch_size=2),
+    ds=DeepSpeedConfig(param_dtype="fp32"),
+)
 
 
 def small_model() -> PreTrainedModel:
@@ -86,17 +88,16 @@ class Trainer:
         self.engine.export(folder)
 
     def compiled_extensions(self) -> list[str]:
-        return [name for name in sys.modules if name.startswith("deepspeed_")]
+        return os.listdir(os.environ["TORCH_EXTENSIONS_DIR"])
 
 
 class TrainerActor(ModelActor):
+    def initialize(self, config: RunConfig) -> None:
+        os.environ["TORCH_EXTENSIONS_DIR"] = tempfile.mkdtemp()
+        super().initialize(config)
+
     def build(self, config: RunConfig, strategy: UniGRPOStrategy) -> Trainer:
-        torch.set_num_threads(1)
         return Trainer(StrategyEngine(small_model(), config, strategy))
-
-
-def create(config: RunConfig) -> RayGroup:
-    return model_group("policy", TrainerActor, config, place(config), share=1.0)
 
 
 @dataclass(frozen=True)
@@ -118,17 +119,12 @@ def weights(group: WorkerGroup, folder: Path) -> dict[str, Tensor]:
     return Qwen2ForCausalLM.from_pretrained(folder, dtype="auto").state_dict()
 
 
-CONFIGS = {"one rank": run_config(1), "two ranks": run_config(2)}
-
-
 @pytest.fixture(scope="module")
-def runs(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Run]]:
-    groups = {name: create(config) for name, config in CONFIGS.items()}
-    for name, group in groups.items():
-        group.initialize(CONFIGS[name])
-    yield {name: train(group, tmp_path_factory.mktemp("run")) for name, group in groups.items()}
-    for group in groups.values():
-        group.close()
+def sharded(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    group = model_group("policy", TrainerActor, CONFIG, place(CONFIG), share=1.0)
+    group.initialize(CONFIG)
+    yield train(group, tmp_path_factory.mktemp("sharded"))
+    group.close()
 
 
 @pytest.fixture(scope="module")
@@ -137,13 +133,10 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return train(LocalGroup(Trainer(engine)), tmp_path_factory.mktemp("local"))
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_losses_norms_rates_and_weights_are_those_of_the_local_engine(
-    name: str, runs: dict[str, Run], local: Run
-) -> None:
-    assert runs[name].steps == [pytest.approx(step, rel=1e-5) for step in local.steps]
+def test_losses_norms_rates_and_weights_are_those_of_the_local_engine(sharded: Run, local: Run) -> None:
+    assert sharded.steps == [pytest.approx(step, rel=1e-5) for step in local.steps]
     assert max(norm for _, norm, _ in local.steps) > ACTOR.max_norm
-    for key, weight in runs[name].weights.items():
+    for key, weight in sharded.weights.items():
         # Adam divides by the root of tiny second moments, which magnifies the rounding of the gradients.
         torch.testing.assert_close(weight, local.weights[key], atol=2e-5, rtol=0)
 
@@ -156,9 +149,8 @@ def test_the_mean_of_the_means_of_two_ranks_would_differ() -> None:
     assert abs((first.mean() + second.mean()) / 2 - torch.cat(losses).mean()) > 1e-3
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_a_checkpoint_goes_on_exactly(name: str, runs: dict[str, Run], tmp_path: Path) -> None:
-    group = runs[name].group
+def test_a_checkpoint_goes_on_exactly(sharded: Run, tmp_path: Path) -> None:
+    group = sharded.group
     group.call(Trainer.save, tmp_path / "saved")
     before = weights(group, tmp_path / "before")
     expected = [group.map(Trainer.train, sequences(step)) for step in (10, 11)]
@@ -168,9 +160,8 @@ def test_a_checkpoint_goes_on_exactly(name: str, runs: dict[str, Run], tmp_path:
     assert [group.map(Trainer.train, sequences(step)) for step in (10, 11)] == expected
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_a_gradient_that_is_not_finite_changes_nothing(name: str, runs: dict[str, Run], tmp_path: Path) -> None:
-    group = runs[name].group
+def test_a_gradient_that_is_not_finite_changes_nothing(sharded: Run, tmp_path: Path) -> None:
+    group = sharded.group
     before = weights(group, tmp_path / "before")
     _, norm, rate = group.map(Trainer.train, sequences(20), math.nan)[0]
     assert math.isnan(norm)
@@ -181,11 +172,13 @@ def test_a_gradient_that_is_not_finite_changes_nothing(name: str, runs: dict[str
     assert next_rate == rate
 
 
-def test_a_missing_checkpoint_is_an_error_that_names_worker_and_folder(runs: dict[str, Run], tmp_path: Path) -> None:
-    with pytest.raises(WorkerFailed, match=rf"policy worker 0 failed in load: ValueError: {tmp_path}: no DeepSpeed"):
-        runs["one rank"].group.call(Trainer.load, tmp_path)
+def test_a_missing_checkpoint_is_an_error_that_names_worker_and_folder(sharded: Run, tmp_path: Path) -> None:
+    with pytest.raises(
+        WorkerFailed, match=rf"policy workers 0, 1 failed in load: ValueError: {tmp_path}: no DeepSpeed"
+    ):
+        sharded.group.call(Trainer.load, tmp_path)
 
 
-def test_training_compiles_nothing(runs: dict[str, Run]) -> None:
+def test_training_compiles_nothing(sharded: Run) -> None:
     """DeepSpeed's own extensions would take minutes on a first start."""
-    assert runs["two ranks"].group.call(Trainer.compiled_extensions) == [[], []]
+    assert sharded.group.call(Trainer.compiled_extensions) == [[], []]

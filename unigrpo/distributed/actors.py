@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from openrlhf.trainer.ray.launcher import BaseModelActor
 from transformers import PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 
 from unigrpo.config import RunConfig
 from unigrpo.distributed.engine import StrategyEngine
@@ -25,6 +26,7 @@ class ModelActor(Host, BaseModelActor):
 
     def initialize(self, config: RunConfig) -> None:
         """Joins the process group of its ranks and builds the worker."""
+        disable_progress_bar()
         if not torch.cuda.is_available():
             torch.set_num_threads(cpu_threads(config.actor.num_gpus_per_node))
         strategy = make_strategy(config)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import socket
+import warnings
 from dataclasses import dataclass
 
 import ray
+from ray._private.services import canonicalize_bootstrap_address
 
 from unigrpo.config import RunConfig
+
+PROBE_SECONDS = 10.0
+"""How long the cluster's address may take to accept a connection."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,26 +24,39 @@ class Needs:
     cpus: int
 
 
-def connect(config: RunConfig, address: str = "auto") -> None:
-    """Connects this process to a running cluster; inside a job, to the job's.
+def connect(config: RunConfig) -> None:
+    """Connects this process to the running cluster: the one of ``RAY_ADDRESS``, which a job has, or the local one.
 
     Raises:
-        ValueError: None is running there.
+        ValueError: None answers.
     """
     variables = {"TOKENIZERS_PARALLELISM": "false", "RAY_USAGE_STATS_ENABLED": "0"}
     try:
-        ray.init(
-            address=address,
-            ignore_reinit_error=True,
-            runtime_env={"env_vars": {k: v for k, v in variables.items() if k not in os.environ}},
-        )
-    except (ConnectionError, RuntimeError) as error:
+        address = canonicalize_bootstrap_address("auto")
+        _probe(str(address))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Tip: In future versions of Ray")
+            ray.init(
+                address=address,
+                ignore_reinit_error=True,
+                runtime_env={"env_vars": {k: v for k, v in variables.items() if k not in os.environ}},
+            )
+    except (OSError, RuntimeError) as error:
         needs = required(config)
         raise ValueError(
             f"no Ray cluster can be reached ({str(error).splitlines()[0]}); start one with `ray start --head` "
             f"(without GPUs: `ray start --head --num-gpus {needs.gpus} --num-cpus {needs.cpus}`), or run "
             "`bash launch/quickstart.sh`, which does"
         ) from error
+
+
+def _probe(address: str) -> None:
+    """Fails at once where nobody listens; Ray itself would try again for minutes."""
+    host, port = address.rsplit(":", 1)
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_SECONDS).close()
+    except OSError as error:
+        raise ConnectionError(f"nothing answers at {address}: {error}") from error
 
 
 def required(config: RunConfig) -> Needs:
@@ -66,8 +85,9 @@ def check_resources(config: RunConfig) -> Needs:
     """Compares what the run needs with what the cluster has, before anything starts.
 
     Raises:
-        ValueError: The cluster is too small.
+        ValueError: The cluster is too small, or the run cannot work on any; see :func:`check_zero_stage`.
     """
+    check_zero_stage(config)
     needs, has = required(config), ray.cluster_resources()
     ranks = config.num_policy_ranks
     if has.get("GPU", 0) < needs.gpus:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib.machinery
 import importlib.util
+import os
 import sys
 from types import ModuleType
 from typing import Any, NoReturn
 
-import torch.distributed as dist
+import torch
 
 PLACEHOLDERS: dict[str, tuple[str, ...]] = {
     "flash_attn": (),
@@ -23,7 +24,12 @@ PLACEHOLDERS: dict[str, tuple[str, ...]] = {
 
 
 def install() -> None:
-    """Puts placeholders where ``flash_attn`` and ``vllm`` are not installed; may be called any number of times."""
+    """Puts placeholders where ``flash_attn`` and ``vllm`` are not installed; may be called any number of times.
+
+    Where there is no GPU, DeepSpeed is told so, which otherwise warns in every process.
+    """
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     missing = {root for root in ("flash_attn", "vllm") if importlib.util.find_spec(root) is None}
     for name, attributes in PLACEHOLDERS.items():
         if name.split(".")[0] in missing:
@@ -67,4 +73,4 @@ def use_cpu_barrier() -> None:
     """Gives OpenRLHF's checkpoint code a barrier that does not synchronise CUDA."""
     from openrlhf.utils.deepspeed import deepspeed  # noqa: PLC0415  # imports what install() stands in for
 
-    deepspeed.torch_dist_barrier_and_cuda_sync = dist.barrier
+    deepspeed.torch_dist_barrier_and_cuda_sync = torch.distributed.barrier

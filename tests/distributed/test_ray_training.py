@@ -22,7 +22,7 @@ from unigrpo.config import ActorConfig, AdamConfig, DeepSpeedConfig, RolloutConf
 from unigrpo.distributed.actors import ModelActor
 from unigrpo.distributed.engine import StrategyEngine
 from unigrpo.distributed.placement import model_group, place
-from unigrpo.distributed.ray_group import WorkerFailed
+from unigrpo.distributed.ray_group import WorkerDied, WorkerFailed
 from unigrpo.distributed.strategy import UniGRPOStrategy
 from unigrpo.training.step import Engine, LocalEngine
 from unigrpo.workers.group import LocalGroup, WorkerGroup
@@ -77,6 +77,11 @@ class Trainer:
             total += loss.detach()
         rate = self.engine.learning_rate()
         return [(self.engine.all_reduce_sum(total).item(), self.engine.step(), rate)]
+
+    def train_but_lose(self, items: Sequence[Tensor], rank: int) -> list[tuple[float, float, float]]:
+        if self.engine.rank == rank:
+            os._exit(9)
+        return self.train(items)
 
     def save(self, folder: Path) -> None:
         self.engine.save(folder)
@@ -182,3 +187,9 @@ def test_a_missing_checkpoint_is_an_error_that_names_worker_and_folder(sharded: 
 def test_training_compiles_nothing(sharded: Run) -> None:
     """DeepSpeed's own extensions would take minutes on a first start."""
     assert sharded.group.call(Trainer.compiled_extensions) == [[], []]
+
+
+def test_a_rank_that_dies_is_named_although_the_other_waits_for_it(sharded: Run) -> None:
+    """The last test of this group: it does not survive."""
+    with pytest.raises(WorkerDied, match="^policy worker 1 died in train_but_lose: .*--ckpt.load_enable true"):
+        sharded.group.map(Trainer.train_but_lose, sequences(0), 1)

@@ -22,13 +22,25 @@ def encode_prompt(
         tokenizer: With a chat template, if ``data.prompt_template`` is `chat`.
         vocabulary: Gives begin-of-text.
         data: Template and instruction.
+
+    Raises:
+        ValueError: The tokenizer has no chat template, or the text contains the mask token.
     """
     text = data.instruction + prompt.text
     if data.prompt_template == "plain":
-        return torch.tensor([vocabulary.begin_of_text_id, *tokenizer.encode(text, add_special_tokens=False)])
+        ids = [vocabulary.begin_of_text_id, *tokenizer.encode(text, add_special_tokens=False)]
+    else:
+        ids = tokenizer.encode(_chat(text, tokenizer), add_special_tokens=False)
+    if vocabulary.mask_id in ids:
+        raise ValueError(f"{prompt.id}: the text contains the mask token, which would be sampled over; remove it")
+    return torch.tensor(ids)
+
+
+def _chat(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    if not tokenizer.chat_template:
+        raise ValueError("the tokenizer has no chat template; add one to it, or set data.prompt_template plain")
     messages = [{"role": "user", "content": text}]
-    rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return torch.tensor(tokenizer.encode(str(rendered), add_special_tokens=False))
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
 
 def decode_completion(

@@ -55,10 +55,14 @@ class Vocabulary:
         """The ids of a checkpoint: from its config key ``special_token_ids`` where it has one, else the published.
 
         Raises:
-            ValueError: The tokenizer's length differs from the published one, so that all image ids would move.
+            ValueError: The tokenizer's length differs from the published one, so that all image ids would move; or
+                ``special_token_ids`` lacks some.
         """
         own = getattr(config, "special_token_ids", None)
         ids = own or PUBLISHED_IDS
+        missing = sorted(PUBLISHED_IDS.keys() - ids.keys())
+        if missing:
+            raise ValueError(f"special_token_ids of the checkpoint's config has no {', '.join(missing)}; add them")
         codebook_size = getattr(config, "codebook_size", 0) or 0
         if own is None and len(tokenizer) != PUBLISHED_TOKENIZER_LENGTH:
             raise ValueError(

@@ -157,7 +157,7 @@ def _fill_block(
             continue  # more steps than tokens: nothing is fixed, so nothing needs computing
         drawn, log_probs, confidence = _candidates(model, batch, columns, masked, settings, vocabulary)
         scores = torch.full(masked.shape, -torch.inf, device=masked.device).masked_scatter(masked, confidence)
-        chosen = at_least(scores, settings.threshold) & masked if count == 0 else most_confident(scores, count)
+        chosen = at_least(scores, settings.threshold) if count == 0 else most_confident(scores, count)
         for target, values in ((batch.tokens, drawn), (batch.log_probs, log_probs)):
             spread = torch.zeros(masked.shape, dtype=target.dtype, device=masked.device).masked_scatter(masked, values)
             target[:, columns] = torch.where(chosen, spread, target[:, columns])

@@ -1,0 +1,109 @@
+"""Prompts as tokens and responses as text."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from unigrpo.config import DataConfig
+from unigrpo.data.prompting import decode_completion, encode_prompt
+from unigrpo.models.mmada import MMadaConfig
+from unigrpo.models.vocabulary import Vocabulary
+from unigrpo.records import Prompt
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_model_folder):
+    return AutoTokenizer.from_pretrained(tiny_model_folder)
+
+
+@pytest.fixture(scope="module")
+def vocabulary(tiny_model_folder, tokenizer):
+    return Vocabulary.from_pretrained_parts(MMadaConfig.from_pretrained(tiny_model_folder), tokenizer)
+
+
+def test_a_chat_prompt_ends_behind_the_assistants_header(tokenizer, vocabulary):
+    data = DataConfig(instruction="Think. ")
+    ids = encode_prompt(Prompt(id="a:1", text="2+3=?"), tokenizer, vocabulary, data)
+    tokens = tokenizer.convert_ids_to_tokens(ids.tolist())
+    header = ["<|start_header_id|>", *"user", "<|end_header_id|>", "\n"]
+    answer = ["<|start_header_id|>", *"assistant", "<|end_header_id|>", "\n"]
+    assert tokens == ["<|startoftext|>", *header, *"Think. 2+3=?", "<|eot_id|>", *answer]
+    assert ids.dtype == torch.int64
+
+
+def test_a_plain_prompt_is_begin_of_text_and_the_text(tokenizer, vocabulary):
+    data = DataConfig(prompt_template="plain", instruction="Add: ")
+    ids = encode_prompt(Prompt(id="a:1", text="2+3"), tokenizer, vocabulary, data)
+    assert tokenizer.convert_ids_to_tokens(ids.tolist()) == ["<|startoftext|>", *"Add: 2+3"]
+
+
+def test_begin_of_text_is_not_doubled_where_the_tokenizer_adds_it(tokenizer, vocabulary):
+    class Adding:
+        """A tokenizer that puts begin-of-text before everything, as Llama's does."""
+
+        chat_template = tokenizer.chat_template
+        apply_chat_template = tokenizer.apply_chat_template
+
+        def encode(self, text, add_special_tokens=True):
+            begin = [vocabulary.begin_of_text_id] if add_special_tokens else []
+            return begin + tokenizer.encode(text, add_special_tokens=False)
+
+    for template in ("chat", "plain"):
+        data = DataConfig(prompt_template=template)
+        ids = encode_prompt(Prompt(id="a:1", text="2"), Adding(), vocabulary, data)  # type: ignore[arg-type]
+        assert ids[0] == vocabulary.begin_of_text_id
+        assert (ids == vocabulary.begin_of_text_id).sum() == 1
+
+
+def test_a_tokenizer_without_chat_template_says_what_to_do(tiny_model_folder, vocabulary):
+    bare = AutoTokenizer.from_pretrained(tiny_model_folder)
+    bare.chat_template = None
+    prompt = Prompt(id="a:1", text="2")
+    with pytest.raises(ValueError, match=r"no chat template.*data\.prompt_template plain"):
+        encode_prompt(prompt, bare, vocabulary, DataConfig())
+    assert len(encode_prompt(prompt, bare, vocabulary, DataConfig(prompt_template="plain"))) == 2
+
+
+@pytest.mark.parametrize("template", ["chat", "plain"])
+def test_a_prompt_with_the_mask_token_is_refused_before_sampling(tokenizer, vocabulary, template):
+    with pytest.raises(ValueError, match=r"a\.jsonl:7: .*mask token"):
+        encode_prompt(
+            Prompt(id="a.jsonl:7", text="fill <|mdm_mask|> in"),
+            tokenizer,
+            vocabulary,
+            DataConfig(prompt_template=template),
+        )
+
+
+def decode(tokenizer, vocabulary, text, prompt="2+3="):
+    tokens = torch.tensor(tokenizer.encode(prompt + text, add_special_tokens=False))
+    response = torch.arange(len(tokens)) >= len(prompt)
+    return decode_completion(tokens, response, tokenizer, vocabulary)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("5<|endoftext|>6<|endoftext|>", "5"),
+        ("<|endoftext|><|endoftext|>", ""),
+        ("2 + 3 , is 5 .", "2 + 3 , is 5 ."),
+        ("<think>no end", "<think>no end"),
+        ("5<|eot_id|> and<|endoftext|>", "5<|eot_id|> and"),
+        (" \n5 <|endoftext|>", " \n5 "),
+    ],
+)
+def test_a_completion_is_the_response_up_to_end_of_text_as_it_is(tokenizer, vocabulary, text, expected):
+    assert decode(tokenizer, vocabulary, text) == expected
+
+
+def test_end_of_text_in_the_prompt_does_not_cut_the_response(tokenizer, vocabulary):
+    tokens = torch.tensor([vocabulary.end_of_text_id, *tokenizer.encode("57", add_special_tokens=False)])
+    response = torch.tensor([False, True, True])
+    assert decode_completion(tokens, response, tokenizer, vocabulary) == "57"
+
+
+def test_ids_behind_the_tokenizer_are_left_out_of_the_text(tokenizer, vocabulary):
+    tokens = torch.tensor([*tokenizer.encode("5", add_special_tokens=False), len(tokenizer) + 3])
+    assert decode_completion(tokens, torch.tensor([True, True]), tokenizer, vocabulary) == "5"

@@ -1,0 +1,77 @@
+"""Special ids: published ones, a checkpoint's own, and tokenizers that do not fit."""
+
+from __future__ import annotations
+
+import pytest
+from transformers import AutoTokenizer
+
+from unigrpo.models.mmada import MMadaConfig
+from unigrpo.models.vocabulary import PUBLISHED_IDS, Vocabulary
+
+
+class Tokenizer:
+    """As much of a tokenizer as the vocabulary asks for."""
+
+    def __init__(self, length, tokens=None, unk_token_id=None):
+        self.length, self.tokens, self.unk_token_id = length, tokens or {}, unk_token_id
+
+    def __len__(self):
+        return self.length
+
+    def convert_tokens_to_ids(self, token):
+        return self.tokens.get(token, self.unk_token_id)
+
+
+def test_a_published_checkpoint_has_the_published_ids():
+    tokenizer = Tokenizer(126349, {"<|end_header_id|>": 126347})
+    vocabulary = Vocabulary.from_pretrained_parts(MMadaConfig(codebook_size=8192), tokenizer)  # type: ignore[arg-type]
+    assert (vocabulary.mask_id, vocabulary.begin_of_text_id, vocabulary.end_of_text_id) == (126336, 126080, 126081)
+    assert (vocabulary.soi_id, vocabulary.eoi_id) == (126084, 126085)
+    assert (vocabulary.t2i_id, vocabulary.mmu_id, vocabulary.r2i_id) == (126088, 126089, 126094)
+    assert vocabulary.image_pad_id == 126093
+    assert vocabulary.end_header_id == 126347
+    # The codes start at the tokenizer's length, and all fit below the 134656 rows of the embedding.
+    assert vocabulary.image_slice == (126349, 134541)
+
+
+def test_a_text_checkpoint_has_no_image_codes():
+    vocabulary = Vocabulary.from_pretrained_parts(MMadaConfig(), Tokenizer(126349))  # type: ignore[arg-type]
+    assert vocabulary.image_slice == (126349, 126349)
+
+
+@pytest.mark.parametrize("length", [126348, 126350, 126464])
+def test_a_tokenizer_that_would_move_the_image_ids_is_refused(length):
+    with pytest.raises(ValueError, match=f"tokenizer has {length} tokens, expected 126349: every image id"):
+        Vocabulary.from_pretrained_parts(MMadaConfig(), Tokenizer(length))  # type: ignore[arg-type]
+
+
+def test_a_checkpoint_may_bring_its_own_ids(tiny_model_folder):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_folder)
+    config = MMadaConfig.from_pretrained(tiny_model_folder)
+    vocabulary = Vocabulary.from_pretrained_parts(config, tokenizer)
+    for found, token in [
+        (vocabulary.mask_id, "<|mdm_mask|>"),
+        (vocabulary.begin_of_text_id, "<|startoftext|>"),
+        (vocabulary.end_of_text_id, "<|endoftext|>"),
+        (vocabulary.image_pad_id, "[iPAD]"),
+        (vocabulary.soi_id, "<|soi|>"),
+        (vocabulary.eoi_id, "<|eoi|>"),
+        (vocabulary.t2i_id, "<|t2i|>"),
+        (vocabulary.mmu_id, "<|mmu|>"),
+        (vocabulary.r2i_id, "<|r2i|>"),
+        (vocabulary.end_header_id, "<|end_header_id|>"),
+    ]:
+        assert tokenizer.convert_ids_to_tokens(found) == token
+    assert vocabulary.image_offset == len(tokenizer)
+
+
+def test_own_ids_that_are_incomplete_are_refused():
+    ids = {name: 1 for name in PUBLISHED_IDS if name not in ("mask", "r2i")}
+    with pytest.raises(ValueError, match=r"special_token_ids.*mask.*r2i"):
+        Vocabulary.from_pretrained_parts(MMadaConfig(special_token_ids=ids), Tokenizer(50))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("unk_token_id", [None, 3])
+def test_a_tokenizer_without_chat_tokens_has_no_end_of_header(unk_token_id):
+    tokenizer = Tokenizer(126349, unk_token_id=unk_token_id)
+    assert Vocabulary.from_pretrained_parts(MMadaConfig(), tokenizer).end_header_id is None  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from unigrpo.algorithm.likelihood.base import load_estimator
 from unigrpo.config import RunConfig
 from unigrpo.data.prompt_files import load_prompts
 from unigrpo.data.prompting import encode_prompt
-from unigrpo.models.mmada import MMadaConfig
+from unigrpo.models.checkpoint_io import load_config
 from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.records import Prompt
 from unigrpo.workers.reward import RewardWorker
@@ -80,7 +80,7 @@ def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
 
 
 def _check_lengths(prompts: list[Prompt], tokenizer: PreTrainedTokenizerBase, config: RunConfig) -> int:
-    model_config = MMadaConfig.from_pretrained(config.actor.model_name_or_path)
+    model_config = load_config(config.actor.model_name_or_path)
     vocabulary = Vocabulary.from_pretrained_parts(model_config, tokenizer)
     limit = config.data.max_prompt_tokens
     longest = 0

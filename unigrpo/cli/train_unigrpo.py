@@ -14,7 +14,7 @@ from unigrpo.cli.arguments import main, parse, run_config, run_parser
 from unigrpo.config import RunConfig
 from unigrpo.distributed import cluster, placement
 from unigrpo.memory_plan import ModelSize, memory_plan
-from unigrpo.models.mmada import MMadaConfig
+from unigrpo.models.checkpoint_io import load_config
 from unigrpo.preflight import Inputs, check_inputs
 from unigrpo.report import write_report
 from unigrpo.run_folder import RunFolder, check_unused
@@ -72,7 +72,7 @@ def checkpoint_path(config: RunConfig) -> Path:
 
 def plan_text(config: RunConfig, inputs: Inputs) -> str:
     """What a run would do and need, for ``--dry_run``."""
-    size = ModelSize.of(MMadaConfig.from_pretrained(config.actor.model_name_or_path))
+    size = ModelSize.of(load_config(config.actor.model_name_or_path))
     memory = memory_plan(config, size, inputs.longest_prompt)
     needs = cluster.required(config)
     updates = config.train.num_steps * config.train.num_inner_updates

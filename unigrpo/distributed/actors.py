@@ -14,7 +14,7 @@ from unigrpo.config import RunConfig
 from unigrpo.distributed.engine import StrategyEngine
 from unigrpo.distributed.host import Host
 from unigrpo.distributed.strategy import UniGRPOStrategy, make_strategy
-from unigrpo.models.mmada import MMadaModelLM
+from unigrpo.models.checkpoint_io import load_policy
 from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.preflight import load_tokenizer
 from unigrpo.workers.policy import PolicyWorker
@@ -77,11 +77,8 @@ class ReferenceActor(ModelActor):
 
 def load_model(config: RunConfig) -> PreTrainedModel:
     """The model of a checkpoint folder, in the type of ``ds.param_dtype``."""
-    return MMadaModelLM.from_pretrained(
-        config.actor.model_name_or_path,
-        dtype=torch.bfloat16 if config.ds.param_dtype == "bf16" else torch.float32,
-        attn_implementation=config.ds.attn_implementation,
-    )
+    dtype = torch.bfloat16 if config.ds.param_dtype == "bf16" else torch.float32
+    return load_policy(config.actor.model_name_or_path, dtype, config.ds.attn_implementation)
 
 
 def cpu_threads(ranks_per_node: int) -> int:

@@ -21,6 +21,7 @@ def test_a_draw_is_the_gumbel_draw_of_the_original(golden, temperature):
 def test_of_equal_confidences_the_first_stays():
     confidence = torch.tensor([[0.5, 0.5, 0.5, 0.5], [0.1, 0.9, 0.1, 0.9]])
     assert most_confident(confidence, 3).tolist() == [[True, True, True, False], [True, True, False, True]]
+    assert most_confident(torch.full((1, 2000), 0.5), 700).nonzero()[:, 1].tolist() == list(range(700))
 
 
 def test_minus_infinity_never_stays():

@@ -31,7 +31,7 @@ check() {
 }
 check "ruff check" "$bin/ruff" check .
 check "ruff format" "$bin/ruff" format --check .
-check "shellcheck" "$bin/shellcheck" --external-sources launch/*.sh .ci/run
+check "shellcheck" "$bin/shellcheck" --external-sources launch/*.sh examples/tiny/*.sh .ci/run
 check "pyright" "$bin/pyright" --pythonpath "$PYTHON"
 check "pytest" "$PYTHON" -m pytest
 if [ ${#failed[@]} -gt 0 ]; then

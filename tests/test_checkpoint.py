@@ -71,6 +71,13 @@ def test_a_damaged_checkpoint_is_skipped_and_reading_it_says_what_is_wrong(tmp_p
         read(newest)
 
 
+def test_if_no_checkpoint_is_whole_the_run_does_not_start_anew(tmp_path):
+    store = CheckpointStore(tmp_path, max_num=3)
+    (save(store, 2) / "policy" / "weights.bin").unlink()
+    with pytest.raises(ValueError, match=r"no checkpoint is whole \(step_00000002: policy/weights.bin is missing\)"):
+        store.latest()
+
+
 def test_the_last_two_and_the_best_are_kept(tmp_path):
     store = CheckpointStore(tmp_path, max_num=2)
     for step, metric in ((1, 0.1), (2, 0.9), (3, 0.5), (4, 0.4), (5, None)):

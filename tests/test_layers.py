@@ -46,7 +46,7 @@ def layer(path: str) -> int | None:
     slashed = path if path.endswith(".py") else path.replace(".", "/")
     for prefix, number in LAYERS.items():
         stem = prefix.removesuffix(".py")
-        if slashed == prefix or slashed.startswith((prefix + "/", stem + "/")) or slashed == stem:
+        if slashed in (prefix, stem) or slashed.startswith((prefix + "/", stem + "/")):
             return number
     return None
 

@@ -67,12 +67,23 @@ class CheckpointStore:
         return final
 
     def latest(self) -> Checkpoint | None:
-        """The newest whole checkpoint, or None if there is none."""
+        """The newest whole checkpoint, or None if there is none at all.
+
+        Raises:
+            ValueError: There are checkpoints, but none is whole; starting anew would lose the run.
+        """
+        problems: list[str] = []
         for folder in sorted(self.path.glob("step_*"), reverse=True):
             problem = _problem(folder)
             if not problem:
                 return read(folder)
             logger.warning("skipping checkpoint %s: %s", folder, problem)
+            problems.append(f"{folder.name}: {problem}")
+        if problems:
+            raise ValueError(
+                f"{self.path}: no checkpoint is whole ({'; '.join(problems)}); put back the files, or start a new run "
+                "in another --run_dir"
+            )
         return None
 
     def _best(self) -> tuple[str, float]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from unigrpo.algorithm.likelihood.base import load_estimator
+from unigrpo.checkpoint import CheckpointStore
 from unigrpo.config import RunConfig
 from unigrpo.data.prompt_files import load_prompts
 from unigrpo.data.prompting import encode_prompt
@@ -62,6 +63,25 @@ def check_inputs(config: RunConfig) -> Inputs:
     _check_labels(both, config)
     logger.info("%d prompts to train on, %d held out, longest %d tokens", len(prompts), len(eval_prompts), longest)
     return Inputs(prompts=prompts, eval_prompts=eval_prompts, longest_prompt=longest)
+
+
+def check_checkpoint(config: RunConfig, checkpoints: CheckpointStore) -> None:
+    """Checks the checkpoint that a run would go on from, if it is to.
+
+    Raises:
+        ValueError: None is whole, or it was written by another number of ranks.
+    """
+    found = checkpoints.latest() if config.ckpt.load_enable else None
+    if found is None:
+        return
+    ranks = found.state["num_policy_ranks"]
+    if ranks != config.num_policy_ranks:
+        raise ValueError(
+            f"{found.folder}: its optimizer states are sharded over {ranks} policy ranks, the run has "
+            f"{config.num_policy_ranks}; set actor.num_nodes x actor.num_gpus_per_node to {ranks}, or start a new run "
+            "from the exported policy"
+        )
+    logger.info("going on from %s, %d steps finished", found.folder, found.step)
 
 
 def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:

@@ -60,6 +60,8 @@ class TrainerState:
     """Held-out metrics before the first step."""
     wall_seconds: float = 0.0
     """Training time of all sessions of the run."""
+    num_policy_ranks: int = 1
+    """Ranks that the optimizer states are sharded over."""
 
 
 class UniGRPOTrainer:
@@ -92,7 +94,7 @@ class UniGRPOTrainer:
         rollout, train = config.rollout, config.train
         self.prompts = PromptStream(prompts, rollout.batch_size, rollout.n_samples_per_prompt, train.seed)
         self.estimator = load_estimator(config.algo.likelihood.name, config.algo.likelihood.options)
-        self.state = TrainerState()
+        self.state = TrainerState(num_policy_ranks=config.num_policy_ranks)
 
     def fit(self, output: Output) -> dict[str, Any]:
         """Runs all steps that are left, with evaluations and checkpoints.

@@ -9,6 +9,9 @@ from pathlib import Path
 NUM_TERMS = 3
 NUM_TEST = 200
 SEED = 2505
+SLIP_RATE = 0.25
+"""Share of wrong sums in the demonstrations: 44% of the answers that the policy imitates are wrong, as RL finds out."""
+DEMONSTRATIONS_PER_PROBLEM = 16
 
 
 def problems(seed: int = SEED) -> list[tuple[int, ...]]:
@@ -34,17 +37,29 @@ def question(terms: tuple[int, ...]) -> str:
     return "+".join(map(str, terms)) + "="
 
 
-def thoughts_and_answer(terms: tuple[int, ...]) -> str:
-    """A right response in the format of MMaDA.
+def thoughts_and_answer(terms: tuple[int, ...], slips: tuple[int, ...] = ()) -> str:
+    """A response in the format of MMaDA.
+
+    Args:
+        terms: What to add.
+        slips: How far each sum is off; the response goes on from the wrong sum. None: it is right.
 
     >>> thoughts_and_answer((3, 4, 5))
     '<think>3+4=7 7+5=12</think>12'
+    >>> thoughts_and_answer((3, 4, 5), slips=(1, 0))
+    '<think>3+4=8 8+5=13</think>13'
     """
     total, steps = terms[0], []
-    for term in terms[1:]:
-        steps.append(f"{total}+{term}={total + term}")
-        total += term
+    for i, term in enumerate(terms[1:]):
+        result = total + term + (slips[i] if slips else 0)
+        steps.append(f"{total}+{term}={result}")
+        total = result
     return f"<think>{' '.join(steps)}</think>{total}"
+
+
+def draw_slips(rng: random.Random) -> tuple[int, ...]:
+    """For each sum of a response: 0, or one too many or too few with probability :data:`SLIP_RATE`."""
+    return tuple(rng.choice((-1, 1)) if rng.random() < SLIP_RATE else 0 for _ in range(NUM_TERMS - 1))
 
 
 def write_prompts(folder: Path) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import random
 import sys
 import time
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 
 import torch
 import transformers
-from arithmetic import question, split, thoughts_and_answer
+from arithmetic import DEMONSTRATIONS_PER_PROBLEM, SEED, draw_slips, question, split, thoughts_and_answer
 from character_tokenizer import SPECIAL_TOKENS, save_byte_tokenizer, save_character_tokenizer
 from torch import Tensor
 from tqdm import trange
@@ -36,8 +37,8 @@ from unigrpo.models.sampling.text import sample_text
 from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.records import Prompt
 
-RESPONSE_LENGTH = 24
-SAMPLING = TextSamplingConfig(max_new_tokens=RESPONSE_LENGTH, num_denoising_steps=12, block_length=12)
+RESPONSE_LENGTH = 20
+SAMPLING = TextSamplingConfig(max_new_tokens=RESPONSE_LENGTH, num_denoising_steps=10, block_length=10)
 
 
 def main() -> None:
@@ -70,7 +71,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument("--random_bytes", action="store_true", help="random weights and a byte tokenizer")
-    parser.add_argument("--num_steps", type=int, default=2000, help="optimizer steps (default: %(default)s)")
+    parser.add_argument("--num_steps", type=int, default=1500, help="optimizer steps (default: %(default)s)")
     parser.add_argument("--batch_size", type=int, default=64, help="rows of a step (default: %(default)s)")
     parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and draws (default: %(default)s)")
@@ -103,13 +104,15 @@ def build(tokenizer: PreTrainedTokenizerBase) -> MMadaModelLM:
 
 
 def rows(tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary) -> tuple[Tensor, int]:
-    """All training problems with their right responses, padded with end-of-text; and the length of a prompt."""
+    """Demonstrations of all training problems, padded with end-of-text; and the length of a prompt."""
+    rng = random.Random(SEED)
     encoded = []
     for terms in split()[0]:
         prompt = encode_prompt(Prompt(id="", text=question(terms)), tokenizer, vocabulary, DataConfig())
-        response = tokenizer.encode(thoughts_and_answer(terms), add_special_tokens=False)
-        response += [vocabulary.end_of_text_id] * (RESPONSE_LENGTH - len(response))
-        encoded.append(torch.cat([prompt, torch.tensor(response)]))
+        for _ in range(DEMONSTRATIONS_PER_PROBLEM):
+            response = tokenizer.encode(thoughts_and_answer(terms, draw_slips(rng)), add_special_tokens=False)
+            response += [vocabulary.end_of_text_id] * (RESPONSE_LENGTH - len(response))
+            encoded.append(torch.cat([prompt, torch.tensor(response)]))
     return torch.stack(encoded), encoded[0].shape[0] - RESPONSE_LENGTH
 
 

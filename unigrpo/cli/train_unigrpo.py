@@ -12,10 +12,11 @@ from typing import Any
 from unigrpo.checkpoint import CheckpointStore
 from unigrpo.cli.arguments import main, parse, run_config, run_parser
 from unigrpo.config import RunConfig
-from unigrpo.distributed import cluster, placement
+from unigrpo.distributed import cluster
+from unigrpo.distributed.ray_group import WorkerError
 from unigrpo.memory_plan import ModelSize, memory_plan
 from unigrpo.models.checkpoint_io import load_config
-from unigrpo.preflight import Inputs, check_inputs
+from unigrpo.preflight import Inputs, check_checkpoint, check_inputs
 from unigrpo.report import write_report
 from unigrpo.run_folder import RunFolder, check_unused
 from unigrpo.trainer import UniGRPOTrainer
@@ -31,16 +32,25 @@ def run(arguments: Sequence[str]) -> int:
     config = run_config(parsed)
     check_unused(config)
     inputs = check_inputs(config)
+    checkpoints = CheckpointStore(checkpoint_path(config), config.ckpt.max_num)
+    check_checkpoint(config, checkpoints)
     cluster.connect(config)
     cluster.check_resources(config)
     if parsed.dry_run:
         sys.stdout.write(plan_text(config, inputs))
         return 0
-    return train(config, inputs)
+    try:
+        return train(config, inputs, checkpoints)
+    except WorkerError as error:
+        logger.debug("the worker's error", exc_info=True)
+        sys.stderr.write(f"error: {error}\n")
+        return 1
 
 
-def train(config: RunConfig, inputs: Inputs) -> int:
+def train(config: RunConfig, inputs: Inputs, checkpoints: CheckpointStore) -> int:
     """Starts the workers, trains, exports the policy and writes the report."""
+    from unigrpo.distributed import placement  # noqa: PLC0415  # loads OpenRLHF: seconds that --help need not wait
+
     folder = Path(config.run_dir).resolve()
     logger.info("starting %s", cluster.required(config))
     with contextlib.closing(placement.start_groups(config)) as groups:
@@ -51,7 +61,7 @@ def train(config: RunConfig, inputs: Inputs) -> int:
             reward=groups.reward,
             prompts=inputs.prompts,
             eval_prompts=inputs.eval_prompts,
-            checkpoints=CheckpointStore(checkpoint_path(config), config.ckpt.max_num),
+            checkpoints=checkpoints,
         )
         first_step = trainer.resume() if config.ckpt.load_enable else 0
         with contextlib.closing(RunFolder(config, first_step)) as output:

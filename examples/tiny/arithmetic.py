@@ -10,7 +10,7 @@ NUM_TERMS = 3
 NUM_TEST = 200
 SEED = 2505
 SLIP_RATE = 0.25
-"""Share of wrong sums in the demonstrations: 44% of the answers that the policy imitates are wrong, as RL finds out."""
+"""Share of wrong sums in the demonstrations: 44% of the answers that the policy imitates are wrong, as RL finds."""
 DEMONSTRATIONS_PER_PROBLEM = 16
 
 

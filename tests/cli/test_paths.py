@@ -1,0 +1,38 @@
+"""Relative paths are meant from where the user stood."""
+
+from unigrpo.cli.paths import with_absolute_paths
+from unigrpo.config import ActorConfig, CheckpointConfig, DataConfig, EvalConfig, RewardConfig, RewardTermConfig, RunConfig
+
+
+def test_paths_that_exist_become_absolute_and_names_stay(tmp_path, monkeypatch):
+    user, job = tmp_path / "user", tmp_path / "job"
+    for folder in (user / "model", job):
+        folder.mkdir(parents=True)
+    for name in ("a.jsonl", "b.jsonl", "mine.py"):
+        (user / name).touch()
+    monkeypatch.chdir(job)
+    monkeypatch.setenv("UNIGRPO_SUBMIT_DIR", str(user))
+    terms = tuple(RewardTermConfig(name=name) for name in ("mine.py:score", "math_answer", "package.module:Class"))
+    run = with_absolute_paths(
+        RunConfig(
+            run_dir="runs/x",
+            data=DataConfig(prompt_dataset="a.jsonl, b.jsonl"),
+            eval=EvalConfig(dataset="openai/gsm8k"),
+            actor=ActorConfig(model_name_or_path="model"),
+            reward=RewardConfig(terms=terms),
+            ckpt=CheckpointConfig(path="../saved"),
+        )
+    )
+    assert run.run_dir == str(user / "runs/x")
+    assert run.data.prompt_dataset == f"{user / 'a.jsonl'},{user / 'b.jsonl'}"
+    assert run.eval.dataset == "openai/gsm8k"
+    assert run.actor.model_name_or_path == str(user / "model")
+    assert [t.name for t in run.reward.terms] == [f"{user / 'mine.py'}:score", "math_answer", "package.module:Class"]
+    assert run.ckpt.path == str(tmp_path / "saved")
+
+
+def test_without_a_submit_folder_the_present_one_counts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("UNIGRPO_SUBMIT_DIR", raising=False)
+    assert with_absolute_paths(RunConfig(run_dir="x")).run_dir == str(tmp_path / "x")
+    assert with_absolute_paths(RunConfig()).ckpt.path == ""

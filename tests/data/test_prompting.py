@@ -33,6 +33,13 @@ def test_a_chat_prompt_ends_behind_the_assistants_header(tokenizer, vocabulary):
     assert ids.dtype == torch.int64
 
 
+def test_the_assistants_header_is_asked_for_where_the_template_makes_it_an_option(tiny_model_folder, vocabulary):
+    other = AutoTokenizer.from_pretrained(tiny_model_folder)
+    other.chat_template = "{{ messages[0]['content'] }}{% if add_generation_prompt %}A:{% endif %}"
+    ids = encode_prompt(Prompt(id="a:1", text="2"), other, vocabulary, DataConfig())
+    assert other.convert_ids_to_tokens(ids.tolist()) == [*"2A:"]
+
+
 def test_a_plain_prompt_is_begin_of_text_and_the_text(tokenizer, vocabulary):
     data = DataConfig(prompt_template="plain", instruction="Add: ")
     ids = encode_prompt(Prompt(id="a:1", text="2+3"), tokenizer, vocabulary, data)

@@ -290,11 +290,11 @@ def _advantage_metrics(advantages: torch.Tensor) -> dict[str, float]:
 
 def _rollout_metrics(rollouts: list[Rollout]) -> dict[str, float]:
     scored = [int(r.scored_mask.sum()) for r in rollouts]
-    written = [r for r, n in zip(rollouts, scored, strict=True) if n == int(r.response_mask.sum())]
+    full = [n == int(r.response_mask.sum()) for r, n in zip(rollouts, scored, strict=True)]
     log_probs = sum(float(r.commit_log_probs[r.scored_mask].sum()) for r in rollouts)
     return {
         "rollout/length_mean": sum(scored) / len(scored),
-        "rollout/no_end_of_text": len(written) / len(rollouts),
+        "rollout/full_length": sum(full) / len(rollouts),
         "rollout/commit_log_prob_mean": log_probs / max(sum(scored), 1),
         "rollout/denoising_steps_mean": sum(_num_steps(r) for r in rollouts) / len(rollouts),
     }

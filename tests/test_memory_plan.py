@@ -1,5 +1,7 @@
 """The memory estimate against the published sizes of the 8B model."""
 
+from typing import Literal
+
 import pytest
 
 from unigrpo.config import ActorConfig, AlgoConfig, DeepSpeedConfig, KLConfig, RolloutConfig, RunConfig, TrainConfig
@@ -8,7 +10,7 @@ from unigrpo.memory_plan import ModelSize, memory_plan
 MMADA_8B = ModelSize(num_parameters=8_082_690_048, num_layers=32, width=4096, vocabulary_size=134_656)
 
 
-def plan(*, ranks=8, zero_stage=3, adam_offload=False, beta=0.01):
+def plan(*, ranks=8, zero_stage: Literal[0, 2, 3] = 3, adam_offload=False, beta=0.01):
     config = RunConfig(
         rollout=RolloutConfig(batch_size=64, n_samples_per_prompt=8),
         actor=ActorConfig(num_gpus_per_node=ranks),

@@ -56,7 +56,7 @@ def digits_reward(*, prompts, completions, labels, **_):
     return [sum(c.isdigit() for c in text) / max(len(text), 1) for text in completions]
 
 
-def config(folder, **train) -> RunConfig:
+def config(folder, **train: int) -> RunConfig:
     return RunConfig(
         rollout=RolloutConfig(
             batch_size=2,
@@ -66,7 +66,7 @@ def config(folder, **train) -> RunConfig:
         ),
         actor=ActorConfig(model_name_or_path=str(folder), adam=AdamConfig(lr=1e-3), lr_warmup_ratio=0.0),
         reward=RewardConfig(terms=(RewardTermConfig(name=f"{__file__}:digits_reward"),)),
-        train=TrainConfig(**({"num_steps": 4, "num_inner_updates": 2, "micro_batch_size": 4} | train)),
+        train=dataclasses.replace(TrainConfig(num_steps=4, num_inner_updates=2, micro_batch_size=4), **train),
         eval=EvalConfig(n_samples_per_prompt=1),
         ds=DeepSpeedConfig(param_dtype="fp32"),
     )
@@ -215,7 +215,9 @@ def test_a_loss_that_is_not_finite_stops_the_step_before_the_update(tiny_model_f
     score = trainer._score
 
     def infinite(samples):
-        return [dataclasses.replace(s, old_log_probs=s.old_log_probs * float("nan")) for s in score(samples)]
+        return [
+            dataclasses.replace(s, old_log_probs=s.advantage * s.weight.sum(1) * float("nan")) for s in score(samples)
+        ]
 
     trainer._score = infinite  # type: ignore[method-assign]
     before = weights(trainer)

@@ -80,7 +80,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def build(tokenizer: PreTrainedTokenizerBase) -> MMadaModelLM:
     """The real model class with small numbers and random weights."""
-    ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in SPECIAL_TOKENS.items()}
+    ids = {name: tokenizer.get_vocab()[token] for name, token in SPECIAL_TOKENS.items()}
     model = MMadaModelLM(
         MMadaConfig(
             d_model=96,

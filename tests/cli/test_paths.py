@@ -1,7 +1,15 @@
 """Relative paths are meant from where the user stood."""
 
 from unigrpo.cli.paths import with_absolute_paths
-from unigrpo.config import ActorConfig, CheckpointConfig, DataConfig, EvalConfig, RewardConfig, RewardTermConfig, RunConfig
+from unigrpo.config import (
+    ActorConfig,
+    CheckpointConfig,
+    DataConfig,
+    EvalConfig,
+    RewardConfig,
+    RewardTermConfig,
+    RunConfig,
+)
 
 
 def test_paths_that_exist_become_absolute_and_names_stay(tmp_path, monkeypatch):

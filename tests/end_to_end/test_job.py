@@ -133,6 +133,29 @@ def wait_for_step(metrics: Path, step: int) -> None:
     pytest.fail(f"step {step} did not come")
 
 
+def test_question_and_answer_columns_run_as_they_are_with_a_byte_tokenizer(ray_head, tmp_path):
+    """GSM8K's columns and its mark before the gold, relative paths from where the user stands, and a random model."""
+    made = [sys.executable, "examples/tiny/make_model.py", "--random_bytes", "--output", str(tmp_path / "model")]
+    subprocess.run(made, cwd=ROOT, check=True, capture_output=True)
+    rows = [
+        {"question": f"Ann has {i} eggs, buys 3. How many?", "answer": f"{i}+3={i + 3}\n#### {i + 3}"}
+        for i in range(8)
+    ]
+    for name in ("train.jsonl", "test.jsonl"):
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    environment = {**os.environ, "RAY_ADDRESS": ray_head[1], "UNIGRPO_SUBMIT_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "unigrpo.cli.train_unigrpo", *SMALL, "--data.prompt_dataset", "train.jsonl",
+         "--eval.dataset", "test.jsonl", "--actor.model_name_or_path", "model", "--data.max_prompt_tokens", "256",
+         "--train.num_steps", "3", "--run_dir", "run"],
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert [row["step"] for row in untimed(tmp_path / "run")] == [0, 1, 2, 3]
+    samples = [json.loads(line) for line in (tmp_path / "run" / "rollouts.jsonl").read_text().splitlines()]
+    assert {s["label"] for s in samples} <= {str(i + 3) for i in range(8)}
+
+
 def test_a_dry_run_prints_the_plan_and_trains_nothing(ray_head, tmp_path):
     done = train(ray_head[1], "--dry_run", "--run_dir", str(tmp_path / "run"))
     assert done.returncode == 0, done.stderr

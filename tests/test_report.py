@@ -1,0 +1,67 @@
+"""The report: of a finished run, of one that died, and with text of the model that is no HTML."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from unigrpo.report import moving_average, write_report
+
+
+def write_run(folder, *, finished=True, completion="5"):
+    folder.mkdir(exist_ok=True)
+    rows: list[dict[str, float]] = [{"step": 0, "eval/reward_total": 0.5}]
+    for step in (1, 2, 3):
+        rows.append(
+            {
+                "step": step,
+                "reward/total_mean": 0.1 * step,
+                "reward/math_answer_mean": 0.05 * step,
+                "kl/reference_nats": 0.01,
+                "ratio/clipped_fraction_mask_0.25_0.50": 0.1,
+                "grad_norm": 1.0,
+                **{f"time/{n}_seconds": 1.0 for n in ("generate", "reward", "score", "update", "sync")},
+            }
+        )
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sample = {"step": 1, "kind": "train", "prompt": "2+3", "completion": completion, "label": "5", "reward": 2.0}
+    (folder / "rollouts.jsonl").write_text(json.dumps(sample) + "\n")
+    (folder / "config.yaml").write_text("# commit: abc\nrun_dir: x\n")
+    if finished:
+        before, after = {"math_answer_greedy": 0.25}, {"math_answer_greedy": 0.75}
+        summary = {"steps": 3, "wall_seconds": 30.0, "eval": {"before": before, "after": after}}
+        (folder / "summary.json").write_text(json.dumps(summary))
+    return folder
+
+
+def test_a_finished_run_has_its_pictures_and_its_table(tmp_path):
+    folder = write_run(tmp_path / "run")
+    text = write_report(folder).read_text()
+    for part in ("math_answer_greedy", "0.250", "0.750", "+0.500", "10.00 s per step", "# commit: abc"):
+        assert part in text
+    for name in ("reward_curve.png", "policy.png", "time.png"):
+        assert f"src='{name}'" in text
+        assert Image.open(folder / name).size > (100, 100)
+
+
+def test_a_run_that_died_has_a_report_too(tmp_path):
+    text = write_report(write_run(tmp_path / "run", finished=False)).read_text()
+    assert "Not finished: 3 steps so far" in text
+    assert "reward_curve.png" in text
+
+
+def test_what_the_model_wrote_cannot_become_html(tmp_path):
+    text = write_report(
+        write_run(tmp_path / "run", completion="<think>1</think><script>alert(1)</script>")
+    ).read_text()
+    assert "<script>" not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+
+
+def test_a_folder_that_is_no_run_is_named(tmp_path):
+    with pytest.raises(ValueError, match="no metrics.jsonl with a step in it; name the folder of a run"):
+        write_report(tmp_path)
+
+
+def test_the_moving_average_by_hand():
+    assert moving_average([3.0, 5.0, 1.0, 9.0], window=3) == [3.0, 4.0, 3.0, 5.0]

@@ -15,7 +15,7 @@ PY
 
 # Ports that nobody listens on now, one a line.
 free_ports() {
-    "$PYTHON" - "$1" <<'PY'
+    "$PYTHON" - "$1" <<'PY' 2>/dev/null
 import socket, sys
 sockets = [socket.socket() for _ in range(int(sys.argv[1]))]
 for s in sockets:
@@ -24,9 +24,11 @@ print(*[s.getsockname()[1] for s in sockets], sep="\n")
 PY
 }
 
+# Sets RAY_ADDRESS to the URL of a job server.
 start_or_find_ray() {
     if [ -n "${RAY_ADDRESS:-}" ]; then
-        job_server_answers "$RAY_ADDRESS" || fail "no job server answers at RAY_ADDRESS=$RAY_ADDRESS; unset it to start a local one"
+        job_server_answers "$RAY_ADDRESS" || fail "no job server answers at RAY_ADDRESS=$RAY_ADDRESS. Give its URL," \
+            "such as http://HOST:8265, or unset RAY_ADDRESS to start a local one"
         return
     fi
     RAY_ADDRESS=http://127.0.0.1:8265
@@ -39,45 +41,30 @@ start_or_find_ray() {
 }
 
 start_local_ray() {
-    local ports gpus=() cpus
+    local ports options=() cpus
     cpus=$(nproc)
-    # Without a GPU, two are declared, so that the same placement runs; three CPUs hold the smallest run.
-    has_gpu || gpus=(--num-gpus 2)
+    # Without a GPU, two are declared, so that the same placement runs; four CPUs hold the default workers.
+    has_gpu || options=(--num-gpus 2 --object-store-memory 300000000)
     mapfile -t ports < <(free_ports 4)
     [ ${#ports[@]} -eq 4 ] || fail "no free port on this machine; end a program that listens on one, and start again"
     ray_tmp=$(mktemp -d /tmp/unigrpo-ray-XXXXXX)
     gcs_address=127.0.0.1:${ports[0]}
     RAY_ADDRESS=http://127.0.0.1:${ports[1]}
-    say "starting a local Ray head (a few seconds)"
-    trap stop_local_ray EXIT
-    trap 'exit 130' INT TERM
+    say "starting a local Ray head at $gcs_address (a few seconds)"
+    clean_up_at_exit
     # In a process group of its own, so that stopping it stops its children and nobody else's.
     setsid "$ray_bin" start --head --block --disable-usage-stats --node-ip-address 127.0.0.1 --port "${ports[0]}" \
         --dashboard-host 127.0.0.1 --dashboard-port "${ports[1]}" --ray-client-server-port "${ports[2]}" \
-        --dashboard-agent-listen-port "${ports[3]}" \
-        --num-cpus $((cpus > 4 ? cpus : 4)) "${gpus[@]}" --object-store-memory 300000000 --temp-dir "$ray_tmp" \
-        >"$ray_tmp.log" 2>&1 &
+        --dashboard-agent-listen-port "${ports[3]}" --num-cpus $((cpus > 4 ? cpus : 4)) "${options[@]}" \
+        --temp-dir "$ray_tmp" >"$ray_tmp.log" 2>&1 &
     ray_pid=$!
-    local attempt
-    for attempt in $(seq 90); do
+    local started=$SECONDS
+    while kill -0 "$ray_pid" 2>/dev/null && [ $((SECONDS - started)) -lt 120 ]; do
         job_server_answers "$RAY_ADDRESS" && return
-        kill -0 "$ray_pid" 2>/dev/null || break
         sleep 1
     done
     tail -n 20 "$ray_tmp.log" >&2
-    fail "the local Ray head did not start within $attempt s; its last lines stand above, all of them in $ray_tmp.log"
-}
-
-stop_local_ray() {
-    [ -n "${ray_pid:-}" ] || return 0
-    say "stopping the local Ray head"
-    kill -TERM -- "-$ray_pid" 2>/dev/null || true
-    for _ in $(seq 10); do
-        kill -0 -- "-$ray_pid" 2>/dev/null || break
-        sleep 0.5
-    done
-    kill -KILL -- "-$ray_pid" 2>/dev/null || true
-    rm -rf "$ray_tmp" "$ray_tmp.log"
+    fail "the local Ray head did not start within $((SECONDS - started)) s; its last lines stand above"
 }
 
 # submit_job MODULE ARGUMENTS...: runs it as a job with this folder as its working directory; its status is the job's.
@@ -91,6 +78,46 @@ variables = {"UNIGRPO_COMMIT": commit, "UNIGRPO_SUBMIT_DIR": os.getcwd(), "PYTHO
 print(json.dumps({"excludes": [".venv", "runs", ".git"], "env_vars": variables}))
 PY
     )
-    "$ray_bin" job submit --address "$RAY_ADDRESS" --working-dir . --runtime-env-json "$environment" \
-        -- "$PYTHON" -m "$@"
+    clean_up_at_exit
+    job_id=unigrpo-$(date +%Y%m%d-%H%M%S)-$$
+    # In the background, since bash runs a trap only when the command in front has ended.
+    "$ray_bin" job submit --address "$RAY_ADDRESS" --submission-id "$job_id" --working-dir . \
+        --runtime-env-json "$environment" -- "$PYTHON" -m "$@" &
+    submit_pid=$!
+    local status=0
+    wait "$submit_pid" || status=$?
+    submit_pid=
+    return $status
+}
+
+clean_up_at_exit() {
+    trap clean_up EXIT
+    trap 'exit 129' HUP
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+}
+
+clean_up() {
+    trap '' HUP INT TERM
+    if [ -n "${submit_pid:-}" ]; then
+        kill "$submit_pid" 2>/dev/null || true
+        say "stopping the job"
+        timeout 20 "$ray_bin" job stop --address "$RAY_ADDRESS" "$job_id" >/dev/null 2>&1 || true
+    fi
+    if [ -n "${ray_pid:-}" ]; then
+        say "stopping the local Ray head"
+        stop_group "$ray_pid"
+        rm -rf "$ray_tmp" "$ray_tmp.log" || true
+    fi
+}
+
+# Ends a process group: kindly, and after five seconds by force.
+stop_group() {
+    local attempt
+    kill -TERM -- "-$1" 2>/dev/null || true
+    for ((attempt = 0; attempt < 10; attempt++)); do
+        kill -0 -- "-$1" 2>/dev/null || return 0
+        sleep 0.5
+    done
+    kill -KILL -- "-$1" 2>/dev/null || true
 }

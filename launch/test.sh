@@ -7,7 +7,7 @@ if [ "${1:-}" = --help ] || [ "${1:-}" = -h ]; then
     cat <<'TEXT'
 bash launch/test.sh [PYTEST ARGUMENTS]
 
-Creates or reuses .venv, then runs ruff, pyright, shellcheck and the default tests (10 minutes at most on 2 cores).
+Creates or reuses .venv, then runs ruff, shellcheck, pyright and the default tests (10 minutes at most on 2 cores).
 With arguments, runs only pytest with them:  bash launch/test.sh tests/algorithm -k coupled
 TEXT
     exit 0
@@ -17,24 +17,27 @@ fi
 source launch/install.sh
 bin=$(dirname "$PYTHON")
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" RAY_USAGE_STATS_ENABLED=0 TOKENIZERS_PARALLELISM=false DS_ACCELERATOR=cpu
+unset RAY_ADDRESS # the tests start clusters of their own
 
 if [ $# -gt 0 ]; then
     exec "$PYTHON" -m pytest "$@"
 fi
 
-failed=()
+summary=()
+num_failed=0
 check() {
-    local name=$1
+    local name=$1 started=$SECONDS outcome=passed
     shift
     say "$name"
-    "$@" || failed+=("$name")
+    "$@" || { outcome=FAILED && num_failed=$((num_failed + 1)); }
+    summary+=("$(printf '%-12s  %s  %4d s' "$name" "$outcome" $((SECONDS - started)))")
 }
 check "ruff check" "$bin/ruff" check .
 check "ruff format" "$bin/ruff" format --check .
 check "shellcheck" "$bin/shellcheck" --external-sources launch/*.sh examples/tiny/*.sh .ci/run
 check "pyright" "$bin/pyright" --pythonpath "$PYTHON"
 check "pytest" "$PYTHON" -m pytest
-if [ ${#failed[@]} -gt 0 ]; then
-    fail "failed: ${failed[*]}"
-fi
+printf '\n'
+printf '%s\n' "${summary[@]}"
+[ "$num_failed" -eq 0 ] || fail "$num_failed of ${#summary[@]} checks failed"
 say "all checks passed"

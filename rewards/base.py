@@ -25,7 +25,7 @@ class RewardInput:
     """Generated picture, RGB."""
     input_images: tuple[Image.Image, ...] = ()
     """Pictures of the prompt."""
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """The other columns of the prompt's line."""
 
 

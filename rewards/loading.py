@@ -9,7 +9,7 @@ import pkgutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import rewards
 from rewards.base import Reward, RewardInput
@@ -29,12 +29,12 @@ def load_reward(spec: str, options: Mapping[str, Any]) -> Reward:
     if spec not in names:
         raise ValueError(f"reward.terms: no {spec!r}; choose one of {names}, or give path/to/file.py:function")
     module = importlib.import_module(f"rewards.{spec}")
-    found = [
-        m
-        for m in vars(module).values()
-        if inspect.isclass(m) and m.__module__ == module.__name__ and hasattr(m, "range")
-    ]
-    return found[0](**options)
+    (reward,) = (m for m in vars(module).values() if _is_reward_class(m) and m.__module__ == module.__name__)
+    return reward(**options)
+
+
+def _is_reward_class(member: object) -> TypeGuard[type[Reward]]:
+    return inspect.isclass(member) and hasattr(member, "range")
 
 
 def _function(spec: str) -> Callable[..., Any]:

@@ -31,5 +31,5 @@ def test_after_a_resume_later_steps_and_a_line_cut_off_by_a_kill_are_gone(tmp_pa
 def test_weights_and_biases_without_package_or_key_is_an_error(tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    with pytest.raises(ValueError, match="wandb is not installed|WANDB_API_KEY is not"):
+    with pytest.raises(ValueError, match=r"wandb is not installed|WANDB_API_KEY is not"):
         MetricsWriter(tmp_path, tensorboard=False, wandb_project="mine")

@@ -59,7 +59,7 @@ def test_what_the_model_wrote_cannot_become_html(tmp_path):
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path):
-    with pytest.raises(ValueError, match="no metrics.jsonl with a step in it; name the folder of a run"):
+    with pytest.raises(ValueError, match=r"no metrics\.jsonl with a step in it; name the folder of a run"):
         write_report(tmp_path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from transformers import AutoTokenizer
 
 from unigrpo.models.mmada import MMadaConfig
@@ -75,3 +76,17 @@ def test_own_ids_that_are_incomplete_are_refused():
 def test_a_tokenizer_without_chat_tokens_has_no_end_of_header(unk_token_id):
     tokenizer = Tokenizer(126349, unk_token_id=unk_token_id)
     assert Vocabulary.from_pretrained_parts(MMadaConfig(), tokenizer).end_header_id is None  # type: ignore[arg-type]
+
+
+def test_codes_and_token_ids_are_each_others_inverse():
+    tokenizer = Tokenizer(126349)
+    vocabulary = Vocabulary.from_pretrained_parts(MMadaConfig(codebook_size=8192), tokenizer)  # type: ignore[arg-type]
+    codes = torch.tensor([[0, 8191], [3, 4]])
+    ids = vocabulary.image_ids(codes)
+    assert ids.tolist() == [[126349, 134540], [126352, 126353]]
+    assert torch.equal(vocabulary.image_codes(ids), codes)
+    for wrong in (-1, 8192):
+        with pytest.raises(ValueError, match=rf"image codes lie in {min(wrong, 0)}\.\.{max(wrong, 0)}, expected 0"):
+            vocabulary.image_ids(torch.tensor([0, wrong]))
+    with pytest.raises(ValueError, match=r"image tokens lie in .*, expected 126349\.\.134540; only a finished image"):
+        vocabulary.image_codes(torch.tensor([126349, vocabulary.mask_id]))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from jaxtyping import Int
+from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 PUBLISHED_IDS = {
@@ -50,6 +52,24 @@ class Vocabulary:
         """First and one-past-last id of the image codes."""
         return self.image_offset, self.image_offset + self.codebook_size
 
+    def image_ids(self, codes: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+        """Token ids of image codes.
+
+        Raises:
+            ValueError: A code is outside the codebook.
+        """
+        _check_range("codes", codes, 0, self.codebook_size, "give the image tokenizer's codes, without the offset")
+        return codes.long() + self.image_offset
+
+    def image_codes(self, token_ids: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+        """Image codes of token ids.
+
+        Raises:
+            ValueError: A token is no image code, such as a mask that was never filled.
+        """
+        _check_range("tokens", token_ids, *self.image_slice, "only a finished image has codes")
+        return token_ids - self.image_offset
+
     @classmethod
     def from_pretrained_parts(cls, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
         """The ids of a checkpoint: from its config key ``special_token_ids`` where it has one, else the published.
@@ -83,4 +103,11 @@ class Vocabulary:
             end_header_id=end_header if isinstance(end_header, int) and end_header != tokenizer.unk_token_id else None,
             image_offset=len(tokenizer),
             codebook_size=codebook_size,
+        )
+
+
+def _check_range(what: str, values: Tensor, first: int, end: int, hint: str) -> None:
+    if values.numel() and not first <= int(values.min()) <= int(values.max()) < end:
+        raise ValueError(
+            f"image {what} lie in {int(values.min())}..{int(values.max())}, expected {first}..{end - 1}; {hint}"
         )

@@ -1,49 +1,48 @@
-"""Whether the final answer is the gold number."""
+"""Whether the final answer is the gold: numbers, mathematics, choices, yes or no, words."""
 
 from __future__ import annotations
 
-import re
+from collections import Counter
 from collections.abc import Sequence
-from fractions import Fraction
 
-from rewards.base import RewardInput
-
-NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?:/\d+)?")
+from rewards.base import Reward, RewardInput
+from rewards.grading.grader import KINDS, Grader, prepare
 
 
-class MathAnswer:
-    """1 if the answer behind the thoughts equals the gold, else 0."""
+class MathAnswer(Reward):
+    """1 if the final answer equals the gold, else 0."""
 
     name = "math_answer"
     range = (0.0, 1.0)
     unit = "1 if correct"
 
+    def __init__(self, kind: str = "auto", deadline: float = 2.0) -> None:
+        """Chooses how to compare.
+
+        Args:
+            kind: `gsm8k`, `math`, `choice`, `geoqa`, `clevr`, or `auto` by the look of the gold.
+            deadline: Seconds for one comparison by math-verify.
+
+        Raises:
+            ValueError: No such kind.
+        """
+        if kind not in KINDS:
+            raise ValueError(f"math_answer: kind {kind!r} is not one of {list(KINDS)}")
+        self._kind = kind
+        self._grader = Grader(deadline)
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Number of grades by status: `ok`, `no_answer`, `timeout`, `error`."""
+        return self._grader.counts
+
     def __call__(self, inputs: Sequence[RewardInput]) -> list[float | None]:
-        return [float(is_correct(item.completion, item.label or "")) for item in inputs]
+        return [float(self._grader(item.completion, item.label or "", self._kind).correct) for item in inputs]
 
     def check_label(self, label: str | None) -> None:
-        """The gold must be a number."""
-        if label is None or number(label) is None:
-            raise ValueError(f"expected a number, found {label!r}")
+        """Raises ValueError for a gold that cannot be graded as this kind."""
+        prepare(label or "", self._kind)
 
     def close(self) -> None:
-        """Nothing to end."""
-
-
-def is_correct(completion: str, gold: str) -> bool:
-    """Whether the completion's answer is the gold's number."""
-    if "<think>" in completion and "</think>" not in completion:
-        return False
-    answer = number(completion.rpartition("</think>")[2])
-    return answer is not None and answer == number(gold)
-
-
-def number(text: str) -> Fraction | None:
-    """The number that the text is, if it is one."""
-    text = text.strip().rpartition("####")[2].strip()[:64]
-    if not NUMBER.fullmatch(text):
-        return None
-    try:
-        return Fraction(text.replace(",", ""))
-    except (ValueError, ZeroDivisionError):
-        return None
+        """Ends the math-verify process."""
+        self._grader.close()

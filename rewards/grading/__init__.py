@@ -1,0 +1,1 @@
+"""Exact grading: clean the text, extract the answer, compare by kind. Nothing here is a reward by itself."""

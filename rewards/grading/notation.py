@@ -1,0 +1,93 @@
+"""One spelling for what LaTeX, Markdown and keyboards spell in many ways."""
+
+from __future__ import annotations
+
+import re
+
+_LATEX = [
+    (re.compile(r"\\(?:left|right|displaystyle|limits)\b|(?<!\\)\\[!,;:> ]|\\q?quad\b|~"), " "),
+    (re.compile(r"(?<=\d)(?:\{,\}|\\[,!] ?)(?=\d{3})"), ","),
+    (re.compile(r"\\[dtc]frac(?![a-z])"), r"\\frac"),
+    (re.compile(r"\\frac\s*(\d)\s*(\d)"), r"\\frac{\1}{\2}"),
+    (re.compile(r"\\frac\s*(\d)\s*\{"), r"\\frac{\1}{"),
+    (re.compile(r"(\\frac\s*\{[^{}]*\})\s*(\d)"), r"\1{\2}"),
+    (re.compile(r"\\(?:(?:text|math)(?:bf|it|rm|sf)?|mbox|operatorname|bm|boldsymbol)\s*\{([^{}]*)\}"), r" \1 "),
+    (re.compile(r"\\(?:rm|bf|it)\b"), " "),
+    (re.compile(r"\^?\{?\\(?:circ|degree)\b\s*\}?|\^\{?°\}?|\\textdegree\b"), "°"),
+    (re.compile(r"\\([%$&#_])"), r"\1"),
+    (re.compile(r"\\(?:times|cdot|ast)\b ?"), "*"),
+    (re.compile(r"\\(?:pounds|euro|yen|cents)\b"), lambda m: {"p": "£", "e": "€", "y": "¥", "c": "¢"}[m[0][1]]),
+]  # fmt: skip
+_WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"), ("__", "__"), ("*", "*"), 
+             ("`", "`"), ('"', '"'), ("{", "}"))  # fmt: skip
+_PREFIX = re.compile(
+    r"(?:answer|final answer)\s*[:=]\s*|(?:that|exactly|simply|just|equal to|equals|therefore|"
+    r"thus|hence|so|also)\b[\s,:]*|(?:\\approx\b|\\therefore\b|≈|~|approximately\b|approx\b\.?|=|:)\s*", re.IGNORECASE
+)  # fmt: skip
+_TO_SIGN = [
+    (re.compile(r"\\(?:lbrace|\{)(?![a-z])"), "⦃"),
+    (re.compile(r"\\(?:rbrace|\})(?![a-z])"), "⦄"),
+    (re.compile(r"\\(?:geqslant|geq|ge)(?![a-z])|>="), "≥"),
+    (re.compile(r"\\(?:leqslant|leq|le)(?![a-z])|<="), "≤"),
+    (re.compile(r"\\lt(?![a-z])"), "<"),
+    (re.compile(r"\\gt(?![a-z])"), ">"),
+    (re.compile(r"\\(?:neq|ne)(?![a-z])"), "≠"),
+    (re.compile(r"\\cup(?![a-z])"), "∪"),
+    (re.compile(r"\\infty(?![a-z])|\binfinity\b|\binf\b"), "∞"),
+    (re.compile(r"\\pm(?![a-z])"), "±"),
+    (re.compile(r"\\in(?![a-z])"), "∈"),
+    (re.compile(r"\\(?:emptyset|varnothing)(?![a-z])"), "⦃⦄"),
+    (re.compile(r"\\(?:div)(?![a-z])"), "/"),
+    (re.compile(r"\\sqrt\s*(\d|[a-z](?![a-z]))"), r"\\sqrt{\1}"),
+    (re.compile(r"(?<![\\A-Za-z])sqrt\s*\(([^()]{1,100})\)"), r"\\sqrt{\1}"),
+    (re.compile(r"(?<![\\A-Za-z])pi\b"), r"\\pi"),
+    (re.compile(r"\*\*"), "^"),
+    (re.compile(r"\^\s*\{\s*(\w)\s*\}"), r"^\1"),
+    (re.compile(r"_\s*\{\s*(\w+)\s*\}"), r"_\1"),
+    (re.compile(r"\\(?:mid|vert)(?![a-z])"), "|"),
+]
+
+
+def unwrapped(text: str) -> str:
+    """The text without quotes, dollar signs, Markdown, "=", "approximately" and the sentence's end around it."""
+    for _ in range(8):
+        before = text
+        text = text.strip().rstrip(",;:。").strip()
+        if text.endswith(".") and not text.endswith(".."):
+            text = text[:-1].rstrip()
+        for opened, closed in _WRAPPERS:
+            inside = text[len(opened) : -len(closed)]
+            wrapped = len(text) >= len(opened) + len(closed) and text.startswith(opened) and text.endswith(closed)
+            again = any(sign in inside for sign in ("$", "{", "}", "\\(", "\\[", '"') if sign in opened + closed)
+            if wrapped and inside.strip() and not again:
+                text = inside
+        if text.startswith("\\{") or text == before:
+            break
+    found = _PREFIX.match(text)
+    while found and found.end() and found.end() < len(text):
+        text = text[found.end() :]
+        found = _PREFIX.match(text)
+    return text.strip()
+
+
+def plain(text: str) -> str:
+    """The text without LaTeX's spacing, fonts and spellings of signs."""
+    if "\\" not in text and "~" not in text and "{,}" not in text:
+        return text.strip()
+    for pattern, replacement in _LATEX:
+        text = pattern.sub(replacement, text)
+    return text.strip()
+
+
+def normal(text: str) -> str:
+    """One spelling for what LaTeX and keyboards spell in many ways."""
+    text = unwrapped(text)
+    if text.count("$") >= 2 and text.count("$") % 2 == 0 and "\\$" not in text:
+        text = text.replace("$", " ")
+    text = re.sub(r"\\(?:left|right|[bB]igg?[lr]?)\s*(?=[\\()\[\]|.{}])", "", text)
+    for pattern, sign in _TO_SIGN[:2]:
+        text = pattern.sub(sign, text)
+    text = plain(text)
+    for pattern, sign in _TO_SIGN[2:]:
+        text = pattern.sub(sign, text)
+    return re.sub(r"\s+", " ", unwrapped(text)).strip()

@@ -1,0 +1,269 @@
+"""Numbers as people write them -> exact fractions, and how two of them compare."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+from rewards.grading import units
+from rewards.grading.notation import plain, unwrapped
+
+LARGEST_EXPONENT = 400
+LONGEST = 320
+
+_WORDS = {word: value for value, word in enumerate(
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen twenty".split()
+)}  # fmt: skip
+_TENS = {
+    word: 10 * value for value, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)
+}
+_SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+
+_GROUPED = r"\d{1,3}(?:,\d{3})+(?![\d,])|\d{1,3}(?: \d{3})+(?!\d)|\d{1,3}(?:'\d{3})+(?!\d)|\d{1,3}(?:_\d{3})+(?!\d)"
+_PLAIN = rf"(?:(?:{_GROUPED}|\d+)(?:\.\d*)?|\.\d+)"
+_FRAC = r"\\frac\s*\{\s*(?P<top>[-+]?[\d.,]+)\s*\}\s*\{\s*(?P<bottom>[-+]?[\d.,]+)\s*\}"
+_BODY = re.compile(
+    rf"(?P<sign>[-+]?)\s*(?P<currency>(?:us|a|c)?[{units.CURRENCY}])?\s*(?P<sign2>[-+]?)\s*(?:"
+    rf"(?:(?P<whole>\d+)\s*(?:and\s+)?)?(?P<frac>{_FRAC})"
+    r"|(?P<mixed>\d+)\s+(?:and\s+)?(?P<over>\d+)\s*/\s*(?P<under>\d+)(?![\d.,])"
+    r"|(?P<half>\d+) and (?:a|one) half\b"
+    r"|(?P<ten>10)\s*\^\s*(?:\{\s*(?P<p1>[-+]?\d{1,5})\s*\}|(?P<p2>[-+]?\d{1,5}))"
+    r"|(?P<european>\d{1,3}(?:\.\d{3})+,\d{1,2})(?!\d)"
+    rf"|(?P<number>{_PLAIN})(?:\s*/\s*(?P<divisor>{_PLAIN})|[eE](?P<e>[-+]?\d{{1,5}})(?![\d.])"
+    r"|\s*(?:\*|[xX]\s+|[xX](?=10))\s*10\s*\^\s*(?:\{\s*(?P<p3>[-+]?\d{1,5})\s*\}|(?P<p4>[-+]?\d{1,5})))?"
+    r"(?:\s*(?P<scale>hundred|thousand|million|billion|trillion)\b)?)",
+    re.IGNORECASE,
+)
+_PERCENT = re.compile(r"\s*(?:%|percent\b|per cent\b|percentage points?\b)", re.IGNORECASE)
+_REPEATING = re.compile(r"([-+]?)(\d*)\.(\d*)\\overline\s*\{?(\d{1,30})\}?")
+_ARITHMETIC = re.compile(r"[\d\s+\-*/().,$%]*\d\s*[+\-*/][\d\s+\-*/().,$%]*")
+_VARIABLE = re.compile(r"(?:[A-Za-z](?:_\{?\w+\}?)?|[A-Za-z]\([a-z]\)|\\?[A-Za-z]{2,}(?: [A-Za-z]{2,}){0,5})")
+_CALCULATOR = re.compile(r"<<[^<>\n]{0,200}>>")
+_TOKEN = re.compile(r"[$€£¥₹¢]?\d[\d.,/]*")
+
+
+@dataclass(frozen=True)
+class Number:
+    """An exact number with what stood beside it."""
+
+    value: Fraction
+    unit: str = ""
+    """Canonical unit or currency; empty where none was written."""
+    percent: bool = False
+
+
+def parse(text: str, *, words: bool = True, loose_units: bool = True) -> Number | None:
+    """The number that a text is, or None if it is more or less than one number.
+
+    Args:
+        text: An extracted answer.
+        words: Number words count.
+        loose_units: Any noun may be a unit, not only the known ones.
+
+    >>> parse("$1,080.50"), parse("3 1/2 cups").value, parse("12 or 13")
+    (Number(value=Fraction(2161, 2), unit='$', percent=False), Fraction(7, 2), None)
+    """
+    if len(text) > LONGEST:
+        return None
+    text = unwrapped(plain(unwrapped(_CALCULATOR.sub("", text))))
+    if text.startswith("(") and text.endswith(")") and text.count("(") == 1:
+        text = text[1:-1].strip()
+    if "=" in text:
+        text = _right_side(text)
+    repeating = _REPEATING.fullmatch(text) if "overline" in text else None
+    if repeating:
+        return Number(_repeating(repeating))
+    found = _BODY.match(text)
+    if not found:
+        return _in_words(text) if words else None
+    try:
+        value = _value(found)
+    except (ValueError, ZeroDivisionError):
+        return None
+    return None if value is None else _with_unit(value, found["currency"] or "", text[found.end() :], loose_units)
+
+
+def in_prose(text: str) -> Number | None:
+    """The only number of a sentence that neither hedges nor calculates, or None."""
+    if len(text) > LONGEST:
+        return None
+    text = unwrapped(plain(unwrapped(_CALCULATOR.sub("", text)))).replace("$ ", "$")
+    if text.count("$") == 2 and re.search(r"\$[^$]*\d[^$ ]*\$", text):
+        text = text.replace("$", "")
+    tokens = list(_TOKEN.finditer(text))
+    if not tokens:
+        return _word_in_prose(text)
+    if len(tokens) > 1 and "=" in text:
+        return in_prose(text.rpartition("=")[2]) if _ARITHMETIC.search(text.rpartition("=")[0]) else None
+    if len(tokens) != 1:
+        return None
+    start = tokens[0].start()
+    if start and text[start - 1] == "-":
+        start -= 1
+    before, after = text[:start], text[tokens[0].start() :]
+    if before and not before[-1].isspace() and before[-1] not in ":=(*":
+        return None
+    names = re.findall(r"[A-Za-z']+", before.lower())
+    if (
+        re.search(r"[^A-Za-z'\s,.:=()*-]", before)
+        or units.HEDGES & set(names)
+        or any(n in _WORDS for n in names if n != "one")
+    ):
+        return None
+    number = parse(text[start:], words=False)
+    if number:
+        return number
+    rest = after[len(tokens[0][0]) :]
+    if re.search(r"[^A-Za-z'\s,.()*%-]", rest) or units.HEDGES & set(re.findall(r"[a-z']+", rest.lower())):
+        return None
+    return parse(text[start : tokens[0].end()], words=False) if rest[:1].isspace() or rest[:1] in "%,.*)" else None
+
+
+def same(gold: Number, found: Number) -> bool:
+    """Whether a number is the gold.
+
+    A percentage is its bare number; it is the fraction only if the gold has the sign.
+    """
+    if units.conflict(gold.unit, found.unit):
+        return False
+    if gold.value == found.value:
+        return True
+    return gold.percent and not found.percent and not found.unit and found.value * 100 == gold.value
+
+
+def _right_side(text: str) -> str:
+    left, _, right = text.rpartition("=")
+    left = left.strip().rstrip("=").strip()
+    if _VARIABLE.fullmatch(left) or _ARITHMETIC.fullmatch(left.replace("\\div", "/")) or not left:
+        return unwrapped(right)
+    first = left.partition("=")[0].strip()
+    if "=" in left and _VARIABLE.fullmatch(first) and _ARITHMETIC.fullmatch(left.rpartition("=")[2]):
+        return unwrapped(right)
+    return ""
+
+
+def _decimal(text: str) -> Fraction:
+    return Fraction(re.sub(r"[, '_]", "", text))
+
+
+def _value(found: re.Match[str]) -> Fraction | None:
+    if found["sign"] and found["sign2"]:
+        return None
+    if found["frac"]:
+        value = int(found["whole"] or 0) + _decimal(found["top"]) / _decimal(found["bottom"])
+    elif found["mixed"]:
+        value = int(found["mixed"]) + Fraction(int(found["over"]), int(found["under"]))
+    elif found["half"]:
+        value = int(found["half"]) + Fraction(1, 2)
+    elif found["ten"]:
+        value = _power(found["p1"] or found["p2"])
+    elif found["european"]:
+        value = Fraction(found["european"].replace(".", "").replace(",", "."))
+    else:
+        value = _decimal(found["number"])
+        if found["divisor"]:
+            value /= _decimal(found["divisor"])
+        exponent = found["e"] or found["p3"] or found["p4"]
+        if exponent:
+            value *= _power(exponent)
+        if found["scale"]:
+            value *= {"hundred": 100, **_SCALES}[found["scale"].lower()]
+    return -value if "-" in (found["sign"], found["sign2"]) else value
+
+
+def _power(exponent: str) -> Fraction:
+    if abs(int(exponent)) > LARGEST_EXPONENT:
+        raise ValueError("exponent too large")
+    return Fraction(10) ** int(exponent)
+
+
+def _repeating(found: re.Match[str]) -> Fraction:
+    sign, whole, fixed, again = found.groups()
+    scale = 10 ** len(fixed)
+    value = int(whole or 0) + Fraction(int(fixed or 0), scale) + Fraction(int(again), (10 ** len(again) - 1) * scale)
+    return -value if sign == "-" else value
+
+
+def _with_unit(value: Fraction, currency: str, rest: str, loose: bool) -> Number | None:
+    percent = _PERCENT.match(rest)
+    if percent:
+        rest = rest[percent.end() :]
+    glued = bool(rest) and not rest[0].isspace() and rest[0] not in "°" + units.CURRENCY and ord(rest[0]) < 128
+    rest = rest.strip()
+    rest = unwrapped(rest) if rest else ""
+    if not rest:
+        return Number(value, units.canonical(currency) or "", bool(percent))
+    if rest[0] in ".,!?/^*-+_(){}[]|&<>=:;\\'\"" and not rest.startswith("/"):
+        return None
+    unit = units.canonical(rest)
+    if unit is None or (glued and not all(name in _KNOWN_NAMES for name in re.split(r"[ /]", unit) if name)):
+        return None
+    if not loose and not percent and not all(n in _KNOWN_NAMES or _is_noun(n) for n in re.split(r"[ /]", unit) if n):
+        return None
+    if currency:
+        if re.match(r"(?:/|per\b|each\b|a\b|in\b|every\b|total\b)", rest.lower()) or units.canonical(currency) == unit:
+            return Number(value, units.canonical(currency) or "", bool(percent))
+        return None if glued or len(rest) < 3 else Number(value, units.canonical(currency) or "", bool(percent))
+    return Number(value, "" if percent else unit, bool(percent))
+
+
+_KNOWN_NAMES = {name + power for name in units.KNOWN.values() for power in ("", "^2", "^3")}
+
+
+def _is_noun(word: str) -> bool:
+    return len(word) >= 4 and word.isalpha() and any(vowel in word for vowel in "aeiou") and word not in _FUNCTIONS
+
+
+_FUNCTIONS = {
+    "sinh",
+    "cosh",
+    "tanh",
+    "arcsin",
+    "arccos",
+    "arctan",
+    "sqrt",
+    "frac",
+    "theta",
+    "alpha",
+    "beta",
+    "gamma",
+    "base",
+}
+
+
+def _in_words(text: str) -> Number | None:
+    names = text.lower().replace("-", " ").split()
+    if not names or len(names) > 12:
+        return None
+    negative = names[0] in {"negative", "minus"}
+    names = names[negative:]
+    total = current = used = 0
+    for name in names:
+        if name in _WORDS and name != "twenty":
+            if used and (current % 100 >= 20) == 0 and current % 100:
+                return None
+            current += _WORDS[name]
+        elif name in _TENS:
+            if current % 100:
+                return None
+            current += _TENS[name]
+        elif name == "hundred" and 0 < current < 10:
+            current *= 100
+        elif name in _SCALES and current:
+            total, current = total + current * _SCALES[name], 0
+        elif not (name == "and" and used and names[used - 1] == "hundred"):
+            break
+        used += 1
+    if not used:
+        return None
+    value = Fraction(total + current)
+    return _with_unit(-value if negative else value, "", " " + " ".join(names[used:]) if names[used:] else "", True)
+
+
+def _word_in_prose(text: str) -> Number | None:
+    names = re.findall(r"[A-Za-z']+", text.lower())
+    found = [name for name in names if name in _WORDS]
+    hedged = (units.HEDGES | set(_TENS)) & set(names) or re.search(r"[^A-Za-z'\s,.]", text)
+    return Number(Fraction(_WORDS[found[0]])) if len(found) == 1 and len(names) <= 12 and not hedged else None

@@ -1,0 +1,93 @@
+"""Model output -> plain characters: special tokens, padding, Unicode digits and signs; linear time, capped."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+CAP = 65_536
+"""Characters kept, from the end."""
+MASK = "<|mdm_mask|>"
+"""What MMaDA's tokenizer prints for a position that is still masked."""
+SEPARATOR = "\x1f"
+"""Stands where a special token stood: white space to Python, but no part of any number."""
+UNDECIDED = "\ufffd"
+"""Stands where a mask token stood: no answer holds it."""
+
+SPECIAL = re.compile(r"<\|[^|<>\s]{1,40}\|>|</?s>|<(?:pad|bos|eos|unk)>", re.IGNORECASE)
+_MASK = re.compile(re.escape(MASK) + r"|<\|mask\|>|\[MASK\]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_SHORT = ("<s>", "</s>", "<pad>", "<bos>", "<eos>", "<unk>")
+
+_SUPERSCRIPT = {ord(sign): plain for sign, plain in zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "0123456789-+n", strict=True)}
+_SUPERSCRIPTS = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ]+")
+_SUBSCRIPT = {ord(sign): plain for sign, plain in zip("₀₁₂₃₄₅₆₇₈₉", "0123456789", strict=True)}
+_SUBSCRIPTS = re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
+_VULGAR = re.compile("[¼½¾⅐-⅞↉]")
+_COMMANDS = {
+    "×": "times", "·": "cdot", "⋅": "cdot", "∙": "cdot", "÷": "div", "∞": "infty", "π": "pi", "±": "pm",
+    "≤": "le", "≥": "ge", "≠": "ne", "≈": "approx", "∪": "cup", "∩": "cap", "∈": "in", "∅": "emptyset", "θ": "theta",
+}  # fmt: skip
+_SIGNS = {
+    **{ord(sign): "-" for sign in "−‐‑‒–﹣"},  # no em dash: it is punctuation
+    **dict.fromkeys((0xA0, *range(0x2000, 0x200B), 0x202F, 0x3000), " "),
+    **{ord(sign): f"\\{command} " for sign, command in _COMMANDS.items()},
+    **{ord(sign): plain for sign, plain in zip("º˚⁄∕’‘“”\u066b\u066c", "°°//''\"\".,", strict=True)},
+    ord("。"): ". ",
+    ord("、"): ", ",
+}
+_ROOT = re.compile(r"√\s*(\(|\d+(?:\.\d+)?|[A-Za-z])")
+_CUT = 48
+
+
+def without_padding(text: str) -> str:
+    """The text without the special tokens and white space at its end."""
+    end = len(text)
+    while end:
+        if text[end - 1].isspace() or text[end - 1] == "\0":
+            end -= 1
+        elif text.endswith("|>", 0, end):
+            start = text.rfind("<|", max(0, end - _CUT), end)
+            if start < 0 or text.startswith(MASK, start) or not SPECIAL.fullmatch(text, start, end):
+                break
+            end = start
+        elif text.endswith(_SHORT, 0, end):
+            end = text.rfind("<", 0, end)
+        else:
+            break
+    return text[:end]
+
+
+def clean(text: str) -> str:
+    """The last ``CAP`` characters: ASCII digits and signs, special tokens as separators, no control characters."""
+    text = text[-CAP:]
+    if "\x08oxed" in text:  # what "\boxed" becomes in a string that is not raw
+        text = text.replace("\x08oxed", "\\boxed")
+    text = _CONTROL.sub("", text.replace("\r", "\n"))
+    if "<" in text or "[" in text:
+        text = SPECIAL.sub(SEPARATOR, _MASK.sub(UNDECIDED, text))
+    return text if text.isascii() else _plain(text)
+
+
+def _plain(text: str) -> str:
+    # NFKC alone would turn 5² into 52 and 3½ into 31/2, so these go first.
+    text = _SUPERSCRIPTS.sub(lambda m: "^{" + m[0].translate(_SUPERSCRIPT) + "}", text)
+    text = _SUBSCRIPTS.sub(lambda m: "_{" + m[0].translate(_SUBSCRIPT) + "}", text)
+    text = _VULGAR.sub(lambda m: " " + unicodedata.normalize("NFKC", m[0]), text)
+    text = unicodedata.normalize("NFKC", text.translate(_SIGNS)).translate(_SIGNS)
+    text = "".join(_ascii_digit(sign) for sign in text)
+    text = _ROOT.sub(lambda m: "\\sqrt(" if m[1] == "(" else "\\sqrt{" + m[1] + "}", text)
+    return _closed_roots(text)
+
+
+def _ascii_digit(sign: str) -> str:
+    if sign.isascii():
+        return sign
+    if sign.isdecimal():
+        return str(unicodedata.decimal(sign))
+    return "" if unicodedata.category(sign) == "Cf" else sign
+
+
+def _closed_roots(text: str) -> str:
+    """``\\sqrt(x)`` with flat parentheses -> ``\\sqrt{x}``."""
+    return re.sub(r"\\sqrt\(([^()]{0,200})\)", r"\\sqrt{\1}", text)

@@ -1,0 +1,83 @@
+"""Units and currencies: the names of one unit -> one name."""
+
+from __future__ import annotations
+
+import re
+
+_NAMES = {
+    "mm": "millimeter millimetre", "cm": "centimeter centimetre 厘米", "m": "meter metre 米",
+    "km": "kilometer kilometre 千米 公里", "inch": "in inches", "ft": "foot feet", "yd": "yard", "mile": "mi",
+    "mg": "milligram", "g": "gram 克", "kg": "kilogram kilo 千克", "lb": "lbs pound", "oz": "ounce", "ton": "tonne",
+    "ml": "milliliter millilitre", "l": "liter litre 升", "gallon": "gal", "quart": "qt", "pint": "pt", "cup": "",
+    "s": "sec second 秒", "minute": "min mins 分钟", "h": "hr hrs hour 小时", "day": "天", "week": "wk", "month": "",
+    "year": "yr", "degree": "° deg 度", "radian": "rad", "mph": "", "km/h": "kmh kph", "unit": "",
+    "$": "dollar usd us$ buck", "cent": "¢ penny pennies", "€": "euro eur", "£": "gbp", "¥": "yen jpy yuan rmb 元",
+    "₹": "rupee inr", "n": "newton", "j": "joule", "w": "watt", "hz": "hertz", "v": "volt", "pa": "pascal",
+}  # fmt: skip
+KNOWN = {alias: name for name, aliases in _NAMES.items() for alias in (name, *aliases.split())}
+CURRENCY = "$€£¥₹¢"
+HEDGES = frozenset(
+    "or and plus minus times divided over to not no maybe perhaps possibly probably either neither nor than "
+    "squared cubed factorial dozen dozens half halves third thirds quarter quarters hundred hundreds thousand "
+    "thousands million millions billion billions trillion percent power root mod modulo choose negative if but "
+    "wrong incorrect could might may between least most about nearly almost roughly around except without unknown "
+    "guess point double twice triple pi isn't can't cannot versus vs unless unsure depends score pair pairs false "
+    "true undefined infinity couple few several multiplied print eval exec import return lambda equals through "
+    "until".split()
+)
+"""Words beside a number that make it another number, or no definite one."""
+
+_POWERS = {"square": "^2", "sq": "^2", "cubic": "^3", "cu": "^3", "平方": "^2", "立方": "^3"}
+_TOKEN = re.compile(r"[A-Za-z$€£¥₹¢°'\u4e00-\u9fff]+(?:\^?\{?[23]\}?(?!\d))?|[/.*-]|\S")
+_POWER = re.compile(r"(.*?)\^?\{?([23])\}?$")
+_CHINESE = re.compile("(平方|立方)(?=.)")
+
+
+def canonical(text: str) -> str | None:
+    """One name for a unit such as ``km/h``, ``square cm`` or ``eggs``; None for what is no unit.
+
+    >>> canonical("square centimeters"), canonical("cm^2"), canonical("red eggs"), canonical("x")
+    ('cm^2', 'cm^2', 'red egg', None)
+    """
+    words = _TOKEN.findall(_CHINESE.sub(r"\1 ", text))
+    if len(words) > 8:
+        return None
+    names: list[str] = []
+    power = ""
+    for word in words:
+        word = word.lower()
+        if word in {".", "-"}:
+            continue
+        if word in {"/", "per"}:
+            names.append("/")
+        elif word in _POWERS:
+            power = _POWERS[word]
+        else:
+            name = _name(word)
+            if name is None:
+                return None
+            names.append(name + power)
+            power = ""
+    if power or (names and names[-1] == "/"):
+        return None
+    return " ".join(names).replace(" / ", "/")
+
+
+def _name(word: str) -> str | None:
+    found = _POWER.match(word)
+    power = "^" + found[2] if found and found[1] else ""
+    stem = found[1] if found and found[1] else word
+    for candidate in (stem, stem.removesuffix("s"), stem.removesuffix("es")):
+        if candidate in KNOWN and not (len(candidate) == 1 and candidate != stem):
+            return KNOWN[candidate] + power
+    if stem in HEDGES or len(stem) < 3 or power or not stem.replace("'", "").isalpha():
+        return None
+    return stem.removesuffix("s")
+
+
+def conflict(gold: str, found: str) -> bool:
+    """Whether two canonical units cannot mean the same; a missing unit conflicts with none."""
+    if not gold or not found or gold == found:
+        return False
+    ours, theirs = set(re.split(r"[ /]", gold)), set(re.split(r"[ /]", found))
+    return bool((ours | theirs) & (set(KNOWN.values()) - {"unit"})) or "/" in gold + found or not ours & theirs

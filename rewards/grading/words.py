@@ -1,0 +1,53 @@
+"""Yes, no and the words that answer CLEVR questions."""
+
+from __future__ import annotations
+
+import re
+
+from rewards.grading.notation import plain, unwrapped
+
+YES_NO = {"yes": "yes", "no": "no"}
+CLASSES = (
+    {"gray": "gray", "grey": "gray", **{c: c for c in ("red", "blue", "green", "brown", "purple", "cyan", "yellow")}},
+    {"cube": "cube", "block": "cube", "sphere": "sphere", "ball": "sphere", "cylinder": "cylinder"},
+    {"large": "large", "big": "large", "small": "small", "tiny": "small"},
+    {"rubber": "rubber", "matte": "rubber", "metal": "metal", "metallic": "metal", "shiny": "metal"},
+)
+"""CLEVR's colours, shapes, sizes and materials with their synonyms (Johnson et al., 2017)."""
+_HEDGES = frozenset(
+    "or not maybe perhaps possibly either neither nor both unsure could might isn't unknown guess wrong than".split()
+)
+
+
+def tokens(text: str) -> list[str]:
+    """The words of an extracted answer, in small letters."""
+    return re.findall(r"[^\W_]+(?:'[a-z]+)?", unwrapped(plain(unwrapped(text))).replace("*", "").casefold())
+
+
+def same_yes_no(gold: str, text: str) -> bool:
+    """Whether a text says the gold "yes" or "no" first and the other nowhere."""
+    found = tokens(text)
+    if not found or found[0] not in YES_NO or found[0] != gold:
+        return False
+    other = {"yes", "no"} - {gold}
+    return (
+        len(found) <= 30 and not other & set(found) and not {"maybe", "perhaps", "unsure", "or", "wait"} & set(found)
+    )
+
+
+def same_word(gold: str, text: str, longest: int = 12) -> bool:
+    """Whether a text gives the gold word: the same words, or one word of the gold's CLEVR class and no hedge."""
+    ours, theirs = tokens(gold), tokens(text)
+    if not ours:
+        return False
+    for names in CLASSES:
+        if len(ours) == 1 and _stem(ours[0]) in names:
+            found = {names[_stem(word)] for word in theirs if _stem(word) in names}
+            return len(theirs) <= longest and found == {names[_stem(ours[0])]} and not _HEDGES & set(theirs)
+    while theirs and theirs[0] in {"the", "a", "an", "it", "is", "it's"} and ours != theirs:
+        theirs = theirs[1:]
+    return ours == theirs and "?" not in text
+
+
+def _stem(word: str) -> str:
+    return word.removesuffix("s")

@@ -1,0 +1,37 @@
+"""The reward for a correct answer."""
+
+from __future__ import annotations
+
+import pytest
+
+from rewards.base import RewardInput
+from rewards.loading import load_reward
+from rewards.math_answer import MathAnswer
+
+
+def item(completion: str, label: str | None) -> RewardInput:
+    return RewardInput(prompt="How many?", completion=completion, label=label)
+
+
+def test_it_pays_for_the_right_answer_only():
+    reward = MathAnswer(kind="gsm8k")
+    values = reward([item("<think>2+2</think>4", "4"), item("The answer is 5.", "#### 4"), item("<think>4", "4")])
+    assert values == [1.0, 0.0, 0.0]
+    assert reward.counts == {"ok": 2, "no_answer": 1}
+    reward.close()
+
+
+def test_it_is_loaded_by_name_with_options():
+    reward = load_reward("math_answer", {"kind": "choice", "deadline": 1.0})
+    assert reward([item("(B) 12 cm", "b")]) == [1.0]
+
+
+@pytest.mark.parametrize("label", [None, "", "  ", "many"])
+def test_an_unusable_label_is_found_at_load_time(label):
+    with pytest.raises(ValueError, match="expected"):
+        MathAnswer(kind="gsm8k").check_label(label)
+
+
+def test_an_unknown_kind_lists_the_known_ones():
+    with pytest.raises(ValueError, match="gsm8k"):
+        MathAnswer(kind="maths")

@@ -1,0 +1,204 @@
+"""The image tokenizer: pixels -> image codes -> pixels."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from PIL import Image
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+
+from unigrpo.models.magvit import GROUPS, Decoder, Encoder, SignQuantizer, quantizer_tables
+from unigrpo.models.weight_files import check_finite, check_names, first_line, local_folder, read_tensors
+
+PUBLISHED_CLASS = "MAGVITv2"
+"""``_class_name`` in the published config.json, which has no sizes in it."""
+IMAGES_AT_ONCE = 8
+"""Images that pass the net together; bounds the memory."""
+
+
+class ImageTokenizerConfig(PretrainedConfig):
+    """Sizes of the tokenizer; the defaults are those of showlab/magvitv2. Lists go from full resolution down."""
+
+    model_type = "magvitv2"
+
+    def __init__(
+        self,
+        num_bits: int = 13,
+        stem_channels: int = 128,
+        encoder_channels: Sequence[int] = (128, 256, 256, 512, 512),
+        encoder_blocks: Sequence[int] = (4, 3, 4, 3, 4),
+        decoder_channels: Sequence[int] = (128, 128, 256, 256, 512),
+        decoder_blocks: Sequence[int] = (4, 4, 3, 4, 3),
+        **kwargs: Any,
+    ) -> None:
+        sizes = {
+            "encoder_channels": list(encoder_channels),
+            "encoder_blocks": list(encoder_blocks),
+            "decoder_channels": list(decoder_channels),
+            "decoder_blocks": list(decoder_blocks),
+        }
+        for name, values in sizes.items():
+            if len(values) != len(sizes["encoder_channels"]):
+                raise ValueError(f"{name} is {values}, expected one for each of encoder_channels {encoder_channels}")
+            if "channels" in name and any(value % GROUPS for value in values):
+                raise ValueError(f"{name} is {values}, expected multiples of {GROUPS}, the groups of a norm")
+            setattr(self, name, values)
+        self.num_bits = num_bits
+        self.stem_channels = stem_channels
+        super().__init__(**kwargs)
+
+
+class ImageTokenizer(PreTrainedModel):
+    """MAGVIT-v2: a code of so many bits for every square of ``downscale`` pixels."""
+
+    config_class = ImageTokenizerConfig
+    main_input_name = "pixels"
+    config: ImageTokenizerConfig
+
+    def __init__(self, config: ImageTokenizerConfig) -> None:
+        super().__init__(config)
+        self.encoder = Encoder(config.num_bits, config.stem_channels, config.encoder_channels, config.encoder_blocks)
+        self.quantize = SignQuantizer(config.num_bits)
+        self.decoder = Decoder(config.num_bits, config.decoder_channels, config.decoder_blocks)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Conv2d | nn.GroupNorm):
+            module.reset_parameters()
+
+    @property
+    def downscale(self) -> int:
+        """Pixels of one code's square, in height and in width."""
+        return 2 ** (len(self.config.encoder_channels) - 1)
+
+    @property
+    def codebook_size(self) -> int:
+        """Number of different codes."""
+        return 2**self.config.num_bits
+
+    def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
+        """The pixels after encoding and decoding."""
+        grid = (pixels.shape[2] // self.downscale, pixels.shape[3] // self.downscale)
+        return self.decode(self.encode(pixels), grid)
+
+    @torch.no_grad()
+    def encode(self, pixels: Float[Tensor, "B 3 H W"]) -> Int[Tensor, "B N"]:
+        """Codes of images, row by row: ``N = H / downscale * W / downscale``.
+
+        Args:
+            pixels: In [-1, 1]; see :func:`unigrpo.data.images.image_pixels`.
+
+        Raises:
+            ValueError: No float images, or sizes that are not whole squares.
+        """
+        if pixels.dim() != 4 or pixels.shape[1] != 3 or not pixels.is_floating_point():
+            raise ValueError(
+                f"pixels are {pixels.dtype} of shape {tuple(pixels.shape)}, expected floats in [-1, 1] of shape "
+                "(images, 3, height, width)"
+            )
+        if pixels.shape[2] % self.downscale or pixels.shape[3] % self.downscale:
+            raise ValueError(
+                f"images are {pixels.shape[2]} pixels high and {pixels.shape[3]} wide, expected multiples of "
+                f"{self.downscale}; resize or crop them"
+            )
+        return torch.cat([self.quantize.codes(self.latents(p)).flatten(1) for p in pixels.split(IMAGES_AT_ONCE)])
+
+    def latents(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B bits h w"]:
+        """What the encoder hands to the quantiser."""
+        return self.encoder(pixels.to(self.device, self.dtype))
+
+    @torch.no_grad()
+    def decode(self, codes: Int[Tensor, "B N"], grid: tuple[int, int] | None = None) -> Float[Tensor, "B 3 H W"]:
+        """Pixels of codes, about [-1, 1] and not clamped.
+
+        Args:
+            codes: Row by row.
+            grid: Rows and columns of codes; None for square images.
+
+        Raises:
+            ValueError: The codes do not fill the grid, or one is outside the codebook.
+        """
+        num_codes = codes.shape[1]
+        rows, columns = grid or (math.isqrt(num_codes),) * 2
+        if rows * columns != num_codes:
+            raise ValueError(
+                f"{num_codes} codes do not fill a grid of {rows} rows and {columns} columns; give the image's grid"
+            )
+        if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.codebook_size:
+            raise ValueError(
+                f"codes lie in {int(codes.min())}..{int(codes.max())}, expected 0..{self.codebook_size - 1}; token "
+                "ids of a language model need Vocabulary.image_codes first"
+            )
+        maps = codes.to(self.device).unflatten(1, (rows, columns))
+        return torch.cat([self.decoder(self.quantize.bits(m).to(self.dtype)) for m in maps.split(IMAGES_AT_ONCE)])
+
+    def codes_to_images(self, codes: Int[Tensor, "B N"], grid: tuple[int, int] | None = None) -> list[Image.Image]:
+        """Pictures of codes; see :meth:`decode`."""
+        pixels = ((self.decode(codes, grid).float() + 1) / 2).clamp(0, 1) * 255
+        arrays = pixels.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()  # cut off, as the original does
+        return [Image.fromarray(array) for array in arrays]
+
+
+def load_image_tokenizer(
+    name: str | Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> ImageTokenizer:
+    """The image tokenizer of a folder or Hub name, frozen and in evaluation mode.
+
+    Args:
+        name: In the layout of showlab/magvitv2, or as `save_pretrained` writes it.
+        dtype: Type of the weights; the original runs in float32, and rounding changes codes.
+        device: Where it goes.
+
+    Raises:
+        ValueError: There is none, it is of another architecture, a file or tensor is missing or left over, has another
+            shape, or holds NaN or infinity.
+    """
+    folder = local_folder(name)
+    config = _load_config(folder)
+    with torch.device("meta"):
+        model = ImageTokenizer(config)
+    stored = read_tensors(folder)
+    tables = {f"quantize.{key}": table for key, table in quantizer_tables(config.num_bits).items()}
+    found = {**tables, **stored}  # the tables follow from the number of bits, so they may be left out
+    expected = model.state_dict()
+    check_names(folder, expected.keys() - found.keys(), found.keys() - expected.keys())
+    for key, tensor in found.items():
+        if tensor.shape != expected[key].shape:
+            raise ValueError(
+                f"{folder}: {key} is of shape {tuple(tensor.shape)}, expected {tuple(expected[key].shape)}; the "
+                "weights belong to an image tokenizer of other sizes"
+            )
+    for key, table in tables.items():
+        if not torch.equal(found[key].to(table.dtype), table):
+            raise ValueError(f"{folder}: {key} orders the bits of a code in another way; use the published tokenizer")
+    check_finite(folder, found)
+    model.load_state_dict(found | tables, assign=True)
+    return model.requires_grad_(False).eval().to(device=device, dtype=dtype)
+
+
+def _load_config(folder: Path) -> ImageTokenizerConfig:
+    try:
+        values: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{folder}: no config.json could be read; give the folder of an image tokenizer ({first_line(error)})"
+        ) from error
+    kind = values.get("model_type") or values.get("_class_name")
+    if kind not in (ImageTokenizerConfig.model_type, PUBLISHED_CLASS):
+        raise ValueError(
+            f"{folder}: the config is of {kind!r}, expected an image tokenizer, {ImageTokenizerConfig.model_type!r} "
+            f"or {PUBLISHED_CLASS!r}"
+        )
+    unread = {"model_type", "auto_map"}
+    return ImageTokenizerConfig(**{k: v for k, v in values.items() if not k.startswith("_") and k not in unread})
+
+
+AutoConfig.register(ImageTokenizerConfig.model_type, ImageTokenizerConfig)
+AutoModel.register(ImageTokenizerConfig, ImageTokenizer)

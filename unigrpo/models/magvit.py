@@ -1,0 +1,183 @@
+"""The convolutional encoder and decoder of MAGVIT-v2, with the published parameter names."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+GROUPS = 32
+"""Groups of every group norm; all channel counts are multiples of it."""
+
+
+def _norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(GROUPS, channels, eps=1e-6)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions, each behind a norm and swish, and a shortcut."""
+
+    def __init__(self, channels_in: int, channels: int) -> None:
+        super().__init__()
+        self.norm1 = _norm(channels_in)
+        self.conv1 = nn.Conv2d(channels_in, channels, 3, padding=1)
+        self.norm2 = _norm(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        if channels_in != channels:
+            self.nin_shortcut = nn.Conv2d(channels_in, channels, 1)
+        self.has_shortcut = channels_in != channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(F.silu(self.norm2(h)))
+        return h + (self.nin_shortcut(x) if self.has_shortcut else x)
+
+
+class Attention(nn.Module):
+    """Attention of one head among all places of the map."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = _norm(channels)
+        self.q = nn.Conv2d(channels, channels, 1)
+        self.k = nn.Conv2d(channels, channels, 1)
+        self.v = nn.Conv2d(channels, channels, 1)
+        self.proj_out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm(x)
+        query, key, value = (layer(h).flatten(2).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        h = F.scaled_dot_product_attention(query, key, value)  # scaled by 1 / sqrt(channels)
+        return x + self.proj_out(h.transpose(1, 2).unflatten(2, x.shape[2:]))
+
+
+class Middle(nn.Module):
+    """What stands at the lowest resolution of either net."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.block_1 = ResidualBlock(channels, channels)
+        self.attn_1 = Attention(channels)
+        self.block_2 = ResidualBlock(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block_2(self.attn_1(self.block_1(x)))
+
+
+class Downsample(nn.Module):
+    """Halves height and width; the map gets a row and a column of zeros at the bottom and on the right."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    """Doubles height and width."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class Level(nn.Module):
+    """The residual blocks of one resolution, and the step to the next one."""
+
+    def __init__(self, channels_in: int, channels: int, num_blocks: int) -> None:
+        super().__init__()
+        widths = [channels_in, *[channels] * num_blocks]
+        self.block = nn.ModuleList(ResidualBlock(a, b) for a, b in itertools.pairwise(widths))
+        self.downsample: Downsample | None = None
+        self.upsample: Upsample | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.block:
+            x = block(x)
+        for step in (self.downsample, self.upsample):
+            x = x if step is None else step(x)
+        return x
+
+
+class Encoder(nn.Module):
+    """Pixels (B, 3, H, W) -> one number per bit of the code (B, bits, H / f, W / f)."""
+
+    def __init__(self, num_bits: int, stem: int, channels: Sequence[int], num_blocks: Sequence[int]) -> None:
+        super().__init__()
+        self.conv_in = nn.Conv2d(3, stem, 3, padding=1)
+        widths = [stem, *channels]
+        self.down = nn.ModuleList(Level(*sizes) for sizes in zip(widths, channels, num_blocks, strict=False))
+        for level, width in zip(self.down[:-1], channels, strict=False):
+            level.downsample = Downsample(width)
+        self.mid = Middle(channels[-1])
+        self.norm_out = _norm(channels[-1])
+        self.conv_out = nn.Conv2d(channels[-1], num_bits, 3, padding=1)
+        self.quant_conv = nn.Conv2d(num_bits, num_bits, 1)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        h = self.conv_in(pixels)
+        for level in self.down:
+            h = level(h)
+        h = self.mid(h)
+        return self.quant_conv(self.conv_out(F.silu(self.norm_out(h))))
+
+
+class Decoder(nn.Module):
+    """Bits as -1 and 1 (B, bits, h, w) -> pixels (B, 3, h * f, w * f); levels run from the last to the first."""
+
+    def __init__(self, num_bits: int, channels: Sequence[int], num_blocks: Sequence[int]) -> None:
+        super().__init__()
+        self.post_quant_conv = nn.Conv2d(num_bits, num_bits, 1)
+        self.conv_in = nn.Conv2d(num_bits, channels[-1], 3, padding=1)
+        self.mid = Middle(channels[-1])
+        widths = [*channels[1:], channels[-1]]
+        self.up = nn.ModuleList(Level(*sizes) for sizes in zip(widths, channels, num_blocks, strict=True))
+        for level, width in zip(self.up[1:], channels[1:], strict=True):
+            level.upsample = Upsample(width)
+        self.norm_out = _norm(channels[0])
+        self.conv_out = nn.Conv2d(channels[0], 3, 3, padding=1)
+
+    def forward(self, bits: Tensor) -> Tensor:
+        h = self.mid(self.conv_in(self.post_quant_conv(bits)))
+        for level in reversed(self.up):
+            h = level(h)
+        return self.conv_out(F.silu(self.norm_out(h)))
+
+
+class SignQuantizer(nn.Module):
+    """A number's sign is a bit of the code, 0 counting as negative; channel 0 is the most significant bit.
+
+    Source:
+        Lookup-free quantisation, arXiv:2310.05737, section 3.
+    """
+
+    embedding: Tensor
+    power_vals: Tensor
+
+    def __init__(self, num_bits: int) -> None:
+        super().__init__()
+        for name, value in quantizer_tables(num_bits).items():
+            self.register_buffer(name, value)
+
+    def codes(self, latents: Tensor) -> Tensor:
+        """Codes (B, h, w) of the encoder's output (B, bits, h, w)."""
+        return ((latents > 0) * self.power_vals[:, None, None]).sum(1)
+
+    def bits(self, codes: Tensor) -> Tensor:
+        """Codes (B, h, w) as -1 and 1 (B, bits, h, w)."""
+        return self.embedding[codes].permute(0, 3, 1, 2)
+
+
+def quantizer_tables(num_bits: int) -> dict[str, Tensor]:
+    """What the quantiser stores: ``embedding`` (2 ** bits, bits) of -1 and 1, ``power_vals`` (bits,) of its bits."""
+    powers = 2 ** torch.arange(num_bits - 1, -1, -1)
+    bits = (torch.arange(2**num_bits)[:, None] & powers) > 0
+    return {"embedding": bits.float() * 2 - 1, "power_vals": powers}

@@ -1,0 +1,121 @@
+"""Files of a checkpoint: found in a folder or on the Hub, and named in the error where one is missing or broken."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+PATTERNS = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
+"""What is downloaded: neither pickled weights nor code."""
+INDEX = "model.safetensors.index.json"
+SINGLE_FILES = ("model.safetensors", "pytorch_model.safetensors")
+"""Names of weights in one file; the second is that of the published image tokenizer."""
+MAX_SHOWN = 3
+
+
+def local_folder(name: str | Path) -> Path:
+    """A checkpoint's folder; a Hub name is downloaded, or found among earlier downloads.
+
+    Raises:
+        ValueError: There is neither such a folder nor such a name on the Hub, or the Hub cannot be reached.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    if not HUB_NAME.fullmatch(str(name)):
+        raise ValueError(f"{name}: there is no such folder; give the folder of a checkpoint, or a name on the Hub")
+    try:
+        return Path(snapshot_download(str(name), allow_patterns=list(PATTERNS)))
+    except (OSError, ValueError) as error:  # the Hub's own errors are among these
+        raise ValueError(
+            f"{name}: there is no such folder, and no such download from the Hub ({first_line(error)}); give the "
+            "folder of a checkpoint, or download it first"
+        ) from error
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that hold the weights: those that the index names, or a single one. All can be opened.
+
+    Raises:
+        ValueError: There are none, one is missing, or one was cut short.
+    """
+    try:
+        index = json.loads((folder / INDEX).read_text())
+        files = [folder / name for name in sorted(set(index["weight_map"].values()))]
+    except FileNotFoundError:
+        files = [folder / name for name in SINGLE_FILES if (folder / name).is_file()][:1]
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise ValueError(f"{folder / INDEX}: no index of weights ({first_line(error)}); download it again") from error
+    if not files:
+        raise ValueError(
+            f"{folder}: there are no weights; expected {INDEX} or {SINGLE_FILES[0]}. Weights in other formats are not "
+            "read: convert them to safetensors"
+        )
+    for file in files:
+        if not file.is_file():
+            raise ValueError(f"{file} is missing, one of {len(files)} files of weights; download it again")
+        try:
+            with safe_open(file, "pt"):
+                pass
+        except (OSError, SafetensorError) as error:
+            raise ValueError(
+                f"{file} cannot be read ({first_line(error)}); it may have been cut short, download it again"
+            ) from error
+    return files
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a checkpoint, on the CPU, in their stored types.
+
+    Raises:
+        ValueError: As :func:`weight_files`.
+    """
+    tensors: dict[str, Tensor] = {}
+    for file in weight_files(folder):
+        with safe_open(file, "pt") as opened:
+            tensors |= {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # no mapping
+    return tensors
+
+
+def check_finite(folder: str | Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuses weights of which some are broken.
+
+    Raises:
+        ValueError: A tensor holds NaN or infinity.
+    """
+    broken = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if broken:
+        raise ValueError(
+            f"{folder}: {len(broken)} tensors hold NaN or infinity: {some(broken)}; use an earlier checkpoint"
+        )
+
+
+def check_names(folder: str | Path, missing: list[str] | set[str], unknown: list[str] | set[str]) -> None:
+    """Refuses weights that are not exactly those of the model.
+
+    Raises:
+        ValueError: A tensor is missing or unknown.
+    """
+    for problem, names in (("missing", missing), ("unknown", unknown)):
+        if names:
+            raise ValueError(
+                f"{folder}: {len(names)} tensors are {problem}: {some(names)}; download the checkpoint again, or use "
+                "one of the published architecture"
+            )
+
+
+def some(names: list[str] | set[str]) -> str:
+    """The first few names, and how many more there are."""
+    more = f" and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else ""
+    return ", ".join(sorted(names)[:MAX_SHOWN]) + more
+
+
+def first_line(error: Exception) -> str:
+    """Kind and first line of an error."""
+    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"

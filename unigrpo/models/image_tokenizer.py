@@ -180,7 +180,8 @@ def load_image_tokenizer(
             raise ValueError(f"{folder}: {key} orders the bits of a code in another way; use the published tokenizer")
     check_finite(folder, found)
     model.load_state_dict(found | tables, assign=True)
-    return model.requires_grad_(False).eval().to(device=device, dtype=dtype)
+    nn.Module.to(model.requires_grad_(False).eval(), device=device, dtype=dtype)
+    return model
 
 
 def _load_config(folder: Path) -> ImageTokenizerConfig:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from PIL import Image
 
@@ -29,8 +29,8 @@ class RewardInput:
     """The other columns of the prompt's line."""
 
 
-class Reward(Protocol):
-    """Gives every sample of a batch a number."""
+class Reward:
+    """Gives every sample of a batch a number. The constructor checks its options; weights come with :meth:`load`."""
 
     name: str
     """Name in metrics."""
@@ -40,13 +40,22 @@ class Reward(Protocol):
     """What the number counts."""
 
     def __call__(self, inputs: Sequence[RewardInput]) -> list[float | None]:
-        """One value for each input; None where there is none."""
-        ...
+        """One value for each input; None where there is none, which is never taken for 0."""
+        raise NotImplementedError
+
+    def load(self) -> None:
+        """Loads weights or reaches a server. Called once, in the reward's own process, before the training starts."""
 
     def check_label(self, label: str | None) -> None:
-        """Raises ValueError if the gold cannot be graded; called when data is loaded."""
-        ...
+        """Raises ValueError if the gold cannot be graded."""
+
+    def check_prompt(self, prompt: RewardInput) -> None:
+        """Raises ValueError if a prompt (here without completion) cannot be rewarded; called when data is loaded."""
+        self.check_label(prompt.label)
+
+    def logs(self) -> dict[str, float]:
+        """Numbers about the calls since the last time, for the metrics of the step."""
+        return {}
 
     def close(self) -> None:
         """Ends what the reward started."""
-        ...

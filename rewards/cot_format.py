@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rewards.base import RewardInput
+from rewards.base import Reward, RewardInput
 
 OPEN, CLOSE = "<think>", "</think>"
 MASK = "<|mdm_mask|>"
 
 
-class CotFormat:
+class CotFormat(Reward):
     """1 for one ``<think>`` pair at the start with thoughts inside and an answer behind it, else 0."""
 
     name = "cot_format"

@@ -7,38 +7,82 @@ import importlib.util
 import inspect
 import pkgutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeGuard
 
 import rewards
-from rewards.base import Reward, RewardInput
+from rewards.base import Reward
+from rewards.functions import FunctionReward
 
-HIDDEN = {"base", "loading", "grade"}
+HIDDEN = {"base", "functions", "grade", "loading"}
+"""Files of this package that hold no reward."""
 
 
-def load_reward(spec: str, options: Mapping[str, Any]) -> Reward:
-    """Builds the reward of the file ``rewards/<spec>.py``, or of ``path/to/file.py:function``.
+def load_reward(spec: str, options: Mapping[str, Any] | None = None, style: str = "auto") -> Reward:
+    """Builds a reward.
+
+    Args:
+        spec: A file of rewards/ by its name, ``path/to/file.py:function`` or ``package.module:Class``.
+        options: Arguments of the reward's constructor, or further keywords of a function.
+        style: How a function is called, see :data:`rewards.functions.STYLES`; `auto` reads its signature.
 
     Raises:
-        ValueError: No such reward; the message lists the names.
+        ValueError: No such reward (the message lists the names), a file that does not import, options or a signature
+            that do not fit.
     """
-    if ".py:" in spec:
-        return FunctionReward(_function(spec), dict(options))
-    names = sorted(m.name for m in pkgutil.iter_modules(rewards.__path__) if m.name not in HIDDEN)
-    if spec not in names:
-        raise ValueError(f"reward.terms: no {spec!r}; choose one of {names}, or give path/to/file.py:function")
-    module = importlib.import_module(f"rewards.{spec}")
+    options = dict(options or {})
+    if ":" not in spec:
+        return _built(_class_of(spec), spec, options)
+    found = _attribute(spec)
+    if _is_reward_class(found):
+        return _built(found, spec, options)
+    if inspect.isclass(found):
+        instance = _built(found, spec, options)
+        return FunctionReward(instance, found.__name__, {}, style)
+    return FunctionReward(found, spec.rpartition(":")[2], options, style)
+
+
+def reward_names() -> list[str]:
+    """The rewards that are files of this package."""
+    return sorted(m.name for m in pkgutil.iter_modules(rewards.__path__) if not m.ispkg and m.name not in HIDDEN)
+
+
+def _class_of(name: str) -> type[Reward]:
+    if name not in reward_names():
+        raise ValueError(
+            f"reward.terms: no {name!r}; choose one of {reward_names()}, or give path/to/file.py:function or "
+            "package.module:Class"
+        )
+    module = importlib.import_module(f"rewards.{name}")
     (reward,) = (m for m in vars(module).values() if _is_reward_class(m) and m.__module__ == module.__name__)
-    return reward(**options)
+    return reward
 
 
 def _is_reward_class(member: object) -> TypeGuard[type[Reward]]:
-    return inspect.isclass(member) and hasattr(member, "range")
+    return inspect.isclass(member) and issubclass(member, Reward)
 
 
-def _function(spec: str) -> Callable[..., Any]:
-    path, _, name = spec.rpartition(":")
+def _built(build: Callable[..., Any], spec: str, options: dict[str, Any]) -> Any:
+    try:
+        inspect.signature(build).bind(**options)
+    except TypeError as error:
+        raise ValueError(f"reward.terms: options of {spec!r}: {error}; it takes {inspect.signature(build)}") from error
+    return build(**options)
+
+
+def _attribute(spec: str) -> Callable[..., Any]:
+    where, _, name = spec.rpartition(":")
+    module = _file(where, spec) if where.endswith(".py") else _module(where, spec)
+    found = getattr(module, name, None)
+    if not callable(found):
+        names = sorted(n for n, m in vars(module).items() if callable(m) and not n.startswith("_"))
+        raise ValueError(f"reward.terms: {where} has no function or class {name!r}; it has {names}")
+    return found
+
+
+def _file(path: str, spec: str) -> ModuleType:
     if not Path(path).is_file():
         raise ValueError(f"reward.terms: {spec!r}: no such file ({Path(path).absolute()})")
     found = importlib.util.spec_from_file_location(f"reward_file_{Path(path).stem}", path)
@@ -49,37 +93,11 @@ def _function(spec: str) -> Callable[..., Any]:
         found.loader.exec_module(module)
     except Exception as error:  # a user's file may fail in any way
         raise ValueError(f"reward.terms: {path} does not import: {type(error).__name__}: {error}") from error
-    if not callable(getattr(module, name, None)):
-        raise ValueError(f"reward.terms: {path} has no function {name!r}")
-    return getattr(module, name)
+    return module
 
 
-class FunctionReward:
-    """A user's function of keyword lists."""
-
-    range = (float("-inf"), float("inf"))
-    unit = "the function's own"
-
-    def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
-        self.name = function.__name__
-        self._function = function
-        self._options = options
-
-    def __call__(self, inputs: Sequence[RewardInput]) -> list[float | None]:
-        return list(
-            self._function(
-                prompts=[i.prompt for i in inputs],
-                completions=[i.completion for i in inputs],
-                labels=[i.label for i in inputs],
-                images=[i.image for i in inputs],
-                input_images=[i.input_images for i in inputs],
-                metadata=[i.metadata for i in inputs],
-                **self._options,
-            )
-        )
-
-    def check_label(self, label: str | None) -> None:
-        """A function takes any gold."""
-
-    def close(self) -> None:
-        """Nothing to end."""
+def _module(name: str, spec: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except Exception as error:  # a user's module may fail in any way
+        raise ValueError(f"reward.terms: {spec!r} does not import: {type(error).__name__}: {error}") from error

@@ -56,7 +56,7 @@ def test_an_unknown_estimator_or_reward_lists_the_names(run):
 def test_a_gold_that_cannot_be_graded_is_named_with_its_line(run, tmp_path):
     file = tmp_path / "bad.jsonl"
     file.write_text('{"prompt": "1+1", "label": "2"}\n{"prompt": "2+2"}\n')
-    with pytest.raises(ValueError, match=r"bad.jsonl:2: reward 'math_answer' cannot use its gold"):
+    with pytest.raises(ValueError, match=r"bad.jsonl:2: reward 'math_answer' cannot use it"):
         check_inputs(changed(run, data=DataConfig(prompt_dataset=str(file))))
 
 

@@ -23,14 +23,15 @@ from unigrpo.config import (
 )
 from unigrpo.models.mmada import MMadaModelLM
 from unigrpo.models.vocabulary import Vocabulary
-from unigrpo.records import Prompt
+from unigrpo.records import Prompt, RewardOutput
 from unigrpo.trainer import UniGRPOTrainer
+from unigrpo.training.reward_totals import RewardError
 from unigrpo.training.step import LocalEngine
 from unigrpo.training.unigrpo import NonFiniteLossError
 from unigrpo.workers.group import LocalGroup
 from unigrpo.workers.policy import PolicyWorker
 from unigrpo.workers.reference import ReferenceWorker
-from unigrpo.workers.reward import RewardError, RewardWorker
+from unigrpo.workers.reward import LocalRewards
 
 PROMPTS = [Prompt(id=f"sums:{i}", text=f"{i}+{i}=", label=str(2 * i)) for i in range(6)]
 
@@ -82,7 +83,7 @@ def make_trainer(run: RunConfig, path, eval_prompts=()) -> UniGRPOTrainer:
         run,
         policy=LocalGroup(PolicyWorker(run, engine, tokenizer)),
         reference=LocalGroup(ReferenceWorker(run, reference, torch.device("cpu"), vocabulary.mask_id)),
-        reward=LocalGroup(RewardWorker(run.reward)),
+        reward=LocalRewards(run.reward),
         prompts=PROMPTS,
         eval_prompts=list(eval_prompts),
         checkpoints=CheckpointStore(path / "checkpoints", max_num=3),
@@ -179,12 +180,12 @@ def test_a_resumed_run_equals_one_that_was_never_stopped(tiny_model_folder, tmp_
     assert all(torch.equal(v, weights(whole)[k]) for k, v in weights(resumed).items())
 
 
-def raises(**_):
+def raises(*, completions, **_):
     raise KeyError("boom")
 
 
 def returns_nan(*, completions, **_):
-    return [0.0] * (len(completions) - 1) + [float("nan")]
+    return [float("nan")] * len(completions)
 
 
 def returns_too_few(*, completions, **_):
@@ -194,8 +195,11 @@ def returns_too_few(*, completions, **_):
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        ("raises", "reward 'raises' raised KeyError on the batch of 8 samples that starts with sums:"),
-        ("returns_nan", "reward 'returns_nan' returned nan for sample 7 of prompt sums:"),
+        (
+            "raises",
+            "reward 'raises' raised KeyError: 'boom': 8 of 8 samples have no reward, the first is sample 0",
+        ),
+        ("returns_nan", "reward 'returns_nan' returned nan: 8 of 8 samples have no reward"),
         ("returns_too_few", "reward 'returns_too_few' returned 7 values for 8 samples"),
     ],
 )
@@ -208,6 +212,53 @@ def test_a_broken_reward_stops_the_step_before_any_update(tiny_model_folder, tmp
     with pytest.raises(RewardError, match=message):
         trainer.fit(Recorder())
     assert all(torch.equal(v, before[k]) for k, v in weights(trainer).items())
+
+
+def is_missing_for_the_first(*, completions, **_):
+    return [None, *(float(len(set(text))) for text in completions[1:])]
+
+
+def test_a_sample_without_reward_has_no_part_in_the_update(tiny_model_folder, tmp_path):
+    run = config(tiny_model_folder, num_steps=1)
+    terms = (RewardTermConfig(name=f"{__file__}:is_missing_for_the_first"),)
+    trainer = make_trainer(dataclasses.replace(run, reward=RewardConfig(terms=terms)), tmp_path)
+    planned = []
+    score = trainer._score
+    trainer._score = lambda samples: planned.extend(samples) or score(samples)  # type: ignore[method-assign]
+    output = Recorder()
+    trainer.fit(output)
+    assert [s.is_usable for s in planned] == [False] + [True] * 7
+    assert planned[0].advantage == 0
+    assert planned[0].weight.sum() == 0
+    assert all(s.weight.sum() > 0 for s in planned[1:])
+    # The three others of its group are compared among themselves.
+    assert sum(s.advantage for s in planned[1:4]) == pytest.approx(0, abs=1e-6)
+    assert output.rows[1]["reward/is_missing_for_the_first_missing_share"] == 1 / 8
+    assert output.rows[1]["reward/left_out_share"] == 1 / 8
+
+
+def test_a_step_with_too_few_rewards_changes_no_weights_and_the_next_goes_on(tiny_model_folder, tmp_path):
+    run = config(tiny_model_folder, num_steps=2)
+    terms = (RewardTermConfig(name=f"{__file__}:digits_reward"),)
+    run = dataclasses.replace(run, reward=RewardConfig(terms=terms, max_failed_steps=2))
+    trainer = make_trainer(run, tmp_path)
+    score = trainer.reward.score
+    kept = []
+
+    def fails_first(rollouts):
+        outputs, work = score(rollouts)
+        kept.append(weights(trainer))
+        if len(kept) == 1:
+            outputs = [RewardOutput(parts={"digits_reward": None}, reasons={"digits_reward": "is away"})] * 8
+        return outputs, work
+
+    trainer.reward.score = fails_first
+    output = Recorder()
+    trainer.fit(output)
+    assert all(torch.equal(v, kept[1][k]) for k, v in kept[0].items())
+    assert not all(torch.equal(v, kept[1][k]) for k, v in weights(trainer).items())
+    assert "grad_norm" not in output.rows[1]
+    assert "grad_norm" in output.rows[2]
 
 
 def test_a_loss_that_is_not_finite_stops_the_step_before_the_update(tiny_model_folder, tmp_path):

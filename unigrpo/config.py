@@ -6,6 +6,7 @@ A dotted flag is the path of a field: ``--algo.kl.init_coef 0.02``. Names are Op
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -98,6 +99,35 @@ class TextSamplingConfig:
         _choice("remasking", self.remasking, ("low_confidence", "random"))
         _require(self.guidance_scale >= 0, f"guidance_scale is {self.guidance_scale}; it must be 0 or more")
         _within("threshold", self.threshold, 0.0, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSamplingConfig:
+    num_image_tokens: int = 1024
+    """Codes of one image: (pixels of a side / 16) squared with the published tokenizer, 1024 for 512 pixels."""
+    num_denoising_steps: int = 15
+    """Forward passes for one image; each keeps the surest codes and hides the others again."""
+    schedule: str = "cosine"
+    """Share of the codes that stays hidden after each step: `cosine`, `linear`, `sigmoid`, or `pow2`, `pow0.5` ..."""
+    temperature: float = 1.0
+    """Divides the logits when drawing and when scoring; 0 takes the most likely code."""
+    remasking_temperature: float = 1.0
+    """Gumbel noise on the log-probabilities by which codes are kept, at the start; it is annealed to 0."""
+    remasking_anneal: Literal["linear", "compounding"] = "linear"
+    """`compounding` multiplies the linear factors of all steps so far, as the released code does."""
+    guidance_scale: float = 3.5
+    """Classifier-free guidance against an unconditional prompt; 0 is off."""
+
+    def __post_init__(self) -> None:
+        _positive("num_image_tokens", self.num_image_tokens)
+        _positive("num_denoising_steps", self.num_denoising_steps)
+        _require(
+            re.fullmatch(r"cosine|linear|sigmoid|pow(?=.*[1-9])\d*\.?\d+", self.schedule) is not None,
+            f"schedule: no {self.schedule!r}; choose `cosine`, `linear`, `sigmoid` or `pow` with an exponent, as pow2",
+        )
+        for name in ("temperature", "remasking_temperature", "guidance_scale"):
+            _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; it must be 0 or more")
+        _choice("remasking_anneal", self.remasking_anneal, ("linear", "compounding"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,9 +282,34 @@ class RewardTermConfig:
     name: str
     """A file of rewards/, or `path/to/file.py:function`, or `package.module:Class`."""
     weight: float = 1.0
-    """Factor of this reward in the total."""
+    """Factor of this reward in the total; 0 is a hold-out: logged, never trained on."""
     options: dict[str, Any] = field(default_factory=dict[str, Any])
     """Keyword arguments of the reward."""
+    style: Literal["auto", "unigrpo", "trl", "openrlhf", "verl"] = "auto"
+    """Whose convention a function follows; `auto` reads its signature."""
+    required: bool = True
+    """A sample without this reward is not trained on. If false, it is left out for the sample's whole group."""
+    batch_size: int = 0
+    """Samples of one call; 0 shares all of a step among the workers."""
+    timeout_seconds: float = 120.0
+    """A call that takes longer is ended with its process, which is started again."""
+    attempts: int = 2
+    """How often a call is made before its samples count as missing."""
+    num_workers: int = 1
+    """Processes of this reward."""
+    concurrency: int = 1
+    """Calls at a time in one process, as threads."""
+    num_cpus: float = 1.0
+    """CPUs of one process, as Ray counts them."""
+    num_gpus: float = 0.0
+    """GPUs of one process; a fraction shares one."""
+
+    def __post_init__(self) -> None:
+        where = f"reward.terms: {self.name}"
+        for name in ("timeout_seconds", "attempts", "num_workers", "concurrency"):
+            _positive(f"{where}: {name}", getattr(self, name))
+        for name in ("batch_size", "num_cpus", "num_gpus"):
+            _require(getattr(self, name) >= 0, f"{where}: {name} is {getattr(self, name)}; it must be 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,17 +319,18 @@ class RewardConfig:
         RewardTermConfig(name="cot_format", weight=0.5),
     )
     """Rewards and their weights; the defaults are the paper's for text reasoning."""
-    num_workers: int = 1
-    """Reward processes."""
-    timeout_seconds: float = 300.0
-    """A batch of rewards that takes longer stops the run."""
+    max_missing_share: float = 0.2
+    """Share of a step's samples that may lack a required reward. A step beyond it changes no weights."""
+    max_failed_steps: int = 1
+    """Such steps in a row after which the run stops."""
 
     def __post_init__(self) -> None:
         _require(len(self.terms) > 0, "reward.terms is empty; name at least one reward")
         names = [t.name for t in self.terms]
         _require(len(set(names)) == len(names), f"reward.terms names a reward twice: {names}")
-        _positive("reward.num_workers", self.num_workers)
-        _positive("reward.timeout_seconds", self.timeout_seconds)
+        _require(any(t.weight for t in self.terms), "every weight of reward.terms is 0; train on at least one reward")
+        _require(0 <= self.max_missing_share <= 1, f"reward.max_missing_share is {self.max_missing_share}; use 0 to 1")
+        _positive("reward.max_failed_steps", self.max_failed_steps)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from unigrpo.data.prompting import encode_prompt
 from unigrpo.models.checkpoint_io import load_config
 from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.records import Prompt
-from unigrpo.workers.reward import RewardWorker
+from unigrpo.workers.reward import reward_workers
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def check_inputs(config: RunConfig) -> Inputs:
     both = prompts + eval_prompts
     longest = _check_lengths(both, tokenizer, config)
     _check_tasks(both)
-    _check_labels(both, config)
+    _check_rewards(both, config)
     logger.info("%d prompts to train on, %d held out, longest %d tokens", len(prompts), len(eval_prompts), longest)
     return Inputs(prompts=prompts, eval_prompts=eval_prompts, longest_prompt=longest)
 
@@ -121,12 +121,13 @@ def _check_tasks(prompts: list[Prompt]) -> None:
             raise ValueError(f"{prompt.id}: task {prompt.task!r} cannot be trained yet; only 'text' can")
 
 
-def _check_labels(prompts: list[Prompt], config: RunConfig) -> None:
-    worker = RewardWorker(config.reward)
+def _check_rewards(prompts: list[Prompt], config: RunConfig) -> None:
+    workers = reward_workers(config.reward)
     try:
-        problems = worker.check_labels(prompts)
+        problems = [problem for worker in workers for problem in worker.check_prompts(prompts)]
     finally:
-        worker.close()
+        for worker in workers:
+            worker.close()
     if problems:
         more = f"\n... and {len(problems) - MAX_SHOWN} more" if len(problems) > MAX_SHOWN else ""
         raise ValueError("\n".join(problems[:MAX_SHOWN]) + more)

@@ -80,10 +80,10 @@ class Rollout:
 class RewardOutput:
     """The rewards of one rollout."""
 
-    total: float
-    """Weighted sum of the parts."""
-    parts: dict[str, float]
-    """Unweighted value of each reward, by name."""
+    parts: dict[str, float | None]
+    """Unweighted value of each reward, by name; None is missing, which is not 0."""
+    reasons: dict[str, str] = field(default_factory=dict[str, str])
+    """Why a reward is missing, by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +119,8 @@ class TrainSample:
 
     rollout: Rollout
     advantage: float
+    is_usable: bool
+    """False for one whose reward is missing: it has no weight anywhere and is not counted."""
     mask_ratios: Float[Tensor, " K"]
     is_masked: Bool[Tensor, "K V L"]
     weight: Float[Tensor, "K V L"]

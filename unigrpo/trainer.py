@@ -13,18 +13,18 @@ from typing import Any, Protocol
 
 import torch
 
-from unigrpo.algorithm.advantage import group_advantages
 from unigrpo.algorithm.likelihood.base import load_estimator
 from unigrpo.checkpoint import CheckpointStore
 from unigrpo.config import RunConfig
 from unigrpo.data.prompt_files import PromptStream
-from unigrpo.evaluation.held_out import evaluate, reward_means
-from unigrpo.records import Prompt, RewardOutput, Rollout, SampleRequest, TrainSample
+from unigrpo.evaluation.held_out import evaluate
+from unigrpo.records import Prompt, Rollout, TrainSample
 from unigrpo.training.planning import plan_samples
+from unigrpo.training.reward_totals import RewardTotals, reward_metrics, usable_advantages
 from unigrpo.workers.group import WorkerGroup
 from unigrpo.workers.policy import PolicyWorker
 from unigrpo.workers.reference import ReferenceWorker
-from unigrpo.workers.reward import RewardWorker
+from unigrpo.workers.reward import RewardScorer
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class UniGRPOTrainer:
         *,
         policy: WorkerGroup,
         reference: WorkerGroup | None,
-        reward: WorkerGroup,
+        reward: RewardScorer,
         prompts: list[Prompt],
         eval_prompts: list[Prompt],
         checkpoints: CheckpointStore,
@@ -82,7 +82,7 @@ class UniGRPOTrainer:
         config: The run.
         policy: Policy workers.
         reference: Reference workers; None if the KL coefficient is 0.
-        reward: Reward workers.
+        reward: Scores rollouts.
         prompts: Prompts to train on.
         eval_prompts: Held-out prompts; empty for no evaluation.
         checkpoints: Where checkpoints go.
@@ -93,6 +93,7 @@ class UniGRPOTrainer:
         self.checkpoints = checkpoints
         rollout, train = config.rollout, config.train
         self.prompts = PromptStream(prompts, rollout.batch_size, rollout.n_samples_per_prompt, train.seed)
+        self.reward_totals = RewardTotals(config.reward)
         self.estimator = load_estimator(config.algo.likelihood.name, config.algo.likelihood.options)
         self.state = TrainerState(num_policy_ranks=config.num_policy_ranks)
 
@@ -136,11 +137,35 @@ class UniGRPOTrainer:
         with clock.stop("generate"):
             rollouts = self.policy.map(PolicyWorker.generate, requests, config.rollout.text)
         with clock.stop("reward"):
-            outputs = self.reward.map(RewardWorker.score, rollouts)
-        advantages = self._advantages(requests, outputs)
+            outputs, reward_work = self.reward.score(rollouts)
+        groups = torch.tensor([request.group_id for request in requests])
+        totals, usable = self.reward_totals(outputs, groups)
+        advantages = usable_advantages(totals, groups, usable, config.algo.advantage.estimator).float()
+        updates: list[dict[str, float]] = []
+        if self.reward_totals.check(outputs, usable, rollouts):
+            updates = self._update(rollouts, advantages, usable, clock)
+        rewards = [{"reward": t, "rewards": o.parts} for t, o in zip(totals.tolist(), outputs, strict=True)]
+        output.rollouts(step + 1, self._rows(rollouts, rewards, advantages))
+        return {
+            **reward_metrics(outputs, totals, groups, usable),
+            **reward_work,
+            **_advantage_metrics(advantages),
+            **_over_ranks(updates),
+            **_rollout_metrics(rollouts),
+            **clock.metrics(rollouts),
+            "memory/peak_gb": max(self.policy.call(PolicyWorker.peak_memory_gb)),
+            "policy_version": float(self.state.policy_version),
+        }
+
+    def _update(
+        self, rollouts: list[Rollout], advantages: torch.Tensor, usable: torch.Tensor, clock: StepClock
+    ) -> list[dict[str, float]]:
+        """Mask plans, scores and the inner updates. Returns the metrics of each rank."""
+        config = self.config
         samples = plan_samples(
             rollouts,
             advantages,
+            usable,
             self.estimator,
             config.algo.mask_ratio,
             num_inner_updates=config.train.num_inner_updates,
@@ -151,23 +176,7 @@ class UniGRPOTrainer:
         with clock.stop("update"):
             updates = self.policy.map(PolicyWorker.update, samples)
         self.state.policy_version += config.train.num_inner_updates
-        output.rollouts(step + 1, self._rows(rollouts, outputs, advantages))
-        return {
-            **_reward_metrics(outputs, requests),
-            **_advantage_metrics(advantages),
-            **_over_ranks(updates),
-            **_rollout_metrics(rollouts),
-            **clock.metrics(rollouts),
-            "memory/peak_gb": max(self.policy.call(PolicyWorker.peak_memory_gb)),
-            "policy_version": float(self.state.policy_version),
-        }
-
-    def _advantages(self, requests: list[SampleRequest], outputs: list[RewardOutput]) -> torch.Tensor:
-        return group_advantages(
-            torch.tensor([o.total for o in outputs], dtype=torch.float64),
-            torch.tensor([r.group_id for r in requests]),
-            self.config.algo.advantage.estimator,
-        ).float()
+        return updates
 
     def _score(self, samples: list[TrainSample]) -> list[TrainSample]:
         """Adds the log-probabilities of the old policy and of the reference, under the same masks."""
@@ -218,7 +227,7 @@ class UniGRPOTrainer:
         return every > 0 and self.state.step % every == 0
 
     def _rows(
-        self, rollouts: list[Rollout], outputs: list[RewardOutput], advantages: torch.Tensor
+        self, rollouts: list[Rollout], rewards: list[dict[str, Any]], advantages: torch.Tensor
     ) -> list[dict[str, Any]]:
         """The rollouts of this step to look at: one of each of the first prompts."""
         stride = self.config.rollout.n_samples_per_prompt
@@ -227,8 +236,7 @@ class UniGRPOTrainer:
             {
                 "kind": "train",
                 **_row(rollouts[i]),
-                "reward": outputs[i].total,
-                "rewards": outputs[i].parts,
+                **rewards[i],
                 "advantage": round(advantages[i].item(), 4),
             }
             for i in picked
@@ -261,22 +269,10 @@ class StepClock:
 
 def _over_ranks(updates: list[dict[str, float]]) -> dict[str, float]:
     """The update's metrics; all but the maxima are already the same on every rank."""
+    if not updates:
+        return {}
     maxima = ("ratio/max", "ratio/first_update_deviation")
     return updates[0] | {name: max(update[name] for update in updates) for name in maxima}
-
-
-def _reward_metrics(outputs: list[RewardOutput], requests: list[SampleRequest]) -> dict[str, float]:
-    totals = torch.tensor([o.total for o in outputs], dtype=torch.float64)
-    groups = torch.tensor([r.group_id for r in requests])
-    spread_free = [float(totals[groups == g].max() == totals[groups == g].min()) for g in groups.unique()]
-    means = reward_means(outputs)
-    total = means.pop("reward_total")
-    return {
-        "reward/total_mean": total,
-        "reward/total_std": totals.std(correction=0).item(),
-        **{f"reward/{name}_mean": value for name, value in means.items()},
-        "reward/zero_spread_groups": sum(spread_free) / len(spread_free),
-    }
 
 
 def _advantage_metrics(advantages: torch.Tensor) -> dict[str, float]:

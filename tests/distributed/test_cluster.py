@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import socket
 import time
 
 import pytest
 import ray
 
-from unigrpo.config import ActorConfig, AlgoConfig, DeepSpeedConfig, KLConfig, RewardConfig, RunConfig, TrainConfig
+from unigrpo.config import (
+    ActorConfig,
+    AlgoConfig,
+    DeepSpeedConfig,
+    KLConfig,
+    RewardConfig,
+    RewardTermConfig,
+    RunConfig,
+    TrainConfig,
+)
 from unigrpo.distributed.cluster import Needs, check_resources, check_zero_stage, connect, required
 
 
@@ -16,9 +26,14 @@ def run_config(ranks: int = 2, *, beta: float = 0.01, colocate: bool = True, rew
     return RunConfig(
         actor=ActorConfig(num_gpus_per_node=ranks),
         algo=AlgoConfig(kl=KLConfig(init_coef=beta)),
-        reward=RewardConfig(num_workers=reward_workers),
+        reward=RewardConfig(terms=(RewardTermConfig(name="math_answer", num_workers=reward_workers),)),
         train=TrainConfig(colocate_actor_ref=colocate),
     )
+
+
+def with_shares(config: RunConfig, **options: float) -> RunConfig:
+    term = dataclasses.replace(config.reward.terms[0], **options)
+    return dataclasses.replace(config, reward=RewardConfig(terms=(term,)))
 
 
 @pytest.mark.parametrize(
@@ -28,6 +43,7 @@ def run_config(ranks: int = 2, *, beta: float = 0.01, colocate: bool = True, rew
         (run_config(colocate=False), Needs(gpus=4, cpus=7)),
         (run_config(colocate=False, beta=0.0), Needs(gpus=2, cpus=5)),
         (run_config(ranks=1, reward_workers=1), Needs(gpus=1, cpus=2)),
+        (with_shares(run_config(ranks=1), num_workers=3, num_cpus=0.5, num_gpus=0.5), Needs(gpus=3, cpus=3)),
     ],
 )
 def test_needs_are_counted_by_role(config: RunConfig, needs: Needs) -> None:
@@ -43,7 +59,7 @@ def test_needs_are_counted_by_role(config: RunConfig, needs: Needs) -> None:
         (
             run_config(),
             {"CPU": 4.0, "GPU": 2.0},
-            r"needs 5 CPUs .* 2 model ranks and 3 reward.* has 4\..*--num-cpus 5",
+            r"needs 5 CPUs .*each model rank.* has 4\..*--num-cpus 5",
         ),
     ],
 )

@@ -35,7 +35,7 @@ from unigrpo.training.step import LocalEngine
 from unigrpo.workers.group import LocalGroup, WorkerGroup
 from unigrpo.workers.policy import PolicyWorker
 from unigrpo.workers.reference import ReferenceWorker
-from unigrpo.workers.reward import RewardWorker
+from unigrpo.workers.reward import LocalRewards, RewardScorer
 
 pytestmark = pytest.mark.ray
 
@@ -63,7 +63,7 @@ def run_config(folder: Path, ranks: int) -> RunConfig:
             lr_scheduler="cosine_with_min_lr",
             lr_warmup_ratio=0.3,
         ),
-        reward=RewardConfig(terms=(RewardTermConfig(name=f"{__file__}:digits_reward"),), num_workers=ranks),
+        reward=RewardConfig(terms=(RewardTermConfig(name=f"{__file__}:digits_reward", num_workers=ranks),)),
         train=TrainConfig(num_steps=NUM_STEPS, num_inner_updates=2, micro_batch_size=4 // ranks),
         ds=DeepSpeedConfig(param_dtype="fp32"),
     )
@@ -94,7 +94,9 @@ class Run:
     weights: dict[str, Tensor]
 
 
-def fit(config: RunConfig, path: Path, policy: WorkerGroup, reference: WorkerGroup | None, reward: WorkerGroup) -> Run:
+def fit(
+    config: RunConfig, path: Path, policy: WorkerGroup, reference: WorkerGroup | None, reward: RewardScorer
+) -> Run:
     store = CheckpointStore(path / "checkpoints", max_num=3)
     trainer = UniGRPOTrainer(
         config, policy=policy, reference=reference, reward=reward, prompts=PROMPTS, eval_prompts=[], checkpoints=store
@@ -118,7 +120,7 @@ def local(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         tmp_path_factory.mktemp("local"),
         LocalGroup(PolicyWorker(config, engine, tokenizer)),
         LocalGroup(ReferenceWorker(config, reference, torch.device("cpu"), mask_id)),
-        LocalGroup(RewardWorker(config.reward)),
+        LocalRewards(config.reward),
     )
 
 

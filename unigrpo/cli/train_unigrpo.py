@@ -95,7 +95,7 @@ def plan_text(config: RunConfig, inputs: Inputs) -> str:
         f"rewards     {', '.join(f'{term.weight:g} x {term.name}' for term in config.reward.terms)}",
         f"estimator   {config.algo.likelihood.name}, mask ratios {config.algo.mask_ratio.schedule}",
         f"workers     {needs.gpus} GPUs, {needs.cpus} CPUs: {config.num_policy_ranks} policy ranks, "
-        f"{config.reward.num_workers} reward workers",
+        f"{sum(term.num_workers for term in config.reward.terms)} reward processes",
         f"memory      {memory.gpu_total:.2f} GB on each policy GPU: {_gigabytes(memory.gpu)}",
     ]
     if memory.cpu:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import warnings
@@ -60,11 +61,15 @@ def _probe(address: str) -> None:
 
 
 def required(config: RunConfig) -> Needs:
-    """GPUs and CPUs of all workers: one of each for a policy rank, one CPU for a reward worker."""
+    """GPUs and CPUs of all workers: one of each for a policy rank, and the shares of the reward processes."""
     models = config.num_policy_ranks
     if has_reference(config) and not config.train.colocate_actor_ref:
         models *= 2
-    return Needs(gpus=models, cpus=models + config.reward.num_workers)
+    terms = config.reward.terms
+    return Needs(
+        gpus=models + math.ceil(sum(t.num_workers * t.num_gpus for t in terms)),
+        cpus=models + math.ceil(sum(t.num_workers * t.num_cpus for t in terms)),
+    )
 
 
 def check_zero_stage(config: RunConfig) -> None:
@@ -98,8 +103,8 @@ def check_resources(config: RunConfig) -> Needs:
         )
     if has.get("CPU", 0) < needs.cpus:
         raise ValueError(
-            f"the run needs {needs.cpus} CPUs (1 for each of {needs.gpus} model ranks and {config.reward.num_workers} "
-            f"reward workers); the Ray cluster has {has.get('CPU', 0):g}. Lower reward.num_workers, or declare more: "
+            f"the run needs {needs.cpus} CPUs (1 for each model rank, num_workers x num_cpus for each reward); "
+            f"the Ray cluster has {has.get('CPU', 0):g}. Lower num_cpus or num_workers of a reward, or declare more: "
             f"`ray start --head --num-cpus {needs.cpus}`"
         )
     return needs

@@ -14,7 +14,7 @@ from unigrpo.config import RunConfig
 from unigrpo.distributed.actors import ModelActor, PolicyActor, ReferenceActor
 from unigrpo.distributed.cluster import has_reference
 from unigrpo.distributed.ray_group import RayGroup
-from unigrpo.distributed.reward_actor import RewardActor
+from unigrpo.distributed.reward_pool import RewardPool
 
 PLACEMENT_SECONDS = 60.0
 """How long to wait for resources that the cluster has but others may hold."""
@@ -26,17 +26,18 @@ class Groups:
 
     policy: RayGroup
     reference: RayGroup | None
-    reward: RayGroup
+    reward: RewardPool
     placements: tuple[PlacementGroup, ...]
 
     @property
-    def all(self) -> list[RayGroup]:
-        """The groups that this run has."""
-        return [group for group in (self.reward, self.policy, self.reference) if group is not None]
+    def models(self) -> list[RayGroup]:
+        """The groups of model workers that this run has."""
+        return [group for group in (self.policy, self.reference) if group is not None]
 
     def close(self) -> None:
         """Ends all workers and gives their resources back."""
-        for group in self.all:
+        self.reward.close()
+        for group in self.models:
             group.close()
         for placement in self.placements:
             remove_placement_group(placement)
@@ -57,25 +58,15 @@ def start_groups(config: RunConfig) -> Groups:
         if share == 1.0:
             placements.append(place(config))
         reference = model_group("reference", ReferenceActor, config, placements[-1], share)
-    groups = Groups(policy=policy, reference=reference, reward=reward_group(config), placements=tuple(placements))
+    groups = Groups(policy=policy, reference=reference, reward=RewardPool(config.reward), placements=tuple(placements))
     try:
-        for group in groups.all:
+        groups.reward.initialize()
+        for group in groups.models:
             group.initialize(config)
     except BaseException:
         groups.close()
         raise
     return groups
-
-
-def reward_group(config: RunConfig) -> RayGroup:
-    """Reward workers, each a process on one CPU."""
-    actor = ray.remote(num_cpus=1)(RewardActor)
-    return RayGroup(
-        "reward",
-        [actor.remote() for _ in range(config.reward.num_workers)],
-        timeout_seconds=config.reward.timeout_seconds,
-        timeout_setting="reward.timeout_seconds",
-    )
 
 
 def model_group(

@@ -126,7 +126,7 @@ class RayGroup:
                 return died
         workers: dict[str, list[int]] = {}
         for index, error in failures.items():
-            workers.setdefault(_cause(error), []).append(index)
+            workers.setdefault(cause_of(error), []).append(index)
         failed = WorkerFailed(
             "; ".join(f"{self._name(*w)} failed in {method}: {cause}" for cause, w in workers.items())
         )
@@ -149,7 +149,7 @@ def _failures(refs: list[Any]) -> dict[int, RayError]:
     return dict(sorted(failures.items()))
 
 
-def _cause(error: RayError) -> str:
+def cause_of(error: RayError) -> str:
     """The exception that the worker raised; if that could not travel, the last line of its traceback."""
     cause = error.cause if isinstance(error, RayTaskError) else error
     if isinstance(cause, RayError):

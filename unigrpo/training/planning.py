@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from unigrpo.algorithm.likelihood.base import LikelihoodEstimator
 from unigrpo.algorithm.masking import keyed_generator, mask_ratios
 from unigrpo.config import MaskRatioConfig
 from unigrpo.data.collate import pad_rows
-from unigrpo.records import MaskPlan, Rollout, SequenceMasks, TrainSample
+from unigrpo.records import Rollout, SequenceMasks, TrainSample
 
 
 def plan_samples(
     rollouts: Sequence[Rollout],
     advantages: Float[Tensor, " B"],
+    usable: Bool[Tensor, " B"],
     estimator: LikelihoodEstimator,
     ratios: MaskRatioConfig,
     *,
@@ -31,6 +32,7 @@ def plan_samples(
     Args:
         rollouts: B rollouts.
         advantages: Their advantages.
+        usable: Whether each may be trained on.
         estimator: Draws the plans.
         ratios: Schedule and bounds of the mask ratios.
         num_inner_updates: K.
@@ -54,19 +56,13 @@ def plan_samples(
         for k in range(num_inner_updates)
     ]
     return [
-        _sample(rollout, advantages[row].item(), ratio_table[:, row], plans, row)
+        TrainSample(
+            rollout=rollout,
+            advantage=advantages[row].item(),
+            is_usable=bool(usable[row]),
+            mask_ratios=ratio_table[:, row],
+            is_masked=torch.stack([plan.is_masked[:, row, : len(rollout.token_ids)] for plan in plans]),
+            weight=torch.stack([plan.weight[:, row, : len(rollout.token_ids)] for plan in plans]) * usable[row],
+        )
         for row, rollout in enumerate(rollouts)
     ]
-
-
-def _sample(
-    rollout: Rollout, advantage: float, ratios: Float[Tensor, " K"], plans: list[MaskPlan], row: int
-) -> TrainSample:
-    length = rollout.token_ids.shape[0]
-    return TrainSample(
-        rollout=rollout,
-        advantage=advantage,
-        mask_ratios=ratios,
-        is_masked=torch.stack([plan.is_masked[:, row, :length] for plan in plans]),
-        weight=torch.stack([plan.weight[:, row, :length] for plan in plans]),
-    )

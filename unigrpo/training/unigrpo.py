@@ -115,7 +115,7 @@ def _loss(
 def _denominators(engine: Engine, config: RunConfig, samples: Sequence[TrainSample], k: int) -> Denominators:
     """Counts over all ranks."""
     tokens = sum(int((s.weight[k] > 0).any(dim=0).sum()) for s in samples)
-    counts = engine.all_reduce_sum(torch.tensor([len(samples), tokens], dtype=torch.float64))
+    counts = engine.all_reduce_sum(torch.tensor([sum(s.is_usable for s in samples), tokens], dtype=torch.float64))
     return Denominators(
         num_responses=counts[0].item(),
         num_tokens=counts[1].item(),

@@ -1,0 +1,162 @@
+"""The reward processes of a run: batches in parallel, with deadlines; one that hangs or dies is replaced."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayError, RayTaskError
+
+from unigrpo.config import RewardConfig, RewardTermConfig
+from unigrpo.distributed.ray_group import WorkerFailed, cause_of
+from unigrpo.distributed.reward_actor import RewardActor
+from unigrpo.records import RewardOutput, Rollout
+from unigrpo.workers.reward import TermScores, outputs, reward_input, work_metrics
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class _Batch:
+    """Consecutive samples that one call of a reward scores."""
+
+    term: _Term
+    start: int
+    stop: int
+    attempts: int = 0
+
+
+@dataclass(frozen=True)
+class _Call:
+    batch: _Batch
+    worker: int
+    """Index of the process."""
+    actor: Any
+    deadline: float
+
+
+class _Term:
+    """One reward with its processes."""
+
+    def __init__(self, config: RewardTermConfig) -> None:
+        self.config = config
+        self.name = config.name
+        self.actors = [self._start() for _ in range(config.num_workers)]
+        self.waiting: deque[_Batch] = deque()
+        self.scores: dict[int, TermScores] = {}
+        self.finished = 0.0
+
+    def _start(self) -> Any:
+        config = self.config
+        actor: Any = ray.remote(num_cpus=config.num_cpus, num_gpus=config.num_gpus)(RewardActor)
+        return actor.options(max_concurrency=config.concurrency).remote(config)
+
+    def load(self) -> list[Any]:
+        """Loads every process; returns what to wait for."""
+        return [actor.load.remote() for actor in self.actors]
+
+    def restart(self, worker: int, actor: Any) -> None:
+        """Puts a new process in the place of one that hangs or is gone, unless that has been done."""
+        if self.actors[worker] is actor:
+            ray.kill(actor)
+            self.actors[worker] = self._start()
+            self.actors[worker].load.remote()
+
+    def cut(self, num_samples: int) -> None:
+        """Queues the samples of a step as batches."""
+        size = self.config.batch_size or -(-num_samples // self.config.num_workers)
+        starts = range(0, num_samples, max(size, 1))
+        self.waiting = deque(_Batch(self, start, min(start + size, num_samples)) for start in starts)
+        self.scores = {}
+
+
+class RewardPool:
+    """All rewards of a run, each in processes of its own, so that none can hold up or bring down another."""
+
+    def __init__(self, config: RewardConfig) -> None:
+        self._terms = [_Term(term) for term in config.terms]
+
+    def initialize(self) -> None:
+        """Waits until every reward is loaded.
+
+        Raises:
+            WorkerFailed: One could not be; names it.
+        """
+        for term in self._terms:
+            for ref in term.load():
+                try:
+                    name: Any = ray.get(ref)
+                except RayError as error:
+                    raise WorkerFailed(f"reward {term.config.name!r} could not start: {cause_of(error)}") from error
+                term.name = name
+
+    def score(self, rollouts: Sequence[Rollout]) -> tuple[list[RewardOutput], dict[str, float]]:
+        """The rewards of each rollout; missing, with a reason, where a reward failed at all attempts."""
+        inputs = ray.put([reward_input(rollout) for rollout in rollouts])
+        started = time.monotonic()
+        running: dict[Any, _Call] = {}
+        for term in self._terms:
+            term.cut(len(rollouts))
+        while running or any(term.waiting for term in self._terms):
+            self._fill(running, inputs)
+            wait = max(0.0, min(call.deadline for call in running.values()) - time.monotonic())
+            ready, _ = ray.wait(list(running), timeout=wait)
+            for ref in ready:
+                self._finish(running.pop(ref), ref)
+            for ref, call in list(running.items()):
+                if not ready and call.deadline <= time.monotonic():
+                    del running[ref]
+                    self._give_up(call, f"did not answer within {call.batch.term.config.timeout_seconds:g} s")
+        scores = {term.name: [term.scores[start] for start in sorted(term.scores)] for term in self._terms}
+        return outputs(scores), work_metrics(scores, {t.name: t.finished - started for t in self._terms})
+
+    def close(self) -> None:
+        """Ends all processes, after a moment to end what they started."""
+        actors = [actor for term in self._terms for actor in term.actors]
+        ray.wait([actor.close.remote() for actor in actors], num_returns=len(actors), timeout=3.0)
+        for actor in actors:
+            ray.kill(actor)
+
+    def _fill(self, running: dict[Any, _Call], inputs: Any) -> None:
+        """Gives waiting batches to processes with a free place."""
+        for term in self._terms:
+            for worker, actor in enumerate(term.actors):
+                busy = sum(call.actor is actor for call in running.values())
+                for _ in range(min(term.config.concurrency - busy, len(term.waiting))):
+                    batch = term.waiting.popleft()
+                    batch.attempts += 1
+                    ref = actor.score.remote(inputs, batch.start, batch.stop)
+                    deadline = time.monotonic() + term.config.timeout_seconds
+                    running[ref] = _Call(batch, worker, actor, deadline)
+
+    def _finish(self, call: _Call, ref: Any) -> None:
+        term = call.batch.term
+        try:
+            scores: TermScores = ray.get(ref)
+        except RayActorError:
+            self._give_up(call, "ended its own process")
+        except RayTaskError as error:
+            self._give_up(call, f"failed: {cause_of(error)}")
+        else:
+            if None in scores.values and call.batch.attempts < term.config.attempts:
+                logger.info("reward %r %s; once more", term.name, scores.reason)
+                term.waiting.append(call.batch)
+                return
+            term.scores[call.batch.start] = scores
+            term.finished = time.monotonic()
+
+    def _give_up(self, call: _Call, reason: str) -> None:
+        """Starts the process again; its batch is scored again, or is missing after the last attempt."""
+        term, batch = call.batch.term, call.batch
+        logger.warning("reward %r %s; its process is started again", term.name, reason)
+        term.restart(call.worker, call.actor)
+        if batch.attempts < term.config.attempts:
+            term.waiting.append(batch)
+            return
+        term.scores[batch.start] = TermScores(values=[None] * (batch.stop - batch.start), reason=reason)
+        term.finished = time.monotonic()

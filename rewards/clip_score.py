@@ -1,0 +1,84 @@
+"""How well a picture and a text fit, by CLIP."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+from PIL import Image
+
+from rewards.base import Reward, RewardInput
+from rewards.imaging.batches import check_picture_prompt, describe, picture_and_prompt, require_batch_size
+from rewards.imaging.clip import ClipEncoder
+
+RANGES = {"percent": (0.0, 100.0), "cosine": (-1.0, 1.0)}
+
+
+class ClipScore(Reward):
+    """Cosine of the embeddings of a generated picture and its prompt, or of an input picture and its caption.
+
+    A sample of task ``mmu`` is a caption: its answer, behind the thoughts, is compared with the prompt's picture.
+
+    Args:
+        model: Folder of a ``CLIPModel`` with tokenizer and image processor, or its Hub id.
+        scale: ``percent``: 100 times the cosine, and 0 for negative ones; or ``cosine``.
+        device: ``auto``, ``cpu``, ``cuda`` ...
+        batch_size: Most pictures that are encoded at once.
+
+    Source:
+        CLIPScore, arXiv:2104.08718, equation 1 with w = 100 (as in torchmetrics).
+    """
+
+    name = "clip_score"
+    range = RANGES["percent"]
+    unit = "percent: 100 times the cosine, not below 0"
+
+    def __init__(
+        self,
+        model: str = "openai/clip-vit-large-patch14",
+        scale: str = "percent",
+        device: str = "auto",
+        batch_size: int = 64,
+    ) -> None:
+        if scale not in RANGES:
+            raise ValueError(f"clip_score: no scale {scale!r}; choose one of {sorted(RANGES)}")
+        self._is_percent = scale == "percent"
+        self.range = RANGES[scale]
+        self.unit = self.unit if self._is_percent else "cosine"
+        self._model, self._device, self._batch_size = model, device, require_batch_size(batch_size)
+
+    def load(self) -> None:
+        _ = self._encoder
+
+    @cached_property
+    def _encoder(self) -> ClipEncoder:
+        return ClipEncoder(self._model, device=self._device, batch_size=self._batch_size)
+
+    def __call__(self, inputs: Sequence[RewardInput]) -> list[float | None]:
+        if not inputs:
+            return []
+        pairs = [_pair(item, i) for i, item in enumerate(inputs)]
+        cosines = self._encoder.cosines([picture for picture, _ in pairs], [text for _, text in pairs])
+        return (100 * cosines.clamp(min=0) if self._is_percent else cosines).tolist()
+
+    def check_prompt(self, prompt: RewardInput) -> None:
+        if prompt.task != "mmu":
+            check_picture_prompt(prompt)
+
+
+def _pair(item: RewardInput, index: int) -> tuple[Image.Image, str]:
+    if item.task != "mmu":
+        return picture_and_prompt(item, index)
+    if len(item.input_images) != 1:
+        raise ValueError(f"{describe(item, index)}: a caption needs one input picture, found {len(item.input_images)}")
+    return item.input_images[0].convert("RGB"), caption(item.completion)
+
+
+def caption(completion: str) -> str:
+    """What a response says behind its thoughts; nothing if they do not end.
+
+    >>> caption("<think>A dog?</think> A brown dog."), caption("<think>A dog"), caption("A dog")
+    ('A brown dog.', '', 'A dog')
+    """
+    after = completion.rpartition("</think>")[2]
+    return "" if "<think>" in after else after.strip()

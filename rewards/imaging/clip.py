@@ -1,0 +1,133 @@
+"""CLIP as an encoder of texts and pictures into unit vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import normalize
+from transformers import AutoConfig, AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPModel
+
+from rewards.imaging.batches import choose_device, require_batch_size, slices
+from rewards.imaging.prompt_tokens import PromptTokens
+from rewards.imaging.weights import is_local, require_finite
+
+LEGACY_END_ID = 2
+"""OpenAI's published configs carry this wrong id; transformers then pools at the largest id of a text."""
+
+
+class ClipEncoder:
+    """A ``CLIPModel`` in float32: bfloat16 moves cosines by 2e-3, as much as good and bad samples of a group differ.
+
+    Args:
+        model: Folder or Hub id with the model.
+        processor: Folder or Hub id with the tokenizer and the image processor; None: that of the model.
+        device: torch's name, or ``auto``.
+        batch_size: Most texts or pictures that are encoded at once.
+
+    Raises:
+        ValueError: No such model, another architecture, weights that are missing or not finite, or a processor of
+            another model.
+
+    Source:
+        CLIP, arXiv:2103.00020, section 2.4 and figure 3.
+    """
+
+    def __init__(
+        self, model: str, *, processor: str | None = None, device: str = "auto", batch_size: int = 64
+    ) -> None:
+        processor = model if processor is None else processor
+        self._batch_size = require_batch_size(batch_size)
+        self._device = choose_device(device)
+        self._model = _load_model(model).to(self._device)  # pyright: ignore[reportArgumentType]
+        self._tokens, self._image_processor = _load_processor(processor, self._model.config)
+
+    @property
+    def width(self) -> int:
+        """Components of an embedding."""
+        return self._model.visual_projection.out_features
+
+    @property
+    def logit_scale(self) -> float:
+        """What cosines are multiplied with in the training of CLIP, at most 100."""
+        return self._model.logit_scale.exp().item()
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Unit vectors (N, width) on the CPU; equal texts are encoded once."""
+        distinct = list(dict.fromkeys(texts))
+        parts: list[Tensor] = []
+        for part in slices(distinct, self._batch_size):
+            token_ids, mask = (tensor.to(self._device) for tensor in self._tokens(part))
+            parts.append(_pooled(self._model.get_text_features(input_ids=token_ids, attention_mask=mask)))
+        rows = {text: i for i, text in enumerate(distinct)}
+        return torch.cat(parts)[[rows[text] for text in texts]]
+
+    @torch.inference_mode()
+    def encode_pictures(self, pictures: Sequence[Image.Image]) -> Tensor:
+        """Unit vectors (N, width) on the CPU."""
+        parts: list[Tensor] = []
+        for part in slices(pictures, self._batch_size):
+            pixels = self._image_processor(list(part), return_tensors="pt")["pixel_values"]
+            parts.append(_pooled(self._model.get_image_features(pixel_values=pixels.to(self._device))))
+        return torch.cat(parts)
+
+    def cosines(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> Tensor:
+        """Cosine of each picture with its own text (N,); other pairs are not compared."""
+        return (self.encode_pictures(pictures) * self.encode_texts(texts)).sum(dim=1).clamp(-1.0, 1.0)
+
+
+def _pooled(features: object) -> Tensor:
+    pooled = getattr(features, "pooler_output", features)  # transformers 5 wraps the projected embedding
+    assert isinstance(pooled, Tensor)
+    return normalize(pooled.float(), dim=-1).cpu()
+
+
+def _load_model(model: str) -> CLIPModel:
+    is_local(model)
+    try:
+        config = AutoConfig.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"model {model!r} has no config that transformers can read: {error}") from error
+    if not isinstance(config, CLIPConfig):
+        raise ValueError(f"model {model!r} is a {config.model_type!r}; this reward needs a 'clip' (CLIPModel)")
+    try:
+        loaded: Any = CLIPModel.from_pretrained(model, config=config, dtype=torch.float32, output_loading_info=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ValueError(f"model {model!r}: its weights do not load into a CLIPModel: {error}") from error
+    clip, info = loaded
+    wrong = {kind: sorted(map(str, info[kind])) for kind in ("missing_keys", "mismatched_keys") if info[kind]}
+    if wrong:
+        first = {kind: names[:3] for kind, names in wrong.items()}
+        raise ValueError(f"model {model!r}: weights of another architecture: {first}")
+    require_finite(clip.state_dict(), f"model {model!r}")
+    return clip.eval().requires_grad_(False)
+
+
+def _load_processor(processor: str, config: CLIPConfig) -> tuple[PromptTokens, CLIPImageProcessorPil]:
+    is_local(processor)
+    text: Any = config.text_config
+    vision: Any = config.vision_config
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(processor)
+        image_processor = CLIPImageProcessorPil.from_pretrained(processor)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{processor!r} has no tokenizer or image processor of a CLIP: {error}") from error
+    end_id = tokenizer.eos_token_id if text.eos_token_id == LEGACY_END_ID else text.eos_token_id
+    tokens = PromptTokens(
+        tokenizer,
+        text.max_position_embeddings,
+        end_id=end_id,
+        num_embeddings=text.vocab_size,
+        pad_to_limit=False,
+    )
+    side = dict(image_processor.crop_size or {}).get("height")
+    if side != vision.image_size:
+        raise ValueError(
+            f"{processor!r} makes pictures of side {side}, the model takes {vision.image_size}: "
+            "they do not belong together"
+        )
+    return tokens, image_processor

@@ -1,0 +1,102 @@
+"""Weight files of reward models: found, read without running code, and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+
+def is_local(model: str) -> bool:
+    """Whether an option names a folder or a file, and not a model of the Hub.
+
+    Raises:
+        ValueError: It looks like a path, and nothing is there.
+    """
+    path = Path(model).expanduser()
+    if path.exists():
+        return True
+    looks_like_path = path.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1
+    if looks_like_path or path.suffix in {".pt", ".pth", ".safetensors"}:
+        raise ValueError(f"model {model!r}: no such file or folder ({path.absolute()}), nor an owner/name of the Hub")
+    return False
+
+
+def find_file(model: str, names: Collection[str]) -> Path:
+    """The first of the files that the folder or the Hub's repository ``model`` has; or ``model``, if it is a file.
+
+    Raises:
+        ValueError: None of them is there; the message says where it looked.
+    """
+    if is_local(model):
+        path = Path(model).expanduser()
+        found = [path] if path.is_file() else [path / name for name in names if (path / name).is_file()]
+        if not found:
+            raise ValueError(f"model {model!r}: the folder has none of the files {list(names)}")
+        return found[0]
+    reasons: list[str] = []
+    for name in names:
+        try:
+            return Path(hf_hub_download(model, name))
+        except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
+            reasons.append(f"{name}: {type(error).__name__}")
+    raise ValueError(
+        f"model {model!r} is no folder here, and the Hub gave none of its files ({'; '.join(reasons)}); "
+        "download it first and give its folder"
+    )
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a ``.safetensors`` file or of a pickled state dict, by name.
+
+    A pickle is read with ``weights_only``, so that it cannot run code, and mapped, so that it is in memory once.
+
+    Raises:
+        ValueError: The file is no such file, or holds anything but tensors with names, or values that are not finite.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+        raise ValueError(f"{path} is not a file of weights that can be read safely: {error}") from error
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path} does not hold a state dict: expected names with tensors")
+    require_finite(state, str(path))
+    return state
+
+
+def require_finite(state: Mapping[str, Tensor], source: str) -> None:
+    """Checks every weight.
+
+    Raises:
+        ValueError: A weight is NaN or infinite; the message names its tensor.
+    """
+    for name, value in state.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise ValueError(f"{source}: the weights {name!r} are not finite (NaN or infinite); the file is damaged")
+
+
+def load_exactly(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Copies weights into a module; every name and every shape has to fit.
+
+    Raises:
+        ValueError: Names are missing or left over, or shapes differ: another architecture.
+    """
+    try:
+        missing, unexpected = module.load_state_dict(dict(state), strict=False)
+    except RuntimeError as error:  # shapes
+        raise ValueError(f"{source}: weights of another architecture: {error}") from error
+    if missing or unexpected:
+        raise ValueError(
+            f"{source}: weights of another architecture: {len(missing)} missing {list(missing)[:3]}, "
+            f"{len(unexpected)} that do not belong there {list(unexpected)[:3]}"
+        )

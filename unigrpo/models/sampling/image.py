@@ -1,0 +1,280 @@
+"""Image sampling: all codes are drawn at once, the surest are kept, and the others are hidden and drawn again.
+
+Source: MaskGIT, arXiv:2202.04200, section 3.2; guidance as in Muse, arXiv:2301.00704, section 2.7.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from unigrpo.algorithm.schedule import hidden_share
+from unigrpo.config import ImageSamplingConfig
+from unigrpo.models.sampling.remasking import draw
+from unigrpo.models.vocabulary import Vocabulary
+
+UNKNOWN = -1
+"""Code of a place to draw, among known ones."""
+SMALLEST = 1e-20
+"""Probabilities and draws below count as this much, so that no logarithm is infinite."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSample:
+    """One prompt, its image and end-of-image, without padding, on the CPU. P prompt tokens, L = P + N + 1."""
+
+    token_ids: Int[Tensor, " L"]
+    codes: Int[Tensor, " N"]
+    """The image without the offset, row by row; known codes included."""
+    response_mask: Bool[Tensor, " L"]
+    """Drawn image tokens: neither the known ones nor end-of-image."""
+    scored_mask: Bool[Tensor, " L"]
+    """The same: an image has no padding."""
+    commit_step: Int[Tensor, " L"]
+    """Step at which the token was kept, from 0; -1 where none was drawn."""
+    commit_log_probs: Float[Tensor, " L"]
+    """Log-probability (nats) of the token then, among the image codes, at the sampling temperature; 0 elsewhere."""
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Images at work, padded on the left. With guidance the unconditional rows stand below: R is B or 2B."""
+
+    tokens: Int[Tensor, "R L"]
+    token_mask: Bool[Tensor, "R L"]
+    generators: Sequence[torch.Generator]
+    columns: slice
+    """Where the image stands in each row."""
+
+    @property
+    def image(self) -> Int[Tensor, "B N"]:
+        return self.tokens[: len(self.generators), self.columns]
+
+
+@torch.no_grad()
+def sample_images(
+    model: Callable[..., Any],
+    prompts: Sequence[Int[Tensor, " P"]],
+    settings: ImageSamplingConfig,
+    vocabulary: Vocabulary,
+    *,
+    generators: Sequence[torch.Generator],
+    unconditional: Sequence[Int[Tensor, " Q"]] | None = None,
+    known: Sequence[Int[Tensor, " N"] | None] | None = None,
+) -> list[ImageSample]:
+    """Draws one image behind each prompt.
+
+    A sample depends on its own prompts, known codes and generator alone, not on the others of the batch.
+
+    Args:
+        model: The forward pass of :class:`~unigrpo.models.mmada.MMadaModelLM`.
+        prompts: Token ids of B prompts of any lengths, each up to and including start-of-image.
+        settings: How to sample.
+        vocabulary: Mask id, end-of-image id and the range of the image codes.
+        generators: One per prompt, on the CPU or the model's device.
+        unconditional: For guidance, the prompts to compare with, of any lengths, up to and including start-of-image.
+        known: For inpainting, the codes that are given, and :data:`UNKNOWN` where to draw; None draws all of an image.
+
+    Raises:
+        ValueError: Guidance without unconditional prompts, a prompt that contains the mask token, not one of
+            everything per prompt, known codes of another number or outside the codebook, a checkpoint without image
+            codes, or logits that are not finite.
+    """
+    _check_inputs(prompts, settings, vocabulary, generators, unconditional, known)
+    if not prompts:
+        return []
+    device = getattr(model, "device", torch.device("cpu"))
+    guides = unconditional if unconditional is not None and settings.guidance_scale > 0 else ()
+    batch = _start([*prompts, *guides], settings, vocabulary, generators, known, device)
+    commit_step = torch.full(batch.image.shape, -1, device=device)
+    commit_log_probs = torch.zeros(batch.image.shape, device=device)
+    for step in range(settings.num_denoising_steps):
+        hidden = batch.image == vocabulary.mask_id
+        if not hidden.any():
+            break
+        drawn, log_probs, confidence = _candidates(model, batch, hidden, settings, vocabulary)
+        kept = hidden
+        if step < settings.num_denoising_steps - 1:
+            counts = mask_counts(settings, step, hidden.sum(dim=1))
+            noise = _remasking_noise(batch, hidden) * remasking_temperature(settings, step)
+            kept = hidden & ~least_sure(confidence + noise, counts)
+        rows = len(batch.tokens) // len(kept)
+        image = torch.where(kept, drawn, batch.image)
+        batch.tokens[:, batch.columns] = image.repeat(rows, 1)
+        commit_step[kept] = step
+        commit_log_probs = torch.where(kept, log_probs, commit_log_probs)
+    return [
+        _finish(batch.image[row], prompt, commit_step[row], commit_log_probs[row], vocabulary)
+        for row, prompt in enumerate(prompts)
+    ]
+
+
+def mask_counts(settings: ImageSamplingConfig, step: int, num_hidden: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
+    """Codes to hide again after a step: the schedule's share of all N, but at least one fewer than before.
+
+    Never 0: the last step, which keeps all, asks for no count.
+
+    Args:
+        settings: Schedule, number of steps and N.
+        step: From 0.
+        num_hidden: Hidden codes before the step.
+    """
+    share = hidden_share(settings.schedule, torch.tensor((step + 1) / settings.num_denoising_steps))
+    count = int((settings.num_image_tokens * share).floor())
+    return (num_hidden - 1).clamp(max=count).clamp(min=1)
+
+
+def remasking_temperature(settings: ImageSamplingConfig, step: int) -> float:
+    """Factor of the Gumbel noise at a step, from 0; it reaches 0 at the last."""
+    left = [1 - (k + 1) / settings.num_denoising_steps for k in range(step + 1)]
+    return settings.remasking_temperature * (left[-1] if settings.remasking_anneal == "linear" else math.prod(left))
+
+
+def gumbel(uniform: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+    """Gumbel noise of uniform draws."""
+    return -(-uniform.clamp(min=SMALLEST).log()).clamp(min=SMALLEST).log()
+
+
+def least_sure(confidence: Float[Tensor, "B N"], counts: Int[Tensor, " B"]) -> Bool[Tensor, "B N"]:
+    """The ``counts`` smallest of each row; of several that equal the first one left out, none."""
+    ordered = confidence.sort(dim=1).values
+    return confidence < ordered.gather(1, counts[:, None].clamp(max=confidence.shape[1] - 1))
+
+
+def _check_inputs(
+    prompts: Sequence[Tensor],
+    settings: ImageSamplingConfig,
+    vocabulary: Vocabulary,
+    generators: Sequence[torch.Generator],
+    unconditional: Sequence[Tensor] | None,
+    known: Sequence[Tensor | None] | None,
+) -> None:
+    if vocabulary.codebook_size == 0:
+        raise ValueError("the checkpoint has no image codes (codebook_size is 0); use a multimodal one")
+    if settings.guidance_scale > 0 and unconditional is None:
+        raise ValueError(
+            f"guidance_scale is {settings.guidance_scale} without an unconditional prompt to compare with; give one, "
+            "or set guidance_scale 0"
+        )
+    for what, given in (("generators", generators), ("unconditional prompts", unconditional), ("known", known)):
+        if given is not None and len(given) != len(prompts):
+            raise ValueError(f"{len(given)} {what} for {len(prompts)} prompts; give one to each")
+    for number, prompt in enumerate([*prompts, *(unconditional or ())]):
+        if (prompt == vocabulary.mask_id).any():
+            raise ValueError(f"prompt {number} contains the mask token {vocabulary.mask_id}; remove it")
+    for number, codes in enumerate(known or ()):
+        if codes is None:
+            continue
+        if codes.shape != (settings.num_image_tokens,):
+            raise ValueError(
+                f"known {number} has shape {tuple(codes.shape)}, expected ({settings.num_image_tokens},) as "
+                f"num_image_tokens says; put {UNKNOWN} where to draw"
+            )
+        vocabulary.image_ids(codes[codes != UNKNOWN])  # fails outside the codebook
+
+
+def _start(
+    prompts: Sequence[Tensor],
+    settings: ImageSamplingConfig,
+    vocabulary: Vocabulary,
+    generators: Sequence[torch.Generator],
+    known: Sequence[Tensor | None] | None,
+    device: torch.device,
+) -> _Batch:
+    longest, size = max(len(prompt) for prompt in prompts), settings.num_image_tokens
+    tokens = torch.full((len(prompts), longest + size + 1), vocabulary.mask_id, device=device)
+    token_mask = torch.ones_like(tokens, dtype=torch.bool)
+    tokens[:, -1] = vocabulary.eoi_id
+    for row, prompt in enumerate(prompts):
+        padding = longest - len(prompt)
+        tokens[row, :padding] = vocabulary.image_pad_id
+        token_mask[row, :padding] = False
+        tokens[row, padding:longest] = prompt.to(device)
+        codes = known[row % len(generators)] if known else None
+        if codes is not None:
+            ids = torch.where(codes == UNKNOWN, vocabulary.mask_id, codes + vocabulary.image_offset)
+            tokens[row, longest:-1] = ids.to(device)
+    return _Batch(tokens, token_mask, generators, slice(longest, longest + size))
+
+
+def _candidates(
+    model: Callable[..., Any],
+    batch: _Batch,
+    hidden: Bool[Tensor, "B N"],
+    settings: ImageSamplingConfig,
+    vocabulary: Vocabulary,
+) -> tuple[Int[Tensor, "B N"], Float[Tensor, "B N"], Float[Tensor, "B N"]]:
+    """A token for every hidden place, its log-probability and its confidence, which is infinite at the other places.
+
+    Confidence is the log-probability before the temperature.
+    """
+    logits = _logits(model, batch, hidden, settings, vocabulary)
+    scaled = logits / settings.temperature if settings.temperature > 0 else logits
+    if settings.temperature > 0:
+        noise = [
+            torch.empty(count, logits.shape[1], device=g.device).exponential_(generator=g).to(logits.device)
+            for count, g in zip(hidden.sum(dim=1).tolist(), batch.generators, strict=True)
+        ]
+        drawn = draw(scaled, torch.cat(noise))
+    else:
+        drawn = scaled.argmax(dim=-1)
+    log_probs = scaled.log_softmax(-1).gather(1, drawn[:, None])[:, 0]
+    if not log_probs.isfinite().all():
+        raise ValueError("the model's logits are not finite; look at its weights, or go back to an earlier checkpoint")
+    plain = log_probs if settings.temperature in (0, 1) else logits.log_softmax(-1).gather(1, drawn[:, None])[:, 0]
+    return (
+        batch.image.masked_scatter(hidden, drawn + vocabulary.image_offset),
+        torch.zeros_like(hidden, dtype=torch.float32).masked_scatter(hidden, log_probs),
+        torch.full_like(hidden, torch.inf, dtype=torch.float32).masked_scatter(
+            hidden, plain.clamp(min=math.log(SMALLEST))
+        ),
+    )
+
+
+def _logits(
+    model: Callable[..., Any],
+    batch: _Batch,
+    hidden: Bool[Tensor, "B N"],
+    settings: ImageSamplingConfig,
+    vocabulary: Vocabulary,
+) -> Float[Tensor, "M V"]:
+    """Float32 logits of the image codes at the M hidden places; with guidance, ``(1 + scale) c - scale u``."""
+    positions = torch.zeros_like(batch.token_mask)
+    positions[:, batch.columns] = hidden.repeat(len(positions) // len(hidden), 1)
+    mask = None if bool(batch.token_mask.all()) else batch.token_mask
+    out = model(batch.tokens, attention_mask=mask, positions=positions, vocab_slice=vocabulary.image_slice)
+    logits = out.logits.float()
+    if settings.guidance_scale == 0:
+        return logits
+    with_prompt, without = logits.chunk(2)
+    return (1 + settings.guidance_scale) * with_prompt - settings.guidance_scale * without
+
+
+def _remasking_noise(batch: _Batch, hidden: Bool[Tensor, "B N"]) -> Float[Tensor, "B N"]:
+    """Gumbel noise at the hidden places."""
+    uniform = [
+        torch.rand(count, generator=g, device=g.device).to(hidden.device)
+        for count, g in zip(hidden.sum(dim=1).tolist(), batch.generators, strict=True)
+    ]
+    return torch.zeros_like(hidden, dtype=torch.float32).masked_scatter(hidden, gumbel(torch.cat(uniform)))
+
+
+def _finish(image: Tensor, prompt: Tensor, steps: Tensor, log_probs: Tensor, vocabulary: Vocabulary) -> ImageSample:
+    """One row without padding; ``image`` holds token ids."""
+    around = (len(prompt), 1)
+    ids, steps = image.cpu(), torch.nn.functional.pad(steps.cpu(), around, value=-1)
+    drawn = steps >= 0
+    return ImageSample(
+        token_ids=torch.cat([prompt.cpu(), ids, torch.tensor([vocabulary.eoi_id])]),
+        codes=vocabulary.image_codes(ids),
+        response_mask=drawn,
+        scored_mask=drawn,
+        commit_step=steps,
+        commit_log_probs=torch.nn.functional.pad(log_probs.cpu(), around),
+    )

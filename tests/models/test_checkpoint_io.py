@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from unigrpo.models.checkpoint_io import load_config, load_policy
+from unigrpo.models import weight_files
+from unigrpo.models.checkpoint_io import load_config, load_policy, save_policy
 from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
 from unigrpo.preflight import load_tokenizer
 
@@ -112,15 +113,113 @@ def test_the_published_sizes_of_llada_give_its_published_parameter_count(tmp_pat
     assert model.num_parameters() == 8_015_581_184
 
 
+# The Hub.
+
+
+def test_a_hub_name_is_downloaded_without_code_or_pickles(folder, monkeypatch):
+    asked = []
+
+    def download(name, *, allow_patterns):
+        asked.append((name, allow_patterns))
+        return str(folder)
+
+    monkeypatch.setattr(weight_files, "snapshot_download", download)
+    model = load("GSAI-ML/LLaDA-8B-Instruct")
+    assert torch.equal(model.state_dict()[QUERY], load(folder).state_dict()[QUERY])
+    assert {name for name, _ in asked} == {"GSAI-ML/LLaDA-8B-Instruct"}
+    assert asked[0][1] == ["*.json"], "the config alone needs no weights"
+    assert "*.safetensors" in asked[1][1]
+    assert not any(pattern.endswith((".py", ".bin", ".pt", "*")) for _, patterns in asked for pattern in patterns)
+
+
+def test_a_name_that_the_hub_does_not_have_is_refused(monkeypatch):
+    def download(name, *, allow_patterns):
+        raise FileNotFoundError(f"404: {name}")
+
+    monkeypatch.setattr(weight_files, "snapshot_download", download)
+    with pytest.raises(ValueError, match=r"no/such: there is no such folder, and no such download .*\(FileNot"):
+        load("no/such")
+
+
+# Saving.
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shard_size", ["5GB", "4KB"])
+def test_a_saved_checkpoint_reloads_bit_equal_in_the_published_layout(folder, tmp_path, dtype, shard_size):
+    model, tokenizer = load_policy(folder, dtype, "sdpa"), AutoTokenizer.from_pretrained(folder)
+    saved = tmp_path / "saved"
+    save_policy(model, tokenizer, saved, max_shard_size=shard_size)
+    again = load_policy(saved, dtype, "sdpa").state_dict()
+    assert again.keys() == model.state_dict().keys()
+    assert all(torch.equal(again[name], tensor) for name, tensor in model.state_dict().items())
+
+    files = sorted(saved.glob("*.safetensors"))
+    stored = {name: tensor for file in files for name, tensor in load_file(file).items()}
+    assert stored.keys() == again.keys()
+    assert {tensor.dtype for tensor in stored.values()} == {dtype}
+    if shard_size == "4KB":
+        index = json.loads((saved / "model.safetensors.index.json").read_text())
+        assert index["weight_map"].keys() == stored.keys()
+        assert set(index["weight_map"].values()) == {file.name for file in files}
+        assert len(files) > 2
+    else:
+        assert [file.name for file in files] == ["model.safetensors"]
+
+    ids = model.config.special_token_ids
+    generation = json.loads((saved / "generation_config.json").read_text())
+    assert (generation["bos_token_id"], generation["eos_token_id"]) == (ids["begin_of_text"], ids["end_of_text"])
+    config = json.loads((saved / "config.json").read_text())
+    assert config["torch_dtype"] == str(dtype).removeprefix("torch.")
+    other = AutoTokenizer.from_pretrained(saved)
+    assert other.get_vocab() == tokenizer.get_vocab()
+    assert other.chat_template == tokenizer.chat_template
+
+
+def test_saving_again_leaves_no_old_shards_behind(folder, tmp_path):
+    model, tokenizer = load(folder), AutoTokenizer.from_pretrained(folder)
+    save_policy(model, tokenizer, tmp_path, max_shard_size="4KB")
+    model.get_input_embeddings().weight.data.zero_()
+    save_policy(model, tokenizer, tmp_path)
+    assert not load(tmp_path).get_input_embeddings().weight.any()
+    assert [file.name for file in tmp_path.glob("model[.-]*")] == ["model.safetensors"], "and no index of them"
+
+
+def test_stale_keys_of_a_published_config_change_nothing(folder, tmp_path):
+    plain = load(folder)
+    stale = {
+        "num_vq_tokens": 256,
+        "init_device": "meta",
+        "flash_attention": True,
+        "precision": "amp_bf16",
+        "torch_dtype": "float16",
+        "alibi_bias_max": 8.0,
+        "multi_query_attention": None,
+        "block_group_size": 1,
+        "w_clip_vit": False,
+        "embedding_dropout": 0.5,
+        "use_cache": True,
+        "transformers_version": "4.46.0",
+    }
+    change_config(folder, **stale)
+    model = load(folder)
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in plain.state_dict().items())
+    tokens = torch.arange(12).view(2, 6)
+    assert torch.equal(model(tokens).logits, plain(tokens).logits)
+    save_policy(model, AutoTokenizer.from_pretrained(folder), tmp_path / "again")
+    written = json.loads((tmp_path / "again" / "config.json").read_text())
+    assert written["num_vq_tokens"] == 256, "what others wrote is kept"
+    assert written["torch_dtype"] == "float32"
+
+
 # What is refused.
 
 
 def test_a_folder_that_is_none_is_refused(tmp_path):
-    for wrong in (tmp_path / "nowhere", tmp_path):
-        with pytest.raises(
-            ValueError, match=rf"{re.escape(str(wrong))}: no config\.json could be read; give a folder"
-        ):
-            load(wrong)
+    with pytest.raises(ValueError, match=rf"{re.escape(str(tmp_path))}/nowhere: there is no such folder; give"):
+        load(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=rf"{re.escape(str(tmp_path))}: no config\.json could be read; give a folder"):
+        load(tmp_path)
 
 
 def test_a_config_that_is_no_json_is_refused(folder):
@@ -146,8 +245,8 @@ def test_a_variant_of_the_transformer_is_refused(folder, name, value):
 
 
 def test_a_folder_without_weights_is_refused(folder):
-    (folder / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match="weights could not be loaded; copy or download"):
+    (folder / "model.safetensors").rename(folder / "model.bin")
+    with pytest.raises(ValueError, match=r"there are no weights; expected .*other formats are not read"):
         load(folder)
 
 
@@ -156,14 +255,22 @@ def test_a_missing_shard_is_refused_and_named(folder):
     (folder / "model.safetensors").unlink(missing_ok=True)
     shard = sorted(folder.glob("model-*.safetensors"))[1]
     shard.unlink()
-    with pytest.raises(ValueError, match=f"weights could not be loaded.*{shard.name}"):
+    with pytest.raises(ValueError, match=rf"{shard.name} is missing, one of \d+ files"):
+        load(folder)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"weight_map": 3}'])
+def test_an_index_that_is_none_is_refused_and_named(folder, content):
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(ValueError, match=r"model\.safetensors\.index\.json: no index of weights"):
         load(folder)
 
 
 def test_a_file_that_was_cut_short_is_refused(folder):
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="weights could not be loaded; copy or download"):
+    with pytest.raises(ValueError, match=r"model\.safetensors cannot be read .*cut short"):
         load(folder)
 
 

@@ -1,15 +1,18 @@
-"""Published MMaDA and LLaDA checkpoints from disk, refused where anything would be guessed or left out."""
+"""Published MMaDA and LLaDA checkpoints: read, refused where anything would be guessed or left out, and written."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import PretrainedConfig
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
 
 from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
+from unigrpo.models.vocabulary import Vocabulary
+from unigrpo.models.weight_files import INDEX, check_finite, check_names, first_line, local_folder, weight_files
 
 MODEL_TYPES = ("mmada", "llada")
 ARCHITECTURE: dict[str, Any] = {
@@ -27,74 +30,96 @@ ARCHITECTURE: dict[str, Any] = {
     "weight_tying": False,
 }
 """Published config keys that choose another transformer than ours, with the one value that is ours."""
-MAX_SHOWN = 3
+MAX_SHARD_SIZE = "5GB"
 
 
-def load_policy(folder: str | Path, dtype: torch.dtype, attn_implementation: str) -> MMadaModelLM:
+def load_policy(name: str | Path, dtype: torch.dtype, attn_implementation: str) -> MMadaModelLM:
     """The model of a checkpoint, in evaluation mode. No code that comes with it is run.
 
     Args:
-        folder: Folder or Hub name in the published layout.
+        name: Folder or Hub name in the published layout.
         dtype: Type of the weights.
         attn_implementation: `eager`, `sdpa` or one of transformers' flash kernels.
 
     Raises:
-        ValueError: There is no such checkpoint, it is of another architecture, tensors are missing or left over, or
-            one holds NaN or infinity.
+        ValueError: There is no such checkpoint, it is of another architecture, files or tensors are missing or left
+            over, or one holds NaN or infinity.
     """
-    config = load_config(folder)
+    config = load_config(name)
+    folder = local_folder(name)
+    weight_files(folder)
     try:
         loaded: Any = MMadaModelLM.from_pretrained(
             folder, config=config, dtype=dtype, attn_implementation=attn_implementation, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise ValueError(
-            f"{folder}: the weights could not be loaded; copy or download the checkpoint again ({_first_line(error)})"
+            f"{name}: the weights could not be loaded; copy or download the checkpoint again ({first_line(error)})"
         ) from error
     model, report = loaded
-    for problem, names in (("missing", report["missing_keys"]), ("unknown", report["unexpected_keys"])):
-        if names:
-            raise ValueError(
-                f"{folder}: {len(names)} tensors are {problem}: {_some(names)}; download the checkpoint again, or use "
-                "one of the published architecture"
-            )
-    broken = [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]
-    if broken:
-        raise ValueError(
-            f"{folder}: {len(broken)} tensors hold NaN or infinity: {_some(broken)}; use an earlier checkpoint"
-        )
+    check_names(name, report["missing_keys"], report["unexpected_keys"])
+    check_finite(name, model.state_dict())
     return model
 
 
-def load_config(folder: str | Path) -> MMadaConfig:
-    """The config of a checkpoint.
+def load_config(name: str | Path) -> MMadaConfig:
+    """The config of a checkpoint; of a Hub name nothing else is downloaded.
 
     Raises:
         ValueError: There is none, or it describes another architecture.
     """
+    folder = local_folder(name, ["*.json"])
     try:
         values, _ = PretrainedConfig.get_config_dict(folder)
         if not values:
             raise FileNotFoundError("config.json is not there")
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"{folder}: no config.json could be read; give a folder or Hub name in the published MMaDA or LLaDA "
-            f"layout ({_first_line(error)})"
+            f"{name}: no config.json could be read; give a folder or Hub name in the published MMaDA or LLaDA "
+            f"layout ({first_line(error)})"
         ) from error
     found = values.pop("model_type", None)
     if found not in MODEL_TYPES:
-        raise ValueError(f"{folder}: model_type is {found!r}, expected one of {', '.join(MODEL_TYPES)}")
-    for name, expected in ARCHITECTURE.items():
-        if values.get(name, expected) != expected:
-            raise ValueError(f"{folder}: {name} is {values[name]!r} in config.json, only {expected!r} is supported")
+        raise ValueError(f"{name}: model_type is {found!r}, expected one of {', '.join(MODEL_TYPES)}")
+    for key, expected in ARCHITECTURE.items():
+        if values.get(key, expected) != expected:
+            raise ValueError(f"{name}: {key} is {values[key]!r} in config.json, only {expected!r} is supported")
     values.pop("auto_map", None)  # names code that we neither run nor export
     return MMadaConfig.from_dict(values)
 
 
-def _some(names: list[str] | set[str]) -> str:
-    more = f" and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else ""
-    return ", ".join(sorted(names)[:MAX_SHOWN]) + more
+def save_policy(
+    model: MMadaModelLM,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: str | Path,
+    *,
+    max_shard_size: str = MAX_SHARD_SIZE,
+) -> None:
+    """Writes a checkpoint in the published layout: safetensors, in shards with an index if large, and all beside.
+
+    Args:
+        model: Is written in the type that its weights have.
+        tokenizer: The checkpoint's own.
+        folder: May exist; weights in it are replaced.
+        max_shard_size: Largest file of weights.
+    """
+    (Path(folder) / INDEX).unlink(missing_ok=True)  # transformers leaves it behind when one file is enough
+    model.save_pretrained(folder, max_shard_size=max_shard_size)
+    save_companions(model.config, tokenizer, folder)
 
 
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
+def save_companions(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
+    """Writes what belongs to weights and config that transformers has saved: tokenizer and generation config.
+
+    Transformers writes a generation config only for models that it can sample from itself, and the weights' type
+    under a key that releases of the checkpoints' time do not read.
+    """
+    tokenizer.save_pretrained(folder)
+    vocabulary = Vocabulary.from_pretrained_parts(config, tokenizer)
+    GenerationConfig(bos_token_id=vocabulary.begin_of_text_id, eos_token_id=vocabulary.end_of_text_id).save_pretrained(
+        folder
+    )
+    file = Path(folder) / "config.json"
+    values = json.loads(file.read_text())
+    values["torch_dtype"] = values["dtype"]
+    file.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")

@@ -22,6 +22,7 @@ PUBLISHED_IDS = {
 """Ids that MMaDA gives a meaning in LLaDA's tokenizer; most are reserved tokens without a name of their own."""
 PUBLISHED_TOKENIZER_LENGTH = 126349
 """Image codes start at the tokenizer's length, not at the padded vocabulary of 126464."""
+PUBLISHED_CODEBOOK_SIZE = 8192
 END_HEADER = "<|end_header_id|>"
 
 

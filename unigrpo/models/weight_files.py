@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -20,8 +20,12 @@ SINGLE_FILES = ("model.safetensors", "pytorch_model.safetensors")
 MAX_SHOWN = 3
 
 
-def local_folder(name: str | Path) -> Path:
+def local_folder(name: str | Path, patterns: Sequence[str] = PATTERNS) -> Path:
     """A checkpoint's folder; a Hub name is downloaded, or found among earlier downloads.
+
+    Args:
+        name: Folder or Hub name.
+        patterns: Files to download.
 
     Raises:
         ValueError: There is neither such a folder nor such a name on the Hub, or the Hub cannot be reached.
@@ -31,7 +35,7 @@ def local_folder(name: str | Path) -> Path:
     if not HUB_NAME.fullmatch(str(name)):
         raise ValueError(f"{name}: there is no such folder; give the folder of a checkpoint, or a name on the Hub")
     try:
-        return Path(snapshot_download(str(name), allow_patterns=list(PATTERNS)))
+        return Path(snapshot_download(str(name), allow_patterns=list(patterns)))
     except (OSError, ValueError) as error:  # the Hub's own errors are among these
         raise ValueError(
             f"{name}: there is no such folder, and no such download from the Hub ({first_line(error)}); give the "
@@ -40,23 +44,12 @@ def local_folder(name: str | Path) -> Path:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that hold the weights: those that the index names, or a single one. All can be opened.
+    """The safetensors files that hold the weights: a single one, or those that the index names. All can be opened.
 
     Raises:
         ValueError: There are none, one is missing, or one was cut short.
     """
-    try:
-        index = json.loads((folder / INDEX).read_text())
-        files = [folder / name for name in sorted(set(index["weight_map"].values()))]
-    except FileNotFoundError:
-        files = [folder / name for name in SINGLE_FILES if (folder / name).is_file()][:1]
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise ValueError(f"{folder / INDEX}: no index of weights ({first_line(error)}); download it again") from error
-    if not files:
-        raise ValueError(
-            f"{folder}: there are no weights; expected {INDEX} or {SINGLE_FILES[0]}. Weights in other formats are not "
-            "read: convert them to safetensors"
-        )
+    files = [folder / name for name in SINGLE_FILES if (folder / name).is_file()][:1] or _indexed_files(folder)
     for file in files:
         if not file.is_file():
             raise ValueError(f"{file} is missing, one of {len(files)} files of weights; download it again")
@@ -68,6 +61,19 @@ def weight_files(folder: Path) -> list[Path]:
                 f"{file} cannot be read ({first_line(error)}); it may have been cut short, download it again"
             ) from error
     return files
+
+
+def _indexed_files(folder: Path) -> list[Path]:
+    try:
+        index = json.loads((folder / INDEX).read_text())
+        return [folder / name for name in sorted(set(index["weight_map"].values()))]
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{folder}: there are no weights; expected {INDEX} or {SINGLE_FILES[0]}. Weights in other formats are not "
+            "read: convert them to safetensors"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{folder / INDEX}: no index of weights ({first_line(error)}); download it again") from error
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from unigrpo.algorithm.masking import keyed_generator
 from unigrpo.config import RunConfig, TextSamplingConfig
 from unigrpo.data.prompting import decode_completion, encode_prompt
+from unigrpo.models.checkpoint_io import save_companions
 from unigrpo.models.sampling.text import sample_text
 from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.records import Rollout, SampleRequest, TrainSample
@@ -94,5 +95,5 @@ class PolicyWorker:
         """Writes the policy as a Hugging Face folder with its tokenizer."""
         self._engine.export(folder)
         if self._engine.rank == 0:
-            self._tokenizer.save_pretrained(folder)
+            save_companions(self._engine.model.config, self._tokenizer, folder)
         self._engine.barrier()

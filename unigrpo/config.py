@@ -451,10 +451,10 @@ class RunConfig:
         samples = self.rollout.batch_size * self.rollout.n_samples_per_prompt
         ranks = self.actor.num_nodes * self.actor.num_gpus_per_node
         _require(
-            samples % (ranks * self.train.micro_batch_size) == 0,
+            samples % ranks == 0,
             f"{samples} samples of a step (rollout.batch_size {self.rollout.batch_size} x "
-            f"rollout.n_samples_per_prompt {self.rollout.n_samples_per_prompt}) do not divide over "
-            f"{ranks} policy ranks in micro-batches of {self.train.micro_batch_size} (train.micro_batch_size)",
+            f"rollout.n_samples_per_prompt {self.rollout.n_samples_per_prompt}) do not divide over {ranks} policy "
+            f"ranks; make rollout.batch_size a multiple of {ranks}",
         )
         _require(
             self.actor.loss_agg_mode != "fixed_length" or self.rollout.text.max_new_tokens > 0,

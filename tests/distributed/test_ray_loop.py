@@ -64,7 +64,7 @@ def run_config(folder: Path, ranks: int) -> RunConfig:
             lr_warmup_ratio=0.3,
         ),
         reward=RewardConfig(terms=(RewardTermConfig(name=f"{__file__}:digits_reward", num_workers=ranks),)),
-        train=TrainConfig(num_steps=NUM_STEPS, num_inner_updates=2, micro_batch_size=4 // ranks),
+        train=TrainConfig(num_steps=NUM_STEPS, num_inner_updates=2, micro_batch_size=3 // ranks),
         ds=DeepSpeedConfig(param_dtype="fp32"),
     )
 

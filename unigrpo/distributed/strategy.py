@@ -68,7 +68,8 @@ def make_strategy(config: RunConfig) -> UniGRPOStrategy:
     return kind(
         seed=config.train.seed,
         max_norm=config.actor.max_norm,
-        micro_train_batch_size=config.train.micro_batch_size,
+        # DeepSpeed wants whole micro-batches; ours may be shorter, and only the engine's caller counts them.
+        micro_train_batch_size=config.num_samples_per_step // config.num_policy_ranks,
         train_batch_size=config.num_samples_per_step,
         zero_stage=config.ds.zero_stage,
         args=strategy_arguments(config),

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from unigrpo.config import RunConfig
 from unigrpo.distributed.strategy import UniGRPOStrategy, training_settings
+from unigrpo.models.checkpoint_io import MAX_SHARD_SIZE
 
 TAG = "engine"
 """Name of DeepSpeed's folder inside a checkpoint."""
@@ -86,5 +87,5 @@ class StrategyEngine:
     def export(self, folder: Path) -> None:
         """Writes the weights as a Hugging Face folder; all ranks call it."""
         if self.rank == 0:
-            self.model.save_pretrained(folder)
+            self.model.save_pretrained(folder, max_shard_size=MAX_SHARD_SIZE)
         self.barrier()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, get_scheduler
 
 from unigrpo.config import ActorConfig
+from unigrpo.models.checkpoint_io import MAX_SHARD_SIZE
 
 NO_DECAY = ("bias", "norm.weight", "ln_f.weight")
 """Parameters with these in their name get no weight decay."""
@@ -142,7 +143,7 @@ class LocalEngine:
         self.scheduler.load_state_dict(state["scheduler"])
 
     def export(self, folder: Path) -> None:
-        self.model.save_pretrained(folder)
+        self.model.save_pretrained(folder, max_shard_size=MAX_SHARD_SIZE)
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> Iterable[Tensor]:

@@ -86,7 +86,7 @@ def sample_images(
             everything per prompt, known codes of another number or outside the codebook, a checkpoint without image
             codes, or logits that are not finite.
     """
-    _check_inputs(prompts, settings, vocabulary, generators, unconditional, known)
+    check_arguments(prompts, settings, vocabulary, generators, unconditional, known)
     if not prompts:
         return []
     device = getattr(model, "device", torch.device("cpu"))
@@ -147,7 +147,7 @@ def least_sure(confidence: Float[Tensor, "B N"], counts: Int[Tensor, " B"]) -> B
     return confidence < ordered.gather(1, counts[:, None].clamp(max=confidence.shape[1] - 1))
 
 
-def _check_inputs(
+def check_arguments(
     prompts: Sequence[Tensor],
     settings: ImageSamplingConfig,
     vocabulary: Vocabulary,
@@ -155,6 +155,11 @@ def _check_inputs(
     unconditional: Sequence[Tensor] | None,
     known: Sequence[Tensor | None] | None,
 ) -> None:
+    """Refuses what :func:`sample_images` cannot work with.
+
+    Raises:
+        ValueError: As there.
+    """
     if vocabulary.codebook_size == 0:
         raise ValueError("the checkpoint has no image codes (codebook_size is 0); use a multimodal one")
     if settings.guidance_scale > 0 and unconditional is None:

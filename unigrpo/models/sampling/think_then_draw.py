@@ -1,0 +1,85 @@
+"""Thinking before drawing: the thoughts are sampled as text, and the image behind prompt and thoughts.
+
+The row is the one of training: task token, request, thoughts, end-of-text ..., start-of-image, codes, end-of-image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from unigrpo.config import ImageSamplingConfig, TextSamplingConfig
+from unigrpo.models.sampling.image import ImageSample, check_arguments, sample_images
+from unigrpo.models.sampling.text import TextSample, sample_text
+from unigrpo.models.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThoughtAndImage:
+    """What was thought and drawn for one prompt; each part has its own steps and log-probabilities."""
+
+    thought: TextSample
+    """Prompt and thoughts."""
+    image: ImageSample
+    """The whole row, of which prompt and thoughts are the prompt."""
+
+
+def think_then_draw(
+    model: Callable[..., Any],
+    prompts: Sequence[Int[Tensor, " P"]],
+    text_settings: TextSamplingConfig,
+    image_settings: ImageSamplingConfig,
+    vocabulary: Vocabulary,
+    *,
+    generators: Sequence[torch.Generator],
+    unconditional: Sequence[Int[Tensor, " Q"]] | None = None,
+    max_text_tokens: int | None = None,
+) -> list[ThoughtAndImage]:
+    """Writes thoughts to each prompt, then draws the image that they ask for.
+
+    A sample depends on its own prompt and generator alone, not on the others of the batch.
+
+    Args:
+        model: The forward pass of :class:`~unigrpo.models.mmada.MMadaModelLM`.
+        prompts: Token ids of B requests, see :func:`unigrpo.data.layouts.r2i_prompt`.
+        text_settings: How to sample the thoughts.
+        image_settings: How to draw.
+        vocabulary: Special ids and the range of the image codes.
+        generators: One per prompt, on the CPU or the model's device.
+        unconditional: For guidance of the drawing, as :func:`~unigrpo.models.sampling.image.sample_images` takes it.
+        max_text_tokens: S of the training: end-of-text fills request and thoughts up to it. None: one end-of-text
+            closes the thoughts.
+
+    Raises:
+        ValueError: A request and its thoughts do not fit into ``max_text_tokens``, or what the two samplers refuse.
+    """
+    check_arguments(prompts, image_settings, vocabulary, generators, unconditional, None)
+    for number, prompt in enumerate(prompts):
+        needed = len(prompt) + text_settings.max_new_tokens  # the task token is no text, end-of-text is
+        if max_text_tokens is not None and needed > max_text_tokens:
+            raise ValueError(
+                f"prompt {number} needs {needed} text tokens with max_new_tokens {text_settings.max_new_tokens} and "
+                f"end-of-text, more than max_text_tokens {max_text_tokens}; shorten it, or lower max_new_tokens"
+            )
+    thoughts = sample_text(model, prompts, text_settings, vocabulary, generators=generators)
+    images = sample_images(
+        model,
+        [_drawing_prompt(thought, vocabulary, max_text_tokens) for thought in thoughts],
+        image_settings,
+        vocabulary,
+        generators=generators,
+        unconditional=unconditional,
+    )
+    return [ThoughtAndImage(thought=t, image=i) for t, i in zip(thoughts, images, strict=True)]
+
+
+def _drawing_prompt(thought: TextSample, vocabulary: Vocabulary, max_text_tokens: int | None) -> Tensor:
+    """Request and thoughts, closed by end-of-text and start-of-image."""
+    num_ends = 1 if max_text_tokens is None else max_text_tokens + 1 - len(thought.token_ids)
+    ends = torch.full((num_ends,), vocabulary.end_of_text_id)
+    return torch.cat([thought.token_ids, ends, torch.tensor([vocabulary.soi_id])])

@@ -8,10 +8,11 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 MaskSchedule = Literal["stride", "interpolate", "random"]
 Remasking = Literal["low_confidence", "random"]
+PromptTemplate = Literal["chat", "chat_one_newline", "chat_two_newlines", "plain"]
 
 
 def _require(condition: bool, message: str) -> None:
@@ -45,8 +46,9 @@ class DataConfig:
     """Use only the first so many prompts; 0 uses all."""
     max_prompt_tokens: int = 512
     """A prompt with more tokens is an error, found before training starts."""
-    prompt_template: Literal["chat", "plain"] = "chat"
-    """`chat` applies the tokenizer's chat template, `plain` puts begin-of-text before the text."""
+    prompt_template: PromptTemplate = "chat"
+    """`chat` applies the tokenizer's chat template, `plain` puts begin-of-text before the text. `chat_one_newline` and
+    `chat_two_newlines` are the forms that MMaDA and LLaDA were trained with, whatever the tokenizer brings along."""
     instruction: str = ""
     """Text put before every question, for example the request to think first."""
 
@@ -54,7 +56,7 @@ class DataConfig:
         _require(bool(self.prompt_dataset), "data.prompt_dataset is empty; name a JSONL file or a data set")
         _require(self.max_samples >= 0, f"data.max_samples is {self.max_samples}; use 0 for all prompts")
         _positive("data.max_prompt_tokens", self.max_prompt_tokens)
-        _choice("data.prompt_template", self.prompt_template, ("chat", "plain"))
+        _choice("data.prompt_template", self.prompt_template, get_args(PromptTemplate))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from unigrpo.algorithm.likelihood.base import load_estimator
 from unigrpo.checkpoint import CheckpointStore
 from unigrpo.config import RunConfig
+from unigrpo.data.chat import chat_variant
 from unigrpo.data.prompt_files import load_prompts
 from unigrpo.data.prompting import encode_prompt
 from unigrpo.models.checkpoint_io import load_config
@@ -58,10 +59,12 @@ def check_inputs(config: RunConfig) -> Inputs:
             max_samples=config.eval.max_samples,
         )
     both = prompts + eval_prompts
-    longest = _check_lengths(both, tokenizer, config)
     _check_tasks(both)
+    longest = _check_lengths(both, tokenizer, config)
     _check_rewards(both, config)
     logger.info("%d prompts to train on, %d held out, longest %d tokens", len(prompts), len(eval_prompts), longest)
+    if data.prompt_template == "chat":
+        logger.info("the tokenizer's chat template is %s", chat_variant(tokenizer) or "a form of its own")
     return Inputs(prompts=prompts, eval_prompts=eval_prompts, longest_prompt=longest)
 
 

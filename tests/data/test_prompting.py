@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from transformers import AutoTokenizer
@@ -82,6 +84,36 @@ def test_a_prompt_with_the_mask_token_is_refused_before_sampling(tokenizer, voca
             vocabulary,
             DataConfig(prompt_template=template),
         )
+
+
+def test_a_caption_is_taken_as_it_is_between_the_tokens_of_its_task(tokenizer, vocabulary):
+    data = DataConfig(instruction="Think. ")
+    ids = encode_prompt(Prompt(id="a:1", text="a cat", task="t2i"), tokenizer, vocabulary, data)
+    tokens = tokenizer.convert_ids_to_tokens(ids.tolist())
+    assert tokens == ["<|t2i|>", "<|startoftext|>", *"a cat", "<|endoftext|>", "<|soi|>"]
+
+
+def test_a_request_to_think_and_draw_is_a_chat_behind_its_task_token(tokenizer, vocabulary):
+    chat, drawing = (
+        encode_prompt(Prompt(id="a:1", text="a cat", task=task), tokenizer, vocabulary, DataConfig())
+        for task in ("text", "r2i")
+    )
+    assert drawing.tolist() == [vocabulary.r2i_id, *chat.tolist()]
+
+
+def test_a_question_about_an_image_stands_behind_its_codes(tokenizer, vocabulary):
+    vocabulary = dataclasses.replace(vocabulary, codebook_size=8)
+    chat = encode_prompt(Prompt(id="a:1", text="how many?"), tokenizer, vocabulary, DataConfig())
+    prompt = Prompt(id="a:1", text="how many?", task="mmu", images=("a.png",))
+    ids = encode_prompt(prompt, tokenizer, vocabulary, DataConfig(), torch.tensor([7, 0]))
+    image = [vocabulary.soi_id, vocabulary.image_offset + 7, vocabulary.image_offset, vocabulary.eoi_id]
+    assert ids.tolist() == [vocabulary.mmu_id, *image, *chat.tolist()]
+
+
+def test_codes_are_asked_for_where_there_is_an_image_and_only_there(tokenizer, vocabulary):
+    for task, codes in (("mmu", None), ("text", torch.tensor([1])), ("t2i", torch.tensor([1]))):
+        with pytest.raises(ValueError, match=f"a:1: .*image codes were given for task '{task}'; mmu needs"):
+            encode_prompt(Prompt(id="a:1", text="b", task=task), tokenizer, vocabulary, DataConfig(), codes)
 
 
 def decode(tokenizer, vocabulary, text, prompt="2+3="):

@@ -1,4 +1,4 @@
-"""Task layouts: where prompt, image and response stand in a row of tokens."""
+"""Prompts of a file as tokens, and responses as text."""
 
 from __future__ import annotations
 
@@ -8,39 +8,52 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from unigrpo.config import DataConfig
+from unigrpo.data.chat import chat_text
+from unigrpo.data.layouts import mmu_prompt, r2i_prompt, t2i_prompt
 from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.records import Prompt
 
 
 def encode_prompt(
-    prompt: Prompt, tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary, data: DataConfig
+    prompt: Prompt,
+    tokenizer: PreTrainedTokenizerBase,
+    vocabulary: Vocabulary,
+    data: DataConfig,
+    image_codes: Int[Tensor, " N"] | None = None,
 ) -> Int[Tensor, " P"]:
-    """The tokens before a text response, from begin-of-text to the assistant's header.
+    """The tokens before a response.
+
+    `text`, `mmu` and `r2i` end with the assistant's header; `t2i` takes the caption as it is, without template and
+    instruction, and ends with start-of-image.
 
     Args:
-        prompt: A text prompt.
-        tokenizer: With a chat template, if ``data.prompt_template`` is `chat`.
-        vocabulary: Gives begin-of-text.
+        prompt: Of any task.
+        tokenizer: Fits ``data.prompt_template``.
+        vocabulary: Special ids.
         data: Template and instruction.
+        image_codes: The image of an `mmu` prompt, without the offset.
 
     Raises:
-        ValueError: The tokenizer has no chat template, or the text contains the mask token.
+        ValueError: The tokenizer does not fit the template, the text contains the mask token, or an image is missing
+            or not asked for.
     """
+    if (prompt.task == "mmu") != (image_codes is not None):
+        found = "no image codes were" if image_codes is None else "image codes were"
+        raise ValueError(f"{prompt.id}: {found} given for task {prompt.task!r}; mmu needs them, and no other task")
     text = data.instruction + prompt.text
-    if data.prompt_template == "plain":
+    if prompt.task == "t2i":
+        ids = tokenizer.encode(prompt.text, add_special_tokens=False)
+    elif data.prompt_template == "plain":
         ids = [vocabulary.begin_of_text_id, *tokenizer.encode(text, add_special_tokens=False)]
     else:
-        ids = tokenizer.encode(_chat(text, tokenizer), add_special_tokens=False)
+        ids = tokenizer.encode(chat_text(text, tokenizer, data.prompt_template), add_special_tokens=False)
     if vocabulary.mask_id in ids:
         raise ValueError(f"{prompt.id}: the text contains the mask token, which would be sampled over; remove it")
-    return torch.tensor(ids)
-
-
-def _chat(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    if not tokenizer.chat_template:
-        raise ValueError("the tokenizer has no chat template; add one to it, or set data.prompt_template plain")
-    messages = [{"role": "user", "content": text}]
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    if prompt.task == "t2i":
+        return t2i_prompt(ids, vocabulary)
+    if prompt.task == "r2i":
+        return r2i_prompt(ids, vocabulary)
+    return torch.tensor(ids) if image_codes is None else mmu_prompt(image_codes, ids, vocabulary)
 
 
 def decode_completion(

@@ -44,7 +44,10 @@ from unigrpo.config import (
         (lambda: TrainConfig(num_inner_updates=0), "train.num_inner_updates is 0"),
         (lambda: CheckpointConfig(max_num=0), "ckpt.max_num is 0"),
         (lambda: DataConfig(prompt_dataset=""), "data.prompt_dataset is empty"),
-        (lambda: RunConfig(actor=ActorConfig(num_gpus_per_node=3)), "128 samples of a step .* over 3 policy ranks; make"),
+        (
+            lambda: RunConfig(actor=ActorConfig(num_gpus_per_node=3)),
+            "128 samples of a step .* over 3 policy ranks; make",
+        ),
     ],
 )
 def test_wrong_values_fail_on_construction_with_what_to_do(make, message):

@@ -21,6 +21,7 @@ from unigrpo.preflight import Inputs, check_checkpoint, check_inputs
 from unigrpo.report import write_report
 from unigrpo.run_folder import RunFolder, check_unused
 from unigrpo.trainer import UniGRPOTrainer
+from unigrpo.training.reward_totals import RewardError
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +43,8 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     try:
         return train(config, inputs, checkpoints)
-    except WorkerError as error:
-        logger.debug("the worker's error", exc_info=True)
+    except (WorkerError, RewardError) as error:
+        logger.debug("the whole error", exc_info=True)
         sys.stderr.write(f"error: {error}\n")
         return 1
 

@@ -143,7 +143,7 @@ class RewardPool:
         except RayTaskError as error:
             self._give_up(call, f"failed: {cause_of(error)}")
         else:
-            if None in scores.values and call.batch.attempts < term.config.attempts:
+            if scores.has_failed and call.batch.attempts < term.config.attempts:
                 logger.info("reward %r %s; once more", term.name, scores.reason)
                 term.waiting.append(call.batch)
                 return

@@ -67,8 +67,9 @@ class RewardTotals:
         self._failed_steps += 1
         if self._failed_steps >= self._config.max_failed_steps:
             raise RewardError(
-                f"{message}. More than {self._config.max_missing_share:.0%} of the step (reward.max_missing_share) in "
-                f"{self._failed_steps} steps in a row; these steps changed no weights"
+                f"{message}. That is more than reward.max_missing_share {self._config.max_missing_share:g}, in "
+                f"{self._failed_steps} of at most {self._config.max_failed_steps} steps in a row "
+                "(reward.max_failed_steps); they changed no weights"
             )
         logger.warning("%s; this step changes no weights", message)
         return False

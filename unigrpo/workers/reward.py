@@ -24,6 +24,8 @@ class TermScores:
     values: list[float | None]
     reason: str = ""
     """Why values are missing."""
+    has_failed: bool = False
+    """Whether the call failed as a whole, so that another might not."""
     logs: dict[str, float] = field(default_factory=dict[str, float])
     """Numbers of the reward's own for the metrics."""
 
@@ -87,7 +89,7 @@ class RewardWorker:
         self.reward.close()
 
     def _missing(self, inputs: Sequence[RewardInput], reason: str) -> TermScores:
-        return TermScores(values=[None] * len(inputs), reason=reason)
+        return TermScores(values=[None] * len(inputs), reason=reason, has_failed=True)
 
 
 class LocalRewards:

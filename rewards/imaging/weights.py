@@ -85,14 +85,14 @@ def require_finite(state: Mapping[str, Tensor], source: str) -> None:
             raise ValueError(f"{source}: the weights {name!r} are not finite (NaN or infinite); the file is damaged")
 
 
-def load_exactly(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Copies weights into a module; every name and every shape has to fit.
+def load_exactly(module: nn.Module, state: Mapping[str, Tensor], source: str, *, assign: bool = False) -> None:
+    """Copies weights into a module, or assigns them; every name and every shape has to fit.
 
     Raises:
         ValueError: Names are missing or left over, or shapes differ: another architecture.
     """
     try:
-        missing, unexpected = module.load_state_dict(dict(state), strict=False)
+        missing, unexpected = module.load_state_dict(dict(state), strict=False, assign=assign)
     except RuntimeError as error:  # shapes
         raise ValueError(f"{source}: weights of another architecture: {error}") from error
     if missing or unexpected:

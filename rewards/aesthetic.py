@@ -1,0 +1,68 @@
+"""How beautiful people would find a picture, by LAION's aesthetic predictor on CLIP embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+
+from rewards.base import Reward, RewardInput
+from rewards.imaging.batches import check_picture_prompt, generated_picture, require_batch_size
+from rewards.imaging.clip import ClipEncoder
+from rewards.imaging.score_head import ScoreHead
+from rewards.imaging.weights import find_file, load_exactly, read_weights
+
+HEAD_FILES = ("aesthetic-model.pth", "sac+logos+ava1-l14-linearMSE.pth", "model.safetensors")
+
+
+class Aesthetic(Reward):
+    """A head on the unit vector that CLIP gives a generated picture; no prompt is looked at.
+
+    Args:
+        model: Folder or Hub id of the ``CLIPModel`` that the head was trained on, with its processor.
+        head: File of the head's weights, or a folder or Hub id with one of :data:`HEAD_FILES`.
+        device: Where CLIP runs: ``auto``, ``cpu``, ``cuda`` ...
+        batch_size: Most pictures that are encoded at once.
+
+    Source:
+        LAION-Aesthetics V2, arXiv:2210.08402, section 3.2; weights as the predictor's authors published them.
+    """
+
+    name = "aesthetic"
+    range = (float("-inf"), float("inf"))
+    unit = "points of people's ratings, which go from 1 to 10"
+
+    def __init__(
+        self,
+        model: str = "openai/clip-vit-large-patch14",
+        head: str = "trl-lib/ddpo-aesthetic-predictor",
+        device: str = "auto",
+        batch_size: int = 64,
+    ) -> None:
+        self._model, self._head_source = model, head
+        self._device, self._batch_size = device, require_batch_size(batch_size)
+
+    def load(self) -> None:
+        _ = self._head
+
+    @cached_property
+    def _encoder(self) -> ClipEncoder:
+        return ClipEncoder(self._model, device=self._device, batch_size=self._batch_size)
+
+    @cached_property
+    def _head(self) -> ScoreHead:
+        path = find_file(self._head_source, HEAD_FILES)
+        head = ScoreHead(self._encoder.width)
+        load_exactly(head, read_weights(path), str(path))
+        return head.eval().requires_grad_(False)
+
+    def __call__(self, inputs: Sequence[RewardInput]) -> list[float | None]:
+        if not inputs:
+            return []
+        pictures = [generated_picture(item, i) for i, item in enumerate(inputs)]
+        with torch.inference_mode():
+            return self._head(self._encoder.encode_pictures(pictures)).tolist()
+
+    def check_prompt(self, prompt: RewardInput) -> None:
+        check_picture_prompt(prompt)

@@ -1,0 +1,182 @@
+"""ImageReward's network on transformers' BLIP classes, and how its published weights are named there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from transformers import BlipTextConfig, BlipVisionConfig, BlipVisionModel
+from transformers.models.blip.modeling_blip_text import BlipTextModel
+
+from rewards.imaging.score_head import ScoreHead
+
+MEAN, STD = 0.16717362830052426, 1.0333394966054072
+"""Of the head's numbers over the authors' data; the published reward is standardised with them."""
+HEAD_WIDTH = 64
+"""Components of an attention head, in the picture's encoder and in the text's."""
+MAX_TOKENS = 35
+CHANNEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CHANNEL_STD = (0.26862954, 0.26130258, 0.27577711)
+"""CLIP's, and not BLIP's, which has 384 pixels and no crop."""
+
+VISION, TEXT, HEAD = "blip.visual_encoder.", "blip.text_encoder.", "mlp."
+UNUSED = re.compile(r"blip\.(vision_proj|text_proj)\.|blip\.text_encoder\.embeddings\.position_ids$")
+RENAMED = (
+    (r"^cls_token$", "embeddings.class_embedding"),
+    (r"^pos_embed$", "embeddings.position_embedding"),
+    (r"^patch_embed\.proj\.", "embeddings.patch_embedding."),
+    (r"^norm\.", "post_layernorm."),
+    (r"^blocks\.(\d+)\.norm([12])\.", r"encoder.layers.\1.layer_norm\2."),
+    (r"^blocks\.(\d+)\.attn\.qkv\.", r"encoder.layers.\1.self_attn.qkv."),
+    (r"^blocks\.(\d+)\.attn\.proj\.", r"encoder.layers.\1.self_attn.projection."),
+    (r"^blocks\.(\d+)\.mlp\.", r"encoder.layers.\1.mlp."),
+)
+"""Names of the picture's encoder in the published file -> in ``BlipVisionModel``; no tensor is transposed."""
+
+
+class ImageRewardModel(nn.Module):
+    """A picture's encoder, a text's encoder that looks at all its tokens, and a head on the first token of the text.
+
+    Source:
+        ImageReward, arXiv:2304.05977, section 3.1; the sizes follow the weights.
+    """
+
+    def __init__(self, vision: BlipVisionConfig, text: BlipTextConfig) -> None:
+        super().__init__()
+        self.vision = BlipVisionModel(vision)
+        self.text = BlipTextModel(text, add_pooling_layer=False)
+        self.head = ScoreHead(text.hidden_size)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square that the pictures become."""
+        side = self.vision.config.image_size
+        assert isinstance(side, int)
+        return side
+
+    def forward(self, token_ids: Tensor, attention_mask: Tensor, pixels: Tensor) -> Tensor:
+        """Rewards of pairs.
+
+        Args:
+            token_ids: int64 (N, L).
+            attention_mask: int64 (N, L), 1 = token.
+            pixels: float (N, 3, S, S), as :func:`to_pixels` makes them.
+
+        Returns:
+            (N,), in standard deviations over the authors' data.
+        """
+        picture_tokens = self.vision(pixel_values=pixels).last_hidden_state
+        hidden = self.text_hidden(token_ids, attention_mask, picture_tokens)
+        return (self.head(hidden[:, 0]) - MEAN) / STD
+
+    def text_hidden(self, token_ids: Tensor, attention_mask: Tensor, picture_tokens: Tensor) -> Tensor:
+        """The text's encoder (N, L, width): each token sees the whole text and the whole picture."""
+        return self.text(
+            input_ids=token_ids,
+            attention_mask=attention_mask,
+            encoder_hidden_states=picture_tokens,
+            is_decoder=False,  # True, as in the config that builds the cross-attention, would hide later tokens
+        ).last_hidden_state
+
+
+def configs_of(
+    weights: Mapping[str, Tensor], *, vision_heads: int | None = None, text_heads: int | None = None
+) -> tuple[BlipVisionConfig, BlipTextConfig]:
+    """The sizes of an ImageReward with these weights.
+
+    Args:
+        weights: With their published names.
+        vision_heads: Attention heads of the picture's encoder; None: as published, of 64 components each.
+        text_heads: The same of the text's encoder.
+
+    Raises:
+        ValueError: The weights are those of another architecture.
+    """
+    try:
+        width, _, patch, _ = weights[VISION + "patch_embed.proj.weight"].shape
+        num_patches = weights[VISION + "pos_embed"].shape[1] - 1
+        vision_mlp = weights[VISION + "blocks.0.mlp.fc1.weight"].shape[0]
+        vocabulary, text_width = weights[TEXT + "embeddings.word_embeddings.weight"].shape
+        max_positions = weights[TEXT + "embeddings.position_embeddings.weight"].shape[0]
+        text_mlp = weights[TEXT + "encoder.layer.0.intermediate.dense.weight"].shape[0]
+        seen_width = weights[TEXT + "encoder.layer.0.crossattention.self.key.weight"].shape[1]
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"not the weights of an ImageReward: no {error}; found {sorted(weights)[:5]} ...") from error
+    vision_heads = vision_heads or max(1, width // HEAD_WIDTH)
+    text_heads = text_heads or max(1, text_width // HEAD_WIDTH)
+    if width % vision_heads or text_width % text_heads:
+        raise ValueError(f"{vision_heads} and {text_heads} heads do not divide the widths {width} and {text_width}")
+    vision = BlipVisionConfig(
+        hidden_size=width,
+        intermediate_size=vision_mlp,
+        num_hidden_layers=_num_layers(weights, VISION + r"blocks\.(\d+)\."),
+        num_attention_heads=vision_heads,
+        image_size=patch * round(num_patches**0.5),
+        patch_size=patch,
+        layer_norm_eps=1e-6,  # timm's; transformers' 1e-5 moves rewards by up to 4e-5
+    )
+    text = BlipTextConfig(
+        vocab_size=vocabulary,
+        hidden_size=text_width,
+        encoder_hidden_size=seen_width,
+        intermediate_size=text_mlp,
+        num_hidden_layers=_num_layers(weights, TEXT + r"encoder\.layer\.(\d+)\."),
+        num_attention_heads=text_heads,  # transformers' 8 would load without a word and compute something else
+        max_position_embeddings=max_positions,
+        is_decoder=True,  # builds the cross-attention
+        pad_token_id=0,
+        bos_token_id=None,
+        sep_token_id=None,
+    )
+    return vision, text
+
+
+def to_transformers_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Published names -> names of :class:`ImageRewardModel`; what the reward does not use is left out."""
+    renamed: dict[str, Tensor] = {}
+    for name, value in weights.items():
+        if UNUSED.match(name):
+            continue
+        if name.startswith(VISION):
+            name = "vision." + _rename(name.removeprefix(VISION))
+        elif name.startswith(TEXT):
+            name = "text." + name.removeprefix(TEXT)
+        elif name.startswith(HEAD):
+            name = "head." + name.removeprefix(HEAD)
+        renamed[name] = value
+    return renamed
+
+
+def to_pixels(pictures: Sequence[Image.Image], size: int) -> Tensor:
+    """RGB pictures -> float32 (N, 3, size, size): shorter side to ``size``, middle square, CLIP's mean and spread.
+
+    Sides and margins are rounded as torchvision does, which the published preprocessing uses; transformers' processor
+    takes another column where an odd number of columns is cut off.
+    """
+    return torch.stack([_pixels(picture, size) for picture in pictures])
+
+
+def _pixels(picture: Image.Image, size: int) -> Tensor:
+    shorter = min(picture.size)
+    width, height = (int(size * side / shorter) for side in picture.size)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    resized = picture.resize((width, height), Image.Resampling.BICUBIC)
+    array = np.asarray(resized.crop((left, top, left + size, top + size)), dtype=np.float32) / 255
+    standard = (array - np.array(CHANNEL_MEAN, np.float32)) / np.array(CHANNEL_STD, np.float32)
+    return torch.from_numpy(standard).permute(2, 0, 1).contiguous()
+
+
+def _rename(name: str) -> str:
+    for pattern, replacement in RENAMED:
+        name, count = re.subn(pattern, replacement, name)
+        if count:
+            break
+    return name
+
+
+def _num_layers(weights: Mapping[str, Tensor], pattern: str) -> int:
+    return len({match[1] for match in map(re.compile(pattern).match, weights) if match})

@@ -14,11 +14,11 @@ WORD = re.compile(r"[A-Za-z]{2,}")
 FUNCTIONS = frozenset(
     "sin cos tan cot sec csc log ln exp arcsin arccos arctan sinh cosh tanh max min gcd lcm mod det".split()
 )
-_CONSTANTS = frozenset("sqrt frac pi cdot infty begin end pmatrix bmatrix".split())
+_CONSTANTS = frozenset("sqrt frac binom pi cdot infty begin end pmatrix".split())
 _BARE_FUNCTION = re.compile(r"(?<![\\A-Za-z])(sin|cos|tan|cot|sec|csc|log|ln|exp)(?![A-Za-z])")
 _TOWER = re.compile(r"\^\s*\{?\s*\(?\s*(?:\d{4,}|[^{}()]{0,20}\^|\d+\s*!)")
 _LARGE_FACTORIAL = re.compile(r"\d{4,}\s*!|!\s*!|\)\s*!\s*[)!]")
-_MISREAD = re.compile(r"%|:|\?|≈|\.\.|\"|°|\d \d|\d{300}|\\text")
+_MISREAD = re.compile(r"%|:|\?|≈|\.\.|\"|°|\d \d|\d{300}|\\text|mod")
 """What math-verify reads as something else."""
 _RELATION = re.compile("[<>≤≥≠]")
 _LATEX = {"⦃": "\\{", "⦄": "\\}", "≥": "\\geq ", "≤": "\\leq ", "≠": "\\neq ", "∪": "\\cup ", "∞": "\\infty ",

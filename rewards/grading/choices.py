@@ -8,19 +8,24 @@ from rewards.grading.notation import plain, unwrapped
 
 _GOLD = re.compile(r"[(\[]?([A-Ja-j])[)\].:]?")
 _LEAD = re.compile(
-    r"(?:the |my )?(?:(?:final |correct |best |right )?(?:answer|option|choice)s?(?: is| would be)?"
-    r"|选项?|故选|应选|答案[是为]?)\s*[::]?\s*",
+    r"(?:i(?:'d| would)? (?:choose|pick|select|go with) )?(?:the |my )?"
+    r"(?:(?:final |correct |best |right )?(?:answer|option|choice)s?(?: is| would be)?"
+    r"|选项?|故选|应选|答案[是为]?)?\s*:?\s*",
     re.IGNORECASE,
 )
-_FIRST = re.compile(
-    r"[(\[]([A-Ja-j])[)\]]|([A-J])(?=[).:,]|$)|([a-j])(?=[).:]|$)|([B-HJ])(?![A-Za-z0-9'])"
-    r"|(A)(?= (?:is|because|since)\b)"
-)
+_FIRST = re.compile(r"[(\[]([A-Ja-j])[)\]]|([A-J])(?![A-Za-z0-9'])|([a-j])(?=[).:](?![a-z])|$)")
 _LETTER = re.compile(r"(?<![A-Za-z0-9'\\])([A-J])(?![A-Za-z0-9'])")
 _ARTICLE = re.compile(r"\s+(?!and\b|or\b|is\b|to\b)[a-z]")
+_OPTION = re.compile(r"\b[A-J][).:]|[(\[][A-J][)\]]|\b(?:or|and|not|/) [(\[]?[A-J]\b|[.,;]\s*[A-J]$")
+"""Another letter inside the text of the chosen option."""
+_TAKEN_BACK = re.compile(r"(?:or|and|no|wait|actually)\b|not\s+[(\[]?[A-J]\b|[/|?]", re.IGNORECASE)
+_GOES_ON = re.compile(
+    r"\s*(?:$|[,;(](?!\s*$)|[-—–]\s)|\s+(?:is|are|because|since|as|for|with|would|was|seems|must|has)\b|\s+[\d\\$√]"
+)
+"""What may stand behind a letter without a mark."""
 _HEDGE = re.compile(
-    r"\b(?:or|not|neither|nor|either|both|except|maybe|perhaps|possibly|unsure|isn't|incorrect|wrong|between|none|"
-    r"all of|cannot|could|might|guess)\b|[/|]|或|不|和", re.IGNORECASE
+    r"\b(?:or|not|neither|nor|either|both|except|maybe|perhaps|possibly|unsure|isn't|incorrect|wrong|between|cannot|"
+    r"could|might|guess)\b|[/|?]|或|不|和", re.IGNORECASE
 )  # fmt: skip
 
 
@@ -40,27 +45,23 @@ def letter(text: str, strict: bool = False) -> str | None:
     Args:
         text: An extracted answer.
         strict: The letter must come first.
+
+    >>> letter("B) 12 cm"), letter("A or B"), letter("A large cube")
+    ('B', None, None)
     """
     text = unwrapped(plain(unwrapped(text))).replace("*", "").strip()
-    text = text[_end(_LEAD, text) :].strip().lstrip("$").strip()
+    lead = _LEAD.match(text)
+    text = text[lead.end() if lead else 0 :].strip().lstrip("$'").strip()
     found = _FIRST.match(text)
     letters = {m[1] for m in _LETTER.finditer(text) if not (m[1] in "AI" and _ARTICLE.match(text, m.end()))}
-    if found:
-        chosen = (found[1] or found[2] or found[3] or found[4] or found[5]).upper()
-        rest = text[found.end() :]
-        marked = rest[:1] in {".", ")", ":"} or found[1] is not None  # what follows is the option's own text
-        others = letters - {chosen}
-        if marked and rest.lstrip(".):, ")[:1] != "":
-            body = rest.lstrip(".):, ")
-            return None if re.search(r"\b[A-J][).:]|[(\[][A-J][)\]]|\b(?:or|and|/) [(\[]?[A-J]\b", body) or (
-                re.match(r"(?:or|and|not)\b|[/|]", body, re.IGNORECASE)
-            ) else chosen  # fmt: skip
-        return None if others or _HEDGE.search(rest) else chosen
-    if strict or len(letters) != 1 or _HEDGE.search(text) or len(text) > 160:
-        return None
-    return letters.pop()
-
-
-def _end(pattern: re.Pattern[str], text: str) -> int:
-    found = pattern.match(text)
-    return found.end() if found else 0
+    if not found:
+        alone = not strict and len(letters) == 1 and len(text) <= 160
+        return letters.pop() if alone and not _HEDGE.search(text) and not re.search("none|all of", text) else None
+    chosen = (found[1] or found[2] or found[3]).upper()
+    rest = text[found.end() :]
+    if found[1] or rest[:1] in {".", ")", ":"}:
+        option = rest.lstrip(".):, '$")
+        return None if rest.startswith("..") or _OPTION.search(option) or _TAKEN_BACK.match(option) else chosen
+    article = chosen == "A" and _ARTICLE.match(rest) and not re.match(r"\s+(?:because|since)\b", rest)
+    hedged = letters - {chosen} or _HEDGE.search(rest) or article or not _GOES_ON.match(rest.lstrip("$'"))
+    return None if hedged else chosen

@@ -29,7 +29,7 @@ LONGEST = 2000
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{|\\(?:boxed|fbox)\s+[^\s{}$]+|\\.|[{}]", re.DOTALL)
 _JOIN = re.compile(
     r"[\s$]*(?:\\(?:quad|qquad|[,;:! ]))*(?:,|;|/|\\text\{)?[\s$]*(and|or|)[\s$]*\}?[\s$]*"
-    r"(?:\\(?:quad|qquad|[,;:! ]))*[\s$]*"
+    r"(?:\\(?:quad|qquad|[,;:! ]))*[\s$]*(?:[A-Za-z](?:_\w|_\{\w\})?\s*=\s*)?[\s$]*"
 )
 _HEADING = re.compile(
     r"[\s*_]*(?:step|part|case|method|section|question|problem|solution|calculation|conclusion|explanation|final|answer|"
@@ -43,7 +43,7 @@ _CLAUSE = re.compile(
     r"|答案\s{0,4}(?:应)?(?:是|为|选)?\s{0,4}[::]?|(?:故|应|所以|因此)选\s{0,4}(?:项|择)?\s{0,4}[::]?)[\s*_]{0,16}[::]?[\s*_]{0,16}",
     re.IGNORECASE,
 )
-_SENTENCE_END = re.compile(r"[.!?](?=[\s\"')\]*]|$)|\n|(?<=[.!?])\s")
+_SENTENCE_END = re.compile(r"(?<!\.)[.!?](?=[\s\"')\]*]|$)|\n|(?<=[.!?])\s")
 _DISPLAY = (("$$", "$$"), ("\\[", "\\]"), ("\\(", "\\)"))
 _RETRACTED = re.compile(
     r"\b(?:wait|actually|scratch that|correction|on second thoughts?|hold on|alternatively|i was wrong|my mistake|"

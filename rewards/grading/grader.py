@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
-from rewards.grading import choices, mathematics, numbers, words
+from rewards.grading import choices, mathematics, numbers, prose, words
 from rewards.grading.extraction import Answer, extract
 from rewards.grading.notation import unwrapped
 from rewards.grading.text import clean
@@ -125,7 +125,7 @@ def _same(answer: Answer, gold: str, form: str, verify: Verifier) -> bool:
         return False
     strict = answer.rule in ("hash", "whole")
     if form == "number":
-        return _same_number(gold, text, strict)
+        return _same_number(gold, text.rstrip("!") if answer.rule == "clause" else text, strict)
     if form == "choice":
         return choices.letter(text, strict) == gold
     if form == "yes_no":
@@ -134,19 +134,14 @@ def _same(answer: Answer, gold: str, form: str, verify: Verifier) -> bool:
         return words.same_word(gold, text, 6 if strict else 12)
     if form == "geo_number":
         number = numbers.parse(gold)
-        if number and not strict and _same_number(gold, text, strict):
+        if number and _same_number(gold, text, strict):
             return True
     return mathematics.same(gold, _without_prose(text, strict), verify)
 
 
 def _same_number(gold: str, text: str, strict: bool) -> bool:
     ours = numbers.parse(gold)
-    found = numbers.parse(text)
-    if found is None and not strict:
-        found = numbers.in_prose(text)
-    if found is None and strict:
-        there = re.fullmatch(r"(?:there (?:is|are)|it is|it's)\s+(.+)", text.strip(), re.IGNORECASE)
-        found = numbers.parse(there[1]) if there else None
+    found = numbers.parse(text) or (prose.stated(text) if strict else prose.number_of(text))
     return ours is not None and found is not None and numbers.same(ours, found)
 
 

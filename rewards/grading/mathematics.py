@@ -1,17 +1,22 @@
-"""Mathematical answers: lists, tuples, sets and intervals by structure; only single expressions reach math-verify."""
+"""Mathematical answers: lists, sets, intervals and matrices by structure; single expressions by math-verify."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from fractions import Fraction
 
 from rewards.grading import choices, clocks_and_bases, intervals, numbers, units
-from rewards.grading.atoms import COMMAND, FUNCTIONS, WORD, decided, symbols
+from rewards.grading.atoms import COMMAND, FUNCTIONS, LONGEST, WORD, decided, symbols
 from rewards.grading.notation import normal, unwrapped
-from rewards.grading.structure import ASSIGN, MOST_ITEMS, bare, depth, sequence, union
+from rewards.grading.structure import ASSIGN, MOST_ITEMS, bare, depth, matrix, sequence, union
 
-LONGEST = 1000
-_UNIT_AT_END = re.compile(r"(.*[\w})π])\s+((?:square |cubic )?[A-Za-z°]+(?:\s*/\s*[A-Za-z]+)?(?:\^?\{?[23]\}?)?)")
+Verify = Callable[[str, str], bool]
+_UNIT_AT_END = re.compile(
+    r"(.*?[\w})π])\s+((?:(?:square|cubic|sq) )?[A-Za-z°]+(?:\s*/\s*[A-Za-z]+| per [a-z]+)?(?:\^?\{?[23]\}?)?)"
+)
+_LETTER = re.compile(r"\(?[A-J][).]?")
+_ARTICLE = re.compile(r"(?:an?|the) (?=[a-z]{3})", re.IGNORECASE)
 
 
 def usable(gold: str) -> bool:
@@ -20,7 +25,7 @@ def usable(gold: str) -> bool:
     return bool(text) and len(text) <= LONGEST and depth(text) is not None
 
 
-def same(gold: str, answer: str, verify: Callable[[str, str], bool]) -> bool:
+def same(gold: str, answer: str, verify: Verify) -> bool:
     """Whether an answer is the gold.
 
     Args:
@@ -36,63 +41,78 @@ def same(gold: str, answer: str, verify: Callable[[str, str], bool]) -> bool:
     return _same(ours, theirs, verify, 0)
 
 
-def _same(gold: str, answer: str, verify: Callable[[str, str], bool], level: int) -> bool:
+def _same(gold: str, answer: str, verify: Verify, level: int) -> bool:
     if level > 8:
         return False
     gold, answer = bare(gold), bare(answer)
     if _key(gold) == _key(answer):
         return True
-    number = numbers.parse(gold, words=False, loose_units=False)
-    other = numbers.parse(answer, words=False, loose_units=False)
-    if number and other:
-        return numbers.same(number, other) and _same_variable(gold, answer)
     for canonical in (clocks_and_bases.time, clocks_and_bases.base):
         if canonical(gold) or canonical(answer):
             return canonical(gold) == canonical(answer)
-    if re.fullmatch(r"\([A-J]\)|[A-J]", gold.strip()) and re.fullmatch(r"\(?[A-J][).]?", answer):
+    number = numbers.parse(gold, words=False, loose_units=False)
+    other = numbers.parse(answer, words=number is not None, loose_units=False)
+    if number and other:
+        return numbers.same(number, other) and _same_variable(gold, answer)
+    if _LETTER.fullmatch(gold) and _LETTER.fullmatch(answer):
         return choices.gold_letter(gold) == choices.letter(answer)
-    as_interval = intervals.same(gold, answer)
-    if as_interval is not None:
-        return as_interval
+
+    def equal(one: str, two: str) -> bool:
+        return _same(one, two, verify, level + 1)
+
+    as_intervals = intervals.same(gold, answer, equal)
+    if as_intervals is not None:
+        return as_intervals
     parts, others = union(gold), union(answer)
     if len(parts) > 1 or len(others) > 1:
-        return _match(parts, others, verify, level)
-    first, second = sequence(gold), sequence(answer)
+        return _match(parts, others, equal)
+    rows, other_rows = matrix(gold), matrix(answer)
+    if rows or other_rows:
+        return rows is not None and other_rows is not None and _same_matrix(rows, other_rows, equal)
+    first = None if number else sequence(gold)
+    second = None if other else sequence(answer)
     if first or second:
-        return _same_sequence(first, second, verify, level)
-    return _same_atom(gold, answer, number, other, verify)
+        return first is not None and second is not None and _same_sequence(first, second, equal)
+    return _same_atom(_spelled(number, gold), _spelled(other, answer), verify)
 
 
 def _key(text: str) -> str:
+    """Two texts of one key are the same answer."""
     words = WORD.search(COMMAND.sub(" ", text))
-    squeezed = re.sub(r"\s+", " " if words else "", text.rstrip("."))
-    return squeezed.casefold() if words else squeezed
+    if not words:
+        return re.sub(r"\s+", "", text.rstrip("."))
+    return _ARTICLE.sub("", re.sub(r"\s+", " ", text.rstrip(".")), count=1).casefold()
 
 
-def _same_sequence(
-    first: tuple[str, list[str]] | None,
-    second: tuple[str, list[str]] | None,
-    verify: Callable[[str, str], bool],
-    level: int,
-) -> bool:
-    if first is None or second is None:
-        return False
-    ours, theirs = first[0], second[0]
+def _spelled(number: numbers.Number | None, text: str) -> str:
+    """A plain number without thousands groups, mixed fractions and the like."""
+    if number is None or number.unit or number.percent:
+        return text
+    value: Fraction = number.value
+    return str(value.numerator) if value.denominator == 1 else f"\\frac{{{value.numerator}}}{{{value.denominator}}}"
+
+
+def _same_sequence(first: tuple[str, list[str]], second: tuple[str, list[str]], equal: Verify) -> bool:
+    (ours, items), (theirs, others) = first, second
     if ours in ("", "⦃⦄"):
-        return theirs in ("", "⦃⦄") and _match(first[1], second[1], verify, level)
-    if ours != theirs or len(first[1]) != len(second[1]):
-        return False
-    return all(_same(a, b, verify, level + 1) for a, b in zip(first[1], second[1], strict=True))
+        return theirs in ("", "⦃⦄") and _match(items, others, equal)
+    return ours == theirs and len(items) == len(others) and all(map(equal, items, others))
 
 
-def _match(ours: list[str], theirs: list[str], verify: Callable[[str, str], bool], level: int) -> bool:
+def _same_matrix(rows: list[list[str]], others: list[list[str]], equal: Verify) -> bool:
+    cells, other_cells = [cell for row in rows for cell in row], [cell for row in others for cell in row]
+    shapes = [len(row) for row in rows] == [len(row) for row in others]
+    return shapes and len(cells) <= MOST_ITEMS and all(map(equal, cells, other_cells))
+
+
+def _match(ours: list[str], theirs: list[str], equal: Verify) -> bool:
     """Whether two unordered lists hold the same; a repeated item counts once."""
-    ours, theirs = list(dict.fromkeys(map(_key, ours))), list(dict.fromkeys(map(_key, theirs)))
-    if len(ours) != len(theirs) or len(ours) > MOST_ITEMS:
+    wanted, given = {_key(item): item for item in ours}, {_key(item): item for item in theirs}
+    if len(wanted) != len(given) or len(wanted) > MOST_ITEMS:
         return False
-    left = [item for item in theirs if item not in ours]
-    for item in (item for item in ours if item not in theirs):
-        found = next((other for other in left if _same(item, other, verify, level + 1)), None)
+    left = [item for key, item in given.items() if key not in wanted]
+    for item in (item for key, item in wanted.items() if key not in given):
+        found = next((other for other in left if equal(item, other)), None)
         if found is None:
             return False
         left.remove(found)
@@ -104,22 +124,16 @@ def _same_variable(gold: str, answer: str) -> bool:
     return not (ours and theirs and len(ours[1]) == len(theirs[1]) == 1 and ours[1] != theirs[1])
 
 
-def _same_atom(
-    gold: str,
-    answer: str,
-    number: numbers.Number | None,
-    other: numbers.Number | None,
-    verify: Callable[[str, str], bool],
-) -> bool:
+def _same_atom(gold: str, answer: str, verify: Verify) -> bool:
     ours, theirs = ASSIGN.fullmatch(gold), ASSIGN.fullmatch(answer)
-    if theirs and not ours and "=" not in gold and not intervals.INEQUALITY.fullmatch(gold):
+    if ours and theirs:
+        return _key(ours[1]) == _key(theirs[1]) and _same_plain(ours[2], theirs[2], verify)
+    if theirs and "=" not in gold and not intervals.INEQUALITY.fullmatch(gold):
         if theirs[1] in symbols(gold) or theirs[1].lstrip("\\") in FUNCTIONS:
             return False
-        return _same_plain(gold, unwrapped(theirs[2].rpartition("=")[2] if "=" in theirs[2] else theirs[2]), verify)
-    if ours and theirs:
-        return ours[1] == theirs[1] and _same_plain(ours[2], theirs[2], verify)
-    if ours and not theirs:
-        if not symbols(ours[2]) and "=" not in answer:
+        return _same_plain(gold, unwrapped(theirs[2].rpartition("=")[2]), verify)
+    if ours:
+        if "=" not in answer and ours[1][0] not in symbols(ours[2]):
             return _same_plain(ours[2], answer, verify)
         return "=" in answer and decided(gold, answer, verify)
     if "=" in answer and "=" not in gold and not symbols(answer):  # 6/3 = 2
@@ -127,31 +141,27 @@ def _same_atom(
     return _same_plain(gold, answer, verify)
 
 
-def _same_plain(gold: str, answer: str, verify: Callable[[str, str], bool]) -> bool:
-    gold, answer = bare(gold), bare(answer)
-    if _key(gold) == _key(answer):
-        return True
-    (gold, ours), (answer, theirs) = _unit(gold), _unit(answer)
+def _same_plain(gold: str, answer: str, verify: Verify) -> bool:
+    (gold, ours), (answer, theirs) = _unit(bare(gold)), _unit(bare(answer))
     if units.conflict(ours, theirs):
         return False
+    if _key(gold) == _key(answer):
+        return True
     number = numbers.parse(gold, words=False, loose_units=False)
     other = numbers.parse(answer, words=False, loose_units=False)
     if number and other:
         return numbers.same(number, other)
-    if _key(gold) == _key(answer):
-        return True
     return decided(gold, answer, verify)
 
 
 def _unit(text: str) -> tuple[str, str]:
+    """A quantity -> the expression and its unit."""
     degrees = re.fullmatch(r"(.+?)\s*°", text)
     if degrees:
         return degrees[1], "degree"
     found = _UNIT_AT_END.fullmatch(text)
-    if not found or found[2].strip().lower() in FUNCTIONS:
+    if not found or len(found[2]) < 2 or found[2].lower() in FUNCTIONS:
         return text, ""
     name = units.canonical(found[2])
-    words = re.split(r"[ /^]", name) if name else []
-    if name is None or not all(w.isdigit() or w in units.KNOWN for w in words) or len(found[2]) < 2:
-        return text, ""
-    return found[1], name
+    known = name is not None and all(word.isdigit() or word in units.KNOWN for word in re.split(r"[ /^]", name))
+    return (found[1], name) if name and known else (text, "")

@@ -5,21 +5,22 @@ from __future__ import annotations
 import re
 
 _LATEX = [
-    (re.compile(r"\\(?:left|right|displaystyle|limits)\b|(?<!\\)\\[!,;:> ]|\\q?quad\b|~"), " "),
-    (re.compile(r"(?<=\d)(?:\{,\}|\\[,!] ?)(?=\d{3})"), ","),
+    (re.compile(r"(?<=\d)(?:\{,\}|,\\!|\\[,!] ?)(?=\d{3})"), ","),
+    (re.compile(r"\\(?:left|right|displaystyle|limits)(?![a-z])|(?<!\\)\\[!,;:> ]|\\q?quad(?![a-z])|~"), " "),
     (re.compile(r"\\[dtc]frac(?![a-z])"), r"\\frac"),
     (re.compile(r"\\frac\s*(\d)\s*(\d)"), r"\\frac{\1}{\2}"),
     (re.compile(r"\\frac\s*(\d)\s*\{"), r"\\frac{\1}{"),
     (re.compile(r"(\\frac\s*\{[^{}]*\})\s*(\d)"), r"\1{\2}"),
     (re.compile(r"\\(?:(?:text|math)(?:bf|it|rm|sf)?|mbox|operatorname|bm|boldsymbol)\s*\{([^{}]*)\}"), r" \1 "),
-    (re.compile(r"\\(?:rm|bf|it)\b"), " "),
-    (re.compile(r"\^?\{?\\(?:circ|degree)\b\s*\}?|\^\{?°\}?|\\textdegree\b"), "°"),
+    (re.compile(r"\\(?:rm|bf|it)(?![a-z])"), " "),
+    (re.compile(r"\^?\{?\\(?:circ|degree)(?![a-z])\s*\}?|\^\{?°\}?|\\textdegree\b"), "°"),
     (re.compile(r"\\([%$&#_])"), r"\1"),
-    (re.compile(r"\\(?:times|cdot|ast)\b ?"), "*"),
+    (re.compile(r"\\(?:times|cdot|ast)(?![a-z]) ?"), "*"),
+    (re.compile(r"\s+\^(?!\s*\{?\\circ)"), "^"),
     (re.compile(r"\\(?:pounds|euro|yen|cents)\b"), lambda m: {"p": "£", "e": "€", "y": "¥", "c": "¢"}[m[0][1]]),
 ]  # fmt: skip
 _WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"), ("__", "__"), ("*", "*"), 
-             ("`", "`"), ('"', '"'), ("{", "}"))  # fmt: skip
+             ("`", "`"), ("'", "'"), ('"', '"'), ("{", "}"))  # fmt: skip
 _PREFIX = re.compile(
     r"(?:answer|final answer)\s*[:=]\s*|(?:that|exactly|simply|just|equal to|equals|therefore|"
     r"thus|hence|so|also)\b[\s,:]*|(?:\\approx\b|\\therefore\b|≈|~|approximately\b|approx\b\.?|=|:)\s*", re.IGNORECASE
@@ -45,6 +46,15 @@ _TO_SIGN = [
     (re.compile(r"\^\s*\{\s*(\w)\s*\}"), r"^\1"),
     (re.compile(r"_\s*\{\s*(\w+)\s*\}"), r"_\1"),
     (re.compile(r"\\(?:mid|vert)(?![a-z])"), "|"),
+    (re.compile(r"\\[dt]binom(?![a-z])"), r"\\binom"),
+    (re.compile(r"\\angle(?![a-z])"), "∠"),
+    (re.compile(r"\\(begin|end)\s*\{[bB]matrix\}"), r"\\\1{pmatrix}"),
+    (
+        re.compile(
+            r"[(\[]\s*\\begin\s*\{array\}\s*(?:\{[clr|\s]*\})?((?:(?!\\end).)*)\\end\s*\{array\}\s*[)\]]", re.DOTALL
+        ),
+        r"\\begin{pmatrix}\1\\end{pmatrix}",
+    ),
 ]
 
 
@@ -58,7 +68,7 @@ def unwrapped(text: str) -> str:
         for opened, closed in _WRAPPERS:
             inside = text[len(opened) : -len(closed)]
             wrapped = len(text) >= len(opened) + len(closed) and text.startswith(opened) and text.endswith(closed)
-            again = any(sign in inside for sign in ("$", "{", "}", "\\(", "\\[", '"') if sign in opened + closed)
+            again = any(sign in inside for sign in ("$", "{", "}", "\\(", "\\[", '"', "'") if sign in opened + closed)
             if wrapped and inside.strip() and not again:
                 text = inside
         if text.startswith("\\{") or text == before:

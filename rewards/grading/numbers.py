@@ -6,20 +6,11 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from rewards.grading import units
+from rewards.grading import number_words, units
 from rewards.grading.notation import plain, unwrapped
 
 LARGEST_EXPONENT = 400
 LONGEST = 320
-
-_WORDS = {word: value for value, word in enumerate(
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen twenty".split()
-)}  # fmt: skip
-_TENS = {
-    word: 10 * value for value, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)
-}
-_SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 
 _GROUPED = r"\d{1,3}(?:,\d{3})+(?![\d,])|\d{1,3}(?: \d{3})+(?!\d)|\d{1,3}(?:'\d{3})+(?!\d)|\d{1,3}(?:_\d{3})+(?!\d)"
 _PLAIN = rf"(?:(?:{_GROUPED}|\d+)(?:\.\d*)?|\.\d+)"
@@ -39,9 +30,12 @@ _BODY = re.compile(
 _PERCENT = re.compile(r"\s*(?:%|percent\b|per cent\b|percentage points?\b)", re.IGNORECASE)
 _REPEATING = re.compile(r"([-+]?)(\d*)\.(\d*)\\overline\s*\{?(\d{1,30})\}?")
 _ARITHMETIC = re.compile(r"[\d\s+\-*/().,$%]*\d\s*[+\-*/][\d\s+\-*/().,$%]*")
-_VARIABLE = re.compile(r"(?:[A-Za-z](?:_\{?\w+\}?)?|[A-Za-z]\([a-z]\)|\\?[A-Za-z]{2,}(?: [A-Za-z]{2,}){0,5})")
+_VARIABLE = re.compile(
+    r"(?:(?:\\?(?:sin|cos|tan)\s*)?(?:m?(?:∠|\\angle)\s*)?[A-Za-z]{1,3}(?:_\{?\w+\}?)?|[A-Za-z]\([a-z]\)"
+    r"|\\?[A-Za-z]{2,}(?: [A-Za-z]{2,}){0,5})"
+)
+_MINUS = re.compile(r"(?:negative|minus)\s+(?=[\d$.])", re.IGNORECASE)
 _CALCULATOR = re.compile(r"<<[^<>\n]{0,200}>>")
-_TOKEN = re.compile(r"[$€£¥₹¢]?\d[\d.,/]*")
 
 
 @dataclass(frozen=True)
@@ -52,6 +46,11 @@ class Number:
     unit: str = ""
     """Canonical unit or currency; empty where none was written."""
     percent: bool = False
+
+
+def spelled(text: str) -> str:
+    """The text without LaTeX, wrappers and GSM8K's calculator notes."""
+    return unwrapped(plain(unwrapped(_CALCULATOR.sub("", text))))
 
 
 def parse(text: str, *, words: bool = True, loose_units: bool = True) -> Number | None:
@@ -67,11 +66,12 @@ def parse(text: str, *, words: bool = True, loose_units: bool = True) -> Number 
     """
     if len(text) > LONGEST:
         return None
-    text = unwrapped(plain(unwrapped(_CALCULATOR.sub("", text))))
+    text = _without_echo(spelled(text))
     if text.startswith("(") and text.endswith(")") and text.count("(") == 1:
         text = text[1:-1].strip()
     if "=" in text:
         text = _right_side(text)
+    text = _MINUS.sub("-", text)
     repeating = _REPEATING.fullmatch(text) if "overline" in text else None
     if repeating:
         return Number(_repeating(repeating))
@@ -85,42 +85,6 @@ def parse(text: str, *, words: bool = True, loose_units: bool = True) -> Number 
     return None if value is None else _with_unit(value, found["currency"] or "", text[found.end() :], loose_units)
 
 
-def in_prose(text: str) -> Number | None:
-    """The only number of a sentence that neither hedges nor calculates, or None."""
-    if len(text) > LONGEST:
-        return None
-    text = unwrapped(plain(unwrapped(_CALCULATOR.sub("", text)))).replace("$ ", "$")
-    if text.count("$") == 2 and re.search(r"\$[^$]*\d[^$ ]*\$", text):
-        text = text.replace("$", "")
-    tokens = list(_TOKEN.finditer(text))
-    if not tokens:
-        return _word_in_prose(text)
-    if len(tokens) > 1 and "=" in text:
-        return in_prose(text.rpartition("=")[2]) if _ARITHMETIC.search(text.rpartition("=")[0]) else None
-    if len(tokens) != 1:
-        return None
-    start = tokens[0].start()
-    if start and text[start - 1] == "-":
-        start -= 1
-    before, after = text[:start], text[tokens[0].start() :]
-    if before and not before[-1].isspace() and before[-1] not in ":=(*":
-        return None
-    names = re.findall(r"[A-Za-z']+", before.lower())
-    if (
-        re.search(r"[^A-Za-z'\s,.:=()*-]", before)
-        or units.HEDGES & set(names)
-        or any(n in _WORDS for n in names if n != "one")
-    ):
-        return None
-    number = parse(text[start:], words=False)
-    if number:
-        return number
-    rest = after[len(tokens[0][0]) :]
-    if re.search(r"[^A-Za-z'\s,.()*%-]", rest) or units.HEDGES & set(re.findall(r"[a-z']+", rest.lower())):
-        return None
-    return parse(text[start : tokens[0].end()], words=False) if rest[:1].isspace() or rest[:1] in "%,.*)" else None
-
-
 def same(gold: Number, found: Number) -> bool:
     """Whether a number is the gold.
 
@@ -131,6 +95,15 @@ def same(gold: Number, found: Number) -> bool:
     if gold.value == found.value:
         return True
     return gold.percent and not found.percent and not found.unit and found.value * 100 == gold.value
+
+
+def _without_echo(text: str) -> str:
+    """``12 (twelve)`` -> ``12``."""
+    found = re.fullmatch(r"([^()]+) \(([a-z -]+|\$?[\d.,]+)\)", text, re.IGNORECASE)
+    if found is None:
+        return text
+    one, two = parse(found[1]), parse(found[2])
+    return found[1] if one and two and one.value == two.value else text
 
 
 def _right_side(text: str) -> str:
@@ -169,7 +142,7 @@ def _value(found: re.Match[str]) -> Fraction | None:
         if exponent:
             value *= _power(exponent)
         if found["scale"]:
-            value *= {"hundred": 100, **_SCALES}[found["scale"].lower()]
+            value *= number_words.SCALES[found["scale"].lower()]
     return -value if "-" in (found["sign"], found["sign2"]) else value
 
 
@@ -198,9 +171,12 @@ def _with_unit(value: Fraction, currency: str, rest: str, loose: bool) -> Number
     if rest[0] in ".,!?/^*-+_(){}[]|&<>=:;\\'\"" and not rest.startswith("/"):
         return None
     unit = units.canonical(rest)
-    if unit is None or (glued and not all(name in _KNOWN_NAMES for name in re.split(r"[ /]", unit) if name)):
+    names = re.split(r"[ /]", unit) if unit else []
+    if unit is None or (glued and not all(name in _KNOWN_NAMES for name in names if name)):
         return None
-    if not loose and not percent and not all(n in _KNOWN_NAMES or _is_noun(n) for n in re.split(r"[ /]", unit) if n):
+    if glued and re.match(r"[A-Za-z](?![A-Za-z])", rest) and (not loose or unit in _RARE):
+        return None  # 5m is a product in mathematics
+    if not loose and not percent and not all(name in _KNOWN_NAMES or _is_noun(name) for name in names if name):
         return None
     if currency:
         if re.match(r"(?:/|per\b|each\b|a\b|in\b|every\b|total\b)", rest.lower()) or units.canonical(currency) == unit:
@@ -209,6 +185,7 @@ def _with_unit(value: Fraction, currency: str, rest: str, loose: bool) -> Number
     return Number(value, "" if percent else unit, bool(percent))
 
 
+_RARE = {"n", "j", "w", "v"}
 _KNOWN_NAMES = {name + power for name in units.KNOWN.values() for power in ("", "^2", "^3")}
 
 
@@ -216,54 +193,9 @@ def _is_noun(word: str) -> bool:
     return len(word) >= 4 and word.isalpha() and any(vowel in word for vowel in "aeiou") and word not in _FUNCTIONS
 
 
-_FUNCTIONS = {
-    "sinh",
-    "cosh",
-    "tanh",
-    "arcsin",
-    "arccos",
-    "arctan",
-    "sqrt",
-    "frac",
-    "theta",
-    "alpha",
-    "beta",
-    "gamma",
-    "base",
-}
+_FUNCTIONS = frozenset("sinh cosh tanh arcsin arccos arctan sqrt frac theta alpha beta gamma base".split())
 
 
 def _in_words(text: str) -> Number | None:
-    names = text.lower().replace("-", " ").split()
-    if not names or len(names) > 12:
-        return None
-    negative = names[0] in {"negative", "minus"}
-    names = names[negative:]
-    total = current = used = 0
-    for name in names:
-        if name in _WORDS and name != "twenty":
-            if used and (current % 100 >= 20) == 0 and current % 100:
-                return None
-            current += _WORDS[name]
-        elif name in _TENS:
-            if current % 100:
-                return None
-            current += _TENS[name]
-        elif name == "hundred" and 0 < current < 10:
-            current *= 100
-        elif name in _SCALES and current:
-            total, current = total + current * _SCALES[name], 0
-        elif not (name == "and" and used and names[used - 1] == "hundred"):
-            break
-        used += 1
-    if not used:
-        return None
-    value = Fraction(total + current)
-    return _with_unit(-value if negative else value, "", " " + " ".join(names[used:]) if names[used:] else "", True)
-
-
-def _word_in_prose(text: str) -> Number | None:
-    names = re.findall(r"[A-Za-z']+", text.lower())
-    found = [name for name in names if name in _WORDS]
-    hedged = (units.HEDGES | set(_TENS)) & set(names) or re.search(r"[^A-Za-z'\s,.]", text)
-    return Number(Fraction(_WORDS[found[0]])) if len(found) == 1 and len(names) <= 12 and not hedged else None
+    found = number_words.read(text)
+    return _with_unit(found[0], "", " " + found[1] if found[1] else "", True) if found else None

@@ -35,6 +35,7 @@ _SIGNS = {
     **{ord(sign): plain for sign, plain in zip("º˚⁄∕’‘“”\u066b\u066c", "°°//''\"\".,", strict=True)},
     ord("。"): ". ",
     ord("、"): ", ",
+    ord("∶"): ":",
 }
 _ROOT = re.compile(r"√\s*(\(|\d+(?:\.\d+)?|[A-Za-z])")
 _CUT = 48

@@ -17,7 +17,7 @@ _NAMES = {
 KNOWN = {alias: name for name, aliases in _NAMES.items() for alias in (name, *aliases.split())}
 CURRENCY = "$€£¥₹¢"
 HEDGES = frozenset(
-    "or and plus minus times divided over to not no maybe perhaps possibly probably either neither nor than "
+    "or never and plus minus times divided over to not no maybe perhaps possibly probably either neither nor than "
     "squared cubed factorial dozen dozens half halves third thirds quarter quarters hundred hundreds thousand "
     "thousands million millions billion billions trillion percent power root mod modulo choose negative if but "
     "wrong incorrect could might may between least most about nearly almost roughly around except without unknown "
@@ -60,7 +60,8 @@ def canonical(text: str) -> str | None:
             power = ""
     if power or (names and names[-1] == "/"):
         return None
-    return " ".join(names).replace(" / ", "/")
+    name = " ".join(names).replace(" / ", "/")
+    return {"mile/h": "mph"}.get(name, name)
 
 
 def _name(word: str) -> str | None:

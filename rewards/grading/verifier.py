@@ -28,6 +28,10 @@ class VerifierError(Exception):
     """The process died or could not start, or math-verify raised."""
 
 
+class VerifierUnavailable(RuntimeError):
+    """The process cannot start at all, so that every answer would count as wrong."""
+
+
 class Verifier:
     """One math-verify process, started when first needed."""
 
@@ -44,6 +48,7 @@ class Verifier:
         Raises:
             VerifierTimeout: No outcome within the deadline; the process is replaced.
             VerifierError: No outcome for another reason.
+            VerifierUnavailable: The process does not start, for example because math-verify is not installed.
         """
         with self._lock:
             self._start()
@@ -79,12 +84,13 @@ class Verifier:
                 line = self._line(START)
             except (VerifierTimeout, VerifierError, OSError) as error:
                 self._kill()
-                raise VerifierError(
-                    f"the math-verify process did not start ({error}); is math-verify==0.9.0 installed?"
+                raise VerifierUnavailable(
+                    f"the math-verify process did not start ({error}); is math-verify==0.9.0 installed for "
+                    f"{sys.executable}?"
                 ) from error
             if line != "ready":
                 self._kill()
-                raise VerifierError(f"the math-verify process said {line[:100]!r} instead of 'ready'")
+                raise VerifierUnavailable(f"the math-verify process said {line[:100]!r} instead of 'ready'")
             self._ready = True
 
     def _spawn(self) -> None:

@@ -6,6 +6,10 @@ import re
 
 from rewards.grading.notation import plain, unwrapped
 
+_SAID = re.compile(
+    r"(?:yes|no)\b[*]*\s*(?:$|[^\w\s]|(?:it|there|they|the|this|that|these|those|because|since|both|all)\b)",
+    re.IGNORECASE,
+)
 YES_NO = {"yes": "yes", "no": "no"}
 CLASSES = (
     {"gray": "gray", "grey": "gray", **{c: c for c in ("red", "blue", "green", "brown", "purple", "cyan", "yellow")}},
@@ -28,6 +32,8 @@ def same_yes_no(gold: str, text: str) -> bool:
     """Whether a text says the gold "yes" or "no" first and the other nowhere."""
     found = tokens(text)
     if not found or found[0] not in YES_NO or found[0] != gold:
+        return False
+    if not _SAID.match(unwrapped(plain(unwrapped(text))).lstrip("*")):
         return False
     other = {"yes", "no"} - {gold}
     return (

@@ -46,6 +46,18 @@ def test_a_tokenizer_that_would_move_the_image_ids_is_refused(length):
         Vocabulary.from_pretrained_parts(MMadaConfig(), Tokenizer(length))  # type: ignore[arg-type]
 
 
+def test_a_tokenizer_whose_special_tokens_lie_elsewhere_is_refused():
+    tokenizer = Tokenizer(126349, {"<|startoftext|>": 126080, "<|mdm_mask|>": 126335})
+    with pytest.raises(ValueError, match=r"<\|mdm_mask\|> at id 126335, the checkpoint at 126336: they do not"):
+        Vocabulary.from_pretrained_parts(MMadaConfig(), tokenizer)  # type: ignore[arg-type]
+
+
+def test_image_codes_that_have_no_rows_are_refused():
+    config = MMadaConfig(vocab_size=126464, codebook_size=8192)
+    with pytest.raises(ValueError, match="codebook_size is 8192 behind 126349 tokens, but the embedding has 126464"):
+        Vocabulary.from_pretrained_parts(config, Tokenizer(126349))  # type: ignore[arg-type]
+
+
 def test_a_checkpoint_may_bring_its_own_ids(tiny_model_folder):
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_folder)
     config = MMadaConfig.from_pretrained(tiny_model_folder)

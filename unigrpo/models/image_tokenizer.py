@@ -19,7 +19,7 @@ from unigrpo.models.weight_files import check_finite, check_names, first_line, l
 
 PUBLISHED_CLASS = "MAGVITv2"
 """``_class_name`` in the published config.json, which has no sizes in it."""
-IMAGES_AT_ONCE = 8
+IMAGES_AT_ONCE = 4
 """Images that pass the net together; bounds the memory."""
 
 

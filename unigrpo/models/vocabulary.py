@@ -23,6 +23,8 @@ PUBLISHED_IDS = {
 PUBLISHED_TOKENIZER_LENGTH = 126349
 """Image codes start at the tokenizer's length, not at the padded vocabulary of 126464."""
 PUBLISHED_CODEBOOK_SIZE = 8192
+TOKEN_NAMES = {"begin_of_text": "<|startoftext|>", "end_of_text": "<|endoftext|>", "mask": "<|mdm_mask|>"}
+"""Tokens by which a tokenizer that belongs to another checkpoint is noticed."""
 END_HEADER = "<|end_header_id|>"
 
 
@@ -76,7 +78,8 @@ class Vocabulary:
         """The ids of a checkpoint: from its config key ``special_token_ids`` where it has one, else the published.
 
         Raises:
-            ValueError: The tokenizer's length differs from the published one, so that all image ids would move; or
+            ValueError: The tokenizer's length differs from the published one, so that all image ids would move; it has
+                a special token at another id; the image codes do not fit into the embedding; or
                 ``special_token_ids`` lacks some.
         """
         own = getattr(config, "special_token_ids", None)
@@ -90,7 +93,19 @@ class Vocabulary:
                 f"the tokenizer has {len(tokenizer)} tokens, expected {PUBLISHED_TOKENIZER_LENGTH}: every image id "
                 "would move. Use the tokenizer that came with the checkpoint, without added tokens"
             )
-        end_header = tokenizer.convert_tokens_to_ids(END_HEADER)
+        for name, token in TOKEN_NAMES.items():
+            found = _token_id(tokenizer, token)
+            if found is not None and found != ids[name]:
+                raise ValueError(
+                    f"the tokenizer has {token} at id {found}, the checkpoint at {ids[name]}: they do not belong "
+                    "together. Use the tokenizer that came with the checkpoint"
+                )
+        num_rows = getattr(config, "embedding_size", None)
+        if codebook_size and num_rows is not None and len(tokenizer) + codebook_size > num_rows:
+            raise ValueError(
+                f"codebook_size is {codebook_size} behind {len(tokenizer)} tokens, but the embedding has {num_rows} "
+                "rows; a text-only checkpoint has to be grown first (unigrpo.models.growth)"
+            )
         return cls(
             mask_id=ids["mask"],
             begin_of_text_id=ids["begin_of_text"],
@@ -101,10 +116,16 @@ class Vocabulary:
             t2i_id=ids["t2i"],
             mmu_id=ids["mmu"],
             r2i_id=ids["r2i"],
-            end_header_id=end_header if isinstance(end_header, int) and end_header != tokenizer.unk_token_id else None,
+            end_header_id=_token_id(tokenizer, END_HEADER),
             image_offset=len(tokenizer),
             codebook_size=codebook_size,
         )
+
+
+def _token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int | None:
+    """None for a token that the tokenizer does not have."""
+    found = tokenizer.convert_tokens_to_ids(token)
+    return found if isinstance(found, int) and found != tokenizer.unk_token_id else None
 
 
 def _check_range(what: str, values: Tensor, first: int, end: int, hint: str) -> None:

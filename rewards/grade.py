@@ -1,0 +1,167 @@
+"""Grades a file of predictions: ``python -m rewards.grade --input F.jsonl --output G.jsonl``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from rewards.grading.grader import KINDS, Grader, prepare
+from rewards.grading.verifier import VerifierUnavailable
+
+SHOWN = 10
+"""Bad lines that are listed."""
+STATUSES = ("ok", "no_answer", "timeout", "error")
+HELP = """\
+Compares the final answer of each prediction with its gold answer.
+
+Each line of the input is a JSON object with the fields
+  prediction  the model's text, with its thoughts and special tokens
+  gold        the right answer, as in the data set
+  kind        how to compare:
+                gsm8k   a number (the gold may be a whole solution ending in "#### 18")
+                math    an expression, set, interval, matrix or word (the gold may hold a \\boxed{})
+                choice  a letter from A to J
+                geoqa   a letter, or a number or expression with its unit
+                clevr   a number, yes or no, or a word
+                auto    by the look of the gold
+Other fields are kept. Each line of the output has three more:
+  correct     true or false
+  extracted   the answer as written, or null
+  status      ok, no_answer, timeout or error (the last three are never correct)
+
+All lines are checked before the first is graded; a line that cannot be graded ends the program with status 2."""
+
+
+class InputError(Exception):
+    """What is wrong with the command or the input, for a person to read."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command; ends with status 2 for a bad input."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rewards.grade", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--input", type=Path, required=True, metavar="F.jsonl", help="file of predictions")
+    parser.add_argument("--output", type=Path, required=True, metavar="G.jsonl", help="file to write")
+    parser.add_argument("--kind", choices=KINDS, help="kind of the lines that name none")
+    parser.add_argument("--deadline", type=float, default=2.0, metavar="SECONDS",
+                        help="longest time for one comparison by math-verify (default: %(default)s)")  # fmt: skip
+    given = parser.parse_args(arguments)
+    try:
+        summary = grade_file(given.input, given.output, given.kind, given.deadline)
+    except (InputError, VerifierUnavailable) as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+    sys.stdout.write(f"{summary}\nwritten to {given.output}\n")
+
+
+def grade_file(source: Path, target: Path, kind: str | None = None, deadline: float = 2.0) -> str:
+    """Grades the lines of one file into another, which appears only when it is complete.
+
+    Args:
+        source: JSON lines with `prediction`, `gold` and `kind`.
+        target: The same lines with `correct`, `extracted` and `status`.
+        kind: Kind of lines that name none.
+        deadline: Seconds for one comparison by math-verify.
+
+    Returns:
+        A table of what came out, for a person.
+
+    Raises:
+        InputError: A missing file, or lines that cannot be graded; lists them with their numbers.
+    """
+    total = _check(source, target, kind, deadline)
+    counts: Counter[tuple[str, str]] = Counter()
+    part = target.with_name(target.name + ".part")
+    grader = Grader(deadline)
+    try:
+        with part.open("w", encoding="utf-8") as output:
+            for _, line in tqdm(_lines(source), total=total, unit="answer", desc="grading"):
+                item = _parsed(line, kind)
+                grade = grader(item["prediction"], str(item["gold"]), item["kind"])
+                item |= {"correct": grade.correct, "extracted": grade.extracted, "status": grade.status}
+                output.write(json.dumps(item) + "\n")
+                counts.update([(item["kind"], grade.status), (item["kind"], "correct")][: 1 + grade.correct])
+        part.replace(target)
+    finally:
+        grader.close()
+        part.unlink(missing_ok=True)
+    return _summary(counts)
+
+
+def _check(source: Path, target: Path, kind: str | None, deadline: float) -> int:
+    """Number of lines, all of which can be graded."""
+    if not source.is_file():
+        raise InputError(f"--input {source}: no such file")
+    if target.is_dir() or not target.absolute().parent.is_dir():
+        raise InputError(f"--output {target}: expected a file name in a folder that exists")
+    if target.exists() and target.samefile(source):
+        raise InputError(f"--output {target}: is the input; choose another name")
+    if not deadline > 0:
+        raise InputError(f"--deadline {deadline}: expected more than 0 seconds")
+    problems: list[str] = []
+    total = 0
+    for number, line in _lines(source):
+        total += 1
+        try:
+            item = _parsed(line, kind)
+            prepare(str(item["gold"]), item["kind"])
+        except ValueError as error:
+            problems.append(f"line {number}: {error}")
+    if problems:
+        more = f"\n... and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        raise InputError(
+            f"{source}: {len(problems)} of {total} lines cannot be graded\n" + "\n".join(problems[:SHOWN]) + more
+        )
+    if not total:
+        raise InputError(f"{source}: holds no line")
+    return total
+
+
+def _lines(source: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines that are not blank, with their numbers."""
+    with source.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+
+
+def _parsed(line: bytes, kind: str | None) -> dict[str, Any]:
+    try:
+        item = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"is no JSON ({type(error).__name__}: {error})") from error
+    if not isinstance(item, dict):
+        raise ValueError("expected a JSON object with the fields prediction, gold and kind")
+    item = {"kind": kind, **item} if kind else item
+    missing = [name for name in ("prediction", "gold", "kind") if name not in item]
+    if missing:
+        raise ValueError(f"has no field {', '.join(missing)}; found {list(item)[:8]}")
+    if not isinstance(item["prediction"], str):
+        raise ValueError(f"expected text as prediction, found {item['prediction']!r:.80}")
+    if isinstance(item["gold"], bool) or not isinstance(item["gold"], (str, int, float)):
+        raise ValueError(f"expected text or a number as gold, found {item['gold']!r:.80}")
+    if item["kind"] not in KINDS:
+        raise ValueError(f"unknown kind {item['kind']!r:.80}; choose one of {', '.join(KINDS)}")
+    return item
+
+
+def _summary(counts: Counter[tuple[str, str]]) -> str:
+    rows: list[tuple[str, ...]] = [("kind", "answers", "correct", *STATUSES)]
+    kinds = sorted({kind for kind, _ in counts})
+    for name, members in [*((kind, [kind]) for kind in kinds), *([("all", kinds)] if len(kinds) > 1 else [])]:
+        by_status = [sum(counts[kind, status] for kind in members) for status in STATUSES]
+        right, total = sum(counts[kind, "correct"] for kind in members), sum(by_status)
+        rows.append((name, str(total), f"{right} ({right / total:.1%})", *map(str, by_status)))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+
+
+if __name__ == "__main__":
+    main()

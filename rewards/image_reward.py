@@ -90,7 +90,6 @@ class ImageReward(Reward):
             MAX_TOKENS,
             end_id=tokenizer.sep_token_id,
             num_embeddings=num_embeddings,
-            pad_to_limit=True,
         )
 
 

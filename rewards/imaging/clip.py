@@ -122,7 +122,6 @@ def _load_processor(processor: str, config: CLIPConfig) -> tuple[PromptTokens, C
         text.max_position_embeddings,
         end_id=end_id,
         num_embeddings=text.vocab_size,
-        pad_to_limit=False,
     )
     side = dict(image_processor.crop_size or {}).get("height")
     if side != vision.image_size:

@@ -24,18 +24,20 @@ CHANNEL_STD = (0.26862954, 0.26130258, 0.27577711)
 """CLIP's, and not BLIP's, which has 384 pixels and no crop."""
 
 VISION, TEXT, HEAD = "blip.visual_encoder.", "blip.text_encoder.", "mlp."
+PARTS = {VISION: "vision.", TEXT: "text.", HEAD: "head."}
 UNUSED = re.compile(r"blip\.(vision_proj|text_proj)\.|blip\.text_encoder\.embeddings\.position_ids$")
 RENAMED = (
-    (r"^cls_token$", "embeddings.class_embedding"),
-    (r"^pos_embed$", "embeddings.position_embedding"),
-    (r"^patch_embed\.proj\.", "embeddings.patch_embedding."),
-    (r"^norm\.", "post_layernorm."),
-    (r"^blocks\.(\d+)\.norm([12])\.", r"encoder.layers.\1.layer_norm\2."),
-    (r"^blocks\.(\d+)\.attn\.qkv\.", r"encoder.layers.\1.self_attn.qkv."),
-    (r"^blocks\.(\d+)\.attn\.proj\.", r"encoder.layers.\1.self_attn.projection."),
-    (r"^blocks\.(\d+)\.mlp\.", r"encoder.layers.\1.mlp."),
+    ("cls_token", "embeddings.class_embedding"),
+    ("pos_embed", "embeddings.position_embedding"),
+    ("patch_embed.proj.", "embeddings.patch_embedding."),
+    ("norm.", "post_layernorm."),
+    ("blocks.", "encoder.layers."),
+    (".norm1.", ".layer_norm1."),
+    (".norm2.", ".layer_norm2."),
+    (".attn.qkv.", ".self_attn.qkv."),
+    (".attn.proj.", ".self_attn.projection."),
 )
-"""Names of the picture's encoder in the published file -> in ``BlipVisionModel``; no tensor is transposed."""
+"""Parts of names of the picture's encoder, published and in ``BlipVisionModel``; no tensor is transposed."""
 
 
 class ImageRewardModel(nn.Module):
@@ -141,13 +143,27 @@ def to_transformers_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, value in weights.items():
         if UNUSED.match(name):
             continue
-        if name.startswith(VISION):
-            name = "vision." + _rename(name.removeprefix(VISION))
-        elif name.startswith(TEXT):
-            name = "text." + name.removeprefix(TEXT)
-        elif name.startswith(HEAD):
-            name = "head." + name.removeprefix(HEAD)
+        for published, ours in PARTS.items():
+            if name.startswith(published):
+                name = ours + name.removeprefix(published)
+                break
+        if name.startswith("vision."):
+            for published, ours in RENAMED:
+                name = name.replace(published, ours)
         renamed[name] = value
+    return renamed
+
+
+def to_published_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names of :class:`ImageRewardModel` -> published names."""
+    renamed: dict[str, Tensor] = {}
+    for name, value in weights.items():
+        if name.startswith("vision."):
+            for published, ours in RENAMED:
+                name = name.replace(ours, published)
+        part = name.partition(".")[0] + "."
+        published = next(key for key, ours in PARTS.items() if ours == part)
+        renamed[published + name.removeprefix(part)] = value
     return renamed
 
 
@@ -168,14 +184,6 @@ def _pixels(picture: Image.Image, size: int) -> Tensor:
     array = np.asarray(resized.crop((left, top, left + size, top + size)), dtype=np.float32) / 255
     standard = (array - np.array(CHANNEL_MEAN, np.float32)) / np.array(CHANNEL_STD, np.float32)
     return torch.from_numpy(standard).permute(2, 0, 1).contiguous()
-
-
-def _rename(name: str) -> str:
-    for pattern, replacement in RENAMED:
-        name, count = re.subn(pattern, replacement, name)
-        if count:
-            break
-    return name
 
 
 def _num_layers(weights: Mapping[str, Tensor], pattern: str) -> int:

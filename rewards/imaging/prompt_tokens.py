@@ -19,7 +19,6 @@ class PromptTokens:
         max_length: Most tokens, the special ones included.
         end_id: The end token. CLIP pools there, so ids cut by slicing would give two texts the same embedding.
         num_embeddings: Rows of the model's table of tokens.
-        pad_to_limit: Pads to ``max_length`` and not to the longest text.
 
     Raises:
         ValueError: The tokenizer does not belong to the model.
@@ -32,11 +31,9 @@ class PromptTokens:
         *,
         end_id: int | None,
         num_embeddings: int,
-        pad_to_limit: bool,
     ) -> None:
         self.max_length = max_length
         self._tokenizer = tokenizer
-        self._padding = "max_length" if pad_to_limit else "longest"
         self._has_warned = False
         largest = max(tokenizer.get_vocab().values())
         if len(tokenizer) > num_embeddings or largest >= num_embeddings:
@@ -52,10 +49,10 @@ class PromptTokens:
             )
 
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Token ids and attention mask (1 = token), both int64 (N, L). Says once if a text was cut."""
+        """Token ids and attention mask (1 = token), int64 (N, L), L of the longest. Says once if a text was cut."""
         self._warn_if_cut(texts)
         encoded = self._tokenizer(
-            list(texts), truncation=True, max_length=self.max_length, padding=self._padding, return_tensors="pt"
+            list(texts), truncation=True, max_length=self.max_length, padding=True, return_tensors="pt"
         )
         return encoded["input_ids"], encoded["attention_mask"]
 

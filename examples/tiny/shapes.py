@@ -1,0 +1,219 @@
+"""The tiny world of pictures: one or two coloured shapes, their captions, and a judge that reads the pixels."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+SIDE = 64
+GROUND = (240, 240, 240)
+COLOURS = {"red": (214, 40, 40), "green": (30, 160, 60), "blue": (40, 80, 220), "yellow": (240, 200, 30)}
+SHAPES = ("circle", "square", "triangle")
+RADII = {"small": 7, "large": 13}
+"""Half the side of the square around a shape, in pixels."""
+PLACES = {"left": (16, 32), "right": (48, 32), "top": (32, 16), "bottom": (32, 48), "middle": (32, 32)}
+"""Where the middle of a shape is, in pixels from the left and from the top."""
+PHRASES = {
+    "left": "on the left",
+    "right": "on the right",
+    "top": "at the top",
+    "bottom": "at the bottom",
+    "middle": "in the middle",
+}
+SHIFT, STRETCH, TINT = 2, 1, 12
+"""Most that a place, a radius (pixels) and a channel of a colour are off in a picture."""
+FINE = 4
+"""Pixels of the drawing for one of the picture, so that its edges are smooth."""
+FEWEST_PIXELS = 40
+"""A colour with fewer pixels is noise: the smallest triangle has 72."""
+PUREST = 0.96
+"""Cosine from which the direction of a pixel from the ground is that of a colour."""
+CLOSEST = 0.7
+"""Overlap (intersection over union) from which pixels are taken for a shape."""
+SEED = 2505
+HELD_OUT_RATIO = 0.15
+
+
+@dataclass(frozen=True)
+class Thing:
+    """A shape in a picture; an empty attribute is not said, or not recognised."""
+
+    size: str
+    colour: str
+    shape: str
+    place: str
+
+    def __str__(self) -> str:
+        return f"a {self.size} {self.colour} {self.shape} {PHRASES[self.place]}"
+
+
+Scene = tuple[Thing, ...]
+
+
+def scenes() -> list[Scene]:
+    """All that can be in a picture: one thing, or two of different colours, side by side or one above the other."""
+    kinds = [(size, colour, shape) for size in RADII for colour in COLOURS for shape in SHAPES]
+    one = [(Thing(*kind, place),) for kind in kinds for place in PLACES]
+    two = [
+        (Thing(*a, first), Thing(*b, second))
+        for first, second in (("left", "right"), ("top", "bottom"))
+        for a in kinds
+        for b in kinds
+        if a[1] != b[1]
+    ]
+    return one + two
+
+
+def split(seed: int = SEED) -> tuple[list[Scene], list[Scene]]:
+    """Scenes to train on and held-out ones, disjoint: together all."""
+    shuffled = scenes()
+    random.Random(seed).shuffle(shuffled)
+    num_held_out = round(HELD_OUT_RATIO * len(shuffled))
+    return shuffled[num_held_out:], shuffled[:num_held_out]
+
+
+def caption(scene: Scene) -> str:
+    """What a picture shows.
+
+    >>> caption((Thing("small", "red", "circle", "left"), Thing("large", "blue", "square", "right")))
+    'a small red circle on the left and a large blue square on the right'
+    """
+    return " and ".join(map(str, scene))
+
+
+def neighbours(scene: Scene) -> list[Scene]:
+    """All scenes that differ in one attribute of one thing, or in that two things have changed places."""
+    places = PLACES if len(scene) == 1 else ()
+    changed = [
+        (*scene[:i], replace(thing, **{name: value}), *scene[i + 1 :])
+        for i, thing in enumerate(scene)
+        for name, values in (("size", RADII), ("colour", COLOURS), ("shape", SHAPES), ("place", places))
+        for value in values
+        if getattr(thing, name) != value and value not in {other.colour for other in scene}
+    ]
+    if len(scene) == 2:
+        first, second = scene
+        changed.append((replace(second, place=first.place), replace(first, place=second.place)))
+    return changed
+
+
+def draw(scene: Scene, rng: random.Random) -> Image.Image:
+    """A picture of a scene, RGB, 64 x 64: the same for the same state of the generator."""
+    picture = Image.new("RGB", (SIDE * FINE, SIDE * FINE), GROUND)
+    for thing in scene:
+        x, y = (coordinate + rng.randint(-SHIFT, SHIFT) for coordinate in PLACES[thing.place])
+        radius = RADII[thing.size] + rng.randint(-STRETCH, STRETCH)
+        red, green, blue = (min(255, max(0, channel + rng.randint(-TINT, TINT))) for channel in COLOURS[thing.colour])
+        _draw_shape(picture, thing.shape, (x, y), radius, (red, green, blue))
+    return picture.resize((SIDE, SIDE), Image.Resampling.BOX)
+
+
+def parse(text: str) -> Scene:
+    """The things that a caption asks for; each needs a colour, what else is not said stays empty.
+
+    >>> parse("a red circle")
+    (Thing(size='', colour='red', shape='circle', place=''),)
+
+    Raises:
+        ValueError: A part of the caption names no colour of this world.
+    """
+    things: list[Thing] = []
+    for part in text.lower().split(" and "):
+        words = part.split()
+        size, colour, shape, place = (
+            next((word for word in words if word in known), "") for known in (RADII, COLOURS, SHAPES, PLACES)
+        )
+        if not colour:
+            raise ValueError(f"{text!r}: {part!r} names no colour; the world has {sorted(COLOURS)}")
+        things.append(Thing(size, colour, shape, place))
+    return tuple(things)
+
+
+def find(picture: Image.Image) -> Scene:
+    """The things in a picture by its pixels, at most one of each colour; one without colour is foreign to this world.
+
+    A pixel at an edge is a mixture of the ground and a colour: its direction from the ground tells which one, its
+    distance how much of it.
+    """
+    if picture.size != (SIDE, SIDE):
+        picture = picture.resize((SIDE, SIDE), Image.Resampling.BOX)
+    offsets = np.asarray(picture.convert("RGB"), dtype=np.float32) - GROUND
+    directions = np.array(list(COLOURS.values()), dtype=np.float32) - GROUND
+    products = offsets @ directions.T
+    lengths = np.linalg.norm(directions, axis=1)
+    cosines = products / (np.linalg.norm(offsets, axis=-1, keepdims=True) + 1e-6) / lengths
+    nearest = np.where(cosines.max(axis=-1) > PUREST, cosines.argmax(axis=-1), len(COLOURS))
+    coverage = np.append(products / lengths**2, np.linalg.norm(offsets, axis=-1, keepdims=True) / lengths.min(), -1)
+    covered = np.take_along_axis(coverage, nearest[..., None], axis=-1)[..., 0] > 0.5
+    masks = {name: covered & (nearest == i) for i, name in enumerate([*COLOURS, ""])}
+    return tuple(_recognise(name, mask) for name, mask in masks.items() if mask.sum() >= FEWEST_PIXELS)
+
+
+def matches(picture: Image.Image, text: str) -> bool:
+    """Whether a picture shows what a caption says, and nothing else.
+
+    Raises:
+        ValueError: The caption is not of this world.
+    """
+    wanted, found = parse(text), {thing.colour: thing for thing in find(picture)}
+    return len({thing.colour for thing in wanted}) == len(found) and all(
+        thing.colour in found and _agrees(thing, found[thing.colour]) for thing in wanted
+    )
+
+
+def shape_match(*, prompts: Sequence[str], images: Sequence[Image.Image]) -> list[float]:
+    """The judge as a reward: 1 for a picture that shows what its prompt says, else 0."""
+    return [float(matches(image, prompt)) for prompt, image in zip(prompts, images, strict=True)]
+
+
+def _agrees(wanted: Thing, found: Thing) -> bool:
+    pairs = ((wanted.size, found.size), (wanted.shape, found.shape), (wanted.place, found.place))
+    return all(said in ("", seen) for said, seen in pairs)
+
+
+def _recognise(colour: str, mask: np.ndarray) -> Thing:
+    """The shape whose outline, laid with its centre of mass on that of the pixels, covers them best."""
+    ys, xs = np.nonzero(mask)
+    x, y = float(xs.mean()), float(ys.mean())
+    best, shape, radius = max(_overlap(mask, name, r, (x, y)) for name in SHAPES for r in range(5, 17))
+    if best < CLOSEST:
+        return Thing("", colour, "", "")
+    size = min(RADII, key=lambda name: abs(RADII[name] - radius))
+    y -= _outline(shape, radius)[1]
+    place = min(PLACES, key=lambda name: (PLACES[name][0] - x) ** 2 + (PLACES[name][1] - y) ** 2)
+    return Thing(size, colour, shape, place)
+
+
+def _overlap(mask: np.ndarray, shape: str, radius: int, centre: tuple[float, float]) -> tuple[float, str, int]:
+    outline, below = _outline(shape, radius)
+    shift = (round(centre[1] - SIDE / 2 - below + 0.5), round(centre[0] - SIDE / 2 + 0.5))
+    laid = np.roll(outline, shift, axis=(0, 1))
+    return float((mask & laid).sum() / (mask | laid).sum()), shape, radius
+
+
+@cache
+def _outline(shape: str, radius: int) -> tuple[np.ndarray, float]:
+    """Pixels of a shape in the middle of a picture, and how far its centre of mass is below the middle."""
+    picture = Image.new("L", (SIDE * FINE, SIDE * FINE))
+    _draw_shape(picture, shape, (SIDE // 2, SIDE // 2), radius, 255)
+    mask = np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BOX)) > 127
+    return mask, float(np.nonzero(mask)[0].mean() + 0.5 - SIDE / 2)
+
+
+def _draw_shape(
+    picture: Image.Image, shape: str, centre: tuple[int, int], radius: int, fill: int | tuple[int, int, int]
+) -> None:
+    left, top = ((coordinate - radius) * FINE for coordinate in centre)
+    right, bottom = ((coordinate + radius) * FINE - 1 for coordinate in centre)
+    pen = ImageDraw.Draw(picture)
+    if shape == "circle":
+        pen.ellipse((left, top, right, bottom), fill=fill)
+    elif shape == "square":
+        pen.rectangle((left, top, right, bottom), fill=fill)
+    else:
+        pen.polygon(((left, bottom), (right, bottom), ((left + right) // 2, top)), fill=fill)

@@ -30,6 +30,7 @@ class MathAnswer(Reward):
             raise ValueError(f"math_answer: kind {kind!r} is not one of {list(KINDS)}")
         self._kind = kind
         self._grader = Grader(deadline)
+        self._logged: Counter[str] = Counter()
 
     @property
     def counts(self) -> Counter[str]:
@@ -38,6 +39,20 @@ class MathAnswer(Reward):
 
     def __call__(self, inputs: Sequence[RewardInput]) -> list[float | None]:
         return [float(self._grader(item.completion, item.label or "", self._kind).correct) for item in inputs]
+
+    def load(self) -> None:
+        """Starts math-verify's process.
+
+        Raises:
+            VerifierUnavailable: It does not start, for example because math-verify is not installed.
+        """
+        self._grader.load()
+
+    def logs(self) -> dict[str, float]:
+        """Share of the grades since the last time that have no answer, ran out of time or failed."""
+        new = self.counts - self._logged
+        self._logged = Counter(self.counts)
+        return {status: new[status] / new.total() for status in ("no_answer", "timeout", "error")} if new else {}
 
     def check_label(self, label: str | None) -> None:
         """Raises ValueError for a gold that cannot be graded as this kind."""

@@ -55,6 +55,10 @@ class Grader:
         self.counts[grade.status] += 1
         return grade
 
+    def load(self) -> None:
+        """Starts the math-verify process, which else starts when it is first needed."""
+        self._verify.load()
+
     def close(self) -> None:
         """Ends the math-verify process."""
         self._verify.close()

@@ -63,6 +63,15 @@ class Verifier:
             raise VerifierError(f"math-verify raised on {answer[:100]!r}")
         return bool(outcome)
 
+    def load(self) -> None:
+        """Starts the process.
+
+        Raises:
+            VerifierUnavailable: It does not start.
+        """
+        with self._lock:
+            self._start()
+
     def close(self) -> None:
         """Ends the process."""
         with self._lock:

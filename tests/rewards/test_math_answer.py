@@ -26,6 +26,20 @@ def test_it_is_loaded_by_name_with_options():
     assert reward([item("(B) 12 cm", "b")]) == [1.0]
 
 
+def test_it_logs_how_many_had_no_answer_since_the_last_time():
+    reward = MathAnswer()
+    reward([item("4", "4"), item("<think>4", "4")])
+    assert reward.logs() == {"no_answer": 0.5, "timeout": 0.0, "error": 0.0}
+    assert reward.logs() == {}
+
+
+def test_loading_starts_what_it_needs():
+    reward = MathAnswer()
+    reward.load()
+    assert reward([item("\\boxed{\\sqrt{12}}", "2\\sqrt{3}")]) == [1.0]
+    reward.close()
+
+
 @pytest.mark.parametrize("label", [None, "", "  ", "many"])
 def test_an_unusable_label_is_found_at_load_time(label):
     with pytest.raises(ValueError, match="expected"):

@@ -1,0 +1,120 @@
+"""math-verify's process: deadline, memory limit, death, threads."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rewards.grading.verifier import Verifier, VerifierError, VerifierTimeout, VerifierUnavailable
+
+TOWER = "(((2^{999})^{999})^{999})^{999}"
+
+
+@pytest.fixture(scope="module")
+def verify() -> Iterator[Verifier]:
+    verify = Verifier(deadline=5.0)
+    yield verify
+    verify.close()
+
+
+def process_of(verify: Verifier) -> int:
+    assert verify._process is not None
+    return verify._process.pid
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "expected"),
+    [
+        ("2\\sqrt{3}", "\\sqrt{12}", True),
+        ("x^2-1", "(x-1)(x+1)", True),
+        ("\\sqrt{2}", "1.414214", False),
+        ("1", "2", False),
+    ],
+)
+def test_it_decides_expressions(verify, gold, answer, expected):
+    assert verify(gold, answer) is expected
+
+
+def test_a_comparison_that_runs_too_long_is_killed_and_the_next_works():
+    verify = Verifier(deadline=0.5)
+    verify.load()
+    start = time.monotonic()
+    with pytest.raises(VerifierTimeout):
+        verify("2", TOWER)
+    assert time.monotonic() - start < 5.0
+    assert verify("\\frac{1}{2}", "0.5") is True
+    verify.close()
+
+
+def test_a_process_that_dies_is_replaced(verify):
+    verify.load()
+    os.kill(process_of(verify), signal.SIGKILL)
+    time.sleep(0.1)
+    assert verify("1", "1") is True
+
+
+def test_a_process_that_dies_over_an_answer_is_an_error(verify):
+    verify.load()
+    os.kill(process_of(verify), signal.SIGSTOP)
+    threading.Timer(0.3, os.kill, (process_of(verify), signal.SIGKILL)).start()
+    with pytest.raises(VerifierError):
+        verify("1", "1")
+    assert verify("1", "1") is True
+
+
+def test_memory_is_limited(verify):
+    verify.load()
+    limits = Path(f"/proc/{process_of(verify)}/limits")
+    if not limits.is_file():
+        pytest.skip("needs /proc")
+    (address_space,) = (line for line in limits.read_text().splitlines() if line.startswith("Max address space"))
+    assert address_space.split()[3] == str(2 * 1024**3)
+
+
+def test_threads_share_one_process(verify):
+    outcomes: list[bool] = []
+
+    def ask(n: int) -> None:
+        for _ in range(5):
+            outcomes.append(verify(f"{n}\\sqrt{{3}}", f"\\sqrt{{{3 * n * n}}}"))
+
+    threads = [threading.Thread(target=ask, args=(n,)) for n in range(2, 8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outcomes == [True] * 30
+
+
+def test_the_callers_alarm_survives(verify):
+    rang: list[int] = []
+    before = signal.signal(signal.SIGALRM, lambda number, frame: rang.append(number))
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        assert verify("\\frac{\\pi}{2}", "\\pi/2") is True
+        time.sleep(0.3)
+        assert rang == [signal.SIGALRM]
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_process_that_cannot_start_is_no_wrong_answer(monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(VerifierUnavailable, match="math-verify"):
+        Verifier()("1", "2")
+
+
+def test_closing_ends_the_process():
+    verify = Verifier()
+    verify.load()
+    process = verify._process
+    verify.close()
+    assert process is not None
+    assert process.poll() is not None

@@ -105,6 +105,8 @@ class TextSamplingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSamplingConfig:
+    """Sampling of images."""
+
     num_image_tokens: int = 1024
     """Codes of one image: (pixels of a side / 16) squared with the published tokenizer, 1024 for 512 pixels."""
     num_denoising_steps: int = 15

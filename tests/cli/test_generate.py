@@ -1,0 +1,259 @@
+"""The generate command on a tiny random multimodal checkpoint: all tasks, their files, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoTokenizer
+
+from unigrpo.cli import generate
+from unigrpo.cli.generate_inputs import check_inputs
+from unigrpo.cli.pictures import GREY, grid, image_frames, text_frames
+from unigrpo.models.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
+from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
+
+CODES = 32
+TEXT = ["--text.max_new_tokens", "8", "--text.block_length", "4", "--text.num_denoising_steps", "4"]
+IMAGE = ["--resolution", "16", "--image.num_denoising_steps", "3"]
+
+
+@pytest.fixture(scope="module")
+def model_folder(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of random weights that reads and draws images of 4x4 codes, with its image tokenizer."""
+    folder = tmp_path_factory.mktemp("multimodal") / "model"
+    shutil.copytree(tiny_model_folder, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    values = json.loads((folder / "config.json").read_text())
+    torch.manual_seed(0)
+    config = MMadaConfig(
+        d_model=16,
+        n_layers=2,
+        n_heads=2,
+        mlp_hidden_size=32,
+        vocab_size=len(tokenizer) + CODES,
+        init_std=0.4,
+        mask_token_id=values["mask_token_id"],
+        special_token_ids=values["special_token_ids"],
+        codebook_size=CODES,
+    )
+    MMadaModelLM(config).save_pretrained(folder)
+    sizes = {"encoder_channels": [32] * 3, "decoder_channels": [32] * 3}
+    blocks = {"encoder_blocks": [1] * 3, "decoder_blocks": [1] * 3}
+    ImageTokenizer(ImageTokenizerConfig(num_bits=5, stem_channels=32, **sizes, **blocks)).save_pretrained(
+        folder / "image_tokenizer"
+    )
+    return folder
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> list[str]:
+    """Two picture files of different colours and shapes."""
+    files = []
+    for name, size, colour in (("red.png", (40, 20), "red"), ("blue.jpg", (16, 30), "blue")):
+        Image.new("RGB", size, colour).save(tmp_path / name)
+        files.append(str(tmp_path / name))
+    return files
+
+
+def run(model: Path, output: Path, task: str, prompts: str, *flags: str) -> list[dict]:
+    status = generate.run(
+        ["--task", task, "--model", str(model), "--prompts", prompts, "--output", str(output), *TEXT, *IMAGE, *flags]
+    )
+    assert status == 0
+    return [json.loads(line) for line in (output / "samples.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def prompt_file(tmp_path: Path) -> str:
+    file = tmp_path / "prompts.txt"
+    file.write_text("a cat\n\na very large dog\nx\n")
+    return str(file)
+
+
+# What is written.
+
+
+def test_text_is_answered_in_batches(model_folder, tmp_path, prompt_file):
+    rows = run(model_folder, tmp_path / "out", "text", prompt_file, "--num_samples", "2", "--batch_size", "4")
+    assert [(r["number"], r["prompt"], r["prompt_id"], r["seed"]) for r in rows] == [
+        (0, "a cat", "prompts.txt:1", 0),
+        (1, "a cat", "prompts.txt:1", 1),
+        (2, "a very large dog", "prompts.txt:3", 2),
+        (3, "a very large dog", "prompts.txt:3", 3),
+        (4, "x", "prompts.txt:4", 4),
+        (5, "x", "prompts.txt:4", 5),
+    ]
+    assert len({r["text"] for r in rows}) == 6
+    assert not list((tmp_path / "out").glob("*.png"))
+    settings = json.loads((tmp_path / "out" / "settings.json").read_text())
+    assert settings["text"]["max_new_tokens"] == 8
+
+
+def test_images_are_drawn_with_a_grid(model_folder, tmp_path, prompt_file):
+    rows = run(model_folder, tmp_path / "out", "t2i", prompt_file, "--num_samples", "2", "--batch_size", "4")
+    assert [r["image"] for r in rows] == [f"images/0000{i}.png" for i in range(6)]
+    pictures = [Image.open(tmp_path / "out" / r["image"]) for r in rows]
+    assert {p.size for p in pictures} == {(16, 16)}
+    assert len({p.tobytes() for p in pictures}) == 6
+    page = Image.open(tmp_path / "out" / "grid.png")
+    assert page.size == (2 * 20 + 4, 3 * 20 + 4)
+    for number, picture in enumerate(pictures):
+        x, y = 4 + number % 2 * 20, 4 + number // 2 * 20
+        assert page.crop((x, y, x + 16, y + 16)).tobytes() == picture.tobytes()
+
+
+def test_images_are_read(model_folder, tmp_path, images):
+    rows = run(model_folder, tmp_path / "out", "mmu", "what is it?", "--images", *images)
+    assert [r["input_image"] for r in rows] == images
+    assert {r["prompt"] for r in rows} == {"what is it?"}
+    same_seed = [
+        run(model_folder, tmp_path / f"out{i}", "mmu", "what is it?", "--images", image, "--text.temperature", "0")
+        for i, image in enumerate(images)
+    ]
+    assert same_seed[0][0]["text"] != same_seed[1][0]["text"], "the answer does not depend on the image"
+
+
+def test_images_of_a_prompt_file_stand_beside_it(model_folder, tmp_path, images):
+    file = tmp_path / "prompts.jsonl"
+    file.write_text(json.dumps({"task": "mmu", "prompt": "what?", "image": "red.png"}) + "\n")
+    (row,) = run(model_folder, tmp_path / "out", "mmu", str(file))
+    assert row["input_image"] == images[0]
+
+
+def test_thoughts_come_with_an_image_and_animations_of_both(model_folder, tmp_path):
+    (row,) = run(model_folder, tmp_path / "out", "r2i", "draw a cat", "--gif")
+    assert row["text"]
+    assert Image.open(tmp_path / "out" / row["image"]).size == (16, 16)
+    animation = Image.open(tmp_path / "out" / row["image_gif"])
+    assert getattr(animation, "n_frames", 1) == 4
+    assert animation.convert("RGB").getcolors() == [(256, GREY)], "it starts with everything hidden"
+    assert getattr(Image.open(tmp_path / "out" / row["text_gif"]), "n_frames", 1) > 1
+
+
+@pytest.mark.parametrize("task", ["text", "t2i", "r2i"])
+def test_a_sample_can_be_drawn_again_alone_by_its_seed(model_folder, tmp_path, prompt_file, task):
+    rows = run(model_folder, tmp_path / "all", task, prompt_file, "--seed", "7", "--batch_size", "3")
+    last = rows[2]
+    (again,) = run(model_folder, tmp_path / "one", task, last["prompt"], "--seed", str(last["seed"]))
+    assert again.get("text") == last.get("text")
+    if task != "text":
+        first, second = (Image.open(tmp_path / f / r["image"]) for f, r in (("all", last), ("one", again)))
+        assert first.tobytes() == second.tobytes()
+
+
+def test_the_caption_and_its_guidance_matter(model_folder, tmp_path):
+    drawn = {}
+    for name, caption, scale in (("a", "red", "0"), ("b", "blue", "0"), ("c", "red", "4")):
+        run(model_folder, tmp_path / name, "t2i", caption, "--image.guidance_scale", scale)
+        drawn[name] = (tmp_path / name / "images" / "00000.png").read_bytes()
+    assert len(set(drawn.values())) == 3
+
+
+def test_a_text_checkpoint_answers_text(tiny_model_folder, tmp_path):
+    (row,) = run(tiny_model_folder, tmp_path / "out", "text", "2+3=?")
+    assert "text" in row
+
+
+# Pictures.
+
+
+def test_the_frames_show_squares_as_they_are_kept():
+    image = Image.new("RGB", (4, 4), "red")
+    frames = image_frames(image, torch.tensor([1, 0, 1, 2]))
+    red = [[f.getpixel(xy) == (255, 0, 0) for xy in ((0, 0), (2, 0), (1, 3), (3, 3))] for f in frames]
+    assert red == [[False] * 4, [False, True, False, False], [True, True, True, False], [True] * 4]
+    assert frames[0].getpixel((0, 0)) == GREY
+
+
+def test_the_frames_of_a_text_have_one_size_and_all_differ():
+    frames = text_frames(["a", "b\n", "c" * 200, "pad"], torch.tensor([1, 0, 2, -1]))
+    assert len(frames) == 4
+    assert len({f.size for f in frames}) == 1
+    assert len({f.tobytes() for f in frames}) == 4
+
+
+def test_a_grid_is_about_square_and_scales_down():
+    page = grid([Image.new("RGB", (512, 512), "red")] * 5)
+    assert page.size == (3 * 260 + 4, 2 * 260 + 4)
+
+
+# What is refused, and before the model is loaded.
+
+
+@pytest.mark.parametrize(
+    ("task", "flags", "message"),
+    [
+        ("text", ["--text.num_denoising_steps", "3"], "num_denoising_steps 3 is not a multiple of the 2 blocks"),
+        ("text", ["--text.block_length", "16"], "block_length is 16, longer than max_new_tokens 8"),
+        ("text", ["--max_text_tokens", "5"], r"prompts: the prompt has \d+ text tokens, more than max_text_tokens 5"),
+        ("t2i", ["--max_text_tokens", "3"], r"prompts: the prompt has 5 text tokens, more than max_text_tokens 3"),
+        ("r2i", ["--max_text_tokens", "25"], r"the prompt with 9 for its thoughts has \d+ text tokens"),
+        ("text", ["--prompts", "none.jsonl"], r"prompts 'none.jsonl': no such file"),
+        ("text", ["--prompts", " "], "holds no prompt"),
+        ("text", ["--model", "none"], "none: there is no such folder"),
+        ("text", ["--device", "fridge"], "device 'fridge' cannot be used"),
+        ("text", ["--images", "a.png"], "images are given, but task text reads none"),
+        ("text", ["--num_samples", "0"], "num_samples is 0"),
+        ("t2i", ["--resolution", "18"], "resolution is 18; it must be a multiple of 4"),
+        ("t2i", ["--image.schedule", "square"], "schedule: no 'square'"),
+        ("t2i", ["--image_tokenizer", "none"], "none: there is no such folder"),
+        ("mmu", [], "prompts: task mmu needs one image, found 0"),
+        ("mmu", ["--images", "none.png"], "none.png: no image could be read"),
+        ("mmu", ["--images", __file__], r"test_generate.py: no image could be read"),
+        ("draw", [], "task"),
+        ("text", ["--text.steps", "3"], "text.steps"),
+    ],
+    ids=str,
+)
+def test_wrong_input_is_refused_by_name_before_the_model_is_loaded(
+    model_folder, tmp_path, monkeypatch, task, flags, message
+):
+    monkeypatch.setattr(generate, "load_policy", lambda *_: pytest.fail("the model was loaded"))
+    with pytest.raises(ValueError, match=message):
+        run(model_folder, tmp_path / "out", task, "cat", *flags)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_text_checkpoint_and_a_missing_or_foreign_image_tokenizer_are_refused(
+    model_folder, tiny_model_folder, tmp_path
+):
+    def refused(model: Path, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            run(model, tmp_path / "out", "t2i", "cat")
+
+    refused(tiny_model_folder, "a text-only checkpoint")
+    bare = tmp_path / "bare"
+    shutil.copytree(model_folder, bare, ignore=shutil.ignore_patterns("image_tokenizer"))
+    refused(bare, r"bare: no folder image_tokenizer .* --image_tokenizer")
+    sizes = {name: [32] for name in ("encoder_channels", "decoder_channels")}
+    blocks = {name: [1] for name in ("encoder_blocks", "decoder_blocks")}
+    foreign = ImageTokenizer(ImageTokenizerConfig(num_bits=4, stem_channels=32, **sizes, **blocks))
+    foreign.save_pretrained(bare / "image_tokenizer")
+    refused(bare, "the image tokenizer has 16 codes, the model 32")
+
+
+def test_samples_are_not_overwritten(model_folder, tmp_path):
+    run(model_folder, tmp_path / "out", "text", "cat")
+    with pytest.raises(ValueError, match="holds samples[.]jsonl already"):
+        run(model_folder, tmp_path / "out", "text", "cat")
+
+
+def test_one_image_serves_all_prompts_and_other_numbers_must_match(model_folder, tmp_path, prompt_file, images):
+    flags = ["--task", "mmu", "--model", str(model_folder), "--prompts", prompt_file, "--output", str(tmp_path / "o")]
+    inputs = check_inputs(generate.parse_config([*flags, *IMAGE, "--images", images[0]]))
+    assert [p.images for p in inputs.prompts] == [(images[0],)] * 3
+    with pytest.raises(ValueError, match="2 images for 3 prompts"):
+        check_inputs(generate.parse_config([*flags, *IMAGE, "--images", *images]))
+
+
+def test_help_explains_every_flag(capsys):
+    with pytest.raises(SystemExit):
+        generate.run(["--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    for part in ("r2i", "--gif", "--images", "--image.guidance_scale", "--text.block_length", "samples.jsonl"):
+        assert part in shown

@@ -1,0 +1,215 @@
+"""Generates with a checkpoint: text, answers about images, images, or thoughts and then images.
+
+Writes samples.jsonl, one line per sample with its prompt, seed, text and picture; the pictures; a grid of them, one
+row per prompt; and settings.json. Example: --task t2i --model FOLDER --prompts "a red square" --output out
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentParser
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from unigrpo.cli.arguments import main, parse
+from unigrpo.cli.generate_inputs import SAMPLES, GenerateConfig, Inputs, check_inputs, torch_device
+from unigrpo.cli.pictures import grid, image_frames, save_gif, text_frames
+from unigrpo.config import ImageSamplingConfig
+from unigrpo.data.images import image_pixels
+from unigrpo.data.layouts import t2i_unconditional_prompt
+from unigrpo.data.prompting import decode_completion, encode_prompt
+from unigrpo.models.checkpoint_io import load_policy
+from unigrpo.models.mmada import MMadaModelLM
+from unigrpo.models.sampling.image import ImageSample, sample_images
+from unigrpo.models.sampling.text import TextSample, sample_text
+from unigrpo.models.sampling.think_then_draw import think_then_draw
+from unigrpo.records import Prompt
+
+MAX_GRID = 64
+"""Images in the grid."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One sample to draw."""
+
+    number: int
+    prompt: Prompt
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What was drawn; text, image or both."""
+
+    text: TextSample | None = None
+    image: ImageSample | None = None
+
+
+class CountedModel:
+    """A model that moves a progress bar with every forward pass."""
+
+    def __init__(self, model: MMadaModelLM, bar: Any) -> None:
+        self.device = model.device
+        self._model, self._bar = model, bar
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self._bar.update()
+        return self._model(*args, **kwargs)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The command. Returns its exit status."""
+    config = parse_config(arguments)
+    inputs = check_inputs(config)
+    if inputs.image_tokenizer is not None:
+        config = replace(config, image=replace(config.image, num_image_tokens=inputs.num_image_tokens))
+    device = torch_device(config.device)
+    names = {"auto": "bfloat16" if device.type == "cuda" else "float32"}
+    dtype = getattr(torch, names.get(config.dtype, config.dtype))
+    model = load_policy(config.model, dtype, "sdpa").to(device)  # type: ignore[arg-type]
+    folder = Path(config.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "settings.json").write_text(json.dumps(asdict(config), indent=1) + "\n")
+    pictures = generate(model, config, inputs, folder)
+    sys.stdout.write(f"samples: {folder / SAMPLES}\n")
+    if pictures:
+        columns = config.num_samples if config.num_samples > 1 else None
+        grid(pictures, columns).save(folder / "grid.png")
+        sys.stdout.write(f"images:  {folder / 'grid.png'}\n")
+    return 0
+
+
+def parse_config(arguments: Sequence[str]) -> GenerateConfig:
+    """The flags.
+
+    Raises:
+        ValueError: One is wrong; the message names it.
+    """
+    parser = ArgumentParser(
+        prog="python -m unigrpo.cli.generate", description=__doc__, exit_on_error=False, allow_abbrev=False
+    )
+    parser.add_argument("--images", nargs="*", default=(), help="image files for mmu: one per prompt, or one for all")
+    parser.add_argument("--gif", action="store_true", help="also write animations of the denoising")
+    parser.add_class_arguments(GenerateConfig, skip={"images", "image", "gif"})
+    # The number of image tokens follows from the resolution.
+    parser.add_class_arguments(ImageSamplingConfig, "image", skip={"num_image_tokens"})
+    parsed = parse(parser, arguments)
+    values: dict[str, Any] = {f.name: parsed[f.name] for f in fields(GenerateConfig)}
+    values["images"] = tuple(parsed.images or ())
+    return GenerateConfig(**values)
+
+
+def generate(model: MMadaModelLM, config: GenerateConfig, inputs: Inputs, folder: Path) -> list[Image.Image]:
+    """Draws all samples, batch by batch, and writes each batch when it is there; returns the first pictures."""
+    prompts = [prompt for prompt in inputs.prompts for _ in range(config.num_samples)]
+    jobs = [Job(number=i, prompt=prompt, seed=config.seed + i) for i, prompt in enumerate(prompts)]
+    batches = [jobs[first : first + config.batch_size] for first in range(0, len(jobs), config.batch_size)]
+    text_steps = config.text.num_denoising_steps * (config.task != "t2i")
+    image_steps = config.image.num_denoising_steps * (config.task in ("t2i", "r2i"))
+    pictures: list[Image.Image] = []
+    with (
+        (folder / SAMPLES).open("w", encoding="utf-8") as lines,
+        closing(tqdm(total=len(batches) * (text_steps + image_steps), desc=config.task, unit="pass")) as bar,
+    ):
+        for number, batch in enumerate(batches, start=1):
+            results = sample(CountedModel(model, bar), batch, config, inputs)
+            drawn = _decode(results, inputs)
+            for job, result, picture in zip(batch, results, drawn, strict=True):
+                lines.write(json.dumps(_write(job, result, picture, config, inputs, folder)) + "\n")
+            lines.flush()
+            pictures += [picture for picture in drawn if picture is not None][: MAX_GRID - len(pictures)]
+            bar.n = number * (text_steps + image_steps)  # texts may have ended early
+            bar.set_postfix(samples=f"{batch[-1].number + 1}/{len(jobs)}")
+    return pictures
+
+
+def sample(model: CountedModel, jobs: Sequence[Job], config: GenerateConfig, inputs: Inputs) -> list[Result]:
+    """Draws one batch."""
+    codes: list[Tensor | None] = [None] * len(jobs)
+    if config.task == "mmu" and inputs.image_tokenizer is not None:
+        pixels = image_pixels([job.prompt.images[0] for job in jobs], config.resolution, config.fit)
+        codes = list(inputs.image_tokenizer.encode(pixels).cpu())
+    prompts = [
+        encode_prompt(job.prompt, inputs.tokenizer, inputs.vocabulary, config.data, image)
+        for job, image in zip(jobs, codes, strict=True)
+    ]
+    generators = [torch.Generator(model.device).manual_seed(job.seed) for job in jobs]
+    # No task but t2i trains without a condition, so its empty prompt guides r2i too.
+    unconditional = [t2i_unconditional_prompt(inputs.vocabulary)] * len(jobs)
+    if config.task == "t2i":
+        images = sample_images(
+            model, prompts, config.image, inputs.vocabulary, generators=generators, unconditional=unconditional
+        )
+        return [Result(image=image) for image in images]
+    if config.task == "r2i":
+        both = think_then_draw(
+            model,
+            prompts,
+            config.text,
+            config.image,
+            inputs.vocabulary,
+            generators=generators,
+            unconditional=unconditional,
+            max_text_tokens=config.max_text_tokens,
+        )
+        return [Result(text=one.thought, image=one.image) for one in both]
+    texts = sample_text(model, prompts, config.text, inputs.vocabulary, generators=generators)
+    return [Result(text=text) for text in texts]
+
+
+def _decode(results: Sequence[Result], inputs: Inputs) -> list[Image.Image | None]:
+    codes = [result.image.codes for result in results if result.image is not None]
+    if not codes or inputs.image_tokenizer is None:
+        return [None] * len(results)
+    return [*inputs.image_tokenizer.codes_to_images(torch.stack(codes))]
+
+
+def _write(
+    job: Job, result: Result, picture: Image.Image | None, config: GenerateConfig, inputs: Inputs, folder: Path
+) -> dict[str, Any]:
+    """Writes the files of one sample; returns its line."""
+    row: dict[str, Any] = {
+        "number": job.number,
+        "prompt_id": job.prompt.id,
+        "task": job.prompt.task,
+        "prompt": job.prompt.text,
+        "seed": job.seed,
+    }
+    if job.prompt.images:
+        row["input_image"] = job.prompt.images[0]
+    if result.text is not None:
+        text = result.text
+        row["text"] = decode_completion(text.token_ids, text.response_mask, inputs.tokenizer, inputs.vocabulary)
+        row["num_tokens"] = int(text.scored_mask.sum())
+        if config.gif:
+            tokens = inputs.tokenizer.batch_decode(text.token_ids[text.scored_mask][:, None])
+            row["text_gif"] = _path(folder, "gifs", f"{job.number:05d}_text.gif")
+            save_gif(text_frames(tokens, text.commit_step[text.scored_mask]), folder / row["text_gif"])
+    if result.image is not None and picture is not None:
+        row["image"] = _path(folder, "images", f"{job.number:05d}.png")
+        picture.save(folder / row["image"])
+        if config.gif:
+            row["image_gif"] = _path(folder, "gifs", f"{job.number:05d}_image.gif")
+            frames = image_frames(picture, result.image.commit_step[result.image.response_mask])
+            save_gif(frames, folder / row["image_gif"])
+    return row
+
+
+def _path(folder: Path, part: str, name: str) -> str:
+    """A file below the output folder, whose own folder is made."""
+    (folder / part).mkdir(exist_ok=True)
+    return f"{part}/{name}"
+
+
+if __name__ == "__main__":
+    main(run)

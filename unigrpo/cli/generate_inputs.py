@@ -1,0 +1,233 @@
+"""What the generate command is asked, and everything about it that can be wrong before a model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from unigrpo.config import DataConfig, ImageSamplingConfig, PromptTemplate, TextSamplingConfig
+from unigrpo.data.images import Fit, read_image
+from unigrpo.data.prompt_files import load_prompts
+from unigrpo.data.prompting import encode_prompt
+from unigrpo.models.checkpoint_io import load_config
+from unigrpo.models.image_tokenizer import ImageTokenizer, load_image_tokenizer
+from unigrpo.models.vocabulary import Vocabulary
+from unigrpo.records import Prompt
+
+LIST_SUFFIXES = (".jsonl", ".json", ".txt")
+"""Endings by which a missing file is told from a text."""
+SAMPLES = "samples.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateConfig:
+    """What to generate, and where to write it."""
+
+    task: Literal["text", "mmu", "t2i", "r2i"]
+    """`text` answers, `mmu` answers about an image, `t2i` draws, `r2i` thinks first and then draws."""
+    model: str
+    """Folder or Hub name of a checkpoint in the published MMaDA or LLaDA layout."""
+    prompts: str
+    """A text; a .txt file with one prompt per line; or a .jsonl file with a column `prompt`, and for mmu `image`."""
+    output: str
+    """Folder to write; it may not hold samples yet."""
+    images: tuple[str, ...] = ()
+    """Image files for mmu: one for each prompt, or one for all, or several for one prompt."""
+    image_tokenizer: str = ""
+    """Folder or Hub name, such as showlab/magvitv2; empty is the folder `image_tokenizer` of the model."""
+    resolution: int = 512
+    """Pixels of a side, of images read and drawn; a multiple of the image tokenizer's square, which is 16."""
+    fit: Fit = "crop"
+    """How an image that is read becomes square: `crop` the middle, `squash` or `pad` with white."""
+    text: TextSamplingConfig = field(default_factory=TextSamplingConfig)
+    """Sampling of text."""
+    image: ImageSamplingConfig = field(default_factory=ImageSamplingConfig)
+    """Sampling of images."""
+    num_samples: int = 1
+    """Samples of each prompt."""
+    batch_size: int = 8
+    """Samples that are drawn together; it changes speed and memory, not the samples."""
+    seed: int = 0
+    """Sample number i, from 0, is drawn with seed + i; samples.jsonl says which."""
+    max_text_tokens: int = 512
+    """Room for the text of a prompt, in r2i with its thoughts; a longer one is an error."""
+    prompt_template: PromptTemplate = "chat"
+    """`chat` applies the tokenizer's chat template, `chat_one_newline` MMaDA's, `chat_two_newlines` LLaDA's, `plain`
+    none. Captions of t2i never have one."""
+    instruction: str = ""
+    """Text put before every prompt but captions of t2i, for example the request to think first."""
+    device: str = "auto"
+    """`auto` is the GPU if there is one; or cpu, cuda, cuda:1 ..."""
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Type of the weights; `auto` is bfloat16 on a GPU and float32 on a CPU."""
+    gif: bool = False
+    """Also write animations of the denoising."""
+
+    def __post_init__(self) -> None:
+        for name in ("resolution", "num_samples", "batch_size", "max_text_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
+
+    @property
+    def data(self) -> DataConfig:
+        """How prompts become tokens."""
+        return DataConfig(prompt_template=self.prompt_template, instruction=self.instruction)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """The checked inputs of the command."""
+
+    prompts: list[Prompt]
+    """Of the command's task; of mmu each with one image."""
+    tokenizer: PreTrainedTokenizerBase
+    vocabulary: Vocabulary
+    image_tokenizer: ImageTokenizer | None
+    """None for text."""
+    num_image_tokens: int
+    """Codes of one image of the asked resolution; 0 for text."""
+
+
+def check_inputs(config: GenerateConfig) -> Inputs:
+    """Reads all that the command needs but the model.
+
+    Raises:
+        ValueError: Something is wrong; the message names the file or the setting.
+    """
+    if (Path(config.output) / SAMPLES).exists():
+        raise ValueError(f"output {config.output!r} holds {SAMPLES} already; name another folder")
+    torch_device(config.device)
+    prompts = _read_prompts(config)
+    model_config = load_config(config.model)
+    tokenizer = _load_tokenizer(config.model)
+    vocabulary = Vocabulary.from_pretrained_parts(model_config, tokenizer)
+    _check_lengths(prompts, tokenizer, vocabulary, config)
+    for path in sorted({path for prompt in prompts for path in prompt.images}):
+        read_image(path)
+    if config.task == "text":
+        return Inputs(
+            prompts=prompts, tokenizer=tokenizer, vocabulary=vocabulary, image_tokenizer=None, num_image_tokens=0
+        )
+    if vocabulary.codebook_size == 0:
+        raise ValueError(
+            f"{config.model}: a text-only checkpoint (codebook_size is 0); task {config.task} needs images"
+        )
+    image_tokenizer = _load_image_tokenizer(config, vocabulary)
+    return Inputs(
+        prompts=prompts,
+        tokenizer=tokenizer,
+        vocabulary=vocabulary,
+        image_tokenizer=image_tokenizer,
+        num_image_tokens=(config.resolution // image_tokenizer.downscale) ** 2,
+    )
+
+
+def torch_device(name: str) -> torch.device:
+    """The device that a name means.
+
+    Raises:
+        ValueError: There is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); use auto") from error
+    return device
+
+
+def _read_prompts(config: GenerateConfig) -> list[Prompt]:
+    file = Path(config.prompts)
+    is_file = len(config.prompts) < 4096 and file.is_file()
+    if is_file and file.suffix != ".txt":
+        prompts = [replace(p, images=_beside(file, p.images)) for p in load_prompts(config.prompts)]
+    elif is_file:
+        lines = enumerate(file.read_text(encoding="utf-8").splitlines(), start=1)
+        prompts = [Prompt(id=f"{file.name}:{number}", text=line.strip()) for number, line in lines if line.strip()]
+    elif file.suffix in LIST_SUFFIXES:
+        raise ValueError(f"prompts {config.prompts!r}: no such file (looked in {Path.cwd()})")
+    else:
+        prompts = [Prompt(id="prompts", text=config.prompts)] if config.prompts.strip() else []
+    if not prompts:
+        raise ValueError(f"prompts {config.prompts!r} holds no prompt; give a text or a file with one per line")
+    return [replace(prompt, task=config.task) for prompt in _with_images(prompts, config)]
+
+
+def _beside(file: Path, images: Sequence[str]) -> tuple[str, ...]:
+    """Image paths of a prompt file: from here, or else from where the file stands."""
+    return tuple(name if Path(name).exists() else str(file.parent / name) for name in images)
+
+
+def _with_images(prompts: list[Prompt], config: GenerateConfig) -> list[Prompt]:
+    """The prompts with the images of the command line, or with their own."""
+    if config.task != "mmu":
+        if config.images:
+            raise ValueError(f"images are given, but task {config.task} reads none; only mmu does")
+        return [replace(prompt, images=()) for prompt in prompts]
+    given = config.images
+    if len(given) > 1 and len(prompts) == 1:
+        prompts = prompts * len(given)
+    elif len(given) == 1:
+        given = given * len(prompts)
+    if given and len(given) != len(prompts):
+        raise ValueError(f"{len(given)} images for {len(prompts)} prompts; give one to each, or one for all")
+    if given:
+        prompts = [replace(prompt, images=(image,)) for prompt, image in zip(prompts, given, strict=True)]
+    for prompt in prompts:
+        if len(prompt.images) != 1:
+            raise ValueError(f"{prompt.id}: task mmu needs one image, found {len(prompt.images)}; use --images")
+    return prompts
+
+
+def _load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"model {name!r}: no tokenizer could be loaded; copy or download the checkpoint again "
+            f"({type(error).__name__}: {str(error).splitlines()[0]})"
+        ) from error
+
+
+def _check_lengths(
+    prompts: list[Prompt], tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary, config: GenerateConfig
+) -> None:
+    """Encodes every prompt, which also finds what cannot be encoded."""
+    no_image = torch.zeros(0, dtype=torch.long) if config.task == "mmu" else None
+    not_text = {"text": 0, "mmu": 3, "t2i": 2, "r2i": 1}[config.task]  # task token and those around the image
+    # In r2i the thoughts and their end-of-text come on top.
+    thoughts = config.text.max_new_tokens + 1 if config.task == "r2i" else 0
+    for prompt in prompts:
+        ids = encode_prompt(prompt, tokenizer, vocabulary, config.data, no_image)
+        length = len(ids) - not_text + thoughts
+        if length > config.max_text_tokens:
+            what = f"prompt with {thoughts} for its thoughts" if thoughts else "prompt"
+            raise ValueError(
+                f"{prompt.id}: the {what} has {length} text tokens, more than max_text_tokens "
+                f"{config.max_text_tokens}; shorten it, or raise the limit"
+            )
+
+
+def _load_image_tokenizer(config: GenerateConfig, vocabulary: Vocabulary) -> ImageTokenizer:
+    name = config.image_tokenizer or str(Path(config.model) / "image_tokenizer")
+    if not config.image_tokenizer and not Path(name).is_dir():
+        raise ValueError(
+            f"{config.model}: no folder image_tokenizer is in it; name one with --image_tokenizer, for example "
+            "showlab/magvitv2"
+        )
+    loaded = load_image_tokenizer(name, device=torch_device(config.device))
+    if loaded.codebook_size != vocabulary.codebook_size:
+        raise ValueError(
+            f"{name}: the image tokenizer has {loaded.codebook_size} codes, the model {vocabulary.codebook_size}; use "
+            "the one that the model was trained with"
+        )
+    if config.resolution % loaded.downscale:
+        raise ValueError(f"resolution is {config.resolution}; it must be a multiple of {loaded.downscale}")
+    return loaded

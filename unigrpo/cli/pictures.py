@@ -1,0 +1,83 @@
+"""Pictures of generated samples: a grid of images, and animations of the denoising."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Int
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+MAX_SIDE = 256
+"""Largest side of an image in the grid, pixels."""
+GAP = 4
+GREY = (128, 128, 128)
+STEP_MILLISECONDS, LAST_MILLISECONDS = 200, 2000
+HIDDEN = "_"
+COLUMNS, LINE_PIXELS, CHARACTER_PIXELS = 80, 14, 7
+
+
+def grid(images: Sequence[Image.Image], columns: int | None = None) -> Image.Image:
+    """Images side by side, row by row, scaled down to :data:`MAX_SIDE`.
+
+    Args:
+        images: At least one.
+        columns: Images of a row; None makes the grid about square.
+    """
+    columns = columns or math.ceil(math.sqrt(len(images)))
+    small = [image.copy() for image in images]
+    for image in small:
+        image.thumbnail((MAX_SIDE, MAX_SIDE))
+    width, height = (max(sizes) + GAP for sizes in zip(*(image.size for image in small), strict=True))
+    page = Image.new("RGB", (columns * width + GAP, math.ceil(len(small) / columns) * height + GAP), "white")
+    for number, image in enumerate(small):
+        page.paste(image, (GAP + number % columns * width, GAP + number // columns * height))
+    return page
+
+
+def image_frames(image: Image.Image, commit_step: Int[Tensor, " N"]) -> list[Image.Image]:
+    """The finished image, with a grey square for every code that was not yet kept, step by step.
+
+    Args:
+        image: Square.
+        commit_step: Of each code, row by row.
+    """
+    side = math.isqrt(len(commit_step))
+    frames = []
+    for step in range(-1, int(commit_step.max()) + 1):
+        hidden = (commit_step > step).reshape(side, side).to(torch.uint8) * 255
+        mask = Image.fromarray(hidden.numpy()).resize(image.size, Image.Resampling.NEAREST)
+        frames.append(Image.composite(Image.new("RGB", image.size, GREY), image, mask))
+    return frames
+
+
+def text_frames(tokens: Sequence[str], commit_step: Int[Tensor, " R"]) -> list[Image.Image]:
+    """The text, with :data:`HIDDEN` for every token that was not yet fixed, step by step.
+
+    Args:
+        tokens: Text of each token.
+        commit_step: Of each token; -1 for padding that was never sampled, which is not shown.
+    """
+    shown = [(token, step) for token, step in zip(tokens, commit_step.tolist(), strict=True) if step >= 0]
+    texts = [
+        "".join(token if at <= step else HIDDEN for token, at in shown)
+        for step in range(-1, max((at for _, at in shown), default=-1) + 1)
+    ]
+    pages = [[part for line in text.split("\n") for part in textwrap.wrap(line, COLUMNS) or [""]] for text in texts]
+    size = (COLUMNS * CHARACTER_PIXELS + 2 * GAP, max(len(page) for page in pages) * LINE_PIXELS + 2 * GAP)
+    font = ImageFont.load_default(size=12)
+    frames = []
+    for page in pages:
+        frames.append(Image.new("RGB", size, "white"))
+        ImageDraw.Draw(frames[-1]).multiline_text((GAP, GAP), "\n".join(page), fill="black", font=font, spacing=2)
+    return frames
+
+
+def save_gif(frames: Sequence[Image.Image], file: Path) -> None:
+    """Writes an animation that shows its last frame longer, and repeats."""
+    durations = [STEP_MILLISECONDS] * (len(frames) - 1) + [LAST_MILLISECONDS]
+    frames[0].save(file, save_all=True, append_images=frames[1:], duration=durations, loop=0)

@@ -239,7 +239,7 @@ def test_a_text_checkpoint_and_a_missing_or_foreign_image_tokenizer_are_refused(
 
 def test_samples_are_not_overwritten(model_folder, tmp_path):
     run(model_folder, tmp_path / "out", "text", "cat")
-    with pytest.raises(ValueError, match="holds samples[.]jsonl already"):
+    with pytest.raises(ValueError, match=r"holds samples\.jsonl already"):
         run(model_folder, tmp_path / "out", "text", "cat")
 
 

@@ -16,9 +16,9 @@ FUNCTIONS = frozenset(
 )
 _CONSTANTS = frozenset("sqrt frac binom pi cdot infty begin end pmatrix".split())
 _BARE_FUNCTION = re.compile(r"(?<![\\A-Za-z])(sin|cos|tan|cot|sec|csc|log|ln|exp)(?![A-Za-z])")
-_TOWER = re.compile(r"\^\s*\{?\s*\(?\s*(?:\d{4,}|[^{}()]{0,20}\^|\d+\s*!)")
+_TOWER = re.compile(r"\^\s*[{(]?\s*(?:\d{4,}|[\d.]+\s*[\^!])")
 _LARGE_FACTORIAL = re.compile(r"\d{4,}\s*!|!\s*!|\)\s*!\s*[)!]")
-_MISREAD = re.compile(r"%|:|\?|≈|\.\.|\"|°|\d \d|\d{300}|\\text|mod")
+_MISREAD = re.compile(r"%|:|\?|≈|\.\.|\"|°|(?<!_)\d \d|\d{300}|\\text|mod|'")
 """What math-verify reads as something else."""
 _RELATION = re.compile("[<>≤≥≠]")
 _LATEX = {"⦃": "\\{", "⦄": "\\}", "≥": "\\geq ", "≤": "\\leq ", "≠": "\\neq ", "∪": "\\cup ", "∞": "\\infty ",
@@ -31,7 +31,13 @@ def decided(gold: str, answer: str, verify: Callable[[str, str], bool]) -> bool:
         return False
     if ("=" in gold) != ("=" in answer) or bool(_RELATION.search(gold)) != bool(_RELATION.search(answer)):
         return False
-    return verify(_latex(gold), _latex(answer))
+    if verify(_latex(gold), _latex(answer)):
+        return True
+    ours, theirs = gold.split("="), answer.split("=")
+    if len(ours) != 2 or len(theirs) != 2:
+        return False
+    difference = f"{_latex(ours[0])}-({_latex(ours[1])})"
+    return any(verify(difference, f"{_latex(a)}-({_latex(b)})") for a, b in (theirs, theirs[::-1]))
 
 
 def symbols(text: str) -> set[str]:
@@ -53,4 +59,4 @@ def _is_expression(text: str) -> bool:
 def _latex(text: str) -> str:
     for sign, command in _LATEX.items():
         text = text.replace(sign, command)
-    return _BARE_FUNCTION.sub(r"\\\1", text)
+    return re.sub(r"_(\w)", r"_{\1}", _BARE_FUNCTION.sub(r"\\\1", text))

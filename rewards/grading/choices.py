@@ -8,19 +8,21 @@ from rewards.grading.notation import plain, unwrapped
 
 _GOLD = re.compile(r"[(\[]?([A-Ja-j])[)\].:]?")
 _LEAD = re.compile(
-    r"(?:i(?:'d| would)? (?:choose|pick|select|go with) )?(?:the |my )?"
-    r"(?:(?:final |correct |best |right )?(?:answer|option|choice)s?(?: is| would be)?"
-    r"|选项?|故选|应选|答案[是为]?)?\s*:?\s*",
+    r"(?:(?:so|therefore|thus|hence|i think),? )*"
+    r"(?:i(?:'d| would)? (?:choose|pick|select|go with) |it(?:'s| is) |only )?"
+    r"(?:the |my )?(?:(?:final |correct |best |right )?(?:ans\b\.?|answer|option|choice|letter)s?(?: is| would be)?"
+    r"|本题选|选[项择]?|故选|应选|答案[是为]?)?\s*:?\s*",
     re.IGNORECASE,
 )
 _FIRST = re.compile(r"[(\[]([A-Ja-j])[)\]]|([A-J])(?![A-Za-z0-9'])|([a-j])(?=[).:](?![a-z])|$)")
+_EXPLANATION = re.compile(r"\n\s*[*_]*(?:explanation|reason|because|rationale)", re.IGNORECASE)
 _LETTER = re.compile(r"(?<![A-Za-z0-9'\\])([A-J])(?![A-Za-z0-9'])")
 _ARTICLE = re.compile(r"\s+(?!and\b|or\b|is\b|to\b)[a-z]")
 _OPTION = re.compile(r"\b[A-J][).:]|[(\[][A-J][)\]]|\b(?:or|and|not|/) [(\[]?[A-J]\b|[.,;]\s*[A-J]$")
 """Another letter inside the text of the chosen option."""
 _TAKEN_BACK = re.compile(r"(?:or|and|no|wait|actually)\b|not\s+[(\[]?[A-J]\b|[/|?]", re.IGNORECASE)
 _GOES_ON = re.compile(
-    r"\s*(?:$|[,;(](?!\s*$)|[-—–]\s)|\s+(?:is|are|because|since|as|for|with|would|was|seems|must|has)\b|\s+[\d\\$√]"
+    r"\s*(?:$|!|选项|正确|[,;(](?!\s*$)|[-—–]\s)|\s+(?:is|are|because|since|as|for|with|would|was|seems|must|has)\b|\s+[\d\\$√]"
 )
 """What may stand behind a letter without a mark."""
 _HEDGE = re.compile(
@@ -51,7 +53,7 @@ def letter(text: str, strict: bool = False) -> str | None:
     """
     text = unwrapped(plain(unwrapped(text))).replace("*", "").strip()
     lead = _LEAD.match(text)
-    text = text[lead.end() if lead else 0 :].strip().lstrip("$'").strip()
+    text = _EXPLANATION.split(text[lead.end() if lead else 0 :], maxsplit=1)[0].strip().lstrip("$'").strip()
     found = _FIRST.match(text)
     letters = {m[1] for m in _LETTER.finditer(text) if not (m[1] in "AI" and _ARTICLE.match(text, m.end()))}
     if not found:

@@ -26,7 +26,9 @@ SHORT = 200
 LONGEST = 2000
 """Longest answer, in characters."""
 
-_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{|\\(?:boxed|fbox)\s+[^\s{}$]+|\\.|[{}]", re.DOTALL)
+_BOX = re.compile(
+    r"\\(?:boxed|fbox)\s*-?[\d.,]+|\\(?:boxed|fbox)\s*\{|\\(?:boxed|fbox)\s+[^\s{}$]+|\\.|[{}]", re.DOTALL
+)
 _JOIN = re.compile(
     r"[\s$]*(?:\\(?:quad|qquad|[,;:! ]))*(?:,|;|/|\\text\{)?[\s$]*(and|or|)[\s$]*\}?[\s$]*"
     r"(?:\\(?:quad|qquad|[,;:! ]))*[\s$]*(?:[A-Za-z](?:_\w|_\{\w\})?\s*=\s*)?[\s$]*"
@@ -45,6 +47,7 @@ _CLAUSE = re.compile(
 )
 _SENTENCE_END = re.compile(r"(?<!\.)[.!?](?=[\s\"')\]*]|$)|\n|(?<=[.!?])\s")
 _DISPLAY = (("$$", "$$"), ("\\[", "\\]"), ("\\(", "\\)"))
+_HEDGED = re.compile(r"[\s$})\]\\]*\(?\s*or\b", re.IGNORECASE)
 _RETRACTED = re.compile(
     r"\b(?:wait|actually|scratch that|correction|on second thoughts?|hold on|alternatively|i was wrong|my mistake|"
     r"or (?:maybe|perhaps|possibly|it|rather)|(?:maybe|perhaps|possibly) (?:it|the)|"
@@ -84,7 +87,7 @@ def extract(text: str) -> Answer | None:
     if end < 0:
         return None
     inside = text[tag + len("<answer>") : end].strip()
-    if not inside or _RETRACTED.search(text, end):
+    if not inside or _is_taken_back(text, end + len("</answer>")):
         return None
     return _untagged(inside, "tag")
 
@@ -95,9 +98,13 @@ def _untagged(text: str, otherwise: str) -> Answer | None:
     found = _after_hashes(text) or _clause(text)
     if found:
         answer, end = found
-        return None if _RETRACTED.search(text, end) else answer
+        return None if _is_taken_back(text, end) else answer
     text = text.strip()
     return Answer(text, otherwise) if 0 < len(text) <= (LONGEST if otherwise == "tag" else SHORT) else None
+
+
+def _is_taken_back(text: str, end: int) -> bool:
+    return bool(_HEDGED.match(text, end) or _RETRACTED.search(text, end))
 
 
 def _box(text: str) -> Answer | None:
@@ -111,7 +118,7 @@ def _box(text: str) -> Answer | None:
                 stack.append(token.span())
                 open_boxes += 1
             elif not open_boxes:
-                start = token.start() + len(sign.split()[0])
+                start = token.start() + len(re.split(r"[\s\d.,-]", sign, maxsplit=1)[0])
                 boxes.append((token.start(), start, token.end()))
         elif sign == "{":
             stack.append(None)
@@ -121,7 +128,7 @@ def _box(text: str) -> Answer | None:
                 open_boxes -= 1
                 if not open_boxes:
                     boxes.append((*opened, token.start()))
-    if open_boxes or not boxes or _RETRACTED.search(text, boxes[-1][2]):
+    if open_boxes or not boxes or _is_taken_back(text, boxes[-1][2]):
         return None
     parts = [text[boxes[-1][1] : boxes[-1][2]].strip()]
     word = "and"

@@ -7,13 +7,17 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
-from rewards.grading import choices, mathematics, numbers, prose, words
+from rewards.grading import choices, mathematics, numbers, prose, units, words
 from rewards.grading.extraction import Answer, extract
 from rewards.grading.notation import unwrapped
 from rewards.grading.text import clean
 from rewards.grading.verifier import Verifier, VerifierError, VerifierTimeout
 
 KINDS = ("auto", "gsm8k", "math", "choice", "geoqa", "clevr")
+_STATED = re.compile(
+    r"(?:so |therefore,? |thus,? |hence,? )?(?:the|it)\b[A-Za-z ,∠△]* (?:is|equals) ([^.]+(?:\.\d[^.]*)?)\.?",
+    re.IGNORECASE,
+)
 Status = Literal["ok", "no_answer", "timeout", "error"]
 
 
@@ -135,11 +139,10 @@ def _same(answer: Answer, gold: str, form: str, verify: Verifier) -> bool:
     if form == "yes_no":
         return words.same_yes_no(gold, text)
     if form == "word":
-        return words.same_word(gold, text, 6 if strict else 12)
-    if form == "geo_number":
-        number = numbers.parse(gold)
-        if number and _same_number(gold, text, strict):
-            return True
+        return words.same_word(gold, text)
+    sentence = form == "geo_number" or (answer.rule not in ("box", "tag") and "\\" not in text)
+    if sentence and _same_number(gold, text, strict):
+        return True
     return mathematics.same(gold, _without_prose(text, strict), verify)
 
 
@@ -151,14 +154,17 @@ def _same_number(gold: str, text: str, strict: bool) -> bool:
 
 def _without_prose(text: str, strict: bool) -> str:
     """The formula of a sentence with exactly one formula and no other number."""
+    said = _STATED.fullmatch(text)
+    if said and "$" not in text and not (units.HEDGES - {"to", "equals"}) & set(re.findall(r"[a-z']+", text.lower())):
+        return said[1]
     segments = re.findall(r"\$([^$]+)\$", text)
     outside = re.sub(r"\$[^$]+\$", " ", text)
     if strict or len(segments) != 1 or not re.search(r"[A-Za-z]{2,}", outside) or re.search(r"\d", outside):
         return text
     said = set(re.findall(r"[a-z']+", outside.lower()))
-    if mathematics.units.canonical(outside.strip(" .")) and text.strip().startswith("$"):
+    if units.canonical(outside.strip(" .")) and text.strip().startswith("$"):
         return text
-    return text if (mathematics.units.HEDGES - {"to", "equals"}) & said else segments[0]
+    return text if (units.HEDGES - {"to", "equals"}) & said else segments[0]
 
 
 def _looks_like_an_answer(text: str, form: str) -> bool:

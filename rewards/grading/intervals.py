@@ -38,7 +38,7 @@ def same(gold: str, answer: str, equal: Callable[[str, str], bool]) -> bool | No
     if len(ours) != len(theirs) or len({part.name for part in ours + theirs} - {""}) > 1:
         return False
     first = ours[0]
-    if len(ours) == 1 and not first.name and first.ends in ("()", "[]") and "∞" not in first.low + first.high:
+    if len(ours) == 1 and not first.name and first.ends == "()" and "∞" not in first.low + first.high:
         return None if "∈" in answer else False  # the gold may be a point or a list
     left = list(theirs)
     for part in ours:

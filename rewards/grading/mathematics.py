@@ -13,7 +13,8 @@ from rewards.grading.structure import ASSIGN, MOST_ITEMS, bare, depth, matrix, s
 
 Verify = Callable[[str, str], bool]
 _UNIT_AT_END = re.compile(
-    r"(.*?[\w})π])\s+((?:(?:square|cubic|sq) )?[A-Za-z°]+(?:\s*/\s*[A-Za-z]+| per [a-z]+)?(?:\^?\{?[23]\}?)?)"
+    r"(.*?[\w})π])(?:\s+|(?<=[})]))"
+    r"((?:(?:square|cubic|sq) )?[A-Za-z°]+(?:\s*/\s*[A-Za-z]+| per [a-z]+)?(?:\^?\{?[23]\}?)?)"
 )
 _LETTER = re.compile(r"\(?[A-J][).]?")
 _ARTICLE = re.compile(r"(?:an?|the) (?=[a-z]{3})", re.IGNORECASE)
@@ -71,6 +72,9 @@ def _same(gold: str, answer: str, verify: Verify, level: int) -> bool:
         return rows is not None and other_rows is not None and _same_matrix(rows, other_rows, equal)
     first = None if number else sequence(gold)
     second = None if other else sequence(answer)
+    for one, two in ((first, gold), (second, answer)):
+        if one and len(one[1]) == 1 and one[0] == "⦃⦄":  # a set of one element is its element
+            return equal(one[1][0], answer if two is gold else gold)
     if first or second:
         return first is not None and second is not None and _same_sequence(first, second, equal)
     return _same_atom(_spelled(number, gold), _spelled(other, answer), verify)

@@ -12,19 +12,30 @@ _LATEX = [
     (re.compile(r"\\frac\s*(\d)\s*\{"), r"\\frac{\1}{"),
     (re.compile(r"(\\frac\s*\{[^{}]*\})\s*(\d)"), r"\1{\2}"),
     (re.compile(r"\\(?:(?:text|math)(?:bf|it|rm|sf)?|mbox|operatorname|bm|boldsymbol)\s*\{([^{}]*)\}"), r" \1 "),
-    (re.compile(r"\\(?:rm|bf|it)(?![a-z])"), " "),
+    (re.compile(r"\\(?:rm|bf|it)(?![a-z])|\\color\s*\{\w+\}"), " "),
+    (re.compile(r"\\(?:underline|textcolor\s*\{\w+\})\s*\{([^{}]*)\}"), r" \1 "),
+    (re.compile(r"\{([^{}]+)\\over(?![a-z])([^{}]+)\}"), r"\\frac{\1}{\2}"),
+    (re.compile(r"^([^{}]+)\\over(?![a-z])([^{}]+)$"), r"\\frac{\1}{\2}"),
     (re.compile(r"\^?\{?\\(?:circ|degree)(?![a-z])\s*\}?|\^\{?°\}?|\\textdegree\b"), "°"),
     (re.compile(r"\\([%$&#_])"), r"\1"),
     (re.compile(r"\\(?:times|cdot|ast)(?![a-z]) ?"), "*"),
     (re.compile(r"\s+\^(?!\s*\{?\\circ)"), "^"),
     (re.compile(r"\\(?:pounds|euro|yen|cents)\b"), lambda m: {"p": "£", "e": "€", "y": "¥", "c": "¢"}[m[0][1]]),
 ]  # fmt: skip
-_WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"), ("__", "__"), ("*", "*"), 
-             ("`", "`"), ("'", "'"), ('"', '"'), ("{", "}"))  # fmt: skip
+_WRAPPERS = (
+    *((sign, sign) for sign in ("$$", "$", "**", "__", "*", "_", "`", "'", '"')),
+    ("\\(", "\\)"),
+    ("\\[", "\\]"),
+    ("{", "}"),
+)
 _PREFIX = re.compile(
-    r"(?:answer|final answer)\s*[:=]\s*|(?:that|exactly|simply|just|equal to|equals|therefore|"
-    r"thus|hence|so|also)\b[\s,:]*|(?:\\approx\b|\\therefore\b|≈|~|approximately\b|approx\b\.?|=|:)\s*", re.IGNORECASE
-)  # fmt: skip
+    r"(?:the )?(?:final )?answer(?:\s*[:=]\s*| is )|let\b\s*|\*\s+"
+    r"|(?:that|exactly|simply|just|equal to|equals|therefore|thus|hence|so|also)\b[\s,:]*"
+    r"|(?:\\approx\b|\\therefore\b|≈|~(?!~)|approximately\b|approx\b\.?|=|:)\s*",
+    re.IGNORECASE,
+)
+_ROUNDED = re.compile(r"(?<=\S)\s*(?:\\approx(?![a-z])|≈)\s*[\d.,]+\s*$")
+"""An exact answer's decimals."""
 _TO_SIGN = [
     (re.compile(r"\\(?:lbrace|\{)(?![a-z])"), "⦃"),
     (re.compile(r"\\(?:rbrace|\})(?![a-z])"), "⦄"),
@@ -40,9 +51,10 @@ _TO_SIGN = [
     (re.compile(r"\\(?:emptyset|varnothing)(?![a-z])"), "⦃⦄"),
     (re.compile(r"\\(?:div)(?![a-z])"), "/"),
     (re.compile(r"\\sqrt\s*(\d|[a-z](?![a-z]))"), r"\\sqrt{\1}"),
-    (re.compile(r"(?<![\\A-Za-z])sqrt\s*\(([^()]{1,100})\)"), r"\\sqrt{\1}"),
+    (re.compile(r"(?<![A-Za-z\\])\\?sqrt\s*\(([^()]{1,100})\)"), r"\\sqrt{\1}"),
     (re.compile(r"(?<![\\A-Za-z])pi\b"), r"\\pi"),
     (re.compile(r"\*\*"), "^"),
+    (re.compile(r"(?<=\d)\s*\^\s*\{?o\}?(?![A-Za-z])"), "°"),
     (re.compile(r"\^\s*\{\s*(\w)\s*\}"), r"^\1"),
     (re.compile(r"_\s*\{\s*(\w+)\s*\}"), r"_\1"),
     (re.compile(r"\\(?:mid|vert)(?![a-z])"), "|"),
@@ -100,4 +112,5 @@ def normal(text: str) -> str:
     text = plain(text)
     for pattern, sign in _TO_SIGN[2:]:
         text = pattern.sub(sign, text)
+    text = _ROUNDED.sub("", text)
     return re.sub(r"\s+", " ", unwrapped(text)).strip()

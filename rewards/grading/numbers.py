@@ -16,7 +16,7 @@ _GROUPED = r"\d{1,3}(?:,\d{3})+(?![\d,])|\d{1,3}(?: \d{3})+(?!\d)|\d{1,3}(?:'\d{
 _PLAIN = rf"(?:(?:{_GROUPED}|\d+)(?:\.\d*)?|\.\d+)"
 _FRAC = r"\\frac\s*\{\s*(?P<top>[-+]?[\d.,]+)\s*\}\s*\{\s*(?P<bottom>[-+]?[\d.,]+)\s*\}"
 _BODY = re.compile(
-    rf"(?P<sign>[-+]?)\s*(?P<currency>(?:us|a|c)?[{units.CURRENCY}])?\s*(?P<sign2>[-+]?)\s*(?:"
+    rf"(?P<sign>[-+]?)\s*(?P<currency>(?:us|a|c)?[{units.CURRENCY}]|(?:rs\.?|usd|eur|gbp|inr)(?=[\s\d]))?\s*(?P<sign2>[-+]?)\s*(?:"
     rf"(?:(?P<whole>\d+)\s*(?:and\s+)?)?(?P<frac>{_FRAC})"
     r"|(?P<mixed>\d+)\s+(?:and\s+)?(?P<over>\d+)\s*/\s*(?P<under>\d+)(?![\d.,])"
     r"|(?P<half>\d+) and (?:a|one) half\b"
@@ -29,9 +29,9 @@ _BODY = re.compile(
 )
 _PERCENT = re.compile(r"\s*(?:%|percent\b|per cent\b|percentage points?\b)", re.IGNORECASE)
 _REPEATING = re.compile(r"([-+]?)(\d*)\.(\d*)\\overline\s*\{?(\d{1,30})\}?")
-_ARITHMETIC = re.compile(r"[\d\s+\-*/().,$%]*\d\s*[+\-*/][\d\s+\-*/().,$%]*")
+_ARITHMETIC = re.compile(r"[\d\s+\-*/().,$%^{}]*\d\s*[+\-*/^][\d\s+\-*/().,$%^{}]*")
 _VARIABLE = re.compile(
-    r"(?:(?:\\?(?:sin|cos|tan)\s*)?(?:m?(?:∠|\\angle)\s*)?[A-Za-z]{1,3}(?:_\{?\w+\}?)?|[A-Za-z]\([a-z]\)"
+    r"(?:(?:\\?(?:sin|cos|tan)\s*)?(?:m?(?:∠|\\angle|角)\s*)?[A-Za-z]{1,3}(?:_\{?\w+\}?)?|[A-Za-z]\([a-z]\)"
     r"|\\?[A-Za-z]{2,}(?: [A-Za-z]{2,}){0,5})"
 )
 _MINUS = re.compile(r"(?:negative|minus)\s+(?=[\d$.])", re.IGNORECASE)
@@ -64,10 +64,10 @@ def parse(text: str, *, words: bool = True, loose_units: bool = True) -> Number 
     >>> parse("$1,080.50"), parse("3 1/2 cups").value, parse("12 or 13")
     (Number(value=Fraction(2161, 2), unit='$', percent=False), Fraction(7, 2), None)
     """
-    if len(text) > LONGEST:
+    if len(text) > LONGEST or "~~" in text:  # struck out
         return None
     text = _without_echo(spelled(text))
-    if text.startswith("(") and text.endswith(")") and text.count("(") == 1:
+    if text[:1] + text[-1:] in ("()", "[]") and text.count(text[0]) == 1:
         text = text[1:-1].strip()
     if "=" in text:
         text = _right_side(text)
@@ -166,8 +166,10 @@ def _with_unit(value: Fraction, currency: str, rest: str, loose: bool) -> Number
     glued = bool(rest) and not rest[0].isspace() and rest[0] not in "°" + units.CURRENCY and ord(rest[0]) < 128
     rest = rest.strip()
     rest = unwrapped(rest) if rest else ""
+    if re.fullmatch(r"\([A-Za-z ]+\)", rest):
+        rest = rest[1:-1]
     if not rest:
-        return Number(value, units.canonical(currency) or "", bool(percent))
+        return Number(value, units.canonical(currency.rstrip(".")) or "", bool(percent))
     if rest[0] in ".,!?/^*-+_(){}[]|&<>=:;\\'\"" and not rest.startswith("/"):
         return None
     unit = units.canonical(rest)
@@ -179,9 +181,16 @@ def _with_unit(value: Fraction, currency: str, rest: str, loose: bool) -> Number
     if not loose and not percent and not all(name in _KNOWN_NAMES or _is_noun(name) for name in names if name):
         return None
     if currency:
-        if re.match(r"(?:/|per\b|each\b|a\b|in\b|every\b|total\b)", rest.lower()) or units.canonical(currency) == unit:
-            return Number(value, units.canonical(currency) or "", bool(percent))
-        return None if glued or len(rest) < 3 else Number(value, units.canonical(currency) or "", bool(percent))
+        if (
+            re.match(r"(?:/|per\b|each\b|a\b|in\b|every\b|total\b)", rest.lower())
+            or units.canonical(currency.rstrip(".")) == unit
+        ):
+            return Number(value, units.canonical(currency.rstrip(".")) or "", bool(percent))
+        return (
+            None
+            if glued or len(rest) < 3
+            else Number(value, units.canonical(currency.rstrip(".")) or "", bool(percent))
+        )
     return Number(value, "" if percent else unit, bool(percent))
 
 

@@ -17,7 +17,12 @@ _LABELS = frozenset(
 """Words whose number names a thing and counts nothing."""
 _BEFORE = units.HEDGES - {"and"}
 _AFTER = units.HEDGES - {"and", "over", "to", "through", "around", "about", "most"}
-_VERB = re.compile(r".*\b(?:is|are|was|were|has|have|equals|there's|it's|=)\s+(.+)", re.DOTALL | re.IGNORECASE)
+_EITHER = re.compile(r"\beither [a-z ]+ or [a-z]+")
+_VERB = re.compile(
+    r"(?:.*\b(?:is|are|was|were|has|have|equals|there's|it's|count|see|get|got|makes|needs|total of)"
+    r"|[A-Za-z ]{1,40}:|.*=)\s+(.+)",
+    re.DOTALL | re.IGNORECASE,
+)
 
 
 def number_of(sentence: str) -> Number | None:
@@ -64,7 +69,7 @@ def _digits(text: str, token: re.Match[str]) -> Number | None:
     number = numbers.parse(text[start:], words=False)
     if number:
         return number
-    names = _WORD.findall(after.lower())
+    names = _WORD.findall(_EITHER.sub(" ", after.lower()))
     if re.search(r"[^A-Za-z'\s,.()*%-]", after) or _AFTER & set(names) or names[:1] == ["and"] or _counts(names):
         return None
     if not after[:1].isspace() and after[:1] not in "%,.*)":
@@ -88,7 +93,7 @@ def _words(text: str) -> Number | None:
             continue
         found = number_words.read(text[token.start() :])
         before = _WORD.findall(text[: token.start()].lower())
-        after = _WORD.findall(found[1].lower()) if found else []
+        after = _WORD.findall(_EITHER.sub(" ", found[1].lower())) if found else []
         if found is None or _BEFORE & set(before) or _AFTER & set(after) or after[:1] == ["and"] or len(names) > 20:
             return None
         again = any(other in number_words.NUMBER_WORDS for other in after if other != "one")

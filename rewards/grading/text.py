@@ -23,6 +23,7 @@ _SUPERSCRIPT = {ord(sign): plain for sign, plain in zip("⁰¹²³⁴⁵⁶⁷�
 _SUPERSCRIPTS = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ]+")
 _SUBSCRIPT = {ord(sign): plain for sign, plain in zip("₀₁₂₃₄₅₆₇₈₉", "0123456789", strict=True)}
 _SUBSCRIPTS = re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
+_STACKED = re.compile("(?<![⁰¹²³⁴⁵⁶⁷⁸⁹])([⁰¹²³⁴⁵⁶⁷⁸⁹]+)[⁄∕/]([₀₁₂₃₄₅₆₇₈₉]+)")
 _VULGAR = re.compile("[¼½¾⅐-⅞↉]")
 _COMMANDS = {
     "×": "times", "·": "cdot", "⋅": "cdot", "∙": "cdot", "÷": "div", "∞": "infty", "π": "pi", "±": "pm",
@@ -72,6 +73,7 @@ def clean(text: str) -> str:
 
 def _plain(text: str) -> str:
     # NFKC alone would turn 5² into 52 and 3½ into 31/2, so these go first.
+    text = _STACKED.sub(lambda m: " " + m[1].translate(_SUPERSCRIPT) + "/" + m[2].translate(_SUBSCRIPT), text)
     text = _SUPERSCRIPTS.sub(lambda m: "^{" + m[0].translate(_SUPERSCRIPT) + "}", text)
     text = _SUBSCRIPTS.sub(lambda m: "_{" + m[0].translate(_SUBSCRIPT) + "}", text)
     text = _VULGAR.sub(lambda m: " " + unicodedata.normalize("NFKC", m[0]), text)

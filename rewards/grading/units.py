@@ -10,26 +10,31 @@ _NAMES = {
     "mg": "milligram", "g": "gram 克", "kg": "kilogram kilo 千克", "lb": "lbs pound", "oz": "ounce", "ton": "tonne",
     "ml": "milliliter millilitre", "l": "liter litre 升", "gallon": "gal", "quart": "qt", "pint": "pt", "cup": "",
     "s": "sec second 秒", "minute": "min mins 分钟", "h": "hr hrs hour 小时", "day": "天", "week": "wk", "month": "",
-    "year": "yr", "degree": "° deg 度", "radian": "rad", "mph": "", "km/h": "kmh kph", "unit": "",
+    "year": "yr", "degree": "° deg 度", "celsius": "°c", "fahrenheit": "°f",
+    "radian": "rad", "mph": "", "km/h": "kmh kph", "unit": "",
     "$": "dollar usd us$ buck", "cent": "¢ penny pennies", "€": "euro eur", "£": "gbp", "¥": "yen jpy yuan rmb 元",
-    "₹": "rupee inr", "n": "newton", "j": "joule", "w": "watt", "hz": "hertz", "v": "volt", "pa": "pascal",
+    "₹": "rupee inr rs", "n": "newton", "j": "joule", "w": "watt", "hz": "hertz", "v": "volt", "pa": "pascal",
 }  # fmt: skip
 KNOWN = {alias: name for name, aliases in _NAMES.items() for alias in (name, *aliases.split())}
 CURRENCY = "$€£¥₹¢"
 HEDGES = frozenset(
-    "or never and plus minus times divided over to not no maybe perhaps possibly probably either neither nor than "
-    "squared cubed factorial dozen dozens half halves third thirds quarter quarters hundred hundreds thousand "
-    "thousands million millions billion billions trillion percent power root mod modulo choose negative if but "
-    "wrong incorrect could might may between least most about nearly almost roughly around except without unknown "
-    "guess point double twice triple pi isn't can't cannot versus vs unless unsure depends score pair pairs false "
-    "true undefined infinity couple few several multiplied print eval exec import return lambda equals through "
-    "until".split()
+    "or never near close above below under beyond anything basis and plus minus times divided over to not no "
+    "maybe perhaps possibly probably either neither nor than squared cubed factorial dozen dozens half halves "
+    "third thirds quarter quarters hundred hundreds thousand thousands million millions billion billions trillion "
+    "percent power root mod modulo choose negative if but wrong incorrect could might may between least most "
+    "about nearly almost roughly around except without unknown guess point double twice triple pi isn't can't "
+    "cannot versus vs unless unsure depends score pair pairs false true undefined infinity couple few several "
+    "multiplied print eval exec import return lambda equals through until".split()
 )
 """Words beside a number that make it another number, or no definite one."""
 
 _POWERS = {"square": "^2", "sq": "^2", "cubic": "^3", "cu": "^3", "平方": "^2", "立方": "^3"}
 _TOKEN = re.compile(r"[A-Za-z$€£¥₹¢°'\u4e00-\u9fff]+(?:\^?\{?[23]\}?(?!\d))?|[/.*-]|\S")
 _POWER = re.compile(r"(.*?)\^?\{?([23])\}?$")
+_CJK = re.compile(
+    "(?:(?![或和不至到万亿千百十半倍打双对分之多约余来几又点成折零一二三四五六七八九两])[\u3040-\u30ff\u4e00-\u9fff]){1,4}"
+)
+_SAME = {"mile/h": "mph", "degree celsius": "celsius", "degree fahrenheit": "fahrenheit", "us $": "$"}
 _CHINESE = re.compile("(平方|立方)(?=.)")
 
 
@@ -53,7 +58,7 @@ def canonical(text: str) -> str | None:
         elif word in _POWERS:
             power = _POWERS[word]
         else:
-            name = _name(word)
+            name = "us" if word == "us" else _name(word)
             if name is None:
                 return None
             names.append(name + power)
@@ -61,7 +66,7 @@ def canonical(text: str) -> str | None:
     if power or (names and names[-1] == "/"):
         return None
     name = " ".join(names).replace(" / ", "/")
-    return {"mile/h": "mph"}.get(name, name)
+    return _SAME.get(name, name)
 
 
 def _name(word: str) -> str | None:
@@ -71,6 +76,8 @@ def _name(word: str) -> str | None:
     for candidate in (stem, stem.removesuffix("s"), stem.removesuffix("es")):
         if candidate in KNOWN and not (len(candidate) == 1 and candidate != stem):
             return KNOWN[candidate] + power
+    if _CJK.fullmatch(stem) or stem == "of":
+        return stem
     if stem in HEDGES or len(stem) < 3 or power or not stem.replace("'", "").isalpha():
         return None
     return stem.removesuffix("s")

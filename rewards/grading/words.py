@@ -7,7 +7,8 @@ import re
 from rewards.grading.notation import plain, unwrapped
 
 _SAID = re.compile(
-    r"(?:yes|no)\b[*]*\s*(?:$|[^\w\s]|(?:it|there|they|the|this|that|these|those|because|since|both|all)\b)",
+    r"(?:yes|no)\b(?!\.\s*\d)[*]*\s*(?:$|[^\w\s?]"
+    r"|(?:it|there|they|the|this|that|these|those|because|since|both|all)\b)",
     re.IGNORECASE,
 )
 YES_NO = {"yes": "yes", "no": "no"}
@@ -19,7 +20,8 @@ CLASSES = (
 )
 """CLEVR's colours, shapes, sizes and materials with their synonyms (Johnson et al., 2017)."""
 _HEDGES = frozenset(
-    "or not maybe perhaps possibly either neither nor both unsure could might isn't unknown guess wrong than".split()
+    "or not never maybe perhaps possibly either neither nor both unsure could might isn't unknown guess wrong "
+    "than".split()
 )
 
 
@@ -33,7 +35,7 @@ def same_yes_no(gold: str, text: str) -> bool:
     found = tokens(text)
     if not found or found[0] not in YES_NO or found[0] != gold:
         return False
-    if not _SAID.match(unwrapped(plain(unwrapped(text))).lstrip("*")):
+    if not _SAID.match(unwrapped(plain(unwrapped(text))).lstrip("*(")):
         return False
     other = {"yes", "no"} - {gold}
     return (
@@ -41,18 +43,20 @@ def same_yes_no(gold: str, text: str) -> bool:
     )
 
 
-def same_word(gold: str, text: str, longest: int = 12) -> bool:
+def same_word(gold: str, text: str) -> bool:
     """Whether a text gives the gold word: the same words, or one word of the gold's CLEVR class and no hedge."""
     ours, theirs = tokens(gold), tokens(text)
-    if not ours:
+    if not ours or "?" in text or len(theirs) > 12:
         return False
     for names in CLASSES:
         if len(ours) == 1 and _stem(ours[0]) in names:
+            wanted = names[_stem(ours[0])]
             found = {names[_stem(word)] for word in theirs if _stem(word) in names}
-            return len(theirs) <= longest and found == {names[_stem(ours[0])]} and not _HEDGES & set(theirs)
+            said = len(theirs) <= 6 or names.get(_stem(theirs[-1])) == wanted
+            return said and found == {wanted} and not _HEDGES & set(theirs)
     while theirs and theirs[0] in {"the", "a", "an", "it", "is", "it's"} and ours != theirs:
         theirs = theirs[1:]
-    return ours == theirs and "?" not in text
+    return ours == theirs
 
 
 def _stem(word: str) -> str:

@@ -8,28 +8,28 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 MaskSchedule = Literal["stride", "interpolate", "random"]
 Remasking = Literal["low_confidence", "random"]
 PromptTemplate = Literal["chat", "chat_one_newline", "chat_two_newlines", "plain"]
 
 
-def _require(condition: bool, message: str) -> None:
+def require(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(message)
 
 
-def _choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    _require(value in allowed, f"{name}: no {value!r}; choose one of {sorted(allowed)}")
+def choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    require(value in allowed, f"{name}: no {value!r}; choose one of {sorted(allowed)}")
 
 
-def _positive(name: str, value: float) -> None:
-    _require(value > 0, f"{name} is {value}; it must be above 0")
+def positive(name: str, value: float) -> None:
+    require(value > 0, f"{name} is {value}; it must be above 0")
 
 
-def _within(name: str, value: float, low: float, high: float) -> None:
-    _require(low <= value <= high, f"{name} is {value}; it must lie in [{low}, {high}]")
+def within(name: str, value: float, low: float, high: float) -> None:
+    require(low <= value <= high, f"{name} is {value}; it must lie in [{low}, {high}]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +53,10 @@ class DataConfig:
     """Text put before every question, for example the request to think first."""
 
     def __post_init__(self) -> None:
-        _require(bool(self.prompt_dataset), "data.prompt_dataset is empty; name a JSONL file or a data set")
-        _require(self.max_samples >= 0, f"data.max_samples is {self.max_samples}; use 0 for all prompts")
-        _positive("data.max_prompt_tokens", self.max_prompt_tokens)
-        _choice("data.prompt_template", self.prompt_template, get_args(PromptTemplate))
+        require(bool(self.prompt_dataset), "data.prompt_dataset is empty; name a JSONL file or a data set")
+        require(self.max_samples >= 0, f"data.max_samples is {self.max_samples}; use 0 for all prompts")
+        positive("data.max_prompt_tokens", self.max_prompt_tokens)
+        choice("data.prompt_template", self.prompt_template, get_args(PromptTemplate))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,26 +81,26 @@ class TextSamplingConfig:
     """Once a block holds end-of-text, the rest of that response is padding and is not sampled."""
 
     def __post_init__(self) -> None:
-        _positive("block_length", self.block_length)
-        _positive("num_denoising_steps", self.num_denoising_steps)
-        _require(
+        positive("block_length", self.block_length)
+        positive("num_denoising_steps", self.num_denoising_steps)
+        require(
             self.block_length <= self.max_new_tokens,
             f"block_length is {self.block_length}, longer than max_new_tokens {self.max_new_tokens}",
         )
-        _require(
+        require(
             self.max_new_tokens % self.block_length == 0,
             f"max_new_tokens {self.max_new_tokens} is not a multiple of block_length {self.block_length}",
         )
         blocks = self.max_new_tokens // self.block_length
-        _require(
+        require(
             self.num_denoising_steps % blocks == 0,
             f"num_denoising_steps {self.num_denoising_steps} is not a multiple of the {blocks} blocks of the response",
         )
-        _require(self.temperature >= 0, f"temperature is {self.temperature}; it must be 0 or more")
-        _require(0 < self.top_p <= 1, f"top_p is {self.top_p}; it must lie in (0, 1]")
-        _choice("remasking", self.remasking, ("low_confidence", "random"))
-        _require(self.guidance_scale >= 0, f"guidance_scale is {self.guidance_scale}; it must be 0 or more")
-        _within("threshold", self.threshold, 0.0, 1.0)
+        require(self.temperature >= 0, f"temperature is {self.temperature}; it must be 0 or more")
+        require(0 < self.top_p <= 1, f"top_p is {self.top_p}; it must lie in (0, 1]")
+        choice("remasking", self.remasking, ("low_confidence", "random"))
+        require(self.guidance_scale >= 0, f"guidance_scale is {self.guidance_scale}; it must be 0 or more")
+        within("threshold", self.threshold, 0.0, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,15 +123,15 @@ class ImageSamplingConfig:
     """Classifier-free guidance against an unconditional prompt; 0 is off."""
 
     def __post_init__(self) -> None:
-        _positive("num_image_tokens", self.num_image_tokens)
-        _positive("num_denoising_steps", self.num_denoising_steps)
-        _require(
+        positive("num_image_tokens", self.num_image_tokens)
+        positive("num_denoising_steps", self.num_denoising_steps)
+        require(
             re.fullmatch(r"cosine|linear|sigmoid|pow(?=.*[1-9])\d*\.?\d+", self.schedule) is not None,
             f"schedule: no {self.schedule!r}; choose `cosine`, `linear`, `sigmoid` or `pow` with an exponent, as pow2",
         )
         for name in ("temperature", "remasking_temperature", "guidance_scale"):
-            _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; it must be 0 or more")
-        _choice("remasking_anneal", self.remasking_anneal, ("linear", "compounding"))
+            require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; it must be 0 or more")
+        choice("remasking_anneal", self.remasking_anneal, ("linear", "compounding"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,14 +146,14 @@ class RolloutConfig:
     """Sampling of text responses."""
 
     def __post_init__(self) -> None:
-        _positive("rollout.batch_size", self.batch_size)
-        _positive("rollout.micro_batch_size", self.micro_batch_size)
-        _require(
+        positive("rollout.batch_size", self.batch_size)
+        positive("rollout.micro_batch_size", self.micro_batch_size)
+        require(
             self.n_samples_per_prompt >= 2,
             f"rollout.n_samples_per_prompt is {self.n_samples_per_prompt}: group advantages would all be 0; "
             "use at least 2",
         )
-        _require(
+        require(
             self.text.temperature > 0,
             "rollout.text.temperature is 0: all samples of a prompt would be equal and every advantage 0; use 1.0",
         )
@@ -171,10 +171,10 @@ class AdamConfig:
     """Decoupled weight decay; norms are exempt."""
 
     def __post_init__(self) -> None:
-        _positive("actor.adam.lr", self.lr)
+        positive("actor.adam.lr", self.lr)
         for beta in self.betas:
-            _require(0 <= beta < 1, f"actor.adam.betas holds {beta}; each must lie in [0, 1)")
-        _require(self.weight_decay >= 0, f"actor.adam.weight_decay is {self.weight_decay}; it must be 0 or more")
+            require(0 <= beta < 1, f"actor.adam.betas holds {beta}; each must lie in [0, 1)")
+        require(self.weight_decay >= 0, f"actor.adam.weight_decay is {self.weight_decay}; it must be 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,16 +203,21 @@ class ActorConfig:
     """Recompute activations in the backward pass: less memory, about a third more time."""
 
     def __post_init__(self) -> None:
-        _positive("actor.num_nodes", self.num_nodes)
-        _positive("actor.num_gpus_per_node", self.num_gpus_per_node)
-        _choice("actor.lr_scheduler", self.lr_scheduler, ("constant_with_warmup", "cosine_with_min_lr", "linear"))
-        _within("actor.lr_warmup_ratio", self.lr_warmup_ratio, 0.0, 1.0)
-        _within("actor.min_lr_ratio", self.min_lr_ratio, 0.0, 1.0)
-        _require(self.max_norm >= 0, f"actor.max_norm is {self.max_norm}; use 0 to leave gradients as they are")
+        positive("actor.num_nodes", self.num_nodes)
+        positive("actor.num_gpus_per_node", self.num_gpus_per_node)
+        choice("actor.lr_scheduler", self.lr_scheduler, ("constant_with_warmup", "cosine_with_min_lr", "linear"))
+        within("actor.lr_warmup_ratio", self.lr_warmup_ratio, 0.0, 1.0)
+        within("actor.min_lr_ratio", self.min_lr_ratio, 0.0, 1.0)
+        require(self.max_norm >= 0, f"actor.max_norm is {self.max_norm}; use 0 to leave gradients as they are")
         low, high = self.eps_clip_low_high
-        _require(0 < low < 1, f"actor.eps_clip_low_high: low is {low}; it must lie in (0, 1)")
-        _positive("actor.eps_clip_low_high: high", high)
-        _choice("actor.loss_agg_mode", self.loss_agg_mode, ("masked_token_mean", "token_mean", "fixed_length"))
+        require(0 < low < 1, f"actor.eps_clip_low_high: low is {low}; it must lie in (0, 1)")
+        positive("actor.eps_clip_low_high: high", high)
+        choice("actor.loss_agg_mode", self.loss_agg_mode, ("masked_token_mean", "token_mean", "fixed_length"))
+
+    @property
+    def num_ranks(self) -> int:
+        """Processes, each with one GPU."""
+        return self.num_nodes * self.num_gpus_per_node
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,8 +245,8 @@ class MaskRatioConfig:
     """Ratios are mapped into [minimum, maximum]."""
 
     def __post_init__(self) -> None:
-        _choice("algo.mask_ratio.schedule", self.schedule, ("stride", "interpolate", "random"))
-        _require(
+        choice("algo.mask_ratio.schedule", self.schedule, ("stride", "interpolate", "random"))
+        require(
             0 <= self.minimum <= self.maximum <= 1 and self.maximum > 0,
             f"algo.mask_ratio: minimum {self.minimum} and maximum {self.maximum} must satisfy "
             "0 <= minimum <= maximum <= 1 and 0 < maximum",
@@ -254,7 +259,7 @@ class AdvantageConfig:
     """Reward minus the group mean over its standard deviation; without the division; or minus the others' mean."""
 
     def __post_init__(self) -> None:
-        _choice("algo.advantage.estimator", self.estimator, ("group_norm", "mean_only", "leave_one_out"))
+        choice("algo.advantage.estimator", self.estimator, ("group_norm", "mean_only", "leave_one_out"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,8 +270,8 @@ class KLConfig:
     """Estimator of the KL from log-ratios."""
 
     def __post_init__(self) -> None:
-        _require(self.init_coef >= 0, f"algo.kl.init_coef is {self.init_coef}; it must be 0 or more")
-        _choice("algo.kl.estimator", self.estimator, ("k1", "k2", "k3"))
+        require(self.init_coef >= 0, f"algo.kl.init_coef is {self.init_coef}; it must be 0 or more")
+        choice("algo.kl.estimator", self.estimator, ("k1", "k2", "k3"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -311,9 +316,9 @@ class RewardTermConfig:
     def __post_init__(self) -> None:
         where = f"reward.terms: {self.name}"
         for name in ("timeout_seconds", "attempts", "num_workers", "concurrency"):
-            _positive(f"{where}: {name}", getattr(self, name))
+            positive(f"{where}: {name}", getattr(self, name))
         for name in ("batch_size", "num_cpus", "num_gpus"):
-            _require(getattr(self, name) >= 0, f"{where}: {name} is {getattr(self, name)}; it must be 0 or more")
+            require(getattr(self, name) >= 0, f"{where}: {name} is {getattr(self, name)}; it must be 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -329,12 +334,12 @@ class RewardConfig:
     """Such steps in a row after which the run stops."""
 
     def __post_init__(self) -> None:
-        _require(len(self.terms) > 0, "reward.terms is empty; name at least one reward")
+        require(len(self.terms) > 0, "reward.terms is empty; name at least one reward")
         names = [t.name for t in self.terms]
-        _require(len(set(names)) == len(names), f"reward.terms names a reward twice: {names}")
-        _require(any(t.weight for t in self.terms), "every weight of reward.terms is 0; train on at least one reward")
-        _require(0 <= self.max_missing_share <= 1, f"reward.max_missing_share is {self.max_missing_share}; use 0 to 1")
-        _positive("reward.max_failed_steps", self.max_failed_steps)
+        require(len(set(names)) == len(names), f"reward.terms names a reward twice: {names}")
+        require(any(t.weight for t in self.terms), "every weight of reward.terms is 0; train on at least one reward")
+        require(0 <= self.max_missing_share <= 1, f"reward.max_missing_share is {self.max_missing_share}; use 0 to 1")
+        positive("reward.max_failed_steps", self.max_failed_steps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -352,7 +357,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "num_inner_updates", "micro_batch_size"):
-            _positive(f"train.{name}", getattr(self, name))
+            positive(f"train.{name}", getattr(self, name))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -371,7 +376,7 @@ class EvalConfig:
     def __post_init__(self) -> None:
         for name in ("max_samples", "steps", "n_samples_per_prompt"):
             value = getattr(self, name)
-            _require(value >= 0, f"eval.{name} is {value}; it must be 0 or more")
+            require(value >= 0, f"eval.{name} is {value}; it must be 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -388,8 +393,8 @@ class CheckpointConfig:
     """Metric of the best checkpoint, higher is better."""
 
     def __post_init__(self) -> None:
-        _require(self.save_steps >= 0, f"ckpt.save_steps is {self.save_steps}; it must be 0 or more")
-        _positive("ckpt.max_num", self.max_num)
+        require(self.save_steps >= 0, f"ckpt.save_steps is {self.save_steps}; it must be 0 or more")
+        positive("ckpt.max_num", self.max_num)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -404,9 +409,9 @@ class DeepSpeedConfig:
     """Attention kernel."""
 
     def __post_init__(self) -> None:
-        _require(self.zero_stage in (0, 1, 2, 3), f"ds.zero_stage is {self.zero_stage}; choose one of [0, 1, 2, 3]")
-        _choice("ds.param_dtype", self.param_dtype, ("fp32", "bf16"))
-        _choice("ds.attn_implementation", self.attn_implementation, ("sdpa", "flash_attention_2", "eager"))
+        require(self.zero_stage in (0, 1, 2, 3), f"ds.zero_stage is {self.zero_stage}; choose one of [0, 1, 2, 3]")
+        choice("ds.param_dtype", self.param_dtype, ("fp32", "bf16"))
+        choice("ds.attn_implementation", self.attn_implementation, ("sdpa", "flash_attention_2", "eager"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -419,7 +424,22 @@ class LoggerConfig:
     """Samples of each step kept in rollouts.jsonl."""
 
     def __post_init__(self) -> None:
-        _require(self.rollouts_per_step >= 0, f"logger.rollouts_per_step is {self.rollouts_per_step}; use 0 or more")
+        require(self.rollouts_per_step >= 0, f"logger.rollouts_per_step is {self.rollouts_per_step}; use 0 or more")
+
+
+class ModelRun(Protocol):
+    """What the model workers of any stage need of its config."""
+
+    @property
+    def actor(self) -> ActorConfig: ...
+    @property
+    def ds(self) -> DeepSpeedConfig: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def num_samples_per_step(self) -> int: ...
+    @property
+    def num_optimizer_steps(self) -> int: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -453,14 +473,14 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         samples = self.rollout.batch_size * self.rollout.n_samples_per_prompt
-        ranks = self.actor.num_nodes * self.actor.num_gpus_per_node
-        _require(
+        ranks = self.actor.num_ranks
+        require(
             samples % ranks == 0,
             f"{samples} samples of a step (rollout.batch_size {self.rollout.batch_size} x "
             f"rollout.n_samples_per_prompt {self.rollout.n_samples_per_prompt}) do not divide over {ranks} policy "
             f"ranks; make rollout.batch_size a multiple of {ranks}",
         )
-        _require(
+        require(
             self.actor.loss_agg_mode != "fixed_length" or self.rollout.text.max_new_tokens > 0,
             "actor.loss_agg_mode fixed_length needs rollout.text.max_new_tokens",
         )
@@ -468,7 +488,17 @@ class RunConfig:
     @property
     def num_policy_ranks(self) -> int:
         """Policy processes, each with one GPU."""
-        return self.actor.num_nodes * self.actor.num_gpus_per_node
+        return self.actor.num_ranks
+
+    @property
+    def seed(self) -> int:
+        """Of all random draws."""
+        return self.train.seed
+
+    @property
+    def num_optimizer_steps(self) -> int:
+        """Of the whole run."""
+        return self.train.num_steps * self.train.num_inner_updates
 
     @property
     def num_samples_per_step(self) -> int:

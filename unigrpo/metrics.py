@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
 METRICS_FILE = "metrics.jsonl"
@@ -46,6 +47,16 @@ class MetricsWriter:
     def write_rollouts(self, step: int, rows: list[dict[str, Any]]) -> None:
         """Writes samples of one step."""
         _append(self._folder / ROLLOUTS_FILE, [{"step": step, **row} for row in rows])
+
+    def write_pictures(self, step: int, pictures: dict[str, np.ndarray]) -> None:
+        """Sends pictures (uint8, height x width x 3) to TensorBoard and W&B; the files are the caller's."""
+        if self._tensorboard is not None:
+            for name, picture in pictures.items():
+                self._tensorboard.add_image(name, picture, step, dataformats="HWC")
+            self._tensorboard.flush()
+        if self._wandb is not None:
+            image = importlib.import_module("wandb").Image
+            self._wandb.log({name: image(picture) for name, picture in pictures.items()}, step=step)
 
     def truncate_after(self, step: int) -> None:
         """Drops what was written after a step, which a resumed run writes again. -1 drops all."""

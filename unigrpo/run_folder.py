@@ -3,27 +3,44 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 from tqdm import tqdm
 
-from unigrpo.config import RunConfig
+from unigrpo.config import CheckpointConfig, LoggerConfig
 from unigrpo.metrics import MetricsWriter
 
 PACKAGES = ("unigrpo", "torch", "transformers", "deepspeed", "ray", "openrlhf")
 SECRET_ENDINGS = ("api_key", "password", "secret", "token")
 
 
+class WrittenConfig(Protocol):
+    """What the folder of a run needs of the run's config, of UniGRPO and of a stage alike."""
+
+    @property
+    def run_dir(self) -> str: ...
+    @property
+    def logger(self) -> LoggerConfig: ...
+    @property
+    def ckpt(self) -> CheckpointConfig: ...
+    @property
+    def train(self) -> Any: ...
+    def to_dict(self) -> dict[str, Any]: ...
+
+
 class RunFolder:
     """Everything that a run writes; the trainer's :class:`~unigrpo.trainer.Output`."""
 
-    def __init__(self, config: RunConfig, first_step: int) -> None:
+    title = "UniGRPO"
+
+    def __init__(self, config: WrittenConfig, first_step: int) -> None:
         """Opens the folder.
 
         Args:
@@ -39,7 +56,7 @@ class RunFolder:
         )
         self._writer.truncate_after(first_step if first_step else -1)
         self._bar = tqdm(
-            total=config.train.num_steps, initial=first_step, desc="UniGRPO", unit="step", mininterval=0, ascii=" #"
+            total=config.train.num_steps, initial=first_step, desc=self.title, unit="step", mininterval=0, ascii=" #"
         )
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
@@ -49,13 +66,16 @@ class RunFolder:
         self._writer.write_rollouts(step, rows)
 
     def progress(self, step: int, values: dict[str, float]) -> None:
-        shown = {
-            "reward": f"{values['reward/total_mean']:.3f}",
+        self._bar.set_postfix(self.shown(values), refresh=False)
+        self._bar.update(step - self._bar.n)
+
+    def shown(self, values: dict[str, float]) -> dict[str, str]:
+        """What the progress bar tells."""
+        return {
+            "reward": f"{values.get('reward/total_mean', math.nan):.3f}",
             "KL": f"{values.get('kl/reference_nats', 0.0):.4f}",
             "s/step": f"{values['time/step_seconds']:.2f}",
         }
-        self._bar.set_postfix(shown, refresh=False)
-        self._bar.update(step - self._bar.n)
 
     def summary(self, summary: dict[str, Any]) -> None:
         """Writes ``summary.json``."""
@@ -67,7 +87,7 @@ class RunFolder:
         self._writer.close()
 
 
-def check_unused(config: RunConfig) -> None:
+def check_unused(config: WrittenConfig) -> None:
     """Refuses to write a new run over an old one.
 
     Raises:
@@ -80,7 +100,7 @@ def check_unused(config: RunConfig) -> None:
         )
 
 
-def config_text(config: RunConfig) -> str:
+def config_text(config: WrittenConfig) -> str:
     """The resolved config as YAML that ``--config`` takes again; commit and versions stand above it as comments."""
     lines = [f"# commit: {commit()}", f"# python: {sys.version.split()[0]}"]
     lines += [f"# {name}: {_version(name)}" for name in PACKAGES]

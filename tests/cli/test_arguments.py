@@ -5,14 +5,14 @@ import dataclasses
 import pytest
 import yaml
 
-from unigrpo.cli.arguments import parse, run_config, run_parser
+from unigrpo.cli.arguments import built, parse, run_parser
 from unigrpo.config import RewardTermConfig, RunConfig
 from unigrpo.run_folder import config_text
 
 
 def config(*arguments):
     parser = run_parser("unigrpo.cli.train_unigrpo", "Trains.")
-    return run_config(parse(parser, arguments))
+    return built(parse(parser, arguments), RunConfig)
 
 
 def test_flags_win_over_the_file_and_the_file_over_the_defaults(tmp_path):

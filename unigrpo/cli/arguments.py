@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
 from unigrpo.config import RunConfig
 
+Config = TypeVar("Config")
+
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
-def run_parser(program: str, description: str) -> ArgumentParser:
-    """A parser whose dotted flags are the fields of :class:`RunConfig`."""
+def run_parser(program: str, description: str, config: type = RunConfig) -> ArgumentParser:
+    """A parser whose dotted flags are the fields of a config's class."""
     parser = ArgumentParser(
         prog=f"python -m {program}",
         description=description,
@@ -25,7 +28,7 @@ def run_parser(program: str, description: str) -> ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--config", action="config", help="YAML file with the values; flags behind it win")
-    parser.add_class_arguments(RunConfig)
+    parser.add_class_arguments(config)
     return parser
 
 
@@ -46,10 +49,9 @@ def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Any:
         raise ValueError(message + (hint if wrong else "")) from error
 
 
-def run_config(parsed: Any) -> RunConfig:
-    """The run config of a parsed command line."""
-    names = RunConfig.__dataclass_fields__
-    return RunConfig(**{name: parsed[name] for name in names})
+def built(parsed: Any, config: type[Config]) -> Config:
+    """The config of a parsed command line."""
+    return config(**{field.name: parsed[field.name] for field in dataclasses.fields(config)})  # type: ignore[arg-type]
 
 
 def main(run: Callable[[Sequence[str]], int]) -> None:

@@ -12,29 +12,41 @@ SUBMIT_FOLDER = "UNIGRPO_SUBMIT_DIR"
 """Environment variable by which a submit script tells where it was called."""
 
 
+class UserPaths:
+    """Paths as the user meant them."""
+
+    def __init__(self) -> None:
+        told = Path(os.environ.get(SUBMIT_FOLDER, ""))
+        self.base = told if told.is_dir() else Path.cwd()
+
+    def found(self, name: str) -> str:
+        """A file or folder by its absolute path; what is none, such as a Hub name, as it is."""
+        return str((self.base / name).resolve()) if name and (self.base / name).exists() else name
+
+    def found_all(self, names: str) -> str:
+        """Several, joined by commas."""
+        return ",".join(self.found(name.strip()) for name in names.split(","))
+
+    def found_function(self, spec: str) -> str:
+        """The file of ``path.py:function``."""
+        path, colon, function = spec.rpartition(":")
+        return self.found(path) + colon + function if path.endswith(".py") else spec
+
+    def written(self, name: str) -> str:
+        """A path to write to, which need not exist yet; empty stays empty."""
+        return str((self.base / name).resolve()) if name else ""
+
+
 def with_absolute_paths(config: RunConfig) -> RunConfig:
     """The config with every path that exists below the user's folder made absolute; other names stay as they are."""
-    told = Path(os.environ.get(SUBMIT_FOLDER, ""))
-    base = told if told.is_dir() else Path.cwd()
-
-    def found(name: str) -> str:
-        """A file or folder by its absolute path; what is none, such as a Hub name, as it is."""
-        return str((base / name).resolve()) if name and (base / name).exists() else name
-
-    def found_all(names: str) -> str:
-        return ",".join(found(name.strip()) for name in names.split(","))
-
-    def found_function(spec: str) -> str:
-        path, colon, function = spec.rpartition(":")
-        return found(path) + colon + function if path.endswith(".py") else spec
-
-    terms = tuple(replace(term, name=found_function(term.name)) for term in config.reward.terms)
+    user = UserPaths()
+    terms = tuple(replace(term, name=user.found_function(term.name)) for term in config.reward.terms)
     return replace(
         config,
-        run_dir=str((base / config.run_dir).resolve()),
-        data=replace(config.data, prompt_dataset=found_all(config.data.prompt_dataset)),
-        eval=replace(config.eval, dataset=found_all(config.eval.dataset)),
-        actor=replace(config.actor, model_name_or_path=found(config.actor.model_name_or_path)),
+        run_dir=user.written(config.run_dir),
+        data=replace(config.data, prompt_dataset=user.found_all(config.data.prompt_dataset)),
+        eval=replace(config.eval, dataset=user.found_all(config.eval.dataset)),
+        actor=replace(config.actor, model_name_or_path=user.found(config.actor.model_name_or_path)),
         reward=replace(config.reward, terms=terms),
-        ckpt=replace(config.ckpt, path=str((base / config.ckpt.path).resolve()) if config.ckpt.path else ""),
+        ckpt=replace(config.ckpt, path=user.written(config.ckpt.path)),
     )

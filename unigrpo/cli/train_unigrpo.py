@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from unigrpo.checkpoint import CheckpointStore
-from unigrpo.cli.arguments import main, parse, run_config, run_parser
+from unigrpo.cli.arguments import built, main, parse, run_parser
 from unigrpo.cli.paths import with_absolute_paths
 from unigrpo.config import RunConfig
 from unigrpo.distributed import cluster
@@ -31,7 +31,7 @@ def run(arguments: Sequence[str]) -> int:
     parser = run_parser("unigrpo.cli.train_unigrpo", __doc__ or "")
     parser.add_argument("--dry_run", action="store_true", help="check everything, print the plan, and stop")
     parsed = parse(parser, arguments)
-    config = with_absolute_paths(run_config(parsed))
+    config = with_absolute_paths(built(parsed, RunConfig))
     check_unused(config)
     inputs = check_inputs(config)
     checkpoints = CheckpointStore(checkpoint_path(config), config.ckpt.max_num)

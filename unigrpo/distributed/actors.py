@@ -10,7 +10,7 @@ from openrlhf.trainer.ray.launcher import BaseModelActor
 from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from unigrpo.config import RunConfig
+from unigrpo.config import ModelRun, RunConfig
 from unigrpo.distributed.engine import StrategyEngine
 from unigrpo.distributed.host import Host
 from unigrpo.distributed.strategy import UniGRPOStrategy, make_strategy
@@ -24,7 +24,7 @@ from unigrpo.workers.reference import ReferenceWorker
 class ModelActor(Host, BaseModelActor):
     """One rank of a model group. A subclass says which worker it hosts."""
 
-    def initialize(self, config: RunConfig) -> None:
+    def initialize(self, config: ModelRun) -> None:
         """Joins the process group of its ranks and builds the worker."""
         disable_progress_bar()
         if not torch.cuda.is_available():
@@ -33,7 +33,7 @@ class ModelActor(Host, BaseModelActor):
         self._setup_distributed(strategy)
         self.worker = self.build(config, strategy)
 
-    def build(self, config: RunConfig, strategy: UniGRPOStrategy) -> Any:
+    def build(self, config: Any, strategy: UniGRPOStrategy) -> Any:
         """The worker, on the device of this rank."""
         raise NotImplementedError
 
@@ -43,11 +43,7 @@ class PolicyActor(ModelActor):
 
     def build(self, config: RunConfig, strategy: UniGRPOStrategy) -> PolicyWorker:
         """The policy worker on a DeepSpeed engine."""
-        model = load_model(config)
-        if config.actor.gradient_checkpointing_enable:
-            model.gradient_checkpointing_enable()
-        engine = StrategyEngine(model, config, strategy)
-        return PolicyWorker(config, engine, load_tokenizer(config.actor.model_name_or_path))
+        return PolicyWorker(config, training_engine(config, strategy), load_tokenizer(config.actor.model_name_or_path))
 
 
 class ReferenceActor(ModelActor):
@@ -75,7 +71,15 @@ class ReferenceActor(ModelActor):
             torch.cuda.empty_cache()
 
 
-def load_model(config: RunConfig) -> PreTrainedModel:
+def training_engine(config: ModelRun, strategy: UniGRPOStrategy) -> StrategyEngine:
+    """The model of the run behind DeepSpeed."""
+    model = load_model(config)
+    if config.actor.gradient_checkpointing_enable:
+        model.gradient_checkpointing_enable()
+    return StrategyEngine(model, config, strategy)
+
+
+def load_model(config: ModelRun) -> PreTrainedModel:
     """The model of a checkpoint folder, in the type of ``ds.param_dtype``."""
     dtype = torch.bfloat16 if config.ds.param_dtype == "bf16" else torch.float32
     return load_policy(config.actor.model_name_or_path, dtype, config.ds.attn_implementation)

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from unigrpo.config import RunConfig
+from unigrpo.config import ModelRun
 from unigrpo.distributed.strategy import UniGRPOStrategy, training_settings
 from unigrpo.models.checkpoint_io import MAX_SHARD_SIZE
 
@@ -21,7 +21,7 @@ TAG = "engine"
 class StrategyEngine:
     """A model and its optimizer behind DeepSpeed; ZeRO-1 or 2 shards the optimizer over the policy ranks."""
 
-    def __init__(self, model: PreTrainedModel, config: RunConfig, strategy: UniGRPOStrategy) -> None:
+    def __init__(self, model: PreTrainedModel, config: ModelRun, strategy: UniGRPOStrategy) -> None:
         """Args:
         model: Trainable; DeepSpeed moves it to the rank's device and casts it.
         config: The run.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from unigrpo.config import RunConfig
+from unigrpo.config import ModelRun
 
 
 class Host:
@@ -12,7 +12,7 @@ class Host:
 
     worker: Any = None
 
-    def initialize(self, config: RunConfig) -> None:
+    def initialize(self, config: ModelRun) -> None:
         """Builds the worker. Apart from the constructor, so that an error here reaches the caller as it is."""
         raise NotImplementedError
 

@@ -10,7 +10,7 @@ from openrlhf.trainer.ray.launcher import RayActorGroup
 from ray.exceptions import GetTimeoutError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
-from unigrpo.config import RunConfig
+from unigrpo.config import ActorConfig, ModelRun, RunConfig
 from unigrpo.distributed.actors import ModelActor, PolicyActor, ReferenceActor
 from unigrpo.distributed.cluster import has_reference
 from unigrpo.distributed.ray_group import RayGroup
@@ -51,12 +51,12 @@ def start_groups(config: RunConfig) -> Groups:
         WorkerError: A worker could not start.
     """
     share = 0.5 if has_reference(config) and config.train.colocate_actor_ref else 1.0
-    placements = [place(config)]
+    placements = [place(config.actor)]
     reference = None
     policy = model_group("policy", PolicyActor, config, placements[0], share)
     if has_reference(config):
         if share == 1.0:
-            placements.append(place(config))
+            placements.append(place(config.actor))
         reference = model_group("reference", ReferenceActor, config, placements[-1], share)
     groups = Groups(policy=policy, reference=reference, reward=RewardPool(config.reward), placements=tuple(placements))
     try:
@@ -70,7 +70,7 @@ def start_groups(config: RunConfig) -> Groups:
 
 
 def model_group(
-    role: str, actor: type[ModelActor], config: RunConfig, placement: PlacementGroup, share: float
+    role: str, actor: type[ModelActor], config: ModelRun, placement: PlacementGroup, share: float
 ) -> RayGroup:
     """One actor for each policy rank, with ``share`` of a GPU; two halves share one."""
     start: Any = RayActorGroup  # its annotations are narrower than what it takes
@@ -84,15 +84,15 @@ def model_group(
     return RayGroup(role, group._actor_handlers)
 
 
-def place(config: RunConfig) -> PlacementGroup:
+def place(actor: ActorConfig) -> PlacementGroup:
     """One GPU and one CPU for each rank, as few nodes as possible."""
-    placement = placement_group([{"GPU": 1, "CPU": 1}] * config.num_policy_ranks, strategy="PACK")
+    placement = placement_group([{"GPU": 1, "CPU": 1}] * actor.num_ranks, strategy="PACK")
     try:
         ray.get(placement.ready(), timeout=PLACEMENT_SECONDS)
     except GetTimeoutError as error:
         remove_placement_group(placement)
         raise ValueError(
-            f"the Ray cluster has the {config.num_policy_ranks} GPUs of the run, but they were not free within "
+            f"the Ray cluster has the {actor.num_ranks} GPUs of the run, but they were not free within "
             f"{PLACEMENT_SECONDS:g} s; `ray status` shows who holds them, `ray job list` the jobs"
         ) from error
     return placement

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 
-from unigrpo.config import RunConfig
+from unigrpo.config import ModelRun
 from unigrpo.workers.group import shares
 
 Result = TypeVar("Result")
@@ -86,7 +86,7 @@ class RayGroup:
         refs = [actor.run.remote(name, *args, **kwargs) for actor in self._actors]
         return self._results(refs, name, self._timeout_seconds)
 
-    def initialize(self, config: RunConfig) -> None:
+    def initialize(self, config: ModelRun) -> None:
         """Builds the workers, for as long as it takes. Raises as :meth:`call` does."""
         self._results([actor.initialize.remote(config) for actor in self._actors], "initialize", None)
 

@@ -13,7 +13,7 @@ from openrlhf.utils.deepspeed import DeepspeedStrategy
 from torch.distributed import get_world_size
 from torch.distributed.device_mesh import init_device_mesh
 
-from unigrpo.config import RunConfig
+from unigrpo.config import ModelRun
 from unigrpo.distributed import compat
 
 
@@ -62,21 +62,21 @@ class CPUDeepspeedStrategy(UniGRPOStrategy):
         return {}
 
 
-def make_strategy(config: RunConfig) -> UniGRPOStrategy:
+def make_strategy(config: ModelRun) -> UniGRPOStrategy:
     """The strategy of one rank, for the device that this process sees."""
     kind = UniGRPOStrategy if torch.cuda.is_available() else CPUDeepspeedStrategy
     return kind(
-        seed=config.train.seed,
+        seed=config.seed,
         max_norm=config.actor.max_norm,
         # DeepSpeed wants whole micro-batches; ours may be shorter, and only the engine's caller counts them.
-        micro_train_batch_size=config.num_samples_per_step // config.num_policy_ranks,
+        micro_train_batch_size=config.num_samples_per_step // config.actor.num_ranks,
         train_batch_size=config.num_samples_per_step,
         zero_stage=config.ds.zero_stage,
         args=strategy_arguments(config),
     )
 
 
-def strategy_arguments(config: RunConfig) -> Namespace:
+def strategy_arguments(config: ModelRun) -> Namespace:
     """Every ``args.*`` that OpenRLHF's strategy reads, under its names."""
     return Namespace(
         local_rank=-1,
@@ -98,7 +98,7 @@ def strategy_arguments(config: RunConfig) -> Namespace:
     )
 
 
-def training_settings(config: RunConfig) -> dict[str, Any]:
+def training_settings(config: ModelRun) -> dict[str, Any]:
     """Optimizer and schedule of the policy in the form that ``DeepspeedStrategy.prepare`` takes."""
     actor = config.actor
     return {
@@ -113,5 +113,5 @@ def training_settings(config: RunConfig) -> dict[str, Any]:
         "lr_warmup_ratio": actor.lr_warmup_ratio,
         "min_lr_ratio": actor.min_lr_ratio,
         "max_norm": actor.max_norm,
-        "scheduler_steps": config.train.num_steps * config.train.num_inner_updates,
+        "scheduler_steps": config.num_optimizer_steps,
     }

@@ -1,0 +1,118 @@
+"""Drawing samples of any task: the prompt's layout, the sampler, and the way back to text and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from PIL import Image
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from unigrpo.config import DataConfig, ImageSamplingConfig, TextSamplingConfig
+from unigrpo.data.images import Fit, image_pixels
+from unigrpo.data.layouts import t2i_unconditional_prompt
+from unigrpo.data.prompting import decode_completion, encode_prompt
+from unigrpo.models.image_tokenizer import ImageTokenizer
+from unigrpo.models.sampling.image import ImageSample, sample_images
+from unigrpo.models.sampling.text import TextSample, sample_text
+from unigrpo.models.sampling.think_then_draw import think_then_draw
+from unigrpo.models.vocabulary import Vocabulary
+from unigrpo.records import Prompt
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """What was drawn for one prompt: text, image or both."""
+
+    text: TextSample | None = None
+    image: ImageSample | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSampler:
+    """Everything but the weights that drawing needs."""
+
+    tokenizer: PreTrainedTokenizerBase
+    vocabulary: Vocabulary
+    data: DataConfig
+    """Template and instruction of the prompts."""
+    image_tokenizer: ImageTokenizer | None = None
+    """Needed by every task but text."""
+    resolution: int = 256
+    """Pixels of a side of input images."""
+    fit: Fit = "squash"
+    """How an input image becomes square."""
+    max_text_tokens: int | None = None
+    """Room for request and thoughts before an image (r2i); None allows any length."""
+
+    def draw(
+        self,
+        model: Callable[..., Any],
+        prompts: Sequence[Prompt],
+        text: TextSamplingConfig,
+        image: ImageSamplingConfig,
+        generators: Sequence[torch.Generator],
+    ) -> list[Drawn]:
+        """One sample for each prompt.
+
+        Args:
+            model: The forward pass.
+            prompts: All of one task.
+            text: Sampling of texts.
+            image: Sampling of images.
+            generators: One per prompt.
+
+        Raises:
+            ValueError: See the samplers and :func:`~unigrpo.data.prompting.encode_prompt`.
+        """
+        task = prompts[0].task
+        ids = self.encode(prompts)
+        # No task but t2i trains without a condition, so its empty prompt guides r2i too.
+        unconditional = [t2i_unconditional_prompt(self.vocabulary)] * len(prompts)
+        if task == "t2i":
+            images = sample_images(
+                model, ids, image, self.vocabulary, generators=generators, unconditional=unconditional
+            )
+            return [Drawn(image=one) for one in images]
+        if task == "r2i":
+            both = think_then_draw(
+                model, ids, text, image, self.vocabulary, generators=generators, unconditional=unconditional,
+                max_text_tokens=self.max_text_tokens,
+            )  # fmt: skip
+            return [Drawn(text=one.thought, image=one.image) for one in both]
+        texts = sample_text(model, ids, text, self.vocabulary, generators=generators)
+        return [Drawn(text=one) for one in texts]
+
+    def encode(self, prompts: Sequence[Prompt]) -> list[Int[Tensor, " P"]]:
+        """The prompts of one task as tokens."""
+        codes: Sequence[Tensor | None] = [None] * len(prompts)
+        if prompts[0].task == "mmu":
+            codes = list(self._image_tokenizer().encode(self._pixels(prompts)).cpu())
+        return [
+            encode_prompt(prompt, self.tokenizer, self.vocabulary, self.data, image)
+            for prompt, image in zip(prompts, codes, strict=True)
+        ]
+
+    def completion(self, drawn: Drawn) -> str:
+        """The text that was drawn; empty without one."""
+        if drawn.text is None:
+            return ""
+        return decode_completion(drawn.text.token_ids, drawn.text.response_mask, self.tokenizer, self.vocabulary)
+
+    def pictures(self, drawn: Sequence[Drawn]) -> list[Image.Image | None]:
+        """The pictures that were drawn, all in one pass of the image tokenizer; None for samples without one."""
+        codes = [one.image.codes for one in drawn if one.image is not None]
+        found = iter(self._image_tokenizer().codes_to_images(torch.stack(codes)) if codes else ())
+        return [None if one.image is None else next(found) for one in drawn]
+
+    def _pixels(self, prompts: Sequence[Prompt]) -> Tensor:
+        return image_pixels([prompt.images[0] for prompt in prompts], self.resolution, self.fit)
+
+    def _image_tokenizer(self) -> ImageTokenizer:
+        if self.image_tokenizer is None:
+            raise ValueError("the task has images, but there is no image tokenizer; name its folder")
+        return self.image_tokenizer

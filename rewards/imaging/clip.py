@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoTokenizer, CLIPConfig, CLIPImageProcess
 
 from rewards.imaging.batches import choose_device, require_batch_size, slices
 from rewards.imaging.prompt_tokens import PromptTokens
-from rewards.imaging.weights import is_local, require_finite
+from rewards.imaging.weights import local_path, require_finite
 
 LEGACY_END_ID = 2
 """OpenAI's published configs carry this wrong id; transformers then pools at the largest id of a text."""
@@ -87,15 +87,15 @@ def _pooled(features: object) -> Tensor:
 
 
 def _load_model(model: str) -> CLIPModel:
-    is_local(model)
+    source = local_path(model) or model
     try:
-        config = AutoConfig.from_pretrained(model)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError(f"model {model!r} has no config that transformers can read: {error}") from error
     if not isinstance(config, CLIPConfig):
         raise ValueError(f"model {model!r} is a {config.model_type!r}; this reward needs a 'clip' (CLIPModel)")
     try:
-        loaded: Any = CLIPModel.from_pretrained(model, config=config, dtype=torch.float32, output_loading_info=True)
+        loaded: Any = CLIPModel.from_pretrained(source, config=config, dtype=torch.float32, output_loading_info=True)
     except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(f"model {model!r}: its weights do not load into a CLIPModel: {error}") from error
     clip, info = loaded
@@ -108,12 +108,12 @@ def _load_model(model: str) -> CLIPModel:
 
 
 def _load_processor(processor: str, config: CLIPConfig) -> tuple[PromptTokens, CLIPImageProcessorPil]:
-    is_local(processor)
+    source = local_path(processor) or processor
     text: Any = config.text_config
     vision: Any = config.vision_config
     try:
-        tokenizer = AutoTokenizer.from_pretrained(processor)
-        image_processor = CLIPImageProcessorPil.from_pretrained(processor)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        image_processor = CLIPImageProcessorPil.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise ValueError(f"{processor!r} has no tokenizer or image processor of a CLIP: {error}") from error
     end_id = tokenizer.eos_token_id if text.eos_token_id == LEGACY_END_ID else text.eos_token_id
@@ -123,10 +123,11 @@ def _load_processor(processor: str, config: CLIPConfig) -> tuple[PromptTokens, C
         end_id=end_id,
         num_embeddings=text.vocab_size,
     )
-    side = dict(image_processor.crop_size or {}).get("height")
-    if side != vision.image_size:
+    side = vision.image_size
+    probe = image_processor(Image.new("RGB", (2 * side, side)), return_tensors="pt")["pixel_values"]
+    if probe.shape[2:] != (side, side):
         raise ValueError(
-            f"{processor!r} makes pictures of side {side}, the model takes {vision.image_size}: "
-            "they do not belong together"
+            f"{processor!r} makes pictures of {probe.shape[3]} x {probe.shape[2]} pixels, the model takes "
+            f"{side} x {side}: they do not belong together"
         )
     return tokens, image_processor

@@ -14,19 +14,19 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 
-def is_local(model: str) -> bool:
-    """Whether an option names a folder or a file, and not a model of the Hub.
+def local_path(model: str) -> Path | None:
+    """The folder or file that an option names; None if it names a model of the Hub.
 
     Raises:
         ValueError: It looks like a path, and nothing is there.
     """
     path = Path(model).expanduser()
     if path.exists():
-        return True
+        return path
     looks_like_path = path.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1
     if looks_like_path or path.suffix in {".pt", ".pth", ".safetensors"}:
         raise ValueError(f"model {model!r}: no such file or folder ({path.absolute()}), nor an owner/name of the Hub")
-    return False
+    return None
 
 
 def find_file(model: str, names: Collection[str]) -> Path:
@@ -35,8 +35,8 @@ def find_file(model: str, names: Collection[str]) -> Path:
     Raises:
         ValueError: None of them is there; the message says where it looked.
     """
-    if is_local(model):
-        path = Path(model).expanduser()
+    path = local_path(model)
+    if path is not None:
         found = [path] if path.is_file() else [path / name for name in names if (path / name).is_file()]
         if not found:
             raise ValueError(f"model {model!r}: the folder has none of the files {list(names)}")

@@ -95,6 +95,16 @@ def test_the_wrong_end_id_of_the_published_configs_is_accepted(
     assert ClipScore(str(tmp_path))(batch) == ClipScore(str(clip_folder))(batch)
 
 
+def test_sizes_written_as_older_processors_wrote_them_are_read(
+    clip_folder: Path, tmp_path: Path, batch: list[RewardInput]
+) -> None:
+    for file in clip_folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    old = {"crop_size": 32, "size": 32, "feature_extractor_type": "CLIPFeatureExtractor", "resample": 3}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(old))
+    assert ClipScore(str(tmp_path))(batch) == ClipScore(str(clip_folder))(batch)
+
+
 def test_a_cut_prompt_is_said_once(clip_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     encoder = ClipEncoder(str(clip_folder))
     encoder.encode_texts(["short"])
@@ -212,7 +222,7 @@ def test_a_model_that_is_no_clip_is_refused(tmp_path: Path) -> None:
 
 def test_a_tokenizer_or_a_processor_of_another_model_is_refused(damaged: Path, bert_folder: Path) -> None:
     CLIPImageProcessorPil().save_pretrained(damaged)  # 224 pixels
-    with pytest.raises(ValueError, match="makes pictures of side 224, the model takes 32"):
+    with pytest.raises(ValueError, match="makes pictures of 224 x 224 pixels, the model takes 32 x 32"):
         ClipScore(str(damaged)).load()
     (damaged / "tokenizer.json").write_bytes((bert_folder / "tokenizer.json").read_bytes())
     (damaged / "tokenizer_config.json").write_bytes((bert_folder / "tokenizer_config.json").read_bytes())

@@ -126,7 +126,7 @@ def weights(group: WorkerGroup, folder: Path) -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def sharded(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    group = model_group("policy", TrainerActor, CONFIG, place(CONFIG), share=1.0)
+    group = model_group("policy", TrainerActor, CONFIG, place(CONFIG.actor), share=1.0)
     group.initialize(CONFIG)
     yield train(group, tmp_path_factory.mktemp("sharded"))
     group.close()

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from unigrpo.algorithm.schedule import hidden_share
 from unigrpo.config import ImageSamplingConfig
-from unigrpo.models.sampling.remasking import draw
+from unigrpo.models.sampling.remasking import draw, guide
 from unigrpo.models.vocabulary import Vocabulary
 
 UNKNOWN = -1
@@ -249,7 +249,7 @@ def _logits(
     settings: ImageSamplingConfig,
     vocabulary: Vocabulary,
 ) -> Float[Tensor, "M V"]:
-    """Float32 logits of the image codes at the M hidden places; with guidance, ``(1 + scale) c - scale u``."""
+    """Float32 logits of the image codes at the M hidden places; with guidance, against the unconditional rows."""
     positions = torch.zeros_like(batch.token_mask)
     positions[:, batch.columns] = hidden.repeat(len(positions) // len(hidden), 1)
     mask = None if bool(batch.token_mask.all()) else batch.token_mask
@@ -258,7 +258,7 @@ def _logits(
     if settings.guidance_scale == 0:
         return logits
     with_prompt, without = logits.chunk(2)
-    return (1 + settings.guidance_scale) * with_prompt - settings.guidance_scale * without
+    return guide(with_prompt, without, settings.guidance_scale)
 
 
 def _remasking_noise(batch: _Batch, hidden: Bool[Tensor, "B N"]) -> Float[Tensor, "B N"]:

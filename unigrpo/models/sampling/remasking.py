@@ -31,6 +31,13 @@ def at_least(confidence: Float[Tensor, "B L"], threshold: float) -> Bool[Tensor,
     return ((confidence >= threshold) & confidence.isfinite()) | most_confident(confidence, 1)
 
 
+def guide(
+    conditional: Float[Tensor, "*any V"], unconditional: Float[Tensor, "*any V"], scale: float
+) -> Float[Tensor, "*any V"]:
+    """Logits of classifier-free guidance, ``u + (scale + 1)(c - u)``: a scale of 0 is no guidance."""
+    return unconditional + (scale + 1) * (conditional - unconditional)
+
+
 def keep_top_p(logits: Float[Tensor, "N V"], top_p: float) -> Float[Tensor, "N V"]:
     """Logits with minus infinity outside the smallest set of tokens whose probability reaches ``top_p``."""
     if top_p >= 1:

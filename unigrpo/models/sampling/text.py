@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unigrpo.config import TextSamplingConfig
-from unigrpo.models.sampling.remasking import at_least, commit_counts, draw, keep_top_p, most_confident
+from unigrpo.models.sampling.remasking import at_least, commit_counts, draw, guide, keep_top_p, most_confident
 from unigrpo.models.vocabulary import Vocabulary
 
 
@@ -210,7 +210,7 @@ def _logits(
     settings: TextSamplingConfig,
     vocabulary: Vocabulary,
 ) -> Float[Tensor, "N V"]:
-    """Float32 logits at ``positions``; with guidance, ``u + (scale + 1)(c - u)`` against the masked prompt."""
+    """Float32 logits at ``positions``; with guidance, against the masked prompt."""
     mask = None if bool(batch.token_mask.all()) else batch.token_mask
     if settings.guidance_scale == 0:
         return model(batch.tokens, attention_mask=mask, positions=positions).logits.float()
@@ -222,7 +222,7 @@ def _logits(
         positions=positions.repeat(2, 1),
     )
     with_prompt, without = out.logits.float().chunk(2)
-    return without + (settings.guidance_scale + 1) * (with_prompt - without)
+    return guide(with_prompt, without, settings.guidance_scale)
 
 
 def _done_rows(

@@ -16,6 +16,8 @@ FUNCTIONS = frozenset(
 )
 _CONSTANTS = frozenset("sqrt frac binom pi cdot infty begin end pmatrix".split())
 _BARE_FUNCTION = re.compile(r"(?<![\\A-Za-z])(sin|cos|tan|cot|sec|csc|log|ln|exp)(?![A-Za-z])")
+_SMALL_WORDS = frozenset("or of is as at in on no to an be by do go he if it me my so up us we am".split())
+"""Two letters that are no product."""
 _TOWER = re.compile(r"\^\s*[{(]?\s*(?:\d{4,}|[\d.]+\s*[\^!])")
 _LARGE_FACTORIAL = re.compile(r"\d{4,}\s*!|!\s*!|\)\s*!\s*[)!]")
 _MISREAD = re.compile(r"%|:|\?|≈|\.\.|\"|°|(?<!_)\d \d|\d{300}|\\text|mod|'")
@@ -53,7 +55,9 @@ def _is_expression(text: str) -> bool:
     if _TOWER.search(text) or _LARGE_FACTORIAL.search(text) or _MISREAD.search(text):
         return False
     words = {word.lower() for word in WORD.findall(COMMAND.sub(" ", text))} - FUNCTIONS
-    return not any(len(word) > 3 or re.search("[aeiou]", word) for word in words)  # xy is a product, "or" is not
+    return not any(
+        len(word) > 3 or word in _SMALL_WORDS or (len(word) == 3 and re.search("[aeiou]", word)) for word in words
+    )
 
 
 def _latex(text: str) -> str:

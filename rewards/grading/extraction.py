@@ -39,7 +39,7 @@ _HEADING = re.compile(
     re.IGNORECASE,
 )
 _CLAUSE = re.compile(
-    r"(?:\banswer\b(?:[^.\n:=：?]{0,60}?(?:\bis\b|\bare\b|\bwould be\b|\bmust be\b|\bshould be\b)|[ \t*_]{0,8}[:=：])"
+    r"(?:\banswer\b(?:[^.\n:=：?]{0,60}?\b(?:is|are|equals|(?:will|would|must|should) be)\b|[ \t*_]{0,8}[:=：])"
     r"|\banswer[\s*_]{0,8}\n"
     r"|\b(?:correct|right|best) (?:option|choice)\b[ \t]{0,4}(?:is|:)"
     r"|答案\s{0,4}(?:应)?(?:是|为|选)?\s{0,4}[::]?|(?:故|应|所以|因此)选\s{0,4}(?:项|择)?\s{0,4}[::]?)[\s*_]{0,16}[::]?[\s*_]{0,16}",
@@ -175,6 +175,8 @@ def _clause(text: str) -> tuple[Answer, int] | None:
         stop = found.start()
         break
     span = text[start:stop].strip()
+    if text[stop : stop + 1] == "?":
+        return None
     if text[stop : stop + 1] == "!" and span[-1:].isdigit():
         span += "!"  # may be a factorial
     return (Answer(span, "clause"), stop) if 0 < len(span) <= LONGEST else None

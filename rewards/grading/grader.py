@@ -15,7 +15,7 @@ from rewards.grading.verifier import Verifier, VerifierError, VerifierTimeout
 
 KINDS = ("auto", "gsm8k", "math", "choice", "geoqa", "clevr")
 _STATED = re.compile(
-    r"(?:so |therefore,? |thus,? |hence,? )?(?:the|it)\b[A-Za-z ,∠△]* (?:is|equals) ([^.]+(?:\.\d[^.]*)?)\.?",
+    r"(?:so |therefore,? |thus,? |hence,? )?(?:the|it)\b[A-Za-z ,∠△]* (?:is|equals|measures) ([^.]+(?:\.\d[^.]*)?)\.?",
     re.IGNORECASE,
 )
 Status = Literal["ok", "no_answer", "timeout", "error"]
@@ -133,7 +133,7 @@ def _same(answer: Answer, gold: str, form: str, verify: Verifier) -> bool:
         return False
     strict = answer.rule in ("hash", "whole")
     if form == "number":
-        return _same_number(gold, text.rstrip("!") if answer.rule == "clause" else text, strict)
+        return _same_number(gold, text.rstrip("!") if answer.rule == "clause" else text, answer.rule)
     if form == "choice":
         return choices.letter(text, strict) == gold
     if form == "yes_no":
@@ -141,14 +141,15 @@ def _same(answer: Answer, gold: str, form: str, verify: Verifier) -> bool:
     if form == "word":
         return words.same_word(gold, text)
     sentence = form == "geo_number" or (answer.rule not in ("box", "tag") and "\\" not in text)
-    if sentence and _same_number(gold, text, strict):
+    if sentence and _same_number(gold, text, answer.rule):
         return True
     return mathematics.same(gold, _without_prose(text, strict), verify)
 
 
-def _same_number(gold: str, text: str, strict: bool) -> bool:
+def _same_number(gold: str, text: str, rule: str) -> bool:
+    read = {"hash": prose.stated, "whole": prose.stated, "clause": prose.after_is}.get(rule, prose.number_of)
     ours = numbers.parse(gold)
-    found = numbers.parse(text) or (prose.stated(text) if strict else prose.number_of(text))
+    found = numbers.parse(text) or read(text)
     return ours is not None and found is not None and numbers.same(ours, found)
 
 

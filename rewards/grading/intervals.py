@@ -11,6 +11,7 @@ from rewards.grading.structure import split
 INEQUALITY = re.compile(r"([^<>≤≥=≠∪]+)(<|>|≤|≥)([^<>≤≥=≠∪]+)(?:(<|>|≤|≥)([^<>≤≥=≠∪]+))?")
 _NAME = re.compile(r"[A-Za-z](?:_\w)?|\\(?:theta|alpha|lambda)")
 _MEMBER = re.compile(r"([A-Za-z])\s*∈\s*(.+)")
+_SET = re.compile(r"⦃\s*[A-Za-z]\s*[|:]\s*(.+)⦄")
 _MIRRORED = {"<": ">", ">": "<", "≤": "≥", "≥": "≤"}
 
 
@@ -54,6 +55,8 @@ def _same_interval(one: _Interval, two: _Interval, equal: Callable[[str, str], b
 
 
 def _read(text: str) -> list[_Interval] | None:
+    described = _SET.fullmatch(text)
+    text = described[1] if described else text
     member = _MEMBER.fullmatch(text)
     name = member[1] if member else ""
     parts = re.split(r"\s+or\s+|∪", member[2] if member else text)

@@ -16,6 +16,7 @@ _UNIT_AT_END = re.compile(
     r"(.*?[\w})π])(?:\s+|(?<=[})]))"
     r"((?:(?:square|cubic|sq) )?[A-Za-z°]+(?:\s*/\s*[A-Za-z]+| per [a-z]+)?(?:\^?\{?[23]\}?)?)"
 )
+_FUNCTION = re.compile(r"y?[a-z]\(x\)y?")
 _LETTER = re.compile(r"\(?[A-J][).]?")
 _ARTICLE = re.compile(r"(?:an?|the) (?=[a-z]{3})", re.IGNORECASE)
 
@@ -89,11 +90,12 @@ def _key(text: str) -> str:
 
 
 def _spelled(number: numbers.Number | None, text: str) -> str:
-    """A plain number without thousands groups, mixed fractions and the like."""
-    if number is None or number.unit or number.percent:
+    """A number without thousands groups, mixed fractions and the like, with its unit behind a space."""
+    if number is None or number.percent or number.unit in {*units.CURRENCY, "degree"}:
         return text
     value: Fraction = number.value
-    return str(value.numerator) if value.denominator == 1 else f"\\frac{{{value.numerator}}}{{{value.denominator}}}"
+    bare = str(value.numerator) if value.denominator == 1 else f"\\frac{{{value.numerator}}}{{{value.denominator}}}"
+    return f"{bare} {number.unit}".strip()
 
 
 def _same_sequence(first: tuple[str, list[str]], second: tuple[str, list[str]], equal: Verify) -> bool:
@@ -131,7 +133,10 @@ def _same_variable(gold: str, answer: str) -> bool:
 def _same_atom(gold: str, answer: str, verify: Verify) -> bool:
     ours, theirs = ASSIGN.fullmatch(gold), ASSIGN.fullmatch(answer)
     if ours and theirs:
-        return _key(ours[1]) == _key(theirs[1]) and _same_plain(ours[2], theirs[2], verify)
+        named = _key(ours[1]) == _key(theirs[1]) or (
+            "y" in (ours[1], theirs[1]) and _FUNCTION.fullmatch(ours[1] + theirs[1])
+        )
+        return bool(named) and _same_plain(ours[2], theirs[2], verify)
     if theirs and "=" not in gold and not intervals.INEQUALITY.fullmatch(gold):
         if theirs[1] in symbols(gold) or theirs[1].lstrip("\\") in FUNCTIONS:
             return False

@@ -6,6 +6,7 @@ import re
 
 _LATEX = [
     (re.compile(r"(?<=\d)(?:\{,\}|,\\!|\\[,!] ?)(?=\d{3})"), ","),
+    (re.compile(r"\{:\}"), ":"),
     (re.compile(r"\\(?:left|right|displaystyle|limits)(?![a-z])|(?<!\\)\\[!,;:> ]|\\q?quad(?![a-z])|~"), " "),
     (re.compile(r"\\[dtc]frac(?![a-z])"), r"\\frac"),
     (re.compile(r"\\frac\s*(\d)\s*(\d)"), r"\\frac{\1}{\2}"),
@@ -30,15 +31,15 @@ _WRAPPERS = (
 )
 _PREFIX = re.compile(
     r"(?:the )?(?:final )?answer(?:\s*[:=]\s*| is )|let\b\s*|\*\s+"
-    r"|(?:that|exactly|simply|just|equal to|equals|therefore|thus|hence|so|also)\b[\s,:]*"
-    r"|(?:\\approx\b|\\therefore\b|≈|~(?!~)|approximately\b|approx\b\.?|=|:)\s*",
+    r"|(?:that|exactly|simply|just|only|equal to|equals|therefore|thus|hence|so|also)\b[\s,:]*"
+    r"|(?:\\approx(?![a-z])|\\therefore(?![a-z])|≈|~(?!~)|approximately\b|approx\b\.?|=|:)\s*",
     re.IGNORECASE,
 )
 _ROUNDED = re.compile(r"(?<=\S)\s*(?:\\approx(?![a-z])|≈)\s*[\d.,]+\s*$")
 """An exact answer's decimals."""
 _TO_SIGN = [
-    (re.compile(r"\\(?:lbrace|\{)(?![a-z])"), "⦃"),
-    (re.compile(r"\\(?:rbrace|\})(?![a-z])"), "⦄"),
+    (re.compile(r"\\lbrace(?![a-z])|\\\{"), "⦃"),
+    (re.compile(r"\\rbrace(?![a-z])|\\\}"), "⦄"),
     (re.compile(r"\\(?:geqslant|geq|ge)(?![a-z])|>="), "≥"),
     (re.compile(r"\\(?:leqslant|leq|le)(?![a-z])|<="), "≤"),
     (re.compile(r"\\lt(?![a-z])"), "<"),
@@ -80,7 +81,11 @@ def unwrapped(text: str) -> str:
         for opened, closed in _WRAPPERS:
             inside = text[len(opened) : -len(closed)]
             wrapped = len(text) >= len(opened) + len(closed) and text.startswith(opened) and text.endswith(closed)
-            again = any(sign in inside for sign in ("$", "{", "}", "\\(", "\\[", '"', "'") if sign in opened + closed)
+            again = any(
+                sign in inside.replace("\\$", "")
+                for sign in ("$", "{", "}", "\\(", "\\[", '"', "'")
+                if sign in opened + closed
+            )
             if wrapped and inside.strip() and not again:
                 text = inside
         if text.startswith("\\{") or text == before:

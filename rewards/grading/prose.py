@@ -12,17 +12,28 @@ _TOKEN = re.compile(r"[$€£¥₹¢]?\d[\d.,/]*")
 _WORD = re.compile(r"[A-Za-z']+")
 _CALCULATION = re.compile(r"[\d\s+\-*/().,$%]*\d\s*[+\-*/][\d\s+\-*/().,$%]*")
 _LABELS = frozenset(
-    "page line box step question chapter figure problem option item row section part case equation table see".split()
+    "page line box step question chapter figure problem option item row section part case equation table".split()
 )
 """Words whose number names a thing and counts nothing."""
+_FILLERS = frozenset(
+    "a the that there he she it they we you i total of sum value number amount exactly just only simply therefore "
+    "thus so indeed clearly usd us is are be must x y n".split()
+)
 _BEFORE = units.HEDGES - {"and"}
 _AFTER = units.HEDGES - {"and", "over", "to", "through", "around", "about", "most"}
 _EITHER = re.compile(r"\beither [a-z ]+ or [a-z]+")
 _VERB = re.compile(
-    r"(?:.*\b(?:is|are|was|were|has|have|equals|there's|it's|count|see|get|got|makes|needs|total of)"
+    r"(?:.*\b(?:is|are|was|were|has|have|equals|there's|it's|count|see|get|got|makes|needs|measures|total of)"
     r"|[A-Za-z ]{1,40}:|.*=)\s+(.+)",
     re.DOTALL | re.IGNORECASE,
 )
+
+
+def after_is(text: str) -> Number | None:
+    """The only number of what stands behind "the answer is", where few words may come before it."""
+    token = _TOKEN.search(text)
+    before = set(_WORD.findall(text[: token.start()].lower())) if token else set[str]()
+    return number_of(text) if before <= _FILLERS or stated(text) else None
 
 
 def number_of(sentence: str) -> Number | None:
@@ -62,7 +73,7 @@ def _digits(text: str, token: re.Match[str]) -> Number | None:
     if before and not before[-1].isspace() and before[-1] not in ":=(*":
         return None
     names = _WORD.findall(before.lower())
-    if names and names[-1] in _LABELS:
+    if names and (names[-1] in _LABELS or names == ["see"]):
         return None
     if re.search(r"[^A-Za-z'\s,.:=()*-]", before) or _BEFORE & set(names) or _counts(names):
         return None

@@ -66,6 +66,8 @@ def sequence(text: str) -> tuple[str, list[str]] | None:
     named = _COORDINATES.match(text)
     if named and _in_order(named[1]):
         text = text[named.end() :]
+    if re.match(r"[A-Z]\([^()]*,", text):  # a point by its name
+        text = text[1:]
     if text and text[0] in "([⦃" and _is_bracketed(text):
         items = [item for item in split(text[1:-1], ",") if item]
         if text[0] == "⦃":

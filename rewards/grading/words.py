@@ -7,7 +7,7 @@ import re
 from rewards.grading.notation import plain, unwrapped
 
 _SAID = re.compile(
-    r"(?:yes|no)\b(?!\.\s*\d)[*]*\s*(?:$|[^\w\s?]"
+    r"(?:yes|no)\b(?!\.\s*\d|-\w)[*]*\s*(?:$|[^\w\s?]"
     r"|(?:it|there|they|the|this|that|these|those|because|since|both|all)\b)",
     re.IGNORECASE,
 )

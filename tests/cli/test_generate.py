@@ -3,51 +3,22 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
-from transformers import AutoTokenizer
 
 from unigrpo.cli import generate
 from unigrpo.cli.generate_inputs import check_inputs
 from unigrpo.cli.pictures import GREY, grid, image_frames, text_frames
-from unigrpo.models.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
-from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
 
-CODES = 32
 TEXT = ["--text.max_new_tokens", "8", "--text.block_length", "4", "--text.num_denoising_steps", "4"]
 IMAGE = ["--resolution", "16", "--image.num_denoising_steps", "3"]
 
 
 @pytest.fixture(scope="module")
-def model_folder(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of random weights that reads and draws images of 4x4 codes, with its image tokenizer."""
-    folder = tmp_path_factory.mktemp("multimodal") / "model"
-    shutil.copytree(tiny_model_folder, folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    values = json.loads((folder / "config.json").read_text())
-    torch.manual_seed(0)
-    config = MMadaConfig(
-        d_model=16,
-        n_layers=2,
-        n_heads=2,
-        mlp_hidden_size=32,
-        vocab_size=len(tokenizer) + CODES,
-        init_std=0.4,
-        mask_token_id=values["mask_token_id"],
-        special_token_ids=values["special_token_ids"],
-        codebook_size=CODES,
-    )
-    MMadaModelLM(config).save_pretrained(folder)
-    sizes = {"encoder_channels": [32] * 3, "decoder_channels": [32] * 3}
-    blocks = {"encoder_blocks": [1] * 3, "decoder_blocks": [1] * 3}
-    ImageTokenizer(ImageTokenizerConfig(num_bits=5, stem_channels=32, **sizes, **blocks)).save_pretrained(
-        folder / "image_tokenizer"
-    )
-    return folder
+def model_folder(tiny_unified_folder: Path) -> Path:
+    return tiny_unified_folder
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from jaxtyping import install_import_hook
 install_import_hook(["unigrpo.algorithm", "unigrpo.records"], "beartype.beartype")
 
 import json
+import shutil
 import string
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from unigrpo.models.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
 from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
 
 GOLDEN = Path(__file__).parent / "fixtures" / "golden"
@@ -79,6 +81,34 @@ def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     torch.manual_seed(0)
     MMadaModelLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_unified_folder(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of random weights that reads and draws images of 4x4 codes, with its image tokenizer."""
+    folder = tmp_path_factory.mktemp("multimodal") / "model"
+    shutil.copytree(tiny_model_folder, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    values = json.loads((folder / "config.json").read_text())
+    torch.manual_seed(0)
+    config = MMadaConfig(
+        d_model=16,
+        n_layers=2,
+        n_heads=2,
+        mlp_hidden_size=32,
+        vocab_size=len(tokenizer) + 32,
+        init_std=0.4,
+        mask_token_id=values["mask_token_id"],
+        special_token_ids=values["special_token_ids"],
+        codebook_size=32,
+    )
+    MMadaModelLM(config).save_pretrained(folder)
+    sizes = {"encoder_channels": [32] * 3, "decoder_channels": [32] * 3}
+    blocks = {"encoder_blocks": [1] * 3, "decoder_blocks": [1] * 3}
+    ImageTokenizer(ImageTokenizerConfig(num_bits=5, stem_channels=32, **sizes, **blocks)).save_pretrained(
+        folder / "image_tokenizer"
+    )
     return folder
 
 

@@ -1,0 +1,189 @@
+"""The optimizer step of pretraining and Mix-CoT: named sub-batches of one modality each, with losses of their own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from unigrpo.algorithm.denoising import (
+    denoising_loss,
+    image_mask,
+    image_mask_ratio,
+    labelled_mean_weights,
+    likelihood_bound_weights,
+    text_mask,
+    text_mask_probability,
+)
+from unigrpo.data.layouts import IGNORED, TrainingRow
+from unigrpo.training.step import Engine
+from unigrpo.training.unigrpo import NonFiniteLossError, micro_batches
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoisedRows:
+    """B rows of one modality, padded on the right to L."""
+
+    input_ids: Int[Tensor, "B L"]
+    """With the hidden tokens."""
+    token_mask: Bool[Tensor, "B L"]
+    targets: Int[Tensor, "B L"]
+    """The clean tokens; anything where not counted."""
+    is_counted: Bool[Tensor, "B L"]
+    """Tokens whose cross-entropy is in the loss."""
+    mask_ratio: Float[Tensor, " B"]
+    """Share of a row's tokens that noise hid, or the probability of hiding one."""
+    answer_length: Int[Tensor, " B"]
+    """Tokens that noise may hide, in each row."""
+    is_labelled_mean: bool
+    """Whether the loss is the plain mean over counted tokens (t2i), or the likelihood bound (all others)."""
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    def __getitem__(self, rows: slice) -> NoisedRows:
+        return NoisedRows(
+            input_ids=self.input_ids[rows], token_mask=self.token_mask[rows], targets=self.targets[rows],
+            is_counted=self.is_counted[rows], mask_ratio=self.mask_ratio[rows],
+            answer_length=self.answer_length[rows], is_labelled_mean=self.is_labelled_mean,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossCounts:
+    """What the losses of a modality are divided by: counts of the whole batch over all ranks."""
+
+    num_rows: float
+    num_labelled_tokens: float
+
+
+def image_noise(
+    num_tokens: int, generator: torch.Generator, schedule: str, min_ratio: float
+) -> tuple[Bool[Tensor, " N"], float]:
+    """Which codes of one t2i image are hidden, and the share that was asked for."""
+    ratio = image_mask_ratio(torch.rand(1, generator=generator), schedule, min_ratio=min_ratio)
+    return image_mask(ratio, torch.rand(1, num_tokens, generator=generator))[0], ratio.item()
+
+
+def noised_images(rows: Sequence[TrainingRow], ratios: Sequence[float]) -> NoisedRows:
+    """Rows of t2i, whose codes are hidden already; the tokens on either side of an image count, as MMaDA trains."""
+    token_ids, token_mask = _stacked(rows)
+    labels = torch.stack([row.labels for row in rows])
+    image = ~torch.stack([row.prompt_mask for row in rows])
+    near = image.clone()
+    near[:, :-1] |= image[:, 1:]
+    near[:, 1:] |= image[:, :-1]
+    is_counted = (labels != IGNORED) & near
+    return NoisedRows(
+        input_ids=token_ids,
+        token_mask=token_mask,
+        targets=labels.clamp(min=0),
+        is_counted=is_counted,
+        mask_ratio=torch.tensor(ratios),
+        answer_length=image.sum(dim=1),
+        is_labelled_mean=True,
+    )
+
+
+def noised_texts(rows: Sequence[TrainingRow], generators: Sequence[torch.Generator], mask_id: int) -> NoisedRows:
+    """Rows of the other modalities: what is no prompt is hidden token by token, with one probability per row.
+
+    Args:
+        rows: Clean rows of one length L.
+        generators: One per row.
+        mask_id: Token that hides.
+    """
+    token_ids, token_mask = _stacked(rows)
+    eligible = ~torch.stack([row.prompt_mask for row in rows]) & token_mask
+    probability = text_mask_probability(torch.cat([torch.rand(1, generator=g) for g in generators]))
+    draws = torch.stack([torch.rand(token_ids.shape[1], generator=g) for g in generators])
+    is_masked = text_mask(probability, draws, eligible)
+    return NoisedRows(
+        input_ids=token_ids.masked_fill(is_masked, mask_id),
+        token_mask=token_mask,
+        targets=token_ids,
+        is_counted=is_masked,
+        mask_ratio=probability,
+        answer_length=eligible.sum(dim=1),
+        is_labelled_mean=False,
+    )
+
+
+def token_weights(rows: NoisedRows, counts: LossCounts) -> Float[Tensor, "B L"]:
+    """Weight of each token's cross-entropy in the loss of its modality over the whole batch."""
+    if rows.is_labelled_mean:
+        return labelled_mean_weights(rows.is_counted, num_labelled_tokens=counts.num_labelled_tokens)
+    return likelihood_bound_weights(
+        rows.is_counted, rows.mask_ratio, rows.answer_length, num_rows=max(counts.num_rows, 1)
+    )
+
+
+def token_log_probs(engine: Engine, rows: NoisedRows) -> Float[Tensor, "B L"]:
+    """Log-probabilities (nats) of the counted tokens; 0 elsewhere."""
+    device = engine.device
+    counted = rows.is_counted.to(device)
+    out = engine.forward(
+        rows.input_ids.to(device),
+        attention_mask=rows.token_mask.to(device),
+        positions=counted,
+        targets=rows.targets.to(device)[counted],
+    )
+    return torch.zeros(counted.shape, device=device).masked_scatter(counted, out.log_probs)
+
+
+def denoising_update(
+    engine: Engine, batches: Mapping[str, NoisedRows], coefs: Mapping[str, float], micro_batch_size: int
+) -> dict[str, float]:
+    """One optimizer step on this rank's rows of every modality.
+
+    Args:
+        engine: The model and its optimizer.
+        batches: This rank's rows by modality, the same modalities and numbers of rows on every rank.
+        coefs: Factor of each modality's loss.
+        micro_batch_size: Rows of one forward and backward pass.
+
+    Returns:
+        ``loss/total``, ``loss/<modality>`` (nats, of the whole batch), ``mask_ratio/<modality>``, ``grad_norm`` and
+        ``learning_rate``.
+
+    Raises:
+        NonFiniteLossError: A loss or the gradient norm was not finite; the weights are as they were.
+    """
+    engine.model.train()
+    counts = {name: _counts(engine, rows) for name, rows in batches.items()}
+    sums = {name: torch.zeros((), dtype=torch.float64) for name in batches}
+    rate = engine.learning_rate()
+    for name, rows in batches.items():
+        for part in micro_batches(rows, micro_batch_size):  # type: ignore[type-var]
+            weight = token_weights(part, counts[name]).to(engine.device)
+            loss = denoising_loss(token_log_probs(engine, part), weight)
+            engine.backward(coefs[name] * loss)
+            sums[name] += loss.detach().double().cpu()
+    losses = dict(zip(sums, engine.all_reduce_sum(torch.stack(list(sums.values()))).tolist(), strict=True))
+    if not all(math.isfinite(loss) for loss in losses.values()):
+        raise NonFiniteLossError(f"the losses {losses} are not all finite; this update was not made")
+    norm = engine.step()
+    if not math.isfinite(norm):
+        raise NonFiniteLossError(f"the gradient norm is {norm} (losses {losses}); this update was not made")
+    ratios = {f"mask_ratio/{name}": rows.mask_ratio.mean().item() for name, rows in batches.items()}
+    return {
+        "loss/total": sum(coefs[name] * loss for name, loss in losses.items()),
+        **{f"loss/{name}": loss for name, loss in losses.items()},
+        **ratios,
+        "grad_norm": norm,
+        "learning_rate": rate,
+    }
+
+
+def _counts(engine: Engine, rows: NoisedRows) -> LossCounts:
+    own = torch.tensor([len(rows), int(rows.is_counted.sum())], dtype=torch.float64)
+    num_rows, num_tokens = engine.all_reduce_sum(own).tolist()
+    return LossCounts(num_rows=num_rows, num_labelled_tokens=num_tokens)
+
+
+def _stacked(rows: Sequence[TrainingRow]) -> tuple[Int[Tensor, "B L"], Bool[Tensor, "B L"]]:
+    return torch.stack([row.token_ids for row in rows]), torch.stack([row.token_mask for row in rows])

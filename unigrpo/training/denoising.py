@@ -21,7 +21,7 @@ from unigrpo.algorithm.denoising import (
 )
 from unigrpo.data.layouts import IGNORED, TrainingRow
 from unigrpo.training.step import Engine
-from unigrpo.training.unigrpo import NonFiniteLossError, micro_batches
+from unigrpo.training.unigrpo import NonFiniteLossError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,11 @@ class NoisedRows:
     def __len__(self) -> int:
         return len(self.input_ids)
 
-    def __getitem__(self, rows: slice) -> NoisedRows:
+    def split(self, size: int) -> list[NoisedRows]:
+        """Consecutive parts of ``size`` rows; the last may be shorter."""
+        return [self._part(slice(start, start + size)) for start in range(0, len(self), size)]
+
+    def _part(self, rows: slice) -> NoisedRows:
         return NoisedRows(
             input_ids=self.input_ids[rows], token_mask=self.token_mask[rows], targets=self.targets[rows],
             is_counted=self.is_counted[rows], mask_ratio=self.mask_ratio[rows],
@@ -158,7 +162,7 @@ def denoising_update(
     sums = {name: torch.zeros((), dtype=torch.float64) for name in batches}
     rate = engine.learning_rate()
     for name, rows in batches.items():
-        for part in micro_batches(rows, micro_batch_size):  # type: ignore[type-var]
+        for part in rows.split(micro_batch_size):
             weight = token_weights(part, counts[name]).to(engine.device)
             loss = denoising_loss(token_log_probs(engine, part), weight)
             engine.backward(coefs[name] * loss)

@@ -18,8 +18,10 @@ _FIRST = re.compile(r"[(\[]([A-Ja-j])[)\]]|([A-J])(?![A-Za-z0-9'])|([a-j])(?=[).
 _EXPLANATION = re.compile(r"\n\s*[*_]*(?:explanation|reason|because|rationale)", re.IGNORECASE)
 _LETTER = re.compile(r"(?<![A-Za-z0-9'\\])([A-J])(?![A-Za-z0-9'])")
 _ARTICLE = re.compile(r"\s+(?!and\b|or\b|is\b|to\b)[a-z]")
-_OPTION = re.compile(r"\b[A-J][).:]|[(\[][A-J][)\]]|\b(?:or|and|not|/) [(\[]?[A-J]\b|[.,;]\s*[A-J]$")
+_OPTION = re.compile(r"\b[A-J][).:]|[(\[][A-J][)\]]|\b(?:or|and|not|be|option|choose|/) [(\[]?[A-J]\b|[.,;]\s*[A-J]$")
 """Another letter inside the text of the chosen option."""
+_DOUBT = re.compile(r"\b(?:or|be|option|choose|answer is|wait|actually|maybe) [(\[]?[A-J]\b")
+"""Another choice inside the reasons for the chosen option."""
 _TAKEN_BACK = re.compile(r"(?:or|and|no|wait|actually)\b|not\s+[(\[]?[A-J]\b|[/|?]", re.IGNORECASE)
 _GOES_ON = re.compile(
     r"\s*(?:$|!|选项|正确|[,;(](?!\s*$)|[-—–]\s)|\s+(?:is|are|because|since|as|for|with|would|was|seems|must|has)\b|\s+[\d\\$√]"
@@ -53,7 +55,10 @@ def letter(text: str, strict: bool = False) -> str | None:
     """
     text = unwrapped(plain(unwrapped(text))).replace("*", "").strip()
     lead = _LEAD.match(text)
-    text = _EXPLANATION.split(text[lead.end() if lead else 0 :], maxsplit=1)[0].strip().lstrip("$'").strip()
+    text, *reasons = _EXPLANATION.split(text[lead.end() if lead else 0 :], maxsplit=1)
+    if any(map(_DOUBT.search, reasons)):
+        return None
+    text = text.strip().lstrip("$'").strip()
     found = _FIRST.match(text)
     letters = {m[1] for m in _LETTER.finditer(text) if not (m[1] in "AI" and _ARTICLE.match(text, m.end()))}
     if not found:

@@ -7,7 +7,8 @@ The first rule that applies decides, in linear time:
 3. The last balanced ``\\boxed{}`` or ``\\fbox{}``; one that is not closed: no answer. Boxes joined by nothing but
    "or", "and" or a comma are one answer, so that a hedge stays a hedge.
 4. The last line after ``####`` that is no heading.
-5. The last "answer is", "answer:" clause up to the end of its sentence.
+5. The last "answer is", "answer:" clause, or a last line that begins with "A:", up to the end of the sentence; for
+   choices the only line that begins with a letter such as "(B)", if it is the last one.
 6. The whole text, if it is short.
 
 Rules 3 to 5 give no answer if the text behind takes it back ("wait", "actually", "or maybe").
@@ -45,6 +46,8 @@ _CLAUSE = re.compile(
     r"|答案\s{0,4}(?:应)?(?:是|为|选)?\s{0,4}[::]?|(?:故|应|所以|因此)选\s{0,4}(?:项|择)?\s{0,4}[::]?)[\s*_]{0,16}[::]?[\s*_]{0,16}",
     re.IGNORECASE,
 )
+_LAST_LINE = re.compile(r"[ \t*_]{0,8}A[ \t*_]{0,8}:[ \t*_]{0,16}")
+_OPTION_LINE = re.compile(r"^[ \t*(\[]{0,8}[A-J](?:[)\].:*]|[ \t]*$)", re.MULTILINE)
 _SENTENCE_END = re.compile(r"(?<!\.)[.!?](?=[\s\"')\]*]|$)|\n|(?<=[.!?])\s")
 _DISPLAY = (("$$", "$$"), ("\\[", "\\]"), ("\\(", "\\)"))
 _HEDGED = re.compile(r"[\s$})\]\\]*\(?\s*or\b", re.IGNORECASE)
@@ -66,8 +69,12 @@ class Answer:
     """`tag`, `box`, `hash`, `clause`, `rest` (all that follows the thoughts) or `whole`."""
 
 
-def extract(text: str) -> Answer | None:
+def extract(text: str, letters: bool = False) -> Answer | None:
     """The final answer of a response, or None; time linear in its length.
+
+    Args:
+        text: Response of a model.
+        letters: The answers are letters of options, so that a last line "A: 12" is option A.
 
     >>> extract("<think>2+2</think>The answer is 4.")
     Answer(text='4', rule='clause')
@@ -82,20 +89,20 @@ def extract(text: str) -> Answer | None:
     lower = text.lower() if "<" in text else ""
     tag = lower.rfind("<answer>")
     if tag < 0:
-        return _untagged(text, "rest" if closed >= 0 else "whole")
+        return _untagged(text, "rest" if closed >= 0 else "whole", letters)
     end = lower.find("</answer>", tag)
     if end < 0:
         return None
     inside = text[tag + len("<answer>") : end].strip()
     if not inside or _is_taken_back(text, end + len("</answer>")):
         return None
-    return _untagged(inside, "tag")
+    return _untagged(inside, "tag", letters)
 
 
-def _untagged(text: str, otherwise: str) -> Answer | None:
+def _untagged(text: str, otherwise: str, letters: bool) -> Answer | None:
     if "\\boxed" in text or "\\fbox" in text:
         return _box(text)
-    found = _after_hashes(text) or _clause(text)
+    found = _after_hashes(text) or _clause(text, letters)
     if found:
         answer, end = found
         return None if _is_taken_back(text, end) else answer
@@ -160,11 +167,15 @@ def _after_hashes(text: str) -> tuple[Answer, int] | None:
     return None
 
 
-def _clause(text: str) -> tuple[Answer, int] | None:
+def _clause(text: str, letters: bool) -> tuple[Answer, int] | None:
     last = next(iter(deque(_CLAUSE.finditer(text), maxlen=1)), None)
-    if last is None:
+    line = None if letters else _LAST_LINE.match(text, text.rstrip().rfind("\n") + 1)
+    options = list(_OPTION_LINE.finditer(text)) if letters and last is None else []
+    if len(options) == 1 and "\n" not in text[options[0].end() :].strip():
+        return Answer(text[options[0].start() :].strip(), "clause"), len(text)
+    start = max(last.end() if last else -1, line.end() if line else -1)
+    if start < 0:
         return None
-    start = last.end()
     for opened, closed in _DISPLAY:
         if text.startswith(opened, start):
             stop = text.find(closed, start + 2)

@@ -54,7 +54,7 @@ class Grader:
             ValueError: The gold cannot be graded as this kind.
         """
         form, gold = prepare(gold, kind)
-        answer = extract(prediction)
+        answer = extract(prediction, letters=form == "choice")
         grade = Grade(False, None, "no_answer") if answer is None else self._compare(answer, gold, form)
         self.counts[grade.status] += 1
         return grade
@@ -121,6 +121,8 @@ def _bare_gold(gold: str) -> str:
     gold = clean(gold)
     if "####" in gold:
         gold = gold.rpartition("####")[2]
+    elif "\nA:" in gold:
+        gold = gold.rpartition("\nA:")[2]
     if "\\boxed" in gold or "\\fbox" in gold:
         found = extract(gold)
         gold = found.text if found else ""

@@ -17,22 +17,16 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentParser
 from PIL import Image
-from torch import Tensor
 from tqdm import tqdm
 
 from unigrpo.cli.arguments import main, parse
 from unigrpo.cli.generate_inputs import SAMPLES, GenerateConfig, Inputs, check_inputs, torch_device
 from unigrpo.cli.pictures import grid, image_frames, save_gif, text_frames
 from unigrpo.config import ImageSamplingConfig
-from unigrpo.data.images import image_pixels
-from unigrpo.data.layouts import t2i_unconditional_prompt
-from unigrpo.data.prompting import decode_completion, encode_prompt
 from unigrpo.models.checkpoint_io import load_policy
 from unigrpo.models.mmada import MMadaModelLM
-from unigrpo.models.sampling.image import ImageSample, sample_images
-from unigrpo.models.sampling.text import TextSample, sample_text
-from unigrpo.models.sampling.think_then_draw import think_then_draw
 from unigrpo.records import Prompt
+from unigrpo.workers.generation import Drawn, TaskSampler
 
 MAX_GRID = 64
 """Images in the grid."""
@@ -45,14 +39,6 @@ class Job:
     number: int
     prompt: Prompt
     seed: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """What was drawn; text, image or both."""
-
-    text: TextSample | None = None
-    image: ImageSample | None = None
 
 
 class CountedModel:
@@ -111,6 +97,11 @@ def parse_config(arguments: Sequence[str]) -> GenerateConfig:
 
 def generate(model: MMadaModelLM, config: GenerateConfig, inputs: Inputs, folder: Path) -> list[Image.Image]:
     """Draws all samples, batch by batch, and writes each batch when it is there; returns the first pictures."""
+    sampler = TaskSampler(
+        tokenizer=inputs.tokenizer, vocabulary=inputs.vocabulary, data=config.data,
+        image_tokenizer=inputs.image_tokenizer, resolution=config.resolution, fit=config.fit,
+        max_text_tokens=config.max_text_tokens,
+    )  # fmt: skip
     prompts = [prompt for prompt in inputs.prompts for _ in range(config.num_samples)]
     jobs = [Job(number=i, prompt=prompt, seed=config.seed + i) for i, prompt in enumerate(prompts)]
     batches = [jobs[first : first + config.batch_size] for first in range(0, len(jobs), config.batch_size)]
@@ -122,60 +113,22 @@ def generate(model: MMadaModelLM, config: GenerateConfig, inputs: Inputs, folder
         closing(tqdm(total=len(batches) * (text_steps + image_steps), desc=config.task, unit="pass")) as bar,
     ):
         for number, batch in enumerate(batches, start=1):
-            results = sample(CountedModel(model, bar), batch, config, inputs)
-            drawn = _decode(results, inputs)
-            for job, result, picture in zip(batch, results, drawn, strict=True):
-                lines.write(json.dumps(_write(job, result, picture, config, inputs, folder)) + "\n")
+            generators = [torch.Generator(model.device).manual_seed(job.seed) for job in batch]
+            drawn = sampler.draw(
+                CountedModel(model, bar), [job.prompt for job in batch], config.text, config.image, generators
+            )
+            images = sampler.pictures(drawn)
+            for job, one, picture in zip(batch, drawn, images, strict=True):
+                lines.write(json.dumps(_write(job, one, picture, config, sampler, folder)) + "\n")
             lines.flush()
-            pictures += [picture for picture in drawn if picture is not None][: MAX_GRID - len(pictures)]
+            pictures += [picture for picture in images if picture is not None][: MAX_GRID - len(pictures)]
             bar.n = number * (text_steps + image_steps)  # texts may have ended early
             bar.set_postfix(samples=f"{batch[-1].number + 1}/{len(jobs)}")
     return pictures
 
 
-def sample(model: CountedModel, jobs: Sequence[Job], config: GenerateConfig, inputs: Inputs) -> list[Result]:
-    """Draws one batch."""
-    codes: list[Tensor | None] = [None] * len(jobs)
-    if config.task == "mmu" and inputs.image_tokenizer is not None:
-        pixels = image_pixels([job.prompt.images[0] for job in jobs], config.resolution, config.fit)
-        codes = list(inputs.image_tokenizer.encode(pixels).cpu())
-    prompts = [
-        encode_prompt(job.prompt, inputs.tokenizer, inputs.vocabulary, config.data, image)
-        for job, image in zip(jobs, codes, strict=True)
-    ]
-    generators = [torch.Generator(model.device).manual_seed(job.seed) for job in jobs]
-    # No task but t2i trains without a condition, so its empty prompt guides r2i too.
-    unconditional = [t2i_unconditional_prompt(inputs.vocabulary)] * len(jobs)
-    if config.task == "t2i":
-        images = sample_images(
-            model, prompts, config.image, inputs.vocabulary, generators=generators, unconditional=unconditional
-        )
-        return [Result(image=image) for image in images]
-    if config.task == "r2i":
-        both = think_then_draw(
-            model,
-            prompts,
-            config.text,
-            config.image,
-            inputs.vocabulary,
-            generators=generators,
-            unconditional=unconditional,
-            max_text_tokens=config.max_text_tokens,
-        )
-        return [Result(text=one.thought, image=one.image) for one in both]
-    texts = sample_text(model, prompts, config.text, inputs.vocabulary, generators=generators)
-    return [Result(text=text) for text in texts]
-
-
-def _decode(results: Sequence[Result], inputs: Inputs) -> list[Image.Image | None]:
-    codes = [result.image.codes for result in results if result.image is not None]
-    if not codes or inputs.image_tokenizer is None:
-        return [None] * len(results)
-    return [*inputs.image_tokenizer.codes_to_images(torch.stack(codes))]
-
-
 def _write(
-    job: Job, result: Result, picture: Image.Image | None, config: GenerateConfig, inputs: Inputs, folder: Path
+    job: Job, drawn: Drawn, picture: Image.Image | None, config: GenerateConfig, sampler: TaskSampler, folder: Path
 ) -> dict[str, Any]:
     """Writes the files of one sample; returns its line."""
     row: dict[str, Any] = {
@@ -187,20 +140,20 @@ def _write(
     }
     if job.prompt.images:
         row["input_image"] = job.prompt.images[0]
-    if result.text is not None:
-        text = result.text
-        row["text"] = decode_completion(text.token_ids, text.response_mask, inputs.tokenizer, inputs.vocabulary)
+    if drawn.text is not None:
+        text = drawn.text
+        row["text"] = sampler.completion(drawn)
         row["num_tokens"] = int(text.scored_mask.sum())
         if config.gif:
-            tokens = inputs.tokenizer.batch_decode(text.token_ids[text.scored_mask][:, None])
+            tokens = sampler.tokenizer.batch_decode(text.token_ids[text.scored_mask][:, None])
             row["text_gif"] = _path(folder, "gifs", f"{job.number:05d}_text.gif")
             save_gif(text_frames(tokens, text.commit_step[text.scored_mask]), folder / row["text_gif"])
-    if result.image is not None and picture is not None:
+    if drawn.image is not None and picture is not None:
         row["image"] = _path(folder, "images", f"{job.number:05d}.png")
         picture.save(folder / row["image"])
         if config.gif:
             row["image_gif"] = _path(folder, "gifs", f"{job.number:05d}_image.gif")
-            frames = image_frames(picture, result.image.commit_step[result.image.response_mask])
+            frames = image_frames(picture, drawn.image.commit_step[drawn.image.response_mask])
             save_gif(frames, folder / row["image_gif"])
     return row
 

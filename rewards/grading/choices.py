@@ -17,6 +17,11 @@ _LEAD = re.compile(
 _FIRST = re.compile(r"[(\[]([A-Ja-j])[)\]]|([A-J])(?![A-Za-z0-9'])|([a-j])(?=[).:](?![a-z])|$)")
 _EXPLANATION = re.compile(r"\n\s*[*_]*(?:explanation|reason|because|rationale)", re.IGNORECASE)
 _LETTER = re.compile(r"(?<![A-Za-z0-9'\\])([A-J])(?![A-Za-z0-9'])")
+_NAMED = re.compile(
+    r"\b(?i:options?|choice|answer|letter|is|be|it's|choose|pick|select|with|so|therefore|thus|hence|only|clearly|definitely"
+    r"|indeed)\W{1,3}[A-J](?![A-Za-z0-9'])|选|^\W*[A-J](?![A-Za-z0-9'])"
+)
+"""A letter that stands for an option, not for an angle or a point."""
 _ARTICLE = re.compile(r"\s+(?!and\b|or\b|is\b|to\b)[a-z]")
 _OPTION = re.compile(r"\b[A-J][).:]|[(\[][A-J][)\]]|\b(?:or|and|not|be|option|choose|/) [(\[]?[A-J]\b|[.,;]\s*[A-J]$")
 """Another letter inside the text of the chosen option."""
@@ -62,7 +67,7 @@ def letter(text: str, strict: bool = False) -> str | None:
     found = _FIRST.match(text)
     letters = {m[1] for m in _LETTER.finditer(text) if not (m[1] in "AI" and _ARTICLE.match(text, m.end()))}
     if not found:
-        alone = not strict and len(letters) == 1 and len(text) <= 160
+        alone = not strict and len(letters) == 1 and len(text) <= 160 and _NAMED.search(text)
         return letters.pop() if alone and not _HEDGE.search(text) and not re.search("none|all of", text) else None
     chosen = (found[1] or found[2] or found[3]).upper()
     rest = text[found.end() :]

@@ -18,6 +18,7 @@ _STATED = re.compile(
     r"(?:so |therefore,? |thus,? |hence,? )?(?:the|it)\b[A-Za-z ,∠△]* (?:is|equals|measures) ([^.]+(?:\.\d[^.]*)?)\.?",
     re.IGNORECASE,
 )
+_REASON = re.compile(r",?\s+(?:because|since|which)\b")
 Status = Literal["ok", "no_answer", "timeout", "error"]
 
 
@@ -157,6 +158,7 @@ def _same_number(gold: str, text: str, rule: str) -> bool:
 
 def _without_prose(text: str, strict: bool) -> str:
     """The formula of a sentence with exactly one formula and no other number."""
+    text = text if strict else _REASON.split(text, maxsplit=1)[0]
     said = _STATED.fullmatch(text)
     if said and "$" not in text and not (units.HEDGES - {"to", "equals"}) & set(re.findall(r"[a-z']+", text.lower())):
         return said[1]

@@ -19,12 +19,12 @@ _FILLERS = frozenset(
     "a the that there he she it they we you i total of sum value number amount exactly just only simply therefore "
     "thus so indeed clearly usd us is are be must x y n".split()
 )
-_BEFORE = units.HEDGES - {"and"}
+_BEFORE = units.HEDGES - {"and", "to"}
 _AFTER = units.HEDGES - {"and", "over", "to", "through", "around", "about", "most"}
 _EITHER = re.compile(r"\beither [a-z ]+ or [a-z]+")
 _VERB = re.compile(
-    r"(?:.*\b(?:is|are|was|were|has|have|equals|there's|it's|count|see|get|got|makes|needs|measures|total of)"
-    r"|[A-Za-z ]{1,40}:|.*=)\s+(.+)",
+    r"(?:.*\b(?:is|are|was|were|has|have|equals|there's|it's|count|see|get|got|makes|needs?|takes?|costs?|earns?|pays?"
+    r"|measures|total of)|[A-Za-z ]{1,40}:|.*=)\s+(.+)",
     re.DOTALL | re.IGNORECASE,
 )
 

@@ -40,10 +40,10 @@ _HEADING = re.compile(
     re.IGNORECASE,
 )
 _CLAUSE = re.compile(
-    r"(?:\banswer\b(?:[^.\n:=：?]{0,60}?\b(?:is|are|equals|(?:will|would|must|should) be)\b|[ \t*_]{0,8}[:=：])"
+    r"(?:\banswer\b(?:[^.\n:=?]{0,60}?\b(?:is|are|equals|(?:will|would|must|should) be)\b|[ \t*_]{0,8}[:=])"
     r"|\banswer[\s*_]{0,8}\n"
     r"|\b(?:correct|right|best) (?:option|choice)\b[ \t]{0,4}(?:is|:)"
-    r"|答案\s{0,4}(?:应)?(?:是|为|选)?\s{0,4}[::]?|(?:故|应|所以|因此)选\s{0,4}(?:项|择)?\s{0,4}[::]?)[\s*_]{0,16}[::]?[\s*_]{0,16}",
+    r"|答案\s{0,4}(?:应)?(?:是|为|选)?\s{0,4}:?|(?:故|应|所以|因此)选\s{0,4}(?:项|择)?\s{0,4}:?)[\s*_]{0,16}:?[\s*_]{0,16}",
     re.IGNORECASE,
 )
 _LAST_LINE = re.compile(r"[ \t*_]{0,8}A[ \t*_]{0,8}:[ \t*_]{0,16}")

@@ -24,7 +24,8 @@ HEDGES = frozenset(
     "millions billion billions trillion percent power root mod modulo choose negative if but wrong incorrect "
     "could might may between least most about nearly almost roughly around except without unknown guess point "
     "double twice triple pi isn't can't cannot versus vs unless unsure depends score pair pairs false true "
-    "undefined infinity couple few several multiplied print eval exec import return lambda equals through until".split()
+    "undefined infinity couple few several multiplied print eval exec import return lambda equals through "
+    "until".split()
 )
 """Words beside a number that make it another number, or no definite one."""
 

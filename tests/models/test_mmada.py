@@ -291,3 +291,25 @@ def test_a_saved_model_loads_bit_for_bit_under_the_published_names(tiny, tmp_pat
 def test_head_and_embedding_are_different_weights(tiny):
     assert tiny.get_output_embeddings().weight is not tiny.get_input_embeddings().weight
     assert tiny.config.tie_word_embeddings is False
+
+
+def test_targets_of_two_vocabularies_and_temperatures_are_those_of_separate_passes(tiny, tokens):
+    positions = torch.zeros_like(tokens, dtype=torch.bool)
+    positions[:, ::2] = True
+    num = int(positions.sum())
+    targets = torch.arange(num) % 15 + 10
+    is_sliced = torch.arange(num) % 3 == 0
+    temperature = torch.where(is_sliced, 0.7, 1.3)
+    out = tiny(
+        tokens,
+        positions=positions,
+        targets=targets,
+        vocab_slice=(10, 25),
+        is_sliced=is_sliced,
+        temperature=temperature,
+    ).log_probs
+    logits = tiny(tokens, positions=positions).logits.double()
+    for row in range(num):
+        ids, divisor = (logits[row, 10:25], 0.7) if is_sliced[row] else (logits[row], 1.3)
+        wanted = targets[row] - 10 if is_sliced[row] else targets[row]
+        assert out[row].item() == pytest.approx((ids / divisor).log_softmax(0)[wanted].item(), abs=1e-5)

@@ -233,7 +233,8 @@ class MMadaModelLM(PreTrainedModel):
         positions: Bool[Tensor, "B L"] | None = None,
         targets: Int[Tensor, " N"] | None = None,
         vocab_slice: tuple[int, int] | None = None,
-        temperature: float = 1.0,
+        is_sliced: Bool[Tensor, " N"] | None = None,
+        temperature: float | Float[Tensor, " N"] = 1.0,
         output_hidden_states: bool = False,
     ) -> MMadaOutput:
         """Runs the transformer and applies the head only where asked.
@@ -246,7 +247,8 @@ class MMadaModelLM(PreTrainedModel):
             positions: Where to apply the head: N positions, in row-major order. None: everywhere.
             targets: Tokens at ``positions`` whose log-probabilities are wanted; no logits are returned or kept.
             vocab_slice: First and one-past-last id that the head computes; the softmax is over them alone.
-            temperature: Divides the logits before the softmax of ``targets``.
+            is_sliced: Which ``targets`` the slice is for, the others having the whole vocabulary; None: all of them.
+            temperature: Divides the logits before the softmax of ``targets``; one for all or one for each.
             output_hidden_states: Also return the residual stream between the layers.
 
         Raises:
@@ -269,7 +271,19 @@ class MMadaModelLM(PreTrainedModel):
         hidden = self.transformer.ln_f(hidden)
         if targets is None:
             return MMadaOutput(logits=self.transformer.ff_out(hidden, vocab_slice), hidden_states=kept)
-        return MMadaOutput(log_probs=self._log_probs(hidden, targets, vocab_slice, temperature), hidden_states=kept)
+        if hidden.dim() != 2 or len(targets) != len(hidden):
+            where = f"{len(hidden)} positions" if hidden.dim() == 2 else "no positions"
+            raise ValueError(f"{len(targets)} targets for {where}; give one target for each True of positions")
+        temperatures = torch.as_tensor(temperature, device=device).expand(len(targets))
+        if is_sliced is None:
+            log_probs = self._log_probs(hidden, targets, vocab_slice, temperatures)
+        else:
+            parts = ((is_sliced, vocab_slice), (~is_sliced, None))
+            log_probs = hidden.new_zeros(len(targets), dtype=torch.float32)
+            for rows, ids in parts:
+                part = self._log_probs(hidden[rows], targets[rows], ids, temperatures[rows])
+                log_probs = log_probs.masked_scatter(rows, part)
+        return MMadaOutput(log_probs=log_probs, hidden_states=kept)
 
     def _attention_mask(self, mask: Tensor | None) -> Tensor | None:
         """The mask as the attention kernels want it; None where nothing is hidden."""
@@ -287,24 +301,23 @@ class MMadaModelLM(PreTrainedModel):
         return (mask[:, None, None, :] | ~mask[:, None, :, None]) if not mask.all() else None
 
     def _log_probs(
-        self, hidden: Tensor, targets: Tensor, vocab_slice: tuple[int, int] | None, temperature: float
+        self, hidden: Tensor, targets: Tensor, vocab_slice: tuple[int, int] | None, temperatures: Tensor
     ) -> Float[Tensor, " N"]:
         """Log-probabilities in chunks of rows; the backward pass computes the logits again instead of keeping them."""
-        if hidden.dim() != 2 or len(hidden) != len(targets):
-            where = f"{len(hidden)} positions" if hidden.dim() == 2 else "no positions"
-            raise ValueError(f"{len(targets)} targets for {where}; give one target for each True of positions")
         offset = 0 if vocab_slice is None else vocab_slice[0]
 
-        def chunk_log_probs(rows: Tensor, wanted: Tensor) -> Tensor:
-            logits = self.transformer.ff_out(rows, vocab_slice).float() / temperature
+        def chunk_log_probs(rows: Tensor, wanted: Tensor, divisors: Tensor) -> Tensor:
+            logits = self.transformer.ff_out(rows, vocab_slice).float() / divisors[:, None]
             # No cross-entropy: it takes a target of -100, here an id 100 before the slice, for one to leave out.
             return logits.log_softmax(-1).gather(1, wanted[:, None])[:, 0]
 
-        chunks = zip(hidden.split(HEAD_CHUNK_ROWS), (targets - offset).split(HEAD_CHUNK_ROWS), strict=True)
+        chunks = zip(
+            *(tensor.split(HEAD_CHUNK_ROWS) for tensor in (hidden, targets - offset, temperatures)), strict=True
+        )
         if torch.is_grad_enabled() and hidden.requires_grad:
-            parts = [checkpoint(chunk_log_probs, h, t, use_reentrant=False) for h, t in chunks]
+            parts = [checkpoint(chunk_log_probs, *chunk, use_reentrant=False) for chunk in chunks]
         else:
-            parts = [chunk_log_probs(h, t) for h, t in chunks]
+            parts = [chunk_log_probs(*chunk) for chunk in chunks]
         return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
 
 

@@ -7,18 +7,13 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
-from rewards.grading import choices, mathematics, numbers, prose, units, words
+from rewards.grading import choices, mathematics, numbers, prose, words
 from rewards.grading.extraction import Answer, extract
 from rewards.grading.notation import unwrapped
 from rewards.grading.text import clean
 from rewards.grading.verifier import Verifier, VerifierError, VerifierTimeout
 
 KINDS = ("auto", "gsm8k", "math", "choice", "geoqa", "clevr")
-_STATED = re.compile(
-    r"(?:so |therefore,? |thus,? |hence,? )?(?:the|it)\b[A-Za-z ,∠△]* (?:is|equals|measures) ([^.]+(?:\.\d[^.]*)?)\.?",
-    re.IGNORECASE,
-)
-_REASON = re.compile(r",?\s+(?:because|since|which)\b")
 Status = Literal["ok", "no_answer", "timeout", "error"]
 
 
@@ -146,7 +141,7 @@ def _same(answer: Answer, gold: str, form: str, verify: Verifier) -> bool:
     sentence = form == "geo_number" or (answer.rule not in ("box", "tag") and "\\" not in text)
     if sentence and _same_number(gold, text, answer.rule):
         return True
-    return mathematics.same(gold, _without_prose(text, strict), verify)
+    return mathematics.same(gold, prose.formula(text, strict), verify)
 
 
 def _same_number(gold: str, text: str, rule: str) -> bool:
@@ -154,22 +149,6 @@ def _same_number(gold: str, text: str, rule: str) -> bool:
     ours = numbers.parse(gold)
     found = numbers.parse(text) or read(text)
     return ours is not None and found is not None and numbers.same(ours, found)
-
-
-def _without_prose(text: str, strict: bool) -> str:
-    """The formula of a sentence with exactly one formula and no other number."""
-    text = text if strict else _REASON.split(text, maxsplit=1)[0]
-    said = _STATED.fullmatch(text)
-    if said and "$" not in text and not (units.HEDGES - {"to", "equals"}) & set(re.findall(r"[a-z']+", text.lower())):
-        return said[1]
-    segments = re.findall(r"\$([^$]+)\$", text)
-    outside = re.sub(r"\$[^$]+\$", " ", text)
-    if strict or len(segments) != 1 or not re.search(r"[A-Za-z]{2,}", outside) or re.search(r"\d", outside):
-        return text
-    said = set(re.findall(r"[a-z']+", outside.lower()))
-    if units.canonical(outside.strip(" .")) and text.strip().startswith("$"):
-        return text
-    return text if (units.HEDGES - {"to", "equals"}) & said else segments[0]
 
 
 def _looks_like_an_answer(text: str, form: str) -> bool:

@@ -28,6 +28,9 @@ _BODY = re.compile(
     re.IGNORECASE,
 )
 _PERCENT = re.compile(r"\s*(?:%|percent\b|per cent\b|percentage points?\b)", re.IGNORECASE)
+_SHARE = re.compile(r"/|(?:per|each|a|in|every|total)\b", re.IGNORECASE)
+_RARE = {"n", "j", "w", "v"}
+"""Units whose letter is more often a variable."""
 _REPEATING = re.compile(r"([-+]?)(\d*)\.(\d*)\\overline\s*\{?(\d{1,30})\}?")
 _ARITHMETIC = re.compile(r"[\d\s+\-*/().,$%^{}]*\d\s*[+\-*/^][\d\s+\-*/().,$%^{}]*")
 _VARIABLE = re.compile(
@@ -90,7 +93,7 @@ def same(gold: Number, found: Number) -> bool:
 
     A percentage is its bare number; it is the fraction only if the gold has the sign.
     """
-    if units.conflict(gold.unit, found.unit):
+    if units.conflict(gold.unit, found.unit) or (gold.percent and found.unit) or (found.percent and gold.unit):
         return False
     if gold.value == found.value:
         return True
@@ -160,6 +163,7 @@ def _repeating(found: re.Match[str]) -> Fraction:
 
 
 def _with_unit(value: Fraction, currency: str, rest: str, loose: bool) -> Number | None:
+    money = units.canonical(currency.rstrip(".")) or ""
     percent = _PERCENT.match(rest)
     if percent:
         rest = rest[percent.end() :]
@@ -169,7 +173,7 @@ def _with_unit(value: Fraction, currency: str, rest: str, loose: bool) -> Number
     if re.fullmatch(r"\([A-Za-z ]+\)", rest):
         rest = rest[1:-1]
     if not rest:
-        return Number(value, units.canonical(currency.rstrip(".")) or "", bool(percent))
+        return Number(value, money, bool(percent))
     if rest[0] in ".,!?/^*-+_(){}[]|&<>=:;\\'\"" and not rest.startswith("/"):
         return None
     unit = units.canonical(rest)
@@ -180,21 +184,11 @@ def _with_unit(value: Fraction, currency: str, rest: str, loose: bool) -> Number
         return None  # 5m is a product in mathematics
     if not loose and not percent and not all(name in _KNOWN_NAMES or _is_noun(name) for name in names if name):
         return None
-    if currency:
-        if (
-            re.match(r"(?:/|per\b|each\b|a\b|in\b|every\b|total\b)", rest.lower())
-            or units.canonical(currency.rstrip(".")) == unit
-        ):
-            return Number(value, units.canonical(currency.rstrip(".")) or "", bool(percent))
-        return (
-            None
-            if glued or len(rest) < 3
-            else Number(value, units.canonical(currency.rstrip(".")) or "", bool(percent))
-        )
-    return Number(value, "" if percent else unit, bool(percent))
+    if money and unit != money and not _SHARE.match(rest) and (glued or len(rest) < 3):
+        return None
+    return Number(value, money or ("" if percent else unit), bool(percent))
 
 
-_RARE = {"n", "j", "w", "v"}
 _KNOWN_NAMES = {name + power for name in units.KNOWN.values() for power in ("", "^2", "^3")}
 
 

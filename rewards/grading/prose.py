@@ -1,4 +1,4 @@
-"""The only number of a sentence."""
+"""The only number, or the only formula, of a sentence."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ _FILLERS = frozenset(
     "a the that there he she it they we you i total of sum value number amount exactly just only simply therefore "
     "thus so indeed clearly usd us is are be must x y n".split()
 )
+_STATED = re.compile(
+    r"(?:so |therefore,? |thus,? |hence,? )?(?:the|it)\b[A-Za-z ,∠△]* (?:is|equals|measures) ([^.]+(?:\.\d[^.]*)?)\.?",
+    re.IGNORECASE,
+)
+_REASON = re.compile(r",?\s+(?:because|since|which)\b")
 _BEFORE = units.HEDGES - {"and", "to"}
 _AFTER = units.HEDGES - {"and", "over", "to", "through", "around", "about", "most"}
 _EITHER = re.compile(r"\beither [a-z ]+ or [a-z]+")
@@ -63,6 +68,29 @@ def stated(sentence: str) -> Number | None:
     number = numbers.parse(found[1]) if found else None
     whole = number_of(sentence) if number else None
     return number if number and whole and whole.value == number.value else None
+
+
+def formula(text: str, strict: bool = False) -> str:
+    """The formula of a sentence such as "the length is $2x$ cm"; the text itself where that is not clear.
+
+    Args:
+        text: An extracted answer.
+        strict: Only "the length is 2x" counts, not a formula between other words.
+    """
+    text = text if strict else _REASON.split(text, maxsplit=1)[0]
+    said = _STATED.fullmatch(text)
+    if said and "$" not in text and not _doubted(text):
+        return said[1]
+    segments = re.findall(r"\$([^$]+)\$", text)
+    outside = re.sub(r"\$[^$]+\$", " ", text)
+    if strict or len(segments) != 1 or not re.search(r"[A-Za-z]{2,}", outside) or re.search(r"\d", outside):
+        return text
+    is_unit = text.strip().startswith("$") and units.canonical(outside.strip(" ."))
+    return text if is_unit or _doubted(outside) else segments[0]
+
+
+def _doubted(text: str) -> bool:
+    return bool((units.HEDGES - {"to", "equals"}) & set(re.findall(r"[a-z']+", text.lower())))
 
 
 def _digits(text: str, token: re.Match[str]) -> Number | None:

@@ -52,9 +52,10 @@ _SENTENCE_END = re.compile(r"(?<!\.)[.!?](?=[\s\"')\]*]|$)|\n|(?<=[.!?])\s")
 _DISPLAY = (("$$", "$$"), ("\\[", "\\]"), ("\\(", "\\)"))
 _HEDGED = re.compile(r"[\s$})\]\\]*\(?\s*or\b", re.IGNORECASE)
 _RETRACTED = re.compile(
-    r"\b(?:wait|actually|scratch that|correction|on second thoughts?|hold on|alternatively|i was wrong|my mistake|"
-    r"or (?:maybe|perhaps|possibly|it|rather)|(?:maybe|perhaps|possibly) (?:it|the)|"
-    r"(?:could|might|may) (?:also |instead )?be|no, (?:it|the|that)|that is wrong|that's wrong|not sure)\b",
+    r"\b(?:wait|actually|scratch that|correction|on second thoughts?|hold on|i was wrong|my mistake|not sure"
+    r"|alternatively,? (?:it|the answer|\$?\d)|or (?:maybe|perhaps|possibly|it|rather)|(?:maybe|perhaps|possibly) (?:it|the)"
+    r"|(?:could|might|may) (?:also |instead )?be(?! (?:verified|checked|written|simplified|expressed|seen|found|rounded)\b)"
+    r"|no, (?:it|the|that)|that is wrong|that's wrong)\b",
     re.IGNORECASE,
 )
 

@@ -53,8 +53,10 @@ _DISPLAY = (("$$", "$$"), ("\\[", "\\]"), ("\\(", "\\)"))
 _HEDGED = re.compile(r"[\s$})\]\\]*\(?\s*or\b", re.IGNORECASE)
 _RETRACTED = re.compile(
     r"\b(?:wait|actually|scratch that|correction|on second thoughts?|hold on|i was wrong|my mistake|not sure"
-    r"|alternatively,? (?:it|the answer|\$?\d)|or (?:maybe|perhaps|possibly|it|rather)|(?:maybe|perhaps|possibly) (?:it|the)"
-    r"|(?:could|might|may) (?:also |instead )?be(?! (?:verified|checked|written|simplified|expressed|seen|found|rounded)\b)"
+    r"|alternatively,? (?:it|the answer|\$?\d)|or (?:maybe|perhaps|possibly|it|rather)"
+    r"|(?:maybe|perhaps|possibly) (?:it|the)"
+    r"|(?:could|might|may) (?:also |instead )?be"
+    r"(?! (?:verified|checked|written|simplified|expressed|seen|found|rounded)\b)"
     r"|no, (?:it|the|that)|that is wrong|that's wrong)\b",
     re.IGNORECASE,
 )

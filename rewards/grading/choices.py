@@ -9,7 +9,7 @@ from rewards.grading.notation import plain, unwrapped
 _GOLD = re.compile(r"[(\[]?([A-Ja-j])[)\].:]?")
 _LEAD = re.compile(
     r"(?:(?:so|therefore|thus|hence|i think),? )*"
-    r"(?:i(?:'d| would)? (?:choose|pick|select|go with) |it(?:'s| is) |only )?"
+    r"(?:i(?:'d| would)? (?:choose|pick|select|go with) |it(?:'s| is| must be) |only )?"
     r"(?:the |my )?(?:(?:final |correct |best |right )?(?:ans\b\.?|answer|option|choice|letter)s?(?: is| would be)?"
     r"|本题选|选[项择]?|故选|应选|答案[是为]?)?\s*:?\s*",
     re.IGNORECASE,

@@ -17,6 +17,8 @@ _UNIT_AT_END = re.compile(
     r"((?:(?:square|cubic|sq) )?[A-Za-z°]+(?:\s*/\s*[A-Za-z]+| per [a-z]+)?(?:\^?\{?[23]\}?)?)"
 )
 _FUNCTION = re.compile(r"y?[a-z]\(x\)y?")
+_ANGLE_FUNCTION = re.compile(r"(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
+"""Of 20 degrees is another number than of 20."""
 _LETTER = re.compile(r"\(?[A-J][).]?")
 _ARTICLE = re.compile(r"(?:an?|the) (?=[a-z]{3})", re.IGNORECASE)
 
@@ -166,7 +168,7 @@ def _same_plain(gold: str, answer: str, verify: Verify) -> bool:
 def _unit(text: str) -> tuple[str, str]:
     """A quantity -> the expression and its unit."""
     degrees = re.fullmatch(r"(.+?)\s*°", text)
-    if degrees:
+    if degrees and not _ANGLE_FUNCTION.search(text):
         return degrees[1], "degree"
     found = _UNIT_AT_END.fullmatch(text)
     if not found or len(found[2]) < 2 or found[2].lower() in FUNCTIONS:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 import torch
@@ -31,8 +31,8 @@ def image_pixels(paths: Sequence[str | Path], resolution: int, fit: Fit = "crop"
     return torch.stack([square_pixels(read_image(path), resolution, fit) for path in paths])
 
 
-def read_image(path: str | Path) -> Image.Image:
-    """An image file in RGB, upright, as a viewer on a white page shows it.
+def read_image(path: str | Path | BinaryIO) -> Image.Image:
+    """An image file, or an open one, in RGB, upright, as a viewer on a white page shows it.
 
     Raises:
         ValueError: It is missing or no image, or its data ends early.

@@ -1,0 +1,143 @@
+"""The stream: order, resume, ranks, loader processes, and the limit of broken samples."""
+
+import dataclasses
+import json
+import logging
+import pickle
+
+import pytest
+from torch.utils.data import DataLoader
+
+from unigrpo.data.corpora.config import CaptionConfig, SourceConfig
+from unigrpo.data.corpora.order import rank_positions
+from unigrpo.data.corpora.sample import BadSample
+from unigrpo.data.corpora.stream import CorpusStream
+
+
+def write(path, texts):
+    path.write_text("".join((json.dumps({"text": text}) if text else "broken") + "\n" for text in texts))
+    return SourceConfig(kind="text", task="lm", path=str(path))
+
+
+@pytest.fixture
+def sources(tmp_path):
+    """Forty documents three of which are broken, and ten."""
+    many = write(tmp_path / "many.jsonl", [f"many {n}" if n not in (3, 7, 20) else "" for n in range(40)])
+    few = write(tmp_path / "few.jsonl", [f"few {n}" for n in range(10)])
+    return {"many": many, "few": few}
+
+
+def texts(stream, positions):
+    return [stream.sample(position).text for position in positions]
+
+
+def test_the_order_depends_on_the_seed_alone(sources):
+    whole = texts(CorpusStream(sources, 1), range(100))
+    assert whole == texts(CorpusStream(sources, 1), range(100))
+    assert whole != texts(CorpusStream(sources, 2), range(100))
+
+
+def test_a_resume_in_mid_epoch_goes_on_where_it_stopped(sources):
+    whole = texts(CorpusStream(sources, 1), range(100))
+    assert texts(CorpusStream(sources, 1), range(37, 100)) == whole[37:]
+
+
+def test_two_ranks_see_disjoint_positions_and_together_what_one_would(sources):
+    whole = texts(CorpusStream(sources, 1), range(64))
+    ranks = [list(rank_positions(0, 64, rank, 2)) for rank in range(2)]
+    assert not set(ranks[0]) & set(ranks[1])
+    parts = [texts(CorpusStream(sources, 1), positions) for positions in ranks]
+    assert [text for pair in zip(*parts, strict=True) for text in pair] == whole
+
+
+def test_an_epoch_shows_every_sample_once(sources):
+    stream = CorpusStream({"few": sources["few"]}, 1)
+    for epoch in range(3):
+        assert sorted(texts(stream, range(epoch * 10, epoch * 10 + 10))) == [f"few {n}" for n in range(10)]
+
+
+def test_a_stream_travels_to_loader_processes(sources, tmp_path):
+    (tmp_path / "captions.json").write_text("{}")
+    stream = pickle.loads(pickle.dumps(CorpusStream(sources, 1)))
+    positions = list(range(20))
+    loader = DataLoader(stream, batch_size=None, sampler=positions, num_workers=2, multiprocessing_context="fork")
+    found = list(loader)
+    assert [sample.text for sample in found] == texts(stream, positions)
+    assert any(sample.skipped for sample in found)
+
+
+def test_sources_with_captions_elsewhere_travel_too(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(b"")
+    (tmp_path / "captions.json").write_text("{}")
+    config = SourceConfig(
+        kind="image_folder", task="t2i", path=str(tmp_path / "images"),
+        captions=CaptionConfig(store="json", path=str(tmp_path / "captions.json")),
+    )  # fmt: skip
+    assert pickle.loads(pickle.dumps(CorpusStream({"a": config}, 1))).sizes == {"a": 1}
+
+
+def test_broken_samples_are_replaced_counted_and_logged(sources, caplog):
+    stream = CorpusStream({"many": sources["many"]}, 1)
+    with caplog.at_level(logging.WARNING):
+        samples = [stream.sample(position) for position in range(40)]
+    assert all(sample.text.startswith("many") and sample.source == "many" for sample in samples)
+    num_skipped = sum(len(sample.skipped) for sample in samples)
+    assert num_skipped >= 3
+    assert stream.counts == {("many", "no JSON"): num_skipped}
+    assert stream.seen == {"many": 40 + num_skipped}
+    assert all(f"many.jsonl:{line}" in caplog.text for line in (4, 8, 21))
+
+
+def test_a_replacement_depends_on_the_position_alone(sources):
+    stream = CorpusStream({"many": sources["many"]}, 1)
+    replaced = [position for position in range(40) if stream.sample(position).skipped]
+    alone = CorpusStream({"many": sources["many"]}, 1)
+    assert alone.sample(replaced[-1]) == stream.sample(replaced[-1])
+
+
+def test_too_many_broken_samples_are_an_error(tmp_path):
+    source = write(tmp_path / "a.jsonl", [f"text {n}" if n % 2 else "" for n in range(100)])
+    stream = CorpusStream({"a": source}, 1)
+    with pytest.raises(ValueError, match=r"source a: 11 of \d+ samples cannot be used \(no JSON 11\).* 0\.01 allows"):
+        texts(stream, range(100))
+
+
+def test_the_limit_can_be_raised_and_be_zero(tmp_path):
+    lines = [f"text {n}" if n % 2 else "" for n in range(100)]
+    source = write(tmp_path / "a.jsonl", lines)
+    assert len(texts(CorpusStream({"a": dataclasses.replace(source, max_bad_fraction=0.6)}, 1), range(500))) == 500
+    with pytest.raises(ValueError, match="source a: 1 of"):
+        texts(CorpusStream({"a": dataclasses.replace(source, max_bad_fraction=0.0)}, 1), range(10))
+
+
+def test_a_source_whose_samples_are_all_filtered_out_is_an_error(sources):
+    def refuse(sample):
+        raise BadSample("text too long", f"{sample.key}: too long")
+
+    with pytest.raises(ValueError, match=r"source few: 11 of 11 .*text too long 11"):
+        CorpusStream({"few": sources["few"]}, 1, check=refuse).sample(0)
+
+
+def test_counts_of_other_processes_are_added_and_limited(sources):
+    stream = CorpusStream(sources, 1)
+    stream.add_counts("few", 6, [("few", "no JSON")] * 5)
+    assert (stream.seen["few"], stream.counts["few", "no JSON"]) == (6, 5)
+    with pytest.raises(ValueError, match="source few: 11 of 12"):
+        stream.add_counts("few", 6, [("few", "no JSON")] * 6)
+
+
+def test_an_error_at_the_start_names_the_source(tmp_path):
+    (tmp_path / "a.jsonl").touch()
+    with pytest.raises(ValueError, match=r"source books: .*a\.jsonl: holds no row"):
+        CorpusStream({"books": SourceConfig(kind="text", path=str(tmp_path / "a.jsonl"))}, 1)
+
+
+def test_another_source_does_not_change_the_order_within_one(sources):
+    def order(found):
+        stream = CorpusStream(found, 1)
+        return [text for text in texts(stream, range(200)) if text.startswith("few")]
+
+    alone, mixed = order({"few": sources["few"]}), order(sources)
+    assert 80 < len(mixed) < 120
+    assert mixed == alone[: len(mixed)]

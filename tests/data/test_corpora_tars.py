@@ -1,0 +1,179 @@
+"""Samples of tars: against webdataset's own reader, and broken ones."""
+
+import io
+import tarfile
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from webdataset.compat import WebDataset
+
+from unigrpo.data.corpora.config import CaptionConfig, SourceConfig
+from unigrpo.data.corpora.sample import BadSample
+from unigrpo.data.corpora.sources import Webdataset
+from unigrpo.data.corpora.tars import TarSamples
+
+BLOCK = 512
+
+
+def png(colour):
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_tar(path, members, form=tarfile.PAX_FORMAT):
+    with tarfile.open(path, "w", format=form) as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+
+
+def draws():
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def tar(tmp_path):
+    """Four samples of an image of 1000 bytes and a caption."""
+    members = {}
+    for number in range(4):
+        members[f"part/{number:04}.jpg"] = bytes([number]) * 1000
+        members[f"part/{number:04}.txt"] = f"caption {number}".encode()
+    write_tar(tmp_path / "a.tar", members)
+    return tmp_path / "a.tar"
+
+
+def reasons(samples):
+    found = []
+    for index in range(len(samples)):
+        try:
+            found.append(sorted(samples.read(index).members))
+        except BadSample as error:
+            found.append(error.reason)
+    return found
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_samples_are_those_that_webdataset_reads(tmp_path, form):
+    folder = "n" * (60 if form == tarfile.USTAR_FORMAT else 180)  # the longer one needs a header of its own
+    members = {f"{folder}/{n}.{e}": f"{n}{e}".encode() * 300 for n in range(5) for e in ("JPG", "txt", "meta.json")}
+    write_tar(tmp_path / "a.tar", members, form)
+    samples = TarSamples([tmp_path / "a.tar"])
+    own = [(found.key, found.members) for found in map(samples.read, reversed(range(len(samples))))]
+    theirs = WebDataset(str(tmp_path / "a.tar"), shardshuffle=False)
+    expected = [(s["__key__"], {k: v for k, v in s.items() if not k.startswith("__")}) for s in theirs]
+    assert own[::-1] == expected
+
+
+def test_samples_of_several_tars_stand_behind_one_another(tmp_path, tar):
+    write_tar(tmp_path / "b.tar", {"x.txt": b"b"})
+    samples = TarSamples([tar, tmp_path / "b.tar"])
+    assert [samples.read(index).key for index in range(5)] == [*(f"part/000{n}" for n in range(4)), "x"]
+
+
+def test_a_truncated_tar_has_its_whole_samples_and_one_broken(tar):
+    whole = tar.read_bytes()
+    start = whole.index(b"\x02" * 1000)
+    tar.write_bytes(whole[: start + 500])
+    assert reasons(TarSamples([tar])) == [["jpg", "txt"], ["jpg", "txt"], "truncated tar"]
+
+
+def test_a_tar_cut_between_members_counts_as_broken(tar):
+    whole = tar.read_bytes()
+    cut = whole.index(b"part/0002.jpg")
+    tar.write_bytes(whole[: cut // BLOCK * BLOCK])
+    assert reasons(TarSamples([tar])) == [["jpg", "txt"], ["jpg", "txt"], "truncated tar"]
+
+
+def test_a_tar_broken_in_the_middle_counts_as_broken(tar, caplog):
+    content = bytearray(tar.read_bytes())
+    place = content.index(b"part/0001.txt") // BLOCK * BLOCK
+    content[place : place + BLOCK] = b"x" * BLOCK
+    tar.write_bytes(bytes(content))
+    assert reasons(TarSamples([tar])) == [["jpg", "txt"], ["jpg"], "truncated tar"]
+    assert f"{tar}: broken from byte {place}" in caplog.text
+
+
+@pytest.mark.parametrize("content", [b"", b"no tar at all" * 100, b"\x1f\x8b" + bytes(1000)])
+def test_what_is_no_tar_is_named(tmp_path, content):
+    (tmp_path / "a.tar").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.tar: no tar could be read"):
+        TarSamples([tmp_path / "a.tar"])
+
+
+def test_a_tar_without_samples_is_refused(tmp_path):
+    write_tar(tmp_path / "a.tar", {"README": b"no ending"})
+    with pytest.raises(ValueError, match=r"a\.tar: no sample in 1 tars"):
+        TarSamples([tmp_path / "a.tar"])
+
+
+def source(tar, task: Any = "t2i", **captions):
+    return Webdataset(SourceConfig(kind="webdataset", task=task, path=str(tar), captions=CaptionConfig(**captions)))
+
+
+def test_captions_stand_in_the_text_or_in_the_json(tmp_path):
+    write_tar(tmp_path / "a.tar", {"0.png": png("red"), "0.txt": b"red\n", "0.json": b'{"prompt": "a red square"}'})
+    assert source(tmp_path / "a.tar").read(0, draws()).text == "red"
+    sample = source(tmp_path / "a.tar", member="json.prompt").read(0, draws())
+    assert (sample.text, sample.key) == ("a red square", f"{tmp_path}/a.tar:0")
+    assert sample.image is not None and sample.image.getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_captions_stand_beside_the_tar(tmp_path):
+    write_tar(tmp_path / "shard7.tar", {"0.png": png("red"), "1.png": png("blue")})
+    (tmp_path / "captions" / "shard7").mkdir(parents=True)
+    (tmp_path / "captions" / "shard7" / "0.caption").write_text("red\nsecond line")
+    found = source(
+        tmp_path / "shard7.tar", store="beside", path=f"{tmp_path}/captions/{{shard}}/{{key}}.caption",
+        first_line_only=True,
+    )  # fmt: skip
+    assert found.read(0, draws()).text == "red"
+    with pytest.raises(BadSample, match=r"shard7\.tar:1: no caption"):
+        found.read(1, draws())
+
+
+def test_one_of_the_captions_in_a_json_file_is_drawn(tmp_path):
+    write_tar(tmp_path / "a.tar", {"x.png": png("red"), "y.png": png("blue")})
+    (tmp_path / "captions.json").write_text('{"x": ["one", "two"]}')
+    found = source(tmp_path / "a.tar", store="json", path=str(tmp_path / "captions.json"))
+    texts = {found.read(0, torch.Generator().manual_seed(seed)).text for seed in range(20)}
+    assert texts == {"one", "two"}
+    with pytest.raises(BadSample, match=r"a\.tar:y: no caption"):
+        found.read(1, draws())
+
+
+@pytest.mark.parametrize(
+    ("members", "reason"),
+    [
+        ({"0.png": b"no image", "0.txt": b"a"}, "broken image"),
+        ({"0.png": png("red")[:-30], "0.txt": b"a"}, "broken image"),
+        ({"0.txt": b"a"}, "missing image"),
+        ({"0.png": png("red")}, "missing caption"),
+        ({"0.png": png("red"), "0.txt": b"  \n"}, "missing caption"),
+    ],
+)
+def test_a_broken_sample_says_why(tmp_path, members, reason):
+    write_tar(tmp_path / "a.tar", members)
+    with pytest.raises(BadSample, match=r"a\.tar:0") as caught:
+        source(tmp_path / "a.tar").read(0, draws())
+    assert caught.value.reason == reason
+
+
+def test_json_that_is_none_says_so(tmp_path):
+    write_tar(tmp_path / "a.tar", {"0.png": png("red"), "0.json": b"{"})
+    with pytest.raises(BadSample, match=r"a\.tar:0\.json") as caught:
+        source(tmp_path / "a.tar", member="json.prompt").read(0, draws())
+    assert caught.value.reason == "no JSON"
+
+
+def test_understanding_asks_one_of_the_questions(tmp_path):
+    write_tar(tmp_path / "a.tar", {"0.png": png("red"), "0.txt": b"a red square"})
+    (tmp_path / "questions.json").write_text('["What is it?", "Describe it."]')
+    found = source(tmp_path / "a.tar", task="mmu", questions=str(tmp_path / "questions.json"))
+    chats = {found.read(0, torch.Generator().manual_seed(seed)).messages for seed in range(20)}
+    assert chats == {
+        (("user", question), ("assistant", "a red square")) for question in ("What is it?", "Describe it.")
+    }

@@ -1,0 +1,127 @@
+"""Captions: where they stand, how they are cleaned, and the request that each answers in image understanding."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unigrpo.data.corpora.config import CaptionConfig
+from unigrpo.data.corpora.sample import BadSample, Messages
+
+DEFAULT_QUESTIONS = ("Please describe this image.",)
+PERSON_TAG = re.compile(r"<person>(?:[\s,]*(?:and\s+)?<person>)*", re.IGNORECASE)
+"""A tag that some captions have in place of a name, or a run of them."""
+PERSON_WORDS = ("a person", "someone", "somebody")
+SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
+"""Not the point of a number or an abbreviation without a space behind it."""
+
+
+@dataclass(frozen=True)
+class CaptionStore:
+    """Captions that do not stand where the images are."""
+
+    captions: Mapping[str, object] | None
+    """By key; None if each has a file."""
+    files: str
+    """Path of a caption's file, with {shard} and {key}."""
+
+    def find(self, shard: str, key: str) -> object:
+        """The caption of an image, or a list of captions; None if it has none."""
+        if self.captions is not None:
+            return self.captions.get(key)
+        path = Path(self.files.replace("{shard}", shard).replace("{key}", key)).expanduser()
+        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+
+
+def random_item(items: Sequence[Any], draws: torch.Generator) -> Any:
+    """One of the items, each as likely."""
+    return items[int(torch.randint(len(items), (1,), generator=draws))]
+
+
+def open_store(config: CaptionConfig) -> CaptionStore | None:
+    """How captions outside of the image's own place are looked up; None for those inside and for class names.
+
+    Raises:
+        ValueError: The file of captions is missing or no JSON object.
+    """
+    if config.store == "json":
+        return CaptionStore(_read_json(config.path, dict), "")
+    if config.store == "beside":
+        return CaptionStore(None, config.path)
+    return None
+
+
+def read_questions(path: str) -> Sequence[str]:
+    """Requests for a caption.
+
+    Raises:
+        ValueError: The file is missing or no JSON list of texts.
+    """
+    questions = _read_json(path, list) if path else list(DEFAULT_QUESTIONS)
+    if not questions or not all(isinstance(question, str) and question.strip() for question in questions):
+        raise ValueError(f"{path}: expected a JSON list of texts that are not empty")
+    return questions
+
+
+def clean_caption(caption: object, config: CaptionConfig, task: str, where: str, draws: torch.Generator) -> str:
+    """One caption as it is trained.
+
+    Args:
+        caption: Text, or a list of which one is drawn.
+        config: What to do.
+        task: Only `t2i` captions are shortened.
+        where: Named in errors.
+        draws: For all that is drawn.
+
+    Raises:
+        BadSample: There is no text.
+    """
+    if isinstance(caption, (list, tuple)) and caption:
+        caption = random_item(caption, draws)
+    text = caption.strip() if isinstance(caption, str) else ""
+    if config.first_line_only:
+        text = text.partition("\n")[0]
+    text = PERSON_TAG.sub(lambda tag: _person(tag.group(), draws), text)
+    if task == "t2i":
+        if float(torch.rand(1, generator=draws)) < config.first_sentence_probability:
+            text = first_sentence(text)
+        for phrase in config.drop_phrases:
+            text = text.replace(phrase, "")
+    if not text.strip():
+        raise BadSample("missing caption", f"{where}: no caption; found {caption!r:.60}")
+    return text.strip()
+
+
+def first_sentence(text: str) -> str:
+    """The text up to the first end of a sentence.
+
+    >>> first_sentence("A 3.5 m wall. Behind it a dog.")
+    'A 3.5 m wall.'
+    """
+    end = SENTENCE_END.search(text)
+    return text[: end.end()] if end else text
+
+
+def describe(caption: str, questions: Sequence[str], instruction: str, draws: torch.Generator) -> Messages:
+    """A request that is drawn, and the caption as its answer."""
+    return (("user", instruction + random_item(questions, draws)), ("assistant", caption))
+
+
+def _person(tags: str, draws: torch.Generator) -> str:
+    return "people" if tags.lower().count("<person>") > 1 else random_item(PERSON_WORDS, draws)
+
+
+def _read_json(path: str, kind: type) -> Any:
+    try:
+        found = json.loads(Path(path).expanduser().read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: no JSON could be read ({error})") from error
+    if not isinstance(found, kind):
+        raise ValueError(f"{path}: expected a JSON {kind.__name__}, found {type(found).__name__}")
+    return found

@@ -1,0 +1,153 @@
+"""Chats of training data: messages out of the forms in which data sets have them, and the text that is trained."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from unigrpo.data.chat import HEADER_TOKENS, NEWLINES, chat_variant
+from unigrpo.data.corpora.sample import BadSample, Messages
+
+ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "system": "system"}
+HEADER = re.compile(r"<\|start_header_id\|>\s*(\w+)\s*<\|end_header_id\|>")
+BEGIN, END = "<|startoftext|>", "<|endoftext|>"
+ENDS_OF_TURN = ("<|eot_id|>", "<eot_id>")
+"""The token, and what MMaDA's training code wrote in its place: plain text of several tokens. Both are read alike."""
+IMAGE_MARK = "<image>"
+"""Where LLaVA's texts have their image; the layout has a place for it."""
+Segment = tuple[str, bool]
+"""A piece of text, and whether it is a target. Pieces may be tokenized one by one."""
+
+
+def read_messages(turns: object, where: str) -> Messages:
+    """The turns of a chat, in any of the forms that data sets use; what follows the last answer is dropped.
+
+    Args:
+        turns: A list of {role, content} or {from, value}, or one text with headers.
+        where: Named in errors.
+
+    Raises:
+        BadSample: No answer, roles that do not alternate, or a turn that is no text or holds the end of another.
+    """
+    pairs = _from_text(turns, where) if isinstance(turns, str) else _from_list(turns, where)
+    messages = tuple((role, _clean(content)) for role, content in pairs)
+    while messages and (messages[-1][0] != "assistant" or not messages[-1][1]):
+        messages = messages[:-1]
+    if not messages:
+        raise BadSample("no answer", f"{where}: no assistant's turn with a text")
+    spoken = [role for role, _ in messages[messages[0][0] == "system" :]]
+    if spoken != ["user", "assistant"] * (len(spoken) // 2):
+        raise BadSample("turns out of order", f"{where}: expected user and assistant in turn, found {spoken[:6]}")
+    for role, content in messages:
+        wrong = [mark for mark in (*ENDS_OF_TURN, *HEADER_TOKENS) if mark in content]
+        if wrong or not content:
+            raise BadSample("broken turn", f"{where}: turn of {role} is empty or holds {wrong}: {content[:60]!r}")
+    return messages
+
+
+def leading_turns(messages: Messages, num_answers: int) -> Messages:
+    """The messages up to and with so many answers."""
+    ends = [i + 1 for i, (role, _) in enumerate(messages) if role == "assistant"]
+    return messages[: ends[num_answers - 1]]
+
+
+def with_instruction(messages: Messages, instruction: str) -> Messages:
+    """The messages with a text before the first request."""
+    first = next(i for i, (role, _) in enumerate(messages) if role == "user")
+    return (*messages[:first], ("user", instruction + messages[first][1]), *messages[first + 1 :])
+
+
+def template_newlines(tokenizer: PreTrainedTokenizerBase, template: str) -> str | None:
+    """What stands behind each header; None without headers.
+
+    Args:
+        tokenizer: Fits the template.
+        template: As in `data.prompt_template`: `chat`, `plain` or a key of NEWLINES.
+
+    Raises:
+        ValueError: The tokenizer lacks what the template needs.
+    """
+    if template == "plain":
+        return None
+    variant = chat_variant(tokenizer) if template == "chat" else template
+    vocabulary = tokenizer.get_vocab()
+    if variant not in NEWLINES or any(token not in vocabulary for token in HEADER_TOKENS):
+        raise ValueError(
+            f"template {template!r} needs {', '.join(HEADER_TOKENS)} in the tokenizer, and chat in its own "
+            f"template; choose one of {['chat', 'plain', *NEWLINES]}"
+        )
+    return NEWLINES[variant]
+
+
+def render_segments(
+    messages: Messages, begin: str, newlines: str | None, *, every_turn: bool = False
+) -> list[Segment]:
+    """A chat to train on, as pieces of text, special tokens included; no empty header stands at its end.
+
+    A tokenizer's own template often ends in the header of an answer to come, asked for or not. Trained on, it would be
+    the last header, and the answer in front of it no target.
+
+    Args:
+        messages: The last is the assistant's.
+        begin: Begin-of-text.
+        newlines: Of :func:`template_newlines`. Targets start behind the header, with its newlines, as in the layouts.
+        every_turn: All of the assistant's turns are targets, not only the last.
+
+    Raises:
+        BadSample: The template is plain, and there is more than one request and answer.
+    """
+    if newlines is None:
+        if [role for role, _ in messages] != ["user", "assistant"]:
+            raise BadSample("too many turns", "the template plain has room for one request and one answer")
+        return [(begin + messages[0][1], False), (messages[1][1], True)]
+    start, end, end_of_turn = HEADER_TOKENS
+    segments: list[Segment] = [(begin, False)]
+    for number, (role, content) in enumerate(messages):
+        is_target = role == "assistant" and (every_turn or number == len(messages) - 1)
+        segments.append((f"{start}{role}{end}", False))
+        segments.append((f"{newlines}{content.strip()}{end_of_turn}", is_target))
+    return segments
+
+
+def _from_text(text: str, where: str) -> list[tuple[str, str]]:
+    parts = HEADER.split(text)
+    if len(parts) < 3 or _clean(parts[0]):
+        raise BadSample("no headers", f"{where}: expected a text that starts with the header of a role: {text[:60]!r}")
+    return [(_role(role, where), content) for role, content in zip(parts[1::2], parts[2::2], strict=True)]
+
+
+def _from_list(turns: object, where: str) -> list[tuple[str, str]]:
+    if not isinstance(turns, Sequence) or not all(isinstance(turn, Mapping) for turn in turns):
+        raise BadSample("no messages", f"{where}: expected a list of {{role, content}}, found {turns!r:.60}")
+    return [(_role(_value(turn, "role", "from"), where), _text(turn, where)) for turn in turns]
+
+
+def _role(role: object, where: str) -> str:
+    if role not in ROLES:
+        raise BadSample("unknown role", f"{where}: no role {role!r}; expected one of {list(ROLES)}")
+    return ROLES[str(role)]
+
+
+def _text(turn: Mapping[str, Any], where: str) -> str:
+    content = _value(turn, "content", "value")
+    if not isinstance(content, str):
+        raise BadSample("no messages", f"{where}: expected text in each turn, found {content!r:.60}")
+    return content
+
+
+def _value(turn: Mapping[str, Any], *names: str) -> object:
+    return next((turn[name] for name in names if turn.get(name) is not None), None)
+
+
+def _clean(content: str) -> str:
+    """A turn without the tokens around it, and without the mark of an image."""
+    content = content.replace(IMAGE_MARK, "").strip()
+    while True:
+        before = content
+        for mark in (BEGIN, END, *ENDS_OF_TURN):
+            content = content.removeprefix(mark).removesuffix(mark).strip()
+        if content == before:
+            return content

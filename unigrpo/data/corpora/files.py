@@ -1,0 +1,57 @@
+"""Paths in a config -> the files they mean."""
+
+from __future__ import annotations
+
+import glob
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+
+import braceexpand
+
+
+def expand_paths(paths: str, what: str) -> list[Path]:
+    """The files of paths joined by commas, with braces and stars; those of a star are sorted.
+
+    >>> expand_paths("unigrpo/{records,config}.py", "modules")
+    [PosixPath('unigrpo/records.py'), PosixPath('unigrpo/config.py')]
+
+    Raises:
+        ValueError: A path names no file.
+    """
+    found: list[Path] = []
+    for pattern in _split(paths):
+        for name in braceexpand.braceexpand(str(Path(pattern).expanduser())):
+            files = [Path(name)] if Path(name).exists() else [Path(match) for match in sorted(glob.glob(name))]
+            if not files:
+                raise ValueError(f"{name}: no such file (looked in {Path.cwd()}); expected {what}")
+            found += files
+    return found
+
+
+def _split(paths: str) -> list[str]:
+    """At the commas that stand in no braces."""
+    parts, depth = [""], 0
+    for letter in paths:
+        depth += (letter == "{") - (letter == "}")
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part.strip() for part in parts if part.strip()]
+
+
+class Parts:
+    """Several sequences behind one another: which one holds an item, and where in it."""
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        self._ends = list(accumulate(lengths))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def locate(self, index: int) -> tuple[int, int]:
+        """Number of the sequence, and the index in it."""
+        part = bisect_right(self._ends, index)
+        return part, index - (self._ends[part - 1] if part else 0)

@@ -1,0 +1,161 @@
+"""Samples as the rows of tokens that a stage trains on."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from unigrpo.config import PromptTemplate, choice, positive, require
+from unigrpo.data import layouts
+from unigrpo.data.corpora.chat_format import render_segments, template_newlines
+from unigrpo.data.corpora.sample import BadSample, CorpusSample
+from unigrpo.data.layouts import TrainingRow
+from unigrpo.models.vocabulary import Vocabulary
+
+TooLong = Literal["skip", "cut"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayoutConfig:
+    max_text_tokens: int = 512
+    """Room for text next to an image, S in unigrpo.data.layouts, tokens."""
+    num_text_tokens: int = 1024
+    """Length of rows without an image, tokens."""
+    template: PromptTemplate = "chat"
+    """As data.prompt_template."""
+    every_turn: bool = False
+    """Train all answers of a chat; False trains the last, as MMaDA does."""
+    condition_dropout: float = 0.1
+    """Probability of an empty caption in `t2i`, for guidance."""
+    too_long: TooLong = "skip"
+    """Text longer than its room counts as a broken sample (`skip`), or is cut (`cut`); documents of `lm` are always
+    cut. A chat that is cut must keep some of an answer."""
+
+    def __post_init__(self) -> None:
+        positive("layout.max_text_tokens", self.max_text_tokens)
+        positive("layout.num_text_tokens", self.num_text_tokens)
+        choice("layout.template", self.template, get_args(PromptTemplate))
+        choice("layout.too_long", self.too_long, get_args(TooLong))
+        probability = self.condition_dropout
+        require(0 <= probability <= 1, f"layout.condition_dropout is {probability}; expected 0 to 1")
+
+
+class RowEncoder:
+    """Builds rows with one tokenizer and one layout."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary, layout: LayoutConfig) -> None:
+        """Checks that they belong together.
+
+        Raises:
+            ValueError: The tokenizer lacks what the template needs.
+        """
+        self._tokenizer = tokenizer
+        self._vocabulary = vocabulary
+        self._layout = layout
+        self._newlines = template_newlines(tokenizer, layout.template)
+        self._begin = str(tokenizer.bos_token)
+        added = getattr(tokenizer, "added_tokens_decoder", {})
+        self._special = {*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
+
+    def check(self, sample: CorpusSample) -> None:
+        """Whether a sample can be a row; for CorpusStream.
+
+        Raises:
+            BadSample: It is too long, has special tokens in its text, or nothing to train is left of it.
+        """
+        self._encode(sample)
+
+    def row(
+        self,
+        sample: CorpusSample,
+        *,
+        image_codes: Int[Tensor, " N"] | None = None,
+        is_masked: Bool[Tensor, " N"] | None = None,
+        condition_draw: float = 1.0,
+    ) -> TrainingRow:
+        """The row of a sample, before noise.
+
+        Args:
+            sample: Of any task.
+            image_codes: Codes of its image, for `t2i`, `mmu` and `r2i`.
+            is_masked: Codes that noise hides, for `t2i`, whose row has them hidden.
+            condition_draw: Uniform in [0, 1), for `t2i`: the caption is dropped below ``condition_dropout``.
+
+        Raises:
+            BadSample: As :meth:`check`.
+            ValueError: Codes are missing or outside of the codebook.
+        """
+        ids, is_target = self._encode(sample)
+        layout, vocabulary = self._layout, self._vocabulary
+        if sample.task == "lm":
+            return layouts.lm_row(ids, vocabulary, num_tokens=layout.num_text_tokens)
+        if sample.task == "lm_chat":
+            row = layouts.lm_chat_row(ids, vocabulary, num_tokens=layout.num_text_tokens)
+            return _with_targets(row, is_target, 0, layout.num_text_tokens)
+        if image_codes is None:
+            raise ValueError(f"{sample.key}: task {sample.task} needs image codes; encode the sample's image")
+        room = layout.max_text_tokens
+        if sample.task == "mmu":
+            row = layouts.mmu_row(image_codes, ids, vocabulary, max_text_tokens=room)
+            return _with_targets(row, is_target, len(image_codes) + 3, room)
+        if sample.task == "r2i":
+            row = layouts.r2i_row(ids, image_codes, vocabulary, max_text_tokens=room)
+            return _with_targets(row, is_target, 1, room)
+        if is_masked is None:
+            raise ValueError(f"{sample.key}: task t2i needs is_masked: which codes are hidden")
+        ids = layouts.drop_condition(ids, condition_draw, layout.condition_dropout)
+        return layouts.t2i_row(ids, image_codes, is_masked, vocabulary, max_text_tokens=room)
+
+    def _encode(self, sample: CorpusSample) -> tuple[list[int], list[bool]]:
+        """Tokens of the text, with begin-of-text in chats, and which are targets."""
+        ids: list[int] = []
+        is_target: list[bool] = []
+        if sample.messages:
+            for _, content in sample.messages:
+                self._refuse_special(content, sample.key)
+            try:
+                segments = render_segments(
+                    sample.messages, self._begin, self._newlines, every_turn=self._layout.every_turn
+                )
+            except BadSample as error:
+                raise BadSample(error.reason, f"{sample.key}: {error}") from error
+        else:
+            self._refuse_special(sample.text, sample.key)
+            segments = [(sample.text, True)]
+        for text, targeted in segments:
+            piece = self._tokenizer.encode(text, add_special_tokens=False)
+            ids += piece
+            is_target += [targeted] * len(piece)
+        return self._fitted(ids, is_target, sample)
+
+    def _refuse_special(self, text: str, key: str) -> None:
+        """Text that spells a special token would become one: a mask, an image, or another's turn."""
+        found = self._special.intersection(self._tokenizer.encode(text, add_special_tokens=False))
+        if found:
+            names = self._tokenizer.convert_ids_to_tokens(sorted(found))
+            raise BadSample("special token in text", f"{key}: the text holds {names}; remove them")
+
+    def _fitted(self, ids: list[int], is_target: list[bool], sample: CorpusSample) -> tuple[list[int], list[bool]]:
+        if sample.task == "lm":
+            return ids, is_target
+        room = self._layout.num_text_tokens if sample.task == "lm_chat" else self._layout.max_text_tokens
+        room -= 1 if sample.messages else 2  # end-of-text, and begin-of-text where it is not yet there
+        if len(ids) > room and self._layout.too_long == "skip":
+            raise BadSample("text too long", f"{sample.key}: {len(ids)} tokens of text, more than {room}")
+        if not any(is_target[:room]):
+            raise BadSample("no target left", f"{sample.key}: {len(ids)} tokens, the first {room} without any answer")
+        return ids[:room], is_target[:room]
+
+
+def _with_targets(row: TrainingRow, is_target: list[bool], start: int, room: int) -> TrainingRow:
+    """The row, whose text of so many tokens has these targets; what fills it up behind the text is one too."""
+    prompt_mask = row.prompt_mask.clone()
+    prompt_mask[start : start + room] = False
+    prompt_mask[start : start + len(is_target)] = ~torch.tensor(is_target)
+    return dataclasses.replace(row, prompt_mask=prompt_mask)

@@ -1,0 +1,67 @@
+"""One sample of training data, and what is said of one that cannot be used."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from unigrpo.data.images import read_image
+
+Messages = tuple[tuple[str, str], ...]
+"""(role, content) of each turn; roles are system, user and assistant."""
+
+
+class BadSample(Exception):
+    """A sample that cannot be used."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        """Args:
+        reason: A few words that are the same for all samples with this trouble; counted.
+        message: What was found, with the file and line or member; logged.
+        """
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusSample:
+    """One sample before tokenization.
+
+    >>> CorpusSample(key="books.jsonl:7", task="lm", text="Once upon a time").image is None
+    True
+    """
+
+    key: str
+    """File and line, or tar and member; named in every error about this sample."""
+    task: str
+    """`t2i`, `lm`, `lm_chat`, `mmu` or `r2i`."""
+    text: str = ""
+    """Caption of `t2i`, document of `lm`."""
+    messages: Messages = ()
+    """Turns of `lm_chat`, `mmu` and `r2i`; the last is the assistant's. Of `r2i` it holds the thoughts."""
+    image: Image.Image | None = None
+    """RGB; of `t2i`, `mmu` and `r2i`."""
+    source: str = ""
+    """Name of the source, set by the stream."""
+    skipped: tuple[tuple[str, str], ...] = ()
+    """(source, reason) of every broken sample that this one stands in for, so that counts survive loader processes."""
+
+
+def open_image(content: str | Path | bytes, where: str) -> Image.Image:
+    """An image in RGB.
+
+    Args:
+        content: A path, or the bytes of a file.
+        where: Named in errors.
+
+    Raises:
+        BadSample: It is missing, no image, or ends early.
+    """
+    try:
+        return read_image(io.BytesIO(content) if isinstance(content, bytes) else content)
+    except Exception as error:  # decoders fail on broken files in many ways, not all of them documented
+        cause = error.__cause__ or error
+        raise BadSample("broken image", f"{where}: no image could be read ({type(cause).__name__})") from error

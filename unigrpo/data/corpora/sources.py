@@ -1,0 +1,158 @@
+"""Sources of samples by number: folders and tars of captioned images, and tables."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+
+from unigrpo.data.corpora.captions import clean_caption, describe, open_store, read_questions
+from unigrpo.data.corpora.config import SourceConfig
+from unigrpo.data.corpora.files import expand_paths
+from unigrpo.data.corpora.sample import BadSample, CorpusSample, open_image
+from unigrpo.data.corpora.tars import TarSample, TarSamples
+
+logger = logging.getLogger(__name__)
+IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")
+
+
+class Source(Protocol):
+    """Samples by number."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int, draws: torch.Generator) -> CorpusSample:
+        """One sample.
+
+        Args:
+            index: Below the length.
+            draws: For all that is random in a sample, such as which caption it gets.
+
+        Raises:
+            BadSample: It cannot be used.
+        """
+        ...
+
+
+class Captioned:
+    """What sources of captioned images share: a `t2i` caption, or for `mmu` a request and the caption."""
+
+    def __init__(self, config: SourceConfig) -> None:
+        self._config = config
+        self._questions = read_questions(config.captions.questions) if config.task == "mmu" else ()
+
+    def sample(self, key: str, image: Image.Image, caption: object, draws: torch.Generator) -> CorpusSample:
+        """The sample of an image and its caption.
+
+        Raises:
+            BadSample: There is no caption.
+        """
+        config = self._config
+        text = clean_caption(caption, config.captions, config.task, key, draws)
+        if config.task == "t2i":
+            return CorpusSample(key=key, task="t2i", text=text, image=image)
+        messages = describe(text, self._questions, config.instruction, draws)
+        return CorpusSample(key=key, task="mmu", messages=messages, image=image)
+
+
+class ImageFolder:
+    """The images below a folder; captions are the names of its folders, or stand in other files.
+
+    To captions in other files an image is known by its path in the folder, without the ending.
+    """
+
+    def __init__(self, config: SourceConfig) -> None:
+        """Lists the folder.
+
+        Raises:
+            ValueError: No such folder, no image in it, or folders without a class name.
+        """
+        self._folder = Path(config.path).expanduser()
+        if not self._folder.is_dir():
+            raise ValueError(f"{config.path}: no such folder (looked in {Path.cwd()})")
+        files = sorted(str(p.relative_to(self._folder)) for p in self._folder.rglob("*") if p.is_file())
+        self._names = [name for name in files if Path(name).suffix[1:].lower() in IMAGE_ENDINGS]
+        if not self._names:
+            raise ValueError(f"{config.path}: none of {len(files)} files ends in {', '.join(IMAGE_ENDINGS)}")
+        logger.info("%s: %d images, %d other files", config.path, len(self._names), len(files) - len(self._names))
+        self._captioned = Captioned(config)
+        self._store = open_store(config.captions)
+        self._classes = {} if self._store else _class_names(config.captions.path, self._names, self._folder)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def read(self, index: int, draws: torch.Generator) -> CorpusSample:
+        name = Path(self._names[index])
+        where = str(self._folder / name)
+        key = name.with_suffix("").as_posix()
+        caption = self._store.find("", key) if self._store else self._classes[name.parent.name]
+        return self._captioned.sample(where, open_image(self._folder / name, where), caption, draws)
+
+
+class Webdataset:
+    """The samples of tars, with captions in them or in other files."""
+
+    def __init__(self, config: SourceConfig) -> None:
+        """Reads the headers of the tars.
+
+        Raises:
+            ValueError: No such files, a file that is no tar, or no sample in any.
+        """
+        self._tars = TarSamples(expand_paths(config.path, "webdataset tars"))
+        self._captioned = Captioned(config)
+        self._store = open_store(config.captions)
+        self._member, _, self._field = config.captions.member.partition(".")
+
+    def __len__(self) -> int:
+        return len(self._tars)
+
+    def read(self, index: int, draws: torch.Generator) -> CorpusSample:
+        found = self._tars.read(index)
+        where = f"{found.tar}:{found.key}"
+        content = next((found.members[ending] for ending in IMAGE_ENDINGS if ending in found.members), None)
+        if content is None:
+            raise BadSample("missing image", f"{where}: no image among the members {sorted(found.members)}")
+        caption = self._store.find(found.tar.stem, found.key) if self._store else self._inside(found, where)
+        return self._captioned.sample(where, open_image(content, where), caption, draws)
+
+    def _inside(self, found: TarSample, where: str) -> object:
+        content = found.members.get(self._member)
+        if content is None:
+            raise BadSample("missing caption", f"{where}: no member {self._member}; found {sorted(found.members)}")
+        try:
+            text = content.decode("utf-8")
+            parsed: Any = json.loads(text) if self._field else text
+        except (ValueError, RecursionError) as error:
+            raise BadSample("no JSON", f"{where}.{self._member}: no UTF-8 text or no JSON ({error})") from error
+        return parsed.get(self._field) if isinstance(parsed, Mapping) else parsed
+
+
+def _class_names(path: str, names: list[str], root: Path) -> dict[str, str]:
+    """Name of each folder that holds images."""
+    folders = sorted({Path(name).parent.name for name in names})
+    if "" in folders:
+        stray = next(name for name in names if not Path(name).parent.name)
+        raise ValueError(f"{root}: images outside of a class's folder, such as {stray}; put them into one")
+    if not path:
+        return {folder: folder.replace("_", " ") for folder in folders}
+    try:
+        lines = Path(path).expanduser().read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: no text could be read ({error})") from error
+    entries: dict[str, str] = {}
+    for number, line in enumerate(lines, start=1):
+        key, colon, name = line.partition(":")
+        if line.strip() and not (colon and name.strip()):
+            raise ValueError(f"{path}:{number}: expected `index: name` or `folder: name`, found {line[:60]!r}")
+        entries[key.strip()] = name.strip()
+    classes = {folder: entries.get(folder, entries.get(str(index))) for index, folder in enumerate(folders)}
+    nameless = [folder for folder, name in classes.items() if name is None]
+    if nameless:
+        raise ValueError(f"{path}: no name for {len(nameless)} folders of {root}, the first is {nameless[0]!r}")
+    return {folder: name for folder, name in classes.items() if name is not None}

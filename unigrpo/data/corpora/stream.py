@@ -1,0 +1,136 @@
+"""The samples of one modality: several sources, mixed and shuffled, as a function of the position."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from unigrpo.algorithm.masking import keyed_generator
+from unigrpo.data.corpora.config import SourceConfig
+from unigrpo.data.corpora.order import Mixture, shuffled_index
+from unigrpo.data.corpora.sample import BadSample, CorpusSample
+from unigrpo.data.corpora.sources import ImageFolder, Source, Webdataset
+from unigrpo.data.corpora.table_sources import CaptionSource, ChatSource, CotSource, TextSource, VqaSource
+
+logger = logging.getLogger(__name__)
+FEW_SAMPLES = 1000
+"""The share of broken samples is taken of at least so many, so that one broken sample at the start is no error."""
+KINDS: Mapping[str, Callable[[SourceConfig], Source]] = {
+    "image_folder": ImageFolder,
+    "webdataset": Webdataset,
+    "captions": CaptionSource,
+    "text": TextSource,
+    "chat": ChatSource,
+    "vqa": VqaSource,
+    "conversations": ChatSource,
+    "cot": CotSource,
+}
+
+
+class CorpusStream(torch.utils.data.Dataset[CorpusSample]):
+    """An endless sequence of samples. What stands at a position depends on the seed, the sources and the position
+    alone, so that nothing has to be saved for a resume, and ranks and loader processes share the positions out.
+
+    Each source goes through shuffled epochs of its own. A sample that cannot be used is logged, counted and replaced
+    by another of the same source, and too many of them are an error.
+
+    As a map-style data set it can be given to a torch DataLoader with a sampler of positions. Loader processes count
+    for themselves; :meth:`add_counts` brings their counts together.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, SourceConfig],
+        seed: int,
+        *,
+        check: Callable[[CorpusSample], object] | None = None,
+    ) -> None:
+        """Opens the sources.
+
+        Args:
+            sources: By name. The names, not the order of the other sources' files, choose what is drawn.
+            seed: Chooses the order and all that is random in a sample.
+            check: Raises BadSample for a sample that does not fit, such as RowEncoder.check for one that is too long.
+
+        Raises:
+            ValueError: A source is missing, empty, or lacks columns; the message names it.
+        """
+        self._mixture = Mixture({name: config.weight for name, config in sources.items()}, seed)
+        self._configs = dict(sources)
+        self._sources = {name: _open(name, config) for name, config in sources.items()}
+        self._seed = seed
+        self._check = check
+        self.seen: Counter[str] = Counter()
+        """Samples that were looked at, by source."""
+        self.counts: Counter[tuple[str, str]] = Counter()
+        """Those that could not be used, by source and reason."""
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of samples of each source, broken ones included."""
+        return {name: len(source) for name, source in self._sources.items()}
+
+    def sample(self, position: int) -> CorpusSample:
+        """The sample at a position.
+
+        Args:
+            position: From 0, without end.
+
+        Raises:
+            ValueError: Too many samples of its source cannot be used.
+        """
+        name, place = self._mixture.source_at(position)
+        source = self._sources[name]
+        index = shuffled_index(place, len(source), self._seed, name)
+        skipped: list[tuple[str, str]] = []
+        while True:
+            draws = keyed_generator(self._seed, name, "sample", place, len(skipped))
+            if skipped:
+                index = int(torch.randint(len(source), (1,), generator=draws))
+            try:
+                sample = source.read(index, draws)
+                if self._check:
+                    self._check(sample)
+            except BadSample as error:
+                logger.warning("%s: skipped (%s): %s", name, error.reason, error)
+                skipped.append((name, error.reason))
+                self.add_counts(name, 1, skipped[-1:])
+            else:
+                self.add_counts(name, 1)
+                return dataclasses.replace(sample, source=name, skipped=tuple(skipped))
+
+    def __getitem__(self, position: int) -> CorpusSample:
+        return self.sample(position)
+
+    def add_counts(self, name: str, num_seen: int, skipped: Sequence[tuple[str, str]] = ()) -> None:
+        """Counts samples of a source, such as those of a loader process: ``1 + len(skipped)`` and ``skipped``.
+
+        Raises:
+            ValueError: Too many of them could not be used.
+        """
+        self.seen[name] += num_seen
+        self.counts.update(skipped)
+        reasons = {reason: number for (source, reason), number in self.counts.items() if source == name}
+        broken, allowed = sum(reasons.values()), self._configs[name].max_bad_fraction
+        if broken > allowed * max(self.seen[name], FEW_SAMPLES):
+            raise ValueError(
+                f"source {name}: {broken} of {self.seen[name]} samples cannot be used ({_listed(reasons)}), more than "
+                f"max_bad_fraction {allowed} allows; the log names them. Repair the data or raise max_bad_fraction"
+            )
+
+
+def _open(name: str, config: SourceConfig) -> Source:
+    try:
+        source = KINDS[config.kind](config)
+    except ValueError as error:
+        raise ValueError(f"source {name}: {error}") from error
+    logger.info("source %s: %d samples, weight %g", name, len(source), config.weight)
+    return source
+
+
+def _listed(reasons: Mapping[str, int]) -> str:
+    return ", ".join(f"{reason} {number}" for reason, number in sorted(reasons.items()))

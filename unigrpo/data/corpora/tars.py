@@ -1,0 +1,121 @@
+"""Random access to the samples of webdataset tars."""
+
+from __future__ import annotations
+
+import io
+import logging
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from webdataset.tariterators import base_plus_ext
+
+from unigrpo.data.corpora.files import Parts
+from unigrpo.data.corpora.sample import BadSample
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TarSample:
+    """The members of one sample."""
+
+    tar: Path
+    key: str
+    """The members' path without endings."""
+    members: dict[str, bytes]
+    """Ending in lower case, without the dot -> content."""
+
+
+class TarSamples:
+    """The samples of several tars, by number.
+
+    Neighbours that share their path up to the first dot are one sample, as in webdataset, which itself reads tars from
+    start to end only. What remembers a place in a tar is 16 bytes for each sample.
+
+    A tar that ends early, or has no header where one must stand, has one sample more, the broken one.
+    """
+
+    def __init__(self, paths: list[Path]) -> None:
+        """Reads the headers of all tars.
+
+        Raises:
+            ValueError: A file is no tar, is compressed, or the tars have no sample.
+        """
+        self._paths = paths
+        self._spans = [_spans(path) for path in paths]
+        self._parts = Parts([len(spans) for spans in self._spans])
+        if not len(self._parts):
+            raise ValueError(f"{paths[0]}: no sample in {len(paths)} tars; name members like 0001.jpg, 0001.txt")
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def read(self, index: int) -> TarSample:
+        """One sample.
+
+        Raises:
+            BadSample: The tar ends in it, or is broken there.
+        """
+        part, place = self._parts.locate(index)
+        path, (start, end) = self._paths[part], self._spans[part][place].tolist()
+        with path.open("rb") as file:
+            file.seek(start)
+            content = file.read(end - start)
+        members: dict[str, bytes] = {}
+        key = ""
+        try:
+            with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
+                for member in tar:
+                    opened, (base, ending) = tar.extractfile(member), base_plus_ext(member.name)
+                    if opened is not None and base is not None and ending is not None:
+                        key = base
+                        members[ending.lower()] = opened.read()
+                whole = tar.offset == len(content) and bool(members)
+        except tarfile.TarError:
+            whole = False
+        if not whole:
+            raise BadSample("truncated tar", f"{path}:{key or 'end'}: the tar ends early or is broken at byte {start}")
+        return TarSample(tar=path, key=key, members=members)
+
+
+def _spans(path: Path) -> np.ndarray:
+    """First and one-past-last byte of each sample, int64 (N, 2)."""
+    spans: list[tuple[int, int]] = []
+    last_key = None
+    end = 0
+    try:
+        with tarfile.open(path, mode="r:") as tar:
+            try:
+                for member in tar:
+                    start, end = member.offset, tar.offset
+                    base, _ = base_plus_ext(member.name)
+                    if not member.isreg() or base is None:
+                        last_key = None
+                    elif base == last_key:
+                        spans[-1] = (spans[-1][0], end)
+                    else:
+                        spans.append((start, end))
+                        last_key = base
+            except tarfile.TarError as error:
+                logger.warning("%s: %s", path, error)
+    except (tarfile.TarError, OSError) as error:
+        raise ValueError(
+            f"{path}: no tar could be read (a .tgz must be unpacked): {type(error).__name__}: {error}"
+        ) from error
+    return np.array(_with_lost_end(path, spans, end), dtype=np.int64).reshape(-1, 2)
+
+
+def _with_lost_end(path: Path, spans: list[tuple[int, int]], end: int) -> list[tuple[int, int]]:
+    """The samples, and a broken one unless the tar ends as it should: with a block of zeros behind the last member."""
+    size = path.stat().st_size
+    if spans and spans[-1][1] > size:
+        logger.warning("%s: ends early, at byte %d", path, size)
+        return spans
+    with path.open("rb") as file:
+        file.seek(end)
+        if file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE):
+            return spans
+    logger.warning("%s: broken from byte %d of %d on; what stands behind is lost", path, end, size)
+    return [*spans, (end, max(size, end + 1))]

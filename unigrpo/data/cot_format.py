@@ -1,0 +1,177 @@
+"""The unified thinking format, ``<think>thoughts</think>result``: written, read, and made from common data sets.
+
+Source: arXiv:2505.15809, section 2.2: thoughts between special marks, then the result, alike for text, image
+understanding and image generation, whose result is the image.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+THINK, END_THINK = "<think>", "</think>"
+QUESTION_KEYS = ("question", "problem", "prompt", "instruction", "caption")
+THINKING_KEYS = (
+    "thinking", "reasoning", "reasoning_content", "rationale", "cot", "chain_of_thought", "solution", "response",
+    "generation", "output",
+)  # fmt: skip
+ANSWER_KEYS = ("answer", "final_answer", "label", "gold")
+GOLD_MARK = "####"
+"""GSM8K's solutions have their answer behind it."""
+CALCULATION = re.compile(r"<<[^<>]*>>")
+"""GSM8K's notes for a calculator."""
+BOXED = "\\boxed{"
+
+Grade = Callable[[str, str], bool]
+"""(prediction, gold) -> whether they mean the same."""
+
+
+class CotError(ValueError):
+    """A row that cannot be brought into the format; ``reason`` is the same for all with this trouble."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True, kw_only=True)
+class CotSample:
+    """A question with thoughts and result."""
+
+    question: str
+    thinking: str
+    answer: str
+    """Empty if the result is an image."""
+    gold: str | None
+    """What the row says the right answer is; None if it does not say."""
+    is_answer_gold: bool
+    """The thoughts name no answer of their own, so the gold was taken: a comparison would say nothing."""
+
+
+def render(thinking: str, answer: str, *, newlines: bool = False) -> str:
+    """Thoughts and result as text.
+
+    >>> render("3+4=7", "7")
+    '<think>3+4=7</think>7'
+
+    Args:
+        thinking: Without the marks.
+        answer: Empty if the result is an image that follows.
+        newlines: Each mark on a line of its own.
+
+    Raises:
+        CotError: There are no thoughts, or a mark stands in one of them.
+    """
+    thinking, answer = thinking.strip(), answer.strip()
+    if not thinking:
+        raise CotError("no thoughts", f"expected thoughts in front of the answer {answer[:40]!r}")
+    if any(mark in part for mark in (THINK, END_THINK) for part in (thinking, answer)):
+        raise CotError("nested thoughts", f"{THINK} or {END_THINK} stands inside of the thoughts or the answer")
+    between = "\n" if newlines else ""
+    return f"{THINK}{between}{thinking}{between}{END_THINK}{between if answer else ''}{answer}"
+
+
+def parse(text: str) -> tuple[str, str] | None:
+    """Thoughts and result of a text in the format, without white space around; None if it is not in the format.
+
+    The inverse of :func:`render`: one pair of marks, the first at the start, with thoughts inside. The result may be
+    empty.
+
+    >>> parse("<think>3+4=7</think> 7"), parse("7")
+    (('3+4=7', '7'), None)
+    """
+    if text.count(THINK) != 1 or text.count(END_THINK) != 1:
+        return None
+    before, _, rest = text.partition(THINK)
+    thinking, found, answer = rest.partition(END_THINK)
+    if before.strip() or not found or not thinking.strip():
+        return None
+    return thinking.strip(), answer.strip()
+
+
+def convert_row(row: Mapping[str, Any], *, needs_answer: bool = True) -> CotSample:
+    """A row of a common data set in the format.
+
+    The solution may be in the format already, end in ``#### answer``, or have a ``\\boxed{answer}``; else the answer
+    column is taken.
+
+    Args:
+        row: A question (:data:`QUESTION_KEYS`), thoughts or a solution (:data:`THINKING_KEYS`), and the right answer
+            (:data:`ANSWER_KEYS`), which may also hold the solution, as in GSM8K.
+        needs_answer: False for thoughts before an image.
+
+    Raises:
+        CotError: One of them is missing.
+    """
+    question, solution, label = (_first(row, keys) for keys in (QUESTION_KEYS, THINKING_KEYS, ANSWER_KEYS))
+    if question is None:
+        raise CotError("no question", f"no column of {list(QUESTION_KEYS)} with a text; found {sorted(row)}")
+    if solution is None:
+        solution = label or ""
+        own = _split_solution(solution)[1]
+        gold = own if GOLD_MARK in solution else None
+        if needs_answer and own is None:
+            raise CotError("no thoughts", f"no column of {list(THINKING_KEYS)} with a text; found {sorted(row)}")
+    else:
+        gold = label.rpartition(GOLD_MARK)[2].strip() if label else None
+    thinking, answer = _split_solution(solution)
+    if needs_answer and not (answer or gold):
+        raise CotError("no answer", f"no answer in the solution {solution[-40:]!r}, and no column of {ANSWER_KEYS}")
+    sample = CotSample(
+        question=question,
+        thinking=thinking,
+        answer=(answer or gold or "") if needs_answer else "",
+        gold=gold,
+        is_answer_gold=not answer,
+    )
+    render(sample.thinking, sample.answer)
+    return sample
+
+
+def matches_gold(sample: CotSample, grade: Grade) -> bool | None:
+    """Whether the answer is the right one; None if the row gives nothing to compare.
+
+    The paper keeps only those multimodal samples whose answer matches (section 2.2).
+
+    Args:
+        sample: Of :func:`convert_row`.
+        grade: Compares the answer with the gold.
+    """
+    if sample.gold is None or sample.is_answer_gold:
+        return None
+    return grade(sample.answer, sample.gold)
+
+
+def _first(row: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
+    """The first of the columns that holds a text or a number."""
+    for key in keys:
+        value = row.get(key)
+        if isinstance(value, (str, int, float)) and not isinstance(value, bool) and str(value).strip():
+            return str(value).strip()
+    return None
+
+
+def _split_solution(solution: str) -> tuple[str, str | None]:
+    """Thoughts, and the answer that they end in, if that can be told."""
+    thought = parse(solution)
+    if thought:
+        return thought[0], thought[1] or None
+    if GOLD_MARK in solution:
+        thinking, _, answer = solution.rpartition(GOLD_MARK)
+        return CALCULATION.sub("", thinking).strip(), answer.strip() or None
+    return solution, _boxed(solution)
+
+
+def _boxed(text: str) -> str | None:
+    """Content of the last box, whose braces must close."""
+    start = text.rfind(BOXED)
+    if start < 0:
+        return None
+    depth = 1
+    for end in range(start + len(BOXED), len(text)):
+        depth += (text[end] == "{") - (text[end] == "}")
+        if depth == 0:
+            return text[start + len(BOXED) : end].strip() or None
+    return None

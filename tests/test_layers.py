@@ -22,6 +22,10 @@ LAYERS = {
     "unigrpo/memory_plan.py": 2,
     "unigrpo/report.py": 2,
     "unigrpo/run_folder.py": 2,
+    "unigrpo/stage_config.py": 2,
+    "unigrpo/stage_folder.py": 2,
+    "unigrpo/stage_preflight.py": 2,
+    "unigrpo/stage_trainer.py": 2,
     "unigrpo/distributed": 3,
     "unigrpo/cli": 4,
 }

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from unigrpo.config import RunConfig
+from unigrpo.config import ModelRun, RunConfig
 from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
 
 OPTIMIZER_BYTES = 12
@@ -67,10 +67,24 @@ def memory_plan(config: RunConfig, model: ModelSize, longest_prompt: int) -> Mem
         model: Size of the policy.
         longest_prompt: Tokens of the longest prompt.
     """
-    bytes_each, ranks, stage = TYPE_BYTES[config.ds.param_dtype], config.num_policy_ranks, config.ds.zero_stage
-    size = model.num_parameters / 1e9
-    optimizer = size * OPTIMIZER_BYTES / (ranks if stage >= 1 else 1)
     tokens = config.train.micro_batch_size * (longest_prompt + config.rollout.text.max_new_tokens)
+    plan = training_memory(config, model, tokens)
+    if config.algo.kl.init_coef > 0 and config.train.colocate_actor_ref:
+        where = plan.cpu if config.ref.offload else plan.gpu
+        where["reference"] = plan.gpu["weights"]
+    return plan
+
+
+def training_memory(config: ModelRun, model: ModelSize, tokens: int) -> MemoryPlan:
+    """The memory of one rank that trains a model.
+
+    Args:
+        config: The run or stage.
+        model: Its size.
+        tokens: Of one micro-batch.
+    """
+    bytes_each, ranks, stage = TYPE_BYTES[config.ds.param_dtype], config.actor.num_ranks, config.ds.zero_stage
+    size = model.num_parameters / 1e9
     kept_layers = 1 if config.actor.gradient_checkpointing_enable else model.num_layers
     kept = tokens * model.width * bytes_each * (LAYER_TENSORS * kept_layers + model.num_layers)
     gpu = {
@@ -79,8 +93,6 @@ def memory_plan(config: RunConfig, model: ModelSize, longest_prompt: int) -> Mem
         "activations": kept / 1e9,
         "logits": 3 * HEAD_ROWS * model.vocabulary_size * 4 / 1e9,
     }
-    cpu = {}
-    (cpu if config.ds.adam_offload else gpu)["optimizer"] = optimizer
-    if config.algo.kl.init_coef > 0 and config.train.colocate_actor_ref:
-        (cpu if config.ref.offload else gpu)["reference"] = size * bytes_each / (ranks if stage == 3 else 1)
+    cpu: dict[str, float] = {}
+    (cpu if config.ds.adam_offload else gpu)["optimizer"] = size * OPTIMIZER_BYTES / (ranks if stage >= 1 else 1)
     return MemoryPlan(gpu=gpu, cpu=cpu)

@@ -16,6 +16,7 @@ from unigrpo.data.prompting import encode_prompt
 from unigrpo.models.checkpoint_io import load_config
 from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.records import Prompt
+from unigrpo.stage_config import StageConfig
 from unigrpo.workers.reward import reward_workers
 
 logger = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ def check_inputs(config: RunConfig) -> Inputs:
     return Inputs(prompts=prompts, eval_prompts=eval_prompts, longest_prompt=longest)
 
 
-def check_checkpoint(config: RunConfig, checkpoints: CheckpointStore) -> None:
+def check_checkpoint(config: RunConfig | StageConfig, checkpoints: CheckpointStore) -> None:
     """Checks the checkpoint that a run would go on from, if it is to.
 
     Raises:
@@ -78,10 +79,10 @@ def check_checkpoint(config: RunConfig, checkpoints: CheckpointStore) -> None:
     if found is None:
         return
     ranks = found.state["num_policy_ranks"]
-    if ranks != config.num_policy_ranks:
+    if ranks != config.actor.num_ranks:
         raise ValueError(
             f"{found.folder}: its optimizer states are sharded over {ranks} policy ranks, the run has "
-            f"{config.num_policy_ranks}; set actor.num_nodes x actor.num_gpus_per_node to {ranks}, or start a new run "
+            f"{config.actor.num_ranks}; set actor.num_nodes x actor.num_gpus_per_node to {ranks}, or start a new run "
             "from the exported policy"
         )
     logger.info("going on from %s, %d steps finished", found.folder, found.step)

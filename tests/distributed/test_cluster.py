@@ -88,5 +88,5 @@ def test_a_cluster_that_does_not_answer_is_an_error_at_once(monkeypatch: pytest.
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{free.getsockname()[1]}")
         started = time.monotonic()
         with pytest.raises(ValueError, match=r"no Ray cluster can be reached .*ray start --head.*quickstart.sh"):
-            connect(run_config())
+            connect(required(run_config()))
         assert time.monotonic() - started < 15

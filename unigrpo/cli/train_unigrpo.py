@@ -36,7 +36,7 @@ def run(arguments: Sequence[str]) -> int:
     inputs = check_inputs(config)
     checkpoints = CheckpointStore(checkpoint_path(config), config.ckpt.max_num)
     check_checkpoint(config, checkpoints)
-    cluster.connect(config)
+    cluster.connect(cluster.required(config))
     cluster.check_resources(config)
     if parsed.dry_run:
         sys.stdout.write(plan_text(config, inputs))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import ray
 from ray._private.services import canonicalize_bootstrap_address
 
-from unigrpo.config import RunConfig
+from unigrpo.config import ModelRun, RunConfig
 
 PROBE_SECONDS = 10.0
 """How long the cluster's address may take to accept a connection."""
@@ -25,7 +25,7 @@ class Needs:
     cpus: int
 
 
-def connect(config: RunConfig) -> None:
+def connect(needs: Needs) -> None:
     """Connects this process to the running cluster: the one of ``RAY_ADDRESS``, which a job has, or the local one.
 
     Raises:
@@ -43,7 +43,6 @@ def connect(config: RunConfig) -> None:
                 runtime_env={"env_vars": {k: v for k, v in variables.items() if k not in os.environ}},
             )
     except (OSError, RuntimeError) as error:
-        needs = required(config)
         raise ValueError(
             f"no Ray cluster can be reached ({str(error).splitlines()[0]}); start one with `ray start --head` "
             f"(without GPUs: `ray start --head --num-gpus {needs.gpus} --num-cpus {needs.cpus}`), or run "
@@ -72,7 +71,7 @@ def required(config: RunConfig) -> Needs:
     )
 
 
-def check_zero_stage(config: RunConfig) -> None:
+def check_zero_stage(config: ModelRun) -> None:
     """Refuses what would hang or go wrong silently.
 
     Raises:
@@ -92,12 +91,30 @@ def check_resources(config: RunConfig) -> Needs:
     Raises:
         ValueError: The cluster is too small, or the run cannot work on any; see :func:`check_zero_stage`.
     """
+    needs = required(config)
+    check_cluster(config, needs, _gpu_roles(config))
+    return needs
+
+
+def stage_needs(config: ModelRun) -> Needs:
+    """GPUs and CPUs of a pretraining or Mix-CoT stage: one of each for a rank."""
+    return Needs(gpus=config.actor.num_ranks, cpus=config.actor.num_ranks)
+
+
+def check_cluster(config: ModelRun, needs: Needs, gpu_roles: str) -> None:
+    """Compares what any run needs with what the cluster has; see :func:`check_resources`.
+
+    Args:
+        config: The run.
+        needs: Its needs.
+        gpu_roles: What the GPUs are for, for messages.
+    """
     check_zero_stage(config)
-    needs, has = required(config), ray.cluster_resources()
-    ranks = config.num_policy_ranks
+    has = ray.cluster_resources()
+    ranks = config.actor.num_ranks
     if has.get("GPU", 0) < needs.gpus:
         raise ValueError(
-            f"the run needs {needs.gpus} GPUs ({_gpu_roles(config)}); the Ray cluster has {has.get('GPU', 0):g}. "
+            f"the run needs {needs.gpus} GPUs ({gpu_roles}); the Ray cluster has {has.get('GPU', 0):g}. "
             f"Lower actor.num_nodes x actor.num_gpus_per_node (now {ranks}), set train.colocate_actor_ref true, or "
             f"add nodes; without real GPUs, declare them: `ray start --head --num-gpus {needs.gpus}`"
         )
@@ -107,7 +124,6 @@ def check_resources(config: RunConfig) -> Needs:
             f"the Ray cluster has {has.get('CPU', 0):g}. Lower num_cpus or num_workers of a reward, or declare more: "
             f"`ray start --head --num-cpus {needs.cpus}`"
         )
-    return needs
 
 
 def has_reference(config: RunConfig) -> bool:

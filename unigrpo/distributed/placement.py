@@ -13,8 +13,10 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from unigrpo.config import ActorConfig, ModelRun, RunConfig
 from unigrpo.distributed.actors import ModelActor, PolicyActor, ReferenceActor
 from unigrpo.distributed.cluster import has_reference
+from unigrpo.distributed.denoising_actor import DenoisingActor
 from unigrpo.distributed.ray_group import RayGroup
 from unigrpo.distributed.reward_pool import RewardPool
+from unigrpo.stage_config import StageConfig
 
 PLACEMENT_SECONDS = 60.0
 """How long to wait for resources that the cluster has but others may hold."""
@@ -63,6 +65,36 @@ def start_groups(config: RunConfig) -> Groups:
         groups.reward.initialize()
         for group in groups.models:
             group.initialize(config)
+    except BaseException:
+        groups.close()
+        raise
+    return groups
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageGroups:
+    """The workers of a pretraining or Mix-CoT stage."""
+
+    workers: RayGroup
+    placement: PlacementGroup
+
+    def close(self) -> None:
+        """Ends all workers and gives their resources back."""
+        self.workers.close()
+        remove_placement_group(self.placement)
+
+
+def start_stage(config: StageConfig) -> StageGroups:
+    """Starts the workers of a stage, after :func:`~unigrpo.distributed.cluster.check_cluster`.
+
+    Raises:
+        ValueError: The cluster's resources are not free.
+        WorkerError: A worker could not start.
+    """
+    placement = place(config.actor)
+    groups = StageGroups(workers=model_group("stage", DenoisingActor, config, placement, 1.0), placement=placement)
+    try:
+        groups.workers.initialize(config)
     except BaseException:
         groups.close()
         raise

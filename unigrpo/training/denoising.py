@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,6 +20,7 @@ from unigrpo.algorithm.denoising import (
     text_mask_probability,
 )
 from unigrpo.data.layouts import IGNORED, TrainingRow
+from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.training.step import Engine
 from unigrpo.training.unigrpo import NonFiniteLossError
 
@@ -91,6 +92,13 @@ def noised_images(rows: Sequence[TrainingRow], ratios: Sequence[float]) -> Noise
         answer_length=image.sum(dim=1),
         is_labelled_mean=True,
     )
+
+
+def without_end_padding(row: TrainingRow, vocabulary: Vocabulary) -> TrainingRow:
+    """The row with everything behind the first end-of-text of its filled-up text taken for padding."""
+    is_end = row.token_ids == vocabulary.end_of_text_id
+    is_fill = is_end & torch.cat([torch.tensor([False]), is_end[:-1]])
+    return replace(row, token_mask=row.token_mask & ~is_fill)
 
 
 def noised_texts(rows: Sequence[TrainingRow], generators: Sequence[torch.Generator], mask_id: int) -> NoisedRows:

@@ -1,0 +1,98 @@
+"""A stage on Ray with DeepSpeed: one and two ranks give the run of one process."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from unigrpo.checkpoint import CheckpointStore
+from unigrpo.config import ActorConfig, AdamConfig, DeepSpeedConfig
+from unigrpo.data.corpora.config import CaptionConfig, SourceConfig
+from unigrpo.data.corpora.rows import LayoutConfig
+from unigrpo.distributed.placement import start_stage
+from unigrpo.models.mmada import MMadaModelLM
+from unigrpo.stage_config import ModalityConfig, PicturesConfig, StageConfig, StageTrainConfig, ValidationConfig
+from unigrpo.stage_trainer import StageTrainer
+from unigrpo.training.step import LocalEngine
+from unigrpo.workers.denoising import DenoisingWorker
+from unigrpo.workers.group import LocalGroup, WorkerGroup
+
+pytestmark = pytest.mark.ray
+
+
+class Recorder:
+    """An output that remembers the metrics that do not depend on rank or time."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, dict[str, float]] = {}
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        self.rows[step] = {k: v for k, v in values.items() if k.startswith(("loss/", "validation/", "grad_norm"))}
+
+    def findings(self, step: int, findings: Any) -> None:
+        pass
+
+    def progress(self, step: int, values: dict[str, float]) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def config(tiny_unified_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> StageConfig:
+    """Pictures and texts, whose rows have uneven numbers of tokens."""
+    root = tmp_path_factory.mktemp("world")
+    for colour in ("red", "green", "blue"):
+        (root / "classes" / colour).mkdir(parents=True)
+        Image.new("RGB", (16, 16), colour).save(root / "classes" / colour / "a.png")
+    (root / "text.jsonl").write_text("".join(json.dumps({"text": "x" * n}) + "\n" for n in (1, 5, 20)))
+    pictures = SourceConfig(
+        kind="image_folder", task="t2i", path=str(root / "classes"), captions=CaptionConfig(store="class_name")
+    )
+    text = SourceConfig(kind="text", task="lm", path=str(root / "text.jsonl"))
+    return StageConfig(
+        pictures=PicturesConfig(tokenizer=str(tiny_unified_folder / "image_tokenizer"), resolution=16),
+        actor=ActorConfig(
+            model_name_or_path=str(tiny_unified_folder), adam=AdamConfig(lr=1e-3), lr_warmup_ratio=0.0, max_norm=0.1
+        ),
+        layout=LayoutConfig(max_text_tokens=20, num_text_tokens=24),
+        t2i=ModalityConfig(batch_size=4, sources={"pictures": pictures}),
+        lm=ModalityConfig(batch_size=4, loss_coef=0.3, sources={"text": text}),
+        train=StageTrainConfig(num_steps=3, micro_batch_size=2),
+        validation=ValidationConfig(num_rows=4, lm=ModalityConfig(sources={"text": text})),
+        ds=DeepSpeedConfig(param_dtype="fp32"),
+    )
+
+
+def fit(config: StageConfig, workers: WorkerGroup, path: Path) -> tuple[dict[int, dict[str, float]], dict[str, Any]]:
+    trainer = StageTrainer(
+        config, workers=workers, validation_prompts=[], checkpoints=CheckpointStore(path / "checkpoints", max_num=2)
+    )
+    output = Recorder()
+    trainer.fit(output)
+    trainer.export(path / "policy")
+    return output.rows, MMadaModelLM.from_pretrained(path / "policy").state_dict()
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_losses_and_weights_are_those_of_one_process(cluster: None, config: StageConfig, tmp_path: Path, ranks: int):
+    model = MMadaModelLM.from_pretrained(config.actor.model_name_or_path)
+    worker = DenoisingWorker(config, LocalEngine(model, config.actor, config.num_optimizer_steps))
+    rows, weights = fit(config, LocalGroup(worker), tmp_path / "local")
+
+    spread = dataclasses.replace(config, actor=dataclasses.replace(config.actor, num_gpus_per_node=ranks))
+    groups = start_stage(spread)
+    try:
+        ray_rows, ray_weights = fit(spread, groups.workers, tmp_path / "ray")
+    finally:
+        groups.close()
+    assert set(ray_rows) == set(rows) == {0, 1, 2, 3}
+    for step, row in rows.items():
+        assert ray_rows[step] == pytest.approx(row, rel=1e-4, abs=1e-6)
+    for key, weight in weights.items():
+        assert torch.allclose(ray_weights[key], weight, atol=1e-5), key
+    assert (tmp_path / "ray" / "policy" / "image_tokenizer" / "config.json").exists()

@@ -1,0 +1,145 @@
+"""What the commands of pretraining and Mix-CoT share: from flags to a trained stage."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from unigrpo.checkpoint import CheckpointStore
+from unigrpo.cli.arguments import built, parse, run_parser
+from unigrpo.cli.paths import UserPaths
+from unigrpo.cli.train_unigrpo import summary_table
+from unigrpo.data.corpora.config import SourceConfig
+from unigrpo.distributed import cluster
+from unigrpo.distributed.ray_group import WorkerError
+from unigrpo.memory_plan import ModelSize, training_memory
+from unigrpo.models.checkpoint_io import load_config
+from unigrpo.preflight import check_checkpoint
+from unigrpo.run_folder import check_unused
+from unigrpo.stage_config import MODALITIES, ModalityConfig, StageConfig
+from unigrpo.stage_folder import StageFolder
+from unigrpo.stage_preflight import StageInputs, check_stage
+from unigrpo.stage_trainer import StageTrainer
+
+logger = logging.getLogger(__name__)
+
+
+def run_stage(program: str, description: str, arguments: Sequence[str]) -> int:
+    """The command. Returns its exit status."""
+    parser = run_parser(program, description, StageConfig)
+    parser.add_argument("--init_from", default="", help="run folder of a finished stage to start from")
+    parser.add_argument("--dry_run", action="store_true", help="check everything, print the plan, and stop")
+    parsed = parse(parser, arguments)
+    config = with_absolute_paths(built(parsed, StageConfig))
+    if parsed.init_from:
+        config = started_from(config, Path(UserPaths().found(parsed.init_from)))
+    check_unused(config)
+    inputs = check_stage(config)
+    checkpoints = CheckpointStore(Path(config.ckpt.path or Path(config.run_dir) / "checkpoints"), config.ckpt.max_num)
+    check_checkpoint(config, checkpoints)
+    needs = cluster.stage_needs(config)
+    cluster.connect(needs)
+    cluster.check_cluster(config, needs, f"{needs.gpus} for the model")
+    if parsed.dry_run:
+        sys.stdout.write(plan_text(config, inputs))
+        return 0
+    try:
+        return train(config, inputs, checkpoints)
+    except WorkerError as error:
+        logger.debug("the whole error", exc_info=True)
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+
+
+def started_from(config: StageConfig, run: Path) -> StageConfig:
+    """The config with the policy of a finished run as its start.
+
+    Raises:
+        ValueError: The run is not finished, or the checkpoint is named twice.
+    """
+    if not (run / "summary.json").exists():
+        raise ValueError(f"--init_from {run}: no finished run there (no summary.json); name the run folder of a stage")
+    policy = run / "policy"
+    tokenizer = config.pictures.tokenizer
+    if not tokenizer and (policy / "image_tokenizer").is_dir():
+        tokenizer = str(policy / "image_tokenizer")
+    return replace(
+        config,
+        actor=replace(config.actor, model_name_or_path=str(policy)),
+        pictures=replace(config.pictures, tokenizer=tokenizer),
+    )
+
+
+def train(config: StageConfig, inputs: StageInputs, checkpoints: CheckpointStore) -> int:
+    """Starts the workers, trains, and exports the model."""
+    from unigrpo.distributed import placement  # noqa: PLC0415  # loads OpenRLHF: seconds that --help need not wait
+
+    folder = Path(config.run_dir)
+    with contextlib.closing(placement.start_stage(config)) as groups:
+        trainer = StageTrainer(
+            config, workers=groups.workers, validation_prompts=inputs.validation_prompts, checkpoints=checkpoints
+        )
+        first_step = trainer.resume() if config.ckpt.load_enable else 0
+        with contextlib.closing(StageFolder(config, first_step)) as output:
+            summary = trainer.fit(output)
+            trainer.export(folder / "policy")
+            output.summary(summary)
+    sys.stdout.write(f"\n{summary_table(summary)}\n")
+    sys.stdout.write(f"model:      {folder / 'policy'}\nvalidation: {folder / 'validation'}\n")
+    return 0
+
+
+def with_absolute_paths(config: StageConfig) -> StageConfig:
+    """The config with every path that exists below the user's folder made absolute; other names stay as they are."""
+    user = UserPaths()
+
+    def source(one: SourceConfig) -> SourceConfig:
+        path = ",".join(str(user.base / p) if (user.base / p).parent.exists() else p for p in one.path.split(","))
+        captions = one.captions
+        if captions.path and not Path(captions.path).is_absolute():
+            captions = replace(captions, path=str(user.base / captions.path))
+        captions = replace(captions, questions=user.found(captions.questions))
+        return replace(one, path=path, image_folder=user.found(one.image_folder), captions=captions)
+
+    def modality(one: ModalityConfig) -> ModalityConfig:
+        return replace(one, sources={name: source(s) for name, s in one.sources.items()})
+
+    modalities: dict[str, Any] = {name: modality(getattr(config, name)) for name in MODALITIES}
+    held_out: dict[str, Any] = {name: modality(getattr(config.validation, name)) for name in MODALITIES}
+    return replace(
+        config,
+        run_dir=user.written(config.run_dir),
+        actor=replace(config.actor, model_name_or_path=user.found(config.actor.model_name_or_path)),
+        pictures=replace(config.pictures, tokenizer=user.found(config.pictures.tokenizer)),
+        validation=replace(config.validation, prompts=user.found_all(config.validation.prompts), **held_out),
+        ckpt=replace(config.ckpt, path=user.written(config.ckpt.path)),
+        **modalities,
+    )
+
+
+def plan_text(config: StageConfig, inputs: StageInputs) -> str:
+    """What a stage would do and need, for ``--dry_run``."""
+    size = ModelSize.of(load_config(config.actor.model_name_or_path))
+    memory = training_memory(config, size, config.train.micro_batch_size * inputs.longest_row)
+    lines = [
+        f"model       {config.actor.model_name_or_path}: {size.num_parameters:,} parameters",
+        f"steps       {config.train.num_steps} of {config.num_samples_per_step} rows, longest row "
+        f"{inputs.longest_row} tokens",
+    ]
+    for name, modality in config.modalities.items():
+        lines.append(f"{name:<11} {modality.batch_size} rows a step, loss x {modality.loss_coef:g}")
+        lines += [f"              {source}: {number:,} samples" for source, number in inputs.sizes[name].items()]
+    lines.append(f"workers     {config.actor.num_ranks} GPUs")
+    lines.append(f"memory      {memory.gpu_total:.2f} GB on each GPU: {_gigabytes(memory.gpu)}")
+    if memory.cpu:
+        lines.append(f"            {sum(memory.cpu.values()):.2f} GB of CPU memory per rank: {_gigabytes(memory.cpu)}")
+    return "\n".join([*lines, "all checks passed; nothing was trained", ""])
+
+
+def _gigabytes(parts: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.2f}" for name, value in parts.items())

@@ -1,0 +1,127 @@
+"""The samples of a stage's steps: what stands in which step, and its tokens, as functions of the step alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from unigrpo.data.corpora.config import SourceConfig
+from unigrpo.data.corpora.order import rank_positions
+from unigrpo.data.corpora.rows import RowEncoder
+from unigrpo.data.corpora.sample import CorpusSample
+from unigrpo.data.corpora.stream import CorpusStream
+from unigrpo.data.images import Fit, square_pixels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Read:
+    """One sample with its place and its pixels."""
+
+    position: int
+    sample: CorpusSample
+    """Without its image, which `pixels` has."""
+    pixels: Tensor | None
+    """(3, R, R) in [-1, 1]; None for text."""
+
+
+class StageReader:
+    """Reads samples of every modality by position."""
+
+    def __init__(
+        self,
+        sources: Mapping[str, Mapping[str, SourceConfig]],
+        seed: int,
+        encoder: RowEncoder,
+        resolution: int,
+        fit: Fit,
+    ) -> None:
+        """Opens all sources.
+
+        Args:
+            sources: By modality and name.
+            seed: Of the order.
+            encoder: Says which samples do not fit.
+            resolution: Pixels of a side.
+            fit: How images become square.
+
+        Raises:
+            ValueError: A source is missing, empty or lacks columns.
+        """
+        self.streams = {
+            modality: CorpusStream({f"{modality}/{name}": s for name, s in found.items()}, seed, check=encoder.check)
+            for modality, found in sources.items()
+        }
+        self._resolution = resolution
+        self._fit: Fit = fit
+
+    def read(self, modality: str, positions: Sequence[int]) -> list[Read]:
+        """The samples at these positions.
+
+        Raises:
+            ValueError: Too many samples of a source are broken.
+        """
+        samples = [(position, self.streams[modality].sample(position)) for position in positions]
+        return [Read(position=p, sample=replace(s, image=None), pixels=self._pixels(s)) for p, s in samples]
+
+    def broken(self) -> dict[str, float]:
+        """Samples that could not be used so far, by modality and source."""
+        counts: dict[str, float] = {}
+        for stream in self.streams.values():
+            for (source, _), number in stream.counts.items():
+                counts[source] = counts.get(source, 0.0) + number
+        return counts
+
+    def _pixels(self, sample: CorpusSample) -> Tensor | None:
+        return None if sample.image is None else square_pixels(sample.image, self._resolution, self._fit)
+
+
+class StepReads(Dataset[dict[str, list[Read]]]):
+    """What one rank reads in each step, for a torch DataLoader."""
+
+    def __init__(self, reader: StageReader, batch_sizes: Mapping[str, int], rank: int, world_size: int) -> None:
+        self._reader = reader
+        self._batch_sizes = dict(batch_sizes)
+        self._rank, self._world_size = rank, world_size
+
+    def __getitem__(self, step: int) -> dict[str, list[Read]]:
+        return {
+            name: self._reader.read(name, rank_positions(step * size, size, self._rank, self._world_size))
+            for name, size in self._batch_sizes.items()
+        }
+
+    def steps_from(self, step: int, num_workers: int) -> Iterator[dict[str, list[Read]]]:
+        """The steps from one on, without end, read ahead by processes if there are any."""
+        loader = DataLoader(
+            self,
+            batch_size=None,
+            sampler=_Steps(step),
+            num_workers=num_workers,
+            multiprocessing_context="spawn" if num_workers else None,
+        )
+        return iter(loader)
+
+    def count(self, reads: Mapping[str, Sequence[Read]]) -> None:
+        """Counts what other processes read.
+
+        Raises:
+            ValueError: Too many samples of a source are broken.
+        """
+        for name, batch in reads.items():
+            for read in batch:
+                skipped = read.sample.skipped
+                self._reader.streams[name].add_counts(read.sample.source, 1 + len(skipped), skipped)
+
+
+class _Steps(torch.utils.data.Sampler[int]):
+    def __init__(self, first: int) -> None:
+        self._first = first
+
+    def __iter__(self) -> Iterator[int]:
+        step = self._first
+        while True:
+            yield step
+            step += 1

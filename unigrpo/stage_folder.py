@@ -1,0 +1,82 @@
+"""The folder of a stage: what every run writes, and the samples and pictures of its validations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from unigrpo.evaluation.validation import Findings
+from unigrpo.run_folder import RunFolder
+from unigrpo.workers.denoising import Sample, Triptych
+
+SIDE = 128
+"""Pixels of a side in the pages."""
+LABEL = 14
+"""Pixels of a line of text in the pages."""
+
+
+class StageFolder(RunFolder):
+    """The stage trainer's :class:`~unigrpo.stage_trainer.StageOutput`."""
+
+    title = "stage"
+
+    def shown(self, values: dict[str, float]) -> dict[str, str]:
+        losses = {name.removeprefix("loss/"): f"{v:.3f}" for name, v in values.items() if name.startswith("loss/")}
+        return {**losses, "s/step": f"{values['time/step_seconds']:.2f}"}
+
+    def findings(self, step: int, findings: Findings) -> None:
+        """Writes texts to ``rollouts.jsonl`` and pictures below ``validation/``, and shows both in TensorBoard."""
+        self.rollouts(step, [_row(sample) for sample in findings.samples])
+        drawn = [sample for sample in findings.samples if sample.image is not None]
+        pages: dict[str, Image.Image] = {}
+        if drawn:
+            pages["drawn"] = drawn_page(drawn)
+        if findings.triptychs:
+            pages["triptychs"] = triptych_page(findings.triptychs)
+        folder = Path(self.path) / "validation"
+        folder.mkdir(exist_ok=True)
+        for name, page in pages.items():
+            page.save(folder / f"step_{step:08d}_{name}.png")
+        self._writer.write_pictures(step, {f"validation/{name}": np.asarray(page) for name, page in pages.items()})
+
+
+def drawn_page(samples: list[Sample]) -> Image.Image:
+    """One column for each prompt: drawn with guidance, and below without."""
+    page = Image.new("RGB", (len(samples) * (SIDE + 4), 2 * SIDE + 4 + LABEL), "white")
+    for column, sample in enumerate(samples):
+        left = column * (SIDE + 4)
+        ImageDraw.Draw(page).text((left + 1, 1), sample.prompt.text[: SIDE // 6], fill="black")
+        for row, picture in enumerate((sample.image, sample.image_unguided)):
+            if picture is not None:
+                page.paste(_square(picture), (left, LABEL + row * (SIDE + 4)))
+    return page
+
+
+def triptych_page(triptychs: list[Triptych]) -> Image.Image:
+    """One row for each picture: original, reconstruction, prediction, and the mask ratio."""
+    page = Image.new("RGB", (3 * (SIDE + 4), len(triptychs) * (SIDE + LABEL)), "white")
+    for row, one in enumerate(triptychs):
+        top = row * (SIDE + LABEL)
+        text = f"original, reconstruction, prediction from {1 - one.mask_ratio:.0%} of the codes"
+        ImageDraw.Draw(page).text((1, top + 1), text, fill="black")
+        for column, picture in enumerate((one.original, one.reconstruction, one.prediction)):
+            page.paste(_square(picture), (column * (SIDE + 4), top + LABEL))
+    return page
+
+
+def _square(picture: np.ndarray) -> Image.Image:
+    return Image.fromarray(picture).resize((SIDE, SIDE), Image.Resampling.NEAREST)
+
+
+def _row(sample: Sample) -> dict[str, Any]:
+    return {
+        "kind": "validation",
+        "task": sample.prompt.task,
+        "prompt_id": sample.prompt.id,
+        "prompt": sample.prompt.text,
+        "label": sample.prompt.label,
+        "completion": sample.text,
+    }

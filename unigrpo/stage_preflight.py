@@ -1,0 +1,83 @@
+"""Everything about a stage that can be wrong before it starts: model, sources, image tokenizer, validation prompts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from unigrpo.data.corpora.rows import RowEncoder
+from unigrpo.data.images import read_image
+from unigrpo.data.prompt_files import load_prompts
+from unigrpo.data.stage_rows import StageReader
+from unigrpo.models.checkpoint_io import load_config
+from unigrpo.models.image_tokenizer import load_image_tokenizer
+from unigrpo.models.vocabulary import Vocabulary
+from unigrpo.preflight import load_tokenizer
+from unigrpo.records import Prompt
+from unigrpo.stage_config import MODALITIES, StageConfig
+
+IMAGE_TASKS = ("t2i", "mmu", "r2i")
+FRAME_TOKENS = 3
+"""Of a row with an image, besides text and codes: task token and the two around the image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageInputs:
+    """The checked inputs of a stage."""
+
+    validation_prompts: list[Prompt]
+    sizes: dict[str, dict[str, int]]
+    """Samples of each source, by modality."""
+    longest_row: int
+    """Tokens."""
+
+
+def check_stage(config: StageConfig) -> StageInputs:
+    """Opens everything that a stage reads.
+
+    Raises:
+        ValueError: Something is wrong; the message names the file and line, or the setting.
+    """
+    tokenizer = load_tokenizer(config.actor.model_name_or_path)
+    vocabulary = Vocabulary.from_pretrained_parts(load_config(config.actor.model_name_or_path), tokenizer)
+    encoder = RowEncoder(tokenizer, vocabulary, config.layout)
+    prompts = load_prompts(config.validation.prompts) if config.validation.prompts else []
+    for path in sorted({path for prompt in prompts for path in prompt.images}):
+        read_image(path)
+    has_images = any(m in IMAGE_TASKS for m in config.modalities) or any(p.task in IMAGE_TASKS for p in prompts)
+    num_codes = _check_image_tokenizer(config, vocabulary) if has_images else 0
+    sources = {name: modality.sources for name, modality in config.modalities.items()}
+    held_out = {name: getattr(config.validation, name).sources for name in MODALITIES}
+    pictures = config.pictures
+    StageReader({k: v for k, v in held_out.items() if v}, config.seed, encoder, pictures.resolution, pictures.fit)
+    reader = StageReader(sources, config.seed, encoder, pictures.resolution, pictures.fit)
+    for name in config.modalities:
+        reader.read(name, [0])
+    image_row = config.layout.max_text_tokens + num_codes + FRAME_TOKENS
+    return StageInputs(
+        validation_prompts=prompts,
+        sizes={name: reader.streams[name].sizes for name in sources},
+        longest_row=max(image_row if m in IMAGE_TASKS else config.layout.num_text_tokens for m in config.modalities),
+    )
+
+
+def _check_image_tokenizer(config: StageConfig, vocabulary: Vocabulary) -> int:
+    """Number of codes of an image."""
+    if not vocabulary.codebook_size:
+        raise ValueError(
+            f"{config.actor.model_name_or_path}: a text-only checkpoint, but there are images; give it image codes "
+            "by `python -m unigrpo.cli.grow_vocabulary`"
+        )
+    if not config.pictures.tokenizer:
+        raise ValueError("there are images, but pictures.tokenizer is empty; name an image tokenizer")
+    tokenizer = load_image_tokenizer(config.pictures.tokenizer)
+    if tokenizer.codebook_size != vocabulary.codebook_size:
+        raise ValueError(
+            f"pictures.tokenizer has {tokenizer.codebook_size} codes, the model {vocabulary.codebook_size}; use the "
+            "image tokenizer that the model was trained with"
+        )
+    if config.pictures.resolution % tokenizer.downscale:
+        raise ValueError(
+            f"pictures.resolution {config.pictures.resolution} is no multiple of {tokenizer.downscale}, the square of "
+            "pixels of one code"
+        )
+    return (config.pictures.resolution // tokenizer.downscale) ** 2

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,7 +65,7 @@ def world(tmp_path_factory) -> Path:
     return root
 
 
-def modalities(world: Path) -> dict[str, ModalityConfig]:
+def modalities(world: Path) -> dict[str, Any]:
     pictures = SourceConfig(
         kind="image_folder", task="t2i", path=str(world / "classes"), captions=CaptionConfig(store="class_name")
     )
@@ -87,7 +88,7 @@ def modalities(world: Path) -> dict[str, ModalityConfig]:
 
 
 def stage(world: Path, model: Path, **changes) -> StageConfig:
-    held_out = {k: ModalityConfig(sources=m.sources) for k, m in modalities(world).items() if k in ("t2i", "mmu")}
+    held_out: dict[str, Any] = {k: ModalityConfig(sources=modalities(world)[k].sources) for k in ("t2i", "mmu")}
     config = StageConfig(
         pictures=PicturesConfig(tokenizer=str(model / "image_tokenizer"), resolution=16),
         actor=ActorConfig(model_name_or_path=str(model), adam=AdamConfig(lr=1e-3), lr_warmup_ratio=0.0),

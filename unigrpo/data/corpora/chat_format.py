@@ -82,17 +82,14 @@ def template_newlines(tokenizer: PreTrainedTokenizerBase, template: str) -> str 
     return NEWLINES[variant]
 
 
-def render_segments(
-    messages: Messages, begin: str, newlines: str | None, *, every_turn: bool = False
-) -> list[Segment]:
-    """A chat to train on, as pieces of text, special tokens included; no empty header stands at its end.
+def render_segments(messages: Messages, newlines: str | None, *, every_turn: bool = False) -> list[Segment]:
+    """A chat to train on, as pieces of text without begin-of-text; no empty header stands at its end.
 
     A tokenizer's own template often ends in the header of an answer to come, asked for or not. Trained on, it would be
     the last header, and the answer in front of it no target.
 
     Args:
         messages: The last is the assistant's.
-        begin: Begin-of-text.
         newlines: Of :func:`template_newlines`. Targets start behind the header, with its newlines, as in the layouts.
         every_turn: All of the assistant's turns are targets, not only the last.
 
@@ -102,9 +99,9 @@ def render_segments(
     if newlines is None:
         if [role for role, _ in messages] != ["user", "assistant"]:
             raise BadSample("too many turns", "the template plain has room for one request and one answer")
-        return [(begin + messages[0][1], False), (messages[1][1], True)]
+        return [(messages[0][1], False), (messages[1][1], True)]
     start, end, end_of_turn = HEADER_TOKENS
-    segments: list[Segment] = [(begin, False)]
+    segments: list[Segment] = []
     for number, (role, content) in enumerate(messages):
         is_target = role == "assistant" and (every_turn or number == len(messages) - 1)
         segments.append((f"{start}{role}{end}", False))

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from unigrpo.config import PromptTemplate, choice, positive, require
 from unigrpo.data import layouts
+from unigrpo.data.chat import HEADER_TOKENS
 from unigrpo.data.corpora.chat_format import render_segments, template_newlines
 from unigrpo.data.corpora.sample import BadSample, CorpusSample
 from unigrpo.data.layouts import TrainingRow
@@ -59,9 +60,11 @@ class RowEncoder:
         self._vocabulary = vocabulary
         self._layout = layout
         self._newlines = template_newlines(tokenizer, layout.template)
-        self._begin = str(tokenizer.bos_token)
         added = getattr(tokenizer, "added_tokens_decoder", {})
         self._special = {*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
+        if self._newlines is not None:
+            ids = tokenizer.get_vocab()
+            self._special |= {ids[token] for token in HEADER_TOKENS}
 
     def check(self, sample: CorpusSample) -> None:
         """Whether a sample can be a row; for CorpusStream.
@@ -114,48 +117,50 @@ class RowEncoder:
 
     def _encode(self, sample: CorpusSample) -> tuple[list[int], list[bool]]:
         """Tokens of the text, with begin-of-text in chats, and which are targets."""
-        ids: list[int] = []
-        is_target: list[bool] = []
+        segments = [(sample.text, True)]
         if sample.messages:
-            for _, content in sample.messages:
-                self._refuse_special(content, sample.key)
             try:
-                segments = render_segments(
-                    sample.messages, self._begin, self._newlines, every_turn=self._layout.every_turn
-                )
+                segments = render_segments(sample.messages, self._newlines, every_turn=self._layout.every_turn)
             except BadSample as error:
                 raise BadSample(error.reason, f"{sample.key}: {error}") from error
-        else:
-            self._refuse_special(sample.text, sample.key)
-            segments = [(sample.text, True)]
+        ids: list[int] = []
+        is_target: list[bool] = []
         for text, targeted in segments:
             piece = self._tokenizer.encode(text, add_special_tokens=False)
             ids += piece
             is_target += [targeted] * len(piece)
-        return self._fitted(ids, is_target, sample)
+        self._refuse_special(ids, sample)
+        if sample.messages:
+            ids, is_target = [self._vocabulary.begin_of_text_id, *ids], [False, *is_target]
+        self._refuse_long(is_target, sample)
+        return ids, is_target
 
-    def _refuse_special(self, text: str, key: str) -> None:
+    def _refuse_special(self, ids: list[int], sample: CorpusSample) -> None:
         """Text that spells a special token would become one: a mask, an image, or another's turn."""
-        found = self._special.intersection(self._tokenizer.encode(text, add_special_tokens=False))
-        if found:
-            names = self._tokenizer.convert_ids_to_tokens(sorted(found))
-            raise BadSample("special token in text", f"{key}: the text holds {names}; remove them")
+        found = [i for i in ids if i in self._special]
+        num_own = 0 if self._newlines is None else len(HEADER_TOKENS) * len(sample.messages)
+        if len(found) > num_own:
+            names = set(self._tokenizer.convert_ids_to_tokens(found))
+            strange = sorted(names - {*HEADER_TOKENS}) or list(HEADER_TOKENS)
+            raise BadSample("special token in text", f"{sample.key}: the text holds {strange}; remove them")
 
-    def _fitted(self, ids: list[int], is_target: list[bool], sample: CorpusSample) -> tuple[list[int], list[bool]]:
+    def _refuse_long(self, is_target: list[bool], sample: CorpusSample) -> None:
         if sample.task == "lm":
-            return ids, is_target
+            return
         room = self._layout.num_text_tokens if sample.task == "lm_chat" else self._layout.max_text_tokens
         room -= 1 if sample.messages else 2  # end-of-text, and begin-of-text where it is not yet there
-        if len(ids) > room and self._layout.too_long == "skip":
-            raise BadSample("text too long", f"{sample.key}: {len(ids)} tokens of text, more than {room}")
+        if len(is_target) > room and self._layout.too_long == "skip":
+            raise BadSample("text too long", f"{sample.key}: {len(is_target)} tokens of text, more than {room}")
         if not any(is_target[:room]):
-            raise BadSample("no target left", f"{sample.key}: {len(ids)} tokens, the first {room} without any answer")
-        return ids[:room], is_target[:room]
+            raise BadSample(
+                "no target left", f"{sample.key}: no answer in the first {room} of {len(is_target)} tokens"
+            )
 
 
 def _with_targets(row: TrainingRow, is_target: list[bool], start: int, room: int) -> TrainingRow:
     """The row, whose text of so many tokens has these targets; what fills it up behind the text is one too."""
+    targets = torch.ones(room, dtype=torch.bool)
+    targets[: len(is_target)] = torch.tensor(is_target[:room])
     prompt_mask = row.prompt_mask.clone()
-    prompt_mask[start : start + room] = False
-    prompt_mask[start : start + len(is_target)] = ~torch.tensor(is_target)
+    prompt_mask[start : start + room] = ~targets
     return dataclasses.replace(row, prompt_mask=prompt_mask)

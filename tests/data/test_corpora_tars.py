@@ -97,6 +97,20 @@ def test_a_tar_broken_in_the_middle_counts_as_broken(tar, caplog):
     assert f"{tar}: broken from byte {place}" in caplog.text
 
 
+def test_an_index_is_kept_until_the_tar_changes(tmp_path, tar, monkeypatch):
+    def refuse(*arguments, **options):
+        raise AssertionError("headers were read again")
+
+    first = TarSamples([tar], str(tmp_path / "index"))
+    with monkeypatch.context() as patch:
+        patch.setattr("unigrpo.data.corpora.tars._spans", refuse)
+        again = TarSamples([tar], str(tmp_path / "index"))
+    assert [again.read(index) for index in range(4)] == [first.read(index) for index in range(4)]
+    write_tar(tar, {"x.txt": b"b"})
+    assert [TarSamples([tar], str(tmp_path / "index")).read(0).key] == ["x"]
+    assert {path.suffix for path in (tmp_path / "index").iterdir()} == {".npy"}
+
+
 @pytest.mark.parametrize("content", [b"", b"no tar at all" * 100, b"\x1f\x8b" + bytes(1000)])
 def test_what_is_no_tar_is_named(tmp_path, content):
     (tmp_path / "a.tar").write_bytes(content)

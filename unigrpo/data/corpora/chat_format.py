@@ -33,7 +33,8 @@ def read_messages(turns: object, where: str) -> Messages:
         BadSample: No answer, roles that do not alternate, or a turn that is no text or holds the end of another.
     """
     pairs = _from_text(turns, where) if isinstance(turns, str) else _from_list(turns, where)
-    messages = tuple((role, _clean(content)) for role, content in pairs)
+    without_mark = ((role, content.replace(IMAGE_MARK, "") if role == "user" else content) for role, content in pairs)
+    messages = tuple((role, _clean(content)) for role, content in without_mark)
     while messages and (messages[-1][0] != "assistant" or not messages[-1][1]):
         messages = messages[:-1]
     if not messages:
@@ -140,8 +141,8 @@ def _value(turn: Mapping[str, Any], *names: str) -> object:
 
 
 def _clean(content: str) -> str:
-    """A turn without the tokens around it, and without the mark of an image."""
-    content = content.replace(IMAGE_MARK, "").strip()
+    """A turn without white space and tokens around it."""
+    content = content.strip()
     while True:
         before = content
         for mark in (BEGIN, END, *ENDS_OF_TURN):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -75,7 +76,11 @@ class ImageFolder:
         self._folder = Path(config.path).expanduser()
         if not self._folder.is_dir():
             raise ValueError(f"{config.path}: no such folder (looked in {Path.cwd()})")
-        files = sorted(str(p.relative_to(self._folder)) for p in self._folder.rglob("*") if p.is_file())
+        files = sorted(
+            str(Path(parent).relative_to(self._folder) / name)
+            for parent, _, names in os.walk(self._folder)
+            for name in names
+        )
         self._names = [name for name in files if Path(name).suffix[1:].lower() in IMAGE_ENDINGS]
         if not self._names:
             raise ValueError(f"{config.path}: none of {len(files)} files ends in {', '.join(IMAGE_ENDINGS)}")
@@ -104,7 +109,7 @@ class Webdataset:
         Raises:
             ValueError: No such files, a file that is no tar, or no sample in any.
         """
-        self._tars = TarSamples(expand_paths(config.path, "webdataset tars"))
+        self._tars = TarSamples(expand_paths(config.path, "webdataset tars"), config.index_folder)
         self._captioned = Captioned(config)
         self._store = open_store(config.captions)
         self._member, _, self._field = config.captions.member.partition(".")

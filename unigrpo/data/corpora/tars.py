@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
+import os
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,14 +39,18 @@ class TarSamples:
     A tar that ends early, or has no header where one must stand, has one sample more, the broken one.
     """
 
-    def __init__(self, paths: list[Path]) -> None:
+    def __init__(self, paths: list[Path], index_folder: str = "") -> None:
         """Reads the headers of all tars.
+
+        Args:
+            paths: The tars.
+            index_folder: Where what was found is kept for the next time; empty keeps nothing.
 
         Raises:
             ValueError: A file is no tar, is compressed, or the tars have no sample.
         """
         self._paths = paths
-        self._spans = [_spans(path) for path in paths]
+        self._spans = [_remembered_spans(path, index_folder) for path in paths]
         self._parts = Parts([len(spans) for spans in self._spans])
         if not len(self._parts):
             raise ValueError(f"{paths[0]}: no sample in {len(paths)} tars; name members like 0001.jpg, 0001.txt")
@@ -72,12 +78,29 @@ class TarSamples:
                     if opened is not None and base is not None and ending is not None:
                         key = base
                         members[ending.lower()] = opened.read()
-                whole = tar.offset == len(content) and bool(members)
         except tarfile.TarError:
-            whole = False
-        if not whole:
+            members = {}
+        if not members:
             raise BadSample("truncated tar", f"{path}:{key or 'end'}: the tar ends early or is broken at byte {start}")
         return TarSample(tar=path, key=key, members=members)
+
+
+def _remembered_spans(path: Path, folder: str) -> np.ndarray:
+    """The spans, out of a file that is named after the tar, its size and its time."""
+    if not folder:
+        return _spans(path)
+    found = path.stat()
+    name = repr((str(path.absolute()), found.st_size, found.st_mtime_ns))
+    index = Path(folder).expanduser() / f"{path.stem}-{hashlib.blake2b(name.encode(), digest_size=8).hexdigest()}.npy"
+    if index.is_file():
+        return np.load(index)
+    spans = _spans(path)
+    index.parent.mkdir(parents=True, exist_ok=True)
+    part = index.with_suffix(f".{os.getpid()}.part")
+    with part.open("wb") as file:
+        np.save(file, spans)
+    part.replace(index)  # whole or not at all, also where several ranks write it
+    return spans
 
 
 def _spans(path: Path) -> np.ndarray:

@@ -66,10 +66,10 @@ def test_a_model_folder_that_is_none_is_named(run, tmp_path):
         check_inputs(changed(run, actor=actor))
 
 
-def test_a_task_that_cannot_be_trained_yet_is_named(run, tmp_path):
+def test_images_need_a_checkpoint_with_image_codes(run, tmp_path):
     file = tmp_path / "draw.jsonl"
     file.write_text('{"prompt": "a dog", "task": "t2i"}\n')
-    with pytest.raises(ValueError, match=r"draw.jsonl:1: task 't2i' cannot be trained yet"):
+    with pytest.raises(ValueError, match=r"a text-only checkpoint, but there are images"):
         check_inputs(changed(run, data=DataConfig(prompt_dataset=str(file))))
 
 

@@ -254,7 +254,6 @@ def test_a_checked_stage_knows_its_sources_and_longest_row(world, tiny_unified_f
         ({"pictures": PicturesConfig(tokenizer="TOKENIZER", resolution=18)}, "resolution 18 is no multiple of 4"),
         ({"t2i": ModalityConfig(batch_size=2)}, r"t2i.batch_size is 2, but t2i.sources is empty"),
         ({"actor": ActorConfig(num_gpus_per_node=3)}, "t2i.batch_size 4 does not divide over 3 ranks"),
-        ({"pictures": PicturesConfig()}, "t2i has images, but pictures.tokenizer is empty"),
     ],
 )
 def test_what_contradicts_is_refused(world, tiny_unified_folder, changes, message):

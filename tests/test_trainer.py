@@ -26,6 +26,7 @@ from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.records import Prompt, RewardOutput
 from unigrpo.trainer import UniGRPOTrainer
 from unigrpo.training.reward_totals import RewardError
+from unigrpo.training.scoring import ScoringSettings
 from unigrpo.training.step import LocalEngine
 from unigrpo.training.unigrpo import NonFiniteLossError
 from unigrpo.workers.group import LocalGroup
@@ -82,7 +83,9 @@ def make_trainer(run: RunConfig, path, eval_prompts=()) -> UniGRPOTrainer:
     return UniGRPOTrainer(
         run,
         policy=LocalGroup(PolicyWorker(run, engine, tokenizer)),
-        reference=LocalGroup(ReferenceWorker(run, reference, torch.device("cpu"), vocabulary.mask_id)),
+        reference=LocalGroup(
+            ReferenceWorker(run, reference, torch.device("cpu"), ScoringSettings.of_run(run, vocabulary))
+        ),
         reward=LocalRewards(run.reward),
         prompts=PROMPTS,
         eval_prompts=list(eval_prompts),

@@ -11,7 +11,16 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, get_args
 
 MaskSchedule = Literal["stride", "interpolate", "random"]
+TASKS = ("text", "mmu", "t2i", "r2i")
+"""Text reasoning, image understanding, text-to-image, and thinking before drawing: MMaDA's names."""
 Remasking = Literal["low_confidence", "random"]
+Fit = Literal["crop", "squash", "pad"]
+"""How an image becomes a square.
+
+`crop`: the short side is resized, and the middle cut out; how MMaDA reads photos. `squash`: both sides are resized,
+whatever the shape; for charts, documents and visual questions. `pad`: white to both sides of the short one; for
+geometry.
+"""
 PromptTemplate = Literal["chat", "chat_one_newline", "chat_two_newlines", "plain"]
 
 
@@ -135,6 +144,21 @@ class ImageSamplingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PicturesConfig:
+    tokenizer: str = ""
+    """Folder or Hub name of the image tokenizer, for every task with images; empty is the folder `image_tokenizer` of
+    the model, if it has one."""
+    resolution: int = 256
+    """Pixels of a side of every image."""
+    fit: Fit = "crop"
+    """How an image becomes square: `crop` the middle, `squash` or `pad` with white."""
+
+    def __post_init__(self) -> None:
+        positive("pictures.resolution", self.resolution)
+        choice("pictures.fit", self.fit, get_args(Fit))
+
+
+@dataclass(frozen=True, kw_only=True)
 class RolloutConfig:
     batch_size: int = 16
     """Prompts of one step."""
@@ -143,7 +167,11 @@ class RolloutConfig:
     micro_batch_size: int = 64
     """Responses that a policy worker samples at once."""
     text: TextSamplingConfig = field(default_factory=TextSamplingConfig)
-    """Sampling of text responses."""
+    """Sampling of text responses, and of the thoughts before a drawing."""
+    image: ImageSamplingConfig = field(default_factory=ImageSamplingConfig)
+    """Sampling of images; `num_image_tokens` follows from pictures.resolution."""
+    max_text_tokens: int = 0
+    """`r2i`: end-of-text fills request and thoughts up to so many tokens, as in training; 0 closes them with one."""
 
     def __post_init__(self) -> None:
         positive("rollout.batch_size", self.batch_size)
@@ -153,10 +181,11 @@ class RolloutConfig:
             f"rollout.n_samples_per_prompt is {self.n_samples_per_prompt}: group advantages would all be 0; "
             "use at least 2",
         )
-        require(
-            self.text.temperature > 0,
-            "rollout.text.temperature is 0: all samples of a prompt would be equal and every advantage 0; use 1.0",
-        )
+        for name in ("text", "image"):
+            require(
+                getattr(self, name).temperature > 0,
+                f"rollout.{name}.temperature is 0: all samples of a prompt would be equal; use 1.0",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,6 +304,21 @@ class KLConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TaskConfig:
+    loss_coef: float = 1.0
+    """Factor of this task's part of the loss."""
+    kl_coef: float | None = None
+    """In the place of algo.kl.init_coef; not above 0 without a reference, which that one decides on."""
+    eps_clip_low_high: tuple[float, float] | None = None
+    """In the place of actor.eps_clip_low_high."""
+
+    def __post_init__(self) -> None:
+        for name in ("loss_coef", "kl_coef"):
+            value = getattr(self, name)
+            require(value is None or value >= 0, f"algo.tasks: {name} is {value}; it must be 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
 class AlgoConfig:
     likelihood: LikelihoodConfig = field(default_factory=LikelihoodConfig)
     """Per-token log-likelihood."""
@@ -284,6 +328,16 @@ class AlgoConfig:
     """Rewards of a group -> advantages."""
     kl: KLConfig = field(default_factory=KLConfig)
     """Distance to the frozen reference."""
+    tasks: dict[str, TaskConfig] = field(default_factory=dict[str, TaskConfig])
+    """What a task has of its own, by `text`, `mmu`, `t2i` and `r2i`; a task that is not named has what all have."""
+
+    def __post_init__(self) -> None:
+        for name, task in self.tasks.items():
+            choice("algo.tasks", name, TASKS)
+            require(
+                not task.kl_coef or self.kl.init_coef > 0,
+                f"algo.tasks.{name}.kl_coef is {task.kl_coef}, but algo.kl.init_coef is 0, which runs no reference",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -294,6 +348,8 @@ class RewardTermConfig:
     """Factor of this reward in the total; 0 is a hold-out: logged, never trained on."""
     options: dict[str, Any] = field(default_factory=dict[str, Any])
     """Keyword arguments of the reward."""
+    tasks: tuple[str, ...] = ()
+    """Tasks that it pays for; empty is all."""
     style: Literal["auto", "unigrpo", "trl", "openrlhf", "verl"] = "auto"
     """Whose convention a function follows; `auto` reads its signature."""
     required: bool = True
@@ -315,6 +371,8 @@ class RewardTermConfig:
 
     def __post_init__(self) -> None:
         where = f"reward.terms: {self.name}"
+        for task in self.tasks:
+            choice(f"{where}: tasks", task, TASKS)
         for name in ("timeout_seconds", "attempts", "num_workers", "concurrency"):
             positive(f"{where}: {name}", getattr(self, name))
         for name in ("batch_size", "num_cpus", "num_gpus"):
@@ -450,6 +508,8 @@ class RunConfig:
     """Folder of everything that the run writes."""
     data: DataConfig = field(default_factory=DataConfig)
     """Prompts."""
+    pictures: PicturesConfig = field(default_factory=PicturesConfig)
+    """Images and their tokenizer."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     """Sampling of responses."""
     actor: ActorConfig = field(default_factory=ActorConfig)
@@ -489,6 +549,19 @@ class RunConfig:
     def num_policy_ranks(self) -> int:
         """Policy processes, each with one GPU."""
         return self.actor.num_ranks
+
+    def kl_coef(self, task: str) -> float:
+        """Coefficient of the KL for a task."""
+        own = self.algo.tasks.get(task, TaskConfig()).kl_coef
+        return self.algo.kl.init_coef if own is None else own
+
+    def clip_bounds(self, task: str) -> tuple[float, float]:
+        """Lower and upper clip bound for a task."""
+        return self.algo.tasks.get(task, TaskConfig()).eps_clip_low_high or self.actor.eps_clip_low_high
+
+    def loss_coef(self, task: str) -> float:
+        """Factor of a task's part of the loss."""
+        return self.algo.tasks.get(task, TaskConfig()).loss_coef
 
     @property
     def seed(self) -> int:

@@ -59,15 +59,17 @@ class MemoryPlan:
         return sum(self.gpu.values())
 
 
-def memory_plan(config: RunConfig, model: ModelSize, longest_prompt: int) -> MemoryPlan:
+def memory_plan(config: RunConfig, model: ModelSize, longest_prompt: int, has_images: bool = False) -> MemoryPlan:
     """Estimates the memory of one policy rank, with the reference if it shares the GPU.
 
     Args:
         config: The run.
         model: Size of the policy.
         longest_prompt: Tokens of the longest prompt.
+        has_images: Whether images are drawn.
     """
-    tokens = config.train.micro_batch_size * (longest_prompt + config.rollout.text.max_new_tokens)
+    response = max(config.rollout.text.max_new_tokens, config.rollout.image.num_image_tokens if has_images else 0)
+    tokens = config.train.micro_batch_size * (longest_prompt + response)
     plan = training_memory(config, model, tokens)
     if config.algo.kl.init_coef > 0 and config.train.colocate_actor_ref:
         where = plan.cpu if config.ref.offload else plan.gpu

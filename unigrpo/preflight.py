@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 
+import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from unigrpo.algorithm.likelihood.base import load_estimator
 from unigrpo.checkpoint import CheckpointStore
-from unigrpo.config import RunConfig
+from unigrpo.config import PicturesConfig, RunConfig
 from unigrpo.data.chat import chat_variant
+from unigrpo.data.images import read_image
 from unigrpo.data.prompt_files import load_prompts
 from unigrpo.data.prompting import encode_prompt
 from unigrpo.models.checkpoint_io import load_config
+from unigrpo.models.image_tokenizer import ImageTokenizer, load_image_tokenizer
 from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.records import Prompt
 from unigrpo.stage_config import StageConfig
-from unigrpo.workers.reward import reward_workers
+from unigrpo.workers.reward import pays_for, reward_workers
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +64,7 @@ def check_inputs(config: RunConfig) -> Inputs:
             max_samples=config.eval.max_samples,
         )
     both = prompts + eval_prompts
-    _check_tasks(both)
+    _check_tasks(both, config)
     longest = _check_lengths(both, tokenizer, config)
     _check_rewards(both, config)
     logger.info("%d prompts to train on, %d held out, longest %d tokens", len(prompts), len(eval_prompts), longest)
@@ -103,26 +107,83 @@ def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
         ) from error
 
 
+def find_image_tokenizer(name: str, model: str) -> ImageTokenizer | None:
+    """The image tokenizer that is named, or else the one in the model's folder; None if there is none.
+
+    Raises:
+        ValueError: It cannot be loaded.
+    """
+    own = Path(model) / "image_tokenizer"
+    if not name and not own.is_dir():
+        return None
+    return load_image_tokenizer(name or str(own))
+
+
+def check_image_tokenizer(pictures: PicturesConfig, model: str, vocabulary: Vocabulary) -> int:
+    """Checks that model, image tokenizer and resolution belong together. Returns the number of codes of an image.
+
+    Raises:
+        ValueError: They do not.
+    """
+    if not vocabulary.codebook_size:
+        raise ValueError(
+            f"{model}: a text-only checkpoint, but there are images; give it image codes by "
+            "`python -m unigrpo.cli.grow_vocabulary`"
+        )
+    tokenizer = find_image_tokenizer(pictures.tokenizer, model)
+    if tokenizer is None:
+        raise ValueError("there are images, but pictures.tokenizer is empty; name an image tokenizer")
+    if tokenizer.codebook_size != vocabulary.codebook_size:
+        raise ValueError(
+            f"the image tokenizer has {tokenizer.codebook_size} codes, the model {vocabulary.codebook_size}; use the "
+            "one that the model was trained with (pictures.tokenizer)"
+        )
+    if pictures.resolution % tokenizer.downscale:
+        raise ValueError(
+            f"pictures.resolution {pictures.resolution} is no multiple of {tokenizer.downscale}, the square of pixels "
+            "of one code"
+        )
+    return (pictures.resolution // tokenizer.downscale) ** 2
+
+
 def _check_lengths(prompts: list[Prompt], tokenizer: PreTrainedTokenizerBase, config: RunConfig) -> int:
-    model_config = load_config(config.actor.model_name_or_path)
-    vocabulary = Vocabulary.from_pretrained_parts(model_config, tokenizer)
+    """Length of the longest prompt, its image included."""
+    model = config.actor.model_name_or_path
+    vocabulary = Vocabulary.from_pretrained_parts(load_config(model), tokenizer)
+    has_images = any(prompt.task != "text" for prompt in prompts)
+    num_codes = check_image_tokenizer(config.pictures, model, vocabulary) if has_images else 0
+    codes = torch.zeros(num_codes, dtype=torch.long)
     limit = config.data.max_prompt_tokens
     longest = 0
     for prompt in prompts:
-        length = len(encode_prompt(prompt, tokenizer, vocabulary, config.data))
-        longest = max(longest, length)
-        if length > limit:
+        ids = encode_prompt(prompt, tokenizer, vocabulary, config.data, codes if prompt.task == "mmu" else None)
+        longest = max(longest, len(ids))
+        num_text = len(ids) - (num_codes if prompt.task == "mmu" else 0)
+        if num_text > limit:
             raise ValueError(
-                f"{prompt.id}: the prompt has {length} tokens, more than data.max_prompt_tokens {limit}; shorten it "
+                f"{prompt.id}: the prompt has {num_text} tokens, more than data.max_prompt_tokens {limit}; shorten it "
                 "or raise the limit"
+            )
+        room = config.rollout.max_text_tokens
+        if prompt.task == "r2i" and room and len(ids) + config.rollout.text.max_new_tokens > room:
+            raise ValueError(
+                f"{prompt.id}: request and thoughts need {len(ids) + config.rollout.text.max_new_tokens} tokens, more "
+                f"than rollout.max_text_tokens {room}; raise it or lower rollout.text.max_new_tokens"
             )
     return longest
 
 
-def _check_tasks(prompts: list[Prompt]) -> None:
+def _check_tasks(prompts: list[Prompt], config: RunConfig) -> None:
+    """Every task is paid for by some reward, and every picture can be read."""
+    for task in dict.fromkeys(prompt.task for prompt in prompts):
+        if not any(pays_for(term, task) and term.weight for term in config.reward.terms):
+            raise ValueError(f"no reward with a weight pays for task {task!r}; add one to reward.terms")
     for prompt in prompts:
-        if prompt.task != "text":
-            raise ValueError(f"{prompt.id}: task {prompt.task!r} cannot be trained yet; only 'text' can")
+        for path in prompt.images:
+            try:
+                read_image(path)
+            except ValueError as error:
+                raise ValueError(f"{prompt.id}: {error}") from error
 
 
 def _check_rewards(prompts: list[Prompt], config: RunConfig) -> None:

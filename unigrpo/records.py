@@ -14,9 +14,6 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-TASKS = ("text", "mmu", "t2i", "r2i")
-"""Text reasoning, image understanding, text-to-image, and thinking before drawing: MMaDA's names."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
@@ -33,7 +30,7 @@ class Prompt:
     label: str | None = None
     """Gold answer, as the rewards get it."""
     task: str = "text"
-    """One of :data:`TASKS`."""
+    """One of :data:`unigrpo.config.TASKS`."""
     images: tuple[str, ...] = ()
     """Paths of the input images."""
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -72,6 +69,8 @@ class Rollout:
     """Denoising step at which the sampler fixed the token; -1 outside the response."""
     commit_log_probs: Float[Tensor, " L"]
     """Log-probability (nats) of the token when it was fixed; 0 outside the response."""
+    image_mask: Bool[Tensor, " L"]
+    """Image tokens of the response, whose probabilities are among the image codes and not the whole vocabulary."""
     image: np.ndarray | None = None
     """Generated picture, uint8 (H, W, 3)."""
 

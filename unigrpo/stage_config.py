@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any
 
 from unigrpo.config import (
     ActorConfig,
@@ -12,15 +12,14 @@ from unigrpo.config import (
     DeepSpeedConfig,
     ImageSamplingConfig,
     LoggerConfig,
+    PicturesConfig,
     TextSamplingConfig,
-    choice,
     positive,
     require,
     within,
 )
 from unigrpo.data.corpora.config import SourceConfig
 from unigrpo.data.corpora.rows import LayoutConfig
-from unigrpo.data.images import Fit
 
 MODALITIES = ("t2i", "lm", "lm_chat", "mmu", "r2i")
 """Text-to-image, plain text, chat, image understanding, and thinking before drawing."""
@@ -34,20 +33,6 @@ class ModalityConfig:
     """Factor of this modality's loss in the total."""
     sources: dict[str, SourceConfig] = field(default_factory=dict[str, SourceConfig])
     """Where the rows come from, by names of your own. `lm_chat` also takes sources of task `lm`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PicturesConfig:
-    tokenizer: str = ""
-    """Folder or Hub name of the image tokenizer; needed by every modality with images."""
-    resolution: int = 256
-    """Pixels of a side of every image."""
-    fit: Fit = "crop"
-    """How an image becomes square: `crop` the middle, `squash` or `pad` with white."""
-
-    def __post_init__(self) -> None:
-        positive("pictures.resolution", self.resolution)
-        choice("pictures.fit", self.fit, get_args(Fit))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,10 +148,6 @@ class StageConfig:
             )
             require(bool(modality.sources), f"{name}.batch_size is {modality.batch_size}, but {name}.sources is empty")
             _check_tasks(name, modality.sources)
-            require(
-                name in ("lm", "lm_chat") or bool(self.pictures.tokenizer),
-                f"{name} has images, but pictures.tokenizer is empty; name a folder",
-            )
 
     @property
     def modalities(self) -> dict[str, ModalityConfig]:

@@ -9,9 +9,8 @@ from unigrpo.data.images import read_image
 from unigrpo.data.prompt_files import load_prompts
 from unigrpo.data.stage_rows import StageReader
 from unigrpo.models.checkpoint_io import load_config
-from unigrpo.models.image_tokenizer import load_image_tokenizer
 from unigrpo.models.vocabulary import Vocabulary
-from unigrpo.preflight import load_tokenizer
+from unigrpo.preflight import check_image_tokenizer, load_tokenizer
 from unigrpo.records import Prompt
 from unigrpo.stage_config import MODALITIES, StageConfig
 
@@ -44,7 +43,9 @@ def check_stage(config: StageConfig) -> StageInputs:
     for path in sorted({path for prompt in prompts for path in prompt.images}):
         read_image(path)
     has_images = any(m in IMAGE_TASKS for m in config.modalities) or any(p.task in IMAGE_TASKS for p in prompts)
-    num_codes = _check_image_tokenizer(config, vocabulary) if has_images else 0
+    num_codes = (
+        check_image_tokenizer(config.pictures, config.actor.model_name_or_path, vocabulary) if has_images else 0
+    )
     sources = {name: modality.sources for name, modality in config.modalities.items()}
     held_out = {name: getattr(config.validation, name).sources for name in MODALITIES}
     pictures = config.pictures
@@ -58,26 +59,3 @@ def check_stage(config: StageConfig) -> StageInputs:
         sizes={name: reader.streams[name].sizes for name in sources},
         longest_row=max(image_row if m in IMAGE_TASKS else config.layout.num_text_tokens for m in config.modalities),
     )
-
-
-def _check_image_tokenizer(config: StageConfig, vocabulary: Vocabulary) -> int:
-    """Number of codes of an image."""
-    if not vocabulary.codebook_size:
-        raise ValueError(
-            f"{config.actor.model_name_or_path}: a text-only checkpoint, but there are images; give it image codes "
-            "by `python -m unigrpo.cli.grow_vocabulary`"
-        )
-    if not config.pictures.tokenizer:
-        raise ValueError("there are images, but pictures.tokenizer is empty; name an image tokenizer")
-    tokenizer = load_image_tokenizer(config.pictures.tokenizer)
-    if tokenizer.codebook_size != vocabulary.codebook_size:
-        raise ValueError(
-            f"pictures.tokenizer has {tokenizer.codebook_size} codes, the model {vocabulary.codebook_size}; use the "
-            "image tokenizer that the model was trained with"
-        )
-    if config.pictures.resolution % tokenizer.downscale:
-        raise ValueError(
-            f"pictures.resolution {config.pictures.resolution} is no multiple of {tokenizer.downscale}, the square of "
-            "pixels of one code"
-        )
-    return (config.pictures.resolution // tokenizer.downscale) ** 2

@@ -20,7 +20,7 @@ from unigrpo.data.prompt_files import PromptStream
 from unigrpo.evaluation.held_out import evaluate
 from unigrpo.records import Prompt, Rollout, TrainSample
 from unigrpo.training.planning import plan_samples
-from unigrpo.training.reward_totals import RewardTotals, reward_metrics, usable_advantages
+from unigrpo.training.reward_totals import RewardTotals, reward_metrics, task_metrics, usable_advantages
 from unigrpo.workers.group import WorkerGroup
 from unigrpo.workers.policy import PolicyWorker
 from unigrpo.workers.reference import ReferenceWorker
@@ -93,7 +93,7 @@ class UniGRPOTrainer:
         self.checkpoints = checkpoints
         rollout, train = config.rollout, config.train
         self.prompts = PromptStream(prompts, rollout.batch_size, rollout.n_samples_per_prompt, train.seed)
-        self.reward_totals = RewardTotals(config.reward)
+        self.reward_totals = RewardTotals(config.reward, reward.names)
         self.estimator = load_estimator(config.algo.likelihood.name, config.algo.likelihood.options)
         self.state = TrainerState(num_policy_ranks=config.num_policy_ranks)
 
@@ -135,7 +135,7 @@ class UniGRPOTrainer:
         config, clock = self.config, StepClock()
         requests = self.prompts.requests(step)
         with clock.stop("generate"):
-            rollouts = self.policy.map(PolicyWorker.generate, requests, config.rollout.text)
+            rollouts = self.policy.map(PolicyWorker.generate, requests, config.rollout.text, config.rollout.image)
         with clock.stop("reward"):
             outputs, reward_work = self.reward.score(rollouts)
         groups = torch.tensor([request.group_id for request in requests])
@@ -148,6 +148,7 @@ class UniGRPOTrainer:
         output.rollouts(step + 1, self._rows(rollouts, rewards, advantages))
         return {
             **reward_metrics(outputs, totals, groups, usable),
+            **task_metrics([request.prompt.task for request in requests], totals, groups, usable),
             **reward_work,
             **_advantage_metrics(advantages),
             **_over_ranks(updates),

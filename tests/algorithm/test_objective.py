@@ -223,10 +223,42 @@ def test_a_micro_batch_without_scored_tokens_gives_zero_and_finite_metrics(batch
 
 
 def test_sums_of_ranks_are_added_and_the_largest_ratio_is_the_maximum():
-    one = ObjectiveSums(sums=torch.arange(12.0), ratio_max=torch.tensor(3.0))
-    two = ObjectiveSums(sums=torch.ones(12), ratio_max=torch.tensor(2.0))
+    one = ObjectiveSums(sums=torch.arange(12.0), ratio_max=torch.tensor(3.0), by_task=torch.ones(3, 2))
+    two = ObjectiveSums(sums=torch.ones(12), ratio_max=torch.tensor(2.0), by_task=torch.ones(3, 2))
     assert (one + two).sums.tolist() == [i + 1.0 for i in range(12)]
     assert (one + two).ratio_max == 3.0
+    assert (one + two).by_task.tolist() == [[2.0, 2.0]] * 3
+
+
+def test_rows_with_settings_of_their_own_are_those_of_separate_batches():
+    generator = torch.Generator().manual_seed(0)
+    new, old, ref = (torch.randn(4, 5, generator=generator, dtype=torch.float64) for _ in range(3))
+    advantages = torch.tensor([1.0, -1.0, 0.5, 2.0], dtype=torch.float64)
+    scored = torch.rand(4, 5, generator=generator) < 0.7
+    ratio = torch.full((4,), 0.5)
+    counts = Denominators(num_responses=4.0, num_tokens=float(scored.sum()), response_length=5.0)
+    low, high, beta, weight = ([0.2, 0.2, 0.1, 0.1], [0.3, 0.3, 0.5, 0.5], [0.1, 0.1, 0.0, 0.0], [1.0, 1.0, 0.4, 0.4])
+    columns: dict[str, Any] = {
+        name: torch.tensor(values, dtype=torch.float64)
+        for name, values in (("clip_low", low), ("clip_high", high), ("kl_coef", beta), ("loss_coef", weight))
+    }
+    loss, sums = unigrpo_loss(
+        new, old, ref, advantages, scored, ratio, denominators=counts, task_ids=torch.tensor([0, 0, 1, 1]),
+        num_tasks=2, **columns,
+    )  # fmt: skip
+    parts = []
+    for rows in (slice(0, 2), slice(2, 4)):
+        part, part_sums = unigrpo_loss(
+            new[rows], old[rows], ref[rows], advantages[rows], scored[rows], ratio[rows], denominators=counts,
+            **{name: values[rows] for name, values in columns.items()},
+        )  # fmt: skip
+        parts.append((part, part_sums))
+    assert loss.item() == pytest.approx(sum(part.item() for part, _ in parts), rel=1e-12)
+    metrics = sums.metrics(["a", "b"])
+    for task, (_, part_sums) in zip(("a", "b"), parts, strict=True):
+        own = part_sums.metrics()
+        assert metrics[f"kl/reference_nats/{task}"] == pytest.approx(own["kl/reference_nats"])
+        assert metrics[f"ratio/clipped_fraction/{task}"] == pytest.approx(own["ratio/clipped_fraction"])
 
 
 def golden_loss(

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 import ray
@@ -62,7 +63,7 @@ class WorkerActor(Host):
     def __init__(self, rank: int) -> None:
         self.rank = rank
 
-    def initialize(self, config: RunConfig) -> None:
+    def initialize(self, config: Any) -> None:
         self.worker = Worker(self.rank)
 
 

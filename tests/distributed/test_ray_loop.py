@@ -31,6 +31,7 @@ from unigrpo.models.mmada import MMadaModelLM
 from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.records import Prompt
 from unigrpo.trainer import UniGRPOTrainer
+from unigrpo.training.scoring import ScoringSettings
 from unigrpo.training.step import LocalEngine
 from unigrpo.workers.group import LocalGroup, WorkerGroup
 from unigrpo.workers.policy import PolicyWorker
@@ -113,13 +114,15 @@ def local(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     model = MMadaModelLM.from_pretrained(tiny_model_folder)
     reference = MMadaModelLM.from_pretrained(tiny_model_folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_folder)
-    mask_id = Vocabulary.from_pretrained_parts(model.config, tokenizer).mask_id
+    vocabulary = Vocabulary.from_pretrained_parts(model.config, tokenizer)
     engine = LocalEngine(model, config.actor, NUM_STEPS * config.train.num_inner_updates)
     return fit(
         config,
         tmp_path_factory.mktemp("local"),
         LocalGroup(PolicyWorker(config, engine, tokenizer)),
-        LocalGroup(ReferenceWorker(config, reference, torch.device("cpu"), mask_id)),
+        LocalGroup(
+            ReferenceWorker(config, reference, torch.device("cpu"), ScoringSettings.of_run(config, vocabulary))
+        ),
         LocalRewards(config.reward),
     )
 

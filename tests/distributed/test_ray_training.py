@@ -97,7 +97,7 @@ class Trainer:
 
 
 class TrainerActor(ModelActor):
-    def initialize(self, config: RunConfig) -> None:
+    def initialize(self, config: Any) -> None:
         os.environ["TORCH_EXTENSIONS_DIR"] = tempfile.mkdtemp()
         super().initialize(config)
 

@@ -73,7 +73,7 @@ def rollout(sample: int, completion: str) -> Rollout:
     return Rollout(
         request=SampleRequest(prompt=Prompt(id="p", text="t"), group_id=0, sample_id=sample, step=0),
         policy_version=0, token_ids=empty.long(), response_mask=empty.bool(), scored_mask=empty.bool(),
-        completion=completion, commit_step=empty.long(), commit_log_probs=empty,
+        completion=completion, commit_step=empty.long(), commit_log_probs=empty, image_mask=empty.bool(),
     )  # fmt: skip
 
 

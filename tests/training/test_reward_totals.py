@@ -33,26 +33,28 @@ def rollouts(number: int) -> list[Rollout]:
         Rollout(
             request=SampleRequest(prompt=Prompt(id=f"p{i // 3}", text="t"), group_id=i // 3, sample_id=i, step=0),
             policy_version=0, token_ids=empty.long(), response_mask=empty.bool(), scored_mask=empty.bool(),
-            completion=f"c{i}", commit_step=empty.long(), commit_log_probs=empty,
+            completion=f"c{i}", commit_step=empty.long(), commit_log_probs=empty, image_mask=empty.bool(),
         )
         for i in range(number)
     ]  # fmt: skip
 
 
 def test_the_total_is_the_weighted_sum():
-    totals, usable = RewardTotals(config())(outputs([1, 0, 1, 0, 0, 1], [0, 1, 1, 0, 1, 1]), GROUPS)
+    totals, usable = RewardTotals(config(), ["a", "b"])(outputs([1, 0, 1, 0, 0, 1], [0, 1, 1, 0, 1, 1]), GROUPS)
     assert totals.tolist() == [2.0, 0.5, 2.5, 0.0, 0.5, 2.5]
     assert usable.all()
 
 
 def test_a_missing_optional_reward_is_left_out_for_its_whole_group_only():
-    totals, usable = RewardTotals(config(required=False))(outputs([1, 0, 1, 0, 0, 1], [0, None, 1, 0, 1, 1]), GROUPS)
+    totals, usable = RewardTotals(config(required=False), ["a", "b"])(
+        outputs([1, 0, 1, 0, 0, 1], [0, None, 1, 0, 1, 1]), GROUPS
+    )
     assert totals.tolist() == [2.0, 0.0, 2.0, 0.0, 0.5, 2.5]
     assert usable.all()
 
 
 def test_a_sample_without_a_required_reward_is_not_usable_and_the_others_of_its_group_are_compared():
-    totals, usable = RewardTotals(config())(outputs([1, None, 0, 0, 0, 1], [1] * 6), GROUPS)
+    totals, usable = RewardTotals(config(), ["a", "b"])(outputs([1, None, 0, 0, 0, 1], [1] * 6), GROUPS)
     assert usable.tolist() == [True, False, True, True, True, True]
     advantages = usable_advantages(totals, GROUPS, usable, "mean_only")
     assert advantages.tolist() == pytest.approx([1.0, 0.0, -1.0, -2 / 3, -2 / 3, 4 / 3])
@@ -66,7 +68,7 @@ def test_a_group_with_one_usable_sample_has_no_advantage():
 
 def test_a_hold_out_is_logged_and_never_counted():
     terms = (RewardTermConfig(name="a"), RewardTermConfig(name="b", weight=0.0))
-    rewards = RewardTotals(RewardConfig(terms=terms))
+    rewards = RewardTotals(RewardConfig(terms=terms), ["a", "b"])
     found = outputs([1, 0, 1, 0, 0, 1], [None, 7, 7, 7, 7, 7])
     totals, usable = rewards(found, GROUPS)
     assert totals.tolist() == [1, 0, 1, 0, 0, 1]
@@ -76,7 +78,7 @@ def test_a_hold_out_is_logged_and_never_counted():
 
 def test_metrics_by_hand():
     found = outputs([1, None, 1, 0, 0, 1], [0, 0, 0, 1, 1, 1])
-    totals, usable = RewardTotals(config())(found, GROUPS)
+    totals, usable = RewardTotals(config(), ["a", "b"])(found, GROUPS)
     metrics = reward_metrics(found, totals, GROUPS, usable)
     assert metrics["reward/a_mean"] == pytest.approx(3 / 5)
     assert metrics["reward/a_missing_share"] == pytest.approx(1 / 6)
@@ -90,7 +92,7 @@ def test_metrics_by_hand():
 
 
 def test_more_missing_than_allowed_fails_the_step_and_in_a_row_the_run():
-    rewards = RewardTotals(config())
+    rewards = RewardTotals(config(), ["a", "b"])
     few, many = outputs([1, None, 1, 0, 0, 1], [0] * 6), outputs([None, None, None, 0, 0, 1], [0] * 6)
     assert rewards.check(few, rewards(few, GROUPS)[1], rollouts(6))
     assert not rewards.check(many, rewards(many, GROUPS)[1], rollouts(6))

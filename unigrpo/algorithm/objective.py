@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unigrpo.algorithm.kl import kl_divergence
@@ -24,12 +25,22 @@ class ObjectiveSums:
     """Shares of the losses, sums over scored tokens, and counts; float64."""
     ratio_max: Float[Tensor, ""]
     """Largest ratio: over ranks, the maximum and not the sum."""
+    by_task: Float[Tensor, "3 T"]
+    """Sums over scored tokens of each task: their number, KL and clipped ones; float64."""
 
     def __add__(self, other: ObjectiveSums) -> ObjectiveSums:
-        return ObjectiveSums(sums=self.sums + other.sums, ratio_max=torch.maximum(self.ratio_max, other.ratio_max))
+        return ObjectiveSums(
+            sums=self.sums + other.sums,
+            ratio_max=torch.maximum(self.ratio_max, other.ratio_max),
+            by_task=self.by_task + other.by_task,
+        )
 
-    def metrics(self) -> dict[str, float]:
-        """Losses, and means over the scored tokens; a bin of mask ratios without tokens is left out."""
+    def metrics(self, tasks: Sequence[str] = ()) -> dict[str, float]:
+        """Losses, and means over the scored tokens; a bin of mask ratios or a task without tokens is left out.
+
+        Args:
+            tasks: Names of the T tasks, for metrics of each; none are given without names.
+        """
         policy, kl_loss, ratio, kl, *by_bin = [float(value) for value in self.sums.cpu()]
         tokens, clipped = by_bin[:NUM_MASK_RATIO_BINS], by_bin[NUM_MASK_RATIO_BINS:]
         num_tokens = max(sum(tokens), 1.0)
@@ -48,7 +59,17 @@ class ObjectiveSums:
                 if tokens[i] > 0
             },
             "tokens/scored": sum(tokens),
+            **self._task_metrics(tasks),
         }
+
+    def _task_metrics(self, tasks: Sequence[str]) -> dict[str, float]:
+        metrics: dict[str, float] = {}
+        for i, task in enumerate(tasks):
+            number, kl, clipped = (float(value) for value in self.by_task[:, i].cpu())
+            if number > 0:
+                metrics[f"kl/reference_nats/{task}"] = kl / number
+                metrics[f"ratio/clipped_fraction/{task}"] = clipped / number
+        return metrics
 
 
 def unigrpo_loss(
@@ -60,9 +81,12 @@ def unigrpo_loss(
     mask_ratio: Float[Tensor, " B"],
     *,
     denominators: Denominators,
-    clip_low: float = 0.2,
-    clip_high: float = 0.2,
-    kl_coef: float = 0.0,
+    clip_low: float | Float[Tensor, " B"] = 0.2,
+    clip_high: float | Float[Tensor, " B"] = 0.2,
+    kl_coef: float | Float[Tensor, " B"] = 0.0,
+    loss_coef: float | Float[Tensor, " B"] = 1.0,
+    task_ids: Int[Tensor, " B"] | None = None,
+    num_tasks: int = 1,
     kl_estimator: str = "k3",
     aggregation: str = "masked_token_mean",
 ) -> tuple[Float[Tensor, ""], ObjectiveSums]:
@@ -76,9 +100,12 @@ def unigrpo_loss(
         scored: Tokens that count: :func:`unigrpo.algorithm.likelihood.base.scored_tokens`.
         mask_ratio: That the masks were drawn with; only for the clip fraction by mask ratio.
         denominators: Counts of the whole batch of the optimizer step, over all ranks.
-        clip_low: The ratio is not followed below ``1 - clip_low``.
+        clip_low: The ratio is not followed below ``1 - clip_low``; one for all or one for each response, as the next.
         clip_high: The ratio is not followed above ``1 + clip_high``.
         kl_coef: Coefficient beta of the KL.
+        loss_coef: Factor of surrogate and KL.
+        task_ids: Below ``num_tasks``; only for the metrics. None: all are of one.
+        num_tasks: T.
         kl_estimator: `k1`, `k2` or `k3`.
         aggregation: `masked_token_mean`, `token_mean` or `fixed_length`, of surrogate and KL alike.
 
@@ -87,21 +114,34 @@ def unigrpo_loss(
         likelihoods ``exp(log_probs - old_log_probs)`` of each hidden token.
     """
     surrogate = policy_loss(
-        log_probs, old_log_probs, advantages[:, None], scored, clip_low=clip_low, clip_high=clip_high
+        log_probs,
+        old_log_probs,
+        advantages[:, None],
+        scored,
+        clip_low=_column(clip_low),
+        clip_high=_column(clip_high),
     )
-    policy = loss = reduce_tokens(surrogate.loss, scored, aggregation, denominators)
+    factor = _column(loss_coef)
+    policy = loss = reduce_tokens(factor * surrogate.loss, scored, aggregation, denominators)
     kl = torch.zeros_like(surrogate.ratio)
     kl_loss = torch.zeros_like(policy)
     if ref_log_probs is not None:
         kl = kl_divergence(log_probs, ref_log_probs, scored, kl_estimator)
-        kl_loss = kl_coef * reduce_tokens(kl, scored, aggregation, denominators)
+        kl_loss = reduce_tokens(factor * _column(kl_coef) * kl, scored, aggregation, denominators)
         loss = policy + kl_loss
 
     totals = torch.stack([policy, kl_loss, surrogate.ratio.sum(), kl.sum()]).detach()
     sums = torch.cat(
         [totals.double(), _by_mask_ratio(scored, mask_ratio), _by_mask_ratio(surrogate.is_clipped, mask_ratio)]
     )
-    return loss, ObjectiveSums(sums=sums, ratio_max=surrogate.ratio.max())
+    by_row = torch.stack([each.double().sum(dim=1) for each in (scored, kl.detach(), surrogate.is_clipped)])
+    by_task = torch.zeros(3, num_tasks, dtype=torch.float64, device=by_row.device)
+    ids = torch.zeros_like(advantages, dtype=torch.long) if task_ids is None else task_ids
+    return loss, ObjectiveSums(sums=sums, ratio_max=surrogate.ratio.max(), by_task=by_task.index_add(1, ids, by_row))
+
+
+def _column(value: float | Float[Tensor, " B"]) -> float | Float[Tensor, "B 1"]:
+    return value[:, None] if isinstance(value, Tensor) else value
 
 
 def _by_mask_ratio(is_counted: Bool[Tensor, "B L"], mask_ratio: Float[Tensor, " B"]) -> Float[Tensor, " bins"]:

@@ -30,8 +30,8 @@ def policy_loss(
     advantages: Float[Tensor, "B _"],
     scored: Bool[Tensor, "B L"],
     *,
-    clip_low: float = 0.2,
-    clip_high: float = 0.2,
+    clip_low: float | Float[Tensor, "B _"] = 0.2,
+    clip_high: float | Float[Tensor, "B _"] = 0.2,
     max_log_ratio: float = MAX_LOG_RATIO,
 ) -> PolicyLoss:
     """``-min(r A, clip(r, 1 - clip_low, 1 + clip_high) A)`` with ``r = exp(log_probs - old_log_probs)``.
@@ -52,7 +52,10 @@ def policy_loss(
     log_ratio = (log_probs - old_log_probs).masked_fill(~scored, 0.0).clamp(-max_log_ratio, max_log_ratio)
     ratio = log_ratio.exp()
     surrogate = ratio * advantages
-    clipped = ratio.clamp(1 - clip_low, 1 + clip_high) * advantages
+    low, high = (
+        torch.as_tensor(bound, dtype=ratio.dtype, device=ratio.device) for bound in (1 - clip_low, 1 + clip_high)
+    )
+    clipped = ratio.clamp(low, high) * advantages
     return PolicyLoss(
         loss=-torch.minimum(surrogate, clipped).masked_fill(~scored, 0.0),
         ratio=ratio.detach() * scored,

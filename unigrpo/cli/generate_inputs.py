@@ -10,8 +10,8 @@ from typing import Literal
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from unigrpo.config import DataConfig, ImageSamplingConfig, PromptTemplate, TextSamplingConfig
-from unigrpo.data.images import Fit, read_image
+from unigrpo.config import DataConfig, Fit, ImageSamplingConfig, PromptTemplate, TextSamplingConfig
+from unigrpo.data.images import read_image
 from unigrpo.data.prompt_files import load_prompts
 from unigrpo.data.prompting import encode_prompt
 from unigrpo.models.checkpoint_io import load_config

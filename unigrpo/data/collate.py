@@ -19,6 +19,8 @@ class ScoringBatch:
     token_ids: Int[Tensor, "B L"]
     masks: SequenceMasks
     plan: MaskPlan
+    image_mask: Bool[Tensor, "B L"]
+    """Tokens whose probabilities are among the image codes."""
 
 
 def pad_rows(rows: Sequence[Tensor], fill: float | int | bool) -> Tensor:
@@ -55,6 +57,7 @@ def scoring_batch(samples: Sequence[TrainSample], inner_update: int, device: tor
             is_masked=rows([s.is_masked[inner_update] for s in samples], False).transpose(0, 1),
             weight=rows([s.weight[inner_update] for s in samples], 0.0).transpose(0, 1),
         ),
+        image_mask=rows([r.image_mask for r in rollouts], False),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -12,13 +12,8 @@ from jaxtyping import Float
 from PIL import Image, ImageOps
 from torch import Tensor
 
-Fit = Literal["crop", "squash", "pad"]
-"""How an image becomes a square.
+from unigrpo.config import Fit
 
-`crop`: the short side is resized, and the middle cut out; how MMaDA reads photos. `squash`: both sides are resized,
-whatever the shape; for charts, documents and visual questions. `pad`: white to both sides of the short one; for
-geometry.
-"""
 WHITE = (255, 255, 255)
 
 

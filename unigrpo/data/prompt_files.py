@@ -11,7 +11,8 @@ import datasets
 import torch
 
 from unigrpo.algorithm.masking import keyed_generator
-from unigrpo.records import TASKS, Prompt, SampleRequest
+from unigrpo.config import TASKS
+from unigrpo.records import Prompt, SampleRequest
 
 INPUT_KEYS = ("prompt", "question", "problem")
 LABEL_KEYS = ("label", "answer", "solution")

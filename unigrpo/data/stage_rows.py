@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from unigrpo.config import Fit
 from unigrpo.data.corpora.config import SourceConfig
 from unigrpo.data.corpora.order import rank_positions
 from unigrpo.data.corpora.rows import RowEncoder
 from unigrpo.data.corpora.sample import CorpusSample
 from unigrpo.data.corpora.stream import CorpusStream
-from unigrpo.data.images import Fit, square_pixels
+from unigrpo.data.images import square_pixels
 
 
 @dataclass(frozen=True, kw_only=True)

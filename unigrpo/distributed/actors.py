@@ -16,7 +16,8 @@ from unigrpo.distributed.host import Host
 from unigrpo.distributed.strategy import UniGRPOStrategy, make_strategy
 from unigrpo.models.checkpoint_io import load_policy
 from unigrpo.models.vocabulary import Vocabulary
-from unigrpo.preflight import load_tokenizer
+from unigrpo.preflight import find_image_tokenizer, load_tokenizer
+from unigrpo.training.scoring import ScoringSettings
 from unigrpo.workers.policy import PolicyWorker
 from unigrpo.workers.reference import ReferenceWorker
 
@@ -43,7 +44,11 @@ class PolicyActor(ModelActor):
 
     def build(self, config: RunConfig, strategy: UniGRPOStrategy) -> PolicyWorker:
         """The policy worker on a DeepSpeed engine."""
-        return PolicyWorker(config, training_engine(config, strategy), load_tokenizer(config.actor.model_name_or_path))
+        engine = training_engine(config, strategy)
+        image_tokenizer = find_image_tokenizer(config.pictures.tokenizer, config.actor.model_name_or_path)
+        if image_tokenizer is not None:
+            image_tokenizer.to(engine.device)  # type: ignore[arg-type]
+        return PolicyWorker(config, engine, load_tokenizer(config.actor.model_name_or_path), image_tokenizer)
 
 
 class ReferenceActor(ModelActor):
@@ -57,7 +62,7 @@ class ReferenceActor(ModelActor):
         vocabulary = Vocabulary.from_pretrained_parts(engine.module.config, tokenizer)
         self._offload = config.ref.offload and engine.device.type == "cuda" and strategy.stage < 3
         self._engine = engine
-        return ReferenceWorker(config, engine, engine.device, vocabulary.mask_id)
+        return ReferenceWorker(config, engine, engine.device, ScoringSettings.of_run(config, vocabulary))
 
     def run(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Calls a method of the worker; with ``ref.offload`` the weights are on the GPU only meanwhile."""

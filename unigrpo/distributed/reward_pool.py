@@ -12,11 +12,12 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
+from rewards.base import RewardInput
 from unigrpo.config import RewardConfig, RewardTermConfig
 from unigrpo.distributed.ray_group import WorkerFailed, cause_of
 from unigrpo.distributed.reward_actor import RewardActor
 from unigrpo.records import RewardOutput, Rollout
-from unigrpo.workers.reward import TermScores, outputs, reward_input, work_metrics
+from unigrpo.workers.reward import TermScores, outputs, paid_rows, reward_input, work_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,8 @@ class _Term:
         self.waiting: deque[_Batch] = deque()
         self.scores: dict[int, TermScores] = {}
         self.finished = 0.0
+        self.inputs: Any = None
+        """The samples of a step, in Ray's store."""
 
     def _start(self) -> Any:
         config = self.config
@@ -67,8 +70,10 @@ class _Term:
             self.actors[worker] = self._start()
             self.actors[worker].load.remote()
 
-    def cut(self, num_samples: int) -> None:
+    def cut(self, inputs: list[RewardInput]) -> None:
         """Queues the samples of a step as batches."""
+        num_samples = len(inputs)
+        self.inputs = ray.put(inputs)
         size = self.config.batch_size or -(-num_samples // self.config.num_workers)
         starts = range(0, num_samples, max(size, 1))
         self.waiting = deque(_Batch(self, start, min(start + size, num_samples)) for start in starts)
@@ -80,6 +85,11 @@ class RewardPool:
 
     def __init__(self, config: RewardConfig) -> None:
         self._terms = [_Term(term) for term in config.terms]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the rewards, in the order of the config."""
+        return [term.name for term in self._terms]
 
     def initialize(self) -> None:
         """Waits until every reward is loaded.
@@ -97,13 +107,14 @@ class RewardPool:
 
     def score(self, rollouts: Sequence[Rollout]) -> tuple[list[RewardOutput], dict[str, float]]:
         """The rewards of each rollout; missing, with a reason, where a reward failed at all attempts."""
-        inputs = ray.put([reward_input(rollout) for rollout in rollouts])
+        rows = {term.name: paid_rows(term.config, rollouts) for term in self._terms}
+        everything = [reward_input(rollout) for rollout in rollouts]
         started = time.monotonic()
         running: dict[Any, _Call] = {}
         for term in self._terms:
-            term.cut(len(rollouts))
+            term.cut([everything[row] for row in rows[term.name]])
         while running or any(term.waiting for term in self._terms):
-            self._fill(running, inputs)
+            self._fill(running)
             wait = max(0.0, min(call.deadline for call in running.values()) - time.monotonic())
             ready, _ = ray.wait(list(running), timeout=wait)
             for ref in ready:
@@ -113,7 +124,9 @@ class RewardPool:
                     del running[ref]
                     self._give_up(call, f"did not answer within {call.batch.term.config.timeout_seconds:g} s")
         scores = {term.name: [term.scores[start] for start in sorted(term.scores)] for term in self._terms}
-        return outputs(scores), work_metrics(scores, {t.name: t.finished - started for t in self._terms})
+        return outputs(scores, rows, len(rollouts)), work_metrics(
+            scores, {t.name: max(t.finished - started, 0.0) for t in self._terms}
+        )
 
     def close(self) -> None:
         """Ends all processes, after a moment to end what they started."""
@@ -122,7 +135,7 @@ class RewardPool:
         for actor in actors:
             ray.kill(actor)
 
-    def _fill(self, running: dict[Any, _Call], inputs: Any) -> None:
+    def _fill(self, running: dict[Any, _Call]) -> None:
         """Gives waiting batches to processes with a free place."""
         for term in self._terms:
             for worker, actor in enumerate(term.actors):
@@ -130,7 +143,7 @@ class RewardPool:
                 for _ in range(min(term.config.concurrency - busy, len(term.waiting))):
                     batch = term.waiting.popleft()
                     batch.attempts += 1
-                    ref = actor.score.remote(inputs, batch.start, batch.stop)
+                    ref = actor.score.remote(term.inputs, batch.start, batch.stop)
                     deadline = time.monotonic() + term.config.timeout_seconds
                     running[ref] = _Call(batch, worker, actor, deadline)
 

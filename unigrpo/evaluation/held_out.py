@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
-from unigrpo.config import RunConfig, TextSamplingConfig
+from unigrpo.config import ImageSamplingConfig, RunConfig, TextSamplingConfig
 from unigrpo.data.prompt_files import expand
-from unigrpo.records import Prompt, Rollout
+from unigrpo.records import Prompt, RewardOutput, Rollout
 from unigrpo.training.reward_totals import RewardTotals, reward_means
 from unigrpo.workers.group import WorkerGroup
 from unigrpo.workers.policy import PolicyWorker
@@ -25,16 +26,19 @@ def evaluate(
 
     Returns:
         ``<reward>_greedy`` and ``<reward>_sampled`` for each reward and for the weighted ``reward_total``;
-        ``reward_total`` itself is the sampled one, or the greedy one if nothing was sampled. A reward that is missing
-        for a sample is left out of the mean.
+        ``reward_total`` itself is the sampled one, or the greedy one if nothing was sampled. With several tasks also
+        each by task, as in ``math_answer_sampled/mmu``. A reward that is missing for a sample is left out of the mean.
     """
-    sampling = config.rollout.text
-    greedy = dataclasses.replace(sampling, temperature=0.0, top_p=1.0)
+    text, image = config.rollout.text, config.rollout.image
+    greedy = (
+        replace(text, temperature=0.0, top_p=1.0),
+        replace(image, temperature=0.0, remasking_temperature=0.0),
+    )
     metrics, rollouts = _measure(policy, reward, prompts, 1, greedy, config, "greedy")
     kind = "greedy"
-    if config.eval.n_samples_per_prompt:
+    if num_samples := config.eval.n_samples_per_prompt:
         kind = "sampled"
-        metrics |= _measure(policy, reward, prompts, config.eval.n_samples_per_prompt, sampling, config, kind)[0]
+        metrics |= _measure(policy, reward, prompts, num_samples, (text, image), config, kind)[0]
     metrics["reward_total"] = metrics[f"reward_total_{kind}"]
     return metrics, rollouts
 
@@ -44,12 +48,23 @@ def _measure(
     reward: RewardScorer,
     prompts: list[Prompt],
     num_samples: int,
-    settings: TextSamplingConfig,
+    settings: tuple[TextSamplingConfig, ImageSamplingConfig],
     config: RunConfig,
     kind: str,
 ) -> tuple[dict[str, float], list[Rollout]]:
     requests = expand(prompts, num_samples, EVALUATION_STEP)
-    rollouts = policy.map(PolicyWorker.generate, requests, settings)
+    rollouts = policy.map(PolicyWorker.generate, requests, *settings)
     outputs, _ = reward.score(rollouts)
-    totals, usable = RewardTotals(config.reward)(outputs, torch.tensor([r.group_id for r in requests]))
-    return {f"{name}_{kind}": value for name, value in reward_means(outputs, totals, usable).items()}, rollouts
+    totals, usable = RewardTotals(config.reward, reward.names)(outputs, torch.tensor([r.group_id for r in requests]))
+    metrics = {f"{name}_{kind}": value for name, value in reward_means(outputs, totals, usable).items()}
+    tasks = [request.prompt.task for request in requests]
+    if len(set(tasks)) > 1:
+        for task in dict.fromkeys(tasks):
+            rows = torch.tensor([other == task for other in tasks])
+            means = reward_means(_chosen(outputs, rows), totals[rows], usable[rows])
+            metrics |= {f"{name}_{kind}/{task}": value for name, value in means.items()}
+    return metrics, rollouts
+
+
+def _chosen(outputs: Sequence[RewardOutput], rows: torch.Tensor) -> list[RewardOutput]:
+    return [output for output, chosen in zip(outputs, rows.tolist(), strict=True) if chosen]

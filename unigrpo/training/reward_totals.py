@@ -23,8 +23,13 @@ class RewardError(RuntimeError):
 class RewardTotals:
     """Weighted sums of the rewards that are there, and the limit of what may be missing."""
 
-    def __init__(self, config: RewardConfig) -> None:
+    def __init__(self, config: RewardConfig, names: Sequence[str]) -> None:
+        """Args:
+        config: Terms and limits.
+        names: Names of the rewards, in the order of the terms.
+        """
         self._config = config
+        self._terms = dict(zip(names, config.terms, strict=True))
         self._failed_steps = 0
 
     def __call__(
@@ -32,20 +37,20 @@ class RewardTotals:
     ) -> tuple[Float[Tensor, " B"], Bool[Tensor, " B"]]:
         """Total reward of each sample, and whether the sample may be trained on.
 
+        A reward counts for the samples of the tasks that it pays for.
         An optional reward that is missing for one sample of a group is left out for the whole group, so that its
         members are compared by the same sum. A sample without a required reward is not usable.
         """
         totals = torch.zeros(len(outputs), dtype=torch.float64)
         usable = torch.ones(len(outputs), dtype=torch.bool)
-        for name, term in zip(outputs[0].parts, self._config.terms, strict=True):
+        for name, term in self._terms.items():
             if term.weight == 0:
                 continue
-            found = torch.tensor([o.parts[name] is not None for o in outputs])
-            values = torch.tensor([o.parts[name] or 0.0 for o in outputs], dtype=torch.float64)
+            values, is_missing = _values(outputs, name)
             if term.required:
-                usable &= found
+                usable &= ~is_missing
             else:
-                values[torch.isin(groups, groups[~found])] = 0.0
+                values[torch.isin(groups, groups[is_missing])] = 0.0
             totals += term.weight * values
         return totals, usable
 
@@ -95,15 +100,27 @@ def reward_metrics(
 ) -> dict[str, float]:
     """Mean, spread and share of missing values of each reward, and shares of groups that teach nothing."""
     metrics = {f"reward/{k}": v for k, v in _spread("total", totals[usable], groups[usable]).items()}
-    for name in outputs[0].parts:
-        found = torch.tensor([o.parts[name] is not None for o in outputs])
-        values = torch.tensor([o.parts[name] or 0.0 for o in outputs], dtype=torch.float64)
+    for name in _names(outputs):
+        paid = torch.tensor([name in o.parts for o in outputs])
+        values, is_missing = _values(outputs, name)
+        found = paid & ~is_missing
         metrics |= {f"reward/{k}": v for k, v in _spread(name, values[found], groups[found]).items()}
-        metrics[f"reward/{name}_missing_share"] = 1 - found.double().mean().item()
+        metrics[f"reward/{name}_missing_share"] = (is_missing.sum() / paid.sum()).item()
     return metrics | {
         "reward/zero_spread_groups": metrics.pop("reward/total_zero_spread_groups", 0.0),
         "reward/left_out_share": 1 - usable.double().mean().item(),
     }
+
+
+def task_metrics(
+    tasks: Sequence[str], totals: Float[Tensor, " B"], groups: Int[Tensor, " B"], usable: Bool[Tensor, " B"]
+) -> dict[str, float]:
+    """Total reward of each task: mean, spread, and groups that teach nothing."""
+    metrics: dict[str, float] = {}
+    for task in dict.fromkeys(tasks):
+        rows = usable & torch.tensor([other == task for other in tasks])
+        metrics |= {f"reward/{k}/{task}": v for k, v in _spread("total", totals[rows], groups[rows]).items()}
+    return metrics
 
 
 def reward_means(
@@ -111,10 +128,20 @@ def reward_means(
 ) -> dict[str, float]:
     """Mean of each reward over the samples that have it, and ``reward_total`` of the weighted sums."""
     means: dict[str, float] = {}
-    for name in outputs[0].parts:
-        values = [o.parts[name] for o in outputs if o.parts[name] is not None]
-        means[name] = sum(v for v in values if v is not None) / len(values) if values else float("nan")
+    for name in _names(outputs):
+        values = [v for v in (o.parts.get(name) for o in outputs) if v is not None]
+        means[name] = sum(values) / len(values) if values else float("nan")
     return means | {"reward_total": totals[usable].mean().item()}
+
+
+def _names(outputs: Sequence[RewardOutput]) -> list[str]:
+    return list(dict.fromkeys(name for output in outputs for name in output.parts))
+
+
+def _values(outputs: Sequence[RewardOutput], name: str) -> tuple[Float[Tensor, " B"], Bool[Tensor, " B"]]:
+    """Values of a reward, 0 where there is none, and where one that was asked for is missing."""
+    values = torch.tensor([o.parts.get(name) or 0.0 for o in outputs], dtype=torch.float64)
+    return values, torch.tensor([name in o.parts and o.parts[name] is None for o in outputs])
 
 
 def _spread(name: str, values: Float[Tensor, " N"], groups: Int[Tensor, " N"]) -> dict[str, float]:

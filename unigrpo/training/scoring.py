@@ -3,19 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from unigrpo.algorithm.likelihood.base import combine_views
 from unigrpo.algorithm.masking import apply_mask
+from unigrpo.config import RunConfig
 from unigrpo.data.collate import ScoringBatch
+from unigrpo.models.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringSettings:
+    """What the sampler drew from, so that scoring looks at the same distribution."""
+
+    mask_id: int
+    """Token that hides."""
+    image_slice: tuple[int, int]
+    """First and one-past-last id of the image codes."""
+    text_temperature: float
+    image_temperature: float
+
+    @classmethod
+    def of_run(cls, config: RunConfig, vocabulary: Vocabulary) -> ScoringSettings:
+        """The settings of a run."""
+        return cls(
+            mask_id=vocabulary.mask_id,
+            image_slice=vocabulary.image_slice,
+            text_temperature=config.rollout.text.temperature,
+            image_temperature=config.rollout.image.temperature,
+        )
+
+    def of(self, is_image: Bool[Tensor, " N"]) -> dict[str, Any]:
+        """Arguments of the model's forward pass for tokens of which some are image codes."""
+        if not is_image.any():
+            return {"temperature": self.text_temperature}
+        if is_image.all():
+            return {"temperature": self.image_temperature, "vocab_slice": self.image_slice}
+        temperature = torch.where(is_image, self.image_temperature, self.text_temperature)
+        return {"temperature": temperature, "vocab_slice": self.image_slice, "is_sliced": is_image}
 
 
 def log_likelihood(
-    forward: Callable[..., Any], batch: ScoringBatch, *, mask_id: int, temperature: float
+    forward: Callable[..., Any], batch: ScoringBatch, settings: ScoringSettings
 ) -> Float[Tensor, "B L"]:
     """The estimate of every scored token's log-probability.
 
@@ -24,15 +58,14 @@ def log_likelihood(
     Args:
         forward: The model, or the engine that holds it.
         batch: Sequences and their mask plan.
-        mask_id: Token that hides.
-        temperature: Divides the logits, as in sampling.
+        settings: Vocabularies and temperatures, as in sampling.
 
     Returns:
         Nats, float32; 0 where not scored.
     """
     plan = batch.plan
     num_views = plan.is_masked.shape[0]
-    xt = apply_mask(batch.token_ids, plan.is_masked, mask_id)
+    xt = apply_mask(batch.token_ids, plan.is_masked, settings.mask_id)
     is_read = plan.weight > 0
     targets = batch.token_ids.expand(num_views, -1, -1)[is_read]
     out = forward(
@@ -40,7 +73,7 @@ def log_likelihood(
         attention_mask=batch.masks.token_mask.repeat(num_views, 1),
         positions=is_read.flatten(0, 1),
         targets=targets,
-        temperature=temperature,
+        **settings.of(batch.image_mask.expand(num_views, -1, -1)[is_read]),
     )
     view_log_probs = torch.zeros_like(plan.weight).masked_scatter(is_read, out.log_probs)
     return combine_views(view_log_probs, plan)

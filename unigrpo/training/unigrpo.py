@@ -12,10 +12,10 @@ from torch import Tensor
 from unigrpo.algorithm.likelihood.base import scored_tokens
 from unigrpo.algorithm.objective import ObjectiveSums, unigrpo_loss
 from unigrpo.algorithm.reduction import Denominators
-from unigrpo.config import RunConfig
+from unigrpo.config import TASKS, RunConfig
 from unigrpo.data.collate import ScoringBatch, padded_log_probs, scoring_batch
 from unigrpo.records import TrainSample
-from unigrpo.training.scoring import log_likelihood
+from unigrpo.training.scoring import ScoringSettings, log_likelihood
 from unigrpo.training.step import Engine
 
 Item = TypeVar("Item")
@@ -31,14 +31,14 @@ def micro_batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
 
 
 def unigrpo_updates(
-    engine: Engine, config: RunConfig, mask_id: int, samples: Sequence[TrainSample]
+    engine: Engine, config: RunConfig, settings: ScoringSettings, samples: Sequence[TrainSample]
 ) -> dict[str, float]:
     """Makes one optimizer step for each of the K mask plans.
 
     Args:
         engine: The policy and its optimizer.
         config: The run.
-        mask_id: Token that hides.
+        settings: Vocabularies and temperatures.
         samples: This rank's share of the rollout batch, scored by the old policy and the reference.
 
     Returns:
@@ -52,20 +52,24 @@ def unigrpo_updates(
     updates: list[dict[str, float]] = []
     for k in range(config.train.num_inner_updates):
         rate = engine.learning_rate()
-        sums, deviation = _accumulate(engine, config, mask_id, samples, k)
+        sums, deviation = _accumulate(engine, config, settings, samples, k)
         norm = engine.step()
         if not math.isfinite(norm):
             raise NonFiniteLossError(
                 f"the gradient norm of inner update {k} is {norm}; {_first_samples(samples)}; this update was not made"
             )
-        reduced = ObjectiveSums(sums=engine.all_reduce_sum(sums.sums), ratio_max=sums.ratio_max)
-        metrics = reduced.metrics() | {"grad_norm": norm, "learning_rate": rate}
+        reduced = ObjectiveSums(
+            sums=engine.all_reduce_sum(sums.sums),
+            ratio_max=sums.ratio_max,
+            by_task=engine.all_reduce_sum(sums.by_task),
+        )
+        metrics = reduced.metrics(TASKS) | {"grad_norm": norm, "learning_rate": rate}
         updates.append(metrics | ({"ratio/first_update_deviation": deviation} if k == 0 else {}))
     return _mean_metrics(updates)
 
 
 def _accumulate(
-    engine: Engine, config: RunConfig, mask_id: int, samples: Sequence[TrainSample], k: int
+    engine: Engine, config: RunConfig, settings: ScoringSettings, samples: Sequence[TrainSample], k: int
 ) -> tuple[ObjectiveSums, float]:
     """Adds up the gradients of one inner update over this rank's micro-batches."""
     denominators = _denominators(engine, config, samples, k)
@@ -73,7 +77,7 @@ def _accumulate(
     deviation = 0.0
     for group in micro_batches(samples, config.train.micro_batch_size):
         batch = scoring_batch(group, k, engine.device)
-        log_probs = log_likelihood(engine.forward, batch, mask_id=mask_id, temperature=config.rollout.text.temperature)
+        log_probs = log_likelihood(engine.forward, batch, settings)
         old = padded_log_probs(group, "old_log_probs", k, engine.device)
         loss, sums = _loss(config, group, batch, log_probs, old, denominators, k)
         _check_finite(engine, loss, group, k)
@@ -95,7 +99,12 @@ def _loss(
 ) -> tuple[Tensor, ObjectiveSums]:
     device = log_probs.device
     has_reference = group[0].ref_log_probs is not None
-    low, high = config.actor.eps_clip_low_high
+    tasks = [s.rollout.request.prompt.task for s in group]
+
+    def column(values: list[float]) -> Tensor:
+        return torch.tensor(values, device=device)
+
+    clips = [config.clip_bounds(task) for task in tasks]
     return unigrpo_loss(
         log_probs,
         old_log_probs,
@@ -104,9 +113,12 @@ def _loss(
         scored_tokens(batch.plan),
         torch.stack([s.mask_ratios[k] for s in group]).to(device),
         denominators=denominators,
-        clip_low=low,
-        clip_high=high,
-        kl_coef=config.algo.kl.init_coef,
+        clip_low=column([low for low, _ in clips]),
+        clip_high=column([high for _, high in clips]),
+        kl_coef=column([config.kl_coef(task) for task in tasks]),
+        loss_coef=column([config.loss_coef(task) for task in tasks]),
+        task_ids=torch.tensor([TASKS.index(task) for task in tasks], device=device),
+        num_tasks=len(TASKS),
         kl_estimator=config.algo.kl.estimator,
         aggregation=config.actor.loss_agg_mode,
     )

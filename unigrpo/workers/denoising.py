@@ -18,9 +18,9 @@ from unigrpo.data.corpora.config import SourceConfig
 from unigrpo.data.corpora.rows import RowEncoder
 from unigrpo.data.stage_rows import Read, StageReader, StepReads
 from unigrpo.models.checkpoint_io import save_companions
-from unigrpo.models.image_tokenizer import ImageTokenizer, load_image_tokenizer
+from unigrpo.models.image_tokenizer import ImageTokenizer
 from unigrpo.models.vocabulary import Vocabulary
-from unigrpo.preflight import load_tokenizer
+from unigrpo.preflight import find_image_tokenizer, load_tokenizer
 from unigrpo.records import Prompt
 from unigrpo.stage_config import MODALITIES, StageConfig
 from unigrpo.training.denoising import (
@@ -86,9 +86,10 @@ class DenoisingWorker:
         self._tokenizer = load_tokenizer(config.actor.model_name_or_path)
         self._vocabulary = Vocabulary.from_pretrained_parts(engine.model.config, self._tokenizer)
         self._encoder = RowEncoder(self._tokenizer, self._vocabulary, config.layout)
-        self._image_tokenizer: ImageTokenizer | None = None
-        if config.pictures.tokenizer:
-            self._image_tokenizer = load_image_tokenizer(config.pictures.tokenizer).to(engine.device)  # type: ignore[arg-type]
+        self._image_tokenizer = find_image_tokenizer(config.pictures.tokenizer, config.actor.model_name_or_path)
+        if self._image_tokenizer is not None:
+            self._image_tokenizer.to(engine.device)  # type: ignore[arg-type]
+        self._sampler = self._task_sampler()
         self._training = self._open({name: m.sources for name, m in config.modalities.items()})
         held_out = {name: getattr(config.validation, name).sources for name in MODALITIES}
         self._held_out = self._open({name: sources for name, sources in held_out.items() if sources})
@@ -178,8 +179,8 @@ class DenoisingWorker:
     def generate(self, prompts: Sequence[Prompt]) -> list[Sample]:
         """A sample for each fixed prompt, from the same random numbers every time; images also without guidance."""
         self._engine.model.eval()
-        validation, sampler = self._config.validation, self._sampler()
-        image = replace(validation.image, num_image_tokens=self._num_image_tokens())
+        validation, sampler = self._config.validation, self._sampler
+        image = replace(validation.image, num_image_tokens=self._sampler.num_image_tokens)
         unguided = replace(image, guidance_scale=0.0)
         samples: list[Sample] = []
         for prompt in prompts:
@@ -239,7 +240,7 @@ class DenoisingWorker:
             codes = list(self._codes(reads))
         if modality == "t2i":
             masks = [
-                image_noise(self._num_image_tokens(), g, noise.image_schedule, noise.min_image_mask_ratio)
+                image_noise(self._sampler.num_image_tokens, g, noise.image_schedule, noise.min_image_mask_ratio)
                 for g in generators
             ]
             rows = [
@@ -265,12 +266,7 @@ class DenoisingWorker:
             )
         return self._image_tokenizer
 
-    def _num_image_tokens(self) -> int:
-        if self._image_tokenizer is None:
-            return 1
-        return (self._config.pictures.resolution // self._image_tokenizer.downscale) ** 2
-
-    def _sampler(self) -> TaskSampler:
+    def _task_sampler(self) -> TaskSampler:
         pictures = self._config.pictures
         return TaskSampler(
             tokenizer=self._tokenizer,

@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from unigrpo.config import DataConfig, ImageSamplingConfig, TextSamplingConfig
-from unigrpo.data.images import Fit, image_pixels
+from unigrpo.config import DataConfig, Fit, ImageSamplingConfig, TextSamplingConfig
+from unigrpo.data.images import image_pixels
 from unigrpo.data.layouts import t2i_unconditional_prompt
 from unigrpo.data.prompting import decode_completion, encode_prompt
 from unigrpo.models.image_tokenizer import ImageTokenizer
@@ -30,6 +30,28 @@ class Drawn:
 
     text: TextSample | None = None
     image: ImageSample | None = None
+
+    def row(self) -> dict[str, Tensor]:
+        """Tokens, masks, steps and log-probabilities of the whole row, as a Rollout has them.
+
+        Thoughts stand in front of their image, in the image's row; its steps are counted on from theirs.
+        """
+        names = ("token_ids", "response_mask", "scored_mask", "commit_step", "commit_log_probs")
+        if self.image is None:
+            assert self.text is not None, "nothing was drawn"
+            text = {name: getattr(self.text, name) for name in names}
+            return {**text, "image_mask": torch.zeros_like(self.text.response_mask)}
+        image = {name: getattr(self.image, name) for name in names}
+        if self.text is not None:
+            room = len(self.image.token_ids) - len(self.text.token_ids)
+            steps = torch.nn.functional.pad(self.text.commit_step, (0, room), value=-1)
+            drawn = image["commit_step"] >= 0
+            image["commit_step"] = torch.where(drawn, image["commit_step"] + steps.max() + 1, steps)
+            for name in ("response_mask", "scored_mask"):
+                image[name] = image[name] | torch.nn.functional.pad(getattr(self.text, name), (0, room))
+            thought = torch.nn.functional.pad(self.text.commit_log_probs, (0, room))
+            image["commit_log_probs"] = image["commit_log_probs"] + thought
+        return {**image, "image_mask": self.image.response_mask}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +70,11 @@ class TaskSampler:
     """How an input image becomes square."""
     max_text_tokens: int | None = None
     """Room for request and thoughts before an image (r2i); None allows any length."""
+
+    @property
+    def num_image_tokens(self) -> int:
+        """Codes of one image; 1 without an image tokenizer, since none will be drawn."""
+        return (self.resolution // self.image_tokenizer.downscale) ** 2 if self.image_tokenizer else 1
 
     def draw(
         self,

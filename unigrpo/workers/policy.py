@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from unigrpo.algorithm.masking import keyed_generator
-from unigrpo.config import RunConfig, TextSamplingConfig
-from unigrpo.data.prompting import decode_completion, encode_prompt
+from unigrpo.config import ImageSamplingConfig, RunConfig, TextSamplingConfig
 from unigrpo.models.checkpoint_io import save_companions
-from unigrpo.models.sampling.text import sample_text
+from unigrpo.models.image_tokenizer import ImageTokenizer
 from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.records import Rollout, SampleRequest, TrainSample
+from unigrpo.training.scoring import ScoringSettings
 from unigrpo.training.step import Engine
 from unigrpo.training.unigrpo import micro_batches, unigrpo_updates
+from unigrpo.workers.generation import TaskSampler
 from unigrpo.workers.memory import peak_memory_gb
 from unigrpo.workers.scoring import score
 
@@ -24,49 +27,65 @@ from unigrpo.workers.scoring import score
 class PolicyWorker:
     """One rank of the policy. All ranks call each method together."""
 
-    def __init__(self, config: RunConfig, engine: Engine, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        engine: Engine,
+        tokenizer: PreTrainedTokenizerBase,
+        image_tokenizer: ImageTokenizer | None = None,
+    ) -> None:
         self._config = config
         self._engine = engine
         self._tokenizer = tokenizer
         self._vocabulary = Vocabulary.from_pretrained_parts(engine.model.config, tokenizer)
+        self._sampler = TaskSampler(
+            tokenizer=tokenizer,
+            vocabulary=self._vocabulary,
+            data=config.data,
+            image_tokenizer=image_tokenizer,
+            resolution=config.pictures.resolution,
+            fit=config.pictures.fit,
+            max_text_tokens=config.rollout.max_text_tokens or None,
+        )
+        self._scoring = ScoringSettings.of_run(config, self._vocabulary)
         self._version = 0
 
-    def generate(self, requests: Sequence[SampleRequest], settings: TextSamplingConfig) -> list[Rollout]:
-        """Samples one response for each request."""
-        rollouts: list[Rollout] = []
+    def generate(
+        self, requests: Sequence[SampleRequest], text: TextSamplingConfig, image: ImageSamplingConfig
+    ) -> list[Rollout]:
+        """Samples one response for each request, in batches of one task."""
         self._engine.model.eval()
-        for batch in micro_batches(requests, self._config.rollout.micro_batch_size):
-            rollouts += self._generate_batch(batch, settings)
-        return rollouts
+        image = replace(image, num_image_tokens=self._sampler.num_image_tokens)
+        rollouts: dict[int, Rollout] = {}
+        for task in dict.fromkeys(request.prompt.task for request in requests):
+            rows = [i for i, request in enumerate(requests) if request.prompt.task == task]
+            for part in micro_batches(rows, self._config.rollout.micro_batch_size):
+                drawn = self._draw([requests[i] for i in part], text, image)
+                rollouts |= dict(zip(part, drawn, strict=True))
+        return [rollouts[i] for i in range(len(requests))]
 
-    def _generate_batch(self, requests: Sequence[SampleRequest], settings: TextSamplingConfig) -> list[Rollout]:
-        seed = self._config.train.seed
-        samples = sample_text(
-            self._engine.model,
-            [encode_prompt(r.prompt, self._tokenizer, self._vocabulary, self._config.data) for r in requests],
-            settings,
-            self._vocabulary,
-            generators=[keyed_generator(seed, r.step, r.sample_id, "sample") for r in requests],
-        )
+    def _draw(
+        self, requests: Sequence[SampleRequest], text: TextSamplingConfig, image: ImageSamplingConfig
+    ) -> list[Rollout]:
+        seed = self._config.seed
+        prompts = [request.prompt for request in requests]
+        generators = [keyed_generator(seed, r.step, r.sample_id, "sample") for r in requests]
+        drawn = self._sampler.draw(self._engine.model, prompts, text, image, generators)
+        pictures = self._sampler.pictures(drawn)
         return [
             Rollout(
                 request=request,
                 policy_version=self._version,
-                token_ids=sample.token_ids,
-                response_mask=sample.response_mask,
-                scored_mask=sample.scored_mask,
-                completion=decode_completion(
-                    sample.token_ids, sample.response_mask, self._tokenizer, self._vocabulary
-                ),
-                commit_step=sample.commit_step,
-                commit_log_probs=sample.commit_log_probs,
+                completion=self._sampler.completion(one),
+                image=None if picture is None else np.asarray(picture),
+                **one.row(),
             )
-            for request, sample in zip(requests, samples, strict=True)
+            for request, one, picture in zip(requests, drawn, pictures, strict=True)
         ]
 
     def log_likelihood(self, samples: Sequence[TrainSample]) -> list[Tensor]:
         """Log-probabilities (K, L) of each sample under its K mask plans and the present weights."""
-        return score(self._engine, self._config, self._vocabulary.mask_id, samples)
+        return score(self._engine, self._config, self._scoring, samples)
 
     def update(self, samples: Sequence[TrainSample]) -> list[dict[str, float]]:
         """Makes the K optimizer steps.
@@ -74,7 +93,7 @@ class PolicyWorker:
         Returns:
             One entry, the metrics over all ranks, but ``ratio/max`` and ``ratio/first_update_deviation`` of this one.
         """
-        metrics = unigrpo_updates(self._engine, self._config, self._vocabulary.mask_id, samples)
+        metrics = unigrpo_updates(self._engine, self._config, self._scoring, samples)
         self._version += self._config.train.num_inner_updates
         return [metrics]
 
@@ -94,6 +113,9 @@ class PolicyWorker:
     def export(self, folder: Path) -> None:
         """Writes the policy as a Hugging Face folder with its tokenizer."""
         self._engine.export(folder)
+        image_tokenizer = self._sampler.image_tokenizer
+        if self._engine.rank == 0 and image_tokenizer is not None:
+            image_tokenizer.save_pretrained(folder / "image_tokenizer")
         if self._engine.rank == 0:
             save_companions(self._engine.model.config, self._tokenizer, folder)
         self._engine.barrier()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from unigrpo.config import RunConfig
 from unigrpo.records import TrainSample
+from unigrpo.training.scoring import ScoringSettings
 from unigrpo.workers.memory import peak_memory_gb
 from unigrpo.workers.scoring import score
 
@@ -17,15 +18,17 @@ from unigrpo.workers.scoring import score
 class ReferenceWorker:
     """One rank of the reference."""
 
-    def __init__(self, config: RunConfig, forward: Callable[..., Any], device: torch.device, mask_id: int) -> None:
+    def __init__(
+        self, config: RunConfig, forward: Callable[..., Any], device: torch.device, settings: ScoringSettings
+    ) -> None:
         self.forward = forward
         self.device = device
         self._config = config
-        self._mask_id = mask_id
+        self._settings = settings
 
     def log_likelihood(self, samples: Sequence[TrainSample]) -> list[Tensor]:
         """Log-probabilities (K, L) of each sample under its K mask plans."""
-        return score(self, self._config, self._mask_id, samples)
+        return score(self, self._config, self._settings, samples)
 
     def peak_memory_gb(self) -> float:
         """Largest memory this process has used: of its GPU, or of the process on a CPU."""

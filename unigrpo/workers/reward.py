@@ -33,6 +33,11 @@ class TermScores:
 class RewardScorer(Protocol):
     """Scores rollouts with all rewards of a run."""
 
+    @property
+    def names(self) -> list[str]:
+        """Names of the rewards, in the order of the config."""
+        ...
+
     def score(self, rollouts: Sequence[Rollout]) -> tuple[list[RewardOutput], dict[str, float]]:
         """The rewards of each rollout, and metrics about the rewards' work."""
         ...
@@ -46,6 +51,7 @@ class RewardWorker:
     """One reward of the config."""
 
     def __init__(self, term: RewardTermConfig) -> None:
+        self.term = term
         self.reward = load_reward(term.name, term.options, term.style)
         self.name = self.reward.name
         self._lock = threading.Lock()
@@ -59,6 +65,8 @@ class RewardWorker:
         """One message for each prompt that this reward cannot work with, such as one without a usable gold."""
         problems: list[str] = []
         for prompt in prompts:
+            if not pays_for(self.term, prompt.task):
+                continue
             try:
                 self.reward.check_prompt(_prompt_input(prompt))
             except ValueError as error:
@@ -100,15 +108,20 @@ class LocalRewards:
         for worker in self._workers:
             worker.load()
 
+    @property
+    def names(self) -> list[str]:
+        return [worker.name for worker in self._workers]
+
     def score(self, rollouts: Sequence[Rollout]) -> tuple[list[RewardOutput], dict[str, float]]:
-        inputs = [reward_input(rollout) for rollout in rollouts]
         scores: dict[str, list[TermScores]] = {}
         seconds: dict[str, float] = {}
         for worker in self._workers:
             started = time.monotonic()
-            scores[worker.name] = [worker.score(inputs)]
+            paid = paid_rows(worker.term, rollouts)
+            scores[worker.name] = [worker.score([reward_input(rollouts[i]) for i in paid])] if paid else []
             seconds[worker.name] = time.monotonic() - started
-        return outputs(scores), work_metrics(scores, seconds)
+        rows = {worker.name: paid_rows(worker.term, rollouts) for worker in self._workers}
+        return outputs(scores, rows, len(rollouts)), work_metrics(scores, seconds)
 
     def close(self) -> None:
         for worker in self._workers:
@@ -126,6 +139,16 @@ def reward_workers(config: RewardConfig) -> list[RewardWorker]:
     if len(set(names)) < len(names):
         raise ValueError(f"reward.terms: two rewards have the same name, so metrics would mix them: {names}")
     return workers
+
+
+def pays_for(term: RewardTermConfig, task: str) -> bool:
+    """Whether a reward pays for a task."""
+    return not term.tasks or task in term.tasks
+
+
+def paid_rows(term: RewardTermConfig, rollouts: Sequence[Rollout]) -> list[int]:
+    """The rollouts that a reward pays for."""
+    return [i for i, rollout in enumerate(rollouts) if pays_for(term, rollout.request.prompt.task)]
 
 
 def reward_input(rollout: Rollout) -> RewardInput:
@@ -148,18 +171,22 @@ def _prompt_input(prompt: Prompt) -> RewardInput:
     )
 
 
-def outputs(scores: dict[str, list[TermScores]]) -> list[RewardOutput]:
-    """The batches of each reward, in order, as one record for each sample."""
-    values = {name: [v for batch in batches for v in batch.values] for name, batches in scores.items()}
-    reasons = {name: [batch.reason for batch in batches for _ in batch.values] for name, batches in scores.items()}
-    num_samples = len(next(iter(values.values())))
-    return [
-        RewardOutput(
-            parts={name: v[i] for name, v in values.items()},
-            reasons={name: reasons[name][i] for name, v in values.items() if v[i] is None},
-        )
-        for i in range(num_samples)
-    ]
+def outputs(scores: dict[str, list[TermScores]], rows: dict[str, list[int]], num_samples: int) -> list[RewardOutput]:
+    """The batches of each reward as one record for each sample.
+
+    Args:
+        scores: Of each reward, in order.
+        rows: Samples that each reward paid for, in the order of its values.
+        num_samples: Of the step.
+    """
+    found = [RewardOutput(parts={}, reasons={}) for _ in range(num_samples)]
+    for name, batches in scores.items():
+        values = [(value, batch.reason) for batch in batches for value in batch.values]
+        for row, (value, reason) in zip(rows[name], values, strict=True):
+            found[row].parts[name] = value
+            if value is None:
+                found[row].reasons[name] = reason
+    return found
 
 
 def work_metrics(scores: dict[str, list[TermScores]], seconds: dict[str, float]) -> dict[str, float]:

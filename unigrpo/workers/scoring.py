@@ -11,7 +11,7 @@ from torch import Tensor
 from unigrpo.config import RunConfig
 from unigrpo.data.collate import scoring_batch
 from unigrpo.records import TrainSample
-from unigrpo.training.scoring import log_likelihood
+from unigrpo.training.scoring import ScoringSettings, log_likelihood
 from unigrpo.training.unigrpo import micro_batches
 
 
@@ -23,18 +23,14 @@ class Scorer(Protocol):
 
 
 @torch.no_grad()
-def score(scorer: Scorer, config: RunConfig, mask_id: int, samples: Sequence[TrainSample]) -> list[Tensor]:
+def score(
+    scorer: Scorer, config: RunConfig, settings: ScoringSettings, samples: Sequence[TrainSample]
+) -> list[Tensor]:
     """Log-probabilities (K, L) of each sample under its K mask plans; nats, 0 where not scored."""
-    temperature = config.rollout.text.temperature
     results: list[Tensor] = []
     for batch in micro_batches(samples, config.train.micro_batch_size):
         by_update = [
-            log_likelihood(
-                scorer.forward,
-                scoring_batch(batch, k, scorer.device),
-                mask_id=mask_id,
-                temperature=temperature,
-            )
+            log_likelihood(scorer.forward, scoring_batch(batch, k, scorer.device), settings)
             for k in range(config.train.num_inner_updates)
         ]
         padded = torch.stack(by_update, dim=1).cpu()  # (B, K, L)

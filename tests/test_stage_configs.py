@@ -1,0 +1,40 @@
+"""The shipped stage configs parse, and say what the fact sheet of MMaDA says."""
+
+from pathlib import Path
+
+import pytest
+
+from unigrpo.cli.arguments import built, parse, run_parser
+from unigrpo.stage_config import StageConfig
+
+FOLDER = Path(__file__).parent.parent / "launch" / "configs" / "mmada_8b"
+
+
+def stage(name: str) -> StageConfig:
+    parser = run_parser("x", "x", StageConfig)
+    return built(parse(parser, ["--config", str(FOLDER / f"{name}.yaml")]), StageConfig)
+
+
+@pytest.mark.parametrize(
+    ("name", "lr", "coefs", "resolution", "room"),
+    [
+        ("stage1_1", 1e-4, {"t2i": 1.0, "lm": 0.1, "mmu": 1.0}, 256, 128),
+        ("stage1_2", 5e-5, {"t2i": 1.0, "lm": 0.1, "mmu": 0.5}, 256, 256),
+        ("stage1_3", 5e-5, {"t2i": 1.0, "lm_chat": 0.4, "mmu": 0.5}, 512, 512),
+        ("stage2_1", 5e-5, {"t2i": 1.0, "lm_chat": 0.5, "mmu": 0.5}, 512, 512),
+        ("stage2_2", 5e-5, {"t2i": 0.05, "lm_chat": 0.6, "mmu": 0.4, "r2i": 0.05}, 512, 512),
+    ],
+)
+def test_a_stage_has_the_published_values(name, lr, coefs, resolution, room):
+    config = stage(name)
+    assert config.actor.adam.lr == lr
+    assert {k: m.loss_coef for k, m in config.modalities.items()} == coefs
+    assert config.pictures.resolution == resolution
+    assert config.layout.max_text_tokens == room
+    assert config.actor.num_ranks == 64
+
+
+def test_the_mixing_of_stage_2_2_is_the_published_one():
+    config = stage("stage2_2")
+    assert [s.weight for s in config.lm_chat.sources.values()] == [0.02, 0.98]
+    assert [s.weight for s in config.mmu.sources.values()] == [3.5, 5.5, 0.5, 0.5]

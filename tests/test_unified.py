@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -37,7 +38,7 @@ from unigrpo.models.mmada import MMadaModelLM
 from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.preflight import check_inputs
 from unigrpo.records import Prompt
-from unigrpo.trainer import UniGRPOTrainer
+from unigrpo.trainer import ParityError, UniGRPOTrainer
 from unigrpo.training.scoring import ScoringSettings
 from unigrpo.training.step import LocalEngine
 from unigrpo.workers.group import LocalGroup
@@ -180,6 +181,33 @@ def test_rollouts_of_each_task_have_their_own_spans(tiny_unified_folder, prompt_
             thoughts = rollout.response_mask & ~rollout.image_mask
             assert rollout.commit_step[rollout.image_mask].min() > rollout.commit_step[thoughts].max()
     assert seen == set(TASKS)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_training_path_sees_what_the_sampler_saw(tiny_unified_folder, prompt_file, tmp_path, task):
+    run = config(tiny_unified_folder, prompt_file)
+    unguided = dataclasses.replace(run.rollout, image=dataclasses.replace(run.rollout.image, guidance_scale=0.0))
+    run = dataclasses.replace(run, rollout=unguided)
+    output = Recorder()
+    prompts = [p for p in load_prompts(prompt_file) if p.task == task]
+    make_trainer(run, tmp_path, prompts, []).fit(output)
+    assert output.rows[1]["parity/largest_nats"] < 1e-4
+    assert "parity/largest_nats" not in output.rows[2]
+
+
+def test_a_sampler_that_records_something_else_stops_the_run(tiny_unified_folder, prompt_file, tmp_path):
+    run = config(tiny_unified_folder, prompt_file)
+    prompts = [p for p in load_prompts(prompt_file) if p.task == "text"]
+    trainer = make_trainer(run, tmp_path, prompts, [])
+    generate = PolicyWorker.generate
+
+    def shifted(self, *arguments):
+        return [dataclasses.replace(r, commit_log_probs=r.commit_log_probs - 1.0) for r in generate(self, *arguments)]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PolicyWorker, "generate", shifted)
+        with pytest.raises(ParityError, match=r"by 1 nats on prompts.jsonl:1, more than train.parity_limit 0.5"):
+            trainer.fit(Recorder())
 
 
 def test_a_sample_does_not_depend_on_the_tasks_around_it(tiny_unified_folder, prompt_file, tmp_path):

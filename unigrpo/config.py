@@ -412,10 +412,16 @@ class TrainConfig:
     """All random draws follow from it."""
     colocate_actor_ref: bool = True
     """The reference shares the policy's GPUs."""
+    parity_steps: int = 10
+    """Every so many steps, from the first on, the sampler's log-probabilities are computed again by the training path
+    and compared; 0 never does."""
+    parity_limit: float = 0.5
+    """Largest difference, nats, that is taken for rounding; more stops the run. bfloat16 rounds by some hundredths."""
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "num_inner_updates", "micro_batch_size"):
+        for name in ("num_steps", "num_inner_updates", "micro_batch_size", "parity_limit"):
             positive(f"train.{name}", getattr(self, name))
+        require(self.parity_steps >= 0, f"train.parity_steps is {self.parity_steps}; it must be 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ from unigrpo.records import Prompt, Rollout, TrainSample
 from unigrpo.training.planning import plan_samples
 from unigrpo.training.reward_totals import RewardTotals, reward_metrics, task_metrics, usable_advantages
 from unigrpo.workers.group import WorkerGroup
+from unigrpo.workers.parity import is_comparable
 from unigrpo.workers.policy import PolicyWorker
 from unigrpo.workers.reference import ReferenceWorker
 from unigrpo.workers.reward import RewardScorer
@@ -30,6 +31,10 @@ logger = logging.getLogger(__name__)
 
 STOPS = ("generate", "reward", "score", "update", "sync")
 """The timed parts of a step. Generation runs on the policy workers, so there are no weights to synchronise."""
+
+
+class ParityError(RuntimeError):
+    """The sampler's log-probabilities are not those of the training path."""
 
 
 class Output(Protocol):
@@ -136,6 +141,7 @@ class UniGRPOTrainer:
         requests = self.prompts.requests(step)
         with clock.stop("generate"):
             rollouts = self.policy.map(PolicyWorker.generate, requests, config.rollout.text, config.rollout.image)
+        parity = self._parity(step, rollouts)
         with clock.stop("reward"):
             outputs, reward_work = self.reward.score(rollouts)
         groups = torch.tensor([request.group_id for request in requests])
@@ -152,6 +158,7 @@ class UniGRPOTrainer:
             **reward_work,
             **_advantage_metrics(advantages),
             **_over_ranks(updates),
+            **parity,
             **_rollout_metrics(rollouts),
             **clock.metrics(rollouts),
             "memory/peak_gb": max(self.policy.call(PolicyWorker.peak_memory_gb)),
@@ -178,6 +185,31 @@ class UniGRPOTrainer:
             updates = self.policy.map(PolicyWorker.update, samples)
         self.state.policy_version += config.train.num_inner_updates
         return updates
+
+    def _parity(self, step: int, rollouts: list[Rollout]) -> dict[str, float]:
+        """Compares sampler and training path on a sample of each prompt, every so many steps.
+
+        Raises:
+            ParityError: They differ by more than rounding.
+        """
+        train = self.config.train
+        if not train.parity_steps or step % train.parity_steps:
+            return {}
+        first = rollouts[:: self.config.rollout.n_samples_per_prompt]
+        compared = [r for r in first if is_comparable(self.config, r.request.prompt.task)]
+        compared = compared[: len(compared) // self.policy.size * self.policy.size]  # as many on every rank
+        gaps = self.policy.map(PolicyWorker.parity, compared) if compared else []
+        if not gaps:
+            return {}
+        worst = max(range(len(gaps)), key=lambda i: gaps[i].largest)
+        if not gaps[worst].largest <= train.parity_limit:
+            where = compared[worst].request.prompt.id
+            raise ParityError(
+                f"sampler and training path differ by {gaps[worst].largest:.3g} nats on {where}, more than "
+                f"train.parity_limit {train.parity_limit}: they do not see the same model or input"
+            )
+        mean = sum(gap.total for gap in gaps) / sum(gap.num_tokens for gap in gaps)
+        return {"parity/largest_nats": gaps[worst].largest, "parity/mean_nats": mean}
 
     def _score(self, samples: list[TrainSample]) -> list[TrainSample]:
         """Adds the log-probabilities of the old policy and of the reference, under the same masks."""

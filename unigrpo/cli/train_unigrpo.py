@@ -20,7 +20,7 @@ from unigrpo.models.checkpoint_io import load_config
 from unigrpo.preflight import Inputs, check_checkpoint, check_inputs
 from unigrpo.report import write_report
 from unigrpo.run_folder import RunFolder, check_unused
-from unigrpo.trainer import UniGRPOTrainer
+from unigrpo.trainer import ParityError, UniGRPOTrainer
 from unigrpo.training.reward_totals import RewardError
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     try:
         return train(config, inputs, checkpoints)
-    except (WorkerError, RewardError) as error:
+    except (WorkerError, RewardError, ParityError) as error:
         logger.debug("the whole error", exc_info=True)
         sys.stderr.write(f"error: {error}\n")
         return 1

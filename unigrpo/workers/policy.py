@@ -21,6 +21,7 @@ from unigrpo.training.step import Engine
 from unigrpo.training.unigrpo import micro_batches, unigrpo_updates
 from unigrpo.workers.generation import TaskSampler
 from unigrpo.workers.memory import peak_memory_gb
+from unigrpo.workers.parity import ParityGap, parity_gaps
 from unigrpo.workers.scoring import score
 
 
@@ -86,6 +87,13 @@ class PolicyWorker:
     def log_likelihood(self, samples: Sequence[TrainSample]) -> list[Tensor]:
         """Log-probabilities (K, L) of each sample under its K mask plans and the present weights."""
         return score(self._engine, self._config, self._scoring, samples)
+
+    def parity(self, rollouts: Sequence[Rollout]) -> list[ParityGap]:
+        """How far the sampler's log-probabilities are from the training path's, at one step of each rollout."""
+        gaps: list[ParityGap] = []
+        for batch in micro_batches(rollouts, self._config.train.micro_batch_size):
+            gaps += parity_gaps(self._engine.forward, batch, self._scoring, self._engine.device, self._config.seed)
+        return gaps
 
     def update(self, samples: Sequence[TrainSample]) -> list[dict[str, float]]:
         """Makes the K optimizer steps.

@@ -16,7 +16,7 @@ import rewards
 from rewards.base import Reward
 from rewards.functions import FunctionReward
 
-HIDDEN = {"base", "functions", "grade", "loading"}
+HIDDEN = {"base", "functions", "grade", "http_client", "loading", "try_reward"}
 """Files of this package that hold no reward."""
 
 

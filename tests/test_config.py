@@ -1,9 +1,11 @@
 """The config refuses what cannot work, and says what to write instead."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
+from unigrpo.cli.arguments import built, parse, run_parser
 from unigrpo.config import (
     ActorConfig,
     CheckpointConfig,
@@ -24,7 +26,10 @@ from unigrpo.config import (
     ("make", "message"),
     [
         (lambda: RolloutConfig(n_samples_per_prompt=1), "group advantages would all be 0; use at least 2"),
-        (lambda: RolloutConfig(text=TextSamplingConfig(temperature=0.0)), "every advantage 0; use 1.0"),
+        (
+            lambda: RolloutConfig(text=TextSamplingConfig(temperature=0.0)),
+            "samples of a prompt would be equal; use 1.0",
+        ),
         (lambda: TextSamplingConfig(max_new_tokens=10, block_length=4), "10 is not a multiple of block_length 4"),
         (lambda: TextSamplingConfig(max_new_tokens=4, block_length=8), "block_length is 8, longer than"),
         (
@@ -69,3 +74,14 @@ def test_nothing_changes_a_config_after_construction():
         instance = section()
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(instance, dataclasses.fields(section)[0].name, None)
+
+
+@pytest.mark.parametrize("flags", [(), ("--actor.num_nodes", "8", "--rollout.batch_size", "384")])
+def test_the_shipped_8b_config_has_the_rewards_of_the_paper(flags):
+    file = Path(__file__).parent.parent / "launch" / "configs" / "mmada_8b" / "unigrpo.yaml"
+    config = built(parse(run_parser("x", "x"), ["--config", str(file), *flags]), RunConfig)
+    weights = {(term.name, task): term.weight for term in config.reward.terms for task in term.tasks}
+    assert weights == {
+        ("math_answer", "text"): 2.0, ("math_answer", "mmu"): 2.0, ("cot_format", "text"): 0.5,
+        ("cot_format", "mmu"): 0.5, ("clip_score", "t2i"): 0.1, ("image_reward", "t2i"): 0.1,
+    }  # fmt: skip

@@ -63,14 +63,23 @@ def check_inputs(config: RunConfig) -> Inputs:
             label_key=data.label_key,
             max_samples=config.eval.max_samples,
         )
-    both = prompts + eval_prompts
-    _check_tasks(both, config)
-    longest = _check_lengths(both, tokenizer, config)
-    _check_rewards(both, config)
+    longest = check_prompts(prompts + eval_prompts, config)
     logger.info("%d prompts to train on, %d held out, longest %d tokens", len(prompts), len(eval_prompts), longest)
     if data.prompt_template == "chat":
         logger.info("the tokenizer's chat template is %s", chat_variant(tokenizer) or "a form of its own")
     return Inputs(prompts=prompts, eval_prompts=eval_prompts, longest_prompt=longest)
+
+
+def check_prompts(prompts: list[Prompt], config: RunConfig) -> int:
+    """Checks tasks, pictures, lengths and golds. Returns the number of tokens of the longest prompt.
+
+    Raises:
+        ValueError: Something is wrong; the message names the file and line, or the setting.
+    """
+    _check_tasks(prompts, config)
+    longest = _check_lengths(prompts, load_tokenizer(config.actor.model_name_or_path), config)
+    _check_rewards(prompts, config)
+    return longest
 
 
 def check_checkpoint(config: RunConfig | StageConfig, checkpoints: CheckpointStore) -> None:

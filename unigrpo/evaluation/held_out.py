@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -19,28 +19,48 @@ EVALUATION_STEP = -1
 """Step number in the random keys of evaluations, so that all evaluations draw the same numbers."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One way of sampling, measured."""
+
+    metrics: dict[str, float]
+    rollouts: list[Rollout]
+    outputs: list[RewardOutput]
+
+
 def evaluate(
     policy: WorkerGroup, reward: RewardScorer, prompts: list[Prompt], config: RunConfig
 ) -> tuple[dict[str, float], list[Rollout]]:
     """Held-out metrics and the greedy rollouts.
 
     Returns:
-        ``<reward>_greedy`` and ``<reward>_sampled`` for each reward and for the weighted ``reward_total``;
-        ``reward_total`` itself is the sampled one, or the greedy one if nothing was sampled. With several tasks also
-        each by task, as in ``math_answer_sampled/mmu``. A reward that is missing for a sample is left out of the mean.
+        The metrics of :func:`measure_all`, and ``reward_total``: the sampled one, or the greedy one if nothing was
+        sampled.
+    """
+    measured = measure_all(policy, reward, prompts, config)
+    metrics = {name: value for one in measured.values() for name, value in one.metrics.items()}
+    metrics["reward_total"] = metrics[f"reward_total_{list(measured)[-1]}"]
+    return metrics, measured["greedy"].rollouts
+
+
+def measure_all(
+    policy: WorkerGroup, reward: RewardScorer, prompts: list[Prompt], config: RunConfig
+) -> dict[str, Measured]:
+    """`greedy`, and `sampled` if the config asks for samples.
+
+    The metrics are ``<reward>_greedy`` and ``<reward>_sampled`` for each reward and for the weighted ``reward_total``.
+    With several tasks also each by task, as in ``math_answer_sampled/mmu``. A reward that is missing for a sample is
+    left out of the mean.
     """
     text, image = config.rollout.text, config.rollout.image
     greedy = (
         replace(text, temperature=0.0, top_p=1.0),
         replace(image, temperature=0.0, remasking_temperature=0.0),
     )
-    metrics, rollouts = _measure(policy, reward, prompts, 1, greedy, config, "greedy")
-    kind = "greedy"
+    measured = {"greedy": _measure(policy, reward, prompts, 1, greedy, config, "greedy")}
     if num_samples := config.eval.n_samples_per_prompt:
-        kind = "sampled"
-        metrics |= _measure(policy, reward, prompts, num_samples, (text, image), config, kind)[0]
-    metrics["reward_total"] = metrics[f"reward_total_{kind}"]
-    return metrics, rollouts
+        measured["sampled"] = _measure(policy, reward, prompts, num_samples, (text, image), config, "sampled")
+    return measured
 
 
 def _measure(
@@ -51,7 +71,7 @@ def _measure(
     settings: tuple[TextSamplingConfig, ImageSamplingConfig],
     config: RunConfig,
     kind: str,
-) -> tuple[dict[str, float], list[Rollout]]:
+) -> Measured:
     requests = expand(prompts, num_samples, EVALUATION_STEP)
     rollouts = policy.map(PolicyWorker.generate, requests, *settings)
     outputs, _ = reward.score(rollouts)
@@ -63,7 +83,7 @@ def _measure(
             rows = torch.tensor([other == task for other in tasks])
             means = reward_means(_chosen(outputs, rows), totals[rows], usable[rows])
             metrics |= {f"{name}_{kind}/{task}": value for name, value in means.items()}
-    return metrics, rollouts
+    return Measured(metrics=metrics, rollouts=rollouts, outputs=outputs)
 
 
 def _chosen(outputs: Sequence[RewardOutput], rows: torch.Tensor) -> list[RewardOutput]:

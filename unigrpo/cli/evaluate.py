@@ -1,0 +1,133 @@
+"""Measures checkpoints on held-out prompts of all tasks, with the rewards and the code of the evaluation in training.
+
+Needs no Ray. Writes results.json, a table as results.md, and every sample with its rewards as samples.jsonl. Example:
+  python -m unigrpo.cli.evaluate --models stage1/policy mixcot/policy unigrpo/policy --config my.yaml --output out
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from unigrpo.cli.arguments import built, main, parse, run_parser
+from unigrpo.cli.generate_inputs import torch_device
+from unigrpo.cli.paths import UserPaths, with_absolute_paths
+from unigrpo.config import RunConfig
+from unigrpo.data.prompt_files import load_prompts
+from unigrpo.evaluation.held_out import Measured, measure_all
+from unigrpo.models.checkpoint_io import load_policy
+from unigrpo.preflight import check_prompts, find_image_tokenizer, load_tokenizer
+from unigrpo.records import Prompt
+from unigrpo.run_folder import config_text
+from unigrpo.training.step import LocalEngine
+from unigrpo.workers.group import LocalGroup
+from unigrpo.workers.policy import PolicyWorker
+from unigrpo.workers.reward import LocalRewards
+
+RESULTS = "results.json"
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The command. Returns its exit status."""
+    parser = run_parser("unigrpo.cli.evaluate", __doc__ or "")
+    parser.add_argument("--models", nargs="+", default=(), help="checkpoints, in the order of the table's rows")
+    parser.add_argument("--output", required=True, help="folder to write; it may not hold results yet")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
+    parsed = parse(parser, arguments)
+    user = UserPaths()
+    config, output = with_absolute_paths(built(parsed, RunConfig)), Path(user.written(parsed.output))
+    models = [user.found(model) for model in parsed.models] or [config.actor.model_name_or_path]
+    if (output / RESULTS).exists():
+        raise ValueError(f"output {output} holds {RESULTS} already; name another folder")
+    if not config.eval.dataset:
+        raise ValueError("eval.dataset is empty; name the held-out prompts")
+    prompts = load_prompts(
+        config.eval.dataset,
+        split=config.eval.split,
+        input_key=config.data.input_key,
+        label_key=config.data.label_key,
+        max_samples=config.eval.max_samples,
+    )
+    configs = [replace(config, actor=replace(config.actor, model_name_or_path=model)) for model in models]
+    for one in configs:
+        check_prompts(prompts, one)
+    device = torch_device(parsed.device)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "config.yaml").write_text(config_text(config))
+    rewards = LocalRewards(config.reward)
+    results = [evaluate_model(one, prompts, rewards, device, output) for one in configs]
+    rewards.close()
+    record = {
+        "dataset": config.eval.dataset,
+        "prompts": len(prompts),
+        "seed": config.seed,
+        "rewards": [term.name for term in config.reward.terms],
+        "models": dict(zip(models, results, strict=True)),
+    }
+    (output / RESULTS).write_text(json.dumps(record, indent=1) + "\n")
+    table = results_table(models, results)
+    (output / "results.md").write_text(table + "\n")
+    sys.stdout.write(f"{table}\n\nresults: {output / RESULTS}\nsamples: {output / 'samples.jsonl'}\n")
+    return 0
+
+
+def evaluate_model(
+    config: RunConfig, prompts: list[Prompt], rewards: LocalRewards, device: torch.device, output: Path
+) -> dict[str, float]:
+    """The metrics of one checkpoint; its samples are appended to the file of samples."""
+    name = config.actor.model_name_or_path
+    dtype = torch.bfloat16 if device.type == "cuda" and config.ds.param_dtype == "bf16" else torch.float32
+    model = load_policy(name, dtype, config.ds.attn_implementation).to(device)  # type: ignore[arg-type]
+    image_tokenizer = find_image_tokenizer(config.pictures.tokenizer, name)
+    if image_tokenizer is not None:
+        image_tokenizer.to(device)  # type: ignore[arg-type]
+    policy = PolicyWorker(config, LocalEngine(model, config.actor, 1), load_tokenizer(name), image_tokenizer)
+    measured = measure_all(LocalGroup(policy), rewards, prompts, config)
+    with (output / "samples.jsonl").open("a", encoding="utf-8") as lines:
+        for kind, one in measured.items():
+            lines.writelines(json.dumps(row) + "\n" for row in _rows(name, kind, one, output))
+    return {key: value for one in measured.values() for key, value in one.metrics.items()}
+
+
+def results_table(models: Sequence[str], results: Sequence[dict[str, float]]) -> str:
+    """A Markdown table: a row per checkpoint, a column per metric."""
+    names = [name for name in results[0] if not name.startswith("reward_total") or "/" not in name]
+    head = ["checkpoint", *names]
+    rows = [
+        [_short(model), *(f"{result[name]:.3f}" for name in names)]
+        for model, result in zip(models, results, strict=True)
+    ]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))
+
+
+def _short(model: str) -> str:
+    """The last two parts of a path tell runs apart, whose folders are all called `policy`."""
+    return "/".join(Path(model).parts[-2:])
+
+
+def _rows(model: str, kind: str, measured: Measured, output: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for rollout, rewards in zip(measured.rollouts, measured.outputs, strict=True):
+        prompt = rollout.request.prompt
+        row = {
+            "model": model, "kind": kind, "prompt_id": prompt.id, "task": prompt.task, "prompt": prompt.text,
+            "label": prompt.label, "completion": rollout.completion, "rewards": rewards.parts,
+        }  # fmt: skip
+        if rollout.image is not None:
+            (output / "images").mkdir(exist_ok=True)
+            number = sum(1 for _ in (output / "images").iterdir())
+            row["image"] = f"images/{number:06d}.png"
+            Image.fromarray(rollout.image).save(output / row["image"])
+        rows.append(row)
+    return rows
+
+
+if __name__ == "__main__":
+    main(run)

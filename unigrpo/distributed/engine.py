@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
+from deepspeed import zero
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -19,7 +23,7 @@ TAG = "engine"
 
 
 class StrategyEngine:
-    """A model and its optimizer behind DeepSpeed; ZeRO-1 or 2 shards the optimizer over the policy ranks."""
+    """A model and its optimizer behind DeepSpeed, which shards them over the policy ranks."""
 
     def __init__(self, model: PreTrainedModel, config: ModelRun, strategy: UniGRPOStrategy) -> None:
         """Args:
@@ -28,6 +32,7 @@ class StrategyEngine:
         strategy: With its process group set up.
         """
         self._strategy = strategy
+        self._is_sharded = config.ds.zero_stage == 3
         self._engine, _, _ = strategy.prepare((model, training_settings(config)))
         self._engine.optimizer.check_grad_overflow = True  # by itself DeepSpeed skips the check in float32
         self.model: PreTrainedModel = self._engine.module
@@ -38,6 +43,25 @@ class StrategyEngine:
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Calls the model so that its sharding hooks fire."""
         return self._engine(*args, **kwargs)
+
+    @contextmanager
+    def whole_model(self) -> Iterator[PreTrainedModel]:
+        """The model itself, or under ZeRO-3 a copy of its weights that lives as long as the context."""
+        if not self._is_sharded:
+            yield self.model
+            return
+        with torch.device("meta"):
+            copy = type(self.model)(self.model.config)
+        copy.load_state_dict(self._gathered(), assign=True)
+        yield copy.eval()
+
+    def _gathered(self) -> dict[str, Tensor]:
+        """All weights, gathered one after the other; all ranks call it."""
+        weights: dict[str, Tensor] = {}
+        for name, parameter in self.model.named_parameters():
+            with zero.GatheredParameters([parameter]):
+                weights[name] = parameter.detach().clone()
+        return weights | {name: b for name, b in self.model.named_buffers() if name in self.model.state_dict()}
 
     def backward(self, loss: Tensor) -> None:
         """Adds the gradient of this micro-batch's share of the loss; DeepSpeed's mean over ranks is undone."""
@@ -50,6 +74,8 @@ class StrategyEngine:
             The global gradient norm before clipping; NaN where the gradient was not finite, and then the weights are
             as they were.
         """
+        if self._is_sharded:
+            self._engine.optimizer.check_overflow()  # DeepSpeed's ZeRO-3 does it in float16 alone
         self._engine.step()
         if not self._engine.was_step_applied():
             return math.nan
@@ -86,6 +112,7 @@ class StrategyEngine:
 
     def export(self, folder: Path) -> None:
         """Writes the weights as a Hugging Face folder; all ranks call it."""
+        weights = self._gathered() if self._is_sharded else None
         if self.rank == 0:
-            self.model.save_pretrained(folder, max_shard_size=MAX_SHARD_SIZE)
+            self.model.save_pretrained(folder, max_shard_size=MAX_SHARD_SIZE, state_dict=weights)
         self.barrier()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -134,11 +135,10 @@ def token_weights(rows: NoisedRows, counts: LossCounts) -> Float[Tensor, "B L"]:
     )
 
 
-def token_log_probs(engine: Engine, rows: NoisedRows) -> Float[Tensor, "B L"]:
+def token_log_probs(forward: Callable[..., Any], rows: NoisedRows, device: torch.device) -> Float[Tensor, "B L"]:
     """Log-probabilities (nats) of the counted tokens; 0 elsewhere."""
-    device = engine.device
     counted = rows.is_counted.to(device)
-    out = engine.forward(
+    out = forward(
         rows.input_ids.to(device),
         attention_mask=rows.token_mask.to(device),
         positions=counted,
@@ -172,7 +172,7 @@ def denoising_update(
     for name, rows in batches.items():
         for part in rows.split(micro_batch_size):
             weight = token_weights(part, counts[name]).to(engine.device)
-            loss = denoising_loss(token_log_probs(engine, part), weight)
+            loss = denoising_loss(token_log_probs(engine.forward, part, engine.device), weight)
             engine.backward(coefs[name] * loss)
             sums[name] += loss.detach().double().cpu()
     losses = dict(zip(sums, engine.all_reduce_sum(torch.stack(list(sums.values()))).tolist(), strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +29,14 @@ class Engine(Protocol):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Calls the model so that its sharding hooks fire."""
+        ...
+
+    def whole_model(self) -> AbstractContextManager[PreTrainedModel]:
+        """The model with all its weights in this process, for passes without gradient; all ranks enter together.
+
+        Through it ranks may make different numbers of passes, which :meth:`forward` does not allow where weights are
+        sharded.
+        """
         ...
 
     def backward(self, loss: Tensor) -> None:
@@ -105,6 +114,9 @@ class LocalEngine:
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.model(*args, **kwargs)
+
+    def whole_model(self) -> AbstractContextManager[PreTrainedModel]:
+        return nullcontext(self.model)
 
     def backward(self, loss: Tensor) -> None:
         loss.backward()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from unigrpo.algorithm.masking import keyed_generator
 from unigrpo.config import DataConfig
@@ -127,29 +129,30 @@ class DenoisingWorker:
     @torch.no_grad()
     def row_losses(self, items: Sequence[tuple[str, int]]) -> list[RowLoss]:
         """Cross-entropies of held-out rows (modality, position), with the same noise every time."""
-        self._engine.model.eval()
         losses: list[RowLoss] = []
-        for modality, group in itertools.groupby(items, key=lambda item: item[0]):
-            reads = self._held_out.read(modality, [position for _, position in group])
-            for rows in self._noised(modality, reads, "validation").split(self._config.train.micro_batch_size):
-                nats = -token_log_probs(self._engine, rows).sum(dim=1).cpu()
-                losses += [
-                    RowLoss(
-                        modality=modality,
-                        nats=nats[i].item(),
-                        num_tokens=int(rows.is_counted[i].sum()),
-                        mask_ratio=rows.mask_ratio[i].item(),
-                    )
-                    for i in range(len(rows))
-                ]
+        with self._whole_model() as model:
+            for modality, group in itertools.groupby(items, key=lambda item: item[0]):
+                reads = self._held_out.read(modality, [position for _, position in group])
+                for rows in self._noised(modality, reads, "validation").split(self._config.train.micro_batch_size):
+                    nats = -token_log_probs(model, rows, self._engine.device).sum(dim=1).cpu()
+                    losses += [
+                        RowLoss(
+                            modality=modality,
+                            nats=nats[i].item(),
+                            num_tokens=int(rows.is_counted[i].sum()),
+                            mask_ratio=rows.mask_ratio[i].item(),
+                        )
+                        for i in range(len(rows))
+                    ]
         return losses
 
     @torch.no_grad()
     def triptychs(self, positions: Sequence[int]) -> list[Triptych]:
         """Held-out pictures of t2i at these positions, and what becomes of them."""
-        if not positions:
-            return []
-        self._engine.model.eval()
+        with self._whole_model() as model:
+            return self._triptychs(model, positions) if positions else []
+
+    def _triptychs(self, model: PreTrainedModel, positions: Sequence[int]) -> list[Triptych]:
         reads = self._held_out.read("t2i", positions)
         rows = self._noised("t2i", reads, "validation")
         pixels = torch.stack([read.pixels for read in reads if read.pixels is not None])
@@ -158,7 +161,7 @@ class DenoisingWorker:
         hidden = torch.zeros_like(rows.is_counted)
         hidden[:, image] = (rows.input_ids == self._vocabulary.mask_id)[:, image]
         device = self._engine.device
-        logits = self._engine.forward(
+        logits = model(
             rows.input_ids.to(device),
             attention_mask=rows.token_mask.to(device),
             positions=hidden.to(device),
@@ -178,23 +181,23 @@ class DenoisingWorker:
 
     def generate(self, prompts: Sequence[Prompt]) -> list[Sample]:
         """A sample for each fixed prompt, from the same random numbers every time; images also without guidance."""
-        self._engine.model.eval()
+        with self._whole_model() as model:
+            return [self._sample(model, prompt) for prompt in prompts]
+
+    def _sample(self, model: PreTrainedModel, prompt: Prompt) -> Sample:
         validation, sampler = self._config.validation, self._sampler
         image = replace(validation.image, num_image_tokens=self._sampler.num_image_tokens)
         unguided = replace(image, guidance_scale=0.0)
-        samples: list[Sample] = []
-        for prompt in prompts:
-            settings = [image, unguided] if prompt.task in ("t2i", "r2i") else [image]
-            drawn = [
-                sampler.draw(self._engine.model, [prompt], validation.text, one, [self._generator(prompt)])[0]
-                for one in settings
-            ]
-            pictures = [None if p is None else np.asarray(p) for p in sampler.pictures(drawn)]
-            without = pictures[1] if len(pictures) > 1 else None
-            samples.append(
-                Sample(prompt=prompt, text=sampler.completion(drawn[0]), image=pictures[0], image_unguided=without)
-            )
-        return samples
+        settings = [image, unguided] if prompt.task in ("t2i", "r2i") else [image]
+        drawn = [sampler.draw(model, [prompt], validation.text, one, [self._generator(prompt)])[0] for one in settings]
+        pictures = [None if p is None else np.asarray(p) for p in sampler.pictures(drawn)]
+        without = pictures[1] if len(pictures) > 1 else None
+        return Sample(prompt=prompt, text=sampler.completion(drawn[0]), image=pictures[0], image_unguided=without)
+
+    def _whole_model(self) -> AbstractContextManager[PreTrainedModel]:
+        """The model in evaluation mode."""
+        self._engine.model.eval()
+        return self._engine.whole_model()
 
     def peak_memory_gb(self) -> float:
         """Largest memory this process has used: of its GPU, or of the process on a CPU."""

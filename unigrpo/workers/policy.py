@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from unigrpo.algorithm.masking import keyed_generator
 from unigrpo.config import ImageSamplingConfig, RunConfig, TextSamplingConfig
@@ -58,20 +58,25 @@ class PolicyWorker:
         self._engine.model.eval()
         image = replace(image, num_image_tokens=self._sampler.num_image_tokens)
         rollouts: dict[int, Rollout] = {}
-        for task in dict.fromkeys(request.prompt.task for request in requests):
-            rows = [i for i, request in enumerate(requests) if request.prompt.task == task]
-            for part in micro_batches(rows, self._config.rollout.micro_batch_size):
-                drawn = self._draw([requests[i] for i in part], text, image)
-                rollouts |= dict(zip(part, drawn, strict=True))
+        with self._engine.whole_model() as model:
+            for task in dict.fromkeys(request.prompt.task for request in requests):
+                rows = [i for i, request in enumerate(requests) if request.prompt.task == task]
+                for part in micro_batches(rows, self._config.rollout.micro_batch_size):
+                    drawn = self._draw(model, [requests[i] for i in part], text, image)
+                    rollouts |= dict(zip(part, drawn, strict=True))
         return [rollouts[i] for i in range(len(requests))]
 
     def _draw(
-        self, requests: Sequence[SampleRequest], text: TextSamplingConfig, image: ImageSamplingConfig
+        self,
+        model: PreTrainedModel,
+        requests: Sequence[SampleRequest],
+        text: TextSamplingConfig,
+        image: ImageSamplingConfig,
     ) -> list[Rollout]:
         seed = self._config.seed
         prompts = [request.prompt for request in requests]
         generators = [keyed_generator(seed, r.step, r.sample_id, "sample") for r in requests]
-        drawn = self._sampler.draw(self._engine.model, prompts, text, image, generators)
+        drawn = self._sampler.draw(model, prompts, text, image, generators)
         pictures = self._sampler.pictures(drawn)
         return [
             Rollout(
@@ -91,8 +96,9 @@ class PolicyWorker:
     def parity(self, rollouts: Sequence[Rollout]) -> list[ParityGap]:
         """How far the sampler's log-probabilities are from the training path's, at one step of each rollout."""
         gaps: list[ParityGap] = []
-        for batch in micro_batches(rollouts, self._config.train.micro_batch_size):
-            gaps += parity_gaps(self._engine.forward, batch, self._scoring, self._engine.device, self._config.seed)
+        with self._engine.whole_model() as model:
+            for batch in micro_batches(rollouts, self._config.train.micro_batch_size):
+                gaps += parity_gaps(model, batch, self._scoring, self._engine.device, self._config.seed)
         return gaps
 
     def update(self, samples: Sequence[TrainSample]) -> list[dict[str, float]]:

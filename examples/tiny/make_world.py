@@ -1,0 +1,292 @@
+"""Writes the tiny world: the data of all five stages in the formats of real data sets, prompts, and a first model.
+
+    python examples/tiny/make_world.py --output runs/tiny_world --image_tokenizer runs/tiny_world/image_tokenizer
+
+Training data has errors as data from the web has: some captions are wrong in one thing, some thoughts misread the
+picture or slip in a sum. A policy that imitates them still knows better, which is what UniGRPO brings out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import random
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import arithmetic
+import datasets
+import torch
+from character_tokenizer import SPECIAL_TOKENS, save_word_tokenizer
+from PIL import Image
+from questions import DESCRIBE, Question, answer, has_names, look, misread, questions, request, words
+from shapes import Scene, caption, draw, neighbours, split
+from tqdm import tqdm
+from transformers import AutoTokenizer, GenerationConfig
+from webdataset.writer import TarWriter
+
+from unigrpo.config import TASKS
+from unigrpo.data.cot_format import render
+from unigrpo.models.image_tokenizer import load_image_tokenizer
+from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
+
+WRONG_CAPTIONS = 0.3
+"""Share of captions and of drawing requests with a picture of something else."""
+MISREAD = 0.3
+"""Share of thoughts about a picture that misread it, with the answer that follows."""
+SIZES = {"classes": 1200, "pairs": 4000, "journey": 2000, "instructions": 3000, "reasoning": 5000, "drawing": 4000}
+"""Pictures of each source."""
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    world = World(arguments.output, arguments.seed)
+    world.write_training()
+    world.write_held_out()
+    write_prompts(arguments.output / "prompts", arguments.seed)
+    write_first_model(arguments.output / "start", arguments.image_tokenizer, arguments.seed)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    parser.add_argument("--image_tokenizer", type=Path, required=True, help="folder of make_image_tokenizer.py")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all draws (default: %(default)s)")
+    return parser.parse_args()
+
+
+class World:
+    """Writes the data of the stages into a folder."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self._folder = folder
+        self._rng = random.Random(seed)
+        self._scenes, self._held_out = split()
+
+    def write_training(self) -> None:
+        """All files that the stages train on."""
+        sums, _ = arithmetic.split()
+        self.class_folders(SIZES["classes"])
+        for shard in range(4):
+            self.tar(f"pairs/{shard:04d}.tar", self.pick(self._scenes, SIZES["pairs"] // 4), self.noisy_caption)
+        self.journey(SIZES["journey"])
+        self.path("requests.json").write_text(json.dumps([DESCRIBE]))
+        self.documents([s for terms in sums for s in arithmetic_sentences(terms)])
+        self.chats("chat.jsonl", sums)
+        self.conversations("instructions", self.pick(self._scenes, SIZES["instructions"]))
+        self.text_thoughts("thoughts.jsonl", sums, arithmetic.DEMONSTRATIONS_PER_PROBLEM)
+        self.picture_thoughts("reasoning", self.pick(self._scenes, SIZES["reasoning"]))
+        self.drawing_thoughts("drawing", self.pick(filter(has_names, self._scenes), SIZES["drawing"]))
+
+    def write_held_out(self) -> None:
+        """The files that validation measures the loss on, without errors."""
+        _, sums = arithmetic.split()
+        scenes = self._held_out
+        self.tar("held_out/pairs.tar", scenes, caption)
+        self.text_thoughts("held_out/thoughts.jsonl", sums, 1, slips=False)
+        self.picture_thoughts("held_out/reasoning", scenes, errors=0.0)
+        self.drawing_thoughts("held_out/drawing", [s for s in scenes if has_names(s)], errors=0.0)
+
+    def pick(self, scenes: Iterable[Scene], number: int) -> list[Scene]:
+        """So many scenes, each about as often as any other."""
+        known = list(scenes)
+        order = [known[i % len(known)] for i in range(number)]
+        self._rng.shuffle(order)
+        return order
+
+    def noisy_caption(self, scene: Scene) -> str:
+        wrong = self._rng.random() < WRONG_CAPTIONS
+        return caption(self._rng.choice(neighbours(scene)) if wrong else scene)
+
+    def class_folders(self, number: int) -> None:
+        """Single shapes in folders that bear their names, like ImageNet."""
+        single = [scene for scene in self._scenes if len(scene) == 1]
+        for i, scene in enumerate(tqdm(self.pick(single, number), desc="classes")):
+            kind = "_".join((scene[0].size, scene[0].colour, scene[0].shape))
+            self.picture(scene, f"classes/{kind}/{i:06d}.png")
+
+    def tar(self, name: str, scenes: list[Scene], caption_of: Callable[[Scene], str]) -> None:
+        """A webdataset tar with captions beside the pictures."""
+        path = self.path(name)
+        with TarWriter(str(path)) as writer:
+            for i, scene in enumerate(tqdm(scenes, desc=name)):
+                content = encoded(draw(scene))
+                writer.write({"__key__": f"{path.stem}{i:06d}", "png": content, "txt": caption_of(scene)})
+
+    def journey(self, number: int) -> None:
+        """A tar of pictures, with a JSON file of prompts beside it, like JourneyDB."""
+        prompts: dict[str, list[str]] = {}
+        with TarWriter(str(self.path("journey/000.tar"))) as writer:
+            for i, scene in enumerate(tqdm(self.pick(self._scenes, number), desc="journey")):
+                key = f"{i:06d}"
+                writer.write({"__key__": key, "png": encoded(draw(scene))})
+                prompts[key] = [self.noisy_caption(scene)]
+        self.path("journey/captions.json").write_text(json.dumps(prompts))
+
+    def documents(self, texts: list[str]) -> None:
+        """Plain text in parquet, like RefinedWeb."""
+        texts = [*texts, *(self.noisy_caption(scene) for scene in self._scenes)]
+        self._rng.shuffle(texts)
+        datasets.Dataset.from_dict({"content": texts}).to_parquet(self.path("documents.parquet"))
+
+    def chats(self, name: str, sums: list[tuple[int, ...]]) -> None:
+        """Requests with direct answers."""
+        rows = []
+        for terms in sums:
+            turns = (("user", arithmetic.question(terms)), ("assistant", str(sum(terms))))
+            rows.append({"messages": [{"role": role, "content": content} for role, content in turns]})
+        self.json_lines(name, rows)
+
+    def conversations(self, name: str, scenes: list[Scene]) -> None:
+        """Pictures with two questions each, answered directly, like LLaVA's."""
+        rows = []
+        for i, scene in enumerate(tqdm(scenes, desc=name)):
+            file = self.picture(scene, f"{name}/{i:06d}.png")
+            first, second = self.some_questions(scene, 2)
+            seen = self.seen(scene, first, MISREAD)
+            turns = [("human", f"<image>\n{first}"), ("gpt", answer(first, seen)), ("human", str(second))]
+            turns.append(("gpt", answer(second, self.seen(scene, second, MISREAD))))
+            rows.append({"image": file, "conversations": [{"from": who, "value": text} for who, text in turns]})
+        self.path(f"{name}.json").write_text(json.dumps(rows))
+
+    def text_thoughts(self, name: str, sums: list[tuple[int, ...]], copies: int, slips: bool = True) -> None:
+        """Sums with the steps that lead to them."""
+        rows = []
+        for terms in sums:
+            for _ in range(copies):
+                drawn = arithmetic.draw_slips(self._rng) if slips else ()
+                thinking, _, result = arithmetic.thoughts_and_answer(terms, drawn)[len("<think>") :].partition(
+                    "</think>"
+                )
+                rows.append({"question": arithmetic.question(terms), "reasoning": thinking, "answer": result})
+        self.json_lines(name, rows)
+
+    def picture_thoughts(self, name: str, scenes: list[Scene], errors: float = MISREAD) -> None:
+        """Pictures, questions and answers after a look, as CSV like the paper's multimodal data."""
+        rows = []
+        for i, scene in enumerate(tqdm(scenes, desc=name)):
+            question = self.some_questions(scene, 1)[0]
+            seen = self.seen(scene, question, errors)
+            solution = render(look(seen), answer(question, seen))
+            rows.append((self.picture(scene, f"{name}/{i:06d}.png"), str(question), solution))
+        with self.path(f"{name}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([("image", "question", "solution"), *rows])
+
+    def drawing_thoughts(self, name: str, scenes: list[Scene], errors: float = WRONG_CAPTIONS) -> None:
+        """Requests by names, what to think of them, and the picture."""
+        rows = []
+        for i, scene in enumerate(tqdm(scenes, desc=name)):
+            drawn = self._rng.choice(neighbours(scene)) if self._rng.random() < errors else scene
+            file = self.picture(drawn, f"{name}/{i:06d}.png")
+            rows.append({"question": request(scene), "reasoning": look(drawn), "image": file})
+        self.json_lines(f"{name}.jsonl", rows)
+
+    def some_questions(self, scene: Scene, number: int) -> list[Question]:
+        """Different questions; each kind as often as the others."""
+        return list(picked_questions(scene, number, self._rng))
+
+    def seen(self, scene: Scene, question: Question, errors: float) -> Scene:
+        return misread(scene, question, self._rng) if self._rng.random() < errors else scene
+
+    def picture(self, scene: Scene, name: str) -> str:
+        """Draws a picture into a file; returns its name as the tables write it: relative to theirs."""
+        draw(scene).save(self.path(name))
+        return name.removeprefix("held_out/")
+
+    def json_lines(self, name: str, rows: list[dict[str, Any]]) -> None:
+        self._rng.shuffle(rows)
+        self.path(name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def path(self, name: str) -> Path:
+        path = self._folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+
+def arithmetic_sentences(terms: tuple[int, ...]) -> Iterator[str]:
+    """A sum and its steps, as a text may have them."""
+    yield f"{arithmetic.question(terms)}{sum(terms)}"
+    yield f"{terms[0]}+{terms[1]}={terms[0] + terms[1]}"
+
+
+def picked_questions(scene: Scene, number: int, rng: random.Random) -> Iterator[Question]:
+    """Different questions about a scene; each kind as often as the others."""
+    by_kind: dict[str, list[Question]] = {}
+    for question in questions(scene):
+        by_kind.setdefault(question.kind, []).append(question)
+    for kind in rng.sample(sorted(by_kind), number):
+        yield rng.choice(by_kind[kind])
+
+
+def write_prompts(folder: Path, seed: int) -> None:
+    """``train.jsonl`` and ``test.jsonl`` with prompts of all tasks, and the pictures that some ask about."""
+    rng = random.Random(f"prompts {seed}")
+    numbers = {
+        "train": {"text": 400, "mmu": 320, "t2i": 400, "r2i": 160},
+        "test": dict.fromkeys(("text", "mmu", "t2i"), 96),
+    }
+    numbers["test"]["r2i"] = 48
+    for part, sums, scenes in zip(numbers, arithmetic.split(), split(), strict=True):
+        shutil.rmtree(folder / part, ignore_errors=True)
+        (folder / part).mkdir(parents=True)
+        rows = [{"task": "text", "prompt": arithmetic.question(t), "label": str(sum(t))} for t in sums]
+        rows = rows[: numbers[part]["text"]]
+        for i, scene in enumerate(rng.choices(scenes, k=numbers[part]["mmu"])):
+            name = f"{part}/{i:03d}.png"
+            draw(scene).save(folder / name)
+            question = next(picked_questions(scene, 1, rng))
+            rows.append({"task": "mmu", "prompt": str(question), "label": answer(question, scene), "image": name})
+        for scene in rng.sample(scenes, min(numbers[part]["t2i"], len(scenes))):
+            rows.append({"task": "t2i", "prompt": caption(scene), "label": caption(scene)})
+        named = [scene for scene in scenes if has_names(scene)]
+        for scene in rng.sample(named, min(numbers[part]["r2i"], len(named))):
+            rows.append({"task": "r2i", "prompt": request(scene), "label": caption(scene)})
+        (folder / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        if part == "test":
+            shown = [row for task in TASKS for row in [r for r in rows if r["task"] == task][:4]]
+            (folder / "validation.jsonl").write_text("".join(json.dumps(row) + "\n" for row in shown))
+
+
+def write_first_model(folder: Path, image_tokenizer: Path, seed: int) -> None:
+    """The real model class with small numbers and random weights, the tokenizers beside it."""
+    torch.manual_seed(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_word_tokenizer(folder, words())
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    pictures = load_image_tokenizer(image_tokenizer)
+    ids = {name: tokenizer.get_vocab()[token] for name, token in SPECIAL_TOKENS.items()}
+    model = MMadaModelLM(
+        MMadaConfig(
+            d_model=128,
+            n_layers=4,
+            n_heads=4,
+            mlp_hidden_size=384,
+            vocab_size=len(tokenizer) + pictures.codebook_size,
+            max_sequence_length=256,
+            mask_token_id=ids["mask"],
+            bos_token_id=ids["begin_of_text"],
+            eos_token_id=ids["end_of_text"],
+            pad_token_id=ids["end_of_text"],
+            special_token_ids=ids,
+            codebook_size=pictures.codebook_size,
+        )
+    )
+    model.generation_config = GenerationConfig(
+        bos_token_id=ids["begin_of_text"], eos_token_id=ids["end_of_text"], pad_token_id=ids["end_of_text"]
+    )
+    model.save_pretrained(folder)
+    pictures.save_pretrained(folder / "image_tokenizer")
+
+
+def encoded(picture: Image.Image) -> bytes:
+    file = BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""The tiny world's questions, names, words, image tokenizer, and stages."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+ROOT = Path(__file__).parent.parent.parent
+TINY = ROOT / "examples" / "tiny"
+
+
+@pytest.fixture(scope="module")
+def tiny() -> ModuleType:
+    """The scripts of examples/tiny, imported as they import each other."""
+    sys.path.insert(0, str(TINY))
+    try:
+        import make_image_tokenizer  # noqa: PLC0415
+        import make_world  # noqa: PLC0415
+        import questions  # noqa: PLC0415
+        import shapes  # noqa: PLC0415
+        import stage_table  # noqa: PLC0415
+    finally:
+        sys.path.remove(str(TINY))
+    module = ModuleType("tiny")
+    module.__dict__.update(
+        questions=questions, shapes=shapes, world=make_world, tokenizer=make_image_tokenizer, table=stage_table
+    )
+    return module
+
+
+def test_answers_agree_with_the_scene(tiny):
+    q, Thing = tiny.questions, tiny.shapes.Thing
+    scene = (Thing("small", "red", "circle", "top"), Thing("large", "blue", "circle", "bottom"))
+    answers = {str(question): q.answer(question, scene) for question in q.questions(scene)}
+    assert answers["how many shapes are there?"] == "2"
+    assert answers["what colour is the small shape?"] == "red"
+    assert answers["where is the blue shape?"] == "bottom"
+    assert answers["what size is the shape at the top?"] == "small"
+    assert answers["is the red shape above the blue shape?"] == "yes"
+    assert answers["is the red shape below the blue shape?"] == "no"
+    assert not any("is the circle" in text for text in answers), "two circles: the question has no one answer"
+
+
+def test_every_question_about_every_scene_has_an_answer_in_the_world_s_words(tiny):
+    known = {*tiny.questions.words(), "1", "2"}
+    for scene in tiny.shapes.scenes():
+        for question in tiny.questions.questions(scene):
+            assert tiny.questions.answer(question, scene) in known
+
+
+def test_a_misread_picture_gives_another_answer(tiny):
+    q, rng = tiny.questions, random.Random(0)
+    for scene in tiny.shapes.scenes()[::37]:
+        for question in q.questions(scene):
+            seen = q.misread(scene, question, rng)
+            if question.kind == "count":  # no picture that differs in one thing has another number of shapes
+                assert seen == scene
+            else:
+                assert q.answer(question, seen) != q.answer(question, scene)
+
+
+def test_the_world_s_words_are_single_tokens_and_everything_comes_back(tiny, tmp_path):
+    from_words = tiny.questions.words()
+    sys.path.insert(0, str(TINY))
+    try:
+        from character_tokenizer import save_word_tokenizer  # noqa: PLC0415
+    finally:
+        sys.path.remove(str(TINY))
+    save_word_tokenizer(tmp_path, from_words)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    for scene in tiny.shapes.scenes()[::29]:
+        text = tiny.shapes.caption(scene)
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        assert len(ids) == len(text.split())
+        assert tokenizer.decode(ids) == text
+        for question in tiny.questions.questions(scene):
+            ids = tokenizer.encode(str(question), add_special_tokens=False)
+            assert len(ids) == len(str(question).split()) + 1, "one for each word and one for the question mark"
+    strange = "Zoë: 3+4=7?\n"
+    assert tokenizer.decode(tokenizer.encode(strange, add_special_tokens=False)) == strange
+
+
+def test_the_entropy_term_is_that_of_the_softmax_over_all_codes(tiny):
+    latents = torch.randn(2, 3, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    codebook = torch.tensor([[1.0 if code >> bit & 1 else -1.0 for bit in (2, 1, 0)] for code in range(8)]).double()
+    places = latents.permute(0, 2, 3, 1).reshape(-1, 3)
+    distances = ((places[:, None] - codebook) ** 2).sum(-1)
+    probabilities = torch.softmax(-distances, dim=1)  # -(z - 1)^2 + (z + 1)^2 = 4 z: the slope of the sigmoid
+    own = -(probabilities * probabilities.log()).sum(1).mean()
+    together = probabilities.mean(0)
+    expected = own + tiny.tokenizer.BATCH_ENTROPY_FACTOR * (together * together.log()).sum()
+    assert math.isclose(tiny.tokenizer.entropy_term(latents).item(), expected.item(), rel_tol=1e-5)
+
+
+def test_prompts_of_training_and_test_are_disjoint_and_shipped_as_the_command_writes_them(tiny, tmp_path):
+    tiny.world.write_prompts(tmp_path, 0)
+    parts = {}
+    for name in ("train", "test"):
+        text = (tmp_path / f"{name}.jsonl").read_text()
+        assert text == (TINY / "world" / f"{name}.jsonl").read_text()
+        parts[name] = {
+            row["label"] + row["prompt"] for row in map(json.loads, text.splitlines()) if row["task"] != "mmu"
+        }
+    assert parts["train"].isdisjoint(parts["test"])
+
+
+def test_the_table_has_a_row_for_each_stage(tiny):
+    metrics = {name.format(kind): 0.25 for name in tiny.table.COLUMNS.values() for kind in ("sampled", "greedy")}
+    text = tiny.table.table({"runs/a/start": metrics, "runs/a/stage1_1/policy": metrics})
+    assert text.splitlines()[2:] == [
+        f"| {name} | " + " | ".join(["0.25 (0.25)"] * 4) + " |" for name in ("start", "stage1_1")
+    ]

@@ -67,19 +67,25 @@ start_local_ray() {
     fail "the local Ray head did not start within $((SECONDS - started)) s; its last lines stand above"
 }
 
-# submit_job MODULE ARGUMENTS...: runs it as a job with this folder as its working directory; its status is the job's.
-submit_job() {
-    local environment
-    environment=$("$PYTHON" - <<'PY'
+# The runtime environment of a job: this folder without what it does not need, and where it came from.
+job_environment() {
+    "$PYTHON" - <<'PY'
 import json, os, subprocess
 commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip() or "unknown"
 # No keys here: Ray shows a job's environment to everybody who may look at it. Export them where Ray is started.
 variables = {"UNIGRPO_COMMIT": commit, "UNIGRPO_SUBMIT_DIR": os.getcwd(), "PYTHONUNBUFFERED": "1"}
 print(json.dumps({"excludes": [".venv", "runs", ".git"], "env_vars": variables}))
 PY
-    )
+}
+
+new_job_id() { echo "unigrpo-$(date +%Y%m%d-%H%M%S)-$$"; }
+
+# submit_job MODULE ARGUMENTS...: runs it as a job with this folder as its working directory; its status is the job's.
+submit_job() {
+    local environment
+    environment=$(job_environment)
     clean_up_at_exit
-    job_id=unigrpo-$(date +%Y%m%d-%H%M%S)-$$
+    job_id=$(new_job_id)
     # In the background, since bash runs a trap only when the command in front has ended.
     "$ray_bin" job submit --address "$RAY_ADDRESS" --submission-id "$job_id" --working-dir . \
         --runtime-env-json "$environment" -- "$PYTHON" -m "$@" &

@@ -34,7 +34,7 @@ check() {
 }
 check "ruff check" "$bin/ruff" check .
 check "ruff format" "$bin/ruff" format --check .
-check "shellcheck" "$bin/shellcheck" --external-sources launch/*.sh examples/tiny/*.sh .ci/run
+check "shellcheck" "$bin/shellcheck" --external-sources launch/*.sh launch/slurm.sbatch examples/tiny/*.sh .ci/run
 check "pyright" "$bin/pyright" --pythonpath "$PYTHON"
 check "pytest" "$PYTHON" -m pytest
 printf '\n'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -95,6 +96,26 @@ def test_a_submitted_job_leaves_a_whole_run_folder(ray_head, tmp_path):
     ):
         assert (run / name).stat().st_size > 0, name
     assert list((run / "tensorboard").iterdir())
+
+
+@pytest.mark.skipif(
+    not (ROOT / ".venv").exists(), reason="needs .venv in the project, as bash launch/test.sh makes it"
+)
+def test_a_job_handed_to_a_cluster_can_be_followed_by_what_the_script_prints(ray_head, tmp_path):
+    command = ["bash", "launch/submit_unigrpo_multinode.sh", SMALL[1], *SMALL[2:], "--train.num_steps", "1"]
+    done = subprocess.run(
+        [*command, "--actor.num_gpus_per_node", "2", "--run_dir", str(tmp_path / "run")],
+        cwd=ROOT, env={**os.environ, "RAY_ADDRESS": ray_head[0]}, capture_output=True, text=True, check=False,
+        timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    commands = dict(re.findall(r"(follow|status|stop): +(ray .*|/.*)", done.stdout))
+    followed = subprocess.run(commands["follow"].split(), capture_output=True, text=True, check=False, timeout=200)
+    assert "1/1" in followed.stdout, followed.stdout + followed.stderr
+    status = subprocess.run(commands["status"].split(), capture_output=True, text=True, check=False, timeout=60)
+    assert "succeeded" in status.stdout
+    assert (tmp_path / "run" / "summary.json").exists()
+    assert commands["stop"].split()[-1] in done.stdout
 
 
 def test_a_job_that_fails_says_so_in_its_status(ray_head, tmp_path):

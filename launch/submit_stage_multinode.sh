@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# A pretraining or Mix-CoT stage on an existing Ray cluster of several nodes.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+usage() {
+    cat <<'TEXT'
+RAY_ADDRESS=http://HEAD:8265 bash launch/submit_stage_multinode.sh pretrain|mixcot CONFIG [--section.name VALUE ...]
+
+Hands a stage with CONFIG to the job server of a Ray cluster, prints the job's id and how to follow and stop it, and comes
+back. The configs in launch/configs/mmada_8b are for 8 nodes of 8 GPUs. Example:
+  bash launch/submit_stage_multinode.sh pretrain launch/configs/mmada_8b/stage1_1.yaml
+Flags are those of the command (python -m unigrpo.cli.train_unigrpo --help; train_pretrain and train_mixcot alike).
+Relative paths of config and flags are below this folder, which also travels to the cluster without .venv and runs.
+All nodes must see this folder, the data and the run folder under the same paths (a shared file system).
+Environment: RAY_ADDRESS              the job server
+             UNIGRPO_CLUSTER_PYTHON   interpreter of the job, if not that of .venv in this folder
+TEXT
+}
+
+# shellcheck source=launch/submit.sh
+source launch/submit.sh
+read_submission "$@"
+submit_to_cluster

@@ -1,0 +1,118 @@
+"""The scripts for clusters: bad input, the Slurm script on a simulated allocation of two nodes, and the RayJob."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent.parent
+needs_environment = pytest.mark.skipif(
+    not (ROOT / ".venv").exists(), reason="needs .venv in the project, as bash launch/test.sh makes it"
+)
+
+
+def bash(script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | variables
+    return subprocess.run(
+        ["bash", f"launch/{script}", *arguments],
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "submit_unigrpo.sh",
+        "submit_unigrpo_multinode.sh",
+        "submit_stage.sh",
+        "submit_stage_multinode.sh",
+        "slurm.sbatch",
+    ],
+)
+def test_every_script_explains_itself_and_names_a_missing_config(script):
+    helped = bash(script, "--help")
+    assert helped.returncode == 0
+    assert "CONFIG [--section.name VALUE ...]" in helped.stdout
+    command = [] if "unigrpo" in script else ["pretrain"]
+    wrong = bash(script, *command, "nowhere.yaml")
+    assert wrong.returncode == 2
+    assert "nowhere.yaml: no such file" in wrong.stderr
+
+
+def test_a_command_that_does_not_exist_is_refused():
+    done = bash("submit_stage.sh", "evaluate", "launch/configs/tiny/stage1_1.yaml")
+    assert done.returncode == 2
+    assert "'evaluate'; it must be pretrain or mixcot" in done.stderr
+
+
+@needs_environment
+def test_a_cluster_that_is_not_named_or_does_not_answer_is_an_error():
+    config = "launch/configs/tiny_text.yaml"
+    done = bash("submit_unigrpo_multinode.sh", config)
+    assert (done.returncode, "RAY_ADDRESS is not set" in done.stderr) == (1, True)
+    done = bash("submit_unigrpo_multinode.sh", config, RAY_ADDRESS="http://127.0.0.1:1")
+    assert (done.returncode, "no job server answers at RAY_ADDRESS=http://127.0.0.1:1" in done.stderr) == (1, True)
+
+
+def free_port() -> str:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return str(one.getsockname()[1])
+
+
+@needs_environment
+@pytest.mark.slow
+@pytest.mark.ray
+def test_the_slurm_script_runs_on_two_nodes(tmp_path):
+    """Slurm's commands are stand-ins that run everything here; Ray and the job are real."""
+    ray = shlex.quote(str(Path(sys.executable).parent / "ray"))
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="slurm") as folders:  # short, as the names of sockets must be
+        done = _run_on_two_nodes(tmp_path, folders, ray)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 1
+
+
+def _run_on_two_nodes(tmp_path: Path, folders: str, ray: str) -> subprocess.CompletedProcess[str]:
+    stand_ins = {
+        "scontrol": "echo node1; echo node2",
+        "srun": f"""
+while [[ "$1" == --* ]]; do shift 2; done
+case "$*" in
+hostname*) echo 127.0.0.1 ;;
+*)
+    shift
+    temp=$(mktemp -d {folders}/XXXXXX)  # each node unpacks the working directory into its own
+    exec {ray} "$@" --num-cpus 4 --num-gpus 1 --object-store-memory 100000000 --dashboard-agent-listen-port 0 \
+        --temp-dir "$temp"
+    ;;
+esac""",
+    }
+    for name, body in stand_ins.items():
+        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    small = "--rollout.batch_size 2 --rollout.n_samples_per_prompt 4 --train.num_inner_updates 1 --eval.max_samples 2"
+    return bash(
+        "slurm.sbatch", "unigrpo", "launch/configs/tiny_text.yaml", *small.split(), "--train.num_steps", "1",
+        "--actor.num_nodes", "2", "--run_dir", str(tmp_path / "run"),
+        PATH=f"{tmp_path}:{os.environ['PATH']}", SLURM_JOB_NODELIST="node[1-2]", SLURM_SUBMIT_DIR=str(ROOT),
+        RAY_PORT=free_port(), RAY_DASHBOARD_PORT=free_port(),
+    )  # fmt: skip
+
+
+def test_the_ray_job_names_files_of_this_project_and_as_many_nodes_as_it_starts():
+    job = yaml.safe_load((ROOT / "launch" / "kuberay.yaml").read_text())
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    words = job["spec"]["entrypoint"].split()
+    assert (ROOT / words[words.index("--config") + 1]).is_file()
+    workers = job["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
+    assert int(words[words.index("--actor.num_nodes") + 1]) == workers["replicas"]
+    assert "working_dir" in yaml.safe_load(job["spec"]["runtimeEnvYAML"])

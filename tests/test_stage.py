@@ -243,7 +243,7 @@ def test_pictures_and_texts_are_written(whole, world, tiny_unified_folder, tmp_p
 def test_a_checked_stage_knows_its_sources_and_longest_row(world, tiny_unified_folder):
     inputs = check_stage(stage(world, tiny_unified_folder))
     assert inputs.sizes["t2i"] == {"t2i/classes": 12}
-    assert inputs.longest_row == 40 + 16 + 3
+    assert max(inputs.rows.values()) == 40 + 16 + 3
     assert len(inputs.validation_prompts) == 3
 
 

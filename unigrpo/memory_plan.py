@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from unigrpo.config import ModelRun, RunConfig
+from unigrpo.hardware import Hardware
 from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
 
 OPTIMIZER_BYTES = 12
@@ -18,6 +19,8 @@ TYPE_BYTES = {"fp32": 4, "bf16": 2}
 LAYER_TENSORS = 16
 """Tensors of the model's width that one layer keeps for the backward pass: norms, q, k, v, attention and its output,
 residuals, and the three of the MLP at about three widths each."""
+USABLE_SHARE = 0.92
+"""Of a GPU's memory; the rest is for the CUDA context, NCCL's buffers and fragments."""
 HEAD_ROWS = 1024
 """Rows whose logits exist at once, float32."""
 
@@ -30,6 +33,11 @@ class ModelSize:
     num_layers: int
     width: int
     vocabulary_size: int
+
+    @property
+    def layer_parameters(self) -> int:
+        """All but embedding and head."""
+        return self.num_parameters - 2 * self.width * self.vocabulary_size
 
     @classmethod
     def of(cls, config: MMadaConfig) -> ModelSize:
@@ -55,37 +63,71 @@ class MemoryPlan:
 
     @property
     def gpu_total(self) -> float:
-        """All of ``gpu``."""
-        return sum(self.gpu.values())
+        """The most that is needed at a time: sampling and updates take turns."""
+        turns = {name: self.gpu.get(name, 0.0) for name in ("activations", "logits", "sampling")}
+        steady = sum(self.gpu.values()) - sum(turns.values())
+        return steady + max(turns["activations"] + turns["logits"], turns["sampling"])
 
 
-def memory_plan(config: RunConfig, model: ModelSize, longest_prompt: int, has_images: bool = False) -> MemoryPlan:
+def memory_plan(config: RunConfig, model: ModelSize, longest_prompt: int, num_image_tokens: int = 0) -> MemoryPlan:
     """Estimates the memory of one policy rank, with the reference if it shares the GPU.
 
     Args:
         config: The run.
         model: Size of the policy.
         longest_prompt: Tokens of the longest prompt.
-        has_images: Whether images are drawn.
+        num_image_tokens: Of a drawn image; 0 if none is drawn.
     """
-    response = max(config.rollout.text.max_new_tokens, config.rollout.image.num_image_tokens if has_images else 0)
-    tokens = config.train.micro_batch_size * (longest_prompt + response)
-    plan = training_memory(config, model, tokens)
+    row = longest_prompt + max(config.rollout.text.max_new_tokens, num_image_tokens)
+    plan = training_memory(config, model, config.train.micro_batch_size * row)
+    bytes_each = TYPE_BYTES[config.ds.param_dtype]
+    whole = model.num_parameters / 1e9 * bytes_each
+    # One pass without gradient: a layer's tensors, and the logits of the positions that it reads.
+    once = config.rollout.micro_batch_size * row * model.width * bytes_each * LAYER_TENSORS / 1e9
+    plan.gpu["sampling"] = once + plan.gpu["logits"] + (whole if config.ds.zero_stage == 3 else 0.0)
     if config.algo.kl.init_coef > 0 and config.train.colocate_actor_ref:
         where = plan.cpu if config.ref.offload else plan.gpu
         where["reference"] = plan.gpu["weights"]
     return plan
 
 
-def training_memory(config: ModelRun, model: ModelSize, tokens: int) -> MemoryPlan:
+def check_fits(plan: MemoryPlan, config: ModelRun, hardware: Hardware) -> None:
+    """Refuses what needs more memory than the GPU has.
+
+    Raises:
+        ValueError: It does not fit.
+    """
+    room = USABLE_SHARE * hardware.memory_gb
+    if plan.gpu_total <= room:
+        return
+    largest = max(plan.gpu, key=lambda name: plan.gpu[name])
+    changes = [
+        ("ds.zero_stage 3", config.ds.zero_stage < 3 and config.actor.num_ranks > 1),
+        ("more GPUs (actor.num_nodes, actor.num_gpus_per_node)", True),
+        ("ds.adam_offload true", not config.ds.adam_offload),
+        ("ref.offload true", "reference" in plan.gpu),
+        ("a smaller train.micro_batch_size", largest in ("activations", "logits")),
+        ("a smaller rollout.micro_batch_size", largest == "sampling"),
+        ("actor.gradient_checkpointing_enable true", not config.actor.gradient_checkpointing_enable),
+    ]
+    raise ValueError(
+        f"the run needs {plan.gpu_total:.1f} GB on each GPU, most of it for {largest} ({plan.gpu[largest]:.1f} GB); "
+        f"{hardware.name} has {hardware.memory_gb:.0f} GB, of which {room:.0f} can be used. Choose among: "
+        + ", ".join(change for change, helps in changes if helps)
+    )
+
+
+def training_memory(config: ModelRun, model: ModelSize, tokens: int, num_ranks: int | None = None) -> MemoryPlan:
     """The memory of one rank that trains a model.
 
     Args:
         config: The run or stage.
         model: Its size.
         tokens: Of one micro-batch.
+        num_ranks: In the place of the run's own.
     """
-    bytes_each, ranks, stage = TYPE_BYTES[config.ds.param_dtype], config.actor.num_ranks, config.ds.zero_stage
+    bytes_each, stage = TYPE_BYTES[config.ds.param_dtype], config.ds.zero_stage
+    ranks = num_ranks or config.actor.num_ranks
     size = model.num_parameters / 1e9
     kept_layers = 1 if config.actor.gradient_checkpointing_enable else model.num_layers
     kept = tokens * model.width * bytes_each * (LAYER_TENSORS * kept_layers + model.num_layers)

@@ -36,6 +36,8 @@ class Inputs:
     eval_prompts: list[Prompt]
     longest_prompt: int
     """Tokens of the longest prompt, training and held-out together."""
+    num_image_tokens: int
+    """Codes of one image; 0 if all prompts are text."""
 
 
 def check_inputs(config: RunConfig) -> Inputs:
@@ -63,23 +65,23 @@ def check_inputs(config: RunConfig) -> Inputs:
             label_key=data.label_key,
             max_samples=config.eval.max_samples,
         )
-    longest = check_prompts(prompts + eval_prompts, config)
+    longest, num_codes = check_prompts(prompts + eval_prompts, config)
     logger.info("%d prompts to train on, %d held out, longest %d tokens", len(prompts), len(eval_prompts), longest)
     if data.prompt_template == "chat":
         logger.info("the tokenizer's chat template is %s", chat_variant(tokenizer) or "a form of its own")
-    return Inputs(prompts=prompts, eval_prompts=eval_prompts, longest_prompt=longest)
+    return Inputs(prompts=prompts, eval_prompts=eval_prompts, longest_prompt=longest, num_image_tokens=num_codes)
 
 
-def check_prompts(prompts: list[Prompt], config: RunConfig) -> int:
-    """Checks tasks, pictures, lengths and golds. Returns the number of tokens of the longest prompt.
+def check_prompts(prompts: list[Prompt], config: RunConfig) -> tuple[int, int]:
+    """Checks tasks, pictures, lengths and golds. Returns the tokens of the longest prompt, and those of an image.
 
     Raises:
         ValueError: Something is wrong; the message names the file and line, or the setting.
     """
     _check_tasks(prompts, config)
-    longest = _check_lengths(prompts, load_tokenizer(config.actor.model_name_or_path), config)
+    lengths = _check_lengths(prompts, load_tokenizer(config.actor.model_name_or_path), config)
     _check_rewards(prompts, config)
-    return longest
+    return lengths
 
 
 def check_checkpoint(config: RunConfig | StageConfig, checkpoints: CheckpointStore) -> None:
@@ -159,8 +161,8 @@ def check_image_tokenizer(pictures: PicturesConfig, model: str, vocabulary: Voca
     return (pictures.resolution // tokenizer.downscale) ** 2
 
 
-def _check_lengths(prompts: list[Prompt], tokenizer: PreTrainedTokenizerBase, config: RunConfig) -> int:
-    """Length of the longest prompt, its image included."""
+def _check_lengths(prompts: list[Prompt], tokenizer: PreTrainedTokenizerBase, config: RunConfig) -> tuple[int, int]:
+    """Length of the longest prompt, its image included, and that of an image."""
     model = config.actor.model_name_or_path
     vocabulary = Vocabulary.from_pretrained_parts(load_config(model), tokenizer)
     has_images = any(prompt.task != "text" for prompt in prompts)
@@ -183,7 +185,7 @@ def _check_lengths(prompts: list[Prompt], tokenizer: PreTrainedTokenizerBase, co
                 f"{prompt.id}: request and thoughts need {len(ids) + config.rollout.text.max_new_tokens} tokens, more "
                 f"than rollout.max_text_tokens {room}; raise it or lower rollout.text.max_new_tokens"
             )
-    return longest
+    return longest, num_codes
 
 
 def _check_tasks(prompts: list[Prompt], config: RunConfig) -> None:

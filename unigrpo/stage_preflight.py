@@ -26,8 +26,8 @@ class StageInputs:
     validation_prompts: list[Prompt]
     sizes: dict[str, dict[str, int]]
     """Samples of each source, by modality."""
-    longest_row: int
-    """Tokens."""
+    rows: dict[str, int]
+    """Tokens of a row of each modality."""
 
 
 def check_stage(config: StageConfig) -> StageInputs:
@@ -53,9 +53,14 @@ def check_stage(config: StageConfig) -> StageInputs:
     reader = StageReader(sources, config.seed, encoder, pictures.resolution, pictures.fit)
     for name in config.modalities:
         reader.read(name, [0])
-    image_row = config.layout.max_text_tokens + num_codes + FRAME_TOKENS
     return StageInputs(
         validation_prompts=prompts,
         sizes={name: reader.streams[name].sizes for name in sources},
-        longest_row=max(image_row if m in IMAGE_TASKS else config.layout.num_text_tokens for m in config.modalities),
+        rows=row_lengths(config, num_codes),
     )
+
+
+def row_lengths(config: StageConfig, num_codes: int) -> dict[str, int]:
+    """Tokens of a row of each modality of a stage, whose images have so many codes."""
+    image_row = config.layout.max_text_tokens + num_codes + FRAME_TOKENS
+    return {m: image_row if m in IMAGE_TASKS else config.layout.num_text_tokens for m in config.modalities}

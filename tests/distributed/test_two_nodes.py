@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -16,7 +17,7 @@ from ray.cluster_utils import Cluster
 
 pytestmark = pytest.mark.ray
 ROOT = Path(__file__).parent.parent.parent
-NODE = {"num_cpus": 4, "num_gpus": 1, "object_store_memory": 80 * 2**20}
+NODE: dict[str, Any] = {"num_cpus": 4, "num_gpus": 1, "object_store_memory": 80 * 2**20}
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ ds: {{param_dtype: fp32}}
 
 def start(cluster: Cluster, command: list[str], run: Path, *flags: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [*command, "--run_dir", str(run), *flags], cwd=ROOT, env={**os.environ, "RAY_ADDRESS": cluster.address},
+        [*command, "--run_dir", str(run), *flags], cwd=ROOT, env={**os.environ, "RAY_ADDRESS": str(cluster.address)},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 

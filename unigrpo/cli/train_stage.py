@@ -13,12 +13,11 @@ from typing import Any
 from unigrpo.checkpoint import CheckpointStore
 from unigrpo.cli.arguments import built, parse, run_parser
 from unigrpo.cli.paths import UserPaths
+from unigrpo.cli.plan import add_plan_arguments, assumptions, is_here, stage_plan
 from unigrpo.cli.train_unigrpo import summary_table
 from unigrpo.data.corpora.config import SourceConfig
 from unigrpo.distributed import cluster
 from unigrpo.distributed.ray_group import WorkerError
-from unigrpo.memory_plan import ModelSize, training_memory
-from unigrpo.models.checkpoint_io import load_config
 from unigrpo.preflight import check_checkpoint
 from unigrpo.run_folder import check_unused
 from unigrpo.stage_config import MODALITIES, ModalityConfig, StageConfig
@@ -33,12 +32,16 @@ def run_stage(program: str, description: str, arguments: Sequence[str]) -> int:
     """The command. Returns its exit status."""
     parser = run_parser(program, description, StageConfig)
     parser.add_argument("--init_from", default="", help="run folder of a finished stage to start from")
-    parser.add_argument("--dry_run", action="store_true", help="check everything, print the plan, and stop")
+    add_plan_arguments(parser)
     parsed = parse(parser, arguments)
     config = with_absolute_paths(built(parsed, StageConfig))
     if parsed.init_from:
         config = started_from(config, Path(UserPaths().found(parsed.init_from)))
     check_unused(config)
+    assumed = assumptions(parsed.gpu, parsed.mfu)
+    if parsed.dry_run and not is_here(config.actor.model_name_or_path):
+        sys.stdout.write(stage_plan(config, None, assumed))
+        return 0
     inputs = check_stage(config)
     checkpoints = CheckpointStore(Path(config.ckpt.path or Path(config.run_dir) / "checkpoints"), config.ckpt.max_num)
     check_checkpoint(config, checkpoints)
@@ -46,7 +49,7 @@ def run_stage(program: str, description: str, arguments: Sequence[str]) -> int:
     cluster.connect(needs)
     cluster.check_cluster(config, needs, f"{needs.gpus} for the model")
     if parsed.dry_run:
-        sys.stdout.write(plan_text(config, inputs))
+        sys.stdout.write(stage_plan(config, inputs, assumed))
         return 0
     try:
         return train(config, inputs, checkpoints)
@@ -120,26 +123,3 @@ def with_absolute_paths(config: StageConfig) -> StageConfig:
         ckpt=replace(config.ckpt, path=user.written(config.ckpt.path)),
         **modalities,
     )
-
-
-def plan_text(config: StageConfig, inputs: StageInputs) -> str:
-    """What a stage would do and need, for ``--dry_run``."""
-    size = ModelSize.of(load_config(config.actor.model_name_or_path))
-    memory = training_memory(config, size, config.train.micro_batch_size * inputs.longest_row)
-    lines = [
-        f"model       {config.actor.model_name_or_path}: {size.num_parameters:,} parameters",
-        f"steps       {config.train.num_steps} of {config.num_samples_per_step} rows, longest row "
-        f"{inputs.longest_row} tokens",
-    ]
-    for name, modality in config.modalities.items():
-        lines.append(f"{name:<11} {modality.batch_size} rows a step, loss x {modality.loss_coef:g}")
-        lines += [f"              {source}: {number:,} samples" for source, number in inputs.sizes[name].items()]
-    lines.append(f"workers     {config.actor.num_ranks} GPUs")
-    lines.append(f"memory      {memory.gpu_total:.2f} GB on each GPU: {_gigabytes(memory.gpu)}")
-    if memory.cpu:
-        lines.append(f"            {sum(memory.cpu.values()):.2f} GB of CPU memory per rank: {_gigabytes(memory.cpu)}")
-    return "\n".join([*lines, "all checks passed; nothing was trained", ""])
-
-
-def _gigabytes(parts: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.2f}" for name, value in parts.items())

@@ -12,11 +12,10 @@ from typing import Any
 from unigrpo.checkpoint import CheckpointStore
 from unigrpo.cli.arguments import built, main, parse, run_parser
 from unigrpo.cli.paths import with_absolute_paths
+from unigrpo.cli.plan import add_plan_arguments, assumptions, is_here, unigrpo_plan
 from unigrpo.config import RunConfig
 from unigrpo.distributed import cluster
 from unigrpo.distributed.ray_group import WorkerError
-from unigrpo.memory_plan import ModelSize, memory_plan
-from unigrpo.models.checkpoint_io import load_config
 from unigrpo.preflight import Inputs, check_checkpoint, check_inputs
 from unigrpo.report import write_report
 from unigrpo.run_folder import RunFolder, check_unused
@@ -29,17 +28,21 @@ logger = logging.getLogger(__name__)
 def run(arguments: Sequence[str]) -> int:
     """The command. Returns its exit status."""
     parser = run_parser("unigrpo.cli.train_unigrpo", __doc__ or "")
-    parser.add_argument("--dry_run", action="store_true", help="check everything, print the plan, and stop")
+    add_plan_arguments(parser)
     parsed = parse(parser, arguments)
     config = with_absolute_paths(built(parsed, RunConfig))
     check_unused(config)
+    assumed = assumptions(parsed.gpu, parsed.mfu)
+    if parsed.dry_run and not is_here(config.actor.model_name_or_path):
+        sys.stdout.write(unigrpo_plan(config, None, assumed))
+        return 0
     inputs = check_inputs(config)
     checkpoints = CheckpointStore(checkpoint_path(config), config.ckpt.max_num)
     check_checkpoint(config, checkpoints)
     cluster.connect(cluster.required(config))
     cluster.check_resources(config)
     if parsed.dry_run:
-        sys.stdout.write(plan_text(config, inputs))
+        sys.stdout.write(unigrpo_plan(config, inputs, assumed))
         return 0
     try:
         return train(config, inputs, checkpoints)
@@ -80,32 +83,6 @@ def train(config: RunConfig, inputs: Inputs, checkpoints: CheckpointStore) -> in
 def checkpoint_path(config: RunConfig) -> Path:
     """Where the checkpoints of a run are."""
     return Path(config.ckpt.path or Path(config.run_dir) / "checkpoints").resolve()
-
-
-def plan_text(config: RunConfig, inputs: Inputs) -> str:
-    """What a run would do and need, for ``--dry_run``."""
-    size = ModelSize.of(load_config(config.actor.model_name_or_path))
-    memory = memory_plan(config, size, inputs.longest_prompt)
-    needs = cluster.required(config)
-    updates = config.train.num_steps * config.train.num_inner_updates
-    lines = [
-        f"policy      {config.actor.model_name_or_path}: {size.num_parameters:,} parameters",
-        f"prompts     {len(inputs.prompts)} to train on, {len(inputs.eval_prompts)} held out, longest "
-        f"{inputs.longest_prompt} tokens",
-        f"steps       {config.train.num_steps} of {config.num_samples_per_step} samples, {updates} optimizer steps",
-        f"rewards     {', '.join(f'{term.weight:g} x {term.name}' for term in config.reward.terms)}",
-        f"estimator   {config.algo.likelihood.name}, mask ratios {config.algo.mask_ratio.schedule}",
-        f"workers     {needs.gpus} GPUs, {needs.cpus} CPUs: {config.num_policy_ranks} policy ranks, "
-        f"{sum(term.num_workers for term in config.reward.terms)} reward processes",
-        f"memory      {memory.gpu_total:.2f} GB on each policy GPU: {_gigabytes(memory.gpu)}",
-    ]
-    if memory.cpu:
-        lines.append(f"            {sum(memory.cpu.values()):.2f} GB of CPU memory per rank: {_gigabytes(memory.cpu)}")
-    return "\n".join([*lines, "all checks passed; nothing was trained", ""])
-
-
-def _gigabytes(parts: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.2f}" for name, value in parts.items())
 
 
 def summary_table(summary: dict[str, Any]) -> str:

@@ -1,0 +1,95 @@
+"""The arithmetic of a step against torch's own count, and the plans of the shipped 8B configs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from unigrpo.cli import train_mixcot, train_pretrain, train_unigrpo
+from unigrpo.config import TextSamplingConfig
+from unigrpo.hardware import KINDS, find_hardware
+from unigrpo.memory_plan import ModelSize
+from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
+from unigrpo.step_time import Lengths, StepFlops, forward_flops, step_seconds, text_flops
+
+CONFIGS = Path(__file__).parent.parent / "launch" / "configs" / "mmada_8b"
+SMALL = MMadaConfig(d_model=64, n_layers=3, n_heads=4, mlp_hidden_size=160, vocab_size=96)
+COMMANDS = {
+    "unigrpo": train_unigrpo.run,
+    "stage1_1": train_pretrain.run,
+    "stage1_2": train_pretrain.run,
+    "stage1_3": train_pretrain.run,
+    "stage2_1": train_mixcot.run,
+    "stage2_2": train_mixcot.run,
+}
+
+
+@pytest.mark.parametrize("num_read", [0, 5, 40])
+def test_a_forward_pass_costs_what_torch_counts(num_read):
+    model = MMadaModelLM(SMALL)
+    positions = torch.zeros(2, 40, dtype=torch.bool)
+    positions[:, :num_read] = True
+    # The counter knows attention as matrix products only.
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        model(torch.zeros(2, 40, dtype=torch.long), positions=positions)
+    expected = 2 * forward_flops(ModelSize.of(SMALL), 40, num_read)
+    assert counter.get_total_flops() == pytest.approx(expected, rel=0.005)  # norms are in our count of weights
+
+
+def test_the_8b_anchors_of_sampling():
+    """512 tokens x 128 passes x 16 GFLOP are 1.05 PFLOP: 121 tokens a second at half of 989 TFLOP/s.
+
+    That counts the head at every token; we read it where tokens are hidden.
+    """
+    model = ModelSize.of(MMadaConfig())
+    flops = text_flops(model, Lengths(prompt=256, response=256), TextSamplingConfig())
+    assert flops == pytest.approx(1.05e15, rel=0.12)
+    assert 256 / (flops / (0.5 * 989e12)) == pytest.approx(121, rel=0.14)
+
+
+def test_twice_the_gpus_halve_the_arithmetic_but_not_the_network():
+    model, work = ModelSize.of(MMadaConfig()), StepFlops(generate=1e18, score=1e17, update=2e17)
+    eight, sixteen = (step_seconds(work, model, KINDS["h100_80gb"], n, 1, 2, 0.4) for n in (8, 16))
+    for role in ("generate", "score", "update"):
+        assert sixteen[role] == pytest.approx(eight[role] / 2)
+    assert sixteen["sync"] > eight["sync"]
+    assert step_seconds(work, model, KINDS["h100_80gb"], 1, 1, 2, 0.4)["sync"] == 0
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_plan_of_a_shipped_8b_config_needs_neither_weights_nor_cluster(name, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = str(CONFIGS / f"{name}.yaml")
+    assert COMMANDS[name](["--config", config, "--dry_run", "--gpu", "h200"]) == 0
+    text = capsys.readouterr().out
+    for part in (
+        "not here; assumed to be MMaDA-8B, 8,082,690,048",
+        "GB on each",
+        "(h200)",
+        "<- this run",
+        "not checked",
+    ):
+        assert part in text
+    assert text.count("\n            ") >= 4, "a row for each number of GPUs"
+
+
+def test_what_cannot_fit_is_refused_with_what_to_change(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = ["--config", str(CONFIGS / "unigrpo.yaml"), "--dry_run", "--actor.num_gpus_per_node", "2"]
+    with pytest.raises(ValueError, match=r"needs .* GB on each GPU, most of it for optimizer .*ds\.zero_stage 3"):
+        train_unigrpo.run([*command, "--gpu", "a100_40gb"])
+
+
+@pytest.mark.parametrize(("flag", "value", "message"), [("--gpu", "h1", "no 'h1'"), ("--mfu", "0", "--mfu is 0")])
+def test_wrong_assumptions_are_refused(flag, value, message):
+    with pytest.raises(ValueError, match=message):
+        train_unigrpo.run(["--dry_run", flag, value])
+
+
+def test_without_a_gpu_the_default_kind_is_planned_for():
+    if not torch.cuda.is_available():
+        assert find_hardware("auto").name == "h100_80gb"

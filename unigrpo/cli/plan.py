@@ -1,0 +1,206 @@
+"""What ``--dry_run`` prints: what a run does, what sits on each GPU, and how long a step takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from unigrpo.config import ModelRun, RunConfig
+from unigrpo.distributed import cluster
+from unigrpo.hardware import Hardware, find_hardware
+from unigrpo.memory_plan import MemoryPlan, ModelSize, check_fits, memory_plan, training_memory
+from unigrpo.models.checkpoint_io import load_config
+from unigrpo.models.mmada import MMadaConfig
+from unigrpo.models.vocabulary import PUBLISHED_CODEBOOK_SIZE
+from unigrpo.preflight import Inputs
+from unigrpo.stage_config import StageConfig
+from unigrpo.stage_preflight import StageInputs, row_lengths
+from unigrpo.step_time import Lengths, StepFlops, stage_flops, step_seconds, unigrpo_flops
+
+PUBLISHED_DOWNSCALE = 16
+"""Pixels of a side of one code's square in the published image tokenizer."""
+NUM_GPUS = (1, 8, 64)
+"""Columns of the table of times, besides the run's own number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assumptions:
+    """What a plan takes for granted."""
+
+    hardware: Hardware
+    mfu: float
+    """Share of the GPUs' arithmetic that passes reach."""
+
+
+def add_plan_arguments(parser: object) -> None:
+    """The flags of a plan."""
+    add: Callable[..., object] = parser.add_argument  # type: ignore[attr-defined]
+    add(
+        "--dry_run",
+        action="store_true",
+        help="check what is here, print the plan, and stop",
+    )
+    add("--gpu", default="auto", help="dry_run: GPU to plan for, such as h100_80gb, h200 or a100_80gb")
+    add("--mfu", type=float, default=0.4, help="dry_run: share of the GPU's arithmetic that is reached, 0 to 1")
+
+
+def assumptions(gpu: str, mfu: float) -> Assumptions:
+    """Of the flags.
+
+    Raises:
+        ValueError: A value is wrong.
+    """
+    if not 0 < mfu <= 1:
+        raise ValueError(f"--mfu is {mfu}; it must lie above 0 and not above 1")
+    return Assumptions(hardware=find_hardware(gpu), mfu=mfu)
+
+
+def is_here(model: str) -> bool:
+    """Whether a model's folder is on this machine; a plan downloads nothing."""
+    return Path(model).is_dir()
+
+
+def unigrpo_plan(config: RunConfig, inputs: Inputs | None, assumed: Assumptions) -> str:
+    """The plan of a UniGRPO run.
+
+    Args:
+        config: The run.
+        inputs: What was checked; None if the model is not here, so that nothing could be.
+        assumed: Hardware.
+
+    Raises:
+        ValueError: It does not fit.
+    """
+    size, lines = _model_lines(config, inputs is not None)
+    updates = config.train.num_steps * config.train.num_inner_updates
+    if inputs is not None:
+        counts = {
+            task: sum(p.task == task for p in inputs.prompts) for task in dict.fromkeys(p.task for p in inputs.prompts)
+        }
+        codes, longest = inputs.num_image_tokens, inputs.longest_prompt
+        lines.append(
+            f"prompts     {len(inputs.prompts)} to train on ({_listed(counts)}), {len(inputs.eval_prompts)} held out, "
+            f"longest {longest} tokens"
+        )
+    else:
+        counts = dict.fromkeys((task for term in config.reward.terms for task in term.tasks or ("text",)), 1)
+        codes = _published_codes(config.pictures.resolution)
+        longest = config.data.max_prompt_tokens + (codes if "mmu" in counts else 0)
+        lines.append(f"prompts     assumed: as many of each of {', '.join(counts)}, of data.max_prompt_tokens each")
+    shares = {task: number / sum(counts.values()) for task, number in counts.items()}
+    draws = "t2i" in counts or "r2i" in counts
+    lines += [
+        f"steps       {config.train.num_steps} of {config.num_samples_per_step} samples, {updates} optimizer steps",
+        f"rewards     {', '.join(f'{term.weight:g} x {term.name}' for term in config.reward.terms)}",
+        f"estimator   {config.algo.likelihood.name}, mask ratios {config.algo.mask_ratio.schedule}",
+        f"workers     {_workers(config)}",
+    ]
+    memory = memory_plan(config, size, longest, codes if draws else 0)
+    lines += _memory_lines(memory, "policy GPU", assumed.hardware)
+    if cluster.has_reference(config) and not config.train.colocate_actor_ref:
+        lines.append(f"            {memory.gpu['weights']:.1f} GB for the reference on GPUs of its own")
+    check_fits(memory, config, assumed.hardware)
+    prompt = longest if inputs is not None else config.data.max_prompt_tokens // 2
+    lengths = {
+        task: Lengths(prompt=prompt, response=codes if task in ("t2i", "r2i") else config.rollout.text.max_new_tokens)
+        for task in counts
+    }
+    flops = unigrpo_flops(config, size, lengths, shares, PUBLISHED_CODEBOOK_SIZE)
+    lines += _time_lines(config, size, flops, config.train.num_inner_updates, assumed)
+    per_sample = flops.generate / config.num_samples_per_step / (assumed.hardware.tflops * 1e12 * assumed.mfu)
+    lines.append(f"            {1 / per_sample:.2f} samples a second are generated by each GPU, without caches")
+    return "\n".join([*lines, *_ending(inputs is not None)])
+
+
+def stage_plan(config: StageConfig, inputs: StageInputs | None, assumed: Assumptions) -> str:
+    """The plan of a stage; see :func:`unigrpo_plan`."""
+    size, lines = _model_lines(config, inputs is not None)
+    rows = inputs.rows if inputs else row_lengths(config, _published_codes(config.pictures.resolution))
+    lines.append(
+        f"steps       {config.train.num_steps} of {config.num_samples_per_step} rows, longest row "
+        f"{max(rows.values())} tokens"
+    )
+    for name, modality in config.modalities.items():
+        lines.append(
+            f"{name:<11} {modality.batch_size} rows of {rows[name]} tokens a step, loss x {modality.loss_coef:g}"
+        )
+        sizes = inputs.sizes[name] if inputs else dict.fromkeys(modality.sources)
+        lines += [
+            f"              {source}" + ("" if number is None else f": {number:,} samples")
+            for source, number in sizes.items()
+        ]
+    lines.append(f"workers     {config.actor.num_ranks} GPUs")
+    memory = training_memory(config, size, config.train.micro_batch_size * max(rows.values()))
+    lines += _memory_lines(memory, "GPU", assumed.hardware)
+    check_fits(memory, config, assumed.hardware)
+    lines += _time_lines(config, size, stage_flops(config, size, rows), 1, assumed)
+    return "\n".join([*lines, *_ending(inputs is not None)])
+
+
+def _model_lines(config: ModelRun, is_checked: bool) -> tuple[ModelSize, list[str]]:
+    name = config.actor.model_name_or_path
+    size = ModelSize.of(load_config(name) if is_checked else MMadaConfig())
+    source = "" if is_checked else "not here; assumed to be MMaDA-8B, "
+    return size, [f"model       {name}: {source}{size.num_parameters:,} parameters"]
+
+
+def _workers(config: RunConfig) -> str:
+    needs = cluster.required(config)
+    processes = sum(term.num_workers for term in config.reward.terms)
+    return (
+        f"{needs.gpus} GPUs, {needs.cpus} CPUs: {config.num_policy_ranks} policy ranks, {processes} reward processes"
+    )
+
+
+def _memory_lines(memory: MemoryPlan, where: str, hardware: Hardware) -> list[str]:
+    lines = [
+        f"memory      {memory.gpu_total:.2f} GB on each {where}, of {hardware.memory_gb:.0f} GB ({hardware.name}): "
+        f"{_gigabytes(memory.gpu)}"
+    ]
+    if memory.cpu:
+        lines.append(f"            {sum(memory.cpu.values()):.2f} GB of CPU memory per rank: {_gigabytes(memory.cpu)}")
+    return lines
+
+
+def _time_lines(
+    config: ModelRun, size: ModelSize, flops: StepFlops, num_updates: int, assumed: Assumptions
+) -> list[str]:
+    """Seconds of a step, for the run's own number of GPUs and others; rewards are not counted."""
+    own = config.actor.num_ranks
+    roles = [role for role in ("generate", "score", "update") if getattr(flops, role)] + ["sync"]
+    heads = " ".join(f"{name:>9}" for name in [*roles, "step"])
+    lines = [
+        f"step time   seconds, without rewards, at {assumed.mfu:.0%} of the arithmetic of {assumed.hardware.name}:",
+        f"            {'GPUs':>6} {heads}",
+    ]
+    for number in sorted({*NUM_GPUS, own}):
+        seconds = step_seconds(flops, size, assumed.hardware, number, num_updates, config.ds.zero_stage, assumed.mfu)
+        values = [*(seconds[role] for role in roles), sum(seconds.values())]
+        own_mark = "  <- this run" if number == own else ""
+        if training_memory(config, size, 1, number).gpu_total > assumed.hardware.memory_gb:
+            own_mark += "  (weights and optimizer do not fit)"
+        lines.append(f"            {number:>6} " + " ".join(f"{value:>9.2f}" for value in values) + own_mark)
+    return lines
+
+
+def _published_codes(resolution: int) -> int:
+    return (resolution // PUBLISHED_DOWNSCALE) ** 2
+
+
+def _gigabytes(parts: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.2f}" for name, value in parts.items())
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{number} {task}" for task, number in counts.items())
+
+
+def _ending(is_checked: bool) -> list[str]:
+    if is_checked:
+        return ["all checks passed; nothing was trained", ""]
+    return [
+        "not checked, since the model is not on this machine: model, data, rewards, Ray cluster. Where it is, this "
+        "command checks them too",
+        "",
+    ]

@@ -1,0 +1,57 @@
+"""What the GPUs that people train on can do, by the vendors' data sheets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """One GPU and its links."""
+
+    name: str
+    memory_gb: float
+    """1e9 bytes."""
+    tflops: float
+    """Dense bfloat16, 1e12 per second."""
+    link_gb: float
+    """To the other GPUs of its node, 1e9 bytes per second and direction."""
+    network_gb: float
+    """To GPUs of other nodes, 1e9 bytes per second and direction."""
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Hardware(name="a100_40gb", memory_gb=42.9, tflops=312, link_gb=300, network_gb=25),
+        Hardware(name="a100_80gb", memory_gb=85.9, tflops=312, link_gb=300, network_gb=25),
+        Hardware(name="h100_80gb", memory_gb=85.5, tflops=989, link_gb=450, network_gb=50),
+        Hardware(name="h200", memory_gb=150.7, tflops=989, link_gb=450, network_gb=50),
+        Hardware(name="b200", memory_gb=191.0, tflops=2250, link_gb=900, network_gb=50),
+    )
+}
+"""By the names of ``--gpu``; the network is that of the vendors' own systems, 200 or 400 gigabits for each GPU."""
+DEFAULT = "h100_80gb"
+
+
+def find_hardware(name: str) -> Hardware:
+    """The hardware of that name; `auto` is the GPU of this machine, or :data:`DEFAULT` without one.
+
+    Raises:
+        ValueError: No such name.
+    """
+    if name == "auto":
+        name = _of_this_machine() if torch.cuda.is_available() else DEFAULT
+    if name not in KINDS:
+        raise ValueError(f"--gpu: no {name!r}; choose one of {['auto', *KINDS]}")
+    return KINDS[name]
+
+
+def _of_this_machine() -> str:
+    """The largest kind of the same maker's name that has no more memory than the GPU here."""
+    found = torch.cuda.get_device_properties(0)
+    same = [kind for kind in KINDS.values() if kind.name.split("_")[0] in found.name.lower()]
+    fitting = [kind for kind in same if kind.memory_gb <= found.total_memory / 1e9 * 1.1]
+    return max(fitting, key=lambda kind: kind.memory_gb).name if fitting else DEFAULT

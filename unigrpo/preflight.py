@@ -72,13 +72,18 @@ def check_inputs(config: RunConfig) -> Inputs:
     return Inputs(prompts=prompts, eval_prompts=eval_prompts, longest_prompt=longest, num_image_tokens=num_codes)
 
 
-def check_prompts(prompts: list[Prompt], config: RunConfig) -> tuple[int, int]:
+def check_prompts(prompts: list[Prompt], config: RunConfig, *, needs_weight: bool = True) -> tuple[int, int]:
     """Checks tasks, pictures, lengths and golds. Returns the tokens of the longest prompt, and those of an image.
+
+    Args:
+        prompts: Of any task.
+        config: The run.
+        needs_weight: Some reward with a weight must pay for each task, as training needs; else any reward does.
 
     Raises:
         ValueError: Something is wrong; the message names the file and line, or the setting.
     """
-    _check_tasks(prompts, config)
+    _check_tasks(prompts, config, needs_weight)
     lengths = _check_lengths(prompts, load_tokenizer(config.actor.model_name_or_path), config)
     _check_rewards(prompts, config)
     return lengths
@@ -188,11 +193,13 @@ def _check_lengths(prompts: list[Prompt], tokenizer: PreTrainedTokenizerBase, co
     return longest, num_codes
 
 
-def _check_tasks(prompts: list[Prompt], config: RunConfig) -> None:
+def _check_tasks(prompts: list[Prompt], config: RunConfig, needs_weight: bool) -> None:
     """Every task is paid for by some reward, and every picture can be read."""
     for task in dict.fromkeys(prompt.task for prompt in prompts):
-        if not any(pays_for(term, task) and term.weight for term in config.reward.terms):
-            raise ValueError(f"no reward with a weight pays for task {task!r}; add one to reward.terms")
+        paying = [term for term in config.reward.terms if pays_for(term, task)]
+        if not any(term.weight or not needs_weight for term in paying):
+            kind = "reward with a weight" if needs_weight else "reward"
+            raise ValueError(f"no {kind} pays for task {task!r}; add one to reward.terms")
     for prompt in prompts:
         for path in prompt.images:
             try:

@@ -38,6 +38,8 @@ WRONG_CAPTIONS = 0.3
 """Share of captions and of drawing requests with a picture of something else."""
 MISREAD = 0.3
 """Share of thoughts about a picture that misread it, with the answer that follows."""
+NUM_SINGLE = 24
+"""Most prompts of each part that ask to draw one shape; all others ask for two."""
 SIZES = {"classes": 1200, "pairs": 4000, "journey": 2000, "instructions": 3000, "reasoning": 5000, "drawing": 4000}
 """Pictures of each source."""
 
@@ -106,8 +108,7 @@ class World:
         """Single shapes in folders that bear their names, like ImageNet."""
         single = [scene for scene in self._scenes if len(scene) == 1]
         for i, scene in enumerate(tqdm(self.pick(single, number), desc="classes")):
-            kind = "_".join((scene[0].size, scene[0].colour, scene[0].shape))
-            self.picture(scene, f"classes/{kind}/{i:06d}.png")
+            self.picture(scene, f"classes/{caption(scene).replace(' ', '_')}/{i:06d}.png")
 
     def tar(self, name: str, scenes: list[Scene], caption_of: Callable[[Scene], str]) -> None:
         """A webdataset tar with captions beside the pictures."""
@@ -240,7 +241,9 @@ def write_prompts(folder: Path, seed: int) -> None:
             draw(scene).save(folder / name)
             question = next(picked_questions(scene, 1, rng))
             rows.append({"task": "mmu", "prompt": str(question), "label": answer(question, scene), "image": name})
-        for scene in rng.sample(scenes, min(numbers[part]["t2i"], len(scenes))):
+        single = [scene for scene in scenes if len(scene) == 1][:NUM_SINGLE]
+        others = [scene for scene in scenes if len(scene) > 1]
+        for scene in [*single, *rng.sample(others, min(numbers[part]["t2i"] - len(single), len(others)))]:
             rows.append({"task": "t2i", "prompt": caption(scene), "label": caption(scene)})
         named = [scene for scene in scenes if has_names(scene)]
         for scene in rng.sample(named, min(numbers[part]["r2i"], len(named))):

@@ -13,8 +13,8 @@ from typing import Any
 COLUMNS = {
     "sums": "math_answer_{}/text",
     "understanding": "math_answer_{}/mmu",
-    "drawing": "shapes.py:shape_match_{}/t2i",
-    "thinking, then drawing": "shapes.py:shape_match_{}/r2i",
+    "drawing": "shape_match_{}/t2i",
+    "thinking, then drawing": "shape_match_{}/r2i",
 }
 """Share of held-out prompts answered or drawn right; pictures are read by the rule of shapes.py."""
 

@@ -28,15 +28,18 @@ def flags(tmp_path):
     ]  # fmt: skip
 
 
-def test_every_checkpoint_gets_a_row_and_every_sample_a_line(tiny_unified_folder, tmp_path, flags, capsys):
+def test_every_checkpoint_gets_a_column_and_every_sample_a_line(tiny_unified_folder, tmp_path, flags, capsys):
     model, output = str(tiny_unified_folder), tmp_path / "out"
     assert evaluate.run(["--models", model, model, "--output", str(output), *flags]) == 0
     record = json.loads((output / "results.json").read_text())
     assert record["prompts"] == 3
     lines = (output / "results.md").read_text().splitlines()
-    assert lines[0].startswith("| checkpoint | math_answer_greedy | jpeg_size_greedy |")
-    assert len(lines) == 2 + 2
-    assert lines[2] == lines[3]  # the same checkpoint, the same random numbers
+    assert lines[0].count(f"| {'/'.join(tiny_unified_folder.parts[-2:])} ") == 2
+    for line in lines[2:]:
+        _, name, first, second, _ = (part.strip() for part in line.split("|"))
+        assert first == second  # the same checkpoint, the same random numbers
+        assert first == f"{record['models'][model][name]:.3f}"
+        assert "/" in name, "with several tasks each stands for itself"
     assert (output / "results.md").read_text() in capsys.readouterr().out
     samples = [json.loads(line) for line in (output / "samples.jsonl").read_text().splitlines()]
     assert len(samples) == 2 * (3 + 6)
@@ -50,7 +53,7 @@ def test_every_checkpoint_gets_a_row_and_every_sample_a_line(tiny_unified_folder
     ("changes", "message"),
     [
         (["--eval.dataset", ""], "eval.dataset is empty"),
-        (["--reward.terms", "[{name: jpeg_size, tasks: [t2i]}]"], "no reward with a weight pays for task 'text'"),
+        (["--reward.terms", "[{name: jpeg_size, tasks: [t2i]}]"], "no reward pays for task 'text'"),
         (["--device", "cuda:77"], "device 'cuda:77' cannot be used here"),
     ],
 )

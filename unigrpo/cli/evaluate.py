@@ -57,7 +57,7 @@ def run(arguments: Sequence[str]) -> int:
     )
     configs = [replace(config, actor=replace(config.actor, model_name_or_path=model)) for model in models]
     for one in configs:
-        check_prompts(prompts, one)
+        check_prompts(prompts, one, needs_weight=False)
     device = torch_device(parsed.device)
     output.mkdir(parents=True, exist_ok=True)
     (output / "config.yaml").write_text(config_text(config))
@@ -97,13 +97,10 @@ def evaluate_model(
 
 
 def results_table(models: Sequence[str], results: Sequence[dict[str, float]]) -> str:
-    """A Markdown table: a row per checkpoint, a column per metric."""
-    names = [name for name in results[0] if not name.startswith("reward_total") or "/" not in name]
-    head = ["checkpoint", *names]
-    rows = [
-        [_short(model), *(f"{result[name]:.3f}" for name in names)]
-        for model, result in zip(models, results, strict=True)
-    ]
+    """A Markdown table: a row per metric, a column per checkpoint. With several tasks, each stands for itself."""
+    by_task = [name for name in results[0] if "/" in name]
+    head = ["metric", *map(_short, models)]
+    rows = [[name, *(f"{result[name]:.3f}" for result in results)] for name in by_task or results[0]]
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))
 
 

@@ -1,0 +1,141 @@
+"""The demo: every task's steps, what cannot be done and why, and the page in a real browser."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unigrpo.cli import demo
+from unigrpo.cli.demo import Demo, DemoConfig, build_page
+from unigrpo.cli.pictures import GREY
+from unigrpo.config import ImageSamplingConfig, TextSamplingConfig
+
+
+@pytest.fixture(scope="module")
+def config(tiny_unified_folder: Path) -> DemoConfig:
+    return DemoConfig(
+        model=str(tiny_unified_folder),
+        resolution=16,
+        text=TextSamplingConfig(max_new_tokens=8, num_denoising_steps=4, block_length=8, stop_at_end_of_text=False),
+        image=ImageSamplingConfig(num_denoising_steps=3, guidance_scale=0.0),
+    )
+
+
+@pytest.fixture(scope="module")
+def loaded(config: DemoConfig) -> Demo:
+    return Demo(config)
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> str:
+    Image.new("RGB", (20, 16), "red").save(tmp_path / "red.png")
+    return str(tmp_path / "red.png")
+
+
+def hidden(words: demo.Words) -> int:
+    return sum(colour == "hidden" for _, colour in words)
+
+
+@pytest.mark.parametrize("task", ["text", "mmu"])
+def test_the_hidden_words_of_an_answer_become_fewer_until_none_is_left(loaded, picture, task):
+    shown = loaded.run(task, "3+4=", picture if task == "mmu" else None, 4, 1.0, 0.0, 1)
+    counts = [hidden(one.words) for one in shown]
+    assert counts == sorted(counts, reverse=True)
+    assert counts[0] == len(shown[0].words) > 0
+    assert counts[-1] == 0
+    assert all(one.picture is None for one in shown)
+
+
+def test_a_drawing_is_uncovered_step_by_step(loaded):
+    shown = loaded.run("t2i", "3+4", None, 3, 1.0, 1.0, 1)
+    greys = [int((np.asarray(one.picture) == GREY).all(axis=-1).sum()) for one in shown]
+    assert greys[0] == 256 * 256
+    assert greys == sorted(greys, reverse=True)
+    assert greys[-1] < greys[0] / 2
+    assert len(shown) == 1 + 3
+
+
+def test_thoughts_come_before_the_drawing(loaded):
+    shown = loaded.run("r2i", "3+4", None, 3, 1.0, 0.0, 1)
+    covered = shown[0].picture
+    thinking = [one for one in shown if one.picture == covered]
+    assert hidden(thinking[0].words) > 0
+    assert hidden(thinking[-1].words) == 0
+    assert len(shown) > len(thinking) > 1
+
+
+def test_the_same_seed_draws_the_same(loaded):
+    first, again, other = (loaded.run("t2i", "3", None, 3, 1.0, 0.0, seed)[-1].picture for seed in (1, 1, 2))
+    assert first.tobytes() == again.tobytes() != other.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("text", " ", None, 4, 1.0, 0.0, 0), "The text is empty"),
+        (("mmu", "3", None, 4, 1.0, 0.0, 0), "There is no picture"),
+        (("mmu", "3", "nowhere.png", 4, 1.0, 0.0, 0), r"nowhere\.png: no image could be read"),
+        (("text", "3", None, 0, 1.0, 0.0, 0), "num_denoising_steps is 0"),
+    ],
+)
+def test_what_is_missing_is_said(loaded, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        loaded.run(*arguments)
+
+
+def test_a_checkpoint_without_image_tokenizer_says_which_tabs_do_not_work_and_why(config, tmp_path):
+    shutil.copytree(config.model, tmp_path / "model", ignore=shutil.ignore_patterns("image_tokenizer"))
+    textual = Demo(replace(config, model=str(tmp_path / "model")))
+    assert textual.why_not("text") == ""
+    assert "--image_tokenizer" in textual.why_not("t2i")
+    with pytest.raises(ValueError, match="No image tokenizer"):
+        textual.run("t2i", "3", None, 3, 1.0, 0.0, 0)
+
+
+def test_the_page_listens_on_loopback_and_shares_nothing(loaded):
+    page = build_page(loaded)
+    _, address, shared = page.launch(prevent_thread_lock=True, quiet=True, server_name=loaded.config.host, share=False)
+    try:
+        assert address.startswith("http://127.0.0.1:")
+        assert not shared
+    finally:
+        page.close()
+
+
+@pytest.mark.browser
+def test_every_tab_works_in_a_browser(loaded, picture):
+    """Needs playwright (pip) and Chromium (a package of the system, on PATH)."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("needs Chromium on PATH, for example apt-get install chromium")
+    page = build_page(loaded)
+    _, address, _ = page.launch(prevent_thread_lock=True, quiet=True)
+    try:
+        with playwright.sync_playwright() as tools:
+            browser = tools.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+            tab = browser.new_page()
+            tab.goto(address, timeout=60_000)
+            for task, (name, _, _) in demo.TASKS.items():
+                tab.get_by_role("tab", name=name, exact=True).click()
+                if task == "mmu":
+                    tab.locator("input[type=file]").first.set_input_files(picture)
+                tab.locator(f"#{task}-run").click()
+                tab.get_by_text("The text is empty").first.wait_for(timeout=20_000)
+                tab.locator(f"#{task}-prompt textarea").fill("3+4")
+                tab.locator(f"#{task}-run").click()
+                if task == "t2i":
+                    tab.locator(f"#{task}-drawing img").first.wait_for(timeout=30_000)
+                else:
+                    tab.locator(f"#{task}-words").get_by_text(re.compile(r"\S")).first.wait_for(timeout=30_000)
+                slider = tab.locator(f"#{task}-step input[type=range]")
+                playwright.expect(slider).to_have_value(slider.get_attribute("max") or "", timeout=30_000)
+            browser.close()
+    finally:
+        page.close()

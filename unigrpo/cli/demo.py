@@ -1,0 +1,267 @@
+"""Opens a local page on which a checkpoint answers, describes and draws, and its denoising is shown step by step.
+
+Listens on loopback unless --host says otherwise. Example: --model Gen-Verse/MMaDA-8B-MixCoT --image_tokenizer
+showlab/magvitv2, or for the tiny world: --config launch/configs/tiny/demo.yaml
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentParser
+from PIL import Image
+
+from unigrpo.cli.arguments import main, parse
+from unigrpo.cli.generate_inputs import torch_device
+from unigrpo.cli.pictures import HIDDEN, image_frames
+from unigrpo.config import DataConfig, Fit, ImageSamplingConfig, PromptTemplate, TextSamplingConfig
+from unigrpo.models.checkpoint_io import load_policy
+from unigrpo.models.sampling.text import TextSample
+from unigrpo.models.vocabulary import Vocabulary
+from unigrpo.preflight import find_image_tokenizer, load_tokenizer
+from unigrpo.records import Prompt
+from unigrpo.workers.generation import TaskSampler
+
+logger = logging.getLogger(__name__)
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+SECONDS_PER_STEP = 0.12
+"""How long each step is shown while the denoising is played."""
+TASKS = {
+    "text": ("Answer", "A question", "What is 3 + 4?"),
+    "mmu": ("Look", "A question about the picture", "How many shapes are there?"),
+    "t2i": ("Draw", "What to draw", "a large red circle on the left"),
+    "r2i": ("Think, then draw", "What to draw", "draw a tomato on the left"),
+}
+"""Name of the tab, label and placeholder of its text."""
+
+Words = list[tuple[str, str | None]]
+"""Pieces of text with the name of their colour."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """What to show, and where."""
+
+    model: str
+    """Folder or Hub name of a checkpoint in the published MMaDA or LLaDA layout."""
+    image_tokenizer: str = ""
+    """Folder or Hub name, such as showlab/magvitv2; empty is the folder `image_tokenizer` of the model."""
+    resolution: int = 512
+    """Pixels of a side of pictures that are read and drawn."""
+    fit: Fit = "crop"
+    """How a picture that is read becomes square."""
+    text: TextSamplingConfig = field(default_factory=TextSamplingConfig)
+    """Sampling of text; the page can change steps and temperature."""
+    image: ImageSamplingConfig = field(default_factory=ImageSamplingConfig)
+    """Sampling of pictures; the page can change steps, temperature and guidance."""
+    prompt_template: PromptTemplate = "chat"
+    """As of `unigrpo.cli.generate`."""
+    instruction: str = ""
+    """Text put before every question."""
+    host: str = "127.0.0.1"
+    """Address to listen on. Others than loopback let everybody who reaches this machine use the model."""
+    port: int = 7860
+    """Port to listen on."""
+    device: str = "auto"
+    """`auto` is the GPU if there is one; or cpu, cuda, cuda:1 ..."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """One step of a denoising, as it is shown."""
+
+    words: Words
+    picture: Image.Image | None
+
+
+class Demo:
+    """A checkpoint that answers the page."""
+
+    def __init__(self, config: DemoConfig) -> None:
+        """Loads the checkpoint.
+
+        Raises:
+            ValueError: It cannot be loaded.
+        """
+        self.config = config
+        device = torch_device(config.device)
+        tokenizer = load_tokenizer(config.model)
+        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+        self._model = load_policy(config.model, dtype, "sdpa").to(device)  # type: ignore[arg-type]
+        image_tokenizer = find_image_tokenizer(config.image_tokenizer, config.model)
+        if image_tokenizer is not None:
+            image_tokenizer.to(device)  # type: ignore[arg-type]
+        self._sampler = TaskSampler(
+            tokenizer=tokenizer,
+            vocabulary=Vocabulary.from_pretrained_parts(self._model.config, tokenizer),
+            data=DataConfig(prompt_template=config.prompt_template, instruction=config.instruction),
+            image_tokenizer=image_tokenizer,
+            resolution=config.resolution,
+            fit=config.fit,
+        )
+
+    def why_not(self, task: str) -> str:
+        """Why the checkpoint cannot do a task; empty if it can."""
+        if task == "text":
+            return ""
+        if not self._sampler.vocabulary.codebook_size:
+            return "This checkpoint knows text only (its codebook_size is 0)."
+        if self._sampler.image_tokenizer is None:
+            return "No image tokenizer: start the demo with --image_tokenizer FOLDER."
+        return ""
+
+    def run(
+        self, task: str, prompt: str, picture: str | None, steps: int, temperature: float, guidance: float, seed: int
+    ) -> list[Shown]:
+        """Samples once, and gives every step.
+
+        Args:
+            task: A key of :data:`TASKS`.
+            prompt: What the user wrote.
+            picture: File of a picture, for `mmu`.
+            steps: Forward passes; of pictures, or of texts where none is drawn.
+            temperature: Divides the logits.
+            guidance: Classifier-free guidance of pictures; 0 is off.
+            seed: Of all random numbers.
+
+        Raises:
+            ValueError: Something is missing or does not fit.
+        """
+        if reason := self.why_not(task):
+            raise ValueError(reason)
+        if not prompt.strip():
+            raise ValueError("The text is empty; write something.")
+        if task == "mmu" and not picture:
+            raise ValueError("There is no picture; upload one.")
+        draws = task in ("t2i", "r2i")
+        text, image = self.config.text, replace(self.config.image, num_image_tokens=self._sampler.num_image_tokens)
+        if draws:
+            image = replace(image, num_denoising_steps=steps, temperature=temperature, guidance_scale=guidance)
+        else:
+            text = replace(text, num_denoising_steps=steps, temperature=temperature)
+        one = Prompt(id="demo", text=prompt.strip(), task=task, images=(picture,) if picture else ())
+        generator = torch.Generator(self._model.device).manual_seed(seed)
+        drawn = self._sampler.draw(self._model, [one], text, image, [generator])[0]
+        words = self._words(drawn.text) if drawn.text is not None else [[]]
+        final = self._sampler.pictures([drawn])[0]
+        if final is None or drawn.image is None:
+            return [Shown(words=one, picture=None) for one in words]
+        large = final.resize((max(256, final.width), max(256, final.height)), Image.Resampling.NEAREST)
+        frames = image_frames(large, drawn.image.commit_step[drawn.image.response_mask])
+        thinking = [Shown(words=one, picture=frames[0]) for one in words[:-1]]
+        return thinking + [Shown(words=words[-1], picture=frame) for frame in frames]
+
+    def _words(self, sample: TextSample) -> list[Words]:
+        """The text after each step: hidden tokens, those of this step, and older ones."""
+        is_shown = sample.scored_mask
+        tokens = self._sampler.tokenizer.batch_decode(sample.token_ids[is_shown][:, None])
+        at = sample.commit_step[is_shown].tolist()
+        special = set(self._sampler.tokenizer.all_special_tokens)
+        shown = [(token, step) for token, step in zip(tokens, at, strict=True) if token not in special]
+
+        def word(token: str, step: int, now: int) -> tuple[str, str | None]:
+            return (HIDDEN, "hidden") if step > now else (token, "new" if step == now else None)
+
+        return [[word(token, step, now) for token, step in shown] for now in range(-1, max(at, default=-1) + 2)]
+
+
+def build_page(demo: Demo) -> Any:
+    """The page, to be launched.
+
+    Raises:
+        ValueError: Gradio is not installed.
+    """
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    try:
+        import gradio  # noqa: PLC0415  # seconds to import, and optional
+    except ImportError as error:
+        raise ValueError("the demo needs Gradio: .venv/bin/python -m pip install 'gradio==6.31.0'") from error
+    with gradio.Blocks(title="UniGRPO", analytics_enabled=False) as page:
+        gradio.Markdown(
+            f"## UniGRPO\n`{demo.config.model}`: every step of the denoising is shown, and can be replayed."
+        )
+        for task in TASKS:
+            with gradio.Tab(TASKS[task][0], id=task):
+                if reason := demo.why_not(task):
+                    gradio.Markdown(f"*Not available.* {reason}")
+                else:
+                    _build_tab(gradio, demo, task)
+    return page
+
+
+def _build_tab(gradio: Any, demo: Demo, task: str) -> None:
+    """Inputs on the left, the denoising on the right."""
+    draws = task in ("t2i", "r2i")
+    sampling = demo.config.image if draws else demo.config.text
+    _, label, placeholder = TASKS[task]
+    with gradio.Row():
+        with gradio.Column():
+            picture = gradio.Image(type="filepath", label="Picture", visible=task == "mmu", height=256)
+            prompt = gradio.Textbox(label=label, placeholder=placeholder, elem_id=f"{task}-prompt")
+            with gradio.Accordion("Sampling", open=False):
+                steps = gradio.Number(sampling.num_denoising_steps, label="Steps", precision=0)
+                temperature = gradio.Slider(0, 2, sampling.temperature, step=0.05, label="Temperature")
+                guidance = gradio.Slider(
+                    0, 10, demo.config.image.guidance_scale, step=0.1, label="Guidance", visible=draws
+                )
+                seed = gradio.Number(0, label="Seed", precision=0)
+            button = gradio.Button(TASKS[task][0], variant="primary", elem_id=f"{task}-run")
+        with gradio.Column():
+            colours = {"hidden": "#d0d0d0", "new": "#ffb347"}
+            words = gradio.HighlightedText(
+                label="Text", color_map=colours, visible=task != "t2i", elem_id=f"{task}-words", show_legend=True
+            )
+            drawing = gradio.Image(label="Drawing", visible=draws, elem_id=f"{task}-drawing", height=320)
+            step = gradio.Slider(0, 1, 0, step=1, label="Step", interactive=True, elem_id=f"{task}-step")
+    steps_state = gradio.State([])
+
+    def play(*values: Any) -> Iterator[tuple[Any, ...]]:
+        try:
+            shown = demo.run(task, values[1], values[0], int(values[2]), values[3], values[4], int(values[5]))
+        except ValueError as error:
+            raise gradio.Error(str(error), print_exception=False) from error
+        for number, one in enumerate(shown):
+            slider = gradio.Slider(0, len(shown) - 1, number, step=1, label="Step")
+            yield one.words, one.picture, slider, shown
+            time.sleep(SECONDS_PER_STEP)
+
+    def replay(number: float, shown: list[Shown]) -> tuple[Any, Any]:
+        one = shown[min(int(number), len(shown) - 1)] if shown else Shown(words=[], picture=None)
+        return one.words, one.picture
+
+    inputs = [picture, prompt, steps, temperature, guidance, seed]
+    for event in (button.click, prompt.submit):
+        event(play, inputs, [words, drawing, step, steps_state], api_name=False)
+    step.release(replay, [step, steps_state], [words, drawing], api_name=False)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The command. Returns its exit status."""
+    parser = ArgumentParser(
+        prog="python -m unigrpo.cli.demo", description=__doc__, exit_on_error=False, allow_abbrev=False
+    )
+    parser.add_argument("--config", action="config", help="YAML file with the values; flags behind it win")
+    parser.add_class_arguments(DemoConfig)
+    parsed = parse(parser, arguments)
+    config = DemoConfig(**{f.name: parsed[f.name] for f in fields(DemoConfig)})
+    page = build_page(Demo(config))
+    if config.host not in LOOPBACK:
+        logger.warning("listening on %s: everybody who reaches this machine can use the model", config.host)
+    sys.stdout.write(f"open http://{config.host}:{config.port} (Ctrl-C ends it)\n")
+    try:
+        page.launch(server_name=config.host, server_port=config.port, share=False, quiet=True)
+    except OSError as error:
+        raise ValueError(f"port {config.port} cannot be used ({error}); choose another with --port") from error
+    return 0
+
+
+if __name__ == "__main__":
+    main(run)

@@ -22,6 +22,7 @@ LAYERS = {
     "unigrpo/hardware.py": 2,
     "unigrpo/memory_plan.py": 2,
     "unigrpo/step_time.py": 2,
+    "unigrpo/pages.py": 2,
     "unigrpo/report.py": 2,
     "unigrpo/run_folder.py": 2,
     "unigrpo/stage_config.py": 2,

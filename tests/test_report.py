@@ -2,10 +2,13 @@
 
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from unigrpo.config import LoggerConfig, RunConfig
 from unigrpo.report import moving_average, write_report
+from unigrpo.run_folder import RunFolder
 
 
 def write_run(folder, *, finished=True, completion="5"):
@@ -65,3 +68,35 @@ def test_a_folder_that_is_no_run_is_named(tmp_path):
 
 def test_the_moving_average_by_hand():
     assert moving_average([3.0, 5.0, 1.0, 9.0], window=3) == [3.0, 4.0, 3.0, 5.0]
+
+
+def test_a_run_of_several_tasks_shows_each_and_what_was_drawn_before_and_after(tmp_path):
+    folder = write_run(tmp_path / "run")
+    assert "tasks.png" not in write_report(folder).read_text()
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for i in (0, 3):
+        rows[i] |= {"eval/math_answer_sampled/mmu": 0.1 * i, "eval/clip_score_sampled/t2i": 30.0 + i}
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "drawings").mkdir()
+    for step in (0, 1, 3):
+        Image.new("RGB", (8, 8)).save(folder / "drawings" / f"step_{step:08d}.png")
+    text = write_report(folder).read_text()
+    assert "src='tasks.png'" in text
+    assert "Drawn at step 0, greedy" in text
+    assert "Drawn at step 3, greedy" in text
+    assert "Drawn at step 1" not in text
+
+
+def test_drawn_pictures_go_onto_a_page_and_not_into_the_lines(tmp_path):
+    output = RunFolder(RunConfig(run_dir=str(tmp_path), logger=LoggerConfig(tensorboard=False)), 0)
+    red = np.zeros((4, 4, 3), dtype=np.uint8) + np.array([255, 0, 0], dtype=np.uint8)
+    output.rollouts(
+        3, [{"kind": "eval", "prompt": "red", "image": red}, {"kind": "eval", "prompt": "x", "image": None}]
+    )
+    output.rollouts(4, [{"kind": "train", "prompt": "red", "image": red}])
+    output.close()
+    lines = [json.loads(line) for line in (tmp_path / "rollouts.jsonl").read_text().splitlines()]
+    assert [set(line) for line in lines] == [{"step", "kind", "prompt"}] * 3
+    assert [page.name for page in (tmp_path / "drawings").iterdir()] == ["step_00000003.png"]
+    page = np.asarray(Image.open(tmp_path / "drawings" / "step_00000003.png"))
+    assert (page == red[0, 0]).all(axis=-1).sum() == 128 * 128

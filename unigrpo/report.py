@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from unigrpo.metrics import METRICS_FILE, ROLLOUTS_FILE, read_lines
+from unigrpo.pages import DRAWINGS
 
 matplotlib.use("Agg")
 
@@ -52,12 +53,15 @@ def write_report(folder: Path) -> Path:
     pictures: list[tuple[str, str]] = []
     for name, title, draw in (
         ("reward_curve.png", "Reward", _draw_rewards),
+        ("tasks.png", "Held out, by task", _draw_tasks),
         ("policy.png", "Distance to the reference, and clipping", _draw_policy),
         ("time.png", "Where the time went", _draw_time),
     ):
-        if steps:
-            _picture(folder / name, draw, metrics if name == "reward_curve.png" else steps)
+        shown = metrics if draw in (_draw_rewards, _draw_tasks) else steps
+        if steps and (draw is not _draw_tasks or _task_metrics(metrics)):
+            _picture(folder / name, draw, shown)
             pictures.append((name, title))
+    pictures += _drawings(folder)
     page = folder / "report.html"
     config_file = folder / "config.yaml"
     config = config_file.read_text() if config_file.exists() else ""
@@ -111,6 +115,36 @@ def _draw_rewards(figure: Figure, rows: Rows) -> None:
         _plot(right, rows, f"reward/{name}_mean", name, f"C{i + 1}")
     right.set(title="each reward, unweighted", xlabel="step")
     right.legend()
+
+
+def _task_metrics(rows: Rows) -> dict[str, list[str]]:
+    """Held-out rewards of each task, sampled as in training; none if there is one task."""
+    names = dict.fromkeys(k for row in rows for k in row if k.startswith("eval/") and k.count("/") == 2)
+    tasks: dict[str, list[str]] = {}
+    for name in names:
+        if "_sampled/" in name and "reward_total" not in name:
+            tasks.setdefault(name.rpartition("/")[2], []).append(name)
+    return tasks
+
+
+def _draw_tasks(figure: Figure, rows: Rows) -> None:
+    """A panel for each task: its rewards relative to those before training, since their units differ."""
+    tasks = _task_metrics(rows)
+    for axes, (task, names) in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks.items(), strict=True):
+        for i, name in enumerate(names):
+            steps, values = _series(rows, name)
+            label = f"{name.removeprefix('eval/').partition('_sampled/')[0]}, from {values[0]:.2f}"
+            axes.plot(steps, [value - values[0] for value in values], "o-", color=f"C{i}", label=label)
+        axes.axhline(0, color="grey", linewidth=0.5)
+        axes.set(title=task, xlabel="step", ylabel="gain" if task == next(iter(tasks)) else "")
+        axes.legend(fontsize="small")
+
+
+def _drawings(folder: Path) -> list[tuple[str, str]]:
+    """The pages of drawings before and after."""
+    pages = sorted((folder / DRAWINGS).glob("step_*.png"))
+    chosen = dict.fromkeys([*pages[:1], *pages[-1:]])
+    return [(f"{DRAWINGS}/{p.name}", f"Drawn at step {int(p.stem.removeprefix('step_'))}, greedy") for p in chosen]
 
 
 def _draw_policy(figure: Figure, rows: Rows) -> None:

@@ -11,11 +11,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import yaml
 from tqdm import tqdm
 
 from unigrpo.config import CheckpointConfig, LoggerConfig
 from unigrpo.metrics import MetricsWriter
+from unigrpo.pages import DRAWINGS, picture_page
 
 PACKAGES = ("unigrpo", "torch", "transformers", "deepspeed", "ray", "openrlhf")
 SECRET_ENDINGS = ("api_key", "password", "secret", "token")
@@ -63,7 +65,14 @@ class RunFolder:
         self._writer.write(step, values)
 
     def rollouts(self, step: int, rows: list[dict[str, Any]]) -> None:
-        self._writer.write_rollouts(step, rows)
+        """Writes samples to ``rollouts.jsonl``, and the pictures of held-out ones on a page below ``drawings/``."""
+        self._writer.write_rollouts(step, [{k: v for k, v in row.items() if k != "image"} for row in rows])
+        columns = [(row["prompt"], (row["image"],)) for row in rows if row.get("image") is not None]
+        if columns and rows[0]["kind"] == "eval":
+            page = picture_page(columns)
+            (self.path / DRAWINGS).mkdir(exist_ok=True)
+            page.save(self.path / DRAWINGS / f"step_{step:08d}.png")
+            self._writer.write_pictures(step, {"eval/drawn": np.asarray(page)})
 
     def progress(self, step: int, values: dict[str, float]) -> None:
         self._bar.set_postfix(self.shown(values), refresh=False)

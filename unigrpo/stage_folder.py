@@ -9,11 +9,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from unigrpo.evaluation.validation import Findings
+from unigrpo.pages import SIDE, picture_page, square
 from unigrpo.run_folder import RunFolder
 from unigrpo.workers.denoising import Sample, Triptych
 
-SIDE = 128
-"""Pixels of a side in the pages."""
 LABEL = 14
 """Pixels of a line of text in the pages."""
 
@@ -45,14 +44,7 @@ class StageFolder(RunFolder):
 
 def drawn_page(samples: list[Sample]) -> Image.Image:
     """One column for each prompt: drawn with guidance, and below without."""
-    page = Image.new("RGB", (len(samples) * (SIDE + 4), 2 * SIDE + 4 + LABEL), "white")
-    for column, sample in enumerate(samples):
-        left = column * (SIDE + 4)
-        ImageDraw.Draw(page).text((left + 1, 1), sample.prompt.text[: SIDE // 6], fill="black")
-        for row, picture in enumerate((sample.image, sample.image_unguided)):
-            if picture is not None:
-                page.paste(_square(picture), (left, LABEL + row * (SIDE + 4)))
-    return page
+    return picture_page([(sample.prompt.text, (sample.image, sample.image_unguided)) for sample in samples])
 
 
 def triptych_page(triptychs: list[Triptych]) -> Image.Image:
@@ -63,12 +55,8 @@ def triptych_page(triptychs: list[Triptych]) -> Image.Image:
         text = f"original, reconstruction, prediction from {1 - one.mask_ratio:.0%} of the codes"
         ImageDraw.Draw(page).text((1, top + 1), text, fill="black")
         for column, picture in enumerate((one.original, one.reconstruction, one.prediction)):
-            page.paste(_square(picture), (column * (SIDE + 4), top + LABEL))
+            page.paste(square(picture), (column * (SIDE + 4), top + LABEL))
     return page
-
-
-def _square(picture: np.ndarray) -> Image.Image:
-    return Image.fromarray(picture).resize((SIDE, SIDE), Image.Resampling.NEAREST)
 
 
 def _row(sample: Sample) -> dict[str, Any]:

@@ -45,7 +45,7 @@ class Output(Protocol):
         ...
 
     def rollouts(self, step: int, rows: list[dict[str, Any]]) -> None:
-        """Samples to look at."""
+        """Samples to look at; `image` is the picture that was drawn, uint8 (H, W, 3), or None."""
         ...
 
     def progress(self, step: int, values: dict[str, float]) -> None:
@@ -228,8 +228,11 @@ class UniGRPOTrainer:
             return {}
         logger.info("evaluating on %d held-out prompts", len(self.eval_prompts))
         metrics, rollouts = evaluate(self.policy, self.reward, self.eval_prompts, self.config)
-        shown = rollouts[: max(8, self.config.logger.rollouts_per_step)]
-        output.rollouts(step, [{"kind": "eval", **_row(rollout)} for rollout in shown])
+        shown: dict[str, list[Rollout]] = {}
+        for rollout in rollouts:
+            shown.setdefault(rollout.request.prompt.task, []).append(rollout)
+        first = [r for task in shown.values() for r in task[: max(8, self.config.logger.rollouts_per_step)]]
+        output.rollouts(step, [{"kind": "eval", **_row(rollout)} for rollout in first])
         if step == 0:  # later evaluations stand in the metrics of their step
             output.metrics(0, {f"eval/{name}": value for name, value in metrics.items()})
         return metrics
@@ -338,8 +341,10 @@ def _row(rollout: Rollout) -> dict[str, Any]:
     prompt = rollout.request.prompt
     return {
         "prompt_id": prompt.id,
+        "task": prompt.task,
         "prompt": prompt.text,
         "label": prompt.label,
+        "image": rollout.image,
         "completion": rollout.completion,
         "tokens": int(rollout.scored_mask.sum()),
     }

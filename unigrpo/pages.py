@@ -1,0 +1,45 @@
+"""Pages of small pictures under the texts that they belong to."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+DRAWINGS = "drawings"
+"""Folder of a run's pages."""
+SIDE = 128
+"""Pixels of a side of a picture on a page."""
+GAP = 4
+LINE = 12
+"""Pixels of a line of text."""
+MAX_LINES = 4
+CHARACTERS = 22
+"""Of a line, as wide as a picture."""
+
+
+def picture_page(columns: Sequence[tuple[str, Sequence[np.ndarray | None]]]) -> Image.Image:
+    """One column for each text, its pictures below one another.
+
+    Args:
+        columns: Texts and pictures, uint8 (H, W, 3); None leaves a place empty.
+    """
+    texts = [textwrap.wrap(text, CHARACTERS)[:MAX_LINES] for text, _ in columns]
+    head = LINE * max(map(len, texts)) + GAP
+    num_rows = max(len(pictures) for _, pictures in columns)
+    page = Image.new("RGB", (len(columns) * (SIDE + GAP), head + num_rows * (SIDE + GAP)), "white")
+    pen, font = ImageDraw.Draw(page), ImageFont.load_default(size=10)
+    for column, (lines, (_, pictures)) in enumerate(zip(texts, columns, strict=True)):
+        left = column * (SIDE + GAP)
+        pen.multiline_text((left + 1, 1), "\n".join(lines), fill="black", font=font, spacing=1)
+        for row, picture in enumerate(pictures):
+            if picture is not None:
+                page.paste(square(picture), (left, head + row * (SIDE + GAP)))
+    return page
+
+
+def square(picture: np.ndarray) -> Image.Image:
+    """A picture in the size of a page's, its pixels as they are."""
+    return Image.fromarray(picture).resize((SIDE, SIDE), Image.Resampling.NEAREST)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import PIL
 import torch
 from PIL import Image
 from torch import Tensor
@@ -254,6 +255,8 @@ def check_tokenizer(case: Case) -> None:
 def check_preprocessing(case: Case) -> None:
     image, resolution = Image.fromarray(case["in.image_uint8_hwc"].numpy()), case.params["resolution"]
     close = case.allowed(atol=1e-6)
+    if int(PIL.__version__.split(".")[0]) < 13:
+        close["atol"] += 2 / 255  # older versions of Pillow round a few pixels of a resize by one grey level otherwise
     crop = square_pixels(image, resolution, "crop")
     case.close("resize_crop", crop, case["out.resize_crop"], **close)
     case.close("resize_crop_unnormalised", (crop + 1) / 2, case["out.resize_crop_unnormalised"], **close)

@@ -4,10 +4,22 @@ from typing import Literal
 
 import pytest
 
-from unigrpo.config import ActorConfig, AlgoConfig, DeepSpeedConfig, KLConfig, RolloutConfig, RunConfig, TrainConfig
+from unigrpo.config import (
+    ActorConfig,
+    AlgoConfig,
+    DeepSpeedConfig,
+    KLConfig,
+    LoRAConfig,
+    RolloutConfig,
+    RunConfig,
+    TrainConfig,
+)
 from unigrpo.memory_plan import ModelSize, memory_plan
+from unigrpo.models.mmada import MMadaConfig
 
-MMADA_8B = ModelSize(num_parameters=8_082_690_048, num_layers=32, width=4096, vocabulary_size=134_656)
+MMADA_8B = ModelSize(
+    num_parameters=8_082_690_048, num_layers=32, width=4096, vocabulary_size=134_656, num_trainable=8_082_690_048
+)
 
 
 def plan(*, ranks=8, zero_stage: Literal[0, 2, 3] = 3, adam_offload=False, beta=0.01):
@@ -46,3 +58,15 @@ def test_offloaded_optimizer_states_count_on_the_cpu():
 def test_no_kl_means_no_reference():
     assert "reference" in plan().gpu
     assert "reference" not in plan(beta=0.0).gpu
+
+
+def test_lora_trains_little_and_keeps_no_second_copy():
+    lora = LoRAConfig(rank=16)
+    size = ModelSize.of(MMadaConfig(), lora)
+    # rank x (in + out) of q, k, v, attn_out (4096 to 4096) and of the three of the MLP (4096, 12288), in 32 layers
+    assert size.num_trainable == 32 * 16 * (4 * 2 * 4096 + 3 * (4096 + 12288))
+    config = RunConfig(ds=DeepSpeedConfig(zero_stage=2, lora=lora))
+    gpu = memory_plan(config, size, longest_prompt=256).gpu
+    assert "reference" not in gpu
+    assert gpu["weights"] == pytest.approx((size.num_parameters) * 2 / 1e9)
+    assert gpu["gradients"] + gpu["optimizer"] == pytest.approx(size.num_trainable * 14 / 1e9)

@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from unigrpo.cli import train_mixcot, train_pretrain, train_unigrpo
-from unigrpo.config import TextSamplingConfig
+from unigrpo.config import LoRAConfig, TextSamplingConfig
 from unigrpo.hardware import KINDS, find_hardware
 from unigrpo.memory_plan import ModelSize
 from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
@@ -36,7 +36,7 @@ def test_a_forward_pass_costs_what_torch_counts(num_read):
     # The counter knows attention as matrix products only.
     with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         model(torch.zeros(2, 40, dtype=torch.long), positions=positions)
-    expected = 2 * forward_flops(ModelSize.of(SMALL), 40, num_read)
+    expected = 2 * forward_flops(ModelSize.of(SMALL, LoRAConfig()), 40, num_read)
     assert counter.get_total_flops() == pytest.approx(expected, rel=0.005)  # norms are in our count of weights
 
 
@@ -45,14 +45,14 @@ def test_the_8b_anchors_of_sampling():
 
     That counts the head at every token; we read it where tokens are hidden.
     """
-    model = ModelSize.of(MMadaConfig())
+    model = ModelSize.of(MMadaConfig(), LoRAConfig())
     flops = text_flops(model, Lengths(prompt=256, response=256), TextSamplingConfig())
     assert flops == pytest.approx(1.05e15, rel=0.12)
     assert 256 / (flops / (0.5 * 989e12)) == pytest.approx(121, rel=0.14)
 
 
 def test_twice_the_gpus_halve_the_arithmetic_but_not_the_network():
-    model, work = ModelSize.of(MMadaConfig()), StepFlops(generate=1e18, score=1e17, update=2e17)
+    model, work = ModelSize.of(MMadaConfig(), LoRAConfig()), StepFlops(generate=1e18, score=1e17, update=2e17)
     eight, sixteen = (step_seconds(work, model, KINDS["h100_80gb"], n, 1, 2, 0.4) for n in (8, 16))
     for role in ("generate", "score", "update"):
         assert sixteen[role] == pytest.approx(eight[role] / 2)

@@ -45,8 +45,12 @@ def within(name: str, value: float, low: float, high: float) -> None:
 class DataConfig:
     prompt_dataset: str = "examples/tiny/prompts/train.jsonl"
     """Prompts to train on: a JSONL file, several joined by commas, or the name of a Hugging Face data set."""
+    prompt_probs: tuple[float, ...] = ()
+    """Relative share of each file or data set of prompt_dataset among the prompts; empty goes through all as one."""
     prompt_split: str = "train"
     """Split, if prompt_dataset is a Hugging Face data set."""
+    tasks: tuple[str, ...] = ()
+    """Train and evaluate only on prompts of these tasks; empty is all that there are."""
     input_key: str = ""
     """Column of the question; empty finds `prompt`, `question` or `problem`."""
     label_key: str = ""
@@ -63,6 +67,15 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         require(bool(self.prompt_dataset), "data.prompt_dataset is empty; name a JSONL file or a data set")
+        num_datasets = self.prompt_dataset.count(",") + 1
+        require(
+            len(self.prompt_probs) in (0, num_datasets),
+            f"data.prompt_probs has {len(self.prompt_probs)} numbers for {num_datasets} files; give one to each",
+        )
+        for share in self.prompt_probs:
+            positive("data.prompt_probs: a share", share)
+        for task in self.tasks:
+            choice("data.tasks", task, TASKS)
         require(self.max_samples >= 0, f"data.max_samples is {self.max_samples}; use 0 for all prompts")
         positive("data.max_prompt_tokens", self.max_prompt_tokens)
         choice("data.prompt_template", self.prompt_template, get_args(PromptTemplate))
@@ -461,6 +474,27 @@ class CheckpointConfig:
         positive("ckpt.max_num", self.max_num)
 
 
+LAYERS = ("q_proj", "k_proj", "v_proj", "attn_out", "ff_proj", "up_proj", "ff_out")
+"""Linear layers of a block."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRAConfig:
+    rank: int = 0
+    """Rank of the adapters that are trained in the place of the weights; 0 trains the weights."""
+    alpha: int = 16
+    """The adapters count alpha / rank."""
+    target_modules: tuple[str, ...] = LAYERS
+    """Layers of each block that have one."""
+
+    def __post_init__(self) -> None:
+        require(self.rank >= 0, f"ds.lora.rank is {self.rank}; use 0 to train the weights themselves")
+        positive("ds.lora.alpha", self.alpha)
+        require(bool(self.target_modules), "ds.lora.target_modules is empty; name at least one layer")
+        for name in self.target_modules:
+            choice("ds.lora.target_modules", name, LAYERS)
+
+
 @dataclass(frozen=True, kw_only=True)
 class DeepSpeedConfig:
     zero_stage: Literal[0, 1, 2, 3] = 2
@@ -471,6 +505,8 @@ class DeepSpeedConfig:
     """Optimizer states in CPU memory."""
     attn_implementation: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
     """Attention kernel."""
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
+    """Low-rank adapters. The base below them is the reference, so that no second copy of the weights is kept."""
 
     def __post_init__(self) -> None:
         require(self.zero_stage in (0, 1, 2, 3), f"ds.zero_stage is {self.zero_stage}; choose one of [0, 1, 2, 3]")
@@ -555,6 +591,16 @@ class RunConfig:
     def num_policy_ranks(self) -> int:
         """Policy processes, each with one GPU."""
         return self.actor.num_ranks
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether the policy is compared with the frozen reference."""
+        return self.algo.kl.init_coef > 0
+
+    @property
+    def has_reference_workers(self) -> bool:
+        """Whether the reference has workers of its own; with LoRA it is the base of the policy."""
+        return self.has_reference and self.ds.lora.rank == 0
 
     def kl_coef(self, task: str) -> float:
         """Coefficient of the KL for a task."""

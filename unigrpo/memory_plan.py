@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
-from unigrpo.config import ModelRun, RunConfig
+from unigrpo.config import LoRAConfig, ModelRun, RunConfig
 from unigrpo.hardware import Hardware
+from unigrpo.models.lora import add_lora
 from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
 
 OPTIMIZER_BYTES = 12
@@ -33,6 +34,8 @@ class ModelSize:
     num_layers: int
     width: int
     vocabulary_size: int
+    num_trainable: int
+    """Parameters that the optimizer has: all, or those of the LoRA adapters."""
 
     @property
     def layer_parameters(self) -> int:
@@ -40,12 +43,15 @@ class ModelSize:
         return self.num_parameters - 2 * self.width * self.vocabulary_size
 
     @classmethod
-    def of(cls, config: MMadaConfig) -> ModelSize:
+    def of(cls, config: MMadaConfig, lora: LoRAConfig) -> ModelSize:
         """The size of the model that a config describes, without building its weights."""
         with torch.device("meta"):
             model = MMadaModelLM(config)
+            if lora.rank:
+                add_lora(model, lora)
         return cls(
             num_parameters=model.num_parameters(),
+            num_trainable=model.num_parameters(only_trainable=True),
             num_layers=config.n_layers,
             width=config.d_model,
             vocabulary_size=config.embedding_size,
@@ -85,7 +91,7 @@ def memory_plan(config: RunConfig, model: ModelSize, longest_prompt: int, num_im
     # One pass without gradient: a layer's tensors, and the logits of the positions that it reads.
     once = config.rollout.micro_batch_size * row * model.width * bytes_each * LAYER_TENSORS / 1e9
     plan.gpu["sampling"] = once + plan.gpu["logits"] + (whole if config.ds.zero_stage == 3 else 0.0)
-    if config.algo.kl.init_coef > 0 and config.train.colocate_actor_ref:
+    if config.has_reference_workers and config.train.colocate_actor_ref:
         where = plan.cpu if config.ref.offload else plan.gpu
         where["reference"] = plan.gpu["weights"]
     return plan
@@ -128,15 +134,15 @@ def training_memory(config: ModelRun, model: ModelSize, tokens: int, num_ranks: 
     """
     bytes_each, stage = TYPE_BYTES[config.ds.param_dtype], config.ds.zero_stage
     ranks = num_ranks or config.actor.num_ranks
-    size = model.num_parameters / 1e9
+    trained = model.num_trainable / 1e9
     kept_layers = 1 if config.actor.gradient_checkpointing_enable else model.num_layers
     kept = tokens * model.width * bytes_each * (LAYER_TENSORS * kept_layers + model.num_layers)
     gpu = {
-        "weights": size * bytes_each / (ranks if stage == 3 else 1),
-        "gradients": size * bytes_each / (ranks if stage >= 2 else 1),
+        "weights": model.num_parameters / 1e9 * bytes_each / (ranks if stage == 3 else 1),
+        "gradients": trained * bytes_each / (ranks if stage >= 2 else 1),
         "activations": kept / 1e9,
         "logits": 3 * HEAD_ROWS * model.vocabulary_size * 4 / 1e9,
     }
     cpu: dict[str, float] = {}
-    (cpu if config.ds.adam_offload else gpu)["optimizer"] = size * OPTIMIZER_BYTES / (ranks if stage >= 1 else 1)
+    (cpu if config.ds.adam_offload else gpu)["optimizer"] = trained * OPTIMIZER_BYTES / (ranks if stage >= 1 else 1)
     return MemoryPlan(gpu=gpu, cpu=cpu)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,11 +66,27 @@ def check_inputs(config: RunConfig) -> Inputs:
             label_key=data.label_key,
             max_samples=config.eval.max_samples,
         )
+    prompts = of_tasks(prompts, data.tasks, data.prompt_dataset)
+    if eval_prompts:
+        eval_prompts = of_tasks(eval_prompts, data.tasks, config.eval.dataset)
     longest, num_codes = check_prompts(prompts + eval_prompts, config)
     logger.info("%d prompts to train on, %d held out, longest %d tokens", len(prompts), len(eval_prompts), longest)
     if data.prompt_template == "chat":
         logger.info("the tokenizer's chat template is %s", chat_variant(tokenizer) or "a form of its own")
     return Inputs(prompts=prompts, eval_prompts=eval_prompts, longest_prompt=longest, num_image_tokens=num_codes)
+
+
+def of_tasks(prompts: list[Prompt], tasks: Sequence[str], dataset: str) -> list[Prompt]:
+    """The prompts of some tasks; of all if none is named.
+
+    Raises:
+        ValueError: There are none.
+    """
+    kept = [prompt for prompt in prompts if not tasks or prompt.task in tasks]
+    if not kept:
+        found = sorted({prompt.task for prompt in prompts})
+        raise ValueError(f"{dataset}: no prompt of data.tasks {list(tasks)}; its prompts have the tasks {found}")
+    return kept
 
 
 def check_prompts(prompts: list[Prompt], config: RunConfig, *, needs_weight: bool = True) -> tuple[int, int]:

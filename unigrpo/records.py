@@ -35,6 +35,8 @@ class Prompt:
     """Paths of the input images."""
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """The other columns of the line, handed to the rewards."""
+    dataset: str = ""
+    """The file or data set that it is from, as the config names it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -93,7 +93,7 @@ def unigrpo_flops(
         generate += samples * share * drawn
         score += samples * share * once * config.train.num_inner_updates
     passes = 4 if config.actor.gradient_checkpointing_enable else 3
-    scorers = 2 if config.algo.kl.init_coef > 0 else 1
+    scorers = 2 if config.has_reference else 1
     return StepFlops(generate=generate, score=scorers * score, update=passes * score)
 
 
@@ -127,7 +127,8 @@ def step_seconds(
     """
     speed = num_gpus * hardware.tflops * 1e12 * mfu
     bandwidth = (hardware.link_gb if num_gpus <= GPUS_PER_NODE else hardware.network_gb) * 1e9
-    weights = 2 * model.num_parameters * (num_gpus - 1) / num_gpus
+    moved = model.num_parameters if zero_stage == 3 else model.num_trainable
+    weights = 2 * moved * (num_gpus - 1) / num_gpus
     # Gradients are reduced and scattered and weights gathered once; ZeRO-3 gathers them forward and backward.
     journeys = 3 if zero_stage == 3 else 2
     return {

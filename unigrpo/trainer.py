@@ -16,7 +16,7 @@ import torch
 from unigrpo.algorithm.likelihood.base import load_estimator
 from unigrpo.checkpoint import CheckpointStore
 from unigrpo.config import RunConfig
-from unigrpo.data.prompt_files import PromptStream
+from unigrpo.data.prompt_files import PromptStream, dataset_names, dealt
 from unigrpo.evaluation.held_out import evaluate
 from unigrpo.records import Prompt, Rollout, TrainSample
 from unigrpo.training.planning import plan_samples
@@ -86,7 +86,7 @@ class UniGRPOTrainer:
         """Args:
         config: The run.
         policy: Policy workers.
-        reference: Reference workers; None if the KL coefficient is 0.
+        reference: Reference workers; None if the KL coefficient is 0, or the policy's base is the reference (LoRA).
         reward: Scores rollouts.
         prompts: Prompts to train on.
         eval_prompts: Held-out prompts; empty for no evaluation.
@@ -97,7 +97,9 @@ class UniGRPOTrainer:
         self.eval_prompts = eval_prompts
         self.checkpoints = checkpoints
         rollout, train = config.rollout, config.train
-        self.prompts = PromptStream(prompts, rollout.batch_size, rollout.n_samples_per_prompt, train.seed)
+        names = dataset_names(config.data.prompt_dataset)
+        probs = dict(zip(names, config.data.prompt_probs, strict=True)) if config.data.prompt_probs else {}
+        self.prompts = PromptStream(prompts, rollout.batch_size, rollout.n_samples_per_prompt, train.seed, probs)
         self.reward_totals = RewardTotals(config.reward, reward.names)
         self.estimator = load_estimator(config.algo.likelihood.name, config.algo.likelihood.options)
         self.state = TrainerState(num_policy_ranks=config.num_policy_ranks)
@@ -138,7 +140,7 @@ class UniGRPOTrainer:
     def train_step(self, step: int, output: Output) -> dict[str, float]:
         """One step: the eight stops from prompts to new weights. Returns its metrics."""
         config, clock = self.config, StepClock()
-        requests = self.prompts.requests(step)
+        requests = dealt(self.prompts.requests(step), self.policy.size)
         with clock.stop("generate"):
             rollouts = self.policy.map(PolicyWorker.generate, requests, config.rollout.text, config.rollout.image)
         parity = self._parity(step, rollouts)
@@ -217,6 +219,8 @@ class UniGRPOTrainer:
         reference: list[Any] = [None] * len(samples)
         if self.reference is not None:
             reference = self.reference.map(ReferenceWorker.log_likelihood, samples)
+        elif self.config.has_reference:
+            reference = self.policy.map(PolicyWorker.base_log_likelihood, samples)
         return [
             dataclasses.replace(s, old_log_probs=o, ref_log_probs=r)
             for s, o, r in zip(samples, old, reference, strict=True)

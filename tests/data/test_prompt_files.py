@@ -1,10 +1,11 @@
 """Prompt files: what is read, and what every kind of broken line says."""
 
 import json
+from collections import Counter
 
 import pytest
 
-from unigrpo.data.prompt_files import PromptStream, gold_answer, load_prompts
+from unigrpo.data.prompt_files import PromptStream, dealt, expand, gold_answer, load_prompts
 from unigrpo.records import Prompt
 
 
@@ -107,3 +108,29 @@ def test_a_step_depends_on_its_number_alone_so_that_resuming_is_exact():
 def test_images_are_relative_to_the_file(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"prompt": "x", "task": "mmu", "image": "b/c.png"}\n')
     assert load_prompts(str(tmp_path / "a.jsonl"))[0].images == (str(tmp_path / "b" / "c.png"),)
+
+
+def test_probabilities_give_each_file_its_share_and_epochs_of_its_own():
+    mixed = [
+        Prompt(id=f"{name}:{i}", text=str(i), dataset=name) for name, n in (("a", 3), ("b", 50)) for i in range(n)
+    ]
+    stream = PromptStream(mixed, batch_size=100, num_samples=1, seed=1, probs={"a": 3.0, "b": 1.0})
+    drawn = [r.prompt for step in range(10) for r in stream.requests(step)]
+    of_a = [p.text for p in drawn if p.dataset == "a"]
+    assert len(of_a) == 750  # of 1000, exactly
+    assert all(sorted(of_a[i : i + 3]) == ["0", "1", "2"] for i in range(0, 750, 3))
+    again = PromptStream(mixed, batch_size=100, num_samples=1, seed=1, probs={"a": 3.0, "b": 1.0})
+    assert [r.prompt for r in again.requests(7)] == drawn[700:800]
+    with pytest.raises(ValueError, match=r"gives c a share, but it has no prompt"):
+        PromptStream(mixed, batch_size=1, num_samples=1, seed=1, probs={"a": 1.0, "c": 1.0})
+
+
+def test_each_rank_gets_as_much_of_each_task_and_whole_groups():
+    tasks = ["text", "t2i", "t2i", "text", "mmu", "t2i", "mmu", "t2i"]
+    requests = expand([Prompt(id=str(i), text="?", task=task) for i, task in enumerate(tasks)], 3, step=0)
+    shared = dealt(requests, 2)
+    assert sorted(r.sample_id for r in shared) == list(range(24))
+    for share in (shared[:12], shared[12:]):
+        assert Counter(r.prompt.task for r in share) == {"text": 3, "mmu": 3, "t2i": 6}
+        assert [r.group_id for r in share[::3]] == [r.group_id for r in share[2::3]]
+    assert dealt(requests, 1) == requests

@@ -6,18 +6,19 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, set_seed
 
 from unigrpo.checkpoint import CheckpointStore
 from unigrpo.config import (
     ActorConfig,
     AdamConfig,
     DeepSpeedConfig,
+    LoRAConfig,
     RewardConfig,
     RewardTermConfig,
     RolloutConfig,
@@ -27,6 +28,7 @@ from unigrpo.config import (
 )
 from unigrpo.distributed.placement import Groups, start_groups
 from unigrpo.distributed.ray_group import WorkerFailed
+from unigrpo.models.lora import add_lora
 from unigrpo.models.mmada import MMadaModelLM
 from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.records import Prompt
@@ -104,27 +106,33 @@ def fit(
     )
     output = Recorder()
     trainer.fit(output)
-    trainer.export(path / "policy")
-    return Run(trainer, output.rows, MMadaModelLM.from_pretrained(path / "policy").state_dict())
+    return Run(trainer, output.rows, weights(trainer, path / "policy"))
 
 
-@pytest.fixture(scope="module")
-def local(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    config = run_config(tiny_model_folder, 1)
-    model = MMadaModelLM.from_pretrained(tiny_model_folder)
-    reference = MMadaModelLM.from_pretrained(tiny_model_folder).eval()
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model_folder)
+def fit_here(config: RunConfig, path: Path) -> Run:
+    folder = config.actor.model_name_or_path
+    model = MMadaModelLM.from_pretrained(folder)
+    reference = MMadaModelLM.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     vocabulary = Vocabulary.from_pretrained_parts(model.config, tokenizer)
+    if config.ds.lora.rank:
+        set_seed(config.seed)  # as each rank does before it draws its adapters
+        add_lora(model, config.ds.lora)
     engine = LocalEngine(model, config.actor, NUM_STEPS * config.train.num_inner_updates)
     return fit(
         config,
-        tmp_path_factory.mktemp("local"),
+        path,
         LocalGroup(PolicyWorker(config, engine, tokenizer)),
         LocalGroup(
             ReferenceWorker(config, reference, torch.device("cpu"), ScoringSettings.of_run(config, vocabulary))
         ),
         LocalRewards(config.reward),
     )
+
+
+@pytest.fixture(scope="module")
+def local(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return fit_here(run_config(tiny_model_folder, 1), tmp_path_factory.mktemp("local"))
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one rank", "two ranks"])
@@ -144,6 +152,26 @@ def test_metrics_and_weights_are_those_of_one_process(on_ray: Run, local: Run) -
     assert max(row["grad_norm"] for row in local.rows.values()) > 0
     for key, weight in local.weights.items():
         torch.testing.assert_close(on_ray.weights[key], weight, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("zero_stage", [2, 3])
+def test_with_lora_the_base_is_the_reference_and_the_export_is_merged(
+    zero_stage: Literal[2, 3], cluster: None, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    lora = DeepSpeedConfig(param_dtype="fp32", zero_stage=zero_stage, lora=LoRAConfig(rank=4))
+    config = dataclasses.replace(run_config(tiny_model_folder, 2), ds=lora)
+    groups: Groups = start_groups(config)
+    assert groups.reference is None
+    run = fit(config, tmp_path / "ray", groups.policy, groups.reference, groups.reward)
+    groups.close()
+    expected = fit_here(dataclasses.replace(run_config(tiny_model_folder, 1), ds=lora), tmp_path / "here")
+    for step, row in expected.rows.items():
+        assert run.rows[step] == pytest.approx(row, rel=1e-4, abs=1e-6)
+    assert expected.rows[NUM_STEPS]["kl/reference_nats"] > 0
+    start = MMadaModelLM.from_pretrained(tiny_model_folder).state_dict()
+    for key, weight in expected.weights.items():
+        torch.testing.assert_close(run.weights[key], weight, atol=1e-5, rtol=0)
+        assert torch.equal(weight, start[key]) != ("blocks" in key and "norm" not in key)
 
 
 def test_going_on_from_a_checkpoint_repeats_the_run_exactly(on_ray: Run) -> None:

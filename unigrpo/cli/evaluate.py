@@ -98,9 +98,11 @@ def evaluate_model(
 
 def results_table(models: Sequence[str], results: Sequence[dict[str, float]]) -> str:
     """A Markdown table: a row per metric, a column per checkpoint. With several tasks, each stands for itself."""
-    by_task = [name for name in results[0] if "/" in name]
+    by_task = [name for name in results[0] if "/" in name or name.startswith("yes_")]
+    if not any("/" in name for name in by_task):
+        by_task = list(results[0])
     head = ["metric", *map(_short, models)]
-    rows = [[name, *(f"{result[name]:.3f}" for result in results)] for name in by_task or results[0]]
+    rows = [[name, *(f"{result[name]:.3f}" for result in results)] for name in by_task]
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))
 
 

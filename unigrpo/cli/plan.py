@@ -98,8 +98,13 @@ def unigrpo_plan(config: RunConfig, inputs: Inputs | None, assumed: Assumptions)
     ]
     memory = memory_plan(config, size, longest, codes if draws else 0)
     lines += _memory_lines(memory, "policy GPU", assumed.hardware)
-    if cluster.has_reference(config) and not config.train.colocate_actor_ref:
-        lines.append(f"            {memory.gpu['weights']:.1f} GB for the reference on GPUs of its own")
+    if config.has_reference_workers and not config.train.colocate_actor_ref:
+        lines.append(f"            {memory.gpu['weights']:.2f} GB on each of {config.num_policy_ranks} reference GPUs")
+    lines += [
+        f"            {term.num_gpus:g} of a GPU beside the policy's for each of {term.num_workers} x {term.name}"
+        for term in config.reward.terms
+        if term.num_gpus
+    ]
     check_fits(memory, config, assumed.hardware)
     prompt = longest if inputs is not None else config.data.max_prompt_tokens // 2
     lengths = {
@@ -140,9 +145,10 @@ def stage_plan(config: StageConfig, inputs: StageInputs | None, assumed: Assumpt
 
 def _model_lines(config: ModelRun, is_checked: bool) -> tuple[ModelSize, list[str]]:
     name = config.actor.model_name_or_path
-    size = ModelSize.of(load_config(name) if is_checked else MMadaConfig())
+    size = ModelSize.of(load_config(name) if is_checked else MMadaConfig(), config.ds.lora)
     source = "" if is_checked else "not here; assumed to be MMaDA-8B, "
-    return size, [f"model       {name}: {source}{size.num_parameters:,} parameters"]
+    trained = f", of which {size.num_trainable:,} are trained (LoRA)" if config.ds.lora.rank else ""
+    return size, [f"model       {name}: {source}{size.num_parameters:,} parameters{trained}"]
 
 
 def _workers(config: RunConfig) -> str:

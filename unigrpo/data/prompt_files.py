@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 
 from unigrpo.algorithm.masking import keyed_generator
 from unigrpo.config import TASKS
+from unigrpo.data.corpora.order import Mixture
 from unigrpo.records import Prompt, SampleRequest
 
 INPUT_KEYS = ("prompt", "question", "problem")
@@ -37,25 +39,25 @@ def load_prompts(
         ValueError: No such file, a line that is no JSON object, a missing column, or no prompt at all.
     """
     prompts: list[Prompt] = []
-    for where, folder, row in _rows(dataset, split):
-        prompts.append(_prompt(where, folder, row, input_key, label_key))
-        if max_samples and len(prompts) == max_samples:
-            break
+    for name in dataset_names(dataset):
+        for where, folder, row in _rows(name, split):
+            if max_samples and len(prompts) == max_samples:
+                break
+            prompts.append(replace(_prompt(where, folder, row, input_key, label_key), dataset=name))
     if not prompts:
         raise ValueError(f"{dataset}: holds no prompt; every line must be a JSON object with one of {INPUT_KEYS}")
     return prompts
 
 
-def _rows(dataset: str, split: str) -> Iterator[tuple[str, Path, Mapping[str, Any]]]:
+def _rows(name: str, split: str) -> Iterator[tuple[str, Path, Mapping[str, Any]]]:
     """Place, folder that relative image paths start from, and content of each row."""
-    for name in (part.strip() for part in dataset.split(",")):
-        path = Path(name).expanduser()
-        if path.is_file():
-            yield from ((where, path.parent, row) for where, row in _json_lines(path))
-        elif path.suffix in (".jsonl", ".json") or name.startswith((".", "/", "~")):
-            raise ValueError(f"{name}: no such file (looked in {Path.cwd()}); give the path of a JSONL file")
-        else:
-            yield from ((where, Path(), row) for where, row in _hub_rows(name, split))
+    path = Path(name).expanduser()
+    if path.is_file():
+        yield from ((where, path.parent, row) for where, row in _json_lines(path))
+    elif path.suffix in (".jsonl", ".json") or name.startswith((".", "/", "~")):
+        raise ValueError(f"{name}: no such file (looked in {Path.cwd()}); give the path of a JSONL file")
+    else:
+        yield from ((where, Path(), row) for where, row in _hub_rows(name, split))
 
 
 def _json_lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -140,18 +142,28 @@ class PromptStream:
     Resuming at a step therefore needs no saved position.
     """
 
-    def __init__(self, prompts: list[Prompt], batch_size: int, num_samples: int, seed: int) -> None:
+    def __init__(
+        self, prompts: list[Prompt], batch_size: int, num_samples: int, seed: int, probs: Mapping[str, float] = {}
+    ) -> None:
         """Args:
         prompts: All prompts.
         batch_size: Prompts of one step.
         num_samples: Samples of each prompt.
         seed: Seed of the shuffles.
+        probs: Relative share of each data set, which then has epochs of its own; without, all are one.
+
+        Raises:
+            ValueError: A data set that has a share has no prompt.
         """
-        self._prompts = prompts
+        self._mixture = Mixture(probs, seed) if probs else None
+        self._prompts = {name: [p for p in prompts if p.dataset == name] for name in probs} or {"": prompts}
+        empty = [name for name, found in self._prompts.items() if not found]
+        if empty:
+            raise ValueError(f"data.prompt_probs gives {empty[0]} a share, but it has no prompt that is trained on")
         self._batch_size = batch_size
         self._num_samples = num_samples
         self._seed = seed
-        self._order: tuple[int, list[int]] = (-1, [])
+        self._orders: dict[str, tuple[int, list[int]]] = {}
 
     def requests(self, step: int) -> list[SampleRequest]:
         """The samples to draw in a step; those of one prompt stand together."""
@@ -160,11 +172,36 @@ class PromptStream:
         return expand(batch, self._num_samples, step)
 
     def _at(self, position: int) -> Prompt:
-        epoch, index = divmod(position, len(self._prompts))
-        if self._order[0] != epoch:
-            generator = keyed_generator(self._seed, "prompt order", epoch)
-            self._order = (epoch, torch.randperm(len(self._prompts), generator=generator).tolist())
-        return self._prompts[self._order[1][index]]
+        name, place = self._mixture.source_at(position) if self._mixture else ("", position)
+        prompts = self._prompts[name]
+        epoch, index = divmod(place, len(prompts))
+        if self._orders.get(name, (-1, []))[0] != epoch:
+            generator = keyed_generator(self._seed, "prompt order", *([name] if name else []), epoch)
+            self._orders[name] = (epoch, torch.randperm(len(prompts), generator=generator).tolist())
+        return prompts[self._orders[name][1][index]]
+
+
+def dataset_names(dataset: str) -> list[str]:
+    """The files and data sets of a setting, which commas part.
+
+    >>> dataset_names("a.jsonl, b.jsonl")
+    ['a.jsonl', 'b.jsonl']
+    """
+    return [name.strip() for name in dataset.split(",")]
+
+
+def dealt(requests: list[SampleRequest], num_ranks: int) -> list[SampleRequest]:
+    """The requests in an order whose equal contiguous shares hold as much of each task, groups kept together.
+
+    An image costs many times a text: a rank with more of them than the others would let those wait.
+    """
+    if num_ranks == 1:
+        return requests
+    groups: dict[int, list[SampleRequest]] = {}
+    for request in requests:
+        groups.setdefault(request.group_id, []).append(request)
+    by_task = sorted(groups.values(), key=lambda group: group[0].prompt.task)
+    return [request for rank in range(num_ranks) for group in by_task[rank::num_ranks] for request in group]
 
 
 def expand(prompts: list[Prompt], num_samples: int, step: int) -> list[SampleRequest]:

@@ -15,6 +15,7 @@ from unigrpo.distributed.engine import StrategyEngine
 from unigrpo.distributed.host import Host
 from unigrpo.distributed.strategy import UniGRPOStrategy, make_strategy
 from unigrpo.models.checkpoint_io import load_policy
+from unigrpo.models.lora import add_lora
 from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.preflight import find_image_tokenizer, load_tokenizer
 from unigrpo.training.scoring import ScoringSettings
@@ -79,6 +80,8 @@ class ReferenceActor(ModelActor):
 def training_engine(config: ModelRun, strategy: UniGRPOStrategy) -> StrategyEngine:
     """The model of the run behind DeepSpeed."""
     model = load_model(config)
+    if config.ds.lora.rank:
+        add_lora(model, config.ds.lora)
     if config.actor.gradient_checkpointing_enable:
         model.gradient_checkpointing_enable()
     return StrategyEngine(model, config, strategy)

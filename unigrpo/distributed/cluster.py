@@ -62,7 +62,7 @@ def _probe(address: str) -> None:
 def required(config: RunConfig) -> Needs:
     """GPUs and CPUs of all workers: one of each for a policy rank, and the shares of the reward processes."""
     models = config.num_policy_ranks
-    if has_reference(config) and not config.train.colocate_actor_ref:
+    if config.has_reference_workers and not config.train.colocate_actor_ref:
         models *= 2
     terms = config.reward.terms
     return Needs(
@@ -122,14 +122,9 @@ def check_cluster(config: ModelRun, needs: Needs, gpu_roles: str) -> None:
         )
 
 
-def has_reference(config: RunConfig) -> bool:
-    """Whether the run compares the policy with a frozen reference."""
-    return config.algo.kl.init_coef > 0
-
-
 def _gpu_roles(config: RunConfig) -> str:
     ranks = config.num_policy_ranks
-    if not has_reference(config):
+    if not config.has_reference_workers:
         return f"{ranks} for the policy"
     if config.train.colocate_actor_ref:
         return f"{ranks} for policy and reference together"

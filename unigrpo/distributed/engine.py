@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from deepspeed import zero
 from torch import Tensor
@@ -16,7 +15,8 @@ from transformers import PreTrainedModel
 
 from unigrpo.config import ModelRun
 from unigrpo.distributed.strategy import UniGRPOStrategy, training_settings
-from unigrpo.models.checkpoint_io import MAX_SHARD_SIZE
+from unigrpo.models.checkpoint_io import blank, save_weights
+from unigrpo.models.lora import merged
 
 TAG = "engine"
 """Name of DeepSpeed's folder inside a checkpoint."""
@@ -50,9 +50,8 @@ class StrategyEngine:
         if not self._is_sharded:
             yield self.model
             return
-        with torch.device("meta"):
-            copy = type(self.model)(self.model.config)
-        copy.load_state_dict(self._gathered(), assign=True)
+        copy = blank(self.model)
+        copy.load_state_dict(merged(self.model, self._gathered()), assign=True)
         yield copy.eval()
 
     def _gathered(self) -> dict[str, Tensor]:
@@ -112,7 +111,7 @@ class StrategyEngine:
 
     def export(self, folder: Path) -> None:
         """Writes the weights as a Hugging Face folder; all ranks call it."""
-        weights = self._gathered() if self._is_sharded else None
+        weights = self._gathered() if self._is_sharded else self.model.state_dict()
         if self.rank == 0:
-            self.model.save_pretrained(folder, max_shard_size=MAX_SHARD_SIZE, state_dict=weights)
+            save_weights(self.model, weights, folder)
         self.barrier()

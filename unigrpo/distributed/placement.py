@@ -12,7 +12,6 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 
 from unigrpo.config import ActorConfig, ModelRun, RunConfig
 from unigrpo.distributed.actors import ModelActor, PolicyActor, ReferenceActor
-from unigrpo.distributed.cluster import has_reference
 from unigrpo.distributed.denoising_actor import DenoisingActor
 from unigrpo.distributed.ray_group import RayGroup
 from unigrpo.distributed.reward_pool import RewardPool
@@ -52,11 +51,11 @@ def start_groups(config: RunConfig) -> Groups:
         ValueError: The cluster's resources are not free.
         WorkerError: A worker could not start.
     """
-    share = 0.5 if has_reference(config) and config.train.colocate_actor_ref else 1.0
+    share = 0.5 if config.has_reference_workers and config.train.colocate_actor_ref else 1.0
     placements = [place(config.actor)]
     reference = None
     policy = model_group("policy", PolicyActor, config, placements[0], share)
-    if has_reference(config):
+    if config.has_reference_workers:
         if share == 1.0:
             placements.append(place(config.actor))
         reference = model_group("reference", ReferenceActor, config, placements[-1], share)

@@ -9,6 +9,7 @@ import torch
 
 from unigrpo.config import ImageSamplingConfig, RunConfig, TextSamplingConfig
 from unigrpo.data.prompt_files import expand
+from unigrpo.evaluation.yes_no import yes_no_metrics
 from unigrpo.records import Prompt, RewardOutput, Rollout
 from unigrpo.training.reward_totals import RewardTotals, reward_means
 from unigrpo.workers.group import WorkerGroup
@@ -49,7 +50,8 @@ def measure_all(
     """`greedy`, and `sampled` if the config asks for samples.
 
     The metrics are ``<reward>_greedy`` and ``<reward>_sampled`` for each reward and for the weighted ``reward_total``.
-    With several tasks also each by task, as in ``math_answer_sampled/mmu``. A reward that is missing for a sample is
+    With several tasks also each by task, as in ``math_answer_sampled/mmu``. Yes-or-no questions add those of
+    :func:`~unigrpo.evaluation.yes_no.yes_no_metrics`. A reward that is missing for a sample is
     left out of the mean.
     """
     text, image = config.rollout.text, config.rollout.image
@@ -77,6 +79,8 @@ def _measure(
     outputs, _ = reward.score(rollouts)
     totals, usable = RewardTotals(config.reward, reward.names)(outputs, torch.tensor([r.group_id for r in requests]))
     metrics = {f"{name}_{kind}": value for name, value in reward_means(outputs, totals, usable).items()}
+    answered = yes_no_metrics([request.prompt for request in requests], outputs)
+    metrics |= {f"{name}_{kind}": value for name, value in answered.items()}
     tasks = [request.prompt.task for request in requests]
     if len(set(tasks)) > 1:
         for task in dict.fromkeys(tasks):

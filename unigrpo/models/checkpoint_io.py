@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
+from torch import Tensor
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from unigrpo.models.lora import merged
 from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
 from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.models.weight_files import INDEX, check_finite, check_names, first_line, local_folder, weight_files
@@ -106,6 +109,23 @@ def save_policy(
     (Path(folder) / INDEX).unlink(missing_ok=True)  # transformers leaves it behind when one file is enough
     model.save_pretrained(folder, max_shard_size=max_shard_size)
     save_companions(model.config, tokenizer, folder)
+
+
+def blank(model: PreTrainedModel) -> PreTrainedModel:
+    """The same model without weights and without adapters."""
+    with torch.device("meta"):
+        return type(model)(model.config).to(model.dtype)  # type: ignore[arg-type]
+
+
+def save_weights(model: PreTrainedModel, weights: Mapping[str, Tensor], folder: str | Path) -> None:
+    """Writes weights and config alone, LoRA adapters merged.
+
+    Args:
+        model: Whose weights they are.
+        weights: By name, all of them.
+        folder: Where to.
+    """
+    blank(model).save_pretrained(folder, max_shard_size=MAX_SHARD_SIZE, state_dict=merged(model, weights))
 
 
 def save_companions(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:

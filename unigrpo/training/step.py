@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, get_scheduler
 
 from unigrpo.config import ActorConfig
-from unigrpo.models.checkpoint_io import MAX_SHARD_SIZE
+from unigrpo.models.checkpoint_io import save_weights
 
 NO_DECAY = ("bias", "norm.weight", "ln_f.weight")
 """Parameters with these in their name get no weight decay."""
@@ -155,7 +155,7 @@ class LocalEngine:
         self.scheduler.load_state_dict(state["scheduler"])
 
     def export(self, folder: Path) -> None:
-        self.model.save_pretrained(folder, max_shard_size=MAX_SHARD_SIZE)
+        save_weights(self.model, self.model.state_dict(), folder)
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> Iterable[Tensor]:

@@ -30,6 +30,12 @@ def micro_batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
+def length_batches(samples: Sequence[TrainSample], size: int) -> Iterator[list[int]]:
+    """Indices of micro-batches of samples of similar length, so that little is padded where tasks are mixed."""
+    by_length = sorted(range(len(samples)), key=lambda i: len(samples[i].rollout.token_ids))
+    return (list(batch) for batch in micro_batches(by_length, size))
+
+
 def unigrpo_updates(
     engine: Engine, config: RunConfig, settings: ScoringSettings, samples: Sequence[TrainSample]
 ) -> dict[str, float]:
@@ -75,7 +81,8 @@ def _accumulate(
     denominators = _denominators(engine, config, samples, k)
     total: ObjectiveSums | None = None
     deviation = 0.0
-    for group in micro_batches(samples, config.train.micro_batch_size):
+    for rows in length_batches(samples, config.train.micro_batch_size):
+        group = [samples[i] for i in rows]
         batch = scoring_batch(group, k, engine.device)
         log_probs = log_likelihood(engine.forward, batch, settings)
         old = padded_log_probs(group, "old_log_probs", k, engine.device)

@@ -14,6 +14,7 @@ from unigrpo.algorithm.masking import keyed_generator
 from unigrpo.config import ImageSamplingConfig, RunConfig, TextSamplingConfig
 from unigrpo.models.checkpoint_io import save_companions
 from unigrpo.models.image_tokenizer import ImageTokenizer
+from unigrpo.models.lora import without_lora
 from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.records import Rollout, SampleRequest, TrainSample
 from unigrpo.training.scoring import ScoringSettings
@@ -61,6 +62,7 @@ class PolicyWorker:
         with self._engine.whole_model() as model:
             for task in dict.fromkeys(request.prompt.task for request in requests):
                 rows = [i for i, request in enumerate(requests) if request.prompt.task == task]
+                rows.sort(key=lambda i: len(requests[i].prompt.text))  # prompts of similar length: little padding
                 for part in micro_batches(rows, self._config.rollout.micro_batch_size):
                     drawn = self._draw(model, [requests[i] for i in part], text, image)
                     rollouts |= dict(zip(part, drawn, strict=True))
@@ -92,6 +94,11 @@ class PolicyWorker:
     def log_likelihood(self, samples: Sequence[TrainSample]) -> list[Tensor]:
         """Log-probabilities (K, L) of each sample under its K mask plans and the present weights."""
         return score(self._engine, self._config, self._scoring, samples)
+
+    def base_log_likelihood(self, samples: Sequence[TrainSample]) -> list[Tensor]:
+        """The same by the base below the LoRA adapters, which is the reference."""
+        with without_lora(self._engine.model):
+            return self.log_likelihood(samples)
 
     def parity(self, rollouts: Sequence[Rollout]) -> list[ParityGap]:
         """How far the sampler's log-probabilities are from the training path's, at one step of each rollout."""

@@ -12,7 +12,7 @@ from unigrpo.config import RunConfig
 from unigrpo.data.collate import scoring_batch
 from unigrpo.records import TrainSample
 from unigrpo.training.scoring import ScoringSettings, log_likelihood
-from unigrpo.training.unigrpo import micro_batches
+from unigrpo.training.unigrpo import length_batches
 
 
 class Scorer(Protocol):
@@ -27,12 +27,14 @@ def score(
     scorer: Scorer, config: RunConfig, settings: ScoringSettings, samples: Sequence[TrainSample]
 ) -> list[Tensor]:
     """Log-probabilities (K, L) of each sample under its K mask plans; nats, 0 where not scored."""
-    results: list[Tensor] = []
-    for batch in micro_batches(samples, config.train.micro_batch_size):
+    results: dict[int, Tensor] = {}
+    for rows in length_batches(samples, config.train.micro_batch_size):
+        batch = [samples[i] for i in rows]
         by_update = [
             log_likelihood(scorer.forward, scoring_batch(batch, k, scorer.device), settings)
             for k in range(config.train.num_inner_updates)
         ]
         padded = torch.stack(by_update, dim=1).cpu()  # (B, K, L)
-        results += [row[:, : s.rollout.token_ids.shape[0]].clone() for row, s in zip(padded, batch, strict=True)]
-    return results
+        for i, sample, log_probs in zip(rows, batch, padded, strict=True):
+            results[i] = log_probs[:, : len(sample.rollout.token_ids)].clone()
+    return [results[i] for i in range(len(samples))]

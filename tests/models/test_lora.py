@@ -1,0 +1,68 @@
+"""LoRA: fresh adapters change nothing, the base stays reachable, and merged weights compute the same."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from unigrpo.config import LoRAConfig
+from unigrpo.models.lora import add_lora, merged, without_lora
+from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
+
+SETTINGS = LoRAConfig(rank=4, alpha=8, target_modules=("q_proj", "ff_out"))
+TOKENS = torch.arange(12).reshape(2, 6)
+
+
+@pytest.fixture
+def config() -> MMadaConfig:
+    return MMadaConfig(d_model=16, n_layers=2, n_heads=2, n_kv_heads=2, mlp_hidden_size=24, vocab_size=20)
+
+
+@pytest.fixture
+def model(config: MMadaConfig) -> MMadaModelLM:
+    torch.manual_seed(0)
+    return MMadaModelLM(config).eval()
+
+
+def test_fresh_adapters_change_nothing_and_are_all_that_is_trained(model: MMadaModelLM) -> None:
+    before = model(TOKENS).logits
+    add_lora(model, SETTINGS)
+    torch.testing.assert_close(model(TOKENS).logits, before, rtol=0, atol=0)
+    trained = {name: p.shape for name, p in model.named_parameters() if p.requires_grad}
+    # two layers x two targets x (A, B); the head, which is called ff_out too, has none
+    assert len(trained) == 8
+    assert all("blocks" in name and "lora_" in name for name in trained)
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 2 * 4 * ((16 + 16) + (24 + 16))
+
+
+def test_the_base_is_seen_without_the_adapters_and_the_merged_weights_with_them(
+    model: MMadaModelLM, config: MMadaConfig
+) -> None:
+    before = model(TOKENS).logits
+    add_lora(model, SETTINGS)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_()
+    with_adapters = model(TOKENS).logits
+    assert (with_adapters - before).abs().max() > 0.01
+    with without_lora(model):
+        torch.testing.assert_close(model(TOKENS).logits, before, rtol=0, atol=0)
+    torch.testing.assert_close(model(TOKENS).logits, with_adapters, rtol=0, atol=0)
+    plain = MMadaModelLM(config).eval()
+    plain.load_state_dict(merged(model, model.state_dict()))
+    torch.testing.assert_close(plain(TOKENS).logits, with_adapters)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rank": -1}, "ds.lora.rank is -1"),
+        ({"alpha": 0}, "ds.lora.alpha is 0"),
+        ({"target_modules": ()}, "ds.lora.target_modules is empty"),
+        ({"target_modules": ("query",)}, "ds.lora.target_modules: no 'query'"),
+    ],
+)
+def test_wrong_settings_are_refused(change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LoRAConfig(**change)

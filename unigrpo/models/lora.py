@@ -1,0 +1,61 @@
+"""LoRA (arXiv:2106.09685) on the layers of the transformer, by peft; below it the base stays as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import peft
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from unigrpo.config import LoRAConfig
+
+BASE, DOWN, UP = ".base_layer.weight", ".lora_A.default.weight", ".lora_B.default.weight"
+"""Ends of peft's names of a layer's weights."""
+
+
+def add_lora(model: PreTrainedModel, settings: LoRAConfig) -> None:
+    """Puts fresh adapters, which change nothing yet, on the layers of all blocks, and freezes everything else.
+
+    Args:
+        model: Is changed in place. Embedding and head get no adapter.
+        settings: Rank, scale and layers.
+    """
+    layers = "|".join(settings.target_modules)
+    model.add_adapter(
+        peft.LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=rf".*\.blocks\.\d+\.({layers})")
+    )
+
+
+@contextmanager
+def without_lora(model: PreTrainedModel) -> Iterator[None]:
+    """The base alone, as long as the context lives."""
+    model.disable_adapters()
+    try:
+        yield
+    finally:
+        model.enable_adapters()
+
+
+def merged(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of the model without adapters that computes the same: W + alpha / rank * B A, under its own names.
+
+    Args:
+        model: With adapters or without.
+        weights: Its own, which may not be in this process.
+    """
+    if not getattr(model, "peft_config", None):
+        return dict(weights)
+    settings: Any = model.peft_config["default"]  # type: ignore[index]
+    scale = settings.lora_alpha / settings.r
+    result: dict[str, Tensor] = {}
+    for name, weight in weights.items():
+        if name.endswith(BASE):
+            layer = name.removesuffix(BASE)
+            change = weights[layer + UP].float() @ weights[layer + DOWN].float()
+            result[layer + ".weight"] = (weight.float() + scale * change).to(weight.dtype)
+        elif not name.endswith((DOWN, UP)):
+            result[name] = weight
+    return result

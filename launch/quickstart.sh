@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up and runs the main job on an embedded default: UniGRPO on arithmetic with a tiny model, through Ray's job server.
+# Sets up and runs the main job on an embedded default: UniGRPO on three tasks with a tiny model, as a Ray job.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -8,7 +8,7 @@ if [ "${1:-}" = --help ] || [ "${1:-}" = -h ]; then
 bash launch/quickstart.sh [--section.name VALUE ...]
 
 Creates or reuses .venv, starts a local Ray head with a job server if none is reachable (and stops it again), submits
-the training job of launch/configs/tiny_text.yaml, and ends with a table before/after, a reward curve and a report.
+the training job of launch/configs/tiny/unigrpo.yaml, and ends with a table before/after, a reward curve and a report.
 About five minutes on two CPU cores after the installation. Arguments go to the training command, for example
   bash launch/quickstart.sh --train.num_steps 20 --train.seed 7
 Environment: RAY_ADDRESS=http://HOST:8265 submits to that job server instead.
@@ -24,4 +24,4 @@ source launch/ray_head.sh
 start_or_find_ray
 run_dir="$PWD/runs/quickstart-$(date +%Y%m%d-%H%M%S)"
 say "submitting the job to $RAY_ADDRESS; it writes to $run_dir"
-submit_job unigrpo.cli.train_unigrpo --config launch/configs/tiny_text.yaml --run_dir "$run_dir" "$@"
+submit_job unigrpo.cli.train_unigrpo --config launch/configs/tiny/unigrpo.yaml --run_dir "$run_dir" "$@"

@@ -100,3 +100,17 @@ def test_drawn_pictures_go_onto_a_page_and_not_into_the_lines(tmp_path):
     assert [page.name for page in (tmp_path / "drawings").iterdir()] == ["step_00000003.png"]
     page = np.asarray(Image.open(tmp_path / "drawings" / "step_00000003.png"))
     assert (page == red[0, 0]).all(axis=-1).sum() == 128 * 128
+
+
+def test_the_same_prompts_are_answered_before_and_after(tmp_path):
+    folder = write_run(tmp_path / "run")
+    row = {"kind": "eval", "task": "mmu", "prompt_id": "p:1", "prompt": "how many?", "label": "2"}
+    rows = [{**row, "step": step, "completion": f"<b>{text}"} for step, text in ((0, "one"), (2, "no"), (3, "two"))]
+    (folder / "rollouts.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    text = write_report(folder).read_text()
+    answers = text[text.index("Answers before and after") : text.index("<h2>Samples")]
+    assert "at step 0" in answers
+    assert "at step 3" in answers
+    assert "&lt;b&gt;one" in answers
+    assert "&lt;b&gt;two" in answers
+    assert "no" not in answers.replace("now", "")

@@ -176,7 +176,7 @@ def _page(
 ) -> str:
     sections = [f"<h1>{html.escape(name)}</h1>", _headline(steps, summary), _before_after(summary)]
     sections += [f"<h2>{title}</h2><img src='{file}' alt='{title}'>" for file, title in pictures]
-    sections += [_samples(samples), f"<h2>Config</h2><pre>{html.escape(config)}</pre>"]
+    sections += [_answers(samples), _samples(samples), f"<h2>Config</h2><pre>{html.escape(config)}</pre>"]
     head = f"<!doctype html><meta charset='utf-8'><title>{html.escape(name)}</title><style>{STYLE}</style>"
     return head + "\n".join(sections) + "\n"
 
@@ -200,6 +200,26 @@ def _before_after(summary: dict[str, Any]) -> str:
     ]
     head = "<tr><th>held out</th><th>before</th><th>after</th><th>gain</th></tr>"
     return f"<h2>Before and after</h2><table>{head}{''.join(rows)}</table>"
+
+
+def _answers(samples: Rows) -> str:
+    """The same held-out prompts at the first and at the last evaluation, greedy."""
+    texts = [row for row in samples if row.get("kind") == "eval" and row.get("completion")]
+    steps = sorted({row["step"] for row in texts})
+    if len(steps) < 2:
+        return ""
+    before, after = ({r["prompt_id"]: r for r in texts if r["step"] == step} for step in (steps[0], steps[-1]))
+    rows = [
+        "<tr>"
+        + "".join(f"<td><code>{html.escape(str(cell))}</code></td>" for cell in (
+            row["prompt"], row["label"], before[prompt_id]["completion"], row["completion"],
+        ))
+        + "</tr>"
+        for prompt_id, row in after.items()
+        if prompt_id in before
+    ][:MAX_SAMPLES]  # fmt: skip
+    head = f"<tr><th>prompt</th><th>gold</th><th>at step {steps[0]}</th><th>at step {steps[-1]}</th></tr>"
+    return f"<h2>Answers before and after, greedy</h2><table>{head}{''.join(rows)}</table>"
 
 
 def _samples(samples: Rows) -> str:

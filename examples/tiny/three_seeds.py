@@ -16,7 +16,12 @@ from unigrpo.report import moving_average
 
 matplotlib.use("Agg")
 HERE = Path(__file__).parent
-SHOWN = ("math_answer_sampled", "math_answer_greedy", "cot_format_sampled", "reward_total_sampled")
+SHOWN = {
+    "sums": "math_answer_{}/text",
+    "understanding": "math_answer_{}/mmu",
+    "drawing": "shape_match_{}/t2i",
+}
+"""Share of held-out prompts answered or drawn right. The rule of shapes.py that reads pictures is never a reward."""
 
 
 def main() -> None:
@@ -43,39 +48,43 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def table(runs: list[dict[str, Any]]) -> str:
-    """Markdown: a row for each seed, before -> after."""
-    rows = [
-        f"| {run['seed']} | "
-        + " | ".join(f"{run['eval']['before'][n]:.3f} -> {run['eval']['after'][n]:.3f}" for n in SHOWN)
-        + f" | {run['wall_seconds']:.0f} |"
-        for run in runs
-    ]
-    head = "| seed | " + " | ".join(SHOWN) + " | seconds |"
-    return "\n".join([head, "|---" * (len(SHOWN) + 2) + "|", *rows])
+    """Markdown: a row for each seed, before -> after, sampled as in training and the most likely in brackets."""
+    rows: list[list[str]] = []
+    for run in runs:
+        before, after = run["eval"]["before"], run["eval"]["after"]
+        cells = [
+            "{:.2f} -> {:.2f} ({:.2f} -> {:.2f})".format(
+                *(when[name.format(kind)] for kind in ("sampled", "greedy") for when in (before, after))
+            )
+            for name in SHOWN.values()
+        ]
+        rows.append([str(run["seed"]), *cells, f"{run['wall_seconds']:.0f}"])
+    head = ["seed", *SHOWN, "seconds"]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
 
 
 def picture(runs: list[dict[str, Any]], path: Path) -> None:
-    """Training reward of every run, and its held-out points."""
-    figure = Figure(figsize=(8, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for i, run in enumerate(runs):
-        steps = [row for row in run["metrics"] if "reward/total_mean" in row]
-        x = [row["step"] for row in steps]
-        y = [row["reward/total_mean"] for row in steps]
-        left.plot(x, y, color=f"C{i}", alpha=0.2, linewidth=1)
-        left.plot(x, moving_average(y), color=f"C{i}", label=f"seed {run['seed']}")
-        held_out = [row for row in run["metrics"] if "eval/math_answer_sampled" in row]
-        right.plot(
-            [row["step"] for row in held_out],
-            [row["eval/math_answer_sampled"] for row in held_out],
-            "o-",
-            color=f"C{i}",
-            label=f"seed {run['seed']}",
-        )
-    left.set(title="training reward (at most 2.5)", xlabel="step")
-    right.set(title="held-out share of right answers, sampled", xlabel="step")
-    left.legend()
+    """Training reward and held-out points of every task: a column each, a colour for each seed."""
+    figure = Figure(figsize=(11, 5.6), layout="constrained")
+    axes = figure.subplots(2, len(SHOWN), sharex=True)
+    for column, (title, name) in enumerate(SHOWN.items()):
+        top, bottom = axes[0][column], axes[1][column]
+        name = name.format("sampled")
+        for i, run in enumerate(runs):
+            reward = f"reward/total_mean/{name.rpartition('/')[2]}"
+            x, y = _points(run["metrics"], reward)
+            top.plot(x, y, color=f"C{i}", alpha=0.2, linewidth=1)
+            top.plot(x, moving_average(y), color=f"C{i}", label=f"seed {run['seed']}")
+            bottom.plot(*_points(run["metrics"], f"eval/{name}"), "o-", color=f"C{i}")
+        top.set(title=f"{title}: training reward")
+        bottom.set(title=f"{title}: held-out share right", xlabel="step")
+    axes[0][0].legend()
     figure.savefig(path, dpi=120)
+
+
+def _points(metrics: list[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
+    rows = [row for row in metrics if name in row]
+    return [row["step"] for row in rows], [row[name] for row in rows]
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -144,6 +145,38 @@ def test_after_kill_9_in_mid_step_a_resumed_run_has_the_same_metrics_and_weights
     assert untimed(tmp_path / "killed") == untimed(tmp_path / "whole")
     one, two = (load_file(tmp_path / name / "policy" / "model.safetensors") for name in ("whole", "killed"))
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("actor", ["PolicyActor", "ReferenceActor", "RewardActor"])
+def test_an_actor_killed_in_mid_step_ends_the_job_clearly_or_is_replaced(ray_head, tmp_path, actor):
+    gcs = ray_head[1]
+    unified = [
+        sys.executable, "-m", "unigrpo.cli.train_unigrpo", "--config", "launch/configs/tiny/unigrpo.yaml",
+        "--rollout.batch_size", "4", "--rollout.n_samples_per_prompt", "4", "--eval.max_samples", "4",
+        "--train.num_steps", "6", "--ckpt.save_steps", "1",
+    ]  # fmt: skip
+    options = {"cwd": ROOT, "env": {**os.environ, "RAY_ADDRESS": gcs}, "text": True}
+    whole = subprocess.run([*unified, "--run_dir", str(tmp_path / "whole")], **options, check=False, timeout=280)
+    assert whole.returncode == 0
+
+    command = [*unified, "--run_dir", str(tmp_path / "killed")]
+    job = subprocess.Popen(command, **options, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    wait_for_step(tmp_path / "killed" / "metrics.jsonl", 2)
+    victims = [p for p in psutil.process_iter() if p.name().startswith(f"ray::{actor}")]
+    assert victims
+    victims[0].kill()
+    output, _ = job.communicate(timeout=280)
+    if actor == "RewardActor":
+        assert job.returncode == 0, output
+    else:
+        assert job.returncode != 0
+        role = actor.removesuffix("Actor").lower()
+        assert f"error: {role} worker 0 died in " in output
+        assert "start again with --ckpt.load_enable true" in output
+        again = subprocess.run([*command, "--ckpt.load_enable", "true"], **options, check=False, timeout=280)
+        assert again.returncode == 0
+    assert untimed(tmp_path / "killed") == untimed(tmp_path / "whole")
 
 
 def wait_for_step(metrics: Path, step: int) -> None:

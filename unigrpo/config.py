@@ -14,6 +14,8 @@ MaskSchedule = Literal["stride", "interpolate", "random"]
 TASKS = ("text", "mmu", "t2i", "r2i")
 """Text reasoning, image understanding, text-to-image, and thinking before drawing: MMaDA's names."""
 Remasking = Literal["low_confidence", "random"]
+TextCache = Literal["none", "prefix", "dual"]
+ImageCache = Literal["none", "text"]
 Fit = Literal["crop", "squash", "pad"]
 """How an image becomes a square.
 
@@ -99,6 +101,9 @@ class TextSamplingConfig:
     """Classifier-free guidance against the masked prompt; 0 is off."""
     threshold: float = 0.0
     """Above 0, every step fixes all tokens with at least this confidence, and at least one; replaces the schedule."""
+    cache: TextCache = "none"
+    """Keys and values to take from the first pass of a block in its other steps: of the tokens before it (`prefix`),
+    of those before and behind it (`dual`), or `none`. Faster; what is drawn then differs a little from the model."""
     stop_at_end_of_text: bool = True
     """Once a block holds end-of-text, the rest of that response is padding and is not sampled."""
 
@@ -121,6 +126,7 @@ class TextSamplingConfig:
         require(self.temperature >= 0, f"temperature is {self.temperature}; it must be 0 or more")
         require(0 < self.top_p <= 1, f"top_p is {self.top_p}; it must lie in (0, 1]")
         choice("remasking", self.remasking, ("low_confidence", "random"))
+        choice("cache", self.cache, ("none", "prefix", "dual"))
         require(self.guidance_scale >= 0, f"guidance_scale is {self.guidance_scale}; it must be 0 or more")
         within("threshold", self.threshold, 0.0, 1.0)
 
@@ -143,6 +149,8 @@ class ImageSamplingConfig:
     """`compounding` multiplies the linear factors of all steps so far, as the released code does."""
     guidance_scale: float = 3.5
     """Classifier-free guidance against an unconditional prompt; 0 is off."""
+    cache: ImageCache = "none"
+    """`text` takes the prompt's keys and values from the first step, when no code was known yet, in all others."""
 
     def __post_init__(self) -> None:
         positive("num_image_tokens", self.num_image_tokens)
@@ -153,6 +161,7 @@ class ImageSamplingConfig:
         )
         for name in ("temperature", "remasking_temperature", "guidance_scale"):
             require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; it must be 0 or more")
+        choice("cache", self.cache, ("none", "text"))
         choice("remasking_anneal", self.remasking_anneal, ("linear", "compounding"))
 
 

@@ -55,12 +55,12 @@ def check_sampling(case: Case) -> None:
     codes = case["alt.image_codes_with_cut_at_S" if is_trap else "out.image_codes"]
     inputs = case["alt.network_input_per_step_cut_at_S" if is_trap else "out.network_input_per_step"]
     for row in range(len(codes)):
-        sample, calls = sample_row(case, row)
+        sample, seen = sample_row(case, row)
         case.exact(f"codes of row {row}", sample.codes, codes[row])
-        case.require(f"row {row} took {len(calls)} passes, expected {len(inputs)}", len(calls) == len(inputs))
-        for call, expected in zip(calls, inputs[:, row :: len(codes)], strict=False):
-            shown = expected[:, -call.tokens.shape[1] :]
-            case.exact(f"network input of row {row}", call.tokens[call.real], shown[call.real])
+        expected = inputs[:, row :: len(codes)].flatten(0, 1)
+        case.require(f"{len(seen)} network inputs of row {row}, expected {len(expected)}", len(seen) == len(expected))
+        for found, original in zip(seen, expected, strict=False):
+            case.exact(f"network input of row {row}", found, original[-len(found) :])
         if is_trap:
             continue
         kept, log_probs = sample.commit_step[-size - 1 : -1], sample.commit_log_probs[-size - 1 : -1]
@@ -73,8 +73,8 @@ def check_sampling(case: Case) -> None:
                 case.exact(f"hidden after step {step}", kept > step, case["out.remasked"][step, row])
 
 
-def sample_row(case: Case, row: int) -> tuple[ImageSample, list[SimpleNamespace]]:
-    """One row by itself, since start- and end-of-image may be other tokens in each row."""
+def sample_row(case: Case, row: int) -> tuple[ImageSample, list[Tensor]]:
+    """One row by itself, since start- and end-of-image may be other tokens in each row, and what the network saw."""
     params, model, size = case.params, case.model(), case.params["seq_len"]
     ids, real = case["in.input_ids"][row], case["in.attention_mask"][row].bool()
     unconditional = None
@@ -82,11 +82,11 @@ def sample_row(case: Case, row: int) -> tuple[ImageSample, list[SimpleNamespace]
         text = slice(None, params["S"] + 1)  # from start-of-image on all is the conditional row's
         guide = case["in.uncond_ids"][row, text][case["in.uncond_attention_mask"][row, text].bool()]
         unconditional = [torch.cat([guide, ids[-size - 2 : -size - 1]])]
-    given, calls = ids[-size - 1 : -1], []
+    given, seen = ids[-size - 1 : -1], []
 
     def spy(tokens: Tensor, *, attention_mask: Tensor | None, **kwargs: Any) -> Any:
         shown = torch.ones_like(tokens).bool() if attention_mask is None else attention_mask
-        calls.append(SimpleNamespace(tokens=tokens.clone(), real=shown))
+        seen.extend(row[real] for row, real in zip(tokens, shown, strict=True))
         return model(tokens, attention_mask=attention_mask, **kwargs)
 
     ids_of = {"mask_id": params["mask_id"], "eoi_id": int(ids[-1]), "image_pad_id": 0}
@@ -99,7 +99,7 @@ def sample_row(case: Case, row: int) -> tuple[ImageSample, list[SimpleNamespace]
         known=[torch.where(given == params["mask_id"], UNKNOWN, given - params["text_vocab"])],
         generators=[torch.Generator()],
     )
-    return sample, calls
+    return sample, seen
 
 
 def check_counts_and_temperatures(case: Case) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -19,10 +20,15 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, Pretrained
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import ModelOutput
 
+from unigrpo.models.sampling.cache import KeyValueCache
 from unigrpo.models.vocabulary import PUBLISHED_IDS
 
 HEAD_CHUNK_ROWS = 1024
 """Rows whose logits exist at once when only log-probabilities are asked for."""
+
+
+UpdateKeyValues = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Takes the keys and values of the columns that a pass computes and returns those of whole rows."""
 
 
 class MMadaConfig(PretrainedConfig):
@@ -128,6 +134,14 @@ def eager_attention(
     return (weights @ value).transpose(1, 2), None
 
 
+def _select(hidden: Float[Tensor, "B L D"], positions: Bool[Tensor, "B L"], count: int | None) -> Float[Tensor, "N D"]:
+    """``hidden`` at ``positions``. Without their count, a GPU is waited for to learn it."""
+    if count is None:
+        return hidden[positions]
+    index = torch.nonzero_static(positions.flatten(), size=count, fill_value=0)[:, 0]
+    return hidden.flatten(0, 1).index_select(0, index)
+
+
 class Block(nn.Module):
     """Pre-norm attention and gated MLP, each with a residual."""
 
@@ -149,23 +163,27 @@ class Block(nn.Module):
         self.up_proj = nn.Linear(width, config.mlp_hidden_size, bias=False)
         self.ff_out = nn.Linear(config.mlp_hidden_size, width, bias=False)
 
-    def forward(self, x: Tensor, mask: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
-        x = x + self._attend(self.attn_norm(x), mask, cos, sin)
+    def forward(
+        self, x: Tensor, mask: Tensor | None, cos: Tensor, sin: Tensor, update: UpdateKeyValues | None = None
+    ) -> Tensor:
+        x = x + self._attend(self.attn_norm(x), mask, cos, sin, update)
         h = self.ff_norm(x)
         return x + self.ff_out(F.silu(self.ff_proj(h)) * self.up_proj(h))
 
-    def _attend(self, h: Tensor, mask: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
+    def _attend(
+        self, h: Tensor, mask: Tensor | None, cos: Tensor, sin: Tensor, update: UpdateKeyValues | None
+    ) -> Tensor:
         def heads(projected: Tensor) -> Tensor:
             return projected.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
         query = rotate(heads(self.q_proj(h)), cos, sin)
-        key = rotate(heads(self.k_proj(h)), cos, sin)
+        key, value = rotate(heads(self.k_proj(h)), cos, sin), heads(self.v_proj(h))
+        if update is not None:
+            key, value = update(key, value)
         attention: Callable[..., Any] = eager_attention
         if self.config._attn_implementation != "eager":
             attention = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation]
-        out, _ = attention(
-            self, query, key, heads(self.v_proj(h)), mask, dropout=0.0, scaling=self.head_dim**-0.5, is_causal=False
-        )
+        out, _ = attention(self, query, key, value, mask, dropout=0.0, scaling=self.head_dim**-0.5, is_causal=False)
         return self.attn_out(out.flatten(-2))
 
 
@@ -231,11 +249,13 @@ class MMadaModelLM(PreTrainedModel):
         *,
         inputs_embeds: Float[Tensor, "B L D"] | None = None,
         positions: Bool[Tensor, "B L"] | None = None,
+        num_positions: int | None = None,
         targets: Int[Tensor, " N"] | None = None,
         vocab_slice: tuple[int, int] | None = None,
         is_sliced: Bool[Tensor, " N"] | None = None,
         temperature: float | Float[Tensor, " N"] = 1.0,
         output_hidden_states: bool = False,
+        cache: KeyValueCache | None = None,
     ) -> MMadaOutput:
         """Runs the transformer and applies the head only where asked.
 
@@ -245,29 +265,34 @@ class MMadaModelLM(PreTrainedModel):
                 key (axis 3). None: all see all.
             inputs_embeds: Embeddings in the place of ``input_ids``.
             positions: Where to apply the head: N positions, in row-major order. None: everywhere.
+            num_positions: How many ``positions`` are True. Who knows it saves a wait for the device.
             targets: Tokens at ``positions`` whose log-probabilities are wanted; no logits are returned or kept.
             vocab_slice: First and one-past-last id that the head computes; the softmax is over them alone.
             is_sliced: Which ``targets`` the slice is for, the others having the whole vocabulary; None: all of them.
             temperature: Divides the logits before the softmax of ``targets``; one for all or one for each.
             output_hidden_states: Also return the residual stream between the layers.
+            cache: Filled by this pass if it is new; otherwise ``input_ids`` and ``positions`` are the columns from
+                ``cache.first`` on, and ``attention_mask`` still that of whole rows.
 
         Raises:
             ValueError: A mask of floats, or not one target per position.
         """
         hidden = self.transformer.wte(input_ids) if inputs_embeds is None else inputs_embeds
-        length, device = hidden.shape[1], hidden.device
-        mask = self._attention_mask(attention_mask)
-        cos, sin = rotary_table(length, self.config.d_model // self.config.n_heads, self.config.rope_theta, device)
+        device, first = hidden.device, 0 if cache is None else cache.first
+        columns = slice(first, first + hidden.shape[1])
+        mask = self._attention_mask(attention_mask, columns)
+        head_dim = self.config.d_model // self.config.n_heads
+        cos, sin = (part[columns] for part in rotary_table(columns.stop, head_dim, self.config.rope_theta, device))
         states = [hidden]
-        for block in self.transformer.blocks:
+        for layer, block in enumerate(self.transformer.blocks):
             if self.gradient_checkpointing and self.training:
                 hidden = checkpoint(block, hidden, mask, cos, sin, use_reentrant=False)
             else:
-                hidden = block(hidden, mask, cos, sin)
+                hidden = block(hidden, mask, cos, sin, None if cache is None else partial(cache.update, layer))
             states.append(hidden)
         kept = tuple(states) if output_hidden_states else None
         if positions is not None:
-            hidden = hidden[positions]
+            hidden = _select(hidden, positions, num_positions)
         hidden = self.transformer.ln_f(hidden)
         if targets is None:
             return MMadaOutput(logits=self.transformer.ff_out(hidden, vocab_slice), hidden_states=kept)
@@ -285,8 +310,8 @@ class MMadaModelLM(PreTrainedModel):
                 log_probs = log_probs.masked_scatter(rows, part)
         return MMadaOutput(log_probs=log_probs, hidden_states=kept)
 
-    def _attention_mask(self, mask: Tensor | None) -> Tensor | None:
-        """The mask as the attention kernels want it; None where nothing is hidden."""
+    def _attention_mask(self, mask: Tensor | None, columns: slice = slice(None)) -> Tensor | None:
+        """The mask as the attention kernels want it, for queries in ``columns``; None where nothing is hidden."""
         if mask is None:
             return None
         if mask.is_floating_point():
@@ -298,7 +323,7 @@ class MMadaModelLM(PreTrainedModel):
         if mask.dim() == 4 or "flash" in (self.config._attn_implementation or ""):
             return mask
         # A query that sees nothing has no softmax: let padding queries see everything, since nobody reads them.
-        return (mask[:, None, None, :] | ~mask[:, None, :, None]) if not mask.all() else None
+        return (mask[:, None, None, :] | ~mask[:, None, columns, None]) if not mask.all() else None
 
     def _log_probs(
         self, hidden: Tensor, targets: Tensor, vocab_slice: tuple[int, int] | None, temperatures: Tensor

@@ -185,16 +185,37 @@ def test_the_head_is_computed_for_hidden_places_and_image_codes_only_and_padding
         return model(tokens, **kwargs)
 
     sample(spy, prompts, guidance_scale=1.0, unconditional=[EMPTY] * 4)
-    assert len(calls) == 5
-    padding = torch.tensor([6, 0, 8, 3] + [7] * 4)
-    for call in calls:
-        assert call.vocab_slice == (OFFSET, OFFSET + CODES)
-        assert torch.equal(call.positions, call.tokens == MASK)
-        assert torch.equal(call.attention_mask, torch.arange(11 + SIZE + 1) >= padding[:, None])
-        assert torch.equal(call.tokens[:4, 11:], call.tokens[4:, 11:]), "both halves see the same image"
+    assert len(calls) == 10
+    padding = torch.tensor([6, 0, 8, 3])
+    for with_prompt, without in zip(calls[::2], calls[1::2], strict=True):
+        for call in (with_prompt, without):
+            assert call.vocab_slice == (OFFSET, OFFSET + CODES)
+            assert torch.equal(call.positions, call.tokens == MASK)
+            assert call.num_positions == int(call.positions.sum())
+        assert torch.equal(with_prompt.attention_mask, torch.arange(11 + SIZE + 1) >= padding[:, None])
+        assert without.attention_mask is None and without.tokens.shape[1] == len(EMPTY) + SIZE + 1
+        assert torch.equal(with_prompt.tokens[:, 11:], without.tokens[:, len(EMPTY) :]), "both see the same image"
     calls.clear()
     sample(spy, prompts[:1])
     assert calls[0].attention_mask is None, "without padding there is nothing to hide"
+
+
+def test_a_pass_of_its_own_for_the_guides_changes_nothing(model, prompts, monkeypatch):
+    """A short unconditional prompt is padded to the length of the others in one pass, or has a shorter one."""
+    arguments: dict[str, Any] = {"unconditional": [EMPTY] * 4, "guidance_scale": 2.0, "known": SOME_KNOWN}
+    apart = sample(model, prompts, **arguments)
+    monkeypatch.setattr("unigrpo.models.sampling.image.MOST_PADDED", 0.0)
+    shapes = []
+
+    def spy(tokens, **kwargs):
+        shapes.append(tuple(tokens.shape))
+        return model(tokens, **kwargs)
+
+    together = sample(spy, prompts, **arguments)
+    assert set(shapes) == {(8, 11 + SIZE + 1)}
+    for one, other in zip(together, apart, strict=True):
+        assert torch.equal(one.codes, other.codes)
+        torch.testing.assert_close(one.commit_log_probs, other.commit_log_probs, rtol=1e-4, atol=1e-4)
 
 
 def test_codes_are_drawn_with_their_probabilities():

@@ -65,11 +65,11 @@ def test_codes_and_every_input_of_the_network_are_those_of_the_original(golden, 
             uncond_real = arrays["in.uncond_attention_mask"][row, text].bool()
             unconditional = [torch.cat([arrays["in.uncond_ids"][row, text][uncond_real], ids[-size - 2 : -size - 1]])]
         given = ids[-size - 1 : -1]
-        calls: list[SimpleNamespace] = []
+        seen: list[torch.Tensor] = []
 
-        def spy(tokens, *, attention_mask, calls=calls, **kwargs):
-            real = torch.ones_like(tokens).bool() if attention_mask is None else attention_mask
-            calls.append(SimpleNamespace(tokens=tokens.clone(), real=real))
+        def spy(tokens, *, attention_mask, seen=seen, **kwargs):
+            shown = torch.ones_like(tokens).bool() if attention_mask is None else attention_mask
+            seen.extend(row[real] for row, real in zip(tokens, shown, strict=True))
             return model(tokens, attention_mask=attention_mask, **kwargs)
 
         (sample,) = sample_images(
@@ -82,8 +82,8 @@ def test_codes_and_every_input_of_the_network_are_those_of_the_original(golden, 
             generators=[torch.Generator()],
         )
         assert torch.equal(sample.codes, codes[row])
-        for call, expected in zip(calls, inputs[:, row :: len(codes)], strict=True):
-            assert torch.equal(call.tokens[call.real], expected[:, -call.tokens.shape[1] :][call.real])
+        for found, expected in zip(seen, inputs[:, row :: len(codes)].flatten(0, 1), strict=True):
+            assert torch.equal(found, expected[-len(found) :])
         if case == "guidance_wrong_cut_trap":
             continue
         steps, log_probs = sample.commit_step[-size - 1 : -1], sample.commit_log_probs[-size - 1 : -1]
@@ -134,7 +134,7 @@ def test_guidance_is_the_formula_of_the_original(golden, scale):
     _, arrays = golden("cfg_formulas")
     logits = torch.cat([arrays["in.cond"], arrays["in.uncond"]]).float()
 
-    def model(tokens, *, attention_mask, positions, vocab_slice):
+    def model(tokens, *, attention_mask, positions, num_positions, vocab_slice):
         assert vocab_slice == (40, 47)
         return SimpleNamespace(logits=logits.flatten(0, 1))
 
@@ -145,7 +145,7 @@ def test_guidance_is_the_formula_of_the_original(golden, scale):
         [prompt, prompt],
         settings_of(params),
         vocabulary_of({"mask_id": 37, "text_vocab": 40, "codebook": 7}, eoi_id=3),
-        unconditional=[prompt[:1]] * 2,
+        unconditional=[prompt] * 2,
         generators=[torch.Generator()] * 2,
     )
     best = arrays[f"out.image_scale{scale}"].log_softmax(-1).max(-1)

@@ -19,9 +19,9 @@ class Spy:
     def __init__(self, model):
         self.model, self.calls = model, []
 
-    def __call__(self, tokens, *, attention_mask, positions):
+    def __call__(self, tokens, *, attention_mask, positions, num_positions):
         self.calls.append(SimpleNamespace(tokens=tokens.clone(), mask=attention_mask, positions=positions.clone()))
-        return self.model(tokens, attention_mask=attention_mask, positions=positions)
+        return self.model(tokens, attention_mask=attention_mask, positions=positions, num_positions=num_positions)
 
 
 class Oracle:
@@ -32,7 +32,7 @@ class Oracle:
     def __init__(self, answers, order):
         self.answers, self.order = answers, order
 
-    def __call__(self, tokens, *, attention_mask, positions):
+    def __call__(self, tokens, *, attention_mask, positions, num_positions):
         logits = torch.zeros(*tokens.shape, self.vocab_size)
         start = tokens.shape[1] - len(self.order)
         for row in range(len(tokens)):
@@ -49,7 +49,7 @@ class Oracle:
 
 def constant(logits):
     """A model that gives the same logits everywhere."""
-    return lambda tokens, *, attention_mask, positions: SimpleNamespace(
+    return lambda tokens, *, attention_mask, positions, num_positions: SimpleNamespace(
         logits=logits.expand(int(positions.sum()), len(logits))
     )
 

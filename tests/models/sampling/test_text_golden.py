@@ -91,7 +91,7 @@ def test_guidance_is_the_formula_of_the_original(golden, sample, scale):
     logits = torch.cat([torch.cat([arrays[f"in.{name}"].float(), never], -1) for name in ("cond", "uncond")])
     prompt = torch.tensor([1, 2])
 
-    def model(tokens, *, attention_mask, positions):
+    def model(tokens, *, attention_mask, positions, num_positions):
         assert (tokens[:2, :2] == prompt).all()
         assert (tokens[2:, :2] == 7).all(), "the prompt should be masked where nothing is to guide"
         assert torch.equal(positions, torch.tensor([False, False, True, True, True]).expand(4, 5))

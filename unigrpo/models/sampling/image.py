@@ -16,6 +16,7 @@ from torch import Tensor
 
 from unigrpo.algorithm.schedule import hidden_share
 from unigrpo.config import ImageSamplingConfig
+from unigrpo.models.sampling.cache import KeyValueCache
 from unigrpo.models.sampling.remasking import draw, guide
 from unigrpo.models.vocabulary import Vocabulary
 
@@ -23,6 +24,8 @@ UNKNOWN = -1
 """Code of a place to draw, among known ones."""
 SMALLEST = 1e-20
 """Probabilities and draws below count as this much, so that no logarithm is infinite."""
+MOST_PADDED = 0.875
+"""Prompts and their shorter guides share a pass from this ratio of row lengths on; below, padding costs more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,19 +45,57 @@ class ImageSample:
     """Log-probability (nats) of the token then, among the image codes, at the sampling temperature; 0 elsewhere."""
 
 
-@dataclass(frozen=True)
-class _Batch:
-    """Images at work, padded on the left. With guidance the unconditional rows stand below: R is B or 2B."""
+@dataclass
+class _Rows:
+    """Rows that go through the model together, padded on the left."""
 
     tokens: Int[Tensor, "R L"]
     token_mask: Bool[Tensor, "R L"]
-    generators: Sequence[torch.Generator]
+    is_padded: bool
+    """Whether a row is shorter than the longest."""
     columns: slice
     """Where the image stands in each row."""
+    cache: KeyValueCache | None
+
+    def logits(
+        self, model: Callable[..., Any], hidden: Bool[Tensor, "B N"], num_hidden: int, vocabulary: Vocabulary
+    ) -> Float[Tensor, "M V"]:
+        """Float32 logits of the image codes at the hidden places of all rows, which hold each image R/B times."""
+        copies = len(self.tokens) // len(hidden)
+        positions = torch.zeros_like(self.token_mask)
+        positions[:, self.columns] = hidden.repeat(copies, 1)
+        tokens, arguments = self.tokens, {} if self.cache is None else {"cache": self.cache}
+        if self.cache is not None and self.cache.is_filled:
+            self.cache.first = self.columns.start
+            tokens, positions = tokens[:, self.columns.start :], positions[:, self.columns.start :]
+        out = model(
+            tokens,
+            attention_mask=self.token_mask if self.is_padded else None,
+            positions=positions,
+            num_positions=copies * num_hidden,
+            vocab_slice=vocabulary.image_slice,
+            **arguments,
+        )
+        return out.logits.float()
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Images at work. With guidance the unconditional rows stand below in ``rows``, or apart in ``guides``."""
+
+    rows: _Rows
+    guides: _Rows | None
+    generators: Sequence[torch.Generator]
 
     @property
     def image(self) -> Int[Tensor, "B N"]:
-        return self.tokens[: len(self.generators), self.columns]
+        return self.rows.tokens[: len(self.generators), self.rows.columns]
+
+    def show(self, image: Int[Tensor, "B N"]) -> None:
+        """Puts the images into all rows."""
+        for rows in (self.rows, self.guides):
+            if rows is not None:
+                rows.tokens[:, rows.columns] = image.repeat(len(rows.tokens) // len(image), 1)
 
 
 @torch.no_grad()
@@ -91,22 +132,21 @@ def sample_images(
         return []
     device = getattr(model, "device", torch.device("cpu"))
     guides = unconditional if unconditional is not None and settings.guidance_scale > 0 else ()
-    batch = _start([*prompts, *guides], settings, vocabulary, generators, known, device)
+    batch = _start(prompts, guides, settings, vocabulary, generators, known, device)
     commit_step = torch.full(batch.image.shape, -1, device=device)
     commit_log_probs = torch.zeros(batch.image.shape, device=device)
     for step in range(settings.num_denoising_steps):
         hidden = batch.image == vocabulary.mask_id
-        if not hidden.any():
+        left = hidden.sum(dim=1).tolist()
+        if not any(left):
             break
-        drawn, log_probs, confidence = _candidates(model, batch, hidden, settings, vocabulary)
+        drawn, log_probs, confidence = _candidates(model, batch, hidden, left, settings, vocabulary)
         kept = hidden
         if step < settings.num_denoising_steps - 1:
             counts = mask_counts(settings, step, hidden.sum(dim=1))
-            noise = _remasking_noise(batch, hidden) * remasking_temperature(settings, step)
+            noise = _remasking_noise(batch, hidden, left) * remasking_temperature(settings, step)
             kept = hidden & ~least_sure(confidence + noise, counts)
-        rows = len(batch.tokens) // len(kept)
-        image = torch.where(kept, drawn, batch.image)
-        batch.tokens[:, batch.columns] = image.repeat(rows, 1)
+        batch.show(torch.where(kept, drawn, batch.image))
         commit_step[kept] = step
         commit_log_probs = torch.where(kept, log_probs, commit_log_probs)
     return [
@@ -186,32 +226,61 @@ def check_arguments(
 
 def _start(
     prompts: Sequence[Tensor],
+    guides: Sequence[Tensor],
     settings: ImageSamplingConfig,
     vocabulary: Vocabulary,
     generators: Sequence[torch.Generator],
     known: Sequence[Tensor | None] | None,
     device: torch.device,
 ) -> _Batch:
-    longest, size = max(len(prompt) for prompt in prompts), settings.num_image_tokens
-    tokens = torch.full((len(prompts), longest + size + 1), vocabulary.mask_id, device=device)
-    token_mask = torch.ones_like(tokens, dtype=torch.bool)
-    tokens[:, -1] = vocabulary.eoi_id
-    for row, prompt in enumerate(prompts):
-        padding = longest - len(prompt)
-        tokens[row, :padding] = vocabulary.image_pad_id
-        token_mask[row, :padding] = False
-        tokens[row, padding:longest] = prompt.to(device)
-        codes = known[row % len(generators)] if known else None
+    """One pass for prompts and guides where their lengths are close, else one for each, without padding."""
+    images = torch.full((len(prompts), settings.num_image_tokens), vocabulary.mask_id)
+    for row, codes in enumerate(known or ()):
         if codes is not None:
-            ids = torch.where(codes == UNKNOWN, vocabulary.mask_id, codes + vocabulary.image_offset)
-            tokens[row, longest:-1] = ids.to(device)
-    return _Batch(tokens, token_mask, generators, slice(longest, longest + size))
+            images[row] = torch.where(codes == UNKNOWN, vocabulary.mask_id, codes.cpu() + vocabulary.image_offset)
+
+    def rows(some: Sequence[Tensor]) -> _Rows:
+        return _padded(some, images, settings, vocabulary, device)
+
+    if not guides:
+        return _Batch(rows(prompts), None, generators)
+    lengths = [max(map(len, some)) + settings.num_image_tokens + 1 for some in (prompts, guides)]
+    if min(lengths) >= MOST_PADDED * max(lengths):
+        return _Batch(rows([*prompts, *guides]), None, generators)
+    return _Batch(rows(prompts), rows(guides), generators)
+
+
+def _padded(
+    prompts: Sequence[Tensor],
+    images: Int[Tensor, "B N"],
+    settings: ImageSamplingConfig,
+    vocabulary: Vocabulary,
+    device: torch.device,
+) -> _Rows:
+    """Rows of a prompt, an image (from the first again after the last) and end-of-image."""
+    longest, size = max(len(prompt) for prompt in prompts), settings.num_image_tokens
+    tokens = torch.full((len(prompts), longest + size + 1), vocabulary.image_pad_id)
+    token_mask = torch.ones_like(tokens, dtype=torch.bool)
+    for row, prompt in enumerate(prompts):
+        token_mask[row, : longest - len(prompt)] = False
+        tokens[row, longest - len(prompt) : longest] = prompt.cpu()
+    columns = slice(longest, longest + size)
+    tokens[:, columns] = images.repeat(len(prompts) // len(images), 1)
+    tokens[:, -1] = vocabulary.eoi_id
+    return _Rows(
+        tokens=tokens.to(device),
+        token_mask=token_mask.to(device),
+        is_padded=not bool(token_mask.all()),
+        columns=columns,
+        cache=KeyValueCache() if settings.cache == "text" else None,
+    )
 
 
 def _candidates(
     model: Callable[..., Any],
     batch: _Batch,
     hidden: Bool[Tensor, "B N"],
+    left: Sequence[int],
     settings: ImageSamplingConfig,
     vocabulary: Vocabulary,
 ) -> tuple[Int[Tensor, "B N"], Float[Tensor, "B N"], Float[Tensor, "B N"]]:
@@ -219,12 +288,12 @@ def _candidates(
 
     Confidence is the log-probability before the temperature.
     """
-    logits = _logits(model, batch, hidden, settings, vocabulary)
+    logits = _logits(model, batch, hidden, sum(left), settings, vocabulary)
     scaled = logits / settings.temperature if settings.temperature > 0 else logits
     if settings.temperature > 0:
         noise = [
             torch.empty(count, logits.shape[1], device=g.device).exponential_(generator=g).to(logits.device)
-            for count, g in zip(hidden.sum(dim=1).tolist(), batch.generators, strict=True)
+            for count, g in zip(left, batch.generators, strict=True)
         ]
         drawn = draw(scaled, torch.cat(noise))
     else:
@@ -246,26 +315,26 @@ def _logits(
     model: Callable[..., Any],
     batch: _Batch,
     hidden: Bool[Tensor, "B N"],
+    num_hidden: int,
     settings: ImageSamplingConfig,
     vocabulary: Vocabulary,
 ) -> Float[Tensor, "M V"]:
     """Float32 logits of the image codes at the M hidden places; with guidance, against the unconditional rows."""
-    positions = torch.zeros_like(batch.token_mask)
-    positions[:, batch.columns] = hidden.repeat(len(positions) // len(hidden), 1)
-    mask = None if bool(batch.token_mask.all()) else batch.token_mask
-    out = model(batch.tokens, attention_mask=mask, positions=positions, vocab_slice=vocabulary.image_slice)
-    logits = out.logits.float()
+    logits = batch.rows.logits(model, hidden, num_hidden, vocabulary)
     if settings.guidance_scale == 0:
         return logits
-    with_prompt, without = logits.chunk(2)
+    if batch.guides is None:
+        with_prompt, without = logits.chunk(2)
+    else:
+        with_prompt, without = logits, batch.guides.logits(model, hidden, num_hidden, vocabulary)
     return guide(with_prompt, without, settings.guidance_scale)
 
 
-def _remasking_noise(batch: _Batch, hidden: Bool[Tensor, "B N"]) -> Float[Tensor, "B N"]:
+def _remasking_noise(batch: _Batch, hidden: Bool[Tensor, "B N"], left: Sequence[int]) -> Float[Tensor, "B N"]:
     """Gumbel noise at the hidden places."""
     uniform = [
         torch.rand(count, generator=g, device=g.device).to(hidden.device)
-        for count, g in zip(hidden.sum(dim=1).tolist(), batch.generators, strict=True)
+        for count, g in zip(left, batch.generators, strict=True)
     ]
     return torch.zeros_like(hidden, dtype=torch.float32).masked_scatter(hidden, gumbel(torch.cat(uniform)))
 

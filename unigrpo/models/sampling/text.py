@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unigrpo.config import TextSamplingConfig
+from unigrpo.models.sampling.cache import KeyValueCache
 from unigrpo.models.sampling.remasking import at_least, commit_counts, draw, guide, keep_top_p, most_confident
 from unigrpo.models.vocabulary import Vocabulary
 
@@ -43,6 +44,8 @@ class _Batch:
     token_mask: Tensor
     commit_step: Tensor
     log_probs: Tensor
+    is_padded: bool
+    """Whether a row is shorter than the longest."""
 
     def keep(self, rows: list[int]) -> None:
         self.index = [self.index[r] for r in rows]
@@ -50,7 +53,9 @@ class _Batch:
         for name in ("tokens", "token_mask", "commit_step", "log_probs"):
             setattr(self, name, getattr(self, name)[rows])
         # The longest prompt may have left: its padding would only cost time.
-        spare = int((~self.token_mask).sum(dim=1).min()) if rows else 0
+        padding = (~self.token_mask).sum(dim=1).tolist()
+        spare = min(padding, default=0)
+        self.is_padded = max(padding, default=0) > spare
         self.prompt_length -= spare
         for name in ("tokens", "token_mask", "commit_step", "log_probs"):
             setattr(self, name, getattr(self, name)[:, spare:])
@@ -136,67 +141,77 @@ def _start(
         token_mask=token_mask,
         commit_step=torch.full(shape, -1, device=device),
         log_probs=torch.zeros(shape, device=device),
+        is_padded=any(len(prompt) < longest for prompt in prompts),
     )
 
 
 def _fill_block(
     model: Callable[..., Any], batch: _Batch, block: int, settings: TextSamplingConfig, vocabulary: Vocabulary
 ) -> None:
-    """Unmasks one block of all rows in place."""
+    """Unmasks one block of all rows in place.
+
+    Nothing in here waits for the device, unless there is a threshold: then only the device knows how many are left.
+    """
     first = batch.prompt_length + block * settings.block_length
     columns = slice(first, first + settings.block_length)
+    cache = None if settings.cache == "none" else KeyValueCache()
     num_steps = settings.num_denoising_steps * settings.block_length // settings.max_new_tokens
     counts = commit_counts(settings.block_length, num_steps)
     if settings.threshold > 0:
         counts = [0] * settings.block_length  # as many steps as it takes
+    left = [settings.block_length] * len(batch.index)
+    is_finite = torch.ones((), dtype=torch.bool, device=batch.tokens.device)
     for step, count in enumerate(counts):
         masked = batch.tokens[:, columns] == vocabulary.mask_id
-        if settings.threshold > 0 and not masked.any():
-            return
-        if count == 0 and settings.threshold == 0:
-            continue  # more steps than tokens: nothing is fixed, so nothing needs computing
-        drawn, log_probs, confidence = _candidates(model, batch, columns, masked, settings, vocabulary)
+        if settings.threshold > 0:
+            left = masked.sum(dim=1).tolist()
+            if not any(left):
+                break
+        elif count == 0:
+            break  # more steps than tokens: nothing is fixed, so nothing needs computing
+        logits = _logits(model, batch, columns, masked, sum(left), settings, vocabulary, cache)
+        drawn, log_probs, confidence = _candidates(logits, left, batch.generators, settings, vocabulary)
+        is_finite &= log_probs.isfinite().all()
+        confidence = confidence.nan_to_num(0.0)  # so that the count holds until the end of the block, which raises
         scores = torch.full(masked.shape, -torch.inf, device=masked.device).masked_scatter(masked, confidence)
         chosen = at_least(scores, settings.threshold) if count == 0 else most_confident(scores, count)
         for target, values in ((batch.tokens, drawn), (batch.log_probs, log_probs)):
             spread = torch.zeros(masked.shape, dtype=target.dtype, device=masked.device).masked_scatter(masked, values)
             target[:, columns] = torch.where(chosen, spread, target[:, columns])
         batch.commit_step[:, columns].masked_fill_(chosen, block * len(counts) + step)
+        left = [n - count for n in left]
+    if not is_finite:
+        raise ValueError("the model's logits are not finite; look at its weights, or go back to an earlier checkpoint")
 
 
 def _candidates(
-    model: Callable[..., Any],
-    batch: _Batch,
-    columns: slice,
-    masked: Bool[Tensor, "B l"],
+    logits: Float[Tensor, "N V"],
+    left: Sequence[int],
+    generators: Sequence[torch.Generator],
     settings: TextSamplingConfig,
     vocabulary: Vocabulary,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """A token for every masked position of the block, its log-probability and its confidence; (N,) each.
+) -> tuple[Int[Tensor, " N"], Float[Tensor, " N"], Float[Tensor, " N"]]:
+    """A token for every masked position of the block, its log-probability and its confidence.
 
     The mask token itself is never drawn; the log-probability is still that of the whole vocabulary, as in training.
+    ``left`` is the number of masked positions of each row.
     """
-    positions = torch.zeros_like(batch.token_mask)
-    positions[:, columns] = masked
-    logits = _logits(model, batch, positions, settings, vocabulary)
-    counts = masked.sum(dim=1).tolist()
     scaled = logits / settings.temperature if settings.temperature > 0 else logits
-    allowed = scaled.index_fill(1, torch.tensor(vocabulary.mask_id, device=logits.device), -torch.inf)
+    allowed = scaled.clone()
+    allowed[:, vocabulary.mask_id] = -torch.inf
     if settings.temperature > 0:
         noise = [
             torch.empty(count, logits.shape[1], device=g.device).exponential_(generator=g).to(logits.device)
-            for count, g in zip(counts, batch.generators, strict=True)
+            for count, g in zip(left, generators, strict=True)
         ]
         drawn = draw(keep_top_p(allowed, settings.top_p), torch.cat(noise))
     else:
         drawn = allowed.argmax(dim=-1)
     log_probs = scaled.log_softmax(-1).gather(1, drawn[:, None])[:, 0]
-    if not log_probs.isfinite().all():
-        raise ValueError("the model's logits are not finite; look at its weights, or go back to an earlier checkpoint")
     if settings.remasking == "random":
         uniform = [
             torch.rand(count, generator=g, device=g.device).to(logits.device)
-            for count, g in zip(counts, batch.generators, strict=True)
+            for count, g in zip(left, generators, strict=True)
         ]
         return drawn, log_probs, torch.cat(uniform)
     plain = log_probs if settings.temperature in (0, 1) else logits.log_softmax(-1).gather(1, drawn[:, None])[:, 0]
@@ -206,22 +221,34 @@ def _candidates(
 def _logits(
     model: Callable[..., Any],
     batch: _Batch,
-    positions: Bool[Tensor, "B L"],
+    columns: slice,
+    masked: Bool[Tensor, "B l"],
+    num_masked: int,
     settings: TextSamplingConfig,
     vocabulary: Vocabulary,
+    cache: KeyValueCache | None,
 ) -> Float[Tensor, "N V"]:
-    """Float32 logits at ``positions``; with guidance, against the masked prompt."""
-    mask = None if bool(batch.token_mask.all()) else batch.token_mask
+    """Float32 logits at the masked positions of the block; with guidance, against the masked prompt."""
+    tokens, mask = batch.tokens, batch.token_mask if batch.is_padded else None
+    positions = torch.zeros_like(batch.token_mask)
+    positions[:, columns] = masked
+    if settings.guidance_scale > 0:
+        unconditional = tokens.clone()
+        unconditional[:, : batch.prompt_length] = vocabulary.mask_id
+        tokens, positions = torch.cat([tokens, unconditional]), positions.repeat(2, 1)
+        mask = None if mask is None else mask.repeat(2, 1)
+        num_masked *= 2
+    arguments: dict[str, Any] = {"num_positions": num_masked}
+    if cache is not None:
+        arguments["cache"] = cache
+        if cache.is_filled:
+            window = slice(columns.start, columns.stop if settings.cache == "dual" else None)
+            cache.first = columns.start
+            tokens, positions = tokens[:, window], positions[:, window]
+    logits = model(tokens, attention_mask=mask, positions=positions, **arguments).logits.float()
     if settings.guidance_scale == 0:
-        return model(batch.tokens, attention_mask=mask, positions=positions).logits.float()
-    unconditional = batch.tokens.clone()
-    unconditional[:, : batch.prompt_length] = vocabulary.mask_id
-    out = model(
-        torch.cat([batch.tokens, unconditional]),
-        attention_mask=None if mask is None else mask.repeat(2, 1),
-        positions=positions.repeat(2, 1),
-    )
-    with_prompt, without = out.logits.float().chunk(2)
+        return logits
+    with_prompt, without = logits.chunk(2)
     return guide(with_prompt, without, settings.guidance_scale)
 
 

@@ -1,0 +1,38 @@
+"""Keys and values of earlier passes, so that a step computes only the tokens that can have changed much.
+
+Attention is bidirectional: once a token is fixed, the keys and values of all other tokens change too. A cache ignores
+that until the next full pass, which the samplers make at every block border.
+Source: Fast-dLLM, arXiv:2505.22618, section 3.2 (prefix and dual cache).
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+class KeyValueCache:
+    """Keys and values of whole rows, one pair a layer.
+
+    The first pass fills it and computes every column. Each later pass computes the columns from ``first`` on, as many
+    as it is given, writes theirs over the old ones, and attends to all.
+    """
+
+    def __init__(self) -> None:
+        self.first = 0
+        """Where the columns of the next pass begin."""
+        self._layers: list[tuple[Tensor, Tensor]] = []
+
+    @property
+    def is_filled(self) -> bool:
+        """Whether a full pass has been made."""
+        return bool(self._layers)
+
+    def update(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Takes the new keys and values (B, H, l, D) of a layer and returns those of whole rows (B, H, L, D)."""
+        if layer == len(self._layers):
+            self._layers.append((key, value))
+            return key, value
+        old = self._layers[layer]
+        for whole, new in zip(old, (key, value), strict=True):
+            whole[:, :, self.first : self.first + new.shape[2]] = new
+        return old

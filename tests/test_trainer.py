@@ -226,8 +226,8 @@ def test_a_sample_without_reward_has_no_part_in_the_update(tiny_model_folder, tm
     terms = (RewardTermConfig(name=f"{__file__}:is_missing_for_the_first"),)
     trainer = make_trainer(dataclasses.replace(run, reward=RewardConfig(terms=terms)), tmp_path)
     planned = []
-    score = trainer._score
-    trainer._score = lambda samples: planned.extend(samples) or score(samples)  # type: ignore[method-assign]
+    score = trainer._with_reference
+    trainer._with_reference = lambda samples: planned.extend(samples) or score(samples)  # type: ignore[method-assign]
     output = Recorder()
     trainer.fit(output)
     assert [s.is_usable for s in planned] == [False] + [True] * 7
@@ -266,14 +266,14 @@ def test_a_step_with_too_few_rewards_changes_no_weights_and_the_next_goes_on(tin
 
 def test_a_loss_that_is_not_finite_stops_the_step_before_the_update(tiny_model_folder, tmp_path):
     trainer = make_trainer(config(tiny_model_folder), tmp_path)
-    score = trainer._score
+    score = trainer._with_reference
 
     def infinite(samples):
         return [
             dataclasses.replace(s, old_log_probs=s.advantage * s.weight.sum(1) * float("nan")) for s in score(samples)
         ]
 
-    trainer._score = infinite  # type: ignore[method-assign]
+    trainer._with_reference = infinite  # type: ignore[method-assign]
     before = weights(trainer)
     with pytest.raises(NonFiniteLossError, match=r"the loss of inner update 0 is nan; .*sums:\d .*was not made"):
         trainer.fit(Recorder())

@@ -164,7 +164,7 @@ def test_rollouts_of_each_task_have_their_own_spans(tiny_unified_folder, prompt_
     rollouts = trainer.policy.map(
         PolicyWorker.generate, trainer.prompts.requests(0), run.rollout.text, run.rollout.image
     )
-    vocabulary = trainer.policy.worker._vocabulary  # type: ignore[attr-defined]
+    vocabulary = trainer.policy.worker._writer.vocabulary  # type: ignore[attr-defined]
     first, stop = vocabulary.image_slice
     seen = set()
     for rollout in rollouts:

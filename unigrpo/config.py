@@ -187,7 +187,12 @@ class RolloutConfig:
     n_samples_per_prompt: int = 8
     """Responses of one prompt: the group whose rewards are compared."""
     micro_batch_size: int = 64
-    """Responses that a policy worker samples at once."""
+    """Responses that a worker samples at once."""
+    num_workers: int = 0
+    """Rollout workers, each with a GPU and a whole copy of the policy; 0 generates on the policy's workers."""
+    max_staleness: int = 0
+    """Steps by which the weights of a rollout may be behind. With 1, rollout workers generate for the next step while
+    this one is rewarded and trained on, and the ratios are those to the older weights; 0 waits for the new ones."""
     text: TextSamplingConfig = field(default_factory=TextSamplingConfig)
     """Sampling of text responses, and of the thoughts before a drawing."""
     image: ImageSamplingConfig = field(default_factory=ImageSamplingConfig)
@@ -198,6 +203,16 @@ class RolloutConfig:
     def __post_init__(self) -> None:
         positive("rollout.batch_size", self.batch_size)
         positive("rollout.micro_batch_size", self.micro_batch_size)
+        require(self.num_workers >= 0, f"rollout.num_workers is {self.num_workers}; it must be 0 or more")
+        require(
+            self.max_staleness in (0, 1),
+            f"rollout.max_staleness is {self.max_staleness}; choose 0, or 1: one step is generated ahead, never more",
+        )
+        require(
+            self.num_workers > 0 or self.max_staleness == 0,
+            "rollout.max_staleness is 1 without rollout workers: the policy's workers cannot generate while they "
+            "train; set rollout.num_workers, or rollout.max_staleness 0",
+        )
         require(
             self.n_samples_per_prompt >= 2,
             f"rollout.n_samples_per_prompt is {self.n_samples_per_prompt}: group advantages would all be 0; "

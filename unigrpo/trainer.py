@@ -18,11 +18,12 @@ from unigrpo.checkpoint import CheckpointStore
 from unigrpo.config import RunConfig
 from unigrpo.data.prompt_files import PromptStream, dataset_names, dealt
 from unigrpo.evaluation.held_out import evaluate
-from unigrpo.records import Prompt, Rollout, TrainSample
-from unigrpo.training.planning import plan_samples
+from unigrpo.records import Prompt, Rollout, SampleRequest, TrainSample
+from unigrpo.rollout_source import PolicyRollouts, RolloutSource, WorkerRollouts
+from unigrpo.training.planning import plan_samples, with_rewards
 from unigrpo.training.reward_totals import RewardTotals, reward_metrics, task_metrics, usable_advantages
 from unigrpo.workers.group import WorkerGroup
-from unigrpo.workers.parity import is_comparable
+from unigrpo.workers.parity import is_comparable, is_exact
 from unigrpo.workers.policy import PolicyWorker
 from unigrpo.workers.reference import ReferenceWorker
 from unigrpo.workers.reward import RewardScorer
@@ -78,6 +79,7 @@ class UniGRPOTrainer:
         *,
         policy: WorkerGroup,
         reference: WorkerGroup | None,
+        rollout: WorkerGroup | None = None,
         reward: RewardScorer,
         prompts: list[Prompt],
         eval_prompts: list[Prompt],
@@ -87,6 +89,7 @@ class UniGRPOTrainer:
         config: The run.
         policy: Policy workers.
         reference: Reference workers; None if the KL coefficient is 0, or the policy's base is the reference (LoRA).
+        rollout: Rollout workers; None generates on the policy's.
         reward: Scores rollouts.
         prompts: Prompts to train on.
         eval_prompts: Held-out prompts; empty for no evaluation.
@@ -96,10 +99,13 @@ class UniGRPOTrainer:
         self.policy, self.reference, self.reward = policy, reference, reward
         self.eval_prompts = eval_prompts
         self.checkpoints = checkpoints
-        rollout, train = config.rollout, config.train
+        settings, train = config.rollout, config.train
         names = dataset_names(config.data.prompt_dataset)
         probs = dict(zip(names, config.data.prompt_probs, strict=True)) if config.data.prompt_probs else {}
-        self.prompts = PromptStream(prompts, rollout.batch_size, rollout.n_samples_per_prompt, train.seed, probs)
+        self.prompts = PromptStream(prompts, settings.batch_size, settings.n_samples_per_prompt, train.seed, probs)
+        self.source: RolloutSource = PolicyRollouts(config, policy, self._requests)
+        if rollout is not None:
+            self.source = WorkerRollouts(config, policy, self._requests, rollout)
         self.reward_totals = RewardTotals(config.reward, reward.names)
         self.estimator = load_estimator(config.algo.likelihood.name, config.algo.likelihood.options)
         self.state = TrainerState(num_policy_ranks=config.num_policy_ranks)
@@ -139,60 +145,66 @@ class UniGRPOTrainer:
 
     def train_step(self, step: int, output: Output) -> dict[str, float]:
         """One step: the eight stops from prompts to new weights. Returns its metrics."""
-        config, clock = self.config, StepClock()
-        requests = dealt(self.prompts.requests(step), self.policy.size)
+        config, clock, version = self.config, StepClock(), self.state.policy_version
         with clock.stop("generate"):
-            rollouts = self.policy.map(PolicyWorker.generate, requests, config.rollout.text, config.rollout.image)
+            rollouts = self.source.rollouts(step, version)
         parity = self._parity(step, rollouts)
+        with clock.stop("score"):
+            samples = self._planned(rollouts)
+        self.source.prepare(step + 1, version)
         with clock.stop("reward"):
             outputs, reward_work = self.reward.score(rollouts)
-        groups = torch.tensor([request.group_id for request in requests])
+        groups = torch.tensor([rollout.request.group_id for rollout in rollouts])
         totals, usable = self.reward_totals(outputs, groups)
         advantages = usable_advantages(totals, groups, usable, config.algo.advantage.estimator).float()
         updates: list[dict[str, float]] = []
         if self.reward_totals.check(outputs, usable, rollouts):
-            updates = self._update(rollouts, advantages, usable, clock)
+            updates = self._update(with_rewards(samples, advantages, usable), clock)
         rewards = [{"reward": t, "rewards": o.parts} for t, o in zip(totals.tolist(), outputs, strict=True)]
         output.rollouts(step + 1, self._rows(rollouts, rewards, advantages))
         return {
             **reward_metrics(outputs, totals, groups, usable),
-            **task_metrics([request.prompt.task for request in requests], totals, groups, usable),
+            **task_metrics([rollout.request.prompt.task for rollout in rollouts], totals, groups, usable),
             **reward_work,
             **_advantage_metrics(advantages),
             **_over_ranks(updates),
             **parity,
-            **_rollout_metrics(rollouts),
+            **_rollout_metrics(rollouts, version),
             **clock.metrics(rollouts),
             "memory/peak_gb": max(self.policy.call(PolicyWorker.peak_memory_gb)),
             "policy_version": float(self.state.policy_version),
         }
 
-    def _update(
-        self, rollouts: list[Rollout], advantages: torch.Tensor, usable: torch.Tensor, clock: StepClock
-    ) -> list[dict[str, float]]:
-        """Mask plans, scores and the inner updates. Returns the metrics of each rank."""
+    def _requests(self, step: int) -> list[SampleRequest]:
+        return dealt(self.prompts.requests(step), self.policy.size)
+
+    def _planned(self, rollouts: list[Rollout]) -> list[TrainSample]:
+        """Mask plans, and the log-probabilities under the weights that wrote the rollouts."""
         config = self.config
         samples = plan_samples(
             rollouts,
-            advantages,
-            usable,
             self.estimator,
             config.algo.mask_ratio,
             num_inner_updates=config.train.num_inner_updates,
             seed=config.train.seed,
         )
+        old = self.source.old_log_probs(samples)
+        return [dataclasses.replace(s, old_log_probs=o) for s, o in zip(samples, old, strict=True)]
+
+    def _update(self, samples: list[TrainSample], clock: StepClock) -> list[dict[str, float]]:
+        """The reference's scores and the inner updates. Returns the metrics of each rank."""
         with clock.stop("score"):
-            samples = self._score(samples)
+            samples = self._with_reference(samples)
         with clock.stop("update"):
             updates = self.policy.map(PolicyWorker.update, samples)
-        self.state.policy_version += config.train.num_inner_updates
+        self.state.policy_version += self.config.train.num_inner_updates
         return updates
 
     def _parity(self, step: int, rollouts: list[Rollout]) -> dict[str, float]:
         """Compares sampler and training path on a sample of each prompt, every so many steps.
 
         Raises:
-            ParityError: They differ by more than rounding.
+            ParityError: They differ by more than rounding, where no cache makes them.
         """
         train = self.config.train
         if not train.parity_steps or step % train.parity_steps:
@@ -200,31 +212,28 @@ class UniGRPOTrainer:
         first = rollouts[:: self.config.rollout.n_samples_per_prompt]
         compared = [r for r in first if is_comparable(self.config, r.request.prompt.task)]
         compared = compared[: len(compared) // self.policy.size * self.policy.size]  # as many on every rank
-        gaps = self.policy.map(PolicyWorker.parity, compared) if compared else []
-        if not gaps:
+        if not compared:
             return {}
-        worst = max(range(len(gaps)), key=lambda i: gaps[i].largest)
-        if not gaps[worst].largest <= train.parity_limit:
-            where = compared[worst].request.prompt.id
-            raise ParityError(
-                f"sampler and training path differ by {gaps[worst].largest:.3g} nats on {where}, more than "
-                f"train.parity_limit {train.parity_limit}: they do not see the same model or input"
-            )
+        gaps = self.source.parity(compared)
+        for rollout, gap in zip(compared, gaps, strict=True):
+            prompt = rollout.request.prompt
+            if is_exact(self.config, prompt.task) and not gap.largest <= train.parity_limit:
+                raise ParityError(
+                    f"sampler and training path differ by {gap.largest:.3g} nats on {prompt.id}, more than "
+                    f"train.parity_limit {train.parity_limit}: they do not see the same model or input"
+                )
         mean = sum(gap.total for gap in gaps) / sum(gap.num_tokens for gap in gaps)
-        return {"parity/largest_nats": gaps[worst].largest, "parity/mean_nats": mean}
+        return {"parity/largest_nats": max(gap.largest for gap in gaps), "parity/mean_nats": mean}
 
-    def _score(self, samples: list[TrainSample]) -> list[TrainSample]:
-        """Adds the log-probabilities of the old policy and of the reference, under the same masks."""
-        old = self.policy.map(PolicyWorker.log_likelihood, samples)
-        reference: list[Any] = [None] * len(samples)
+    def _with_reference(self, samples: list[TrainSample]) -> list[TrainSample]:
+        """Adds the reference's log-probabilities under the same masks."""
+        if not self.config.has_reference:
+            return samples
         if self.reference is not None:
-            reference = self.reference.map(ReferenceWorker.log_likelihood, samples)
-        elif self.config.has_reference:
-            reference = self.policy.map(PolicyWorker.base_log_likelihood, samples)
-        return [
-            dataclasses.replace(s, old_log_probs=o, ref_log_probs=r)
-            for s, o, r in zip(samples, old, reference, strict=True)
-        ]
+            log_probs = self.reference.map(ReferenceWorker.log_likelihood, samples)
+        else:
+            log_probs = self.policy.map(PolicyWorker.base_log_likelihood, samples)
+        return [dataclasses.replace(s, ref_log_probs=r) for s, r in zip(samples, log_probs, strict=True)]
 
     def evaluate(self, step: int, output: Output) -> dict[str, float]:
         """Held-out metrics now; empty without held-out prompts. Writes the greedy completions."""
@@ -324,7 +333,7 @@ def _advantage_metrics(advantages: torch.Tensor) -> dict[str, float]:
     }
 
 
-def _rollout_metrics(rollouts: list[Rollout]) -> dict[str, float]:
+def _rollout_metrics(rollouts: list[Rollout], version: int) -> dict[str, float]:
     scored = [int(r.scored_mask.sum()) for r in rollouts]
     full = [n == int(r.response_mask.sum()) for r, n in zip(rollouts, scored, strict=True)]
     log_probs = sum(float(r.commit_log_probs[r.scored_mask].sum()) for r in rollouts)
@@ -332,6 +341,7 @@ def _rollout_metrics(rollouts: list[Rollout]) -> dict[str, float]:
         "rollout/length_mean": sum(scored) / len(scored),
         "rollout/full_length": sum(full) / len(rollouts),
         "rollout/commit_log_prob_mean": log_probs / max(sum(scored), 1),
+        "rollout/staleness": float(max(version - r.policy_version for r in rollouts)),
         "rollout/denoising_steps_mean": sum(_num_steps(r) for r in rollouts) / len(rollouts),
     }
 

@@ -188,15 +188,15 @@ def test_going_on_from_a_checkpoint_repeats_the_run_exactly(on_ray: Run) -> None
 
 def test_a_loss_that_is_not_finite_names_worker_and_sample_and_stops(on_ray: Run, tmp_path: Path) -> None:
     trainer = on_ray.trainer
-    score = trainer._score
+    score = trainer._with_reference
     before = weights(trainer, tmp_path / "before")
-    trainer._score = lambda samples: [  # type: ignore[method-assign]
+    trainer._with_reference = lambda samples: [  # type: ignore[method-assign]
         dataclasses.replace(s, ref_log_probs=torch.full((2, len(s.rollout.token_ids)), math.nan))
         for s in score(samples)
     ]
     with pytest.raises(WorkerFailed, match=r"policy workers? 0.* failed in update: NonFiniteLossError: .*sums:\d"):
         trainer.train_step(20, Recorder())
-    trainer._score = score  # type: ignore[method-assign]
+    trainer._with_reference = score  # type: ignore[method-assign]
     after = weights(trainer, tmp_path / "after")
     assert all(torch.equal(after[key], weight) for key, weight in before.items())
 

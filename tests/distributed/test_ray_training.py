@@ -127,7 +127,7 @@ def weights(group: WorkerGroup, folder: Path) -> dict[str, Tensor]:
 @pytest.fixture(scope="module", params=[2, 3], ids=["zero2", "zero3"])
 def sharded(cluster: None, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Run]:
     config = replace(CONFIG, ds=replace(CONFIG.ds, zero_stage=request.param))
-    group = model_group("policy", TrainerActor, config, place(CONFIG.actor), share=1.0)
+    group = model_group("policy", TrainerActor, config, place(CONFIG.actor.num_ranks), share=1.0)
     group.initialize(config)
     yield train(group, tmp_path_factory.mktemp("sharded"))
     group.close()

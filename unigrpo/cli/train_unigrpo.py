@@ -18,6 +18,7 @@ from unigrpo.distributed import cluster
 from unigrpo.distributed.ray_group import WorkerError
 from unigrpo.preflight import Inputs, check_checkpoint, check_inputs
 from unigrpo.report import write_report
+from unigrpo.rollout_source import StalenessError
 from unigrpo.run_folder import RunFolder, check_unused
 from unigrpo.trainer import ParityError, UniGRPOTrainer
 from unigrpo.training.reward_totals import RewardError
@@ -46,7 +47,7 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     try:
         return train(config, inputs, checkpoints)
-    except (WorkerError, RewardError, ParityError) as error:
+    except (WorkerError, RewardError, ParityError, StalenessError) as error:
         logger.debug("the whole error", exc_info=True)
         sys.stderr.write(f"error: {error}\n")
         return 1
@@ -63,6 +64,7 @@ def train(config: RunConfig, inputs: Inputs, checkpoints: CheckpointStore) -> in
             config,
             policy=groups.policy,
             reference=groups.reference,
+            rollout=groups.rollout,
             reward=groups.reward,
             prompts=inputs.prompts,
             eval_prompts=inputs.eval_prompts,

@@ -14,13 +14,16 @@ from unigrpo.config import ModelRun, RunConfig
 from unigrpo.distributed.engine import StrategyEngine
 from unigrpo.distributed.host import Host
 from unigrpo.distributed.strategy import UniGRPOStrategy, make_strategy
+from unigrpo.distributed.weight_channel import Broadcast, join_store, open_store
 from unigrpo.models.checkpoint_io import load_policy
+from unigrpo.models.image_tokenizer import ImageTokenizer
 from unigrpo.models.lora import add_lora
 from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.preflight import find_image_tokenizer, load_tokenizer
 from unigrpo.training.scoring import ScoringSettings
 from unigrpo.workers.policy import PolicyWorker
 from unigrpo.workers.reference import ReferenceWorker
+from unigrpo.workers.rollout import RolloutWorker
 
 
 class ModelActor(Host, BaseModelActor):
@@ -46,10 +49,37 @@ class PolicyActor(ModelActor):
     def build(self, config: RunConfig, strategy: UniGRPOStrategy) -> PolicyWorker:
         """The policy worker on a DeepSpeed engine."""
         engine = training_engine(config, strategy)
-        image_tokenizer = find_image_tokenizer(config.pictures.tokenizer, config.actor.model_name_or_path)
-        if image_tokenizer is not None:
-            image_tokenizer.to(engine.device)  # type: ignore[arg-type]
-        return PolicyWorker(config, engine, load_tokenizer(config.actor.model_name_or_path), image_tokenizer)
+        tokenizer = load_tokenizer(config.actor.model_name_or_path)
+        return PolicyWorker(config, engine, tokenizer, image_tokenizer_on(config, engine.device))
+
+    def open_channel(self) -> tuple[str, int]:
+        """Opens the meeting point of a weight channel. Returns its address."""
+        self._store, address = open_store()
+        return address
+
+    def join_channel(self, size: int) -> None:
+        """Waits for the other ``size - 1`` processes of the channel, and sends from then on."""
+        self.worker.channel = Broadcast(self._store, 0, size, self.worker.device)
+
+
+class RolloutActor(Host):
+    """One rollout worker: a whole copy of the policy, in no other process group than the weight channel."""
+
+    def initialize(self, config: Any) -> None:
+        """Loads the policy of a :class:`~unigrpo.config.RunConfig`."""
+        disable_progress_bar()
+        device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+        torch.set_num_threads(1)
+        model = load_model(config)
+        if config.ds.lora.rank:
+            add_lora(model, config.ds.lora)
+        model.to(device).eval()  # type: ignore[arg-type]
+        tokenizer = load_tokenizer(config.actor.model_name_or_path)
+        self.worker = RolloutWorker(config, model, tokenizer, image_tokenizer_on(config, device))
+
+    def join_channel(self, address: tuple[str, int], rank: int, size: int) -> None:
+        """Waits for the other processes of a weight channel, and receives from then on."""
+        self.worker.channel = Broadcast(join_store(address), rank, size, self.worker.device)
 
 
 class ReferenceActor(ModelActor):
@@ -85,6 +115,12 @@ def training_engine(config: ModelRun, strategy: UniGRPOStrategy) -> StrategyEngi
     if config.actor.gradient_checkpointing_enable:
         model.gradient_checkpointing_enable()
     return StrategyEngine(model, config, strategy)
+
+
+def image_tokenizer_on(config: RunConfig, device: torch.device) -> ImageTokenizer | None:
+    """The image tokenizer of the run, if it has one."""
+    found = find_image_tokenizer(config.pictures.tokenizer, config.actor.model_name_or_path)
+    return None if found is None else found.to(device)  # type: ignore[arg-type]
 
 
 def load_model(config: ModelRun) -> PreTrainedModel:

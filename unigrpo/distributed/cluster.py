@@ -64,6 +64,7 @@ def required(config: RunConfig) -> Needs:
     models = config.num_policy_ranks
     if config.has_reference_workers and not config.train.colocate_actor_ref:
         models *= 2
+    models += config.rollout.num_workers
     terms = config.reward.terms
     return Needs(
         gpus=models + math.ceil(sum(t.num_workers * t.num_gpus for t in terms)),
@@ -111,8 +112,9 @@ def check_cluster(config: ModelRun, needs: Needs, gpu_roles: str) -> None:
     if has.get("GPU", 0) < needs.gpus:
         raise ValueError(
             f"the run needs {needs.gpus} GPUs ({gpu_roles}); the Ray cluster has {has.get('GPU', 0):g}. "
-            f"Lower actor.num_nodes x actor.num_gpus_per_node (now {ranks}), set train.colocate_actor_ref true, or "
-            f"add nodes; without real GPUs, declare them: `ray start --head --num-gpus {needs.gpus}`"
+            f"Lower actor.num_nodes x actor.num_gpus_per_node (now {ranks}) or rollout.num_workers, set "
+            "train.colocate_actor_ref true, or add nodes; without real GPUs, declare them: "
+            f"`ray start --head --num-gpus {needs.gpus}`"
         )
     if has.get("CPU", 0) < needs.cpus:
         raise ValueError(
@@ -124,8 +126,11 @@ def check_cluster(config: ModelRun, needs: Needs, gpu_roles: str) -> None:
 
 def _gpu_roles(config: RunConfig) -> str:
     ranks = config.num_policy_ranks
-    if not config.has_reference_workers:
-        return f"{ranks} for the policy"
-    if config.train.colocate_actor_ref:
-        return f"{ranks} for policy and reference together"
-    return f"{ranks} for the policy and {ranks} for the reference"
+    roles = [f"{ranks} for the policy"]
+    if config.has_reference_workers and config.train.colocate_actor_ref:
+        roles = [f"{ranks} for policy and reference together"]
+    elif config.has_reference_workers:
+        roles.append(f"{ranks} for the reference")
+    if config.rollout.num_workers:
+        roles.append(f"{config.rollout.num_workers} for rollouts")
+    return " and ".join(roles)

@@ -54,6 +54,13 @@ class StrategyEngine:
         copy.load_state_dict(merged(self.model, self._gathered()), assign=True)
         yield copy.eval()
 
+    def trained_weights(self) -> Iterator[Tensor]:
+        """The weights that training changes, whole, one after the other; all ranks take all of them together."""
+        for parameter in self.model.parameters():
+            if parameter.requires_grad:
+                with zero.GatheredParameters([parameter], enabled=self._is_sharded):
+                    yield parameter.data
+
     def _gathered(self) -> dict[str, Tensor]:
         """All weights, gathered one after the other; all ranks call it."""
         weights: dict[str, Tensor] = {}

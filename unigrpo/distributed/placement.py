@@ -9,9 +9,11 @@ import ray
 from openrlhf.trainer.ray.launcher import RayActorGroup
 from ray.exceptions import GetTimeoutError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from unigrpo.config import ActorConfig, ModelRun, RunConfig
-from unigrpo.distributed.actors import ModelActor, PolicyActor, ReferenceActor
+from unigrpo.config import ModelRun, RunConfig
+from unigrpo.distributed import weight_channel
+from unigrpo.distributed.actors import ModelActor, PolicyActor, ReferenceActor, RolloutActor
 from unigrpo.distributed.denoising_actor import DenoisingActor
 from unigrpo.distributed.ray_group import RayGroup
 from unigrpo.distributed.reward_pool import RewardPool
@@ -27,13 +29,14 @@ class Groups:
 
     policy: RayGroup
     reference: RayGroup | None
+    rollout: RayGroup | None
     reward: RewardPool
     placements: tuple[PlacementGroup, ...]
 
     @property
     def models(self) -> list[RayGroup]:
         """The groups of model workers that this run has."""
-        return [group for group in (self.policy, self.reference) if group is not None]
+        return [group for group in (self.policy, self.reference, self.rollout) if group is not None]
 
     def close(self) -> None:
         """Ends all workers and gives their resources back."""
@@ -52,18 +55,29 @@ def start_groups(config: RunConfig) -> Groups:
         WorkerError: A worker could not start.
     """
     share = 0.5 if config.has_reference_workers and config.train.colocate_actor_ref else 1.0
-    placements = [place(config.actor)]
-    reference = None
+    placements = [place(config.actor.num_ranks)]
+    reference = rollout = None
     policy = model_group("policy", PolicyActor, config, placements[0], share)
     if config.has_reference_workers:
         if share == 1.0:
-            placements.append(place(config.actor))
+            placements.append(place(config.actor.num_ranks))
         reference = model_group("reference", ReferenceActor, config, placements[-1], share)
-    groups = Groups(policy=policy, reference=reference, reward=RewardPool(config.reward), placements=tuple(placements))
+    if config.rollout.num_workers:
+        placements.append(place(config.rollout.num_workers))
+        rollout = rollout_group(placements[-1])
+    groups = Groups(
+        policy=policy,
+        reference=reference,
+        rollout=rollout,
+        reward=RewardPool(config.reward),
+        placements=tuple(placements),
+    )
     try:
         groups.reward.initialize()
         for group in groups.models:
             group.initialize(config)
+        if rollout is not None:
+            weight_channel.connect(policy, rollout)
     except BaseException:
         groups.close()
         raise
@@ -90,7 +104,7 @@ def start_stage(config: StageConfig) -> StageGroups:
         ValueError: The cluster's resources are not free.
         WorkerError: A worker could not start.
     """
-    placement = place(config.actor)
+    placement = place(config.actor.num_ranks)
     groups = StageGroups(workers=model_group("stage", DenoisingActor, config, placement, 1.0), placement=placement)
     try:
         groups.workers.initialize(config)
@@ -115,15 +129,27 @@ def model_group(
     return RayGroup(role, group._actor_handlers)
 
 
-def place(actor: ActorConfig) -> PlacementGroup:
-    """One GPU and one CPU for each rank, as few nodes as possible."""
-    placement = placement_group([{"GPU": 1, "CPU": 1}] * actor.num_ranks, strategy="PACK")
+def rollout_group(placement: PlacementGroup) -> RayGroup:
+    """One actor with a GPU for each bundle of the placement."""
+    start: Any = ray.remote(num_gpus=1, num_cpus=1)(RolloutActor)
+    return RayGroup(
+        "rollout",
+        [
+            start.options(scheduling_strategy=PlacementGroupSchedulingStrategy(placement, bundle)).remote()
+            for bundle in range(placement.bundle_count)
+        ],
+    )
+
+
+def place(num_workers: int) -> PlacementGroup:
+    """One GPU and one CPU for each worker, as few nodes as possible."""
+    placement = placement_group([{"GPU": 1, "CPU": 1}] * num_workers, strategy="PACK")
     try:
         ray.get(placement.ready(), timeout=PLACEMENT_SECONDS)
     except GetTimeoutError as error:
         remove_placement_group(placement)
         raise ValueError(
-            f"the Ray cluster has the {actor.num_ranks} GPUs of the run, but they were not free within "
+            f"the Ray cluster has the {num_workers} GPUs of the run, but they were not free within "
             f"{PLACEMENT_SECONDS:g} s; `ray status` shows who holds them, `ray job list` the jobs"
         ) from error
     return placement

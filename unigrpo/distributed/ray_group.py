@@ -50,14 +50,14 @@ class RayGroup:
         timeout_setting: Config name of the time, for messages.
         """
         self._role = role
-        self._actors = list(actors)
+        self.actors = list(actors)
         self._timeout_seconds = timeout_seconds
         self._timeout_setting = timeout_setting
 
     @property
     def size(self) -> int:
         """Number of workers."""
-        return len(self._actors)
+        return len(self.actors)
 
     def map(
         self, method: Callable[..., list[Result]], items: Sequence[Any], *args: Any, **kwargs: Any
@@ -67,12 +67,7 @@ class RayGroup:
         Raises:
             WorkerError: See :meth:`call`.
         """
-        name = method.__name__
-        refs = [
-            actor.run.remote(name, share, *args, **kwargs)
-            for actor, share in zip(self._actors, shares(items, self.size), strict=True)
-        ]
-        return [result for part in self._results(refs, name, self._timeout_seconds) for result in part]
+        return self.start_map(method, items, *args, **kwargs)()
 
     def call(self, method: Callable[..., Result], *args: Any, **kwargs: Any) -> list[Result]:
         """Every worker runs the method with the same arguments; one result each.
@@ -82,18 +77,33 @@ class RayGroup:
             WorkerDied: A worker's process ended.
             WorkerTimeout: The group's time was over.
         """
+        return self.start_call(method, *args, **kwargs)()
+
+    def start_map(
+        self, method: Callable[..., list[Result]], items: Sequence[Any], *args: Any, **kwargs: Any
+    ) -> Callable[[], list[Result]]:
+        """As :meth:`map`, without waiting: calling what this returns waits, and raises."""
         name = method.__name__
-        refs = [actor.run.remote(name, *args, **kwargs) for actor in self._actors]
-        return self._results(refs, name, self._timeout_seconds)
+        refs = [
+            actor.run.remote(name, share, *args, **kwargs)
+            for actor, share in zip(self.actors, shares(items, self.size), strict=True)
+        ]
+        return lambda: [result for part in self._results(refs, name, self._timeout_seconds) for result in part]
+
+    def start_call(self, method: Callable[..., Result], *args: Any, **kwargs: Any) -> Callable[[], list[Result]]:
+        """As :meth:`call`, without waiting: calling what this returns waits, and raises."""
+        name = method.__name__
+        refs = [actor.run.remote(name, *args, **kwargs) for actor in self.actors]
+        return lambda: self._results(refs, name, self._timeout_seconds)
 
     def initialize(self, config: ModelRun) -> None:
         """Builds the workers, for as long as it takes. Raises as :meth:`call` does."""
-        self._results([actor.initialize.remote(config) for actor in self._actors], "initialize", None)
+        self._results([actor.initialize.remote(config) for actor in self.actors], "initialize", None)
 
     def close(self) -> None:
         """Ends the workers, after a moment to end what they started."""
-        ray.wait([a.close.remote() for a in self._actors], num_returns=self.size, timeout=CLOSE_SECONDS)
-        for actor in self._actors:
+        ray.wait([a.close.remote() for a in self.actors], num_returns=self.size, timeout=CLOSE_SECONDS)
+        for actor in self.actors:
             ray.kill(actor)
 
     def _results(self, refs: list[Any], method: str, timeout_seconds: float | None) -> list[Any]:

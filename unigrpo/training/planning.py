@@ -1,8 +1,9 @@
-"""Rollouts and their rewards -> training samples: advantages, and the mask plans of all inner updates."""
+"""Rollouts -> training samples: the mask plans of all inner updates, and then what the rewards say."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -17,22 +18,18 @@ from unigrpo.records import Rollout, SequenceMasks, TrainSample
 
 def plan_samples(
     rollouts: Sequence[Rollout],
-    advantages: Float[Tensor, " B"],
-    usable: Bool[Tensor, " B"],
     estimator: LikelihoodEstimator,
     ratios: MaskRatioConfig,
     *,
     num_inner_updates: int,
     seed: int,
 ) -> list[TrainSample]:
-    """Draws the mask ratios and the mask plans of every inner update.
+    """Draws the mask ratios and the mask plans of every inner update. Advantages are 0 until the rewards are known.
 
     The draws of a sample depend on (seed, step, sample_id, inner update) alone: not on world size, rank or order.
 
     Args:
         rollouts: B rollouts.
-        advantages: Their advantages.
-        usable: Whether each may be trained on.
         estimator: Draws the plans.
         ratios: Schedule and bounds of the mask ratios.
         num_inner_updates: K.
@@ -58,11 +55,27 @@ def plan_samples(
     return [
         TrainSample(
             rollout=rollout,
-            advantage=advantages[row].item(),
-            is_usable=bool(usable[row]),
+            advantage=0.0,
+            is_usable=True,
             mask_ratios=ratio_table[:, row],
             is_masked=torch.stack([plan.is_masked[:, row, : len(rollout.token_ids)] for plan in plans]),
-            weight=torch.stack([plan.weight[:, row, : len(rollout.token_ids)] for plan in plans]) * usable[row],
+            weight=torch.stack([plan.weight[:, row, : len(rollout.token_ids)] for plan in plans]),
         )
         for row, rollout in enumerate(rollouts)
+    ]
+
+
+def with_rewards(
+    samples: Sequence[TrainSample], advantages: Float[Tensor, " B"], usable: Bool[Tensor, " B"]
+) -> list[TrainSample]:
+    """The samples with their advantages; those that may not be trained on lose all their weight."""
+    return [
+        replace(
+            sample,
+            advantage=advantage,
+            is_usable=bool(keep),
+            weight=sample.weight * keep,
+            old_log_probs=None if sample.old_log_probs is None else sample.old_log_probs * keep,
+        )
+        for sample, advantage, keep in zip(samples, advantages.tolist(), usable, strict=True)
     ]

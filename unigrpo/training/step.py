@@ -39,6 +39,10 @@ class Engine(Protocol):
         """
         ...
 
+    def trained_weights(self) -> Iterable[Tensor]:
+        """The weights that training changes, whole, one after the other; all ranks take all of them together."""
+        ...
+
     def backward(self, loss: Tensor) -> None:
         """Adds the gradient of this micro-batch's share of the loss."""
         ...
@@ -117,6 +121,9 @@ class LocalEngine:
 
     def whole_model(self) -> AbstractContextManager[PreTrainedModel]:
         return nullcontext(self.model)
+
+    def trained_weights(self) -> Iterable[Tensor]:
+        return (parameter.data for parameter in self.model.parameters() if parameter.requires_grad)
 
     def backward(self, loss: Tensor) -> None:
         loss.backward()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 Item = TypeVar("Item")
@@ -38,6 +39,25 @@ class WorkerGroup(Protocol):
         """Every worker runs the method with the same arguments; one result each."""
         ...
 
+    def start_map(
+        self,
+        method: Callable[Concatenate[Any, Sequence[Item], Arguments], list[Result]],
+        items: Sequence[Item],
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
+    ) -> Callable[[], list[Result]]:
+        """Like :meth:`map`, but returns at once; calling what it returns waits for the results."""
+        ...
+
+    def start_call(
+        self,
+        method: Callable[Concatenate[Any, Arguments], Result],
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
+    ) -> Callable[[], list[Result]]:
+        """Like :meth:`call`, but returns at once; calling what it returns waits for the results."""
+        ...
+
     def close(self) -> None:
         """Ends the workers."""
         ...
@@ -60,6 +80,7 @@ class LocalGroup:
 
     def __init__(self, worker: Any) -> None:
         self.worker = worker
+        self._threads = ThreadPoolExecutor(max_workers=1)  # like an actor: what is started runs one after the other
 
     def map(
         self, method: Callable[..., list[Result]], items: Sequence[Any], *args: Any, **kwargs: Any
@@ -69,5 +90,11 @@ class LocalGroup:
     def call(self, method: Callable[..., Result], *args: Any, **kwargs: Any) -> list[Result]:
         return [method(self.worker, *args, **kwargs)]
 
+    def start_map(self, method: Callable[..., list[Result]], *args: Any, **kwargs: Any) -> Callable[[], list[Result]]:
+        return self._threads.submit(self.map, method, *args, **kwargs).result
+
+    def start_call(self, method: Callable[..., Result], *args: Any, **kwargs: Any) -> Callable[[], list[Result]]:
+        return self._threads.submit(self.call, method, *args, **kwargs).result
+
     def close(self) -> None:
-        return None
+        self._threads.shutdown()

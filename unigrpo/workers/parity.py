@@ -38,6 +38,12 @@ def is_comparable(config: RunConfig, task: str) -> bool:
     }[task]
 
 
+def is_exact(config: RunConfig, task: str) -> bool:
+    """Whether the sampler computes what the model does; with a cache it computes something close to it."""
+    text, image = config.rollout.text.cache == "none", config.rollout.image.cache == "none"
+    return {"text": text, "mmu": text, "t2i": image, "r2i": text and image}[task]
+
+
 @torch.no_grad()
 def parity_gaps(
     forward: Callable[..., Any],

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
+import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from unigrpo.algorithm.masking import keyed_generator
 from unigrpo.config import ImageSamplingConfig, RunConfig, TextSamplingConfig
 from unigrpo.models.checkpoint_io import save_companions
 from unigrpo.models.image_tokenizer import ImageTokenizer
 from unigrpo.models.lora import without_lora
-from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.records import Rollout, SampleRequest, TrainSample
 from unigrpo.training.scoring import ScoringSettings
 from unigrpo.training.step import Engine
 from unigrpo.training.unigrpo import micro_batches, unigrpo_updates
-from unigrpo.workers.generation import TaskSampler
 from unigrpo.workers.memory import peak_memory_gb
 from unigrpo.workers.parity import ParityGap, parity_gaps
+from unigrpo.workers.rollout import RolloutWriter, WeightChannel
 from unigrpo.workers.scoring import score
 
 
@@ -38,58 +35,24 @@ class PolicyWorker:
     ) -> None:
         self._config = config
         self._engine = engine
-        self._tokenizer = tokenizer
-        self._vocabulary = Vocabulary.from_pretrained_parts(engine.model.config, tokenizer)
-        self._sampler = TaskSampler(
-            tokenizer=tokenizer,
-            vocabulary=self._vocabulary,
-            data=config.data,
-            image_tokenizer=image_tokenizer,
-            resolution=config.pictures.resolution,
-            fit=config.pictures.fit,
-            max_text_tokens=config.rollout.max_text_tokens or None,
-        )
-        self._scoring = ScoringSettings.of_run(config, self._vocabulary)
+        self._writer = RolloutWriter(config, engine.model.config, tokenizer, image_tokenizer)
+        self._scoring = ScoringSettings.of_run(config, self._writer.vocabulary)
         self._version = 0
+        self.channel: WeightChannel | None = None
+        """Set on the first rank where rollout workers want the weights."""
+
+    @property
+    def device(self) -> torch.device:
+        """Of this rank."""
+        return self._engine.device
 
     def generate(
         self, requests: Sequence[SampleRequest], text: TextSamplingConfig, image: ImageSamplingConfig
     ) -> list[Rollout]:
-        """Samples one response for each request, in batches of one task."""
+        """Samples one response for each request."""
         self._engine.model.eval()
-        image = replace(image, num_image_tokens=self._sampler.num_image_tokens)
-        rollouts: dict[int, Rollout] = {}
         with self._engine.whole_model() as model:
-            for task in dict.fromkeys(request.prompt.task for request in requests):
-                rows = [i for i, request in enumerate(requests) if request.prompt.task == task]
-                rows.sort(key=lambda i: len(requests[i].prompt.text))  # prompts of similar length: little padding
-                for part in micro_batches(rows, self._config.rollout.micro_batch_size):
-                    drawn = self._draw(model, [requests[i] for i in part], text, image)
-                    rollouts |= dict(zip(part, drawn, strict=True))
-        return [rollouts[i] for i in range(len(requests))]
-
-    def _draw(
-        self,
-        model: PreTrainedModel,
-        requests: Sequence[SampleRequest],
-        text: TextSamplingConfig,
-        image: ImageSamplingConfig,
-    ) -> list[Rollout]:
-        seed = self._config.seed
-        prompts = [request.prompt for request in requests]
-        generators = [keyed_generator(seed, r.step, r.sample_id, "sample") for r in requests]
-        drawn = self._sampler.draw(model, prompts, text, image, generators)
-        pictures = self._sampler.pictures(drawn)
-        return [
-            Rollout(
-                request=request,
-                policy_version=self._version,
-                completion=self._sampler.completion(one),
-                image=None if picture is None else np.asarray(picture),
-                **one.row(),
-            )
-            for request, one, picture in zip(requests, drawn, pictures, strict=True)
-        ]
+            return self._writer.write(model, self._version, requests, text, image)
 
     def log_likelihood(self, samples: Sequence[TrainSample]) -> list[Tensor]:
         """Log-probabilities (K, L) of each sample under its K mask plans and the present weights."""
@@ -118,6 +81,12 @@ class PolicyWorker:
         self._version += self._config.train.num_inner_updates
         return [metrics]
 
+    def send_weights(self) -> None:
+        """Sends the trained weights to the rollout workers; all ranks call it."""
+        for weight in self._engine.trained_weights():
+            if self.channel is not None:
+                self.channel.broadcast(weight)
+
     def peak_memory_gb(self) -> float:
         """Largest memory this process has used: of its GPU, or of the process on a CPU."""
         return peak_memory_gb(self._engine.device)
@@ -134,9 +103,9 @@ class PolicyWorker:
     def export(self, folder: Path) -> None:
         """Writes the policy as a Hugging Face folder with its tokenizer."""
         self._engine.export(folder)
-        image_tokenizer = self._sampler.image_tokenizer
+        image_tokenizer = self._writer.image_tokenizer
         if self._engine.rank == 0 and image_tokenizer is not None:
             image_tokenizer.save_pretrained(folder / "image_tokenizer")
         if self._engine.rank == 0:
-            save_companions(self._engine.model.config, self._tokenizer, folder)
+            save_companions(self._engine.model.config, self._writer.tokenizer, folder)
         self._engine.barrier()

@@ -1,0 +1,56 @@
+"""How the policy's weights reach the rollout workers: a broadcast between processes, NCCL on GPUs and gloo on CPUs."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import ray
+import torch
+import torch.distributed
+from torch import Tensor
+
+from unigrpo.distributed.ray_group import RayGroup
+
+c10d: Any = torch.distributed  # which exports its stores and groups without saying so to type checkers
+
+JOIN_TIME = timedelta(seconds=120)
+"""How long the processes wait for each other."""
+
+
+class Broadcast:
+    """A process group of its own, beside the one in which the policy's ranks train. Rank 0 sends."""
+
+    def __init__(self, store: Any, rank: int, size: int, device: torch.device) -> None:
+        """Waits for all ``size`` processes."""
+        kind = c10d.ProcessGroupNCCL if device.type == "cuda" else c10d.ProcessGroupGloo
+        self._group = kind(c10d.PrefixStore("weights", store), rank, size, JOIN_TIME)
+
+    def broadcast(self, tensor: Tensor) -> None:
+        """The first rank's tensor; written in place on the others."""
+        self._group.broadcast([tensor], 0).wait()
+
+
+def open_store() -> tuple[Any, tuple[str, int]]:
+    """The meeting point of a channel, in the process that sends, and its address."""
+    host = ray.util.get_node_ip_address()
+    store = c10d.TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=JOIN_TIME)
+    return store, (host, store.port)
+
+
+def join_store(address: tuple[str, int]) -> Any:
+    """The meeting point, from another process."""
+    return c10d.TCPStore(*address, is_master=False, timeout=JOIN_TIME)
+
+
+def connect(policy: RayGroup, rollout: RayGroup) -> None:
+    """Opens a channel from the first policy worker to all rollout workers, which are initialized."""
+    sender, receivers = policy.actors[0], rollout.actors
+    address = ray.get(sender.open_channel.remote())
+    size = 1 + len(receivers)
+    ray.get(
+        [
+            sender.join_channel.remote(size),
+            *(actor.join_channel.remote(address, rank + 1, size) for rank, actor in enumerate(receivers)),
+        ]
+    )

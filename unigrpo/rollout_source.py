@@ -1,0 +1,142 @@
+"""Where the trainer's rollouts come from: the policy's workers, or workers of their own, at once or a step ahead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from unigrpo.config import RunConfig
+from unigrpo.records import Rollout, SampleRequest, TrainSample
+from unigrpo.workers.group import WorkerGroup
+from unigrpo.workers.parity import ParityGap
+from unigrpo.workers.policy import PolicyWorker
+from unigrpo.workers.rollout import RolloutWorker
+
+
+class StalenessError(RuntimeError):
+    """Rollouts were written by weights that are further behind than the run allows."""
+
+
+class RolloutSource(Protocol):
+    """Rollouts for each step, and what only the weights that wrote them can say about them."""
+
+    def rollouts(self, step: int, version: int) -> list[Rollout]:
+        """The rollouts of a step, whose policy is at ``version``."""
+        ...
+
+    def parity(self, rollouts: Sequence[Rollout]) -> list[ParityGap]:
+        """What :meth:`~unigrpo.workers.policy.PolicyWorker.parity` measures."""
+        ...
+
+    def old_log_probs(self, samples: Sequence[TrainSample]) -> list[Tensor]:
+        """Log-probabilities (K, L) under the weights that wrote the rollouts."""
+        ...
+
+    def prepare(self, step: int, version: int) -> None:
+        """The weights that wrote the last rollouts are needed no more: those of the step may be started."""
+        ...
+
+
+class PolicyRollouts:
+    """The policy's workers generate, so there is nothing to send and nothing to overlap."""
+
+    def __init__(
+        self, config: RunConfig, policy: WorkerGroup, requests: Callable[[int], Sequence[SampleRequest]]
+    ) -> None:
+        """Args:
+        config: The run.
+        policy: The policy's workers.
+        requests: What to draw at a step.
+        """
+        self.config, self.policy, self.requests = config, policy, requests
+
+    def rollouts(self, step: int, version: int) -> list[Rollout]:
+        settings = self.config.rollout
+        return self.policy.map(PolicyWorker.generate, self.requests(step), settings.text, settings.image)
+
+    def parity(self, rollouts: Sequence[Rollout]) -> list[ParityGap]:
+        return self.policy.map(PolicyWorker.parity, rollouts)
+
+    def old_log_probs(self, samples: Sequence[TrainSample]) -> list[Tensor]:
+        return self.policy.map(PolicyWorker.log_likelihood, samples)
+
+    def prepare(self, step: int, version: int) -> None:
+        return None
+
+
+class WorkerRollouts(PolicyRollouts):
+    """Rollout workers generate with the newest weights, or ahead of time with those of the step before.
+
+    A rollout's weights stay on the workers until :meth:`prepare`. So ratios are always those to the policy that wrote
+    the rollout, however old it is: stale rollouts are corrected for, and never taken for fresh ones.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        policy: WorkerGroup,
+        requests: Callable[[int], Sequence[SampleRequest]],
+        workers: WorkerGroup,
+    ) -> None:
+        super().__init__(config, policy, requests)
+        self.workers = workers
+        self._version = 0
+        """Of the policy, when rollouts were last asked for."""
+        self._held: int | None = None
+        """Version of the weights that the workers hold."""
+        self._started: tuple[int, Callable[[], list[Rollout]]] | None = None
+        """The step whose rollouts are being written, and how to wait for them."""
+
+    def rollouts(self, step: int, version: int) -> list[Rollout]:
+        if self._started is None or self._started[0] != step:
+            self._start(step, version)
+        assert self._started is not None
+        _, wait = self._started
+        rollouts, self._started = wait(), None
+        self._check(rollouts, version)
+        return rollouts
+
+    def parity(self, rollouts: Sequence[Rollout]) -> list[ParityGap]:
+        """Fresh rollouts are compared with the policy itself, which also shows that the weights arrived."""
+        if self._is_stale(rollouts[0].policy_version):
+            return self.workers.map(RolloutWorker.parity, rollouts)
+        return super().parity(rollouts)
+
+    def old_log_probs(self, samples: Sequence[TrainSample]) -> list[Tensor]:
+        if self._is_stale(samples[0].rollout.policy_version):
+            return self.workers.map(RolloutWorker.log_likelihood, samples)
+        return super().old_log_probs(samples)
+
+    def prepare(self, step: int, version: int) -> None:
+        if self.config.rollout.max_staleness > 0 and step < self.config.train.num_steps:
+            self._start(step, version)
+
+    def _is_stale(self, version: int) -> bool:
+        return version != self._version
+
+    def _start(self, step: int, version: int) -> None:
+        self._send(version)
+        settings = self.config.rollout
+        wait = self.workers.start_map(RolloutWorker.generate, self.requests(step), settings.text, settings.image)
+        self._started = (step, wait)
+
+    def _send(self, version: int) -> None:
+        if self._held == version:
+            return
+        received = self.workers.start_call(RolloutWorker.receive_weights, version)
+        sent = self.policy.start_call(PolicyWorker.send_weights)
+        received()
+        sent()
+        self._held = version
+
+    def _check(self, rollouts: Sequence[Rollout], version: int) -> None:
+        allowed = self.config.rollout.max_staleness * self.config.train.num_inner_updates
+        oldest = min(r.policy_version for r in rollouts)
+        if version - oldest > allowed:
+            raise StalenessError(
+                f"rollouts were written by weights {version - oldest} optimizer steps old, and "
+                f"rollout.max_staleness {self.config.rollout.max_staleness} allows {allowed}"
+            )
+        self._version = version

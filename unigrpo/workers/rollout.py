@@ -1,0 +1,159 @@
+"""Rollouts: written by any worker that holds the policy, and the worker that does nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from unigrpo.algorithm.masking import keyed_generator
+from unigrpo.config import ImageSamplingConfig, RunConfig, TextSamplingConfig
+from unigrpo.models.image_tokenizer import ImageTokenizer
+from unigrpo.models.vocabulary import Vocabulary
+from unigrpo.records import Rollout, SampleRequest, TrainSample
+from unigrpo.training.scoring import ScoringSettings
+from unigrpo.training.unigrpo import micro_batches
+from unigrpo.workers.generation import TaskSampler
+from unigrpo.workers.memory import peak_memory_gb
+from unigrpo.workers.parity import ParityGap, parity_gaps
+from unigrpo.workers.scoring import score
+
+
+class WeightChannel(Protocol):
+    """Carries tensors from the first policy rank to all rollout workers."""
+
+    def broadcast(self, tensor: Tensor) -> None:
+        """The first rank's tensor; written in place on the others."""
+        ...
+
+
+class RolloutWriter:
+    """Draws rollouts with whichever weights it is given."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        model_config: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        image_tokenizer: ImageTokenizer | None,
+    ) -> None:
+        self._config = config
+        self.tokenizer = tokenizer
+        self.image_tokenizer = image_tokenizer
+        self.vocabulary = Vocabulary.from_pretrained_parts(model_config, tokenizer)
+        self._sampler = TaskSampler(
+            tokenizer=tokenizer,
+            vocabulary=self.vocabulary,
+            data=config.data,
+            image_tokenizer=image_tokenizer,
+            resolution=config.pictures.resolution,
+            fit=config.pictures.fit,
+            max_text_tokens=config.rollout.max_text_tokens or None,
+        )
+
+    def write(
+        self,
+        model: PreTrainedModel,
+        version: int,
+        requests: Sequence[SampleRequest],
+        text: TextSamplingConfig,
+        image: ImageSamplingConfig,
+    ) -> list[Rollout]:
+        """One rollout for each request, in batches of one task.
+
+        Args:
+            model: The whole policy.
+            version: Of its weights.
+            requests: What to draw.
+            text: How to sample texts.
+            image: How to sample images.
+        """
+        image = replace(image, num_image_tokens=self._sampler.num_image_tokens)
+        rollouts: dict[int, Rollout] = {}
+        for task in dict.fromkeys(request.prompt.task for request in requests):
+            rows = [i for i, request in enumerate(requests) if request.prompt.task == task]
+            rows.sort(key=lambda i: len(requests[i].prompt.text))  # prompts of similar length: little padding
+            for part in micro_batches(rows, self._config.rollout.micro_batch_size):
+                drawn = self._draw(model, version, [requests[i] for i in part], text, image)
+                rollouts |= dict(zip(part, drawn, strict=True))
+        return [rollouts[i] for i in range(len(requests))]
+
+    def _draw(
+        self,
+        model: PreTrainedModel,
+        version: int,
+        requests: Sequence[SampleRequest],
+        text: TextSamplingConfig,
+        image: ImageSamplingConfig,
+    ) -> list[Rollout]:
+        generators = [keyed_generator(self._config.seed, r.step, r.sample_id, "sample") for r in requests]
+        drawn = self._sampler.draw(model, [request.prompt for request in requests], text, image, generators)
+        pictures = self._sampler.pictures(drawn)
+        return [
+            Rollout(
+                request=request,
+                policy_version=version,
+                completion=self._sampler.completion(one),
+                image=None if picture is None else np.asarray(picture),
+                **one.row(),
+            )
+            for request, one, picture in zip(requests, drawn, pictures, strict=True)
+        ]
+
+
+class RolloutWorker:
+    """A whole copy of the policy that draws rollouts, and scores them under the weights that drew them."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        image_tokenizer: ImageTokenizer | None = None,
+    ) -> None:
+        self.forward = model
+        self.device: torch.device = model.device
+        self.channel: WeightChannel | None = None
+        """Set before weights are received."""
+        self._config = config
+        self._writer = RolloutWriter(config, model.config, tokenizer, image_tokenizer)
+        self._scoring = ScoringSettings.of_run(config, self._writer.vocabulary)
+        self._version = 0
+
+    def generate(
+        self, requests: Sequence[SampleRequest], text: TextSamplingConfig, image: ImageSamplingConfig
+    ) -> list[Rollout]:
+        """One rollout for each request."""
+        return self._writer.write(self.forward, self._version, requests, text, image)
+
+    def log_likelihood(self, samples: Sequence[TrainSample]) -> list[Tensor]:
+        """Log-probabilities (K, L) of each sample under its K mask plans and the weights that are here now."""
+        return score(self, self._config, self._scoring, samples)
+
+    def parity(self, rollouts: Sequence[Rollout]) -> list[ParityGap]:
+        """As :meth:`~unigrpo.workers.policy.PolicyWorker.parity`, by the weights that wrote the rollouts."""
+        gaps: list[ParityGap] = []
+        for batch in micro_batches(rollouts, self._config.train.micro_batch_size):
+            gaps += parity_gaps(self.forward, batch, self._scoring, self.device, self._config.seed)
+        return gaps
+
+    def receive_weights(self, version: int) -> None:
+        """Takes the weights that the policy sends; they become this version."""
+        assert self.channel is not None, "the worker was not connected with the policy"
+        for weight in trained(self.forward):
+            self.channel.broadcast(weight.data)
+        self._version = version
+
+    def peak_memory_gb(self) -> float:
+        """Largest memory this process has used: of its GPU, or of the process on a CPU."""
+        return peak_memory_gb(self.device)
+
+
+def trained(model: PreTrainedModel) -> Iterable[torch.nn.Parameter]:
+    """The weights that training changes, in the order in which they travel."""
+    return (parameter for parameter in model.parameters() if parameter.requires_grad)

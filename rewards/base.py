@@ -59,3 +59,9 @@ class Reward:
 
     def close(self) -> None:
         """Ends what the reward started."""
+
+
+def check_text_prompt(prompt: RewardInput) -> None:
+    """Raises ValueError if the samples of a prompt have no text."""
+    if prompt.task == "t2i":
+        raise ValueError("task 't2i' writes no text; this reward takes text, mmu and r2i (set its `tasks`)")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rewards.base import Reward, RewardInput
+from rewards.base import Reward, RewardInput, check_text_prompt
 from rewards.grading.text import MASK, SPECIAL, without_padding
 
 THINK, END_THINK = "<think>", "</think>"
@@ -36,6 +36,9 @@ class CotFormat(Reward):
 
     def __call__(self, inputs: Sequence[RewardInput]) -> list[float | None]:
         return [float(is_well_formed(item.completion, **self._options)) for item in inputs]
+
+    def check_prompt(self, prompt: RewardInput) -> None:
+        check_text_prompt(prompt)
 
 
 def is_well_formed(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from rewards.base import Reward, RewardInput
+from rewards.base import Reward, RewardInput, check_text_prompt
 from rewards.grading.grader import KINDS, Grader, prepare
 
 
@@ -53,6 +53,10 @@ class MathAnswer(Reward):
         new = self.counts - self._logged
         self._logged = Counter(self.counts)
         return {status: new[status] / new.total() for status in ("no_answer", "timeout", "error")} if new else {}
+
+    def check_prompt(self, prompt: RewardInput) -> None:
+        check_text_prompt(prompt)
+        super().check_prompt(prompt)
 
     def check_label(self, label: str | None) -> None:
         """Raises ValueError for a gold that cannot be graded as this kind."""

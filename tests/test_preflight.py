@@ -4,15 +4,19 @@ import dataclasses
 import json
 
 import pytest
+from PIL import Image
 
 from unigrpo.checkpoint import CheckpointStore
 from unigrpo.config import (
     ActorConfig,
     AlgoConfig,
     DataConfig,
+    ImageSamplingConfig,
     LikelihoodConfig,
+    PicturesConfig,
     RewardConfig,
     RewardTermConfig,
+    RolloutConfig,
     RunConfig,
 )
 from unigrpo.preflight import check_checkpoint, check_inputs
@@ -71,6 +75,64 @@ def test_images_need_a_checkpoint_with_image_codes(run, tmp_path):
     file.write_text('{"prompt": "a dog", "task": "t2i"}\n')
     with pytest.raises(ValueError, match=r"a text-only checkpoint, but there are images"):
         check_inputs(changed(run, data=DataConfig(prompt_dataset=str(file))))
+
+
+@pytest.fixture
+def mixed(run, tiny_unified_folder, tmp_path):
+    """A run on prompts with pictures, from their lines and a value of its sections."""
+    Image.new("RGB", (16, 16), "red").save(tmp_path / "red.png")
+    (tmp_path / "torn.png").write_bytes((tmp_path / "red.png").read_bytes()[:40])
+
+    def make(*rows, reward=("math_answer",), **sections):
+        (tmp_path / "mixed.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return changed(
+            run,
+            actor=ActorConfig(model_name_or_path=str(tiny_unified_folder)),
+            data=DataConfig(prompt_dataset=str(tmp_path / "mixed.jsonl")),
+            pictures=PicturesConfig(resolution=16),
+            reward=RewardConfig(terms=tuple(RewardTermConfig(name=name) for name in reward)),
+            **sections,
+        )
+
+    return make
+
+
+def test_every_prompt_that_cannot_be_trained_on_is_named(mixed):
+    look = {"task": "mmu", "prompt": "how many?", "label": "1"}
+    check_inputs(mixed({**look, "image": "red.png"}))
+    with pytest.raises(
+        ValueError, match=r"jsonl:1: .*none.png: no image could be read(.|\n)*jsonl:2: .*torn.png: no image"
+    ):
+        check_inputs(mixed({**look, "image": "none.png"}, {**look, "image": "torn.png"}))
+    long = {"prompt": "1" * 600, "label": "1"}
+    with pytest.raises(ValueError, match=r"jsonl:1: the prompt has 6\d\d tokens(.|\n)*jsonl:3: the prompt has 6"):
+        check_inputs(mixed(long, {"prompt": "1", "label": "1"}, long))
+
+
+@pytest.mark.parametrize("reward", ["math_answer", "cot_format"])
+def test_a_reward_of_text_does_not_fit_a_drawing(mixed, reward):
+    with pytest.raises(ValueError, match=r"jsonl:2: reward .* cannot use it: task 't2i' writes no text"):
+        check_inputs(
+            mixed({"prompt": "1", "label": "1"}, {"task": "t2i", "prompt": "x", "label": "1"}, reward=(reward,))
+        )
+
+
+def test_a_reward_of_pictures_does_not_fit_a_text(mixed):
+    with pytest.raises(ValueError, match=r"jsonl:1: reward 'jpeg_size' cannot use it: task 'text' makes no picture"):
+        check_inputs(mixed({"prompt": "1", "label": "1"}, reward=("jpeg_size",)))
+
+
+def test_a_task_that_nothing_pays_for_is_named(mixed):
+    run = mixed({"prompt": "1", "label": "1"}, {"task": "t2i", "prompt": "x"})
+    terms = (RewardTermConfig(name="math_answer", tasks=("text",)), RewardTermConfig(name="jpeg_size", weight=0.0))
+    with pytest.raises(ValueError, match=r"jsonl:2: no reward with a weight pays for task 't2i'"):
+        check_inputs(changed(run, reward=RewardConfig(terms=terms)))
+
+
+def test_a_number_of_image_tokens_that_contradicts_the_resolution_is_refused(mixed):
+    rollout = RolloutConfig(image=ImageSamplingConfig(num_image_tokens=9))
+    with pytest.raises(ValueError, match=r"num_image_tokens is 9, but pictures.resolution 16 makes 16"):
+        check_inputs(mixed({"task": "t2i", "prompt": "x"}, reward=("jpeg_size",), rollout=rollout))
 
 
 def test_a_checkpoint_of_another_number_of_ranks_is_refused(run, tmp_path):

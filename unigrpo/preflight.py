@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +11,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from unigrpo.algorithm.likelihood.base import load_estimator
 from unigrpo.checkpoint import CheckpointStore
-from unigrpo.config import PicturesConfig, RunConfig
+from unigrpo.config import ImageSamplingConfig, PicturesConfig, RunConfig
 from unigrpo.data.chat import chat_variant
 from unigrpo.data.images import read_image
-from unigrpo.data.prompt_files import load_prompts
+from unigrpo.data.prompt_files import load_prompts, raise_problems
 from unigrpo.data.prompting import encode_prompt
 from unigrpo.models.checkpoint_io import load_config
 from unigrpo.models.image_tokenizer import ImageTokenizer, load_image_tokenizer
@@ -25,8 +24,6 @@ from unigrpo.stage_config import StageConfig
 from unigrpo.workers.reward import pays_for, reward_workers
 
 logger = logging.getLogger(__name__)
-
-MAX_SHOWN = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,20 +52,10 @@ def check_inputs(config: RunConfig) -> Inputs:
         split=data.prompt_split,
         input_key=data.input_key,
         label_key=data.label_key,
+        tasks=data.tasks,
         max_samples=data.max_samples,
     )
-    eval_prompts: list[Prompt] = []
-    if config.eval.dataset:
-        eval_prompts = load_prompts(
-            config.eval.dataset,
-            split=config.eval.split,
-            input_key=data.input_key,
-            label_key=data.label_key,
-            max_samples=config.eval.max_samples,
-        )
-    prompts = of_tasks(prompts, data.tasks, data.prompt_dataset)
-    if eval_prompts:
-        eval_prompts = of_tasks(eval_prompts, data.tasks, config.eval.dataset)
+    eval_prompts = held_out_prompts(config) if config.eval.dataset else []
     longest, num_codes = check_prompts(prompts + eval_prompts, config)
     logger.info("%d prompts to train on, %d held out, longest %d tokens", len(prompts), len(eval_prompts), longest)
     if data.prompt_template == "chat":
@@ -76,17 +63,20 @@ def check_inputs(config: RunConfig) -> Inputs:
     return Inputs(prompts=prompts, eval_prompts=eval_prompts, longest_prompt=longest, num_image_tokens=num_codes)
 
 
-def of_tasks(prompts: list[Prompt], tasks: Sequence[str], dataset: str) -> list[Prompt]:
-    """The prompts of some tasks; of all if none is named.
+def held_out_prompts(config: RunConfig) -> list[Prompt]:
+    """The prompts of ``eval.dataset``.
 
     Raises:
-        ValueError: There are none.
+        ValueError: They cannot be read.
     """
-    kept = [prompt for prompt in prompts if not tasks or prompt.task in tasks]
-    if not kept:
-        found = sorted({prompt.task for prompt in prompts})
-        raise ValueError(f"{dataset}: no prompt of data.tasks {list(tasks)}; its prompts have the tasks {found}")
-    return kept
+    return load_prompts(
+        config.eval.dataset,
+        split=config.eval.split,
+        input_key=config.data.input_key,
+        label_key=config.data.label_key,
+        tasks=config.data.tasks,
+        max_samples=config.eval.max_samples,
+    )
 
 
 def check_prompts(prompts: list[Prompt], config: RunConfig, *, needs_weight: bool = True) -> tuple[int, int]:
@@ -186,43 +176,72 @@ def check_image_tokenizer(pictures: PicturesConfig, model: str, vocabulary: Voca
 def _check_lengths(prompts: list[Prompt], tokenizer: PreTrainedTokenizerBase, config: RunConfig) -> tuple[int, int]:
     """Length of the longest prompt, its image included, and that of an image."""
     model = config.actor.model_name_or_path
-    vocabulary = Vocabulary.from_pretrained_parts(load_config(model), tokenizer)
+    model_config = load_config(model)
+    vocabulary = Vocabulary.from_pretrained_parts(model_config, tokenizer)
     has_images = any(prompt.task != "text" for prompt in prompts)
     num_codes = check_image_tokenizer(config.pictures, model, vocabulary) if has_images else 0
+    asked, text = config.rollout.image.num_image_tokens, config.rollout.text
+    if num_codes and asked not in (num_codes, ImageSamplingConfig().num_image_tokens):
+        raise ValueError(
+            f"rollout.image.num_image_tokens is {asked}, but pictures.resolution {config.pictures.resolution} makes "
+            f"{num_codes}; leave it out"
+        )
     codes = torch.zeros(num_codes, dtype=torch.long)
-    limit = config.data.max_prompt_tokens
-    longest = 0
+    lengths, problems = [0], list[str]()
     for prompt in prompts:
-        ids = encode_prompt(prompt, tokenizer, vocabulary, config.data, codes if prompt.task == "mmu" else None)
-        longest = max(longest, len(ids))
-        num_text = len(ids) - (num_codes if prompt.task == "mmu" else 0)
-        if num_text > limit:
-            raise ValueError(
-                f"{prompt.id}: the prompt has {num_text} tokens, more than data.max_prompt_tokens {limit}; shorten it "
-                "or raise the limit"
-            )
-        room = config.rollout.max_text_tokens
-        if prompt.task == "r2i" and room and len(ids) + config.rollout.text.max_new_tokens > room:
-            raise ValueError(
-                f"{prompt.id}: request and thoughts need {len(ids) + config.rollout.text.max_new_tokens} tokens, more "
-                f"than rollout.max_text_tokens {room}; raise it or lower rollout.text.max_new_tokens"
-            )
-    return longest, num_codes
+        try:
+            ids = encode_prompt(prompt, tokenizer, vocabulary, config.data, codes if prompt.task == "mmu" else None)
+            lengths.append(len(ids))
+            _check_length(prompt, len(ids), num_codes, config)
+        except ValueError as error:
+            problems.append(str(error))
+    raise_problems(problems)
+    longest = max(lengths) + max(text.max_new_tokens, num_codes)
+    if longest > model_config.max_sequence_length:
+        logger.warning(
+            "rows have up to %d tokens, more than the %d (max_sequence_length) that %s was made for",
+            longest, model_config.max_sequence_length, model,
+        )  # fmt: skip
+    return max(lengths), num_codes
+
+
+def _check_length(prompt: Prompt, length: int, num_codes: int, config: RunConfig) -> None:
+    limit, room = config.data.max_prompt_tokens, config.rollout.max_text_tokens
+    num_text = length - (num_codes if prompt.task == "mmu" else 0)
+    if num_text > limit:
+        raise ValueError(
+            f"{prompt.id}: the prompt has {num_text} tokens, more than data.max_prompt_tokens {limit}; shorten it or "
+            "raise the limit"
+        )
+    with_thoughts = length + config.rollout.text.max_new_tokens
+    if prompt.task == "r2i" and room and with_thoughts > room:
+        raise ValueError(
+            f"{prompt.id}: request and thoughts need {with_thoughts} tokens, more than rollout.max_text_tokens "
+            f"{room}; raise it or lower rollout.text.max_new_tokens"
+        )
 
 
 def _check_tasks(prompts: list[Prompt], config: RunConfig, needs_weight: bool) -> None:
     """Every task is paid for by some reward, and every picture can be read."""
-    for task in dict.fromkeys(prompt.task for prompt in prompts):
+    problems: list[str] = []
+    first: dict[str, Prompt] = {}
+    for prompt in prompts:
+        first.setdefault(prompt.task, prompt)
+    for task, prompt in first.items():
         paying = [term for term in config.reward.terms if pays_for(term, task)]
         if not any(term.weight or not needs_weight for term in paying):
             kind = "reward with a weight" if needs_weight else "reward"
-            raise ValueError(f"no {kind} pays for task {task!r}; add one to reward.terms")
+            problems.append(
+                f"{prompt.id}: no {kind} pays for task {task!r}; add one to reward.terms, or leave the task out by "
+                "data.tasks"
+            )
     for prompt in prompts:
         for path in prompt.images:
             try:
                 read_image(path)
             except ValueError as error:
-                raise ValueError(f"{prompt.id}: {error}") from error
+                problems.append(f"{prompt.id}: {error}")
+    raise_problems(problems)
 
 
 def _check_rewards(prompts: list[Prompt], config: RunConfig) -> None:
@@ -232,6 +251,4 @@ def _check_rewards(prompts: list[Prompt], config: RunConfig) -> None:
     finally:
         for worker in workers:
             worker.close()
-    if problems:
-        more = f"\n... and {len(problems) - MAX_SHOWN} more" if len(problems) > MAX_SHOWN else ""
-        raise ValueError("\n".join(problems[:MAX_SHOWN]) + more)
+    raise_problems(problems)

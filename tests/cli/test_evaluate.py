@@ -53,7 +53,10 @@ def test_every_checkpoint_gets_a_column_and_every_sample_a_line(tiny_unified_fol
     ("changes", "message"),
     [
         (["--eval.dataset", ""], "eval.dataset is empty"),
-        (["--reward.terms", "[{name: jpeg_size, tasks: [t2i]}]"], "no reward pays for task 'text'"),
+        (
+            ["--reward.terms", "[{name: jpeg_size, tasks: [t2i]}]"],
+            r"held_out.jsonl:\d: no reward pays for task 'text'",
+        ),
         (["--device", "cuda:77"], "device 'cuda:77' cannot be used here"),
     ],
 )

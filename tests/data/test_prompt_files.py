@@ -43,12 +43,57 @@ def test_several_files_are_joined_and_empty_lines_skipped(tmp_path):
         ('{"prompt": 5}', r"bad.jsonl:2: 'prompt' must be a text .* found 5"),
         ('{"prompt": "x", "task": "t3i"}', r"bad.jsonl:2: no task 't3i'; choose one of"),
         ('{"prompt": "x", "task": "mmu"}', r"bad.jsonl:2: task 'mmu' needs \"image\""),
+        ('{"prompt": "x", "task": "mmu", "image": ""}', r"bad.jsonl:2: task 'mmu' needs \"image\""),
+        ('{"prompt": "x", "task": "mmu", "image": 5}', r"bad.jsonl:2: \"image\" must be the path .* found int"),
+        ('{"prompt": "x", "task": "mmu", "images": ["a", "b"]}', r"bad.jsonl:2: .* reads one image; found 2"),
+        ('{"prompt": "x", "task": "mmu", "image": "a", "images": "b"}', r"bad.jsonl:2: .* one image; found 2"),
+        ('{"prompt": "x", "image": "a"}', r"bad.jsonl:2: task 'text' reads no image, only 'mmu' does; found 'a'"),
+        ('{"task": "t2i"}', r"bad.jsonl:2: no column for the question"),
+        ('{"prompt": "x", "label": ["1"]}', r"bad.jsonl:2: 'label' must be a text or a number; found \['1'\]"),
+        ('{"prompt": "x", "label": true}', r"bad.jsonl:2: 'label' must be a text or a number; found True"),
+        ('{"prompt": "x", "label": 1, "label": 2}', r"bad.jsonl:2: key 'label' stands there more than once"),
     ],
 )
 def test_a_broken_line_is_named_with_file_and_line(tmp_path, line, message):
     file = write(tmp_path / "bad.jsonl", {"prompt": "fine"}, line)
     with pytest.raises(ValueError, match=message):
         load_prompts(file)
+
+
+def test_one_error_lists_the_broken_lines_of_all_files(tmp_path):
+    one = write(tmp_path / "a.jsonl", "{", {"prompt": "fine"}, {"prompt": "x", "task": "t3i"})
+    (tmp_path / "b").mkdir()
+    two = write(tmp_path / "b" / "a.jsonl", *["[]"] * 5)
+    with pytest.raises(ValueError, match="not JSON") as caught:
+        load_prompts(f"{one},{two}")
+    folder = tmp_path.name
+    places = [line.split(": ")[0] for line in str(caught.value).splitlines()]
+    assert places == [f"{folder}/a.jsonl:1", f"{folder}/a.jsonl:3", "b/a.jsonl:1", "b/a.jsonl:2", "b/a.jsonl:3",
+                      "... and 2 more"]  # fmt: skip
+
+
+@pytest.mark.parametrize(("names", "message"), [("{0},", "behind a comma"), ("{0}, {0}", "names one of them twice")])
+def test_names_of_files_are_whole_and_different(tmp_path, names, message):
+    with pytest.raises(ValueError, match=message):
+        load_prompts(names.format(write(tmp_path / "a.jsonl", {"prompt": "1"})))
+
+
+def test_the_first_samples_are_as_many_of_each_task(tmp_path):
+    rows = [
+        {"task": task, "prompt": f"{task}{i}"} for task, n in (("text", 6), ("r2i", 1), ("t2i", 5)) for i in range(n)
+    ]
+    file = write(tmp_path / "a.jsonl", *rows)
+    assert [p.text for p in load_prompts(file, max_samples=6)] == ["text0", "text1", "text2", "r2i0", "t2i0", "t2i1"]
+    assert [p.text for p in load_prompts(file, max_samples=2, tasks=("t2i",))] == ["t2i0", "t2i1"]
+    with pytest.raises(
+        ValueError, match=r"no prompt of the tasks \['mmu'\]; its prompts have \['r2i', 't2i', 'text'\]"
+    ):
+        load_prompts(file, tasks=("mmu",))
+
+
+def test_lines_without_a_task_take_the_default_and_a_byte_order_mark_is_no_text(tmp_path):
+    file = write(tmp_path / "a.jsonl", '\ufeff{"prompt": "1"}', {"prompt": "2", "task": "r2i"})
+    assert [p.task for p in load_prompts(file, default_task="t2i")] == ["t2i", "r2i"]
 
 
 def test_bytes_that_are_no_text_are_named(tmp_path):
@@ -78,6 +123,7 @@ def test_a_data_set_folder_is_taken_where_a_hub_name_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     prompts = load_prompts("arithmetic", split="train")
     assert [(p.text, p.label) for p in prompts] == [("1+1", "2"), ("2+2", "4")]
+    assert [p.text for p in load_prompts(str(folder), split="train")] == ["1+1", "2+2"]
     assert prompts[1].id == "arithmetic[train]:1"
 
 

@@ -20,10 +20,9 @@ from unigrpo.cli.arguments import built, main, parse, run_parser
 from unigrpo.cli.generate_inputs import torch_device
 from unigrpo.cli.paths import UserPaths, with_absolute_paths
 from unigrpo.config import RunConfig
-from unigrpo.data.prompt_files import load_prompts
 from unigrpo.evaluation.held_out import Measured, measure_all
 from unigrpo.models.checkpoint_io import load_policy
-from unigrpo.preflight import check_prompts, find_image_tokenizer, load_tokenizer
+from unigrpo.preflight import check_prompts, find_image_tokenizer, held_out_prompts, load_tokenizer
 from unigrpo.records import Prompt
 from unigrpo.run_folder import config_text
 from unigrpo.training.step import LocalEngine
@@ -48,13 +47,7 @@ def run(arguments: Sequence[str]) -> int:
         raise ValueError(f"output {output} holds {RESULTS} already; name another folder")
     if not config.eval.dataset:
         raise ValueError("eval.dataset is empty; name the held-out prompts")
-    prompts = load_prompts(
-        config.eval.dataset,
-        split=config.eval.split,
-        input_key=config.data.input_key,
-        label_key=config.data.label_key,
-        max_samples=config.eval.max_samples,
-    )
+    prompts = held_out_prompts(config)
     configs = [replace(config, actor=replace(config.actor, model_name_or_path=model)) for model in models]
     for one in configs:
         check_prompts(prompts, one, needs_weight=False)

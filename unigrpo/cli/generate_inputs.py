@@ -32,7 +32,8 @@ class GenerateConfig:
     model: str
     """Folder or Hub name of a checkpoint in the published MMaDA or LLaDA layout."""
     prompts: str
-    """A text; a .txt file with one prompt per line; or a .jsonl file with a column `prompt`, and for mmu `image`."""
+    """A text; a .txt file with one prompt per line; or a .jsonl file with a column `prompt`, and for mmu `image`; of
+    one with a column `task`, the lines of this task."""
     output: str
     """Folder to write; it may not hold samples yet."""
     images: tuple[str, ...] = ()
@@ -146,7 +147,7 @@ def _read_prompts(config: GenerateConfig) -> list[Prompt]:
     file = Path(config.prompts)
     is_file = len(config.prompts) < 4096 and file.is_file()
     if is_file and file.suffix != ".txt":
-        prompts = load_prompts(config.prompts)
+        prompts = load_prompts(config.prompts, default_task=config.task, tasks=(config.task,))
     elif is_file:
         lines = enumerate(file.read_text(encoding="utf-8").splitlines(), start=1)
         prompts = [Prompt(id=f"{file.name}:{number}", text=line.strip()) for number, line in lines if line.strip()]

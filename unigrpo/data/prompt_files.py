@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,24 @@ from unigrpo.records import Prompt, SampleRequest
 
 INPUT_KEYS = ("prompt", "question", "problem")
 LABEL_KEYS = ("label", "answer", "solution")
+IMAGE_KEYS = ("image", "images")
 GOLD_MARK = "####"
 """GSM8K puts the gold answer behind the last of these."""
 
 
+MAX_SHOWN = 5
+"""Problems that one error lists."""
+
+
 def load_prompts(
-    dataset: str, *, split: str = "train", input_key: str = "", label_key: str = "", max_samples: int = 0
+    dataset: str,
+    *,
+    split: str = "train",
+    input_key: str = "",
+    label_key: str = "",
+    default_task: str = "text",
+    tasks: Sequence[str] = (),
+    max_samples: int = 0,
 ) -> list[Prompt]:
     """All prompts of a data set, in file order.
 
@@ -33,50 +46,89 @@ def load_prompts(
         split: Split of a Hugging Face data set.
         input_key: Column of the question; empty finds one of :data:`INPUT_KEYS`.
         label_key: Column of the gold; empty finds one of :data:`LABEL_KEYS`.
-        max_samples: Only the first so many; 0 for all.
+        default_task: Task of a line that names none.
+        tasks: Only prompts of these; empty takes all.
+        max_samples: Only the first so many, of each task alike; 0 for all.
 
     Raises:
-        ValueError: No such file, a line that is no JSON object, a missing column, or no prompt at all.
+        ValueError: No such file, lines that are no prompts, or no prompt at all.
     """
+    form = _Form(input_key=input_key, label_key=label_key, default_task=default_task)
     prompts: list[Prompt] = []
+    problems: list[str] = []
     for name in dataset_names(dataset):
-        for where, folder, row in _rows(name, split):
-            if max_samples and len(prompts) == max_samples:
-                break
-            prompts.append(replace(_prompt(where, folder, row, input_key, label_key), dataset=name))
+        for where, folder, line in _lines(name, split, dataset):
+            try:
+                row = _row(where, line) if isinstance(line, bytes) else line
+                if row is not None:
+                    prompts.append(replace(_prompt(where, folder, row, form), dataset=name))
+            except ValueError as error:
+                problems.append(str(error))
+    raise_problems(problems)
     if not prompts:
         raise ValueError(f"{dataset}: holds no prompt; every line must be a JSON object with one of {INPUT_KEYS}")
-    return prompts
+    kept = [prompt for prompt in prompts if not tasks or prompt.task in tasks]
+    if not kept:
+        found = sorted({prompt.task for prompt in prompts})
+        raise ValueError(f"{dataset}: no prompt of the tasks {list(tasks)}; its prompts have {found}")
+    return _first(kept, max_samples) if max_samples else kept
 
 
-def _rows(name: str, split: str) -> Iterator[tuple[str, Path, Mapping[str, Any]]]:
-    """Place, folder that relative image paths start from, and content of each row."""
+def raise_problems(problems: Sequence[str]) -> None:
+    """Raises one ValueError for all of them, if there are any; it lists the first ones."""
+    if problems:
+        more = f"\n... and {len(problems) - MAX_SHOWN} more" if len(problems) > MAX_SHOWN else ""
+        raise ValueError("\n".join(problems[:MAX_SHOWN]) + more)
+
+
+def _first(prompts: list[Prompt], number: int) -> list[Prompt]:
+    """The first so many, in order; every task has as many of them as there are or as any other."""
+    seen: Counter[str] = Counter()
+    turns: list[tuple[int, int]] = []
+    for place, prompt in enumerate(prompts):
+        turns.append((seen[prompt.task], place))
+        seen[prompt.task] += 1
+    return [prompts[place] for place in sorted(place for _, place in sorted(turns)[:number])]
+
+
+def _lines(name: str, split: str, dataset: str) -> Iterator[tuple[str, Path, bytes | Mapping[str, Any]]]:
+    """Place, folder that relative image paths start from, and content of each line or row."""
     path = Path(name).expanduser()
     if path.is_file():
-        yield from ((where, path.parent, row) for where, row in _json_lines(path))
-    elif path.suffix in (".jsonl", ".json") or name.startswith((".", "/", "~")):
+        others = [other for other in dataset_names(dataset) if Path(other).name == path.name]
+        shown = f"{path.parent.name}/{path.name}" if len(others) > 1 else path.name
+        with path.open("rb") as lines:
+            yield from ((f"{shown}:{number}", path.parent, line) for number, line in enumerate(lines, start=1))
+    elif not path.is_dir() and (path.suffix in (".jsonl", ".json") or name.startswith((".", "/", "~"))):
         raise ValueError(f"{name}: no such file (looked in {Path.cwd()}); give the path of a JSONL file")
     else:
         yield from ((where, Path(), row) for where, row in _hub_rows(name, split))
 
 
-def _json_lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    with path.open("rb") as lines:
-        for number, raw in enumerate(lines, start=1):
-            where = f"{path.name}:{number}"
-            try:
-                line = raw.decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise ValueError(f"{where}: not UTF-8 text ({error.reason} at byte {error.start})") from error
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{where}: not JSON ({error.msg} at column {error.colno}): {line[:60]!r}") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{where}: expected a JSON object, found {type(row).__name__}: {line[:60]!r}")
-            yield where, row
+def _row(where: str, line: bytes) -> Mapping[str, Any] | None:
+    """The object of a line; None for an empty one."""
+    try:
+        text = line.decode("utf-8-sig")  # a mark of the byte order, as some editors write it, is no text
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where}: not UTF-8 text ({error.reason} at byte {error.start})") from error
+    if not text.strip():
+        return None
+    try:
+        row = json.loads(text, object_pairs_hook=_object)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: not JSON ({error.msg} at column {error.colno}): {text[:60]!r}") from error
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"{where}: expected a JSON object, found {type(row).__name__}: {text[:60]!r}")
+    return row
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    twice = [key for key, number in Counter(key for key, _ in pairs).items() if number > 1]
+    if twice:
+        raise ValueError(f"key {twice[0]!r} stands there more than once; keep one")
+    return dict(pairs)
 
 
 def _hub_rows(name: str, split: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -93,30 +145,54 @@ def _hub_rows(name: str, split: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         yield f"{name}[{split}]:{number}", row  # type: ignore[misc]
 
 
-def _prompt(where: str, folder: Path, row: Mapping[str, Any], input_key: str, label_key: str) -> Prompt:
-    question_key = _column(where, row, input_key, INPUT_KEYS, "data.input_key")
-    gold_key = label_key if label_key else next((k for k in LABEL_KEYS if k in row), "")
-    if label_key and label_key not in row:
-        raise ValueError(f"{where}: no column {label_key!r} (data.label_key); found {sorted(row)}")
+@dataclass(frozen=True, kw_only=True)
+class _Form:
+    """What a line that says nothing else means; see :func:`load_prompts`."""
+
+    input_key: str
+    label_key: str
+    default_task: str
+
+
+def _prompt(where: str, folder: Path, row: Mapping[str, Any], form: _Form) -> Prompt:
+    question_key = _column(where, row, form.input_key, INPUT_KEYS, "data.input_key")
+    gold_key = form.label_key or next((k for k in LABEL_KEYS if k in row), "")
+    if form.label_key and form.label_key not in row:
+        raise ValueError(f"{where}: no column {form.label_key!r} (data.label_key); found {sorted(row)}")
     question, gold = row[question_key], row.get(gold_key)
     if not isinstance(question, str) or not question.strip():
         raise ValueError(f"{where}: {question_key!r} must be a text that is not empty; found {question!r}")
-    task = row.get("task", "text")
+    if gold is not None and (isinstance(gold, bool) or not isinstance(gold, (str, int, float))):
+        raise ValueError(f"{where}: {gold_key!r} must be a text or a number; found {gold!r}")
+    task = row.get("task", form.default_task)
     if task not in TASKS:
         raise ValueError(f"{where}: no task {task!r}; choose one of {list(TASKS)}")
-    images = row.get("images", row.get("image", ()))
-    images = (images,) if isinstance(images, str) else tuple(images or ())
-    if task == "mmu" and not images:
-        raise ValueError(f"{where}: task 'mmu' needs \"image\"; found keys {sorted(row)}")
-    used = {question_key, gold_key, "task", "image", "images"}
+    used = {question_key, gold_key, "task", *IMAGE_KEYS}
     return Prompt(
         id=where,
         text=question,
         label=None if gold is None else gold_answer(str(gold)),
         task=task,
-        images=tuple(str(folder / image) for image in images),
+        images=tuple(str(folder / image) for image in _images(where, row, task)),
         metadata={k: v for k, v in row.items() if k not in used},
     )
+
+
+def _images(where: str, row: Mapping[str, Any], task: str) -> tuple[str, ...]:
+    """Paths of a row: one for `mmu`, none for the other tasks."""
+    given = [row[key] for key in IMAGE_KEYS if row.get(key)]
+    if task != "mmu":
+        if given:
+            raise ValueError(f'{where}: task {task!r} reads no image, found {given[0]!r}; write "task": "mmu"')
+        return ()
+    if not given:
+        raise ValueError(f"{where}: task 'mmu' needs \"image\"; found keys {sorted(row)}")
+    images = [image for value in given for image in (value if isinstance(value, list) else [value])]
+    if len(images) != 1:
+        raise ValueError(f"{where}: task 'mmu' reads one image; found {len(images)}")
+    if not isinstance(images[0], str):
+        raise ValueError(f'{where}: "image" must be the path of a file; found {type(images[0]).__name__}')
+    return (images[0],)
 
 
 def _column(where: str, row: Mapping[str, Any], asked: str, usual: tuple[str, ...], setting: str) -> str:
@@ -186,8 +262,16 @@ def dataset_names(dataset: str) -> list[str]:
 
     >>> dataset_names("a.jsonl, b.jsonl")
     ['a.jsonl', 'b.jsonl']
+
+    Raises:
+        ValueError: A name is empty, or stands there twice.
     """
-    return [name.strip() for name in dataset.split(",")]
+    names = [name.strip() for name in dataset.split(",")]
+    if "" in names:
+        raise ValueError(f"{dataset!r}: nothing stands before or behind a comma; name a file there, or leave it out")
+    if len(set(names)) < len(names):
+        raise ValueError(f"{dataset!r} names one of them twice; give it a larger share by data.prompt_probs")
+    return names
 
 
 def dealt(requests: list[SampleRequest], num_ranks: int) -> list[SampleRequest]:

@@ -183,7 +183,7 @@ def _images(where: str, row: Mapping[str, Any], task: str) -> tuple[str, ...]:
     given = [row[key] for key in IMAGE_KEYS if row.get(key)]
     if task != "mmu":
         if given:
-            raise ValueError(f'{where}: task {task!r} reads no image, found {given[0]!r}; write "task": "mmu"')
+            raise ValueError(f"{where}: task {task!r} reads no image, only 'mmu' does; found {given[0]!r}")
         return ()
     if not given:
         raise ValueError(f"{where}: task 'mmu' needs \"image\"; found keys {sorted(row)}")

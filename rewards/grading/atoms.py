@@ -23,6 +23,10 @@ _LARGE_FACTORIAL = re.compile(r"\d{4,}\s*!|!\s*!|\)\s*!\s*[)!]")
 _MISREAD = re.compile(r"%|:|\?|≈|\.\.|\"|°|(?<!_)\d \d|\d{300}|\\text|mod|'")
 """What math-verify reads as something else."""
 _RELATION = re.compile("[<>≤≥≠]")
+_DECIMAL = re.compile(r"(?<![\d.])(\d*)\.(\d+)(?![\d.])")
+"""Exact as a fraction; math-verify would round it."""
+_IMAGINARY = re.compile(r"(\\[A-Za-z]+|_\{\w*\}|[A-Za-z]{2,})|i")
+"""math-verify takes i for a variable."""
 _LATEX = {"⦃": "\\{", "⦄": "\\}", "≥": "\\geq ", "≤": "\\leq ", "≠": "\\neq ", "∪": "\\cup ", "∞": "\\infty ",
           "±": "\\pm ", "∈": "\\in ", "*": "\\cdot "}  # fmt: skip
 
@@ -63,4 +67,6 @@ def _is_expression(text: str) -> bool:
 def _latex(text: str) -> str:
     for sign, command in _LATEX.items():
         text = text.replace(sign, command)
-    return re.sub(r"_(\w)", r"_{\1}", _BARE_FUNCTION.sub(r"\\\1", text))
+    text = re.sub(r"_(\w)", r"_{\1}", _BARE_FUNCTION.sub(r"\\\1", text))
+    text = _DECIMAL.sub(lambda m: f"{{(\\frac{{{m[1]}{m[2]}}}{{1{'0' * len(m[2])}}})}}", text)
+    return text if "_{i}" in text else _IMAGINARY.sub(lambda m: m[1] or "\\sqrt{-1}", text)

@@ -9,12 +9,14 @@ from rewards.grading.notation import plain, unwrapped
 _GOLD = re.compile(r"[(\[]?([A-Ja-j])[)\].:]?")
 _LEAD = re.compile(
     r"(?:(?:so|therefore|thus|hence|i think),? )*"
-    r"(?:i(?:'d| would)? (?:choose|pick|select|go with) |it(?:'s| is| must be) |only )?"
+    r"(?:(?:(?:i(?:'d| would)?|we) )?(?:choose|pick|select|go with) |it(?:'s| is| must be) |only )?"
     r"(?:the |my )?(?:(?:final |correct |best |right )?(?:ans\b\.?|answer|option|choice|letter)s?(?: is| would be)?"
     r"|本题选|选[项择]?|故选|应选|答案[是为]?)?\s*:?\s*",
     re.IGNORECASE,
 )
 _FIRST = re.compile(r"[(\[]([A-Ja-j])[)\]]|([A-J])(?![A-Za-z0-9'])|([a-j])(?=[).:](?![a-z])|$)")
+_DENIED = re.compile(r"(?<=[\w).])\s*[,;(]\s*(?:and )?not [(\[]?[A-J][)\]]?\)?\.?$")
+"""An option that is named to say that it is not chosen."""
 _EXPLANATION = re.compile(r"\n\s*[*_]*(?:explanation|reason|because|rationale)", re.IGNORECASE)
 _LETTER = re.compile(r"(?<![A-Za-z0-9'\\])([A-J])(?![A-Za-z0-9'])")
 _NAMED = re.compile(
@@ -22,7 +24,7 @@ _NAMED = re.compile(
     r"|indeed)\W{1,3}[A-J](?![A-Za-z0-9'])|选|^\W*[A-J](?![A-Za-z0-9'])"
 )
 """A letter that stands for an option, not for an angle or a point."""
-_ARTICLE = re.compile(r"\s+(?!and\b|or\b|is\b|to\b)[a-z]")
+_ARTICLE = re.compile(r"\s+(?!(?:and|or|is|to|also|too|works|may|might|could|would|seems)\b)[a-z]")
 _OPTION = re.compile(r"\b[A-J][).:]|[(\[][A-J][)\]]|\b(?:or|and|not|be|option|choose|/) [(\[]?[A-J]\b|[.,;]\s*[A-J]$")
 """Another letter inside the text of the chosen option."""
 _DOUBT = re.compile(r"\b(?:or|be|option|choose|answer is|wait|actually|maybe) [(\[]?[A-J]\b")
@@ -33,7 +35,7 @@ _GOES_ON = re.compile(
 )
 """What may stand behind a letter without a mark."""
 _HEDGE = re.compile(
-    r"\b(?:or|not|neither|nor|either|both|except|maybe|perhaps|possibly|unsure|isn't|incorrect|wrong|between|cannot|"
+    r"\b(?:or|not|neither|nor|either|both|except|maybe|perhaps|possibly|unsure|isn't|incorrect|wrong|false|but|between|cannot|"
     r"could|might|guess)\b|[/|?]|或|不|和", re.IGNORECASE
 )  # fmt: skip
 
@@ -58,7 +60,7 @@ def letter(text: str, strict: bool = False) -> str | None:
     >>> letter("B) 12 cm"), letter("A or B"), letter("A large cube")
     ('B', None, None)
     """
-    text = unwrapped(plain(unwrapped(text))).replace("*", "").strip()
+    text = _DENIED.sub("", unwrapped(plain(unwrapped(text))).replace("*", "")).strip()
     lead = _LEAD.match(text)
     text, *reasons = _EXPLANATION.split(text[lead.end() if lead else 0 :], maxsplit=1)
     if any(map(_DOUBT.search, reasons)):

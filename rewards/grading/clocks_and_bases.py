@@ -6,7 +6,7 @@ import re
 
 _TIME = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?\s*(?:([ap])\.?\s*m\.?)?(?:\s*o'clock)?", re.IGNORECASE)
 _HOUR = re.compile(r"(\d{1,2})\s*([ap])\.?\s*m\.?", re.IGNORECASE)
-_BASE = re.compile(r"\(?([0-9A-Za-z]+)\)?\s*(?:_\{?\(?(\w+)\)?\}?|\s+\(?(?:in )?base[ -](\w+)\)?)")
+_BASE = re.compile(r"\(?([0-9A-Za-z]+)\)?\s*(?:_\{?\s*\(?(\w+)\)?\s*\}?|\s+\(?(?:in )?base[ -](\w+)\)?)")
 _BASE_NAMES = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9",
                "ten": "10", "twelve": "12", "sixteen": "16", "hex": "16", "bin": "2", "oct": "8"}  # fmt: skip
 

@@ -34,6 +34,11 @@ _JOIN = re.compile(
     r"[\s$]*(?:\\(?:quad|qquad|[,;:! ]))*(?:,|;|/|\\text\{)?[\s$]*(and|or|)[\s$]*\}?[\s$]*"
     r"(?:\\(?:quad|qquad|[,;:! ]))*[\s$]*(?:[A-Za-z](?:_\w|_\{\w\})?\s*=\s*)?[\s$]*"
 )
+_FACTOR_BEFORE = re.compile(r"(?:\d|(?<![-\w])-|\\pm\s?)$")
+_FACTOR_BEHIND = re.compile(
+    r"\s?(?:[+*/]\s?[\d\\(]|\\(?:sqrt|pi|frac|cdot|times|div|pm)(?![a-z]))|\^(?!\s*\{?\\circ)|-\d|\d|[a-z](?![a-z])"
+)
+"""What makes a box a part of an expression, not the whole of it."""
 _HEADING = re.compile(
     r"[\s*_]*(?:step|part|case|method|section|question|problem|solution|calculation|conclusion|explanation|final|answer|"
     r"given|note|check|verification|result|understand|find|total|determine|calculate|compute)\b",
@@ -43,7 +48,7 @@ _CLAUSE = re.compile(
     r"(?:\banswer\b(?:[^.\n:=?]{0,60}?\b(?:is|are|equals|(?:will|would|must|should) be)\b|[ \t*_]{0,8}[:=])"
     r"|\banswer[\s*_]{0,8}\n"
     r"|\b(?:correct|right|best) (?:option|choice)\b[ \t]{0,4}(?:is|:)"
-    r"|答案\s{0,4}(?:应)?(?:是|为|选)?\s{0,4}:?|(?:故|应|所以|因此)选\s{0,4}(?:项|择)?\s{0,4}:?)[\s*_]{0,16}:?[\s*_]{0,16}",
+    r"|答案\s{0,4}(?:应)?(?:是|为|选择?)?\s{0,4}:?|(?:故|应|所以|因此|\\therefore)\s{0,4}选\s{0,4}(?:项|择)?\s{0,4}:?)[\s*_]{0,16}:?[\s*_]{0,16}",
     re.IGNORECASE,
 )
 _LAST_LINE = re.compile(r"[ \t*_]{0,8}A[ \t*_]{0,8}:[ \t*_]{0,16}")
@@ -138,7 +143,7 @@ def _box(text: str) -> Answer | None:
                 open_boxes -= 1
                 if not open_boxes:
                     boxes.append((*opened, token.start()))
-    if open_boxes or not boxes or _is_taken_back(text, boxes[-1][2]):
+    if open_boxes or not boxes or _is_taken_back(text, boxes[-1][2]) or _is_a_part(text, boxes[-1]):
         return None
     parts = [text[boxes[-1][1] : boxes[-1][2]].strip()]
     word = "and"
@@ -155,6 +160,12 @@ def _box(text: str) -> Answer | None:
     return Answer(answer.rstrip(".") if answer.count("{") else answer, "box") if 0 < len(answer) <= LONGEST else None
 
 
+def _is_a_part(text: str, box: tuple[int, int, int]) -> bool:
+    start, _, end = box
+    end += text[end : end + 1] == "}"
+    return bool(_FACTOR_BEFORE.search(text, max(0, start - 8), start) or _FACTOR_BEHIND.match(text, end))
+
+
 def _after_hashes(text: str) -> tuple[Answer, int] | None:
     end = len(text)
     for _ in range(64):  # headings are skipped, but not without end
@@ -163,7 +174,7 @@ def _after_hashes(text: str) -> tuple[Answer, int] | None:
             return None
         stop = text.find("\n", start)
         stop = len(text) if stop < 0 else stop
-        line = text[start + 4 : stop].lstrip("#").strip()
+        line = text[start + 4 : stop].strip("# \t")
         if line and len(line) <= LONGEST and not _HEADING.match(line):
             return Answer(line, "hash"), stop
         end = start

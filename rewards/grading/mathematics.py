@@ -19,6 +19,7 @@ _UNIT_AT_END = re.compile(
 _FUNCTION = re.compile(r"y?[a-z]\(x\)y?")
 _ANGLE_FUNCTION = re.compile(r"(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 """Of 20 degrees is another number than of 20."""
+_SEGMENT = re.compile(r"[A-Z]{2}")
 _LETTER = re.compile(r"\(?[A-J][).]?")
 _ARTICLE = re.compile(r"(?:an?|the) (?=[a-z]{3})", re.IGNORECASE)
 
@@ -76,7 +77,7 @@ def _same(gold: str, answer: str, verify: Verify, level: int) -> bool:
     first = None if number else sequence(gold)
     second = None if other else sequence(answer)
     for one, two in ((first, gold), (second, answer)):
-        if one and len(one[1]) == 1 and one[0] == "⦃⦄":  # a set of one element is its element
+        if one and len(one[1]) == 1 and one[0] == "⦃⦄" and one[1][0] != "⦃⦄":  # a set of one element is its element
             return equal(one[1][0], answer if two is gold else gold)
     if first or second:
         return first is not None and second is not None and _same_sequence(first, second, equal)
@@ -87,8 +88,9 @@ def _key(text: str) -> str:
     """Two texts of one key are the same answer."""
     words = WORD.search(COMMAND.sub(" ", text))
     if not words:
-        return re.sub(r"\s+", "", text.rstrip("."))
-    return _ARTICLE.sub("", re.sub(r"\s+", " ", text.rstrip(".")), count=1).casefold()
+        return re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", text.rstrip("."))
+    text = _ARTICLE.sub("", re.sub(r"\s+", " ", text.rstrip(".")), count=1).casefold()
+    return text.removesuffix("s") if re.fullmatch(r"[a-z' -]{4,}", text) else text
 
 
 def _spelled(number: numbers.Number | None, text: str) -> str:
@@ -129,7 +131,8 @@ def _match(ours: list[str], theirs: list[str], equal: Verify) -> bool:
 
 def _same_variable(gold: str, answer: str) -> bool:
     ours, theirs = ASSIGN.fullmatch(gold), ASSIGN.fullmatch(answer)
-    return not (ours and theirs and len(ours[1]) == len(theirs[1]) == 1 and ours[1] != theirs[1])
+    named = ours and theirs and all(len(name) == 1 or _SEGMENT.fullmatch(name) for name in (ours[1], theirs[1]))
+    return not named or ours[1] == theirs[1] or (len(ours[1]) == 2 and ours[1] == theirs[1][::-1])
 
 
 def _same_atom(gold: str, answer: str, verify: Verify) -> bool:

@@ -9,26 +9,31 @@ _LATEX = [
     (re.compile(r"\{:\}"), ":"),
     (re.compile(r"\\(?:left|right|displaystyle|limits)(?![a-z])|(?<!\\)\\[!,;:> ]|\\q?quad(?![a-z])|~"), " "),
     (re.compile(r"\\[dtc]frac(?![a-z])"), r"\\frac"),
-    (re.compile(r"\\frac\s*(\d)\s*(\d)"), r"\\frac{\1}{\2}"),
-    (re.compile(r"\\frac\s*(\d)\s*\{"), r"\\frac{\1}{"),
-    (re.compile(r"(\\frac\s*\{[^{}]*\})\s*(\d)"), r"\1{\2}"),
+    (re.compile(r"\\frac\s*(\d|\\pi(?![a-z]))\s*(\d|\\pi(?![a-z]))"), r"\\frac{\1}{\2}"),
+    (re.compile(r"\\frac\s*(\d|\\pi(?![a-z]))\s*\{"), r"\\frac{\1}{"),
+    (re.compile(r"(\\frac\s*\{[^{}]*\})\s*(\d|\\pi(?![a-z]))"), r"\1{\2}"),
     (re.compile(r"\\(?:(?:text|math)(?:bf|it|rm|sf)?|mbox|operatorname|bm|boldsymbol)\s*\{([^{}]*)\}"), r" \1 "),
     (re.compile(r"\\(?:rm|bf|it)(?![a-z])|\\color\s*\{\w+\}"), " "),
     (re.compile(r"\\(?:underline|textcolor\s*\{\w+\})\s*\{([^{}]*)\}"), r" \1 "),
     (re.compile(r"\{([^{}]+)\\over(?![a-z])([^{}]+)\}"), r"\\frac{\1}{\2}"),
+    (re.compile(r"\{([^{}]+)\\choose(?![a-z])([^{}]+)\}"), r"\\binom{\1}{\2}"),
     (re.compile(r"^([^{}]+)\\over(?![a-z])([^{}]+)$"), r"\\frac{\1}{\2}"),
+    (re.compile(r"^([^{}]+)\\choose(?![a-z])([^{}]+)$"), r"\\binom{\1}{\2}"),
     (re.compile(r"\^?\{?\\(?:circ|degree)(?![a-z])\s*\}?|\^\{?°\}?|\\textdegree\b"), "°"),
     (re.compile(r"\\([%$&#_])"), r"\1"),
     (re.compile(r"\\(?:times|cdot|ast)(?![a-z]) ?"), "*"),
     (re.compile(r"\s+\^(?!\s*\{?\\circ)"), "^"),
     (re.compile(r"\\(?:pounds|euro|yen|cents)\b"), lambda m: {"p": "£", "e": "€", "y": "¥", "c": "¢"}[m[0][1]]),
 ]  # fmt: skip
+_MARKED = re.compile(r"[\\~]|\{[,:]\}")
+"""What only LaTeX writes."""
 _WRAPPERS = (
     *((sign, sign) for sign in ("$$", "$", "**", "__", "*", "_", "`", "'", '"')),
     ("\\(", "\\)"),
     ("\\[", "\\]"),
     ("{", "}"),
 )
+_END = re.compile(r"(?:\s|\\[!,;:> ]|[,;:。])+$")
 _PREFIX = re.compile(
     r"(?:the )?(?:final )?answer(?:\s*[:=]\s*| is )|let\b\s*|\*\s+"
     r"|(?:that|exactly|simply|just|only|equal to|equals|therefore|thus|hence|so|also)\b[\s,:]*"
@@ -44,10 +49,10 @@ _TO_SIGN = [
     (re.compile(r"\\(?:leqslant|leq|le)(?![a-z])|<="), "≤"),
     (re.compile(r"\\lt(?![a-z])"), "<"),
     (re.compile(r"\\gt(?![a-z])"), ">"),
-    (re.compile(r"\\(?:neq|ne)(?![a-z])"), "≠"),
+    (re.compile(r"\\(?:neq|ne)(?![a-z])|\\not\s*="), "≠"),
     (re.compile(r"\\cup(?![a-z])"), "∪"),
     (re.compile(r"\\infty(?![a-z])|\binfinity\b|\binf\b"), "∞"),
-    (re.compile(r"\\pm(?![a-z])"), "±"),
+    (re.compile(r"\\pm(?![a-z])|^\\mp(?![a-z])"), "±"),
     (re.compile(r"\\in(?![a-z])"), "∈"),
     (re.compile(r"\\(?:emptyset|varnothing)(?![a-z])"), "⦃⦄"),
     (re.compile(r"\\(?:div)(?![a-z])"), "/"),
@@ -56,9 +61,11 @@ _TO_SIGN = [
     (re.compile(r"(?<![\\A-Za-z])pi\b"), r"\\pi"),
     (re.compile(r"\*\*"), "^"),
     (re.compile(r"(?<=\d)\s*\^\s*\{?o\}?(?![A-Za-z])"), "°"),
-    (re.compile(r"\^\s*\{\s*(\w)\s*\}"), r"^\1"),
-    (re.compile(r"_\s*\{\s*(\w+)\s*\}"), r"_\1"),
-    (re.compile(r"\\(?:mid|vert)(?![a-z])"), "|"),
+    (re.compile(r"\^\s*\{\s*(\w)\s*\}(?!\d)"), r"^\1"),
+    (re.compile(r"_\s*\{\s*(\w)\s*\}(?!\d)"), r"_\1"),
+    (re.compile(r"\\(?:mid|[lr]?vert)(?![a-z])"), "|"),
+    (re.compile(r"\\sqrt\s*(\[\d\])\s*(\d|[a-z](?![a-z]))"), r"\\sqrt\1{\2}"),
+    (re.compile(r"\\mathbb\s*(?:\{\s*R\s*\}|R(?![A-Za-z]))|^all real(?: number)?s$", re.IGNORECASE), "(-∞,∞)"),
     (re.compile(r"\\[dt]binom(?![a-z])"), r"\\binom"),
     (re.compile(r"\\angle(?![a-z])"), "∠"),
     (re.compile(r"\\(begin|end)\s*\{[bB]matrix\}"), r"\\\1{pmatrix}"),
@@ -75,7 +82,7 @@ def unwrapped(text: str) -> str:
     """The text without quotes, dollar signs, Markdown, "=", "approximately" and the sentence's end around it."""
     for _ in range(8):
         before = text
-        text = text.strip().rstrip(",;:。").strip()
+        text = _END.sub("", text.strip())
         if text.endswith(".") and not text.endswith(".."):
             text = text[:-1].rstrip()
         for opened, closed in _WRAPPERS:
@@ -99,7 +106,7 @@ def unwrapped(text: str) -> str:
 
 def plain(text: str) -> str:
     """The text without LaTeX's spacing, fonts and spellings of signs."""
-    if "\\" not in text and "~" not in text and "{,}" not in text:
+    if not _MARKED.search(text):
         return text.strip()
     for pattern, replacement in _LATEX:
         text = pattern.sub(replacement, text)

@@ -31,13 +31,15 @@ _PERCENT = re.compile(r"\s*(?:%|percent\b|per cent\b|percentage points?\b)", re.
 _SHARE = re.compile(r"/|(?:per|each|a|in|every|total)\b", re.IGNORECASE)
 _RARE = {"n", "j", "w", "v"}
 """Units whose letter is more often a variable."""
-_REPEATING = re.compile(r"([-+]?)(\d*)\.(\d*)\\overline\s*\{?(\d{1,30})\}?")
+_REPEATING = re.compile(r"([-+]?)(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{?\s*(\d{1,30})\s*\}?")
 _ARITHMETIC = re.compile(r"[\d\s+\-*/().,$%^{}]*\d\s*[+\-*/^][\d\s+\-*/().,$%^{}]*")
 _VARIABLE = re.compile(
     r"(?:(?:\\?(?:sin|cos|tan)\s*)?(?:m?(?:∠|\\angle|角)\s*)?[A-Za-z]{1,3}(?:_\{?\w+\}?)?|[A-Za-z]\([a-z]\)"
     r"|\\?[A-Za-z]{2,}(?: [A-Za-z]{2,}){0,5})"
 )
 _MINUS = re.compile(r"(?:negative|minus)\s+(?=[\d$.])", re.IGNORECASE)
+_DENIED = re.compile(r"(?<=\S)\s*[,;(]\s*(?:and )?not \$?[\d.,]*\d\)?\.?$")
+"""A number that is named to say that it is not the answer."""
 _CALCULATOR = re.compile(r"<<[^<>\n]{0,200}>>")
 
 
@@ -69,13 +71,13 @@ def parse(text: str, *, words: bool = True, loose_units: bool = True) -> Number 
     """
     if len(text) > LONGEST or "~~" in text:  # struck out
         return None
-    text = _without_echo(spelled(text))
+    text = _DENIED.sub("", _without_echo(spelled(text)))
     if text[:1] + text[-1:] in ("()", "[]") and text.count(text[0]) == 1:
         text = text[1:-1].strip()
     if "=" in text:
         text = _right_side(text)
     text = _MINUS.sub("-", text)
-    repeating = _REPEATING.fullmatch(text) if "overline" in text else None
+    repeating = _REPEATING.fullmatch(text) if "\\" in text else None
     if repeating:
         return Number(_repeating(repeating))
     found = _BODY.match(text)
@@ -180,9 +182,9 @@ def _with_unit(value: Fraction, currency: str, rest: str, loose: bool) -> Number
     names = re.split(r"[ /]", unit) if unit else []
     if unit is None or (glued and not all(name in _KNOWN_NAMES for name in names if name)):
         return None
-    if glued and re.match(r"[A-Za-z](?![A-Za-z])", rest) and (not loose or unit in _RARE):
-        return None  # 5m is a product in mathematics
-    if not loose and not percent and not all(name in _KNOWN_NAMES or _is_noun(name) for name in names if name):
+    if glued and re.match(r"[A-Za-z](?![A-Za-z])", rest) and (not loose or unit in _RARE or rest == "M"):
+        return None  # 5m is a product in mathematics, 5M may be five million
+    if not loose and not percent and not all(name in _KNOWN_NAMES or _is_noun(name, rest) for name in names if name):
         return None
     if money and unit != money and not _SHARE.match(rest) and (glued or len(rest) < 3):
         return None
@@ -192,8 +194,9 @@ def _with_unit(value: Fraction, currency: str, rest: str, loose: bool) -> Number
 _KNOWN_NAMES = {name + power for name in units.KNOWN.values() for power in ("", "^2", "^3")}
 
 
-def _is_noun(word: str) -> bool:
-    return len(word) >= 4 and word.isalpha() and any(vowel in word for vowel in "aeiou") and word not in _FUNCTIONS
+def _is_noun(word: str, text: str) -> bool:
+    long = len(word) >= 4 or (len(word) == 3 and word + "s" in text.lower())
+    return long and word.isalpha() and any(vowel in word for vowel in "aeiou") and word not in _FUNCTIONS
 
 
 _FUNCTIONS = frozenset("sinh cosh tanh arcsin arccos arctan sqrt frac theta alpha beta gamma base".split())

@@ -28,7 +28,7 @@ _BEFORE = units.HEDGES - {"and", "to"}
 _AFTER = units.HEDGES - {"and", "over", "to", "through", "around", "about", "most"}
 _EITHER = re.compile(r"\beither [a-z ]+ or [a-z]+")
 _VERB = re.compile(
-    r"(?:.*\b(?:is|are|was|were|has|have|equals|there's|it's|count|see|get|got|makes|needs?|takes?|costs?|earns?|pays?"
+    r"(?:.*\b(?:is|are|was|were|has|have|equals|there's|it's|that's|count|see|get|got|makes|needs?|takes?|costs?|earns?|pays?"
     r"|measures|total of)|[A-Za-z ]{1,40}:|.*=)\s+(.+)",
     re.DOTALL | re.IGNORECASE,
 )
@@ -78,8 +78,8 @@ def formula(text: str, strict: bool = False) -> str:
         strict: Only "the length is 2x" counts, not a formula between other words.
     """
     text = text if strict else _REASON.split(text, maxsplit=1)[0]
-    said = _STATED.fullmatch(text)
-    if said and "$" not in text and not _doubted(text):
+    said = _STATED.fullmatch(text.replace("$", "") if text.count("$") == 2 else text)
+    if said and "$" not in said[1] and not _doubted(text):
         return said[1]
     segments = re.findall(r"\$([^$]+)\$", text)
     outside = re.sub(r"\$[^$]+\$", " ", text)
@@ -108,7 +108,7 @@ def _digits(text: str, token: re.Match[str]) -> Number | None:
     number = numbers.parse(text[start:], words=False)
     if number:
         return number
-    names = _WORD.findall(_EITHER.sub(" ", after.lower()))
+    names = _WORD.findall(units.KIND.sub("", _EITHER.sub(" ", after.lower())))
     if re.search(r"[^A-Za-z'\s,.()*%-]", after) or _AFTER & set(names) or names[:1] == ["and"] or _counts(names):
         return None
     if not after[:1].isspace() and after[:1] not in "%,.*)":

@@ -10,13 +10,14 @@ MOST_ITEMS = 64
 """Longest list that is compared."""
 OPEN, CLOSE = "([{⦃", ")]}⦄"
 ASSIGN = re.compile(
-    r"((?:\\?(?:sin|cos|tan)\s*)?(?:m?(?:∠|\\angle)\s*)?(?:\\?[A-Za-z]+)(?:_\w+)?(?:\^\{-1\})?(?:\([a-z](?:,\s*[a-z])*\))?)"
+    r"((?:\\?(?:sin|cos|tan)\s*)?(?:m?(?:∠|\\angle)\s*)?(?:\\?[A-Za-z]+)(?:_\w+|_\{\w+\})?(?:\^\{-1\})?(?:\([a-z](?:,\s*[a-z])*\))?)"
     r"\s*(?:=|∈)\s*(?!=)(.+)",
     re.DOTALL,
 )
 """A name, and what it is said to be."""
 _JOIN = re.compile(r"\s*,?\s+(?:and|or)\s+|\s*;\s*|,", re.IGNORECASE)
 _COORDINATES = re.compile(r"\(\s*([a-z\\]+(?:\s*,\s*[a-z\\]+)+)\s*\)\s*=\s*(?=\()")
+_ROW_SPACE = re.compile(r"\\\\\s*\[-?[\d.]+\s*[a-z]{2}\]")
 _MATRIX = re.compile(r"\\begin\{pmatrix\}((?:(?!\\begin).)*)\\end\{pmatrix\}", re.DOTALL)
 
 
@@ -84,7 +85,7 @@ def matrix(text: str) -> list[list[str]] | None:
     found = _MATRIX.fullmatch((assigned[2] if assigned else text).strip())
     if not found:
         return None
-    rows = found[1].strip().removesuffix("\\\\").split("\\\\")
+    rows = _ROW_SPACE.sub(r"\\\\", found[1]).strip().removesuffix("\\\\").split("\\\\")
     return [[cell.strip() for cell in row.split("&")] for row in rows]
 
 

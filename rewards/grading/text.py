@@ -28,6 +28,7 @@ _VULGAR = re.compile("[¼½¾⅐-⅞↉]")
 _COMMANDS = {
     "×": "times", "·": "cdot", "⋅": "cdot", "∙": "cdot", "÷": "div", "∞": "infty", "π": "pi", "±": "pm",
     "≤": "le", "≥": "ge", "≠": "ne", "≈": "approx", "∪": "cup", "∩": "cap", "∈": "in", "∅": "emptyset", "θ": "theta",
+    "∓": "mp", "∴": "therefore", "ℝ": "mathbb{R}",
 }  # fmt: skip
 _SIGNS = {
     **{ord(sign): "-" for sign in "−‐‑‒–﹣"},  # no em dash: it is punctuation
@@ -38,7 +39,8 @@ _SIGNS = {
     ord("、"): ", ",
     ord("∶"): ":",
 }
-_ROOT = re.compile(r"√\s*(\(|\d+(?:\.\d+)?|[A-Za-z])")
+_ROOT = re.compile(r"([√∛∜])\s*(\(|\d+(?:\.\d+)?|[A-Za-z])")
+_ROOTS = {"√": "\\sqrt", "∛": "\\sqrt[3]", "∜": "\\sqrt[4]"}
 _CUT = 48
 
 
@@ -79,7 +81,7 @@ def _plain(text: str) -> str:
     text = _VULGAR.sub(lambda m: " " + unicodedata.normalize("NFKC", m[0]), text)
     text = unicodedata.normalize("NFKC", text.translate(_SIGNS)).translate(_SIGNS)
     text = "".join(_ascii_digit(sign) for sign in text)
-    text = _ROOT.sub(lambda m: "\\sqrt(" if m[1] == "(" else "\\sqrt{" + m[1] + "}", text)
+    text = _ROOT.sub(lambda m: _ROOTS[m[1]] + ("(" if m[2] == "(" else "{" + m[2] + "}"), text)
     return _closed_roots(text)
 
 
@@ -93,4 +95,4 @@ def _ascii_digit(sign: str) -> str:
 
 def _closed_roots(text: str) -> str:
     """``\\sqrt(x)`` with flat parentheses -> ``\\sqrt{x}``."""
-    return re.sub(r"\\sqrt\(([^()]{0,200})\)", r"\\sqrt{\1}", text)
+    return re.sub(r"\\sqrt(\[\d\])?\(([^()]{0,200})\)", r"\\sqrt\1{\2}", text)

@@ -36,6 +36,8 @@ _CJK = re.compile(
     "(?:(?![或和不至到万亿千百十半倍打双对分之多约余来几又点成折零一二三四五六七八九两])[\u3040-\u30ff\u4e00-\u9fff]){1,4}"
 )
 _SAME = {"mile/h": "mph", "degree celsius": "celsius", "degree fahrenheit": "fahrenheit", "us $": "$"}
+KIND = re.compile(r"\b(?:different|distinct|possible)\s+(?=[a-z]{3})(?!(?:from|than|to)\b)", re.IGNORECASE)
+"""Says how things are counted, and changes no number."""
 _CHINESE = re.compile("(平方|立方)(?=.)")
 
 
@@ -45,7 +47,7 @@ def canonical(text: str) -> str | None:
     >>> canonical("square centimeters"), canonical("cm^2"), canonical("red eggs"), canonical("x")
     ('cm^2', 'cm^2', 'red egg', None)
     """
-    words = _TOKEN.findall(_CHINESE.sub(r"\1 ", text))
+    words = _TOKEN.findall(KIND.sub("", _CHINESE.sub(r"\1 ", text)))
     if len(words) > 8:
         return None
     names: list[str] = []

@@ -20,7 +20,7 @@ CLASSES = (
 )
 """CLEVR's colours, shapes, sizes and materials with their synonyms (Johnson et al., 2017)."""
 _HEDGES = frozenset(
-    "or not never maybe perhaps possibly either neither nor both unsure could might isn't unknown guess wrong "
+    "or no not never maybe perhaps possibly either neither nor both unsure could might isn't unknown guess wrong "
     "than".split()
 )
 

@@ -140,7 +140,7 @@ def token_log_probs(forward: Callable[..., Any], rows: NoisedRows, device: torch
     counted = rows.is_counted.to(device)
     out = forward(
         rows.input_ids.to(device),
-        attention_mask=rows.token_mask.to(device),
+        attention_mask=None if rows.token_mask.all() else rows.token_mask.to(device),
         positions=counted,
         targets=rows.targets.to(device)[counted],
     )

@@ -67,10 +67,11 @@ def log_likelihood(
     num_views = plan.is_masked.shape[0]
     xt = apply_mask(batch.token_ids, plan.is_masked, settings.mask_id)
     is_read = plan.weight > 0
+    token_mask = batch.masks.token_mask
     targets = batch.token_ids.expand(num_views, -1, -1)[is_read]
     out = forward(
         xt.flatten(0, 1),
-        attention_mask=batch.masks.token_mask.repeat(num_views, 1),
+        attention_mask=None if token_mask.all() else token_mask.repeat(num_views, 1),
         positions=is_read.flatten(0, 1),
         targets=targets,
         **settings.of(batch.image_mask.expand(num_views, -1, -1)[is_read]),

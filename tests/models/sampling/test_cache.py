@@ -167,3 +167,25 @@ def test_a_cached_prompt_is_not_exact_with_more_layers(prompts):
         (one.commit_log_probs - other.commit_log_probs).abs().max() for one, other in zip(plain, cached, strict=True)
     ]
     assert max(gaps) > 1e-3
+
+
+@pytest.mark.parametrize("cache", ["none", *CACHES])
+@pytest.mark.parametrize("guidance_scale", [0.0, 1.5])
+def test_under_a_threshold_rows_leave_a_block_that_they_have_finished(sample, prompts, cache, guidance_scale):
+    """What is left of the batch is written as each prompt is alone, whose batch cannot shrink."""
+    model, rows, prompts = random_model(3), [], prompts * 3
+
+    def spy(tokens, **kwargs):
+        rows.append(len(tokens))
+        return model(tokens, **kwargs)
+
+    settings: dict[str, Any] = {"max_new_tokens": 24, "block_length": 12, "num_denoising_steps": 24}
+    settings |= {"threshold": 0.2, "cache": cache, "guidance_scale": guidance_scale, "stop_at_end_of_text": False}
+    together = sample(spy, prompts, **settings)
+    copies = 2 if guidance_scale else 1
+    assert min(rows) < 12 * copies, "no pass over fewer rows"
+    for i, prompt in enumerate(prompts):
+        (alone,) = sample(model, [prompt], seeds=[i], **settings)
+        assert torch.equal(together[i].token_ids, alone.token_ids)
+        assert torch.equal(together[i].commit_step, alone.commit_step)
+        torch.testing.assert_close(together[i].commit_log_probs, alone.commit_log_probs, rtol=1e-4, atol=1e-4)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
 
@@ -142,6 +143,29 @@ def test_steps_that_fix_nothing_are_not_computed(sample, model, prompts):
     spy = Spy(model)
     sample(spy, prompts, max_new_tokens=8, block_length=4, num_denoising_steps=24, stop_at_end_of_text=False)
     assert len(spy.calls) == 8
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations whose answer the host must have before it goes on."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        by_mask = func is torch.ops.aten.index.Tensor and any(i.dtype == torch.bool for i in args[1] if i is not None)
+        self.count += by_mask or func.overloadpacket.__name__ in ("_local_scalar_dense", "nonzero", "masked_select")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("cache", ["none", "prefix", "dual"])
+def test_the_steps_of_a_block_do_not_wait_for_the_device(sample, model, prompts, cache):
+    counts = []
+    for num_steps in (2, 8):
+        with Waits() as waits:
+            sample(model, prompts, max_new_tokens=8, block_length=8, num_denoising_steps=num_steps, cache=cache)
+        counts.append(waits.count)
+    assert counts[0] == counts[1] > 0, "some waits are expected, at the end of the block"
 
 
 def test_padding_is_hidden_from_the_model(sample, model, prompts):

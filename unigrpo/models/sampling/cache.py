@@ -7,6 +7,8 @@ Source: Fast-dLLM, arXiv:2505.22618, section 3.2 (prefix and dual cache).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 
@@ -36,3 +38,9 @@ class KeyValueCache:
         for whole, new in zip(old, (key, value), strict=True):
             whole[:, :, self.first : self.first + new.shape[2]] = new
         return old
+
+    def keep(self, rows: Sequence[int], num_rows: int) -> None:
+        """Forgets all rows of the batch but these; with guidance its ``num_rows`` rows stand here twice."""
+        for layer, (key, value) in enumerate(self._layers):
+            index = [start + row for start in range(0, len(key), num_rows) for row in rows]
+            self._layers[layer] = (key[index], value[index])

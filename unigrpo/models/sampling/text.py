@@ -6,7 +6,7 @@ Source: LLaDA, arXiv:2502.09992, section 2.4 and algorithms 4 and 5.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -33,6 +33,10 @@ class TextSample:
     """Log-probability (nats) of the token then, at the sampling temperature; 0 where none was fixed."""
 
 
+TENSORS = ("tokens", "token_mask", "commit_step", "log_probs")
+"""What a batch holds of each row."""
+
+
 @dataclass
 class _Batch:
     """Unfinished samples, one per row, prompts padded on the left."""
@@ -47,18 +51,30 @@ class _Batch:
     is_padded: bool
     """Whether a row is shorter than the longest."""
 
-    def keep(self, rows: list[int]) -> None:
-        self.index = [self.index[r] for r in rows]
-        self.generators = [self.generators[r] for r in rows]
-        for name in ("tokens", "token_mask", "commit_step", "log_probs"):
-            setattr(self, name, getattr(self, name)[rows])
-        # The longest prompt may have left: its padding would only cost time.
+    def part(self, rows: Sequence[int]) -> _Batch:
+        """Some of the rows, as they are now."""
+        return replace(
+            self,
+            index=[self.index[r] for r in rows],
+            generators=[self.generators[r] for r in rows],
+            **{name: getattr(self, name)[list(rows)] for name in TENSORS},
+        )
+
+    def put(self, rows: Sequence[int], part: _Batch) -> None:
+        """Writes a :meth:`part` back into its rows; the batch itself is there already."""
+        for name in TENSORS if part is not self else ():
+            getattr(self, name)[list(rows)] = getattr(part, name)
+
+    def trimmed(self) -> _Batch:
+        """Without padding that all rows have: the longest prompt may have left."""
         padding = (~self.token_mask).sum(dim=1).tolist()
         spare = min(padding, default=0)
-        self.is_padded = max(padding, default=0) > spare
-        self.prompt_length -= spare
-        for name in ("tokens", "token_mask", "commit_step", "log_probs"):
-            setattr(self, name, getattr(self, name)[:, spare:])
+        return replace(
+            self,
+            prompt_length=self.prompt_length - spare,
+            is_padded=max(padding, default=0) > spare,
+            **{name: getattr(self, name)[:, spare:] for name in TENSORS},
+        )
 
 
 @torch.no_grad()
@@ -99,7 +115,7 @@ def sample_text(
         done = _done_rows(batch, settings, vocabulary, is_last=block == num_blocks - 1)
         for row in torch.nonzero(done).flatten().tolist():
             finished[batch.index[row]] = _finish(batch, row, len(prompts[batch.index[row]]), vocabulary)
-        batch.keep(torch.nonzero(~done).flatten().tolist())
+        batch = batch.part(torch.nonzero(~done).flatten().tolist()).trimmed()
         if not batch.index:
             break
     return [sample for sample in finished if sample is not None]
@@ -161,27 +177,41 @@ def _fill_block(
         counts = [0] * settings.block_length  # as many steps as it takes
     left = [settings.block_length] * len(batch.index)
     is_finite = torch.ones((), dtype=torch.bool, device=batch.tokens.device)
+    rows, part = list(range(len(batch.index))), batch
     for step, count in enumerate(counts):
-        masked = batch.tokens[:, columns] == vocabulary.mask_id
+        masked = part.tokens[:, columns] == vocabulary.mask_id
         if settings.threshold > 0:
             left = masked.sum(dim=1).tolist()
             if not any(left):
                 break
+            unfinished = [row for row, number in enumerate(left) if number]
+            if len(unfinished) <= len(left) / 2:  # not at every step: the caches are copied
+                batch.put(rows, part)
+                if cache is not None:
+                    cache.keep(unfinished, len(rows))
+                rows, part = [rows[row] for row in unfinished], part.part(unfinished)
+                masked, left = masked[unfinished], [left[row] for row in unfinished]
         elif count == 0:
             break  # more steps than tokens: nothing is fixed, so nothing needs computing
-        logits = _logits(model, batch, columns, masked, sum(left), settings, vocabulary, cache)
-        drawn, log_probs, confidence = _candidates(logits, left, batch.generators, settings, vocabulary)
+        logits = _logits(model, part, columns, masked, sum(left), settings, vocabulary, cache)
+        drawn, log_probs, confidence = _candidates(logits, left, part.generators, settings, vocabulary)
         is_finite &= log_probs.isfinite().all()
         confidence = confidence.nan_to_num(0.0)  # so that the count holds until the end of the block, which raises
         scores = torch.full(masked.shape, -torch.inf, device=masked.device).masked_scatter(masked, confidence)
         chosen = at_least(scores, settings.threshold) if count == 0 else most_confident(scores, count)
-        for target, values in ((batch.tokens, drawn), (batch.log_probs, log_probs)):
-            spread = torch.zeros(masked.shape, dtype=target.dtype, device=masked.device).masked_scatter(masked, values)
-            target[:, columns] = torch.where(chosen, spread, target[:, columns])
-        batch.commit_step[:, columns].masked_fill_(chosen, block * len(counts) + step)
+        for target, values in ((part.tokens, drawn), (part.log_probs, log_probs)):
+            _commit(target[:, columns], masked, chosen, values)
+        part.commit_step[:, columns].masked_fill_(chosen, block * len(counts) + step)
         left = [n - count for n in left]
+    batch.put(rows, part)
     if not is_finite:
         raise ValueError("the model's logits are not finite; look at its weights, or go back to an earlier checkpoint")
+
+
+def _commit(block: Tensor, masked: Bool[Tensor, "B l"], chosen: Bool[Tensor, "B l"], values: Tensor) -> None:
+    """Writes those of the ``values`` at masked positions that were chosen, in place and without waiting."""
+    spread = torch.zeros_like(block).masked_scatter(masked, values)
+    block.copy_(torch.where(chosen, spread, block))
 
 
 def _candidates(

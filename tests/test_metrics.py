@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from unigrpo.metrics import MetricsWriter, read_lines
 
@@ -11,10 +12,15 @@ def test_metrics_and_samples_are_lines_with_their_step(tmp_path):
     writer = MetricsWriter(tmp_path, tensorboard=True)
     writer.write(1, {"reward/total_mean": 0.5})
     writer.write_rollouts(1, [{"completion": "a\nb"}, {"completion": "c"}])
+    writer.write_texts(1, "answers", [{"prompt": "1 | 2", "answer": "a\n<b>"}])
     writer.close()
     assert read_lines(tmp_path / "metrics.jsonl") == [{"step": 1, "reward/total_mean": 0.5}]
     assert [row["completion"] for row in read_lines(tmp_path / "rollouts.jsonl")] == ["a\nb", "c"]
-    assert list((tmp_path / "tensorboard").glob("events*"))
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [event.value for event in events.Scalars("reward/total_mean")] == [0.5]
+    table = events.Tensors("answers/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert table.splitlines()[2] == "| 1 &#124; 2 | a<br>&lt;b&gt; |"
 
 
 def test_after_a_resume_later_steps_and_a_line_cut_off_by_a_kill_are_gone(tmp_path):

@@ -29,7 +29,7 @@ from unigrpo.stage_config import (
 )
 from unigrpo.stage_folder import StageFolder
 from unigrpo.stage_preflight import check_stage
-from unigrpo.stage_trainer import StageTrainer
+from unigrpo.stage_trainer import StageTrainer, step_metrics
 from unigrpo.training.step import LocalEngine
 from unigrpo.workers.denoising import DenoisingWorker
 from unigrpo.workers.group import LocalGroup
@@ -47,6 +47,7 @@ def world(tmp_path_factory) -> Path:
         for i in range(3):
             Image.new("RGB", (16 + i, 16), colour).save(root / "classes" / colour / f"{i}.png")
             rows.append({"image": f"classes/{colour}/{i}.png", "question": "colour?", "solution": colour})
+        rows.append({"image": f"no_such/{colour}.png", "question": "colour?", "solution": colour})
     with (root / "vqa.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
@@ -74,7 +75,7 @@ def modalities(world: Path) -> dict[str, Any]:
         "mmu": ModalityConfig(
             batch_size=2,
             loss_coef=0.5,
-            sources={"vqa": SourceConfig(kind="vqa", task="mmu", path=str(world / "vqa.csv"))},
+            sources={"vqa": SourceConfig(kind="vqa", task="mmu", path=str(world / "vqa.csv"), max_bad_fraction=0.3)},
         ),
         "lm_chat": ModalityConfig(
             batch_size=2,
@@ -201,6 +202,7 @@ def test_a_resumed_stage_equals_one_that_was_never_stopped(whole, world, tiny_un
     assert resumed.resume() == 2
     resumed.fit(output)
     trainer, straight, _ = whole
+    assert "broken/mmu/vqa" in straight.rows[2], "counts of broken samples go on too"
     assert output.rows == {k: v for k, v in straight.rows.items() if k > 2}
     assert all(torch.equal(v, weights(trainer)[k]) for k, v in weights(resumed).items())
 
@@ -214,6 +216,28 @@ def test_loader_processes_change_nothing_and_count_what_is_broken(world, tiny_un
         make_trainer(config, tmp_path / str(num_workers)).fit(output)
         rows.append(output.rows)
     assert rows[0] == rows[1]
+
+
+def test_counts_of_ranks_add_up_and_their_mask_ratios_are_averaged():
+    first = {"loss/total": 2.0, "mask_ratio/t2i": 0.2, "tokens/step": 10.0}
+    second = {"loss/total": 2.0, "mask_ratio/t2i": 0.6, "tokens/step": 14.0, "broken/t2i/a": 3.0}
+    assert step_metrics([first, second]) == {
+        "loss/total": 2.0, "mask_ratio/t2i": pytest.approx(0.4), "tokens/step": 24.0, "broken/t2i/a": 3.0,
+    }  # fmt: skip
+
+
+def test_a_source_may_fit_its_images_in_a_way_of_its_own(world, tiny_unified_folder, tmp_path):
+    wide = Image.new("RGB", (64, 16), "red")
+    wide.paste("blue", (24, 0, 40, 16))
+    (tmp_path / "a").mkdir()
+    wide.save(tmp_path / "a" / "wide.png")
+    classes = modalities(world)["t2i"].sources["classes"]
+    for fit, is_red in (("", False), ("squash", True)):
+        source = dataclasses.replace(classes, path=str(tmp_path), fit=fit)
+        config = stage(world, tiny_unified_folder, t2i=ModalityConfig(batch_size=4, sources={"classes": source}))
+        worker = make_trainer(config, tmp_path / "out").workers.worker  # type: ignore[attr-defined]
+        pixels = worker._training.read("t2i", [0])[0].pixels
+        assert (pixels[0, 8, 0] > 0.9).item() == is_red, fit
 
 
 def test_untrained_end_padding_is_neither_seen_nor_counted(world, tiny_unified_folder, tmp_path):
@@ -252,6 +276,10 @@ def test_a_checked_stage_knows_its_sources_and_longest_row(world, tiny_unified_f
     [
         ({"pictures": PicturesConfig(tokenizer="nowhere", resolution=16)}, "nowhere"),
         ({"pictures": PicturesConfig(tokenizer="TOKENIZER", resolution=18)}, "resolution 18 is no multiple of 4"),
+        (
+            {"validation": ValidationConfig(image=ImageSamplingConfig(num_image_tokens=9))},
+            r"num_image_tokens is 9, but an image of pictures.resolution 16 has 16 tokens",
+        ),
         ({"t2i": ModalityConfig(batch_size=2)}, r"t2i.batch_size is 2, but t2i.sources is empty"),
         ({"actor": ActorConfig(num_gpus_per_node=3)}, "t2i.batch_size 4 does not divide over 3 ranks"),
     ],
@@ -263,6 +291,20 @@ def test_what_contradicts_is_refused(world, tiny_unified_folder, changes, messag
         changes["pictures"] = dataclasses.replace(changes["pictures"], tokenizer=tokenizer)
     with pytest.raises(ValueError, match=message):
         check_stage(stage(world, tiny_unified_folder, **changes))
+
+
+def test_every_source_is_looked_into_before_the_start(world, tiny_unified_folder):
+    good = modalities(world)["t2i"].sources["classes"]
+    (world / "long.txt").write_text("".join(f"{index}: {'long ' * 20}\n" for index in range(4)))
+    long = dataclasses.replace(
+        good, captions=CaptionConfig(store="class_name", path=str(world / "long.txt")), weight=0.01
+    )
+    sources = {"good": good, "all_too_long": long}
+    with pytest.raises(ValueError, match=r"t2i/all_too_long: 1 of 12 samples cannot be used \(text too long 1\)"):
+        check_stage(stage(world, tiny_unified_folder, t2i=ModalityConfig(batch_size=4, sources=sources)))
+    held_out = ValidationConfig(t2i=ModalityConfig(sources={"all_too_long": long}))
+    with pytest.raises(ValueError, match="t2i/all_too_long"):
+        check_stage(stage(world, tiny_unified_folder, validation=held_out))
 
 
 def test_a_stage_without_modalities_or_with_a_foreign_source_is_refused(world):

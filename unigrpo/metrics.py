@@ -5,6 +5,7 @@ A metric's name is ``group/name_unit``: ``reward/total_mean``, ``kl/reference_na
 
 from __future__ import annotations
 
+import html
 import importlib
 import json
 import os
@@ -58,6 +59,19 @@ class MetricsWriter:
             image = importlib.import_module("wandb").Image
             self._wandb.log({name: image(picture) for name, picture in pictures.items()}, step=step)
 
+    def write_texts(self, step: int, name: str, rows: list[dict[str, str]]) -> None:
+        """Sends a table of texts, whose rows have the same columns, to TensorBoard and W&B."""
+        if not rows:
+            return
+        columns = list(rows[0])
+        if self._tensorboard is not None:
+            lines = [columns, ["---"] * len(columns), *([_cell(row[c]) for c in columns] for row in rows)]
+            self._tensorboard.add_text(name, "\n".join(f"| {' | '.join(line)} |" for line in lines), step)
+            self._tensorboard.flush()
+        if self._wandb is not None:
+            data = [[row[column] for column in columns] for row in rows]
+            self._wandb.log({name: importlib.import_module("wandb").Table(columns=columns, data=data)}, step=step)
+
     def truncate_after(self, step: int) -> None:
         """Drops what was written after a step, which a resumed run writes again. -1 drops all."""
         for name in (METRICS_FILE, ROLLOUTS_FILE):
@@ -86,6 +100,11 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 def _append(path: Path, rows: list[dict[str, Any]]) -> None:
     with path.open("a") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def _cell(text: str) -> str:
+    """Text as a cell of a Markdown table, shown as it is."""
+    return html.escape(text).replace("|", "&#124;").replace("\n", "<br>")
 
 
 def _step(line: str) -> float:

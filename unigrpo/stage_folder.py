@@ -39,6 +39,12 @@ class StageFolder(RunFolder):
         folder.mkdir(exist_ok=True)
         for name, page in pages.items():
             page.save(folder / f"step_{step:08d}_{name}.png")
+        answers = [sample for sample in findings.samples if sample.text]
+        self._writer.write_texts(
+            step,
+            "validation/answers",
+            [{"task": s.prompt.task, "prompt": s.prompt.text, "answer": s.text} for s in answers],
+        )
         self._writer.write_pictures(step, {f"validation/{name}": np.asarray(page) for name, page in pages.items()})
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -43,6 +45,8 @@ class StageState:
     """Finished steps."""
     before: dict[str, float] = field(default_factory=dict[str, float])
     """Validation metrics before the first step."""
+    broken: dict[str, float] = field(default_factory=dict[str, float])
+    """Samples that could not be used, as metrics by modality and source."""
     wall_seconds: float = 0.0
     """Training time of all sessions of the run."""
     num_policy_ranks: int = 1
@@ -88,7 +92,10 @@ class StageTrainer:
                 output.metrics(0, after)
         for step in range(state.step, config.train.num_steps):
             step_started = time.monotonic()
-            values = self.workers.call(DenoisingWorker.train_step, step)[0]
+            values = step_metrics(self.workers.call(DenoisingWorker.train_step, step))
+            broken = {name: number for name, number in values.items() if name.startswith("broken/")}
+            state.broken = dict(Counter(state.broken) + Counter(broken))
+            values |= state.broken
             values["time/step_seconds"] = time.monotonic() - step_started
             values["memory/peak_gb"] = max(self.workers.call(DenoisingWorker.peak_memory_gb))
             state.step = step + 1
@@ -138,3 +145,13 @@ class StageTrainer:
 
     def _is_due(self, every: int) -> bool:
         return every > 0 and self.state.step % every == 0
+
+
+def step_metrics(ranks: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Metrics of a step out of those of each rank: counts add up, mask ratios are averaged; the rest is rank 0's."""
+    merged = dict(ranks[0])
+    for name in {name for rank in ranks for name in rank}:
+        if name.startswith(("broken/", "tokens/", "mask_ratio/")):
+            total = sum(rank.get(name, 0.0) for rank in ranks)
+            merged[name] = total / len(ranks) if name.startswith("mask_ratio/") else total
+    return merged

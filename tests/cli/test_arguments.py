@@ -8,6 +8,7 @@ import yaml
 from unigrpo.cli.arguments import built, parse, run_parser
 from unigrpo.config import RewardTermConfig, RunConfig
 from unigrpo.run_folder import config_text
+from unigrpo.stage_config import StageConfig
 
 
 def config(*arguments):
@@ -52,6 +53,23 @@ def test_every_field_has_a_help_text(capsys):
         if action.option_strings and not action.help and not action.dest.endswith("help")
     ]
     assert undocumented == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lmm: {batch_size: 1}", "did you mean lm?"),
+        ("layout: {condition_drop: 1}", "did you mean condition_dropout?"),
+        ("lm: {sources: {a: {kind: text, task: lm, path: a, max_chars: 1}}}", "did you mean max_characters?"),
+        ("t2i: {sources: {a: {task: t2i, path: a, captions: {stor: json}}}}", "did you mean store?"),
+        ("lm: {qqq: 1}", "--help lists the flags"),
+    ],
+)
+def test_an_unknown_key_of_a_file_gets_the_nearest_name(tmp_path, text, message):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"not accept") as caught:
+        parse(run_parser("x", "x", StageConfig), ["--config", str(tmp_path / "a.yaml")])
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(

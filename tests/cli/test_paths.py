@@ -1,6 +1,11 @@
 """Relative paths are meant from where the user stood."""
 
-from unigrpo.cli.paths import with_absolute_paths
+from pathlib import Path
+
+import pytest
+
+from unigrpo.cli import train_stage
+from unigrpo.cli.paths import SUBMIT_FOLDER, with_absolute_paths
 from unigrpo.config import (
     ActorConfig,
     CheckpointConfig,
@@ -10,6 +15,8 @@ from unigrpo.config import (
     RewardTermConfig,
     RunConfig,
 )
+from unigrpo.data.corpora.config import SourceConfig
+from unigrpo.stage_config import ModalityConfig, StageConfig
 
 
 def test_paths_that_exist_become_absolute_and_names_stay(tmp_path, monkeypatch):
@@ -44,3 +51,26 @@ def test_without_a_submit_folder_the_present_one_counts(tmp_path, monkeypatch):
     monkeypatch.delenv("UNIGRPO_SUBMIT_DIR", raising=False)
     assert with_absolute_paths(RunConfig(run_dir="x")).run_dir == str(tmp_path / "x")
     assert with_absolute_paths(RunConfig()).ckpt.path == ""
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("data/{a,b}.csv,data/*/c.parquet", "{user}/data/{a,b}.csv,{user}/data/*/c.parquet"),
+        ("missing/{000..003}.tar", "{user}/missing/{000..003}.tar"),
+        ("missing.jsonl", "{user}/missing.jsonl"),
+        ("folder", "{user}/folder"),
+        ("imdb", "imdb"),
+        ("openai/gsm8k:main", "openai/gsm8k:main"),
+        ("/else/a.tar", "/else/a.tar"),
+        ("~/a.tar", "{home}/a.tar"),
+    ],
+)
+def test_files_of_a_source_are_told_from_data_sets_on_the_hub(tmp_path, monkeypatch, given, meant):
+    monkeypatch.setenv(SUBMIT_FOLDER, str(tmp_path))
+    (tmp_path / "folder").mkdir()
+    source = SourceConfig(kind="text", task="lm", path=given, index_folder="index")
+    config = StageConfig(lm=ModalityConfig(batch_size=1, sources={"a": source}))
+    found = train_stage.with_absolute_paths(config).lm.sources["a"]
+    assert found.path == meant.replace("{user}", str(tmp_path)).replace("{home}", str(Path.home()))
+    assert found.index_folder == str(tmp_path / "index")

@@ -53,6 +53,12 @@ def test_a_line_that_is_no_mapping_is_named(folder, tmp_path):
         source(folder, path=str(tmp_path / "names.txt"))
 
 
+def test_linked_folders_are_followed(folder, tmp_path):
+    (folder / "n02").rename(tmp_path / "elsewhere")
+    (folder / "n02").symlink_to(tmp_path / "elsewhere")
+    assert texts(source(folder)) == ["n01", "n01", "n02"]
+
+
 def test_captions_stand_beside_the_images(folder):
     (folder / "n02" / "c.txt").write_text("a caption")
     found = source(folder, store="beside", path=f"{folder}/{{key}}.txt")

@@ -16,7 +16,7 @@ from unigrpo.data.corpora.stream import CorpusStream
 
 def write(path, texts):
     path.write_text("".join((json.dumps({"text": text}) if text else "broken") + "\n" for text in texts))
-    return SourceConfig(kind="text", task="lm", path=str(path))
+    return SourceConfig(kind="text", task="lm", path=str(path), max_bad_fraction=0.1)
 
 
 @pytest.fixture
@@ -97,10 +97,22 @@ def test_a_replacement_depends_on_the_position_alone(sources):
 
 
 def test_too_many_broken_samples_are_an_error(tmp_path):
-    source = write(tmp_path / "a.jsonl", [f"text {n}" if n % 2 else "" for n in range(100)])
-    stream = CorpusStream({"a": source}, 1)
+    source = write(tmp_path / "a.jsonl", [f"text {n}" if n % 2 else "" for n in range(2000)])
+    stream = CorpusStream({"a": dataclasses.replace(source, max_bad_fraction=0.01)}, 1)
     with pytest.raises(ValueError, match=r"source a: 11 of \d+ samples cannot be used \(no JSON 11\).* 0\.01 allows"):
         texts(stream, range(100))
+
+
+@pytest.mark.parametrize(("num_broken", "is_error"), [(2, False), (3, True)])
+def test_a_small_source_is_judged_as_a_whole_in_every_epoch(tmp_path, num_broken, is_error):
+    source = write(tmp_path / "a.jsonl", ["" if n < num_broken else f"text {n}" for n in range(200)])
+    stream = CorpusStream({"a": dataclasses.replace(source, max_bad_fraction=0.01)}, 1)
+    if is_error:
+        with pytest.raises(ValueError, match="source a: 3 of 200 samples cannot be used"):
+            texts(stream, range(200))
+    else:
+        texts(stream, range(2000))
+        assert stream.counts["a", "no JSON"] >= 2 * 10
 
 
 def test_the_limit_can_be_raised_and_be_zero(tmp_path):
@@ -115,16 +127,22 @@ def test_a_source_whose_samples_are_all_filtered_out_is_an_error(sources):
     def refuse(sample):
         raise BadSample("text too long", f"{sample.key}: too long")
 
-    with pytest.raises(ValueError, match=r"source few: 11 of 11 .*text too long 11"):
+    with pytest.raises(ValueError, match=r"source few: 2 of 10 .*text too long 2"):
         CorpusStream({"few": sources["few"]}, 1, check=refuse).sample(0)
 
 
 def test_counts_of_other_processes_are_added_and_limited(sources):
     stream = CorpusStream(sources, 1)
-    stream.add_counts("few", 6, [("few", "no JSON")] * 5)
+    stream.add_counts("few", 6, [("no JSON", 3)] * 5)
     assert (stream.seen["few"], stream.counts["few", "no JSON"]) == (6, 5)
-    with pytest.raises(ValueError, match="source few: 11 of 12"):
-        stream.add_counts("few", 6, [("few", "no JSON")] * 6)
+    with pytest.raises(ValueError, match="source few: 2 of 10"):
+        stream.add_counts("few", 6, [("no JSON", 4)])
+
+
+def test_the_first_position_of_every_source_is_known(sources):
+    stream = CorpusStream({**sources, "rare": dataclasses.replace(sources["few"], weight=0.01)}, 1)
+    found = [stream.sample(position).source for position in range(1000)]
+    assert sorted(stream.first_positions()) == sorted(found.index(name) for name in ("many", "few", "rare"))
 
 
 def test_an_error_at_the_start_names_the_source(tmp_path):

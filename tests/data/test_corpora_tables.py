@@ -87,6 +87,7 @@ def test_files_stand_behind_one_another(tmp_path):
         ("a.json", '{"a": 1}', "a.json: expected a list of objects, found dict"),
         ("a.csv", "image,question\nx.png,what?\n", r"no column one of .*'text'\] in a.csv:2"),
         ("a.csv", "text\n", "a.csv: holds no row"),
+        ("a.csv", 'text\na\n"b\nc\nd\n', "a.csv:3: no CSV in UTF-8 from here on"),
         ("a.parquet", "no parquet", "a.parquet: no parquet file could be read"),
     ],
 )

@@ -97,6 +97,22 @@ def test_a_tar_broken_in_the_middle_counts_as_broken(tar, caplog):
     assert f"{tar}: broken from byte {place}" in caplog.text
 
 
+def test_samples_behind_the_end_of_a_tar_count_as_broken(tar):
+    content = tar.read_bytes()
+    tar.write_bytes(content * 2)
+    assert reasons(TarSamples([tar])) == [*[["jpg", "txt"]] * 4, "truncated tar"]
+
+
+def test_what_is_no_part_of_a_sample_is_logged_and_a_key_twice_is_two_samples(tmp_path, caplog):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name in ("0.jpg", "0.txt", "README", "1.jpg", "1.txt", "1.JPG", "1.txt"):
+            info = tarfile.TarInfo(name)
+            info.size = len(name)
+            tar.addfile(info, io.BytesIO(name.encode()))
+    assert reasons(TarSamples([tmp_path / "a.tar"])) == [["jpg", "txt"]] * 3
+    assert "1 members are no part of a sample, such as README" in caplog.text
+
+
 def test_an_index_is_kept_until_the_tar_changes(tmp_path, tar, monkeypatch):
     def refuse(*arguments, **options):
         raise AssertionError("headers were read again")

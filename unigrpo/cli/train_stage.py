@@ -16,6 +16,8 @@ from unigrpo.cli.paths import UserPaths
 from unigrpo.cli.plan import add_plan_arguments, assumptions, is_here, stage_plan
 from unigrpo.cli.train_unigrpo import summary_table
 from unigrpo.data.corpora.config import SourceConfig
+from unigrpo.data.corpora.files import split_paths
+from unigrpo.data.corpora.tables import ENDINGS
 from unigrpo.distributed import cluster
 from unigrpo.distributed.ray_group import WorkerError
 from unigrpo.preflight import check_checkpoint
@@ -63,7 +65,7 @@ def started_from(config: StageConfig, run: Path) -> StageConfig:
     """The config with the policy of a finished run as its start.
 
     Raises:
-        ValueError: The run is not finished, or the checkpoint is named twice.
+        ValueError: The run is not finished.
     """
     if not (run / "summary.json").exists():
         raise ValueError(f"--init_from {run}: no finished run there (no summary.json); name the run folder of a stage")
@@ -98,16 +100,20 @@ def train(config: StageConfig, inputs: StageInputs, checkpoints: CheckpointStore
 
 
 def with_absolute_paths(config: StageConfig) -> StageConfig:
-    """The config with every path that exists below the user's folder made absolute; other names stay as they are."""
+    """The config with every path below the user's folder made absolute; other names stay as they are."""
     user = UserPaths()
 
     def source(one: SourceConfig) -> SourceConfig:
-        path = ",".join(str(user.base / p) if (user.base / p).parent.exists() else p for p in one.path.split(","))
-        captions = one.captions
-        if captions.path and not Path(captions.path).is_absolute():
-            captions = replace(captions, path=str(user.base / captions.path))
-        captions = replace(captions, questions=user.found(captions.questions))
-        return replace(one, path=path, image_folder=user.found(one.image_folder), captions=captions)
+        captions = replace(one.captions, questions=user.found(one.captions.questions))
+        if captions.path:
+            captions = replace(captions, path=str(user.base / Path(captions.path).expanduser()))
+        return replace(
+            one,
+            path=",".join(_source_path(user, part) for part in split_paths(one.path)),
+            image_folder=user.found(one.image_folder),
+            index_folder=user.written(one.index_folder),
+            captions=captions,
+        )
 
     def modality(one: ModalityConfig) -> ModalityConfig:
         return replace(one, sources={name: source(s) for name, s in one.sources.items()})
@@ -123,3 +129,10 @@ def with_absolute_paths(config: StageConfig) -> StageConfig:
         ckpt=replace(config.ckpt, path=user.written(config.ckpt.path)),
         **modalities,
     )
+
+
+def _source_path(user: UserPaths, path: str) -> str:
+    """A path of a source, or the name of a data set on the Hub, which has no star, brace or known ending."""
+    absolute = user.base / Path(path).expanduser()
+    is_file = any(letter in path for letter in "*?[{") or absolute.suffix in (*ENDINGS, ".tar") or absolute.exists()
+    return str(absolute) if is_file else path

@@ -47,7 +47,7 @@ class StageReader:
             seed: Of the order.
             encoder: Says which samples do not fit.
             resolution: Pixels of a side.
-            fit: How images become square.
+            fit: How images become square, where a source does not say.
 
         Raises:
             ValueError: A source is missing, empty or lacks columns.
@@ -57,7 +57,11 @@ class StageReader:
             for modality, found in sources.items()
         }
         self._resolution = resolution
-        self._fit: Fit = fit
+        self._fit: dict[str, Fit] = {
+            f"{modality}/{name}": source.fit or fit
+            for modality, found in sources.items()
+            for name, source in found.items()
+        }
 
     def read(self, modality: str, positions: Sequence[int]) -> list[Read]:
         """The samples at these positions.
@@ -68,16 +72,19 @@ class StageReader:
         samples = [(position, self.streams[modality].sample(position)) for position in positions]
         return [Read(position=p, sample=replace(s, image=None), pixels=self._pixels(s)) for p, s in samples]
 
-    def broken(self) -> dict[str, float]:
-        """Samples that could not be used so far, by modality and source."""
-        counts: dict[str, float] = {}
-        for stream in self.streams.values():
-            for (source, _), number in stream.counts.items():
-                counts[source] = counts.get(source, 0.0) + number
-        return counts
+    def check_sources(self) -> None:
+        """Reads one sample of every source.
+
+        Raises:
+            ValueError: Too many samples of a source are broken, all of them for example.
+        """
+        for modality, stream in self.streams.items():
+            self.read(modality, stream.first_positions())
 
     def _pixels(self, sample: CorpusSample) -> Tensor | None:
-        return None if sample.image is None else square_pixels(sample.image, self._resolution, self._fit)
+        if sample.image is None:
+            return None
+        return square_pixels(sample.image, self._resolution, self._fit[sample.source])
 
 
 class StepReads(Dataset[dict[str, list[Read]]]):

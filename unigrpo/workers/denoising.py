@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -104,7 +105,7 @@ class DenoisingWorker:
         """Makes the optimizer step of this number; its data and noise depend on the number alone.
 
         Returns:
-            Losses of the whole batch, mask ratios of this rank, samples that were broken so far, seconds.
+            Losses of the whole batch; of this rank, mask ratios, tokens, samples that were broken, and seconds.
 
         Raises:
             NonFiniteLossError: See :func:`~unigrpo.training.denoising.denoising_update`.
@@ -116,12 +117,12 @@ class DenoisingWorker:
         batches = {name: self._noised(name, batch, "train") for name, batch in reads.items()}
         coefs = {name: m.loss_coef for name, m in self._config.modalities.items()}
         metrics = denoising_update(self._engine, batches, coefs, self._config.train.micro_batch_size)
-        broken = self._training.broken()
+        broken = Counter(read.sample.source for batch in reads.values() for read in batch for _ in read.sample.skipped)
         num_tokens = sum(int(rows.token_mask.sum()) for rows in batches.values())
         return {
             **metrics,
-            **{f"broken/{name}": number for name, number in broken.items()},
-            "tokens/step": float(num_tokens * self._engine.world_size),
+            **{f"broken/{name}": float(number) for name, number in broken.items()},
+            "tokens/step": float(num_tokens),
             "time/read_seconds": read_seconds,
             "time/update_seconds": time.monotonic() - started - read_seconds,
         }

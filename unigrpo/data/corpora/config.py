@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from unigrpo.config import choice, positive, require
+from unigrpo.config import Fit, choice, positive, require
 
 SourceKind = Literal["image_folder", "webdataset", "captions", "text", "chat", "vqa", "conversations", "cot"]
 CorpusTask = Literal["t2i", "lm", "lm_chat", "mmu", "r2i"]
@@ -85,6 +85,9 @@ class SourceConfig:
     """Share of this source among those of its stream, relative to the other weights."""
     image_folder: str = ""
     """Folder that image paths are relative to; empty is the folder of the table."""
+    fit: Fit | Literal[""] = ""
+    """How its images become square; empty is `pictures.fit`. MMaDA squashes documents, charts and geometry, of which
+    `crop` would lose the border, and pads Geo170K."""
     index_folder: str = ""
     """`webdataset`: folder that remembers where the samples stand in each tar, so that a later start need not read all
     headers (a minute for a million samples); empty remembers nothing."""
@@ -101,11 +104,12 @@ class SourceConfig:
     cot_newlines: bool = False
     """`cot`: put each thinking tag on a line of its own."""
     max_bad_fraction: float = 0.01
-    """More broken samples than this share of those seen are an error; see CorpusStream."""
+    """A larger share of samples that cannot be used, too long ones among them, is an error; see CorpusStream."""
 
     def __post_init__(self) -> None:
         choice("kind", self.kind, get_args(SourceKind))
         choice("task", self.task, get_args(CorpusTask))
+        choice("fit", self.fit, ("", *get_args(Fit)))
         tasks = TASKS_OF[self.kind]
         require(self.task in tasks, f"kind {self.kind} has no task {self.task!r}; choose one of {list(tasks)}")
         require(bool(self.path), f"path of a source of kind {self.kind} is empty; name its files")

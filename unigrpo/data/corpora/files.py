@@ -21,7 +21,7 @@ def expand_paths(paths: str, what: str) -> list[Path]:
         ValueError: A path names no file.
     """
     found: list[Path] = []
-    for pattern in _split(paths):
+    for pattern in split_paths(paths):
         for name in braceexpand.braceexpand(str(Path(pattern).expanduser())):
             files = [Path(name)] if Path(name).exists() else [Path(match) for match in sorted(glob.glob(name))]
             if not files:
@@ -30,8 +30,12 @@ def expand_paths(paths: str, what: str) -> list[Path]:
     return found
 
 
-def _split(paths: str) -> list[str]:
-    """At the commas that stand in no braces."""
+def split_paths(paths: str) -> list[str]:
+    """Several paths, which commas outside of braces join.
+
+    >>> split_paths("a/{b,c}.csv, d.csv")
+    ['a/{b,c}.csv', 'd.csv']
+    """
     parts, depth = [""], 0
     for letter in paths:
         depth += (letter == "{") - (letter == "}")

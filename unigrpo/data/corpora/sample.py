@@ -12,6 +12,8 @@ from unigrpo.data.images import read_image
 
 Messages = tuple[tuple[str, str], ...]
 """(role, content) of each turn; roles are system, user and assistant."""
+Skipped = tuple[str, int]
+"""Reason, and number in the source, of a sample that could not be used."""
 
 
 class BadSample(Exception):
@@ -46,8 +48,8 @@ class CorpusSample:
     """RGB; of `t2i`, `mmu` and `r2i`."""
     source: str = ""
     """Name of the source, set by the stream."""
-    skipped: tuple[tuple[str, str], ...] = ()
-    """(source, reason) of every broken sample that this one stands in for, so that counts survive loader processes."""
+    skipped: tuple[Skipped, ...] = ()
+    """Broken samples of its source that this one stands in for, so that counts survive loader processes."""
 
 
 def open_image(content: str | Path | bytes, where: str) -> Image.Image:

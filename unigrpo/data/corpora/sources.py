@@ -78,7 +78,7 @@ class ImageFolder:
             raise ValueError(f"{config.path}: no such folder (looked in {Path.cwd()})")
         files = sorted(
             str(Path(parent).relative_to(self._folder) / name)
-            for parent, _, names in os.walk(self._folder)
+            for parent, _, names in os.walk(self._folder, onerror=_refuse, followlinks=True)
             for name in names
         )
         self._names = [name for name in files if Path(name).suffix[1:].lower() in IMAGE_ENDINGS]
@@ -136,6 +136,10 @@ class Webdataset:
         except (ValueError, RecursionError) as error:
             raise BadSample("no JSON", f"{where}.{self._member}: no UTF-8 text or no JSON ({error})") from error
         return parsed.get(self._field) if isinstance(parsed, Mapping) else parsed
+
+
+def _refuse(error: OSError) -> None:
+    raise ValueError(f"{error.filename}: the folder cannot be read ({error.strerror})") from error
 
 
 def _class_names(path: str, names: list[str], root: Path) -> dict[str, str]:

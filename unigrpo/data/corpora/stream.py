@@ -11,14 +11,15 @@ import torch
 
 from unigrpo.algorithm.masking import keyed_generator
 from unigrpo.data.corpora.config import SourceConfig
-from unigrpo.data.corpora.order import Mixture, shuffled_index
-from unigrpo.data.corpora.sample import BadSample, CorpusSample
+from unigrpo.data.corpora.order import MIXTURE_BLOCK, Mixture, shuffled_index
+from unigrpo.data.corpora.sample import BadSample, CorpusSample, Skipped
 from unigrpo.data.corpora.sources import ImageFolder, Source, Webdataset
 from unigrpo.data.corpora.table_sources import CaptionSource, ChatSource, CotSource, TextSource, VqaSource
 
 logger = logging.getLogger(__name__)
 FEW_SAMPLES = 1000
-"""The share of broken samples is taken of at least so many, so that one broken sample at the start is no error."""
+"""The share of broken samples is taken of at least so many, so that one at the start is no error. A source that has no
+more than these is judged as a whole: by how many of all its samples were found broken so far."""
 KINDS: Mapping[str, Callable[[SourceConfig], Source]] = {
     "image_folder": ImageFolder,
     "webdataset": Webdataset,
@@ -67,7 +68,8 @@ class CorpusStream(torch.utils.data.Dataset[CorpusSample]):
         self.seen: Counter[str] = Counter()
         """Samples that were looked at, by source."""
         self.counts: Counter[tuple[str, str]] = Counter()
-        """Those that could not be used, by source and reason."""
+        """Those that could not be used, by source and reason; one that comes up again is counted again."""
+        self._broken: dict[str, set[int]] = {name: set() for name in sources}
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -86,7 +88,7 @@ class CorpusStream(torch.utils.data.Dataset[CorpusSample]):
         name, place = self._mixture.source_at(position)
         source = self._sources[name]
         index = shuffled_index(place, len(source), self._seed, name)
-        skipped: list[tuple[str, str]] = []
+        skipped: list[Skipped] = []
         while True:
             draws = keyed_generator(self._seed, name, "sample", place, len(skipped))
             if skipped:
@@ -97,7 +99,7 @@ class CorpusStream(torch.utils.data.Dataset[CorpusSample]):
                     self._check(sample)
             except BadSample as error:
                 logger.warning("%s: skipped (%s): %s", name, error.reason, error)
-                skipped.append((name, error.reason))
+                skipped.append((error.reason, index))
                 self.add_counts(name, 1, skipped[-1:])
             else:
                 self.add_counts(name, 1)
@@ -106,19 +108,31 @@ class CorpusStream(torch.utils.data.Dataset[CorpusSample]):
     def __getitem__(self, position: int) -> CorpusSample:
         return self.sample(position)
 
-    def add_counts(self, name: str, num_seen: int, skipped: Sequence[tuple[str, str]] = ()) -> None:
+    def first_positions(self) -> list[int]:
+        """The first position of each source."""
+        found: dict[str, int] = {}
+        for position in range(MIXTURE_BLOCK):
+            found.setdefault(self._mixture.source_at(position)[0], position)
+        return list(found.values())
+
+    def add_counts(self, name: str, num_seen: int, skipped: Sequence[Skipped] = ()) -> None:
         """Counts samples of a source, such as those of a loader process: ``1 + len(skipped)`` and ``skipped``.
 
         Raises:
             ValueError: Too many of them could not be used.
         """
         self.seen[name] += num_seen
-        self.counts.update(skipped)
+        self.counts.update((name, reason) for reason, _ in skipped)
         reasons = {reason: number for (source, reason), number in self.counts.items() if source == name}
-        broken, allowed = sum(reasons.values()), self._configs[name].max_bad_fraction
-        if broken > allowed * max(self.seen[name], FEW_SAMPLES):
+        broken, of, allowed = sum(reasons.values()), self.seen[name], self._configs[name].max_bad_fraction
+        limit = allowed * max(of, FEW_SAMPLES)
+        size = len(self._sources[name])
+        if size <= FEW_SAMPLES:
+            self._broken[name].update(index for _, index in skipped)
+            broken, of, limit = len(self._broken[name]), size, allowed * size
+        if broken > limit:
             raise ValueError(
-                f"source {name}: {broken} of {self.seen[name]} samples cannot be used ({_listed(reasons)}), more than "
+                f"source {name}: {broken} of {of} samples cannot be used ({_listed(reasons)}), more than "
                 f"max_bad_fraction {allowed} allows; the log names them. Repair the data or raise max_bad_fraction"
             )
 

@@ -124,16 +124,17 @@ class Csv:
         self.folder = path.parent
         self._name = path.name
         self._rows: list[tuple[int, Row]] = []
+        line = 1
         try:
             with path.open(newline="", encoding="utf-8-sig") as file:
-                reader = csv.DictReader(file)
+                reader = csv.DictReader(file, strict=True)  # a quote without its other half would swallow rows
                 _ = reader.fieldnames  # reads the line of names
                 line = reader.line_num + 1
                 for row in reader:
                     self._rows.append((line, row))
                     line = reader.line_num + 1
         except (csv.Error, UnicodeDecodeError) as error:
-            raise ValueError(f"{path}: no CSV in UTF-8 ({error})") from error
+            raise ValueError(f"{path}:{line}: no CSV in UTF-8 from here on ({error})") from error
 
     def __len__(self) -> int:
         return len(self._rows)

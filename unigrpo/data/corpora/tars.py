@@ -36,7 +36,8 @@ class TarSamples:
     Neighbours that share their path up to the first dot are one sample, as in webdataset, which itself reads tars from
     start to end only. What remembers a place in a tar is 16 bytes for each sample.
 
-    A tar that ends early, or has no header where one must stand, has one sample more, the broken one.
+    A tar that ends early, has no header where one must stand, or goes on behind its end, has one sample more, the
+    broken one.
     """
 
     def __init__(self, paths: list[Path], index_folder: str = "") -> None:
@@ -106,39 +107,50 @@ def _remembered_spans(path: Path, folder: str) -> np.ndarray:
 def _spans(path: Path) -> np.ndarray:
     """First and one-past-last byte of each sample, int64 (N, 2)."""
     spans: list[tuple[int, int]] = []
-    last_key = None
+    last_key: str | None = None
+    endings: set[str] = set()
+    nameless: list[str] = []
     end = 0
     try:
         with tarfile.open(path, mode="r:") as tar:
             try:
                 for member in tar:
                     start, end = member.offset, tar.offset
-                    base, _ = base_plus_ext(member.name)
-                    if not member.isreg() or base is None:
+                    base, ending = base_plus_ext(member.name)
+                    if not member.isreg() or base is None or ending is None:
                         last_key = None
-                    elif base == last_key:
+                        nameless += [] if member.isdir() else [member.name]
+                        continue
+                    if base == last_key and ending.lower() not in endings:
                         spans[-1] = (spans[-1][0], end)
                     else:
                         spans.append((start, end))
-                        last_key = base
+                        endings.clear()
+                    last_key = base
+                    endings.add(ending.lower())
             except tarfile.TarError as error:
                 logger.warning("%s: %s", path, error)
     except (tarfile.TarError, OSError) as error:
         raise ValueError(
             f"{path}: no tar could be read (a .tgz must be unpacked): {type(error).__name__}: {error}"
         ) from error
+    if nameless:
+        logger.warning("%s: %d members are no part of a sample, such as %s", path, len(nameless), nameless[0])
     return np.array(_with_lost_end(path, spans, end), dtype=np.int64).reshape(-1, 2)
 
 
 def _with_lost_end(path: Path, spans: list[tuple[int, int]], end: int) -> list[tuple[int, int]]:
-    """The samples, and a broken one unless the tar ends as it should: with a block of zeros behind the last member."""
+    """The samples, and a broken one unless the tar ends as it should: with zeros behind the last member."""
     size = path.stat().st_size
     if spans and spans[-1][1] > size:
         logger.warning("%s: ends early, at byte %d", path, size)
         return spans
     with path.open("rb") as file:
         file.seek(end)
-        if file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE):
-            return spans
+        if len(rest := file.read(tarfile.BLOCKSIZE)) == tarfile.BLOCKSIZE:
+            while rest and not any(rest):
+                rest = file.read(tarfile.RECORDSIZE)
+            if not rest:
+                return spans
     logger.warning("%s: broken from byte %d of %d on; what stands behind is lost", path, end, size)
     return [*spans, (end, max(size, end + 1))]

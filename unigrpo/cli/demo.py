@@ -204,7 +204,9 @@ def _build_tab(gradio: Any, demo: Demo, task: str) -> None:
     _, label, placeholder = TASKS[task]
     with gradio.Row():
         with gradio.Column():
-            picture = gradio.Image(type="filepath", label="Picture", visible=task == "mmu", height=256)
+            picture = gradio.Image(
+                type="filepath", label="Picture", visible=task == "mmu", height=256, sources=["upload", "clipboard"]
+            )
             prompt = gradio.Textbox(label=label, placeholder=placeholder, elem_id=f"{task}-prompt")
             with gradio.Accordion("Sampling", open=False):
                 steps = gradio.Number(sampling.num_denoising_steps, label="Steps", precision=0)
@@ -219,19 +221,27 @@ def _build_tab(gradio: Any, demo: Demo, task: str) -> None:
             words = gradio.HighlightedText(
                 label="Text", color_map=colours, visible=task != "t2i", elem_id=f"{task}-words", show_legend=True
             )
-            drawing = gradio.Image(label="Drawing", visible=draws, elem_id=f"{task}-drawing", height=320)
+            drawing = gradio.Image(
+                label="Drawing",
+                visible=draws,
+                elem_id=f"{task}-drawing",
+                height=320,
+                buttons=["download", "fullscreen"],
+            )
             step = gradio.Slider(0, 1, 0, step=1, label="Step", interactive=True, elem_id=f"{task}-step")
     steps_state = gradio.State([])
 
     def play(*values: Any) -> Iterator[tuple[Any, ...]]:
         try:
-            shown = demo.run(task, values[1], values[0], int(values[2]), values[3], values[4], int(values[5]))
+            shown = demo.run(
+                task, values[1], values[0], int(values[2] or 0), values[3], values[4], int(values[5] or 0)
+            )
         except ValueError as error:
             raise gradio.Error(str(error), print_exception=False) from error
         for number, one in enumerate(shown):
+            time.sleep(SECONDS_PER_STEP if number else 0)
             slider = gradio.Slider(0, len(shown) - 1, number, step=1, label="Step")
             yield one.words, one.picture, slider, shown
-            time.sleep(SECONDS_PER_STEP)
 
     def replay(number: float, shown: list[Shown]) -> tuple[Any, Any]:
         one = shown[min(int(number), len(shown) - 1)] if shown else Shown(words=[], picture=None)
@@ -240,7 +250,15 @@ def _build_tab(gradio: Any, demo: Demo, task: str) -> None:
     inputs = [picture, prompt, steps, temperature, guidance, seed]
     for event in (button.click, prompt.submit):
         event(play, inputs, [words, drawing, step, steps_state], api_name=False)
-    step.release(replay, [step, steps_state], [words, drawing], api_name=False)
+    # Not `release`, which the keyboard and the number beside the slider do not cause.
+    step.input(
+        replay,
+        [step, steps_state],
+        [words, drawing],
+        api_name=False,
+        show_progress="hidden",
+        trigger_mode="always_last",
+    )
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -253,11 +271,12 @@ def run(arguments: Sequence[str]) -> int:
     parsed = parse(parser, arguments)
     config = DemoConfig(**{f.name: parsed[f.name] for f in fields(DemoConfig)})
     page = build_page(Demo(config))
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # Gradio asks itself whether it is there
     if config.host not in LOOPBACK:
         logger.warning("listening on %s: everybody who reaches this machine can use the model", config.host)
     sys.stdout.write(f"open http://{config.host}:{config.port} (Ctrl-C ends it)\n")
     try:
-        page.launch(server_name=config.host, server_port=config.port, share=False, quiet=True)
+        page.launch(server_name=config.host, server_port=config.port, share=False, quiet=True, footer_links=[])
     except OSError as error:
         raise ValueError(f"port {config.port} cannot be used ({error}); choose another with --port") from error
     return 0

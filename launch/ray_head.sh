@@ -111,6 +111,10 @@ clean_up() {
         timeout 20 "$ray_bin" job stop --address "$RAY_ADDRESS" "$job_id" >/dev/null 2>&1 || true
     fi
     if [ -n "${ray_pid:-}" ]; then
+        if ! kill -0 "$ray_pid" 2>/dev/null; then
+            tail -n 20 "$ray_tmp.log" >&2 || true
+            say "the local Ray head ended by itself; its last lines stand above. Start again to go on"
+        fi
         say "stopping the local Ray head"
         stop_group "$ray_pid"
         rm -rf "$ray_tmp" "$ray_tmp.log" || true

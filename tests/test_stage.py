@@ -218,6 +218,18 @@ def test_loader_processes_change_nothing_and_count_what_is_broken(world, tiny_un
     assert rows[0] == rows[1]
 
 
+def test_an_error_of_a_loader_process_is_as_short_as_without(world, tiny_unified_folder, tmp_path):
+    vqa = dataclasses.replace(modalities(world)["mmu"].sources["vqa"], max_bad_fraction=0.0)
+    for num_workers in (0, 1):
+        config = stage(
+            world, tiny_unified_folder, mmu=ModalityConfig(batch_size=16, sources={"vqa": vqa}),
+            train=StageTrainConfig(num_steps=1, num_loader_workers=num_workers),
+            validation=ValidationConfig(num_rows=0),
+        )  # fmt: skip
+        with pytest.raises(ValueError, match=r"^source mmu/vqa: 1 of 16 samples cannot be used \(broken image 1\)"):
+            make_trainer(config, tmp_path).fit(Recorder())
+
+
 def test_counts_of_ranks_add_up_and_their_mask_ratios_are_averaged():
     first = {"loss/total": 2.0, "mask_ratio/t2i": 0.2, "tokens/step": 10.0}
     second = {"loss/total": 2.0, "mask_ratio/t2i": 0.6, "tokens/step": 14.0, "broken/t2i/a": 3.0}

@@ -34,7 +34,34 @@ def test_a_stage_has_the_published_values(name, lr, coefs, resolution, room):
     assert config.actor.num_ranks == 64
 
 
+@pytest.mark.parametrize(
+    ("name", "batches", "floor"),
+    [
+        ("stage1_1", {"t2i": 7 * 2, "lm": 2 * 2, "mmu": 6 * 2}, 0.0),
+        ("stage1_2", {"t2i": 7 * 2, "lm": 2 * 2, "mmu": 3 * 2}, 0.1),
+        ("stage1_3", {"t2i": 4 * 4, "lm_chat": 1 * 4, "mmu": 1 * 4}, 0.1),
+        ("stage2_1", {"t2i": 1 * 4, "lm_chat": 2 * 4, "mmu": 1 * 4}, 0.1),
+        ("stage2_2", {"t2i": 1 * 4, "lm_chat": 2 * 4, "mmu": 1 * 4, "r2i": 1}, 0.1),
+    ],
+)
+def test_a_stage_has_the_published_batches_of_each_gpu_and_schedule(name, batches, floor):
+    config = stage(name)
+    assert {k: m.batch_size / 64 for k, m in config.modalities.items()} == batches
+    assert config.actor.min_lr_ratio == floor
+    assert config.actor.lr_warmup_ratio * config.train.num_steps == pytest.approx(5000)
+    adam = config.actor.adam
+    assert (adam.betas, adam.eps, adam.weight_decay, config.actor.max_norm) == ((0.9, 0.999), 1e-8, 0.01, 1.0)
+    assert all(getattr(config.validation, name).sources for name in config.modalities), "every loss has held-out rows"
+
+
+def test_images_are_squashed_or_padded_where_the_released_loaders_do():
+    sources = stage("stage2_2").mmu.sources
+    fits = {name: source.fit for name, source in sources.items()}
+    assert fits == {"cot": "squash", "llava_v1_5": "squash", "clevr_cogent": "squash", "geo170k": "pad"}
+
+
 def test_the_mixing_of_stage_2_2_is_the_published_one():
     config = stage("stage2_2")
+    assert list(config.lm_chat.sources) == ["falcon-refinedweb", "instruct"]
     assert [s.weight for s in config.lm_chat.sources.values()] == [0.02, 0.98]
     assert [s.weight for s in config.mmu.sources.values()] == [3.5, 5.5, 0.5, 0.5]

@@ -87,22 +87,32 @@ class StageReader:
         return square_pixels(sample.image, self._resolution, self._fit[sample.source])
 
 
-class StepReads(Dataset[dict[str, list[Read]]]):
-    """What one rank reads in each step, for a torch DataLoader."""
+class StepReads(Dataset["dict[str, list[Read]] | ValueError"]):
+    """What one rank reads in each step, for a torch DataLoader.
+
+    An error travels as a value, since torch would hide its message in the traceback of the loader's process.
+    """
 
     def __init__(self, reader: StageReader, batch_sizes: Mapping[str, int], rank: int, world_size: int) -> None:
         self._reader = reader
         self._batch_sizes = dict(batch_sizes)
         self._rank, self._world_size = rank, world_size
 
-    def __getitem__(self, step: int) -> dict[str, list[Read]]:
-        return {
-            name: self._reader.read(name, rank_positions(step * size, size, self._rank, self._world_size))
-            for name, size in self._batch_sizes.items()
-        }
+    def __getitem__(self, step: int) -> dict[str, list[Read]] | ValueError:
+        try:
+            return {
+                name: self._reader.read(name, rank_positions(step * size, size, self._rank, self._world_size))
+                for name, size in self._batch_sizes.items()
+            }
+        except ValueError as error:
+            return ValueError(str(error))
 
     def steps_from(self, step: int, num_workers: int) -> Iterator[dict[str, list[Read]]]:
-        """The steps from one on, without end, read ahead by processes if there are any."""
+        """The steps from one on, without end, read ahead by processes if there are any.
+
+        Raises:
+            ValueError: Too many samples of a source are broken.
+        """
         loader = DataLoader(
             self,
             batch_size=None,
@@ -110,7 +120,10 @@ class StepReads(Dataset[dict[str, list[Read]]]):
             num_workers=num_workers,
             multiprocessing_context="spawn" if num_workers else None,
         )
-        return iter(loader)
+        for reads in loader:
+            if isinstance(reads, ValueError):
+                raise reads
+            yield reads
 
     def count(self, reads: Mapping[str, Sequence[Read]]) -> None:
         """Counts what other processes read.

@@ -1,6 +1,7 @@
 """The report: of a finished run, of one that died, and with text of the model that is no HTML."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -40,7 +41,15 @@ def write_run(folder, *, finished=True, completion="5"):
 def test_a_finished_run_has_its_pictures_and_its_table(tmp_path):
     folder = write_run(tmp_path / "run")
     text = write_report(folder).read_text()
-    for part in ("math_answer_greedy", "0.250", "0.750", "+0.500", "10.00 s per step", "# commit: abc"):
+    for part in (
+        "<td>math_answer</td>",
+        "<th>greedy: before</th>",
+        "0.250",
+        "0.750",
+        "+0.500",
+        "10.00 s per step",
+        "# commit: abc",
+    ):
         assert part in text
     for name in ("reward_curve.png", "policy.png", "time.png"):
         assert f"src='{name}'" in text
@@ -82,9 +91,10 @@ def test_a_run_of_several_tasks_shows_each_and_what_was_drawn_before_and_after(t
         Image.new("RGB", (8, 8)).save(folder / "drawings" / f"step_{step:08d}.png")
     text = write_report(folder).read_text()
     assert "src='tasks.png'" in text
-    assert "Drawn at step 0, greedy" in text
-    assert "Drawn at step 3, greedy" in text
-    assert "Drawn at step 1" not in text
+    drawn = text[text.index("Drawn before and after") :]
+    assert "At step 0:</p><img src='drawings/step_00000000.png'" in drawn
+    assert "At step 3:</p><img src='drawings/step_00000003.png'" in drawn
+    assert "At step 1:" not in drawn
 
 
 def test_drawn_pictures_go_onto_a_page_and_not_into_the_lines(tmp_path):
@@ -105,12 +115,32 @@ def test_drawn_pictures_go_onto_a_page_and_not_into_the_lines(tmp_path):
 def test_the_same_prompts_are_answered_before_and_after(tmp_path):
     folder = write_run(tmp_path / "run")
     row = {"kind": "eval", "task": "mmu", "prompt_id": "p:1", "prompt": "how many?", "label": "2"}
-    rows = [{**row, "step": step, "completion": f"<b>{text}"} for step, text in ((0, "one"), (2, "no"), (3, "two"))]
+    rows = [
+        {**row, "step": step, "completion": f"<b>{text}<|eot_id|>"}
+        for step, text in ((0, "one"), (2, "no"), (3, "two"))
+    ]
     (folder / "rollouts.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
     text = write_report(folder).read_text()
-    answers = text[text.index("Answers before and after") : text.index("<h2>Samples")]
+    answers = text[text.index("Answers before and after") : text.index("<h2>Config")]
     assert "at step 0" in answers
     assert "at step 3" in answers
-    assert "&lt;b&gt;one" in answers
-    assert "&lt;b&gt;two" in answers
+    assert "&lt;b&gt;one</code>" in answers
+    assert "&lt;b&gt;two</code>" in answers
     assert "no" not in answers.replace("now", "")
+
+
+def test_each_task_has_its_rows_in_the_table_and_all_together_stand_last(tmp_path):
+    folder = write_run(tmp_path / "run")
+    after = {"a_greedy": 0.5, "a_greedy/text": 0.4, "a_greedy/mmu": 0.6, "a_sampled/mmu": 0.2, "reward_total": 1.0}
+    summary = {"steps": 1, "wall_seconds": 1.0, "eval": {"before": {**after, "a_greedy/mmu": 0.7}, "after": after}}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    text = write_report(folder).read_text()
+    table = text[text.index("Held out, before and after") : text.index("<h2>Reward")]
+    rows = [re.sub(r"<[^>]*>+", " ", row).split() for row in table.split("<tr>")[2:]]
+    assert rows == [
+        ["text", "a", "0.400", "0.400", "+0.000"],
+        ["mmu", "a", "0.700", "0.600", "-0.100", "0.200", "0.200", "+0.000"],
+        ["all", "a", "0.500", "0.500", "+0.000"],
+    ]
+    assert table.count("bad") == 1
+    assert "good" not in table

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,9 @@ td.n { text-align: right; font-variant-numeric: tabular-nums }
 pre, code { white-space: pre-wrap; overflow-wrap: anywhere } .good { color: #0a7a2f } .bad { color: #b3261e }
 """
 
+END = re.compile(r"(<\|[^|<>\s]{1,40}\|>\s*)+$")
+"""Special tokens at the end of a response."""
+
 Rows = list[dict[str, Any]]
 
 
@@ -53,7 +57,7 @@ def write_report(folder: Path) -> Path:
     pictures: list[tuple[str, str]] = []
     for name, title, draw in (
         ("reward_curve.png", "Reward", _draw_rewards),
-        ("tasks.png", "Held out, by task", _draw_tasks),
+        ("tasks.png", "Held out, by task and reward, sampled as in training", _draw_tasks),
         ("policy.png", "Distance to the reference, and clipping", _draw_policy),
         ("time.png", "Where the time went", _draw_time),
     ):
@@ -61,11 +65,10 @@ def write_report(folder: Path) -> Path:
         if steps and (draw is not _draw_tasks or _task_metrics(metrics)):
             _picture(folder / name, draw, shown)
             pictures.append((name, title))
-    pictures += _drawings(folder)
     page = folder / "report.html"
     config_file = folder / "config.yaml"
     config = config_file.read_text() if config_file.exists() else ""
-    page.write_text(_page(folder.name, steps, summary, pictures, read_lines(folder / ROLLOUTS_FILE), config))
+    page.write_text(_page(folder, steps, summary, pictures, read_lines(folder / ROLLOUTS_FILE), config))
     return page
 
 
@@ -93,8 +96,9 @@ def _series(rows: Rows, name: str) -> tuple[list[int], list[float]]:
 def _plot(axes: Axes, rows: Rows, name: str, label: str, color: str) -> None:
     """The values, thin, under their moving average."""
     steps, values = _series(rows, name)
+    marker = "." if len(steps) < WINDOW else ""  # a line of one point cannot be seen
     axes.plot(steps, values, color=color, alpha=0.25, linewidth=1)
-    axes.plot(steps, moving_average(values), color=color, linewidth=2, label=label)
+    axes.plot(steps, moving_average(values), color=color, linewidth=2, label=label, marker=marker)
 
 
 def _reward_names(rows: Rows) -> list[str]:
@@ -128,23 +132,31 @@ def _task_metrics(rows: Rows) -> dict[str, list[str]]:
 
 
 def _draw_tasks(figure: Figure, rows: Rows) -> None:
-    """A panel for each task: its rewards relative to those before training, since their units differ."""
+    """A panel for each task and reward, since their units differ."""
     tasks = _task_metrics(rows)
-    for axes, (task, names) in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks.items(), strict=True):
-        for i, name in enumerate(names):
-            steps, values = _series(rows, name)
-            label = f"{name.removeprefix('eval/').partition('_sampled/')[0]}, from {values[0]:.2f}"
-            axes.plot(steps, [value - values[0] for value in values], "o-", color=f"C{i}", label=label)
-        axes.axhline(0, color="grey", linewidth=0.5)
-        axes.set(title=task, xlabel="step", ylabel="gain" if task == next(iter(tasks)) else "")
-        axes.legend(fontsize="small")
+    num_columns = max(map(len, tasks.values()))
+    figure.set_size_inches(9, 2.2 * len(tasks))
+    grid = figure.subplots(len(tasks), num_columns, squeeze=False, sharex=True)
+    for row, (task, names) in enumerate(tasks.items()):
+        for column, axes in enumerate(grid[row]):
+            if column >= len(names):
+                axes.axis("off")
+                continue
+            steps, values = _series(rows, names[column])
+            axes.plot(steps, values, "o-", color=f"C{column}", markersize=4)
+            axes.set_title(f"{task}: {names[column].removeprefix('eval/').partition('_sampled/')[0]}", fontsize=10)
+            if row == len(tasks) - 1:
+                axes.set_xlabel("step")
 
 
-def _drawings(folder: Path) -> list[tuple[str, str]]:
-    """The pages of drawings before and after."""
+def _drawings(folder: Path) -> str:
+    """The same prompts drawn at the first and at the last evaluation."""
     pages = sorted((folder / DRAWINGS).glob("step_*.png"))
-    chosen = dict.fromkeys([*pages[:1], *pages[-1:]])
-    return [(f"{DRAWINGS}/{p.name}", f"Drawn at step {int(p.stem.removeprefix('step_'))}, greedy") for p in chosen]
+    shown = [
+        f"<p>At step {int(page.stem.removeprefix('step_'))}:</p><img src='{DRAWINGS}/{page.name}' alt='drawings'>"
+        for page in dict.fromkeys([*pages[:1], *pages[-1:]])
+    ]
+    return f"<h2>Drawn before and after, greedy</h2>{''.join(shown)}" if shown else ""
 
 
 def _draw_policy(figure: Figure, rows: Rows) -> None:
@@ -165,18 +177,27 @@ def _draw_policy(figure: Figure, rows: Rows) -> None:
 def _draw_time(figure: Figure, rows: Rows) -> None:
     axes = figure.subplots()
     parts = [n for n in ("generate", "reward", "score", "update", "sync") if f"time/{n}_seconds" in rows[-1]]
-    values = [[row.get(f"time/{name}_seconds", 0.0) for row in rows] for name in parts]
-    axes.stackplot([row["step"] for row in rows], values, labels=parts)
+    values = [[row.get(f"time/{name}_seconds", 0.0) for row in rows for _ in range(2)] for name in parts]
+    total = sum(map(sum, values)) or 1.0
+    edges = [row["step"] + side for row in rows for side in (-0.5, 0.5)]
+    labels = [f"{name} {sum(one) / total:.0%}" for name, one in zip(parts, values, strict=True)]
+    axes.stackplot(edges, values, labels=labels)
     axes.set(title="seconds of each step", xlabel="step")
-    axes.legend(loc="upper right", ncols=len(parts))
+    figure.legend(loc="outside lower center", ncols=len(parts), frameon=False)
 
 
 def _page(
-    name: str, steps: Rows, summary: dict[str, Any], pictures: list[tuple[str, str]], samples: Rows, config: str
+    folder: Path, steps: Rows, summary: dict[str, Any], pictures: list[tuple[str, str]], samples: Rows, config: str
 ) -> str:
+    name = folder.name
     sections = [f"<h1>{html.escape(name)}</h1>", _headline(steps, summary), _before_after(summary)]
     sections += [f"<h2>{title}</h2><img src='{file}' alt='{title}'>" for file, title in pictures]
-    sections += [_answers(samples), _samples(samples), f"<h2>Config</h2><pre>{html.escape(config)}</pre>"]
+    sections += [
+        _drawings(folder),
+        _answers(samples),
+        _samples(samples),
+        f"<h2>Config</h2><pre>{html.escape(config)}</pre>",
+    ]
     head = f"<!doctype html><meta charset='utf-8'><title>{html.escape(name)}</title><style>{STYLE}</style>"
     return head + "\n".join(sections) + "\n"
 
@@ -185,21 +206,42 @@ def _headline(steps: Rows, summary: dict[str, Any]) -> str:
     if not summary:
         return f"<p>Not finished: {len(steps)} steps so far.</p>"
     seconds = summary["wall_seconds"]
-    return f"<p>{summary['steps']} steps in {seconds:.0f} s, {seconds / max(summary['steps'], 1):.2f} s per step.</p>"
+    number = summary["steps"]
+    unit = "step" if number == 1 else "steps"
+    return f"<p>{number} {unit} in {seconds:.0f} s, {seconds / max(number, 1):.2f} s per step.</p>"
 
 
 def _before_after(summary: dict[str, Any]) -> str:
-    after = summary.get("eval", {}).get("after", {})
+    """A row for each held-out metric, greedy and sampled side by side; each task by itself, then all together."""
+    before, after = (summary.get("eval", {}).get(when, {}) for when in ("before", "after"))
     if not after:
         return ""
-    before = summary["eval"]["before"]
-    rows = [
-        f"<tr><td>{html.escape(name)}</td><td class='n'>{before[name]:.3f}</td><td class='n'>{value:.3f}</td>"
-        f"<td class='n {'good' if value >= before[name] else 'bad'}'>{value - before[name]:+.3f}</td></tr>"
-        for name, value in after.items()
-    ]
-    head = "<tr><th>held out</th><th>before</th><th>after</th><th>gain</th></tr>"
-    return f"<h2>Before and after</h2><table>{head}{''.join(rows)}</table>"
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    for name in after:
+        metric, _, task = name.partition("/")
+        kind = next((kind for kind in ("greedy", "sampled") if metric.endswith(f"_{kind}")), "")
+        if kind:
+            rows.setdefault((task, metric.removesuffix(f"_{kind}")), {})[kind] = name
+    tasks = list(dict.fromkeys(task for task, _ in rows))
+    order = sorted(rows, key=lambda row: (not row[0], tasks.index(row[0])))
+    kinds = [kind for kind in ("greedy", "sampled") if any(kind in row for row in rows.values())]
+    head = "".join(f"<th>{kind}: before</th><th>after</th><th>gain</th>" for kind in kinds)
+    body = "".join(
+        f"<tr><td>{html.escape(task) or ('all' if len(tasks) > 1 else '')}</td><td>{html.escape(metric)}</td>"
+        + "".join(_change(before.get(name), after.get(name)) for name in (rows[task, metric].get(k) for k in kinds))
+        + "</tr>"
+        for task, metric in order
+    )
+    return f"<h2>Held out, before and after</h2><table><tr><th>task</th><th></th>{head}</tr>{body}</table>"
+
+
+def _change(before: float | None, after: float | None) -> str:
+    """Three cells: before, after, gain."""
+    if before is None or after is None:
+        return "<td></td><td></td><td></td>"
+    gain = f"{after - before:+.3f}"
+    colour = "" if float(gain) == 0 else " good" if after > before else " bad"
+    return f"<td class='n'>{before:.3f}</td><td class='n'>{after:.3f}</td><td class='n{colour}'>{gain}</td>"
 
 
 def _answers(samples: Rows) -> str:
@@ -212,7 +254,7 @@ def _answers(samples: Rows) -> str:
     rows = [
         "<tr>"
         + "".join(f"<td><code>{html.escape(str(cell))}</code></td>" for cell in (
-            row["prompt"], row["label"], before[prompt_id]["completion"], row["completion"],
+            row["prompt"], row["label"], _shown(before[prompt_id]["completion"]), _shown(row["completion"]),
         ))
         + "</tr>"
         for prompt_id, row in after.items()
@@ -222,20 +264,26 @@ def _answers(samples: Rows) -> str:
     return f"<h2>Answers before and after, greedy</h2><table>{head}{''.join(rows)}</table>"
 
 
+def _shown(completion: str) -> str:
+    """A response without the special tokens at its end."""
+    return END.sub("", completion).strip()
+
+
 def _samples(samples: Rows) -> str:
-    """Samples spread over the run; the model's text is escaped."""
+    """Samples of the training, spread over the run; the model's text is escaped."""
+    samples = [row for row in samples if row.get("kind") != "eval"]
     if not samples:
         return ""
     stride = max(1, -(-len(samples) // MAX_SAMPLES))
     rows = [
-        f"<tr><td class='n'>{row['step']}</td><td>{html.escape(str(row.get('kind', '')))}</td>"
+        f"<tr><td class='n'>{row['step']}</td><td>{html.escape(str(row.get('task', '')))}</td>"
         f"<td><code>{html.escape(str(row.get('prompt', '')))}</code></td>"
-        f"<td><code>{html.escape(str(row.get('completion', '')))}</code></td>"
+        f"<td><code>{html.escape(_shown(row.get('completion', '')))}</code></td>"
         f"<td>{html.escape(str(row.get('label', '')))}</td><td class='n'>{_number(row.get('reward'))}</td></tr>"
         for row in [*samples[::stride][:-1], samples[-1]]
     ]
-    head = "<tr><th>step</th><th></th><th>prompt</th><th>response</th><th>gold</th><th>reward</th></tr>"
-    return f"<h2>Samples</h2><table>{head}{''.join(rows)}</table>"
+    head = "<tr><th>step</th><th>task</th><th>prompt</th><th>response</th><th>gold</th><th>reward</th></tr>"
+    return f"<h2>Samples of the training</h2><table>{head}{''.join(rows)}</table>"
 
 
 def _number(value: Any) -> str:

@@ -58,7 +58,7 @@ def triptych_page(triptychs: list[Triptych]) -> Image.Image:
     page = Image.new("RGB", (3 * (SIDE + 4), len(triptychs) * (SIDE + LABEL)), "white")
     for row, one in enumerate(triptychs):
         top = row * (SIDE + LABEL)
-        text = f"original, reconstruction, prediction from {1 - one.mask_ratio:.0%} of the codes"
+        text = f"original, reconstruction, prediction at mask ratio {one.mask_ratio:.2f}"
         ImageDraw.Draw(page).text((1, top + 1), text, fill="black")
         for column, picture in enumerate((one.original, one.reconstruction, one.prediction)):
             page.paste(square(picture), (column * (SIDE + 4), top + LABEL))

@@ -47,6 +47,12 @@ class FunctionReward(Reward):
         self._options = options or {}
         parameters = inspect.signature(function).parameters.values()
         self._takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
+        self._may_be_trl = (
+            self._takes_any
+            and {p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD} <= {"prompts", "completions"}
+            and not any(p.kind is p.KEYWORD_ONLY for p in parameters)
+        )
+        """``f(completions, **kwargs)``: TRL's would get chat messages, ours texts."""
         named = [p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
         self._parameters = {p.name for p in named}
         self._required = {p.name for p in named if p.default is p.empty} - self._options.keys()
@@ -74,14 +80,13 @@ class FunctionReward(Reward):
         getattr(self._function, "close", lambda: None)()
 
     def _detect(self) -> str:
+        is_trl = bool(self._columns or self._parameters & _TRL_ONLY)
         found = [style for style, fits in (
             ("openrlhf", "queries" in self._parameters),
             ("verl", {"solution_str", "ground_truth"} <= self._parameters),
-            ("trl", "completions" in self._parameters and bool(self._columns or self._parameters & _TRL_ONLY)),
-            ("unigrpo", "completions" in self._parameters or "images" in self._parameters),
+            ("trl", "completions" in self._parameters and (is_trl or self._may_be_trl)),
+            ("unigrpo", ("completions" in self._parameters or "images" in self._parameters) and not is_trl),
         ) if fits]  # fmt: skip
-        if "trl" in found and "unigrpo" in found:
-            found.remove("unigrpo")
         if len(found) == 1:
             return found[0]
         forms = "\n".join(f"  {style}: {form}" for style, form in STYLES.items())

@@ -56,7 +56,7 @@ class Client:
         if not urls or not all(url.startswith(("http://", "https://")) for url in urls):
             raise ValueError(f"url is {list(urls)}; give URLs that start with http:// or https://")
         self.counts: Counter[str] = Counter()
-        """Of `failed_requests` and `retries`."""
+        """Of `requests`, `failed_requests` and `retries`, and what the reward counts besides."""
         self._urls = itertools.cycle(urls)
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._concurrency = concurrency
@@ -66,7 +66,14 @@ class Client:
 
     def post_all(self, bodies: Sequence[Any]) -> list[Any]:
         """The answers, in the order of the requests; None for one that failed at all attempts."""
+        self.counts["requests"] += len(bodies)
         return asyncio.run(self._post_all(bodies))
+
+    def rates(self) -> dict[str, float]:
+        """What was counted since the last time, for each request."""
+        counts, self.counts = self.counts, Counter()
+        requests = counts.pop("requests", 0)
+        return {name: number / requests for name, number in counts.items() if requests and number}
 
     def check(self, url: str, expected: Callable[[Any], str]) -> None:
         """Gets a URL once.

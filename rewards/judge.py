@@ -6,7 +6,6 @@ import json
 import math
 import os
 import re
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -77,7 +76,6 @@ class Judge(Reward):
         self._url, self._model, self._template = url.rstrip("/"), model, template
         self._low, self._high = low, high
         self._max_tokens, self._is_structured = max_tokens, is_structured
-        self._counts: Counter[str] = Counter()
 
     def load(self) -> None:
         """Asks the server for its models.
@@ -87,7 +85,8 @@ class Judge(Reward):
         """
 
         def problem(answer: Any) -> str:
-            found = [model.get("id") for model in answer.get("data", [])]
+            models = answer.get("data", []) if isinstance(answer, dict) else []
+            found = [model.get("id") for model in models]
             return "" if self._model in found else f"no model {self._model!r}; the server has {found}"
 
         self._client.check(f"{self._url}/models", problem)
@@ -96,14 +95,11 @@ class Judge(Reward):
         answers = self._client.post_all([self._body(item) for item in inputs])
         values = [None if answer is None else self._score(answer) for answer in answers]
         unread = sum(value is None and answer is not None for value, answer in zip(values, answers, strict=True))
-        self._counts["parse_failures"] += unread
+        self._client.counts["parse_failures"] += unread
         return values
 
     def logs(self) -> dict[str, float]:
-        counts = self._counts + self._client.counts
-        self._counts.clear()
-        self._client.counts.clear()
-        return {name: float(number) for name, number in counts.items()}
+        return self._client.rates()
 
     def _body(self, item: RewardInput) -> dict[str, Any]:
         text = self._template.format(

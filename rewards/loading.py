@@ -40,6 +40,8 @@ def load_reward(spec: str, options: Mapping[str, Any] | None = None, style: str 
         return _built(found, spec, options)
     if inspect.isclass(found):
         instance = _built(found, spec, options)
+        if not callable(instance):
+            raise ValueError(f"reward.terms: {spec!r}: the class has no __call__; it takes a batch and returns a list")
         return FunctionReward(instance, found.__name__, {}, style)
     return FunctionReward(found, spec.rpartition(":")[2], options, style)
 
@@ -69,7 +71,16 @@ def _built(build: Callable[..., Any], spec: str, options: dict[str, Any]) -> Any
         inspect.signature(build).bind(**options)
     except TypeError as error:
         raise ValueError(f"reward.terms: options of {spec!r}: {error}; it takes {inspect.signature(build)}") from error
-    return build(**options)
+    try:
+        built = build(**options)
+    except ValueError:
+        raise
+    except Exception as error:  # a user's constructor may fail in any way
+        raise ValueError(f"reward.terms: {spec!r} could not be built: {type(error).__name__}: {error}") from error
+    unstated = [name for name in ("name", "range", "unit") if isinstance(built, Reward) and not hasattr(built, name)]
+    if unstated:
+        raise ValueError(f"reward.terms: {spec!r} states no {' and no '.join(unstated)}; see rewards/base.py")
+    return built
 
 
 def _attribute(spec: str) -> Callable[..., Any]:
@@ -91,7 +102,7 @@ def _file(path: str, spec: str) -> ModuleType:
     sys.modules[module.__name__] = module  # where dataclasses and pickle look for it
     try:
         found.loader.exec_module(module)
-    except Exception as error:  # a user's file may fail in any way
+    except (Exception, SystemExit) as error:  # a user's file may fail in any way
         raise ValueError(f"reward.terms: {path} does not import: {type(error).__name__}: {error}") from error
     return module
 
@@ -99,5 +110,5 @@ def _file(path: str, spec: str) -> ModuleType:
 def _module(name: str, spec: str) -> ModuleType:
     try:
         return importlib.import_module(name)
-    except Exception as error:  # a user's module may fail in any way
+    except (Exception, SystemExit) as error:  # a user's module may fail in any way
         raise ValueError(f"reward.terms: {spec!r} does not import: {type(error).__name__}: {error}") from error

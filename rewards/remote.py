@@ -70,9 +70,7 @@ class Remote(Reward):
         return values
 
     def logs(self) -> dict[str, float]:
-        counts = dict(self._client.counts)
-        self._client.counts.clear()
-        return {name: float(number) for name, number in counts.items()}
+        return self._client.rates()
 
     def _body(self, inputs: Sequence[RewardInput]) -> dict[str, Any]:
         prompts, labels = [i.prompt for i in inputs], [i.label for i in inputs]

@@ -19,7 +19,8 @@ _UNIT_AT_END = re.compile(
 _FUNCTION = re.compile(r"y?[a-z]\(x\)y?")
 _ANGLE_FUNCTION = re.compile(r"(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 """Of 20 degrees is another number than of 20."""
-_SEGMENT = re.compile(r"[A-Z]{2}")
+_SYMBOL = re.compile(r".|[A-Z]{2}")
+"""A variable, or a segment by its ends in either order."""
 _LETTER = re.compile(r"\(?[A-J][).]?")
 _ARTICLE = re.compile(r"(?:an?|the) (?=[a-z]{3})", re.IGNORECASE)
 
@@ -131,8 +132,9 @@ def _match(ours: list[str], theirs: list[str], equal: Verify) -> bool:
 
 def _same_variable(gold: str, answer: str) -> bool:
     ours, theirs = ASSIGN.fullmatch(gold), ASSIGN.fullmatch(answer)
-    named = ours and theirs and all(len(name) == 1 or _SEGMENT.fullmatch(name) for name in (ours[1], theirs[1]))
-    return not named or ours[1] == theirs[1] or (len(ours[1]) == 2 and ours[1] == theirs[1][::-1])
+    if not (ours and theirs and _SYMBOL.fullmatch(ours[1]) and _SYMBOL.fullmatch(theirs[1])):
+        return True
+    return sorted(ours[1]) == sorted(theirs[1]) or len(ours[1]) != len(theirs[1])
 
 
 def _same_atom(gold: str, answer: str, verify: Verify) -> bool:

@@ -12,7 +12,7 @@ import torch
 
 from unigrpo.config import RewardConfig, RewardTermConfig
 from unigrpo.distributed.ray_group import WorkerFailed
-from unigrpo.distributed.reward_pool import RewardPool
+from unigrpo.distributed.reward_pool import RewardPool, check_rewards
 from unigrpo.records import Prompt, Rollout, SampleRequest
 
 pytestmark = pytest.mark.ray
@@ -58,6 +58,36 @@ num_calls = 0
 
 def returns_nan_for_long(*, completions: list[str]) -> list[float]:
     return [float("nan") if len(text) > 3 else 4.0 for text in completions]
+
+
+def hangs_for_the_first(*, completions: list[str], marker: str) -> list[float]:
+    """The empty completion hangs always, and its neighbour of the first time with it."""
+    if completions == [""]:
+        time.sleep(3600)
+    if not Path(marker).exists():
+        Path(marker).touch()
+        time.sleep(3600)
+    return [6.0] * len(completions)
+
+
+def returns_what_no_float_holds(*, completions: list[str]) -> list[int]:
+    return [10**400] * len(completions)
+
+
+def logs_its_mean(*, completions: list[str]) -> dict[str, object]:
+    return {"rewards": [0.0] * len(completions), "extra_logs": {"mean_length": [len(text) for text in completions]}}
+
+
+class LoadsSlowly:
+    def __init__(self, marker: str) -> None:
+        self._marker = Path(marker)
+        time.sleep(2.0)
+
+    def __call__(self, *, completions: list[str]) -> list[float]:
+        if not self._marker.exists():
+            self._marker.touch()
+            os._exit(1)
+        return [5.0] * len(completions)
 
 
 class DoesNotLoad:
@@ -146,5 +176,38 @@ def test_nan_is_missing_for_its_sample_alone(pool):
 
 
 def test_a_reward_that_cannot_start_is_named(pool):
-    with pytest.raises(WorkerFailed, match=r"DoesNotLoad' could not start: FileNotFoundError: weights"):
+    with pytest.raises(WorkerFailed, match=r"DoesNotLoad' could not start: .* FileNotFoundError: weights"):
         pool(term("DoesNotLoad"))
+
+
+def test_a_process_that_is_started_again_may_load_for_longer_than_a_call_may_take(pool, tmp_path):
+    slow = term("LoadsSlowly", options={"marker": str(tmp_path / "died")}, timeout_seconds=1.0)
+    outputs, _ = pool(slow).score(ROLLOUTS)
+    assert values(outputs, "LoadsSlowly") == [5.0] * 6
+
+
+def test_a_call_that_hangs_costs_the_others_of_its_process_no_attempt(pool, tmp_path):
+    hangs = term(
+        "hangs_for_the_first", options={"marker": str(tmp_path / "died")}, batch_size=1, concurrency=2, attempts=1,
+        timeout_seconds=2.0,
+    )  # fmt: skip
+    outputs, _ = pool(hangs).score(ROLLOUTS)
+    assert values(outputs, "hangs_for_the_first") == [None, 6.0, 6.0, 6.0, 6.0, 6.0]
+
+
+def test_all_that_is_no_finite_number_is_missing_and_its_process_lives_on(pool):
+    odd = term("returns_what_no_float_holds", attempts=1)
+    outputs, _ = pool(odd).score(ROLLOUTS)
+    assert values(outputs, "returns_what_no_float_holds") == [None] * 6
+    assert "is no number" in outputs[0].reasons["returns_what_no_float_holds"]
+
+
+def test_what_a_reward_logs_is_averaged_over_its_calls(pool):
+    _, metrics = pool(term("logs_its_mean", batch_size=4)).score(ROLLOUTS)
+    assert metrics["reward/logs_its_mean/mean_length"] == pytest.approx(2.5)
+
+
+def test_a_check_loads_the_rewards_and_names_the_one_that_fails(cluster):
+    check_rewards(RewardConfig(terms=(term("length"),)))
+    with pytest.raises(WorkerFailed, match=r"DoesNotLoad' could not start"):
+        check_rewards(RewardConfig(terms=(term("length"), term("DoesNotLoad"))))

@@ -96,6 +96,9 @@ def test_arrays_count_as_lists():
         (lambda **anything: [], "fits no convention"),
         (lambda queries, solution_str, ground_truth: [], "fits openrlhf and verl"),
         (lambda queries, prompts, labels, completions: [], "fits openrlhf and trl"),
+        (lambda completions, **kwargs: [], "fits trl and unigrpo"),
+        (lambda prompts, completions, **kwargs: [], "fits trl and unigrpo"),
+        (lambda images, chosen: [], "fits no convention"),
     ],
 )
 def test_an_ambiguous_signature_lists_the_conventions(function, message):
@@ -104,6 +107,8 @@ def test_an_ambiguous_signature_lists_the_conventions(function, message):
 
 
 def test_an_explicit_style_decides():
+    chat = FunctionReward(lambda completions, **k: [len(c[0]["content"]) for c in completions], "mine", style="trl")
+    assert chat(INPUTS) == [3, 5]
     assert FunctionReward(lambda **k: [len(c) for c in k["completions"]], "mine", style="unigrpo")(INPUTS) == [3, 5]
     with pytest.raises(ValueError, match="no style 'other'; choose one of"):
         FunctionReward(ours, "mine", style="other")

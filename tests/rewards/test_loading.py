@@ -20,6 +20,16 @@ class Native(Reward):
     def __call__(self, inputs):
         return [self.factor * len(i.completion) for i in inputs]
 
+class NotCallable:
+    pass
+
+class Unstated(Reward):
+    name = "unstated"
+
+class Raises:
+    def __init__(self):
+        raise KeyError("weights")
+
 class Callable:
     def __init__(self, factor=1):
         self.factor = factor
@@ -61,7 +71,10 @@ def test_a_class_of_an_installed_module():
     [
         ("other", {}, r"no 'other'; choose one of \['.*cot_format', .*or give path/to/file.py:function"),
         ("nowhere.py:f", {}, "'nowhere.py:f': no such file"),
-        ("FILE:other", {}, r"has no function or class 'other'; it has \['Callable', 'Native', 'Reward', 'length'\]"),
+        ("FILE:other", {}, r"has no function or class 'other'; it has \['Callable', 'Native', 'NotCallable'"),
+        ("FILE:NotCallable", {}, "the class has no __call__; it takes a batch and returns a list"),
+        ("FILE:Unstated", {}, "states no range and no unit"),
+        ("FILE:Raises", {}, "could not be built: KeyError: 'weights'"),
         ("FILE:Native", {"facto": 1}, r"options of .*: got an unexpected .* 'facto'; it takes \(factor=1\)"),
         ("no_such_package:F", {}, "does not import: ModuleNotFoundError"),
     ],
@@ -71,8 +84,16 @@ def test_errors_say_what_is_wrong(file, spec, options, message):
         load_reward(spec.replace("FILE", file), options)
 
 
-def test_a_file_that_does_not_import_is_named(tmp_path):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("import nonsense_that_is_not_there", "ModuleNotFoundError: No module named 'nonsense"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
+        ("def f(:", "SyntaxError"),
+    ],
+)
+def test_a_file_that_does_not_import_is_named(tmp_path, content, message):
     path = tmp_path / "broken.py"
-    path.write_text("import nonsense_that_is_not_there\n")
-    with pytest.raises(ValueError, match=r"broken.py does not import: ModuleNotFoundError: No module named 'nonsense"):
+    path.write_text(content + "\n")
+    with pytest.raises(ValueError, match=rf"broken.py does not import: {message}"):
         load_reward(f"{path}:f")

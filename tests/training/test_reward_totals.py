@@ -1,5 +1,7 @@
 """Totals, advantages and limits when rewards are missing."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -98,5 +100,11 @@ def test_more_missing_than_allowed_fails_the_step_and_in_a_row_the_run():
     assert not rewards.check(many, rewards(many, GROUPS)[1], rollouts(6))
     assert rewards.check(few, rewards(few, GROUPS)[1], rollouts(6))
     assert not rewards.check(many, rewards(many, GROUPS)[1], rollouts(6))
+    both = outputs([1, None, None, None, 0, 1], [0] * 6)
+    both = [replace(o, reasons={"b": "is slow"} | dict(o.reasons)) for o in both]  # optional, or a hold-out
+    with pytest.raises(RewardError, match=r"reward 'a' is away: 3 of 6 .* sample 1 of prompt p0"):
+        optional = RewardTotals(config(required=False), ["a", "b"])
+        optional.check(both, optional(both, GROUPS)[1], rollouts(6))
+        optional.check(both, optional(both, GROUPS)[1], rollouts(6))
     with pytest.raises(RewardError, match=r"reward 'a' is away: 3 of 6 .* sample 0 of prompt p0; completion: 'c0'"):
         rewards.check(many, rewards(many, GROUPS)[1], rollouts(6))

@@ -42,10 +42,11 @@ def run(arguments: Sequence[str]) -> int:
     check_checkpoint(config, checkpoints)
     cluster.connect(cluster.required(config))
     cluster.check_resources(config)
-    if parsed.dry_run:
-        sys.stdout.write(unigrpo_plan(config, inputs, assumed))
-        return 0
     try:
+        if parsed.dry_run:
+            _check_rewards(config)
+            sys.stdout.write(unigrpo_plan(config, inputs, assumed))
+            return 0
         return train(config, inputs, checkpoints)
     except (WorkerError, RewardError, ParityError, StalenessError) as error:
         logger.debug("the whole error", exc_info=True)
@@ -80,6 +81,12 @@ def train(config: RunConfig, inputs: Inputs, checkpoints: CheckpointStore) -> in
     sys.stdout.write(f"policy:       {folder / 'policy'}\n")
     sys.stdout.write(f"reward curve: {folder / 'reward_curve.png'}\nreport:       {report}\n")
     return 0
+
+
+def _check_rewards(config: RunConfig) -> None:
+    from unigrpo.distributed.reward_pool import check_rewards  # noqa: PLC0415  # as above
+
+    check_rewards(config.reward)
 
 
 def checkpoint_path(config: RunConfig) -> Path:

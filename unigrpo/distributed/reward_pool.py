@@ -6,11 +6,11 @@ import logging
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError
 
 from rewards.base import RewardInput
 from unigrpo.config import RewardConfig, RewardTermConfig
@@ -20,6 +20,11 @@ from unigrpo.records import RewardOutput, Rollout
 from unigrpo.workers.reward import TermScores, outputs, paid_rows, reward_input, work_metrics
 
 logger = logging.getLogger(__name__)
+
+REMINDER_SECONDS = 60.0
+"""Between two warnings that a reward is not ready."""
+RELOAD_FACTOR = 2.0
+"""What a start may take beside a run that is under way, over what it took before."""
 
 
 @dataclass
@@ -48,6 +53,10 @@ class _Term:
         self.config = config
         self.name = config.name
         self.actors = [self._start() for _ in range(config.num_workers)]
+        self.load_seconds = 0.0
+        """How long its first processes took to be ready, which a process that is started again may take as well."""
+        self.loading: dict[Any, Any] = {}
+        """Processes that were started again and are not ready, by what says that they are."""
         self.waiting: deque[_Batch] = deque()
         self.scores: dict[int, TermScores] = {}
         self.finished = 0.0
@@ -68,7 +77,12 @@ class _Term:
         if self.actors[worker] is actor:
             ray.kill(actor)
             self.actors[worker] = self._start()
-            self.actors[worker].load.remote()
+            self.loading[self.actors[worker].load.remote()] = self.actors[worker]
+
+    def seconds(self, actor: Any) -> float:
+        """How long a call that a process gets now may take, its loading included."""
+        is_loading = any(other is actor for other in self.loading.values())
+        return self.config.timeout_seconds + (RELOAD_FACTOR * self.load_seconds if is_loading else 0.0)
 
     def cut(self, inputs: list[RewardInput]) -> None:
         """Queues the samples of a step as batches."""
@@ -78,6 +92,19 @@ class _Term:
         starts = range(0, num_samples, max(size, 1))
         self.waiting = deque(_Batch(self, start, min(start + size, num_samples)) for start in starts)
         self.scores = {}
+
+
+def check_rewards(config: RewardConfig) -> None:
+    """Loads every reward once, in its own process, and ends it again.
+
+    Raises:
+        WorkerFailed: One could not be loaded, such as a judge that is down or weights of another model; names it.
+    """
+    pool = RewardPool(config)
+    try:
+        pool.initialize()
+    finally:
+        pool.close()
 
 
 class RewardPool:
@@ -97,13 +124,18 @@ class RewardPool:
         Raises:
             WorkerFailed: One could not be; names it.
         """
-        for term in self._terms:
-            for ref in term.load():
-                try:
-                    name: Any = ray.get(ref)
-                except RayError as error:
-                    raise WorkerFailed(f"reward {term.config.name!r} could not start: {cause_of(error)}") from error
-                term.name = name
+        started = time.monotonic()
+        loading = [(term, ref) for term in self._terms for ref in term.load()]
+        for term, ref in loading:
+            while not ray.wait([ref], timeout=REMINDER_SECONDS)[0]:
+                waited = time.monotonic() - started
+                logger.warning("reward %r is not ready after %.0f s; still waiting", term.config.name, waited)
+            try:
+                name: Any = ray.get(ref)
+            except RayError as error:
+                raise WorkerFailed(f"reward {term.config.name!r} could not start: {cause_of(error)}") from error
+            term.name = name
+            term.load_seconds = time.monotonic() - started
 
     def score(self, rollouts: Sequence[Rollout]) -> tuple[list[RewardOutput], dict[str, float]]:
         """The rewards of each rollout; missing, with a reason, where a reward failed at all attempts."""
@@ -116,9 +148,13 @@ class RewardPool:
         while running or any(term.waiting for term in self._terms):
             self._fill(running)
             wait = max(0.0, min(call.deadline for call in running.values()) - time.monotonic())
-            ready, _ = ray.wait(list(running), timeout=wait)
+            loading = [ref for term in self._terms for ref in term.loading]
+            ready, _ = ray.wait([*running, *loading], timeout=wait)
             for ref in ready:
-                self._finish(running.pop(ref), ref)
+                if ref in running:
+                    self._finish(running.pop(ref), ref)
+                else:
+                    self._start_clocks(running, ref)
             for ref, call in list(running.items()):
                 if not ready and call.deadline <= time.monotonic():
                     del running[ref]
@@ -144,8 +180,15 @@ class RewardPool:
                     batch = term.waiting.popleft()
                     batch.attempts += 1
                     ref = actor.score.remote(term.inputs, batch.start, batch.stop)
-                    deadline = time.monotonic() + term.config.timeout_seconds
+                    deadline = time.monotonic() + term.seconds(actor)
                     running[ref] = _Call(batch, worker, actor, deadline)
+
+    def _start_clocks(self, running: dict[Any, _Call], loaded: Any) -> None:
+        """The calls that waited for a process to be ready have their time from now on."""
+        term = next(term for term in self._terms if loaded in term.loading)
+        actor = term.loading.pop(loaded)
+        deadline = time.monotonic() + term.config.timeout_seconds
+        running |= {ref: replace(call, deadline=deadline) for ref, call in running.items() if call.actor is actor}
 
     def _finish(self, call: _Call, ref: Any) -> None:
         term = call.batch.term
@@ -153,7 +196,7 @@ class RewardPool:
             scores: TermScores = ray.get(ref)
         except RayActorError:
             self._give_up(call, "ended its own process")
-        except RayTaskError as error:
+        except RayError as error:
             self._give_up(call, f"failed: {cause_of(error)}")
         else:
             if scores.has_failed and call.batch.attempts < term.config.attempts:
@@ -166,6 +209,10 @@ class RewardPool:
     def _give_up(self, call: _Call, reason: str) -> None:
         """Starts the process again; its batch is scored again, or is missing after the last attempt."""
         term, batch = call.batch.term, call.batch
+        if term.actors[call.worker] is not call.actor:  # another call of this process brought it down
+            batch.attempts -= 1
+            term.waiting.append(batch)
+            return
         logger.warning("reward %r %s; its process is started again", term.name, reason)
         term.restart(call.worker, call.actor)
         if batch.attempts < term.config.attempts:

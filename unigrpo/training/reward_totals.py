@@ -64,7 +64,7 @@ class RewardTotals:
         if share == 0:
             self._failed_steps = 0
             return True
-        message = _message(outputs, usable, rollouts)
+        message = self._message(outputs, usable, rollouts)
         if share <= self._config.max_missing_share:
             self._failed_steps = 0
             logger.warning("%s; these samples are left out", message)
@@ -78,6 +78,19 @@ class RewardTotals:
             )
         logger.warning("%s; this step changes no weights", message)
         return False
+
+    def _message(
+        self, outputs: Sequence[RewardOutput], usable: Bool[Tensor, " B"], rollouts: Sequence[Rollout]
+    ) -> str:
+        first = int((~usable).nonzero()[0])
+        reasons = outputs[first].reasons
+        name = next(name for name in reasons if self._terms[name].required and self._terms[name].weight)
+        request = rollouts[first].request
+        return (
+            f"reward {name!r} {reasons[name]}: {int((~usable).sum())} of {len(outputs)} samples have no reward, the "
+            f"first is sample {request.sample_id} of prompt {request.prompt.id}; completion: "
+            f"{rollouts[first].completion[:200]!r}"
+        )
 
 
 def usable_advantages(
@@ -153,13 +166,3 @@ def _spread(name: str, values: Float[Tensor, " N"], groups: Int[Tensor, " N"]) -
         f"{name}_std": values.std(correction=0).item(),
         f"{name}_zero_spread_groups": sum(flat) / len(flat),
     }
-
-
-def _message(outputs: Sequence[RewardOutput], usable: Bool[Tensor, " B"], rollouts: Sequence[Rollout]) -> str:
-    first = int((~usable).nonzero()[0])
-    name, reason = next(iter(outputs[first].reasons.items()))
-    request = rollouts[first].request
-    return (
-        f"reward {name!r} {reason}: {int((~usable).sum())} of {len(outputs)} samples have no reward, the first is "
-        f"sample {request.sample_id} of prompt {request.prompt.id}; completion: {rollouts[first].completion[:200]!r}"
-    )

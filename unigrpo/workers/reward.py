@@ -85,7 +85,7 @@ class RewardWorker:
             return self._missing(inputs, f"returned {len(values)} values for {len(inputs)} samples")
         try:
             finite = [None if value is None or not math.isfinite(value) else float(value) for value in values]
-        except TypeError as error:
+        except (TypeError, ValueError, OverflowError) as error:
             return self._missing(inputs, f"returned something that is no number: {error}")
         odd = next((value for value, known in zip(values, finite, strict=True) if known is None), 0)
         with self._lock:
@@ -190,9 +190,10 @@ def outputs(scores: dict[str, list[TermScores]], rows: dict[str, list[int]], num
 
 
 def work_metrics(scores: dict[str, list[TermScores]], seconds: dict[str, float]) -> dict[str, float]:
-    """Seconds of each reward, and what it logged itself: the sum over its calls."""
+    """Seconds of each reward, and what it logged itself: the mean over its calls, by their samples."""
     metrics = {f"time/reward/{name}_seconds": value for name, value in seconds.items()}
     for name, batches in scores.items():
         for key in sorted({key for batch in batches for key in batch.logs}):
-            metrics[f"reward/{name}/{key}"] = sum(batch.logs.get(key, 0.0) for batch in batches)
+            logged = [(batch.logs[key], len(batch.values)) for batch in batches if key in batch.logs]
+            metrics[f"reward/{name}/{key}"] = sum(value * size for value, size in logged) / sum(s for _, s in logged)
     return metrics

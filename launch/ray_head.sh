@@ -117,6 +117,7 @@ clean_up() {
         fi
         say "stopping the local Ray head"
         stop_group "$ray_pid"
+        wait "$ray_pid" 2>/dev/null || true # else bash tells that it was killed
         rm -rf "$ray_tmp" "$ray_tmp.log" || true
     fi
 }

@@ -4,14 +4,14 @@
 # read_submission unigrpo|pretrain|mixcot CONFIG FLAGS...: sets module and arguments, or prints the help.
 read_submission() {
     case " ${*:1:2} " in
-    *' --help '* | *' -h '* | '  ')
+    *' --help '* | *' -h '*)
         usage
         exit 0
         ;;
     esac
-    case $1 in
+    case ${1:-} in
     unigrpo | pretrain | mixcot) module=unigrpo.cli.train_$1 ;;
-    *) submission_error "the first argument is '$1'; it must be pretrain or mixcot" ;;
+    *) submission_error "the first argument is '${1:-}'; it must be pretrain, mixcot or unigrpo" ;;
     esac
     [ -n "${2:-}" ] || submission_error "no config; name a YAML file, such as launch/configs/mmada_8b/unigrpo.yaml"
     [ -f "$2" ] || submission_error "$2: no such file (looked in $PWD)"

@@ -46,12 +46,15 @@ def test_every_script_explains_itself_and_names_a_missing_config(script):
     wrong = bash(script, *command, "nowhere.yaml")
     assert wrong.returncode == 2
     assert "nowhere.yaml: no such file" in wrong.stderr
+    without = bash(script)
+    assert without.returncode == 2
+    assert "CONFIG [--section.name VALUE ...]" in without.stderr
 
 
 def test_a_command_that_does_not_exist_is_refused():
     done = bash("submit_stage.sh", "evaluate", "launch/configs/tiny/stage1_1.yaml")
     assert done.returncode == 2
-    assert "'evaluate'; it must be pretrain or mixcot" in done.stderr
+    assert "'evaluate'; it must be pretrain, mixcot or unigrpo" in done.stderr
 
 
 @needs_environment

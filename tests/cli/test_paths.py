@@ -59,6 +59,7 @@ def test_without_a_submit_folder_the_present_one_counts(tmp_path, monkeypatch):
         ("data/{a,b}.csv,data/*/c.parquet", "{user}/data/{a,b}.csv,{user}/data/*/c.parquet"),
         ("missing/{000..003}.tar", "{user}/missing/{000..003}.tar"),
         ("missing.jsonl", "{user}/missing.jsonl"),
+        ("saved/part-[0-3]", "{user}/saved/part-[0-3]"),
         ("folder", "{user}/folder"),
         ("imdb", "imdb"),
         ("openai/gsm8k:main", "openai/gsm8k:main"),

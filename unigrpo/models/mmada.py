@@ -328,7 +328,12 @@ class MMadaModelLM(PreTrainedModel):
     def _log_probs(
         self, hidden: Tensor, targets: Tensor, vocab_slice: tuple[int, int] | None, temperatures: Tensor
     ) -> Float[Tensor, " N"]:
-        """Log-probabilities in chunks of rows; the backward pass computes the logits again instead of keeping them."""
+        """Log-probabilities in chunks of rows; the backward pass computes the logits again instead of keeping them.
+
+        Fused losses serve an objective of ratios less well (``tests/benchmarks/log_probs.py``). Torch's
+        ``linear_cross_entropy`` rounds bfloat16 results, knows a temperature only as a factor of the hidden states, and
+        is slower for few rows. Liger's computes the gradient of one scalar in the forward pass.
+        """
         offset = 0 if vocab_slice is None else vocab_slice[0]
 
         def chunk_log_probs(rows: Tensor, wanted: Tensor, divisors: Tensor) -> Tensor:

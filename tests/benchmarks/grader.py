@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 from math_verify import parse, verify
-from measure import interleaved, write
+from measure import interleaved, row, write
 
 from rewards.grading.grader import Grader
 
@@ -33,7 +33,7 @@ def mathematics() -> list[tuple[str, str, str]]:
 
 
 def main() -> None:
-    results = {}
+    rows, rates = [], {}
     grader = Grader()
     for name, cases in (("ordinary solutions", solutions(500)), ("hard mathematics", mathematics())):
         seconds = interleaved(
@@ -43,13 +43,10 @@ def main() -> None:
             },
             ROUNDS,
         )
-        results[name] = {
-            "answers": len(cases),
-            "answers_per_second": {who: round(len(cases) / s, 1) for who, s in seconds.items()},
-            "times_as_fast": round(seconds["math-verify"] / seconds["unigrpo"], 2),
-        }
+        rows.append(row(f"grading {len(cases)} {name}", seconds["math-verify"], seconds["unigrpo"], "s"))
+        rates[name] = {who: round(len(cases) / s, 1) for who, s in seconds.items()}
     grader.close()
-    write("grader", results)
+    write("grader", rows, answers_per_second=rates)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from measure import interleaved, write
+from measure import interleaved, row, write
 from PIL import Image
 
 from rewards.base import Reward, RewardInput
@@ -34,19 +34,16 @@ def main() -> None:
         RewardInput(prompt=f"a picture of {i % PROMPTS} circles", completion="", task="t2i", image=Image.fromarray(p))
         for i, p in enumerate(pixels)
     ]
-    results: dict[str, object] = {"images": NUM_IMAGES, "prompts": PROMPTS}
+    rows, rates = [], {}
     for name, folder in (("clip_score", flags.clip), ("image_reward", flags.image_reward)):
         reward = load_reward(name, {"model": folder, "device": flags.device})
         reward.load()
         seconds = interleaved(
             {"batched": lambda r=reward: r(inputs), "one by one": lambda r=reward: one_by_one(r, inputs)}, ROUNDS
         )
-        results[name] = {
-            "model": Path(folder).name,
-            "images_per_second": {how: round(NUM_IMAGES / s, 1) for how, s in seconds.items()},
-            "times_as_fast": round(seconds["one by one"] / seconds["batched"], 2),
-        }
-    write("image_rewards", results)
+        rows.append(row(f"{name} of {NUM_IMAGES} images", seconds["one by one"], seconds["batched"], "s"))
+        rates[Path(folder).name] = {how: round(NUM_IMAGES / s, 1) for how, s in seconds.items()}
+    write("image_rewards", rows, prompts=PROMPTS, images_per_second=rates)
 
 
 def one_by_one(reward: Reward, inputs: list[RewardInput]) -> list[float | None]:

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -13,43 +14,136 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
+
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("torch", "transformers", "math-verify")
+PACKAGES = ("torch", "transformers", "ray", "deepspeed", "math-verify")
 
 
-def interleaved(alternatives: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+def computing_clock() -> float:
+    """Seconds: of the wall with a GPU, and without one of this process's CPU, which other processes change little."""
+    if not torch.cuda.is_available():
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def interleaved(
+    alternatives: Mapping[str, Callable[[], Any]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
     """Median seconds of each alternative; the rounds go through all of them in turn.
 
     Args:
         alternatives: What to time, by name.
         rounds: How often, after one round that is not counted.
+        clock: Where to read the time.
     """
     seconds: dict[str, list[float]] = {name: [] for name in alternatives}
     for number in range(rounds + 1):
         for name, call in alternatives.items():
-            started = time.perf_counter()
+            started = clock()
             call()
             if number:
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append(clock() - started)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def write(name: str, results: dict[str, Any]) -> None:
-    """Writes ``results/<name>.json`` with the machine and the versions, and prints it."""
+def gpu_peak_gb(call: Callable[[], Any]) -> float | None:
+    """GB on the GPU at most during a call; None, and no call, without one."""
+    if not torch.cuda.is_available():
+        return None
+    torch.cuda.reset_peak_memory_stats()
+    call()
+    torch.cuda.synchronize()
+    return round(torch.cuda.max_memory_allocated() / 1e9, 2)
+
+
+def peak_bytes(call: Callable[[], Any]) -> int:
+    """Most bytes that tensors take at once during a call, beyond what they took before; inside of kernels too."""
+    if torch.cuda.is_available():
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        call()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        call()
+    results: Any = profile.profiler
+    events = [e for e in results.kineto_results.events() if e.name() == "[memory]"]
+    alive = peak = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        alive += event.nbytes()
+        peak = max(peak, alive)
+    return peak
+
+
+def row(
+    what: str, baseline: float, ours: float, unit: str, target: float | None = None, equal: str = ""
+) -> dict[str, Any]:
+    """One line of the table: a cost of the baseline and of ours, and how many times less ours is.
+
+    Args:
+        what: What was done.
+        baseline: Its cost the plain way.
+        ours: Its cost here.
+        unit: Of both.
+        target: Ratio that is asked for; None where none is.
+        equal: In how far the results are equal.
+    """
+    return _line(
+        what, baseline, ours, unit, f"{baseline / ours:.2f}x", f"at least {target:g}x" if target else "", equal
+    )
+
+
+def extra_row(what: str, without: float, with_it: float, unit: str, most: float) -> dict[str, Any]:
+    """One line of the table: what something costs more, and how much it may."""
+    return _line(what, without, with_it, unit, f"{with_it - without:+.3f} {unit}", f"at most {most:g} {unit}", "")
+
+
+def _line(what: str, baseline: float, ours: float, unit: str, result: str, target: str, equal: str) -> dict[str, Any]:
+    numbers = {"baseline": float(f"{baseline:.4g}"), "ours": float(f"{ours:.4g}"), "unit": unit}
+    return {"what": what, **numbers, "result": result, "target": target, "equal": equal}
+
+
+def write(name: str, rows: list[dict[str, Any]], **more: Any) -> None:
+    """Writes ``results/<device>/<name>.json`` with the commit, the machine and the versions, and prints it.
+
+    Args:
+        name: Of the benchmark.
+        rows: Lines of the table, see :func:`row`.
+        more: What else was found, by name.
+    """
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     machine = {
-        "processor": platform.processor() or platform.machine(),
+        "processor": _processor(),
         "cpus": os.cpu_count(),
-        "gpu": _gpu(),
+        "threads": torch.get_num_threads(),
+        "gpu": gpu,
         "python": platform.python_version(),
         **{package: metadata.version(package) for package in PACKAGES},
     }
-    RESULTS.mkdir(exist_ok=True)
-    text = json.dumps({"benchmark": name, **results, "machine": machine}, indent=1) + "\n"
-    (RESULTS / f"{name}.json").write_text(text)
+    folder = RESULTS / ("cpu" if gpu == "none" else gpu.lower().replace(" ", "-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    result = {"benchmark": name, "rows": rows, **more, "commit": _commit(), "machine": machine}
+    text = json.dumps(result, indent=1) + "\n"
+    (folder / f"{name}.json").write_text(text)
     sys.stdout.write(text)
 
 
-def _gpu() -> str:
-    import torch  # noqa: PLC0415  # not every benchmark needs it
+def _processor() -> str:
+    """The model of the CPU where the system tells it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.machine()
 
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+
+def _commit() -> str:
+    """Of the checkout; with a plus where files differ from it."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(RESULTS.parent), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")

@@ -331,8 +331,8 @@ class MMadaModelLM(PreTrainedModel):
         """Log-probabilities in chunks of rows; the backward pass computes the logits again instead of keeping them.
 
         Fused losses serve an objective of ratios less well (``tests/benchmarks/log_probs.py``). Torch's
-        ``linear_cross_entropy`` rounds bfloat16 results, knows a temperature only as a factor of the hidden states, and
-        is slower for few rows. Liger's computes the gradient of one scalar in the forward pass.
+        ``linear_cross_entropy`` rounds bfloat16 results, knows a temperature only as a factor of the hidden states,
+        and is slower for few rows. Liger's computes the gradient of one scalar in the forward pass.
         """
         offset = 0 if vocab_slice is None else vocab_slice[0]
 

@@ -1,0 +1,42 @@
+"""A pass over one row by attention kernel, with the head applied to one position.
+
+python tests/benchmarks/attention.py [--size 8b]
+"""
+
+from __future__ import annotations
+
+import torch
+from measure import computing_clock, gpu_peak_gb, interleaved, row, write
+from sizes import chosen_size
+
+from unigrpo.models.mmada import MMadaModelLM
+
+KERNELS = ("sdpa", "eager")
+
+
+def main() -> None:
+    size = chosen_size(__doc__ or "")
+    models = {kernel: size.build(kernel) for kernel in KERNELS}
+    models["eager"].load_state_dict(models["sdpa"].state_dict(), assign=True)  # one copy of the weights
+    length = size.row_length
+    ids = torch.randint(0, 1000, (1, length), device=size.device)
+    read = torch.zeros_like(ids, dtype=torch.bool)
+    read[:, -1] = True
+
+    @torch.no_grad()
+    def run(model: MMadaModelLM) -> None:
+        model(ids, positions=read, num_positions=1)
+
+    seconds = interleaved({k: lambda m=m: run(m) for k, m in models.items()}, 3 * size.rounds, computing_clock)
+    write(
+        "attention",
+        [row(f"a pass over {length} tokens, sdpa against eager", seconds["eager"], seconds["sdpa"], "s")],
+        size=size.name,
+        parameters=models["sdpa"].num_parameters(),
+        tokens_per_second={kernel: round(length / s) for kernel, s in seconds.items()},
+        gpu_peak_gb={kernel: gpu_peak_gb(lambda m=m: run(m)) for kernel, m in models.items()},
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""Seconds of a step that no worker computes, on Ray and in one process: the same run, step by step in turn.
+
+python tests/benchmarks/ray_overhead.py
+
+What the ledger books for the workers is taken off both, so that the difference is what Ray and its actors add.
+"""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from measure import extra_row, write
+from transformers import AutoTokenizer
+
+from unigrpo.checkpoint import CheckpointStore
+from unigrpo.config import (
+    DeepSpeedConfig,
+    RewardConfig,
+    RewardTermConfig,
+    RolloutConfig,
+    RunConfig,
+    TextSamplingConfig,
+    TrainConfig,
+)
+from unigrpo.data.prompt_files import load_prompts
+from unigrpo.distributed.placement import start_groups
+from unigrpo.models.mmada import MMadaModelLM
+from unigrpo.models.vocabulary import Vocabulary
+from unigrpo.trainer import UniGRPOTrainer
+from unigrpo.training.scoring import ScoringSettings
+from unigrpo.training.step import LocalEngine
+from unigrpo.workers.group import LocalGroup
+from unigrpo.workers.policy import PolicyWorker
+from unigrpo.workers.reference import ReferenceWorker
+from unigrpo.workers.reward import LocalRewards
+
+ROOT = Path(__file__).parents[2]
+NUM_STEPS = 8
+MOST_SECONDS = 0.3
+
+
+def digits(*, completions: list[str], **_: Any) -> list[float]:
+    """A reward that costs nothing: the share of digits."""
+    return [sum(c.isdigit() for c in text) / max(len(text), 1) for text in completions]
+
+
+class Nowhere:
+    """An output that keeps nothing."""
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        pass
+
+    def rollouts(self, step: int, rows: list[dict[str, Any]]) -> None:
+        pass
+
+    def progress(self, step: int, values: dict[str, float]) -> None:
+        pass
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    config = RunConfig(
+        rollout=RolloutConfig(
+            batch_size=8,
+            n_samples_per_prompt=8,
+            text=TextSamplingConfig(max_new_tokens=16, num_denoising_steps=8, block_length=8),
+        ),
+        reward=RewardConfig(terms=(RewardTermConfig(name=f"{__file__}:digits"),)),
+        train=TrainConfig(num_steps=NUM_STEPS, num_inner_updates=2, parity_steps=0),
+        ds=DeepSpeedConfig(param_dtype="fp32"),
+    )
+    ray.init(address="local", num_cpus=4, num_gpus=1, include_dashboard=False, logging_level=logging.ERROR)
+    groups = start_groups(config)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            parts = {"policy": groups.policy, "reference": groups.reference, "reward": groups.reward}
+            trainers = {"ray": trainer(config, folder, **parts), "here": trainer(config, folder, **here(config))}
+            seconds: dict[str, list[float]] = {name: [] for name in trainers}
+            for step in range(NUM_STEPS):
+                for name, one in trainers.items():
+                    started = time.perf_counter()
+                    metrics = one.train_step(step, Nowhere())
+                    seconds[name].append(time.perf_counter() - started - worked(metrics))
+    finally:
+        groups.close()
+        ray.shutdown()
+    later = {name: values[2:] for name, values in seconds.items()}  # the first steps start threads and connections
+    gaps = [a - b for a, b in zip(later["ray"], later["here"], strict=True)]
+    base = statistics.median(later["here"])
+    rows = [
+        extra_row(
+            "a step without the workers' own time, on Ray", base, base + statistics.median(gaps), "s", MOST_SECONDS
+        )
+    ]
+    write("ray_overhead", rows, seconds={name: [round(s, 4) for s in values] for name, values in seconds.items()})
+
+
+def worked(metrics: dict[str, float]) -> float:
+    """Seconds in which the workers computed, one after the other."""
+    booked = {n: v for n, v in metrics.items() if n.startswith("ledger/") and n.endswith("_seconds")}
+    return sum(value for name, value in booked.items() if not name.endswith("_idle_seconds"))
+
+
+def trainer(config: RunConfig, folder: str, **parts: Any) -> UniGRPOTrainer:
+    """A trainer over these workers."""
+    prompts = load_prompts(str(ROOT / "examples/tiny/prompts/train.jsonl"))
+    store = CheckpointStore(Path(folder), max_num=1)
+    return UniGRPOTrainer(config, prompts=prompts, eval_prompts=[], checkpoints=store, **parts)
+
+
+def here(config: RunConfig) -> dict[str, Any]:
+    """The same workers in this process."""
+    folder = ROOT / config.actor.model_name_or_path
+    model, reference = (MMadaModelLM.from_pretrained(folder) for _ in range(2))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    vocabulary = Vocabulary.from_pretrained_parts(model.config, tokenizer)
+    engine = LocalEngine(model, config.actor, config.num_optimizer_steps)
+    settings = ScoringSettings.of_run(config, vocabulary)
+    return {
+        "policy": LocalGroup(PolicyWorker(config, engine, tokenizer)),
+        "reference": LocalGroup(ReferenceWorker(config, reference.eval(), torch.device("cpu"), settings)),
+        "reward": LocalRewards(config.reward),
+    }
+
+
+if __name__ == "__main__":
+    main()

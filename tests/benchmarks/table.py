@@ -1,0 +1,75 @@
+"""Writes README.md of this folder from the results.
+
+python tests/benchmarks/table.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent
+INTRODUCTION = """# Benchmarks
+
+Written by `table.py` from `results/<device>/*.json`, which hold more: settings, memory, rates, versions.
+
+Each script measures two ways of doing the same work in one process and one run, in turn, and stops if results differ
+that must be equal. `baseline` is the plain way (`plain.py`): logits of the whole vocabulary at every position, float64
+noise over all of them, image prompts padded to the full length, padded batches. `--size small` (default) runs on a CPU
+in a few minutes; `--size 8b` needs a GPU with 80 GB. Times on a CPU are CPU seconds of one thread, but for
+`ray_overhead`, `weight_sync`, `grader` and `image_rewards`: several processes work there, and the wall's clock counts.
+A commit with a plus had changes beside it.
+"""
+
+
+def main() -> None:
+    parts = [INTRODUCTION]
+    for folder in sorted(path for path in (FOLDER / "results").iterdir() if path.is_dir()):
+        results = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+        parts.append(f"## {machine(results[0]['machine'])}\n\n{table(results)}\n")
+        parts += [caches(result) for result in results if result["benchmark"] == "caches"]
+    (FOLDER / "README.md").write_text("\n".join(parts))
+
+
+def machine(values: dict[str, Any]) -> str:
+    """What the results were measured on."""
+    versions = f"Python {values['python']}, torch {values['torch']}"
+    if values["gpu"] != "none":
+        return f"{values['gpu']}, {versions}"
+    return f"{values['processor']}, {values['cpus']} cores, no GPU, {versions}"
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """A line for each comparison."""
+    rows = [["benchmark", "what", "baseline", "ours", "result", "target", "equal", "commit"]]
+    for result in results:
+        for one in result["rows"]:
+            costs = [f"{one[name]:g} {one['unit']}" for name in ("baseline", "ours")]
+            rest = [one[name] for name in ("result", "target", "equal")]
+            rows.append([result["benchmark"], one["what"], *costs, *rest, result["commit"]])
+    return markdown(rows)
+
+
+def caches(result: dict[str, Any]) -> str:
+    """What the caches change, by task."""
+    rows = []
+    for task, variants in result["tasks"].items():
+        for name, values in variants.items():
+            rows = rows or [["task", "cache", *(key.replace("_", " ") for key in values)]]
+            rows.append([task, name, *(f"{value:.4g}" for value in values.values())])
+    about = (
+        f"`{result['model']}` on {result['prompts']} held-out prompts, the same random numbers everywhere. Tokens are "
+        "compared with those drawn without a cache, log-probabilities (nats) with those of the training path."
+    )
+    return f"### What the caches change\n\n{about}\n\n{markdown(rows)}\n"
+
+
+def markdown(rows: list[list[str]]) -> str:
+    """A table whose first row is the head."""
+    head, *body = rows
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *body))
+
+
+if __name__ == "__main__":
+    main()

@@ -24,6 +24,7 @@ LAYERS = {
     "unigrpo/step_time.py": 2,
     "unigrpo/pages.py": 2,
     "unigrpo/report.py": 2,
+    "unigrpo/report_ledger.py": 2,
     "unigrpo/rollout_source.py": 2,
     "unigrpo/run_folder.py": 2,
     "unigrpo/stage_config.py": 2,

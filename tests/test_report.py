@@ -144,3 +144,27 @@ def test_each_task_has_its_rows_in_the_table_and_all_together_stand_last(tmp_pat
     ]
     assert table.count("bad") == 1
     assert "good" not in table
+
+
+def test_the_ledger_of_a_run_is_drawn_and_its_means_stand_in_a_table(tmp_path):
+    folder = write_run(tmp_path / "run")
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for row in rows[1:]:
+        row |= {
+            "time/step_seconds": 10.0,
+            "ledger/policy_generate_seconds": 2.0 * row["step"],  # 4 in the mean
+            "ledger/policy_idle_seconds": 5.0,
+            "ledger/policy_tflops": 400.0,
+            "ledger/policy_mfu": 0.4044,
+            "memory/policy_peak_gb": 61.5,
+            "ledger/reference_log_likelihood_seconds": 1.0,
+            "ledger/reference_idle_seconds": 9.0,
+            "throughput/tokens_per_second_per_gpu": 1234.0,
+        }
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = write_report(folder).read_text()
+    assert "<td>policy</td><td class='n'>50%</td><td class='n'>400</td><td class='n'>40.4%</td>" in text
+    assert "61.50" in text
+    assert "<td>reference</td><td class='n'>90%</td>" in text
+    assert "1,234.0 tokens a second" in text
+    assert Image.open(folder / "roles.png").size > (100, 100)

@@ -8,13 +8,19 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoTokenizer
 
 from unigrpo.cli import train_mixcot, train_pretrain, train_unigrpo
-from unigrpo.config import LoRAConfig, TextSamplingConfig
+from unigrpo.config import ImageSamplingConfig, LoRAConfig, TextSamplingConfig
+from unigrpo.data.layouts import t2i_unconditional_prompt
 from unigrpo.hardware import KINDS, find_hardware
 from unigrpo.memory_plan import ModelSize
 from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
-from unigrpo.step_time import Lengths, StepFlops, forward_flops, step_seconds, text_flops
+from unigrpo.models.sampling.image import sample_images
+from unigrpo.models.sampling.text import sample_text
+from unigrpo.models.vocabulary import Vocabulary
+from unigrpo.step_time import Lengths, StepFlops, forward_flops, image_flops, step_seconds, text_flops, whole_step
+from unigrpo.workers.ledger import FlopMeter
 
 CONFIGS = Path(__file__).parent.parent / "launch" / "configs" / "mmada_8b"
 SMALL = MMadaConfig(d_model=64, n_layers=3, n_heads=4, mlp_hidden_size=160, vocab_size=96)
@@ -37,7 +43,7 @@ def test_a_forward_pass_costs_what_torch_counts(num_read):
     with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         model(torch.zeros(2, 40, dtype=torch.long), positions=positions)
     expected = 2 * forward_flops(ModelSize.of(SMALL, LoRAConfig()), 40, num_read)
-    assert counter.get_total_flops() == pytest.approx(expected, rel=0.005)  # norms are in our count of weights
+    assert counter.get_total_flops() == expected
 
 
 def test_the_8b_anchors_of_sampling():
@@ -58,6 +64,29 @@ def test_twice_the_gpus_halve_the_arithmetic_but_not_the_network():
         assert sixteen[role] == pytest.approx(eight[role] / 2)
     assert sixteen["sync"] > eight["sync"]
     assert step_seconds(work, model, KINDS["h100_80gb"], 1, 1, 2, 0.4)["sync"] == 0
+
+
+def test_rollout_workers_take_generation_over_and_a_step_ahead_it_overlaps():
+    model, work = ModelSize.of(MMadaConfig(), LoRAConfig()), StepFlops(generate=4e18, score=1e18, update=2e18)
+    alone = step_seconds(work, model, KINDS["h200"], 8, 1, 2, 0.5)
+    helped = step_seconds(work, model, KINDS["h200"], 8, 1, 2, 0.5, num_rollout_gpus=16)
+    assert helped["generate"] == pytest.approx(alone["generate"] / 2)
+    assert helped["update"] == alone["update"]
+    # 16.2 GB over the network of several nodes, 50 GB a second
+    assert helped["weights"] == pytest.approx(16.165 / 50, rel=1e-3)
+    rest = helped["score"] + helped["update"] + helped["sync"]
+    assert whole_step(helped, 0) == pytest.approx(helped["generate"] + rest + helped["weights"])
+    assert whole_step(helped, 1) == pytest.approx(max(helped["generate"], rest) + helped["weights"])
+
+
+def test_the_plan_shows_the_rollout_workers(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = ["--config", str(CONFIGS / "unigrpo.yaml"), "--dry_run", "--gpu", "h200"]
+    assert train_unigrpo.run([*command, "--rollout.num_workers", "8", "--rollout.max_staleness", "1"]) == 0
+    text = capsys.readouterr().out
+    assert "8 rollout workers" in text
+    assert "GB on each of 8 rollout GPUs" in text
+    assert "  weights      step" in text
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -93,3 +122,44 @@ def test_wrong_assumptions_are_refused(flag, value, message):
 def test_without_a_gpu_the_default_kind_is_planned_for():
     if not torch.cuda.is_available():
         assert find_hardware("auto").name == "h100_80gb"
+
+
+@pytest.mark.parametrize("cache", ["none", "prefix", "dual"])
+def test_sampling_costs_what_the_ledger_counts(cache, tiny_model_folder):
+    model = MMadaModelLM.from_pretrained(tiny_model_folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_folder)
+    settings = TextSamplingConfig(
+        max_new_tokens=24, num_denoising_steps=12, block_length=8, cache=cache, stop_at_end_of_text=False
+    )
+    meter = FlopMeter(model, LoRAConfig())
+    sample_text(
+        model,
+        [torch.arange(60, 75)] * 3,
+        settings,
+        Vocabulary.from_pretrained_parts(model.config, tokenizer),
+        generators=[torch.Generator().manual_seed(i) for i in range(3)],
+    )
+    size = ModelSize.of(model.config, LoRAConfig())
+    predicted = 3 * text_flops(size, Lengths(prompt=15, response=24), settings)
+    assert meter.flops == pytest.approx(predicted, rel=1e-9)
+
+
+@pytest.mark.parametrize("cache", ["none", "text"])
+@pytest.mark.parametrize("guidance", [0.0, 2.0])
+def test_drawing_costs_about_what_the_ledger_counts(cache, guidance, tiny_unified_folder):
+    model = MMadaModelLM.from_pretrained(tiny_unified_folder).eval()
+    vocabulary = Vocabulary.from_pretrained_parts(model.config, AutoTokenizer.from_pretrained(tiny_unified_folder))
+    settings = ImageSamplingConfig(num_image_tokens=64, num_denoising_steps=8, guidance_scale=guidance, cache=cache)
+    meter = FlopMeter(model, LoRAConfig())
+    sample_images(
+        model,
+        [torch.arange(60, 75)] * 3,
+        settings,
+        vocabulary,
+        generators=[torch.Generator().manual_seed(i) for i in range(3)],
+        unconditional=[t2i_unconditional_prompt(vocabulary)] * 3,
+    )
+    size = ModelSize.of(model.config, LoRAConfig())
+    predicted = 3 * image_flops(size, Lengths(prompt=15, response=64), settings, 32)
+    # The head reads fewer places from step to step, by the schedule; here it is a large part of a small model.
+    assert meter.flops == pytest.approx(predicted, rel=0.08)

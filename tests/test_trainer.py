@@ -106,7 +106,9 @@ def test_a_step_reports_everything_that_a_user_looks_at(tiny_model_folder, tmp_p
         "reward/total_mean", "reward/zero_spread_groups", "advantage/std", "kl/reference_nats", "grad_norm",
         "ratio/clipped_fraction", "loss/policy", "learning_rate", "time/generate_seconds", "time/reward_seconds",
         "time/score_seconds", "time/update_seconds", "time/sync_seconds", "throughput/tokens_per_second",
-        "memory/peak_gb", "eval/reward_total",
+        "memory/policy_peak_gb", "memory/reference_peak_gb", "ledger/policy_generate_tflops",
+        "ledger/policy_update_seconds", "ledger/reference_idle_seconds", "throughput/images_per_second_per_gpu",
+        "eval/reward_total",
     ):  # fmt: skip
         assert name in row, name
     assert row["throughput/tokens_per_second"] > 0
@@ -151,7 +153,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(tiny_model_fo
 
 def untimed(rows):
     return {
-        step: {k: v for k, v in row.items() if not k.startswith(("time/", "throughput/", "memory/"))}
+        step: {k: v for k, v in row.items() if not k.startswith(("time/", "throughput/", "memory/", "ledger/"))}
         for step, row in rows.items()
     }
 

@@ -43,15 +43,16 @@ def find_hardware(name: str) -> Hardware:
         ValueError: No such name.
     """
     if name == "auto":
-        name = _of_this_machine() if torch.cuda.is_available() else DEFAULT
+        found = gpu_of_this_machine() if torch.cuda.is_available() else None
+        return found or KINDS[DEFAULT]
     if name not in KINDS:
         raise ValueError(f"--gpu: no {name!r}; choose one of {['auto', *KINDS]}")
     return KINDS[name]
 
 
-def _of_this_machine() -> str:
-    """The largest kind of the same maker's name that has no more memory than the GPU here."""
+def gpu_of_this_machine() -> Hardware | None:
+    """The largest kind of the same maker's name that has no more memory than the GPU here; None for an unknown GPU."""
     found = torch.cuda.get_device_properties(0)
     same = [kind for kind in KINDS.values() if kind.name.split("_")[0] in found.name.lower()]
     fitting = [kind for kind in same if kind.memory_gb <= found.total_memory / 1e9 * 1.1]
-    return max(fitting, key=lambda kind: kind.memory_gb).name if fitting else DEFAULT
+    return max(fitting, key=lambda kind: kind.memory_gb, default=None)

@@ -39,8 +39,8 @@ class ModelSize:
 
     @property
     def layer_parameters(self) -> int:
-        """All but embedding and head."""
-        return self.num_parameters - 2 * self.width * self.vocabulary_size
+        """Of the layers' matrices: all but embedding, head and norms."""
+        return self.num_parameters - self.width * (2 * self.vocabulary_size + 2 * self.num_layers + 1)
 
     @classmethod
     def of(cls, config: MMadaConfig, lora: LoRAConfig) -> ModelSize:

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from unigrpo.metrics import METRICS_FILE, ROLLOUTS_FILE, read_lines
 from unigrpo.pages import DRAWINGS
+from unigrpo.report_ledger import draw_roles, has_ledger, ledger_table
 
 matplotlib.use("Agg")
 
@@ -60,9 +61,11 @@ def write_report(folder: Path) -> Path:
         ("tasks.png", "Held out, by task and reward, sampled as in training", _draw_tasks),
         ("policy.png", "Distance to the reference, and clipping", _draw_policy),
         ("time.png", "Where the time went", _draw_time),
+        ("roles.png", "What each role did", draw_roles),
     ):
         shown = metrics if draw in (_draw_rewards, _draw_tasks) else steps
-        if steps and (draw is not _draw_tasks or _task_metrics(metrics)):
+        is_shown = {_draw_tasks: bool(_task_metrics(metrics)), draw_roles: has_ledger(steps)}.get(draw, True)
+        if steps and is_shown:
             _picture(folder / name, draw, shown)
             pictures.append((name, title))
     page = folder / "report.html"
@@ -192,6 +195,7 @@ def _page(
     name = folder.name
     sections = [f"<h1>{html.escape(name)}</h1>", _headline(steps, summary), _before_after(summary)]
     sections += [f"<h2>{title}</h2><img src='{file}' alt='{title}'>" for file, title in pictures]
+    sections.append(ledger_table(steps) if has_ledger(steps) else "")
     sections += [
         _drawings(folder),
         _answers(samples),

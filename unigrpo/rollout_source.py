@@ -22,8 +22,12 @@ class StalenessError(RuntimeError):
 class RolloutSource(Protocol):
     """Rollouts for each step, and what only the weights that wrote them can say about them."""
 
+    def start(self, step: int, version: int) -> None:
+        """Sends the weights, now at ``version``, and starts the rollouts of a step, unless they are started."""
+        ...
+
     def rollouts(self, step: int, version: int) -> list[Rollout]:
-        """The rollouts of a step, whose policy is at ``version``."""
+        """The started rollouts of a step, whose policy is at ``version``."""
         ...
 
     def parity(self, rollouts: Sequence[Rollout]) -> list[ParityGap]:
@@ -31,11 +35,7 @@ class RolloutSource(Protocol):
         ...
 
     def old_log_probs(self, samples: Sequence[TrainSample]) -> list[Tensor]:
-        """Log-probabilities (K, L) under the weights that wrote the rollouts."""
-        ...
-
-    def prepare(self, step: int, version: int) -> None:
-        """The weights that wrote the last rollouts are needed no more: those of the step may be started."""
+        """Log-probabilities (K, L) under the weights that wrote the rollouts; before the next ones are started."""
         ...
 
 
@@ -52,6 +52,9 @@ class PolicyRollouts:
         """
         self.config, self.policy, self.requests = config, policy, requests
 
+    def start(self, step: int, version: int) -> None:
+        return None
+
     def rollouts(self, step: int, version: int) -> list[Rollout]:
         settings = self.config.rollout
         return self.policy.map(PolicyWorker.generate, self.requests(step), settings.text, settings.image)
@@ -62,15 +65,12 @@ class PolicyRollouts:
     def old_log_probs(self, samples: Sequence[TrainSample]) -> list[Tensor]:
         return self.policy.map(PolicyWorker.log_likelihood, samples)
 
-    def prepare(self, step: int, version: int) -> None:
-        return None
-
 
 class WorkerRollouts(PolicyRollouts):
     """Rollout workers generate with the newest weights, or ahead of time with those of the step before.
 
-    A rollout's weights stay on the workers until :meth:`prepare`. So ratios are always those to the policy that wrote
-    the rollout, however old it is: stale rollouts are corrected for, and never taken for fresh ones.
+    A rollout's weights stay on the workers until the next :meth:`start`. So ratios are always those to the policy that
+    wrote the rollout, however old it is: stale rollouts are corrected for, and never taken for fresh ones.
     """
 
     def __init__(
@@ -89,9 +89,16 @@ class WorkerRollouts(PolicyRollouts):
         self._started: tuple[int, Callable[[], list[Rollout]]] | None = None
         """The step whose rollouts are being written, and how to wait for them."""
 
+    def start(self, step: int, version: int) -> None:
+        if self._started is not None and self._started[0] == step:
+            return
+        self._send(version)
+        settings = self.config.rollout
+        wait = self.workers.start_map(RolloutWorker.generate, self.requests(step), settings.text, settings.image)
+        self._started = (step, wait)
+
     def rollouts(self, step: int, version: int) -> list[Rollout]:
-        if self._started is None or self._started[0] != step:
-            self._start(step, version)
+        self.start(step, version)
         assert self._started is not None
         _, wait = self._started
         rollouts, self._started = wait(), None
@@ -109,18 +116,8 @@ class WorkerRollouts(PolicyRollouts):
             return self.workers.map(RolloutWorker.log_likelihood, samples)
         return super().old_log_probs(samples)
 
-    def prepare(self, step: int, version: int) -> None:
-        if self.config.rollout.max_staleness > 0 and step < self.config.train.num_steps:
-            self._start(step, version)
-
     def _is_stale(self, version: int) -> bool:
         return version != self._version
-
-    def _start(self, step: int, version: int) -> None:
-        self._send(version)
-        settings = self.config.rollout
-        wait = self.workers.start_map(RolloutWorker.generate, self.requests(step), settings.text, settings.image)
-        self._started = (step, wait)
 
     def _send(self, version: int) -> None:
         if self._held == version:

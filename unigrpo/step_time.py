@@ -30,6 +30,18 @@ class Lengths:
         return self.prompt + self.response
 
 
+def pass_flops(model: ModelSize, tokens: float, pairs: float, logits: float) -> tuple[float, float]:
+    """Floating-point operations of a forward pass, in the layers and in the head.
+
+    Args:
+        model: Its size.
+        tokens: That go through the layers.
+        pairs: Of tokens of which one attends to the other.
+        logits: That are computed.
+    """
+    return 2 * model.layer_parameters * tokens + 4 * model.num_layers * model.width * pairs, 2 * model.width * logits
+
+
 def forward_flops(model: ModelSize, row: int, read: float, vocabulary: int | None = None) -> float:
     """Floating-point operations of one forward pass of one row.
 
@@ -39,23 +51,34 @@ def forward_flops(model: ModelSize, row: int, read: float, vocabulary: int | Non
         read: Tokens whose logits are computed.
         vocabulary: Columns of the head that are computed; None for all.
     """
-    layers = 2 * model.layer_parameters * row + 4 * model.num_layers * model.width * row**2
-    return layers + 2 * model.width * (vocabulary or model.vocabulary_size) * read
+    return sum(pass_flops(model, row, row**2, read * (vocabulary or model.vocabulary_size)))
 
 
 def text_flops(model: ModelSize, lengths: Lengths, text: TextSamplingConfig) -> float:
-    """Of one sampled text without caches: every step sees the whole row, and reads the hidden tokens of its block."""
-    guided = 2 if text.guidance_scale > 0 else 1
-    return guided * text.num_denoising_steps * forward_flops(model, lengths.row, text.block_length / 2)
+    """Of one sampled text that fills its length in as many steps as it may take.
+
+    The first step of a block sees the whole row; a cache spares the others what stands before the block, or around it.
+    """
+    num_blocks = text.max_new_tokens // text.block_length
+    steps = max(1, text.num_denoising_steps // num_blocks)
+    row, logits = lengths.row, (text.block_length + text.block_length / steps) / 2 * model.vocabulary_size
+    total = 0.0
+    for start in range(lengths.prompt, lengths.prompt + text.max_new_tokens, text.block_length):
+        seen = {"none": row, "prefix": row - start, "dual": text.block_length}[text.cache]
+        for columns in (row, *[seen] * (steps - 1)):
+            total += sum(pass_flops(model, columns, columns * row, logits))
+    return (2 if text.guidance_scale > 0 else 1) * total
 
 
 def image_flops(model: ModelSize, lengths: Lengths, image: ImageSamplingConfig, codebook_size: int) -> float:
-    """Of one sampled image; the branch without a condition has almost no prompt."""
-    read = lengths.response / 2
-    passes = forward_flops(model, lengths.row, read, codebook_size)
-    if image.guidance_scale > 0:
-        passes += forward_flops(model, lengths.response + 5, read, codebook_size)
-    return image.num_denoising_steps * passes
+    """Of one sampled image; the branch without a condition has almost no prompt, and a cache spares the prompt."""
+    rows = [lengths.row] + ([lengths.response + 5] if image.guidance_scale > 0 else [])
+    logits, total = lengths.response / 2 * codebook_size, 0.0
+    for row in rows:
+        seen = lengths.response + 1 if image.cache == "text" else row
+        for columns in (row, *[seen] * (image.num_denoising_steps - 1)):
+            total += sum(pass_flops(model, columns, columns * row, logits))
+    return total
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +136,9 @@ def step_seconds(
     num_updates: int,
     zero_stage: int,
     mfu: float,
+    num_rollout_gpus: int = 0,
 ) -> dict[str, float]:
-    """Seconds of a step by role.
+    """Seconds of a step by role; `weights` are those that travel to rollout workers.
 
     Args:
         flops: Of the step.
@@ -124,16 +148,31 @@ def step_seconds(
         num_updates: Optimizer steps of a step.
         zero_stage: Under ZeRO-3 weights travel for every pass.
         mfu: Share of the GPUs' arithmetic that the passes reach.
+        num_rollout_gpus: GPUs of rollout workers; 0 generates on the policy's.
     """
-    speed = num_gpus * hardware.tflops * 1e12 * mfu
-    bandwidth = (hardware.link_gb if num_gpus <= GPUS_PER_NODE else hardware.network_gb) * 1e9
+    speed = hardware.tflops * 1e12 * mfu
+
+    def bandwidth(gpus: int) -> float:
+        return (hardware.link_gb if gpus <= GPUS_PER_NODE else hardware.network_gb) * 1e9
+
     moved = model.num_parameters if zero_stage == 3 else model.num_trainable
     weights = 2 * moved * (num_gpus - 1) / num_gpus
     # Gradients are reduced and scattered and weights gathered once; ZeRO-3 gathers them forward and backward.
     journeys = 3 if zero_stage == 3 else 2
-    return {
-        "generate": flops.generate / speed,
-        "score": flops.score / speed,
-        "update": flops.update / speed,
-        "sync": journeys * weights * num_updates / bandwidth,
+    seconds = {
+        "generate": flops.generate / speed / (num_rollout_gpus or num_gpus),
+        "score": flops.score / speed / num_gpus,
+        "update": flops.update / speed / num_gpus,
+        "sync": journeys * weights * num_updates / bandwidth(num_gpus),
     }
+    if num_rollout_gpus:
+        seconds["weights"] = 2 * model.num_trainable / bandwidth(num_gpus + num_rollout_gpus)
+    return seconds
+
+
+def whole_step(seconds: dict[str, float], max_staleness: int) -> float:
+    """Seconds of a step: the sum of its roles, or the longer side where generation overlaps the rest."""
+    if max_staleness == 0:
+        return sum(seconds.values())
+    generating, sending = seconds["generate"], seconds.get("weights", 0.0)
+    return sending + max(generating, sum(seconds.values()) - generating - sending)

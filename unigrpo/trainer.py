@@ -31,7 +31,7 @@ from unigrpo.workers.reward import RewardScorer
 logger = logging.getLogger(__name__)
 
 STOPS = ("generate", "reward", "score", "update", "sync")
-"""The timed parts of a step. Generation runs on the policy workers, so there are no weights to synchronise."""
+"""The timed parts of a step; `sync` sends the weights to rollout workers."""
 
 
 class ParityError(RuntimeError):
@@ -96,7 +96,7 @@ class UniGRPOTrainer:
         checkpoints: Where checkpoints go.
         """
         self.config = config
-        self.policy, self.reference, self.reward = policy, reference, reward
+        self.policy, self.reference, self.rollout, self.reward = policy, reference, rollout, reward
         self.eval_prompts = eval_prompts
         self.checkpoints = checkpoints
         settings, train = config.rollout, config.train
@@ -146,12 +146,16 @@ class UniGRPOTrainer:
     def train_step(self, step: int, output: Output) -> dict[str, float]:
         """One step: the eight stops from prompts to new weights. Returns its metrics."""
         config, clock, version = self.config, StepClock(), self.state.policy_version
+        with clock.stop("sync"):
+            self.source.start(step, version)
         with clock.stop("generate"):
             rollouts = self.source.rollouts(step, version)
         parity = self._parity(step, rollouts)
         with clock.stop("score"):
             samples = self._planned(rollouts)
-        self.source.prepare(step + 1, version)
+        if config.rollout.max_staleness > 0 and step + 1 < config.train.num_steps:
+            with clock.stop("sync"):
+                self.source.start(step + 1, version)
         with clock.stop("reward"):
             outputs, reward_work = self.reward.score(rollouts)
         groups = torch.tensor([rollout.request.group_id for rollout in rollouts])
@@ -170,10 +174,15 @@ class UniGRPOTrainer:
             **_over_ranks(updates),
             **parity,
             **_rollout_metrics(rollouts, version),
-            **clock.metrics(rollouts),
-            "memory/peak_gb": max(self.policy.call(PolicyWorker.peak_memory_gb)),
+            **clock.metrics(rollouts, self.config.rollout.num_workers or self.policy.size),
+            **self._ledger(clock.seconds),
             "policy_version": float(self.state.policy_version),
         }
+
+    def _ledger(self, step_seconds: float) -> dict[str, float]:
+        groups = {"policy": self.policy, "reference": self.reference, "rollout": self.rollout}
+        pages = [group.ledger.take(role, step_seconds) for role, group in groups.items() if group is not None]
+        return {name: value for page in pages for name, value in page.items()}
 
     def _requests(self, step: int) -> list[SampleRequest]:
         return dealt(self.prompts.requests(step), self.policy.size)
@@ -306,13 +315,23 @@ class StepClock:
         yield
         self._seconds[name] += time.monotonic() - started
 
-    def metrics(self, rollouts: list[Rollout]) -> dict[str, float]:
-        """Seconds of every stop and of the step, and generated tokens per second of generation."""
-        tokens = sum(int(r.response_mask.sum()) for r in rollouts)
+    @property
+    def seconds(self) -> float:
+        """Since the step began."""
+        return time.monotonic() - self._started
+
+    def metrics(self, rollouts: list[Rollout], num_generating: int) -> dict[str, float]:
+        """Seconds of every stop and of the step, and what was generated in each second that was waited for it."""
+        waited = max(self._seconds["generate"], 1e-9)
+        tokens = sum(int(r.response_mask.sum()) for r in rollouts) / waited
+        images = sum(r.image is not None for r in rollouts) / waited
         return {
             **{f"time/{name}_seconds": seconds for name, seconds in self._seconds.items()},
-            "time/step_seconds": time.monotonic() - self._started,
-            "throughput/tokens_per_second": tokens / max(self._seconds["generate"], 1e-9),
+            "time/step_seconds": self.seconds,
+            "throughput/tokens_per_second": tokens,
+            "throughput/tokens_per_second_per_gpu": tokens / num_generating,
+            "throughput/images_per_second": images,
+            "throughput/images_per_second_per_gpu": images / num_generating,
         }
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+import ray
 import torch
 from torch import Tensor
 from transformers import AutoTokenizer, set_seed
@@ -27,7 +28,7 @@ from unigrpo.config import (
     TrainConfig,
 )
 from unigrpo.distributed.placement import Groups, start_groups
-from unigrpo.distributed.ray_group import WorkerFailed
+from unigrpo.distributed.ray_group import WorkerDied, WorkerFailed
 from unigrpo.models.lora import add_lora
 from unigrpo.models.mmada import MMadaModelLM
 from unigrpo.models.vocabulary import Vocabulary
@@ -72,6 +73,11 @@ def run_config(folder: Path, ranks: int) -> RunConfig:
     )
 
 
+def untimed(row: dict[str, float]) -> dict[str, float]:
+    """The metrics that are the same on every machine."""
+    return {k: v for k, v in row.items() if not k.startswith(("time/", "throughput/", "memory/", "ledger/"))}
+
+
 class Recorder:
     """An output that remembers the metrics."""
 
@@ -79,7 +85,7 @@ class Recorder:
         self.rows: dict[int, dict[str, float]] = {}
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
-        self.rows[step] = {k: v for k, v in values.items() if not k.startswith(("time/", "throughput/", "memory/"))}
+        self.rows[step] = untimed(values)
 
     def rollouts(self, step: int, rows: list[dict[str, Any]]) -> None:
         pass
@@ -98,11 +104,22 @@ class Run:
 
 
 def fit(
-    config: RunConfig, path: Path, policy: WorkerGroup, reference: WorkerGroup | None, reward: RewardScorer
+    config: RunConfig,
+    path: Path,
+    policy: WorkerGroup,
+    reference: WorkerGroup | None,
+    reward: RewardScorer,
+    rollout: WorkerGroup | None = None,
 ) -> Run:
-    store = CheckpointStore(path / "checkpoints", max_num=3)
     trainer = UniGRPOTrainer(
-        config, policy=policy, reference=reference, reward=reward, prompts=PROMPTS, eval_prompts=[], checkpoints=store
+        config,
+        policy=policy,
+        reference=reference,
+        rollout=rollout,
+        reward=reward,
+        prompts=PROMPTS,
+        eval_prompts=[],
+        checkpoints=CheckpointStore(path / "checkpoints", max_num=3),
     )
     output = Recorder()
     trainer.fit(output)
@@ -174,16 +191,40 @@ def test_with_lora_the_base_is_the_reference_and_the_export_is_merged(
         assert torch.equal(weight, start[key]) != ("blocks" in key and "norm" not in key)
 
 
+@pytest.mark.parametrize(
+    "ds",
+    [
+        DeepSpeedConfig(param_dtype="fp32", zero_stage=3),
+        DeepSpeedConfig(param_dtype="fp32", zero_stage=2, lora=LoRAConfig(rank=4)),
+    ],
+    ids=["zero3", "zero2 with lora"],
+)
+def test_rollout_workers_get_the_weights_of_all_ranks(
+    ds: DeepSpeedConfig, cluster: None, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    run = dataclasses.replace(run_config(tiny_model_folder, 2), ds=ds)
+    config = dataclasses.replace(run, rollout=dataclasses.replace(run.rollout, num_workers=2))
+    groups: Groups = start_groups(config)
+    assert groups.rollout is not None
+    finished = fit(config, tmp_path / "ray", groups.policy, groups.reference, groups.reward, groups.rollout)
+    expected = fit_here(dataclasses.replace(run_config(tiny_model_folder, 1), ds=ds), tmp_path / "here")
+    for step, row in expected.rows.items():
+        assert finished.rows[step] == pytest.approx(row, rel=1e-4, abs=1e-6)
+    for key, weight in expected.weights.items():
+        torch.testing.assert_close(finished.weights[key], weight, atol=1e-5, rtol=0)
+    # One that dies is named, and its process ends the step instead of hanging it.
+    ray.kill(groups.rollout.actors[1])
+    with pytest.raises(WorkerDied, match=r"rollout worker 1 died in (receive_weights|generate).*ckpt.load_enable"):
+        finished.trainer.train_step(NUM_STEPS, Recorder())
+    groups.close()
+
+
 def test_going_on_from_a_checkpoint_repeats_the_run_exactly(on_ray: Run) -> None:
     trainer = on_ray.trainer
     first = {step: dict(trainer.train_step(step, Recorder())) for step in (10, 11)}
     assert trainer.resume() == NUM_STEPS
     second = {step: dict(trainer.train_step(step, Recorder())) for step in (10, 11)}
-    for step, row in first.items():
-        timed = {k for k in row if k.startswith(("time/", "throughput/", "memory/"))}
-        assert {k: v for k, v in second[step].items() if k not in timed} == {
-            k: v for k, v in row.items() if k not in timed
-        }
+    assert {step: untimed(row) for step, row in second.items()} == {step: untimed(row) for step, row in first.items()}
 
 
 def test_a_loss_that_is_not_finite_names_worker_and_sample_and_stops(on_ray: Run, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from openrlhf.trainer.ray.launcher import BaseModelActor
 from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from unigrpo.config import ModelRun, RunConfig
+from unigrpo.config import LoRAConfig, ModelRun, RunConfig
 from unigrpo.distributed.engine import StrategyEngine
 from unigrpo.distributed.host import Host
 from unigrpo.distributed.strategy import UniGRPOStrategy, make_strategy
@@ -21,6 +21,7 @@ from unigrpo.models.lora import add_lora
 from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.preflight import find_image_tokenizer, load_tokenizer
 from unigrpo.training.scoring import ScoringSettings
+from unigrpo.workers.ledger import FlopMeter
 from unigrpo.workers.policy import PolicyWorker
 from unigrpo.workers.reference import ReferenceWorker
 from unigrpo.workers.rollout import RolloutWorker
@@ -93,7 +94,8 @@ class ReferenceActor(ModelActor):
         vocabulary = Vocabulary.from_pretrained_parts(engine.module.config, tokenizer)
         self._offload = config.ref.offload and engine.device.type == "cuda" and strategy.stage < 3
         self._engine = engine
-        return ReferenceWorker(config, engine, engine.device, ScoringSettings.of_run(config, vocabulary))
+        meter = FlopMeter(engine.module, LoRAConfig())
+        return ReferenceWorker(config, engine, engine.device, ScoringSettings.of_run(config, vocabulary), meter)
 
     def run(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Calls a method of the worker; with ``ref.offload`` the weights are on the GPU only meanwhile."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from unigrpo.config import ModelRun
+from unigrpo.workers.ledger import Work, timed
 
 
 class Host:
@@ -16,9 +17,9 @@ class Host:
         """Builds the worker. Apart from the constructor, so that an error here reaches the caller as it is."""
         raise NotImplementedError
 
-    def run(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """Calls a method of the worker."""
-        return getattr(self.worker, method)(*args, **kwargs)
+    def run(self, method: str, *args: Any, **kwargs: Any) -> tuple[Any, Work]:
+        """Calls a method of the worker. Returns its result and what it cost."""
+        return timed(self.worker, lambda: getattr(self.worker, method)(*args, **kwargs))
 
     def close(self) -> None:
         """Lets the worker end what it started."""

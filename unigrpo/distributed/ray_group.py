@@ -11,6 +11,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskErr
 
 from unigrpo.config import ModelRun
 from unigrpo.workers.group import shares
+from unigrpo.workers.ledger import Ledger
 
 Result = TypeVar("Result")
 
@@ -53,6 +54,7 @@ class RayGroup:
         self.actors = list(actors)
         self._timeout_seconds = timeout_seconds
         self._timeout_setting = timeout_setting
+        self.ledger = Ledger(len(self.actors))
 
     @property
     def size(self) -> int:
@@ -88,13 +90,13 @@ class RayGroup:
             actor.run.remote(name, share, *args, **kwargs)
             for actor, share in zip(self.actors, shares(items, self.size), strict=True)
         ]
-        return lambda: [result for part in self._results(refs, name, self._timeout_seconds) for result in part]
+        return lambda: [result for part in self._booked(refs, name) for result in part]
 
     def start_call(self, method: Callable[..., Result], *args: Any, **kwargs: Any) -> Callable[[], list[Result]]:
         """As :meth:`call`, without waiting: calling what this returns waits, and raises."""
         name = method.__name__
         refs = [actor.run.remote(name, *args, **kwargs) for actor in self.actors]
-        return lambda: self._results(refs, name, self._timeout_seconds)
+        return lambda: self._booked(refs, name)
 
     def initialize(self, config: ModelRun) -> None:
         """Builds the workers, for as long as it takes. Raises as :meth:`call` does."""
@@ -105,6 +107,12 @@ class RayGroup:
         ray.wait([a.close.remote() for a in self.actors], num_returns=self.size, timeout=CLOSE_SECONDS)
         for actor in self.actors:
             ray.kill(actor)
+
+    def _booked(self, refs: list[Any], method: str) -> list[Any]:
+        """The results of a method in the order of the workers; what it cost goes into the ledger."""
+        answers = self._results(refs, method, self._timeout_seconds)
+        self.ledger.book(method, [work for _, work in answers])
+        return [result for result, _ in answers]
 
     def _results(self, refs: list[Any], method: str, timeout_seconds: float | None) -> list[Any]:
         """The results in the order of the workers; waits no longer than for the first failure."""

@@ -28,7 +28,7 @@ class Broadcast:
 
     def broadcast(self, tensor: Tensor) -> None:
         """The first rank's tensor; written in place on the others."""
-        self._group.broadcast([tensor], 0).wait()
+        self._group.broadcast(tensor, 0).wait()
 
 
 def open_store() -> tuple[Any, tuple[str, int]]:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
+from unigrpo.workers.ledger import Ledger, timed
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Arguments = ParamSpec("Arguments")
@@ -14,6 +16,9 @@ Arguments = ParamSpec("Arguments")
 
 class WorkerGroup(Protocol):
     """Workers of one role. Methods are passed as functions, so that an editor can follow them."""
+
+    ledger: Ledger
+    """What the calls cost."""
 
     @property
     def size(self) -> int:
@@ -80,15 +85,16 @@ class LocalGroup:
 
     def __init__(self, worker: Any) -> None:
         self.worker = worker
+        self.ledger = Ledger(self.size)
         self._threads = ThreadPoolExecutor(max_workers=1)  # like an actor: what is started runs one after the other
 
     def map(
         self, method: Callable[..., list[Result]], items: Sequence[Any], *args: Any, **kwargs: Any
     ) -> list[Result]:
-        return method(self.worker, items, *args, **kwargs)
+        return self._booked(method, items, *args, **kwargs)
 
     def call(self, method: Callable[..., Result], *args: Any, **kwargs: Any) -> list[Result]:
-        return [method(self.worker, *args, **kwargs)]
+        return [self._booked(method, *args, **kwargs)]
 
     def start_map(self, method: Callable[..., list[Result]], *args: Any, **kwargs: Any) -> Callable[[], list[Result]]:
         return self._threads.submit(self.map, method, *args, **kwargs).result
@@ -98,3 +104,8 @@ class LocalGroup:
 
     def close(self) -> None:
         self._threads.shutdown()
+
+    def _booked(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        result, work = timed(self.worker, lambda: method(self.worker, *args, **kwargs))
+        self.ledger.book(method.__name__, [work])
+        return result

@@ -17,7 +17,7 @@ from unigrpo.records import Rollout, SampleRequest, TrainSample
 from unigrpo.training.scoring import ScoringSettings
 from unigrpo.training.step import Engine
 from unigrpo.training.unigrpo import micro_batches, unigrpo_updates
-from unigrpo.workers.memory import peak_memory_gb
+from unigrpo.workers.ledger import FlopMeter
 from unigrpo.workers.parity import ParityGap, parity_gaps
 from unigrpo.workers.rollout import RolloutWriter, WeightChannel
 from unigrpo.workers.scoring import score
@@ -37,6 +37,7 @@ class PolicyWorker:
         self._engine = engine
         self._writer = RolloutWriter(config, engine.model.config, tokenizer, image_tokenizer)
         self._scoring = ScoringSettings.of_run(config, self._writer.vocabulary)
+        self.meter = FlopMeter(engine.model, config.ds.lora)
         self._version = 0
         self.channel: WeightChannel | None = None
         """Set on the first rank where rollout workers want the weights."""
@@ -51,7 +52,7 @@ class PolicyWorker:
     ) -> list[Rollout]:
         """Samples one response for each request."""
         self._engine.model.eval()
-        with self._engine.whole_model() as model:
+        with self._engine.whole_model() as model, self.meter.watch(model):
             return self._writer.write(model, self._version, requests, text, image)
 
     def log_likelihood(self, samples: Sequence[TrainSample]) -> list[Tensor]:
@@ -86,10 +87,6 @@ class PolicyWorker:
         for weight in self._engine.trained_weights():
             if self.channel is not None:
                 self.channel.broadcast(weight)
-
-    def peak_memory_gb(self) -> float:
-        """Largest memory this process has used: of its GPU, or of the process on a CPU."""
-        return peak_memory_gb(self._engine.device)
 
     def save(self, folder: Path) -> None:
         """Writes everything that :meth:`load` needs to go on exactly."""

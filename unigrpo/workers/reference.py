@@ -11,7 +11,7 @@ from torch import Tensor
 from unigrpo.config import RunConfig
 from unigrpo.records import TrainSample
 from unigrpo.training.scoring import ScoringSettings
-from unigrpo.workers.memory import peak_memory_gb
+from unigrpo.workers.ledger import FlopMeter
 from unigrpo.workers.scoring import score
 
 
@@ -19,8 +19,14 @@ class ReferenceWorker:
     """One rank of the reference."""
 
     def __init__(
-        self, config: RunConfig, forward: Callable[..., Any], device: torch.device, settings: ScoringSettings
+        self,
+        config: RunConfig,
+        forward: Callable[..., Any],
+        device: torch.device,
+        settings: ScoringSettings,
+        meter: FlopMeter | None = None,
     ) -> None:
+        self.meter = meter
         self.forward = forward
         self.device = device
         self._config = config
@@ -29,7 +35,3 @@ class ReferenceWorker:
     def log_likelihood(self, samples: Sequence[TrainSample]) -> list[Tensor]:
         """Log-probabilities (K, L) of each sample under its K mask plans."""
         return score(self, self._config, self._settings, samples)
-
-    def peak_memory_gb(self) -> float:
-        """Largest memory this process has used: of its GPU, or of the process on a CPU."""
-        return peak_memory_gb(self.device)

@@ -19,7 +19,7 @@ from unigrpo.records import Rollout, SampleRequest, TrainSample
 from unigrpo.training.scoring import ScoringSettings
 from unigrpo.training.unigrpo import micro_batches
 from unigrpo.workers.generation import TaskSampler
-from unigrpo.workers.memory import peak_memory_gb
+from unigrpo.workers.ledger import FlopMeter
 from unigrpo.workers.parity import ParityGap, parity_gaps
 from unigrpo.workers.scoring import score
 
@@ -123,6 +123,7 @@ class RolloutWorker:
         self._config = config
         self._writer = RolloutWriter(config, model.config, tokenizer, image_tokenizer)
         self._scoring = ScoringSettings.of_run(config, self._writer.vocabulary)
+        self.meter = FlopMeter(model, config.ds.lora)
         self._version = 0
 
     def generate(
@@ -148,10 +149,6 @@ class RolloutWorker:
         for weight in trained(self.forward):
             self.channel.broadcast(weight.data)
         self._version = version
-
-    def peak_memory_gb(self) -> float:
-        """Largest memory this process has used: of its GPU, or of the process on a CPU."""
-        return peak_memory_gb(self.device)
 
 
 def trained(model: PreTrainedModel) -> Iterable[torch.nn.Parameter]:

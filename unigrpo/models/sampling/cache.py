@@ -29,6 +29,11 @@ class KeyValueCache:
         """Whether a full pass has been made."""
         return bool(self._layers)
 
+    @property
+    def num_columns(self) -> int:
+        """Length of whole rows; 0 before a full pass."""
+        return self._layers[0][0].shape[2] if self._layers else 0
+
     def update(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Takes the new keys and values (B, H, l, D) of a layer and returns those of whole rows (B, H, L, D)."""
         if layer == len(self._layers):

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoTokenizer
 
 from unigrpo.cli import train_mixcot, train_pretrain, train_unigrpo
-from unigrpo.config import ImageSamplingConfig, LoRAConfig, TextSamplingConfig
+from unigrpo.config import ImageSamplingConfig, LoRAConfig, RunConfig, TextSamplingConfig
 from unigrpo.data.layouts import t2i_unconditional_prompt
 from unigrpo.hardware import KINDS, find_hardware
 from unigrpo.memory_plan import ModelSize
@@ -19,7 +19,16 @@ from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
 from unigrpo.models.sampling.image import sample_images
 from unigrpo.models.sampling.text import sample_text
 from unigrpo.models.vocabulary import Vocabulary
-from unigrpo.step_time import Lengths, StepFlops, forward_flops, image_flops, step_seconds, text_flops, whole_step
+from unigrpo.step_time import (
+    Lengths,
+    StepFlops,
+    forward_flops,
+    image_flops,
+    step_seconds,
+    text_flops,
+    unigrpo_flops,
+    whole_step,
+)
 from unigrpo.workers.ledger import FlopMeter
 
 CONFIGS = Path(__file__).parent.parent / "launch" / "configs" / "mmada_8b"
@@ -163,3 +172,17 @@ def test_drawing_costs_about_what_the_ledger_counts(cache, guidance, tiny_unifie
     predicted = 3 * image_flops(size, Lengths(prompt=15, response=64), settings, 32)
     # The head reads fewer places from step to step, by the schedule; here it is a large part of a small model.
     assert meter.flops == pytest.approx(predicted, rel=0.08)
+
+
+def test_a_step_of_several_tasks_adds_up_and_thoughts_come_before_their_image():
+    model = ModelSize.of(MMadaConfig(), LoRAConfig())
+    config = RunConfig()
+    tokens = {"text": 50, "t2i": 50, "r2i": 50}
+    each = {task: unigrpo_flops(config, model, tokens, 256, {task: 1.0}, 8192) for task in tokens}
+    mixed = unigrpo_flops(config, model, tokens, 256, dict.fromkeys(tokens, 1 / 3), 8192)
+    for role in ("generate", "score", "update"):
+        assert getattr(mixed, role) == pytest.approx(sum(getattr(e, role) for e in each.values()) / 3)
+    behind = unigrpo_flops(config, model, {"t2i": 50 + config.rollout.text.max_new_tokens}, 256, {"t2i": 1.0}, 8192)
+    assert each["r2i"].generate == pytest.approx(each["text"].generate + behind.generate)
+    # Old policy and reference score every inner update; its forward and backward pass costs three such passes.
+    assert each["text"].update == pytest.approx(1.5 * each["text"].score)

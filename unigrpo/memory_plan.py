@@ -86,15 +86,31 @@ def memory_plan(config: RunConfig, model: ModelSize, longest_prompt: int, num_im
     """
     row = longest_prompt + max(config.rollout.text.max_new_tokens, num_image_tokens)
     plan = training_memory(config, model, config.train.micro_batch_size * row)
-    bytes_each = TYPE_BYTES[config.ds.param_dtype]
-    whole = model.num_parameters / 1e9 * bytes_each
-    # One pass without gradient: a layer's tensors, and the logits of the positions that it reads.
-    once = config.rollout.micro_batch_size * row * model.width * bytes_each * LAYER_TENSORS / 1e9
-    plan.gpu["sampling"] = once + plan.gpu["logits"] + (whole if config.ds.zero_stage == 3 else 0.0)
+    if config.rollout.num_workers == 0:
+        # The weights are there, but under ZeRO-3 only a share of them.
+        spared = 0.0 if config.ds.zero_stage == 3 else _weights_gb(config, model)
+        plan.gpu["sampling"] = rollout_memory_gb(config, model, longest_prompt, num_image_tokens) - spared
     if config.has_reference_workers and config.train.colocate_actor_ref:
         where = plan.cpu if config.ref.offload else plan.gpu
         where["reference"] = plan.gpu["weights"]
     return plan
+
+
+def rollout_memory_gb(config: RunConfig, model: ModelSize, longest_prompt: int, num_image_tokens: int = 0) -> float:
+    """Gigabytes (1e9 bytes) that generation needs on a GPU, whole weights included; see :func:`memory_plan`."""
+    row = longest_prompt + max(config.rollout.text.max_new_tokens, num_image_tokens)
+    # One pass without gradient: a layer's tensors, and the logits of the positions that it reads.
+    tokens = config.rollout.micro_batch_size * row
+    once = tokens * model.width * TYPE_BYTES[config.ds.param_dtype] * LAYER_TENSORS / 1e9
+    return _weights_gb(config, model) + once + _logits_gb(model)
+
+
+def _weights_gb(config: ModelRun, model: ModelSize) -> float:
+    return model.num_parameters / 1e9 * TYPE_BYTES[config.ds.param_dtype]
+
+
+def _logits_gb(model: ModelSize) -> float:
+    return 3 * HEAD_ROWS * model.vocabulary_size * 4 / 1e9
 
 
 def check_fits(plan: MemoryPlan, config: ModelRun, hardware: Hardware) -> None:
@@ -138,10 +154,10 @@ def training_memory(config: ModelRun, model: ModelSize, tokens: int, num_ranks: 
     kept_layers = 1 if config.actor.gradient_checkpointing_enable else model.num_layers
     kept = tokens * model.width * bytes_each * (LAYER_TENSORS * kept_layers + model.num_layers)
     gpu = {
-        "weights": model.num_parameters / 1e9 * bytes_each / (ranks if stage == 3 else 1),
+        "weights": _weights_gb(config, model) / (ranks if stage == 3 else 1),
         "gradients": trained * bytes_each / (ranks if stage >= 2 else 1),
         "activations": kept / 1e9,
-        "logits": 3 * HEAD_ROWS * model.vocabulary_size * 4 / 1e9,
+        "logits": _logits_gb(model),
     }
     cpu: dict[str, float] = {}
     (cpu if config.ds.adam_offload else gpu)["optimizer"] = trained * OPTIMIZER_BYTES / (ranks if stage >= 1 else 1)

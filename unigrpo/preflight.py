@@ -32,10 +32,15 @@ class Inputs:
 
     prompts: list[Prompt]
     eval_prompts: list[Prompt]
-    longest_prompt: int
-    """Tokens of the longest prompt, training and held-out together."""
+    prompt_tokens: dict[str, list[int]]
+    """Length of every prompt by task, training and held-out together, input images included."""
     num_image_tokens: int
     """Codes of one image; 0 if all prompts are text."""
+
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens of the longest prompt."""
+        return max((length for lengths in self.prompt_tokens.values() for length in lengths), default=0)
 
 
 def check_inputs(config: RunConfig) -> Inputs:
@@ -56,11 +61,17 @@ def check_inputs(config: RunConfig) -> Inputs:
         max_samples=data.max_samples,
     )
     eval_prompts = held_out_prompts(config) if config.eval.dataset else []
-    longest, num_codes = check_prompts(prompts + eval_prompts, config)
-    logger.info("%d prompts to train on, %d held out, longest %d tokens", len(prompts), len(eval_prompts), longest)
+    tokens, num_codes = check_prompts(prompts + eval_prompts, config)
+    inputs = Inputs(prompts=prompts, eval_prompts=eval_prompts, prompt_tokens=tokens, num_image_tokens=num_codes)
+    logger.info(
+        "%d prompts to train on, %d held out, longest %d tokens",
+        len(prompts),
+        len(eval_prompts),
+        inputs.longest_prompt,
+    )
     if data.prompt_template == "chat":
         logger.info("the tokenizer's chat template is %s", chat_variant(tokenizer) or "a form of its own")
-    return Inputs(prompts=prompts, eval_prompts=eval_prompts, longest_prompt=longest, num_image_tokens=num_codes)
+    return inputs
 
 
 def held_out_prompts(config: RunConfig) -> list[Prompt]:
@@ -79,8 +90,10 @@ def held_out_prompts(config: RunConfig) -> list[Prompt]:
     )
 
 
-def check_prompts(prompts: list[Prompt], config: RunConfig, *, needs_weight: bool = True) -> tuple[int, int]:
-    """Checks tasks, pictures, lengths and golds. Returns the tokens of the longest prompt, and those of an image.
+def check_prompts(
+    prompts: list[Prompt], config: RunConfig, *, needs_weight: bool = True
+) -> tuple[dict[str, list[int]], int]:
+    """Checks tasks, pictures, lengths and golds. Returns the tokens of every prompt by task, and those of an image.
 
     Args:
         prompts: Of any task.
@@ -173,8 +186,10 @@ def check_image_tokenizer(pictures: PicturesConfig, model: str, vocabulary: Voca
     return (pictures.resolution // tokenizer.downscale) ** 2
 
 
-def _check_lengths(prompts: list[Prompt], tokenizer: PreTrainedTokenizerBase, config: RunConfig) -> tuple[int, int]:
-    """Length of the longest prompt, its image included, and that of an image."""
+def _check_lengths(
+    prompts: list[Prompt], tokenizer: PreTrainedTokenizerBase, config: RunConfig
+) -> tuple[dict[str, list[int]], int]:
+    """Length of every prompt by task, its image included, and that of an image."""
     model = config.actor.model_name_or_path
     model_config = load_config(model)
     vocabulary = Vocabulary.from_pretrained_parts(model_config, tokenizer)
@@ -187,22 +202,23 @@ def _check_lengths(prompts: list[Prompt], tokenizer: PreTrainedTokenizerBase, co
             f"{num_codes}; leave it out"
         )
     codes = torch.zeros(num_codes, dtype=torch.long)
-    lengths, problems = [0], list[str]()
+    lengths: dict[str, list[int]] = {}
+    problems: list[str] = []
     for prompt in prompts:
         try:
             ids = encode_prompt(prompt, tokenizer, vocabulary, config.data, codes if prompt.task == "mmu" else None)
-            lengths.append(len(ids))
+            lengths.setdefault(prompt.task, []).append(len(ids))
             _check_length(prompt, len(ids), num_codes, config)
         except ValueError as error:
             problems.append(str(error))
     raise_problems(problems)
-    longest = max(lengths) + max(text.max_new_tokens, num_codes)
+    longest = max(map(max, lengths.values()), default=0) + max(text.max_new_tokens, num_codes)
     if longest > model_config.max_sequence_length:
         logger.warning(
             "rows have up to %d tokens, more than the %d (max_sequence_length) that %s was made for",
             longest, model_config.max_sequence_length, model,
         )  # fmt: skip
-    return max(lengths), num_codes
+    return lengths, num_codes
 
 
 def _check_length(prompt: Prompt, length: int, num_codes: int, config: RunConfig) -> None:

@@ -92,29 +92,37 @@ class StepFlops:
 
 
 def unigrpo_flops(
-    config: RunConfig, model: ModelSize, lengths: dict[str, Lengths], shares: dict[str, float], codebook_size: int
+    config: RunConfig,
+    model: ModelSize,
+    prompt_tokens: dict[str, int],
+    num_image_tokens: int,
+    shares: dict[str, float],
+    codebook_size: int,
 ) -> StepFlops:
     """Of one UniGRPO step.
 
     Args:
         config: The run.
         model: Size of the policy.
-        lengths: Of the rows of each task.
+        prompt_tokens: Mean length of the prompts of each task, input images included.
+        num_image_tokens: Of a drawn image.
         shares: Of each task among the prompts, together 1.
         codebook_size: Image codes.
     """
-    samples = config.num_samples_per_step
     generate = score = 0.0
     for task, share in shares.items():
-        tokens, is_image = lengths[task], task == "t2i"
-        once = forward_flops(model, tokens.row, tokens.response / 2, codebook_size if is_image else None)
-        drawn = (
-            image_flops(model, tokens, config.rollout.image, codebook_size)
-            if is_image
-            else text_flops(model, tokens, config.rollout.text)
-        )
-        generate += samples * share * drawn
-        score += samples * share * once * config.train.num_inner_updates
+        samples = config.num_samples_per_step * share
+        row, logits = prompt_tokens[task], 0.0
+        if task != "t2i":
+            text = Lengths(prompt=row, response=config.rollout.text.max_new_tokens)
+            generate += samples * text_flops(model, text, config.rollout.text)
+            row, logits = text.row, text.response / 2 * model.vocabulary_size
+        if task in ("t2i", "r2i"):  # r2i draws behind its thoughts
+            image = Lengths(prompt=row, response=num_image_tokens)
+            generate += samples * image_flops(model, image, config.rollout.image, codebook_size)
+            row, logits = image.row, logits + image.response / 2 * codebook_size
+        # Half of the response is hidden in the mean, and read.
+        score += samples * config.train.num_inner_updates * sum(pass_flops(model, row, row**2, logits))
     passes = 4 if config.actor.gradient_checkpointing_enable else 3
     scorers = 2 if config.has_reference else 1
     return StepFlops(generate=generate, score=scorers * score, update=passes * score)

@@ -10,14 +10,21 @@ from pathlib import Path
 from unigrpo.config import ModelRun, RolloutConfig, RunConfig
 from unigrpo.distributed import cluster
 from unigrpo.hardware import Hardware, find_hardware
-from unigrpo.memory_plan import TYPE_BYTES, MemoryPlan, ModelSize, check_fits, memory_plan, training_memory
+from unigrpo.memory_plan import (
+    MemoryPlan,
+    ModelSize,
+    check_fits,
+    memory_plan,
+    rollout_memory_gb,
+    training_memory,
+)
 from unigrpo.models.checkpoint_io import load_config
 from unigrpo.models.mmada import MMadaConfig
 from unigrpo.models.vocabulary import PUBLISHED_CODEBOOK_SIZE
 from unigrpo.preflight import Inputs
 from unigrpo.stage_config import StageConfig
 from unigrpo.stage_preflight import StageInputs, row_lengths
-from unigrpo.step_time import Lengths, StepFlops, stage_flops, step_seconds, unigrpo_flops, whole_step
+from unigrpo.step_time import StepFlops, stage_flops, step_seconds, unigrpo_flops, whole_step
 
 PUBLISHED_DOWNSCALE = 16
 """Pixels of a side of one code's square in the published image tokenizer."""
@@ -88,7 +95,9 @@ def unigrpo_plan(config: RunConfig, inputs: Inputs | None, assumed: Assumptions)
         counts = dict.fromkeys((task for term in config.reward.terms for task in term.tasks or ("text",)), 1)
         codes = _published_codes(config.pictures.resolution)
         longest = config.data.max_prompt_tokens + (codes if "mmu" in counts else 0)
-        lines.append(f"prompts     assumed: as many of each of {', '.join(counts)}, of data.max_prompt_tokens each")
+        lines.append(
+            f"prompts     assumed: as many of each of {', '.join(counts)}, half of data.max_prompt_tokens long"
+        )
     shares = {task: number / sum(counts.values()) for task, number in counts.items()}
     draws = "t2i" in counts or "r2i" in counts
     lines += [
@@ -102,22 +111,19 @@ def unigrpo_plan(config: RunConfig, inputs: Inputs | None, assumed: Assumptions)
     if config.has_reference_workers and not config.train.colocate_actor_ref:
         lines.append(f"            {memory.gpu['weights']:.2f} GB on each of {config.num_policy_ranks} reference GPUs")
     if config.rollout.num_workers:
-        whole = size.num_parameters / 1e9 * TYPE_BYTES[config.ds.param_dtype]
-        lines.append(
-            f"            {whole + memory.gpu['sampling']:.2f} GB on each of {config.rollout.num_workers} rollout GPUs"
-        )
+        gigabytes = rollout_memory_gb(config, size, longest, codes if draws else 0)
+        lines.append(f"            {gigabytes:.2f} GB on each of {config.rollout.num_workers} rollout GPUs")
     lines += [
         f"            {term.num_gpus:g} of a GPU beside the policy's for each of {term.num_workers} x {term.name}"
         for term in config.reward.terms
         if term.num_gpus
     ]
     check_fits(memory, config, assumed.hardware)
-    prompt = longest if inputs is not None else config.data.max_prompt_tokens // 2
-    lengths = {
-        task: Lengths(prompt=prompt, response=codes if task in ("t2i", "r2i") else config.rollout.text.max_new_tokens)
-        for task in counts
-    }
-    flops = unigrpo_flops(config, size, lengths, shares, PUBLISHED_CODEBOOK_SIZE)
+    if inputs is not None:
+        prompt = {task: round(sum(tokens) / len(tokens)) for task, tokens in inputs.prompt_tokens.items()}
+    else:
+        prompt = {task: config.data.max_prompt_tokens // 2 + (codes if task == "mmu" else 0) for task in counts}
+    flops = unigrpo_flops(config, size, prompt, codes, shares, PUBLISHED_CODEBOOK_SIZE)
     lines += _time_lines(config, size, flops, config.train.num_inner_updates, assumed, config.rollout)
     per_sample = flops.generate / config.num_samples_per_step / (assumed.hardware.tflops * 1e12 * assumed.mfu)
     lines.append(f"            {1 / per_sample:.2f} samples a second by each generating GPU, if all steps are needed")

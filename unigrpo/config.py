@@ -6,6 +6,7 @@ A dotted flag is the path of a field: ``--algo.kl.init_coef 0.02``. Names are Op
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, get_args
@@ -36,7 +37,7 @@ def choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
 
 
 def positive(name: str, value: float) -> None:
-    require(value > 0, f"{name} is {value}; it must be above 0")
+    require(0 < value < math.inf, f"{name} is {value}; it must be a number above 0")
 
 
 def within(name: str, value: float, low: float, high: float) -> None:
@@ -58,7 +59,7 @@ class DataConfig:
     label_key: str = ""
     """Column of the gold answer; empty finds `label`, `answer` or `solution`. Text behind `####` is the gold."""
     max_samples: int = 0
-    """Use only the first so many prompts; 0 uses all."""
+    """Use only the first so many prompts, of each task alike; 0 uses all."""
     max_prompt_tokens: int = 512
     """A prompt with more tokens is an error, found before training starts."""
     prompt_template: PromptTemplate = "chat"
@@ -468,7 +469,7 @@ class EvalConfig:
     split: str = "test"
     """Split, if dataset is a Hugging Face data set."""
     max_samples: int = 0
-    """Use only the first so many prompts; 0 uses all."""
+    """Use only the first so many prompts, of each task alike; 0 uses all."""
     steps: int = 0
     """Evaluate every so many steps, besides before and after; 0 does only those two."""
     n_samples_per_prompt: int = 4

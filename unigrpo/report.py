@@ -145,11 +145,14 @@ def _draw_tasks(figure: Figure, rows: Rows) -> None:
             if column >= len(names):
                 axes.axis("off")
                 continue
+            name = names[column].removeprefix("eval/").partition("_sampled/")[0]
+            _plot(axes, rows, f"reward/{name}_mean/{task}", "training", f"C{column}")
             steps, values = _series(rows, names[column])
-            axes.plot(steps, values, "o-", color=f"C{column}", markersize=4)
-            axes.set_title(f"{task}: {names[column].removeprefix('eval/').partition('_sampled/')[0]}", fontsize=10)
+            axes.plot(steps, values, "o--", color="black", markersize=4, label="held out, sampled")
+            axes.set_title(f"{task}: {name}", fontsize=10)
             if row == len(tasks) - 1:
                 axes.set_xlabel("step")
+    grid[0][0].legend(fontsize="small")
 
 
 def _drawings(folder: Path) -> str:

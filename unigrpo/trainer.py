@@ -168,7 +168,7 @@ class UniGRPOTrainer:
         output.rollouts(step + 1, self._rows(rollouts, rewards, advantages))
         return {
             **reward_metrics(outputs, totals, groups, usable),
-            **task_metrics([rollout.request.prompt.task for rollout in rollouts], totals, groups, usable),
+            **task_metrics([rollout.request.prompt.task for rollout in rollouts], outputs, totals, groups, usable),
             **reward_work,
             **_advantage_metrics(advantages),
             **_over_ranks(updates),

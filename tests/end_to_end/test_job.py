@@ -150,13 +150,15 @@ def test_after_kill_9_in_mid_step_a_resumed_run_has_the_same_metrics_and_weights
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("actor", ["PolicyActor", "ReferenceActor", "RewardActor"])
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("actor", ["PolicyActor", "ReferenceActor", "RolloutActor", "RewardActor"])
 def test_an_actor_killed_in_mid_step_ends_the_job_clearly_or_is_replaced(ray_head, tmp_path, actor):
     gcs = ray_head[1]
     unified = [
         sys.executable, "-m", "unigrpo.cli.train_unigrpo", "--config", "launch/configs/tiny/unigrpo.yaml",
         "--rollout.batch_size", "4", "--rollout.n_samples_per_prompt", "4", "--eval.max_samples", "4",
         "--train.num_steps", "6", "--ckpt.save_steps", "1",
+        "--rollout.num_workers", "1" if actor == "RolloutActor" else "0",
     ]  # fmt: skip
     options = {"cwd": ROOT, "env": {**os.environ, "RAY_ADDRESS": gcs}, "text": True}
     whole = subprocess.run([*unified, "--run_dir", str(tmp_path / "whole")], **options, check=False, timeout=280)

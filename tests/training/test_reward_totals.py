@@ -12,6 +12,7 @@ from unigrpo.training.reward_totals import (
     RewardTotals,
     reward_means,
     reward_metrics,
+    task_metrics,
     usable_advantages,
 )
 
@@ -108,3 +109,19 @@ def test_more_missing_than_allowed_fails_the_step_and_in_a_row_the_run():
         optional.check(both, optional(both, GROUPS)[1], rollouts(6))
     with pytest.raises(RewardError, match=r"reward 'a' is away: 3 of 6 .* sample 0 of prompt p0; completion: 'c0'"):
         rewards.check(many, rewards(many, GROUPS)[1], rollouts(6))
+
+
+def test_each_reward_of_each_task_has_its_own_mean_and_spread():
+    scored = outputs([1, 0, 1, 0, None, 0], [2, 4, 6, 8, 10, 30])
+    scored[5] = RewardOutput(parts={"a": 0.0})  # not paid for by b
+    tasks = ["text", "mmu", "text", "mmu", "text", "mmu"]
+    totals = torch.arange(6).double()
+    usable = torch.tensor([True, True, True, True, False, True])
+    metrics = task_metrics(tasks, scored, totals, GROUPS, usable)
+    assert metrics["reward/a_mean/text"] == 1.0
+    assert metrics["reward/a_mean/mmu"] == 0.0
+    assert metrics["reward/b_mean/text"] == pytest.approx((2 + 6 + 10) / 3)
+    assert metrics["reward/b_mean/mmu"] == pytest.approx((4 + 8) / 2)
+    assert metrics["reward/b_std/mmu"] == pytest.approx(2.0)
+    assert metrics["reward/total_mean/text"] == pytest.approx((0 + 2) / 2)  # the fifth is left out
+    assert metrics["reward/a_zero_spread_groups/mmu"] == 1.0

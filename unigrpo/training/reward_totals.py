@@ -126,13 +126,23 @@ def reward_metrics(
 
 
 def task_metrics(
-    tasks: Sequence[str], totals: Float[Tensor, " B"], groups: Int[Tensor, " B"], usable: Bool[Tensor, " B"]
+    tasks: Sequence[str],
+    outputs: Sequence[RewardOutput],
+    totals: Float[Tensor, " B"],
+    groups: Int[Tensor, " B"],
+    usable: Bool[Tensor, " B"],
 ) -> dict[str, float]:
-    """Total reward of each task: mean, spread, and groups that teach nothing."""
+    """Of each task: its total reward and each single one, their spread, and groups that teach nothing."""
     metrics: dict[str, float] = {}
     for task in dict.fromkeys(tasks):
-        rows = usable & torch.tensor([other == task for other in tasks])
-        metrics |= {f"reward/{k}/{task}": v for k, v in _spread("total", totals[rows], groups[rows]).items()}
+        of_task = torch.tensor([other == task for other in tasks])
+        rows = usable & of_task
+        spreads = _spread("total", totals[rows], groups[rows])
+        for name in _names(outputs):
+            values, is_missing = _values(outputs, name)
+            found = of_task & ~is_missing & torch.tensor([name in o.parts for o in outputs])
+            spreads |= _spread(name, values[found], groups[found])
+        metrics |= {f"reward/{k}/{task}": v for k, v in spreads.items()}
     return metrics
 
 

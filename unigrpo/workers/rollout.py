@@ -91,7 +91,9 @@ class RolloutWriter:
         text: TextSamplingConfig,
         image: ImageSamplingConfig,
     ) -> list[Rollout]:
-        generators = [keyed_generator(self._config.seed, r.step, r.sample_id, "sample") for r in requests]
+        # On the model's device: noise over a whole vocabulary takes longer to draw and bring than a pass does.
+        key = self._config.seed
+        generators = [keyed_generator(key, r.step, r.sample_id, "sample", device=model.device) for r in requests]
         drawn = self._sampler.draw(model, [request.prompt for request in requests], text, image, generators)
         pictures = self._sampler.pictures(drawn)
         return [

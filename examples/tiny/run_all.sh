@@ -36,6 +36,5 @@ for stage in 2_1 2_2; do
 done
 say "measuring all stages on held-out prompts"
 "$PYTHON" -m unigrpo.cli.evaluate --config launch/configs/tiny/unigrpo.yaml --output "$world/evaluation" \
-    --models "$world/start" "$world"/stage{1_1,1_2,1_3,2_1,2_2}/policy --eval.dataset "$world/prompts/test.jsonl" \
-    --rollout.image.guidance_scale 2.0
+    --models "$world/start" "$world"/stage{1_1,1_2,1_3,2_1,2_2}/policy --eval.dataset "$world/prompts/test.jsonl"
 "$PYTHON" examples/tiny/stage_table.py "$world/evaluation/results.json" --record

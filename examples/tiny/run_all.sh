@@ -36,5 +36,6 @@ for stage in 2_1 2_2; do
 done
 say "measuring all stages on held-out prompts"
 "$PYTHON" -m unigrpo.cli.evaluate --config launch/configs/tiny/unigrpo.yaml --output "$world/evaluation" \
-    --models "$world/start" "$world"/stage{1_1,1_2,1_3,2_1,2_2}/policy --eval.dataset "$world/prompts/test.jsonl"
+    --models "$world/start" "$world"/stage{1_1,1_2,1_3,2_1,2_2}/policy --eval.dataset "$world/prompts/test.jsonl" \
+    --data.tasks '[text, mmu, t2i, r2i]'
 "$PYTHON" examples/tiny/stage_table.py "$world/evaluation/results.json" --record

@@ -100,6 +100,12 @@ def extra_row(what: str, without: float, with_it: float, unit: str, most: float)
     return _line(what, without, with_it, unit, f"{with_it - without:+.3f} {unit}", f"at most {most:g} {unit}", "")
 
 
+def prediction_row(what: str, measured: float, predicted: float, unit: str, within: float) -> dict[str, Any]:
+    """One line of the table: a measured cost in the place of the baseline, and the predicted one in that of ours."""
+    error = f"{predicted / measured - 1:+.0%} predicted"
+    return _line(what, measured, predicted, unit, error, f"within {within:.0%}", "")
+
+
 def _line(what: str, baseline: float, ours: float, unit: str, result: str, target: str, equal: str) -> dict[str, Any]:
     numbers = {"baseline": float(f"{baseline:.4g}"), "ours": float(f"{ours:.4g}"), "unit": unit}
     return {"what": what, **numbers, "result": result, "target": target, "equal": equal}

@@ -1,0 +1,118 @@
+"""The plan's seconds against measured ones: generation, scoring and an update of one rank.
+
+python tests/benchmarks/cost_model.py [--size 8b]
+
+The share of the arithmetic that passes reach (``--mfu`` of a dry run) is taken from the update; the others are
+predicted with it. So this checks how the plan divides a step among its roles, on any machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from statistics import median
+
+from measure import computing_clock, prediction_row, write
+from samples import image_sample, run_config, scoring_settings, text_sample
+from sizes import Size, chosen_size
+from update import GradientEngine
+
+from unigrpo.config import LoRAConfig
+from unigrpo.memory_plan import ModelSize
+from unigrpo.models.mmada import MMadaModelLM
+from unigrpo.models.sampling.image import sample_images
+from unigrpo.models.sampling.text import sample_text
+from unigrpo.step_time import Lengths, image_flops, pass_flops, text_flops
+from unigrpo.training.unigrpo import unigrpo_updates
+from unigrpo.workers.scoring import score
+
+NUM_ROWS = 8
+WITHIN = 0.3
+"""Relative error that is accepted."""
+
+
+def main() -> None:
+    size = chosen_size(__doc__ or "")
+    model = size.build()
+    if size.name != "small":
+        model.gradient_checkpointing_enable()
+    measured = {name: seconds(call, size.rounds) for name, call in work(size, model).items()}
+    flops = predicted_flops(size, model)
+    speed = flops["update"] / measured["update"]
+    rows = [
+        prediction_row(name, measured[name], flops[name] / speed, "s", WITHIN) for name in measured if name != "update"
+    ]
+    write("cost_model", rows, size=size.name, rows_of_a_batch=NUM_ROWS, tflops_of_the_update=speed / 1e12)
+
+
+def work(size: Size, model: MMadaModelLM) -> dict[str, Callable[[], object]]:
+    """What is timed, by role."""
+    samples = [f(size, i) for i in range(NUM_ROWS // 2) for f in (text_sample, image_sample)]
+    config, settings = run_config(NUM_ROWS // 2), scoring_settings(size)
+    engine = GradientEngine(model)
+    old = score(engine, config, settings, samples)
+    samples = [replace(sample, old_log_probs=log_probs) for sample, log_probs in zip(samples, old, strict=True)]
+    text = replace(size.text, stop_at_end_of_text=False)
+    text_prompts = size.text_tokens([size.text_prompts[0]] * NUM_ROWS)
+    image_prompts = size.image_tokens([size.image_prompts[0]] * NUM_ROWS)
+
+    def draw() -> object:
+        model.eval()
+        return sample_images(
+            model, image_prompts, size.image, size.vocabulary, generators=size.generators(NUM_ROWS),
+            unconditional=[size.empty_image_tokens()] * NUM_ROWS,
+        )  # fmt: skip
+
+    def answer(cache: str) -> Callable[[], object]:
+        settings = replace(text, cache=cache)
+        return lambda: sample_text(
+            model.eval(), text_prompts, settings, size.vocabulary, generators=size.generators(NUM_ROWS)
+        )
+
+    return {
+        "update": lambda: unigrpo_updates(engine, config, settings, samples),
+        "scoring a mixed batch": lambda: score(engine, config, settings, samples),
+        "texts, cache none": answer("none"),
+        "texts, cache prefix": answer("prefix"),
+        "texts, cache dual": answer("dual"),
+        "images": draw,
+    }
+
+
+def predicted_flops(size: Size, model: MMadaModelLM) -> dict[str, float]:
+    """The arithmetic of each piece of work, by the formulas of the plan."""
+    measured = ModelSize.of(model.config, LoRAConfig())
+    codes = size.vocabulary.codebook_size
+    text = Lengths(prompt=size.text_prompts[0], response=size.text.max_new_tokens)
+    image = Lengths(prompt=size.image_prompts[0], response=size.image.num_image_tokens)
+    mixed = 0.0
+    for number in range(NUM_ROWS // 2):
+        for sample, ids in ((text_sample(size, number), size.num_ids), (image_sample(size, number), codes)):
+            row = len(sample.rollout.token_ids)
+            mixed += sum(pass_flops(measured, row, row**2, int(sample.weight[0].sum()) * ids))
+    passes = 3 if size.name == "small" else 4
+    texts = {
+        f"texts, cache {cache}": NUM_ROWS * text_flops(measured, text, replace(size.text, cache=cache))
+        for cache in ("none", "prefix", "dual")
+    }
+    return {
+        "update": passes * mixed,
+        "scoring a mixed batch": mixed,
+        **texts,
+        "images": NUM_ROWS * image_flops(measured, image, size.image, codes),
+    }
+
+
+def seconds(call: Callable[[], object], rounds: int) -> float:
+    """Median over some rounds, after one that is not counted."""
+    call()
+    times = []
+    for _ in range(rounds):
+        started = computing_clock()
+        call()
+        times.append(computing_clock() - started)
+    return median(times)
+
+
+if __name__ == "__main__":
+    main()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
+from zipfile import is_zipfile
 
 import torch
 from huggingface_hub import hf_hub_download
@@ -56,7 +57,8 @@ def find_file(model: str, names: Collection[str]) -> Path:
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a ``.safetensors`` file or of a pickled state dict, by name.
 
-    A pickle is read with ``weights_only``, so that it cannot run code, and mapped, so that it is in memory once.
+    A pickle is read with ``weights_only``, so that it cannot run code, and mapped, so that it is in memory once; the
+    form from before torch 1.6 cannot be mapped.
 
     Raises:
         ValueError: The file is no such file, or holds anything but tensors with names, or values that are not finite.
@@ -65,7 +67,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             state = load_file(path)
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
     except (SafetensorError, UnpicklingError, RuntimeError, EOFError, KeyError) as error:
         raise ValueError(f"{path} is not a file of weights that can be read safely: {error}") from error
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):

@@ -262,12 +262,20 @@ def test_the_folder_that_the_command_writes_scores_the_same(
     assert json.loads((target / "config.json").read_text())["vision_heads"] == 1
 
 
-def test_a_file_that_would_run_code_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_a_file_of_the_form_before_torch_1_6_is_read_as_well(folder: Path, sample: Callable[..., RewardInput]) -> None:
+    values = ImageReward(str(folder))([sample()])
+    weights = torch.load(folder / "ImageReward.pt", weights_only=True)
+    torch.save(weights, folder / "ImageReward.pt", _use_new_zipfile_serialization=False)
+    assert ImageReward(str(folder))([sample()]) == values
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_a_file_that_would_run_code_is_refused(folder: Path, tmp_path: Path, is_zip: bool) -> None:
     class Harmful:
         def __reduce__(self) -> tuple[Any, ...]:
             return Path.touch, (tmp_path / "ran",)
 
-    torch.save({"blip.weight": Harmful()}, folder / "ImageReward.pt")
+    torch.save({"blip.weight": Harmful()}, folder / "ImageReward.pt", _use_new_zipfile_serialization=is_zip)
     with pytest.raises(ValueError, match="not a file of weights that can be read safely"):
         ImageReward(str(folder)).load()
     assert not (tmp_path / "ran").exists()

@@ -33,7 +33,7 @@ _WRAPPERS = (
     ("\\[", "\\]"),
     ("{", "}"),
 )
-_END = re.compile(r"(?:\s|\\[!,;:> ]|[,;:。])+$")
+_END = re.compile(r"(?<![\s,;:。])(?:\s|\\[!,;:> ]|[,;:。])+$")
 _PREFIX = re.compile(
     r"(?:the )?(?:final )?answer(?:\s*[:=]\s*| is )|let\b\s*|\*\s+"
     r"|(?:that|exactly|simply|just|only|equal to|equals|therefore|thus|hence|so|also)\b[\s,:]*"

@@ -182,7 +182,7 @@ def _with_unit(value: Fraction, currency: str, rest: str, loose: bool) -> Number
     names = re.split(r"[ /]", unit) if unit else []
     if unit is None or (glued and not all(name in _KNOWN_NAMES for name in names if name)):
         return None
-    if glued and re.match(r"[A-Za-z](?![A-Za-z])", rest) and (not loose or unit in _RARE or rest == "M"):
+    if glued and re.match(r"[A-Za-z](?![A-Za-z])", rest) and (not loose or unit in _RARE or rest[0] == "M"):
         return None  # 5m is a product in mathematics, 5M may be five million
     if not loose and not percent and not all(name in _KNOWN_NAMES or _is_noun(name, rest) for name in names if name):
         return None

@@ -51,7 +51,10 @@ class FlopMeter:
         lora: Its adapters.
         """
         self.flops = 0.0
-        self._size = ModelSize.of(cast(MMadaConfig, model.config), lora)
+        config = cast(MMadaConfig, model.config)
+        self._size = ModelSize.of(config, lora)
+        self._last_matrices = config.n_layers * config.d_model * config.mlp_hidden_size
+        """Weights of the last matrix of every layer."""
         self._watched = model
         self._hook(model)
 
@@ -79,8 +82,7 @@ class FlopMeter:
             backward = 1 + self._size.num_trainable / self._size.num_parameters
             again = 0.0
             if module.gradient_checkpointing:  # a layer is computed again up to its last matrix, whose input suffices
-                last = 2 * self._size.num_layers * self._size.width * module.config.mlp_hidden_size
-                again = layers - last * rows * columns
+                again = layers - 2 * self._last_matrices * rows * columns
             layers += layers * backward + again
             head *= 2 + backward  # its logits are computed again instead of kept
         self.flops += layers + head

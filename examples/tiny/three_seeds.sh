@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The quickstart with three seeds: is the held-out gain more than luck? Writes three_seeds.json and reward_curve.png.
-# About a quarter of an hour on two idle CPU cores. Arguments go to every run.
+# About half an hour on two idle CPU cores. Arguments go to every run.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 

@@ -145,6 +145,7 @@ class UniGRPOTrainer:
 
     def train_step(self, step: int, output: Output) -> dict[str, float]:
         """One step: the eight stops from prompts to new weights. Returns its metrics."""
+        self._ledger(0.0)  # what evaluations and checkpoints cost belongs to no step
         config, clock, version = self.config, StepClock(), self.state.policy_version
         with clock.stop("sync"):
             self.source.start(step, version)

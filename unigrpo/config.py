@@ -396,6 +396,8 @@ class RewardTermConfig:
     """Samples of one call; 0 shares all of a step among the workers."""
     timeout_seconds: float = 120.0
     """A call that takes longer is ended with its process, which is started again."""
+    load_timeout_seconds: float = 1800.0
+    """A reward that is not ready by then, its weights loaded or its server reached, stops the start of the run."""
     attempts: int = 2
     """How often a call is made before its samples count as missing."""
     num_workers: int = 1
@@ -411,7 +413,7 @@ class RewardTermConfig:
         where = f"reward.terms: {self.name}"
         for task in self.tasks:
             choice(f"{where}: tasks", task, TASKS)
-        for name in ("timeout_seconds", "attempts", "num_workers", "concurrency"):
+        for name in ("timeout_seconds", "load_timeout_seconds", "attempts", "num_workers", "concurrency"):
             positive(f"{where}: {name}", getattr(self, name))
         for name in ("batch_size", "num_cpus", "num_gpus"):
             require(getattr(self, name) >= 0, f"{where}: {name} is {getattr(self, name)}; it must be 0 or more")

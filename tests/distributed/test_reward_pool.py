@@ -98,6 +98,14 @@ class DoesNotLoad:
         return []
 
 
+class NeverLoads:
+    def __init__(self) -> None:
+        time.sleep(3600)
+
+    def __call__(self, *, completions: list[str]) -> list[float]:
+        return []
+
+
 def rollout(sample: int, completion: str) -> Rollout:
     empty = torch.zeros(0)
     return Rollout(
@@ -178,6 +186,11 @@ def test_nan_is_missing_for_its_sample_alone(pool):
 def test_a_reward_that_cannot_start_is_named(pool):
     with pytest.raises(WorkerFailed, match=r"DoesNotLoad' could not start: .* FileNotFoundError: weights"):
         pool(term("DoesNotLoad"))
+
+
+def test_a_reward_that_is_never_ready_stops_the_start(pool):
+    with pytest.raises(WorkerFailed, match=r"NeverLoads' is not ready after 2 s; .* load_timeout_seconds \(now 2\)"):
+        pool(term("NeverLoads", load_timeout_seconds=2.0))
 
 
 def test_a_process_that_is_started_again_may_load_for_longer_than_a_call_may_take(pool, tmp_path):

@@ -17,7 +17,7 @@ from unigrpo.config import RewardConfig, RewardTermConfig
 from unigrpo.distributed.ray_group import WorkerFailed, cause_of
 from unigrpo.distributed.reward_actor import RewardActor
 from unigrpo.records import RewardOutput, Rollout
-from unigrpo.workers.reward import TermScores, outputs, paid_rows, reward_input, work_metrics
+from unigrpo.workers.reward import TermScores, outputs, paid_rows, reward_inputs, work_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -122,13 +122,19 @@ class RewardPool:
         """Waits until every reward is loaded.
 
         Raises:
-            WorkerFailed: One could not be; names it.
+            WorkerFailed: One could not be, or not in time; names it.
         """
         started = time.monotonic()
         loading = [(term, ref) for term in self._terms for ref in term.load()]
         for term, ref in loading:
-            while not ray.wait([ref], timeout=REMINDER_SECONDS)[0]:
+            limit = term.config.load_timeout_seconds
+            while not ray.wait([ref], timeout=min(REMINDER_SECONDS, max(started + limit - time.monotonic(), 0)))[0]:
                 waited = time.monotonic() - started
+                if waited >= limit:
+                    raise WorkerFailed(
+                        f"reward {term.config.name!r} is not ready after {waited:.0f} s; if it needs longer, set its "
+                        f"load_timeout_seconds (now {limit:g}) in reward.terms"
+                    )
                 logger.warning("reward %r is not ready after %.0f s; still waiting", term.config.name, waited)
             try:
                 name: Any = ray.get(ref)
@@ -140,7 +146,7 @@ class RewardPool:
     def score(self, rollouts: Sequence[Rollout]) -> tuple[list[RewardOutput], dict[str, float]]:
         """The rewards of each rollout; missing, with a reason, where a reward failed at all attempts."""
         rows = {term.name: paid_rows(term.config, rollouts) for term in self._terms}
-        everything = [reward_input(rollout) for rollout in rollouts]
+        everything = reward_inputs(rollouts)
         started = time.monotonic()
         running: dict[Any, _Call] = {}
         for term in self._terms:

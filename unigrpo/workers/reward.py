@@ -14,6 +14,7 @@ from PIL import Image
 from rewards.base import RewardInput
 from rewards.loading import load_reward
 from unigrpo.config import RewardConfig, RewardTermConfig
+from unigrpo.data.images import read_image
 from unigrpo.records import Prompt, RewardOutput, Rollout
 
 
@@ -115,10 +116,11 @@ class LocalRewards:
     def score(self, rollouts: Sequence[Rollout]) -> tuple[list[RewardOutput], dict[str, float]]:
         scores: dict[str, list[TermScores]] = {}
         seconds: dict[str, float] = {}
+        everything = reward_inputs(rollouts)
         for worker in self._workers:
             started = time.monotonic()
             paid = paid_rows(worker.term, rollouts)
-            scores[worker.name] = [worker.score([reward_input(rollouts[i]) for i in paid])] if paid else []
+            scores[worker.name] = [worker.score([everything[i] for i in paid])] if paid else []
             seconds[worker.name] = time.monotonic() - started
         rows = {worker.name: paid_rows(worker.term, rollouts) for worker in self._workers}
         return outputs(scores, rows, len(rollouts)), work_metrics(scores, seconds)
@@ -151,18 +153,26 @@ def paid_rows(term: RewardTermConfig, rollouts: Sequence[Rollout]) -> list[int]:
     return [i for i, rollout in enumerate(rollouts) if pays_for(term, rollout.request.prompt.task)]
 
 
-def reward_input(rollout: Rollout) -> RewardInput:
-    """A rollout as rewards see it."""
-    prompt = rollout.request.prompt
-    return RewardInput(
-        prompt=prompt.text,
-        completion=rollout.completion,
-        label=prompt.label,
-        task=prompt.task,
-        image=None if rollout.image is None else Image.fromarray(rollout.image),
-        input_images=tuple(Image.open(path).convert("RGB") for path in prompt.images),
-        metadata=dict(prompt.metadata),
-    )
+def reward_inputs(rollouts: Sequence[Rollout]) -> list[RewardInput]:
+    """Rollouts as rewards see them. A picture that several prompts name is read once, and sent once.
+
+    Raises:
+        ValueError: A picture of a prompt cannot be read any more.
+    """
+    prompts = [rollout.request.prompt for rollout in rollouts]
+    pictures = {path: read_image(path) for path in {path for prompt in prompts for path in prompt.images}}
+    return [
+        RewardInput(
+            prompt=prompt.text,
+            completion=rollout.completion,
+            label=prompt.label,
+            task=prompt.task,
+            image=None if rollout.image is None else Image.fromarray(rollout.image),
+            input_images=tuple(pictures[path] for path in prompt.images),
+            metadata=dict(prompt.metadata),
+        )
+        for prompt, rollout in zip(prompts, rollouts, strict=True)
+    ]
 
 
 def _prompt_input(prompt: Prompt) -> RewardInput:

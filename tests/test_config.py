@@ -13,6 +13,7 @@ from unigrpo.config import (
     DeepSpeedConfig,
     KLConfig,
     MaskRatioConfig,
+    RefConfig,
     RewardConfig,
     RewardTermConfig,
     RolloutConfig,
@@ -52,6 +53,10 @@ from unigrpo.config import (
         (
             lambda: RunConfig(actor=ActorConfig(num_gpus_per_node=3)),
             "128 samples of a step .* over 3 policy ranks; make",
+        ),
+        (
+            lambda: RunConfig(ref=RefConfig(offload=True), ds=DeepSpeedConfig(zero_stage=3)),
+            "ref.offload is not for ds.zero_stage 3",
         ),
     ],
 )

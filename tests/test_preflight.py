@@ -122,6 +122,15 @@ def test_a_reward_of_pictures_does_not_fit_a_text(mixed):
         check_inputs(mixed({"prompt": "1", "label": "1"}, reward=("jpeg_size",)))
 
 
+def test_a_file_with_a_share_of_the_prompts_and_none_to_train_on_is_named(mixed, tmp_path):
+    run = mixed({"prompt": "1", "label": "1"})
+    (tmp_path / "draw.jsonl").write_text('{"task": "t2i", "prompt": "x"}\n')
+    both = f"{run.data.prompt_dataset},{tmp_path / 'draw.jsonl'}"
+    data = dataclasses.replace(run.data, prompt_dataset=both, prompt_probs=(2.0, 1.0), tasks=("text",))
+    with pytest.raises(ValueError, match=r"draw.jsonl a share, but it has no prompt that is trained on; see data.tasks"):
+        check_inputs(changed(run, data=data))
+
+
 def test_a_task_that_nothing_pays_for_is_named(mixed):
     run = mixed({"prompt": "1", "label": "1"}, {"task": "t2i", "prompt": "x"})
     terms = (RewardTermConfig(name="math_answer", tasks=("text",)), RewardTermConfig(name="jpeg_size", weight=0.0))

@@ -613,6 +613,10 @@ class RunConfig:
             self.actor.loss_agg_mode != "fixed_length" or self.rollout.text.max_new_tokens > 0,
             "actor.loss_agg_mode fixed_length needs rollout.text.max_new_tokens",
         )
+        require(
+            not (self.ref.offload and self.ds.zero_stage == 3),
+            "ref.offload is not for ds.zero_stage 3, which shards the reference; leave one of them out",
+        )
 
     @property
     def num_policy_ranks(self) -> int:

@@ -127,7 +127,7 @@ def check_fits(plan: MemoryPlan, config: ModelRun, hardware: Hardware) -> None:
         ("ds.zero_stage 3", config.ds.zero_stage < 3 and config.actor.num_ranks > 1),
         ("more GPUs (actor.num_nodes, actor.num_gpus_per_node)", True),
         ("ds.adam_offload true", not config.ds.adam_offload),
-        ("ref.offload true", "reference" in plan.gpu),
+        ("ref.offload true", "reference" in plan.gpu and config.ds.zero_stage < 3),
         ("a smaller train.micro_batch_size", largest in ("activations", "logits")),
         ("a smaller rollout.micro_batch_size", largest == "sampling"),
         ("actor.gradient_checkpointing_enable true", not config.actor.gradient_checkpointing_enable),

@@ -14,7 +14,7 @@ from unigrpo.checkpoint import CheckpointStore
 from unigrpo.config import ImageSamplingConfig, PicturesConfig, RunConfig
 from unigrpo.data.chat import chat_variant
 from unigrpo.data.images import read_image
-from unigrpo.data.prompt_files import load_prompts, raise_problems
+from unigrpo.data.prompt_files import check_shares, load_prompts, prompt_shares, raise_problems
 from unigrpo.data.prompting import encode_prompt
 from unigrpo.models.checkpoint_io import load_config
 from unigrpo.models.image_tokenizer import ImageTokenizer, load_image_tokenizer
@@ -60,6 +60,7 @@ def check_inputs(config: RunConfig) -> Inputs:
         tasks=data.tasks,
         max_samples=data.max_samples,
     )
+    check_shares(prompts, prompt_shares(data))
     eval_prompts = held_out_prompts(config) if config.eval.dataset else []
     tokens, num_codes = check_prompts(prompts + eval_prompts, config)
     inputs = Inputs(prompts=prompts, eval_prompts=eval_prompts, prompt_tokens=tokens, num_image_tokens=num_codes)

@@ -16,7 +16,7 @@ import torch
 from unigrpo.algorithm.likelihood.base import load_estimator
 from unigrpo.checkpoint import CheckpointStore
 from unigrpo.config import RunConfig
-from unigrpo.data.prompt_files import PromptStream, dataset_names, dealt
+from unigrpo.data.prompt_files import PromptStream, dealt, prompt_shares
 from unigrpo.evaluation.held_out import evaluate
 from unigrpo.records import Prompt, Rollout, SampleRequest, TrainSample
 from unigrpo.rollout_source import PolicyRollouts, RolloutSource, WorkerRollouts
@@ -100,9 +100,8 @@ class UniGRPOTrainer:
         self.eval_prompts = eval_prompts
         self.checkpoints = checkpoints
         settings, train = config.rollout, config.train
-        names = dataset_names(config.data.prompt_dataset)
-        probs = dict(zip(names, config.data.prompt_probs, strict=True)) if config.data.prompt_probs else {}
-        self.prompts = PromptStream(prompts, settings.batch_size, settings.n_samples_per_prompt, train.seed, probs)
+        shares = prompt_shares(config.data)
+        self.prompts = PromptStream(prompts, settings.batch_size, settings.n_samples_per_prompt, train.seed, shares)
         self.source: RolloutSource = PolicyRollouts(config, policy, self._requests)
         if rollout is not None:
             self.source = WorkerRollouts(config, policy, self._requests, rollout)

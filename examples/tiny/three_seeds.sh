@@ -1,8 +1,17 @@
 #!/usr/bin/env bash
-# The quickstart with three seeds: is the held-out gain more than luck? Writes three_seeds.json and reward_curve.png.
-# About half an hour on two idle CPU cores. Arguments go to every run.
+# The quickstart with three seeds: is the held-out gain more than luck?
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+
+if [ "${1:-}" = --help ] || [ "${1:-}" = -h ]; then
+    cat <<'TEXT'
+bash examples/tiny/three_seeds.sh [--section.name VALUE ...]
+
+Runs the quickstart with the seeds 1, 2 and 3 in runs/three_seeds, which it removes first, and writes three_seeds.json and
+reward_curve.png beside this script. About half an hour on two idle CPU cores. Arguments go to every run.
+TEXT
+    exit 0
+fi
 
 runs=()
 for seed in 1 2 3; do

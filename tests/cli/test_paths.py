@@ -11,6 +11,7 @@ from unigrpo.config import (
     CheckpointConfig,
     DataConfig,
     EvalConfig,
+    PicturesConfig,
     RewardConfig,
     RewardTermConfig,
     RunConfig,
@@ -27,13 +28,17 @@ def test_paths_that_exist_become_absolute_and_names_stay(tmp_path, monkeypatch):
         (user / name).touch()
     monkeypatch.chdir(job)
     monkeypatch.setenv("UNIGRPO_SUBMIT_DIR", str(user))
-    terms = tuple(RewardTermConfig(name=name) for name in ("mine.py:score", "math_answer", "package.module:Class"))
+    (user / "math").mkdir()  # the name of an option that is no path
+    options = {"model": "./model", "kind": "math", "url": "http://127.0.0.1/v1", "scale": 2}
+    names = ("mine.py:score", "math_answer", "package.module:Class")
+    terms = tuple(RewardTermConfig(name=name, options=options) for name in names)
     run = with_absolute_paths(
         RunConfig(
             run_dir="runs/x",
             data=DataConfig(prompt_dataset="a.jsonl, b.jsonl"),
             eval=EvalConfig(dataset="openai/gsm8k"),
             actor=ActorConfig(model_name_or_path="model"),
+            pictures=PicturesConfig(tokenizer="model"),
             reward=RewardConfig(terms=terms),
             ckpt=CheckpointConfig(path="../saved"),
         )
@@ -43,6 +48,8 @@ def test_paths_that_exist_become_absolute_and_names_stay(tmp_path, monkeypatch):
     assert run.eval.dataset == "openai/gsm8k"
     assert run.actor.model_name_or_path == str(user / "model")
     assert [t.name for t in run.reward.terms] == [f"{user / 'mine.py'}:score", "math_answer", "package.module:Class"]
+    assert run.reward.terms[0].options == options | {"model": str(user / "model")}
+    assert run.pictures.tokenizer == str(user / "model")
     assert run.ckpt.path == str(tmp_path / "saved")
 
 

@@ -36,7 +36,7 @@ RESULTS = "results.json"
 def run(arguments: Sequence[str]) -> int:
     """The command. Returns its exit status."""
     parser = run_parser("unigrpo.cli.evaluate", __doc__ or "")
-    parser.add_argument("--models", nargs="+", default=(), help="checkpoints, in the order of the table's rows")
+    parser.add_argument("--models", nargs="+", default=(), help="checkpoints, in the order of the table's columns")
     parser.add_argument("--output", required=True, help="folder to write; it may not hold results yet")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
     parsed = parse(parser, arguments)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from unigrpo.config import RunConfig
 
@@ -32,6 +34,10 @@ class UserPaths:
         path, colon, function = spec.rpartition(":")
         return self.found(path) + colon + function if path.endswith(".py") else spec
 
+    def found_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Options of a reward; a text with a slash may be a path."""
+        return {k: self.found(v) if isinstance(v, str) and "/" in v else v for k, v in options.items()}
+
     def written(self, name: str) -> str:
         """A path to write to, which need not exist yet; empty stays empty."""
         return str((self.base / name).resolve()) if name else ""
@@ -40,13 +46,17 @@ class UserPaths:
 def with_absolute_paths(config: RunConfig) -> RunConfig:
     """The config with every path that exists below the user's folder made absolute; other names stay as they are."""
     user = UserPaths()
-    terms = tuple(replace(term, name=user.found_function(term.name)) for term in config.reward.terms)
+    terms = tuple(
+        replace(term, name=user.found_function(term.name), options=user.found_options(term.options))
+        for term in config.reward.terms
+    )
     return replace(
         config,
         run_dir=user.written(config.run_dir),
         data=replace(config.data, prompt_dataset=user.found_all(config.data.prompt_dataset)),
         eval=replace(config.eval, dataset=user.found_all(config.eval.dataset)),
         actor=replace(config.actor, model_name_or_path=user.found(config.actor.model_name_or_path)),
+        pictures=replace(config.pictures, tokenizer=user.found(config.pictures.tokenizer)),
         reward=replace(config.reward, terms=terms),
         ckpt=replace(config.ckpt, path=user.written(config.ckpt.path)),
     )

@@ -13,7 +13,7 @@ import datasets
 import torch
 
 from unigrpo.algorithm.masking import keyed_generator
-from unigrpo.config import TASKS
+from unigrpo.config import TASKS, DataConfig
 from unigrpo.data.corpora.order import Mixture
 from unigrpo.records import Prompt, SampleRequest
 
@@ -212,6 +212,21 @@ def gold_answer(label: str) -> str:
     return label.rpartition(GOLD_MARK)[2].strip()
 
 
+def prompt_shares(data: DataConfig) -> dict[str, float]:
+    """The relative share of each data set by its name; empty where every prompt is as likely."""
+    names = dataset_names(data.prompt_dataset)
+    return dict(zip(names, data.prompt_probs, strict=True)) if data.prompt_probs else {}
+
+
+def check_shares(prompts: Sequence[Prompt], shares: Mapping[str, float]) -> None:
+    """Raises ValueError if a data set that has a share has no prompt."""
+    empty = [name for name in shares if not any(prompt.dataset == name for prompt in prompts)]
+    if empty:
+        raise ValueError(
+            f"data.prompt_probs gives {empty[0]} a share, but it has no prompt that is trained on; see data.tasks"
+        )
+
+
 class PromptStream:
     """The prompts of every step: shuffled epochs, one behind the other, as a function of the step alone.
 
@@ -231,11 +246,9 @@ class PromptStream:
         Raises:
             ValueError: A data set that has a share has no prompt.
         """
+        check_shares(prompts, probs)
         self._mixture = Mixture(probs, seed) if probs else None
         self._prompts = {name: [p for p in prompts if p.dataset == name] for name in probs} or {"": prompts}
-        empty = [name for name, found in self._prompts.items() if not found]
-        if empty:
-            raise ValueError(f"data.prompt_probs gives {empty[0]} a share, but it has no prompt that is trained on")
         self._batch_size = batch_size
         self._num_samples = num_samples
         self._seed = seed

@@ -38,9 +38,6 @@ WRONG_CAPTIONS = 0.3
 """Share of captions and of drawing requests with a picture of something else."""
 MISREAD = 0.3
 """Share of thoughts about a picture that misread it, with the answer that follows."""
-DEMONSTRATED = 0.8
-"""Share of the training scenes that the stages before UniGRPO see. UniGRPO asks about the others: there the policy is
-right about as often as on held-out ones, and has something to find out."""
 NUM_SINGLE = 24
 """Most prompts of each part that ask to draw one shape; all others ask for two."""
 SIZES = {"classes": 1200, "pairs": 4000, "journey": 2000, "instructions": 3000, "reasoning": 5000, "drawing": 4000}
@@ -70,7 +67,7 @@ class World:
     def __init__(self, folder: Path, seed: int) -> None:
         self._folder = folder
         self._rng = random.Random(seed)
-        self._scenes, _, self._held_out = parts()
+        self._scenes, self._held_out = split()
 
     def write_training(self) -> None:
         """All files that the stages train on."""
@@ -226,22 +223,15 @@ def picked_questions(scene: Scene, number: int, rng: random.Random) -> Iterator[
         yield rng.choice(by_kind[kind])
 
 
-def parts() -> tuple[list[Scene], list[Scene], list[Scene]]:
-    """Scenes of the stages before UniGRPO, of UniGRPO, and held-out ones; disjoint."""
-    training, held_out = split()
-    num_demonstrated = round(DEMONSTRATED * len(training))
-    return training[:num_demonstrated], training[num_demonstrated:], held_out
-
-
 def write_prompts(folder: Path, seed: int) -> None:
     """``train.jsonl`` and ``test.jsonl`` with prompts of all tasks, and the pictures that some ask about."""
     rng = random.Random(f"prompts {seed}")
     numbers = {
-        "train": {"text": 240, "mmu": 280, "t2i": 400, "r2i": 160},
+        "train": {"text": 400, "mmu": 320, "t2i": 400, "r2i": 160},
         "test": dict.fromkeys(("text", "mmu", "t2i"), 96),
     }
     numbers["test"]["r2i"] = 48
-    for part, sums, scenes in zip(numbers, arithmetic.split(), parts()[1:], strict=True):
+    for part, sums, scenes in zip(numbers, arithmetic.split(), split(), strict=True):
         shutil.rmtree(folder / part, ignore_errors=True)
         (folder / part).mkdir(parents=True)
         rows = [{"task": "text", "prompt": arithmetic.question(t), "label": str(sum(t))} for t in sums]

@@ -112,14 +112,6 @@ def test_prompts_of_training_and_test_are_disjoint_and_shipped_as_the_command_wr
     assert parts["train"].isdisjoint(parts["test"])
 
 
-def test_what_uni_grpo_asks_for_was_neither_demonstrated_nor_is_it_held_out(tiny):
-    demonstrated, asked, held_out = map(set, tiny.world.parts())
-    assert demonstrated | asked | held_out == set(tiny.shapes.scenes())
-    assert len(demonstrated) + len(asked) + len(held_out) == len(tiny.shapes.scenes())
-    training, test = tiny.shapes.split()
-    assert demonstrated | asked == set(training) and held_out == set(test)
-
-
 def test_the_table_has_a_row_for_each_stage(tiny):
     metrics = {name.format(kind): 0.25 for name in tiny.table.COLUMNS.values() for kind in ("sampled", "greedy")}
     text = tiny.table.table({"runs/a/start": metrics, "runs/a/stage1_1/policy": metrics})

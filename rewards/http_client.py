@@ -55,7 +55,7 @@ class Client:
                 raise ValueError(f"{name} is {value}; it must be above 0")
         if not urls or not all(url.startswith(("http://", "https://")) for url in urls):
             raise ValueError(f"url is {list(urls)}; give URLs that start with http:// or https://")
-        self.counts: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter(failed_requests=0, retries=0)
         """Of `requests`, `failed_requests` and `retries`, and what the reward counts besides."""
         self._urls = itertools.cycle(urls)
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
@@ -66,14 +66,13 @@ class Client:
 
     def post_all(self, bodies: Sequence[Any]) -> list[Any]:
         """The answers, in the order of the requests; None for one that failed at all attempts."""
-        self.counts["requests"] += len(bodies)
         return asyncio.run(self._post_all(bodies))
 
     def rates(self) -> dict[str, float]:
-        """What was counted since the last time, for each request."""
-        counts, self.counts = self.counts, Counter()
+        """What was counted since the last time, for each finished request; nothing if there was none."""
+        counts, self.counts = self.counts, Counter(failed_requests=0, retries=0)
         requests = counts.pop("requests", 0)
-        return {name: number / requests for name, number in counts.items() if requests and number}
+        return {name: number / requests for name, number in counts.items()} if requests else {}
 
     def check(self, url: str, expected: Callable[[Any], str]) -> None:
         """Gets a URL once.
@@ -121,6 +120,8 @@ class Client:
                     return answer.json()
         except (httpx.HTTPError, ValueError):
             self.counts["failed_requests"] += 1
+        finally:
+            self.counts["requests"] += 1
         return None
 
 

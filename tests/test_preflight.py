@@ -127,7 +127,9 @@ def test_a_file_with_a_share_of_the_prompts_and_none_to_train_on_is_named(mixed,
     (tmp_path / "draw.jsonl").write_text('{"task": "t2i", "prompt": "x"}\n')
     both = f"{run.data.prompt_dataset},{tmp_path / 'draw.jsonl'}"
     data = dataclasses.replace(run.data, prompt_dataset=both, prompt_probs=(2.0, 1.0), tasks=("text",))
-    with pytest.raises(ValueError, match=r"draw.jsonl a share, but it has no prompt that is trained on; see data.tasks"):
+    with pytest.raises(
+        ValueError, match=r"draw.jsonl a share, but it has no prompt that is trained on; see data.tasks"
+    ):
         check_inputs(changed(run, data=data))
 
 

@@ -290,7 +290,7 @@ def test_a_checked_stage_knows_its_sources_and_longest_row(world, tiny_unified_f
         ({"pictures": PicturesConfig(tokenizer="TOKENIZER", resolution=18)}, "resolution 18 is no multiple of 4"),
         (
             {"validation": ValidationConfig(image=ImageSamplingConfig(num_image_tokens=9))},
-            r"num_image_tokens is 9, but an image of pictures.resolution 16 has 16 tokens",
+            r"num_image_tokens is 9, but pictures.resolution 16 makes 16",
         ),
         ({"t2i": ModalityConfig(batch_size=2)}, r"t2i.batch_size is 2, but t2i.sources is empty"),
         ({"actor": ActorConfig(num_gpus_per_node=3)}, "t2i.batch_size 4 does not divide over 3 ranks"),

@@ -661,6 +661,11 @@ class RunConfig:
         """Rollouts of one step."""
         return self.rollout.batch_size * self.rollout.n_samples_per_prompt
 
+    def response_tokens(self, task: str, num_image_tokens: int) -> int:
+        """Most tokens that a sample of a task adds to its prompt: text, an image's, or for `r2i` both."""
+        text = 0 if task == "t2i" else self.rollout.text.max_new_tokens
+        return text + (num_image_tokens if task in ("t2i", "r2i") else 0)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dictionary, as written to ``config.yaml``."""
         return dataclasses.asdict(self)

@@ -75,32 +75,28 @@ class MemoryPlan:
         return steady + max(turns["activations"] + turns["logits"], turns["sampling"])
 
 
-def memory_plan(config: RunConfig, model: ModelSize, longest_prompt: int, num_image_tokens: int = 0) -> MemoryPlan:
+def memory_plan(config: RunConfig, model: ModelSize, longest_row: int) -> MemoryPlan:
     """Estimates the memory of one policy rank, with the reference if it shares the GPU.
 
     Args:
         config: The run.
         model: Size of the policy.
-        longest_prompt: Tokens of the longest prompt.
-        num_image_tokens: Of a drawn image; 0 if none is drawn.
+        longest_row: Tokens of the longest prompt and response.
     """
-    row = longest_prompt + max(config.rollout.text.max_new_tokens, num_image_tokens)
-    plan = training_memory(config, model, config.train.micro_batch_size * row)
-    if config.rollout.num_workers == 0:
-        # The weights are there, but under ZeRO-3 only a share of them.
-        spared = 0.0 if config.ds.zero_stage == 3 else _weights_gb(config, model)
-        plan.gpu["sampling"] = rollout_memory_gb(config, model, longest_prompt, num_image_tokens) - spared
+    plan = training_memory(config, model, config.train.micro_batch_size * longest_row)
+    # With rollout workers too: held-out prompts are answered here. The weights are there, or under ZeRO-3 a share.
+    spared = 0.0 if config.ds.zero_stage == 3 else _weights_gb(config, model)
+    plan.gpu["sampling"] = rollout_memory_gb(config, model, longest_row) - spared
     if config.has_reference_workers and config.train.colocate_actor_ref:
         where = plan.cpu if config.ref.offload else plan.gpu
         where["reference"] = plan.gpu["weights"]
     return plan
 
 
-def rollout_memory_gb(config: RunConfig, model: ModelSize, longest_prompt: int, num_image_tokens: int = 0) -> float:
+def rollout_memory_gb(config: RunConfig, model: ModelSize, longest_row: int) -> float:
     """Gigabytes (1e9 bytes) that generation needs on a GPU, whole weights included; see :func:`memory_plan`."""
-    row = longest_prompt + max(config.rollout.text.max_new_tokens, num_image_tokens)
     # One pass without gradient: a layer's tensors, and the logits of the positions that it reads.
-    tokens = config.rollout.micro_batch_size * row
+    tokens = config.rollout.micro_batch_size * longest_row
     once = tokens * model.width * TYPE_BYTES[config.ds.param_dtype] * LAYER_TENSORS / 1e9
     return _weights_gb(config, model) + once + _logits_gb(model)
 
@@ -119,7 +115,7 @@ def check_fits(plan: MemoryPlan, config: ModelRun, hardware: Hardware) -> None:
     Raises:
         ValueError: It does not fit.
     """
-    room = USABLE_SHARE * hardware.memory_gb
+    room = room_gb(hardware)
     if plan.gpu_total <= room:
         return
     largest = max(plan.gpu, key=lambda name: plan.gpu[name])
@@ -137,6 +133,20 @@ def check_fits(plan: MemoryPlan, config: ModelRun, hardware: Hardware) -> None:
         f"{hardware.name} has {hardware.memory_gb:.0f} GB, of which {room:.0f} can be used. Choose among: "
         + ", ".join(change for change, helps in changes if helps)
     )
+
+
+def check_rollouts_fit(gigabytes: float, hardware: Hardware) -> None:
+    """Refuses rollout workers that need more memory than their GPU has; raises as :func:`check_fits`."""
+    if gigabytes > room_gb(hardware):
+        raise ValueError(
+            f"a rollout worker needs {gigabytes:.1f} GB; {hardware.name} has {hardware.memory_gb:.0f} GB, of which "
+            f"{room_gb(hardware):.0f} can be used. Choose a smaller rollout.micro_batch_size"
+        )
+
+
+def room_gb(hardware: Hardware) -> float:
+    """What a plan may fill of a GPU's memory."""
+    return USABLE_SHARE * hardware.memory_gb
 
 
 def training_memory(config: ModelRun, model: ModelSize, tokens: int, num_ranks: int | None = None) -> MemoryPlan:

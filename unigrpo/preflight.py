@@ -187,6 +187,15 @@ def check_image_tokenizer(pictures: PicturesConfig, model: str, vocabulary: Voca
     return (pictures.resolution // tokenizer.downscale) ** 2
 
 
+def check_image_tokens(section: str, image: ImageSamplingConfig, resolution: int, num_codes: int) -> None:
+    """Raises ValueError if a section of the config states another number of image tokens than its images have."""
+    if num_codes and image.num_image_tokens not in (num_codes, ImageSamplingConfig().num_image_tokens):
+        raise ValueError(
+            f"{section}.image.num_image_tokens is {image.num_image_tokens}, but pictures.resolution {resolution} "
+            f"makes {num_codes}; leave it out"
+        )
+
+
 def _check_lengths(
     prompts: list[Prompt], tokenizer: PreTrainedTokenizerBase, config: RunConfig
 ) -> tuple[dict[str, list[int]], int]:
@@ -196,12 +205,7 @@ def _check_lengths(
     vocabulary = Vocabulary.from_pretrained_parts(model_config, tokenizer)
     has_images = any(prompt.task != "text" for prompt in prompts)
     num_codes = check_image_tokenizer(config.pictures, model, vocabulary) if has_images else 0
-    asked, text = config.rollout.image.num_image_tokens, config.rollout.text
-    if num_codes and asked not in (num_codes, ImageSamplingConfig().num_image_tokens):
-        raise ValueError(
-            f"rollout.image.num_image_tokens is {asked}, but pictures.resolution {config.pictures.resolution} makes "
-            f"{num_codes}; leave it out"
-        )
+    check_image_tokens("rollout", config.rollout.image, config.pictures.resolution, num_codes)
     codes = torch.zeros(num_codes, dtype=torch.long)
     lengths: dict[str, list[int]] = {}
     problems: list[str] = []
@@ -213,7 +217,9 @@ def _check_lengths(
         except ValueError as error:
             problems.append(str(error))
     raise_problems(problems)
-    longest = max(map(max, lengths.values()), default=0) + max(text.max_new_tokens, num_codes)
+    longest = max(
+        (max(tokens) + config.response_tokens(task, num_codes) for task, tokens in lengths.items()), default=0
+    )
     if longest > model_config.max_sequence_length:
         logger.warning(
             "rows have up to %d tokens, more than the %d (max_sequence_length) that %s was made for",

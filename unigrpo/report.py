@@ -229,6 +229,8 @@ def _before_after(summary: dict[str, Any]) -> str:
         kind = next((kind for kind in ("greedy", "sampled") if metric.endswith(f"_{kind}")), "")
         if kind:
             rows.setdefault((task, metric.removesuffix(f"_{kind}")), {})[kind] = name
+    if not rows:
+        return ""
     tasks = list(dict.fromkeys(task for task, _ in rows))
     order = sorted(rows, key=lambda row: (not row[0], tasks.index(row[0])))
     kinds = [kind for kind in ("greedy", "sampled") if any(kind in row for row in rows.values())]

@@ -43,7 +43,7 @@ def ledger_table(rows: Rows) -> str:
         cells = [
             "" if idle is None or not step else f"{idle / step:.0%}",
             _shown(_mean(rows, f"ledger/{role}_tflops"), "{:.3g}"),
-            _shown(_mean(rows, f"ledger/{role}_mfu"), "{:.1%}") or "no GPU",
+            _shown(_mean(rows, f"ledger/{role}_mfu"), "{:.1%}") or "not known",
             _shown(_mean(rows, f"memory/{role}_peak_gb"), "{:.2f}"),
         ]
         lines.append(f"<tr><td>{role}</td>" + "".join(f"<td class='n'>{cell}</td>" for cell in cells) + "</tr>")

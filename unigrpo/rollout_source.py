@@ -8,6 +8,7 @@ from typing import Protocol
 from torch import Tensor
 
 from unigrpo.config import RunConfig
+from unigrpo.data.prompt_files import dealt
 from unigrpo.records import Rollout, SampleRequest, TrainSample
 from unigrpo.workers.group import WorkerGroup
 from unigrpo.workers.parity import ParityGap
@@ -88,22 +89,27 @@ class WorkerRollouts(PolicyRollouts):
         """Version of the weights that the workers hold."""
         self._started: tuple[int, Callable[[], list[Rollout]]] | None = None
         """The step whose rollouts are being written, and how to wait for them."""
+        self._places: dict[int, int] = {}
+        """Where the sample of each number belongs."""
 
     def start(self, step: int, version: int) -> None:
         if self._started is not None and self._started[0] == step:
             return
         self._send(version)
-        settings = self.config.rollout
-        wait = self.workers.start_map(RolloutWorker.generate, self.requests(step), settings.text, settings.image)
-        self._started = (step, wait)
+        settings, requests = self.config.rollout, self.requests(step)
+        self._places = {request.sample_id: place for place, request in enumerate(requests)}
+        shared = dealt(list(requests), self.workers.size)
+        self._started = (
+            step,
+            self.workers.start_map(RolloutWorker.generate, shared, settings.text, settings.image),
+        )
 
     def rollouts(self, step: int, version: int) -> list[Rollout]:
-        self.start(step, version)
-        assert self._started is not None
+        assert self._started is not None and self._started[0] == step, "start comes first"
         _, wait = self._started
         rollouts, self._started = wait(), None
         self._check(rollouts, version)
-        return rollouts
+        return sorted(rollouts, key=lambda rollout: self._places[rollout.request.sample_id])
 
     def parity(self, rollouts: Sequence[Rollout]) -> list[ParityGap]:
         """Fresh rollouts are compared with the policy itself, which also shows that the weights arrived."""

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from unigrpo.config import ImageSamplingConfig
 from unigrpo.data.corpora.rows import RowEncoder
 from unigrpo.data.images import read_image
 from unigrpo.data.prompt_files import load_prompts
 from unigrpo.data.stage_rows import StageReader
 from unigrpo.models.checkpoint_io import load_config
 from unigrpo.models.vocabulary import Vocabulary
-from unigrpo.preflight import check_image_tokenizer, load_tokenizer
+from unigrpo.preflight import check_image_tokenizer, check_image_tokens, load_tokenizer
 from unigrpo.records import Prompt
 from unigrpo.stage_config import MODALITIES, StageConfig
 
@@ -47,7 +46,7 @@ def check_stage(config: StageConfig) -> StageInputs:
     num_codes = (
         check_image_tokenizer(config.pictures, config.actor.model_name_or_path, vocabulary) if has_images else 0
     )
-    _check_image_tokens(config, num_codes)
+    check_image_tokens("validation", config.validation.image, config.pictures.resolution, num_codes)
     sources = {name: modality.sources for name, modality in config.modalities.items()}
     held_out = {name: getattr(config.validation, name).sources for name in MODALITIES}
     pictures = config.pictures
@@ -68,12 +67,3 @@ def row_lengths(config: StageConfig, num_codes: int) -> dict[str, int]:
     """Tokens of a row of each modality of a stage, whose images have so many codes."""
     image_row = config.layout.max_text_tokens + num_codes + FRAME_TOKENS
     return {m: image_row if m in IMAGE_TASKS else config.layout.num_text_tokens for m in config.modalities}
-
-
-def _check_image_tokens(config: StageConfig, num_codes: int) -> None:
-    asked = config.validation.image.num_image_tokens
-    if num_codes and asked not in (num_codes, ImageSamplingConfig().num_image_tokens):
-        raise ValueError(
-            f"validation.image.num_image_tokens is {asked}, but an image of pictures.resolution "
-            f"{config.pictures.resolution} has {num_codes} tokens; leave it out"
-        )

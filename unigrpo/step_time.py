@@ -42,16 +42,9 @@ def pass_flops(model: ModelSize, tokens: float, pairs: float, logits: float) -> 
     return 2 * model.layer_parameters * tokens + 4 * model.num_layers * model.width * pairs, 2 * model.width * logits
 
 
-def forward_flops(model: ModelSize, row: int, read: float, vocabulary: int | None = None) -> float:
-    """Floating-point operations of one forward pass of one row.
-
-    Args:
-        model: Its size.
-        row: Tokens.
-        read: Tokens whose logits are computed.
-        vocabulary: Columns of the head that are computed; None for all.
-    """
-    return sum(pass_flops(model, row, row**2, read * (vocabulary or model.vocabulary_size)))
+def forward_flops(model: ModelSize, row: int, read: float) -> float:
+    """Floating-point operations of one forward pass of one row, of which ``read`` tokens have logits."""
+    return sum(pass_flops(model, row, row**2, read * model.vocabulary_size))
 
 
 def text_flops(model: ModelSize, lengths: Lengths, text: TextSamplingConfig) -> float:
@@ -146,7 +139,7 @@ def step_seconds(
     mfu: float,
     num_rollout_gpus: int = 0,
 ) -> dict[str, float]:
-    """Seconds of a step by role; `weights` are those that travel to rollout workers.
+    """Seconds of a step by role; `gradients` travel among policy ranks, and in `sync` weights to rollout workers.
 
     Args:
         flops: Of the step.
@@ -171,10 +164,10 @@ def step_seconds(
         "generate": flops.generate / speed / (num_rollout_gpus or num_gpus),
         "score": flops.score / speed / num_gpus,
         "update": flops.update / speed / num_gpus,
-        "sync": journeys * weights * num_updates / bandwidth(num_gpus),
+        "gradients": journeys * weights * num_updates / bandwidth(num_gpus),
     }
     if num_rollout_gpus:
-        seconds["weights"] = 2 * model.num_trainable / bandwidth(num_gpus + num_rollout_gpus)
+        seconds["sync"] = 2 * model.num_trainable / bandwidth(num_gpus + num_rollout_gpus)
     return seconds
 
 
@@ -182,5 +175,5 @@ def whole_step(seconds: dict[str, float], max_staleness: int) -> float:
     """Seconds of a step: the sum of its roles, or the longer side where generation overlaps the rest."""
     if max_staleness == 0:
         return sum(seconds.values())
-    generating, sending = seconds["generate"], seconds.get("weights", 0.0)
+    generating, sending = seconds["generate"], seconds.get("sync", 0.0)
     return sending + max(generating, sum(seconds.values()) - generating - sending)

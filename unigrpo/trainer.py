@@ -164,6 +164,7 @@ class UniGRPOTrainer:
         updates: list[dict[str, float]] = []
         if self.reward_totals.check(outputs, usable, rollouts):
             updates = self._update(with_rewards(samples, advantages, usable), clock)
+        ledger = self._ledger(clock.seconds)
         rewards = [{"reward": t, "rewards": o.parts} for t, o in zip(totals.tolist(), outputs, strict=True)]
         output.rollouts(step + 1, self._rows(rollouts, rewards, advantages))
         return {
@@ -174,10 +175,22 @@ class UniGRPOTrainer:
             **_over_ranks(updates),
             **parity,
             **_rollout_metrics(rollouts, version),
-            **clock.metrics(rollouts, self.config.rollout.num_workers or self.policy.size),
-            **self._ledger(clock.seconds),
+            **clock.metrics(),
+            **self._throughput(rollouts, ledger),
+            **ledger,
             "policy_version": float(self.state.policy_version),
         }
+
+    def _throughput(self, rollouts: list[Rollout], ledger: dict[str, float]) -> dict[str, float]:
+        """What is generated in a second of generating, whether or not the trainer waits meanwhile."""
+        role, group = ("policy", self.policy) if self.rollout is None else ("rollout", self.rollout)
+        seconds = ledger[f"ledger/{role}_generate_seconds"]
+        made = {
+            "tokens": sum(int(r.response_mask.sum()) for r in rollouts),
+            "images": sum(r.image is not None for r in rollouts),
+        }
+        rates = {f"throughput/{what}_per_second": number / seconds for what, number in made.items()}
+        return rates | {f"{name}_per_gpu": rate / group.size for name, rate in rates.items()}
 
     def _ledger(self, step_seconds: float) -> dict[str, float]:
         groups = {"policy": self.policy, "reference": self.reference, "rollout": self.rollout}
@@ -320,19 +333,10 @@ class StepClock:
         """Since the step began."""
         return time.monotonic() - self._started
 
-    def metrics(self, rollouts: list[Rollout], num_generating: int) -> dict[str, float]:
-        """Seconds of every stop and of the step, and what was generated in each second that was waited for it."""
-        waited = max(self._seconds["generate"], 1e-9)
-        tokens = sum(int(r.response_mask.sum()) for r in rollouts) / waited
-        images = sum(r.image is not None for r in rollouts) / waited
-        return {
-            **{f"time/{name}_seconds": seconds for name, seconds in self._seconds.items()},
-            "time/step_seconds": self.seconds,
-            "throughput/tokens_per_second": tokens,
-            "throughput/tokens_per_second_per_gpu": tokens / num_generating,
-            "throughput/images_per_second": images,
-            "throughput/images_per_second_per_gpu": images / num_generating,
-        }
+    def metrics(self) -> dict[str, float]:
+        """Seconds of every stop and of the step."""
+        seconds = {f"time/{name}_seconds": value for name, value in self._seconds.items()}
+        return seconds | {"time/step_seconds": self.seconds}
 
 
 def _over_ranks(updates: list[dict[str, float]]) -> dict[str, float]:

@@ -3,8 +3,8 @@
     python examples/tiny/make_model.py --output examples/tiny/model
     python examples/tiny/make_model.py --output runs/random_bytes --random_bytes
 
-The first writes the warm start that launch/configs/tiny_text.yaml trains on; it stops while there is still something to learn. The
-second writes a random-weight model with a byte tokenizer, which can read any text.
+The first writes the warm start that launch/configs/tiny_text.yaml trains on; it stops while there is still something
+to learn. The second writes a random-weight model with a byte tokenizer, which can read any text.
 """
 
 from __future__ import annotations

@@ -36,7 +36,10 @@ def generated_picture(item: RewardInput, index: int) -> Image.Image:
 
 
 def picture_and_prompt(item: RewardInput, index: int) -> tuple[Image.Image, str]:
-    """The generated picture of a sample, and the prompt that it should show.
+    """The generated picture of a sample, and the text that it should fit.
+
+    That is the prompt. A prompt of task ``r2i`` may say it in riddles ("the tallest animal"); its label, if it has
+    one, is what to see ("a giraffe") and takes the prompt's place.
 
     Raises:
         ValueError: As :func:`generated_picture`; or the prompt is empty.
@@ -44,7 +47,7 @@ def picture_and_prompt(item: RewardInput, index: int) -> tuple[Image.Image, str]
     prompt: object = item.prompt
     if not isinstance(prompt, str) or not prompt.strip():
         raise ValueError(f"{describe(item, index)} has no prompt to compare its picture with")
-    return generated_picture(item, index), prompt
+    return generated_picture(item, index), (item.label if item.task == "r2i" else None) or prompt
 
 
 def check_picture_prompt(prompt: RewardInput) -> None:

@@ -152,4 +152,7 @@ def _commit() -> str:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         return done.stdout.strip()
 
-    return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+    commit = git("rev-parse", "--short", "HEAD")
+    if not commit:
+        raise SystemExit("no commit to name beside the numbers: run the benchmark in a git checkout")
+    return commit + ("+" if git("status", "--porcelain", "-uno") else "")

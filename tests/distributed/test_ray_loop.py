@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Iterator
@@ -177,10 +178,9 @@ def test_with_lora_the_base_is_the_reference_and_the_export_is_merged(
 ) -> None:
     lora = DeepSpeedConfig(param_dtype="fp32", zero_stage=zero_stage, lora=LoRAConfig(rank=4))
     config = dataclasses.replace(run_config(tiny_model_folder, 2), ds=lora)
-    groups: Groups = start_groups(config)
-    assert groups.reference is None
-    run = fit(config, tmp_path / "ray", groups.policy, groups.reference, groups.reward)
-    groups.close()
+    with contextlib.closing(start_groups(config)) as groups:
+        assert groups.reference is None
+        run = fit(config, tmp_path / "ray", groups.policy, groups.reference, groups.reward)
     expected = fit_here(dataclasses.replace(run_config(tiny_model_folder, 1), ds=lora), tmp_path / "here")
     for step, row in expected.rows.items():
         assert run.rows[step] == pytest.approx(row, rel=1e-4, abs=1e-6)
@@ -204,19 +204,18 @@ def test_rollout_workers_get_the_weights_of_all_ranks(
 ) -> None:
     run = dataclasses.replace(run_config(tiny_model_folder, 2), ds=ds)
     config = dataclasses.replace(run, rollout=dataclasses.replace(run.rollout, num_workers=2))
-    groups: Groups = start_groups(config)
-    assert groups.rollout is not None
-    finished = fit(config, tmp_path / "ray", groups.policy, groups.reference, groups.reward, groups.rollout)
-    expected = fit_here(dataclasses.replace(run_config(tiny_model_folder, 1), ds=ds), tmp_path / "here")
-    for step, row in expected.rows.items():
-        assert finished.rows[step] == pytest.approx(row, rel=1e-4, abs=1e-6)
-    for key, weight in expected.weights.items():
-        torch.testing.assert_close(finished.weights[key], weight, atol=1e-5, rtol=0)
-    # One that dies is named, and its process ends the step instead of hanging it.
-    ray.kill(groups.rollout.actors[1])
-    with pytest.raises(WorkerDied, match=r"rollout worker 1 died in (receive_weights|generate).*ckpt.load_enable"):
-        finished.trainer.train_step(NUM_STEPS, Recorder())
-    groups.close()
+    with contextlib.closing(start_groups(config)) as groups:
+        assert groups.rollout is not None
+        finished = fit(config, tmp_path / "ray", groups.policy, groups.reference, groups.reward, groups.rollout)
+        expected = fit_here(dataclasses.replace(run_config(tiny_model_folder, 1), ds=ds), tmp_path / "here")
+        for step, row in expected.rows.items():
+            assert finished.rows[step] == pytest.approx(row, rel=1e-4, abs=1e-6)
+        for key, weight in expected.weights.items():
+            torch.testing.assert_close(finished.weights[key], weight, atol=1e-5, rtol=0)
+        # One that dies is named, and its process ends the step instead of hanging it.
+        ray.kill(groups.rollout.actors[1])
+        with pytest.raises(WorkerDied, match=r"rollout worker 1 died in (receive_weights|generate).*ckpt.load_enable"):
+            finished.trainer.train_step(NUM_STEPS, Recorder())
 
 
 def test_going_on_from_a_checkpoint_repeats_the_run_exactly(on_ray: Run) -> None:

@@ -49,6 +49,17 @@ def test_percent_is_a_hundred_times_the_cosine_and_never_negative(clip_folder: P
     assert ClipScore(str(clip_folder)).range == (0.0, 100.0)
 
 
+def test_a_picture_that_was_thought_of_first_is_compared_with_its_label(
+    clip_folder: Path, batch: list[RewardInput]
+) -> None:
+    asked = [replace(item, prompt="a riddle", label=item.prompt) for item in batch]
+    score = ClipScore(str(clip_folder), scale="cosine")
+    assert score([replace(item, task="r2i") for item in asked]) == score(batch)
+    riddles = score([replace(item, label=None) for item in asked])
+    assert score([replace(item, task="t2i") for item in asked]) == riddles != score(batch)
+    assert score([replace(item, task="r2i", label=None) for item in asked]) == riddles
+
+
 def test_each_distinct_prompt_is_encoded_once(
     clip_folder: Path, batch: list[RewardInput], monkeypatch: pytest.MonkeyPatch
 ) -> None:

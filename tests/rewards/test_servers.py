@@ -100,6 +100,11 @@ def length_score(path: str, body: Any, number: int) -> tuple[int, Any]:
     return said(f'{{"score": {length}}}')
 
 
+def logged(**rates: float) -> dict[str, float]:
+    """What a judge logs; 0 where nothing is said."""
+    return {"failed_requests": 0.0, "retries": 0.0, "parse_failures": 0.0} | rates
+
+
 def test_scores_come_in_order_and_on_the_scale(serve):
     server = serve(length_score)
     judge = Judge("judge", url=f"{server.url}/v1", template="{completion}", concurrency=3)
@@ -107,7 +112,7 @@ def test_scores_come_in_order_and_on_the_scale(serve):
     assert judge(INPUTS) == pytest.approx([i / 10 for i in range(6)])
     assert server.most_at_a_time <= 3
     assert server.bodies[0]["response_format"]["json_schema"]["schema"]["required"] == ["score"]
-    assert judge.logs() == {}
+    assert judge.logs() == logged()
 
 
 @pytest.mark.parametrize(
@@ -128,7 +133,7 @@ def test_scores_come_in_order_and_on_the_scale(serve):
 def test_what_cannot_be_read_is_missing_and_counted(serve, text, value):
     judge = Judge("judge", url=f"{serve(lambda *_: said(text)).url}/v1")
     assert judge(INPUTS[:1]) == [pytest.approx(value) if value is not None else None]
-    assert judge.logs() == ({} if value is not None else {"parse_failures": 1.0})
+    assert judge.logs() == logged(parse_failures=float(value is None))
 
 
 @pytest.mark.parametrize("answer", [{}, [], {"choices": []}, {"choices": [{"message": {}}]}])
@@ -141,7 +146,7 @@ def test_an_overloaded_server_is_asked_again(serve):
     server = serve(lambda path, body, number: (429, {}) if number < 2 else said('{"score": 5}'))
     judge = Judge("judge", url=f"{server.url}/v1")
     assert judge(INPUTS[:1]) == [0.5]
-    assert judge.logs() == {"retries": 2.0}
+    assert judge.logs() == logged(retries=2.0)
 
 
 def test_a_server_that_always_fails_gives_missing_values_and_a_wrong_request_is_not_repeated(serve):
@@ -156,10 +161,11 @@ def test_a_server_that_always_fails_gives_missing_values_and_a_wrong_request_is_
 def test_what_is_logged_is_for_each_request(serve):
     judge = Judge("judge", url=f"{serve(lambda path, body, n: said('nothing' if n < 2 else '{}')).url}/v1")
     judge(INPUTS[:4])
-    assert judge.logs() == {"parse_failures": 1.0}
+    assert judge.logs() == logged(parse_failures=1.0)
+    assert judge.logs() == {}
     judge = Judge("judge", url=f"{serve(lambda path, body, n: (400, {}) if n == 0 else said('{}')).url}/v1")
     judge(INPUTS[:4])
-    assert judge.logs() == {"failed_requests": 0.25, "parse_failures": 0.75}
+    assert judge.logs() == logged(failed_requests=0.25, parse_failures=0.75)
 
 
 def test_a_slow_server_is_given_up_on(serve):
@@ -293,7 +299,7 @@ def test_a_real_vllm_server_can_be_the_judge(tmp_path, tiny_model_folder):
         server.terminate()
         server.wait(timeout=30)
     logs = judge.logs()
-    assert logs.get("failed_requests", 0.0) == 0.0, (tmp_path / "log").read_text()[-2000:]
+    assert logs["failed_requests"] == 0.0, (tmp_path / "log").read_text()[-2000:]
     assert len(values) == len(INPUTS)
-    assert sum(value is None for value in values) == round(logs.get("parse_failures", 0.0) * len(values))
+    assert sum(value is None for value in values) == round(logs["parse_failures"] * len(values))
     assert all(value is None or 0 <= value <= 1 for value in values)

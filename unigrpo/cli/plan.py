@@ -14,6 +14,7 @@ from unigrpo.memory_plan import (
     MemoryPlan,
     ModelSize,
     check_fits,
+    check_rollouts_fit,
     memory_plan,
     rollout_memory_gb,
     training_memory,
@@ -86,32 +87,35 @@ def unigrpo_plan(config: RunConfig, inputs: Inputs | None, assumed: Assumptions)
         counts = {
             task: sum(p.task == task for p in inputs.prompts) for task in dict.fromkeys(p.task for p in inputs.prompts)
         }
-        codes, longest = inputs.num_image_tokens, inputs.longest_prompt
+        codes = inputs.num_image_tokens
+        longest = {task: max(tokens) for task, tokens in inputs.prompt_tokens.items()}
         lines.append(
             f"prompts     {len(inputs.prompts)} to train on ({_listed(counts)}), {len(inputs.eval_prompts)} held out, "
-            f"longest {longest} tokens"
+            f"longest {inputs.longest_prompt} tokens"
         )
     else:
-        counts = dict.fromkeys((task for term in config.reward.terms for task in term.tasks or ("text",)), 1)
+        paid = dict.fromkeys(task for term in config.reward.terms for task in term.tasks or ("text",))
+        counts = dict.fromkeys((task for task in paid if not config.data.tasks or task in config.data.tasks), 1)
         codes = _published_codes(config.pictures.resolution)
-        longest = config.data.max_prompt_tokens + (codes if "mmu" in counts else 0)
+        longest = {task: config.data.max_prompt_tokens + (codes if task == "mmu" else 0) for task in counts}
         lines.append(
             f"prompts     assumed: as many of each of {', '.join(counts)}, half of data.max_prompt_tokens long"
         )
     shares = {task: number / sum(counts.values()) for task, number in counts.items()}
-    draws = "t2i" in counts or "r2i" in counts
+    row = max((tokens + config.response_tokens(task, codes) for task, tokens in longest.items()), default=0)
     lines += [
         f"steps       {config.train.num_steps} of {config.num_samples_per_step} samples, {updates} optimizer steps",
         f"rewards     {', '.join(f'{term.weight:g} x {term.name}' for term in config.reward.terms)}",
         f"estimator   {config.algo.likelihood.name}, mask ratios {config.algo.mask_ratio.schedule}",
         f"workers     {_workers(config)}",
     ]
-    memory = memory_plan(config, size, longest, codes if draws else 0)
+    memory = memory_plan(config, size, row)
     lines += _memory_lines(memory, "policy GPU", assumed.hardware)
     if config.has_reference_workers and not config.train.colocate_actor_ref:
         lines.append(f"            {memory.gpu['weights']:.2f} GB on each of {config.num_policy_ranks} reference GPUs")
     if config.rollout.num_workers:
-        gigabytes = rollout_memory_gb(config, size, longest, codes if draws else 0)
+        gigabytes = rollout_memory_gb(config, size, row)
+        check_rollouts_fit(gigabytes, assumed.hardware)
         lines.append(f"            {gigabytes:.2f} GB on each of {config.rollout.num_workers} rollout GPUs")
     lines += [
         f"            {term.num_gpus:g} of a GPU beside the policy's for each of {term.num_workers} x {term.name}"
@@ -197,8 +201,8 @@ def _time_lines(
     """
     own = config.actor.num_ranks
     rollout = rollout or RolloutConfig()
-    roles = [role for role in ("generate", "score", "update") if getattr(flops, role)] + ["sync"]
-    roles += ["weights"] * (rollout.num_workers > 0)
+    roles = [role for role in ("generate", "score", "update") if getattr(flops, role)] + ["gradients"]
+    roles += ["sync"] * (rollout.num_workers > 0)
     heads = " ".join(f"{name:>9}" for name in [*roles, "step"])
     lines = [
         f"step time   seconds, without rewards, at {assumed.mfu:.0%} of the arithmetic of {assumed.hardware.name}:",

@@ -44,8 +44,9 @@ def run(arguments: Sequence[str]) -> int:
     cluster.check_resources(config)
     try:
         if parsed.dry_run:
+            plan = unigrpo_plan(config, inputs, assumed)
             _check_rewards(config)
-            sys.stdout.write(unigrpo_plan(config, inputs, assumed))
+            sys.stdout.write(plan)
             return 0
         return train(config, inputs, checkpoints)
     except (WorkerError, RewardError, ParityError, StalenessError) as error:

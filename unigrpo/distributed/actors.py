@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import ray
 import torch
 from openrlhf.trainer.ray.launcher import BaseModelActor
+from openrlhf.trainer.ray.utils import ray_noset_visible_devices
 from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
@@ -69,7 +71,9 @@ class RolloutActor(Host):
     def initialize(self, config: Any) -> None:
         """Loads the policy of a :class:`~unigrpo.config.RunConfig`."""
         disable_progress_bar()
-        device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+        device = torch.device("cpu")
+        if torch.cuda.is_available():  # Ray shows each process its own GPU alone, unless it was told not to
+            device = torch.device("cuda", int(ray.get_gpu_ids()[0]) if ray_noset_visible_devices() else 0)
         torch.set_num_threads(1)
         model = load_model(config)
         if config.ds.lora.rank:

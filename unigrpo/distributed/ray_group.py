@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -34,26 +33,16 @@ class WorkerDied(WorkerError):
     """The process of a worker is gone."""
 
 
-class WorkerTimeout(WorkerError):
-    """A worker did not answer in time."""
-
-
 class RayGroup:
     """Workers of one role, each in an actor that is a :class:`~unigrpo.distributed.host.Host`."""
 
-    def __init__(
-        self, role: str, actors: Sequence[Any], *, timeout_seconds: float | None = None, timeout_setting: str = ""
-    ) -> None:
+    def __init__(self, role: str, actors: Sequence[Any]) -> None:
         """Args:
-        role: For messages: ``policy``, ``reference`` or ``reward``.
+        role: For messages: ``policy``, ``reference`` or ``rollout``.
         actors: Handles in the order of the ranks.
-        timeout_seconds: Time that a call may take; None waits for ever.
-        timeout_setting: Config name of the time, for messages.
         """
         self._role = role
         self.actors = list(actors)
-        self._timeout_seconds = timeout_seconds
-        self._timeout_setting = timeout_setting
         self.ledger = Ledger(len(self.actors))
 
     @property
@@ -77,7 +66,6 @@ class RayGroup:
         Raises:
             WorkerFailed: A worker raised.
             WorkerDied: A worker's process ended.
-            WorkerTimeout: The group's time was over.
         """
         return self.start_call(method, *args, **kwargs)()
 
@@ -100,7 +88,7 @@ class RayGroup:
 
     def initialize(self, config: ModelRun) -> None:
         """Builds the workers, for as long as it takes. Raises as :meth:`call` does."""
-        self._results([actor.initialize.remote(config) for actor in self.actors], "initialize", None)
+        self._results([actor.initialize.remote(config) for actor in self.actors], "initialize")
 
     def close(self) -> None:
         """Ends the workers, after a moment to end what they started."""
@@ -110,22 +98,16 @@ class RayGroup:
 
     def _booked(self, refs: list[Any], method: str) -> list[Any]:
         """The results of a method in the order of the workers; what it cost goes into the ledger."""
-        answers = self._results(refs, method, self._timeout_seconds)
+        answers = self._results(refs, method)
         self.ledger.book(method, [work for _, work in answers])
         return [result for result, _ in answers]
 
-    def _results(self, refs: list[Any], method: str, timeout_seconds: float | None) -> list[Any]:
+    def _results(self, refs: list[Any], method: str) -> list[Any]:
         """The results in the order of the workers; waits no longer than for the first failure."""
-        deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         results: dict[int, Any] = {}
         while len(results) < len(refs):
             pending = [ref for index, ref in enumerate(refs) if index not in results]
-            ready, _ = ray.wait(pending, timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
-            if not ready:
-                late = self._name(*(refs.index(ref) for ref in pending))
-                raise WorkerTimeout(
-                    f"{late} did not finish {method} in {timeout_seconds:g} s ({self._timeout_setting})"
-                )
+            ready, _ = ray.wait(pending)
             try:
                 results[refs.index(ready[0])] = ray.get(ready[0])
             except RayError:

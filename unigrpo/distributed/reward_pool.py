@@ -44,6 +44,8 @@ class _Call:
     """Index of the process."""
     actor: Any
     deadline: float
+    seconds: float
+    """What it may take."""
 
 
 class _Term:
@@ -107,6 +109,15 @@ def check_rewards(config: RewardConfig) -> None:
         pool.close()
 
 
+def _loaded(term: _Term, ref: Any, seconds: float) -> None:
+    """Takes note that a process of a reward is ready. Raises WorkerFailed if it is not."""
+    try:
+        name: Any = ray.get(ref)
+    except RayError as error:
+        raise WorkerFailed(f"reward {term.config.name!r} could not start: {cause_of(error)}") from error
+    term.name, term.load_seconds = name, seconds
+
+
 class RewardPool:
     """All rewards of a run, each in processes of its own, so that none can hold up or bring down another."""
 
@@ -125,23 +136,21 @@ class RewardPool:
             WorkerFailed: One could not be, or not in time; names it.
         """
         started = time.monotonic()
-        loading = [(term, ref) for term in self._terms for ref in term.load()]
-        for term, ref in loading:
-            limit = term.config.load_timeout_seconds
-            while not ray.wait([ref], timeout=min(REMINDER_SECONDS, max(started + limit - time.monotonic(), 0)))[0]:
-                waited = time.monotonic() - started
-                if waited >= limit:
+        loading = {ref: term for term in self._terms for ref in term.load()}
+        while loading:
+            limit = min(term.config.load_timeout_seconds for term in loading.values())
+            left = max(started + limit - time.monotonic(), 0.0)
+            ready, _ = ray.wait(list(loading), timeout=min(REMINDER_SECONDS, left))
+            waited = time.monotonic() - started
+            for ref in ready:
+                _loaded(loading.pop(ref), ref, waited)
+            for term in {} if ready else dict.fromkeys(loading.values()):
+                if waited >= term.config.load_timeout_seconds:
                     raise WorkerFailed(
                         f"reward {term.config.name!r} is not ready after {waited:.0f} s; if it needs longer, set its "
                         f"load_timeout_seconds (now {limit:g}) in reward.terms"
                     )
                 logger.warning("reward %r is not ready after %.0f s; still waiting", term.config.name, waited)
-            try:
-                name: Any = ray.get(ref)
-            except RayError as error:
-                raise WorkerFailed(f"reward {term.config.name!r} could not start: {cause_of(error)}") from error
-            term.name = name
-            term.load_seconds = time.monotonic() - started
 
     def score(self, rollouts: Sequence[Rollout]) -> tuple[list[RewardOutput], dict[str, float]]:
         """The rewards of each rollout; missing, with a reason, where a reward failed at all attempts."""
@@ -164,7 +173,7 @@ class RewardPool:
             for ref, call in list(running.items()):
                 if not ready and call.deadline <= time.monotonic():
                     del running[ref]
-                    self._give_up(call, f"did not answer within {call.batch.term.config.timeout_seconds:g} s")
+                    self._give_up(call, f"did not answer within {call.seconds:g} s")
         scores = {term.name: [term.scores[start] for start in sorted(term.scores)] for term in self._terms}
         return outputs(scores, rows, len(rollouts)), work_metrics(
             scores, {t.name: max(t.finished - started, 0.0) for t in self._terms}
@@ -186,15 +195,16 @@ class RewardPool:
                     batch = term.waiting.popleft()
                     batch.attempts += 1
                     ref = actor.score.remote(term.inputs, batch.start, batch.stop)
-                    deadline = time.monotonic() + term.seconds(actor)
-                    running[ref] = _Call(batch, worker, actor, deadline)
+                    seconds = term.seconds(actor)
+                    running[ref] = _Call(batch, worker, actor, time.monotonic() + seconds, seconds)
 
     def _start_clocks(self, running: dict[Any, _Call], loaded: Any) -> None:
         """The calls that waited for a process to be ready have their time from now on."""
         term = next(term for term in self._terms if loaded in term.loading)
         actor = term.loading.pop(loaded)
-        deadline = time.monotonic() + term.config.timeout_seconds
-        running |= {ref: replace(call, deadline=deadline) for ref, call in running.items() if call.actor is actor}
+        seconds = term.config.timeout_seconds
+        clock = {"deadline": time.monotonic() + seconds, "seconds": seconds}
+        running |= {ref: replace(call, **clock) for ref, call in running.items() if call.actor is actor}
 
     def _finish(self, call: _Call, ref: Any) -> None:
         term = call.batch.term

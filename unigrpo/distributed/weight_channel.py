@@ -8,9 +8,10 @@ from typing import Any
 import ray
 import torch
 import torch.distributed
+from ray.exceptions import RayError
 from torch import Tensor
 
-from unigrpo.distributed.ray_group import RayGroup
+from unigrpo.distributed.ray_group import RayGroup, WorkerFailed, cause_of
 
 c10d: Any = torch.distributed  # which exports its stores and groups without saying so to type checkers
 
@@ -44,13 +45,16 @@ def join_store(address: tuple[str, int]) -> Any:
 
 
 def connect(policy: RayGroup, rollout: RayGroup) -> None:
-    """Opens a channel from the first policy worker to all rollout workers, which are initialized."""
+    """Opens a channel from the first policy worker to all rollout workers, which are initialized.
+
+    Raises:
+        WorkerFailed: They do not reach each other.
+    """
     sender, receivers = policy.actors[0], rollout.actors
     address = ray.get(sender.open_channel.remote())
     size = 1 + len(receivers)
-    ray.get(
-        [
-            sender.join_channel.remote(size),
-            *(actor.join_channel.remote(address, rank + 1, size) for rank, actor in enumerate(receivers)),
-        ]
-    )
+    joining = [actor.join_channel.remote(address, rank + 1, size) for rank, actor in enumerate(receivers)]
+    try:
+        ray.get([sender.join_channel.remote(size), *joining])
+    except RayError as error:
+        raise WorkerFailed(f"rollout workers could not connect with the policy: {cause_of(error)}") from error

@@ -21,6 +21,7 @@ source launch/install.sh
 # shellcheck source=launch/ray_head.sh
 source launch/ray_head.sh
 
+has_gpu || set -- --actor.num_gpus_per_node 2 "$@" # two policy processes keep two CPU cores busier than one does
 start_or_find_ray
 run_dir="$PWD/runs/quickstart-$(date +%Y%m%d-%H%M%S)"
 say "submitting the job to $RAY_ADDRESS; it writes to $run_dir"

@@ -184,7 +184,9 @@ class UniGRPOTrainer:
     def _throughput(self, rollouts: list[Rollout], ledger: dict[str, float]) -> dict[str, float]:
         """What is generated in a second of generating, whether or not the trainer waits meanwhile."""
         role, group = ("policy", self.policy) if self.rollout is None else ("rollout", self.rollout)
-        seconds = ledger[f"ledger/{role}_generate_seconds"]
+        seconds = ledger.get(f"ledger/{role}_generate_seconds")
+        if not seconds:  # workers in this process did it, and booked it, in the step before
+            return {}
         made = {
             "tokens": sum(int(r.response_mask.sum()) for r in rollouts),
             "images": sum(r.image is not None for r in rollouts),

@@ -9,8 +9,8 @@ bash launch/quickstart.sh [--section.name VALUE ...]
 
 Creates or reuses .venv, starts a local Ray head with a job server if none is reachable (and stops it again), submits
 the training job of launch/configs/tiny/unigrpo.yaml, and ends with a table before/after, a reward curve and a report.
-About ten minutes on two CPU cores after the installation; without a GPU the policy has two processes. Arguments go to
-the training command, for example
+About ten minutes on two CPU cores after the installation; on a local head without a GPU the policy has two processes.
+Arguments go to the training command, for example
   bash launch/quickstart.sh --train.num_steps 20 --train.seed 7
 Environment: RAY_ADDRESS=http://HOST:8265 submits to that job server instead.
 TEXT
@@ -22,8 +22,10 @@ source launch/install.sh
 # shellcheck source=launch/ray_head.sh
 source launch/ray_head.sh
 
-has_gpu || set -- --actor.num_gpus_per_node 2 "$@" # two policy processes keep two CPU cores busier than one does
 start_or_find_ray
+if [ -n "${ray_pid:-}" ] && ! has_gpu; then
+    set -- --actor.num_gpus_per_node 2 "$@" # on a head of its own: two processes keep two CPU cores busier than one does
+fi
 run_dir="$PWD/runs/quickstart-$(date +%Y%m%d-%H%M%S)"
 say "submitting the job to $RAY_ADDRESS; it writes to $run_dir"
 submit_job unigrpo.cli.train_unigrpo --config launch/configs/tiny/unigrpo.yaml --run_dir "$run_dir" "$@"

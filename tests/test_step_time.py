@@ -98,6 +98,15 @@ def test_the_plan_shows_the_rollout_workers(capsys, tmp_path, monkeypatch):
     assert "gradients      sync      step" in text
 
 
+def test_the_plan_follows_the_chosen_tasks_and_refuses_those_that_nothing_pays_for(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = ["--config", str(CONFIGS / "unigrpo.yaml"), "--dry_run", "--gpu", "h200", "--data.tasks"]
+    assert train_unigrpo.run([*command, "[text]"]) == 0
+    assert "as many of each of text, half" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"data.tasks is \['r2i'\], but reward.terms pay for .*'t2i'.* alone; add"):
+        train_unigrpo.run([*command, "[r2i]"])
+
+
 def test_rollout_workers_that_cannot_fit_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command = ["--config", str(CONFIGS / "unigrpo.yaml"), "--dry_run", "--gpu", "h200", "--rollout.num_workers", "8"]

@@ -94,8 +94,7 @@ def unigrpo_plan(config: RunConfig, inputs: Inputs | None, assumed: Assumptions)
             f"longest {inputs.longest_prompt} tokens"
         )
     else:
-        paid = dict.fromkeys(task for term in config.reward.terms for task in term.tasks or ("text",))
-        counts = dict.fromkeys((task for task in paid if not config.data.tasks or task in config.data.tasks), 1)
+        counts = dict.fromkeys(_paid_tasks(config), 1)
         codes = _published_codes(config.pictures.resolution)
         longest = {task: config.data.max_prompt_tokens + (codes if task == "mmu" else 0) for task in counts}
         lines.append(
@@ -132,6 +131,23 @@ def unigrpo_plan(config: RunConfig, inputs: Inputs | None, assumed: Assumptions)
     per_sample = flops.generate / config.num_samples_per_step / (assumed.hardware.tflops * 1e12 * assumed.mfu)
     lines.append(f"            {1 / per_sample:.2f} samples a second by each generating GPU, if all steps are needed")
     return "\n".join([*lines, *_ending(inputs is not None)])
+
+
+def _paid_tasks(config: RunConfig) -> list[str]:
+    """Tasks that a run has, as far as its rewards and ``data.tasks`` tell.
+
+    Raises:
+        ValueError: No reward pays for a task of the run.
+    """
+    asked = config.data.tasks
+    paid = dict.fromkeys(task for term in config.reward.terms for task in term.tasks or asked or ("text",))
+    tasks = [task for task in paid if not asked or task in asked]
+    if not tasks:
+        raise ValueError(
+            f"data.tasks is {list(asked)}, but reward.terms pay for {list(paid)} alone; add a reward whose tasks hold "
+            "one of the run's, or change data.tasks"
+        )
+    return tasks
 
 
 def stage_plan(config: StageConfig, inputs: StageInputs | None, assumed: Assumptions) -> str:

@@ -144,7 +144,9 @@ class RewardPool:
             waited = time.monotonic() - started
             for ref in ready:
                 _loaded(loading.pop(ref), ref, waited)
-            for term in {} if ready else dict.fromkeys(loading.values()):
+            if ready:
+                continue
+            for term in dict.fromkeys(loading.values()):
                 if waited >= term.config.load_timeout_seconds:
                     raise WorkerFailed(
                         f"reward {term.config.name!r} is not ready after {waited:.0f} s; if it needs longer, set its "

@@ -51,10 +51,10 @@ def connect(policy: RayGroup, rollout: RayGroup) -> None:
         WorkerFailed: They do not reach each other.
     """
     sender, receivers = policy.actors[0], rollout.actors
-    address = ray.get(sender.open_channel.remote())
     size = 1 + len(receivers)
-    joining = [actor.join_channel.remote(address, rank + 1, size) for rank, actor in enumerate(receivers)]
     try:
+        address = ray.get(sender.open_channel.remote())
+        joining = [actor.join_channel.remote(address, rank + 1, size) for rank, actor in enumerate(receivers)]
         ray.get([sender.join_channel.remote(size), *joining])
     except RayError as error:
         raise WorkerFailed(f"rollout workers could not connect with the policy: {cause_of(error)}") from error

@@ -117,12 +117,11 @@ class LocalRewards:
         scores: dict[str, list[TermScores]] = {}
         seconds: dict[str, float] = {}
         everything = reward_inputs(rollouts)
+        rows = {worker.name: paid_rows(worker.term, rollouts) for worker in self._workers}
         for worker in self._workers:
-            started = time.monotonic()
-            paid = paid_rows(worker.term, rollouts)
+            started, paid = time.monotonic(), rows[worker.name]
             scores[worker.name] = [worker.score([everything[i] for i in paid])] if paid else []
             seconds[worker.name] = time.monotonic() - started
-        rows = {worker.name: paid_rows(worker.term, rollouts) for worker in self._workers}
         return outputs(scores, rows, len(rollouts)), work_metrics(scores, seconds)
 
     def close(self) -> None:

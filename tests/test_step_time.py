@@ -201,6 +201,8 @@ def test_a_step_of_several_tasks_adds_up_and_thoughts_come_before_their_image():
     for role in ("generate", "score", "update"):
         assert getattr(mixed, role) == pytest.approx(sum(getattr(e, role) for e in each.values()) / 3)
     behind = unigrpo_flops(config, model, {"t2i": 50 + config.rollout.text.max_new_tokens}, 256, {"t2i": 1.0}, 8192)
-    assert each["r2i"].generate == pytest.approx(each["text"].generate + behind.generate)
+    seen = Lengths(prompt=50, response=config.rollout.text.max_new_tokens + 256)  # thoughts before the hidden image
+    thoughts = config.num_samples_per_step * text_flops(model, seen, config.rollout.text)
+    assert each["r2i"].generate == pytest.approx(thoughts + behind.generate)
     # Old policy and reference score every inner update; its forward and backward pass costs three such passes.
     assert each["text"].update == pytest.approx(1.5 * each["text"].score)

@@ -199,7 +199,8 @@ class RolloutConfig:
     image: ImageSamplingConfig = field(default_factory=ImageSamplingConfig)
     """Sampling of images; `num_image_tokens` follows from pictures.resolution."""
     max_text_tokens: int = 0
-    """`r2i`: end-of-text fills request and thoughts up to so many tokens, as in training; 0 closes them with one."""
+    """`r2i`: end-of-text fills request and thoughts up to so many tokens, as in training; 0 takes the number of the
+    policy's config.json, and without one there closes them with one end-of-text."""
 
     def __post_init__(self) -> None:
         positive("rollout.batch_size", self.batch_size)

@@ -213,7 +213,8 @@ def _check_lengths(
         try:
             ids = encode_prompt(prompt, tokenizer, vocabulary, config.data, codes if prompt.task == "mmu" else None)
             lengths.setdefault(prompt.task, []).append(len(ids))
-            _check_length(prompt, len(ids), num_codes, config)
+            room = config.rollout.max_text_tokens or model_config.max_text_tokens
+            _check_length(prompt, len(ids), num_codes, config, room)
         except ValueError as error:
             problems.append(str(error))
     raise_problems(problems)
@@ -228,8 +229,8 @@ def _check_lengths(
     return lengths, num_codes
 
 
-def _check_length(prompt: Prompt, length: int, num_codes: int, config: RunConfig) -> None:
-    limit, room = config.data.max_prompt_tokens, config.rollout.max_text_tokens
+def _check_length(prompt: Prompt, length: int, num_codes: int, config: RunConfig, room: int | None) -> None:
+    limit = config.data.max_prompt_tokens
     num_text = length - (num_codes if prompt.task == "mmu" else 0)
     if num_text > limit:
         raise ValueError(

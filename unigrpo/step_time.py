@@ -108,9 +108,11 @@ def unigrpo_flops(
         row, logits = prompt_tokens[task], 0.0
         if task != "t2i":
             text = Lengths(prompt=row, response=config.rollout.text.max_new_tokens)
-            generate += samples * text_flops(model, text, config.rollout.text)
+            hidden_image = num_image_tokens if task == "r2i" else 0
+            seen = Lengths(prompt=row, response=text.response + hidden_image)
+            generate += samples * text_flops(model, seen, config.rollout.text)
             row, logits = text.row, text.response / 2 * model.vocabulary_size
-        if task in ("t2i", "r2i"):  # r2i draws behind its thoughts
+        if task in ("t2i", "r2i"):
             image = Lengths(prompt=row, response=num_image_tokens)
             generate += samples * image_flops(model, image, config.rollout.image, codebook_size)
             row, logits = image.row, logits + image.response / 2 * codebook_size

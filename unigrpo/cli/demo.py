@@ -106,6 +106,7 @@ class Demo:
             image_tokenizer=image_tokenizer,
             resolution=config.resolution,
             fit=config.fit,
+            max_text_tokens=self._model.config.max_text_tokens,
         )
 
     def why_not(self, task: str) -> str:

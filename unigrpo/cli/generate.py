@@ -100,7 +100,7 @@ def generate(model: MMadaModelLM, config: GenerateConfig, inputs: Inputs, folder
     sampler = TaskSampler(
         tokenizer=inputs.tokenizer, vocabulary=inputs.vocabulary, data=config.data,
         image_tokenizer=inputs.image_tokenizer, resolution=config.resolution, fit=config.fit,
-        max_text_tokens=config.max_text_tokens,
+        max_text_tokens=inputs.max_text_tokens,
     )  # fmt: skip
     prompts = [prompt for prompt in inputs.prompts for _ in range(config.num_samples)]
     jobs = [Job(number=i, prompt=prompt, seed=config.seed + i) for i, prompt in enumerate(prompts)]

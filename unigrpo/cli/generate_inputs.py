@@ -54,8 +54,9 @@ class GenerateConfig:
     """Samples that are drawn together; it changes speed and memory, not the samples."""
     seed: int = 0
     """Sample number i, from 0, is drawn with seed + i; samples.jsonl says which."""
-    max_text_tokens: int = 512
-    """Room for the text of a prompt, in r2i with its thoughts; a longer one is an error."""
+    max_text_tokens: int = 0
+    """Room for the text of a prompt, in r2i with its thoughts; a longer one is an error. 0 takes the number of the
+    model's config.json, or 512."""
     prompt_template: PromptTemplate = "chat"
     """`chat` applies the tokenizer's chat template, `chat_one_newline` MMaDA's, `chat_two_newlines` LLaDA's, `plain`
     none. Captions of t2i never have one."""
@@ -69,9 +70,11 @@ class GenerateConfig:
     """Also write animations of the denoising."""
 
     def __post_init__(self) -> None:
-        for name in ("resolution", "num_samples", "batch_size", "max_text_tokens"):
+        for name in ("resolution", "num_samples", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
+        if self.max_text_tokens < 0:
+            raise ValueError(f"max_text_tokens is {self.max_text_tokens}; it must be 0 or more")
 
     @property
     def data(self) -> DataConfig:
@@ -91,6 +94,8 @@ class Inputs:
     """None for text."""
     num_image_tokens: int
     """Codes of one image of the asked resolution; 0 for text."""
+    max_text_tokens: int
+    """Room for the text of a prompt."""
 
 
 def check_inputs(config: GenerateConfig) -> Inputs:
@@ -106,13 +111,15 @@ def check_inputs(config: GenerateConfig) -> Inputs:
     model_config = load_config(config.model)
     tokenizer = _load_tokenizer(config.model)
     vocabulary = Vocabulary.from_pretrained_parts(model_config, tokenizer)
-    _check_lengths(prompts, tokenizer, vocabulary, config)
+    room = config.max_text_tokens or model_config.max_text_tokens or 512
+    _check_lengths(prompts, tokenizer, vocabulary, config, room)
     for path in sorted({path for prompt in prompts for path in prompt.images}):
         read_image(path)
     if config.task == "text":
         return Inputs(
-            prompts=prompts, tokenizer=tokenizer, vocabulary=vocabulary, image_tokenizer=None, num_image_tokens=0
-        )
+            prompts=prompts, tokenizer=tokenizer, vocabulary=vocabulary, image_tokenizer=None, num_image_tokens=0,
+            max_text_tokens=room,
+        )  # fmt: skip
     if vocabulary.codebook_size == 0:
         raise ValueError(
             f"{config.model}: a text-only checkpoint (codebook_size is 0); task {config.task} needs images"
@@ -124,6 +131,7 @@ def check_inputs(config: GenerateConfig) -> Inputs:
         vocabulary=vocabulary,
         image_tokenizer=image_tokenizer,
         num_image_tokens=(config.resolution // image_tokenizer.downscale) ** 2,
+        max_text_tokens=room,
     )
 
 
@@ -192,7 +200,11 @@ def _load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
 
 def _check_lengths(
-    prompts: list[Prompt], tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary, config: GenerateConfig
+    prompts: list[Prompt],
+    tokenizer: PreTrainedTokenizerBase,
+    vocabulary: Vocabulary,
+    config: GenerateConfig,
+    room: int,
 ) -> None:
     """Encodes every prompt, which also finds what cannot be encoded."""
     no_image = torch.zeros(0, dtype=torch.long) if config.task == "mmu" else None
@@ -202,11 +214,11 @@ def _check_lengths(
     for prompt in prompts:
         ids = encode_prompt(prompt, tokenizer, vocabulary, config.data, no_image)
         length = len(ids) - not_text + thoughts
-        if length > config.max_text_tokens:
+        if length > room:
             what = f"prompt with {thoughts} for its thoughts" if thoughts else "prompt"
             raise ValueError(
-                f"{prompt.id}: the {what} has {length} text tokens, more than max_text_tokens "
-                f"{config.max_text_tokens}; shorten it, or raise the limit"
+                f"{prompt.id}: the {what} has {length} text tokens, more than max_text_tokens {room}; shorten it, or "
+                "raise the limit"
             )
 
 

@@ -56,6 +56,7 @@ class MMadaConfig(PretrainedConfig):
         max_sequence_length: int = 4096,
         init_std: float = 0.02,
         mask_token_id: int = PUBLISHED_IDS["mask"],
+        max_text_tokens: int | None = None,
         **kwargs: Any,
     ) -> None:
         self.d_model = d_model
@@ -70,6 +71,7 @@ class MMadaConfig(PretrainedConfig):
         self.max_sequence_length = max_sequence_length
         self.init_std = init_std
         self.mask_token_id = mask_token_id
+        self.max_text_tokens = max_text_tokens  # of request and thoughts before an image (r2i), in its training
         kwargs.setdefault("tie_word_embeddings", False)
         super().__init__(**kwargs)
 

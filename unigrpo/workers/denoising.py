@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from unigrpo.algorithm.denoising import spread_times, text_mask_probability
 from unigrpo.algorithm.masking import keyed_generator
 from unigrpo.config import DataConfig
 from unigrpo.data.corpora.config import SourceConfig
@@ -87,6 +88,8 @@ class DenoisingWorker:
         self._config = config
         self._engine = engine
         self._tokenizer = load_tokenizer(config.actor.model_name_or_path)
+        if "r2i" in config.modalities:
+            engine.model.config.max_text_tokens = config.layout.max_text_tokens  # whoever samples needs these rows
         self._vocabulary = Vocabulary.from_pretrained_parts(engine.model.config, self._tokenizer)
         self._encoder = RowEncoder(self._tokenizer, self._vocabulary, config.layout)
         self._image_tokenizer = find_image_tokenizer(config.pictures.tokenizer, config.actor.model_name_or_path)
@@ -239,13 +242,15 @@ class DenoisingWorker:
         """Rows of one modality with the noise that belongs to their positions."""
         noise = self._config.noise
         codes: Sequence[Tensor | None] = [None] * len(reads)
+        start = torch.rand(1, generator=keyed_generator(self._config.seed, purpose, modality, "times")).item()
+        times = spread_times(start, [read.position for read in reads])
         generators = [keyed_generator(self._config.seed, purpose, modality, read.position, "noise") for read in reads]
         if reads[0].pixels is not None:
             codes = list(self._codes(reads))
         if modality == "t2i":
             masks = [
-                image_noise(self._sampler.num_image_tokens, g, noise.image_schedule, noise.min_image_mask_ratio)
-                for g in generators
+                image_noise(self._sampler.num_image_tokens, t, g, noise.image_schedule, noise.min_image_mask_ratio)
+                for t, g in zip(times, generators, strict=True)
             ]
             rows = [
                 self._encoder.row(
@@ -257,7 +262,8 @@ class DenoisingWorker:
         rows = [self._encoder.row(read.sample, image_codes=c) for read, c in zip(reads, codes, strict=True)]
         if not noise.train_end_padding:
             rows = [without_end_padding(row, self._vocabulary) for row in rows]
-        return noised_texts(rows, generators, self._vocabulary.mask_id)
+        probability = text_mask_probability(times, noise.min_text_mask_ratio)
+        return noised_texts(rows, probability, generators, self._vocabulary.mask_id)
 
     def _codes(self, reads: Sequence[Read]) -> Tensor:
         pixels = torch.stack([read.pixels for read in reads if read.pixels is not None])

@@ -53,7 +53,7 @@ class RolloutWriter:
             image_tokenizer=image_tokenizer,
             resolution=config.pictures.resolution,
             fit=config.pictures.fit,
-            max_text_tokens=config.rollout.max_text_tokens or None,
+            max_text_tokens=config.rollout.max_text_tokens or model_config.max_text_tokens,
         )
 
     def write(

@@ -81,6 +81,23 @@ def test_the_row_is_the_one_of_training(model):
     assert seen_ends == {True, False}, "thoughts that end and thoughts that do not should both occur"
 
 
+def test_thoughts_are_written_before_the_hidden_image_of_the_row_of_training():
+    """The first pass must see the row of training with thoughts and image hidden, not a row that ends with them."""
+    seen: list[torch.Tensor] = []
+
+    def model(tokens, *, positions, attention_mask=None, vocab_slice=None, **_):
+        seen.extend(row[mask] for row, mask in zip(tokens, attention_mask, strict=True)) if not seen else None
+        width = 50 if vocab_slice is None else 24
+        return SimpleNamespace(logits=torch.zeros(int(positions.sum()), width))
+
+    run(model, PROMPTS, [0, 1, 2], max_text_tokens=16)
+    for prompt, row in zip(PROMPTS, seen, strict=True):
+        expected = r2i_row([*prompt[1:].tolist(), *[1] * 8], torch.zeros(9).long(), VOCABULARY, max_text_tokens=16)
+        is_image = torch.arange(len(expected.token_ids)) >= len(expected.token_ids) - 10
+        is_image[-1] = False
+        assert torch.equal(row, expected.token_ids.masked_fill(is_image, VOCABULARY.mask_id))
+
+
 def test_without_a_length_one_end_of_text_closes_the_thoughts(model):
     for prompt, one in zip(PROMPTS, run(model, PROMPTS, [0, 1, 2]), strict=True):
         end = len(prompt) + 8

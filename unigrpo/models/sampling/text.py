@@ -50,6 +50,7 @@ class _Batch:
     log_probs: Tensor
     is_padded: bool
     """Whether a row is shorter than the longest."""
+    response_length: int
 
     def part(self, rows: Sequence[int]) -> _Batch:
         """Some of the rows, as they are now."""
@@ -67,14 +68,19 @@ class _Batch:
 
     def trimmed(self) -> _Batch:
         """Without padding that all rows have: the longest prompt may have left."""
-        padding = (~self.token_mask).sum(dim=1).tolist()
+        padding = (~self.token_mask[:, : self.prompt_length]).sum(dim=1).tolist()
         spare = min(padding, default=0)
         return replace(
             self,
             prompt_length=self.prompt_length - spare,
-            is_padded=max(padding, default=0) > spare,
+            is_padded=not self.token_mask[:, spare:].all(),
             **{name: getattr(self, name)[:, spare:] for name in TENSORS},
         )
+
+    @property
+    def response(self) -> slice:
+        """Columns that are written to."""
+        return slice(self.prompt_length, self.prompt_length + self.response_length)
 
 
 @torch.no_grad()
@@ -85,6 +91,7 @@ def sample_text(
     vocabulary: Vocabulary,
     *,
     generators: Sequence[torch.Generator],
+    suffixes: Sequence[Int[Tensor, " S"]] | None = None,
 ) -> list[TextSample]:
     """Writes one response to each prompt.
 
@@ -96,6 +103,7 @@ def sample_text(
         settings: How to sample.
         vocabulary: Mask and end-of-text ids.
         generators: One per prompt, on the CPU or the model's device.
+        suffixes: What the model sees behind each response, of any lengths; no part of the sample. None: nothing.
 
     Raises:
         ValueError: An empty prompt under guidance, a prompt that contains the mask token, not one generator per
@@ -107,7 +115,9 @@ def sample_text(
         return []
     _check_prompts(prompts, settings, vocabulary)
     device = getattr(model, "device", torch.device("cpu"))
-    batch = _start(prompts, settings, vocabulary, list(generators), device)
+    batch = _start(
+        prompts, suffixes or [torch.empty(0)] * len(prompts), settings, vocabulary, list(generators), device
+    )
     finished: list[TextSample | None] = [None] * len(prompts)
     num_blocks = settings.max_new_tokens // settings.block_length
     for block in range(num_blocks):
@@ -135,20 +145,23 @@ def _check_prompts(prompts: Sequence[Tensor], settings: TextSamplingConfig, voca
 
 def _start(
     prompts: Sequence[Tensor],
+    suffixes: Sequence[Tensor],
     settings: TextSamplingConfig,
     vocabulary: Vocabulary,
     generators: list[torch.Generator],
     device: torch.device,
 ) -> _Batch:
     longest = max(len(prompt) for prompt in prompts)
-    shape = (len(prompts), longest + settings.max_new_tokens)
-    tokens = torch.full(shape, vocabulary.mask_id, device=device)
-    token_mask = torch.ones(shape, dtype=torch.bool, device=device)
-    for row, prompt in enumerate(prompts):
-        padding = longest - len(prompt)
-        tokens[row, :padding] = vocabulary.end_of_text_id
-        token_mask[row, :padding] = False
-        tokens[row, padding:longest] = prompt.to(device)
+    end = longest + settings.max_new_tokens
+    shape = (len(prompts), end + max(len(suffix) for suffix in suffixes))
+    tokens = torch.full(shape, vocabulary.end_of_text_id, device=device)
+    token_mask = torch.zeros(shape, dtype=torch.bool, device=device)
+    for row, (prompt, suffix) in enumerate(zip(prompts, suffixes, strict=True)):
+        start = longest - len(prompt)
+        tokens[row, start:longest] = prompt.to(device)
+        tokens[row, longest:end] = vocabulary.mask_id
+        tokens[row, end : end + len(suffix)] = suffix.to(device)
+        token_mask[row, start : end + len(suffix)] = True
     return _Batch(
         index=list(range(len(prompts))),
         generators=generators,
@@ -157,7 +170,8 @@ def _start(
         token_mask=token_mask,
         commit_step=torch.full(shape, -1, device=device),
         log_probs=torch.zeros(shape, device=device),
-        is_padded=any(len(prompt) < longest for prompt in prompts),
+        is_padded=not token_mask.all(),
+        response_length=settings.max_new_tokens,
     )
 
 
@@ -289,13 +303,13 @@ def _done_rows(
         return torch.ones(len(batch.index), dtype=torch.bool)
     if not settings.stop_at_end_of_text:
         return torch.zeros(len(batch.index), dtype=torch.bool)
-    return (batch.tokens[:, batch.prompt_length :] == vocabulary.end_of_text_id).any(dim=1).cpu()
+    return (batch.tokens[:, batch.response] == vocabulary.end_of_text_id).any(dim=1).cpu()
 
 
 def _finish(batch: _Batch, row: int, prompt_length: int, vocabulary: Vocabulary) -> TextSample:
     """Takes a row out: without padding, and with end-of-text where nothing was sampled."""
-    start = batch.prompt_length - prompt_length
-    tokens = batch.tokens[row, start:].cpu()
+    whole = slice(batch.prompt_length - prompt_length, batch.response.stop)
+    tokens = batch.tokens[row, whole].cpu()
     tokens = torch.where(tokens == vocabulary.mask_id, vocabulary.end_of_text_id, tokens)
     response = torch.arange(len(tokens)) >= prompt_length
     ends = (tokens == vocabulary.end_of_text_id) & response
@@ -303,6 +317,6 @@ def _finish(batch: _Batch, row: int, prompt_length: int, vocabulary: Vocabulary)
         token_ids=tokens,
         response_mask=response,
         scored_mask=response & (ends.cumsum(0) - ends.long() == 0),
-        commit_step=batch.commit_step[row, start:].cpu(),
-        commit_log_probs=batch.log_probs[row, start:].cpu(),
+        commit_step=batch.commit_step[row, whole].cpu(),
+        commit_log_probs=batch.log_probs[row, whole].cpu(),
     )

@@ -42,6 +42,8 @@ def think_then_draw(
 ) -> list[ThoughtAndImage]:
     """Writes thoughts to each prompt, then draws the image that they ask for.
 
+    While thoughts are written the hidden image stands behind them, as in training.
+
     A sample depends on its own prompt and generator alone, not on the others of the batch.
 
     Args:
@@ -66,10 +68,19 @@ def think_then_draw(
                 f"prompt {number} needs {needed} text tokens with max_new_tokens {text_settings.max_new_tokens} and "
                 f"end-of-text, more than max_text_tokens {max_text_tokens}; shorten it, or lower max_new_tokens"
             )
-    thoughts = sample_text(model, prompts, text_settings, vocabulary, generators=generators)
+    closings = [_closing(len(p) + text_settings.max_new_tokens, vocabulary, max_text_tokens) for p in prompts]
+    image = torch.tensor([vocabulary.mask_id] * image_settings.num_image_tokens + [vocabulary.eoi_id])
+    thoughts = sample_text(
+        model,
+        prompts,
+        text_settings,
+        vocabulary,
+        generators=generators,
+        suffixes=[torch.cat([closing, image]) for closing in closings],
+    )
     images = sample_images(
         model,
-        [_drawing_prompt(thought, vocabulary, max_text_tokens) for thought in thoughts],
+        [torch.cat([t.token_ids, c]) for t, c in zip(thoughts, closings, strict=True)],
         image_settings,
         vocabulary,
         generators=generators,
@@ -78,8 +89,7 @@ def think_then_draw(
     return [ThoughtAndImage(thought=t, image=i) for t, i in zip(thoughts, images, strict=True)]
 
 
-def _drawing_prompt(thought: TextSample, vocabulary: Vocabulary, max_text_tokens: int | None) -> Tensor:
-    """Request and thoughts, closed by end-of-text and start-of-image."""
-    num_ends = 1 if max_text_tokens is None else max_text_tokens + 1 - len(thought.token_ids)
-    ends = torch.full((num_ends,), vocabulary.end_of_text_id)
-    return torch.cat([thought.token_ids, ends, torch.tensor([vocabulary.soi_id])])
+def _closing(length: int, vocabulary: Vocabulary, max_text_tokens: int | None) -> Tensor:
+    """What follows ``length`` tokens of request and thoughts: end-of-text ..., start-of-image."""
+    num_ends = 1 if max_text_tokens is None else max_text_tokens + 1 - length
+    return torch.tensor([vocabulary.end_of_text_id] * num_ends + [vocabulary.soi_id])

@@ -18,6 +18,7 @@ from unigrpo.config import ActorConfig, AdamConfig, DeepSpeedConfig, ImageSampli
 from unigrpo.data.corpora.config import CaptionConfig, SourceConfig
 from unigrpo.data.corpora.rows import LayoutConfig
 from unigrpo.data.prompt_files import load_prompts
+from unigrpo.models.checkpoint_io import load_config
 from unigrpo.models.mmada import MMadaModelLM
 from unigrpo.stage_config import (
     ModalityConfig,
@@ -170,6 +171,20 @@ def test_fixed_prompts_are_answered_and_drawn_with_and_without_guidance(whole, w
         assert 0 < one.mask_ratio <= 1
     colours = {tuple(one.original[8, 8]) for one in findings.triptychs}
     assert colours <= {(255, 0, 0), (0, 128, 0), (0, 0, 255), (0, 0, 0)}
+
+
+@pytest.mark.parametrize("thinks", [False, True])
+def test_a_policy_that_learned_to_think_before_drawing_says_how_long_its_texts_are(
+    world, tiny_unified_folder, tmp_path, thinks
+):
+    thoughts = tmp_path / "drawing.jsonl"
+    picture = str(world / "classes/red/0.png")
+    thoughts.write_text(json.dumps({"question": "blood", "reasoning": "it is red", "image": picture}) + "\n")
+    source = SourceConfig(kind="cot", task="r2i", path=str(thoughts))
+    r2i = {"r2i": ModalityConfig(batch_size=1, sources={"drawing": source})} if thinks else {}
+    trainer = make_trainer(stage(world, tiny_unified_folder, **r2i), tmp_path / "checkpoints")
+    trainer.workers.worker.export(tmp_path / "policy")  # type: ignore[attr-defined]
+    assert load_config(str(tmp_path / "policy")).max_text_tokens == (40 if thinks else None)
 
 
 def test_the_loss_falls(world, tiny_unified_folder, tmp_path):

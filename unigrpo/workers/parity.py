@@ -54,8 +54,7 @@ def parity_gaps(
 ) -> list[ParityGap]:
     """One step of each rollout, drawn at random, under the weights that wrote it.
 
-    The input of a step is the row with everything hidden that was fixed at this step or later, or never. Thoughts did
-    not see the place of the image that came after them.
+    The input of a step is the row with everything hidden that was fixed at this step or later, or never.
     """
     steps = [_step(rollout, seed) for rollout in rollouts]
     committed = [rollout.commit_step == step for rollout, step in zip(rollouts, steps, strict=True)]
@@ -71,7 +70,7 @@ def parity_gaps(
     batch = ScoringBatch(
         token_ids=rows([r.token_ids for r in rollouts], 0),
         masks=SequenceMasks(
-            token_mask=rows([_seen(r, c) for r, c in zip(rollouts, committed, strict=True)], False),
+            token_mask=rows([torch.ones_like(r.response_mask) for r in rollouts], False),
             response_mask=response,
             scored_mask=response,
         ),
@@ -84,14 +83,6 @@ def parity_gaps(
         for i, (r, c) in enumerate(zip(rollouts, committed, strict=True))
     ]
     return [ParityGap(total=g.sum().item(), largest=g.max().item(), num_tokens=len(g)) for g in gaps]
-
-
-def _seen(rollout: Rollout, committed: Tensor) -> Tensor:
-    """Tokens that were in the sampler's row when some of them were fixed."""
-    text = (rollout.response_mask & ~rollout.image_mask).nonzero()
-    if not rollout.image_mask.any() or bool(rollout.image_mask[committed].any()):
-        return torch.ones_like(rollout.response_mask)
-    return torch.arange(len(rollout.token_ids)) <= int(text[-1])
 
 
 def _step(rollout: Rollout, seed: int) -> int:

@@ -41,19 +41,12 @@ class NoiseConfig:
     """How the share of hidden image tokens follows from a uniform draw, in t2i."""
     min_image_mask_ratio: float = 0.0
     """Lower bound of that share."""
-    min_text_mask_ratio: float = 0.001
-    """Least probability with which a row's text is hidden; the others lie evenly between it and 1."""
     train_end_padding: bool = True
     """Whether the end-of-text tokens that fill up a text are hidden, trained and seen, as MMaDA and LLaDA do. If
     false, everything behind the first one is padding and does not count."""
 
     def __post_init__(self) -> None:
         within("noise.min_image_mask_ratio", self.min_image_mask_ratio, 0.0, 1.0)
-        require(
-            0 < self.min_text_mask_ratio <= 1,
-            f"noise.min_text_mask_ratio is {self.min_text_mask_ratio}; it must be above 0, since "
-            "losses are divided by it, and at most 1",
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,9 +3,8 @@
     python examples/tiny/make_image_tokenizer.py --output examples/tiny/image_tokenizer
 
 The real class and folder format with small numbers. Learns to restore the pixels, with the entropy term of lookup-free
-quantisation (arXiv:2310.05737, equation 4) so that many codes are used, and to give equal squares equal codes wherever
-they are: what a code means then need not be learned again for each of its surroundings. Writes reconstructions.png to
-look at, and training.json with the share of held-out pictures in which the judge still reads what they show.
+quantisation (arXiv:2310.05737, equation 4) so that all codes are used. Writes reconstructions.png to look at, and
+training.json with the share of held-out pictures in which the judge still reads what they show.
 """
 
 from __future__ import annotations
@@ -34,7 +33,6 @@ SHAPE_WEIGHT = 4.0
 ENTROPY_WEIGHT = 0.02
 BATCH_ENTROPY_FACTOR = 2.0
 """How much more it counts that all codes are used than that each pixel square is sure of its own."""
-LOCALITY_WEIGHT = 0.5
 
 
 def main() -> None:
@@ -109,8 +107,7 @@ def train(model: ImageTokenizer, pixels: Tensor, arguments: argparse.Namespace) 
         signs = torch.where(latents > 0, 1.0, -1.0)
         restored = model.decoder(latents + (signs - latents).detach())
         pixel_loss = restoration_loss(restored, batch)
-        loss = pixel_loss + ENTROPY_WEIGHT * entropy_term(latents, shape_pixels(batch))
-        loss = loss + LOCALITY_WEIGHT * locality_term(model, batch, latents, generator)
+        loss = pixel_loss + ENTROPY_WEIGHT * entropy_term(latents)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -124,19 +121,15 @@ def train(model: ImageTokenizer, pixels: Tensor, arguments: argparse.Namespace) 
 
 def restoration_loss(restored: Tensor, original: Tensor) -> Tensor:
     """Mean absolute and squared difference, in which a pixel of a shape counts more than one of the ground."""
-    weight = 1 + (SHAPE_WEIGHT - 1) * shape_pixels(original)
+    ground = torch.tensor(GROUND)[:, None, None] / 127.5 - 1
+    is_shape = ((original - ground).abs() > 0.1).any(dim=1, keepdim=True)
+    weight = 1 + (SHAPE_WEIGHT - 1) * is_shape
     difference = restored - original
     return (weight * (difference.abs() + difference**2)).mean()
 
 
-def shape_pixels(pixels: Tensor) -> Tensor:
-    """Which pixels are not of the ground, (B, 1, H, W)."""
-    ground = torch.tensor(GROUND)[:, None, None] / 127.5 - 1
-    return ((pixels - ground).abs() > 0.1).any(dim=1, keepdim=True)
-
-
-def entropy_term(latents: Tensor, is_shape: Tensor) -> Tensor:
-    """Mean entropy of a square's code minus a multiple of the entropy of the mean code of squares with a shape, nats.
+def entropy_term(latents: Tensor) -> Tensor:
+    """Mean entropy of a square's code minus a multiple of the entropy of the mean code, nats.
 
     A number z is bit 1 with probability ``sigmoid(4 z)``: the softmax over its squared distances to -1 and 1.
     """
@@ -146,21 +139,8 @@ def entropy_term(latents: Tensor, is_shape: Tensor) -> Tensor:
     codes = torch.ones(len(one), 1)
     for bit in one.unbind(dim=1):
         codes = torch.cat([codes * (1 - bit[:, None]), codes * bit[:, None]], dim=1)
-    has_shape = F.adaptive_max_pool2d(is_shape.float(), latents.shape[2:]).flatten() > 0
-    together = codes[has_shape].mean(dim=0)
+    together = codes.mean(dim=0)
     return own + BATCH_ENTROPY_FACTOR * (together * (together + 1e-8).log()).sum()
-
-
-def locality_term(model: ImageTokenizer, pixels: Tensor, latents: Tensor, generator: torch.Generator) -> Tensor:
-    """Mean squared difference of the latents of squares in their pictures and of the same squares shuffled."""
-    n, side = len(pixels), model.downscale
-    squares = pixels.unfold(2, side, side).unfold(3, side, side).permute(0, 2, 3, 1, 4, 5)
-    rows, columns = squares.shape[1:3]
-    order = torch.randperm(n * rows * columns, generator=generator)
-    shuffled = squares.flatten(0, 2)[order].unflatten(0, (n, rows, columns))
-    among_others = model.latents(shuffled.permute(0, 3, 1, 4, 2, 5).reshape(pixels.shape))
-    own, other = (z.permute(0, 2, 3, 1).flatten(0, 2) for z in (latents, among_others))
-    return F.mse_loss(other, own[order])
 
 
 def side_by_side(originals: list[Image.Image], restored: list[Image.Image]) -> Image.Image:

@@ -225,19 +225,18 @@ def picked_questions(scene: Scene, number: int, rng: random.Random) -> Iterator[
 
 def write_prompts(folder: Path, seed: int) -> None:
     """``train.jsonl`` and ``test.jsonl`` with prompts of all tasks, and the pictures that some ask about."""
+    rng = random.Random(f"prompts {seed}")
     numbers = {
-        # A run of the quickstart sees each about once: what few prompts teach is the prompts.
-        "train": {"text": 547, "mmu": 800, "t2i": 500, "r2i": 160},
+        "train": {"text": 400, "mmu": 320, "t2i": 400, "r2i": 160},
         "test": dict.fromkeys(("text", "mmu", "t2i"), 96),
     }
     numbers["test"]["r2i"] = 48
     for part, sums, scenes in zip(numbers, arithmetic.split(), split(), strict=True):
-        rng = random.Random(f"prompts of {part} {seed}")
         shutil.rmtree(folder / part, ignore_errors=True)
         (folder / part).mkdir(parents=True)
         rows = [{"task": "text", "prompt": arithmetic.question(t), "label": str(sum(t))} for t in sums]
         rows = rows[: numbers[part]["text"]]
-        for i, scene in enumerate(rng.sample(scenes, numbers[part]["mmu"])):
+        for i, scene in enumerate(rng.choices(scenes, k=numbers[part]["mmu"])):
             name = f"{part}/{i:03d}.png"
             draw(scene).save(folder / name)
             question = next(picked_questions(scene, 1, rng))

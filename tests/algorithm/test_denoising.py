@@ -11,7 +11,6 @@ from unigrpo.algorithm.denoising import (
     image_mask_ratio,
     labelled_mean_weights,
     likelihood_bound_weights,
-    spread_times,
     stratified_mask_counts,
     text_mask,
     text_mask_probability,
@@ -54,20 +53,6 @@ def test_every_image_token_is_hidden_equally_often():
     assert (hidden.sum(dim=1) == 2).all()
     share = hidden.double().mean(dim=0)
     torch.testing.assert_close(share, torch.full((size,), 0.4).double(), rtol=0, atol=0.018)  # five standard errors
-
-
-@pytest.mark.parametrize("first", [0, 17, 10**7])
-def test_times_of_consecutive_rows_lie_evenly_and_do_not_depend_on_who_reads_them(first):
-    times = spread_times(0.9, range(first, first + 32))
-    assert times.min() >= 0 and times.max() <= 1
-    for edge in (0.1, 0.25, 0.5, 0.9):  # independent draws are off by 3 rows of 32 in the mean at 0.5
-        assert abs((times < edge).sum().item() - 32 * edge) < 2
-    assert torch.equal(spread_times(0.9, range(first + 1, first + 32, 2)), times[1::2])
-
-
-def test_a_higher_minimum_bounds_the_weights_and_keeps_the_largest_probability():
-    probability = text_mask_probability(torch.tensor([0.0, 0.5, 1.0]), 0.3)
-    torch.testing.assert_close(probability, torch.tensor([0.3, 0.65, 1.0]))
 
 
 @pytest.mark.parametrize("task", ["lm", "chat", "mmu"])

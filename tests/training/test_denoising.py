@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoTokenizer
 
-from unigrpo.algorithm.denoising import spread_times, text_mask_probability
 from unigrpo.algorithm.masking import keyed_generator
 from unigrpo.config import ActorConfig, AdamConfig
 from unigrpo.data.layouts import lm_chat_row, lm_row, mmu_row, t2i_row
@@ -48,9 +47,7 @@ def engine(world):
 def batches(vocabulary, num_rows=3):
     texts = [[5 + i, 6, 7 + i, 8][: 2 + i % 3] for i in range(num_rows)]
     codes = [torch.tensor([i % vocabulary.codebook_size, 1, 2, 3]) for i in range(num_rows)]
-    times = spread_times(0.3, range(num_rows))
-    probability = text_mask_probability(times)
-    noise = [image_noise(N, times[i], keyed_generator("t2i", i), "cosine", 0.0) for i in range(num_rows)]
+    noise = [image_noise(N, keyed_generator("t2i", i), "cosine", 0.0) for i in range(num_rows)]
     generators = {name: [keyed_generator(name, i) for i in range(num_rows)] for name in ("lm", "mmu")}
     return {
         "t2i": noised_images(
@@ -60,12 +57,9 @@ def batches(vocabulary, num_rows=3):
             ],
             [ratio for _, ratio in noise],
         ),
-        "lm": noised_texts(
-            [lm_row(t, vocabulary, num_tokens=9) for t in texts], probability, generators["lm"], vocabulary.mask_id
-        ),
+        "lm": noised_texts([lm_row(t, vocabulary, num_tokens=9) for t in texts], generators["lm"], vocabulary.mask_id),
         "mmu": noised_texts(
             [mmu_row(c, t, vocabulary, max_text_tokens=7) for c, t in zip(codes, texts, strict=True)],
-            probability,
             generators["mmu"],
             vocabulary.mask_id,
         ),
@@ -153,7 +147,7 @@ def test_prompts_and_padding_are_never_hidden(world):
     chat = [5, vocabulary.end_header_id, 6, 7]
     row = lm_chat_row(chat, vocabulary, num_tokens=9)
     for seed in range(50):
-        rows = noised_texts([row], torch.tensor([0.7]), [keyed_generator(seed)], vocabulary.mask_id)
+        rows = noised_texts([row], [keyed_generator(seed)], vocabulary.mask_id)
         assert not rows.is_counted[0, :3].any()
         assert torch.equal(rows.input_ids[0, :3], row.token_ids[:3])
         assert rows.answer_length.item() == 6

@@ -7,8 +7,6 @@ of ranks and micro-batches add up, and so that an absent task is a sum over noth
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -17,23 +15,6 @@ from unigrpo.algorithm.schedule import hidden_share
 
 MIN_PROBABILITY = 1e-3
 """Lowest probability of hiding a text token; its inverse bounds the weight of a token."""
-
-
-def spread_times(start: float, positions: Sequence[int]) -> Float[Tensor, " B"]:
-    """Uniform draws in [0, 1), of which those of consecutive positions lie evenly: a batch sees all mask ratios.
-
-    The gradients vary less than with independent draws. A row's draw is the same on whichever rank it is.
-
-    Args:
-        start: Uniform draw, the same for all positions.
-        positions: Of the rows in their source.
-
-    Source:
-        Variational diffusion models, arXiv:2107.00630, appendix I.1 (low-discrepancy sampler); here by multiples of
-        the golden ratio, which need no batch size.
-    """
-    golden_ratio = (5**0.5 - 1) / 2
-    return torch.tensor([(start + position * golden_ratio) % 1 for position in positions], dtype=torch.float32)
 
 
 def image_mask_ratio(
@@ -64,14 +45,13 @@ def image_mask(mask_ratio: Float[Tensor, " B"], draws: Float[Tensor, "B N"]) -> 
     return draws.argsort(dim=1) < count[:, None]
 
 
-def text_mask_probability(times: Float[Tensor, " B"], minimum: float = MIN_PROBABILITY) -> Float[Tensor, " B"]:
-    """Probability that a text token is hidden: the uniform draw, lifted into [minimum, 1].
+def text_mask_probability(times: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+    """Probability that a text token is hidden: the uniform draw, lifted into [0.001, 1].
 
     Source:
-        LLaDA, arXiv:2502.09992, Algorithm 1. A higher minimum leaves out the largest weights 1 / probability, by which
-        gradients vary less: Block diffusion, arXiv:2503.09573, on clipped schedules.
+        LLaDA, arXiv:2502.09992, Algorithm 1.
     """
-    return (1 - minimum) * times + minimum
+    return (1 - MIN_PROBABILITY) * times + MIN_PROBABILITY
 
 
 def text_mask(

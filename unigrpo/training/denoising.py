@@ -18,6 +18,7 @@ from unigrpo.algorithm.denoising import (
     labelled_mean_weights,
     likelihood_bound_weights,
     text_mask,
+    text_mask_probability,
 )
 from unigrpo.data.layouts import IGNORED, TrainingRow
 from unigrpo.models.vocabulary import Vocabulary
@@ -67,10 +68,10 @@ class LossCounts:
 
 
 def image_noise(
-    num_tokens: int, time: Float[Tensor, ""], generator: torch.Generator, schedule: str, min_ratio: float
+    num_tokens: int, generator: torch.Generator, schedule: str, min_ratio: float
 ) -> tuple[Bool[Tensor, " N"], float]:
     """Which codes of one t2i image are hidden, and the share that was asked for."""
-    ratio = image_mask_ratio(time[None], schedule, min_ratio=min_ratio)
+    ratio = image_mask_ratio(torch.rand(1, generator=generator), schedule, min_ratio=min_ratio)
     return image_mask(ratio, torch.rand(1, num_tokens, generator=generator))[0], ratio.item()
 
 
@@ -101,22 +102,17 @@ def without_end_padding(row: TrainingRow, vocabulary: Vocabulary) -> TrainingRow
     return replace(row, token_mask=row.token_mask & ~is_fill)
 
 
-def noised_texts(
-    rows: Sequence[TrainingRow],
-    probability: Float[Tensor, " B"],
-    generators: Sequence[torch.Generator],
-    mask_id: int,
-) -> NoisedRows:
+def noised_texts(rows: Sequence[TrainingRow], generators: Sequence[torch.Generator], mask_id: int) -> NoisedRows:
     """Rows of the other modalities: what is no prompt is hidden token by token, with one probability per row.
 
     Args:
         rows: Clean rows of one length L.
-        probability: Of each row.
         generators: One per row.
         mask_id: Token that hides.
     """
     token_ids, token_mask = _stacked(rows)
     eligible = ~torch.stack([row.prompt_mask for row in rows]) & token_mask
+    probability = text_mask_probability(torch.cat([torch.rand(1, generator=g) for g in generators]))
     draws = torch.stack([torch.rand(token_ids.shape[1], generator=g) for g in generators])
     is_masked = text_mask(probability, draws, eligible)
     return NoisedRows(

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from unigrpo.algorithm.denoising import spread_times, text_mask_probability
 from unigrpo.algorithm.masking import keyed_generator
 from unigrpo.config import DataConfig
 from unigrpo.data.corpora.config import SourceConfig
@@ -242,15 +241,13 @@ class DenoisingWorker:
         """Rows of one modality with the noise that belongs to their positions."""
         noise = self._config.noise
         codes: Sequence[Tensor | None] = [None] * len(reads)
-        start = torch.rand(1, generator=keyed_generator(self._config.seed, purpose, modality, "times")).item()
-        times = spread_times(start, [read.position for read in reads])
         generators = [keyed_generator(self._config.seed, purpose, modality, read.position, "noise") for read in reads]
         if reads[0].pixels is not None:
             codes = list(self._codes(reads))
         if modality == "t2i":
             masks = [
-                image_noise(self._sampler.num_image_tokens, t, g, noise.image_schedule, noise.min_image_mask_ratio)
-                for t, g in zip(times, generators, strict=True)
+                image_noise(self._sampler.num_image_tokens, g, noise.image_schedule, noise.min_image_mask_ratio)
+                for g in generators
             ]
             rows = [
                 self._encoder.row(
@@ -262,8 +259,7 @@ class DenoisingWorker:
         rows = [self._encoder.row(read.sample, image_codes=c) for read, c in zip(reads, codes, strict=True)]
         if not noise.train_end_padding:
             rows = [without_end_padding(row, self._vocabulary) for row in rows]
-        probability = text_mask_probability(times, noise.min_text_mask_ratio)
-        return noised_texts(rows, probability, generators, self._vocabulary.mask_id)
+        return noised_texts(rows, generators, self._vocabulary.mask_id)
 
     def _codes(self, reads: Sequence[Read]) -> Tensor:
         pixels = torch.stack([read.pixels for read in reads if read.pixels is not None])

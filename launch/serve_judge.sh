@@ -37,9 +37,9 @@ started=$SECONDS
 until "$PYTHON" -c 'import sys, urllib.request; urllib.request.urlopen(sys.argv[1], timeout=3)' \
     "http://$host:$port/v1/models" 2>/dev/null; do
     status=$("$(dirname "$PYTHON")/ray" job status --address "$address" "$job" 2>&1 || true)
-    case $status in
-    *FAILED* | *STOPPED*) fail "the judge ended before it answered; see: ray job logs --address $address $job" ;;
-    esac
+    if [[ $status == *"Job '$job' "* ]]; then # "failed", "was stopped" or "succeeded"; of a running job it says other words
+        fail "the judge ended before it answered; see: ray job logs --address $address $job"
+    fi
     if [ $((SECONDS - started)) -gt "${JUDGE_WAIT:-600}" ]; then
         fail "the judge did not answer within ${JUDGE_WAIT:-600} s; see: ray job logs --address $address $job"
     fi

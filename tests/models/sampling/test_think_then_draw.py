@@ -85,8 +85,9 @@ def test_thoughts_are_written_before_the_hidden_image_of_the_row_of_training():
     """The first pass must see the row of training with thoughts and image hidden, not a row that ends with them."""
     seen: list[torch.Tensor] = []
 
-    def model(tokens, *, positions, attention_mask=None, vocab_slice=None, **_):
-        seen.extend(row[mask] for row, mask in zip(tokens, attention_mask, strict=True)) if not seen else None
+    def model(tokens, *, positions, attention_mask, vocab_slice=None, **_):
+        if not seen:
+            seen.extend(row[mask] for row, mask in zip(tokens, attention_mask, strict=True))
         width = 50 if vocab_slice is None else 24
         return SimpleNamespace(logits=torch.zeros(int(positions.sum()), width))
 

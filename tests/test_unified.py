@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,25 @@ def test_rollouts_of_each_task_have_their_own_spans(tiny_unified_folder, prompt_
             thoughts = rollout.response_mask & ~rollout.image_mask
             assert rollout.commit_step[rollout.image_mask].min() > rollout.commit_step[thoughts].max()
     assert seen == set(TASKS)
+
+
+@pytest.mark.parametrize(("of_policy", "of_run", "room"), [(64, 0, 64), (64, 70, 70), (None, 0, None)])
+def test_a_drawing_has_the_row_that_the_policy_was_trained_with(
+    tiny_unified_folder, prompt_file, tmp_path, of_policy, of_run, room
+):
+    folder = shutil.copytree(tiny_unified_folder, tmp_path / "model")
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | {"max_text_tokens": of_policy}))
+    run = config(folder, prompt_file)
+    run = dataclasses.replace(run, rollout=dataclasses.replace(run.rollout, max_text_tokens=of_run))
+    prompts = [p for p in load_prompts(prompt_file) if p.task == "r2i"]
+    trainer = make_trainer(run, tmp_path, prompts, [])
+    requests = trainer.prompts.requests(0)
+    rollouts = trainer.policy.map(PolicyWorker.generate, requests, run.rollout.text, run.rollout.image)
+    for rollout in rollouts:
+        thoughts = int((rollout.response_mask & ~rollout.image_mask).nonzero()[-1]) + 1
+        # Task token, text, start-of-image, codes, end-of-image; without a room one end-of-text closes the text.
+        assert len(rollout.token_ids) == (thoughts + 1 if room is None else 1 + room) + 1 + 16 + 1
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -207,13 +207,13 @@ def _check_lengths(
     num_codes = check_image_tokenizer(config.pictures, model, vocabulary) if has_images else 0
     check_image_tokens("rollout", config.rollout.image, config.pictures.resolution, num_codes)
     codes = torch.zeros(num_codes, dtype=torch.long)
+    room = config.rollout.max_text_tokens or model_config.max_text_tokens
     lengths: dict[str, list[int]] = {}
     problems: list[str] = []
     for prompt in prompts:
         try:
             ids = encode_prompt(prompt, tokenizer, vocabulary, config.data, codes if prompt.task == "mmu" else None)
             lengths.setdefault(prompt.task, []).append(len(ids))
-            room = config.rollout.max_text_tokens or model_config.max_text_tokens
             _check_length(prompt, len(ids), num_codes, config, room)
         except ValueError as error:
             problems.append(str(error))
@@ -240,8 +240,9 @@ def _check_length(prompt: Prompt, length: int, num_codes: int, config: RunConfig
     with_thoughts = length + config.rollout.text.max_new_tokens
     if prompt.task == "r2i" and room and with_thoughts > room:
         raise ValueError(
-            f"{prompt.id}: request and thoughts need {with_thoughts} tokens, more than rollout.max_text_tokens "
-            f"{room}; raise it or lower rollout.text.max_new_tokens"
+            f"{prompt.id}: request and thoughts need {with_thoughts} tokens, more than the {room} of training "
+            "(rollout.max_text_tokens, or max_text_tokens of the policy's config.json); shorten the request or lower "
+            "rollout.text.max_new_tokens"
         )
 
 

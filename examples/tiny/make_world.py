@@ -14,6 +14,7 @@ import json
 import random
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,6 @@ import arithmetic
 import datasets
 import torch
 from character_tokenizer import SPECIAL_TOKENS, save_word_tokenizer
-from PIL import Image
 from questions import DESCRIBE, Question, answer, has_names, look, misread, questions, request, words
 from shapes import Scene, caption, draw, neighbours, split
 from tqdm import tqdm
@@ -40,8 +40,8 @@ MISREAD = 0.3
 """Share of thoughts about a picture that misread it, with the answer that follows."""
 NUM_SINGLE = 24
 """Most prompts of each part that ask to draw one shape; all others ask for two."""
-SIZES = {"classes": 1200, "pairs": 4000, "journey": 2000, "instructions": 3000, "reasoning": 5000, "drawing": 4000}
-"""Pictures of each source."""
+SIZES = {"pairs": 16000, "journey": 16000, "instructions": 12000, "reasoning": 30000, "drawing": 12000}
+"""Rows of each source: so many that none is learned by heart, with its errors."""
 
 
 def main() -> None:
@@ -72,7 +72,7 @@ class World:
     def write_training(self) -> None:
         """All files that the stages train on."""
         sums, _ = arithmetic.split()
-        self.class_folders(SIZES["classes"])
+        self.class_folders()
         for shard in range(4):
             self.tar(f"pairs/{shard:04d}.tar", self.pick(self._scenes, SIZES["pairs"] // 4), self.noisy_caption)
         self.journey(SIZES["journey"])
@@ -104,19 +104,18 @@ class World:
         wrong = self._rng.random() < WRONG_CAPTIONS
         return caption(self._rng.choice(neighbours(scene)) if wrong else scene)
 
-    def class_folders(self, number: int) -> None:
+    def class_folders(self) -> None:
         """Single shapes in folders that bear their names, like ImageNet."""
-        single = [scene for scene in self._scenes if len(scene) == 1]
-        for i, scene in enumerate(tqdm(self.pick(single, number), desc="classes")):
-            self.picture(scene, f"classes/{caption(scene).replace(' ', '_')}/{i:06d}.png")
+        for scene in self._scenes:
+            if len(scene) == 1:
+                self.picture(scene, f"classes/{caption(scene).replace(' ', '_')}")
 
     def tar(self, name: str, scenes: list[Scene], caption_of: Callable[[Scene], str]) -> None:
         """A webdataset tar with captions beside the pictures."""
         path = self.path(name)
         with TarWriter(str(path)) as writer:
             for i, scene in enumerate(tqdm(scenes, desc=name)):
-                content = encoded(draw(scene))
-                writer.write({"__key__": f"{path.stem}{i:06d}", "png": content, "txt": caption_of(scene)})
+                writer.write({"__key__": f"{path.stem}{i:06d}", "png": png(scene), "txt": caption_of(scene)})
 
     def journey(self, number: int) -> None:
         """A tar of pictures, with a JSON file of prompts beside it, like JourneyDB."""
@@ -124,7 +123,7 @@ class World:
         with TarWriter(str(self.path("journey/000.tar"))) as writer:
             for i, scene in enumerate(tqdm(self.pick(self._scenes, number), desc="journey")):
                 key = f"{i:06d}"
-                writer.write({"__key__": key, "png": encoded(draw(scene))})
+                writer.write({"__key__": key, "png": png(scene)})
                 prompts[key] = [self.noisy_caption(scene)]
         self.path("journey/captions.json").write_text(json.dumps(prompts))
 
@@ -145,8 +144,8 @@ class World:
     def conversations(self, name: str, scenes: list[Scene]) -> None:
         """Pictures with two questions each, answered directly, like LLaVA's."""
         rows = []
-        for i, scene in enumerate(tqdm(scenes, desc=name)):
-            file = self.picture(scene, f"{name}/{i:06d}.png")
+        for scene in tqdm(scenes, desc=name):
+            file = self.picture(scene, name)
             first, second = self.some_questions(scene, 2)
             seen = self.seen(scene, first, MISREAD)
             turns = [("human", f"<image>\n{first}"), ("gpt", answer(first, seen)), ("human", str(second))]
@@ -169,20 +168,20 @@ class World:
     def picture_thoughts(self, name: str, scenes: list[Scene], errors: float = MISREAD) -> None:
         """Pictures, questions and answers after a look, as CSV like the paper's multimodal data."""
         rows = []
-        for i, scene in enumerate(tqdm(scenes, desc=name)):
+        for scene in tqdm(scenes, desc=name):
             question = self.some_questions(scene, 1)[0]
             seen = self.seen(scene, question, errors)
             solution = render(look(seen), answer(question, seen))
-            rows.append((self.picture(scene, f"{name}/{i:06d}.png"), str(question), solution))
+            rows.append((self.picture(scene, name), str(question), solution))
         with self.path(f"{name}.csv").open("w", newline="") as file:
             csv.writer(file).writerows([("image", "question", "solution"), *rows])
 
     def drawing_thoughts(self, name: str, scenes: list[Scene], errors: float = WRONG_CAPTIONS) -> None:
         """Requests by names, what to think of them, and the picture."""
         rows = []
-        for i, scene in enumerate(tqdm(scenes, desc=name)):
+        for scene in tqdm(scenes, desc=name):
             drawn = self._rng.choice(neighbours(scene)) if self._rng.random() < errors else scene
-            file = self.picture(drawn, f"{name}/{i:06d}.png")
+            file = self.picture(drawn, name)
             rows.append({"question": request(scene), "reasoning": look(drawn), "image": file})
         self.json_lines(f"{name}.jsonl", rows)
 
@@ -193,9 +192,11 @@ class World:
     def seen(self, scene: Scene, question: Question, errors: float) -> Scene:
         return misread(scene, question, self._rng) if self._rng.random() < errors else scene
 
-    def picture(self, scene: Scene, name: str) -> str:
-        """Draws a picture into a file; returns its name as the tables write it: relative to theirs."""
-        draw(scene).save(self.path(name))
+    def picture(self, scene: Scene, folder: str) -> str:
+        """A scene's file in a folder, written once; returns its name as the tables write it: relative to theirs."""
+        name = f"{folder}/{caption(scene).replace(' ', '_')}.png"
+        if not self.path(name).exists():
+            self.path(name).write_bytes(png(scene))
         return name.removeprefix("held_out/")
 
     def json_lines(self, name: str, rows: list[dict[str, Any]]) -> None:
@@ -227,7 +228,7 @@ def write_prompts(folder: Path, seed: int) -> None:
     """``train.jsonl`` and ``test.jsonl`` with prompts of all tasks, and the pictures that some ask about."""
     rng = random.Random(f"prompts {seed}")
     numbers = {
-        "train": {"text": 400, "mmu": 320, "t2i": 400, "r2i": 160},
+        "train": {"text": 547, "mmu": 800, "t2i": 500, "r2i": 160},
         "test": dict.fromkeys(("text", "mmu", "t2i"), 96),
     }
     numbers["test"]["r2i"] = 48
@@ -285,9 +286,11 @@ def write_first_model(folder: Path, image_tokenizer: Path, seed: int) -> None:
     pictures.save_pretrained(folder / "image_tokenizer")
 
 
-def encoded(picture: Image.Image) -> bytes:
+@cache
+def png(scene: Scene) -> bytes:
+    """The picture of a scene, as in a file."""
     file = BytesIO()
-    picture.save(file, "PNG")
+    draw(scene).save(file, "PNG")
     return file.getvalue()
 
 

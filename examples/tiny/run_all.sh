@@ -39,7 +39,7 @@ done
 say "the end of stage 2.2"
 submit_job unigrpo.cli.train_mixcot --config launch/configs/tiny/stage2_2.yaml --run_dir "$world/stage2_2_end" \
     --init_from "$world/stage2_2" --train.num_steps 700 --actor.adam.lr 6.0e-4 --actor.min_lr_ratio 0.02 \
-    --lm_chat.loss_coef 1.5 --mmu.loss_coef 3.0
+    --lm_chat.loss_coef 2.0 --mmu.loss_coef 3.0
 say "measuring all stages on held-out prompts"
 "$PYTHON" -m unigrpo.cli.evaluate --config launch/configs/tiny/unigrpo.yaml --output "$world/evaluation" \
     --models "$world/start" "$world"/stage{1_1,1_2,1_3,2_1,2_2,2_2_end}/policy \

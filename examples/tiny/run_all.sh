@@ -9,8 +9,8 @@ bash examples/tiny/run_all.sh
 
 Trains the tiny image tokenizer, writes the tiny world's data, trains stages 1.1, 1.2, 1.3, 2.1 and 2.2 (in two parts)
 one after the other, each as a Ray job, and measures every one on held-out prompts. Everything is written to
-runs/tiny_world, which must not exist. About 45 minutes on two idle CPU cores, the installation included. The last model is
-runs/tiny_world/stage2_2_end/policy.
+runs/tiny_world, which must not exist. About 45 minutes on two idle CPU cores, the installation included. The last model
+is runs/tiny_world/stage2_2_end/policy.
 TEXT
     exit 0
 fi

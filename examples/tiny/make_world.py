@@ -41,7 +41,7 @@ MISREAD = 0.3
 NUM_SINGLE = 24
 """Most prompts of each part that ask to draw one shape; all others ask for two."""
 SIZES = {"pairs": 16000, "journey": 16000, "instructions": 12000, "reasoning": 30000, "drawing": 12000}
-"""Rows of each source: so many that none is learned by heart, with its errors."""
+"""Rows of each source: several for each scene, so that right ones outnumber those with an error."""
 
 
 def main() -> None:
@@ -239,7 +239,7 @@ def write_prompts(folder: Path, seed: int) -> None:
         rows = rows[: numbers[part]["text"]]
         for i, scene in enumerate(rng.choices(scenes, k=numbers[part]["mmu"])):
             name = f"{part}/{i:03d}.png"
-            draw(scene).save(folder / name)
+            (folder / name).write_bytes(png(scene))
             question = next(picked_questions(scene, 1, rng))
             rows.append({"task": "mmu", "prompt": str(question), "label": answer(question, scene), "image": name})
         single = [scene for scene in scenes if len(scene) == 1][:NUM_SINGLE]

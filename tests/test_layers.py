@@ -94,7 +94,8 @@ def test_no_import_points_upward():
 
 def test_every_file_has_its_layer():
     below = {"unigrpo/__init__.py", *(f"{name.replace('.', '/')}.py" for name in BASE)}
-    assert [p for p in sources() if p.startswith("unigrpo/") and layer(p) is None and p not in below] == []
+    no_layer = [p for p in sources() if p.startswith("unigrpo/") and layer(p) is None]
+    assert [p for p in no_layer if p not in below and not p.startswith("unigrpo/config/")] == []
 
 
 @pytest.mark.parametrize(

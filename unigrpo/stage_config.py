@@ -14,10 +14,8 @@ from unigrpo.config import (
     LoggerConfig,
     PicturesConfig,
     TextSamplingConfig,
-    positive,
-    require,
-    within,
 )
+from unigrpo.config.checks import positive, require, within
 from unigrpo.data.corpora.config import SourceConfig
 from unigrpo.data.corpora.rows import LayoutConfig
 

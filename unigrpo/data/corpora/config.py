@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from unigrpo.config import Fit, choice, positive, require
+from unigrpo.config import Fit
+from unigrpo.config.checks import choice, positive, require
 
 SourceKind = Literal["image_folder", "webdataset", "captions", "text", "chat", "vqa", "conversations", "cot"]
 CorpusTask = Literal["t2i", "lm", "lm_chat", "mmu", "r2i"]

@@ -11,7 +11,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from unigrpo.config import PromptTemplate, choice, positive, require
+from unigrpo.config import PromptTemplate
+from unigrpo.config.checks import choice, positive, require
 from unigrpo.data import layouts
 from unigrpo.data.chat import HEADER_TOKENS
 from unigrpo.data.corpora.chat_format import render_segments, template_newlines

@@ -1,0 +1,41 @@
+"""The whole run as frozen dataclasses. Wrong values fail on construction; nothing changes a config after start.
+
+A dotted flag is the path of a field: ``--algo.kl.init_coef 0.02``. Names are OpenRLHF's where the concept is the same.
+"""
+
+from unigrpo.config.algo import AdvantageConfig, AlgoConfig, KLConfig, LikelihoodConfig, MaskRatioConfig, TaskConfig
+from unigrpo.config.data import TASKS, DataConfig, Fit, PicturesConfig, PromptTemplate
+from unigrpo.config.model import ActorConfig, AdamConfig, DeepSpeedConfig, LoRAConfig, RefConfig
+from unigrpo.config.reward import RewardConfig, RewardTermConfig
+from unigrpo.config.rollout import ImageSamplingConfig, RolloutConfig, TextSamplingConfig
+from unigrpo.config.run import CheckpointConfig, EvalConfig, LoggerConfig, ModelRun, RunConfig, TrainConfig
+
+__all__ = [
+    "TASKS",
+    "ActorConfig",
+    "AdamConfig",
+    "AdvantageConfig",
+    "AlgoConfig",
+    "CheckpointConfig",
+    "DataConfig",
+    "DeepSpeedConfig",
+    "EvalConfig",
+    "Fit",
+    "ImageSamplingConfig",
+    "KLConfig",
+    "LikelihoodConfig",
+    "LoRAConfig",
+    "LoggerConfig",
+    "MaskRatioConfig",
+    "ModelRun",
+    "PicturesConfig",
+    "PromptTemplate",
+    "RefConfig",
+    "RewardConfig",
+    "RewardTermConfig",
+    "RolloutConfig",
+    "RunConfig",
+    "TaskConfig",
+    "TextSamplingConfig",
+    "TrainConfig",
+]

@@ -1,5 +1,8 @@
 """The report: of a finished run, of one that died, and with text of the model that is no HTML."""
 
+import base64
+import html
+import io
 import json
 import re
 
@@ -8,6 +11,7 @@ import pytest
 from PIL import Image
 
 from unigrpo.config import LoggerConfig, RunConfig
+from unigrpo.pages import picture_page
 from unigrpo.report import moving_average, write_report
 from unigrpo.run_folder import RunFolder
 
@@ -87,14 +91,23 @@ def test_a_run_of_several_tasks_shows_each_and_what_was_drawn_before_and_after(t
         rows[i] |= {"eval/math_answer_sampled/mmu": 0.1 * i, "eval/clip_score_sampled/t2i": 30.0 + i}
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "drawings").mkdir()
-    for step in (0, 1, 3):
-        Image.new("RGB", (8, 8)).save(folder / "drawings" / f"step_{step:08d}.png")
+    colours = {0: [255, 0, 0], 1: [0, 255, 0], 3: [0, 0, 255]}
+    for step, colour in colours.items():
+        drawing = np.full((8, 8, 3), colour, dtype=np.uint8)
+        page = picture_page([("a dot", (drawing,)), ("a rather long text that takes two lines", (drawing,))])
+        page.save(folder / "drawings" / f"step_{step:08d}.png")
     text = write_report(folder).read_text()
     assert "src='tasks.png'" in text
     drawn = text[text.index("Drawn before and after") :]
-    assert "At step 0:</p><img src='drawings/step_00000000.png'" in drawn
-    assert "At step 3:</p><img src='drawings/step_00000003.png'" in drawn
-    assert "At step 1:" not in drawn
+    assert "row 1: step 0; row 2: step 3</p><img src='drawings.png'" in drawn
+    both = np.asarray(Image.open(folder / "drawings.png"))
+    head = both.shape[0] - 2 * (128 + 4)
+    assert (both[:head] != 255).any()
+    rows = (both[head : head + 128], both[head + 132 : head + 260])
+    assert [(row == colours[step]).all(axis=-1).sum() for row, step in zip(rows, (0, 3), strict=True)] == [
+        2 * 128**2
+    ] * 2
+    assert both.shape[1] == 2 * (128 + 4)
 
 
 def test_drawn_pictures_go_onto_a_page_and_not_into_the_lines(tmp_path):
@@ -168,3 +181,23 @@ def test_the_ledger_of_a_run_is_drawn_and_its_means_stand_in_a_table(tmp_path):
     assert "<td>reference</td><td class='n'>90%</td>" in text
     assert "1,234.0 tokens a second" in text
     assert Image.open(folder / "roles.png").size > (100, 100)
+
+
+def test_a_picture_that_is_asked_about_stands_in_the_page_and_a_lost_one_is_named(tmp_path):
+    folder = write_run(tmp_path / "run")
+    Image.new("RGB", (192, 96), "red").save(tmp_path / "red.png")
+    lost = str(tmp_path / "<lost>.png")
+    row = {"kind": "eval", "task": "mmu", "prompt": "how many?", "label": "2", "completion": "two"}
+    rows = [
+        {**row, "step": step, "prompt_id": name, "images": [path]}
+        for step in (0, 3)
+        for name, path in (("p:1", str(tmp_path / "red.png")), ("p:2", lost))
+    ]
+    (folder / "rollouts.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    text = write_report(folder).read_text()
+    (data,) = re.findall(r"src='data:image/png;base64,([^']+)'", text)
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
+    assert shown.shape == (48, 96, 3)
+    assert (shown == [255, 0, 0]).all()
+    assert html.escape(lost) in text
+    assert lost not in text

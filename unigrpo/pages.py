@@ -40,6 +40,17 @@ def picture_page(columns: Sequence[tuple[str, Sequence[np.ndarray | None]]]) -> 
     return page
 
 
+def below_one_another(pages: Sequence[Image.Image]) -> Image.Image:
+    """Pages of the same texts with one row of pictures each -> one page: the texts once, and every row."""
+    first, *others = pages
+    row = SIDE + GAP
+    page = Image.new("RGB", (first.width, first.height + row * len(others)), "white")
+    page.paste(first, (0, 0))
+    for i, other in enumerate(others):
+        page.paste(other.crop((0, other.height - row, other.width, other.height)), (0, first.height + i * row))
+    return page
+
+
 def square(picture: np.ndarray) -> Image.Image:
     """A picture in the size of a page's, its pixels as they are."""
     return Image.fromarray(picture).resize((SIDE, SIDE), Image.Resampling.NEAREST)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import html
+import io
 import json
 import re
 from collections.abc import Callable
@@ -12,9 +14,10 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 from unigrpo.metrics import METRICS_FILE, ROLLOUTS_FILE, read_lines
-from unigrpo.pages import DRAWINGS
+from unigrpo.pages import DRAWINGS, below_one_another
 from unigrpo.report_ledger import draw_roles, has_ledger, ledger_table
 
 matplotlib.use("Agg")
@@ -22,10 +25,12 @@ matplotlib.use("Agg")
 WINDOW = 10
 """Steps of the moving average."""
 MAX_SAMPLES = 24
+THUMBNAIL = 96
+"""Pixels of the longer side of a picture that is asked about."""
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 h1, h2 { line-height: 1.2 } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ddd }
-img { max-width: 100% } table { border-collapse: collapse }
+img { max-width: 100% } img.asked { vertical-align: middle } table { border-collapse: collapse }
 td, th { padding: .25rem .7rem; text-align: left; vertical-align: top; border-bottom: 1px solid #eee }
 td.n { text-align: right; font-variant-numeric: tabular-nums }
 pre, code { white-space: pre-wrap; overflow-wrap: anywhere } .good { color: #0a7a2f } .bad { color: #b3261e }
@@ -156,13 +161,16 @@ def _draw_tasks(figure: Figure, rows: Rows) -> None:
 
 
 def _drawings(folder: Path) -> str:
-    """The same prompts drawn at the first and at the last evaluation."""
+    """The same prompts drawn at the first and at the last evaluation, below one another in ``drawings.png``."""
     pages = sorted((folder / DRAWINGS).glob("step_*.png"))
-    shown = [
-        f"<p>At step {int(page.stem.removeprefix('step_'))}:</p><img src='{DRAWINGS}/{page.name}' alt='drawings'>"
-        for page in dict.fromkeys([*pages[:1], *pages[-1:]])
-    ]
-    return f"<h2>Drawn before and after, greedy</h2>{''.join(shown)}" if shown else ""
+    if not pages:
+        return ""
+    shown = list(dict.fromkeys([*pages[:1], *pages[-1:]]))
+    steps = [int(page.stem.removeprefix("step_")) for page in shown]
+    below_one_another([Image.open(page) for page in shown]).save(folder / f"{DRAWINGS}.png")
+    text = "Drawn before and after, greedy" if len(steps) > 1 else "Drawn, greedy"
+    rows = "; ".join(f"row {i}: step {step}" for i, step in enumerate(steps, start=1))
+    return f"<h2>{text}</h2><p>{rows}</p><img src='{DRAWINGS}.png' alt='drawings'>"
 
 
 def _draw_policy(figure: Figure, rows: Rows) -> None:
@@ -261,9 +269,9 @@ def _answers(samples: Rows) -> str:
         return ""
     before, after = ({r["prompt_id"]: r for r in texts if r["step"] == step} for step in (steps[0], steps[-1]))
     rows = [
-        "<tr>"
+        f"<tr><td>{_question(row)}</td>"
         + "".join(f"<td><code>{html.escape(str(cell))}</code></td>" for cell in (
-            row["prompt"], row["label"], _shown(before[prompt_id]["completion"]), _shown(row["completion"]),
+            row["label"], _shown(before[prompt_id]["completion"]), _shown(row["completion"]),
         ))
         + "</tr>"
         for prompt_id, row in after.items()
@@ -271,6 +279,26 @@ def _answers(samples: Rows) -> str:
     ][:MAX_SAMPLES]  # fmt: skip
     head = f"<tr><th>prompt</th><th>gold</th><th>at step {steps[0]}</th><th>at step {steps[-1]}</th></tr>"
     return f"<h2>Answers before and after, greedy</h2><table>{head}{''.join(rows)}</table>"
+
+
+def _question(row: dict[str, Any]) -> str:
+    """The pictures of a prompt and its text."""
+    return "".join(map(_thumbnail, row.get("images", ()))) + f"<code>{html.escape(str(row.get('prompt', '')))}</code>"
+
+
+def _thumbnail(path: str) -> str:
+    """A picture within the page itself, which can then be moved; the path of one that is lost."""
+    try:
+        with Image.open(path) as picture:
+            small = picture.convert("RGB")
+    except OSError:
+        return f"<code>{html.escape(path)}</code> "
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    data = io.BytesIO()
+    small.save(data, "PNG")
+    return (
+        f"<img class='asked' src='data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}' alt='picture'> "
+    )
 
 
 def _shown(completion: str) -> str:
@@ -286,7 +314,7 @@ def _samples(samples: Rows) -> str:
     stride = max(1, -(-len(samples) // MAX_SAMPLES))
     rows = [
         f"<tr><td class='n'>{row['step']}</td><td>{html.escape(str(row.get('task', '')))}</td>"
-        f"<td><code>{html.escape(str(row.get('prompt', '')))}</code></td>"
+        f"<td>{_question(row)}</td>"
         f"<td><code>{html.escape(_shown(row.get('completion', '')))}</code></td>"
         f"<td>{html.escape(str(row.get('label', '')))}</td><td class='n'>{_number(row.get('reward'))}</td></tr>"
         for row in [*samples[::stride][:-1], samples[-1]]

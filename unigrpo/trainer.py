@@ -383,6 +383,7 @@ def _row(rollout: Rollout) -> dict[str, Any]:
         "task": prompt.task,
         "prompt": prompt.text,
         "label": prompt.label,
+        "images": list(prompt.images),
         "image": rollout.image,
         "completion": rollout.completion,
         "tokens": int(rollout.scored_mask.sum()),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from unigrpo.config import ModelRun
+from unigrpo.distributed.tensor_transfer import send_tensors_as_bytes
 from unigrpo.workers.ledger import Work, timed
 
 
@@ -19,6 +20,7 @@ class Host:
 
     def run(self, method: str, *args: Any, **kwargs: Any) -> tuple[Any, Work]:
         """Calls a method of the worker. Returns its result and what it cost."""
+        send_tensors_as_bytes()
         return timed(self.worker, lambda: getattr(self.worker, method)(*args, **kwargs))
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 
 from unigrpo.config import ModelRun
+from unigrpo.distributed.tensor_transfer import send_tensors_as_bytes
 from unigrpo.workers.group import shares
 from unigrpo.workers.ledger import Ledger
 
@@ -41,6 +42,7 @@ class RayGroup:
         role: For messages: ``policy``, ``reference`` or ``rollout``.
         actors: Handles in the order of the ranks.
         """
+        send_tensors_as_bytes()
         self._role = role
         self.actors = list(actors)
         self.ledger = Ledger(len(self.actors))

@@ -25,6 +25,7 @@ matplotlib.use("Agg")
 WINDOW = 10
 """Steps of the moving average."""
 MAX_SAMPLES = 24
+MAX_COLUMNS = 4
 THUMBNAIL = 96
 """Pixels of the longer side of a picture that is asked about."""
 STYLE = """
@@ -33,7 +34,8 @@ h1, h2 { line-height: 1.2 } h2 { margin-top: 2.5rem; border-bottom: 1px solid #d
 img { max-width: 100% } img.asked { vertical-align: middle } table { border-collapse: collapse }
 td, th { padding: .25rem .7rem; text-align: left; vertical-align: top; border-bottom: 1px solid #eee }
 td.n { text-align: right; font-variant-numeric: tabular-nums }
-pre, code { white-space: pre-wrap; overflow-wrap: anywhere } .good { color: #0a7a2f } .bad { color: #b3261e }
+pre, code { white-space: pre-wrap; overflow-wrap: anywhere }
+td.gold code { white-space: nowrap } .good { color: #0a7a2f } .bad { color: #b3261e }
 """
 
 END = re.compile(r"(<\|[^|<>\s]{1,40}\|>\s*)+$")
@@ -116,17 +118,28 @@ def _reward_names(rows: Rows) -> list[str]:
 
 
 def _draw_rewards(figure: Figure, rows: Rows) -> None:
-    left, right = figure.subplots(1, 2)
-    _plot(left, rows, "reward/total_mean", "training, mean of the step", "C0")
-    steps, values = _series(rows, "eval/reward_total")
-    if steps:
-        left.plot(steps, values, "o--", color="C3", label="held out, sampled")
-    left.set(title="weighted total", xlabel="step")
-    left.legend()
-    for i, name in enumerate(_reward_names(rows)):
-        _plot(right, rows, f"reward/{name}_mean", name, f"C{i + 1}")
-    right.set(title="each reward, unweighted", xlabel="step")
-    right.legend()
+    """A panel each, since units differ: the total and the rewards, or with several tasks the total of each task."""
+    tasks = _task_metrics(rows)
+    panels = [(f"{task}: weighted total", f"total_mean/{task}", f"reward_total_sampled/{task}") for task in tasks]
+    if not tasks:
+        rewards = [(f"{name}, unweighted", f"{name}_mean", f"{name}_sampled") for name in _reward_names(rows)]
+        panels = [("weighted total", "total_mean", "reward_total"), *rewards]
+    num_columns = min(len(panels), MAX_COLUMNS)
+    num_rows = -(-len(panels) // num_columns)
+    figure.set_size_inches(9, 1 + 3 * num_rows)
+    grid = figure.subplots(num_rows, num_columns, squeeze=False)
+    for i, axes in enumerate(grid.flat):
+        if i >= len(panels):
+            axes.axis("off")
+            continue
+        title, name, held_out = panels[i]
+        _plot(axes, rows, f"reward/{name}", "training, mean of the step", f"C{i}")
+        steps, values = _series(rows, f"eval/{held_out}")
+        if steps:
+            axes.plot(steps, values, "o--", color="black", markersize=4, label="held out, sampled")
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("step")
+    grid[0][0].legend(fontsize="small")
 
 
 def _task_metrics(rows: Rows) -> dict[str, list[str]]:
@@ -245,19 +258,22 @@ def _before_after(summary: dict[str, Any]) -> str:
     head = "".join(f"<th>{kind}: before</th><th>after</th><th>gain</th>" for kind in kinds)
     body = "".join(
         f"<tr><td>{html.escape(task) or ('all' if len(tasks) > 1 else '')}</td><td>{html.escape(metric)}</td>"
-        + "".join(_change(before.get(name), after.get(name)) for name in (rows[task, metric].get(k) for k in kinds))
+        + "".join(
+            _change(before.get(name), after.get(name), metric != "yes_share")
+            for name in (rows[task, metric].get(k) for k in kinds)
+        )
         + "</tr>"
         for task, metric in order
     )
     return f"<h2>Held out, before and after</h2><table><tr><th>task</th><th></th>{head}</tr>{body}</table>"
 
 
-def _change(before: float | None, after: float | None) -> str:
-    """Three cells: before, after, gain."""
+def _change(before: float | None, after: float | None, has_direction: bool) -> str:
+    """Three cells: before, after, gain; coloured where more is better."""
     if before is None or after is None:
         return "<td></td><td></td><td></td>"
     gain = f"{after - before:+.3f}"
-    colour = "" if float(gain) == 0 else " good" if after > before else " bad"
+    colour = "" if float(gain) == 0 or not has_direction else " good" if after > before else " bad"
     return f"<td class='n'>{before:.3f}</td><td class='n'>{after:.3f}</td><td class='n{colour}'>{gain}</td>"
 
 
@@ -270,9 +286,8 @@ def _answers(samples: Rows) -> str:
     before, after = ({r["prompt_id"]: r for r in texts if r["step"] == step} for step in (steps[0], steps[-1]))
     rows = [
         f"<tr><td>{_question(row)}</td>"
-        + "".join(f"<td><code>{html.escape(str(cell))}</code></td>" for cell in (
-            row["label"], _shown(before[prompt_id]["completion"]), _shown(row["completion"]),
-        ))
+        f"<td class='gold'><code>{html.escape(str(row['label']))}</code></td>"
+        + "".join(f"<td><code>{html.escape(_shown(r['completion']))}</code></td>" for r in (before[prompt_id], row))
         + "</tr>"
         for prompt_id, row in after.items()
         if prompt_id in before
@@ -301,6 +316,11 @@ def _thumbnail(path: str) -> str:
     )
 
 
+def _response(row: dict[str, Any]) -> str:
+    text = f"<code>{html.escape(_shown(row.get('completion', '')))}</code>"
+    return text + " (picture)" * (row.get("task") in ("t2i", "r2i"))
+
+
 def _shown(completion: str) -> str:
     """A response without the special tokens at its end."""
     return END.sub("", completion).strip()
@@ -315,7 +335,7 @@ def _samples(samples: Rows) -> str:
     rows = [
         f"<tr><td class='n'>{row['step']}</td><td>{html.escape(str(row.get('task', '')))}</td>"
         f"<td>{_question(row)}</td>"
-        f"<td><code>{html.escape(_shown(row.get('completion', '')))}</code></td>"
+        f"<td>{_response(row)}</td>"
         f"<td>{html.escape(str(row.get('label', '')))}</td><td class='n'>{_number(row.get('reward'))}</td></tr>"
         for row in [*samples[::stride][:-1], samples[-1]]
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -166,7 +167,7 @@ class UniGRPOTrainer:
             updates = self._update(with_rewards(samples, advantages, usable), clock)
         ledger = self._ledger(clock.seconds)
         rewards = [{"reward": t, "rewards": o.parts} for t, o in zip(totals.tolist(), outputs, strict=True)]
-        output.rollouts(step + 1, self._rows(rollouts, rewards, advantages))
+        output.rollouts(step + 1, self._rows(step, rollouts, rewards, advantages))
         return {
             **reward_metrics(outputs, totals, groups, usable),
             **task_metrics([rollout.request.prompt.task for rollout in rollouts], outputs, totals, groups, usable),
@@ -300,11 +301,18 @@ class UniGRPOTrainer:
         return every > 0 and self.state.step % every == 0
 
     def _rows(
-        self, rollouts: list[Rollout], rewards: list[dict[str, Any]], advantages: torch.Tensor
+        self, step: int, rollouts: list[Rollout], rewards: list[dict[str, Any]], advantages: torch.Tensor
     ) -> list[dict[str, Any]]:
-        """The rollouts of this step to look at: one of each of the first prompts."""
-        stride = self.config.rollout.n_samples_per_prompt
-        picked = range(0, len(rollouts), stride)[: self.config.logger.rollouts_per_step]
+        """The rollouts of this step to look at: one of each of a few prompts, of the tasks in turn."""
+        groups = range(0, len(rollouts), self.config.rollout.n_samples_per_prompt)
+        tasks = sorted({rollouts[i].request.prompt.task for i in groups})
+        seen: Counter[str] = Counter()
+        order: list[tuple[int, int, int]] = []
+        for i in groups:
+            task = rollouts[i].request.prompt.task
+            order.append((seen[task], (tasks.index(task) - step) % len(tasks), i))
+            seen[task] += 1
+        picked = [i for *_, i in sorted(order)[: self.config.logger.rollouts_per_step]]
         return [
             {
                 "kind": "train",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ def main() -> None:
     }
     (HERE / "three_seeds.json").write_text(json.dumps(record, indent=1) + "\n")
     picture(runs, HERE / "reward_curve.png")
+    shutil.copy(Path(sys.argv[1]) / "drawings.png", HERE)
     print(table(runs))
 
 

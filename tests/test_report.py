@@ -8,11 +8,12 @@ import re
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from unigrpo.config import LoggerConfig, RunConfig
 from unigrpo.pages import picture_page
-from unigrpo.report import moving_average, write_report
+from unigrpo.report import _draw_rewards, moving_average, write_report
 from unigrpo.run_folder import RunFolder
 
 
@@ -83,6 +84,24 @@ def test_the_moving_average_by_hand():
     assert moving_average([3.0, 5.0, 1.0, 9.0], window=3) == [3.0, 4.0, 3.0, 5.0]
 
 
+def test_each_reward_has_a_panel_or_with_several_tasks_the_total_of_each(tmp_path):
+    metrics = write_run(tmp_path / "run") / "metrics.jsonl"
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    figure = Figure()
+    _draw_rewards(figure, rows)
+    total, answer = figure.axes
+    assert (total.get_title(), answer.get_title()) == ("weighted total", "math_answer, unweighted")
+    assert list(answer.lines[0].get_ydata()) == pytest.approx([0.05, 0.1, 0.15])
+    assert list(total.lines[-1].get_ydata()) == [0.5]
+    for task, value in (("mmu", 1.0), ("t2i", 8.0)):
+        rows[1] |= {f"reward/total_mean/{task}": value}
+        rows[0] |= {f"eval/reward_total_sampled/{task}": value / 2, f"eval/math_answer_sampled/{task}": 0.5}
+    figure = Figure()
+    _draw_rewards(figure, rows)
+    assert [axes.get_title() for axes in figure.axes] == ["mmu: weighted total", "t2i: weighted total"]
+    assert [[line.get_ydata()[0] for line in axes.lines[::2]] for axes in figure.axes] == [[1.0, 0.5], [8.0, 4.0]]
+
+
 def test_a_run_of_several_tasks_shows_each_and_what_was_drawn_before_and_after(tmp_path):
     folder = write_run(tmp_path / "run")
     assert "tasks.png" not in write_report(folder).read_text()
@@ -137,6 +156,7 @@ def test_the_same_prompts_are_answered_before_and_after(tmp_path):
     answers = text[text.index("Answers before and after") : text.index("<h2>Config")]
     assert "at step 0" in answers
     assert "at step 3" in answers
+    assert "<td class='gold'><code>2</code>" in answers
     assert "&lt;b&gt;one</code>" in answers
     assert "&lt;b&gt;two</code>" in answers
     assert "no" not in answers.replace("now", "")

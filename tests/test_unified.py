@@ -153,6 +153,8 @@ def test_any_mixture_of_tasks_trains_and_scores_as_it_sampled(tiny_unified_folde
             assert (f"reward/total_mean/{task}" in row) == (task in tasks)
             assert (f"kl/reference_nats/{task}" in row) == (task in tasks)
     assert output.rows[1]["kl/reference_nats"] >= 0
+    in_turn = [sorted(tasks)[step % len(tasks)] for step in range(2)]
+    assert [row["task"] for row in output.samples if row["kind"] == "train"] == in_turn
     after = summary["eval"]["after"]
     if len(tasks) > 1:
         assert {f"reward_total_sampled/{task}" for task in tasks} <= set(after)

@@ -68,7 +68,7 @@ def main() -> None:
     torch.set_num_threads(1)
     config = RunConfig(
         rollout=RolloutConfig(
-            batch_size=8,
+            batch_size=48,
             n_samples_per_prompt=8,
             text=TextSamplingConfig(max_new_tokens=16, num_denoising_steps=8, block_length=8),
         ),

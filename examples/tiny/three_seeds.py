@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,6 @@ def main() -> None:
     }
     (HERE / "three_seeds.json").write_text(json.dumps(record, indent=1) + "\n")
     picture(runs, HERE / "reward_curve.png")
-    shutil.copy(Path(sys.argv[1]) / "drawings.png", HERE)
     print(table(runs))
 
 

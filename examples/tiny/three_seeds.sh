@@ -7,8 +7,8 @@ if [ "${1:-}" = --help ] || [ "${1:-}" = -h ]; then
     cat <<'TEXT'
 bash examples/tiny/three_seeds.sh [--section.name VALUE ...]
 
-Runs the quickstart with the seeds 1, 2 and 3 in runs/three_seeds, which it removes first, and writes three_seeds.json,
-reward_curve.png and drawings.png (the first seed's) beside this script. About half an hour on two idle CPU cores. Arguments go to every run.
+Runs the quickstart with the seeds 1, 2 and 3 in runs/three_seeds, which it removes first, and writes three_seeds.json and
+reward_curve.png beside this script. About half an hour on two idle CPU cores. Arguments go to every run.
 TEXT
     exit 0
 fi

@@ -10,8 +10,8 @@ from torch import Tensor
 def send_tensors_as_bytes() -> None:
     """From now on, Ray sends the tensors of this process as their bytes; the receiver needs no such call.
 
-    torch pickles each tensor as a file with a header. A step moves thousands of small ones, and that cost a tenth of
-    the quickstart's time.
+    torch pickles each tensor as a file of its own. A step moves thousands of small ones, and that took longer than to
+    score them (tests/benchmarks/ray_overhead.py).
     """
     ray.util.register_serializer(torch.Tensor, serializer=to_bytes, deserializer=from_bytes)
 

@@ -91,15 +91,18 @@ def test_each_reward_has_a_panel_or_with_several_tasks_the_total_of_each(tmp_pat
     _draw_rewards(figure, rows)
     total, answer = figure.axes
     assert (total.get_title(), answer.get_title()) == ("weighted total", "math_answer, unweighted")
-    assert list(answer.lines[0].get_ydata()) == pytest.approx([0.05, 0.1, 0.15])
-    assert list(total.lines[-1].get_ydata()) == [0.5]
+    assert np.asarray(answer.lines[0].get_ydata()) == pytest.approx([0.05, 0.1, 0.15])
+    assert np.asarray(total.lines[-1].get_ydata()).tolist() == [0.5]
     for task, value in (("mmu", 1.0), ("t2i", 8.0)):
         rows[1] |= {f"reward/total_mean/{task}": value}
         rows[0] |= {f"eval/reward_total_sampled/{task}": value / 2, f"eval/math_answer_sampled/{task}": 0.5}
     figure = Figure()
     _draw_rewards(figure, rows)
     assert [axes.get_title() for axes in figure.axes] == ["mmu: weighted total", "t2i: weighted total"]
-    assert [[line.get_ydata()[0] for line in axes.lines[::2]] for axes in figure.axes] == [[1.0, 0.5], [8.0, 4.0]]
+    assert [[np.asarray(line.get_ydata())[0] for line in axes.lines[::2]] for axes in figure.axes] == [
+        [1.0, 0.5],
+        [8.0, 4.0],
+    ]
 
 
 def test_a_run_of_several_tasks_shows_each_and_what_was_drawn_before_and_after(tmp_path):

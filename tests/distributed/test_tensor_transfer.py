@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 from collections.abc import Sequence
 
@@ -63,7 +64,7 @@ class Echo(Host):
 
     def size(self, items: Sequence[torch.Tensor]) -> list[int]:
         """Bytes of each on its way from the worker."""
-        return [len(cloudpickle.dumps(item)) for item in items]
+        return [len(pickle.dumps(item)) for item in items]
 
 
 @pytest.mark.ray

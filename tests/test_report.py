@@ -75,6 +75,18 @@ def test_what_the_model_wrote_cannot_become_html(tmp_path):
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
 
 
+@pytest.mark.parametrize(("number", "num_shown"), [(1, 1), (24, 24), (64, 24), (100, 24)])
+def test_samples_are_spread_over_the_run_and_over_tasks_that_take_turns(tmp_path, number, num_shown):
+    folder = write_run(tmp_path / "run")
+    rows = [{"step": i, "kind": "train", "task": ("mmu", "t2i", "text")[i % 3]} for i in range(number)]
+    (folder / "rollouts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    table = write_report(folder).read_text().partition("Samples of the training")[2].partition("<h2>")[0]
+    shown = re.findall(r"<td class='n'>(\d+)</td><td>(\w+)</td>", table)
+    assert len(shown) == num_shown
+    assert (shown[0][0], shown[-1][0]) == ("0", str(number - 1))
+    assert number == 1 or min(sum(task == name for _, task in shown) for name in ("mmu", "t2i", "text")) >= 5
+
+
 def test_a_folder_that_is_no_run_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"no metrics\.jsonl with a step in it; name the folder of a run"):
         write_report(tmp_path)

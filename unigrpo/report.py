@@ -31,7 +31,7 @@ THUMBNAIL = 96
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 h1, h2 { line-height: 1.2 } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ddd }
-img { max-width: 100% } img.asked { vertical-align: middle } table { border-collapse: collapse }
+img { max-width: 100% } img.asked { display: block } table { border-collapse: collapse }
 td, th { padding: .25rem .7rem; text-align: left; vertical-align: top; border-bottom: 1px solid #eee }
 td.n { text-align: right; font-variant-numeric: tabular-nums }
 pre, code { white-space: pre-wrap; overflow-wrap: anywhere }
@@ -331,13 +331,15 @@ def _samples(samples: Rows) -> str:
     samples = [row for row in samples if row.get("kind") != "eval"]
     if not samples:
         return ""
-    stride = max(1, -(-len(samples) // MAX_SAMPLES))
+    number = min(len(samples), MAX_SAMPLES)
+    # Not every n-th: tasks take turns, and n may be their number.
+    shown = [samples[i * (len(samples) - 1) // max(number - 1, 1)] for i in range(number)]
     rows = [
         f"<tr><td class='n'>{row['step']}</td><td>{html.escape(str(row.get('task', '')))}</td>"
         f"<td>{_question(row)}</td>"
         f"<td>{_response(row)}</td>"
         f"<td>{html.escape(str(row.get('label', '')))}</td><td class='n'>{_number(row.get('reward'))}</td></tr>"
-        for row in [*samples[::stride][:-1], samples[-1]]
+        for row in shown
     ]
     head = "<tr><th>step</th><th>task</th><th>prompt</th><th>response</th><th>gold</th><th>reward</th></tr>"
     return f"<h2>Samples of the training</h2><table>{head}{''.join(rows)}</table>"

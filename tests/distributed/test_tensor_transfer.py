@@ -26,12 +26,14 @@ TENSORS = {
     "no dimension": torch.tensor(7.5),
     "empty": torch.zeros(2, 0, 3, dtype=torch.int16),
     "transposed": torch.arange(6).view(2, 3).T,
+    "one of a column": torch.arange(8.0).view(1, 8)[:, 3],  # its stride is 8
+    "bfloat16 column": torch.arange(8, dtype=torch.bfloat16).view(2, 4)[:, 3],
     "part of a larger one": torch.arange(100_000)[10:13],
 }
 
 
 def bits(tensor: torch.Tensor) -> bytes:
-    return b"".join(bytes(element.contiguous().flatten().view(torch.uint8).tolist()) for element in tensor.reshape(-1))
+    return b"".join(bytes(element.clone().view(1).view(torch.uint8).tolist()) for element in tensor.reshape(-1))
 
 
 @pytest.mark.parametrize("name", TENSORS)

@@ -27,8 +27,8 @@ def to_bytes(tensor: Tensor) -> tuple[bytes, torch.dtype, tuple[int, ...]]:
             f"a tensor on {tensor.device} with requires_grad={tensor.requires_grad} cannot be sent to another "
             "process; send `tensor.detach().cpu()`"
         )
-    flat = tensor.contiguous().flatten().view(torch.uint8)  # numpy knows no bfloat16
-    return flat.numpy().tobytes(), tensor.dtype, tuple(tensor.shape)
+    known = tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor  # numpy knows no bfloat16
+    return known.numpy().tobytes(), tensor.dtype, tuple(tensor.shape)
 
 
 def from_bytes(packed: tuple[bytes, torch.dtype, tuple[int, ...]]) -> Tensor:

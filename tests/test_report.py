@@ -138,9 +138,8 @@ def test_a_run_of_several_tasks_shows_each_and_what_was_drawn_before_and_after(t
     head = both.shape[0] - 2 * (128 + 4)
     assert (both[:head] != 255).any()
     rows = (both[head : head + 128], both[head + 132 : head + 260])
-    assert [(row == colours[step]).all(axis=-1).sum() for row, step in zip(rows, (0, 3), strict=True)] == [
-        2 * 128**2
-    ] * 2
+    for row, step in zip(rows, (0, 3), strict=True):
+        assert (row == colours[step]).all(axis=-1).sum() == 2 * 128 * 128
     assert both.shape[1] == 2 * (128 + 4)
 
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from unigrpo.models.mmada import RMSNorm, rotary_table, rotate
+from unigrpo.models.elementwise import rotate
+from unigrpo.models.mmada import RMSNorm, rotary_table
 
 from .case import Case
 

@@ -77,7 +77,8 @@ def evaluate_model(
     """The metrics of one checkpoint; its samples are appended to the file of samples."""
     name = config.actor.model_name_or_path
     dtype = torch.bfloat16 if device.type == "cuda" and config.ds.param_dtype == "bf16" else torch.float32
-    model = load_policy(name, dtype, config.ds.attn_implementation).to(device)  # type: ignore[arg-type]
+    model = load_policy(name, dtype, config.ds.attn_implementation, compile=config.ds.compile)
+    model.to(device)  # type: ignore[arg-type]
     image_tokenizer = find_image_tokenizer(config.pictures.tokenizer, name)
     if image_tokenizer is not None:
         image_tokenizer.to(device)  # type: ignore[arg-type]

@@ -132,7 +132,9 @@ def image_tokenizer_on(config: RunConfig, device: torch.device) -> ImageTokenize
 def load_model(config: ModelRun) -> PreTrainedModel:
     """The model of a checkpoint folder, in the type of ``ds.param_dtype``."""
     dtype = torch.bfloat16 if config.ds.param_dtype == "bf16" else torch.float32
-    return load_policy(config.actor.model_name_or_path, dtype, config.ds.attn_implementation)
+    return load_policy(
+        config.actor.model_name_or_path, dtype, config.ds.attn_implementation, compile=config.ds.compile
+    )
 
 
 def cpu_threads(ranks_per_node: int) -> int:

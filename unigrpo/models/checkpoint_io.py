@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from unigrpo.models.elementwise import Elementwise, compiled
 from unigrpo.models.lora import merged
 from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
 from unigrpo.models.vocabulary import Vocabulary
@@ -36,18 +37,22 @@ ARCHITECTURE: dict[str, Any] = {
 MAX_SHARD_SIZE = "5GB"
 
 
-def load_policy(name: str | Path, dtype: torch.dtype, attn_implementation: str) -> MMadaModelLM:
+def load_policy(
+    name: str | Path, dtype: torch.dtype, attn_implementation: str, *, compile: bool = False
+) -> MMadaModelLM:
     """The model of a checkpoint, in evaluation mode. No code that comes with it is run.
 
     Args:
         name: Folder or Hub name in the published layout.
         dtype: Type of the weights.
         attn_implementation: `eager`, `sdpa` or one of transformers' flash kernels.
+        compile: Fuse what stands between its matrix products.
 
     Raises:
         ValueError: There is no such checkpoint, it is of another architecture, files or tensors are missing or left
-            over, or one holds NaN or infinity.
+            over, one holds NaN or infinity, or nothing can be compiled here.
     """
+    functions = compiled() if compile else Elementwise()
     config = load_config(name)
     folder = local_folder(name)
     weight_files(folder)
@@ -62,6 +67,7 @@ def load_policy(name: str | Path, dtype: torch.dtype, attn_implementation: str) 
     model, report = loaded
     check_names(name, report["missing_keys"], report["unexpected_keys"])
     check_finite(name, model.state_dict())
+    model.set_elementwise(functions)
     return model
 
 
@@ -114,7 +120,9 @@ def save_policy(
 def blank(model: PreTrainedModel) -> PreTrainedModel:
     """The same model without weights and without adapters."""
     with torch.device("meta"):
-        return type(model)(model.config).to(model.dtype)  # type: ignore[arg-type]
+        copy: Any = type(model)(model.config).to(model.dtype)  # type: ignore[arg-type]
+    copy.set_elementwise(model.elementwise)
+    return copy
 
 
 def save_weights(model: PreTrainedModel, weights: Mapping[str, Tensor], folder: str | Path) -> None:

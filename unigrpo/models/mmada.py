@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, Pretrained
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import ModelOutput
 
+from unigrpo.models.elementwise import Elementwise
 from unigrpo.models.sampling.cache import KeyValueCache
 from unigrpo.models.vocabulary import PUBLISHED_IDS
 
@@ -89,17 +90,16 @@ class MMadaOutput(ModelOutput):
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm in float32, cast back before the weight is applied."""
+    """Root-mean-square norm with a learned scale."""
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
         self.eps = eps
+        self.elementwise = Elementwise()
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = x.float()
-        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
-        return self.weight * wide.to(x.dtype)
+        return self.elementwise.rms_norm(x, self.weight, self.eps)
 
 
 def rotary_table(length: int, head_dim: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -108,13 +108,6 @@ def rotary_table(length: int, head_dim: int, theta: float, device: torch.device)
     angles = torch.outer(torch.arange(length, dtype=torch.float32, device=device), 1.0 / theta**exponent)
     angles = torch.cat((angles, angles), dim=-1)
     return angles.cos(), angles.sin()
-
-
-def rotate(x: Float[Tensor, "B H L D"], cos: Float[Tensor, "L D"], sin: Float[Tensor, "L D"]) -> Tensor:
-    """Rotates queries or keys by their position, in float32."""
-    wide = x.float()
-    first, second = wide.chunk(2, dim=-1)
-    return (wide * cos + torch.cat((-second, first), dim=-1) * sin).to(x.dtype)
 
 
 def eager_attention(
@@ -153,6 +146,7 @@ class Block(nn.Module):
         super().__init__()
         width, head_dim = config.d_model, config.d_model // config.n_heads
         self.config = config
+        self.elementwise = Elementwise()
         self.head_dim = head_dim
         self.num_key_value_groups = config.n_heads // config.n_kv_heads
         self.attn_norm = RMSNorm(width, config.rms_norm_eps)
@@ -170,7 +164,7 @@ class Block(nn.Module):
     ) -> Tensor:
         x = x + self._attend(self.attn_norm(x), mask, cos, sin, update)
         h = self.ff_norm(x)
-        return x + self.ff_out(F.silu(self.ff_proj(h)) * self.up_proj(h))
+        return x + self.ff_out(self.elementwise.gate(self.ff_proj(h), self.up_proj(h)))
 
     def _attend(
         self, h: Tensor, mask: Tensor | None, cos: Tensor, sin: Tensor, update: UpdateKeyValues | None
@@ -178,6 +172,7 @@ class Block(nn.Module):
         def heads(projected: Tensor) -> Tensor:
             return projected.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
+        rotate = self.elementwise.rotate
         query = rotate(heads(self.q_proj(h)), cos, sin)
         key, value = rotate(heads(self.k_proj(h)), cos, sin), heads(self.v_proj(h))
         if update is not None:
@@ -224,6 +219,7 @@ class MMadaModelLM(PreTrainedModel):
     def __init__(self, config: MMadaConfig) -> None:
         super().__init__(config)
         self.model = nn.ModuleDict({"transformer": Transformer(config)})
+        self.elementwise = Elementwise()
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -231,6 +227,13 @@ class MMadaModelLM(PreTrainedModel):
     def transformer(self) -> Transformer:
         """Embedding, blocks, final norm and head."""
         return self.model["transformer"]  # type: ignore[return-value]
+
+    def set_elementwise(self, functions: Elementwise) -> None:
+        """Uses these functions between the matrix products of all layers."""
+        self.elementwise = functions
+        for module in self.modules():
+            if isinstance(module, (RMSNorm, Block)):
+                module.elementwise = functions
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.transformer.wte

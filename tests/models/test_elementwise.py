@@ -61,5 +61,5 @@ def test_fused_functions_compute_the_same(dtype: torch.dtype) -> None:
                 outs += [logits.detach(), model(tokens).logits]
         found.append((outs, [parameter.grad for parameter in model.parameters()]))
     # bfloat16 kernels round between operations where a fused one does not.
-    close = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.05, "atol": 0.05}
-    torch.testing.assert_close(found[1], found[0], **close)
+    close = 1e-5 if dtype == torch.float32 else 0.05
+    torch.testing.assert_close(found[1], found[0], rtol=close, atol=close)

@@ -20,7 +20,7 @@ from sizes import Size, chosen_size
 from torch import Tensor
 from torch.nn import LinearCrossEntropyOptions
 
-from unigrpo.models.mmada import Head, MMadaModelLM
+from unigrpo.models.mmada import Head
 
 Method = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """(hidden (N, D), weight (V, D), targets (N,), temperatures (N,)) -> log-probabilities (N,)."""
@@ -45,13 +45,10 @@ def fused_by_torch(hidden: Tensor, weight: Tensor, targets: Tensor, temperatures
 
 
 def ours(hidden: Tensor, weight: Tensor, targets: Tensor, temperatures: Tensor) -> Tensor:
-    """The method of the model, with this weight as its head."""
+    """The model's head, with this weight."""
     head = Head(1, 1, bias=False)
     head.weight = weight  # type: ignore[assignment]
-    model = MMadaModelLM.__new__(MMadaModelLM)
-    torch.nn.Module.__init__(model)
-    model.model = torch.nn.ModuleDict({"transformer": torch.nn.ModuleDict({"ff_out": head})})  # type: ignore[assignment]
-    return model._log_probs(hidden, targets, None, temperatures)
+    return head(hidden, targets=targets, temperatures=temperatures)
 
 
 METHODS: dict[str, Method] = {"full logits": full, "torch's fused loss": fused_by_torch, "ours": ours}

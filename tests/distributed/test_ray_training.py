@@ -24,6 +24,7 @@ from unigrpo.distributed.engine import StrategyEngine
 from unigrpo.distributed.placement import model_group, place
 from unigrpo.distributed.ray_group import WorkerDied, WorkerFailed
 from unigrpo.distributed.strategy import UniGRPOStrategy
+from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
 from unigrpo.training.step import Engine, LocalEngine
 from unigrpo.workers.group import LocalGroup, WorkerGroup
 
@@ -105,6 +106,32 @@ class TrainerActor(ModelActor):
         return Trainer(StrategyEngine(small_model(), config, strategy))
 
 
+def masked_diffusion_model() -> MMadaModelLM:
+    torch.manual_seed(0)
+    return MMadaModelLM(MMadaConfig(d_model=32, n_layers=2, n_heads=2, mlp_hidden_size=48, vocab_size=40))
+
+
+class MixedTrainer(Trainer):
+    """Its items hold for each token whether it is an image code: a micro-batch without one asks for no slice."""
+
+    def train(self, items: Sequence[Tensor], poison: float = 1.0) -> list[tuple[float, float, float]]:
+        total = torch.zeros(())
+        for is_code in items:
+            tokens = torch.arange(20, 20 + len(is_code))[None]
+            ids: dict[str, Any] = {"vocab_slice": (20, 40), "is_sliced": is_code} if is_code.any() else {}
+            everywhere = torch.ones_like(tokens).bool()
+            log_probs = self.engine.forward(tokens, positions=everywhere, targets=tokens[0], **ids).log_probs
+            self.engine.backward(-log_probs.sum() * poison)
+            total -= log_probs.detach().sum()
+        rate = self.engine.learning_rate()
+        return [(self.engine.all_reduce_sum(total).item(), self.engine.step(), rate)]
+
+
+class MixedTrainerActor(ModelActor):
+    def build(self, config: RunConfig, strategy: UniGRPOStrategy) -> MixedTrainer:
+        return MixedTrainer(StrategyEngine(masked_diffusion_model(), config, strategy))
+
+
 @dataclass(frozen=True)
 class Run:
     """A group after :data:`NUM_STEPS` steps."""
@@ -145,6 +172,21 @@ def test_losses_norms_rates_and_weights_are_those_of_the_local_engine(sharded: R
     for key, weight in sharded.weights.items():
         # Adam divides by the root of tiny second moments, which magnifies the rounding of the gradients.
         torch.testing.assert_close(weight, local.weights[key], atol=2e-5, rtol=0)
+
+
+def test_ranks_with_texts_images_and_both_train_together_under_zero3(cluster: None) -> None:
+    """They apply the head to other parts, and wait for each other at each gathering of its weights."""
+    both, image, text = torch.arange(12) % 2 == 0, torch.ones(12).bool(), torch.zeros(9).bool()
+    items = [text, both, image, image]  # the first two are the first rank's
+    local = LocalGroup(MixedTrainer(LocalEngine(masked_diffusion_model(), ACTOR, NUM_STEPS)))
+    config = replace(CONFIG, ds=replace(CONFIG.ds, zero_stage=3))
+    group = model_group("policy", MixedTrainerActor, config, place(CONFIG.actor.num_ranks), share=1.0)
+    group.initialize(config)
+    for _ in range(2):
+        assert group.map(MixedTrainer.train, items)[0] == pytest.approx(
+            local.map(MixedTrainer.train, items)[0], rel=1e-5
+        )
+    group.close()
 
 
 def test_the_mean_of_the_means_of_two_ranks_would_differ() -> None:

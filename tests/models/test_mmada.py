@@ -235,12 +235,27 @@ def test_log_probs_are_the_softmax_at_the_positions(tiny, tokens, monkeypatch, c
 
 def test_no_more_rows_of_logits_than_a_chunk_exist_at_once(tiny, tokens, monkeypatch):
     monkeypatch.setattr(mmada, "HEAD_CHUNK_ROWS", 4)
-    rows = []
-    tiny.transformer.ff_out.register_forward_hook(lambda _module, _inputs, out: rows.append(len(out)))
+    head, rows = tiny.transformer.ff_out, []
+    compute = head._logits
+    monkeypatch.setattr(head, "_logits", lambda hidden, ids: rows.append(len(hidden)) or compute(hidden, ids))
     out = tiny(tokens, positions=torch.ones_like(tokens).bool(), targets=tokens.flatten())
     assert rows == [4, 4, 4, 4, 2]
     out.log_probs.sum().backward()
     assert len(rows) == 10, "the backward pass should compute the logits again"
+
+
+@pytest.mark.parametrize("num_sliced", [None, 0, 5, 18])
+def test_a_pass_calls_the_head_once_whatever_its_rows_are(tiny, tokens, monkeypatch, num_sliced):
+    """Under ZeRO-3 each call gathers its weights from all ranks, which wait for each other."""
+    monkeypatch.setattr(mmada, "HEAD_CHUNK_ROWS", 4)
+    is_sliced = None if num_sliced is None else torch.arange(18) < num_sliced
+    calls = []
+    tiny.transformer.ff_out.register_forward_hook(lambda *_: calls.append(1))
+    everywhere = torch.ones_like(tokens).bool()
+    targets = torch.full((18,), 12)
+    out = tiny(tokens, positions=everywhere, targets=targets, vocab_slice=(10, 20), is_sliced=is_sliced)
+    out.log_probs.sum().backward()
+    assert len(calls) == 1
 
 
 def test_log_probs_of_bfloat16_weights_are_float32(tiny, tokens):

@@ -185,11 +185,68 @@ class Block(nn.Module):
 
 
 class Head(nn.Linear):
-    """The output head; computes only the ids of ``vocab_slice`` if one is given."""
+    """The output head.
 
-    def forward(self, input: Tensor, vocab_slice: tuple[int, int] | None = None) -> Tensor:
-        weight = self.weight if vocab_slice is None else self.weight[vocab_slice[0] : vocab_slice[1]]
-        return F.linear(input, weight)
+    A pass calls it once, whatever its rows are: under ZeRO-3 a call gathers the weights from all ranks, and ranks
+    whose rows differ must gather equally often.
+    """
+
+    def forward(
+        self,
+        input: Tensor,
+        vocab_slice: tuple[int, int] | None = None,
+        *,
+        targets: Int[Tensor, " N"] | None = None,
+        temperatures: Float[Tensor, " N"] | None = None,
+        is_sliced: Bool[Tensor, " N"] | None = None,
+    ) -> Tensor:
+        """Logits of the ids of ``vocab_slice``, or all; with ``targets``, their log-probabilities (N,) in float32.
+
+        Args:
+            input: Hidden states; (N, D) with ``targets``.
+            vocab_slice: First and one-past-last id that is computed.
+            targets: Tokens whose log-probabilities are wanted.
+            temperatures: Divide the logits of each target.
+            is_sliced: Which ``targets`` the slice is for, the others having all ids; None: all of them.
+        """
+        if targets is None or temperatures is None:
+            return self._logits(input, vocab_slice)
+        if is_sliced is None:
+            return self._log_probs(input, targets, vocab_slice, temperatures)
+        log_probs = input.new_zeros(len(targets), dtype=torch.float32)
+        for rows, ids in ((is_sliced, vocab_slice), (~is_sliced, None)):
+            part = self._log_probs(input[rows], targets[rows], ids, temperatures[rows])
+            log_probs = log_probs.masked_scatter(rows, part)
+        return log_probs
+
+    def _logits(self, hidden: Tensor, vocab_slice: tuple[int, int] | None) -> Tensor:
+        return F.linear(hidden, self.weight if vocab_slice is None else self.weight[slice(*vocab_slice)])
+
+    def _log_probs(
+        self, hidden: Tensor, targets: Tensor, vocab_slice: tuple[int, int] | None, temperatures: Tensor
+    ) -> Float[Tensor, " N"]:
+        """Log-probabilities in chunks of rows; the backward pass computes the logits again instead of keeping them.
+
+        Fused losses serve an objective of ratios less well (``tests/benchmarks/log_probs.py``). Torch's
+        ``linear_cross_entropy`` rounds bfloat16 results, knows a temperature only as a factor of the hidden states,
+        and on a CPU takes five times as long for the rows of a text; for thousands of rows it needs less memory and a
+        quarter less time. Liger's computes the gradient of one scalar in the forward pass, on a GPU only.
+        """
+        offset = 0 if vocab_slice is None else vocab_slice[0]
+
+        def chunk_log_probs(rows: Tensor, wanted: Tensor, divisors: Tensor) -> Tensor:
+            logits = self._logits(rows, vocab_slice).float() / divisors[:, None]
+            # No cross-entropy: it takes a target of -100, here an id 100 before the slice, for one to leave out.
+            return logits.log_softmax(-1).gather(1, wanted[:, None])[:, 0]
+
+        chunks = zip(
+            *(tensor.split(HEAD_CHUNK_ROWS) for tensor in (hidden, targets - offset, temperatures)), strict=True
+        )
+        if torch.is_grad_enabled() and hidden.requires_grad:
+            parts = [checkpoint(chunk_log_probs, *chunk, use_reentrant=False) for chunk in chunks]
+        else:
+            parts = [chunk_log_probs(*chunk) for chunk in chunks]
+        return torch.cat(parts)
 
 
 class Transformer(nn.Module):
@@ -305,14 +362,9 @@ class MMadaModelLM(PreTrainedModel):
             where = f"{len(hidden)} positions" if hidden.dim() == 2 else "no positions"
             raise ValueError(f"{len(targets)} targets for {where}; give one target for each True of positions")
         temperatures = torch.as_tensor(temperature, device=device).expand(len(targets))
-        if is_sliced is None:
-            log_probs = self._log_probs(hidden, targets, vocab_slice, temperatures)
-        else:
-            parts = ((is_sliced, vocab_slice), (~is_sliced, None))
-            log_probs = hidden.new_zeros(len(targets), dtype=torch.float32)
-            for rows, ids in parts:
-                part = self._log_probs(hidden[rows], targets[rows], ids, temperatures[rows])
-                log_probs = log_probs.masked_scatter(rows, part)
+        log_probs = self.transformer.ff_out(
+            hidden, vocab_slice, targets=targets, temperatures=temperatures, is_sliced=is_sliced
+        )
         return MMadaOutput(log_probs=log_probs, hidden_states=kept)
 
     def _attention_mask(self, mask: Tensor | None, columns: slice = slice(None)) -> Tensor | None:
@@ -329,32 +381,6 @@ class MMadaModelLM(PreTrainedModel):
             return mask
         # A query that sees nothing has no softmax: let padding queries see everything, since nobody reads them.
         return mask[:, None, None, :] | ~mask[:, None, columns, None]
-
-    def _log_probs(
-        self, hidden: Tensor, targets: Tensor, vocab_slice: tuple[int, int] | None, temperatures: Tensor
-    ) -> Float[Tensor, " N"]:
-        """Log-probabilities in chunks of rows; the backward pass computes the logits again instead of keeping them.
-
-        Fused losses serve an objective of ratios less well (``tests/benchmarks/log_probs.py``). Torch's
-        ``linear_cross_entropy`` rounds bfloat16 results, knows a temperature only as a factor of the hidden states,
-        and on a CPU takes five times as long for the rows of a text; for thousands of rows it needs less memory and a
-        quarter less time. Liger's computes the gradient of one scalar in the forward pass, on a GPU only.
-        """
-        offset = 0 if vocab_slice is None else vocab_slice[0]
-
-        def chunk_log_probs(rows: Tensor, wanted: Tensor, divisors: Tensor) -> Tensor:
-            logits = self.transformer.ff_out(rows, vocab_slice).float() / divisors[:, None]
-            # No cross-entropy: it takes a target of -100, here an id 100 before the slice, for one to leave out.
-            return logits.log_softmax(-1).gather(1, wanted[:, None])[:, 0]
-
-        chunks = zip(
-            *(tensor.split(HEAD_CHUNK_ROWS) for tensor in (hidden, targets - offset, temperatures)), strict=True
-        )
-        if torch.is_grad_enabled() and hidden.requires_grad:
-            parts = [checkpoint(chunk_log_probs, *chunk, use_reentrant=False) for chunk in chunks]
-        else:
-            parts = [chunk_log_probs(*chunk) for chunk in chunks]
-        return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
 
 
 AutoConfig.register("mmada", MMadaConfig)

@@ -28,7 +28,7 @@ def test_every_layer_and_every_copy_uses_the_functions_that_were_set() -> None:
     functions = Elementwise()
     model = build()
     model.set_elementwise(functions)
-    assert used(model) == used(blank(model)) == {id(functions)}  # type: ignore[arg-type]
+    assert used(model) == used(blank(model)) == {id(functions)}
 
 
 def test_a_policy_is_compiled_on_request_alone(tiny_model_folder: str) -> None:

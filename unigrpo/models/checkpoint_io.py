@@ -121,7 +121,8 @@ def blank(model: PreTrainedModel) -> PreTrainedModel:
     """The same model without weights and without adapters."""
     with torch.device("meta"):
         copy: Any = type(model)(model.config).to(model.dtype)  # type: ignore[arg-type]
-    copy.set_elementwise(model.elementwise)
+    if isinstance(model, MMadaModelLM):
+        copy.set_elementwise(model.elementwise)
     return copy
 
 

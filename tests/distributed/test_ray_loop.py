@@ -172,7 +172,7 @@ def test_metrics_and_weights_are_those_of_one_process(on_ray: Run, local: Run) -
         torch.testing.assert_close(on_ray.weights[key], weight, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("zero_stage", [2, 3])
+@pytest.mark.parametrize("zero_stage", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_with_lora_the_base_is_the_reference_and_the_export_is_merged(
     zero_stage: Literal[2, 3], cluster: None, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
@@ -195,7 +195,9 @@ def test_with_lora_the_base_is_the_reference_and_the_export_is_merged(
     "ds",
     [
         DeepSpeedConfig(param_dtype="fp32", zero_stage=3),
-        DeepSpeedConfig(param_dtype="fp32", zero_stage=2, lora=LoRAConfig(rank=4)),
+        pytest.param(
+            DeepSpeedConfig(param_dtype="fp32", zero_stage=2, lora=LoRAConfig(rank=4)), marks=pytest.mark.slow
+        ),
     ],
     ids=["zero3", "zero2 with lora"],
 )

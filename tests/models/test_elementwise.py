@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from unigrpo.models.checkpoint_io import blank, load_policy
 from unigrpo.models.elementwise import Elementwise, compiled
@@ -19,7 +20,7 @@ def build(dtype: torch.dtype = torch.float32) -> MMadaModelLM:
     return MMadaModelLM(MMadaConfig(**SIZES, init_std=0.3)).to(dtype).eval()  # type: ignore[arg-type]
 
 
-def used(model: MMadaModelLM) -> set[int]:
+def used(model: PreTrainedModel) -> set[int]:
     """Which functions the layers have."""
     return {id(module.elementwise) for module in model.modules() if isinstance(module, (RMSNorm, Block))}
 

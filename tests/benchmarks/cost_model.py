@@ -27,7 +27,7 @@ from unigrpo.training.unigrpo import unigrpo_updates
 from unigrpo.workers.scoring import score
 
 NUM_ROWS = 16
-"""As the 8B config generates at once: passes of fewer reach less of the arithmetic."""
+"""As many as the 8B config generates at once."""
 WITHIN = 0.3
 """Relative error that is accepted."""
 

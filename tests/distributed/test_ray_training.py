@@ -72,12 +72,15 @@ class Trainer:
         tokens = self.engine.all_reduce_sum(torch.tensor(float(sum(len(x) for x in items))))
         total = torch.zeros(())
         for x in items:
-            logits = self.engine.forward(x[None]).logits[0]
-            loss = cross_entropy(logits, x, reduction="sum") / tokens * poison
+            loss = self.loss(x) / tokens * poison
             self.engine.backward(loss)
             total += loss.detach()
         rate = self.engine.learning_rate()
         return [(self.engine.all_reduce_sum(total).item(), self.engine.step(), rate)]
+
+    def loss(self, item: Tensor) -> Tensor:
+        """Sum over the tokens of a sequence."""
+        return cross_entropy(self.engine.forward(item[None]).logits[0], item, reduction="sum")
 
     def train_but_lose(self, items: Sequence[Tensor], rank: int) -> list[tuple[float, float, float]]:
         if self.engine.rank == rank:
@@ -114,17 +117,11 @@ def masked_diffusion_model() -> MMadaModelLM:
 class MixedTrainer(Trainer):
     """Its items hold for each token whether it is an image code: a micro-batch without one asks for no slice."""
 
-    def train(self, items: Sequence[Tensor], poison: float = 1.0) -> list[tuple[float, float, float]]:
-        total = torch.zeros(())
-        for is_code in items:
-            tokens = torch.arange(20, 20 + len(is_code))[None]
-            ids: dict[str, Any] = {"vocab_slice": (20, 40), "is_sliced": is_code} if is_code.any() else {}
-            everywhere = torch.ones_like(tokens).bool()
-            log_probs = self.engine.forward(tokens, positions=everywhere, targets=tokens[0], **ids).log_probs
-            self.engine.backward(-log_probs.sum() * poison)
-            total -= log_probs.detach().sum()
-        rate = self.engine.learning_rate()
-        return [(self.engine.all_reduce_sum(total).item(), self.engine.step(), rate)]
+    def loss(self, item: Tensor) -> Tensor:
+        tokens = torch.arange(20, 20 + len(item))[None]
+        ids: dict[str, Any] = {"vocab_slice": (20, 40), "is_sliced": item} if item.any() else {}
+        everywhere = torch.ones_like(tokens).bool()
+        return -self.engine.forward(tokens, positions=everywhere, targets=tokens[0], **ids).log_probs.sum()
 
 
 class MixedTrainerActor(ModelActor):

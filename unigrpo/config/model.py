@@ -107,7 +107,7 @@ class DeepSpeedConfig:
     attn_implementation: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
     """Attention kernel."""
     compile: bool = False
-    """Fuse norms, rotary positions and gates by torch.compile, about a minute at the start; a CPU needs a compiler."""
+    """Fuse norms, rotary positions and gates by torch.compile, about a minute at the start; needs a compiler."""
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     """Low-rank adapters. The base below them is the reference, so that no second copy of the weights is kept."""
 

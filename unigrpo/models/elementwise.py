@@ -52,11 +52,13 @@ def compiled() -> Elementwise:
     Raises:
         ValueError: There is no compiler.
     """
-    compiler = os.environ.get("CXX", "g++")
+    # What is written for a GPU is launched by C, and what is written for a CPU is C++.
+    variable, usual = ("CC", "gcc") if torch.cuda.is_available() else ("CXX", "g++")
+    compiler = os.environ.get(variable, usual)
     if shutil.which(compiler) is None:
         raise ValueError(
-            f"ds.compile needs a C++ compiler, and no {compiler} is on this machine; install it, name another by CXX, "
-            "or set ds.compile false"
+            f"ds.compile needs a compiler, and there is no {compiler} here; install it, name another by {variable}, or "
+            "set ds.compile false"
         )
     fuse = functools.partial(torch.compile, dynamic=True)
     norm_of_rows = fuse(rms_norm)

@@ -229,7 +229,7 @@ class Head(nn.Linear):
 
         Fused losses serve an objective of ratios less well (``tests/benchmarks/log_probs.py``). Torch's
         ``linear_cross_entropy`` rounds bfloat16 results, knows a temperature only as a factor of the hidden states,
-        and on a CPU takes five times as long for the rows of a text; for thousands of rows it needs less memory and a
+        and on a CPU takes many times as long for the rows of a text; for thousands of rows it needs less memory and a
         quarter less time. Liger's computes the gradient of one scalar in the forward pass, on a GPU only.
         """
         offset = 0 if vocab_slice is None else vocab_slice[0]

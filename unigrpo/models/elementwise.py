@@ -57,8 +57,8 @@ def compiled() -> Elementwise:
     compiler = os.environ.get(variable, usual)
     if shutil.which(compiler) is None:
         raise ValueError(
-            f"ds.compile needs a compiler, and there is no {compiler} here; install it, name another by {variable}, or "
-            "set ds.compile false"
+            f"ds.compile needs a compiler, and there is no {compiler} here; install it, name another by {variable}, "
+            "or set ds.compile false"
         )
     fuse = functools.partial(torch.compile, dynamic=True)
     norm_of_rows = fuse(rms_norm)

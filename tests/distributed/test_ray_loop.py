@@ -172,52 +172,46 @@ def test_metrics_and_weights_are_those_of_one_process(on_ray: Run, local: Run) -
         torch.testing.assert_close(on_ray.weights[key], weight, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("zero_stage", [pytest.param(2, marks=pytest.mark.slow), 3])
-def test_with_lora_the_base_is_the_reference_and_the_export_is_merged(
-    zero_stage: Literal[2, 3], cluster: None, tiny_model_folder: Path, tmp_path: Path
-) -> None:
-    lora = DeepSpeedConfig(param_dtype="fp32", zero_stage=zero_stage, lora=LoRAConfig(rank=4))
-    config = dataclasses.replace(run_config(tiny_model_folder, 2), ds=lora)
-    with contextlib.closing(start_groups(config)) as groups:
-        assert groups.reference is None
-        run = fit(config, tmp_path / "ray", groups.policy, groups.reference, groups.reward)
-    expected = fit_here(dataclasses.replace(run_config(tiny_model_folder, 1), ds=lora), tmp_path / "here")
-    for step, row in expected.rows.items():
-        assert run.rows[step] == pytest.approx(row, rel=1e-4, abs=1e-6)
-    assert expected.rows[NUM_STEPS]["kl/reference_nats"] > 0
-    start = MMadaModelLM.from_pretrained(tiny_model_folder).state_dict()
-    for key, weight in expected.weights.items():
-        torch.testing.assert_close(run.weights[key], weight, atol=1e-5, rtol=0)
-        assert torch.equal(weight, start[key]) != ("blocks" in key and "norm" not in key)
+def with_lora(zero_stage: Literal[2, 3]) -> DeepSpeedConfig:
+    return DeepSpeedConfig(param_dtype="fp32", zero_stage=zero_stage, lora=LoRAConfig(rank=4))
 
 
 @pytest.mark.parametrize(
-    "ds",
+    ("ds", "num_rollout_workers"),
     [
-        DeepSpeedConfig(param_dtype="fp32", zero_stage=3),
+        pytest.param(with_lora(3), 2, id="zero3 with lora and rollout workers"),
+        pytest.param(with_lora(2), 0, marks=pytest.mark.slow, id="zero2 with lora"),
+        pytest.param(with_lora(2), 2, marks=pytest.mark.slow, id="zero2 with lora and rollout workers"),
         pytest.param(
-            DeepSpeedConfig(param_dtype="fp32", zero_stage=2, lora=LoRAConfig(rank=4)), marks=pytest.mark.slow
+            DeepSpeedConfig(param_dtype="fp32", zero_stage=3), 2, marks=pytest.mark.slow, id="zero3, rollout workers"
         ),
     ],
-    ids=["zero3", "zero2 with lora"],
 )
-def test_rollout_workers_get_the_weights_of_all_ranks(
-    ds: DeepSpeedConfig, cluster: None, tiny_model_folder: Path, tmp_path: Path
+def test_rollout_workers_lora_and_sharding_change_nothing(
+    ds: DeepSpeedConfig, num_rollout_workers: int, cluster: None, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
+    """With LoRA the base is the reference, and the export is merged."""
     run = dataclasses.replace(run_config(tiny_model_folder, 2), ds=ds)
-    config = dataclasses.replace(run, rollout=dataclasses.replace(run.rollout, num_workers=2))
+    config = dataclasses.replace(run, rollout=dataclasses.replace(run.rollout, num_workers=num_rollout_workers))
+    expected = fit_here(dataclasses.replace(run_config(tiny_model_folder, 1), ds=ds), tmp_path / "here")
     with contextlib.closing(start_groups(config)) as groups:
-        assert groups.rollout is not None
+        assert (groups.reference is None) == bool(ds.lora.rank)
         finished = fit(config, tmp_path / "ray", groups.policy, groups.reference, groups.reward, groups.rollout)
-        expected = fit_here(dataclasses.replace(run_config(tiny_model_folder, 1), ds=ds), tmp_path / "here")
         for step, row in expected.rows.items():
             assert finished.rows[step] == pytest.approx(row, rel=1e-4, abs=1e-6)
+        start = MMadaModelLM.from_pretrained(tiny_model_folder).state_dict()
         for key, weight in expected.weights.items():
             torch.testing.assert_close(finished.weights[key], weight, atol=1e-5, rtol=0)
-        # One that dies is named, and its process ends the step instead of hanging it.
-        ray.kill(groups.rollout.actors[1])
-        with pytest.raises(WorkerDied, match=r"rollout worker 1 died in (receive_weights|generate).*ckpt.load_enable"):
-            finished.trainer.train_step(NUM_STEPS, Recorder())
+            if ds.lora.rank:
+                assert torch.equal(weight, start[key]) != ("blocks" in key and "norm" not in key)
+        assert expected.rows[NUM_STEPS]["kl/reference_nats"] > 0
+        if groups.rollout is not None:
+            # One that dies is named, and its process ends the step instead of hanging it.
+            ray.kill(groups.rollout.actors[1])
+            with pytest.raises(
+                WorkerDied, match=r"rollout worker 1 died in (receive_weights|generate).*ckpt.load_enable"
+            ):
+                finished.trainer.train_step(NUM_STEPS, Recorder())
 
 
 def test_going_on_from_a_checkpoint_repeats_the_run_exactly(on_ray: Run) -> None:

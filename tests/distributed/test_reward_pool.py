@@ -158,7 +158,7 @@ def test_a_reward_that_hangs_is_missing_and_the_others_are_there(pool):
 
 
 def test_a_process_that_hung_or_died_is_started_again_and_its_batch_scored_again(pool, tmp_path):
-    hangs = term("hangs_once", options={"marker": str(tmp_path / "hung")}, timeout_seconds=15.0)
+    hangs = term("hangs_once", options={"marker": str(tmp_path / "hung")}, timeout_seconds=5.0)
     dies = term("kills_itself_once", options={"marker": str(tmp_path / "died")})
     outputs, _ = pool(hangs, dies).score(ROLLOUTS)
     assert values(outputs, "hangs_once") == [1.0] * 6

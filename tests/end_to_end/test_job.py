@@ -16,6 +16,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from unigrpo.cli import train_unigrpo
+from unigrpo.cli.arguments import main
+from unigrpo.distributed import cluster
+
 ROOT = Path(__file__).parent.parent.parent
 SMALL = [
     "--config", "launch/configs/tiny_text.yaml", "--rollout.batch_size", "2", "--rollout.n_samples_per_prompt", "4",
@@ -76,17 +80,26 @@ def untimed(folder: Path) -> list[dict[str, float]]:
     ]
 
 
-def test_a_submitted_job_leaves_a_whole_run_folder(ray_head, tmp_path):
-    done = submit(ray_head[0], "--run_dir", str(tmp_path / "run"), "--train.num_steps", "2", "--train.seed", "5")
+STEPS = ["--train.num_steps", "4", "--ckpt.save_steps", "2", "--train.seed", "5"]
+
+
+@pytest.fixture(scope="module")
+def submitted(ray_head, tmp_path_factory):
+    """What a submitted job printed, and its run folder."""
+    run = tmp_path_factory.mktemp("submitted") / "run"
+    return submit(ray_head[0], "--run_dir", str(run), *STEPS), run
+
+
+def test_a_submitted_job_leaves_a_whole_run_folder(submitted):
+    done, run = submitted
     assert done.returncode == 0, done.stdout + done.stderr
     assert "held out" in done.stdout
-    assert "2/2" in done.stdout + done.stderr
-    run = tmp_path / "run"
+    assert "4/4" in done.stdout + done.stderr
     summary = json.loads((run / "summary.json").read_text())
-    assert summary["steps"] == 2
+    assert summary["steps"] == 4
     assert summary["wall_seconds"] > 0
     assert set(summary["eval"]) == {"before", "after"}
-    assert [row["step"] for row in untimed(run)] == [0, 1, 2]
+    assert [row["step"] for row in untimed(run)] == [0, 1, 2, 3, 4]
     config = (run / "config.yaml").read_text()
     assert config.startswith("# commit: ")
     assert "seed: 5" in config
@@ -127,14 +140,10 @@ def test_a_job_that_fails_says_so_in_its_status(ray_head, tmp_path):
     assert "use at least 2" in done.stdout + done.stderr
 
 
-def test_after_kill_9_in_mid_step_a_resumed_run_has_the_same_metrics_and_weights(ray_head, tmp_path):
-    gcs = ray_head[1]
-    steps = ["--train.num_steps", "5", "--ckpt.save_steps", "2"]
-    whole = train(gcs, "--run_dir", str(tmp_path / "whole"), *steps)
-    assert whole.returncode == 0, whole.stderr
-
+def test_after_kill_9_in_mid_step_a_resumed_run_has_the_same_metrics_and_weights(ray_head, submitted, tmp_path):
+    gcs, whole = ray_head[1], submitted[1]
     killed = subprocess.Popen(
-        [sys.executable, "-m", "unigrpo.cli.train_unigrpo", *SMALL, "--run_dir", str(tmp_path / "killed"), *steps],
+        [sys.executable, "-m", "unigrpo.cli.train_unigrpo", *SMALL, "--run_dir", str(tmp_path / "killed"), *STEPS],
         cwd=ROOT, env={**os.environ, "RAY_ADDRESS": gcs}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         start_new_session=True,
     )  # fmt: skip
@@ -142,10 +151,10 @@ def test_after_kill_9_in_mid_step_a_resumed_run_has_the_same_metrics_and_weights
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
 
-    again = train(gcs, "--run_dir", str(tmp_path / "killed"), *steps, "--ckpt.load_enable", "true")
+    again = train(gcs, "--run_dir", str(tmp_path / "killed"), *STEPS, "--ckpt.load_enable", "true")
     assert again.returncode == 0, again.stderr
-    assert untimed(tmp_path / "killed") == untimed(tmp_path / "whole")
-    one, two = (load_file(tmp_path / name / "policy" / "model.safetensors") for name in ("whole", "killed"))
+    assert untimed(tmp_path / "killed") == untimed(whole)
+    one, two = (load_file(run / "policy" / "model.safetensors") for run in (whole, tmp_path / "killed"))
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
@@ -205,11 +214,11 @@ def test_question_and_answer_columns_run_as_they_are_with_a_byte_tokenizer(ray_h
     done = subprocess.run(
         [sys.executable, "-m", "unigrpo.cli.train_unigrpo", *SMALL, "--data.prompt_dataset", "train.jsonl",
          "--eval.dataset", "test.jsonl", "--actor.model_name_or_path", "model", "--data.max_prompt_tokens", "256",
-         "--train.num_steps", "3", "--run_dir", "run"],
+         "--train.num_steps", "1", "--run_dir", "run"],
         cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=280,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert [row["step"] for row in untimed(tmp_path / "run")] == [0, 1, 2, 3]
+    assert [row["step"] for row in untimed(tmp_path / "run")] == [0, 1]
     samples = [json.loads(line) for line in (tmp_path / "run" / "rollouts.jsonl").read_text().splitlines()]
     assert {s["label"] for s in samples} <= {str(i + 3) for i in range(8)}
 
@@ -227,10 +236,18 @@ def test_a_dry_run_prints_the_plan_and_trains_nothing(ray_head, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_that_needs_more_gpus_than_there_are_ends_with_one_line_before_training(ray_head, tmp_path):
+    wrong = ["--actor.num_gpus_per_node", "8", "--train.micro_batch_size", "1"]
+    done = train(ray_head[1], *wrong, "--run_dir", str(tmp_path / "run"))
+    assert done.returncode == 2
+    assert "the run needs 8 GPUs" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--actor.num_gpus_per_node", "8", "--train.micro_batch_size", "1"], "the run needs 8 GPUs"),
         (["--actor.model_name_or_path", "absent"], "actor.model_name_or_path 'absent'"),
         (["--data.max_prompt_tokens", "3"], "train.jsonl:1: the prompt has 16 tokens"),
         (["--algo.likelihood.name", "couple"], "no 'couple'; choose one of ['all_masked', 'coupled'"),
@@ -238,11 +255,17 @@ def test_a_dry_run_prints_the_plan_and_trains_nothing(ray_head, tmp_path):
         (["--data.prompt_dataset", "absent.jsonl"], "absent.jsonl: no such file"),
     ],
 )
-def test_bad_input_ends_with_one_line_before_training(ray_head, tmp_path, arguments, message):
-    done = train(ray_head[1], *arguments, "--run_dir", str(tmp_path / "run"))
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+def test_bad_input_ends_with_one_line_before_ray_is_asked(tmp_path, monkeypatch, capsys, arguments, message):
+    """In this process, because a command takes seconds to start."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(cluster, "connect", lambda _: pytest.fail("Ray was asked"))
+    monkeypatch.setattr(sys, "argv", ["train_unigrpo", *SMALL, *arguments, "--run_dir", str(tmp_path / "run")])
+    with pytest.raises(SystemExit) as ended:
+        main(train_unigrpo.run)
+    assert ended.value.code == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert message in errors[0]
     assert not (tmp_path / "run").exists()
 
 

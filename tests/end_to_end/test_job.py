@@ -26,6 +26,7 @@ SMALL = [
     "--train.micro_batch_size", "8", "--train.num_inner_updates", "2", "--eval.max_samples", "4",
     "--eval.n_samples_per_prompt", "1", "--actor.adam.lr", "1e-3",
 ]  # fmt: skip
+STEPS = ["--train.num_steps", "5", "--ckpt.save_steps", "2", "--train.seed", "5"]
 
 pytestmark = pytest.mark.ray
 
@@ -80,9 +81,6 @@ def untimed(folder: Path) -> list[dict[str, float]]:
     ]
 
 
-STEPS = ["--train.num_steps", "4", "--ckpt.save_steps", "2", "--train.seed", "5"]
-
-
 @pytest.fixture(scope="module")
 def submitted(ray_head, tmp_path_factory):
     """What a submitted job printed, and its run folder."""
@@ -94,12 +92,12 @@ def test_a_submitted_job_leaves_a_whole_run_folder(submitted):
     done, run = submitted
     assert done.returncode == 0, done.stdout + done.stderr
     assert "held out" in done.stdout
-    assert "4/4" in done.stdout + done.stderr
+    assert "5/5" in done.stdout + done.stderr
     summary = json.loads((run / "summary.json").read_text())
-    assert summary["steps"] == 4
+    assert summary["steps"] == 5
     assert summary["wall_seconds"] > 0
     assert set(summary["eval"]) == {"before", "after"}
-    assert [row["step"] for row in untimed(run)] == [0, 1, 2, 3, 4]
+    assert [row["step"] for row in untimed(run)] == [0, 1, 2, 3, 4, 5]
     config = (run / "config.yaml").read_text()
     assert config.startswith("# commit: ")
     assert "seed: 5" in config
@@ -150,6 +148,7 @@ def test_after_kill_9_in_mid_step_a_resumed_run_has_the_same_metrics_and_weights
     wait_for_step(tmp_path / "killed" / "metrics.jsonl", 3)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
+    assert untimed(tmp_path / "killed")[-1]["step"] < 5, "it was killed too late"
 
     again = train(gcs, "--run_dir", str(tmp_path / "killed"), *STEPS, "--ckpt.load_enable", "true")
     assert again.returncode == 0, again.stderr
@@ -220,6 +219,7 @@ def test_question_and_answer_columns_run_as_they_are_with_a_byte_tokenizer(ray_h
     assert done.returncode == 0, done.stderr
     assert [row["step"] for row in untimed(tmp_path / "run")] == [0, 1]
     samples = [json.loads(line) for line in (tmp_path / "run" / "rollouts.jsonl").read_text().splitlines()]
+    assert samples
     assert {s["label"] for s in samples} <= {str(i + 3) for i in range(8)}
 
 

@@ -16,6 +16,7 @@ from unigrpo.config import LoRAConfig, ModelRun, RunConfig
 from unigrpo.distributed.engine import StrategyEngine
 from unigrpo.distributed.host import Host
 from unigrpo.distributed.strategy import UniGRPOStrategy, make_strategy
+from unigrpo.distributed.tensor_transfer import Packed
 from unigrpo.distributed.weight_channel import Broadcast, join_store, open_store
 from unigrpo.models.checkpoint_io import load_policy
 from unigrpo.models.image_tokenizer import ImageTokenizer
@@ -23,7 +24,7 @@ from unigrpo.models.lora import add_lora
 from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.preflight import find_image_tokenizer, load_tokenizer
 from unigrpo.training.scoring import ScoringSettings
-from unigrpo.workers.ledger import FlopMeter
+from unigrpo.workers.ledger import FlopMeter, Work
 from unigrpo.workers.policy import PolicyWorker
 from unigrpo.workers.reference import ReferenceWorker
 from unigrpo.workers.rollout import RolloutWorker
@@ -101,13 +102,13 @@ class ReferenceActor(ModelActor):
         meter = FlopMeter(engine.module, LoRAConfig())
         return ReferenceWorker(config, engine, engine.device, ScoringSettings.of_run(config, vocabulary), meter)
 
-    def run(self, method: str, *args: Any, **kwargs: Any) -> Any:
+    def run(self, method: str, arguments: Packed) -> tuple[Packed, Work]:
         """Calls a method of the worker; with ``ref.offload`` the weights are on the GPU only meanwhile."""
         if not self._offload:
-            return super().run(method, *args, **kwargs)
+            return super().run(method, arguments)
         self._engine.module.to(self._engine.device)
         try:
-            return super().run(method, *args, **kwargs)
+            return super().run(method, arguments)
         finally:
             self._engine.module.to("cpu")
             torch.cuda.empty_cache()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from unigrpo.config import ModelRun
-from unigrpo.distributed.tensor_transfer import send_tensors_as_bytes
+from unigrpo.distributed.tensor_transfer import Packed, pack, unpack
 from unigrpo.workers.ledger import Work, timed
 
 
@@ -18,10 +18,11 @@ class Host:
         """Builds the worker. Apart from the constructor, so that an error here reaches the caller as it is."""
         raise NotImplementedError
 
-    def run(self, method: str, *args: Any, **kwargs: Any) -> tuple[Any, Work]:
-        """Calls a method of the worker. Returns its result and what it cost."""
-        send_tensors_as_bytes()
-        return timed(self.worker, lambda: getattr(self.worker, method)(*args, **kwargs))
+    def run(self, method: str, arguments: Packed) -> tuple[Packed, Work]:
+        """Calls a method of the worker with positional and keyword arguments. Returns its result and what it cost."""
+        args, kwargs = unpack(arguments)
+        result, work = timed(self.worker, lambda: getattr(self.worker, method)(*args, **kwargs))
+        return pack(result), work
 
     def close(self) -> None:
         """Lets the worker end what it started."""

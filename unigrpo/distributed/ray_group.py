@@ -9,7 +9,7 @@ import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 
 from unigrpo.config import ModelRun
-from unigrpo.distributed.tensor_transfer import send_tensors_as_bytes
+from unigrpo.distributed.tensor_transfer import pack, unpack
 from unigrpo.workers.group import shares
 from unigrpo.workers.ledger import Ledger
 
@@ -42,7 +42,6 @@ class RayGroup:
         role: For messages: ``policy``, ``reference`` or ``rollout``.
         actors: Handles in the order of the ranks.
         """
-        send_tensors_as_bytes()
         self._role = role
         self.actors = list(actors)
         self.ledger = Ledger(len(self.actors))
@@ -77,7 +76,7 @@ class RayGroup:
         """As :meth:`map`, without waiting: calling what this returns waits, and raises."""
         name = method.__name__
         refs = [
-            actor.run.remote(name, share, *args, **kwargs)
+            actor.run.remote(name, pack(((share, *args), kwargs)))
             for actor, share in zip(self.actors, shares(items, self.size), strict=True)
         ]
         return lambda: [result for part in self._booked(refs, name) for result in part]
@@ -85,7 +84,8 @@ class RayGroup:
     def start_call(self, method: Callable[..., Result], *args: Any, **kwargs: Any) -> Callable[[], list[Result]]:
         """As :meth:`call`, without waiting: calling what this returns waits, and raises."""
         name = method.__name__
-        refs = [actor.run.remote(name, *args, **kwargs) for actor in self.actors]
+        arguments = pack((args, kwargs))
+        refs = [actor.run.remote(name, arguments) for actor in self.actors]
         return lambda: self._booked(refs, name)
 
     def initialize(self, config: ModelRun) -> None:
@@ -102,7 +102,7 @@ class RayGroup:
         """The results of a method in the order of the workers; what it cost goes into the ledger."""
         answers = self._results(refs, method)
         self.ledger.book(method, [work for _, work in answers])
-        return [result for result, _ in answers]
+        return [unpack(result) for result, _ in answers]
 
     def _results(self, refs: list[Any], method: str) -> list[Any]:
         """The results in the order of the workers; waits no longer than for the first failure."""

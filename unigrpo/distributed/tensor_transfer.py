@@ -1,37 +1,85 @@
-"""How tensors travel between Ray processes."""
+"""How values with many tensors travel between Ray processes."""
 
 from __future__ import annotations
 
-import ray.util
+import copyreg
+import io
+import pickle
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
 
-def send_tensors_as_bytes() -> None:
-    """From now on, Ray sends the tensors of this process as their bytes; the receiver needs no such call.
+@dataclass(frozen=True)
+class Packed:
+    """A value whose tensors lie end to end, those of each type in one array.
 
-    torch pickles each tensor as a file of its own. A step moves thousands of small ones, and that took longer than to
-    score them (tests/benchmarks/ray_overhead.py).
+    torch pickles each tensor as a file of its own. A step moves thousands of small ones several times, and that took
+    longer than to score them (tests/benchmarks/ray_overhead.py).
     """
-    ray.util.register_serializer(torch.Tensor, serializer=to_bytes, deserializer=from_bytes)
+
+    value: bytes
+    """Pickled; has for each tensor its type and its number among those of that type."""
+    shapes: dict[torch.dtype, list[tuple[int, ...]]]
+    contents: dict[torch.dtype, np.ndarray]
+    """Bytes of the tensors of each type."""
 
 
-def to_bytes(tensor: Tensor) -> tuple[bytes, torch.dtype, tuple[int, ...]]:
-    """Bytes, type and shape of a tensor.
+def pack(value: Any) -> Packed:
+    """What :func:`unpack` makes a value of again, bit by bit.
 
     Raises:
-        TypeError: It is not on the CPU, or part of a graph.
+        TypeError: A tensor is not on the CPU, or part of a graph.
     """
-    if tensor.device.type != "cpu" or tensor.requires_grad:
-        raise TypeError(
-            f"a tensor on {tensor.device} with requires_grad={tensor.requires_grad} cannot be sent to another "
-            "process; send `tensor.detach().cpu()`"
-        )
-    known = tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor  # numpy knows no bfloat16
-    return known.numpy().tobytes(), tensor.dtype, tuple(tensor.shape)
+    tensors: defaultdict[torch.dtype, list[Tensor]] = defaultdict(list)
+
+    def take(tensor: Tensor) -> tuple[Any, tuple[torch.dtype, int]]:
+        if tensor.device.type != "cpu" or tensor.requires_grad:
+            raise TypeError(
+                f"a tensor on {tensor.device} with requires_grad={tensor.requires_grad} cannot be sent to another "
+                "process; send `tensor.detach().cpu()`"
+            )
+        tensors[tensor.dtype].append(tensor)
+        return _tensor_of, (tensor.dtype, len(tensors[tensor.dtype]) - 1)
+
+    file = io.BytesIO()
+    pickler = pickle.Pickler(file, protocol=pickle.HIGHEST_PROTOCOL)
+    pickler.dispatch_table = copyreg.dispatch_table | {Tensor: take}
+    pickler.dump(value)
+    return Packed(
+        value=file.getvalue(),
+        shapes={dtype: [tuple(t.shape) for t in same] for dtype, same in tensors.items()},
+        contents={
+            dtype: torch.cat([t.reshape(-1) for t in same]).view(torch.uint8).numpy()
+            for dtype, same in tensors.items()
+        },
+    )
 
 
-def from_bytes(packed: tuple[bytes, torch.dtype, tuple[int, ...]]) -> Tensor:
-    """The inverse of :func:`to_bytes`; the result can be written to."""
-    data, dtype, shape = packed
-    return torch.frombuffer(bytearray(data), dtype=dtype).reshape(shape) if data else torch.empty(shape, dtype=dtype)
+def unpack(packed: Packed) -> Any:
+    """The inverse of :func:`pack`; the tensors can be written to."""
+    tensors = {dtype: _tensors(packed.contents[dtype], dtype, shapes) for dtype, shapes in packed.shapes.items()}
+
+    class Unpickler(pickle.Unpickler):
+        def find_class(self, module: str, name: str) -> Any:
+            if (module, name) == (__name__, _tensor_of.__name__):
+                return lambda dtype, number: tensors[dtype][number]
+            return super().find_class(module, name)
+
+    return Unpickler(io.BytesIO(packed.value)).load()
+
+
+def _tensor_of(dtype: torch.dtype, number: int) -> Tensor:
+    """Stands in a pickled value for the tensors of its :class:`Packed`."""
+    raise NotImplementedError("only `unpack` reads what `pack` wrote")
+
+
+def _tensors(content: np.ndarray, dtype: torch.dtype, shapes: list[tuple[int, ...]]) -> list[Tensor]:
+    counts = [torch.Size(shape).numel() for shape in shapes]
+    joined = torch.empty(sum(counts), dtype=dtype)
+    joined.view(torch.uint8).numpy()[:] = content  # Ray's own memory is read-only
+    return [part.view(shape) for part, shape in zip(joined.split(counts), shapes, strict=True)]

@@ -7,7 +7,7 @@ if [ "${1:-}" = --help ] || [ "${1:-}" = -h ]; then
     cat <<'TEXT'
 bash launch/test.sh [PYTEST ARGUMENTS]
 
-Creates or reuses .venv, then runs ruff, shellcheck, pyright and the default tests (about a quarter of an hour on 2 cores).
+Creates or reuses .venv, then runs ruff, shellcheck, pyright and the default tests (about twelve minutes on 2 cores).
 With arguments, runs only pytest with them:  bash launch/test.sh tests/algorithm -k coupled
 TEXT
     exit 0
@@ -36,7 +36,8 @@ check "ruff check" "$bin/ruff" check .
 check "ruff format" "$bin/ruff" format --check .
 check "shellcheck" "$bin/shellcheck" --external-sources launch/*.sh launch/slurm.sbatch examples/tiny/*.sh .ci/run
 check "pyright" "$bin/pyright" --pythonpath "$PYTHON"
-check "pytest" "$PYTHON" -m pytest
+# Files go to free processes in their order: those that start Ray, which mostly wait, before the many short ones.
+check "pytest" "$PYTHON" -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 printf '\n'
 printf '%s\n' "${summary[@]}"
 [ "$num_failed" -eq 0 ] || fail "$num_failed of ${#summary[@]} checks failed"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from queue import Queue
 from typing import Any
@@ -151,30 +152,29 @@ def test_a_step_ahead_old_log_probabilities_are_those_of_the_weights_that_wrote(
     run = run_config(tiny_model_folder, 1, max_staleness=1)
     trainer = make_trainer(run, tmp_path)
     at_start: list[dict[str, Tensor]] = []
-    scored: list[list[TrainSample]] = []
-    planned = trainer._planned
+    scored: list[tuple[Sequence[TrainSample], list[Tensor]]] = []
+    old_log_probs = trainer.source.old_log_probs
 
-    def watched(rollouts: Any) -> list[TrainSample]:
+    def watched(samples: Sequence[TrainSample]) -> list[Tensor]:
         at_start.append(policy_weights(trainer))
-        scored.append(planned(rollouts))
-        return scored[-1]
+        scored.append((samples, old_log_probs(samples)))
+        return scored[-1][1]
 
-    trainer._planned = watched  # type: ignore[method-assign]
+    trainer.source.old_log_probs = watched  # type: ignore[method-assign]
     output = Recorder()
     trainer.fit(output)
     assert [row["rollout/staleness"] for row in output.rows.values()] == [0] + [NUM_INNER_UPDATES] * 3
     # The first is written by the first weights, and each later one by those of the step before.
     writers = [at_start[0], *at_start[:-1]]
-    for step, samples in enumerate(scored):
+    for step, (samples, old) in enumerate(scored):
         check = make_trainer(run_config(tiny_model_folder, 0), tmp_path / f"check{step}")
         check.policy.worker._engine.model.load_state_dict(writers[step])  # type: ignore[attr-defined]
         expected = check.policy.map(PolicyWorker.log_likelihood, samples)
         drawn = check.policy.map(
             PolicyWorker.generate, [s.rollout.request for s in samples], run.rollout.text, run.rollout.image
         )
-        for sample, log_probs, rollout in zip(samples, expected, drawn, strict=True):
-            assert sample.old_log_probs is not None
-            assert torch.equal(sample.old_log_probs, log_probs)
+        for sample, got, log_probs, rollout in zip(samples, old, expected, drawn, strict=True):
+            assert torch.equal(got, log_probs)
             assert torch.equal(sample.rollout.token_ids, rollout.token_ids)
     # So the first ratio of a stale step is not 1, and says how far the policy has gone since.
     deviations = [row["ratio/first_update_deviation"] for row in output.rows.values()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoTokenizer
 
 from unigrpo.cli import train_mixcot, train_pretrain, train_unigrpo
-from unigrpo.config import ImageSamplingConfig, LoRAConfig, RunConfig, TextSamplingConfig
+from unigrpo.config import ImageSamplingConfig, LoRAConfig, RunConfig, TextSamplingConfig, TrainConfig
 from unigrpo.data.layouts import t2i_unconditional_prompt
 from unigrpo.hardware import KINDS, find_hardware
 from unigrpo.memory_plan import ModelSize
@@ -206,3 +207,5 @@ def test_a_step_of_several_tasks_adds_up_and_thoughts_come_before_their_image():
     assert each["r2i"].generate == pytest.approx(thoughts + behind.generate)
     # Old policy and reference score every inner update; its forward and backward pass costs three such passes.
     assert each["text"].update == pytest.approx(1.5 * each["text"].score)
+    apart = dataclasses.replace(config, train=TrainConfig(colocate_actor_ref=False))
+    assert unigrpo_flops(apart, model, tokens, 256, {"text": 1.0}, 8192).score == each["text"].score / 2

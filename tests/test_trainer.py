@@ -1,8 +1,10 @@
 """The whole loop in one process, with real workers on a small random model."""
 
 import dataclasses
+import functools
 import json
 import shutil
+import threading
 
 import pytest
 import torch
@@ -237,13 +239,13 @@ def test_a_sample_without_reward_has_no_part_in_the_update(tiny_model_folder, tm
     terms = (RewardTermConfig(name=f"{__file__}:is_missing_for_the_first"),)
     trainer = make_trainer(dataclasses.replace(run, reward=RewardConfig(terms=terms)), tmp_path)
     planned = []
-    score = trainer._with_reference
-    trainer._with_reference = lambda samples: planned.extend(samples) or score(samples)  # type: ignore[method-assign]
+    update = trainer._update
+    trainer._update = lambda samples: planned.extend(samples) or update(samples)  # type: ignore[method-assign]
     output = Recorder()
     trainer.fit(output)
     assert [s.is_usable for s in planned] == [False] + [True] * 7
     assert planned[0].advantage == 0
-    assert planned[0].weight.sum() == 0
+    assert planned[0].weight.sum() == planned[0].old_log_probs.sum() == planned[0].ref_log_probs.sum() == 0
     assert all(s.weight.sum() > 0 for s in planned[1:])
     # The three others of its group are compared among themselves.
     assert sum(s.advantage for s in planned[1:4]) == pytest.approx(0, abs=1e-6)
@@ -275,16 +277,58 @@ def test_a_step_with_too_few_rewards_changes_no_weights_and_the_next_goes_on(tin
     assert "grad_norm" in output.rows[2]
 
 
+def test_rewards_are_started_before_the_models_score_and_waited_for_afterwards(tiny_model_folder, tmp_path):
+    trainer = make_trainer(config(tiny_model_folder), tmp_path)
+    order = []
+
+    def watched(owner, name, what):
+        function = getattr(owner, name)
+        setattr(owner, name, lambda *arguments: order.append(what) or function(*arguments))
+
+    watched(trainer.reward, "start", "rewards begin")
+    watched(trainer.reward, "score", "rewards end")  # in one process they are scored when they are waited for
+    watched(trainer.source, "old_log_probs", "policy scores")
+    watched(trainer.reference, "map", "reference scores")
+    watched(trainer, "_update", "update")
+    trainer.train_step(0, Recorder())
+    assert order == ["rewards begin", "policy scores", "reference scores", "rewards end", "update"]
+
+
+def test_a_reference_on_gpus_of_its_own_scores_while_the_policy_does_with_the_same_numbers(
+    tiny_model_folder, tmp_path, monkeypatch
+):
+    rows = []
+    for is_shared in (True, False):
+        if not is_shared:  # from now on each waits for the other
+            barrier = threading.Barrier(2, timeout=30)
+            for worker in (PolicyWorker, ReferenceWorker):
+                monkeypatch.setattr(worker, "log_likelihood", behind(barrier, worker.log_likelihood))
+        run = config(tiny_model_folder, num_steps=2, colocate_actor_ref=is_shared)
+        trainer, output = make_trainer(run, tmp_path / str(is_shared)), Recorder()
+        trainer.fit(output)
+        rows.append(untimed(output.rows))
+    assert rows[0] == rows[1]
+
+
+def behind(barrier, score):
+    @functools.wraps(score)
+    def waiting(worker, samples):
+        barrier.wait()
+        return score(worker, samples)
+
+    return waiting
+
+
 def test_a_loss_that_is_not_finite_stops_the_step_before_the_update(tiny_model_folder, tmp_path):
     trainer = make_trainer(config(tiny_model_folder), tmp_path)
-    score = trainer._with_reference
+    update = trainer._update
 
     def infinite(samples):
-        return [
-            dataclasses.replace(s, old_log_probs=s.advantage * s.weight.sum(1) * float("nan")) for s in score(samples)
-        ]
+        return update(
+            [dataclasses.replace(s, old_log_probs=s.advantage * s.weight.sum(1) * float("nan")) for s in samples]
+        )
 
-    trainer._with_reference = infinite  # type: ignore[method-assign]
+    trainer._update = infinite  # type: ignore[method-assign]
     before = weights(trainer)
     with pytest.raises(NonFiniteLossError, match=r"the loss of inner update 0 is nan; .*sums:\d .*was not made"):
         trainer.fit(Recorder())

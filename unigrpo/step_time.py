@@ -80,7 +80,7 @@ class StepFlops:
 
     generate: float
     score: float
-    """By the old policy and the reference."""
+    """By the old policy, and by the reference on the same GPUs; one on GPUs of its own scores at the same time."""
     update: float
 
 
@@ -119,7 +119,8 @@ def unigrpo_flops(
         # Half of the response is hidden in the mean, and read.
         score += samples * config.train.num_inner_updates * sum(pass_flops(model, row, row**2, logits))
     passes = 4 if config.actor.gradient_checkpointing_enable else 3
-    scorers = 2 if config.has_reference else 1
+    is_apart = config.has_reference_workers and not config.train.colocate_actor_ref
+    scorers = 2 if config.has_reference and not is_apart else 1
     return StepFlops(generate=generate, score=scorers * score, update=passes * score)
 
 

@@ -6,13 +6,15 @@ import dataclasses
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from unigrpo.algorithm.likelihood.base import load_estimator
 from unigrpo.checkpoint import CheckpointStore
@@ -21,7 +23,7 @@ from unigrpo.data.prompt_files import PromptStream, dealt, prompt_shares
 from unigrpo.evaluation.held_out import evaluate
 from unigrpo.records import Prompt, Rollout, SampleRequest, TrainSample
 from unigrpo.rollout_source import PolicyRollouts, RolloutSource, WorkerRollouts
-from unigrpo.training.planning import plan_samples, with_rewards
+from unigrpo.training.planning import plan_samples, with_log_probs, with_rewards
 from unigrpo.training.reward_totals import RewardTotals, reward_metrics, task_metrics, usable_advantages
 from unigrpo.workers.group import WorkerGroup
 from unigrpo.workers.parity import is_comparable, is_exact
@@ -151,20 +153,26 @@ class UniGRPOTrainer:
             self.source.start(step, version)
         with clock.stop("generate"):
             rollouts = self.source.rollouts(step, version)
+        rewards = self.reward.start(rollouts)  # their processes work while the models score
         parity = self._parity(step, rollouts)
         with clock.stop("score"):
             samples = self._planned(rollouts)
+            reference = self._start_reference(samples)
+            old = self.source.old_log_probs(samples)
         if config.rollout.max_staleness > 0 and step + 1 < config.train.num_steps:
             with clock.stop("sync"):
                 self.source.start(step + 1, version)
+        with clock.stop("score"):
+            samples = with_log_probs(samples, old, reference())
         with clock.stop("reward"):
-            outputs, reward_work = self.reward.score(rollouts)
+            outputs, reward_work = rewards()
         groups = torch.tensor([rollout.request.group_id for rollout in rollouts])
         totals, usable = self.reward_totals(outputs, groups)
         advantages = usable_advantages(totals, groups, usable, config.algo.advantage.estimator).float()
         updates: list[dict[str, float]] = []
         if self.reward_totals.check(outputs, usable, rollouts):
-            updates = self._update(with_rewards(samples, advantages, usable), clock)
+            with clock.stop("update"):
+                updates = self._update(with_rewards(samples, advantages, usable))
         ledger = self._ledger(clock.seconds)
         rewards = [{"reward": t, "rewards": o.parts} for t, o in zip(totals.tolist(), outputs, strict=True)]
         output.rollouts(step + 1, self._rows(step, rollouts, rewards, advantages))
@@ -204,24 +212,29 @@ class UniGRPOTrainer:
         return dealt(self.prompts.requests(step), self.policy.size)
 
     def _planned(self, rollouts: list[Rollout]) -> list[TrainSample]:
-        """Mask plans, and the log-probabilities under the weights that wrote the rollouts."""
+        """The rollouts with the mask plans of the inner updates."""
         config = self.config
-        samples = plan_samples(
+        return plan_samples(
             rollouts,
             self.estimator,
             config.algo.mask_ratio,
             num_inner_updates=config.train.num_inner_updates,
             seed=config.train.seed,
         )
-        old = self.source.old_log_probs(samples)
-        return [dataclasses.replace(s, old_log_probs=o) for s, o in zip(samples, old, strict=True)]
 
-    def _update(self, samples: list[TrainSample], clock: StepClock) -> list[dict[str, float]]:
-        """The reference's scores and the inner updates. Returns the metrics of each rank."""
-        with clock.stop("score"):
-            samples = self._with_reference(samples)
-        with clock.stop("update"):
-            updates = self.policy.map(PolicyWorker.update, samples)
+    def _start_reference(self, samples: list[TrainSample]) -> Callable[[], Sequence[Tensor | None]]:
+        """What waits for the reference's log-probabilities. On GPUs of its own, the reference begins at once."""
+        if not self.config.has_reference:
+            return lambda: [None] * len(samples)
+        if self.reference is None:
+            return lambda: self.policy.map(PolicyWorker.base_log_likelihood, samples)
+        if not self.config.train.colocate_actor_ref:
+            return self.reference.start_map(ReferenceWorker.log_likelihood, samples)
+        return partial(self.reference.map, ReferenceWorker.log_likelihood, samples)
+
+    def _update(self, samples: list[TrainSample]) -> list[dict[str, float]]:
+        """The inner updates. Returns the metrics of each rank."""
+        updates = self.policy.map(PolicyWorker.update, samples)
         self.state.policy_version += self.config.train.num_inner_updates
         return updates
 
@@ -249,16 +262,6 @@ class UniGRPOTrainer:
                 )
         mean = sum(gap.total for gap in gaps) / sum(gap.num_tokens for gap in gaps)
         return {"parity/largest_nats": max(gap.largest for gap in gaps), "parity/mean_nats": mean}
-
-    def _with_reference(self, samples: list[TrainSample]) -> list[TrainSample]:
-        """Adds the reference's log-probabilities under the same masks."""
-        if not self.config.has_reference:
-            return samples
-        if self.reference is not None:
-            log_probs = self.reference.map(ReferenceWorker.log_likelihood, samples)
-        else:
-            log_probs = self.policy.map(PolicyWorker.base_log_likelihood, samples)
-        return [dataclasses.replace(s, ref_log_probs=r) for s, r in zip(samples, log_probs, strict=True)]
 
     def evaluate(self, step: int, output: Output) -> dict[str, float]:
         """Held-out metrics now; empty without held-out prompts. Writes the greedy completions."""

@@ -66,16 +66,7 @@ class Nowhere:
 
 def main() -> None:
     torch.set_num_threads(1)
-    config = RunConfig(
-        rollout=RolloutConfig(
-            batch_size=48,
-            n_samples_per_prompt=8,
-            text=TextSamplingConfig(max_new_tokens=16, num_denoising_steps=8, block_length=8),
-        ),
-        reward=RewardConfig(terms=(RewardTermConfig(name=f"{__file__}:digits"),)),
-        train=TrainConfig(num_steps=NUM_STEPS, num_inner_updates=2, parity_steps=0),
-        ds=DeepSpeedConfig(param_dtype="fp32"),
-    )
+    config = small_run(f"{__file__}:digits", NUM_STEPS)
     ray.init(address="local", num_cpus=4, num_gpus=1, include_dashboard=False, logging_level=logging.ERROR)
     groups = start_groups(config)
     try:
@@ -100,6 +91,20 @@ def main() -> None:
         )
     ]
     write("ray_overhead", rows, seconds={name: [round(s, 4) for s in values] for name, values in seconds.items()})
+
+
+def small_run(reward: str, num_steps: int) -> RunConfig:
+    """As many samples in a step as the quickstart's, of sums, with one reward."""
+    return RunConfig(
+        rollout=RolloutConfig(
+            batch_size=48,
+            n_samples_per_prompt=8,
+            text=TextSamplingConfig(max_new_tokens=16, num_denoising_steps=8, block_length=8),
+        ),
+        reward=RewardConfig(terms=(RewardTermConfig(name=reward),)),
+        train=TrainConfig(num_steps=num_steps, num_inner_updates=2, parity_steps=0),
+        ds=DeepSpeedConfig(param_dtype="fp32"),
+    )
 
 
 def worked(metrics: dict[str, float]) -> float:

@@ -53,7 +53,7 @@ def digits_reward(*, prompts: list[str], completions: list[str], labels: list[st
     return [sum(c.isdigit() for c in text) / max(len(text), 1) for text in completions]
 
 
-def run_config(folder: Path, ranks: int) -> RunConfig:
+def run_config(folder: Path, ranks: int, *, is_reference_apart: bool = False) -> RunConfig:
     return RunConfig(
         rollout=RolloutConfig(
             batch_size=2,
@@ -69,7 +69,12 @@ def run_config(folder: Path, ranks: int) -> RunConfig:
             lr_warmup_ratio=0.3,
         ),
         reward=RewardConfig(terms=(RewardTermConfig(name=f"{__file__}:digits_reward", num_workers=ranks),)),
-        train=TrainConfig(num_steps=NUM_STEPS, num_inner_updates=2, micro_batch_size=3 // ranks),
+        train=TrainConfig(
+            num_steps=NUM_STEPS,
+            num_inner_updates=2,
+            micro_batch_size=3 // ranks,
+            colocate_actor_ref=not is_reference_apart,
+        ),
         ds=DeepSpeedConfig(param_dtype="fp32"),
     )
 
@@ -153,11 +158,11 @@ def local(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return fit_here(run_config(tiny_model_folder, 1), tmp_path_factory.mktemp("local"))
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["one rank", "two ranks"])
+@pytest.fixture(scope="module", params=[1, 2], ids=["one rank", "two ranks, reference apart"])
 def on_ray(
     request: pytest.FixtureRequest, cluster: None, tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Run]:
-    config = run_config(tiny_model_folder, request.param)
+    config = run_config(tiny_model_folder, request.param, is_reference_apart=request.param == 2)
     groups: Groups = start_groups(config)
     yield fit(config, tmp_path_factory.mktemp("ray"), groups.policy, groups.reference, groups.reward)
     groups.close()
@@ -224,15 +229,14 @@ def test_going_on_from_a_checkpoint_repeats_the_run_exactly(on_ray: Run) -> None
 
 def test_a_loss_that_is_not_finite_names_worker_and_sample_and_stops(on_ray: Run, tmp_path: Path) -> None:
     trainer = on_ray.trainer
-    score = trainer._with_reference
+    update = trainer._update
     before = weights(trainer, tmp_path / "before")
-    trainer._with_reference = lambda samples: [  # type: ignore[method-assign]
-        dataclasses.replace(s, ref_log_probs=torch.full((2, len(s.rollout.token_ids)), math.nan))
-        for s in score(samples)
-    ]
+    trainer._update = lambda samples: update(  # type: ignore[method-assign]
+        [dataclasses.replace(s, ref_log_probs=torch.full((2, len(s.rollout.token_ids)), math.nan)) for s in samples]
+    )
     with pytest.raises(WorkerFailed, match=r"policy workers? 0.* failed in update: NonFiniteLossError: .*sums:\d"):
         trainer.train_step(20, Recorder())
-    trainer._with_reference = score  # type: ignore[method-assign]
+    trainer._update = update  # type: ignore[method-assign]
     after = weights(trainer, tmp_path / "after")
     assert all(torch.equal(after[key], weight) for key, weight in before.items())
 

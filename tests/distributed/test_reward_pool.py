@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,12 @@ def returns_what_no_float_holds(*, completions: list[str]) -> list[int]:
 
 def logs_its_mean(*, completions: list[str]) -> dict[str, object]:
     return {"rewards": [0.0] * len(completions), "extra_logs": {"mean_length": [len(text) for text in completions]}}
+
+
+def waits_for(*, completions: list[str], marker: str) -> list[float]:
+    while not Path(marker).exists():
+        time.sleep(0.01)
+    return [7.0] * len(completions)
 
 
 class LoadsSlowly:
@@ -213,6 +220,22 @@ def test_all_that_is_no_finite_number_is_missing_and_its_process_lives_on(pool):
     outputs, _ = pool(odd).score(ROLLOUTS)
     assert values(outputs, "returns_what_no_float_holds") == [None] * 6
     assert "is no number" in outputs[0].reasons["returns_what_no_float_holds"]
+
+
+def test_what_is_started_is_scored_meanwhile(pool, tmp_path):
+    wait = pool(term("waits_for", options={"marker": str(tmp_path / "go")})).start(ROLLOUTS)
+    (tmp_path / "go").touch()  # the caller goes on
+    outputs, _ = wait()
+    assert values(outputs, "waits_for") == [7.0] * 6
+
+
+def test_closing_ends_what_was_started_and_never_waited_for(cluster):
+    rewards = RewardPool(RewardConfig(terms=(term("never_answers"),)))
+    rewards.initialize()
+    wait = rewards.start(ROLLOUTS)
+    rewards.close()
+    with pytest.raises(CancelledError, match="closed"):
+        wait()
 
 
 def test_what_a_reward_logs_is_averaged_over_its_calls(pool):

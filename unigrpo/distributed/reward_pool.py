@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -123,6 +124,8 @@ class RewardPool:
 
     def __init__(self, config: RewardConfig) -> None:
         self._terms = [_Term(term) for term in config.terms]
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._is_closed = False
 
     @property
     def names(self) -> list[str]:
@@ -167,6 +170,8 @@ class RewardPool:
             wait = max(0.0, min(call.deadline for call in running.values()) - time.monotonic())
             loading = [ref for term in self._terms for ref in term.loading]
             ready, _ = ray.wait([*running, *loading], timeout=wait)
+            if self._is_closed:
+                raise CancelledError("the rewards were closed before they had scored")
             for ref in ready:
                 if ref in running:
                     self._finish(running.pop(ref), ref)
@@ -181,12 +186,18 @@ class RewardPool:
             scores, {t.name: max(t.finished - started, 0.0) for t in self._terms}
         )
 
+    def start(self, rollouts: Sequence[Rollout]) -> Callable[[], tuple[list[RewardOutput], dict[str, float]]]:
+        """As :meth:`score`, without waiting: calling what this returns waits, and raises."""
+        return self._thread.submit(self.score, rollouts).result
+
     def close(self) -> None:
         """Ends all processes, after a moment to end what they started."""
+        self._is_closed = True
         actors = [actor for term in self._terms for actor in term.actors]
         ray.wait([actor.close.remote() for actor in actors], num_returns=len(actors), timeout=3.0)
         for actor in actors:
             ray.kill(actor)
+        self._thread.shutdown()
 
     def _fill(self, running: dict[Any, _Call]) -> None:
         """Gives waiting batches to processes with a free place."""

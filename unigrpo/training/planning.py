@@ -65,6 +65,15 @@ def plan_samples(
     ]
 
 
+def with_log_probs(
+    samples: Sequence[TrainSample], old: Sequence[Tensor], reference: Sequence[Tensor | None]
+) -> list[TrainSample]:
+    """The samples with log-probabilities (K, L): of the weights that wrote them, and of the reference, if any."""
+    return [
+        replace(sample, old_log_probs=o, ref_log_probs=r) for sample, o, r in zip(samples, old, reference, strict=True)
+    ]
+
+
 def with_rewards(
     samples: Sequence[TrainSample], advantages: Float[Tensor, " B"], usable: Bool[Tensor, " B"]
 ) -> list[TrainSample]:
@@ -76,6 +85,7 @@ def with_rewards(
             is_usable=bool(keep),
             weight=sample.weight * keep,
             old_log_probs=None if sample.old_log_probs is None else sample.old_log_probs * keep,
+            ref_log_probs=None if sample.ref_log_probs is None else sample.ref_log_probs * keep,
         )
         for sample, advantage, keep in zip(samples, advantages.tolist(), usable, strict=True)
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -41,6 +41,10 @@ class RewardScorer(Protocol):
 
     def score(self, rollouts: Sequence[Rollout]) -> tuple[list[RewardOutput], dict[str, float]]:
         """The rewards of each rollout, and metrics about the rewards' work."""
+        ...
+
+    def start(self, rollouts: Sequence[Rollout]) -> Callable[[], tuple[list[RewardOutput], dict[str, float]]]:
+        """Like :meth:`score`, but returns at once; calling what it returns waits for the rewards."""
         ...
 
     def close(self) -> None:
@@ -123,6 +127,9 @@ class LocalRewards:
             scores[worker.name] = [worker.score([everything[i] for i in paid])] if paid else []
             seconds[worker.name] = time.monotonic() - started
         return outputs(scores, rows, len(rollouts)), work_metrics(scores, seconds)
+
+    def start(self, rollouts: Sequence[Rollout]) -> Callable[[], tuple[list[RewardOutput], dict[str, float]]]:
+        return lambda: self.score(rollouts)
 
     def close(self) -> None:
         for worker in self._workers:

@@ -175,8 +175,9 @@ def test_an_actor_killed_in_mid_step_ends_the_job_clearly_or_is_replaced(ray_hea
     command = [*unified, "--run_dir", str(tmp_path / "killed")]
     job = subprocess.Popen(command, **options, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     wait_for_step(tmp_path / "killed" / "metrics.jsonl", 2)
-    victims = [p for p in psutil.process_iter() if p.name().startswith(f"ray::{actor}")]
-    assert victims
+    names = {p: p.name() for p in psutil.process_iter()}
+    victims = [p for p, name in names.items() if name.startswith(f"ray::{actor}")]
+    assert victims, f"the job's exit code is {job.poll()}; processes: {sorted(set(names.values()))}"
     victims[0].kill()
     output, _ = job.communicate(timeout=280)
     if actor == "RewardActor":

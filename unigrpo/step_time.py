@@ -119,8 +119,7 @@ def unigrpo_flops(
         # Half of the response is hidden in the mean, and read.
         score += samples * config.train.num_inner_updates * sum(pass_flops(model, row, row**2, logits))
     passes = 4 if config.actor.gradient_checkpointing_enable else 3
-    is_apart = config.has_reference_workers and not config.train.colocate_actor_ref
-    scorers = 2 if config.has_reference and not is_apart else 1
+    scorers = 2 if config.has_reference and not config.is_reference_apart else 1
     return StepFlops(generate=generate, score=scorers * score, update=passes * score)
 
 

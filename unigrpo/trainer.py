@@ -153,7 +153,7 @@ class UniGRPOTrainer:
             self.source.start(step, version)
         with clock.stop("generate"):
             rollouts = self.source.rollouts(step, version)
-        rewards = self.reward.start(rollouts)  # their processes work while the models score
+        wait_for_rewards = self.reward.start(rollouts)  # their processes work while the models score
         parity = self._parity(step, rollouts)
         with clock.stop("score"):
             samples = self._planned(rollouts)
@@ -165,7 +165,7 @@ class UniGRPOTrainer:
         with clock.stop("score"):
             samples = with_log_probs(samples, old, reference())
         with clock.stop("reward"):
-            outputs, reward_work = rewards()
+            outputs, reward_work = wait_for_rewards()
         groups = torch.tensor([rollout.request.group_id for rollout in rollouts])
         totals, usable = self.reward_totals(outputs, groups)
         advantages = usable_advantages(totals, groups, usable, config.algo.advantage.estimator).float()
@@ -228,7 +228,7 @@ class UniGRPOTrainer:
             return lambda: [None] * len(samples)
         if self.reference is None:
             return lambda: self.policy.map(PolicyWorker.base_log_likelihood, samples)
-        if not self.config.train.colocate_actor_ref:
+        if self.config.is_reference_apart:
             return self.reference.start_map(ReferenceWorker.log_likelihood, samples)
         return partial(self.reference.map, ReferenceWorker.log_likelihood, samples)
 

@@ -37,7 +37,6 @@ class Afterwards:
     """Rewards that begin when they are waited for."""
 
     def __init__(self, rewards: RewardPool) -> None:
-        self._rewards = rewards
         self.names, self.score, self.close = rewards.names, rewards.score, rewards.close
 
     def start(self, rollouts: Sequence[Rollout]) -> Callable[[], tuple[list[RewardOutput], dict[str, float]]]:

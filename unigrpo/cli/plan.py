@@ -110,7 +110,7 @@ def unigrpo_plan(config: RunConfig, inputs: Inputs | None, assumed: Assumptions)
     ]
     memory = memory_plan(config, size, row)
     lines += _memory_lines(memory, "policy GPU", assumed.hardware)
-    if config.has_reference_workers and not config.train.colocate_actor_ref:
+    if config.is_reference_apart:
         lines.append(f"            {memory.gpu['weights']:.2f} GB on each of {config.num_policy_ranks} reference GPUs")
     if config.rollout.num_workers:
         gigabytes = rollout_memory_gb(config, size, row)

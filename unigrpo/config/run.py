@@ -167,6 +167,11 @@ class RunConfig:
         """Whether the reference has workers of its own; with LoRA it is the base of the policy."""
         return self.has_reference and self.ds.lora.rank == 0
 
+    @property
+    def is_reference_apart(self) -> bool:
+        """Whether the reference has GPUs of its own."""
+        return self.has_reference_workers and not self.train.colocate_actor_ref
+
     def kl_coef(self, task: str) -> float:
         """Coefficient of the KL for a task."""
         own = self.algo.tasks.get(task, TaskConfig()).kl_coef

@@ -62,7 +62,7 @@ def _probe(address: str) -> None:
 def required(config: RunConfig) -> Needs:
     """GPUs and CPUs of all workers: one of each for a policy rank, and the shares of the reward processes."""
     models = config.num_policy_ranks
-    if config.has_reference_workers and not config.train.colocate_actor_ref:
+    if config.is_reference_apart:
         models *= 2
     models += config.rollout.num_workers
     terms = config.reward.terms

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from unigrpo.config import RewardConfig, RewardTermConfig
+from unigrpo.distributed import reward_pool
 from unigrpo.distributed.ray_group import WorkerFailed
 from unigrpo.distributed.reward_pool import RewardPool, check_rewards
 from unigrpo.records import Prompt, Rollout, SampleRequest
@@ -88,7 +89,7 @@ def waits_for(*, completions: list[str], marker: str) -> list[float]:
 class LoadsSlowly:
     def __init__(self, marker: str) -> None:
         self._marker = Path(marker)
-        time.sleep(2.0)
+        time.sleep(6.0)
 
     def __call__(self, *, completions: list[str]) -> list[float]:
         if not self._marker.exists():
@@ -200,8 +201,13 @@ def test_a_reward_that_is_never_ready_stops_the_start(pool):
         pool(term("NeverLoads", load_timeout_seconds=2.0))
 
 
-def test_a_process_that_is_started_again_may_load_for_longer_than_a_call_may_take(pool, tmp_path):
-    slow = term("LoadsSlowly", options={"marker": str(tmp_path / "died")}, timeout_seconds=1.0)
+@pytest.mark.parametrize(("factor", "seconds"), [(20.0, 0.0), (0.0, 60.0)])
+def test_a_process_that_is_started_again_may_load_for_longer_than_a_call_may_take(
+    pool, tmp_path, monkeypatch, factor, seconds
+):
+    monkeypatch.setattr(reward_pool, "RELOAD_FACTOR", factor)
+    monkeypatch.setattr(reward_pool, "RELOAD_SECONDS", seconds)
+    slow = term("LoadsSlowly", options={"marker": str(tmp_path / "died")}, timeout_seconds=5.0)
     outputs, _ = pool(slow).score(ROLLOUTS)
     assert values(outputs, "LoadsSlowly") == [5.0] * 6
 
@@ -209,7 +215,7 @@ def test_a_process_that_is_started_again_may_load_for_longer_than_a_call_may_tak
 def test_a_call_that_hangs_costs_the_others_of_its_process_no_attempt(pool, tmp_path):
     hangs = term(
         "hangs_for_the_first", options={"marker": str(tmp_path / "died")}, batch_size=1, concurrency=2, attempts=1,
-        timeout_seconds=2.0,
+        timeout_seconds=5.0,
     )  # fmt: skip
     outputs, _ = pool(hangs).score(ROLLOUTS)
     assert values(outputs, "hangs_for_the_first") == [None, 6.0, 6.0, 6.0, 6.0, 6.0]

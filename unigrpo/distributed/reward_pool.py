@@ -26,6 +26,8 @@ REMINDER_SECONDS = 60.0
 """Between two warnings that a reward is not ready."""
 RELOAD_FACTOR = 2.0
 """What a start may take beside a run that is under way, over what it took before."""
+RELOAD_SECONDS = 60.0
+"""What a start may take at least: a start of a few seconds can take many on a node that is busy."""
 
 
 @dataclass
@@ -85,7 +87,8 @@ class _Term:
     def seconds(self, actor: Any) -> float:
         """How long a call that a process gets now may take, its loading included."""
         is_loading = any(other is actor for other in self.loading.values())
-        return self.config.timeout_seconds + (RELOAD_FACTOR * self.load_seconds if is_loading else 0.0)
+        reload_seconds = max(RELOAD_FACTOR * self.load_seconds, RELOAD_SECONDS)
+        return self.config.timeout_seconds + (reload_seconds if is_loading else 0.0)
 
     def cut(self, inputs: list[RewardInput]) -> None:
         """Queues the samples of a step as batches."""

@@ -87,8 +87,8 @@ class _Term:
     def seconds(self, actor: Any) -> float:
         """How long a call that a process gets now may take, its loading included."""
         is_loading = any(other is actor for other in self.loading.values())
-        reload_seconds = max(RELOAD_FACTOR * self.load_seconds, RELOAD_SECONDS)
-        return self.config.timeout_seconds + (reload_seconds if is_loading else 0.0)
+        loading_seconds = max(RELOAD_FACTOR * self.load_seconds, RELOAD_SECONDS) if is_loading else 0.0
+        return self.config.timeout_seconds + loading_seconds
 
     def cut(self, inputs: list[RewardInput]) -> None:
         """Queues the samples of a step as batches."""

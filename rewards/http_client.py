@@ -1,4 +1,4 @@
-"""Many requests to a server of rewards at a time: retried, spaced out, and bounded; pictures as PNG in base64."""
+"""Many requests to a reward server at a time, with retries, deadlines, and a limit on the size of each answer."""
 
 from __future__ import annotations
 
@@ -6,23 +6,36 @@ import asyncio
 import base64
 import io
 import itertools
+import json
+import logging
+import math
 import time
+import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import httpx
 from PIL import Image
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
 
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
 LONGEST_WAIT = 30.0
-"""Seconds between two attempts, at most."""
+"""Longest pause between two attempts, in seconds."""
+MAX_ANSWER_BYTES = 16 * 2**20
+"""Size limit of an answer after decompression. A batch of rewards takes a few kilobytes."""
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+"""Hosts that are never asked through the proxy of the environment."""
 RETRIED = (408, 409, 425, 429, 500, 502, 503, 504)
 """Statuses after which another attempt may succeed."""
 
 
 class ServerDown(ValueError):
-    """A server that a reward needs does not answer as it should; the message has its URL, never a key."""
+    """A server that a reward needs does not answer as it should. The message has its URL without keys."""
 
 
 class Client:
@@ -38,13 +51,18 @@ class Client:
         attempts: int = 4,
         timeout_seconds: float = 60.0,
     ) -> None:
-        """Args:
-        urls: Where to post; used in turn.
-        api_key: Sent as a bearer token; empty sends none.
-        concurrency: Requests under way at a time.
-        requests_per_second: Requests started in a second, at most; 0 is no limit.
-        attempts: Of each request, with growing pauses; `Retry-After` of the server is kept to.
-        timeout_seconds: Of one attempt.
+        """Checks the settings and opens no connection.
+
+        Args:
+            urls: Where to post. The client uses them in turn.
+            api_key: Bearer token of each request. An empty key is not sent.
+            concurrency: Largest number of requests under way at a time.
+            requests_per_second: Largest number of requests that start in a second; 0 is no limit.
+            attempts: Attempts of each request, with growing pauses. A `Retry-After` of the server is respected.
+            timeout_seconds: Time limit of one whole attempt, from connecting to the last byte of the answer.
+
+        Raises:
+            ValueError: A setting is out of range, or a URL is no HTTP URL.
         """
         for name, value in (
             ("concurrency", concurrency),
@@ -56,42 +74,54 @@ class Client:
         if not urls or not all(url.startswith(("http://", "https://")) for url in urls):
             raise ValueError(f"url is {list(urls)}; give URLs that start with http:// or https://")
         self.counts: Counter[str] = Counter(failed_requests=0, retries=0)
-        """Of `requests`, `failed_requests` and `retries`, and what the reward counts besides."""
+        """Number of `requests`, `failed_requests` and `retries`, and what the reward counts besides."""
         self._urls = itertools.cycle(urls)
-        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._headers = {"Accept-Encoding": "identity"}
+        if api_key:
+            self._headers["Authorization"] = f"Bearer {api_key}"
         self._concurrency = concurrency
         self._interval = 1 / requests_per_second if requests_per_second > 0 else 0.0
         self._attempts = attempts
         self._timeout = timeout_seconds
 
     def post_all(self, bodies: Sequence[Any]) -> list[Any]:
-        """The answers, in the order of the requests; None for one that failed at all attempts."""
-        return asyncio.run(self._post_all(bodies))
+        """Posts every body.
+
+        Returns:
+            The answers in the order of the bodies; None for a request that failed at all attempts.
+        """
+        results = asyncio.run(self._post_all(bodies))
+        failures = [result for result in results if isinstance(result, Exception)]
+        if failures:
+            logger.warning("%d of %d requests failed, the first: %s", len(failures), len(bodies), _reason(failures[0]))
+        return [None if isinstance(result, Exception) else result for result in results]
 
     def rates(self) -> dict[str, float]:
-        """What was counted since the last time, for each finished request; nothing if there was none."""
+        """The counts since the last call of this method, divided by the finished requests; empty without requests."""
         counts, self.counts = self.counts, Counter(failed_requests=0, retries=0)
         requests = counts.pop("requests", 0)
         return {name: number / requests for name, number in counts.items()} if requests else {}
 
-    def check(self, url: str, expected: Callable[[Any], str]) -> None:
+    def check(self, url: str, problem: Callable[[Any], str]) -> None:
         """Gets a URL once.
 
         Args:
-            url: Answers with JSON.
-            expected: What is wrong with the answer; empty if nothing is.
+            url: A URL that answers with JSON.
+            problem: Returns what is wrong with the answer, or an empty string.
 
         Raises:
-            ServerDown: It does not answer, or not as expected.
+            ServerDown: The server does not answer, or not as expected.
         """
         try:
-            answer = httpx.get(url, headers=self._headers, timeout=self._timeout)
-            answer.raise_for_status()
-            problem = expected(answer.json())
-        except (httpx.HTTPError, ValueError) as error:
-            raise ServerDown(f"{url} does not answer as it should ({type(error).__name__}: {error})") from error
-        if problem:
-            raise ServerDown(f"{url}: {problem}")
+            found = problem(asyncio.run(self._get(url)))
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+            raise ServerDown(f"{without_secrets(url)} does not answer as it should ({_reason(error)})") from error
+        if found:
+            raise ServerDown(f"{without_secrets(url)}: {found}")
+
+    async def _get(self, url: str) -> Any:
+        async with self._connections() as client:
+            return await self._before_deadline(_answer(client, "GET", url))
 
     async def _post_all(self, bodies: Sequence[Any]) -> list[Any]:
         places = asyncio.Semaphore(self._concurrency)
@@ -102,11 +132,17 @@ class Client:
                 await asyncio.sleep(max(0.0, start + number * self._interval - time.monotonic()))
                 return await self._post(client, next(self._urls), body)
 
-        async with httpx.AsyncClient(headers=self._headers, timeout=self._timeout) as client:
+        async with self._connections() as client:
             return list(await asyncio.gather(*(one(client, i, body) for i, body in enumerate(bodies))))
 
+    def _connections(self) -> httpx.AsyncClient:
+        no_proxy = {f"all://{host}": None for host in LOOPBACK}
+        return httpx.AsyncClient(headers=self._headers, timeout=self._timeout, mounts=no_proxy)
+
     async def _post(self, client: httpx.AsyncClient, url: str, body: Any) -> Any:
+        """The answer, or the error of the last attempt."""
         try:
+            content = json.dumps(body, allow_nan=False, default=str).encode()
             async for attempt in AsyncRetrying(
                 stop=stop_after_attempt(self._attempts),
                 wait=_pause,
@@ -115,21 +151,91 @@ class Client:
                 reraise=True,
             ):
                 with attempt:
-                    answer = await client.post(url, json=body)
-                    answer.raise_for_status()
-                    return answer.json()
-        except (httpx.HTTPError, ValueError):
+                    return await self._before_deadline(_answer(client, "POST", url, content))
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError, RecursionError) as error:
             self.counts["failed_requests"] += 1
+            return error
         finally:
             self.counts["requests"] += 1
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _before_deadline(self, attempt: Coroutine[Any, Any, T]) -> T:
+        """Bounds a whole attempt: the timeouts of httpx bound each read, so that an answer may drip for ever."""
+        try:
+            return await asyncio.wait_for(attempt, self._timeout)
+        except asyncio.TimeoutError as error:
+            raise httpx.ReadTimeout(f"no whole answer within {self._timeout:g} s") from error
+
+
+async def _answer(client: httpx.AsyncClient, method: str, url: str, content: bytes | None = None) -> Any:
+    """The JSON of an answer.
+
+    Raises:
+        httpx.HTTPError: The request failed.
+        ValueError: The answer is no JSON, too deeply nested, or larger than :data:`MAX_ANSWER_BYTES`.
+    """
+    headers = {"Content-Type": "application/json"} if content is not None else None
+    async with client.stream(method, url, content=content, headers=headers) as response:
+        response.raise_for_status()
+        raw = await _body(response)
+    try:
+        return json.loads(raw)
+    except RecursionError as error:
+        raise ValueError("the answer is nested too deeply") from error
+
+
+async def _body(response: httpx.Response) -> bytes:
+    """The body of an answer, decompressed piece by piece so that a small answer cannot fill the memory."""
+    encoding = response.headers.get("Content-Encoding", "identity").lower()
+    if encoding not in ("identity", "gzip", "deflate"):
+        raise ValueError(f"the answer is compressed by {encoding!r}, expected no compression")
+    decompressor = None if encoding == "identity" else zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
+    body = bytearray()
+    try:
+        async for piece in response.aiter_raw():
+            if decompressor is not None:
+                piece = decompressor.decompress(piece, MAX_ANSWER_BYTES + 1 - len(body))
+            body += piece
+            if len(body) > MAX_ANSWER_BYTES:
+                raise ValueError(f"the answer has more than {MAX_ANSWER_BYTES} bytes")
+    except zlib.error as error:
+        raise ValueError(f"the answer is no valid {encoding}: {error}") from error
+    return bytes(body)
+
+
+def finite_number(value: Any) -> float | None:
+    """A number of a foreign JSON document; None for anything else, infinity, and what no float can hold."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
 
 
-def png_base64(picture: Image.Image) -> str:
-    """A picture as PNG in base64: without loss, so that what is scored is what was drawn."""
+def png_base64(image: Image.Image) -> str:
+    """An image as PNG in base64, without loss, so that the server scores the pixels that were generated."""
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    image.save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode()
+
+
+def without_secrets(url: str) -> str:
+    """A URL for messages: without user, password and query.
+
+    >>> without_secrets("http://me:secret@host:80/v1?key=secret")
+    'http://host:80/v1'
+    """
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _reason(error: Exception) -> str:
+    """An error in words; the message of a status error has the whole URL, which may hold a key."""
+    if isinstance(error, httpx.HTTPStatusError):
+        return f"status {error.response.status_code}"
+    return f"{type(error).__name__}: {error}"
 
 
 def _may_succeed_later(error: BaseException) -> bool:

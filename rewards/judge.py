@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 from collections.abc import Sequence
 from typing import Any
 
 from rewards.base import Reward, RewardInput
-from rewards.http_client import Client, png_base64
+from rewards.http_client import Client, finite_number, png_base64
 
 TEMPLATE = (
     "Rate how well the answer fulfils the request, from {low:g} (not at all) to {high:g} (fully).\n\n"
@@ -51,7 +50,7 @@ class Judge(Reward):
         concurrency: Requests under way at a time.
         requests_per_second: At most; 0 is no limit.
         attempts: Of each request, with growing pauses.
-        timeout_seconds: Of one attempt.
+        timeout_seconds: Time limit of one whole attempt.
         max_tokens: Of a judgement.
         api_key_env: Name of the environment variable that holds the key; empty sends none.
         is_structured: Ask the server to force the JSON's form (`response_format`).
@@ -85,8 +84,8 @@ class Judge(Reward):
         """
 
         def problem(answer: Any) -> str:
-            models = answer.get("data", []) if isinstance(answer, dict) else []
-            found = [model.get("id") for model in models]
+            models = answer.get("data") if isinstance(answer, dict) else None
+            found = [m.get("id") for m in models if isinstance(m, dict)] if isinstance(models, list) else []
             return "" if self._model in found else f"no model {self._model!r}; the server has {found}"
 
         self._client.check(f"{self._url}/models", problem)
@@ -130,14 +129,14 @@ class Judge(Reward):
         """The score in the last JSON object of a judgement, over the scale; None if there is none on the scale."""
         try:
             text = str(answer["choices"][0]["message"]["content"])[-20_000:]
-        except (KeyError, IndexError, TypeError):
+        except (KeyError, IndexError, TypeError, RecursionError):
             return None
         for found in reversed(_OBJECT.findall(text)):
             try:
-                score = json.loads(found)["score"]
-            except (ValueError, KeyError, TypeError):
+                score = finite_number(json.loads(found)["score"])
+            except (ValueError, KeyError, TypeError, RecursionError):
                 continue
-            if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
+            if score is None or not self._low <= score <= self._high:
                 return None
-            return (score - self._low) / (self._high - self._low) if self._low <= score <= self._high else None
+            return (score - self._low) / (self._high - self._low)
         return None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from rewards.base import Reward, RewardInput
-from rewards.http_client import Client, png_base64
+from rewards.http_client import Client, finite_number, png_base64, without_secrets
 
 
 class Remote(Reward):
@@ -37,7 +37,7 @@ class Remote(Reward):
         batch_size: Samples of one request.
         concurrency: Requests under way at a time.
         attempts: Of each request.
-        timeout_seconds: Of one attempt.
+        timeout_seconds: Time limit of one whole attempt.
         health_url: Answers with any JSON when the server is ready; checked before the training. Empty posts an empty
             batch instead.
         """
@@ -47,7 +47,7 @@ class Remote(Reward):
             raise ValueError(f"remote: batch_size is {batch_size}; it must be above 0")
         urls = [one.strip() for one in url.split(",")]
         self._client = Client(urls, concurrency=concurrency, attempts=attempts, timeout_seconds=timeout_seconds)
-        self._url, self._health_url = url, health_url
+        self._urls, self._health_url = ",".join(map(without_secrets, urls)), health_url
         self._format, self._batch_size = format, batch_size
 
     def load(self) -> None:
@@ -59,7 +59,7 @@ class Remote(Reward):
         if self._health_url:
             self._client.check(self._health_url, lambda _: "")
         elif self._values(self._client.post_all([self._body([])])[0], 0) is None:
-            raise ValueError(f'remote: {self._url} does not answer an empty batch with {{"rewards": []}}; is it up?')
+            raise ValueError(f'remote: {self._urls} does not answer an empty batch with {{"rewards": []}}; is it up?')
 
     def __call__(self, inputs: Sequence[RewardInput]) -> list[float | None]:
         batches = [inputs[i : i + self._batch_size] for i in range(0, len(inputs), self._batch_size)]
@@ -93,5 +93,4 @@ class Remote(Reward):
             values = [values]
         if not isinstance(values, list) or len(values) != count:
             return None
-        is_number = [isinstance(v, int | float) and not isinstance(v, bool) for v in values]
-        return [float(v) if ok else None for v, ok in zip(values, is_number, strict=True)]
+        return [finite_number(value) for value in values]

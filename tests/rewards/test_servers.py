@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import datetime
+import gzip
 import io
 import json
 import os
@@ -19,7 +22,7 @@ from PIL import Image
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from rewards.base import RewardInput
-from rewards.http_client import ServerDown
+from rewards.http_client import MAX_ANSWER_BYTES, ServerDown
 from rewards.judge import Judge
 from rewards.remote import Remote
 
@@ -27,7 +30,10 @@ INPUTS = [RewardInput(prompt=f"p{i}", completion="x" * i, label=str(i)) for i in
 
 
 class Server:
-    """Answers POSTs with a function of (path, body, number of the call), which gives a status and JSON."""
+    """Answers POSTs with a function of (path, body, number of the call).
+
+    The function returns a status and the content: text, something for JSON, or what writes the answer itself.
+    """
 
     def __init__(self, answer: Callable[[str, Any, int], tuple[int, Any]]) -> None:
         self.bodies: list[Any] = []
@@ -56,7 +62,14 @@ class Server:
                 self._send(200, {"data": [{"id": "judge"}]})
 
             def _send(self, status: int, content: Any) -> None:
-                raw = content.encode() if isinstance(content, str) else json.dumps(content).encode()
+                if callable(content):
+                    content(self)
+                    return
+                raw = (
+                    content.encode(errors="surrogateescape")
+                    if isinstance(content, str)
+                    else json.dumps(content).encode()
+                )
                 self.send_response(status)
                 if status == 429:
                     self.send_header("Retry-After", "0")
@@ -68,7 +81,7 @@ class Server:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def close(self) -> None:
@@ -175,6 +188,100 @@ def test_a_slow_server_is_given_up_on(serve):
 
     judge = Judge("judge", url=f"{serve(slow).url}/v1", timeout_seconds=0.2, attempts=1)
     assert judge(INPUTS[:2]) == [None, None]
+
+
+def drip(handler: BaseHTTPRequestHandler) -> None:
+    """Sends a byte of an endless answer every 50 ms."""
+    handler.send_response(200)
+    handler.end_headers()
+    with contextlib.suppress(OSError):  # the client hangs up
+        for _ in range(200):
+            handler.wfile.write(b" ")
+            time.sleep(0.05)
+        handler.wfile.write(b'{"rewards": [1.0]}')
+
+
+def compressed(raw: bytes) -> Callable[[BaseHTTPRequestHandler], None]:
+    def send(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Encoding", "gzip")
+        handler.send_header("Content-Length", str(len(raw)))
+        handler.end_headers()
+        with contextlib.suppress(OSError):
+            handler.wfile.write(raw)
+
+    return send
+
+
+def test_an_answer_that_drips_is_given_up_at_the_deadline_of_the_attempt(serve):
+    server = serve(lambda *_: (200, drip))
+    assert Remote(server.url, timeout_seconds=0.5, attempts=2)(INPUTS[:1]) == [None]  # the whole answer takes 10 s
+    assert len(server.bodies) == 2
+
+
+def test_a_small_answer_that_fills_the_memory_once_decompressed_is_missing(serve, caplog):
+    bomb = gzip.compress(b'{"rewards": [1.0], "padding": "' + b"0" * (MAX_ANSWER_BYTES + 10) + b'"}')
+    answers = [compressed(bomb), compressed(gzip.compress(b'{"rewards": [2.0]}')), compressed(b"no gzip")]
+    server = serve(lambda path, body, number: (200, answers[number]))
+    assert Remote(server.url, batch_size=1, concurrency=1)(INPUTS[:3]) == [None, 2.0, None]
+    assert f"2 of 3 requests failed, the first: ValueError: the answer has more than {MAX_ANSWER_BYTES}" in caplog.text
+
+
+ODD_JSON = {
+    "a number of 400 digits": "9" * 400,
+    "a number of 5000 digits": "9" * 5000,
+    "infinity": "1e999",
+    "a list 1500 deep": "[" * 1500 + "]" * 1500,
+    "a list 200000 deep": "[" * 200_000 + "]" * 200_000,
+    "an object": '{"a": 1}',
+    "a lone surrogate": r'"\ud800"',
+    "half of a document": "[1",
+    "nothing": "",
+    "bytes that are no text": "\udcff",
+}
+
+
+@pytest.mark.parametrize("odd", ODD_JSON.values(), ids=ODD_JSON)
+def test_one_odd_answer_costs_its_own_sample_alone(serve, odd):
+    def number_of(body: Any) -> int:
+        return int(body["prompts"][0][1:]) if "prompts" in body else int(body["messages"][0]["content"])
+
+    def remote(path: str, body: Any, number: int) -> tuple[int, Any]:
+        n = number_of(body)
+        return 200, f'{{"rewards": [{odd}]}}' if n == 2 else {"rewards": [n]}
+
+    def judge(path: str, body: Any, number: int) -> tuple[int, Any]:
+        n = number_of(body)
+        return said(f'{{"score": {odd}}}' if n == 2 else f'{{"score": {n}}}')
+
+    def whole(path: str, body: Any, number: int) -> tuple[int, Any]:
+        return (200, odd) if number_of(body) == 2 else judge(path, body, number)
+
+    assert Remote(serve(remote).url, batch_size=1)(INPUTS) == [0, 1, None, 3, 4, 5]
+    for answer in (judge, whole):
+        scores = Judge("judge", url=serve(answer).url, template="{label}")(INPUTS)
+        assert scores == pytest.approx([0.0, 0.1, None, 0.3, 0.4, 0.5])
+
+
+def test_columns_that_json_does_not_know_travel_as_text(serve):
+    server = serve(lambda path, body, number: (200, {"rewards": [1.0]}))
+    day = datetime.date(2024, 2, 29)
+    assert Remote(server.url)([RewardInput(prompt="\ud800", completion="", metadata={"day": day})]) == [1.0]
+    assert server.bodies[0]["metadata"] == [{"day": "2024-02-29"}]
+
+
+def test_loopback_is_not_asked_through_a_proxy(serve, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    assert Remote(serve(lambda *_: (200, {"rewards": [1.0]})).url, attempts=1)(INPUTS[:1]) == [1.0]
+
+
+def test_messages_show_no_secrets_of_a_url():
+    with pytest.raises(ValueError) as raised:
+        Remote("http://me:sesame@127.0.0.1:9/score?key=sesame", attempts=1).load()
+    assert "http://127.0.0.1:9/score does not answer" in str(raised.value)
+    assert "sesame" not in str(raised.value)
 
 
 def test_requests_are_spaced_out(serve):

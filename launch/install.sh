@@ -1,6 +1,9 @@
 # shellcheck shell=bash
 # Creates or reuses .venv in the project and installs what this machine needs. Sourced by the other scripts, in bash
 # with `set -euo pipefail`, from the root of the project. Sets PYTHON to the environment's interpreter.
+# Environment: UNIGRPO_PYTHON=/path/to/python  the interpreter that makes .venv
+#              UNIGRPO_VENV=.venv              another folder for the environment, such as .venv-cpu
+#              UNIGRPO_DEVICE=cpu|gpu          the kind of machine to install for and run on, instead of what nvidia-smi says
 
 say() { printf '\033[1m[%s]\033[0m %s\n' "$(date +%H:%M:%S)" "$*"; }
 fail() {
@@ -8,7 +11,16 @@ fail() {
     exit 1
 }
 
-has_gpu() { [[ "$(nvidia-smi -L 2>/dev/null)" == GPU* ]]; }
+nvidia_smi_lists_gpus() { [[ "$(nvidia-smi -L 2>/dev/null)" == GPU* ]]; }
+
+device_kind() {
+    case ${UNIGRPO_DEVICE:-} in
+    cpu | gpu) echo "$UNIGRPO_DEVICE" ;;
+    '') if nvidia_smi_lists_gpus; then echo gpu; else echo cpu; fi ;;
+    *) fail "UNIGRPO_DEVICE is '$UNIGRPO_DEVICE'; it must be cpu or gpu" ;;
+    esac
+}
+has_gpu() { [ "$(device_kind)" = gpu ]; }
 
 # An interpreter that can make an environment for the project.
 is_supported() { "$1" -c 'import sys, ensurepip, venv; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null; }
@@ -28,74 +40,145 @@ find_python() {
 create_environment() {
     local base_python
     base_python=$(find_python)
-    say "creating .venv with $base_python"
-    "$base_python" -m venv --clear .venv || fail "could not create .venv; its message stands above"
+    say "creating $venv with $base_python"
+    "$base_python" -m venv --clear "$venv" || fail "could not create $venv; its message stands above"
 }
 
-# step TEXT COMMAND...: ends the script if the command fails.
-step() {
+# attempt TEXT COMMAND...: runs the command with its output in the log; its status is the command's.
+attempt() {
+    local started=$SECONDS reporter status=0
     say "$1"
-    shift
-    "$@" || fail "that step failed; its messages stand above. Start again to go on with the installation"
+    report_progress "$started" &
+    reporter=$!
+    "${@:2}" >>"$log" 2>&1 </dev/null || status=$?
+    kill "$reporter" 2>/dev/null || true
+    wait "$reporter" 2>/dev/null || true
+    return $status
 }
 
-pip_install() { "$PYTHON" -m pip install --disable-pip-version-check "$@"; }
+# step TEXT COMMAND...: an attempt whose failure ends the script.
+step() {
+    attempt "$@" && return
+    tail -n 40 "$log" >&2
+    fail "that step failed; the last lines of $log stand above. Start again to go on with the installation"
+}
 
-# The CPU build of torch. Any index may be out of reach, so each way is followed by the next.
+# Says every 20 s what the log's last line is, as long as this script runs.
+report_progress() {
+    # The descriptors are closed, so that a sleep that is left keeps no reader of this script's output waiting.
+    while sleep 20 >/dev/null 2>&1 && kill -0 $$ 2>/dev/null; do
+        say "    $((SECONDS - $1)) s: $(tail -n 1 "$log" | tr '\r' '\n' | tail -n 1 | cut -c 1-90)"
+    done
+}
+
+pip_install() { "$PYTHON" -m pip install --disable-pip-version-check --progress-bar off "$@"; }
+
+# uv installs in seconds what takes pip a minute. It reads no pip settings, so the default index of those is handed over.
+install_uv() {
+    local version index
+    version=$(grep '^uv==' requirements-cpu.txt)
+    pip_install "$version" || return 0
+    index=$("$PYTHON" -m pip config get global.index-url 2>/dev/null || true)
+    index=${PIP_INDEX_URL:-$index}
+    if [ -n "$index" ]; then export UV_DEFAULT_INDEX="${UV_DEFAULT_INDEX:-$index}"; fi
+}
+
+has_uv() { "$PYTHON" -m uv --version >/dev/null 2>&1; }
+uv_install() { has_uv && UV_HTTP_TIMEOUT="${UV_HTTP_TIMEOUT:-60}" "$PYTHON" -m uv pip install --python "$PYTHON" "$@"; }
+
+# install_with_either TEXT ARGUMENTS...: what uv cannot install is tried with pip, which may be told of other places.
+install_with_either() {
+    attempt "$1" uv_install "${@:2}" && return
+    say "uv could not install that (see $log); trying pip"
+    step "$1" pip_install "${@:2}"
+}
+
+# The CPU build of torch, from where pip is told to look, else from where PyTorch keeps it, which uv knows.
+find_cpu_torch() {
+    pip_install --no-deps 'torch==2.13.0+cpu' && return
+    UV_HTTP_RETRIES=1 uv_install --no-deps --torch-backend cpu 'torch==2.13.0'
+}
+
 install_cpu_torch() {
-    pip_install --no-deps 'torch==2.13.0+cpu' 2>/dev/null && return
-    say "pip's indexes have no CPU build; asking uv, which knows where PyTorch keeps it"
-    pip_install uv &&
-        UV_HTTP_RETRIES=1 UV_HTTP_TIMEOUT=60 timeout 900 "$PYTHON" -m uv pip install --python "$PYTHON" --no-deps \
-            --torch-backend cpu 'torch==2.13.0' && return
-    say "warning: no CPU build within reach. Installing the default build, which brings gigabytes of CUDA libraries"
-    pip_install --no-deps 'torch==2.13.0'
+    attempt "$1" find_cpu_torch && return
+    say "warning: no CPU build within reach (see $log); taking the default build, which brings 3 GB of CUDA libraries"
+    install_default_torch "$1"
 }
 
-# OpenRLHF and flash-attn are built against torch, so nothing here is built in an environment without it.
-# DS_BUILD_OPS=0: DeepSpeed compiles nothing.
-install_all_of() { DS_BUILD_OPS=0 pip_install --no-build-isolation -r "$1"; }
+# Without the project's settings for uv, which tell it that torch has no CUDA libraries.
+install_default_torch() { UV_NO_CONFIG=1 install_with_either "$1" 'torch==2.13.0'; }
 
-install_openrlhf() {
-    if [ "$1" = gpu ]; then
-        pip_install --no-build-isolation flash-attn==2.8.3 openrlhf==0.11.2 && return
-        say "warning: flash-attn could not be built, which takes a CUDA toolkit (nvcc). UniGRPO does not call it;" \
-            "packed sequences and ring attention of OpenRLHF would"
+# DeepSpeed and OpenRLHF are built from source, in environments of their own without torch. DeepSpeed's setup then looks
+# for no CUDA toolkit (nvcc) and compiles nothing.
+install_lock() { DS_BUILD_OPS=0 DS_ACCELERATOR=cpu install_with_either "$1" --no-deps -r requirements-cpu.lock; }
+
+# PyTorch finds no GPU without an error where the driver is too old; here it is one, before a run trains on CPUs.
+check_torch() {
+    local driver=''
+    if nvidia_smi_lists_gpus; then
+        driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader | head -n 1)
     fi
-    pip_install --no-deps openrlhf==0.11.2
+    "$PYTHON" - "$1" "$driver" <<'PY'
+import sys, torch
+
+kind, driver = sys.argv[1:]
+build = f"torch {torch.__version__} in {sys.prefix}"
+if kind == "gpu" and torch.version.cuda is None:
+    sys.exit(f"{build} is a CPU build; remove that folder and start again")
+if kind == "gpu" and driver and not torch.cuda.is_available():
+    sys.exit(
+        f"{build} finds no GPU: it is built for CUDA {torch.version.cuda}, and the driver of this machine is {driver}. "
+        "CUDA 13 needs driver 580 or later, or the cuda-compat package of a data-centre GPU"
+    )
+PY
 }
 
 install_everything() {
-    step "1/5 pip and build tools" pip_install --upgrade pip 'setuptools>=77,<90' wheel ninja
+    step "1/5 uv, which installs the rest" install_uv
     if [ "$1" = gpu ]; then
-        step "2/5 torch 2.13.0 with CUDA (gigabytes)" pip_install 'torch==2.13.0'
-        step "3/5 requirements.txt: vLLM, DeepSpeed, Ray, transformers (gigabytes)" install_all_of requirements.txt
-        step "4/5 flash-attn and OpenRLHF" install_openrlhf gpu
+        install_default_torch "2/5 torch 2.13.0 with CUDA (3 GB)"
     else
-        step "2/5 torch 2.13.0, CPU build (200 MB)" install_cpu_torch
-        step "3/5 requirements-cpu.txt: DeepSpeed, Ray, transformers (300 MB)" install_all_of requirements-cpu.txt
-        step "4/5 OpenRLHF" install_openrlhf cpu
+        install_cpu_torch "2/5 torch 2.13.0, CPU build (200 MB)"
     fi
-    step "5/5 UniGRPO itself" pip_install --no-deps --no-build-isolation --editable .
+    install_lock "3/5 requirements-cpu.lock: Ray, DeepSpeed, OpenRLHF, transformers and others (400 MB)"
+    install_with_either "4/5 UniGRPO itself" --no-deps --no-build-isolation --editable .
+    step "5/5 check of torch" check_torch "$1"
+}
+
+# An environment is of the kind of machine that it was installed for, and no machine of the other kind changes it.
+refuse_other_kind() {
+    [ -z "$1" ] || [ "$1" = "$2" ] || fail "$venv was installed for a $1 machine and this is a $2 machine. Give this one" \
+        "an environment of its own with UNIGRPO_VENV=.venv-$2, or remove $venv"
+}
+
+install_if_needed() {
+    local kind=$1 stamp=$venv/.unigrpo-installed installed_kind='' installed_files='' files log=$venv/install.log
+    files=$(cat requirements-cpu.lock pyproject.toml launch/install.sh | sha256sum | cut -d ' ' -f 1)
+    if [ -f "$stamp" ]; then read -r installed_kind installed_files _ <"$stamp"; fi
+    if [ "$installed_files" = "$files" ] && [ "$installed_kind/$kind" = gpu/cpu ]; then
+        return # what a GPU machine needs also runs where there is none
+    fi
+    refuse_other_kind "$installed_kind" "$kind"
+    [ "$installed_files" != "$files" ] || return 0
+    say "installing into $venv for a $kind machine, once; all messages go to $log"
+    echo "$kind unfinished" >"$stamp"
+    : >"$log"
+    install_everything "$kind"
+    echo "$kind $files" >"$stamp"
+    say "installed"
 }
 
 [ "$(uname -sm)" = "Linux x86_64" ] || fail "UniGRPO runs on Linux x86-64; this is $(uname -sm)"
 
-PYTHON="$PWD/.venv/bin/python"
+venv=${UNIGRPO_VENV:-.venv}
+case $venv in /*) PYTHON=$venv/bin/python ;; *) PYTHON=$PWD/$venv/bin/python ;; esac
 export PYTHON
-if [ ! -d .venv ]; then
+if [ ! -d "$venv" ]; then
     create_environment
 elif ! "$PYTHON" -m pip --version >/dev/null 2>&1; then
-    say ".venv is broken: it has no working pip"
+    say "$venv is broken: it has no working pip"
     create_environment
 fi
-is_supported "$PYTHON" || fail ".venv has $("$PYTHON" --version); UniGRPO needs 3.10, 3.11 or 3.12. Remove .venv and start again"
-if has_gpu; then device_kind=gpu; else device_kind=cpu; fi
-stamp=.venv/.unigrpo-installed
-fingerprint="$device_kind $(cat requirements.txt requirements-cpu.txt pyproject.toml launch/install.sh | sha256sum)"
-if [ "$(cat $stamp 2>/dev/null)" != "$fingerprint" ]; then
-    say "installing into .venv for a $device_kind machine; once, a few minutes"
-    install_everything "$device_kind"
-    echo "$fingerprint" >$stamp
-    say "installed"
-fi
+is_supported "$PYTHON" || fail "$venv has $("$PYTHON" --version); UniGRPO needs 3.10, 3.11 or 3.12. Remove it and start again"
+machine_kind=$(device_kind)
+install_if_needed "$machine_kind"

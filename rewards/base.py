@@ -16,7 +16,15 @@ class RewardInput:
     prompt: str
     """What the user asked."""
     completion: str
-    """The response as text, cut at its first end-of-text; empty for pictures."""
+    """The response as text, without the tokens that end a turn or pad; empty for pictures."""
+    raw_completion: str = ""
+    """The response as the model wrote it up to the first end-of-text, with the tokens that end a turn."""
+    completion_ids: tuple[int, ...] = ()
+    """Token ids of the response, up to and including the first end-of-text."""
+    prompt_ids: tuple[int, ...] = ()
+    """Token ids of the prompt, the chat template included."""
+    messages: tuple[Mapping[str, Any], ...] = ()
+    """The prompt as chat messages with ``role`` and ``content``; empty if the prompt file has it as a string."""
     label: str | None = None
     """Gold answer."""
     task: str = "text"
@@ -38,6 +46,13 @@ class Reward:
     """Lowest and highest value."""
     unit: str
     """What the number counts."""
+    style: str = ""
+    """Convention by which a user's function is called; empty for a subclass of this class."""
+    seconds_per_sample: float = 0.0
+    """Expected seconds of one sample on one CPU core, for a reward whose samples take most of its time; else 0.
+
+    The samples of such a reward may be cut into calls of any size, since each is scored for itself.
+    """
 
     def __call__(self, inputs: Sequence[RewardInput]) -> list[float | None]:
         """One value for each input; None where there is none, which is never taken for 0."""

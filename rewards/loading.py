@@ -15,6 +15,7 @@ from typing import Any, TypeGuard
 import rewards
 from rewards.base import Reward
 from rewards.functions import FunctionReward
+from rewards.runtime.errors import describe
 
 HIDDEN = {"base", "functions", "grade", "http_client", "loading", "try_reward"}
 """Files of this package that hold no reward."""
@@ -75,8 +76,8 @@ def _built(build: Callable[..., Any], spec: str, options: dict[str, Any]) -> Any
         built = build(**options)
     except ValueError:
         raise
-    except Exception as error:  # a user's constructor may fail in any way
-        raise ValueError(f"reward.terms: {spec!r} could not be built: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # a user's constructor may fail in any way
+        raise ValueError(f"reward.terms: {spec!r} could not be built: {describe(error)}") from error
     unstated = [name for name in ("name", "range", "unit") if isinstance(built, Reward) and not hasattr(built, name)]
     if unstated:
         raise ValueError(f"reward.terms: {spec!r} states no {' and no '.join(unstated)}; see rewards/base.py")
@@ -103,7 +104,7 @@ def _file(path: str, spec: str) -> ModuleType:
     try:
         found.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # a user's file may fail in any way
-        raise ValueError(f"reward.terms: {path} does not import: {type(error).__name__}: {error}") from error
+        raise ValueError(f"reward.terms: {path} does not import: {describe(error)}") from error
     return module
 
 
@@ -111,4 +112,4 @@ def _module(name: str, spec: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except (Exception, SystemExit) as error:  # a user's module may fail in any way
-        raise ValueError(f"reward.terms: {spec!r} does not import: {type(error).__name__}: {error}") from error
+        raise ValueError(f"reward.terms: {spec!r} does not import: {describe(error)}") from error

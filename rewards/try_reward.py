@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 import time
@@ -13,48 +14,52 @@ from typing import Any
 from PIL import Image
 
 from rewards.base import RewardInput
-from rewards.loading import load_reward
+from rewards.runtime.host import RewardInfo, RewardSpec
+from rewards.runtime.process import ProcessFailed, RewardProcess
+from rewards.runtime.scoring import Scores
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command. Returns its exit status: 2 for wrong input, 1 if a value is missing."""
+    """The command. Returns its exit status: 2 for wrong input or a reward that fails, 1 if a value is missing."""
     parser = argparse.ArgumentParser(prog="python -m rewards.try_reward", description=__doc__)
     parser.add_argument("--reward", required=True, help="as `name` in reward.terms: math_answer, my.py:function ...")
-    parser.add_argument("--input", required=True, type=Path, help="JSONL with prompt, completion, label, task, image")
+    parser.add_argument(
+        "--input",
+        required=True,
+        type=Path,
+        help="JSONL with prompt, completion, label, task, image; rollouts.jsonl of a run works, too",
+    )
     parser.add_argument("--options", default="{}", type=json.loads, help="JSON object with the reward's options")
-    parser.add_argument("--style", default="auto", help="auto, unigrpo, trl, openrlhf or verl")
+    parser.add_argument("--style", default="auto", help="auto, unigrpo, trl, openrlhf, verl or verl_batch")
+    parser.add_argument(
+        "--timeout_seconds", default=120.0, type=float, help="deadline of loading, checking and scoring, each"
+    )
     flags = parser.parse_args(arguments)
+    spec = RewardSpec(name=flags.reward, options=flags.options, style=flags.style)
     try:
         inputs = read_samples(flags.input)
-        reward = load_reward(flags.reward, flags.options, flags.style)
-        reward.load()
-        for number, item in enumerate(inputs, start=1):
-            try:
-                reward.check_prompt(item)
-            except ValueError as error:
-                raise ValueError(f"{flags.input.name}:{number}: {error}") from error
+        with RewardProcess(spec) as process:
+            info = process.load(seconds=flags.timeout_seconds)
+            problems = process.check_prompts(inputs, seconds=flags.timeout_seconds)
+            if any(problems):
+                raise ValueError(_first_problem(flags.input.name, problems))
+            started = time.monotonic()
+            scores = process.score(inputs, seconds=flags.timeout_seconds)
+            seconds = time.monotonic() - started
+        if scores.has_failed:
+            raise ValueError(f"reward {info.name!r} {scores.reason}")
+    except ProcessFailed as error:
+        sys.stderr.write(f"error: reward {flags.reward!r} {error}\n")
+        return 2
     except ValueError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    started = time.monotonic()
-    values = reward(inputs)
-    seconds = time.monotonic() - started
-    if len(values) != len(inputs):
-        sys.stderr.write(f"error: {len(values)} values for {len(inputs)} samples; return one for each\n")
-        return 2
-    for item, value in zip(inputs, values, strict=True):
-        shown = "missing" if value is None else f"{value:.4f}"
-        sys.stdout.write(f"{shown:>10}  {item.prompt[:40]!r} -> {item.completion[-40:]!r}\n")
-    num_missing = sum(value is None for value in values)
-    logs = "".join(f", {name} {number:g}" for name, number in reward.logs().items())
-    each = f"{1000 * seconds / len(values):.2f} ms each"
-    sys.stdout.write(f"{reward.name}: {len(values)} samples, {num_missing} missing, {each}{logs}\n")
-    reward.close()
-    return 1 if num_missing else 0
+    sys.stdout.write(_table(inputs, scores) + _summary(info, scores, seconds))
+    return 1 if None in scores.values else 0
 
 
 def read_samples(path: Path) -> list[RewardInput]:
-    """The samples of a JSONL file; other columns are metadata.
+    """The samples of a JSONL file. Columns that are no field of a sample become its metadata.
 
     Raises:
         ValueError: A line is no sample; the message has its number.
@@ -62,19 +67,57 @@ def read_samples(path: Path) -> list[RewardInput]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     samples: list[RewardInput] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            row: dict[str, Any] = json.loads(line)
-            picture = Image.open(path.parent / row.pop("image")).convert("RGB") if row.get("image") else None
-            known = {name: row.pop(name) for name in ("prompt", "completion", "label", "task") if name in row}
-            samples.append(RewardInput(**{"completion": "", **known}, image=picture, metadata=row))
-        except (ValueError, TypeError, AttributeError, OSError) as error:
+            samples.append(_sample(json.loads(line), path.parent))
+        except (ValueError, TypeError, AttributeError, OSError, RecursionError) as error:
             raise ValueError(f"{path.name}:{number}: no sample with prompt and completion ({error})") from error
     if not samples:
         raise ValueError(f"{path}: holds no sample")
     return samples
+
+
+def _sample(row: dict[str, Any], folder: Path) -> RewardInput:
+    picture = Image.open(folder / row["image"]).convert("RGB") if row.get("image") else None
+    inputs = tuple(Image.open(folder / name).convert("RGB") for name in row.get("images") or ())
+    texts = ("prompt", "completion", "label", "task", "raw_completion", "completion_ids", "prompt_ids", "messages")
+    known = {name: row[name] for name in texts if name in row}
+    for name in ("completion_ids", "prompt_ids", "messages"):
+        known[name] = tuple(known.get(name) or ())
+    if not isinstance(known.get("prompt"), str) or not isinstance(known.setdefault("completion", ""), str):
+        raise ValueError("both must be text")
+    known.setdefault("raw_completion", known["completion"])
+    taken = {field.name for field in dataclasses.fields(RewardInput)} | {"images"}
+    metadata = {name: value for name, value in row.items() if name not in taken}
+    return RewardInput(**known, image=picture, input_images=inputs, metadata=metadata)
+
+
+def _first_problem(file: str, problems: Sequence[str]) -> str:
+    number, problem = next((n, problem) for n, problem in enumerate(problems, start=1) if problem)
+    others = sum(map(bool, problems)) - 1
+    return f"{file}, sample {number}: {problem}" + (f" (and {others} more samples)" if others else "")
+
+
+def _table(inputs: Sequence[RewardInput], scores: Scores) -> str:
+    shown = ["missing" if value is None else f"{value:.4f}" for value in scores.values]
+    return "".join(
+        f"{value:>10}  {item.prompt[:40]!r} -> {item.completion[-40:]!r}\n"
+        for value, item in zip(shown, inputs, strict=True)
+    )
+
+
+def _summary(info: RewardInfo, scores: Scores, seconds: float) -> str:
+    num_missing = scores.values.count(None)
+    parts = [
+        f"{info.name}: {len(scores.values)} samples",
+        f"{num_missing} missing" + (f" ({scores.reason})" if num_missing else ""),
+        f"{1000 * seconds / len(scores.values):.2f} ms each",
+        *([f"called as a {info.style} function"] if info.style else []),
+        *(f"{name} {number:g}" for name, number in scores.logs.items()),
+    ]
+    return ", ".join(parts) + "\n"
 
 
 if __name__ == "__main__":

@@ -60,6 +60,43 @@ def test_a_reward_is_tried_without_training(capsys):
     assert "choose one of" in capsys.readouterr().err
 
 
+TRIED = """
+def nan(*, completions):
+    return [float("nan"), 1.0]
+
+def divides(*, completions):
+    return [1 / 0 for _ in completions]
+
+def hangs(*, completions):
+    import time
+    time.sleep(3600)
+
+def asks_for_a_column(completions, chosen):
+    return []
+"""
+
+
+@pytest.mark.parametrize(
+    ("function", "status", "output"),
+    [
+        ("nan", 1, "nan: 2 samples, 1 missing (returned nan), "),
+        ("divides", 2, "error: reward 'divides' raised ZeroDivisionError: division by zero (FILE:6)\n"),
+        ("hangs", 2, "error: reward 'FILE:hangs' did not answer within 2 s\n"),
+        ("asks_for_a_column", 2, "error: samples.jsonl, sample 1: the reward function asks for a column 'chosen'; "),
+        ("other", 2, "error: reward.terms: FILE has no function or class 'other'; it has ['asks_for_a_column', "),
+    ],
+)
+def test_a_reward_that_fails_is_tried_in_one_line_and_in_time(tmp_path, capfd, function, status, output):
+    file = tmp_path / "mine.py"
+    file.write_text(TRIED)
+    arguments = ["--reward", f"{file}:{function}", "--input", str(FOLDER / "samples.jsonl"), "--timeout_seconds", "2"]
+    assert main(arguments) == status
+    said = capfd.readouterr()
+    assert output.replace("FILE", str(file)) in said.out + said.err
+    assert "Traceback" not in said.err
+    assert said.err.count("\n") == (status == 2)
+
+
 def test_the_terms_of_the_page_parse(tmp_path):
     page = (FOLDER / "README.md").read_text()
     text = page.split("```yaml\n")[1].split("```")[0]

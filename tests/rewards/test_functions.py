@@ -96,8 +96,7 @@ def test_arrays_count_as_lists():
         (lambda **anything: [], "fits no convention"),
         (lambda queries, solution_str, ground_truth: [], "fits openrlhf and verl"),
         (lambda queries, prompts, labels, completions: [], "fits openrlhf and trl"),
-        (lambda completions, **kwargs: [], "fits trl and unigrpo"),
-        (lambda prompts, completions, **kwargs: [], "fits trl and unigrpo"),
+        (lambda solution_strs, ground_truths, queries: [], "fits openrlhf and verl_batch"),
         (lambda images, chosen: [], "fits no convention"),
     ],
 )
@@ -118,6 +117,22 @@ def test_a_missing_column_is_found_before_training():
     reward = FunctionReward(lambda completions, chosen: [], "mine")
     with pytest.raises(ValueError, match=r"asks for a column 'chosen'; the prompt has \['level', 'solution'\]"):
         reward.check_prompt(INPUTS[0])
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (ours_with_option, r"options of 'mine': no parameter 'scal'; did you mean 'scale'\?"),
+        (lambda *, completions: [], r"no parameter 'scal'; it takes \['completions'\]"),
+    ],
+)
+def test_an_option_that_the_signature_lacks_is_refused(function, message):
+    with pytest.raises(ValueError, match=message):
+        FunctionReward(function, "mine", {"scal": 2})
+
+
+def test_a_function_of_any_keywords_takes_any_option():
+    assert FunctionReward(lambda completions, **k: [k["scal"]] * 2, "mine", {"scal": 2})(INPUTS) == [2, 2]
 
 
 def test_a_single_number_is_no_list():

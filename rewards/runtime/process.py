@@ -1,0 +1,127 @@
+"""A reward in a process of its own on this machine, whose every call has a deadline."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from multiprocessing import Pipe
+from pathlib import Path
+from typing import Any
+
+from rewards.base import RewardInput
+from rewards.runtime.host import RewardInfo, RewardSpec
+from rewards.runtime.scoring import Scores
+
+CLOSE_SECONDS = 3.0
+"""How long a reward may take to end what it started."""
+_PHASES = {
+    "build": " while it was imported",
+    "load": " while it was loaded",
+    "check_prompts": " while it checked prompts",
+}
+
+
+class ProcessFailed(RuntimeError):
+    """A call has no outcome, since the process did not answer in time or ended. It can only be replaced."""
+
+
+class RewardProcess:
+    """Runs a :class:`~rewards.runtime.host.RewardHost` in a Python process and calls its methods.
+
+    >>> with RewardProcess(RewardSpec(name="cot_format", options={})) as process:
+    ...     process.load(seconds=60.0).name
+    'cot_format'
+    """
+
+    def __init__(self, spec: RewardSpec) -> None:
+        self._connection, other = Pipe()
+        path = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
+        with other:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "rewards.runtime", str(other.fileno())],
+                pass_fds=[other.fileno()],
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONPATH": path},
+                start_new_session=True,  # Ctrl-C is for the parent, which ends this process
+            )
+        self._send(sys.path)
+        self._send(spec)
+
+    def build(self, *, seconds: float) -> RewardInfo:
+        """Imports and constructs the reward.
+
+        Args:
+            seconds: Deadline of this call.
+
+        Raises:
+            ValueError: The reward cannot be built.
+            ProcessFailed: The process ended or did not answer in time.
+        """
+        return self._call("build", seconds=seconds)
+
+    def load(self, *, seconds: float) -> RewardInfo:
+        """Builds and loads the reward; arguments and errors are those of :meth:`build`."""
+        return self._call("load", seconds=seconds)
+
+    def check_prompts(self, prompts: Sequence[RewardInput], *, seconds: float) -> list[str]:
+        """Returns for each prompt why the reward cannot work with it; empty if it can.
+
+        Raises:
+            ProcessFailed: The process ended or did not answer in time.
+        """
+        return self._call("check_prompts", prompts, seconds=seconds)
+
+    def score(self, inputs: Sequence[RewardInput], *, seconds: float) -> Scores:
+        """Calls the reward.
+
+        Raises:
+            ProcessFailed: The process ended or did not answer in time.
+        """
+        return self._call("score", inputs, seconds=seconds)
+
+    def close(self) -> None:
+        """Lets the reward end what it started, and ends the process."""
+        if self._process.poll() is None:
+            with contextlib.suppress(ValueError, ProcessFailed):
+                self._call("close", seconds=CLOSE_SECONDS)
+        self.kill()
+
+    def kill(self) -> None:
+        """Ends the process and its children at once."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, 9)
+        self._process.wait()
+        self._connection.close()
+
+    def __enter__(self) -> RewardProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _call(self, method: str, *arguments: Any, seconds: float) -> Any:
+        self._send((method, arguments))
+        try:
+            if not self._connection.poll(seconds):
+                raise ProcessFailed(f"did not answer within {seconds:g} s{_PHASES.get(method, '')}")
+            is_right, outcome = self._connection.recv()
+        except (EOFError, OSError) as error:
+            raise ProcessFailed(self._how_it_ended() + _PHASES.get(method, "")) from error
+        if not is_right:
+            raise ValueError(outcome)
+        return outcome
+
+    def _send(self, what: Any) -> None:
+        try:
+            self._connection.send(what)
+        except OSError as error:
+            raise ProcessFailed(self._how_it_ended()) from error
+
+    def _how_it_ended(self) -> str:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=CLOSE_SECONDS)
+        status = self._process.returncode
+        return "ended its own process" + ("" if status is None else f" (exit status {status})")

@@ -1,0 +1,235 @@
+"""Rewards in processes of their own: whatever user code does, the caller gets an outcome before the deadline."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from rewards.base import RewardInput
+from rewards.runtime.host import RewardSpec
+from rewards.runtime.process import ProcessFailed, RewardProcess
+
+INPUTS = [RewardInput(prompt="p", completion="abc", label="1"), RewardInput(prompt="q", completion="d", label="2")]
+LONG = 60.0
+"""A deadline that only a broken test reaches, in seconds."""
+
+CODE = """
+import os, sys, time
+from rewards.base import Reward
+
+def length(*, completions):
+    return [len(c) for c in completions]
+
+def divides(*, completions):
+    return [1 / 0 for _ in completions]
+
+def helper_fails(*, completions):
+    return [int(c) for c in completions]
+
+def exits(*, completions):
+    sys.exit(3)
+
+def interrupts(*, completions):
+    raise KeyboardInterrupt
+
+def ends(*, completions):
+    os._exit(7)
+
+def hangs(*, completions):
+    time.sleep(3600)
+
+def forks_and_returns(*, completions):
+    return [9.0] * 2 if os.fork() == 0 else [1.0] * 2
+
+def forks_and_raises(*, completions):
+    if os.fork() == 0:
+        raise OSError
+    return [2.0] * 2
+
+def prints(*, completions):
+    print("printed" * 1000)
+    return [3.0] * 2
+
+def starts_child(*, completions, file):
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(3600)
+    open(file, "w").write(str(pid))
+    return [0.0] * 2
+
+class Unspeakable(Exception):
+    def __str__(self):
+        raise ValueError
+
+def cannot_be_described(*, completions):
+    raise Unspeakable
+
+class OddFloat:
+    def __float__(self):
+        raise ArithmeticError("no number")
+
+def odd_values(*, completions):
+    return [OddFloat(), 1.0]
+
+class Checks(Reward):
+    name, range, unit = "checks", (0.0, 1.0), "x"
+    def __call__(self, inputs):
+        return [0.0 for _ in inputs]
+    def check_prompt(self, prompt):
+        if prompt.label == "1":
+            raise ValueError("no gold")
+        raise ZeroDivisionError("in the check")
+    def close(self):
+        time.sleep(3600)
+
+class CheckEnds(Checks):
+    def check_prompt(self, prompt):
+        os._exit(0)
+
+class ConstructorHangs:
+    def __init__(self):
+        time.sleep(3600)
+    def __call__(self, *, completions):
+        return []
+"""
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("user") / "mine.py"
+    path.write_text(CODE)
+    return path
+
+
+@pytest.fixture
+def start(file: Path) -> Iterator[Callable[..., RewardProcess]]:
+    started: list[RewardProcess] = []
+
+    def one(name: str, **options: object) -> RewardProcess:
+        started.append(RewardProcess(RewardSpec(name=f"{file}:{name}", options=options)))
+        return started[-1]
+
+    yield one
+    for process in started:
+        process.kill()
+
+
+def line_of(file: Path, text: str) -> str:
+    return f"{file}:{next(n for n, line in enumerate(file.read_text().splitlines(), start=1) if text in line)}"
+
+
+def test_a_call_in_the_process_gives_what_the_reward_gives(start):
+    process = start("length")
+    info = process.load(seconds=LONG)
+    assert (info.name, info.style) == ("length", "unigrpo")
+    assert process.check_prompts(INPUTS, seconds=LONG) == ["", ""]
+    assert process.score(INPUTS, seconds=LONG).values == [3.0, 1.0]
+    process.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "reason", "line"),
+    [
+        ("divides", "raised ZeroDivisionError: division by zero ({})", "1 / 0"),
+        ("helper_fails", "raised ValueError: invalid literal for int() with base 10: 'abc' ({})", "int(c)"),
+        ("exits", "raised SystemExit: 3 ({})", "sys.exit(3)"),
+        ("interrupts", "raised KeyboardInterrupt ({})", "raise KeyboardInterrupt"),
+        (
+            "cannot_be_described",
+            "raised Unspeakable: its message cannot be read (ValueError) ({})",
+            "raise Unspeakable",
+        ),
+        (
+            "odd_values",
+            "returned something that is no number: ArithmeticError: no number ({})",
+            "raise ArithmeticError",
+        ),
+    ],
+)
+def test_an_error_is_one_line_with_the_line_of_the_user(start, file, name, reason, line):
+    process = start(name)
+    process.load(seconds=LONG)
+    scores = process.score(INPUTS, seconds=LONG)
+    assert scores.values == [None, None]
+    assert scores.reason == reason.format(line_of(file, line))
+    assert process.score(INPUTS, seconds=LONG).has_failed  # the process lives on
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("ends", r"ended its own process \(exit status 7\)"), ("hangs", "did not answer within 0.5 s")],
+)
+def test_a_call_without_an_outcome_is_a_failed_process(start, name, message):
+    process = start(name)
+    process.load(seconds=LONG)
+    with pytest.raises(ProcessFailed, match=message):
+        process.score(INPUTS, seconds=0.5 if name == "hangs" else LONG)
+
+
+@pytest.mark.parametrize(("name", "value"), [("forks_and_returns", 1.0), ("forks_and_raises", 2.0), ("prints", 3.0)])
+def test_a_forked_child_ends_and_its_parent_serves_on(start, name, value):
+    process = start(name)
+    process.load(seconds=LONG)
+    for _ in range(2):
+        assert process.score(INPUTS, seconds=LONG).values == [value, value]
+
+
+def test_problems_of_prompts_are_told_apart_from_errors_of_the_check(start, file):
+    process = start("Checks")
+    process.load(seconds=LONG)
+    error = f"check_prompt raised ZeroDivisionError: in the check ({line_of(file, 'raise ZeroDivisionError')})"
+    assert process.check_prompts(INPUTS, seconds=LONG) == ["no gold", error]
+    process.close()  # its close hangs
+
+
+def test_a_check_that_ends_the_process_is_a_failed_process(start):
+    process = start("CheckEnds")
+    process.load(seconds=LONG)
+    with pytest.raises(ProcessFailed, match=r"ended its own process \(exit status 0\) while it checked prompts"):
+        process.check_prompts(INPUTS, seconds=LONG)
+
+
+@pytest.mark.parametrize(
+    ("code", "error", "message"),
+    [
+        ("import os; os._exit(0)", ProcessFailed, r"ended its own process \(exit status 0\) while it was imported"),
+        ("import time; time.sleep(3600)", ProcessFailed, "did not answer within 2 s while it was imported"),
+        ("raise KeyboardInterrupt", ValueError, r"could not be built: KeyboardInterrupt \(.*broken.py:1\)"),
+        ("raise SystemExit(3)", ValueError, r"broken.py does not import: SystemExit: 3 \(.*broken.py:1\)"),
+        ("1 / 0", ValueError, r"does not import: ZeroDivisionError: division by zero \(.*broken.py:1\)"),
+        ("def f(:", ValueError, "does not import: SyntaxError"),
+    ],
+)
+def test_whatever_happens_at_import_has_an_outcome(tmp_path, code, error, message):
+    path = tmp_path / "broken.py"
+    path.write_text(code + "\n")
+    process = RewardProcess(RewardSpec(name=f"{path}:f", options={}))
+    with pytest.raises(error, match=message):
+        process.build(seconds=2.0 if "sleep" in code else LONG)
+    process.kill()
+
+
+def test_a_constructor_that_hangs_is_a_failed_process(start):
+    with pytest.raises(ProcessFailed, match="did not answer within 2 s while it was loaded"):
+        start("ConstructorHangs").load(seconds=2.0)
+
+
+def test_ending_the_process_ends_the_children_of_the_reward(start, tmp_path):
+    pid_file = tmp_path / "pid"
+    process = start("starts_child", file=str(pid_file))
+    process.load(seconds=LONG)
+    process.score(INPUTS, seconds=LONG)
+    child = int(pid_file.read_text())
+    assert Path(f"/proc/{child}").exists()
+    process.kill()
+    for _ in range(500):
+        if not Path(f"/proc/{child}").exists() or "(zombie)" in Path(f"/proc/{child}/status").read_text():
+            break
+        time.sleep(0.01)
+    else:
+        os.kill(child, 9)
+        pytest.fail("the child outlived its reward")

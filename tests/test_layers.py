@@ -1,46 +1,44 @@
-"""The layers: an import may only point down. The picture stands in AGENTS.md."""
+"""The order of the packages: an import may only point to a package that stands before one's own.
+
+AGENTS.md shows the same order with one sentence for each package.
+"""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
+FOUNDATION = {"records", "rng", "plugins"}
+"""The only modules directly under unigrpo/. They import nothing of unigrpo."""
+ORDER = (
+    "config",
+    "algorithm",
+    "models",
+    "data",
+    "training",
+    "cost",
+    "runs",
+    "workers",
+    "evaluation",
+    "checks",
+    "trainers",
+    "distributed",
+    "cli",
+)
+"""Packages of unigrpo/, each of which may import those before it."""
+NEVER = {("distributed", "trainers"), ("trainers", "distributed"), ("checks", "evaluation"), ("evaluation", "checks")}
+"""Pairs of packages of one level: neither may import the other."""
+USES_REWARDS = {"workers", "checks", "distributed", "cli"}
 CLUSTER = {"ray", "deepspeed", "openrlhf", "vllm"}
-BASE = {"unigrpo.config", "unigrpo.records", "unigrpo.plugins", "unigrpo.metrics"}
-"""Below all layers."""
-LAYERS = {
-    "unigrpo/algorithm": 0,
-    "unigrpo/models": 1,
-    "unigrpo/data": 1,
-    "unigrpo/training": 2,
-    "unigrpo/workers": 2,
-    "unigrpo/evaluation": 2,
-    "unigrpo/trainer.py": 2,
-    "unigrpo/checkpoint.py": 2,
-    "unigrpo/preflight.py": 2,
-    "unigrpo/hardware.py": 2,
-    "unigrpo/memory_plan.py": 2,
-    "unigrpo/step_time.py": 2,
-    "unigrpo/pages.py": 2,
-    "unigrpo/report.py": 2,
-    "unigrpo/report_ledger.py": 2,
-    "unigrpo/rollout_source.py": 2,
-    "unigrpo/run_folder.py": 2,
-    "unigrpo/stage_config.py": 2,
-    "unigrpo/stage_folder.py": 2,
-    "unigrpo/stage_preflight.py": 2,
-    "unigrpo/stage_trainer.py": 2,
-    "unigrpo/distributed": 3,
-    "unigrpo/cli": 4,
-}
 PURE = {"torch", "jaxtyping", "unigrpo", "__future__"}
-"""All that the algorithm may import, besides the standard library."""
+"""Everything that the algorithm may import, besides the standard library modules below."""
 STANDARD = {"abc", "collections", "dataclasses", "hashlib", "inspect", "itertools", "math", "typing", "functools"}
 
 
 def imports(source: str) -> set[str]:
-    """Modules that a file imports, wherever the import stands."""
+    """The modules that a file imports, at any place in it."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -50,35 +48,38 @@ def imports(source: str) -> set[str]:
     return found
 
 
-def layer(path: str) -> int | None:
-    """The layer of a file or dotted module; None below all layers."""
-    slashed = path if path.endswith(".py") else path.replace(".", "/")
-    for prefix, number in LAYERS.items():
-        stem = prefix.removesuffix(".py")
-        if slashed in (prefix, stem) or slashed.startswith((prefix + "/", stem + "/")):
-            return number
-    return None
+def room(path: str) -> str:
+    """The package of a file or dotted module of unigrpo; empty for unigrpo/__init__.py."""
+    parts = path.removesuffix(".py").replace("/", ".").split(".")
+    return parts[1] if len(parts) > 1 and parts[1] != "__init__" else ""
+
+
+def level(package: str) -> int:
+    """Place in the order; -1 for the foundation."""
+    return -1 if package in FOUNDATION else ORDER.index(package)
 
 
 def violations(path: str, source: str) -> list[str]:
-    """What a file imports and must not."""
+    """Every import of a file that breaks a rule."""
     found = []
-    own = layer(path)
+    in_unigrpo = path.startswith("unigrpo/") and room(path) != ""
     for module in sorted(imports(source)):
         root = module.split(".")[0]
-        if root in CLUSTER and not path.startswith(("unigrpo/distributed/", "tests/", "examples/")):
+        if root in CLUSTER and not path.startswith("unigrpo/distributed/"):
             found.append(f"{path} imports {module}; only unigrpo/distributed may")
         if path.startswith("unigrpo/algorithm/") and root not in PURE | STANDARD:
-            found.append(f"{path} imports {module}; the algorithm knows torch only")
+            found.append(f"{path} imports {module}; the algorithm uses torch only")
         if path.startswith("rewards/") and root == "unigrpo":
-            found.append(f"{path} imports {module}; rewards are a leaf")
-        if root == "rewards" and path.startswith("unigrpo/") and own not in (2, 3, 4):
-            found.append(f"{path} imports {module}; only workers and above use rewards")
-        target = layer(module)
-        if root == "unigrpo" and own is not None and target is not None and target > own:
-            found.append(f"{path} (layer {own}) imports {module} (layer {target}): upward")
-        if root == "unigrpo" and own is None and path.startswith("unigrpo/") and target is not None:
-            found.append(f"{path} (below all layers) imports {module} (layer {target})")
+            found.append(f"{path} imports {module}; rewards import nothing of unigrpo")
+        if in_unigrpo and root == "rewards" and room(path) not in USES_REWARDS:
+            found.append(f"{path} imports {module}; only {sorted(USES_REWARDS)} may")
+        if in_unigrpo and root == "unigrpo":
+            own, other = room(path), room(module)
+            if other in FOUNDATION | set(ORDER) and other != own:
+                if level(other) >= level(own):
+                    found.append(f"{path} imports {module}: {other} does not stand before {own}")
+                elif (own, other) in NEVER:
+                    found.append(f"{path} imports {module}: {own} and {other} must not import each other")
     return found
 
 
@@ -88,14 +89,22 @@ def sources() -> list[str]:
     ]
 
 
-def test_no_import_points_upward():
+def test_every_import_follows_the_order():
     assert [v for path in sources() for v in violations(path, (ROOT / path).read_text())] == []
 
 
-def test_every_file_has_its_layer():
-    below = {"unigrpo/__init__.py", *(f"{name.replace('.', '/')}.py" for name in BASE)}
-    no_layer = [p for p in sources() if p.startswith("unigrpo/") and layer(p) is None]
-    assert [p for p in no_layer if p not in below and not p.startswith("unigrpo/config/")] == []
+def test_every_file_has_a_package():
+    packages = {room(path) for path in sources() if path.startswith("unigrpo/")} - {""}
+    assert packages == FOUNDATION | set(ORDER)
+    loose = {p.stem for p in (ROOT / "unigrpo").glob("*.py")} - {"__init__", "__main__"}
+    assert loose == FOUNDATION
+
+
+def test_the_developer_guide_shows_the_same_order():
+    guide = (ROOT / "AGENTS.md").read_text()
+    section = guide.partition("## Packages")[2].partition("\n## ")[0]
+    described = re.findall(r"^\| `(\w+)` \| \S.*\. \|$", section, re.MULTILINE)
+    assert described == [*reversed(ORDER), *sorted(FOUNDATION)]
 
 
 @pytest.mark.parametrize(
@@ -103,11 +112,16 @@ def test_every_file_has_its_layer():
     [
         ("unigrpo/algorithm/masking.py", "from unigrpo.models.mmada import MMadaConfig"),
         ("unigrpo/algorithm/masking.py", "import transformers"),
-        ("unigrpo/models/mmada.py", "from unigrpo.trainer import UniGRPOTrainer"),
-        ("unigrpo/trainer.py", "import ray"),
+        ("unigrpo/models/mmada.py", "from unigrpo.trainers.unigrpo import UniGRPOTrainer"),
+        ("unigrpo/trainers/unigrpo.py", "import ray"),
+        ("unigrpo/trainers/unigrpo.py", "from unigrpo.distributed import cluster"),
+        ("unigrpo/distributed/cluster.py", "from unigrpo.trainers.unigrpo import UniGRPOTrainer"),
+        ("unigrpo/evaluation/held_out.py", "from unigrpo.checks.unigrpo import Inputs"),
         ("unigrpo/workers/policy.py", "def f():\n    from deepspeed import ops"),
-        ("unigrpo/training/step.py", "from unigrpo.distributed import engine"),
+        ("unigrpo/training/optimizer_step.py", "from unigrpo.distributed import engine"),
         ("unigrpo/records.py", "from unigrpo.data.collate import pad_rows"),
+        ("unigrpo/records.py", "from unigrpo.config import TASKS"),
+        ("unigrpo/config/algo.py", "from unigrpo.algorithm import kl"),
         ("rewards/base.py", "from unigrpo.records import Prompt"),
         ("unigrpo/models/mmada.py", "from rewards.base import Reward"),
     ],
@@ -117,12 +131,14 @@ def test_the_check_sees_a_wrong_import(path, source):
 
 
 def test_the_check_lets_right_imports_pass():
-    assert violations("unigrpo/trainer.py", "from unigrpo.workers.policy import PolicyWorker\nimport torch") == []
+    source = "from unigrpo.workers.policy import PolicyWorker\nimport torch"
+    assert violations("unigrpo/trainers/unigrpo.py", source) == []
     assert violations("unigrpo/distributed/engine.py", "import ray, deepspeed") == []
+    assert violations("unigrpo/checks/unigrpo.py", "from unigrpo.checks.denoising import check_stage") == []
 
 
 def test_id_numbers_stand_in_the_vocabulary_alone():
-    """MMaDA's ids are six digits from 126080 on; written elsewhere they would go out of step."""
+    """MMaDA's ids have six digits and begin at 126080. A second copy of one could become wrong unnoticed."""
     wrong = []
     for path in sources():
         if path == "unigrpo/models/vocabulary.py":

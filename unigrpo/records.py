@@ -120,7 +120,7 @@ class TrainSample:
 
     rollout: Rollout
     advantage: float
-    is_usable: bool
+    is_valid: bool
     """False for one whose reward is missing: it has no weight anywhere and is not counted."""
     mask_ratios: Float[Tensor, " K"]
     is_masked: Bool[Tensor, "K V L"]

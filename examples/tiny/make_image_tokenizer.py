@@ -25,8 +25,8 @@ from shapes import GROUND, SIDE, caption, draw, matches, split
 from torch import Tensor
 from tqdm import trange
 
-from unigrpo.algorithm.masking import keyed_generator
 from unigrpo.models.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
+from unigrpo.rng import keyed_generator
 
 NUM_SHOWN = 8
 SHAPE_WEIGHT = 4.0

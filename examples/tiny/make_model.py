@@ -29,13 +29,14 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBas
 from rewards.base import RewardInput
 from rewards.loading import load_reward
 from unigrpo.algorithm.denoising import denoising_loss, likelihood_bound_weights, text_mask, text_mask_probability
-from unigrpo.algorithm.masking import apply_mask, keyed_generator
+from unigrpo.algorithm.masking import apply_mask
 from unigrpo.config import DataConfig, TextSamplingConfig
 from unigrpo.data.prompting import decode_completion, encode_prompt
 from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
 from unigrpo.models.sampling.text import sample_text
 from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.records import Prompt
+from unigrpo.rng import keyed_generator
 
 RESPONSE_LENGTH = 20
 SAMPLING = TextSamplingConfig(max_new_tokens=RESPONSE_LENGTH, num_denoising_steps=10, block_length=10)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from three_seeds import SHOWN
+from multi_seed import SHOWN
 
 COLUMNS = {**SHOWN, "thinking, then drawing": "shape_match_{}/r2i"}
 

@@ -15,7 +15,8 @@ from unigrpo.algorithm.denoising import (
     text_mask,
     text_mask_probability,
 )
-from unigrpo.algorithm.masking import apply_mask, keyed_generator
+from unigrpo.algorithm.masking import apply_mask
+from unigrpo.rng import keyed_generator
 
 IGNORE = -100
 

@@ -16,8 +16,9 @@ from unigrpo.algorithm.likelihood.base import PACKAGE, combine_views, load_estim
 from unigrpo.algorithm.likelihood.coupled import Coupled, coupled_weights
 from unigrpo.algorithm.likelihood.masked_tokens import MaskedTokens
 from unigrpo.algorithm.likelihood.random_masking import RandomMasking, mean_over_views
-from unigrpo.algorithm.masking import apply_mask, bernoulli_mask, keyed_generator
+from unigrpo.algorithm.masking import apply_mask, bernoulli_mask
 from unigrpo.records import MaskPlan, SequenceMasks
+from unigrpo.rng import keyed_generator
 
 NAMES = plugins.available(PACKAGE)
 RATIOS = [0.0, 0.13, 0.5, 0.95, 1.0]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from unigrpo.algorithm.kl import kl_divergence
-from unigrpo.algorithm.masking import keyed_generator
+from unigrpo.rng import keyed_generator
 
 ESTIMATORS = ["k1", "k2", "k3"]
 

@@ -15,11 +15,11 @@ from unigrpo.algorithm.masking import (
     exact_count_mask,
     hide,
     interpolate_ratios,
-    keyed_generator,
     mask_ratios,
     stride_ratios,
     uniform_draws,
 )
+from unigrpo.rng import keyed_generator
 
 
 def generators(count, purpose="mask"):
@@ -28,7 +28,7 @@ def generators(count, purpose="mask"):
 
 def test_a_key_gives_the_same_numbers_in_another_process():
     code = (
-        "import torch; from unigrpo.algorithm.masking import keyed_generator;"
+        "import torch; from unigrpo.rng import keyed_generator;"
         "print(torch.rand(3, generator=keyed_generator(42, 5, 'mask')).tolist())"
     )
     elsewhere = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from unigrpo.algorithm.masking import keyed_generator
 from unigrpo.algorithm.policy_loss import policy_loss
+from unigrpo.rng import keyed_generator
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from unigrpo.algorithm.masking import keyed_generator
 from unigrpo.algorithm.reduction import Denominators, fixed_length, masked_token_mean, reduce_tokens, token_mean
+from unigrpo.rng import keyed_generator
 
 AGGREGATIONS = ["masked_token_mean", "token_mean", "fixed_length"]
 VALUES = torch.randn(6, 8, generator=keyed_generator("values"), dtype=torch.float64)

@@ -12,11 +12,12 @@ from transformers import AttentionInterface
 from unigrpo.algorithm.denoising import denoising_loss, labelled_mean_weights, likelihood_bound_weights
 from unigrpo.algorithm.likelihood.all_masked import AllMasked
 from unigrpo.algorithm.likelihood.base import combine_views
-from unigrpo.algorithm.masking import apply_mask, bernoulli_mask, keyed_generator
+from unigrpo.algorithm.masking import apply_mask, bernoulli_mask
 from unigrpo.algorithm.objective import unigrpo_loss
 from unigrpo.algorithm.reduction import Denominators
 from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
 from unigrpo.records import SequenceMasks
+from unigrpo.rng import keyed_generator
 
 GRADIENT_TOLERANCE: dict[str, Any] = {"rtol": 2e-3, "atol": 2e-5}
 """Stated by the golden cases: float32 through two layers."""

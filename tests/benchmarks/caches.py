@@ -16,15 +16,16 @@ from pathlib import Path
 import torch
 from measure import write
 
-from unigrpo.cli.arguments import built, parse, run_parser
+from unigrpo.checks.unigrpo import held_out_prompts
+from unigrpo.cli.arguments import config_from_args, parse, run_parser
 from unigrpo.config import ImageSamplingConfig, RunConfig, TextSamplingConfig
-from unigrpo.data.prompt_files import expand
+from unigrpo.data.prompt_stream import repeat_prompts
 from unigrpo.evaluation.held_out import EVALUATION_STEP
 from unigrpo.models.checkpoint_io import load_policy
-from unigrpo.preflight import find_image_tokenizer, held_out_prompts, load_tokenizer
+from unigrpo.models.loading import find_image_tokenizer, load_tokenizer
 from unigrpo.records import Prompt, Rollout
-from unigrpo.training.reward_totals import RewardTotals
-from unigrpo.training.step import LocalEngine
+from unigrpo.training.optimizer_step import LocalEngine
+from unigrpo.training.reward_aggregation import RewardAggregator
 from unigrpo.workers.policy import PolicyWorker
 from unigrpo.workers.reward import LocalRewards
 
@@ -55,14 +56,14 @@ def main() -> None:
     parser.add_argument("--max_samples", type=int, default=0, help="held-out prompts; 0 takes all")
     flags = parser.parse_args()
     arguments = ["--config", flags.config, "--eval.max_samples", str(flags.max_samples)]
-    config: RunConfig = built(parse(run_parser("caches", ""), arguments), RunConfig)
+    config: RunConfig = config_from_args(parse(run_parser("caches", ""), arguments), RunConfig)
     name = config.actor.model_name_or_path
     model = load_policy(name, torch.float32, config.ds.attn_implementation)
     policy = PolicyWorker(
         config,
         LocalEngine(model, config.actor, 1),
         load_tokenizer(name),
-        find_image_tokenizer(config.pictures.tokenizer, name),
+        find_image_tokenizer(config.image.tokenizer, name),
     )
     rewards, prompts = LocalRewards(config.reward), held_out_prompts(config)
     found: dict[str, dict[str, dict[str, float]]] = {}
@@ -109,7 +110,7 @@ def drawn(setup: Setup, changes: dict[str, object], num_samples: int, **more: fl
     image: ImageSamplingConfig = replace(rollout.image, **known(rollout.image, {**changes, **more}))
     if more.get("temperature") == 0.0:
         image = replace(image, remasking_temperature=0.0)
-    return setup.policy.generate(expand(setup.prompts, num_samples, EVALUATION_STEP), text, image)
+    return setup.policy.generate(repeat_prompts(setup.prompts, num_samples, EVALUATION_STEP), text, image)
 
 
 def known(settings: object, changes: dict[str, object]) -> dict[str, object]:
@@ -137,8 +138,8 @@ def mean_reward(setup: Setup, rollouts: Sequence[Rollout]) -> float:
     """Of the weighted total."""
     outputs, _ = setup.rewards.score(list(rollouts))
     groups = torch.tensor([r.request.group_id for r in rollouts])
-    totals, usable = RewardTotals(setup.config.reward, setup.rewards.names)(outputs, groups)
-    return totals[usable].mean().item()
+    totals, valid = RewardAggregator(setup.config.reward, setup.rewards.names)(outputs, groups)
+    return totals[valid].mean().item()
 
 
 def num_steps(rollout: Rollout) -> int:

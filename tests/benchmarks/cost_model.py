@@ -18,13 +18,13 @@ from sizes import Size, chosen_size
 from update import GradientEngine
 
 from unigrpo.config import LoRAConfig
-from unigrpo.memory_plan import ModelSize
+from unigrpo.cost.memory import ModelSize
+from unigrpo.cost.step_time import Lengths, image_flops, pass_flops, text_flops
 from unigrpo.models.mmada import MMadaModelLM
 from unigrpo.models.sampling.image import sample_images
 from unigrpo.models.sampling.text import sample_text
-from unigrpo.step_time import Lengths, image_flops, pass_flops, text_flops
+from unigrpo.training.scoring import score
 from unigrpo.training.unigrpo import unigrpo_updates
-from unigrpo.workers.scoring import score
 
 NUM_ROWS = 16
 """As many as the 8B config generates at once."""

@@ -19,7 +19,6 @@ import torch
 from measure import extra_row, write
 from transformers import AutoTokenizer
 
-from unigrpo.checkpoint import CheckpointStore
 from unigrpo.config import (
     DeepSpeedConfig,
     RewardConfig,
@@ -29,13 +28,14 @@ from unigrpo.config import (
     TextSamplingConfig,
     TrainConfig,
 )
-from unigrpo.data.prompt_files import load_prompts
+from unigrpo.data.prompts import load_prompts
 from unigrpo.distributed.placement import start_groups
 from unigrpo.models.mmada import MMadaModelLM
 from unigrpo.models.vocabulary import Vocabulary
-from unigrpo.trainer import UniGRPOTrainer
+from unigrpo.runs.checkpoints import CheckpointStore
+from unigrpo.trainers.unigrpo import UniGRPOTrainer
+from unigrpo.training.optimizer_step import LocalEngine
 from unigrpo.training.scoring import ScoringSettings
-from unigrpo.training.step import LocalEngine
 from unigrpo.workers.group import LocalGroup
 from unigrpo.workers.policy import PolicyWorker
 from unigrpo.workers.reference import ReferenceWorker
@@ -102,14 +102,14 @@ def small_run(reward: str, num_steps: int) -> RunConfig:
             text=TextSamplingConfig(max_new_tokens=16, num_denoising_steps=8, block_length=8),
         ),
         reward=RewardConfig(terms=(RewardTermConfig(name=reward),)),
-        train=TrainConfig(num_steps=num_steps, num_inner_updates=2, parity_steps=0),
+        train=TrainConfig(num_steps=num_steps, num_inner_updates=2, logprob_mismatch_steps=0),
         ds=DeepSpeedConfig(param_dtype="fp32"),
     )
 
 
 def worked(metrics: dict[str, float]) -> float:
     """Seconds in which the workers computed, one after the other."""
-    booked = {n: v for n, v in metrics.items() if n.startswith("ledger/") and n.endswith("_seconds")}
+    booked = {n: v for n, v in metrics.items() if n.startswith("perf/") and n.endswith("_seconds")}
     return sum(value for name, value in booked.items() if not name.endswith("_idle_seconds"))
 
 

@@ -73,7 +73,7 @@ def _sample(size: Size, number: int, prompt: Tensor, response: Tensor, end: Tens
     return TrainSample(
         rollout=rollout,
         advantage=1.0 if number % 2 else -0.5,
-        is_usable=True,
+        is_valid=True,
         mask_ratios=torch.full((num_updates,), MASK_RATIO),
         is_masked=hidden,
         weight=hidden.float(),

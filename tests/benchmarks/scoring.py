@@ -18,7 +18,7 @@ from torch import Tensor
 
 from unigrpo.models.mmada import MMadaModelLM
 from unigrpo.records import TrainSample
-from unigrpo.workers.scoring import score
+from unigrpo.training.scoring import score
 
 NUM_INNER_UPDATES = 4
 BATCH = 4

@@ -18,8 +18,8 @@ from sizes import SIZES, Size
 
 from unigrpo.models.sampling.image import sample_images
 from unigrpo.models.sampling.text import sample_text
-from unigrpo.training.step import LocalEngine
-from unigrpo.workers.scoring import score
+from unigrpo.training.optimizer_step import LocalEngine
+from unigrpo.training.scoring import score
 
 
 @pytest.fixture

@@ -22,9 +22,10 @@ from transformers import PreTrainedModel
 from unigrpo.config import ActorConfig
 from unigrpo.models.mmada import MMadaModelLM
 from unigrpo.records import TrainSample
-from unigrpo.training.step import LocalEngine
-from unigrpo.training.unigrpo import micro_batches, unigrpo_updates
-from unigrpo.workers.scoring import score
+from unigrpo.training.batching import micro_batches
+from unigrpo.training.optimizer_step import LocalEngine
+from unigrpo.training.scoring import score
+from unigrpo.training.unigrpo import unigrpo_updates
 
 CLIP = 0.2
 

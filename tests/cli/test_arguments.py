@@ -5,15 +5,15 @@ import dataclasses
 import pytest
 import yaml
 
-from unigrpo.cli.arguments import built, parse, run_parser
+from unigrpo.cli.arguments import config_from_args, parse, run_parser
 from unigrpo.config import RewardTermConfig, RunConfig
-from unigrpo.run_folder import config_text
-from unigrpo.stage_config import StageConfig
+from unigrpo.config.denoising import StageConfig
+from unigrpo.runs.directory import config_text
 
 
 def config(*arguments):
     parser = run_parser("unigrpo.cli.train_unigrpo", "Trains.")
-    return built(parse(parser, arguments), RunConfig)
+    return config_from_args(parse(parser, arguments), RunConfig)
 
 
 def test_flags_win_over_the_file_and_the_file_over_the_defaults(tmp_path):

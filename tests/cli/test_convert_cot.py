@@ -5,7 +5,7 @@ import json
 import pytest
 
 from unigrpo.cli.convert_cot import KEPT, NO_GRADE, UNCHECKED, WRONG, convert_file, run
-from unigrpo.data.corpora.config import SourceConfig
+from unigrpo.config.corpora import SourceConfig
 from unigrpo.data.corpora.stream import CorpusStream
 
 ROWS = [

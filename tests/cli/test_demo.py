@@ -14,7 +14,7 @@ from PIL import Image
 
 from unigrpo.cli import demo
 from unigrpo.cli.demo import Demo, DemoConfig, build_page
-from unigrpo.cli.pictures import GREY
+from unigrpo.cli.images import GREY
 from unigrpo.config import ImageSamplingConfig, TextSamplingConfig
 
 

@@ -24,7 +24,7 @@ def flags(tmp_path):
     return [
         "--eval.dataset", str(tmp_path / "held_out.jsonl"), "--eval.n_samples_per_prompt", "2",
         "--reward.terms", terms,
-        "--pictures.resolution", "16", "--rollout.image.num_denoising_steps", "3", "--ds.param_dtype", "fp32", *TEXT,
+        "--image.resolution", "16", "--rollout.image.num_denoising_steps", "3", "--ds.param_dtype", "fp32", *TEXT,
     ]  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from unigrpo.cli import generate
 from unigrpo.cli.generate_inputs import check_inputs
-from unigrpo.cli.pictures import GREY, grid, image_frames, text_frames
+from unigrpo.cli.images import GREY, grid, image_frames, text_frames
 from unigrpo.models.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
 
 TEXT = ["--text.max_new_tokens", "8", "--text.block_length", "4", "--text.num_denoising_steps", "4"]

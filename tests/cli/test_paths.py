@@ -11,13 +11,13 @@ from unigrpo.config import (
     CheckpointConfig,
     DataConfig,
     EvalConfig,
-    PicturesConfig,
+    ImageConfig,
     RewardConfig,
     RewardTermConfig,
     RunConfig,
 )
-from unigrpo.data.corpora.config import SourceConfig
-from unigrpo.stage_config import ModalityConfig, StageConfig
+from unigrpo.config.corpora import SourceConfig
+from unigrpo.config.denoising import ModalityConfig, StageConfig
 
 
 def test_paths_that_exist_become_absolute_and_names_stay(tmp_path, monkeypatch):
@@ -38,7 +38,7 @@ def test_paths_that_exist_become_absolute_and_names_stay(tmp_path, monkeypatch):
             data=DataConfig(prompt_dataset="a.jsonl, b.jsonl"),
             eval=EvalConfig(dataset="openai/gsm8k"),
             actor=ActorConfig(model_name_or_path="model"),
-            pictures=PicturesConfig(tokenizer="model"),
+            image=ImageConfig(tokenizer="model"),
             reward=RewardConfig(terms=terms),
             ckpt=CheckpointConfig(path="../saved"),
         )
@@ -49,7 +49,7 @@ def test_paths_that_exist_become_absolute_and_names_stay(tmp_path, monkeypatch):
     assert run.actor.model_name_or_path == str(user / "model")
     assert [t.name for t in run.reward.terms] == [f"{user / 'mine.py'}:score", "math_answer", "package.module:Class"]
     assert run.reward.terms[0].options == options | {"model": str(user / "model")}
-    assert run.pictures.tokenizer == str(user / "model")
+    assert run.image.tokenizer == str(user / "model")
     assert run.ckpt.path == str(tmp_path / "saved")
 
 

@@ -23,7 +23,7 @@ from unigrpo.algorithm.masking import apply_mask
 from unigrpo.algorithm.schedule import hidden_share
 from unigrpo.config import ActorConfig
 from unigrpo.models.mmada import MMadaModelLM
-from unigrpo.training.step import make_scheduler
+from unigrpo.training.optimizer_step import make_scheduler
 
 from .case import Case, NotApplicable
 from .layouts import chat_rows, lm_rows, mmu_rows

@@ -14,11 +14,12 @@ from unigrpo.algorithm.likelihood.all_masked import AllMasked
 from unigrpo.algorithm.likelihood.base import combine_views, response_plan
 from unigrpo.algorithm.likelihood.coupled import coupled_weights
 from unigrpo.algorithm.likelihood.random_masking import mean_over_views
-from unigrpo.algorithm.masking import apply_mask, bernoulli_mask, keyed_generator
+from unigrpo.algorithm.masking import apply_mask, bernoulli_mask
 from unigrpo.algorithm.policy_loss import policy_loss
 from unigrpo.algorithm.reduction import fixed_length, masked_token_mean, token_mean
 from unigrpo.algorithm.trace import step_advantages, trace_views
 from unigrpo.records import SequenceMasks
+from unigrpo.rng import keyed_generator
 
 from .case import Case
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from unigrpo.models.elementwise import rotate
+from unigrpo.models.fused_ops import rotate
 from unigrpo.models.mmada import RMSNorm, rotary_table
 
 from .case import Case

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from unigrpo.config.corpora import CaptionConfig, SourceConfig
 from unigrpo.data.corpora.captions import clean_caption, first_sentence, open_store, read_questions
-from unigrpo.data.corpora.config import CaptionConfig, SourceConfig
 from unigrpo.data.corpora.sample import BadSample
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from unigrpo.data.corpora.config import CaptionConfig, SourceConfig
+from unigrpo.config.corpora import CaptionConfig, SourceConfig
 from unigrpo.data.corpora.sample import BadSample
 from unigrpo.data.corpora.sources import ImageFolder
 

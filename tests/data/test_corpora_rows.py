@@ -8,8 +8,9 @@ import torch
 from transformers import AutoTokenizer
 
 from unigrpo.config import DataConfig
+from unigrpo.config.corpora import LayoutConfig
 from unigrpo.data import layouts
-from unigrpo.data.corpora.rows import LayoutConfig, RowEncoder
+from unigrpo.data.corpora.rows import RowEncoder
 from unigrpo.data.corpora.sample import BadSample, CorpusSample
 from unigrpo.data.prompting import encode_prompt
 from unigrpo.models.mmada import MMadaConfig

@@ -8,7 +8,7 @@ import pickle
 import pytest
 from torch.utils.data import DataLoader
 
-from unigrpo.data.corpora.config import CaptionConfig, SourceConfig
+from unigrpo.config.corpora import CaptionConfig, SourceConfig
 from unigrpo.data.corpora.order import rank_positions
 from unigrpo.data.corpora.sample import BadSample
 from unigrpo.data.corpora.stream import CorpusStream

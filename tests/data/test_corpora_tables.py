@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from unigrpo.data.corpora.config import ColumnConfig, SourceConfig
+from unigrpo.config.corpora import ColumnConfig, SourceConfig
 from unigrpo.data.corpora.sample import BadSample
 from unigrpo.data.corpora.stream import KINDS
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from webdataset.compat import WebDataset
 
-from unigrpo.data.corpora.config import CaptionConfig, SourceConfig
+from unigrpo.config.corpora import CaptionConfig, SourceConfig
 from unigrpo.data.corpora.sample import BadSample
 from unigrpo.data.corpora.sources import Webdataset
 from unigrpo.data.corpora.tars import TarSamples

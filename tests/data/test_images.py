@@ -9,7 +9,7 @@ from PIL import Image
 
 from unigrpo.data.images import Fit, image_pixels, read_image, square_pixels
 
-FITS: tuple[Fit, ...] = ("crop", "squash", "pad")
+FITS: tuple[Fit, ...] = ("crop", "stretch", "pad")
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
 
@@ -27,10 +27,10 @@ def test_crop_and_squash_are_the_originals(golden, case):
     params, arrays = golden(case)
     image = Image.fromarray(arrays["in.image_uint8_hwc"].numpy())
     assert image.size == (params["width"], params["height"])
-    crop, squash = (square_pixels(image, params["resolution"], fit) for fit in FITS[:2])
+    crop, stretch = (square_pixels(image, params["resolution"], fit) for fit in FITS[:2])
     one_grey_level = 2 / 255 + 1e-6  # versions of Pillow round a few pixels of a resize differently
     torch.testing.assert_close(crop, arrays["out.resize_crop"], rtol=0, atol=one_grey_level)
-    torch.testing.assert_close(squash, arrays["out.squash"], rtol=0, atol=one_grey_level)
+    torch.testing.assert_close(stretch, arrays["out.stretch"], rtol=0, atol=one_grey_level)
 
 
 def test_pad_puts_white_on_both_sides_of_the_short_one():
@@ -60,14 +60,14 @@ def test_any_shape_becomes_the_square_asked_for(width, height):
 def test_files_become_a_batch(tmp_path):
     picture(12, 8).save(tmp_path / "a.png")
     picture(5, 9).convert("L").save(tmp_path / "b.webp", lossless=True)
-    pixels = image_pixels([tmp_path / "a.png", str(tmp_path / "b.webp")], 8, "squash")
+    pixels = image_pixels([tmp_path / "a.png", str(tmp_path / "b.webp")], 8, "stretch")
     assert pixels.shape == (2, 3, 8, 8)
-    assert torch.equal(pixels[0], square_pixels(picture(12, 8), 8, "squash"))
+    assert torch.equal(pixels[0], square_pixels(picture(12, 8), 8, "stretch"))
     assert torch.equal(pixels[1, 0], pixels[1, 2]), "grey"
 
 
 def test_another_fit_is_refused():
-    with pytest.raises(ValueError, match=r"fit: no 'stretch'; choose one of \['crop', 'pad', 'squash'\]"):
+    with pytest.raises(ValueError, match=r"fit: no 'stretch'; choose one of \['crop', 'pad', 'stretch'\]"):
         square_pixels(picture(), 8, "stretch")  # type: ignore[arg-type]
 
 

@@ -19,7 +19,7 @@ from unigrpo.config import (
     RunConfig,
     TrainConfig,
 )
-from unigrpo.distributed.cluster import Needs, check_resources, check_zero_stage, connect, required
+from unigrpo.distributed.cluster import ResourceRequest, check_resources, check_zero_stage, connect, required
 
 
 def run_config(ranks: int = 2, *, beta: float = 0.01, colocate: bool = True, reward_workers: int = 3) -> RunConfig:
@@ -39,14 +39,14 @@ def with_shares(config: RunConfig, **options: float) -> RunConfig:
 @pytest.mark.parametrize(
     ("config", "needs"),
     [
-        (run_config(), Needs(gpus=2, cpus=5)),
-        (run_config(colocate=False), Needs(gpus=4, cpus=7)),
-        (run_config(colocate=False, beta=0.0), Needs(gpus=2, cpus=5)),
-        (run_config(ranks=1, reward_workers=1), Needs(gpus=1, cpus=2)),
-        (with_shares(run_config(ranks=1), num_workers=3, num_cpus=0.5, num_gpus=0.5), Needs(gpus=3, cpus=3)),
+        (run_config(), ResourceRequest(gpus=2, cpus=5)),
+        (run_config(colocate=False), ResourceRequest(gpus=4, cpus=7)),
+        (run_config(colocate=False, beta=0.0), ResourceRequest(gpus=2, cpus=5)),
+        (run_config(ranks=1, reward_workers=1), ResourceRequest(gpus=1, cpus=2)),
+        (with_shares(run_config(ranks=1), num_workers=3, num_cpus=0.5, num_gpus=0.5), ResourceRequest(gpus=3, cpus=3)),
     ],
 )
-def test_needs_are_counted_by_role(config: RunConfig, needs: Needs) -> None:
+def test_needs_are_counted_by_role(config: RunConfig, needs: ResourceRequest) -> None:
     assert required(config) == needs
 
 
@@ -73,7 +73,7 @@ def test_a_cluster_that_is_too_small_is_an_error_with_the_numbers(
 
 def test_a_cluster_that_just_suffices_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 5.0, "GPU": 2.0})
-    assert check_resources(run_config()) == Needs(gpus=2, cpus=5)
+    assert check_resources(run_config()) == ResourceRequest(gpus=2, cpus=5)
 
 
 def test_training_without_zero_is_refused() -> None:

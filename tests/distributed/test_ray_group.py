@@ -14,7 +14,7 @@ import ray
 from ray import cloudpickle
 
 from unigrpo.config import RunConfig
-from unigrpo.distributed.host import Host
+from unigrpo.distributed.actors import WorkerActor
 from unigrpo.distributed.ray_group import RayGroup, WorkerDied, WorkerFailed
 from unigrpo.workers.group import LocalGroup
 
@@ -55,7 +55,7 @@ class Worker:
         raise ConnectionError("peer closed")  # what a rank sees when another dies in a collective
 
 
-class WorkerActor(Host):
+class TestedActor(WorkerActor):
     def __init__(self, rank: int) -> None:
         self.rank = rank
 
@@ -64,7 +64,7 @@ class WorkerActor(Host):
 
 
 def start(size: int) -> RayGroup:
-    actors = [ray.remote(num_cpus=0)(WorkerActor).remote(rank) for rank in range(size)]
+    actors = [ray.remote(num_cpus=0)(TestedActor).remote(rank) for rank in range(size)]
     group = RayGroup("reward", actors)
     group.initialize(RunConfig())
     return group

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, set_seed
 
-from unigrpo.checkpoint import CheckpointStore
 from unigrpo.config import (
     ActorConfig,
     AdamConfig,
@@ -34,9 +33,10 @@ from unigrpo.models.lora import add_lora
 from unigrpo.models.mmada import MMadaModelLM
 from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.records import Prompt
-from unigrpo.trainer import UniGRPOTrainer
+from unigrpo.runs.checkpoints import CheckpointStore
+from unigrpo.trainers.unigrpo import UniGRPOTrainer
+from unigrpo.training.optimizer_step import LocalEngine
 from unigrpo.training.scoring import ScoringSettings
-from unigrpo.training.step import LocalEngine
 from unigrpo.workers.group import LocalGroup, WorkerGroup
 from unigrpo.workers.policy import PolicyWorker
 from unigrpo.workers.reference import ReferenceWorker
@@ -53,7 +53,7 @@ def digits_reward(*, prompts: list[str], completions: list[str], labels: list[st
     return [sum(c.isdigit() for c in text) / max(len(text), 1) for text in completions]
 
 
-def run_config(folder: Path, ranks: int, *, is_reference_apart: bool = False) -> RunConfig:
+def run_config(folder: Path, ranks: int, *, has_dedicated_reference_gpus: bool = False) -> RunConfig:
     return RunConfig(
         rollout=RolloutConfig(
             batch_size=2,
@@ -73,7 +73,7 @@ def run_config(folder: Path, ranks: int, *, is_reference_apart: bool = False) ->
             num_steps=NUM_STEPS,
             num_inner_updates=2,
             micro_batch_size=3 // ranks,
-            colocate_actor_ref=not is_reference_apart,
+            colocate_actor_ref=not has_dedicated_reference_gpus,
         ),
         ds=DeepSpeedConfig(param_dtype="fp32"),
     )
@@ -81,7 +81,7 @@ def run_config(folder: Path, ranks: int, *, is_reference_apart: bool = False) ->
 
 def untimed(row: dict[str, float]) -> dict[str, float]:
     """The metrics that are the same on every machine."""
-    return {k: v for k, v in row.items() if not k.startswith(("time/", "throughput/", "memory/", "ledger/"))}
+    return {k: v for k, v in row.items() if not k.startswith(("time/", "throughput/", "memory/", "perf/"))}
 
 
 class Recorder:
@@ -162,7 +162,7 @@ def local(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def on_ray(
     request: pytest.FixtureRequest, cluster: None, tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Run]:
-    config = run_config(tiny_model_folder, request.param, is_reference_apart=request.param == 2)
+    config = run_config(tiny_model_folder, request.param, has_dedicated_reference_gpus=request.param == 2)
     groups: Groups = start_groups(config)
     yield fit(config, tmp_path_factory.mktemp("ray"), groups.policy, groups.reference, groups.reward)
     groups.close()

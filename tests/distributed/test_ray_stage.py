@@ -11,15 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
-from unigrpo.checkpoint import CheckpointStore
 from unigrpo.config import ActorConfig, AdamConfig, DeepSpeedConfig
-from unigrpo.data.corpora.config import CaptionConfig, SourceConfig
-from unigrpo.data.corpora.rows import LayoutConfig
+from unigrpo.config.corpora import CaptionConfig, LayoutConfig, SourceConfig
+from unigrpo.config.denoising import ImageConfig, ModalityConfig, StageConfig, StageTrainConfig, ValidationConfig
 from unigrpo.distributed.placement import start_stage
 from unigrpo.models.mmada import MMadaModelLM
-from unigrpo.stage_config import ModalityConfig, PicturesConfig, StageConfig, StageTrainConfig, ValidationConfig
-from unigrpo.stage_trainer import StageTrainer
-from unigrpo.training.step import LocalEngine
+from unigrpo.runs.checkpoints import CheckpointStore
+from unigrpo.trainers.denoising import StageTrainer
+from unigrpo.training.optimizer_step import LocalEngine
 from unigrpo.workers.denoising import DenoisingWorker
 from unigrpo.workers.group import LocalGroup, WorkerGroup
 
@@ -35,7 +34,7 @@ class Recorder:
     def metrics(self, step: int, values: dict[str, float]) -> None:
         self.rows[step] = {k: v for k, v in values.items() if k.startswith(("loss/", "validation/", "grad_norm"))}
 
-    def findings(self, step: int, findings: Any) -> None:
+    def results(self, step: int, results: Any) -> None:
         pass
 
     def progress(self, step: int, values: dict[str, float]) -> None:
@@ -55,7 +54,7 @@ def config(tiny_unified_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
     )
     text = SourceConfig(kind="text", task="lm", path=str(root / "text.jsonl"))
     return StageConfig(
-        pictures=PicturesConfig(tokenizer=str(tiny_unified_folder / "image_tokenizer"), resolution=16),
+        image=ImageConfig(tokenizer=str(tiny_unified_folder / "image_tokenizer"), resolution=16),
         actor=ActorConfig(
             model_name_or_path=str(tiny_unified_folder), adam=AdamConfig(lr=1e-3), lr_warmup_ratio=0.0, max_norm=0.1
         ),

@@ -25,7 +25,7 @@ from unigrpo.distributed.placement import model_group, place
 from unigrpo.distributed.ray_group import WorkerDied, WorkerFailed
 from unigrpo.distributed.strategy import UniGRPOStrategy
 from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
-from unigrpo.training.step import Engine, LocalEngine
+from unigrpo.training.optimizer_step import Engine, LocalEngine
 from unigrpo.workers.group import LocalGroup, WorkerGroup
 
 pytestmark = pytest.mark.ray

@@ -12,7 +12,7 @@ import ray
 import torch
 from ray import cloudpickle
 
-from unigrpo.distributed.host import Host
+from unigrpo.distributed.actors import WorkerActor
 from unigrpo.distributed.ray_group import RayGroup
 from unigrpo.distributed.tensor_transfer import pack, unpack
 
@@ -86,7 +86,7 @@ def test_a_packed_value_is_read_by_unpack_alone() -> None:
         pickle.loads(pack(torch.zeros(1)).value)
 
 
-class Echo(Host):
+class Echo(WorkerActor):
     def __init__(self) -> None:
         self.worker = self
 

@@ -77,7 +77,7 @@ def submit(job_server: str, *arguments: str) -> subprocess.CompletedProcess[str]
 def untimed(folder: Path) -> list[dict[str, float]]:
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [
-        {k: v for k, v in r.items() if not k.startswith(("time/", "throughput/", "memory/", "ledger/"))} for r in rows
+        {k: v for k, v in r.items() if not k.startswith(("time/", "throughput/", "memory/", "perf/"))} for r in rows
     ]
 
 

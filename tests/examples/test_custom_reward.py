@@ -11,7 +11,7 @@ from rewards.base import RewardInput
 from rewards.loading import load_reward
 from rewards.remote import Remote
 from rewards.try_reward import main
-from unigrpo.cli.arguments import built, parse, run_parser
+from unigrpo.cli.arguments import config_from_args, parse, run_parser
 from unigrpo.config import RunConfig
 
 FOLDER = Path(__file__).parents[2] / "examples" / "custom_reward"
@@ -102,5 +102,5 @@ def test_the_terms_of_the_page_parse(tmp_path):
     text = page.split("```yaml\n")[1].split("```")[0]
     file = tmp_path / "terms.yaml"
     file.write_text(text)
-    term = built(parse(run_parser("x", "x"), ["--config", str(file)]), RunConfig).reward.terms[0]
+    term = config_from_args(parse(run_parser("x", "x"), ["--config", str(file)]), RunConfig).reward.terms[0]
     assert term.options == yaml.safe_load(text)["reward"]["terms"][0]["options"] == {"penalty": 0.02}

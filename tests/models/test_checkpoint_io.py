@@ -14,8 +14,8 @@ from transformers import AutoTokenizer
 
 from unigrpo.models import weight_files
 from unigrpo.models.checkpoint_io import load_config, load_policy, save_policy
+from unigrpo.models.loading import load_tokenizer
 from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
-from unigrpo.preflight import load_tokenizer
 
 QUERY = "model.transformer.blocks.1.q_proj.weight"
 

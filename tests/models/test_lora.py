@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from unigrpo.config import LoRAConfig
-from unigrpo.models.lora import add_lora, merged, without_lora
+from unigrpo.models.lora import add_lora, merge_lora, without_lora
 from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
 
 SETTINGS = LoRAConfig(rank=4, alpha=8, target_modules=("q_proj", "ff_out"))
@@ -50,7 +50,7 @@ def test_the_base_is_seen_without_the_adapters_and_the_merged_weights_with_them(
         torch.testing.assert_close(model(TOKENS).logits, before, rtol=0, atol=0)
     torch.testing.assert_close(model(TOKENS).logits, with_adapters, rtol=0, atol=0)
     plain = MMadaModelLM(config).eval()
-    plain.load_state_dict(merged(model, model.state_dict()))
+    plain.load_state_dict(merge_lora(model, model.state_dict()))
     torch.testing.assert_close(plain(TOKENS).logits, with_adapters)
 
 

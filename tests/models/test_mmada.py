@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from unigrpo.models import mmada
-from unigrpo.models.elementwise import rotate
+from unigrpo.models.fused_ops import rotate
 from unigrpo.models.mmada import MMadaConfig, MMadaModelLM, RMSNorm, rotary_table
 
 LOGITS: dict[str, Any] = {"rtol": 2e-5, "atol": 2e-4}

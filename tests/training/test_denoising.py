@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoTokenizer
 
-from unigrpo.algorithm.masking import keyed_generator
 from unigrpo.config import ActorConfig, AdamConfig
 from unigrpo.data.layouts import lm_chat_row, lm_row, mmu_row, t2i_row
 from unigrpo.models.mmada import MMadaModelLM
 from unigrpo.models.vocabulary import Vocabulary
+from unigrpo.rng import keyed_generator
+from unigrpo.training.batching import NonFiniteLossError
 from unigrpo.training.denoising import (
     LossCounts,
     denoising_update,
@@ -23,8 +24,7 @@ from unigrpo.training.denoising import (
     noised_texts,
     token_weights,
 )
-from unigrpo.training.step import LocalEngine
-from unigrpo.training.unigrpo import NonFiniteLossError
+from unigrpo.training.optimizer_step import LocalEngine
 
 N = 4
 """Tokens of an image."""

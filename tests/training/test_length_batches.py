@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from unigrpo.training.unigrpo import length_batches
+from unigrpo.training.batching import length_batches
 
 
 def test_short_and_long_rows_are_not_mixed_and_none_is_lost():

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from unigrpo.config import RunConfig
 from unigrpo.models.checkpoint_io import load_policy
-from unigrpo.training.step import LocalEngine
+from unigrpo.training.optimizer_step import LocalEngine
 from unigrpo.workers.policy import PolicyWorker
 
 

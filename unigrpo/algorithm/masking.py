@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import torch
@@ -11,22 +10,6 @@ from torch import Tensor
 
 NUM_TIMESTEPS = 1000
 """T, into which the ``interpolate`` schedule rounds its ratios (arXiv:2505.15809, section 5.2)."""
-
-
-def keyed_generator(*key: int | str, device: str | torch.device = "cpu") -> torch.Generator:
-    """A generator whose numbers depend on ``key`` alone, on every machine and in every process.
-
-    >>> keyed_generator(42, 7, "mask").initial_seed() == keyed_generator(42, 7, "mask").initial_seed()
-    True
-
-    Args:
-        key: What the draw is for, for example (run seed, step, sample, inner update, "mask").
-        device: Where the generator draws.
-    """
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
-    generator = torch.Generator(device=device)
-    generator.manual_seed(int.from_bytes(digest, "little") >> 1)
-    return generator
 
 
 def mask_ratios(

@@ -70,7 +70,7 @@ def _field_names(parser: ArgumentParser) -> set[str]:
     return names
 
 
-def built(parsed: Any, config: type[Config]) -> Config:
+def config_from_args(parsed: Any, config: type[Config]) -> Config:
     """The config of a parsed command line."""
     return config(**{field.name: parsed[field.name] for field in dataclasses.fields(config)})  # type: ignore[arg-type]
 

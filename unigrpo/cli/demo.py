@@ -20,12 +20,12 @@ from PIL import Image
 
 from unigrpo.cli.arguments import main, parse
 from unigrpo.cli.generate_inputs import torch_device
-from unigrpo.cli.pictures import HIDDEN, image_frames
+from unigrpo.cli.images import HIDDEN, image_frames
 from unigrpo.config import DataConfig, Fit, ImageSamplingConfig, PromptTemplate, TextSamplingConfig
 from unigrpo.models.checkpoint_io import load_policy
+from unigrpo.models.loading import find_image_tokenizer, load_tokenizer
 from unigrpo.models.sampling.text import TextSample
 from unigrpo.models.vocabulary import Vocabulary
-from unigrpo.preflight import find_image_tokenizer, load_tokenizer
 from unigrpo.records import Prompt
 from unigrpo.workers.generation import TaskSampler
 

@@ -16,16 +16,17 @@ from typing import Any
 import torch
 from PIL import Image
 
-from unigrpo.cli.arguments import built, main, parse, run_parser
+from unigrpo.checks.unigrpo import check_prompts, held_out_prompts
+from unigrpo.cli.arguments import config_from_args, main, parse, run_parser
 from unigrpo.cli.generate_inputs import torch_device
 from unigrpo.cli.paths import UserPaths, with_absolute_paths
 from unigrpo.config import RunConfig
 from unigrpo.evaluation.held_out import Measured, measure_all
 from unigrpo.models.checkpoint_io import load_policy
-from unigrpo.preflight import check_prompts, find_image_tokenizer, held_out_prompts, load_tokenizer
+from unigrpo.models.loading import find_image_tokenizer, load_tokenizer
 from unigrpo.records import Prompt
-from unigrpo.run_folder import config_text
-from unigrpo.training.step import LocalEngine
+from unigrpo.runs.directory import config_text
+from unigrpo.training.optimizer_step import LocalEngine
 from unigrpo.workers.group import LocalGroup
 from unigrpo.workers.policy import PolicyWorker
 from unigrpo.workers.reward import LocalRewards
@@ -41,8 +42,8 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
     parsed = parse(parser, arguments)
     user = UserPaths()
-    config, output = with_absolute_paths(built(parsed, RunConfig)), Path(user.written(parsed.output))
-    models = [user.found(model) for model in parsed.models] or [config.actor.model_name_or_path]
+    config, output = with_absolute_paths(config_from_args(parsed, RunConfig)), Path(user.resolve_output(parsed.output))
+    models = [user.resolve_input(model) for model in parsed.models] or [config.actor.model_name_or_path]
     if (output / RESULTS).exists():
         raise ValueError(f"output {output} holds {RESULTS} already; name another folder")
     if not config.eval.dataset:
@@ -79,7 +80,7 @@ def evaluate_model(
     dtype = torch.bfloat16 if device.type == "cuda" and config.ds.param_dtype == "bf16" else torch.float32
     model = load_policy(name, dtype, config.ds.attn_implementation, compile=config.ds.compile)
     model.to(device)  # type: ignore[arg-type]
-    image_tokenizer = find_image_tokenizer(config.pictures.tokenizer, name)
+    image_tokenizer = find_image_tokenizer(config.image.tokenizer, name)
     if image_tokenizer is not None:
         image_tokenizer.to(device)  # type: ignore[arg-type]
     policy = PolicyWorker(config, LocalEngine(model, config.actor, 1), load_tokenizer(name), image_tokenizer)

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from unigrpo.cli.arguments import main, parse
 from unigrpo.cli.generate_inputs import SAMPLES, GenerateConfig, Inputs, check_inputs, torch_device
-from unigrpo.cli.pictures import grid, image_frames, save_gif, text_frames
+from unigrpo.cli.images import grid, image_frames, save_gif, text_frames
 from unigrpo.config import ImageSamplingConfig
 from unigrpo.models.checkpoint_io import load_policy
 from unigrpo.models.mmada import MMadaModelLM

@@ -11,8 +11,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from unigrpo.config import DataConfig, Fit, ImageSamplingConfig, PromptTemplate, TextSamplingConfig
 from unigrpo.data.images import read_image
-from unigrpo.data.prompt_files import load_prompts
 from unigrpo.data.prompting import encode_prompt
+from unigrpo.data.prompts import load_prompts
 from unigrpo.models.checkpoint_io import load_config
 from unigrpo.models.image_tokenizer import ImageTokenizer, load_image_tokenizer
 from unigrpo.models.vocabulary import Vocabulary
@@ -43,7 +43,7 @@ class GenerateConfig:
     resolution: int = 512
     """Pixels of a side, of images read and drawn; a multiple of the image tokenizer's square, which is 16."""
     fit: Fit = "crop"
-    """How an image that is read becomes square: `crop` the middle, `squash` or `pad` with white."""
+    """How an image that is read becomes square: `crop` the middle, `stretch` or `pad` with white."""
     text: TextSamplingConfig = field(default_factory=TextSamplingConfig)
     """Sampling of text."""
     image: ImageSamplingConfig = field(default_factory=ImageSamplingConfig)

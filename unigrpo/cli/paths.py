@@ -21,24 +21,24 @@ class UserPaths:
         told = Path(os.environ.get(SUBMIT_FOLDER, ""))
         self.base = told if told.is_dir() else Path.cwd()
 
-    def found(self, name: str) -> str:
+    def resolve_input(self, name: str) -> str:
         """A file or folder by its absolute path; what is none, such as a Hub name, as it is."""
         return str((self.base / name).resolve()) if name and (self.base / name).exists() else name
 
-    def found_all(self, names: str) -> str:
+    def resolve_inputs(self, names: str) -> str:
         """Several, joined by commas."""
-        return ",".join(self.found(name.strip()) for name in names.split(","))
+        return ",".join(self.resolve_input(name.strip()) for name in names.split(","))
 
-    def found_function(self, spec: str) -> str:
+    def resolve_function(self, spec: str) -> str:
         """The file of ``path.py:function``."""
         path, colon, function = spec.rpartition(":")
-        return self.found(path) + colon + function if path.endswith(".py") else spec
+        return self.resolve_input(path) + colon + function if path.endswith(".py") else spec
 
-    def found_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+    def resolve_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Options of a reward; a text with a slash may be a path."""
-        return {k: self.found(v) if isinstance(v, str) and "/" in v else v for k, v in options.items()}
+        return {k: self.resolve_input(v) if isinstance(v, str) and "/" in v else v for k, v in options.items()}
 
-    def written(self, name: str) -> str:
+    def resolve_output(self, name: str) -> str:
         """A path to write to, which need not exist yet; empty stays empty."""
         return str((self.base / name).resolve()) if name else ""
 
@@ -47,16 +47,16 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     """The config with every path that exists below the user's folder made absolute; other names stay as they are."""
     user = UserPaths()
     terms = tuple(
-        replace(term, name=user.found_function(term.name), options=user.found_options(term.options))
+        replace(term, name=user.resolve_function(term.name), options=user.resolve_options(term.options))
         for term in config.reward.terms
     )
     return replace(
         config,
-        run_dir=user.written(config.run_dir),
-        data=replace(config.data, prompt_dataset=user.found_all(config.data.prompt_dataset)),
-        eval=replace(config.eval, dataset=user.found_all(config.eval.dataset)),
-        actor=replace(config.actor, model_name_or_path=user.found(config.actor.model_name_or_path)),
-        pictures=replace(config.pictures, tokenizer=user.found(config.pictures.tokenizer)),
+        run_dir=user.resolve_output(config.run_dir),
+        data=replace(config.data, prompt_dataset=user.resolve_inputs(config.data.prompt_dataset)),
+        eval=replace(config.eval, dataset=user.resolve_inputs(config.eval.dataset)),
+        actor=replace(config.actor, model_name_or_path=user.resolve_input(config.actor.model_name_or_path)),
+        pictures=replace(config.image, tokenizer=user.resolve_input(config.image.tokenizer)),
         reward=replace(config.reward, terms=terms),
-        ckpt=replace(config.ckpt, path=user.written(config.ckpt.path)),
+        ckpt=replace(config.ckpt, path=user.resolve_output(config.ckpt.path)),
     )

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from unigrpo.checks.denoising import StageInputs, row_lengths
+from unigrpo.checks.unigrpo import Inputs
 from unigrpo.config import ModelRun, RolloutConfig, RunConfig
-from unigrpo.distributed import cluster
-from unigrpo.hardware import Hardware, find_hardware
-from unigrpo.memory_plan import (
+from unigrpo.config.denoising import StageConfig
+from unigrpo.cost.hardware import Hardware, find_hardware
+from unigrpo.cost.memory import (
     MemoryPlan,
     ModelSize,
     check_fits,
@@ -19,13 +21,11 @@ from unigrpo.memory_plan import (
     rollout_memory_gb,
     training_memory,
 )
+from unigrpo.cost.step_time import StepFlops, stage_flops, step_seconds, unigrpo_flops, whole_step
+from unigrpo.distributed import cluster
 from unigrpo.models.checkpoint_io import load_config
 from unigrpo.models.mmada import MMadaConfig
 from unigrpo.models.vocabulary import PUBLISHED_CODEBOOK_SIZE
-from unigrpo.preflight import Inputs
-from unigrpo.stage_config import StageConfig
-from unigrpo.stage_preflight import StageInputs, row_lengths
-from unigrpo.step_time import StepFlops, stage_flops, step_seconds, unigrpo_flops, whole_step
 
 PUBLISHED_DOWNSCALE = 16
 """Pixels of a side of one code's square in the published image tokenizer."""
@@ -65,7 +65,7 @@ def assumptions(gpu: str, mfu: float) -> Assumptions:
     return Assumptions(hardware=find_hardware(gpu), mfu=mfu)
 
 
-def is_here(model: str) -> bool:
+def is_local_checkpoint(model: str) -> bool:
     """Whether a model's folder is on this machine; a plan downloads nothing."""
     return Path(model).is_dir()
 
@@ -95,7 +95,7 @@ def unigrpo_plan(config: RunConfig, inputs: Inputs | None, assumed: Assumptions)
         )
     else:
         counts = dict.fromkeys(_paid_tasks(config), 1)
-        codes = _published_codes(config.pictures.resolution)
+        codes = _published_codes(config.image.resolution)
         longest = {task: config.data.max_prompt_tokens + (codes if task == "mmu" else 0) for task in counts}
         lines.append(
             f"prompts     assumed: as many of each of {', '.join(counts)}, half of data.max_prompt_tokens long"
@@ -110,7 +110,7 @@ def unigrpo_plan(config: RunConfig, inputs: Inputs | None, assumed: Assumptions)
     ]
     memory = memory_plan(config, size, row)
     lines += _memory_lines(memory, "policy GPU", assumed.hardware)
-    if config.is_reference_apart:
+    if config.has_dedicated_reference_gpus:
         lines.append(f"            {memory.gpu['weights']:.2f} GB on each of {config.num_policy_ranks} reference GPUs")
     if config.rollout.num_workers:
         gigabytes = rollout_memory_gb(config, size, row)
@@ -153,7 +153,7 @@ def _paid_tasks(config: RunConfig) -> list[str]:
 def stage_plan(config: StageConfig, inputs: StageInputs | None, assumed: Assumptions) -> str:
     """The plan of a stage; see :func:`unigrpo_plan`."""
     size, lines = _model_lines(config, inputs is not None)
-    rows = inputs.rows if inputs else row_lengths(config, _published_codes(config.pictures.resolution))
+    rows = inputs.rows if inputs else row_lengths(config, _published_codes(config.image.resolution))
     lines.append(
         f"steps       {config.train.num_steps} of {config.num_samples_per_step} rows, longest row "
         f"{max(rows.values())} tokens"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from unigrpo.cli.arguments import main
-from unigrpo.report import write_report
+from unigrpo.runs.report import write_report
 
 
 def run(arguments: Sequence[str]) -> int:

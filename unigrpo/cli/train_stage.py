@@ -10,22 +10,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from unigrpo.checkpoint import CheckpointStore
-from unigrpo.cli.arguments import built, parse, run_parser
+from unigrpo.checks.denoising import StageInputs, check_stage
+from unigrpo.checks.unigrpo import check_checkpoint
+from unigrpo.cli.arguments import config_from_args, parse, run_parser
 from unigrpo.cli.paths import UserPaths
-from unigrpo.cli.plan import add_plan_arguments, assumptions, is_here, stage_plan
+from unigrpo.cli.plan import add_plan_arguments, assumptions, is_local_checkpoint, stage_plan
 from unigrpo.cli.train_unigrpo import summary_table
-from unigrpo.data.corpora.config import SourceConfig
+from unigrpo.config.corpora import SourceConfig
+from unigrpo.config.denoising import MODALITIES, ModalityConfig, StageConfig
 from unigrpo.data.corpora.files import split_paths
 from unigrpo.data.corpora.tables import ENDINGS
 from unigrpo.distributed import cluster
 from unigrpo.distributed.ray_group import WorkerError
-from unigrpo.preflight import check_checkpoint
-from unigrpo.run_folder import check_unused
-from unigrpo.stage_config import MODALITIES, ModalityConfig, StageConfig
-from unigrpo.stage_folder import StageFolder
-from unigrpo.stage_preflight import StageInputs, check_stage
-from unigrpo.stage_trainer import StageTrainer
+from unigrpo.runs.checkpoints import CheckpointStore
+from unigrpo.runs.directory import check_unused
+from unigrpo.trainers.denoising import StageTrainer
+from unigrpo.trainers.denoising_output import DenoisingRunDirectory
 
 logger = logging.getLogger(__name__)
 
@@ -36,12 +36,12 @@ def run_stage(program: str, description: str, arguments: Sequence[str]) -> int:
     parser.add_argument("--init_from", default="", help="run folder of a finished stage to start from")
     add_plan_arguments(parser)
     parsed = parse(parser, arguments)
-    config = with_absolute_paths(built(parsed, StageConfig))
+    config = with_absolute_paths(config_from_args(parsed, StageConfig))
     if parsed.init_from:
-        config = started_from(config, Path(UserPaths().found(parsed.init_from)))
+        config = initial_checkpoint(config, Path(UserPaths().resolve_input(parsed.init_from)))
     check_unused(config)
     assumed = assumptions(parsed.gpu, parsed.mfu)
-    if parsed.dry_run and not is_here(config.actor.model_name_or_path):
+    if parsed.dry_run and not is_local_checkpoint(config.actor.model_name_or_path):
         sys.stdout.write(stage_plan(config, None, assumed))
         return 0
     inputs = check_stage(config)
@@ -61,7 +61,7 @@ def run_stage(program: str, description: str, arguments: Sequence[str]) -> int:
         return 1
 
 
-def started_from(config: StageConfig, run: Path) -> StageConfig:
+def initial_checkpoint(config: StageConfig, run: Path) -> StageConfig:
     """The config with the policy of a finished run as its start.
 
     Raises:
@@ -70,13 +70,13 @@ def started_from(config: StageConfig, run: Path) -> StageConfig:
     if not (run / "summary.json").exists():
         raise ValueError(f"--init_from {run}: no finished run there (no summary.json); name the run folder of a stage")
     policy = run / "policy"
-    tokenizer = config.pictures.tokenizer
+    tokenizer = config.image.tokenizer
     if not tokenizer and (policy / "image_tokenizer").is_dir():
         tokenizer = str(policy / "image_tokenizer")
     return replace(
         config,
         actor=replace(config.actor, model_name_or_path=str(policy)),
-        pictures=replace(config.pictures, tokenizer=tokenizer),
+        pictures=replace(config.image, tokenizer=tokenizer),
     )
 
 
@@ -90,7 +90,7 @@ def train(config: StageConfig, inputs: StageInputs, checkpoints: CheckpointStore
             config, workers=groups.workers, validation_prompts=inputs.validation_prompts, checkpoints=checkpoints
         )
         first_step = trainer.resume() if config.ckpt.load_enable else 0
-        with contextlib.closing(StageFolder(config, first_step)) as output:
+        with contextlib.closing(DenoisingRunDirectory(config, first_step)) as output:
             summary = trainer.fit(output)
             trainer.export(folder / "policy")
             output.summary(summary)
@@ -104,14 +104,14 @@ def with_absolute_paths(config: StageConfig) -> StageConfig:
     user = UserPaths()
 
     def source(one: SourceConfig) -> SourceConfig:
-        captions = replace(one.captions, questions=user.found(one.captions.questions))
+        captions = replace(one.captions, questions=user.resolve_input(one.captions.questions))
         if captions.path:
             captions = replace(captions, path=str(user.base / Path(captions.path).expanduser()))
         return replace(
             one,
             path=",".join(_source_path(user, part) for part in split_paths(one.path)),
-            image_folder=user.found(one.image_folder),
-            index_folder=user.written(one.index_folder),
+            image_folder=user.resolve_input(one.image_folder),
+            index_folder=user.resolve_output(one.index_folder),
             captions=captions,
         )
 
@@ -122,11 +122,11 @@ def with_absolute_paths(config: StageConfig) -> StageConfig:
     held_out: dict[str, Any] = {name: modality(getattr(config.validation, name)) for name in MODALITIES}
     return replace(
         config,
-        run_dir=user.written(config.run_dir),
-        actor=replace(config.actor, model_name_or_path=user.found(config.actor.model_name_or_path)),
-        pictures=replace(config.pictures, tokenizer=user.found(config.pictures.tokenizer)),
-        validation=replace(config.validation, prompts=user.found_all(config.validation.prompts), **held_out),
-        ckpt=replace(config.ckpt, path=user.written(config.ckpt.path)),
+        run_dir=user.resolve_output(config.run_dir),
+        actor=replace(config.actor, model_name_or_path=user.resolve_input(config.actor.model_name_or_path)),
+        pictures=replace(config.image, tokenizer=user.resolve_input(config.image.tokenizer)),
+        validation=replace(config.validation, prompts=user.resolve_inputs(config.validation.prompts), **held_out),
+        ckpt=replace(config.ckpt, path=user.resolve_output(config.ckpt.path)),
         **modalities,
     )
 

@@ -9,19 +9,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from unigrpo.checkpoint import CheckpointStore
-from unigrpo.cli.arguments import built, main, parse, run_parser
+from unigrpo.checks.unigrpo import Inputs, check_checkpoint, check_inputs
+from unigrpo.cli.arguments import config_from_args, main, parse, run_parser
 from unigrpo.cli.paths import with_absolute_paths
-from unigrpo.cli.plan import add_plan_arguments, assumptions, is_here, unigrpo_plan
+from unigrpo.cli.plan import add_plan_arguments, assumptions, is_local_checkpoint, unigrpo_plan
 from unigrpo.config import RunConfig
 from unigrpo.distributed import cluster
 from unigrpo.distributed.ray_group import WorkerError
-from unigrpo.preflight import Inputs, check_checkpoint, check_inputs
-from unigrpo.report import write_report
-from unigrpo.rollout_source import StalenessError
-from unigrpo.run_folder import RunFolder, check_unused
-from unigrpo.trainer import ParityError, UniGRPOTrainer
-from unigrpo.training.reward_totals import RewardError
+from unigrpo.runs.checkpoints import CheckpointStore
+from unigrpo.runs.directory import RunDirectory, check_unused
+from unigrpo.runs.report import write_report
+from unigrpo.trainers.rollout_source import StalenessError
+from unigrpo.trainers.unigrpo import LogprobMismatchError, UniGRPOTrainer
+from unigrpo.training.reward_aggregation import RewardError
 
 logger = logging.getLogger(__name__)
 
@@ -31,10 +31,10 @@ def run(arguments: Sequence[str]) -> int:
     parser = run_parser("unigrpo.cli.train_unigrpo", __doc__ or "")
     add_plan_arguments(parser)
     parsed = parse(parser, arguments)
-    config = with_absolute_paths(built(parsed, RunConfig))
+    config = with_absolute_paths(config_from_args(parsed, RunConfig))
     check_unused(config)
     assumed = assumptions(parsed.gpu, parsed.mfu)
-    if parsed.dry_run and not is_here(config.actor.model_name_or_path):
+    if parsed.dry_run and not is_local_checkpoint(config.actor.model_name_or_path):
         sys.stdout.write(unigrpo_plan(config, None, assumed))
         return 0
     inputs = check_inputs(config)
@@ -49,7 +49,7 @@ def run(arguments: Sequence[str]) -> int:
             sys.stdout.write(plan)
             return 0
         return train(config, inputs, checkpoints)
-    except (WorkerError, RewardError, ParityError, StalenessError) as error:
+    except (WorkerError, RewardError, LogprobMismatchError, StalenessError) as error:
         logger.debug("the whole error", exc_info=True)
         sys.stderr.write(f"error: {error}\n")
         return 1
@@ -73,7 +73,7 @@ def train(config: RunConfig, inputs: Inputs, checkpoints: CheckpointStore) -> in
             checkpoints=checkpoints,
         )
         first_step = trainer.resume() if config.ckpt.load_enable else 0
-        with contextlib.closing(RunFolder(config, first_step)) as output:
+        with contextlib.closing(RunDirectory(config, first_step)) as output:
             summary = trainer.fit(output)
             trainer.export(folder / "policy")
             output.summary(summary)

@@ -4,11 +4,11 @@ A dotted flag is the path of a field: ``--algo.kl.init_coef 0.02``. Names are Op
 """
 
 from unigrpo.config.algo import AdvantageConfig, AlgoConfig, KLConfig, LikelihoodConfig, MaskRatioConfig, TaskConfig
-from unigrpo.config.data import TASKS, DataConfig, Fit, PicturesConfig, PromptTemplate
+from unigrpo.config.data import TASKS, DataConfig, Fit, ImageConfig, PromptTemplate
 from unigrpo.config.model import ActorConfig, AdamConfig, DeepSpeedConfig, LoRAConfig, RefConfig
 from unigrpo.config.reward import RewardConfig, RewardTermConfig
 from unigrpo.config.rollout import ImageSamplingConfig, RolloutConfig, TextSamplingConfig
-from unigrpo.config.run import CheckpointConfig, EvalConfig, LoggerConfig, ModelRun, RunConfig, TrainConfig
+from unigrpo.config.unigrpo import CheckpointConfig, EvalConfig, LoggerConfig, ModelRun, RunConfig, TrainConfig
 
 __all__ = [
     "TASKS",
@@ -21,6 +21,7 @@ __all__ = [
     "DeepSpeedConfig",
     "EvalConfig",
     "Fit",
+    "ImageConfig",
     "ImageSamplingConfig",
     "KLConfig",
     "LikelihoodConfig",
@@ -28,7 +29,6 @@ __all__ = [
     "LoggerConfig",
     "MaskRatioConfig",
     "ModelRun",
-    "PicturesConfig",
     "PromptTemplate",
     "RefConfig",
     "RewardConfig",

@@ -9,10 +9,10 @@ from unigrpo.config.checks import choice, positive, require
 
 TASKS = ("text", "mmu", "t2i", "r2i")
 """Text reasoning, image understanding, text-to-image, and thinking before drawing: MMaDA's names."""
-Fit = Literal["crop", "squash", "pad"]
+Fit = Literal["crop", "stretch", "pad"]
 """How an image becomes a square.
 
-`crop`: the short side is resized, and the middle cut out; how MMaDA reads photos. `squash`: both sides are resized,
+`crop`: the short side is resized, and the middle cut out; how MMaDA reads photos. `stretch`: both sides are resized,
 whatever the shape; for charts, documents and visual questions. `pad`: white to both sides of the short one; for
 geometry.
 """
@@ -60,15 +60,15 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PicturesConfig:
+class ImageConfig:
     tokenizer: str = ""
     """Folder or Hub name of the image tokenizer, for every task with images; empty is the folder `image_tokenizer` of
     the model, if it has one."""
     resolution: int = 256
     """Pixels of a side of every image."""
     fit: Fit = "crop"
-    """How an image becomes square: `crop` the middle, `squash` or `pad` with white."""
+    """How an image becomes square: `crop` the middle, `stretch` or `pad` with white."""
 
     def __post_init__(self) -> None:
-        positive("pictures.resolution", self.resolution)
-        choice("pictures.fit", self.fit, get_args(Fit))
+        positive("image.resolution", self.resolution)
+        choice("image.fit", self.fit, get_args(Fit))

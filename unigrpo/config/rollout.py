@@ -111,7 +111,7 @@ class RolloutConfig:
     text: TextSamplingConfig = field(default_factory=TextSamplingConfig)
     """Sampling of text responses, and of the thoughts before a drawing."""
     image: ImageSamplingConfig = field(default_factory=ImageSamplingConfig)
-    """Sampling of images; `num_image_tokens` follows from pictures.resolution."""
+    """Sampling of images; `num_image_tokens` follows from image.resolution."""
     max_text_tokens: int = 0
     """`r2i`: end-of-text fills request and thoughts up to so many tokens, as in training; 0 takes the number of the
     policy's config.json, and without one there closes them with one end-of-text."""

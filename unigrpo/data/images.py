@@ -50,12 +50,12 @@ def square_pixels(image: Image.Image, resolution: int, fit: Fit = "crop") -> Flo
     size = (resolution, resolution)
     if fit == "crop":
         square = _crop(image, resolution)
-    elif fit == "squash":
+    elif fit == "stretch":
         square = image.resize(size, Image.Resampling.BICUBIC)
     elif fit == "pad":
         square = _pad(image).resize(size, Image.Resampling.BICUBIC)
     else:
-        raise ValueError(f"fit: no {fit!r}; choose one of ['crop', 'pad', 'squash']")
+        raise ValueError(f"fit: no {fit!r}; choose one of ['crop', 'pad', 'stretch']")
     return torch.from_numpy(np.array(square)).permute(2, 0, 1).float() / 255 * 2 - 1
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from unigrpo.config import Fit
-from unigrpo.data.corpora.config import SourceConfig
+from unigrpo.config.corpora import SourceConfig
 from unigrpo.data.corpora.order import rank_positions
 from unigrpo.data.corpora.rows import RowEncoder
 from unigrpo.data.corpora.sample import CorpusSample
@@ -19,7 +19,7 @@ from unigrpo.data.images import square_pixels
 
 
 @dataclass(frozen=True, kw_only=True)
-class Read:
+class LoadedSample:
     """One sample with its place and its pixels."""
 
     position: int
@@ -29,7 +29,7 @@ class Read:
     """(3, R, R) in [-1, 1]; None for text."""
 
 
-class StageReader:
+class CorpusLoader:
     """Reads samples of every modality by position."""
 
     def __init__(
@@ -63,14 +63,14 @@ class StageReader:
             for name, source in found.items()
         }
 
-    def read(self, modality: str, positions: Sequence[int]) -> list[Read]:
+    def read(self, modality: str, positions: Sequence[int]) -> list[LoadedSample]:
         """The samples at these positions.
 
         Raises:
             ValueError: Too many samples of a source are broken.
         """
         samples = [(position, self.streams[modality].sample(position)) for position in positions]
-        return [Read(position=p, sample=replace(s, image=None), pixels=self._pixels(s)) for p, s in samples]
+        return [LoadedSample(position=p, sample=replace(s, image=None), pixels=self._pixels(s)) for p, s in samples]
 
     def check_sources(self) -> None:
         """Reads one sample of every source.
@@ -87,18 +87,18 @@ class StageReader:
         return square_pixels(sample.image, self._resolution, self._fit[sample.source])
 
 
-class StepReads(Dataset["dict[str, list[Read]] | ValueError"]):
+class StepDataset(Dataset["dict[str, list[LoadedSample]] | ValueError"]):
     """What one rank reads in each step, for a torch DataLoader.
 
     An error travels as a value, since torch would hide its message in the traceback of the loader's process.
     """
 
-    def __init__(self, reader: StageReader, batch_sizes: Mapping[str, int], rank: int, world_size: int) -> None:
+    def __init__(self, reader: CorpusLoader, batch_sizes: Mapping[str, int], rank: int, world_size: int) -> None:
         self._reader = reader
         self._batch_sizes = dict(batch_sizes)
         self._rank, self._world_size = rank, world_size
 
-    def __getitem__(self, step: int) -> dict[str, list[Read]] | ValueError:
+    def __getitem__(self, step: int) -> dict[str, list[LoadedSample]] | ValueError:
         try:
             return {
                 name: self._reader.read(name, rank_positions(step * size, size, self._rank, self._world_size))
@@ -107,7 +107,7 @@ class StepReads(Dataset["dict[str, list[Read]] | ValueError"]):
         except ValueError as error:
             return ValueError(str(error))
 
-    def steps_from(self, step: int, num_workers: int) -> Iterator[dict[str, list[Read]]]:
+    def steps_from(self, step: int, num_workers: int) -> Iterator[dict[str, list[LoadedSample]]]:
         """The steps from one on, without end, read ahead by processes if there are any.
 
         Raises:
@@ -125,7 +125,7 @@ class StepReads(Dataset["dict[str, list[Read]] | ValueError"]):
                 raise reads
             yield reads
 
-    def count(self, reads: Mapping[str, Sequence[Read]]) -> None:
+    def count(self, reads: Mapping[str, Sequence[LoadedSample]]) -> None:
         """Counts what other processes read.
 
         Raises:

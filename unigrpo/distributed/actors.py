@@ -13,24 +13,46 @@ from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from unigrpo.config import LoRAConfig, ModelRun, RunConfig
+from unigrpo.config.denoising import StageConfig
 from unigrpo.distributed.engine import StrategyEngine
-from unigrpo.distributed.host import Host
 from unigrpo.distributed.strategy import UniGRPOStrategy, make_strategy
-from unigrpo.distributed.tensor_transfer import Packed
+from unigrpo.distributed.tensor_transfer import Packed, pack, unpack
 from unigrpo.distributed.weight_channel import Broadcast, join_store, open_store
 from unigrpo.models.checkpoint_io import load_policy
 from unigrpo.models.image_tokenizer import ImageTokenizer
+from unigrpo.models.loading import find_image_tokenizer, load_tokenizer
 from unigrpo.models.lora import add_lora
 from unigrpo.models.vocabulary import Vocabulary
-from unigrpo.preflight import find_image_tokenizer, load_tokenizer
 from unigrpo.training.scoring import ScoringSettings
-from unigrpo.workers.ledger import FlopMeter, Work
+from unigrpo.workers.denoising import DenoisingWorker
 from unigrpo.workers.policy import PolicyWorker
 from unigrpo.workers.reference import ReferenceWorker
 from unigrpo.workers.rollout import RolloutWorker
+from unigrpo.workers.stats import FlopMeter, Work, timed
 
 
-class ModelActor(Host, BaseModelActor):
+class WorkerActor:
+    """Builds a worker in its own process and runs the worker's methods by name."""
+
+    worker: Any = None
+
+    def initialize(self, config: ModelRun) -> None:
+        """Builds the worker. Apart from the constructor, so that an error here reaches the caller as it is."""
+        raise NotImplementedError
+
+    def run(self, method: str, arguments: Packed) -> tuple[Packed, Work]:
+        """Calls a method of the worker with positional and keyword arguments. Returns its result and what it cost."""
+        args, kwargs = unpack(arguments)
+        result, work = timed(self.worker, lambda: getattr(self.worker, method)(*args, **kwargs))
+        return pack(result), work
+
+    def close(self) -> None:
+        """Lets the worker end what it started."""
+        if hasattr(self.worker, "close"):
+            self.worker.close()
+
+
+class ModelActor(WorkerActor, BaseModelActor):
     """One rank of a model group. A subclass says which worker it hosts."""
 
     def initialize(self, config: ModelRun) -> None:
@@ -66,7 +88,7 @@ class PolicyActor(ModelActor):
         self.worker.channel = Broadcast(self._store, 0, size, self.worker.device)
 
 
-class RolloutActor(Host):
+class RolloutActor(WorkerActor):
     """One rollout worker: a whole copy of the policy, in no other process group than the weight channel."""
 
     def initialize(self, config: Any) -> None:
@@ -126,7 +148,7 @@ def training_engine(config: ModelRun, strategy: UniGRPOStrategy) -> StrategyEngi
 
 def image_tokenizer_on(config: RunConfig, device: torch.device) -> ImageTokenizer | None:
     """The image tokenizer of the run, if it has one."""
-    found = find_image_tokenizer(config.pictures.tokenizer, config.actor.model_name_or_path)
+    found = find_image_tokenizer(config.image.tokenizer, config.actor.model_name_or_path)
     return None if found is None else found.to(device)  # type: ignore[arg-type]
 
 
@@ -141,3 +163,11 @@ def load_model(config: ModelRun) -> PreTrainedModel:
 def cpu_threads(ranks_per_node: int) -> int:
     """Threads of one rank on a machine without a GPU: the cores this process may use, shared out."""
     return max(1, len(os.sched_getaffinity(0)) // ranks_per_node)
+
+
+class DenoisingActor(ModelActor):
+    """One rank of a stage."""
+
+    def build(self, config: StageConfig, strategy: UniGRPOStrategy) -> DenoisingWorker:
+        """The worker on a DeepSpeed engine, with the image tokenizer on the same device."""
+        return DenoisingWorker(config, training_engine(config, strategy))

@@ -18,14 +18,14 @@ PROBE_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Needs:
+class ResourceRequest:
     """What a run asks of Ray."""
 
     gpus: int
     cpus: int
 
 
-def connect(needs: Needs) -> None:
+def connect(needs: ResourceRequest) -> None:
     """Connects this process to the running cluster: the one of ``RAY_ADDRESS``, which a job has, or the local one.
 
     Raises:
@@ -59,14 +59,14 @@ def _probe(address: str) -> None:
         raise ConnectionError(f"nothing answers at {address}: {error}") from error
 
 
-def required(config: RunConfig) -> Needs:
+def required(config: RunConfig) -> ResourceRequest:
     """GPUs and CPUs of all workers: one of each for a policy rank, and the shares of the reward processes."""
     models = config.num_policy_ranks
-    if config.is_reference_apart:
+    if config.has_dedicated_reference_gpus:
         models *= 2
     models += config.rollout.num_workers
     terms = config.reward.terms
-    return Needs(
+    return ResourceRequest(
         gpus=models + math.ceil(sum(t.num_workers * t.num_gpus for t in terms)),
         cpus=models + math.ceil(sum(t.num_workers * t.num_cpus for t in terms)),
     )
@@ -82,7 +82,7 @@ def check_zero_stage(config: ModelRun) -> None:
         raise ValueError("ds.zero_stage is 0; choose 1, 2 or 3: without ZeRO, DeepSpeed does not check gradients")
 
 
-def check_resources(config: RunConfig) -> Needs:
+def check_resources(config: RunConfig) -> ResourceRequest:
     """Compares what the run needs with what the cluster has, before anything starts.
 
     Raises:
@@ -93,12 +93,12 @@ def check_resources(config: RunConfig) -> Needs:
     return needs
 
 
-def stage_needs(config: ModelRun) -> Needs:
+def stage_needs(config: ModelRun) -> ResourceRequest:
     """GPUs and CPUs of a pretraining or Mix-CoT stage: one of each for a rank."""
-    return Needs(gpus=config.actor.num_ranks, cpus=config.actor.num_ranks)
+    return ResourceRequest(gpus=config.actor.num_ranks, cpus=config.actor.num_ranks)
 
 
-def check_cluster(config: ModelRun, needs: Needs, gpu_roles: str) -> None:
+def check_cluster(config: ModelRun, needs: ResourceRequest, gpu_roles: str) -> None:
     """Compares what any run needs with what the cluster has; see :func:`check_resources`.
 
     Args:

@@ -15,10 +15,10 @@ from transformers import PreTrainedModel
 
 from unigrpo.config import ModelRun
 from unigrpo.distributed.strategy import UniGRPOStrategy, training_settings
-from unigrpo.models.checkpoint_io import blank, save_weights
-from unigrpo.models.lora import merged
+from unigrpo.models.checkpoint_io import meta_copy, save_weights
+from unigrpo.models.lora import merge_lora
 
-TAG = "engine"
+CHECKPOINT_TAG = "engine"
 """Name of DeepSpeed's folder inside a checkpoint."""
 
 
@@ -50,8 +50,8 @@ class StrategyEngine:
         if not self._is_sharded:
             yield self.model
             return
-        copy = blank(self.model)
-        copy.load_state_dict(merged(self.model, self._gathered()), assign=True)
+        copy = meta_copy(self.model)
+        copy.load_state_dict(merge_lora(self.model, self._gathered()), assign=True)
         yield copy.eval()
 
     def trained_weights(self) -> Iterator[Tensor]:
@@ -103,7 +103,7 @@ class StrategyEngine:
 
     def save(self, folder: Path) -> None:
         """Writes weights, optimizer and schedule; all ranks call it."""
-        self._strategy.save_ckpt(self._engine, str(folder), tag=TAG)
+        self._strategy.save_ckpt(self._engine, str(folder), tag=CHECKPOINT_TAG)
         self.barrier()
 
     def load(self, folder: Path) -> None:
@@ -112,9 +112,9 @@ class StrategyEngine:
         Raises:
             ValueError: There is no checkpoint in the folder.
         """
-        if not (folder / TAG).is_dir():
+        if not (folder / CHECKPOINT_TAG).is_dir():
             raise ValueError(f"{folder}: no DeepSpeed checkpoint; name the folder of a whole one")
-        self._strategy.load_ckpt(self._engine, str(folder), tag=TAG)
+        self._strategy.load_ckpt(self._engine, str(folder), tag=CHECKPOINT_TAG)
 
     def export(self, folder: Path) -> None:
         """Writes the weights as a Hugging Face folder; all ranks call it."""

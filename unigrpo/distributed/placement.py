@@ -12,12 +12,11 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from unigrpo.config import ModelRun, RunConfig
+from unigrpo.config.denoising import StageConfig
 from unigrpo.distributed import weight_channel
-from unigrpo.distributed.actors import ModelActor, PolicyActor, ReferenceActor, RolloutActor
-from unigrpo.distributed.denoising_actor import DenoisingActor
+from unigrpo.distributed.actors import DenoisingActor, ModelActor, PolicyActor, ReferenceActor, RolloutActor
 from unigrpo.distributed.ray_group import RayGroup
 from unigrpo.distributed.reward_pool import RewardPool
-from unigrpo.stage_config import StageConfig
 
 PLACEMENT_SECONDS = 60.0
 """How long to wait for resources that the cluster has but others may hold."""

@@ -11,7 +11,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskErr
 from unigrpo.config import ModelRun
 from unigrpo.distributed.tensor_transfer import pack, unpack
 from unigrpo.workers.group import shares
-from unigrpo.workers.ledger import Ledger
+from unigrpo.workers.stats import WorkerStats
 
 Result = TypeVar("Result")
 
@@ -35,7 +35,7 @@ class WorkerDied(WorkerError):
 
 
 class RayGroup:
-    """Workers of one role, each in an actor that is a :class:`~unigrpo.distributed.host.Host`."""
+    """Workers of one role, each in an actor that is a :class:`~unigrpo.distributed.actors.WorkerActor`."""
 
     def __init__(self, role: str, actors: Sequence[Any]) -> None:
         """Args:
@@ -44,7 +44,7 @@ class RayGroup:
         """
         self._role = role
         self.actors = list(actors)
-        self.ledger = Ledger(len(self.actors))
+        self.stats = WorkerStats(len(self.actors))
 
     @property
     def size(self) -> int:
@@ -101,7 +101,7 @@ class RayGroup:
     def _booked(self, refs: list[Any], method: str) -> list[Any]:
         """The results of a method in the order of the workers; what it cost goes into the ledger."""
         answers = self._results(refs, method)
-        self.ledger.book(method, [work for _, work in answers])
+        self.stats.book(method, [work for _, work in answers])
         return [unpack(result) for result, _ in answers]
 
     def _results(self, refs: list[Any], method: str) -> list[Any]:

@@ -18,7 +18,7 @@ from unigrpo.config import RewardConfig, RewardTermConfig
 from unigrpo.distributed.ray_group import WorkerFailed, cause_of
 from unigrpo.distributed.reward_actor import RewardActor
 from unigrpo.records import RewardOutput, Rollout
-from unigrpo.workers.reward import TermScores, outputs, paid_rows, reward_inputs, work_metrics
+from unigrpo.workers.reward import TermScores, applicable_rows, outputs, reward_inputs, work_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -162,7 +162,7 @@ class RewardPool:
 
     def score(self, rollouts: Sequence[Rollout]) -> tuple[list[RewardOutput], dict[str, float]]:
         """The rewards of each rollout; missing, with a reason, where a reward failed at all attempts."""
-        rows = {term.name: paid_rows(term.config, rollouts) for term in self._terms}
+        rows = {term.name: applicable_rows(term.config, rollouts) for term in self._terms}
         everything = reward_inputs(rollouts)
         started = time.monotonic()
         running: dict[Any, _Call] = {}

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 
 from unigrpo.config import ImageSamplingConfig, RunConfig, TextSamplingConfig
-from unigrpo.data.prompt_files import expand
+from unigrpo.data.prompt_stream import repeat_prompts
 from unigrpo.evaluation.yes_no import yes_no_metrics
 from unigrpo.records import Prompt, RewardOutput, Rollout
-from unigrpo.training.reward_totals import RewardTotals, reward_means
+from unigrpo.training.reward_aggregation import RewardAggregator, reward_means
 from unigrpo.workers.group import WorkerGroup
 from unigrpo.workers.policy import PolicyWorker
 from unigrpo.workers.reward import RewardScorer
@@ -74,18 +74,20 @@ def _measure(
     config: RunConfig,
     kind: str,
 ) -> Measured:
-    requests = expand(prompts, num_samples, EVALUATION_STEP)
+    requests = repeat_prompts(prompts, num_samples, EVALUATION_STEP)
     rollouts = policy.map(PolicyWorker.generate, requests, *settings)
     outputs, _ = reward.score(rollouts)
-    totals, usable = RewardTotals(config.reward, reward.names)(outputs, torch.tensor([r.group_id for r in requests]))
-    metrics = {f"{name}_{kind}": value for name, value in reward_means(outputs, totals, usable).items()}
+    totals, valid = RewardAggregator(config.reward, reward.names)(
+        outputs, torch.tensor([r.group_id for r in requests])
+    )
+    metrics = {f"{name}_{kind}": value for name, value in reward_means(outputs, totals, valid).items()}
     answered = yes_no_metrics([request.prompt for request in requests], outputs)
     metrics |= {f"{name}_{kind}": value for name, value in answered.items()}
     tasks = [request.prompt.task for request in requests]
     if len(set(tasks)) > 1:
         for task in dict.fromkeys(tasks):
             rows = torch.tensor([other == task for other in tasks])
-            means = reward_means(_chosen(outputs, rows), totals[rows], usable[rows])
+            means = reward_means(_chosen(outputs, rows), totals[rows], valid[rows])
             metrics |= {f"{name}_{kind}/{task}": value for name, value in means.items()}
     return Measured(metrics=metrics, rollouts=rollouts, outputs=outputs)
 

@@ -12,8 +12,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from unigrpo.models.elementwise import Elementwise, compiled
-from unigrpo.models.lora import merged
+from unigrpo.models.fused_ops import FusedOps, compiled
+from unigrpo.models.lora import merge_lora
 from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
 from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.models.weight_files import INDEX, check_finite, check_names, first_line, local_folder, weight_files
@@ -52,7 +52,7 @@ def load_policy(
         ValueError: There is no such checkpoint, it is of another architecture, files or tensors are missing or left
             over, one holds NaN or infinity, or nothing can be compiled here.
     """
-    functions = compiled() if compile else Elementwise()
+    functions = compiled() if compile else FusedOps()
     config = load_config(name)
     folder = local_folder(name)
     weight_files(folder)
@@ -67,7 +67,7 @@ def load_policy(
     model, report = loaded
     check_names(name, report["missing_keys"], report["unexpected_keys"])
     check_finite(name, model.state_dict())
-    model.set_elementwise(functions)
+    model.set_fused_ops(functions)
     return model
 
 
@@ -114,15 +114,15 @@ def save_policy(
     """
     (Path(folder) / INDEX).unlink(missing_ok=True)  # transformers leaves it behind when one file is enough
     model.save_pretrained(folder, max_shard_size=max_shard_size)
-    save_companions(model.config, tokenizer, folder)
+    save_tokenizer_and_config(model.config, tokenizer, folder)
 
 
-def blank(model: PreTrainedModel) -> PreTrainedModel:
+def meta_copy(model: PreTrainedModel) -> PreTrainedModel:
     """The same model without weights and without adapters."""
     with torch.device("meta"):
         copy: Any = type(model)(model.config).to(model.dtype)  # type: ignore[arg-type]
     if isinstance(model, MMadaModelLM):
-        copy.set_elementwise(model.elementwise)
+        copy.set_fused_ops(model.fused_ops)
     return copy
 
 
@@ -134,10 +134,12 @@ def save_weights(model: PreTrainedModel, weights: Mapping[str, Tensor], folder: 
         weights: By name, all of them.
         folder: Where to.
     """
-    blank(model).save_pretrained(folder, max_shard_size=MAX_SHARD_SIZE, state_dict=merged(model, weights))
+    meta_copy(model).save_pretrained(folder, max_shard_size=MAX_SHARD_SIZE, state_dict=merge_lora(model, weights))
 
 
-def save_companions(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
+def save_tokenizer_and_config(
+    config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, folder: str | Path
+) -> None:
     """Writes what belongs to weights and config that transformers has saved: tokenizer and generation config.
 
     Transformers writes a generation config only for models that it can sample from itself, and the weights' type

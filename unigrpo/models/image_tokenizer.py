@@ -19,7 +19,7 @@ from unigrpo.models.weight_files import check_finite, check_names, first_line, l
 
 PUBLISHED_CLASS = "MAGVITv2"
 """``_class_name`` in the published config.json, which has no sizes in it."""
-IMAGES_AT_ONCE = 4
+IMAGE_BATCH_SIZE = 4
 """Images that pass the net together; bounds the memory."""
 
 
@@ -108,7 +108,7 @@ class ImageTokenizer(PreTrainedModel):
                 f"images are {pixels.shape[2]} pixels high and {pixels.shape[3]} wide, expected multiples of "
                 f"{self.downscale}; resize or crop them"
             )
-        return torch.cat([self.quantize.codes(self.latents(p)).flatten(1) for p in pixels.split(IMAGES_AT_ONCE)])
+        return torch.cat([self.quantize.codes(self.latents(p)).flatten(1) for p in pixels.split(IMAGE_BATCH_SIZE)])
 
     def latents(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B bits h w"]:
         """What the encoder hands to the quantiser."""
@@ -137,7 +137,7 @@ class ImageTokenizer(PreTrainedModel):
                 "ids of a language model need Vocabulary.image_codes first"
             )
         maps = codes.to(self.device).unflatten(1, (rows, columns))
-        return torch.cat([self.decoder(self.quantize.bits(m).to(self.dtype)) for m in maps.split(IMAGES_AT_ONCE)])
+        return torch.cat([self.decoder(self.quantize.bits(m).to(self.dtype)) for m in maps.split(IMAGE_BATCH_SIZE)])
 
     def codes_to_images(self, codes: Int[Tensor, "B N"], grid: tuple[int, int] | None = None) -> list[Image.Image]:
         """Pictures of codes; see :meth:`decode`."""

@@ -39,7 +39,7 @@ def without_lora(model: PreTrainedModel) -> Iterator[None]:
         model.enable_adapters()
 
 
-def merged(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def merge_lora(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights of the model without adapters that computes the same: W + alpha / rank * B A, under its own names.
 
     Args:

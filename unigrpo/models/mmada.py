@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, Pretrained
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import ModelOutput
 
-from unigrpo.models.elementwise import Elementwise
+from unigrpo.models.fused_ops import FusedOps
 from unigrpo.models.sampling.cache import KeyValueCache
 from unigrpo.models.vocabulary import PUBLISHED_IDS
 
@@ -96,10 +96,10 @@ class RMSNorm(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
         self.eps = eps
-        self.elementwise = Elementwise()
+        self.fused_ops = FusedOps()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.elementwise.rms_norm(x, self.weight, self.eps)
+        return self.fused_ops.rms_norm(x, self.weight, self.eps)
 
 
 def rotary_table(length: int, head_dim: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -146,7 +146,7 @@ class Block(nn.Module):
         super().__init__()
         width, head_dim = config.d_model, config.d_model // config.n_heads
         self.config = config
-        self.elementwise = Elementwise()
+        self.fused_ops = FusedOps()
         self.head_dim = head_dim
         self.num_key_value_groups = config.n_heads // config.n_kv_heads
         self.attn_norm = RMSNorm(width, config.rms_norm_eps)
@@ -164,7 +164,7 @@ class Block(nn.Module):
     ) -> Tensor:
         x = x + self._attend(self.attn_norm(x), mask, cos, sin, update)
         h = self.ff_norm(x)
-        return x + self.ff_out(self.elementwise.gate(self.ff_proj(h), self.up_proj(h)))
+        return x + self.ff_out(self.fused_ops.gate(self.ff_proj(h), self.up_proj(h)))
 
     def _attend(
         self, h: Tensor, mask: Tensor | None, cos: Tensor, sin: Tensor, update: UpdateKeyValues | None
@@ -172,7 +172,7 @@ class Block(nn.Module):
         def heads(projected: Tensor) -> Tensor:
             return projected.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
-        rotate = self.elementwise.rotate
+        rotate = self.fused_ops.rotate
         query = rotate(heads(self.q_proj(h)), cos, sin)
         key, value = rotate(heads(self.k_proj(h)), cos, sin), heads(self.v_proj(h))
         if update is not None:
@@ -276,7 +276,7 @@ class MMadaModelLM(PreTrainedModel):
     def __init__(self, config: MMadaConfig) -> None:
         super().__init__(config)
         self.model = nn.ModuleDict({"transformer": Transformer(config)})
-        self.elementwise = Elementwise()
+        self.fused_ops = FusedOps()
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -285,12 +285,12 @@ class MMadaModelLM(PreTrainedModel):
         """Embedding, blocks, final norm and head."""
         return self.model["transformer"]  # type: ignore[return-value]
 
-    def set_elementwise(self, functions: Elementwise) -> None:
+    def set_fused_ops(self, functions: FusedOps) -> None:
         """Uses these functions between the matrix products of all layers."""
-        self.elementwise = functions
+        self.fused_ops = functions
         for module in self.modules():
             if isinstance(module, (RMSNorm, Block)):
-                module.elementwise = functions
+                module.fused_ops = functions
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.transformer.wte

@@ -98,7 +98,8 @@ def check_finite(folder: str | Path, tensors: Mapping[str, Tensor]) -> None:
     broken = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if broken:
         raise ValueError(
-            f"{folder}: {len(broken)} tensors hold NaN or infinity: {some(broken)}; use an earlier checkpoint"
+            f"{folder}: {len(broken)} tensors hold NaN or infinity: {summarise_names(broken)}; use an earlier "
+            "checkpoint"
         )
 
 
@@ -111,12 +112,13 @@ def check_names(folder: str | Path, missing: list[str] | set[str], unknown: list
     for problem, names in (("missing", missing), ("unknown", unknown)):
         if names:
             raise ValueError(
-                f"{folder}: {len(names)} tensors are {problem}: {some(names)}; download the checkpoint again, or use "
+                f"{folder}: {len(names)} tensors are {problem}: {summarise_names(names)}; download the checkpoint "
+                "again, or use "
                 "one of the published architecture"
             )
 
 
-def some(names: list[str] | set[str]) -> str:
+def summarise_names(names: list[str] | set[str]) -> str:
     """The first few names, and how many more there are."""
     more = f" and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else ""
     return ", ".join(sorted(names)[:MAX_SHOWN]) + more

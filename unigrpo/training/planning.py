@@ -10,10 +10,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from unigrpo.algorithm.likelihood.base import LikelihoodEstimator
-from unigrpo.algorithm.masking import keyed_generator, mask_ratios
+from unigrpo.algorithm.masking import mask_ratios
 from unigrpo.config import MaskRatioConfig
 from unigrpo.data.collate import pad_rows
 from unigrpo.records import Rollout, SequenceMasks, TrainSample
+from unigrpo.rng import keyed_generator
 
 
 def plan_samples(
@@ -56,7 +57,7 @@ def plan_samples(
         TrainSample(
             rollout=rollout,
             advantage=0.0,
-            is_usable=True,
+            is_valid=True,
             mask_ratios=ratio_table[:, row],
             is_masked=torch.stack([plan.is_masked[:, row, : len(rollout.token_ids)] for plan in plans]),
             weight=torch.stack([plan.weight[:, row, : len(rollout.token_ids)] for plan in plans]),
@@ -75,17 +76,17 @@ def with_log_probs(
 
 
 def with_rewards(
-    samples: Sequence[TrainSample], advantages: Float[Tensor, " B"], usable: Bool[Tensor, " B"]
+    samples: Sequence[TrainSample], advantages: Float[Tensor, " B"], valid: Bool[Tensor, " B"]
 ) -> list[TrainSample]:
     """The samples with their advantages; those that may not be trained on lose all their weight."""
     return [
         replace(
             sample,
             advantage=advantage,
-            is_usable=bool(keep),
+            is_valid=bool(keep),
             weight=sample.weight * keep,
             old_log_probs=None if sample.old_log_probs is None else sample.old_log_probs * keep,
             ref_log_probs=None if sample.ref_log_probs is None else sample.ref_log_probs * keep,
         )
-        for sample, advantage, keep in zip(samples, advantages.tolist(), usable, strict=True)
+        for sample, advantage, keep in zip(samples, advantages.tolist(), valid, strict=True)
     ]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,8 +13,10 @@ from torch import Tensor
 from unigrpo.algorithm.likelihood.base import combine_views
 from unigrpo.algorithm.masking import apply_mask
 from unigrpo.config import RunConfig
-from unigrpo.data.collate import ScoringBatch
+from unigrpo.data.collate import ScoringBatch, scoring_batch
 from unigrpo.models.vocabulary import Vocabulary
+from unigrpo.records import TrainSample
+from unigrpo.training.batching import length_batches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,3 +80,28 @@ def log_likelihood(
     )
     view_log_probs = torch.zeros_like(plan.weight).masked_scatter(is_read, out.log_probs)
     return combine_views(view_log_probs, plan)
+
+
+class Scorer(Protocol):
+    """A model behind a forward pass, on a device."""
+
+    forward: Callable[..., Any]
+    device: torch.device
+
+
+@torch.no_grad()
+def score(
+    scorer: Scorer, config: RunConfig, settings: ScoringSettings, samples: Sequence[TrainSample]
+) -> list[Tensor]:
+    """Log-probabilities (K, L) of each sample under its K mask plans; nats, 0 where not scored."""
+    results: dict[int, Tensor] = {}
+    for rows in length_batches(samples, config.train.micro_batch_size):
+        batch = [samples[i] for i in rows]
+        by_update = [
+            log_likelihood(scorer.forward, scoring_batch(batch, k, scorer.device), settings)
+            for k in range(config.train.num_inner_updates)
+        ]
+        padded = torch.stack(by_update, dim=1).cpu()  # (B, K, L)
+        for i, sample, log_probs in zip(rows, batch, padded, strict=True):
+            results[i] = log_probs[:, : len(sample.rollout.token_ids)].clone()
+    return [results[i] for i in range(len(samples))]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -15,25 +14,9 @@ from unigrpo.algorithm.reduction import Denominators
 from unigrpo.config import TASKS, RunConfig
 from unigrpo.data.collate import ScoringBatch, padded_log_probs, scoring_batch
 from unigrpo.records import TrainSample
+from unigrpo.training.batching import NonFiniteLossError, length_batches
+from unigrpo.training.optimizer_step import Engine
 from unigrpo.training.scoring import ScoringSettings, log_likelihood
-from unigrpo.training.step import Engine
-
-Item = TypeVar("Item")
-
-
-class NonFiniteLossError(RuntimeError):
-    """A loss or gradient was NaN or infinite; names the samples."""
-
-
-def micro_batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
-    """Consecutive slices of ``size`` items; the last may be shorter."""
-    return (items[start : start + size] for start in range(0, len(items), size))
-
-
-def length_batches(samples: Sequence[TrainSample], size: int) -> Iterator[list[int]]:
-    """Indices of micro-batches of samples of similar length, so that little is padded where tasks are mixed."""
-    by_length = sorted(range(len(samples)), key=lambda i: len(samples[i].rollout.token_ids))
-    return (list(batch) for batch in micro_batches(by_length, size))
 
 
 def unigrpo_updates(
@@ -134,7 +117,7 @@ def _loss(
 def _denominators(engine: Engine, config: RunConfig, samples: Sequence[TrainSample], k: int) -> Denominators:
     """Counts over all ranks."""
     tokens = sum(int((s.weight[k] > 0).any(dim=0).sum()) for s in samples)
-    counts = engine.all_reduce_sum(torch.tensor([sum(s.is_usable for s in samples), tokens], dtype=torch.float64))
+    counts = engine.all_reduce_sum(torch.tensor([sum(s.is_valid for s in samples), tokens], dtype=torch.float64))
     return Denominators(
         num_responses=counts[0].item(),
         num_tokens=counts[1].item(),

@@ -15,17 +15,17 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from unigrpo.algorithm.masking import keyed_generator
 from unigrpo.config import DataConfig
-from unigrpo.data.corpora.config import SourceConfig
+from unigrpo.config.corpora import SourceConfig
+from unigrpo.config.denoising import MODALITIES, StageConfig
 from unigrpo.data.corpora.rows import RowEncoder
-from unigrpo.data.stage_rows import Read, StageReader, StepReads
-from unigrpo.models.checkpoint_io import save_companions
+from unigrpo.data.stage_rows import CorpusLoader, LoadedSample, StepDataset
+from unigrpo.models.checkpoint_io import save_tokenizer_and_config
 from unigrpo.models.image_tokenizer import ImageTokenizer
+from unigrpo.models.loading import find_image_tokenizer, load_tokenizer
 from unigrpo.models.vocabulary import Vocabulary
-from unigrpo.preflight import find_image_tokenizer, load_tokenizer
 from unigrpo.records import Prompt
-from unigrpo.stage_config import MODALITIES, StageConfig
+from unigrpo.rng import keyed_generator
 from unigrpo.training.denoising import (
     NoisedRows,
     denoising_update,
@@ -35,9 +35,9 @@ from unigrpo.training.denoising import (
     token_log_probs,
     without_end_padding,
 )
-from unigrpo.training.step import Engine
+from unigrpo.training.optimizer_step import Engine
 from unigrpo.workers.generation import TaskSampler
-from unigrpo.workers.memory import peak_memory_gb
+from unigrpo.workers.stats import peak_memory_gb
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class Sample:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Triptych:
+class Reconstruction:
     """A held-out picture, what the image tokenizer keeps of it, and what the model makes of a partly hidden one."""
 
     original: np.ndarray
@@ -91,7 +91,7 @@ class DenoisingWorker:
             engine.model.config.max_text_tokens = config.layout.max_text_tokens  # whoever samples needs these rows
         self._vocabulary = Vocabulary.from_pretrained_parts(engine.model.config, self._tokenizer)
         self._encoder = RowEncoder(self._tokenizer, self._vocabulary, config.layout)
-        self._image_tokenizer = find_image_tokenizer(config.pictures.tokenizer, config.actor.model_name_or_path)
+        self._image_tokenizer = find_image_tokenizer(config.image.tokenizer, config.actor.model_name_or_path)
         if self._image_tokenizer is not None:
             self._image_tokenizer.to(engine.device)  # type: ignore[arg-type]
         self._sampler = self._task_sampler()
@@ -99,8 +99,8 @@ class DenoisingWorker:
         held_out = {name: getattr(config.validation, name).sources for name in MODALITIES}
         self._held_out = self._open({name: sources for name, sources in held_out.items() if sources})
         batch_sizes = {name: m.batch_size for name, m in config.modalities.items()}
-        self._step_reads = StepReads(self._training, batch_sizes, engine.rank, engine.world_size)
-        self._reads: Iterator[dict[str, list[Read]]] = iter(())
+        self._step_reads = StepDataset(self._training, batch_sizes, engine.rank, engine.world_size)
+        self._reads: Iterator[dict[str, list[LoadedSample]]] = iter(())
         self._next_step = -1
 
     def train_step(self, step: int) -> dict[str, float]:
@@ -150,12 +150,12 @@ class DenoisingWorker:
         return losses
 
     @torch.no_grad()
-    def triptychs(self, positions: Sequence[int]) -> list[Triptych]:
+    def reconstructions(self, positions: Sequence[int]) -> list[Reconstruction]:
         """Held-out pictures of t2i at these positions, and what becomes of them."""
         with self._whole_model() as model:
             return self._triptychs(model, positions) if positions else []
 
-    def _triptychs(self, model: PreTrainedModel, positions: Sequence[int]) -> list[Triptych]:
+    def _triptychs(self, model: PreTrainedModel, positions: Sequence[int]) -> list[Reconstruction]:
         reads = self._held_out.read("t2i", positions)
         rows = self._noised("t2i", reads, "validation")
         pixels = torch.stack([read.pixels for read in reads if read.pixels is not None])
@@ -178,7 +178,9 @@ class DenoisingWorker:
             strict=True,
         )  # fmt: skip
         return [
-            Triptych(original=original, reconstruction=np.asarray(kept), prediction=np.asarray(made), mask_ratio=ratio)
+            Reconstruction(
+                original=original, reconstruction=np.asarray(kept), prediction=np.asarray(made), mask_ratio=ratio
+            )
             for original, kept, made, ratio in pages
         ]
 
@@ -218,16 +220,16 @@ class DenoisingWorker:
         """Writes the model as a Hugging Face folder with tokenizer and image tokenizer."""
         self._engine.export(folder)
         if self._engine.rank == 0:
-            save_companions(self._engine.model.config, self._tokenizer, folder)
+            save_tokenizer_and_config(self._engine.model.config, self._tokenizer, folder)
             if self._image_tokenizer is not None:
                 self._image_tokenizer.save_pretrained(folder / "image_tokenizer")
         self._engine.barrier()
 
-    def _open(self, sources: Mapping[str, Mapping[str, SourceConfig]]) -> StageReader:
-        pictures = self._config.pictures
-        return StageReader(sources, self._config.seed, self._encoder, pictures.resolution, pictures.fit)
+    def _open(self, sources: Mapping[str, Mapping[str, SourceConfig]]) -> CorpusLoader:
+        image = self._config.image
+        return CorpusLoader(sources, self._config.seed, self._encoder, image.resolution, image.fit)
 
-    def _read_step(self, step: int) -> dict[str, list[Read]]:
+    def _read_step(self, step: int) -> dict[str, list[LoadedSample]]:
         num_workers = self._config.train.num_loader_workers
         if step != self._next_step:
             self._reads = self._step_reads.steps_from(step, num_workers)
@@ -237,7 +239,7 @@ class DenoisingWorker:
             self._step_reads.count(reads)
         return reads
 
-    def _noised(self, modality: str, reads: Sequence[Read], purpose: str) -> NoisedRows:
+    def _noised(self, modality: str, reads: Sequence[LoadedSample], purpose: str) -> NoisedRows:
         """Rows of one modality with the noise that belongs to their positions."""
         noise = self._config.noise
         codes: Sequence[Tensor | None] = [None] * len(reads)
@@ -261,26 +263,24 @@ class DenoisingWorker:
             rows = [without_end_padding(row, self._vocabulary) for row in rows]
         return noised_texts(rows, generators, self._vocabulary.mask_id)
 
-    def _codes(self, reads: Sequence[Read]) -> Tensor:
+    def _codes(self, reads: Sequence[LoadedSample]) -> Tensor:
         pixels = torch.stack([read.pixels for read in reads if read.pixels is not None])
         return self._needed_image_tokenizer().encode(pixels.to(self._engine.device)).cpu()
 
     def _needed_image_tokenizer(self) -> ImageTokenizer:
         if self._image_tokenizer is None:
-            raise ValueError(
-                "pictures.tokenizer is empty, but there are images; name the folder of an image tokenizer"
-            )
+            raise ValueError("image.tokenizer is empty, but there are images; name the folder of an image tokenizer")
         return self._image_tokenizer
 
     def _task_sampler(self) -> TaskSampler:
-        pictures = self._config.pictures
+        image = self._config.image
         return TaskSampler(
             tokenizer=self._tokenizer,
             vocabulary=self._vocabulary,
             data=DataConfig(prompt_template=self._config.layout.template),
             image_tokenizer=self._image_tokenizer,
-            resolution=pictures.resolution,
-            fit=pictures.fit,
+            resolution=image.resolution,
+            fit=image.fit,
             max_text_tokens=self._config.layout.max_text_tokens,
         )
 

@@ -66,7 +66,7 @@ class TaskSampler:
     """Needed by every task but text."""
     resolution: int = 256
     """Pixels of a side of input images."""
-    fit: Fit = "squash"
+    fit: Fit = "stretch"
     """How an input image becomes square."""
     max_text_tokens: int | None = None
     """Room for request and thoughts before an image (r2i); None allows any length."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from unigrpo.workers.ledger import Ledger, timed
+from unigrpo.workers.stats import WorkerStats, timed
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -17,7 +17,7 @@ Arguments = ParamSpec("Arguments")
 class WorkerGroup(Protocol):
     """Workers of one role. Methods are passed as functions, so that an editor can follow them."""
 
-    ledger: Ledger
+    stats: WorkerStats
     """What the calls cost."""
 
     @property
@@ -85,7 +85,7 @@ class LocalGroup:
 
     def __init__(self, worker: Any) -> None:
         self.worker = worker
-        self.ledger = Ledger(self.size)
+        self.stats = WorkerStats(self.size)
         self._threads = ThreadPoolExecutor(max_workers=1)  # like an actor: what is started runs one after the other
 
     def map(
@@ -107,5 +107,5 @@ class LocalGroup:
 
     def _booked(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         result, work = timed(self.worker, lambda: method(self.worker, *args, **kwargs))
-        self.ledger.book(method.__name__, [work])
+        self.stats.book(method.__name__, [work])
         return result

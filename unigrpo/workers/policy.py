@@ -10,17 +10,17 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from unigrpo.config import ImageSamplingConfig, RunConfig, TextSamplingConfig
-from unigrpo.models.checkpoint_io import save_companions
+from unigrpo.models.checkpoint_io import save_tokenizer_and_config
 from unigrpo.models.image_tokenizer import ImageTokenizer
 from unigrpo.models.lora import without_lora
 from unigrpo.records import Rollout, SampleRequest, TrainSample
-from unigrpo.training.scoring import ScoringSettings
-from unigrpo.training.step import Engine
-from unigrpo.training.unigrpo import micro_batches, unigrpo_updates
-from unigrpo.workers.ledger import FlopMeter
-from unigrpo.workers.parity import ParityGap, parity_gaps
-from unigrpo.workers.rollout import RolloutWriter, WeightChannel
-from unigrpo.workers.scoring import score
+from unigrpo.training.batching import micro_batches
+from unigrpo.training.optimizer_step import Engine
+from unigrpo.training.scoring import ScoringSettings, score
+from unigrpo.training.unigrpo import unigrpo_updates
+from unigrpo.workers.logprob_mismatch import LogprobGap, parity_gaps
+from unigrpo.workers.rollout import RolloutGenerator, WeightChannel
+from unigrpo.workers.stats import FlopMeter
 
 
 class PolicyWorker:
@@ -35,7 +35,7 @@ class PolicyWorker:
     ) -> None:
         self._config = config
         self._engine = engine
-        self._writer = RolloutWriter(config, engine.model.config, tokenizer, image_tokenizer)
+        self._writer = RolloutGenerator(config, engine.model.config, tokenizer, image_tokenizer)
         self._scoring = ScoringSettings.of_run(config, self._writer.vocabulary)
         self.meter = FlopMeter(engine.model, config.ds.lora)
         self._version = 0
@@ -64,9 +64,9 @@ class PolicyWorker:
         with without_lora(self._engine.model):
             return self.log_likelihood(samples)
 
-    def parity(self, rollouts: Sequence[Rollout]) -> list[ParityGap]:
+    def parity(self, rollouts: Sequence[Rollout]) -> list[LogprobGap]:
         """How far the sampler's log-probabilities are from the training path's, at one step of each rollout."""
-        gaps: list[ParityGap] = []
+        gaps: list[LogprobGap] = []
         with self._engine.whole_model() as model:
             for batch in micro_batches(rollouts, self._config.train.micro_batch_size):
                 gaps += parity_gaps(model, batch, self._scoring, self._engine.device, self._config.seed)
@@ -104,5 +104,5 @@ class PolicyWorker:
         if self._engine.rank == 0 and image_tokenizer is not None:
             image_tokenizer.save_pretrained(folder / "image_tokenizer")
         if self._engine.rank == 0:
-            save_companions(self._engine.model.config, self._writer.tokenizer, folder)
+            save_tokenizer_and_config(self._engine.model.config, self._writer.tokenizer, folder)
         self._engine.barrier()

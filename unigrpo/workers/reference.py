@@ -10,9 +10,8 @@ from torch import Tensor
 
 from unigrpo.config import RunConfig
 from unigrpo.records import TrainSample
-from unigrpo.training.scoring import ScoringSettings
-from unigrpo.workers.ledger import FlopMeter
-from unigrpo.workers.scoring import score
+from unigrpo.training.scoring import ScoringSettings, score
+from unigrpo.workers.stats import FlopMeter
 
 
 class ReferenceWorker:

@@ -70,7 +70,7 @@ class RewardWorker:
         """One message for each prompt that this reward cannot work with, such as one without a usable gold."""
         problems: list[str] = []
         for prompt in prompts:
-            if not pays_for(self.term, prompt.task):
+            if not applies_to(self.term, prompt.task):
                 continue
             try:
                 self.reward.check_prompt(_prompt_input(prompt))
@@ -121,7 +121,7 @@ class LocalRewards:
         scores: dict[str, list[TermScores]] = {}
         seconds: dict[str, float] = {}
         everything = reward_inputs(rollouts)
-        rows = {worker.name: paid_rows(worker.term, rollouts) for worker in self._workers}
+        rows = {worker.name: applicable_rows(worker.term, rollouts) for worker in self._workers}
         for worker in self._workers:
             started, paid = time.monotonic(), rows[worker.name]
             scores[worker.name] = [worker.score([everything[i] for i in paid])] if paid else []
@@ -149,14 +149,14 @@ def reward_workers(config: RewardConfig) -> list[RewardWorker]:
     return workers
 
 
-def pays_for(term: RewardTermConfig, task: str) -> bool:
+def applies_to(term: RewardTermConfig, task: str) -> bool:
     """Whether a reward pays for a task."""
     return not term.tasks or task in term.tasks
 
 
-def paid_rows(term: RewardTermConfig, rollouts: Sequence[Rollout]) -> list[int]:
+def applicable_rows(term: RewardTermConfig, rollouts: Sequence[Rollout]) -> list[int]:
     """The rollouts that a reward pays for."""
-    return [i for i, rollout in enumerate(rollouts) if pays_for(term, rollout.request.prompt.task)]
+    return [i for i, rollout in enumerate(rollouts) if applies_to(term, rollout.request.prompt.task)]
 
 
 def reward_inputs(rollouts: Sequence[Rollout]) -> list[RewardInput]:

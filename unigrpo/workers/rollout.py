@@ -11,17 +11,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from unigrpo.algorithm.masking import keyed_generator
 from unigrpo.config import ImageSamplingConfig, RunConfig, TextSamplingConfig
 from unigrpo.models.image_tokenizer import ImageTokenizer
 from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.records import Rollout, SampleRequest, TrainSample
-from unigrpo.training.scoring import ScoringSettings
-from unigrpo.training.unigrpo import micro_batches
+from unigrpo.rng import keyed_generator
+from unigrpo.training.batching import micro_batches
+from unigrpo.training.scoring import ScoringSettings, score
 from unigrpo.workers.generation import TaskSampler
-from unigrpo.workers.ledger import FlopMeter
-from unigrpo.workers.parity import ParityGap, parity_gaps
-from unigrpo.workers.scoring import score
+from unigrpo.workers.logprob_mismatch import LogprobGap, parity_gaps
+from unigrpo.workers.stats import FlopMeter
 
 
 class WeightChannel(Protocol):
@@ -32,7 +31,7 @@ class WeightChannel(Protocol):
         ...
 
 
-class RolloutWriter:
+class RolloutGenerator:
     """Draws rollouts with whichever weights it is given."""
 
     def __init__(
@@ -51,8 +50,8 @@ class RolloutWriter:
             vocabulary=self.vocabulary,
             data=config.data,
             image_tokenizer=image_tokenizer,
-            resolution=config.pictures.resolution,
-            fit=config.pictures.fit,
+            resolution=config.image.resolution,
+            fit=config.image.fit,
             max_text_tokens=config.rollout.max_text_tokens or model_config.max_text_tokens,
         )
 
@@ -123,7 +122,7 @@ class RolloutWorker:
         self.channel: WeightChannel | None = None
         """Set before weights are received."""
         self._config = config
-        self._writer = RolloutWriter(config, model.config, tokenizer, image_tokenizer)
+        self._writer = RolloutGenerator(config, model.config, tokenizer, image_tokenizer)
         self._scoring = ScoringSettings.of_run(config, self._writer.vocabulary)
         self.meter = FlopMeter(model, config.ds.lora)
         self._version = 0
@@ -138,9 +137,9 @@ class RolloutWorker:
         """Log-probabilities (K, L) of each sample under its K mask plans and the weights that are here now."""
         return score(self, self._config, self._scoring, samples)
 
-    def parity(self, rollouts: Sequence[Rollout]) -> list[ParityGap]:
+    def parity(self, rollouts: Sequence[Rollout]) -> list[LogprobGap]:
         """As :meth:`~unigrpo.workers.policy.PolicyWorker.parity`, by the weights that wrote the rollouts."""
-        gaps: list[ParityGap] = []
+        gaps: list[LogprobGap] = []
         for batch in micro_batches(rollouts, self._config.train.micro_batch_size):
             gaps += parity_gaps(self.forward, batch, self._scoring, self.device, self._config.seed)
         return gaps

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from unigrpo.config import ImageSamplingConfig
-from unigrpo.models.elementwise import rotate
+from unigrpo.models.fused_ops import rotate
 from unigrpo.models.mmada import MMadaConfig, MMadaModelLM, eager_attention, rotary_table
 from unigrpo.models.sampling.cache import KeyValueCache
 from unigrpo.models.sampling.image import sample_images

@@ -204,7 +204,7 @@ def test_a_pass_of_its_own_for_the_guides_changes_nothing(model, prompts, monkey
     """A short unconditional prompt is padded to the length of the others in one pass, or has a shorter one."""
     arguments: dict[str, Any] = {"unconditional": [EMPTY] * 4, "guidance_scale": 2.0, "known": SOME_KNOWN}
     apart = sample(model, prompts, **arguments)
-    monkeypatch.setattr("unigrpo.models.sampling.image.MOST_PADDED", 0.0)
+    monkeypatch.setattr("unigrpo.models.sampling.image.MIN_LENGTH_RATIO", 0.0)
     shapes = []
 
     def spy(tokens, **kwargs):

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from unigrpo.data.corpora.config import CaptionConfig
+from unigrpo.config.corpora import CaptionConfig
 from unigrpo.data.corpora.sample import BadSample, Messages
 
 DEFAULT_QUESTIONS = ("Please describe this image.",)

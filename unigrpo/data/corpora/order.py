@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import torch
 
-from unigrpo.algorithm.masking import keyed_generator
+from unigrpo.rng import keyed_generator
 
 MIXTURE_BLOCK = 1000
 """Positions in which every source has its share exactly; weights are rounded to this."""

@@ -3,49 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from unigrpo.config import PromptTemplate
-from unigrpo.config.checks import choice, positive, require
+from unigrpo.config.corpora import LayoutConfig
 from unigrpo.data import layouts
 from unigrpo.data.chat import HEADER_TOKENS
 from unigrpo.data.corpora.chat_format import render_segments, template_newlines
 from unigrpo.data.corpora.sample import BadSample, CorpusSample
 from unigrpo.data.layouts import TrainingRow
 from unigrpo.models.vocabulary import Vocabulary
-
-TooLong = Literal["skip", "cut"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayoutConfig:
-    max_text_tokens: int = 512
-    """Room for text next to an image, S in unigrpo.data.layouts, tokens."""
-    num_text_tokens: int = 1024
-    """Length of rows without an image, tokens."""
-    template: PromptTemplate = "chat"
-    """As data.prompt_template."""
-    every_turn: bool = False
-    """Train all answers of a chat; False trains the last, as MMaDA does."""
-    condition_dropout: float = 0.1
-    """Probability of an empty caption in `t2i`, for guidance."""
-    too_long: TooLong = "skip"
-    """Text longer than its room counts as a broken sample (`skip`), or is cut (`cut`); documents of `lm` are always
-    cut. A chat that is cut must keep some of an answer."""
-
-    def __post_init__(self) -> None:
-        positive("layout.max_text_tokens", self.max_text_tokens)
-        positive("layout.num_text_tokens", self.num_text_tokens)
-        choice("layout.template", self.template, get_args(PromptTemplate))
-        choice("layout.too_long", self.too_long, get_args(TooLong))
-        probability = self.condition_dropout
-        require(0 <= probability <= 1, f"layout.condition_dropout is {probability}; expected 0 to 1")
 
 
 class RowEncoder:

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import torch
 from PIL import Image
 
+from unigrpo.config.corpora import SourceConfig
 from unigrpo.data.corpora.captions import clean_caption, describe, open_store, read_questions
-from unigrpo.data.corpora.config import SourceConfig
 from unigrpo.data.corpora.files import expand_paths
 from unigrpo.data.corpora.sample import BadSample, CorpusSample, open_image
 from unigrpo.data.corpora.tars import TarSample, TarSamples

@@ -9,15 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from unigrpo.algorithm.masking import keyed_generator
-from unigrpo.data.corpora.config import SourceConfig
+from unigrpo.config.corpora import SourceConfig
 from unigrpo.data.corpora.order import MIXTURE_BLOCK, Mixture, shuffled_index
 from unigrpo.data.corpora.sample import BadSample, CorpusSample, Skipped
 from unigrpo.data.corpora.sources import ImageFolder, Source, Webdataset
 from unigrpo.data.corpora.table_sources import CaptionSource, ChatSource, CotSource, TextSource, VqaSource
+from unigrpo.rng import keyed_generator
 
 logger = logging.getLogger(__name__)
-FEW_SAMPLES = 1000
+SMALL_SOURCE = 1000
 """The share of broken samples is taken of at least so many, so that one at the start is no error. A source that has no
 more than these is judged as a whole: by how many of all its samples were found broken so far."""
 KINDS: Mapping[str, Callable[[SourceConfig], Source]] = {
@@ -125,9 +125,9 @@ class CorpusStream(torch.utils.data.Dataset[CorpusSample]):
         self.counts.update((name, reason) for reason, _ in skipped)
         reasons = {reason: number for (source, reason), number in self.counts.items() if source == name}
         broken, of, allowed = sum(reasons.values()), self.seen[name], self._configs[name].max_bad_fraction
-        limit = allowed * max(of, FEW_SAMPLES)
+        limit = allowed * max(of, SMALL_SOURCE)
         size = len(self._sources[name])
-        if size <= FEW_SAMPLES:
+        if size <= SMALL_SOURCE:
             self._broken[name].update(index for _, index in skipped)
             broken, of, limit = len(self._broken[name]), size, allowed * size
         if broken > limit:

@@ -7,14 +7,14 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from unigrpo.config.corpora import SourceConfig
 from unigrpo.data.corpora.chat_format import leading_turns, read_messages, with_instruction
-from unigrpo.data.corpora.config import SourceConfig
 from unigrpo.data.corpora.sample import BadSample, CorpusSample, Messages, open_image
 from unigrpo.data.corpora.sources import Captioned
 from unigrpo.data.corpora.tables import Row, Table, open_table
 from unigrpo.data.cot_format import CotError, convert_row, render
 
-LOOKED_AT = 100
+NUM_PREVIEWED = 100
 """Rows in which a column must be seen."""
 
 
@@ -164,13 +164,13 @@ def _columns(table: Table) -> set[str]:
     """Columns of the first rows that can be read."""
     found: set[str] = set()
     broken: BadSample | None = None
-    for index in range(min(len(table), LOOKED_AT)):
+    for index in range(min(len(table), NUM_PREVIEWED)):
         try:
             found |= table.row(index).keys()
         except BadSample as error:
             broken = error
     if not found and broken:
-        raise ValueError(f"{broken}; so are all of the first {min(len(table), LOOKED_AT)} rows")
+        raise ValueError(f"{broken}; so are all of the first {min(len(table), NUM_PREVIEWED)} rows")
     return found
 
 

@@ -22,9 +22,9 @@ from unigrpo.models.vocabulary import Vocabulary
 
 UNKNOWN = -1
 """Code of a place to draw, among known ones."""
-SMALLEST = 1e-20
+MIN_PROBABILITY = 1e-20
 """Probabilities and draws below count as this much, so that no logarithm is infinite."""
-MOST_PADDED = 0.875
+MIN_LENGTH_RATIO = 0.875
 """Prompts and their shorter guides share a pass from this ratio of row lengths on; below, padding costs more."""
 
 
@@ -178,7 +178,7 @@ def remasking_temperature(settings: ImageSamplingConfig, step: int) -> float:
 
 def gumbel(uniform: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
     """Gumbel noise of uniform draws."""
-    return -(-uniform.clamp(min=SMALLEST).log()).clamp(min=SMALLEST).log()
+    return -(-uniform.clamp(min=MIN_PROBABILITY).log()).clamp(min=MIN_PROBABILITY).log()
 
 
 def least_sure(confidence: Float[Tensor, "B N"], counts: Int[Tensor, " B"]) -> Bool[Tensor, "B N"]:
@@ -245,7 +245,7 @@ def _start(
     if not guides:
         return _Batch(rows(prompts), None, generators)
     lengths = [max(map(len, some)) + settings.num_image_tokens + 1 for some in (prompts, guides)]
-    if min(lengths) >= MOST_PADDED * max(lengths):
+    if min(lengths) >= MIN_LENGTH_RATIO * max(lengths):
         return _Batch(rows([*prompts, *guides]), None, generators)
     return _Batch(rows(prompts), rows(guides), generators)
 
@@ -306,7 +306,7 @@ def _candidates(
         batch.image.masked_scatter(hidden, drawn + vocabulary.image_offset),
         torch.zeros_like(hidden, dtype=torch.float32).masked_scatter(hidden, log_probs),
         torch.full_like(hidden, torch.inf, dtype=torch.float32).masked_scatter(
-            hidden, plain.clamp(min=math.log(SMALLEST))
+            hidden, plain.clamp(min=math.log(MIN_PROBABILITY))
         ),
     )
 

@@ -1,0 +1,92 @@
+"""The config refuses what cannot work, and says what to write instead."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from unigrpo.cli.arguments import config_from_args, parse, run_parser
+from unigrpo.config import (
+    ActorConfig,
+    CheckpointConfig,
+    DataConfig,
+    DeepSpeedConfig,
+    KLConfig,
+    MaskRatioConfig,
+    RefConfig,
+    RewardConfig,
+    RewardTermConfig,
+    RolloutConfig,
+    RunConfig,
+    TextSamplingConfig,
+    TrainConfig,
+)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: RolloutConfig(n_samples_per_prompt=1), "group advantages would all be 0; use at least 2"),
+        (
+            lambda: RolloutConfig(text=TextSamplingConfig(temperature=0.0)),
+            "samples of a prompt would be equal; use 1.0",
+        ),
+        (lambda: TextSamplingConfig(max_new_tokens=10, block_length=4), "10 is not a multiple of block_length 4"),
+        (lambda: TextSamplingConfig(max_new_tokens=4, block_length=8), "block_length is 8, longer than"),
+        (
+            lambda: TextSamplingConfig(max_new_tokens=12, block_length=4, num_denoising_steps=7),
+            "num_denoising_steps 7 is not a multiple of the 3 blocks",
+        ),
+        (lambda: TextSamplingConfig(top_p=0.0), r"top_p is 0.0; it must lie in \(0, 1\]"),
+        (lambda: TextSamplingConfig(remasking="high"), "remasking: no 'high'; choose one of"),  # type: ignore[arg-type]
+        (lambda: MaskRatioConfig(minimum=0.8, maximum=0.2), "0 <= minimum <= maximum <= 1"),
+        (lambda: MaskRatioConfig(schedule="strides"), "choose one of .*'stride'"),  # type: ignore[arg-type]
+        (lambda: KLConfig(init_coef=-1.0), "algo.kl.init_coef is -1.0"),
+        (lambda: ActorConfig(eps_clip_low_high=(1.5, 0.2)), "low is 1.5"),
+        (lambda: ActorConfig(num_gpus_per_node=0), "actor.num_gpus_per_node is 0"),
+        (lambda: DeepSpeedConfig(zero_stage=4), r"ds.zero_stage is 4; choose one of \[0, 1, 2, 3\]"),  # type: ignore[arg-type]
+        (lambda: RewardConfig(terms=()), "reward.terms is empty"),
+        (lambda: RewardConfig(terms=(RewardTermConfig(name="a"), RewardTermConfig(name="a"))), "names a reward twice"),
+        (lambda: TrainConfig(num_inner_updates=0), "train.num_inner_updates is 0"),
+        (lambda: CheckpointConfig(max_num=0), "ckpt.max_num is 0"),
+        (lambda: DataConfig(prompt_dataset=""), "data.prompt_dataset is empty"),
+        (
+            lambda: RunConfig(actor=ActorConfig(num_gpus_per_node=3)),
+            "128 samples of a step .* over 3 policy ranks; make",
+        ),
+        (
+            lambda: RunConfig(ref=RefConfig(offload=True), ds=DeepSpeedConfig(zero_stage=3)),
+            "ref.offload is not for ds.zero_stage 3",
+        ),
+    ],
+)
+def test_wrong_values_fail_on_construction_with_what_to_do(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def sections(cls):
+    """A dataclass and all dataclasses in its fields."""
+    yield cls
+    for field in dataclasses.fields(cls):
+        default = field.default_factory() if callable(field.default_factory) else None
+        if dataclasses.is_dataclass(default):
+            yield from sections(type(default))
+
+
+def test_nothing_changes_a_config_after_construction():
+    for section in sections(RunConfig):
+        instance = section()
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(instance, dataclasses.fields(section)[0].name, None)
+
+
+@pytest.mark.parametrize("flags", [(), ("--actor.num_nodes", "8", "--rollout.batch_size", "384")])
+def test_the_shipped_8b_config_has_the_rewards_of_the_paper(flags):
+    file = Path(__file__).parents[2] / "launch" / "configs" / "mmada_8b" / "unigrpo.yaml"
+    config = config_from_args(parse(run_parser("x", "x"), ["--config", str(file), *flags]), RunConfig)
+    weights = {(term.name, task): term.weight for term in config.reward.terms for task in term.tasks}
+    assert weights == {
+        ("math_answer", "text"): 2.0, ("math_answer", "mmu"): 2.0, ("cot_format", "text"): 0.5,
+        ("cot_format", "mmu"): 0.5, ("clip_score", "t2i"): 0.1, ("image_reward", "t2i"): 0.1,
+    }  # fmt: skip

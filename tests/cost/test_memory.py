@@ -1,0 +1,72 @@
+"""The memory estimate against the published sizes of the 8B model."""
+
+from typing import Literal
+
+import pytest
+
+from unigrpo.config import (
+    ActorConfig,
+    AlgoConfig,
+    DeepSpeedConfig,
+    KLConfig,
+    LoRAConfig,
+    RolloutConfig,
+    RunConfig,
+    TrainConfig,
+)
+from unigrpo.cost.memory import ModelSize, memory_plan
+from unigrpo.models.mmada import MMadaConfig
+
+MMADA_8B = ModelSize(
+    num_parameters=8_082_690_048, num_layers=32, width=4096, vocabulary_size=134_656, num_trainable=8_082_690_048
+)
+
+
+def plan(*, ranks=8, zero_stage: Literal[0, 2, 3] = 3, adam_offload=False, beta=0.01):
+    config = RunConfig(
+        rollout=RolloutConfig(batch_size=64, n_samples_per_prompt=8),
+        actor=ActorConfig(num_gpus_per_node=ranks),
+        algo=AlgoConfig(kl=KLConfig(init_coef=beta)),
+        train=TrainConfig(micro_batch_size=1),
+        ds=DeepSpeedConfig(zero_stage=zero_stage, adam_offload=adam_offload),
+    )
+    return memory_plan(config, MMADA_8B, longest_row=384)
+
+
+def test_training_state_of_the_8b_model_is_16_bytes_per_parameter_before_sharding():
+    gpu = plan(ranks=1, zero_stage=0).gpu
+    assert gpu["weights"] + gpu["gradients"] + gpu["optimizer"] == pytest.approx(8.08269 * 16, rel=1e-4)
+
+
+def test_zero_3_over_eight_ranks_holds_an_eighth_of_it():
+    gpu = plan(ranks=8, zero_stage=3).gpu
+    assert gpu["weights"] + gpu["gradients"] + gpu["optimizer"] == pytest.approx(8.08269 * 2, rel=1e-4)
+
+
+def test_zero_2_keeps_the_weights_whole():
+    gpu = plan(ranks=8, zero_stage=2).gpu
+    assert gpu["weights"] == pytest.approx(16.165, rel=1e-3)
+    assert gpu["gradients"] == pytest.approx(16.165 / 8, rel=1e-3)
+
+
+def test_offloaded_optimizer_states_count_on_the_cpu():
+    moved = plan(adam_offload=True)
+    assert "optimizer" not in moved.gpu
+    assert moved.cpu["optimizer"] == pytest.approx(8.08269 * 12 / 8, rel=1e-4)
+
+
+def test_no_kl_means_no_reference():
+    assert "reference" in plan().gpu
+    assert "reference" not in plan(beta=0.0).gpu
+
+
+def test_lora_trains_little_and_keeps_no_second_copy():
+    lora = LoRAConfig(rank=16)
+    size = ModelSize.of(MMadaConfig(), lora)
+    # rank x (in + out) of q, k, v, attn_out (4096 to 4096) and of the three of the MLP (4096, 12288), in 32 layers
+    assert size.num_trainable == 32 * 16 * (4 * 2 * 4096 + 3 * (4096 + 12288))
+    config = RunConfig(ds=DeepSpeedConfig(zero_stage=2, lora=lora))
+    gpu = memory_plan(config, size, longest_row=384).gpu
+    assert "reference" not in gpu
+    assert gpu["weights"] == pytest.approx((size.num_parameters) * 2 / 1e9)
+    assert gpu["gradients"] + gpu["optimizer"] == pytest.approx(size.num_trainable * 14 / 1e9)

@@ -1,0 +1,211 @@
+"""The arithmetic of a step against torch's own count, and the plans of the shipped 8B configs."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoTokenizer
+
+from unigrpo.cli import train_mixcot, train_pretrain, train_unigrpo
+from unigrpo.config import ImageSamplingConfig, LoRAConfig, RunConfig, TextSamplingConfig, TrainConfig
+from unigrpo.cost.hardware import KINDS, find_hardware
+from unigrpo.cost.memory import ModelSize
+from unigrpo.cost.step_time import (
+    Lengths,
+    StepFlops,
+    forward_flops,
+    image_flops,
+    step_seconds,
+    text_flops,
+    unigrpo_flops,
+    whole_step,
+)
+from unigrpo.data.layouts import t2i_unconditional_prompt
+from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
+from unigrpo.models.sampling.image import sample_images
+from unigrpo.models.sampling.text import sample_text
+from unigrpo.models.vocabulary import Vocabulary
+from unigrpo.workers.stats import FlopMeter
+
+CONFIGS = Path(__file__).parents[2] / "launch" / "configs" / "mmada_8b"
+SMALL = MMadaConfig(d_model=64, n_layers=3, n_heads=4, mlp_hidden_size=160, vocab_size=96)
+COMMANDS = {
+    "unigrpo": train_unigrpo.run,
+    "stage1_1": train_pretrain.run,
+    "stage1_2": train_pretrain.run,
+    "stage1_3": train_pretrain.run,
+    "stage2_1": train_mixcot.run,
+    "stage2_2": train_mixcot.run,
+}
+
+
+@pytest.mark.parametrize("num_read", [0, 5, 40])
+def test_a_forward_pass_costs_what_torch_counts(num_read):
+    model = MMadaModelLM(SMALL)
+    positions = torch.zeros(2, 40, dtype=torch.bool)
+    positions[:, :num_read] = True
+    # The counter knows attention as matrix products only.
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        model(torch.zeros(2, 40, dtype=torch.long), positions=positions)
+    expected = 2 * forward_flops(ModelSize.of(SMALL, LoRAConfig()), 40, num_read)
+    assert counter.get_total_flops() == expected
+
+
+def test_the_8b_anchors_of_sampling():
+    """512 tokens x 128 passes x 16 GFLOP are 1.05 PFLOP: 121 tokens a second at half of 989 TFLOP/s.
+
+    That counts the head at every token; we read it where tokens are hidden.
+    """
+    model = ModelSize.of(MMadaConfig(), LoRAConfig())
+    flops = text_flops(model, Lengths(prompt=256, response=256), TextSamplingConfig())
+    assert flops == pytest.approx(1.05e15, rel=0.12)
+    assert 256 / (flops / (0.5 * 989e12)) == pytest.approx(121, rel=0.14)
+
+
+def test_twice_the_gpus_halve_the_arithmetic_but_not_the_network():
+    model, work = ModelSize.of(MMadaConfig(), LoRAConfig()), StepFlops(generate=1e18, score=1e17, update=2e17)
+    eight, sixteen = (step_seconds(work, model, KINDS["h100_80gb"], n, 1, 2, 0.4) for n in (8, 16))
+    for role in ("generate", "score", "update"):
+        assert sixteen[role] == pytest.approx(eight[role] / 2)
+    assert sixteen["gradients"] > eight["gradients"]
+    assert step_seconds(work, model, KINDS["h100_80gb"], 1, 1, 2, 0.4)["gradients"] == 0
+
+
+def test_rollout_workers_take_generation_over_and_a_step_ahead_it_overlaps():
+    model, work = ModelSize.of(MMadaConfig(), LoRAConfig()), StepFlops(generate=4e18, score=1e18, update=2e18)
+    alone = step_seconds(work, model, KINDS["h200"], 8, 1, 2, 0.5)
+    helped = step_seconds(work, model, KINDS["h200"], 8, 1, 2, 0.5, num_rollout_gpus=16)
+    assert helped["generate"] == pytest.approx(alone["generate"] / 2)
+    assert helped["update"] == alone["update"]
+    # 16.2 GB over the network of several nodes, 50 GB a second
+    assert helped["sync"] == pytest.approx(16.165 / 50, rel=1e-3)
+    rest = helped["score"] + helped["update"] + helped["gradients"]
+    assert whole_step(helped, 0) == pytest.approx(helped["generate"] + rest + helped["sync"])
+    assert whole_step(helped, 1) == pytest.approx(max(helped["generate"], rest) + helped["sync"])
+
+
+def test_the_plan_shows_the_rollout_workers(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = ["--config", str(CONFIGS / "unigrpo.yaml"), "--dry_run", "--gpu", "h200"]
+    assert train_unigrpo.run([*command, "--rollout.num_workers", "8", "--rollout.max_staleness", "1"]) == 0
+    text = capsys.readouterr().out
+    assert "8 rollout workers" in text
+    assert "GB on each of 8 rollout GPUs" in text
+    assert "gradients      sync      step" in text
+
+
+def test_the_plan_follows_the_chosen_tasks_and_refuses_those_that_nothing_pays_for(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = ["--config", str(CONFIGS / "unigrpo.yaml"), "--dry_run", "--gpu", "h200", "--data.tasks"]
+    assert train_unigrpo.run([*command, "[text]"]) == 0
+    assert "as many of each of text, half" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"data.tasks is \['r2i'\], but reward.terms pay for .*'t2i'.* alone; add"):
+        train_unigrpo.run([*command, "[r2i]"])
+
+
+def test_rollout_workers_that_cannot_fit_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = ["--config", str(CONFIGS / "unigrpo.yaml"), "--dry_run", "--gpu", "h200", "--rollout.num_workers", "8"]
+    with pytest.raises(
+        ValueError, match=r"a rollout worker needs .* GB; h200 has .* smaller rollout.micro_batch_size"
+    ):
+        train_unigrpo.run([*command, "--actor.num_nodes", "8", "--rollout.micro_batch_size", "4096"])
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_plan_of_a_shipped_8b_config_needs_neither_weights_nor_cluster(name, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = str(CONFIGS / f"{name}.yaml")
+    assert COMMANDS[name](["--config", config, "--dry_run", "--gpu", "h200"]) == 0
+    text = capsys.readouterr().out
+    for part in (
+        "not here; assumed to be MMaDA-8B, 8,082,690,048",
+        "GB on each",
+        "(h200)",
+        "<- this run",
+        "not checked",
+    ):
+        assert part in text
+    assert text.count("\n            ") >= 4, "a row for each number of GPUs"
+
+
+def test_what_cannot_fit_is_refused_with_what_to_change(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = ["--config", str(CONFIGS / "unigrpo.yaml"), "--dry_run", "--actor.num_gpus_per_node", "2"]
+    with pytest.raises(ValueError, match=r"needs .* GB on each GPU, most of it for optimizer .*ds\.zero_stage 3"):
+        train_unigrpo.run([*command, "--gpu", "a100_40gb"])
+
+
+@pytest.mark.parametrize(("flag", "value", "message"), [("--gpu", "h1", "no 'h1'"), ("--mfu", "0", "--mfu is 0")])
+def test_wrong_assumptions_are_refused(flag, value, message):
+    with pytest.raises(ValueError, match=message):
+        train_unigrpo.run(["--dry_run", flag, value])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_without_a_gpu_the_default_kind_is_planned_for():
+    assert find_hardware("auto").name == "h100_80gb"
+
+
+@pytest.mark.parametrize("cache", ["none", "prefix", "dual"])
+def test_sampling_costs_what_the_ledger_counts(cache, tiny_model_folder):
+    model = MMadaModelLM.from_pretrained(tiny_model_folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_folder)
+    settings = TextSamplingConfig(
+        max_new_tokens=24, num_denoising_steps=12, block_length=8, cache=cache, stop_at_end_of_text=False
+    )
+    meter = FlopMeter(model, LoRAConfig())
+    sample_text(
+        model,
+        [torch.arange(60, 75)] * 3,
+        settings,
+        Vocabulary.from_pretrained_parts(model.config, tokenizer),
+        generators=[torch.Generator().manual_seed(i) for i in range(3)],
+    )
+    size = ModelSize.of(model.config, LoRAConfig())
+    predicted = 3 * text_flops(size, Lengths(prompt=15, response=24), settings)
+    assert meter.flops == pytest.approx(predicted, rel=1e-9)
+
+
+@pytest.mark.parametrize("cache", ["none", "text"])
+@pytest.mark.parametrize("guidance", [0.0, 2.0])
+def test_drawing_costs_about_what_the_ledger_counts(cache, guidance, tiny_unified_folder):
+    model = MMadaModelLM.from_pretrained(tiny_unified_folder).eval()
+    vocabulary = Vocabulary.from_pretrained_parts(model.config, AutoTokenizer.from_pretrained(tiny_unified_folder))
+    settings = ImageSamplingConfig(num_image_tokens=64, num_denoising_steps=8, guidance_scale=guidance, cache=cache)
+    meter = FlopMeter(model, LoRAConfig())
+    sample_images(
+        model,
+        [torch.arange(60, 75)] * 3,
+        settings,
+        vocabulary,
+        generators=[torch.Generator().manual_seed(i) for i in range(3)],
+        unconditional=[t2i_unconditional_prompt(vocabulary)] * 3,
+    )
+    size = ModelSize.of(model.config, LoRAConfig())
+    predicted = 3 * image_flops(size, Lengths(prompt=15, response=64), settings, 32)
+    # The head reads fewer places from step to step, by the schedule; here it is a large part of a small model.
+    assert meter.flops == pytest.approx(predicted, rel=0.08)
+
+
+def test_a_step_of_several_tasks_adds_up_and_thoughts_come_before_their_image():
+    model = ModelSize.of(MMadaConfig(), LoRAConfig())
+    config = RunConfig()
+    tokens = {"text": 50, "t2i": 50, "r2i": 50}
+    each = {task: unigrpo_flops(config, model, tokens, 256, {task: 1.0}, 8192) for task in tokens}
+    mixed = unigrpo_flops(config, model, tokens, 256, dict.fromkeys(tokens, 1 / 3), 8192)
+    for role in ("generate", "score", "update"):
+        assert getattr(mixed, role) == pytest.approx(sum(getattr(e, role) for e in each.values()) / 3)
+    behind = unigrpo_flops(config, model, {"t2i": 50 + config.rollout.text.max_new_tokens}, 256, {"t2i": 1.0}, 8192)
+    seen = Lengths(prompt=50, response=config.rollout.text.max_new_tokens + 256)  # thoughts before the hidden image
+    thoughts = config.num_samples_per_step * text_flops(model, seen, config.rollout.text)
+    assert each["r2i"].generate == pytest.approx(thoughts + behind.generate)
+    # Old policy and reference score every inner update; its forward and backward pass costs three such passes.
+    assert each["text"].update == pytest.approx(1.5 * each["text"].score)
+    apart = dataclasses.replace(config, train=TrainConfig(colocate_actor_ref=False))
+    assert unigrpo_flops(apart, model, tokens, 256, {"text": 1.0}, 8192).score == each["text"].score / 2

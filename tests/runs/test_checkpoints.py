@@ -1,0 +1,86 @@
+"""Checkpoints: whole or not there, the last ones and the best."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from unigrpo.runs.checkpoints import CheckpointStore, read
+
+
+def write_weights(folder: Path) -> None:
+    (folder / "policy").mkdir()
+    (folder / "policy" / "weights.bin").write_bytes(b"0123456789")
+
+
+def save(store: CheckpointStore, step: int, metric: float | None = None) -> Path:
+    return store.save(step, {"step": step}, write_weights, metric)
+
+
+def test_the_newest_whole_checkpoint_is_found(tmp_path):
+    store = CheckpointStore(tmp_path, max_num=3)
+    for step in (2, 4, 10):
+        save(store, step)
+    found = store.latest()
+    assert found is not None
+    assert (found.step, found.state) == (10, {"step": 10})
+
+
+def test_there_is_none_in_a_new_folder(tmp_path):
+    assert CheckpointStore(tmp_path / "absent", max_num=1).latest() is None
+
+
+def test_a_write_that_was_killed_leaves_the_older_checkpoint_in_force(tmp_path):
+    store = CheckpointStore(tmp_path, max_num=3)
+    save(store, 2)
+
+    def killed(folder: Path) -> None:
+        write_weights(folder)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.save(4, {}, killed)
+    found = store.latest()
+    assert found is not None
+    assert found.step == 2
+    assert save(store, 4).exists()
+    assert not list(tmp_path.glob(".writing_*"))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing", "no mark"])
+def test_a_damaged_checkpoint_is_skipped_and_reading_it_says_what_is_wrong(tmp_path, damage):
+    store = CheckpointStore(tmp_path, max_num=3)
+    save(store, 2)
+    newest = save(store, 4)
+    weights = newest / "policy" / "weights.bin"
+    if damage == "truncated":
+        weights.write_bytes(b"01234")
+    elif damage == "missing":
+        weights.unlink()
+    else:
+        (newest / "complete.json").unlink()
+    found = store.latest()
+    assert found is not None
+    assert found.step == 2
+    expected = {
+        "truncated": "has 5 bytes, expected 10",
+        "missing": "weights.bin is missing",
+        "no mark": "complete.json cannot be read",
+    }
+    with pytest.raises(ValueError, match=expected[damage]):
+        read(newest)
+
+
+def test_if_no_checkpoint_is_whole_the_run_does_not_start_anew(tmp_path):
+    store = CheckpointStore(tmp_path, max_num=3)
+    (save(store, 2) / "policy" / "weights.bin").unlink()
+    with pytest.raises(ValueError, match=r"no checkpoint is whole \(step_00000002: policy/weights.bin is missing\)"):
+        store.latest()
+
+
+def test_the_last_two_and_the_best_are_kept(tmp_path):
+    store = CheckpointStore(tmp_path, max_num=2)
+    for step, metric in ((1, 0.1), (2, 0.9), (3, 0.5), (4, 0.4), (5, None)):
+        save(store, step, metric)
+    assert sorted(f.name for f in tmp_path.glob("step_*")) == ["step_00000002", "step_00000004", "step_00000005"]
+    assert json.loads((tmp_path / "best.json").read_text())["checkpoint"] == "step_00000002"

@@ -1,0 +1,41 @@
+"""Metric files: a line a step, and after a resume nothing of the steps that are made again."""
+
+import json
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from unigrpo.runs.metrics import MetricsWriter, read_lines
+
+
+def test_metrics_and_samples_are_lines_with_their_step(tmp_path):
+    writer = MetricsWriter(tmp_path, tensorboard=True)
+    writer.write(1, {"reward/total_mean": 0.5})
+    writer.write_rollouts(1, [{"completion": "a\nb"}, {"completion": "c"}])
+    writer.write_texts(1, "answers", [{"prompt": "1 | 2", "answer": "a\n<b>"}])
+    writer.close()
+    assert read_lines(tmp_path / "metrics.jsonl") == [{"step": 1, "reward/total_mean": 0.5}]
+    assert [row["completion"] for row in read_lines(tmp_path / "rollouts.jsonl")] == ["a\nb", "c"]
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [event.value for event in events.Scalars("reward/total_mean")] == [0.5]
+    table = events.Tensors("answers/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert table.splitlines()[2] == "| 1 &#124; 2 | a<br>&lt;b&gt; |"
+
+
+def test_after_a_resume_later_steps_and_a_line_cut_off_by_a_kill_are_gone(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps({"step": s}) + "\n" for s in (0, 1, 2, 3)) + '{"step": 4, "rew')
+    assert [row["step"] for row in read_lines(path)] == [0, 1, 2, 3]
+    writer = MetricsWriter(tmp_path, tensorboard=False)
+    writer.truncate_after(2)
+    writer.write(3, {})
+    assert [row["step"] for row in read_lines(path)] == [0, 1, 2, 3]
+    assert path.read_text().count("\n") == 4
+
+
+def test_weights_and_biases_without_package_or_key_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    with pytest.raises(ValueError, match=r"wandb is not installed|WANDB_API_KEY is not"):
+        MetricsWriter(tmp_path, tensorboard=False, wandb_project="mine")

@@ -1,0 +1,280 @@
+"""One run of all tasks in one process: each alone, each pair, and all four, with rewards and settings of their own."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoTokenizer
+
+from unigrpo.checks.unigrpo import check_inputs
+from unigrpo.config import (
+    ActorConfig,
+    AdamConfig,
+    AlgoConfig,
+    DataConfig,
+    DeepSpeedConfig,
+    EvalConfig,
+    ImageConfig,
+    ImageSamplingConfig,
+    KLConfig,
+    RewardConfig,
+    RewardTermConfig,
+    RolloutConfig,
+    RunConfig,
+    TaskConfig,
+    TextSamplingConfig,
+    TrainConfig,
+)
+from unigrpo.data.prompts import load_prompts
+from unigrpo.models.image_tokenizer import load_image_tokenizer
+from unigrpo.models.mmada import MMadaModelLM
+from unigrpo.models.vocabulary import Vocabulary
+from unigrpo.records import Prompt
+from unigrpo.runs.checkpoints import CheckpointStore
+from unigrpo.trainers.unigrpo import LogprobMismatchError, UniGRPOTrainer
+from unigrpo.training.optimizer_step import LocalEngine
+from unigrpo.training.scoring import ScoringSettings
+from unigrpo.workers.group import LocalGroup
+from unigrpo.workers.policy import PolicyWorker
+from unigrpo.workers.reference import ReferenceWorker
+from unigrpo.workers.reward import LocalRewards
+
+TASKS = ("text", "mmu", "t2i", "r2i")
+
+
+def digits(*, completions, tasks):
+    """Share of digits; text only."""
+    assert set(tasks) <= {"text", "mmu"}
+    return [sum(c.isdigit() for c in text) / max(len(text), 1) for text in completions]
+
+
+def redness(*, images, tasks):
+    """How much redder than blue a picture is."""
+    assert set(tasks) <= {"t2i", "r2i"}
+    means = [torch.tensor(list(image.resize((1, 1)).getpixel((0, 0))), dtype=torch.float64) for image in images]
+    return [float(rgb[0] - rgb[2]) / 255 for rgb in means]
+
+
+@pytest.fixture(scope="module")
+def prompt_file(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("prompts")
+    Image.new("RGB", (20, 16), "red").save(folder / "red.png")
+    rows = [
+        {"task": "text", "prompt": "1+1=", "label": "2"},
+        {"task": "mmu", "prompt": "colour?", "label": "red", "image": str(folder / "red.png")},
+        {"task": "t2i", "prompt": "a red square"},
+        {"task": "r2i", "prompt": "what blood looks like"},
+    ]
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(folder / "prompts.jsonl")
+
+
+def config(model: Path, prompt_file: str, **algo: Any) -> RunConfig:
+    return RunConfig(
+        data=DataConfig(prompt_dataset=prompt_file, max_prompt_tokens=64),
+        image=ImageConfig(resolution=16),
+        rollout=RolloutConfig(
+            batch_size=4,
+            n_samples_per_prompt=4,
+            micro_batch_size=3,
+            text=TextSamplingConfig(max_new_tokens=8, num_denoising_steps=4, block_length=4, temperature=0.9),
+            image=ImageSamplingConfig(num_denoising_steps=3, temperature=1.1, guidance_scale=1.0),
+        ),
+        actor=ActorConfig(model_name_or_path=str(model), adam=AdamConfig(lr=1e-3), lr_warmup_ratio=0.0),
+        algo=AlgoConfig(tasks={"t2i": TaskConfig(kl_coef=0.0, eps_clip_low_high=(0.1, 0.1), loss_coef=0.5)}, **algo),
+        reward=RewardConfig(
+            terms=(
+                RewardTermConfig(name=f"{__file__}:digits", tasks=("text", "mmu")),
+                RewardTermConfig(name=f"{__file__}:redness", tasks=("t2i", "r2i")),
+            )
+        ),
+        train=TrainConfig(num_steps=2, num_inner_updates=2, micro_batch_size=4),
+        eval=EvalConfig(n_samples_per_prompt=1),
+        ds=DeepSpeedConfig(param_dtype="fp32"),
+    )
+
+
+class Recorder:
+    """An output that remembers."""
+
+    def __init__(self):
+        self.rows, self.samples = {}, []
+
+    def metrics(self, step, values):
+        self.rows[step] = values
+
+    def rollouts(self, step, rows):
+        self.samples += rows
+
+    def progress(self, step, values):
+        pass
+
+
+def make_trainer(run: RunConfig, path: Path, prompts: list[Prompt], eval_prompts: list[Prompt]) -> UniGRPOTrainer:
+    folder = run.actor.model_name_or_path
+    model, reference = (MMadaModelLM.from_pretrained(folder) for _ in range(2))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    vocabulary = Vocabulary.from_pretrained_parts(model.config, tokenizer)
+    image_tokenizer = load_image_tokenizer(str(Path(folder) / "image_tokenizer"))
+    engine = LocalEngine(model, run.actor, run.num_optimizer_steps)
+    settings = ScoringSettings.of_run(run, vocabulary)
+    return UniGRPOTrainer(
+        run,
+        policy=LocalGroup(PolicyWorker(run, engine, tokenizer, image_tokenizer)),
+        reference=LocalGroup(ReferenceWorker(run, reference.eval(), torch.device("cpu"), settings)),
+        reward=LocalRewards(run.reward),
+        prompts=prompts,
+        eval_prompts=eval_prompts,
+        checkpoints=CheckpointStore(path / "checkpoints", max_num=2),
+    )
+
+
+COMBINATIONS = [*itertools.combinations(TASKS, 1), *itertools.combinations(TASKS, 2), TASKS]
+
+
+@pytest.mark.parametrize("tasks", COMBINATIONS, ids="+".join)
+def test_any_mixture_of_tasks_trains_and_scores_as_it_sampled(tiny_unified_folder, prompt_file, tmp_path, tasks):
+    prompts = [p for p in load_prompts(prompt_file) if p.task in tasks]
+    output = Recorder()
+    trainer = make_trainer(config(tiny_unified_folder, prompt_file), tmp_path, prompts, prompts)
+    summary = trainer.fit(output)
+    for row in (output.rows[1], output.rows[2]):
+        assert row["ratio/first_update_deviation"] == 0.0
+        assert row["grad_norm"] > 0
+        for task in TASKS:
+            assert (f"reward/total_mean/{task}" in row) == (task in tasks)
+            assert (f"kl/reference_nats/{task}" in row) == (task in tasks)
+    assert output.rows[1]["kl/reference_nats"] >= 0
+    in_turn = [sorted(tasks)[step % len(tasks)] for step in range(2)]
+    assert [row["task"] for row in output.samples if row["kind"] == "train"] == in_turn
+    after = summary["eval"]["after"]
+    if len(tasks) > 1:
+        assert {f"reward_total_sampled/{task}" for task in tasks} <= set(after)
+
+
+def test_rollouts_of_each_task_have_their_own_spans(tiny_unified_folder, prompt_file, tmp_path):
+    run = config(tiny_unified_folder, prompt_file)
+    prompts = load_prompts(prompt_file)
+    trainer = make_trainer(run, tmp_path, prompts, [])
+    rollouts = trainer.policy.map(
+        PolicyWorker.generate, trainer.prompts.requests(0), run.rollout.text, run.rollout.image
+    )
+    vocabulary = trainer.policy.worker._writer.vocabulary  # type: ignore[attr-defined]
+    first, stop = vocabulary.image_slice
+    seen = set()
+    for rollout in rollouts:
+        task = rollout.request.prompt.task
+        seen.add(task)
+        image = rollout.token_ids[rollout.image_mask]
+        assert len(image) == (16 if task in ("t2i", "r2i") else 0)
+        assert bool(((image >= first) & (image < stop)).all())
+        assert (rollout.image is not None) == (task in ("t2i", "r2i"))
+        assert (rollout.completion == "") == (task == "t2i")
+        assert int(rollout.response_mask.sum()) == {"text": 8, "mmu": 8, "t2i": 16, "r2i": 24}[task]
+        assert bool((rollout.commit_step[rollout.scored_mask] >= 0).all())
+        if task == "r2i":
+            thoughts = rollout.response_mask & ~rollout.image_mask
+            assert rollout.commit_step[rollout.image_mask].min() > rollout.commit_step[thoughts].max()
+    assert seen == set(TASKS)
+
+
+@pytest.mark.parametrize(("of_policy", "of_run", "room"), [(64, 0, 64), (64, 70, 70), (None, 0, None)])
+def test_a_drawing_has_the_row_that_the_policy_was_trained_with(
+    tiny_unified_folder, prompt_file, tmp_path, of_policy, of_run, room
+):
+    folder = shutil.copytree(tiny_unified_folder, tmp_path / "model")
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | {"max_text_tokens": of_policy}))
+    run = config(folder, prompt_file)
+    run = dataclasses.replace(run, rollout=dataclasses.replace(run.rollout, max_text_tokens=of_run))
+    prompts = [p for p in load_prompts(prompt_file) if p.task == "r2i"]
+    trainer = make_trainer(run, tmp_path, prompts, [])
+    requests = trainer.prompts.requests(0)
+    rollouts = trainer.policy.map(PolicyWorker.generate, requests, run.rollout.text, run.rollout.image)
+    for rollout in rollouts:
+        thoughts = int((rollout.response_mask & ~rollout.image_mask).nonzero()[-1]) + 1
+        # Task token, text, start-of-image, codes, end-of-image; without a room one end-of-text closes the text.
+        assert len(rollout.token_ids) == (thoughts + 1 if room is None else 1 + room) + 1 + 16 + 1
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_training_path_sees_what_the_sampler_saw(tiny_unified_folder, prompt_file, tmp_path, task):
+    run = config(tiny_unified_folder, prompt_file)
+    unguided = dataclasses.replace(run.rollout, image=dataclasses.replace(run.rollout.image, guidance_scale=0.0))
+    run = dataclasses.replace(run, rollout=unguided)
+    output = Recorder()
+    prompts = [p for p in load_prompts(prompt_file) if p.task == task]
+    make_trainer(run, tmp_path, prompts, []).fit(output)
+    assert output.rows[1]["logprob_mismatch/largest_nats"] < 1e-4
+    assert "logprob_mismatch/largest_nats" not in output.rows[2]
+
+
+def test_a_sampler_that_records_something_else_stops_the_run(tiny_unified_folder, prompt_file, tmp_path):
+    run = config(tiny_unified_folder, prompt_file)
+    prompts = [p for p in load_prompts(prompt_file) if p.task == "text"]
+    trainer = make_trainer(run, tmp_path, prompts, [])
+    generate = PolicyWorker.generate
+
+    def shifted(self, *arguments):
+        return [dataclasses.replace(r, commit_log_probs=r.commit_log_probs - 1.0) for r in generate(self, *arguments)]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PolicyWorker, "generate", shifted)
+        with pytest.raises(
+            LogprobMismatchError, match=r"by 1 nats on prompts.jsonl:1, more than train.logprob_mismatch_limit 0.5"
+        ):
+            trainer.fit(Recorder())
+
+
+def test_a_sample_does_not_depend_on_the_tasks_around_it(tiny_unified_folder, prompt_file, tmp_path):
+    run = config(tiny_unified_folder, prompt_file)
+    trainer = make_trainer(run, tmp_path, load_prompts(prompt_file), [])
+    requests = trainer.prompts.requests(0)
+    settings = (run.rollout.text, run.rollout.image)
+    together = trainer.policy.map(PolicyWorker.generate, requests, *settings)
+    for request, one in zip(requests, together, strict=True):
+        alone = trainer.policy.map(PolicyWorker.generate, [request], *settings)[0]
+        assert torch.equal(alone.token_ids, one.token_ids)
+
+
+def test_inputs_of_all_tasks_are_checked(tiny_unified_folder, prompt_file):
+    inputs = check_inputs(config(tiny_unified_folder, prompt_file))
+    assert [p.task for p in inputs.prompts] == list(TASKS)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ({"task": "t2a", "prompt": "x"}, r"bad.jsonl:1: no task 't2a'"),
+        ({"task": "t2i", "prompt": " "}, r"bad.jsonl:1: 'prompt' must be a text that is not empty"),
+        ({"task": "mmu", "prompt": "x"}, r"bad.jsonl:1: task 'mmu' needs \"image\""),
+        ({"task": "mmu", "prompt": "x", "image": "nowhere.png"}, r"bad.jsonl:1: .*nowhere.png"),
+    ],
+)
+def test_a_wrong_line_is_named(tiny_unified_folder, tmp_path, line, message):
+    file = tmp_path / "bad.jsonl"
+    file.write_text(json.dumps(line) + "\n")
+    with pytest.raises(ValueError, match=message):
+        check_inputs(config(tiny_unified_folder, str(file)))
+
+
+def test_a_task_that_no_reward_pays_for_is_refused(tiny_unified_folder, tmp_path):
+    file = tmp_path / "t2i.jsonl"
+    file.write_text('{"task": "t2i", "prompt": "x"}\n')
+    run = config(tiny_unified_folder, str(file))
+    terms = (RewardTermConfig(name=f"{__file__}:digits", tasks=("text", "mmu")),)
+    with pytest.raises(ValueError, match="no reward with a weight pays for task 't2i'"):
+        check_inputs(RunConfig(**{**vars(run), "reward": RewardConfig(terms=terms)}))
+
+
+def test_a_task_cannot_have_a_kl_without_a_reference():
+    with pytest.raises(ValueError, match=r"algo.tasks.t2i.kl_coef is 0.1, but algo.kl.init_coef is 0"):
+        AlgoConfig(kl=KLConfig(init_coef=0.0), tasks={"t2i": TaskConfig(kl_coef=0.1)})

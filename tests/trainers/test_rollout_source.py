@@ -1,0 +1,245 @@
+"""Rollout workers against none: the same run where weights are fresh, corrected ratios where they are a step old."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from queue import Queue
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer
+
+from unigrpo.config import (
+    ActorConfig,
+    AdamConfig,
+    DeepSpeedConfig,
+    RewardConfig,
+    RewardTermConfig,
+    RolloutConfig,
+    RunConfig,
+    TextSamplingConfig,
+    TrainConfig,
+)
+from unigrpo.models.mmada import MMadaModelLM
+from unigrpo.models.vocabulary import Vocabulary
+from unigrpo.records import Prompt, TrainSample
+from unigrpo.runs.checkpoints import CheckpointStore
+from unigrpo.trainers.rollout_source import StalenessError
+from unigrpo.trainers.unigrpo import UniGRPOTrainer
+from unigrpo.training.optimizer_step import LocalEngine
+from unigrpo.training.scoring import ScoringSettings
+from unigrpo.workers.group import LocalGroup
+from unigrpo.workers.policy import PolicyWorker
+from unigrpo.workers.reference import ReferenceWorker
+from unigrpo.workers.reward import LocalRewards
+from unigrpo.workers.rollout import RolloutWorker
+
+PROMPTS = [Prompt(id=f"sums:{i}", text=f"{i}+{i}=", label=str(2 * i)) for i in range(6)]
+NUM_INNER_UPDATES = 2
+
+
+def digits_reward(*, completions: list[str], **_: Any) -> list[float]:
+    """Share of characters that are digits."""
+    return [sum(c.isdigit() for c in text) / max(len(text), 1) for text in completions]
+
+
+def run_config(folder: Path, num_workers: int, max_staleness: int = 0) -> RunConfig:
+    return RunConfig(
+        rollout=RolloutConfig(
+            batch_size=2,
+            n_samples_per_prompt=4,
+            micro_batch_size=8,
+            num_workers=num_workers,
+            max_staleness=max_staleness,
+            text=TextSamplingConfig(max_new_tokens=8, num_denoising_steps=4, block_length=4),
+        ),
+        actor=ActorConfig(model_name_or_path=str(folder), adam=AdamConfig(lr=3e-3), lr_warmup_ratio=0.0),
+        reward=RewardConfig(terms=(RewardTermConfig(name=f"{__file__}:digits_reward"),)),
+        train=TrainConfig(
+            num_steps=4, num_inner_updates=NUM_INNER_UPDATES, micro_batch_size=4, logprob_mismatch_steps=1
+        ),
+        ds=DeepSpeedConfig(param_dtype="fp32"),
+    )
+
+
+class QueueChannel:
+    """A channel between two threads."""
+
+    def __init__(self, queue: Queue[Tensor], *, is_sender: bool) -> None:
+        self._queue, self._is_sender = queue, is_sender
+
+    def broadcast(self, tensor: Tensor) -> None:
+        if self._is_sender:
+            self._queue.put(tensor.clone())
+        else:
+            tensor.copy_(self._queue.get(timeout=30))
+
+
+class Recorder:
+    def __init__(self) -> None:
+        self.rows: dict[int, dict[str, float]] = {}
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        self.rows[step] = values
+
+    def rollouts(self, step: int, rows: list[dict[str, Any]]) -> None:
+        pass
+
+    def progress(self, step: int, values: dict[str, float]) -> None:
+        pass
+
+
+def make_trainer(run: RunConfig, path: Path) -> UniGRPOTrainer:
+    folder = run.actor.model_name_or_path
+    models = [MMadaModelLM.from_pretrained(folder) for _ in range(3)]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    settings = ScoringSettings.of_run(run, Vocabulary.from_pretrained_parts(models[0].config, tokenizer))
+    engine = LocalEngine(models[0], run.actor, run.train.num_steps * run.train.num_inner_updates)
+    policy = PolicyWorker(run, engine, tokenizer)
+    rollout = None
+    if run.rollout.num_workers:
+        queue: Queue[Tensor] = Queue()
+        with torch.no_grad():  # only what is sent can make it the policy
+            for weight in models[1].parameters():
+                weight.zero_()
+        worker = RolloutWorker(run, models[1].eval(), tokenizer)
+        policy.channel = QueueChannel(queue, is_sender=True)
+        worker.channel = QueueChannel(queue, is_sender=False)
+        rollout = LocalGroup(worker)
+    return UniGRPOTrainer(
+        run,
+        policy=LocalGroup(policy),
+        reference=LocalGroup(ReferenceWorker(run, models[2].eval(), torch.device("cpu"), settings)),
+        rollout=rollout,
+        reward=LocalRewards(run.reward),
+        prompts=PROMPTS,
+        eval_prompts=[],
+        checkpoints=CheckpointStore(path / "checkpoints", max_num=3),
+    )
+
+
+def policy_weights(trainer: UniGRPOTrainer) -> dict[str, Tensor]:
+    model: MMadaModelLM = trainer.policy.worker._engine.model  # type: ignore[attr-defined]
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def untimed(row: dict[str, float]) -> dict[str, float]:
+    return {k: v for k, v in row.items() if not k.startswith(("time/", "throughput/", "memory/", "perf/"))}
+
+
+def test_fresh_rollouts_of_workers_give_the_run_without_them_bit_for_bit(
+    tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    outputs, trainers = (Recorder(), Recorder()), []
+    for num_workers, output in enumerate(outputs):
+        trainers.append(make_trainer(run_config(tiny_model_folder, num_workers), tmp_path / str(num_workers)))
+        trainers[-1].fit(output)
+    without, with_workers = outputs
+    assert len(without.rows) == 4
+    for step, row in without.rows.items():
+        assert untimed(with_workers.rows[step]) == untimed(row)
+    assert without.rows[4]["grad_norm"] > 0
+    for name, weight in policy_weights(trainers[0]).items():
+        assert torch.equal(policy_weights(trainers[1])[name], weight), name
+
+
+def test_a_step_ahead_old_log_probabilities_are_those_of_the_weights_that_wrote(
+    tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    run = run_config(tiny_model_folder, 1, max_staleness=1)
+    trainer = make_trainer(run, tmp_path)
+    at_start: list[dict[str, Tensor]] = []
+    scored: list[tuple[Sequence[TrainSample], list[Tensor]]] = []
+    old_log_probs = trainer.source.old_log_probs
+
+    def watched(samples: Sequence[TrainSample]) -> list[Tensor]:
+        at_start.append(policy_weights(trainer))
+        scored.append((samples, old_log_probs(samples)))
+        return scored[-1][1]
+
+    trainer.source.old_log_probs = watched  # type: ignore[method-assign]
+    output = Recorder()
+    trainer.fit(output)
+    assert [row["rollout/staleness"] for row in output.rows.values()] == [0] + [NUM_INNER_UPDATES] * 3
+    # The first is written by the first weights, and each later one by those of the step before.
+    writers = [at_start[0], *at_start[:-1]]
+    for step, (samples, old) in enumerate(scored):
+        check = make_trainer(run_config(tiny_model_folder, 0), tmp_path / f"check{step}")
+        check.policy.worker._engine.model.load_state_dict(writers[step])  # type: ignore[attr-defined]
+        expected = check.policy.map(PolicyWorker.log_likelihood, samples)
+        drawn = check.policy.map(
+            PolicyWorker.generate, [s.rollout.request for s in samples], run.rollout.text, run.rollout.image
+        )
+        for sample, got, log_probs, rollout in zip(samples, old, expected, drawn, strict=True):
+            assert torch.equal(got, log_probs)
+            assert torch.equal(sample.rollout.token_ids, rollout.token_ids)
+    # So the first ratio of a stale step is not 1, and says how far the policy has gone since.
+    deviations = [row["ratio/first_update_deviation"] for row in output.rows.values()]
+    assert deviations[0] == 0
+    assert min(deviations[1:]) > 1e-4
+    assert all(row["logprob_mismatch/largest_nats"] < 1e-4 for row in output.rows.values())
+
+
+def test_the_next_rollouts_are_started_before_the_rewards_and_the_update(
+    tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    trainer = make_trainer(run_config(tiny_model_folder, 1, max_staleness=1), tmp_path)
+    started = threading.Event()
+    worker: RolloutWorker = trainer.source.workers.worker  # type: ignore[attr-defined]
+    generate, score = worker.generate, trainer.reward.score
+    waited: list[bool] = []
+
+    def generates(requests: Any, *settings: Any) -> Any:
+        if requests[0].step > 0:
+            started.set()
+        return generate(requests, *settings)
+
+    def scores(rollouts: Any) -> Any:
+        waited.append(started.wait(timeout=30))  # for ever, if the next rollouts waited for the rewards
+        return score(rollouts)
+
+    RolloutWorker.generate, restore = lambda _, *arguments: generates(*arguments), RolloutWorker.generate  # type: ignore
+    trainer.reward.score = scores  # type: ignore[method-assign]
+    try:
+        trainer.train_step(0, Recorder())
+    finally:
+        RolloutWorker.generate = restore
+    assert waited == [True]
+
+
+def test_rollouts_that_are_older_than_allowed_are_refused(tiny_model_folder: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(run_config(tiny_model_folder, 1, max_staleness=1), tmp_path)
+    trainer.train_step(0, Recorder())
+    trainer.state.policy_version += 1  # an update nobody waited for
+    with pytest.raises(StalenessError, match=r"3 optimizer steps old.*max_staleness 1 allows 2"):
+        trainer.train_step(1, Recorder())
+
+
+def test_a_resumed_run_starts_with_fresh_rollouts(tiny_model_folder: Path, tmp_path: Path) -> None:
+    run = run_config(tiny_model_folder, 1, max_staleness=1)
+    trainer = make_trainer(run, tmp_path)
+    for step in range(2):
+        trainer.train_step(step, Recorder())
+        trainer.state.step = step + 1
+    trainer.save({})
+    again = make_trainer(run, tmp_path)
+    assert again.resume() == 2
+    assert again.train_step(2, Recorder())["rollout/staleness"] == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_workers": -1}, "num_workers is -1; it must be 0 or more"),
+        ({"num_workers": 1, "max_staleness": 2}, "max_staleness is 2; choose 0, or 1"),
+        ({"max_staleness": 1}, "1 without rollout workers"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(changes: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(RolloutConfig(), **changes)

@@ -1,0 +1,347 @@
+"""The whole loop in one process, with real workers on a small random model."""
+
+import dataclasses
+import functools
+import json
+import shutil
+import threading
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from unigrpo.config import (
+    ActorConfig,
+    AdamConfig,
+    DeepSpeedConfig,
+    EvalConfig,
+    RewardConfig,
+    RewardTermConfig,
+    RolloutConfig,
+    RunConfig,
+    TextSamplingConfig,
+    TrainConfig,
+)
+from unigrpo.models.mmada import MMadaModelLM
+from unigrpo.models.vocabulary import Vocabulary
+from unigrpo.records import Prompt, RewardOutput
+from unigrpo.runs.checkpoints import CheckpointStore
+from unigrpo.trainers.unigrpo import UniGRPOTrainer
+from unigrpo.training.batching import NonFiniteLossError
+from unigrpo.training.optimizer_step import LocalEngine
+from unigrpo.training.reward_aggregation import RewardError
+from unigrpo.training.scoring import ScoringSettings
+from unigrpo.workers.group import LocalGroup
+from unigrpo.workers.policy import PolicyWorker
+from unigrpo.workers.reference import ReferenceWorker
+from unigrpo.workers.reward import LocalRewards
+
+PROMPTS = [Prompt(id=f"sums:{i}", text=f"{i}+{i}=", label=str(2 * i)) for i in range(6)]
+
+
+class Recorder:
+    """An output that remembers."""
+
+    def __init__(self):
+        self.rows, self.samples = {}, []
+
+    def metrics(self, step, values):
+        self.rows[step] = values
+
+    def rollouts(self, step, rows):
+        self.samples += [(step, row) for row in rows]
+
+    def progress(self, step, values):
+        pass
+
+
+def digits_reward(*, prompts, completions, labels, **_):
+    """Share of characters that are digits: something that a random model can already vary in."""
+    return [sum(c.isdigit() for c in text) / max(len(text), 1) for text in completions]
+
+
+def config(folder, **train: int) -> RunConfig:
+    return RunConfig(
+        rollout=RolloutConfig(
+            batch_size=2,
+            n_samples_per_prompt=4,
+            micro_batch_size=8,
+            text=TextSamplingConfig(max_new_tokens=8, num_denoising_steps=4, block_length=4),
+        ),
+        actor=ActorConfig(model_name_or_path=str(folder), adam=AdamConfig(lr=1e-3), lr_warmup_ratio=0.0),
+        reward=RewardConfig(terms=(RewardTermConfig(name=f"{__file__}:digits_reward"),)),
+        train=dataclasses.replace(TrainConfig(num_steps=4, num_inner_updates=2, micro_batch_size=4), **train),
+        eval=EvalConfig(n_samples_per_prompt=1),
+        ds=DeepSpeedConfig(param_dtype="fp32"),
+    )
+
+
+def make_trainer(run: RunConfig, path, eval_prompts=()) -> UniGRPOTrainer:
+    model = MMadaModelLM.from_pretrained(run.actor.model_name_or_path)
+    reference = MMadaModelLM.from_pretrained(run.actor.model_name_or_path).eval()
+    tokenizer = AutoTokenizer.from_pretrained(run.actor.model_name_or_path)
+    vocabulary = Vocabulary.from_pretrained_parts(model.config, tokenizer)
+    engine = LocalEngine(model, run.actor, run.train.num_steps * run.train.num_inner_updates)
+    return UniGRPOTrainer(
+        run,
+        policy=LocalGroup(PolicyWorker(run, engine, tokenizer)),
+        reference=LocalGroup(
+            ReferenceWorker(run, reference, torch.device("cpu"), ScoringSettings.of_run(run, vocabulary))
+        ),
+        reward=LocalRewards(run.reward),
+        prompts=PROMPTS,
+        eval_prompts=list(eval_prompts),
+        checkpoints=CheckpointStore(path / "checkpoints", max_num=3),
+    )
+
+
+def weights(trainer: UniGRPOTrainer) -> dict[str, torch.Tensor]:
+    return {k: v.clone() for k, v in trainer.policy.worker._engine.model.state_dict().items()}  # type: ignore[attr-defined]
+
+
+def test_the_work_of_an_evaluation_is_booked_in_no_step(tiny_model_folder, tmp_path):
+    output = Recorder()
+    run = config(tiny_model_folder, num_steps=1)
+    run = dataclasses.replace(run, eval=EvalConfig(n_samples_per_prompt=8))  # many times the step's own samples
+    make_trainer(run, tmp_path, PROMPTS).fit(output)
+    row = output.rows[1]
+    assert 0 < row["perf/policy_generate_seconds"] <= row["time/generate_seconds"]
+
+
+def test_a_step_reports_everything_that_a_user_looks_at(tiny_model_folder, tmp_path):
+    output = Recorder()
+    trainer = make_trainer(config(tiny_model_folder, num_steps=1), tmp_path, PROMPTS[:2])
+    summary = trainer.fit(output)
+    row = output.rows[1]
+    for name in (
+        "reward/total_mean", "reward/zero_spread_groups", "advantage/std", "kl/reference_nats", "grad_norm",
+        "ratio/clipped_fraction", "loss/policy", "learning_rate", "time/generate_seconds", "time/reward_seconds",
+        "time/score_seconds", "time/update_seconds", "time/sync_seconds", "throughput/tokens_per_second",
+        "memory/policy_peak_gb", "memory/reference_peak_gb", "perf/policy_generate_tflops",
+        "perf/policy_update_seconds", "perf/reference_idle_seconds", "throughput/images_per_second_per_gpu",
+        "eval/reward_total",
+    ):  # fmt: skip
+        assert name in row, name
+    assert row["throughput/tokens_per_second"] > 0
+    assert summary["steps"] == 1
+    assert set(summary["eval"]["before"]) == set(summary["eval"]["after"])
+    json.dumps(summary)
+    assert [step for step, s in output.samples if s["kind"] == "train"] == [1]
+
+
+def test_old_and_new_log_probabilities_are_equal_before_the_first_update(tiny_model_folder, tmp_path):
+    output = Recorder()
+    make_trainer(config(tiny_model_folder), tmp_path).fit(output)
+    assert [row["ratio/first_update_deviation"] for row in output.rows.values()] == [0.0] * 4
+
+
+def test_the_first_step_starts_at_the_reference(tiny_model_folder, tmp_path):
+    output = Recorder()
+    make_trainer(config(tiny_model_folder, num_steps=2, num_inner_updates=1), tmp_path).fit(output)
+    assert output.rows[1]["kl/reference_nats"] == 0.0
+    assert output.rows[2]["kl/reference_nats"] > 0.0
+
+
+def test_the_reward_rises(tiny_model_folder, tmp_path):
+    output = Recorder()
+    run = config(tiny_model_folder, num_steps=25, num_inner_updates=2)
+    run = dataclasses.replace(run, rollout=dataclasses.replace(run.rollout, batch_size=4))
+    make_trainer(run, tmp_path).fit(output)
+    rewards = [row["reward/total_mean"] for row in output.rows.values()]
+    assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.2
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(tiny_model_folder, tmp_path):
+    runs = []
+    for seed in (1, 1, 2):
+        output = Recorder()
+        trainer = make_trainer(config(tiny_model_folder, num_steps=2, seed=seed), tmp_path / str(len(runs)))
+        trainer.fit(output)
+        runs.append((untimed(output.rows), weights(trainer)))
+    assert runs[0][0] == runs[1][0] != runs[2][0]
+    assert all(torch.equal(v, runs[1][1][k]) for k, v in runs[0][1].items())
+
+
+def untimed(rows):
+    return {
+        step: {k: v for k, v in row.items() if not k.startswith(("time/", "throughput/", "memory/", "perf/"))}
+        for step, row in rows.items()
+    }
+
+
+def test_a_resumed_run_equals_one_that_was_never_stopped(tiny_model_folder, tmp_path):
+    run = config(tiny_model_folder)
+    run = dataclasses.replace(run, ckpt=dataclasses.replace(run.ckpt, save_steps=2))
+    straight = Recorder()
+    whole = make_trainer(run, tmp_path / "whole")
+    whole.fit(straight)
+
+    killed = make_trainer(run, tmp_path / "killed")
+    real_step = killed.train_step
+
+    def dies_in_the_fourth_step(step, output):
+        if step == 3:
+            real_step(step, output)
+            raise KeyboardInterrupt
+        return real_step(step, output)
+
+    killed.train_step = dies_in_the_fourth_step  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        killed.fit(Recorder())
+    again = Recorder()
+    resumed = make_trainer(run, tmp_path / "killed")
+    assert resumed.resume() == 2
+    resumed.fit(again)
+    assert untimed(again.rows) == {k: v for k, v in untimed(straight.rows).items() if k > 2}
+    assert all(torch.equal(v, weights(whole)[k]) for k, v in weights(resumed).items())
+
+
+def raises(*, completions, **_):
+    raise KeyError("boom")
+
+
+def returns_nan(*, completions, **_):
+    return [float("nan")] * len(completions)
+
+
+def returns_too_few(*, completions, **_):
+    return [0.0] * (len(completions) - 1)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (
+            "raises",
+            "reward 'raises' raised KeyError: 'boom': 8 of 8 samples have no reward, the first is sample 0",
+        ),
+        ("returns_nan", "reward 'returns_nan' returned nan: 8 of 8 samples have no reward"),
+        ("returns_too_few", "reward 'returns_too_few' returned 7 values for 8 samples"),
+    ],
+)
+def test_a_broken_reward_stops_the_step_before_any_update(tiny_model_folder, tmp_path, function, message):
+    run = config(tiny_model_folder)
+    terms = (RewardTermConfig(name=f"{__file__}:{function}"),)
+    run = dataclasses.replace(run, reward=RewardConfig(terms=terms))
+    trainer = make_trainer(run, tmp_path)
+    before = weights(trainer)
+    with pytest.raises(RewardError, match=message):
+        trainer.fit(Recorder())
+    assert all(torch.equal(v, before[k]) for k, v in weights(trainer).items())
+
+
+def is_missing_for_the_first(*, completions, **_):
+    return [None, *(float(len(set(text))) for text in completions[1:])]
+
+
+def test_a_sample_without_reward_has_no_part_in_the_update(tiny_model_folder, tmp_path):
+    run = config(tiny_model_folder, num_steps=1)
+    terms = (RewardTermConfig(name=f"{__file__}:is_missing_for_the_first"),)
+    trainer = make_trainer(dataclasses.replace(run, reward=RewardConfig(terms=terms)), tmp_path)
+    planned = []
+    update = trainer._update
+    trainer._update = lambda samples: planned.extend(samples) or update(samples)  # type: ignore[method-assign]
+    output = Recorder()
+    trainer.fit(output)
+    assert [s.is_valid for s in planned] == [False] + [True] * 7
+    assert planned[0].advantage == 0
+    assert planned[0].weight.sum() == planned[0].old_log_probs.sum() == planned[0].ref_log_probs.sum() == 0
+    assert all(s.weight.sum() > 0 for s in planned[1:])
+    # The three others of its group are compared among themselves.
+    assert sum(s.advantage for s in planned[1:4]) == pytest.approx(0, abs=1e-6)
+    assert output.rows[1]["reward/is_missing_for_the_first_missing_share"] == 1 / 8
+    assert output.rows[1]["reward/left_out_share"] == 1 / 8
+
+
+def test_a_step_with_too_few_rewards_changes_no_weights_and_the_next_goes_on(tiny_model_folder, tmp_path):
+    run = config(tiny_model_folder, num_steps=2)
+    terms = (RewardTermConfig(name=f"{__file__}:digits_reward"),)
+    run = dataclasses.replace(run, reward=RewardConfig(terms=terms, max_failed_steps=2))
+    trainer = make_trainer(run, tmp_path)
+    score = trainer.reward.score
+    kept = []
+
+    def fails_first(rollouts):
+        outputs, work = score(rollouts)
+        kept.append(weights(trainer))
+        if len(kept) == 1:
+            outputs = [RewardOutput(parts={"digits_reward": None}, reasons={"digits_reward": "is away"})] * 8
+        return outputs, work
+
+    trainer.reward.score = fails_first
+    output = Recorder()
+    trainer.fit(output)
+    assert all(torch.equal(v, kept[1][k]) for k, v in kept[0].items())
+    assert not all(torch.equal(v, kept[1][k]) for k, v in weights(trainer).items())
+    assert "grad_norm" not in output.rows[1]
+    assert "grad_norm" in output.rows[2]
+
+
+def test_rewards_are_started_before_the_models_score_and_waited_for_afterwards(tiny_model_folder, tmp_path):
+    trainer = make_trainer(config(tiny_model_folder), tmp_path)
+    order = []
+
+    def watched(owner, name, what):
+        function = getattr(owner, name)
+        setattr(owner, name, lambda *arguments: order.append(what) or function(*arguments))
+
+    watched(trainer.reward, "start", "rewards begin")
+    watched(trainer.reward, "score", "rewards end")  # in one process they are scored when they are waited for
+    watched(trainer.source, "old_log_probs", "policy scores")
+    watched(trainer.reference, "map", "reference scores")
+    watched(trainer, "_update", "update")
+    trainer.train_step(0, Recorder())
+    assert order == ["rewards begin", "policy scores", "reference scores", "rewards end", "update"]
+
+
+def test_a_reference_on_gpus_of_its_own_scores_while_the_policy_does_with_the_same_numbers(
+    tiny_model_folder, tmp_path, monkeypatch
+):
+    rows = []
+    for is_shared in (True, False):
+        if not is_shared:  # from now on each waits for the other
+            barrier = threading.Barrier(2, timeout=30)
+            for worker in (PolicyWorker, ReferenceWorker):
+                monkeypatch.setattr(worker, "log_likelihood", behind(barrier, worker.log_likelihood))
+        run = config(tiny_model_folder, num_steps=2, colocate_actor_ref=is_shared)
+        trainer, output = make_trainer(run, tmp_path / str(is_shared)), Recorder()
+        trainer.fit(output)
+        rows.append(untimed(output.rows))
+    assert rows[0] == rows[1]
+
+
+def behind(barrier, score):
+    @functools.wraps(score)
+    def waiting(worker, samples):
+        barrier.wait()
+        return score(worker, samples)
+
+    return waiting
+
+
+def test_a_loss_that_is_not_finite_stops_the_step_before_the_update(tiny_model_folder, tmp_path):
+    trainer = make_trainer(config(tiny_model_folder), tmp_path)
+    update = trainer._update
+
+    def infinite(samples):
+        return update(
+            [dataclasses.replace(s, old_log_probs=s.advantage * s.weight.sum(1) * float("nan")) for s in samples]
+        )
+
+    trainer._update = infinite  # type: ignore[method-assign]
+    before = weights(trainer)
+    with pytest.raises(NonFiniteLossError, match=r"the loss of inner update 0 is nan; .*sums:\d .*was not made"):
+        trainer.fit(Recorder())
+    assert all(torch.equal(v, before[k]) for k, v in weights(trainer).items())
+
+
+def test_the_export_is_the_policy(tiny_model_folder, tmp_path):
+    trainer = make_trainer(config(tiny_model_folder, num_steps=1), tmp_path)
+    trainer.fit(Recorder())
+    trainer.export(tmp_path / "policy")
+    loaded = MMadaModelLM.from_pretrained(tmp_path / "policy").state_dict()
+    assert all(torch.equal(v, loaded[k]) for k, v in weights(trainer).items())
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "policy")) == len(
+        AutoTokenizer.from_pretrained(tiny_model_folder)
+    )
+    shutil.rmtree(tmp_path / "policy")

@@ -1,0 +1,1 @@
+"""Checks of everything that can be wrong with a run before it starts."""

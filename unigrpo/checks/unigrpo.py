@@ -1,0 +1,248 @@
+"""Everything about a run that can be wrong before it starts: prompts, lengths, golds, estimator, model folder."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from unigrpo.algorithm.likelihood.base import load_estimator
+from unigrpo.config import ImageConfig, ImageSamplingConfig, RunConfig
+from unigrpo.config.denoising import StageConfig
+from unigrpo.data.chat import chat_variant
+from unigrpo.data.images import read_image
+from unigrpo.data.prompt_stream import check_shares, prompt_shares
+from unigrpo.data.prompting import encode_prompt
+from unigrpo.data.prompts import load_prompts, raise_problems
+from unigrpo.models.checkpoint_io import load_config
+from unigrpo.models.loading import find_image_tokenizer, load_tokenizer
+from unigrpo.models.vocabulary import Vocabulary
+from unigrpo.records import Prompt
+from unigrpo.runs.checkpoints import CheckpointStore
+from unigrpo.workers.reward import applies_to, reward_workers
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """The checked inputs of a run."""
+
+    prompts: list[Prompt]
+    eval_prompts: list[Prompt]
+    prompt_tokens: dict[str, list[int]]
+    """Length of every prompt by task, training and held-out together, input images included."""
+    num_image_tokens: int
+    """Codes of one image; 0 if all prompts are text."""
+
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens of the longest prompt."""
+        return max((length for lengths in self.prompt_tokens.values() for length in lengths), default=0)
+
+
+def check_inputs(config: RunConfig) -> Inputs:
+    """Loads and checks all inputs of a run.
+
+    Raises:
+        ValueError: Something is wrong; the message names the file and line, or the setting.
+    """
+    data = config.data
+    load_estimator(config.algo.likelihood.name, config.algo.likelihood.options)
+    tokenizer = load_tokenizer(config.actor.model_name_or_path)
+    prompts = load_prompts(
+        data.prompt_dataset,
+        split=data.prompt_split,
+        input_key=data.input_key,
+        label_key=data.label_key,
+        tasks=data.tasks,
+        max_samples=data.max_samples,
+    )
+    check_shares(prompts, prompt_shares(data))
+    eval_prompts = held_out_prompts(config) if config.eval.dataset else []
+    tokens, num_codes = check_prompts(prompts + eval_prompts, config)
+    inputs = Inputs(prompts=prompts, eval_prompts=eval_prompts, prompt_tokens=tokens, num_image_tokens=num_codes)
+    logger.info(
+        "%d prompts to train on, %d held out, longest %d tokens",
+        len(prompts),
+        len(eval_prompts),
+        inputs.longest_prompt,
+    )
+    if data.prompt_template == "chat":
+        logger.info("the tokenizer's chat template is %s", chat_variant(tokenizer) or "a form of its own")
+    return inputs
+
+
+def held_out_prompts(config: RunConfig) -> list[Prompt]:
+    """The prompts of ``eval.dataset``.
+
+    Raises:
+        ValueError: They cannot be read.
+    """
+    return load_prompts(
+        config.eval.dataset,
+        split=config.eval.split,
+        input_key=config.data.input_key,
+        label_key=config.data.label_key,
+        tasks=config.data.tasks,
+        max_samples=config.eval.max_samples,
+    )
+
+
+def check_prompts(
+    prompts: list[Prompt], config: RunConfig, *, needs_weight: bool = True
+) -> tuple[dict[str, list[int]], int]:
+    """Checks tasks, pictures, lengths and golds. Returns the tokens of every prompt by task, and those of an image.
+
+    Args:
+        prompts: Of any task.
+        config: The run.
+        needs_weight: Some reward with a weight must pay for each task, as training needs; else any reward does.
+
+    Raises:
+        ValueError: Something is wrong; the message names the file and line, or the setting.
+    """
+    _check_tasks(prompts, config, needs_weight)
+    lengths = _check_lengths(prompts, load_tokenizer(config.actor.model_name_or_path), config)
+    _check_rewards(prompts, config)
+    return lengths
+
+
+def check_checkpoint(config: RunConfig | StageConfig, checkpoints: CheckpointStore) -> None:
+    """Checks the checkpoint that a run would go on from, if it is to.
+
+    Raises:
+        ValueError: None is whole, or it was written by another number of ranks.
+    """
+    found = checkpoints.latest() if config.ckpt.load_enable else None
+    if found is None:
+        return
+    ranks = found.state["num_policy_ranks"]
+    if ranks != config.actor.num_ranks:
+        raise ValueError(
+            f"{found.folder}: its optimizer states are sharded over {ranks} policy ranks, the run has "
+            f"{config.actor.num_ranks}; set actor.num_nodes x actor.num_gpus_per_node to {ranks}, or start a new run "
+            "from the exported policy"
+        )
+    logger.info("going on from %s, %d steps finished", found.folder, found.step)
+
+
+def check_image_tokenizer(image: ImageConfig, model: str, vocabulary: Vocabulary) -> int:
+    """Checks that model, image tokenizer and resolution belong together. Returns the number of codes of an image.
+
+    Raises:
+        ValueError: They do not.
+    """
+    if not vocabulary.codebook_size:
+        raise ValueError(
+            f"{model}: a text-only checkpoint, but there are images; give it image codes by "
+            "`python -m unigrpo.cli.add_image_tokens`"
+        )
+    tokenizer = find_image_tokenizer(image.tokenizer, model)
+    if tokenizer is None:
+        raise ValueError("there are images, but image.tokenizer is empty; name an image tokenizer")
+    if tokenizer.codebook_size != vocabulary.codebook_size:
+        raise ValueError(
+            f"the image tokenizer has {tokenizer.codebook_size} codes, the model {vocabulary.codebook_size}; use the "
+            "one that the model was trained with (image.tokenizer)"
+        )
+    if image.resolution % tokenizer.downscale:
+        raise ValueError(
+            f"image.resolution {image.resolution} is no multiple of {tokenizer.downscale}, the square of pixels "
+            "of one code"
+        )
+    return (image.resolution // tokenizer.downscale) ** 2
+
+
+def check_image_tokens(section: str, image: ImageSamplingConfig, resolution: int, num_codes: int) -> None:
+    """Raises ValueError if a section of the config states another number of image tokens than its images have."""
+    if num_codes and image.num_image_tokens not in (num_codes, ImageSamplingConfig().num_image_tokens):
+        raise ValueError(
+            f"{section}.image.num_image_tokens is {image.num_image_tokens}, but image.resolution {resolution} "
+            f"makes {num_codes}; leave it out"
+        )
+
+
+def _check_lengths(
+    prompts: list[Prompt], tokenizer: PreTrainedTokenizerBase, config: RunConfig
+) -> tuple[dict[str, list[int]], int]:
+    """Length of every prompt by task, its image included, and that of an image."""
+    model = config.actor.model_name_or_path
+    model_config = load_config(model)
+    vocabulary = Vocabulary.from_pretrained_parts(model_config, tokenizer)
+    has_images = any(prompt.task != "text" for prompt in prompts)
+    num_codes = check_image_tokenizer(config.image, model, vocabulary) if has_images else 0
+    check_image_tokens("rollout", config.rollout.image, config.image.resolution, num_codes)
+    codes = torch.zeros(num_codes, dtype=torch.long)
+    room = config.rollout.max_text_tokens or model_config.max_text_tokens
+    lengths: dict[str, list[int]] = {}
+    problems: list[str] = []
+    for prompt in prompts:
+        try:
+            ids = encode_prompt(prompt, tokenizer, vocabulary, config.data, codes if prompt.task == "mmu" else None)
+            lengths.setdefault(prompt.task, []).append(len(ids))
+            _check_length(prompt, len(ids), num_codes, config, room)
+        except ValueError as error:
+            problems.append(str(error))
+    raise_problems(problems)
+    longest = max(
+        (max(tokens) + config.response_tokens(task, num_codes) for task, tokens in lengths.items()), default=0
+    )
+    if longest > model_config.max_sequence_length:
+        logger.warning(
+            "rows have up to %d tokens, more than the %d (max_sequence_length) that %s was made for",
+            longest, model_config.max_sequence_length, model,
+        )  # fmt: skip
+    return lengths, num_codes
+
+
+def _check_length(prompt: Prompt, length: int, num_codes: int, config: RunConfig, room: int | None) -> None:
+    limit = config.data.max_prompt_tokens
+    num_text = length - (num_codes if prompt.task == "mmu" else 0)
+    if num_text > limit:
+        raise ValueError(
+            f"{prompt.id}: the prompt has {num_text} tokens, more than data.max_prompt_tokens {limit}; shorten it or "
+            "raise the limit"
+        )
+    with_thoughts = length + config.rollout.text.max_new_tokens
+    if prompt.task == "r2i" and room and with_thoughts > room:
+        raise ValueError(
+            f"{prompt.id}: request and thoughts need {with_thoughts} tokens, more than the {room} of training "
+            "(rollout.max_text_tokens, or max_text_tokens of the policy's config.json); shorten the request or lower "
+            "rollout.text.max_new_tokens"
+        )
+
+
+def _check_tasks(prompts: list[Prompt], config: RunConfig, needs_weight: bool) -> None:
+    """Every task is paid for by some reward, and every picture can be read."""
+    problems: list[str] = []
+    first: dict[str, Prompt] = {}
+    for prompt in prompts:
+        first.setdefault(prompt.task, prompt)
+    for task, prompt in first.items():
+        paying = [term for term in config.reward.terms if applies_to(term, task)]
+        if not any(term.weight or not needs_weight for term in paying):
+            kind = "reward with a weight" if needs_weight else "reward"
+            problems.append(
+                f"{prompt.id}: no {kind} pays for task {task!r}; add one to reward.terms, or leave the task out by "
+                "data.tasks"
+            )
+    for prompt in prompts:
+        for path in prompt.images:
+            try:
+                read_image(path)
+            except ValueError as error:
+                problems.append(f"{prompt.id}: {error}")
+    raise_problems(problems)
+
+
+def _check_rewards(prompts: list[Prompt], config: RunConfig) -> None:
+    workers = reward_workers(config.reward)
+    try:
+        problems = [problem for worker in workers for problem in worker.check_prompts(prompts)]
+    finally:
+        for worker in workers:
+            worker.close()
+    raise_problems(problems)

@@ -1,0 +1,61 @@
+"""Gives a LLaDA checkpoint rows for image codes, so that stage 1.1 can start from it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jsonargparse import ArgumentParser
+
+from unigrpo.cli.arguments import config_from_args, main, parse
+from unigrpo.models.checkpoint_io import load_policy, save_policy
+from unigrpo.models.image_tokens import add_image_tokens
+from unigrpo.models.loading import load_tokenizer
+from unigrpo.models.vocabulary import PUBLISHED_CODEBOOK_SIZE
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrowConfig:
+    """What to grow, and where to write it."""
+
+    model: str
+    """Folder or Hub name of a text-only checkpoint, such as GSAI-ML/LLaDA-8B-Instruct."""
+    output: str
+    """Folder to write; it may not exist yet."""
+    codebook_size: int = PUBLISHED_CODEBOOK_SIZE
+    """Number of image codes: that of the image tokenizer."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Type of the written weights."""
+    seed: int = 0
+    """Seed of the new rows."""
+
+    def __post_init__(self) -> None:
+        if self.codebook_size < 1:
+            raise ValueError(f"codebook_size is {self.codebook_size}; it must be above 0")
+        if Path(self.output).exists():
+            raise ValueError(f"output {self.output!r} exists already; name another folder")
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The command. Returns its exit status."""
+    parser = ArgumentParser(
+        prog="python -m unigrpo.cli.add_image_tokens", description=__doc__, exit_on_error=False, allow_abbrev=False
+    )
+    parser.add_class_arguments(GrowConfig)
+    config = config_from_args(parse(parser, arguments), GrowConfig)
+    tokenizer = load_tokenizer(config.model)
+    model = load_policy(config.model, getattr(torch, config.dtype), "sdpa")
+    generator = torch.Generator().manual_seed(config.seed)
+    vocabulary = add_image_tokens(model, tokenizer, generator=generator, codebook_size=config.codebook_size)
+    save_policy(model, tokenizer, config.output)
+    first, stop = vocabulary.image_slice
+    sys.stdout.write(f"{config.output}: image codes are the tokens {first} to {stop - 1}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    main(run)

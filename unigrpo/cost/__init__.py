@@ -1,0 +1,1 @@
+"""Estimates of a run before it starts: memory, arithmetic and seconds of a step. No GPU is needed."""

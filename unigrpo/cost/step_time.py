@@ -1,0 +1,181 @@
+"""How long a step takes, from the arithmetic that it does and what the GPUs can do.
+
+A forward pass costs 2 FLOPs for each weight of the layers and token, and 4 x layers x width for each pair of tokens
+that see each other; the head costs 2 x width x vocabulary where it is read. A backward pass costs two forward passes,
+and recomputing activations another one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from unigrpo.config import ImageSamplingConfig, RunConfig, TextSamplingConfig
+from unigrpo.config.denoising import StageConfig
+from unigrpo.cost.hardware import Hardware
+from unigrpo.cost.memory import ModelSize
+
+GPUS_PER_NODE = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lengths:
+    """Tokens of a task's rows."""
+
+    prompt: int
+    response: int
+
+    @property
+    def row(self) -> int:
+        """Prompt and response."""
+        return self.prompt + self.response
+
+
+def pass_flops(model: ModelSize, tokens: float, pairs: float, logits: float) -> tuple[float, float]:
+    """Floating-point operations of a forward pass, in the layers and in the head.
+
+    Args:
+        model: Its size.
+        tokens: That go through the layers.
+        pairs: Of tokens of which one attends to the other.
+        logits: That are computed.
+    """
+    return 2 * model.layer_parameters * tokens + 4 * model.num_layers * model.width * pairs, 2 * model.width * logits
+
+
+def forward_flops(model: ModelSize, row: int, read: float) -> float:
+    """Floating-point operations of one forward pass of one row, of which ``read`` tokens have logits."""
+    return sum(pass_flops(model, row, row**2, read * model.vocabulary_size))
+
+
+def text_flops(model: ModelSize, lengths: Lengths, text: TextSamplingConfig) -> float:
+    """Of one sampled text that fills its length in as many steps as it may take.
+
+    The first step of a block sees the whole row; a cache spares the others what stands before the block, or around it.
+    """
+    num_blocks = text.max_new_tokens // text.block_length
+    steps = max(1, text.num_denoising_steps // num_blocks)
+    row, logits = lengths.row, (text.block_length + text.block_length / steps) / 2 * model.vocabulary_size
+    total = 0.0
+    for start in range(lengths.prompt, lengths.prompt + text.max_new_tokens, text.block_length):
+        seen = {"none": row, "prefix": row - start, "dual": text.block_length}[text.cache]
+        for columns in (row, *[seen] * (steps - 1)):
+            total += sum(pass_flops(model, columns, columns * row, logits))
+    return (2 if text.guidance_scale > 0 else 1) * total
+
+
+def image_flops(model: ModelSize, lengths: Lengths, image: ImageSamplingConfig, codebook_size: int) -> float:
+    """Of one sampled image; the branch without a condition has almost no prompt, and a cache spares the prompt."""
+    rows = [lengths.row] + ([lengths.response + 5] if image.guidance_scale > 0 else [])
+    logits, total = lengths.response / 2 * codebook_size, 0.0
+    for row in rows:
+        seen = lengths.response + 1 if image.cache == "text" else row
+        for columns in (row, *[seen] * (image.num_denoising_steps - 1)):
+            total += sum(pass_flops(model, columns, columns * row, logits))
+    return total
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepFlops:
+    """Floating-point operations of a whole step, over all GPUs."""
+
+    generate: float
+    score: float
+    """By the old policy, and by the reference on the same GPUs; one on GPUs of its own scores at the same time."""
+    update: float
+
+
+def unigrpo_flops(
+    config: RunConfig,
+    model: ModelSize,
+    prompt_tokens: dict[str, int],
+    num_image_tokens: int,
+    shares: dict[str, float],
+    codebook_size: int,
+) -> StepFlops:
+    """Of one UniGRPO step.
+
+    Args:
+        config: The run.
+        model: Size of the policy.
+        prompt_tokens: Mean length of the prompts of each task, input images included.
+        num_image_tokens: Of a drawn image.
+        shares: Of each task among the prompts, together 1.
+        codebook_size: Image codes.
+    """
+    generate = score = 0.0
+    for task, share in shares.items():
+        samples = config.num_samples_per_step * share
+        row, logits = prompt_tokens[task], 0.0
+        if task != "t2i":
+            text = Lengths(prompt=row, response=config.rollout.text.max_new_tokens)
+            hidden_image = num_image_tokens if task == "r2i" else 0
+            seen = Lengths(prompt=row, response=text.response + hidden_image)
+            generate += samples * text_flops(model, seen, config.rollout.text)
+            row, logits = text.row, text.response / 2 * model.vocabulary_size
+        if task in ("t2i", "r2i"):
+            image = Lengths(prompt=row, response=num_image_tokens)
+            generate += samples * image_flops(model, image, config.rollout.image, codebook_size)
+            row, logits = image.row, logits + image.response / 2 * codebook_size
+        # Half of the response is hidden in the mean, and read.
+        score += samples * config.train.num_inner_updates * sum(pass_flops(model, row, row**2, logits))
+    passes = 4 if config.actor.gradient_checkpointing_enable else 3
+    scorers = 2 if config.has_reference and not config.has_dedicated_reference_gpus else 1
+    return StepFlops(generate=generate, score=scorers * score, update=passes * score)
+
+
+def stage_flops(config: StageConfig, model: ModelSize, rows: dict[str, int]) -> StepFlops:
+    """Of one step of a stage, whose rows of each modality have so many tokens."""
+    passes = 4 if config.actor.gradient_checkpointing_enable else 3
+    sizes = {name: modality.batch_size for name, modality in config.modalities.items()}
+    total = sum(size * forward_flops(model, rows[name], rows[name] / 2) for name, size in sizes.items())
+    return StepFlops(generate=0.0, score=0.0, update=passes * total)
+
+
+def step_seconds(
+    flops: StepFlops,
+    model: ModelSize,
+    hardware: Hardware,
+    num_gpus: int,
+    num_updates: int,
+    zero_stage: int,
+    mfu: float,
+    num_rollout_gpus: int = 0,
+) -> dict[str, float]:
+    """Seconds of a step by role; `gradients` travel among policy ranks, and in `sync` weights to rollout workers.
+
+    Args:
+        flops: Of the step.
+        model: Size of the policy.
+        hardware: The GPUs.
+        num_gpus: Policy GPUs.
+        num_updates: Optimizer steps of a step.
+        zero_stage: Under ZeRO-3 weights travel for every pass.
+        mfu: Share of the GPUs' arithmetic that the passes reach.
+        num_rollout_gpus: GPUs of rollout workers; 0 generates on the policy's.
+    """
+    speed = hardware.tflops * 1e12 * mfu
+
+    def bandwidth(gpus: int) -> float:
+        return (hardware.link_gb if gpus <= GPUS_PER_NODE else hardware.network_gb) * 1e9
+
+    moved = model.num_parameters if zero_stage == 3 else model.num_trainable
+    weights = 2 * moved * (num_gpus - 1) / num_gpus
+    # Gradients are reduced and scattered and weights gathered once; ZeRO-3 gathers them forward and backward.
+    journeys = 3 if zero_stage == 3 else 2
+    seconds = {
+        "generate": flops.generate / speed / (num_rollout_gpus or num_gpus),
+        "score": flops.score / speed / num_gpus,
+        "update": flops.update / speed / num_gpus,
+        "gradients": journeys * weights * num_updates / bandwidth(num_gpus),
+    }
+    if num_rollout_gpus:
+        seconds["sync"] = 2 * model.num_trainable / bandwidth(num_gpus + num_rollout_gpus)
+    return seconds
+
+
+def whole_step(seconds: dict[str, float], max_staleness: int) -> float:
+    """Seconds of a step: the sum of its roles, or the longer side where generation overlaps the rest."""
+    if max_staleness == 0:
+        return sum(seconds.values())
+    generating, sending = seconds["generate"], seconds.get("sync", 0.0)
+    return sending + max(generating, sum(seconds.values()) - generating - sending)

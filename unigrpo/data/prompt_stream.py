@@ -1,0 +1,94 @@
+"""The prompts of every step, as a function of the step alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from unigrpo.config import DataConfig
+from unigrpo.data.corpora.order import Mixture
+from unigrpo.data.prompts import dataset_names
+from unigrpo.records import Prompt, SampleRequest
+from unigrpo.rng import keyed_generator
+
+
+def prompt_shares(data: DataConfig) -> dict[str, float]:
+    """The relative share of each data set by its name; empty where every prompt is as likely."""
+    names = dataset_names(data.prompt_dataset)
+    return dict(zip(names, data.prompt_probs, strict=True)) if data.prompt_probs else {}
+
+
+def check_shares(prompts: Sequence[Prompt], shares: Mapping[str, float]) -> None:
+    """Raises ValueError if a data set that has a share has no prompt."""
+    empty = [name for name in shares if not any(prompt.dataset == name for prompt in prompts)]
+    if empty:
+        raise ValueError(
+            f"data.prompt_probs gives {empty[0]} a share, but it has no prompt that is trained on; see data.tasks"
+        )
+
+
+class PromptStream:
+    """The prompts of every step: shuffled epochs, one behind the other, as a function of the step alone.
+
+    Resuming at a step therefore needs no saved position.
+    """
+
+    def __init__(
+        self, prompts: list[Prompt], batch_size: int, num_samples: int, seed: int, probs: Mapping[str, float] = {}
+    ) -> None:
+        """Args:
+        prompts: All prompts.
+        batch_size: Prompts of one step.
+        num_samples: Samples of each prompt.
+        seed: Seed of the shuffles.
+        probs: Relative share of each data set, which then has epochs of its own; without, all are one.
+
+        Raises:
+            ValueError: A data set that has a share has no prompt.
+        """
+        check_shares(prompts, probs)
+        self._mixture = Mixture(probs, seed) if probs else None
+        self._prompts = {name: [p for p in prompts if p.dataset == name] for name in probs} or {"": prompts}
+        self._batch_size = batch_size
+        self._num_samples = num_samples
+        self._seed = seed
+        self._orders: dict[str, tuple[int, list[int]]] = {}
+
+    def requests(self, step: int) -> list[SampleRequest]:
+        """The samples to draw in a step; those of one prompt stand together."""
+        first = step * self._batch_size
+        batch = [self._at(position) for position in range(first, first + self._batch_size)]
+        return repeat_prompts(batch, self._num_samples, step)
+
+    def _at(self, position: int) -> Prompt:
+        name, place = self._mixture.source_at(position) if self._mixture else ("", position)
+        prompts = self._prompts[name]
+        epoch, index = divmod(place, len(prompts))
+        if self._orders.get(name, (-1, []))[0] != epoch:
+            generator = keyed_generator(self._seed, "prompt order", *([name] if name else []), epoch)
+            self._orders[name] = (epoch, torch.randperm(len(prompts), generator=generator).tolist())
+        return prompts[self._orders[name][1][index]]
+
+
+def balance_across_ranks(requests: list[SampleRequest], num_ranks: int) -> list[SampleRequest]:
+    """The requests in an order whose equal contiguous shares hold as much of each task, groups kept together.
+
+    An image costs many times a text: a rank with more of them than the others would let those wait.
+    """
+    if num_ranks == 1:
+        return requests
+    groups: dict[int, list[SampleRequest]] = {}
+    for request in requests:
+        groups.setdefault(request.group_id, []).append(request)
+    by_task = sorted(groups.values(), key=lambda group: group[0].prompt.task)
+    return [request for rank in range(num_ranks) for group in by_task[rank::num_ranks] for request in group]
+
+
+def repeat_prompts(prompts: list[Prompt], num_samples: int, step: int) -> list[SampleRequest]:
+    """``num_samples`` requests for each prompt; those of one prompt stand together."""
+    return [
+        SampleRequest(prompt=prompt, group_id=group, sample_id=group * num_samples + sample, step=step)
+        for group, prompt in enumerate(prompts)
+        for sample in range(num_samples)
+    ]

@@ -1,0 +1,70 @@
+"""What a block does between its matrix products: a kernel for each operation, or fused by torch.compile."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Root-mean-square norm in float32, cast back before the weight is applied."""
+    wide = x.float()
+    wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
+    return weight * wide.to(x.dtype)
+
+
+def rotate(x: Float[Tensor, "B H L D"], cos: Float[Tensor, "L D"], sin: Float[Tensor, "L D"]) -> Tensor:
+    """Rotates queries or keys by their position, in float32."""
+    wide = x.float()
+    first, second = wide.chunk(2, dim=-1)
+    return (wide * cos + torch.cat((-second, first), dim=-1) * sin).to(x.dtype)
+
+
+def gate(x: Tensor, by: Tensor) -> Tensor:
+    """SiLU of ``x``, times ``by``."""
+    return F.silu(x) * by
+
+
+@dataclass(frozen=True)
+class FusedOps:
+    """The three functions, as they are called."""
+
+    rms_norm: Callable[[Tensor, Tensor, float], Tensor] = rms_norm
+    rotate: Callable[[Tensor, Tensor, Tensor], Tensor] = rotate
+    gate: Callable[[Tensor, Tensor], Tensor] = gate
+
+
+@functools.cache
+def compiled() -> FusedOps:
+    """The functions fused by torch.compile, for rows of any length; they are compiled when first called.
+
+    Only they, and not the layers around them: matrix products and attention are library kernels either way, and the
+    hooks of DeepSpeed, adapters and caches stay outside.
+
+    Raises:
+        ValueError: There is no compiler.
+    """
+    # What is written for a GPU is launched by C, and what is written for a CPU is C++.
+    variable, usual = ("CC", "gcc") if torch.cuda.is_available() else ("CXX", "g++")
+    compiler = os.environ.get(variable, usual)
+    if shutil.which(compiler) is None:
+        raise ValueError(
+            f"ds.compile needs a compiler, and there is no {compiler} here; install it, name another by {variable}, "
+            "or set ds.compile false"
+        )
+    fuse = functools.partial(torch.compile, dynamic=True)
+    norm_of_rows = fuse(rms_norm)
+
+    def norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        # Always a matrix: torch.compile makes another kernel for each number of axes, and gives up after eight.
+        return norm_of_rows(x.flatten(0, -2), weight, eps).view_as(x)
+
+    return FusedOps(norm, fuse(rotate), fuse(gate))

@@ -1,0 +1,71 @@
+"""Growing a text-only checkpoint to the vocabulary with image codes."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from unigrpo.models.mmada import MMadaModelLM
+from unigrpo.models.vocabulary import PUBLISHED_CODEBOOK_SIZE, Vocabulary
+
+NOISE = 0.1
+"""Spread of new rows, in units of the spread of the text's rows."""
+
+
+def add_image_tokens(
+    model: MMadaModelLM,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    generator: torch.Generator,
+    codebook_size: int = PUBLISHED_CODEBOOK_SIZE,
+) -> Vocabulary:
+    """Gives embedding and head of a LLaDA checkpoint a row for every image code, in place.
+
+    The rows are laid out as in MMaDA: as many are appended as there are codes, but the codes start at the tokenizer's
+    length, so that the first ones take the rows that LLaDA had in reserve, and the last rows stay unused. Text
+    weights do not change. MMaDA left the new rows to transformers, which put them all close to the mean; ours lie
+    around the mean of the tokenizer's rows, so that an untrained code is no likely token, and differ.
+
+    Args:
+        model: Of text only.
+        tokenizer: The checkpoint's own, without added tokens.
+        generator: Of the CPU; draws the new rows.
+        codebook_size: Number of image codes.
+
+    Returns:
+        The vocabulary with the image codes.
+
+    Raises:
+        ValueError: The model has image codes already, or the tokenizer is not its own.
+    """
+    config = model.config
+    if getattr(config, "codebook_size", 0):
+        raise ValueError(
+            f"the checkpoint has {config.codebook_size} image codes already; only text-only checkpoints are grown"
+        )
+    Vocabulary.from_pretrained_parts(config, tokenizer)  # refuses a tokenizer that would move the codes
+    old_size = config.embedding_size
+    if len(tokenizer) > old_size:
+        raise ValueError(
+            f"the tokenizer has {len(tokenizer)} tokens and the embedding {old_size} rows; use the checkpoint's own"
+        )
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    for layer in (embedding, head):
+        layer.weight = nn.Parameter(_grown(layer.weight.detach(), len(tokenizer), codebook_size, generator))
+    embedding.num_embeddings = head.out_features = old_size + codebook_size
+    config.vocab_size = config.embedding_size = config.new_vocab_size = old_size + codebook_size
+    config.llm_vocab_size = old_size
+    config.codebook_size = codebook_size
+    config.num_new_special_tokens = 0
+    return Vocabulary.from_pretrained_parts(config, tokenizer)
+
+
+def _grown(
+    rows: Float[Tensor, "V D"], num_tokens: int, num_new: int, generator: torch.Generator
+) -> Float[Tensor, "W D"]:
+    text = rows[:num_tokens].float()
+    noise = torch.randn(num_new, rows.shape[1], generator=generator).to(rows.device)
+    new = text.mean(0) + NOISE * text.std(0) * noise
+    return torch.cat([rows, new.to(rows.dtype)])

@@ -1,0 +1,142 @@
+"""Checkpoints on disk: written beside, then renamed, so that a half-written one is never taken for a whole one.
+
+``<path>/step_00000020/`` holds what the workers wrote and ``complete.json``: the trainer's state and the size of every
+file. ``best.json`` names the best one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+COMPLETE_FILE = "complete.json"
+BEST_FILE = "best.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A whole checkpoint."""
+
+    folder: Path
+    step: int
+    """Steps that were finished when it was written."""
+    state: dict[str, Any]
+    """The trainer's own state."""
+
+
+class CheckpointStore:
+    """The checkpoints of a run: the last ``max_num`` and the best."""
+
+    def __init__(self, path: Path, max_num: int) -> None:
+        self.path = path
+        self._max_num = max_num
+
+    def save(
+        self, step: int, state: dict[str, Any], write: Callable[[Path], None], metric: float | None = None
+    ) -> Path:
+        """Writes a checkpoint, then deletes the ones that are no longer kept.
+
+        Args:
+            step: Finished steps.
+            state: The trainer's state, JSON.
+            write: Writes the workers' files into the folder it is given; every rank has finished when it returns.
+            metric: Higher is better; decides which checkpoint is the best.
+        """
+        final = self.path / _name(step)
+        partial = self.path / f".writing_{_name(step)}"
+        for leftover in self.path.glob(".writing_*"):
+            shutil.rmtree(leftover)
+        partial.mkdir(parents=True)
+        write(partial)
+        sizes = {str(f.relative_to(partial)): f.stat().st_size for f in sorted(partial.rglob("*")) if f.is_file()}
+        _write_json(partial / COMPLETE_FILE, {"step": step, "metric": metric, "state": state, "files": sizes})
+        if final.exists():  # the run was resumed from an older step
+            shutil.rmtree(final)
+        os.rename(partial, final)
+        if metric is not None and metric > self._best()[1]:
+            _write_json(self.path / BEST_FILE, {"checkpoint": final.name, "metric": metric})
+        self._rotate()
+        return final
+
+    def latest(self) -> Checkpoint | None:
+        """The newest whole checkpoint, or None if there is none at all.
+
+        Raises:
+            ValueError: There are checkpoints, but none is whole; starting anew would lose the run.
+        """
+        problems: list[str] = []
+        for folder in sorted(self.path.glob("step_*"), reverse=True):
+            problem = _problem(folder)
+            if not problem:
+                return read(folder)
+            logger.warning("skipping checkpoint %s: %s", folder, problem)
+            problems.append(f"{folder.name}: {problem}")
+        if problems:
+            raise ValueError(
+                f"{self.path}: no checkpoint is whole ({'; '.join(problems)}); put back the files, or start a new run "
+                "in another --run_dir"
+            )
+        return None
+
+    def _best(self) -> tuple[str, float]:
+        try:
+            best = json.loads((self.path / BEST_FILE).read_text())
+        except FileNotFoundError:
+            return "", float("-inf")
+        return best["checkpoint"], best["metric"]
+
+    def _rotate(self) -> None:
+        folders = sorted(self.path.glob("step_*"))
+        for folder in folders[: -self._max_num]:
+            if folder.name != self._best()[0]:
+                shutil.rmtree(folder)
+
+
+def read(folder: Path) -> Checkpoint:
+    """Opens one checkpoint.
+
+    Raises:
+        ValueError: It is not whole.
+    """
+    problem = _problem(folder)
+    if problem:
+        raise ValueError(f"{folder}: not a whole checkpoint: {problem}; name another one or start without it")
+    mark = json.loads((folder / COMPLETE_FILE).read_text())
+    return Checkpoint(folder=folder, step=mark["step"], state=mark["state"])
+
+
+def _problem(folder: Path) -> str:
+    """What is wrong with a checkpoint folder; empty if it is whole."""
+    try:
+        files = json.loads((folder / COMPLETE_FILE).read_text())["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{COMPLETE_FILE} cannot be read ({type(error).__name__}: {error})"
+    for name, size in files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size} bytes, expected {size}"
+    return ""
+
+
+def _name(step: int) -> str:
+    return f"step_{step:08d}"
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    """Replaces a file in one piece, flushed to the disk."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w") as file:
+        json.dump(content, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)

@@ -1,0 +1,1 @@
+"""The training loops. They call worker groups and never see Ray."""

@@ -1,0 +1,402 @@
+"""The UniGRPO loop: prompts, rollouts, rewards, mask plans, scores, inner updates. It sees groups, never Ray."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from unigrpo.algorithm.likelihood.base import load_estimator
+from unigrpo.config import RunConfig
+from unigrpo.data.prompt_stream import PromptStream, balance_across_ranks, prompt_shares
+from unigrpo.evaluation.held_out import evaluate
+from unigrpo.records import Prompt, Rollout, SampleRequest, TrainSample
+from unigrpo.runs.checkpoints import CheckpointStore
+from unigrpo.trainers.rollout_source import ColocatedRollouts, DisaggregatedRollouts, RolloutSource
+from unigrpo.training.planning import plan_samples, with_log_probs, with_rewards
+from unigrpo.training.reward_aggregation import RewardAggregator, reward_metrics, task_metrics, valid_advantages
+from unigrpo.workers.group import WorkerGroup
+from unigrpo.workers.logprob_mismatch import is_comparable, is_exact
+from unigrpo.workers.policy import PolicyWorker
+from unigrpo.workers.reference import ReferenceWorker
+from unigrpo.workers.reward import RewardScorer
+
+logger = logging.getLogger(__name__)
+
+PHASES = ("generate", "reward", "score", "update", "sync")
+"""The timed parts of a step; `sync` sends the weights to rollout workers."""
+
+
+class LogprobMismatchError(RuntimeError):
+    """The sampler's log-probabilities are not those of the training path."""
+
+
+class Output(Protocol):
+    """Where a run writes; see :mod:`unigrpo.runs.directory`."""
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        """Metrics of one step."""
+        ...
+
+    def rollouts(self, step: int, rows: list[dict[str, Any]]) -> None:
+        """Samples to look at; `image` is the picture that was drawn, uint8 (H, W, 3), or None."""
+        ...
+
+    def progress(self, step: int, values: dict[str, float]) -> None:
+        """Shows a finished step to the user."""
+        ...
+
+
+@dataclass
+class TrainerState:
+    """What a resumed run needs besides weights; random numbers and data order follow from the step."""
+
+    step: int = 0
+    """Finished steps."""
+    policy_version: int = 0
+    """Optimizer steps of the policy."""
+    before: dict[str, float] = field(default_factory=dict)
+    """Held-out metrics before the first step."""
+    wall_seconds: float = 0.0
+    """Training time of all sessions of the run."""
+    num_policy_ranks: int = 1
+    """Ranks that the optimizer states are sharded over."""
+
+
+class UniGRPOTrainer:
+    """Runs the steps of a run on its worker groups."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        *,
+        policy: WorkerGroup,
+        reference: WorkerGroup | None,
+        rollout: WorkerGroup | None = None,
+        reward: RewardScorer,
+        prompts: list[Prompt],
+        eval_prompts: list[Prompt],
+        checkpoints: CheckpointStore,
+    ) -> None:
+        """Args:
+        config: The run.
+        policy: Policy workers.
+        reference: Reference workers; None if the KL coefficient is 0, or the policy's base is the reference (LoRA).
+        rollout: Rollout workers; None generates on the policy's.
+        reward: Scores rollouts.
+        prompts: Prompts to train on.
+        eval_prompts: Held-out prompts; empty for no evaluation.
+        checkpoints: Where checkpoints go.
+        """
+        self.config = config
+        self.policy, self.reference, self.rollout, self.reward = policy, reference, rollout, reward
+        self.eval_prompts = eval_prompts
+        self.checkpoints = checkpoints
+        settings, train = config.rollout, config.train
+        shares = prompt_shares(config.data)
+        self.prompts = PromptStream(prompts, settings.batch_size, settings.n_samples_per_prompt, train.seed, shares)
+        self.source: RolloutSource = ColocatedRollouts(config, policy, self._requests)
+        if rollout is not None:
+            self.source = DisaggregatedRollouts(config, policy, self._requests, rollout)
+        self.reward_aggregator = RewardAggregator(config.reward, reward.names)
+        self.estimator = load_estimator(config.algo.likelihood.name, config.algo.likelihood.options)
+        self.state = TrainerState(num_policy_ranks=config.num_policy_ranks)
+
+    def fit(self, output: Output) -> dict[str, Any]:
+        """Runs all steps that are left, with evaluations and checkpoints.
+
+        Args:
+            output: Where metrics and samples go.
+
+        Returns:
+            The summary: steps, seconds, and the held-out metrics before and after.
+        """
+        config, state = self.config, self.state
+        started = time.monotonic() - state.wall_seconds
+        after = state.before
+        if state.step in (0, config.train.num_steps):  # a resumed run that had ended measures once more
+            after = self.evaluate(state.step, output)
+            state.before = state.before or after
+        for step in range(state.step, config.train.num_steps):
+            values = self.train_step(step, output)
+            state.step = step + 1
+            state.wall_seconds = time.monotonic() - started
+            is_last = state.step == config.train.num_steps
+            if self._is_due(config.eval.steps) or is_last:
+                after = self.evaluate(state.step, output)
+                values |= {f"eval/{name}": value for name, value in after.items()}
+            output.metrics(state.step, values)
+            output.progress(state.step, values)
+            if self._is_due(config.ckpt.save_steps) or is_last:
+                self.save(values)
+        return {
+            "steps": state.step,
+            "wall_seconds": round(state.wall_seconds, 1),
+            "eval": {"before": state.before, "after": after},
+        }
+
+    def train_step(self, step: int, output: Output) -> dict[str, float]:
+        """One step: the eight stops from prompts to new weights. Returns its metrics."""
+        self._ledger(0.0)  # what evaluations and checkpoints cost belongs to no step
+        config, timer, version = self.config, StepTimer(), self.state.policy_version
+        with timer.phase("sync"):
+            self.source.start(step, version)
+        with timer.phase("generate"):
+            rollouts = self.source.rollouts(step, version)
+        wait_for_rewards = self.reward.start(rollouts)  # their processes work while the models score
+        parity = self._parity(step, rollouts)
+        with timer.phase("score"):
+            samples = self._planned(rollouts)
+            reference = self._start_reference(samples)
+            old = self.source.old_log_probs(samples)
+        if config.rollout.max_staleness > 0 and step + 1 < config.train.num_steps:
+            with timer.phase("sync"):
+                self.source.start(step + 1, version)
+        with timer.phase("score"):
+            samples = with_log_probs(samples, old, reference())
+        with timer.phase("reward"):
+            outputs, reward_work = wait_for_rewards()
+        groups = torch.tensor([rollout.request.group_id for rollout in rollouts])
+        totals, valid = self.reward_aggregator(outputs, groups)
+        advantages = valid_advantages(totals, groups, valid, config.algo.advantage.estimator).float()
+        updates: list[dict[str, float]] = []
+        if self.reward_aggregator.check(outputs, valid, rollouts):
+            with timer.phase("update"):
+                updates = self._update(with_rewards(samples, advantages, valid))
+        stats = self._ledger(timer.seconds)
+        rewards = [{"reward": t, "rewards": o.parts} for t, o in zip(totals.tolist(), outputs, strict=True)]
+        output.rollouts(step + 1, self._rows(step, rollouts, rewards, advantages))
+        return {
+            **reward_metrics(outputs, totals, groups, valid),
+            **task_metrics([rollout.request.prompt.task for rollout in rollouts], outputs, totals, groups, valid),
+            **reward_work,
+            **_advantage_metrics(advantages),
+            **_over_ranks(updates),
+            **parity,
+            **_rollout_metrics(rollouts, version),
+            **timer.metrics(),
+            **self._throughput(rollouts, stats),
+            **stats,
+            "policy_version": float(self.state.policy_version),
+        }
+
+    def _throughput(self, rollouts: list[Rollout], stats: dict[str, float]) -> dict[str, float]:
+        """What is generated in a second of generating, whether or not the trainer waits meanwhile."""
+        role, group = ("policy", self.policy) if self.rollout is None else ("rollout", self.rollout)
+        seconds = stats.get(f"perf/{role}_generate_seconds")
+        if not seconds:  # workers in this process did it, and booked it, in the step before
+            return {}
+        made = {
+            "tokens": sum(int(r.response_mask.sum()) for r in rollouts),
+            "images": sum(r.image is not None for r in rollouts),
+        }
+        rates = {f"throughput/{what}_per_second": number / seconds for what, number in made.items()}
+        return rates | {f"{name}_per_gpu": rate / group.size for name, rate in rates.items()}
+
+    def _ledger(self, step_seconds: float) -> dict[str, float]:
+        groups = {"policy": self.policy, "reference": self.reference, "rollout": self.rollout}
+        pages = [group.stats.take(role, step_seconds) for role, group in groups.items() if group is not None]
+        return {name: value for page in pages for name, value in page.items()}
+
+    def _requests(self, step: int) -> list[SampleRequest]:
+        return balance_across_ranks(self.prompts.requests(step), self.policy.size)
+
+    def _planned(self, rollouts: list[Rollout]) -> list[TrainSample]:
+        """The rollouts with the mask plans of the inner updates."""
+        config = self.config
+        return plan_samples(
+            rollouts,
+            self.estimator,
+            config.algo.mask_ratio,
+            num_inner_updates=config.train.num_inner_updates,
+            seed=config.train.seed,
+        )
+
+    def _start_reference(self, samples: list[TrainSample]) -> Callable[[], Sequence[Tensor | None]]:
+        """What waits for the reference's log-probabilities. On GPUs of its own, the reference begins at once."""
+        if not self.config.has_reference:
+            return lambda: [None] * len(samples)
+        if self.reference is None:
+            return lambda: self.policy.map(PolicyWorker.base_log_likelihood, samples)
+        if self.config.has_dedicated_reference_gpus:
+            return self.reference.start_map(ReferenceWorker.log_likelihood, samples)
+        return partial(self.reference.map, ReferenceWorker.log_likelihood, samples)
+
+    def _update(self, samples: list[TrainSample]) -> list[dict[str, float]]:
+        """The inner updates. Returns the metrics of each rank."""
+        updates = self.policy.map(PolicyWorker.update, samples)
+        self.state.policy_version += self.config.train.num_inner_updates
+        return updates
+
+    def _parity(self, step: int, rollouts: list[Rollout]) -> dict[str, float]:
+        """Compares sampler and training path on a sample of each prompt, every so many steps.
+
+        Raises:
+            LogprobMismatchError: They differ by more than rounding, where no cache makes them.
+        """
+        train = self.config.train
+        if not train.logprob_mismatch_steps or step % train.logprob_mismatch_steps:
+            return {}
+        first = rollouts[:: self.config.rollout.n_samples_per_prompt]
+        compared = [r for r in first if is_comparable(self.config, r.request.prompt.task)]
+        compared = compared[: len(compared) // self.policy.size * self.policy.size]  # as many on every rank
+        if not compared:
+            return {}
+        gaps = self.source.parity(compared)
+        for rollout, gap in zip(compared, gaps, strict=True):
+            prompt = rollout.request.prompt
+            if is_exact(self.config, prompt.task) and not gap.largest <= train.logprob_mismatch_limit:
+                raise LogprobMismatchError(
+                    f"sampler and training path differ by {gap.largest:.3g} nats on {prompt.id}, more than "
+                    f"train.logprob_mismatch_limit {train.logprob_mismatch_limit}: they do not see the same model "
+                    "or input"
+                )
+        mean = sum(gap.total for gap in gaps) / sum(gap.num_tokens for gap in gaps)
+        return {"logprob_mismatch/largest_nats": max(gap.largest for gap in gaps), "logprob_mismatch/mean_nats": mean}
+
+    def evaluate(self, step: int, output: Output) -> dict[str, float]:
+        """Held-out metrics now; empty without held-out prompts. Writes the greedy completions."""
+        if not self.eval_prompts:
+            return {}
+        logger.info("evaluating on %d held-out prompts", len(self.eval_prompts))
+        metrics, rollouts = evaluate(self.policy, self.reward, self.eval_prompts, self.config)
+        shown: dict[str, list[Rollout]] = {}
+        for rollout in rollouts:
+            shown.setdefault(rollout.request.prompt.task, []).append(rollout)
+        first = [r for task in shown.values() for r in task[: max(8, self.config.logger.rollouts_per_step)]]
+        output.rollouts(step, [{"kind": "eval", **_row(rollout)} for rollout in first])
+        if step == 0:  # later evaluations stand in the metrics of their step
+            output.metrics(0, {f"eval/{name}": value for name, value in metrics.items()})
+        return metrics
+
+    def save(self, values: dict[str, float]) -> None:
+        """Writes a checkpoint of the present state."""
+        self.checkpoints.save(
+            self.state.step,
+            dataclasses.asdict(self.state),
+            lambda folder: [self.policy.call(PolicyWorker.save, folder), None][1],
+            values.get(self.config.ckpt.best_metric_key),
+        )
+
+    def resume(self) -> int:
+        """Goes on from the newest whole checkpoint. Returns the number of finished steps, 0 without a checkpoint."""
+        found = self.checkpoints.latest()
+        if found is None:
+            return 0
+        self.state = TrainerState(**found.state)
+        self.policy.call(PolicyWorker.load, found.folder, self.state.policy_version)
+        return self.state.step
+
+    def export(self, folder: Path) -> None:
+        """Writes the policy as a Hugging Face folder."""
+        self.policy.call(PolicyWorker.export, folder)
+
+    def _is_due(self, every: int) -> bool:
+        return every > 0 and self.state.step % every == 0
+
+    def _rows(
+        self, step: int, rollouts: list[Rollout], rewards: list[dict[str, Any]], advantages: torch.Tensor
+    ) -> list[dict[str, Any]]:
+        """The rollouts of this step to look at: one of each of a few prompts, of the tasks in turn."""
+        groups = range(0, len(rollouts), self.config.rollout.n_samples_per_prompt)
+        tasks = sorted({rollouts[i].request.prompt.task for i in groups})
+        seen: Counter[str] = Counter()
+        order: list[tuple[int, int, int]] = []
+        for i in groups:
+            task = rollouts[i].request.prompt.task
+            order.append((seen[task], (tasks.index(task) - step) % len(tasks), i))
+            seen[task] += 1
+        picked = [i for *_, i in sorted(order)[: self.config.logger.rollouts_per_step]]
+        return [
+            {
+                "kind": "train",
+                **_row(rollouts[i]),
+                **rewards[i],
+                "advantage": round(advantages[i].item(), 4),
+            }
+            for i in picked
+        ]
+
+
+class StepTimer:
+    """Seconds of the stops of one step."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._seconds: dict[str, float] = dict.fromkeys(PHASES, 0.0)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Times one stop."""
+        started = time.monotonic()
+        yield
+        self._seconds[name] += time.monotonic() - started
+
+    @property
+    def seconds(self) -> float:
+        """Since the step began."""
+        return time.monotonic() - self._started
+
+    def metrics(self) -> dict[str, float]:
+        """Seconds of every stop and of the step."""
+        seconds = {f"time/{name}_seconds": value for name, value in self._seconds.items()}
+        return seconds | {"time/step_seconds": self.seconds}
+
+
+def _over_ranks(updates: list[dict[str, float]]) -> dict[str, float]:
+    """The update's metrics; all but the maxima are already the same on every rank."""
+    if not updates:
+        return {}
+    maxima = ("ratio/max", "ratio/first_update_deviation")
+    return updates[0] | {name: max(update[name] for update in updates) for name in maxima}
+
+
+def _advantage_metrics(advantages: torch.Tensor) -> dict[str, float]:
+    return {
+        "advantage/mean": advantages.mean().item(),
+        "advantage/std": advantages.std(correction=0).item(),
+        "advantage/max": advantages.max().item(),
+        "advantage/min": advantages.min().item(),
+    }
+
+
+def _rollout_metrics(rollouts: list[Rollout], version: int) -> dict[str, float]:
+    scored = [int(r.scored_mask.sum()) for r in rollouts]
+    full = [n == int(r.response_mask.sum()) for r, n in zip(rollouts, scored, strict=True)]
+    log_probs = sum(float(r.commit_log_probs[r.scored_mask].sum()) for r in rollouts)
+    return {
+        "rollout/length_mean": sum(scored) / len(scored),
+        "rollout/full_length": sum(full) / len(rollouts),
+        "rollout/commit_log_prob_mean": log_probs / max(sum(scored), 1),
+        "rollout/staleness": float(max(version - r.policy_version for r in rollouts)),
+        "rollout/denoising_steps_mean": sum(_num_steps(r) for r in rollouts) / len(rollouts),
+    }
+
+
+def _num_steps(rollout: Rollout) -> int:
+    steps = rollout.commit_step[rollout.response_mask]
+    return int(steps[steps >= 0].unique().numel())
+
+
+def _row(rollout: Rollout) -> dict[str, Any]:
+    prompt = rollout.request.prompt
+    return {
+        "prompt_id": prompt.id,
+        "task": prompt.task,
+        "prompt": prompt.text,
+        "label": prompt.label,
+        "images": list(prompt.images),
+        "image": rollout.image,
+        "completion": rollout.completion,
+        "tokens": int(rollout.scored_mask.sum()),
+    }

@@ -1,0 +1,171 @@
+"""What the work of a group cost: seconds, arithmetic and memory of each method."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
+
+from unigrpo.config import LoRAConfig
+from unigrpo.cost.hardware import gpu_of_this_machine
+from unigrpo.cost.memory import ModelSize
+from unigrpo.cost.step_time import pass_flops
+from unigrpo.models.mmada import MMadaConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """One call of a method on one worker, or the sum of several."""
+
+    seconds: float
+    flops: float = 0.0
+    """Floating-point operations of the model's passes, backward and recomputation included."""
+    possible_flops: float = 0.0
+    """What the GPU could have done in that time; 0 on a CPU."""
+    peak_gb: float = 0.0
+    """Highest memory of the process so far, 1e9 bytes: allocated on its GPU, or resident on a CPU."""
+
+    def __add__(self, other: Work) -> Work:
+        return Work(
+            seconds=self.seconds + other.seconds,
+            flops=self.flops + other.flops,
+            possible_flops=self.possible_flops + other.possible_flops,
+            peak_gb=max(self.peak_gb, other.peak_gb),
+        )
+
+
+class FlopMeter:
+    """Counts the floating-point operations of a model's passes, by the shapes that go in."""
+
+    def __init__(self, model: PreTrainedModel, lora: LoRAConfig) -> None:
+        """Args:
+        model: Is watched from now on.
+        lora: Its adapters.
+        """
+        self.flops = 0.0
+        config = cast(MMadaConfig, model.config)
+        self._size = ModelSize.of(config, lora)
+        self._last_matrices = config.n_layers * config.d_model * config.mlp_hidden_size
+        """Weights of the last matrix of every layer."""
+        self._watched = model
+        self._hook(model)
+
+    def watch(self, model: PreTrainedModel) -> AbstractContextManager[Any]:
+        """Counts the passes of a copy too, as long as the context lasts; the model itself is watched already."""
+        return nullcontext() if model is self._watched else self._hook(model)
+
+    def _hook(self, model: PreTrainedModel) -> RemovableHandle:
+        return model.register_forward_pre_hook(self._count, with_kwargs=True)
+
+    def _count(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        tokens: torch.Tensor = args[0] if args else kwargs["input_ids"]
+        rows, columns = tokens.shape
+        cache = kwargs.get("cache")
+        seen = cache.num_columns if cache is not None and cache.is_filled else columns
+        whole = self._size.vocabulary_size
+        first, last = kwargs.get("vocab_slice") or (0, whole)
+        read = _num_read(tokens, kwargs)
+        sliced = read if kwargs.get("is_sliced") is None else int(kwargs["is_sliced"].sum())
+        layers, head = pass_flops(
+            self._size, rows * columns, rows * columns * seen, sliced * (last - first) + (read - sliced) * whole
+        )
+        if torch.is_grad_enabled() and module.training:
+            # Backward: the gradients of activations, and those of the weights that are trained.
+            backward = 1 + self._size.num_trainable / self._size.num_parameters
+            again = 0.0
+            if module.gradient_checkpointing:  # a layer is computed again up to its last matrix, whose input suffices
+                again = layers - 2 * self._last_matrices * rows * columns
+            layers += layers * backward + again
+            head *= 2 + backward  # its logits are computed again instead of kept
+        self.flops += layers + head
+
+
+def _num_read(tokens: torch.Tensor, kwargs: dict[str, Any]) -> int:
+    """Positions whose logits are computed."""
+    if kwargs.get("targets") is not None:
+        return len(kwargs["targets"])
+    if kwargs.get("num_positions") is not None:
+        return kwargs["num_positions"]
+    return tokens.numel() if kwargs.get("positions") is None else int(kwargs["positions"].sum())
+
+
+def timed(worker: Any, call: Callable[[], Any]) -> tuple[Any, Work]:
+    """The result of a call of the worker's, and what it cost.
+
+    A worker that runs a model has a ``meter`` and a ``device``.
+    """
+    meter: FlopMeter | None = getattr(worker, "meter", None)
+    before, started = (0.0 if meter is None else meter.flops), time.monotonic()
+    result = call()
+    if meter is None:
+        return result, Work(seconds=time.monotonic() - started)
+    if worker.device.type == "cuda":
+        torch.cuda.synchronize(worker.device)
+    seconds = time.monotonic() - started
+    gpu = gpu_of_this_machine() if worker.device.type == "cuda" else None
+    return result, Work(
+        seconds=seconds,
+        flops=meter.flops - before,
+        possible_flops=0.0 if gpu is None else gpu.tflops * 1e12 * seconds,
+        peak_gb=peak_memory_gb(worker.device),
+    )
+
+
+class WorkerStats:
+    """The work of a group since it was last asked, booked when its results arrive."""
+
+    def __init__(self, size: int) -> None:
+        """Args:
+        size: Workers of the group.
+        """
+        self._size = size
+        self._work: dict[str, Work] = {}
+
+    def book(self, method: str, work: Iterable[Work]) -> None:
+        """Adds what each worker's call of a method cost."""
+        for one in work:
+            self._work[method] = self._work[method] + one if method in self._work else one
+
+    def take(self, role: str, step_seconds: float) -> dict[str, float]:
+        """The metrics of a role for one step, and a fresh page.
+
+        Args:
+            role: `policy`, `reference` or `rollout`.
+            step_seconds: Of the step.
+
+        Returns:
+            Mean seconds of each method and the idle rest of the step, TFLOP/s of each worker while it computes, its
+            share of what the GPU can do (MFU), and the highest memory.
+        """
+        work, self._work = self._work, {}
+        if not work:
+            return {}
+        total = sum(work.values(), start=Work(seconds=0.0))
+        computing = [one for one in work.values() if one.flops > 0]
+        seconds, possible = (sum(getattr(w, name) for w in computing) for name in ("seconds", "possible_flops"))
+        metrics = {f"perf/{role}_{method}_seconds": one.seconds / self._size for method, one in work.items()}
+        metrics[f"perf/{role}_idle_seconds"] = max(0.0, step_seconds - total.seconds / self._size)
+        metrics[f"memory/{role}_peak_gb"] = total.peak_gb
+        if seconds > 0:
+            metrics[f"perf/{role}_tflops"] = total.flops / seconds / 1e12
+            for method, one in work.items():
+                if one.flops > 0:
+                    metrics[f"perf/{role}_{method}_tflops"] = one.flops / one.seconds / 1e12
+        if possible > 0:
+            metrics[f"perf/{role}_mfu"] = total.flops / possible
+        return metrics
+
+
+def peak_memory_gb(device: torch.device) -> float:
+    """Gigabytes (1e9 bytes) at the highest point: allocated on the GPU, or resident in memory on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

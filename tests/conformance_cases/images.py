@@ -260,7 +260,7 @@ def check_preprocessing(case: Case) -> None:
     crop = square_pixels(image, resolution, "crop")
     case.close("resize_crop", crop, case["out.resize_crop"], **close)
     case.close("resize_crop_unnormalised", (crop + 1) / 2, case["out.resize_crop_unnormalised"], **close)
-    case.close("stretch", square_pixels(image, resolution, "stretch"), case["out.stretch"], **close)
+    case.close("stretch", square_pixels(image, resolution, "stretch"), case["out.squash"], **close)
 
 
 CHECKS = {

@@ -30,7 +30,7 @@ def test_crop_and_squash_are_the_originals(golden, case):
     crop, stretch = (square_pixels(image, params["resolution"], fit) for fit in FITS[:2])
     one_grey_level = 2 / 255 + 1e-6  # versions of Pillow round a few pixels of a resize differently
     torch.testing.assert_close(crop, arrays["out.resize_crop"], rtol=0, atol=one_grey_level)
-    torch.testing.assert_close(stretch, arrays["out.stretch"], rtol=0, atol=one_grey_level)
+    torch.testing.assert_close(stretch, arrays["out.squash"], rtol=0, atol=one_grey_level)
 
 
 def test_pad_puts_white_on_both_sides_of_the_short_one():
@@ -67,8 +67,8 @@ def test_files_become_a_batch(tmp_path):
 
 
 def test_another_fit_is_refused():
-    with pytest.raises(ValueError, match=r"fit: no 'stretch'; choose one of \['crop', 'pad', 'stretch'\]"):
-        square_pixels(picture(), 8, "stretch")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"fit: no 'squash'; choose one of \['crop', 'pad', 'stretch'\]"):
+        square_pixels(picture(), 8, "squash")  # type: ignore[arg-type]
 
 
 # Kinds of files.

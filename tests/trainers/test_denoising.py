@@ -300,8 +300,8 @@ def test_a_checked_stage_knows_its_sources_and_longest_row(world, tiny_unified_f
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"pictures": ImageConfig(tokenizer="nowhere", resolution=16)}, "nowhere"),
-        ({"pictures": ImageConfig(tokenizer="TOKENIZER", resolution=18)}, "resolution 18 is no multiple of 4"),
+        ({"image": ImageConfig(tokenizer="nowhere", resolution=16)}, "nowhere"),
+        ({"image": ImageConfig(tokenizer="TOKENIZER", resolution=18)}, "resolution 18 is no multiple of 4"),
         (
             {"validation": ValidationConfig(image=ImageSamplingConfig(num_image_tokens=9))},
             r"num_image_tokens is 9, but image.resolution 16 makes 16",

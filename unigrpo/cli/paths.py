@@ -56,7 +56,7 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
         data=replace(config.data, prompt_dataset=user.resolve_inputs(config.data.prompt_dataset)),
         eval=replace(config.eval, dataset=user.resolve_inputs(config.eval.dataset)),
         actor=replace(config.actor, model_name_or_path=user.resolve_input(config.actor.model_name_or_path)),
-        pictures=replace(config.image, tokenizer=user.resolve_input(config.image.tokenizer)),
+        image=replace(config.image, tokenizer=user.resolve_input(config.image.tokenizer)),
         reward=replace(config.reward, terms=terms),
         ckpt=replace(config.ckpt, path=user.resolve_output(config.ckpt.path)),
     )

@@ -76,7 +76,7 @@ def initial_checkpoint(config: StageConfig, run: Path) -> StageConfig:
     return replace(
         config,
         actor=replace(config.actor, model_name_or_path=str(policy)),
-        pictures=replace(config.image, tokenizer=tokenizer),
+        image=replace(config.image, tokenizer=tokenizer),
     )
 
 
@@ -124,7 +124,7 @@ def with_absolute_paths(config: StageConfig) -> StageConfig:
         config,
         run_dir=user.resolve_output(config.run_dir),
         actor=replace(config.actor, model_name_or_path=user.resolve_input(config.actor.model_name_or_path)),
-        pictures=replace(config.image, tokenizer=user.resolve_input(config.image.tokenizer)),
+        image=replace(config.image, tokenizer=user.resolve_input(config.image.tokenizer)),
         validation=replace(config.validation, prompts=user.resolve_inputs(config.validation.prompts), **held_out),
         ckpt=replace(config.ckpt, path=user.resolve_output(config.ckpt.path)),
         **modalities,

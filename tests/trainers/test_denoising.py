@@ -312,9 +312,9 @@ def test_a_checked_stage_knows_its_sources_and_longest_row(world, tiny_unified_f
 )
 def test_what_contradicts_is_refused(world, tiny_unified_folder, changes, message):
     changes = dict(changes)
-    if getattr(changes.get("pictures"), "tokenizer", "") == "TOKENIZER":
+    if getattr(changes.get("image"), "tokenizer", "") == "TOKENIZER":
         tokenizer = str(tiny_unified_folder / "image_tokenizer")
-        changes["pictures"] = dataclasses.replace(changes["pictures"], tokenizer=tokenizer)
+        changes["image"] = dataclasses.replace(changes["image"], tokenizer=tokenizer)
     with pytest.raises(ValueError, match=message):
         check_stage(stage(world, tiny_unified_folder, **changes))
 

@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, metavar="G.jsonl", help="file to write")
     parser.add_argument("--kind", choices=KINDS, help="kind of the lines that name none")
     parser.add_argument("--deadline", type=float, default=2.0, metavar="SECONDS",
-                        help="longest time for one comparison by math-verify (default: %(default)s)")  # fmt: skip
+                        help="CPU time for one comparison of two expressions (default: %(default)s)")  # fmt: skip
     given = parser.parse_args(arguments)
     try:
         summary = grade_file(given.input, given.output, given.kind, given.deadline)
@@ -68,7 +68,7 @@ def grade_file(source: Path, target: Path, kind: str | None = None, deadline: fl
         source: JSON lines with `prediction`, `gold` and `kind`.
         target: The same lines with `correct`, `extracted` and `status`.
         kind: Kind of lines that name none.
-        deadline: Seconds for one comparison by math-verify.
+        deadline: CPU seconds for one comparison of two expressions.
 
     Returns:
         A table of what came out, for a person.

@@ -10,7 +10,7 @@ from rewards.grading.grader import KINDS, Grader, prepare
 
 
 class MathAnswer(Reward):
-    """1 if the final answer equals the gold, else 0."""
+    """1 if the final answer equals the gold, else 0; None if the comparison spent its CPU time or failed."""
 
     name = "math_answer"
     range = (0.0, 1.0)
@@ -21,7 +21,7 @@ class MathAnswer(Reward):
 
         Args:
             kind: `gsm8k`, `math`, `choice`, `geoqa`, `clevr`, or `auto` by the look of the gold.
-            deadline: Seconds for one comparison by math-verify.
+            deadline: CPU seconds for one comparison of two expressions.
 
         Raises:
             ValueError: No such kind.
@@ -38,10 +38,11 @@ class MathAnswer(Reward):
         return self._grader.counts
 
     def __call__(self, inputs: Sequence[RewardInput]) -> list[float | None]:
-        return [float(self._grader(item.completion, item.label or "", self._kind).correct) for item in inputs]
+        grades = [self._grader(item.completion, item.label or "", self._kind) for item in inputs]
+        return [float(grade.correct) if grade.status in ("ok", "no_answer") else None for grade in grades]
 
     def load(self) -> None:
-        """Starts math-verify's process.
+        """Starts the process that compares expressions.
 
         Raises:
             VerifierUnavailable: It does not start, for example because math-verify is not installed.
@@ -49,7 +50,7 @@ class MathAnswer(Reward):
         self._grader.load()
 
     def logs(self) -> dict[str, float]:
-        """Share of the grades since the last time that have no answer, ran out of time or failed."""
+        """Fractions of the grades since the last call that have no answer, spent their CPU time, or failed."""
         new = self.counts - self._logged
         self._logged = Counter(self.counts)
         return {status: new[status] / new.total() for status in ("no_answer", "timeout", "error")} if new else {}
@@ -63,5 +64,5 @@ class MathAnswer(Reward):
         prepare(label or "", self._kind)
 
     def close(self) -> None:
-        """Ends the math-verify process."""
+        """Ends the process that compares expressions."""
         self._grader.close()

@@ -28,7 +28,7 @@ class Grade:
 
 
 class Grader:
-    """Grades responses of one kind or of several; holds the math-verify process.
+    """Grades responses of one kind or of several; holds the process that compares expressions.
 
     Attributes:
         counts: Number of grades by status.
@@ -56,11 +56,11 @@ class Grader:
         return grade
 
     def load(self) -> None:
-        """Starts the math-verify process, which else starts when it is first needed."""
+        """Starts the process that compares expressions, which otherwise starts when it is first needed."""
         self._verify.load()
 
     def close(self) -> None:
-        """Ends the math-verify process."""
+        """Ends the process that compares expressions."""
         self._verify.close()
 
     def _compare(self, answer: Answer, gold: str, form: str) -> Grade:

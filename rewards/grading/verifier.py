@@ -1,4 +1,4 @@
-"""math-verify behind a deadline: a process of its own that is killed and started again; no signals, any thread."""
+"""Comparing expressions in a process of its own, which ends when its CPU time is spent and is started again."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -13,27 +14,29 @@ import time
 from pathlib import Path
 
 DEADLINE = 2.0
-"""Seconds for one comparison."""
-START = 120.0
+"""CPU seconds for one comparison."""
+START_SECONDS = 120.0
 """Seconds for the process to import sympy on a busy machine."""
-LIFE = 5000
+SLOWEST = 60.0
+"""A process that has not answered after so many seconds for each CPU second it may use is hung."""
+COMPARISONS_PER_PROCESS = 5000
 """Comparisons before a fresh process: sympy's caches grow."""
 
 
 class VerifierTimeout(Exception):
-    """A comparison ran past its deadline."""
+    """A comparison has spent its CPU time."""
 
 
 class VerifierError(Exception):
-    """The process died or could not start, or math-verify raised."""
+    """The process died, or the comparison raised."""
 
 
 class VerifierUnavailable(RuntimeError):
-    """The process cannot start at all, so that every answer would count as wrong."""
+    """The process cannot start at all, so that no answer could be compared."""
 
 
 class Verifier:
-    """One math-verify process, started when first needed."""
+    """One comparing process, started when first needed. Threads may share it."""
 
     def __init__(self, deadline: float = DEADLINE) -> None:
         self._deadline = deadline
@@ -46,8 +49,8 @@ class Verifier:
         """Whether two expressions are equal.
 
         Raises:
-            VerifierTimeout: No outcome within the deadline; the process is replaced.
-            VerifierError: No outcome for another reason.
+            VerifierTimeout: The comparison has spent its CPU time; the process is replaced.
+            VerifierError: There is no outcome for another reason.
             VerifierUnavailable: The process does not start, for example because math-verify is not installed.
         """
         with self._lock:
@@ -60,7 +63,7 @@ class Verifier:
                 raise error if isinstance(error, VerifierTimeout) else VerifierError(str(error)) from error
             self._used += 1
         if outcome is None:
-            raise VerifierError(f"math-verify raised on {answer[:100]!r}")
+            raise VerifierError(f"the comparison raised on {answer[:100]!r}")
         return bool(outcome)
 
     def load(self) -> None:
@@ -84,13 +87,13 @@ class Verifier:
         self.__init__(state["deadline"])
 
     def _start(self) -> None:
-        if self._process is not None and (self._used >= LIFE or self._process.poll() is not None):
+        if self._process is not None and (self._used >= COMPARISONS_PER_PROCESS or self._process.poll() is not None):
             self._kill()
         if self._process is None:
             self._spawn()
         if not self._ready:
             try:
-                line = self._line(START)
+                line = self._line(START_SECONDS)
             except (VerifierTimeout, VerifierError, OSError) as error:
                 self._kill()
                 raise VerifierUnavailable(
@@ -106,7 +109,7 @@ class Verifier:
         root = str(Path(__file__).parents[2])
         path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "rewards.grading.worker"],
+            [sys.executable, "-m", "rewards.grading.worker", str(self._deadline)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}, close_fds=True, start_new_session=True,
         )  # fmt: skip
@@ -126,7 +129,7 @@ class Verifier:
         assert self._process is not None and self._process.stdin is not None
         self._process.stdin.write(line.encode())
         self._process.stdin.flush()
-        return json.loads(self._line(self._deadline))
+        return json.loads(self._line(SLOWEST * self._deadline))
 
     def _line(self, seconds: float) -> str:
         assert self._process is not None and self._process.stdout is not None
@@ -141,6 +144,13 @@ class Verifier:
                 raise VerifierTimeout(f"no outcome within {seconds} s")
             piece = os.read(source, 4096)
             if not piece:
-                raise VerifierError("the math-verify process died")
+                raise self._death()
             data += piece
         return data.decode().strip()
+
+    def _death(self) -> Exception:
+        assert self._process is not None
+        status = self._process.wait()
+        if status == -signal.SIGPROF:
+            return VerifierTimeout(f"a comparison has spent its {self._deadline} s of CPU time")
+        return VerifierError(f"the process that compares expressions died with status {status}")

@@ -1,60 +1,45 @@
-"""The process that runs math-verify: one JSON line in, one out; limits itself, and dies with its parent."""
+"""The process that compares expressions: one JSON line in, one out; it limits its own CPU time and memory."""
 
 from __future__ import annotations
 
 import json
 import os
 import resource
+import signal
 import sys
-from typing import Any
 
 MEMORY = 2 * 1024**3
 """Address space, in bytes."""
-CPU_SECONDS = 5
-"""For one comparison: ends a comparison whose parent died."""
 
 
-def main() -> None:
-    """Answers until its input ends: ``[gold, answer]`` -> true, false or null for an error."""
-    _limit(resource.RLIMIT_AS, MEMORY)
-    _limit(resource.RLIMIT_CORE, 0)
+def main(cpu_seconds: float) -> None:
+    """Answers ``[gold, answer]`` with true, false, or null for an error, until its input ends.
+
+    Args:
+        cpu_seconds: CPU time for one comparison. SIGPROF ends the process when it is spent.
+    """
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY if hard == resource.RLIM_INFINITY else min(MEMORY, hard), hard))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nothing that a library prints may look like an answer
-    compare = _comparison()
+    from rewards.grading.symbolic import equal  # noqa: PLC0415 - after the memory limit
+
+    equal("\\sqrt{x}", "x^{1/2}")  # what sympy loads at its first use is no part of a comparison
     answers.write("ready\n")
     answers.flush()
     for line in sys.stdin:
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        _limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + 1 + CPU_SECONDS)
         gold, answer = json.loads(line)
+        signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
         try:
-            outcome = compare(gold, answer)
-        except Exception:  # a parser may fail in any way on a model's text
+            outcome = equal(gold, answer)
+        except Exception:  # sympy may fail in any way on a model's text
             outcome = None
+        signal.setitimer(signal.ITIMER_PROF, 0)
         answers.write(json.dumps(outcome) + "\n")
         answers.flush()
 
 
-def _limit(which: int, soft: int) -> None:
-    hard = resource.getrlimit(which)[1]
-    resource.setrlimit(which, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
-
-
-def _comparison() -> Any:
-    from math_verify import LatexExtractionConfig, parse, verify  # noqa: PLC0415 - after the memory limit
-
-    config = [LatexExtractionConfig(boxed_match_priority=0)]
-
-    def expressions(text: str) -> list[Any]:
-        found = parse(f"\\boxed{{{text}}}", config, fallback_mode="no_fallback", parsing_timeout=None)  # pyright: ignore[reportArgumentType]
-        return [item for item in found if not isinstance(item, str)]
-
-    def compare(gold: str, answer: str) -> bool:
-        # Twelve decimals: at the usual six, 1.414214 would be the root of two.
-        return bool(verify(expressions(gold), expressions(answer), float_rounding=12, timeout_seconds=None))
-
-    return compare
-
-
 if __name__ == "__main__":
-    main()
+    main(float(sys.argv[1]))

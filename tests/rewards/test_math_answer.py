@@ -33,6 +33,14 @@ def test_it_logs_how_many_had_no_answer_since_the_last_time():
     assert reward.logs() == {}
 
 
+def test_a_comparison_without_outcome_is_a_missing_reward_and_is_counted():
+    reward = MathAnswer(kind="math", deadline=0.02)
+    slow = "\\boxed{(((2^{999})^{999})^{999})^{999}}"
+    assert reward([item(slow, "\\sqrt{2}"), item("\\boxed{3}", "4")]) == [None, 0.0]
+    assert reward.logs() == {"no_answer": 0.0, "timeout": 0.5, "error": 0.0}
+    reward.close()
+
+
 def test_loading_starts_what_it_needs():
     reward = MathAnswer()
     reward.load()

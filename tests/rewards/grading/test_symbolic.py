@@ -62,9 +62,7 @@ def test_what_differs_differs_in_either_order(gold, answer):
     assert not equal(answer, gold)
 
 
-@pytest.mark.parametrize(
-    ("positive", "any_sign"), [("2\\ln x", "\\ln(x^2)"), ("\\sqrt{a}\\sqrt{b}", "\\sqrt{ab}")]
-)
+@pytest.mark.parametrize(("positive", "any_sign"), [("2\\ln x", "\\ln(x^2)"), ("\\sqrt{a}\\sqrt{b}", "\\sqrt{ab}")])
 def test_a_variable_is_positive_only_where_the_gold_says_so(positive, any_sign):
     assert equal(positive, any_sign)
     assert not equal(any_sign, positive)

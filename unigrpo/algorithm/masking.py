@@ -87,7 +87,7 @@ def uniform_draws(eligible: Bool[Tensor, "B L"], generators: Sequence[torch.Gene
 
 def bernoulli_mask(
     draws: Float[Tensor, "B L"],
-    mask_ratio: Float[Tensor, " B"],
+    mask_ratio: Float[Tensor, " B"] | Float[Tensor, "B L"],
     eligible: Bool[Tensor, "B L"],
     *,
     at_least_one: bool = True,
@@ -96,12 +96,12 @@ def bernoulli_mask(
 
     Args:
         draws: Uniform in [0, 1).
-        mask_ratio: Probability of being hidden.
+        mask_ratio: Probability of being hidden, of all tokens of a row or of each.
         eligible: The others are never hidden.
         at_least_one: In a row where no draw is below the ratio, hide the eligible token with the lowest draw: a
-            uniformly random one, from the same generator.
+            uniformly random one, from the same generator. Only where all tokens of a row have one probability.
     """
-    hidden = draws < mask_ratio[:, None]
+    hidden = draws < (mask_ratio[:, None] if mask_ratio.dim() == 1 else mask_ratio)
     if at_least_one:
         hidden = hidden | (_ranks(draws, eligible) == 0)
     return hidden & eligible
@@ -117,7 +117,13 @@ def exact_count_mask(
         mask_ratio: Share to hide; ``mask_ratio * tokens`` is rounded half to even.
         eligible: The others are neither hidden nor counted.
     """
-    count = (mask_ratio * eligible.sum(dim=1)).round().clamp(min=1)
+    return lowest_draws(draws, (mask_ratio * eligible.sum(dim=1)).round().clamp(min=1), eligible)
+
+
+def lowest_draws(
+    draws: Float[Tensor, "B L"], count: Float[Tensor, " B"] | Int[Tensor, " B"], eligible: Bool[Tensor, "B L"]
+) -> Bool[Tensor, "B L"]:
+    """The ``count`` eligible tokens of each row with the lowest draws: a uniformly random subset of this size."""
     return (_ranks(draws, eligible) < count[:, None]) & eligible
 
 
@@ -139,6 +145,43 @@ def hide(
     if masking == "exact_count":
         return exact_count_mask(draws, mask_ratio, eligible)
     return bernoulli_mask(draws, mask_ratio, eligible)
+
+
+def ar_like_probability(eligible: Bool[Tensor, "B L"], mask_ratio: Float[Tensor, " B"]) -> Float[Tensor, "B L"]:
+    """Probability of masking each token, rising linearly with its place among the eligible ones to 1 for the last.
+
+    The probability of being shown falls linearly to 0 and has the mean ``1 - mask_ratio``; it is held at 1, so that
+    for mask ratios below 1/2 more tokens are masked than the ratio says. A single token is always masked.
+
+    Args:
+        eligible: Tokens that may be masked, in the order of reading; the others have the probability 0.
+        mask_ratio: Mean probability of being masked.
+
+    Source:
+        MaskGRPO, arXiv:2510.02880, whose released code masks text so.
+    """
+    count = eligible.sum(dim=1, keepdim=True)
+    place = eligible.cumsum(dim=1) - 1
+    falling = 1 - place / (count - 1).clamp(min=1)  # from 1 to 0, with the mean 1/2
+    shown = torch.where(count > 1, falling * (1 - mask_ratio[:, None]) * 2, torch.zeros_like(falling))
+    return (1 - shown.clamp(max=1)) * eligible
+
+
+def mask_rate(eligible: Bool[Tensor, "B L"], probability: Float[Tensor, "B _"], masking: str) -> Float[Tensor, "B L"]:
+    """Probability with which :func:`hide` masks each eligible token; 1 for the others.
+
+    Args:
+        eligible: Tokens that may be masked.
+        probability: Of masking each token by chance, or the share to mask (`exact_count`), of a row or of each token.
+        masking: `exact_count`, or any name of a masking by chance that masks at least one token.
+    """
+    count = eligible.sum(dim=1, keepdim=True)
+    if masking == "exact_count":
+        rate = (probability * count).round().clamp(min=1) / count.clamp(min=1)
+    else:
+        none = torch.where(eligible, 1 - probability, 1.0).prod(dim=1, keepdim=True)
+        rate = probability + none / count.clamp(min=1)  # where chance masks none, one of them is masked
+    return torch.where(eligible, rate.expand(eligible.shape), 1.0)
 
 
 def apply_mask(x0: Int[Tensor, "B L"], is_masked: Bool[Tensor, "*V B L"], mask_id: int) -> Int[Tensor, "*V B L"]:

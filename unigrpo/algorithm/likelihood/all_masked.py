@@ -1,4 +1,4 @@
-"""diffu-GRPO: the whole response hidden, and some of the prompt."""
+"""diffu-GRPO: the whole response masked, and some of the prompt."""
 
 from __future__ import annotations
 
@@ -8,27 +8,41 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unigrpo.algorithm.likelihood.base import LikelihoodEstimator
+from unigrpo.algorithm.likelihood.base import LikelihoodEstimator, Row, Views, span_views
 from unigrpo.algorithm.masking import bernoulli_mask, uniform_draws
 from unigrpo.records import MaskPlan, SequenceMasks
 
 
 class AllMasked(LikelihoodEstimator):
-    """log pi(o_i) = log p(o_i | partly hidden prompt, nothing of the response), for all tokens in one pass.
+    """log pi(o_i) = log p(o_i | partly masked prompt, nothing of the response), for all tokens in one pass.
 
-    The mask ratio of the inner update is not used. The prompt's mask is drawn anew for every inner update.
+    The mask ratio of the inner update is not used. The prompt's mask is drawn anew for every inner update. All that
+    the response is given counts as prompt here: also task tokens, the codes of an input image, and the thoughts
+    before a drawing.
 
     Args:
-        prompt_mask_ratio: Probability that a prompt token is hidden; 0 shows the whole prompt.
+        prompt_mask_ratio: Probability that a prompt token is masked; 0 shows the whole prompt.
 
     Source:
-        diffu-GRPO of d1, arXiv:2504.12216: each prompt token hidden with probability 0.15.
+        diffu-GRPO of d1, arXiv:2504.12216: each prompt token masked with probability 0.15.
     """
 
     def __init__(self, prompt_mask_ratio: float = 0.15) -> None:
         if not 0 <= prompt_mask_ratio <= 1:
             raise ValueError(f"all_masked: prompt_mask_ratio is {prompt_mask_ratio}; it must lie in [0, 1]")
         self._prompt_mask_ratio = prompt_mask_ratio
+
+    def span_views(
+        self, row: Row, mask_ratio: float, generator: torch.Generator, bounds: tuple[float, float]
+    ) -> Views:
+        prompt = ~row.response_mask[None]
+        masked_prompt = bernoulli_mask(
+            uniform_draws(prompt, [generator]), torch.tensor([self._prompt_mask_ratio]), prompt, at_least_one=False
+        )
+        return span_views(masked_prompt | row.response_mask, row.scored_mask[None].float(), 1.0, row)
+
+    def max_views(self, num_tokens: int) -> int:
+        return 1
 
     def draw(
         self, masks: SequenceMasks, mask_ratio: Float[Tensor, " B"], generators: Sequence[torch.Generator]

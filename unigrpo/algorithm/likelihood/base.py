@@ -1,6 +1,6 @@
-"""What a likelihood estimator is: it draws a mask plan; scoring and combining are the same for all.
+"""What a likelihood estimator is: it masks a finished response in several ways and says how much each token counts.
 
-The plan goes to the policy, the old policy and the reference alike, so that equal weights give equal likelihoods.
+The same views go to the policy, the old policy and the reference, so that equal weights give equal likelihoods.
 """
 
 from __future__ import annotations
@@ -8,10 +8,11 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unigrpo import plugins
@@ -20,15 +21,120 @@ from unigrpo.records import MaskPlan, SequenceMasks
 PACKAGE = "unigrpo.algorithm.likelihood"
 
 
-class LikelihoodEstimator(ABC):
-    """Draws which tokens the views of a response hide, and how much each scored token counts.
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One finished sample of L tokens, without padding of a batch."""
 
-    Every estimator scores a token only where it is hidden, never scores the prompt or the padding after the first
-    end-of-text, hides that padding in every view that hides the response, and scores at least one token of every
-    response that has one to score.
+    token_ids: Int[Tensor, " L"]
+    response_mask: Bool[Tensor, " L"]
+    """Tokens that the policy wrote."""
+    scored_mask: Bool[Tensor, " L"]
+    """Response tokens that count: those up to and including the first end-of-text."""
+    image_mask: Bool[Tensor, " L"]
+    """Response tokens that are image codes."""
+    span: Int[Tensor, " L"]
+    """Part of the response in the order of writing, from 1: the answer, the image, or the thoughts and then their
+    image. 0 outside the response."""
+    commit_step: Int[Tensor, " L"]
+    """Step at which the sampler fixed the token; -1 where it never did."""
+    commit_log_probs: Float[Tensor, " L"]
+    """Log-probability of the token when it was fixed, nats; 0 where it never was."""
+    commit_entropy: Float[Tensor, " L"] | None = None
+    """Entropy of the distribution that the token was drawn from, nats; None if the sampler did not record it."""
+
+    @property
+    def num_spans(self) -> int:
+        """Number of parts of the response."""
+        return int(self.span.max()) if len(self.span) else 0
+
+    def of_span(self, span: int) -> Row:
+        """The row with one part of the response as the whole response; all other tokens count as given."""
+        inside = self.span == span
+        return replace(
+            self,
+            response_mask=self.response_mask & inside,
+            scored_mask=self.scored_mask & inside,
+            image_mask=self.image_mask & inside,
+            span=inside.long(),
+            commit_step=self.commit_step.masked_fill(~inside, -1),
+            commit_log_probs=self.commit_log_probs.masked_fill(~inside, 0.0),
+            commit_entropy=None if self.commit_entropy is None else self.commit_entropy.masked_fill(~inside, 0.0),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Views:
+    """V masked copies of a row, and how much each masked token counts in each copy."""
+
+    is_masked: Bool[Tensor, "V L"]
+    """The view shows the mask token here."""
+    weight: Float[Tensor, "V L"]
+    """Factor of the token's log-probability in this view, of either sign; 0 means that the view does not score it."""
+    rate: Float[Tensor, "V L"]
+    """Probability with which this view masks the token, in (0, 1]; it matters only where the token is scored."""
+
+    @property
+    def num_views(self) -> int:
+        """V."""
+        return len(self.weight)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Views], num_tokens: int) -> Views:
+        """The views of all ``parts``, one after the other; without parts there are no views of ``num_tokens``."""
+        nothing = torch.zeros(0, num_tokens)
+        return cls(
+            is_masked=torch.cat([nothing.bool(), *(part.is_masked for part in parts)]),
+            weight=torch.cat([nothing, *(part.weight for part in parts)]),
+            rate=torch.cat([nothing, *(part.rate for part in parts)]),
+        )
+
+
+class LikelihoodEstimator(ABC):
+    """Draws the views of a response.
+
+    A view scores a token only where it masks it. The prompt and the padding after the first end-of-text are never
+    scored, and a view that masks some of the response masks this padding too: it would tell how long the answer is.
     """
 
+    bound: ClassVar[Literal["elbo"] | None] = None
+    """`elbo`: the weighted sum of log-probabilities is, on average over the draws, the evidence lower bound of the
+    response's log-likelihood (the mean over all orders of writing, one token at a time)."""
+
+    def views(
+        self,
+        row: Row,
+        mask_ratio: float,
+        generator: torch.Generator,
+        bounds: tuple[float, float] = (0.0, 1.0),
+    ) -> Views:
+        """The views of a row in one inner update.
+
+        A response of several parts is scored part by part in the order of writing, as it was sampled: views of a part
+        show all that was written before it, padding included, and mask all that was written after it.
+
+        Args:
+            row: The sample.
+            mask_ratio: Share of the response to mask, within ``bounds``.
+            generator: Source of all random numbers of these views.
+            bounds: Lowest and highest mask ratio that the run allows.
+        """
+        parts: list[Views] = []
+        for span in range(1, row.num_spans + 1):
+            part = self.span_views(row.of_span(span), mask_ratio, generator, bounds)
+            later = row.response_mask & (row.span > span)
+            parts.append(replace(part, is_masked=part.is_masked | later))
+        return Views.joined(parts, len(row.token_ids))
+
     @abstractmethod
+    def span_views(
+        self, row: Row, mask_ratio: float, generator: torch.Generator, bounds: tuple[float, float]
+    ) -> Views:
+        """The views of a row whose response is one part; the arguments are those of :meth:`views`."""
+
+    @abstractmethod
+    def max_views(self, num_tokens: int) -> int:
+        """The most views that a response part of ``num_tokens`` can have."""
+
     def draw(
         self, masks: SequenceMasks, mask_ratio: Float[Tensor, " B"], generators: Sequence[torch.Generator]
     ) -> MaskPlan:
@@ -38,7 +144,11 @@ class LikelihoodEstimator(ABC):
             masks: B padded sequences.
             mask_ratio: Share of each response to hide, in [0, 1].
             generators: One per response; its row of the plan depends on nothing else that is random.
+
+        Raises:
+            NotImplementedError: The estimator needs more of a sample than its masks.
         """
+        raise NotImplementedError(f"{type(self).__name__} draws no mask plans from masks alone; call views")
 
 
 def load_estimator(name: str, options: Mapping[str, Any]) -> LikelihoodEstimator:
@@ -96,7 +206,47 @@ def scored_tokens(plan: MaskPlan) -> Bool[Tensor, "B L"]:
     return (plan.weight > 0).any(dim=0)
 
 
-def check_masking(name: str, masking: str) -> None:
+def span_views(is_masked: Bool[Tensor, "V L"], weight: Float[Tensor, "V L"], rate: float | Tensor, row: Row) -> Views:
+    """Views that mask some scored tokens, and with them the padding after the first end-of-text.
+
+    Args:
+        is_masked: Scored tokens that each view masks.
+        weight: 0 where not masked.
+        rate: Probability with which each view masks each token, in any shape that broadcasts; it is 1 in the result
+            where the view does not score the token.
+        row: The sample.
+    """
+    rates = torch.as_tensor(rate, dtype=torch.float32).expand(weight.shape)
+    return Views(
+        is_masked=is_masked | (row.response_mask & ~row.scored_mask),
+        weight=weight,
+        rate=torch.where(weight != 0, rates, 1.0),
+    )
+
+
+def unit_ratio(mask_ratio: float, bounds: tuple[float, float]) -> Float[Tensor, ""]:
+    """Where the mask ratio lies between its bounds: 0 at the lowest, 1 at the highest; 0 if they are equal."""
+    low, high = bounds
+    ratio = torch.tensor(mask_ratio, dtype=torch.float32)
+    return (ratio - low) / (high - low) if high > low else torch.zeros_like(ratio)
+
+
+def common_bounds(name: str, allowed: tuple[float, float], bounds: tuple[float, float]) -> tuple[float, float]:
+    """The mask ratios that both the estimator and the run allow.
+
+    Raises:
+        ValueError: There is none.
+    """
+    low, high = max(allowed[0], bounds[0]), min(allowed[1], bounds[1])
+    if low > high:
+        raise ValueError(
+            f"{name} takes mask ratios from {allowed[0]} to {allowed[1]}, and algo.mask_ratio allows those from "
+            f"{bounds[0]} to {bounds[1]}; change one of them so that they overlap"
+        )
+    return low, high
+
+
+def check_masking(name: str, masking: str, allowed: Sequence[str] = ("bernoulli", "exact_count")) -> None:
     """Raises ValueError unless ``masking`` is a known way to meet a mask ratio; ``name`` is the estimator's."""
-    if masking not in ("bernoulli", "exact_count"):
-        raise ValueError(f"{name}: no masking {masking!r}; choose one of ['bernoulli', 'exact_count']")
+    if masking not in allowed:
+        raise ValueError(f"{name}: no masking {masking!r}; choose one of {sorted(allowed)}")

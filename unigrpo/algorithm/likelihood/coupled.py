@@ -1,4 +1,4 @@
-"""coupled-GRPO: a mask, its complement, and the whole response hidden."""
+"""coupled-GRPO: a mask, its complement, and the whole response masked."""
 
 from __future__ import annotations
 
@@ -10,29 +10,34 @@ from torch import Tensor
 
 from unigrpo.algorithm.likelihood.base import (
     LikelihoodEstimator,
+    Row,
+    Views,
     check_masking,
+    common_bounds,
     response_plan,
+    span_views,
+    unit_ratio,
 )
 from unigrpo.algorithm.masking import bernoulli_mask, exact_count_mask, uniform_draws
 from unigrpo.records import MaskPlan, SequenceMasks
 
 
 class Coupled(LikelihoodEstimator):
-    """log pi(o_i) = 1/2 (lp_i(all hidden) + [i in M] lp_i(M) / t + [i not in M] lp_i(complement of M) / (1 - t)).
+    """log pi(o_i) = 1/2 (lp_i(all masked) + [i in M] lp_i(M) / t + [i not in M] lp_i(complement of M) / (1 - t)).
 
-    ``lp_i(S)`` is the log-probability of token i where the set S is hidden; every token is scored in two of the three
-    views, with weights that sum to 3/2 on average. The mask ratio of the inner update is mapped from [0, 1] into
-    [ratio_min, ratio_max] to give t, since the weights grow without bound towards 0 and 1: leave the bounds of
-    ``algo.mask_ratio`` as they are.
+    ``lp_i(S)`` is the log-probability of token i where the set S is masked; every token is scored in two of the three
+    views, with weights that sum to 3/2 on average. The mask ratio of the inner update is mapped into
+    [ratio_min, ratio_max], or the part of it that lies within the bounds of ``algo.mask_ratio``, to give t: the
+    weights grow without bound towards 0 and 1.
 
     Args:
         ratio_min: Lowest t, above 0.
         ratio_max: Highest t, below 1.
-        masking: `bernoulli` hides each token by chance, `exact_count` exactly the rounded share.
+        masking: `bernoulli` masks each token by chance, `exact_count` exactly the rounded share.
 
     Source:
         coupled-GRPO of DiffuCoder, arXiv:2506.20639, section 4, and its released code: t uniform in [0.2, 0.8].
-        With `exact_count`, t is the share that was hidden.
+        With `exact_count`, t is the share that was masked.
     """
 
     def __init__(self, ratio_min: float = 0.2, ratio_max: float = 0.8, masking: str = "bernoulli") -> None:
@@ -44,23 +49,42 @@ class Coupled(LikelihoodEstimator):
         self._ratio_min, self._ratio_max = ratio_min, ratio_max
         self._masking: str = masking
 
+    def span_views(
+        self, row: Row, mask_ratio: float, generator: torch.Generator, bounds: tuple[float, float]
+    ) -> Views:
+        low, high = common_bounds("coupled", (self._ratio_min, self._ratio_max), bounds)
+        share = (low + (high - low) * unit_ratio(mask_ratio, bounds))[None]
+        scored = row.scored_mask[None]
+        masked, share = self._draw(scored, share, [generator])
+        views = torch.stack([scored, masked, scored & ~masked])
+        rate = torch.stack([torch.ones_like(share), share, 1 - share])
+        return span_views(views[:, 0], coupled_weights(views, share)[:, 0], rate, row)
+
+    def max_views(self, num_tokens: int) -> int:
+        return 3
+
     def draw(
         self, masks: SequenceMasks, mask_ratio: Float[Tensor, " B"], generators: Sequence[torch.Generator]
     ) -> MaskPlan:
         scored = masks.scored_mask
         share = self._ratio_min + (self._ratio_max - self._ratio_min) * mask_ratio
-        draws = uniform_draws(scored, generators)
-        if self._masking == "exact_count":
-            hidden = exact_count_mask(draws, share, scored)
-            share = hidden.sum(dim=1) / scored.sum(dim=1).clamp(min=1)
-        else:
-            # Forcing a token into an empty mask would bias the weights 1 / t; the fully hidden view scores it anyway.
-            hidden = bernoulli_mask(draws, share, scored, at_least_one=False)
+        hidden, share = self._draw(scored, share, generators)
         views = torch.stack([scored, hidden, scored & ~hidden])
         return response_plan(views, coupled_weights(views, share), masks)
 
+    def _draw(
+        self, scored: Bool[Tensor, "B L"], share: Float[Tensor, " B"], generators: Sequence[torch.Generator]
+    ) -> tuple[Bool[Tensor, "B L"], Float[Tensor, " B"]]:
+        """A mask of each row, and t."""
+        draws = uniform_draws(scored, generators)
+        if self._masking == "exact_count":
+            masked = exact_count_mask(draws, share, scored)
+            return masked, masked.sum(dim=1) / scored.sum(dim=1).clamp(min=1)
+        # Forcing a token into an empty mask would bias the weights 1 / t; the fully masked view scores it anyway.
+        return bernoulli_mask(draws, share, scored, at_least_one=False), share
+
 
 def coupled_weights(views: Bool[Tensor, "3 B L"], share: Float[Tensor, " B"]) -> Float[Tensor, "3 B L"]:
-    """1/2 in the fully hidden view, 1/(2t) in the mask, 1/(2(1 - t)) in its complement; 0 where nothing is hidden."""
+    """1/2 in the fully masked view, 1/(2t) in the mask, 1/(2(1 - t)) in its complement; 0 where nothing is masked."""
     weight = 0.5 / torch.stack([torch.ones_like(share), share, 1 - share])
     return torch.where(views, weight[:, :, None], 0.0)

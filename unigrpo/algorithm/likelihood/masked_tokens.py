@@ -1,39 +1,70 @@
-"""UniGRPO: one partly masked view of the response; the hidden tokens are scored."""
+"""UniGRPO: one partly masked view of the response; the masked tokens are scored."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from unigrpo.algorithm.likelihood.base import (
     LikelihoodEstimator,
+    Row,
+    Views,
     check_masking,
     response_plan,
+    span_views,
 )
-from unigrpo.algorithm.masking import hide
+from unigrpo.algorithm.masking import ar_like_probability, bernoulli_mask, hide, mask_rate, uniform_draws
 from unigrpo.records import MaskPlan, SequenceMasks
 
 
 class MaskedTokens(LikelihoodEstimator):
-    """log pi(o_i) = log p(o_i | prompt, xt) for the hidden tokens i of one view xt; the prompt is never hidden.
+    """log pi(o_i) = log p(o_i | prompt, xt) for the masked tokens i of one view xt; the prompt is never masked.
+
+    This is no lower bound of the response's log-likelihood: a masked token counts 1, not 1 over the mask ratio. With
+    ``actor.loss_agg_mode`` `token_mean` or `fixed_length` a response therefore counts in proportion to its mask
+    ratio; `masked_token_mean` divides by the number of masked tokens and has no such weights.
 
     Args:
-        masking: `bernoulli` hides each token by chance, `exact_count` exactly the rounded share.
+        masking: `bernoulli` masks each token by chance, `exact_count` exactly the rounded share, and `ar_like` each
+            token by chance with a probability that rises with its place in the response, up to 1 for the last one.
 
     Source:
-        UniGRPO, arXiv:2505.15809, equations 3 and 4. Its mean over the hidden tokens is left to the reduction of the
-        loss, since the clipped ratio is taken per token.
+        UniGRPO, arXiv:2505.15809, equations 3 and 4. Its mean over the masked tokens is left to the reduction of the
+        loss, since the clipped ratio is taken per token. `ar_like`: the text masks of MaskGRPO, arXiv:2510.02880,
+        which it uses with mask ratios from 0.6 on.
     """
 
     def __init__(self, masking: str = "bernoulli") -> None:
-        check_masking("masked_tokens", masking)
+        check_masking("masked_tokens", masking, ("bernoulli", "exact_count", "ar_like"))
         self._masking: str = masking
+
+    def span_views(
+        self, row: Row, mask_ratio: float, generator: torch.Generator, bounds: tuple[float, float]
+    ) -> Views:
+        scored = row.scored_mask[None]
+        ratio = torch.tensor([mask_ratio])
+        is_masked = self._draw(scored, ratio, [generator])
+        probability = ar_like_probability(scored, ratio) if self._masking == "ar_like" else ratio[:, None]
+        rate = mask_rate(scored, probability, self._masking)
+        return span_views(is_masked, is_masked.float(), rate, row)
+
+    def max_views(self, num_tokens: int) -> int:
+        return 1
 
     def draw(
         self, masks: SequenceMasks, mask_ratio: Float[Tensor, " B"], generators: Sequence[torch.Generator]
     ) -> MaskPlan:
-        hidden = hide(masks.scored_mask, mask_ratio, generators, self._masking)
+        hidden = self._draw(masks.scored_mask, mask_ratio, generators)
         return response_plan(hidden[None], hidden.float()[None], masks)
+
+    def _draw(
+        self, scored: Bool[Tensor, "B L"], mask_ratio: Float[Tensor, " B"], generators: Sequence[torch.Generator]
+    ) -> Bool[Tensor, "B L"]:
+        if self._masking == "ar_like":
+            probability = ar_like_probability(scored, mask_ratio)
+            # The last token is always masked, so that none has to be forced in.
+            return bernoulli_mask(uniform_draws(scored, generators), probability, scored, at_least_one=False)
+        return hide(scored, mask_ratio, generators, self._masking)

@@ -1,4 +1,4 @@
-"""Random masking: several partly masked views of the response; a token counts the mean over the views that hide it."""
+"""Random masking: several partly masked views of the response; a token counts the mean over the views that mask it."""
 
 from __future__ import annotations
 
@@ -10,28 +10,35 @@ from torch import Tensor
 
 from unigrpo.algorithm.likelihood.base import (
     LikelihoodEstimator,
+    Row,
+    Views,
     check_masking,
+    common_bounds,
     response_plan,
+    span_views,
+    unit_ratio,
 )
-from unigrpo.algorithm.masking import hide
+from unigrpo.algorithm.masking import hide, mask_rate
 from unigrpo.records import MaskPlan, SequenceMasks
 
 
 class RandomMasking(LikelihoodEstimator):
-    """log pi(o_i) = mean over the views v that hide token i of log p(o_i | prompt, xt_v); the prompt is never hidden.
+    """log pi(o_i) = mean over the views v that mask token i of log p(o_i | prompt, xt_v); the prompt is never masked.
 
-    The views of a response are spread evenly over the mask ratios: view v has ``(mask_ratio + v / num_views) mod 1``,
-    mapped into [ratio_min, ratio_max]. With the schedule `random` each ratio is uniform there, as in the source.
+    The views of a response are spread evenly over the mask ratios: view v stands ``v / num_views`` of the allowed
+    range above the mask ratio of the inner update, and goes on from the lowest ratio where it would leave the range.
+    The range is [ratio_min, ratio_max], or the part of it that lies within the bounds of ``algo.mask_ratio``. With
+    the schedule `random` each ratio is uniform there, as in the source.
 
     Args:
         num_views: Masked copies of each response; the cost grows with them.
         ratio_min: Lowest mask ratio of a view.
         ratio_max: Highest mask ratio of a view.
-        masking: `bernoulli` hides each token by chance, `exact_count` exactly the rounded share.
+        masking: `bernoulli` masks each token by chance, `exact_count` exactly the rounded share.
 
     Source:
         "Random masking" of dLLM-RL and TraceRL, arXiv:2509.06949: ratio uniform in [0.1, 0.9], two views. There the
-        views are independent, and rows of their own in the loss; one view gives the same rows here.
+        views are independent, and each is a row of the loss: choose ``algo.objective.level`` `view_token` for that.
     """
 
     def __init__(
@@ -53,6 +60,20 @@ class RandomMasking(LikelihoodEstimator):
         self._ratio_min, self._ratio_max = ratio_min, ratio_max
         self._masking: str = masking
 
+    def span_views(
+        self, row: Row, mask_ratio: float, generator: torch.Generator, bounds: tuple[float, float]
+    ) -> Views:
+        low, high = common_bounds("random_masking", (self._ratio_min, self._ratio_max), bounds)
+        unit = unit_ratio(mask_ratio, bounds)
+        ratios = [low + (high - low) * _rotate(unit, view / self._num_views) for view in range(self._num_views)]
+        scored = row.scored_mask[None]
+        is_masked = torch.cat([hide(scored, ratio[None], [generator], self._masking) for ratio in ratios])
+        rate = torch.cat([mask_rate(scored, ratio[None, None], self._masking) for ratio in ratios])
+        return span_views(is_masked, mean_over_views(is_masked), rate, row)
+
+    def max_views(self, num_tokens: int) -> int:
+        return self._num_views
+
     def draw(
         self, masks: SequenceMasks, mask_ratio: Float[Tensor, " B"], generators: Sequence[torch.Generator]
     ) -> MaskPlan:
@@ -71,12 +92,12 @@ class RandomMasking(LikelihoodEstimator):
         return response_plan(hidden, mean_over_views(hidden), masks)
 
 
-def mean_over_views(hidden: Bool[Tensor, "V B L"]) -> Float[Tensor, "V B L"]:
-    """Weights that average each token over the views that hide it."""
-    return hidden / hidden.sum(dim=0).clamp(min=1)
+def mean_over_views(is_masked: Bool[Tensor, "V *rows L"]) -> Float[Tensor, "V *rows L"]:
+    """Weights that average each token over the views that mask it."""
+    return is_masked / is_masked.sum(dim=0).clamp(min=1)
 
 
-def _rotate(mask_ratio: Float[Tensor, " B"], offset: float) -> Float[Tensor, " B"]:
+def _rotate(mask_ratio: Float[Tensor, "*B"], offset: float) -> Float[Tensor, "*B"]:
     """``mask_ratio + offset``, wrapped into [0, 1]; the ratio 1 itself stays."""
     moved = mask_ratio + offset
     return torch.where(moved > 1, moved - 1, moved)

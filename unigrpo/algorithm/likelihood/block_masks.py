@@ -1,0 +1,87 @@
+"""SPG: views that stand within one block of the response, as a sampler that writes block by block sees it."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from unigrpo.algorithm.likelihood.base import LikelihoodEstimator, Row, Views, span_views
+from unigrpo.algorithm.masking import lowest_draws, uniform_draws
+
+
+class BlockMasks(LikelihoodEstimator):
+    """Each view draws a block of the response: before it all is shown, behind it all is masked, within it a part is.
+
+    The number of masked tokens of the block is uniform between 1 (or the lowest share that ``algo.mask_ratio``
+    allows) and all of them (or the highest share). Blocks of one response differ until all were drawn. Every masked
+    token is scored, those behind the block too. The weight of a token is 1 over the view's share of masked tokens and
+    over the number of views, so that the weighted sum over the number of tokens is the mean over the views of the
+    mean log-probability of their masked tokens; ``rate`` is that share. The mask ratio of the inner update is not
+    used. The codes of an image are one block.
+
+    Args:
+        num_views: Masked copies of each response.
+        block_length: Tokens of a block; best that of ``rollout.text``.
+        context_mask_ratio: Probability that a token of the prompt, or of the response before the block, is masked
+            too; those of the response are then scored.
+
+    Source:
+        SPG, arXiv:2510.09541, and its released code: two views, blocks of 32, 0.15. Use it with the objective
+        `sandwich`.
+    """
+
+    def __init__(self, num_views: int = 2, block_length: int = 32, context_mask_ratio: float = 0.15) -> None:
+        if num_views < 1:
+            raise ValueError(f"block_masks: num_views is {num_views}; use at least 1")
+        if block_length < 1:
+            raise ValueError(f"block_masks: block_length is {block_length}; use at least 1")
+        if not 0 <= context_mask_ratio <= 1:
+            raise ValueError(f"block_masks: context_mask_ratio is {context_mask_ratio}; it must lie in [0, 1]")
+        self._num_views, self._block_length = num_views, block_length
+        self._context_mask_ratio = context_mask_ratio
+
+    def span_views(
+        self, row: Row, mask_ratio: float, generator: torch.Generator, bounds: tuple[float, float]
+    ) -> Views:
+        number = int(row.scored_mask.sum())
+        if number == 0:
+            return Views.joined([], len(row.token_ids))
+        length = number if row.image_mask.any() else self._block_length
+        # A token's place in the response; behind it the padding follows, which is masked anyway.
+        block = torch.where(row.response_mask, (row.response_mask.cumsum(0) - 1) // length, -1)
+        views = [
+            self._view(row, block, int(drawn), generator, bounds)
+            for drawn in _blocks(-(-number // length), self._num_views, generator)
+        ]
+        return Views.joined(views, len(row.token_ids))
+
+    def _view(
+        self,
+        row: Row,
+        block: Int[Tensor, " L"],
+        drawn: int,
+        generator: torch.Generator,
+        bounds: tuple[float, float],
+    ) -> Views:
+        inside = row.scored_mask & (block == drawn)
+        size = int(inside.sum())
+        fewest, most = max(int(size * bounds[0]), 1), max(int(size * bounds[1]), 1)
+        count = int(torch.randint(fewest, most + 1, (), generator=generator))
+        chosen = lowest_draws(uniform_draws(inside[None], [generator]), torch.tensor([count]), inside[None])[0]
+        before = block < drawn
+        context = uniform_draws(before[None], [generator])[0] < self._context_mask_ratio
+        is_masked = chosen | (row.response_mask & (block > drawn)) | (before & context)
+        scored = is_masked & row.scored_mask
+        share = scored.sum() / row.scored_mask.sum()
+        weight = scored / share / self._num_views
+        return span_views(is_masked[None], weight[None], share, row)
+
+    def max_views(self, num_tokens: int) -> int:
+        return self._num_views
+
+
+def _blocks(number: int, num_views: int, generator: torch.Generator) -> Int[Tensor, " V"]:
+    """A block for each view: all different, or each as often as any other give or take one."""
+    rounds = [torch.randperm(number, generator=generator) for _ in range(-(-num_views // number))]
+    return torch.cat(rounds)[:num_views]

@@ -1,0 +1,79 @@
+"""TraceRL: the response as its writer saw it, step by step; each view scores what was written next."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from unigrpo.algorithm.likelihood.base import LikelihoodEstimator, Row, Views
+from unigrpo.algorithm.trace import trace_views
+
+
+class Trace(LikelihoodEstimator):
+    """log pi(o) = sum over steps s of log p(tokens of step s | prompt, tokens of the steps before s).
+
+    A view masks the tokens of its own steps and of all later ones, and with them those that the sampler never fixed.
+    The mask ratio of the inner update is not used. Without merged steps, and if all views are kept, the sum is the
+    log-probability of the sampler's own choices of tokens (not of its choice of positions).
+
+    Args:
+        steps_per_view: Steps that are merged into one view; more than 1 costs less, and shows fewer tokens than the
+            sampler saw.
+        num_views: Views of a response part that are kept, drawn anew for every inner update; 0 keeps all.
+        choose: How they are drawn: `uniform`, or `uncertain`, with probabilities proportional to
+            exp(-mean log-probability of the view's tokens when they were written / temperature).
+        temperature: Of `uncertain`, nats.
+
+    Source:
+        TraceRL, arXiv:2509.06949, section 4, which keeps all views. With ``steps_per_view`` 1, CJ-GRPO,
+        arXiv:2509.23924. `uncertain` with 4 views: Drift, arXiv:2605.25638.
+    """
+
+    def __init__(
+        self, steps_per_view: int = 1, num_views: int = 0, choose: str = "uniform", temperature: float = 1.0
+    ) -> None:
+        if steps_per_view < 1:
+            raise ValueError(f"trace: steps_per_view is {steps_per_view}; use at least 1")
+        if num_views < 0:
+            raise ValueError(f"trace: num_views is {num_views}; use 0 for all views, or a number above it")
+        if choose not in ("uniform", "uncertain"):
+            raise ValueError(f"trace: choose: no {choose!r}; choose one of ['uncertain', 'uniform']")
+        if not temperature > 0:
+            raise ValueError(f"trace: temperature is {temperature}; it must be above 0")
+        self._steps_per_view, self._num_views = steps_per_view, num_views
+        self._choose: str = choose
+        self._temperature = temperature
+
+    def span_views(
+        self, row: Row, mask_ratio: float, generator: torch.Generator, bounds: tuple[float, float]
+    ) -> Views:
+        _require_steps(row)
+        is_masked, scored = trace_views(row.commit_step, row.scored_mask, self._steps_per_view)
+        is_masked = is_masked | (row.response_mask & (row.commit_step < 0))
+        kept = scored.any(dim=1).nonzero().flatten()
+        if 0 < self._num_views < len(kept):
+            kept = kept[self._drawn(scored[kept], row.commit_log_probs, generator)]
+        weight = scored[kept].float()
+        return Views(is_masked=is_masked[kept], weight=weight, rate=torch.ones_like(weight))
+
+    def max_views(self, num_tokens: int) -> int:
+        most = -(-num_tokens // self._steps_per_view)
+        return min(most, self._num_views) if self._num_views else most
+
+    def _drawn(
+        self, scored: Bool[Tensor, "V L"], log_probs: Float[Tensor, " L"], generator: torch.Generator
+    ) -> Int[Tensor, " K"]:
+        """Numbers of the views that are kept, in order. Without replacement, by the Gumbel-max trick."""
+        keys = -torch.empty(len(scored)).exponential_(generator=generator).log()
+        if self._choose == "uncertain":
+            keys = keys - (scored * log_probs).sum(dim=1) / scored.sum(dim=1) / self._temperature
+        return keys.topk(self._num_views).indices.sort().values
+
+
+def _require_steps(row: Row) -> None:
+    """Raises ValueError if a scored token has no step."""
+    if (row.commit_step[row.scored_mask] < 0).any():
+        raise ValueError(
+            "trace: a scored token has no commit step; the rollout must record at which step each token was fixed"
+        )

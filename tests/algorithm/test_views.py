@@ -23,7 +23,8 @@ from unigrpo.algorithm.likelihood.left_to_right import LeftToRight
 from unigrpo.algorithm.likelihood.masked_tokens import MaskedTokens
 from unigrpo.algorithm.likelihood.random_masking import RandomMasking
 from unigrpo.algorithm.likelihood.trace import Trace
-from unigrpo.algorithm.masking import ar_like_probability, bernoulli_mask, exact_count_mask, keyed_generator
+from unigrpo.algorithm.masking import ar_like_probability, bernoulli_mask, exact_count_mask
+from unigrpo.rng import keyed_generator
 
 NAMES = plugins.available(PACKAGE)
 VARIANTS = {

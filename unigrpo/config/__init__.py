@@ -1,4 +1,5 @@
-"""The whole run as frozen dataclasses. Wrong values fail on construction; nothing changes a config after start.
+"""Every setting of a run as frozen dataclasses. Wrong values fail on construction; nothing changes a config after
+start.
 
 A dotted flag is the path of a field: ``--algo.kl.init_coef 0.02``. Names are OpenRLHF's where the concept is the same.
 """

@@ -1,4 +1,4 @@
-"""UniGRPO itself: likelihoods, masks, advantages, KL, and what a task has of its own."""
+"""Settings of the UniGRPO algorithm: likelihoods, masks, advantages, KL, and values that differ by task."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MaskSchedule = Literal["stride", "interpolate", "random"]
 @dataclass(frozen=True, kw_only=True)
 class LikelihoodConfig:
     name: str = "masked_tokens"
-    """Estimator: a file of unigrpo/algorithm/likelihood."""
+    """Estimator of the per-token log-likelihood: the name of a file in unigrpo/algorithm/likelihood."""
     options: dict[str, Any] = field(default_factory=dict[str, Any])
     """Keyword arguments of the estimator, for example `{masking: exact_count}`."""
 
@@ -22,12 +22,12 @@ class LikelihoodConfig:
 @dataclass(frozen=True, kw_only=True)
 class MaskRatioConfig:
     schedule: MaskSchedule = "stride"
-    """How the ratios of the inner updates follow from one random start: `stride` (the paper's example), `interpolate`
-    (its Algorithm 1) or `random` (independent)."""
+    """How the mask ratios of the inner updates follow from one random start: `stride` (the paper's example),
+    `interpolate` (the paper's Algorithm 1) or `random` (independent ratios)."""
     minimum: float = 0.0
-    """Ratios are mapped into [minimum, maximum]."""
+    """Smallest mask ratio. The ratios of the schedule are mapped linearly into [minimum, maximum]."""
     maximum: float = 1.0
-    """Ratios are mapped into [minimum, maximum]."""
+    """Largest mask ratio. The ratios of the schedule are mapped linearly into [minimum, maximum]."""
 
     def __post_init__(self) -> None:
         choice("algo.mask_ratio.schedule", self.schedule, ("stride", "interpolate", "random"))
@@ -41,7 +41,9 @@ class MaskRatioConfig:
 @dataclass(frozen=True, kw_only=True)
 class AdvantageConfig:
     estimator: Literal["group_norm", "mean_only", "leave_one_out"] = "group_norm"
-    """Reward minus the group mean over its standard deviation; without the division; or minus the others' mean."""
+    """How a reward becomes an advantage: `group_norm` subtracts the group mean and divides by the group's standard
+    deviation; `mean_only` only subtracts the mean; `leave_one_out` subtracts the mean of the other samples of the
+    group."""
 
     def __post_init__(self) -> None:
         choice("algo.advantage.estimator", self.estimator, ("group_norm", "mean_only", "leave_one_out"))
@@ -50,9 +52,9 @@ class AdvantageConfig:
 @dataclass(frozen=True, kw_only=True)
 class KLConfig:
     init_coef: float = 0.01
-    """Coefficient beta of the KL to the reference; 0 runs without a reference model."""
+    """Coefficient beta of the KL divergence to the reference; 0 runs without a reference model."""
     estimator: Literal["k1", "k2", "k3"] = "k3"
-    """Estimator of the KL from log-ratios."""
+    """Estimator of the KL divergence from log-ratios: `k1`, `k2` or `k3`."""
 
     def __post_init__(self) -> None:
         require(self.init_coef >= 0, f"algo.kl.init_coef is {self.init_coef}; it must be 0 or more")
@@ -64,9 +66,10 @@ class TaskConfig:
     loss_coef: float = 1.0
     """Factor of this task's part of the loss."""
     kl_coef: float | None = None
-    """In the place of algo.kl.init_coef; not above 0 without a reference, which that one decides on."""
+    """KL coefficient of this task, which replaces algo.kl.init_coef. It can be above 0 only if algo.kl.init_coef is,
+    because that setting decides whether the run has a reference."""
     eps_clip_low_high: tuple[float, float] | None = None
-    """In the place of actor.eps_clip_low_high."""
+    """Clip bounds of this task, which replace actor.eps_clip_low_high."""
 
     def __post_init__(self) -> None:
         for name in ("loss_coef", "kl_coef"):
@@ -77,15 +80,16 @@ class TaskConfig:
 @dataclass(frozen=True, kw_only=True)
 class AlgoConfig:
     likelihood: LikelihoodConfig = field(default_factory=LikelihoodConfig)
-    """Per-token log-likelihood."""
+    """Estimator of the per-token log-likelihood."""
     mask_ratio: MaskRatioConfig = field(default_factory=MaskRatioConfig)
     """Structured masking of the responses."""
     advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
-    """Rewards of a group -> advantages."""
+    """Advantages from the rewards of a group."""
     kl: KLConfig = field(default_factory=KLConfig)
-    """Distance to the frozen reference."""
+    """KL divergence to the frozen reference."""
     tasks: dict[str, TaskConfig] = field(default_factory=dict[str, TaskConfig])
-    """What a task has of its own, by `text`, `mmu`, `t2i` and `r2i`; a task that is not named has what all have."""
+    """Settings that differ by task, under the keys `text`, `mmu` (image understanding), `t2i` (text to image) and
+    `r2i` (thinking, then text to image). A task without an entry uses the common settings."""
 
     def __post_init__(self) -> None:
         for name, task in self.tasks.items():

@@ -1,4 +1,4 @@
-"""What a stage says about its data: the sources, how they are read and mixed, and the form of their rows."""
+"""Settings of the data of pretraining and Mix-CoT: the sources, how they are mixed, and the form of their rows."""
 
 from __future__ import annotations
 
@@ -27,22 +27,24 @@ TASKS_OF: dict[str, tuple[str, ...]] = {
 @dataclass(frozen=True, kw_only=True)
 class CaptionConfig:
     store: CaptionStore = "inside"
-    """Where captions stand: `inside` the tar or the row, `beside` it as files, in one `json` file that maps keys to a
-    caption or a list of captions (JourneyDB), or the `class_name` of an image folder."""
+    """Where the captions are: `inside` the tar or the row, in files `beside` the images, in one `json` file that maps
+    keys to a caption or a list of captions (JourneyDB), or in the `class_name` of an image folder."""
     member: str = "txt"
-    """`inside` a tar: ending of the caption's member, or `json.prompt` for the field `prompt` of the JSON member."""
+    """For `inside` a tar: the ending of the caption's member, or `json.prompt` for the field `prompt` of the JSON
+    member."""
     path: str = ""
-    """`beside`: the file of a caption, in which {shard} and {key} stand for the tar's name without ending and the
-    sample's key, for example `laion_captions/{shard}/{key}.caption`. `json`: the file. `class_name`: optional file of
-    lines `index: name` or `folder: name`."""
+    """For `beside`: the path of a caption file, in which {shard} stands for the tar's name without its ending and
+    {key} for the sample's key, for example `laion_captions/{shard}/{key}.caption`. For `json`: the path of the JSON
+    file. For `class_name`: an optional file with lines `index: name` or `folder: name`."""
     first_line_only: bool = False
-    """Use the first line of a caption only (SA-1B)."""
+    """Use only the first line of a caption (needed for SA-1B)."""
     first_sentence_probability: float = 0.0
-    """Probability that a `t2i` caption is cut behind its first sentence; MMaDA uses 0.5."""
+    """Probability that a `t2i` caption is cut after its first sentence; MMaDA uses 0.5."""
     drop_phrases: tuple[str, ...] = ()
-    """Phrases deleted from `t2i` captions, such as "The image features "."""
+    """Phrases that are deleted from `t2i` captions, such as "The image features "."""
     questions: str = ""
-    """`mmu`: JSON file with a list of requests for a caption, one of which is drawn; empty asks one and the same."""
+    """For `mmu`: a JSON file with a list of requests for a caption, of which each sample gets a random one. If empty,
+    every sample gets the same request."""
 
     def __post_init__(self) -> None:
         choice("captions.store", self.store, get_args(CaptionStore))
@@ -56,56 +58,62 @@ class CaptionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnConfig:
-    """Names of columns; empty finds the usual ones."""
+    """Names of the columns of a table. An empty name finds the usual ones."""
 
     text: str = ""
-    """`text`: the document (content, text). `chat`: messages, or one string with headers (messages, conversations,
-    content, text). `captions`: the caption (caption, text, prompt)."""
+    """Column of the text. If empty, `text` sources use `content` or `text` for the document; `chat` sources use
+    `messages`, `conversations`, `content` or `text` for the messages or for one string with headers; `captions`
+    sources use `caption`, `text` or `prompt`."""
     image: str = ""
-    """Path of the image, or the image itself in parquet (image)."""
+    """Column with the path of the image, or in parquet with the image itself. If empty, it is `image`."""
     question: str = ""
-    """`vqa`: (question, problem, prompt)."""
+    """Column of the question of a `vqa` source. If empty, it is `question`, `problem` or `prompt`."""
     answer: str = ""
-    """`vqa`: (solution, answer)."""
+    """Column of the answer of a `vqa` source. If empty, it is `solution` or `answer`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceConfig:
     kind: SourceKind = "text"
-    """`image_folder`, `webdataset` (tars); tables (CSV, JSON list, JSONL, parquet, Hugging Face data set): `captions`
-    (image, caption), `text`, `chat`, `vqa` (image, question, answer), `conversations` (LLaVA), `cot` (see
-    unigrpo.data.cot_format)."""
+    """Format of the source: `image_folder`, `webdataset` (tars), or a table (CSV, JSON list, JSONL, parquet, Hugging
+    Face data set): `captions` (image, caption), `text`, `chat`, `vqa` (image, question, answer), `conversations`
+    (LLaVA's format), `cot` (chain of thought, see unigrpo.data.cot_format)."""
     task: CorpusTask = "lm"
-    """What its samples train: see :data:`TASKS_OF`."""
+    """Task that the samples train: `t2i` (text to image), `lm` (plain text), `lm_chat` (chat), `mmu` (image
+    understanding) or `r2i` (thinking, then text to image). Each kind of source serves some of these tasks."""
     path: str = ""
-    """Folder or files; braces and stars are expanded, several are joined by commas. A table without a known ending is
-    a folder written by `save_to_disk` or the name of a Hugging Face data set, `name:configuration`."""
+    """Folder or files of the source. Braces and stars are expanded, and commas join several paths. A path of a table
+    without a known ending is a folder written by `save_to_disk` or the name of a Hugging Face data set,
+    `name:configuration`."""
     split: str = "train"
-    """Split of a Hugging Face data set."""
+    """Split to read, if the source is a Hugging Face data set."""
     weight: float = 1.0
-    """Share of this source among those of its stream, relative to the other weights."""
+    """Sampling weight of this source, relative to the weights of the other sources of its modality."""
     image_folder: str = ""
-    """Folder that image paths are relative to; empty is the folder of the table."""
+    """Folder to which image paths are relative; if empty, the folder of the table."""
     fit: Fit | Literal[""] = ""
-    """How its images become square; empty is `image.fit`. MMaDA squashes documents, charts and geometry, of which
-    `crop` would lose the border, and pads Geo170K."""
+    """How the images of this source become square; if empty, as `image.fit`. MMaDA stretches documents, charts and
+    geometry, whose border `crop` would lose, and pads Geo170K."""
     index_folder: str = ""
-    """`webdataset`: folder that remembers where the samples stand in each tar, so that a later start need not read all
-    headers (a minute for a million samples); empty remembers nothing."""
+    """For `webdataset`: folder in which the positions of the samples in each tar are stored, so that a later start
+    need not read all tar headers (a minute for a million samples). If empty, nothing is stored."""
     captions: CaptionConfig = field(default_factory=CaptionConfig)
-    """Of image sources."""
+    """Captions of an image source."""
     columns: ColumnConfig = field(default_factory=ColumnConfig)
-    """Of tables."""
+    """Column names of a table."""
     instruction: str = ""
-    """Text put before the first request of a chat, such as the request to think first."""
+    """Text that is put before the first request of a chat, such as the request to think first."""
     max_characters: int = 0
-    """`text`: longer documents give a window of so many characters at a random place (MMaDA: 8000); 0 is off."""
+    """For `text`: a longer document is replaced by a window of this many characters at a random position (MMaDA uses
+    8000); 0 is no limit."""
     random_turns: bool = False
-    """Keep a random number of leading question-answer pairs, at least one, as MMaDA does for LLaVA's data."""
+    """Keep a random number of leading question-answer pairs of a conversation, at least one, as MMaDA does for LLaVA's
+    data."""
     cot_newlines: bool = False
-    """`cot`: put each thinking tag on a line of its own."""
+    """For `cot`: put each thinking tag on its own line."""
     max_bad_fraction: float = 0.01
-    """A larger share of samples that cannot be used, too long ones among them, is an error; see CorpusStream."""
+    """Largest fraction of samples that may be unusable, samples that are too long included. A larger fraction is an
+    error."""
 
     def __post_init__(self) -> None:
         choice("kind", self.kind, get_args(SourceKind))
@@ -128,18 +136,18 @@ TooLong = Literal["skip", "cut"]
 @dataclass(frozen=True, kw_only=True)
 class LayoutConfig:
     max_text_tokens: int = 512
-    """Room for text next to an image, S in unigrpo.data.layouts, tokens."""
+    """Number of tokens for text in a row with an image (S in unigrpo.data.layouts)."""
     num_text_tokens: int = 1024
-    """Length of rows without an image, tokens."""
+    """Number of tokens of a row without an image."""
     template: PromptTemplate = "chat"
-    """As data.prompt_template."""
+    """Chat template of the rows, with the choices of data.prompt_template."""
     every_turn: bool = False
-    """Train all answers of a chat; False trains the last, as MMaDA does."""
+    """Train on all answers of a chat. If false, train on the last answer only, as MMaDA does."""
     condition_dropout: float = 0.1
-    """Probability of an empty caption in `t2i`, for guidance."""
+    """Probability that a `t2i` row has an empty caption, which classifier-free guidance needs."""
     too_long: TooLong = "skip"
-    """Text longer than its room counts as a broken sample (`skip`), or is cut (`cut`); documents of `lm` are always
-    cut. A chat that is cut must keep some of an answer."""
+    """What happens to text that exceeds its number of tokens: it counts as an unusable sample (`skip`), or it is cut
+    (`cut`). Documents of `lm` are always cut. A chat that is cut must keep a part of an answer."""
 
     def __post_init__(self) -> None:
         positive("layout.max_text_tokens", self.max_text_tokens)

@@ -1,4 +1,4 @@
-"""Prompts and pictures."""
+"""Settings of prompts and images."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Literal, get_args
 from unigrpo.config.checks import choice, positive, require
 
 TASKS = ("text", "mmu", "t2i", "r2i")
-"""Text reasoning, image understanding, text-to-image, and thinking before drawing: MMaDA's names."""
+"""MMaDA's task names: text reasoning, image understanding, text to image, and thinking before text to image."""
 Fit = Literal["crop", "stretch", "pad"]
 """How an image becomes a square.
 
-`crop`: the short side is resized, and the middle cut out; how MMaDA reads photos. `stretch`: both sides are resized,
-whatever the shape; for charts, documents and visual questions. `pad`: white to both sides of the short one; for
-geometry.
+`crop` resizes the short side and keeps the middle, as MMaDA reads photos. `stretch` resizes both sides whatever the
+shape is; MMaDA uses it for charts, documents and visual questions. `pad` adds white at both ends of the short side;
+MMaDA uses it for geometry.
 """
 PromptTemplate = Literal["chat", "chat_one_newline", "chat_two_newlines", "plain"]
 
@@ -22,26 +22,32 @@ PromptTemplate = Literal["chat", "chat_one_newline", "chat_two_newlines", "plain
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     prompt_dataset: str = "examples/tiny/prompts/train.jsonl"
-    """Prompts to train on: a JSONL file, several joined by commas, or the name of a Hugging Face data set."""
+    """Prompts to train on: a JSONL file, the name of a Hugging Face data set, or several of these joined by commas."""
     prompt_probs: tuple[float, ...] = ()
-    """Relative share of each file or data set of prompt_dataset among the prompts; empty goes through all as one."""
+    """Sampling weight of each file or data set of prompt_dataset, relative to the others. If empty, all prompts form
+    one set that is used up epoch by epoch."""
     prompt_split: str = "train"
-    """Split, if prompt_dataset is a Hugging Face data set."""
+    """Split to read, if prompt_dataset is a Hugging Face data set."""
     tasks: tuple[str, ...] = ()
-    """Train and evaluate only on prompts of these tasks; empty is all that there are."""
+    """Tasks to train and evaluate: `text` (text reasoning), `mmu` (image understanding), `t2i` (text to image),
+    `r2i` (thinking, then text to image). Prompts of other tasks are left out; if empty, all tasks of the prompts are
+    used."""
     input_key: str = ""
-    """Column of the question; empty finds `prompt`, `question` or `problem`."""
+    """Column of the question. If empty, it is `prompt`, `question` or `problem`."""
     label_key: str = ""
-    """Column of the gold answer; empty finds `label`, `answer` or `solution`. Text behind `####` is the gold."""
+    """Column of the gold answer. If empty, it is `label`, `answer` or `solution`. If the value contains `####`, the
+    gold answer is the text after it."""
     max_samples: int = 0
-    """Use only the first so many prompts, of each task alike; 0 uses all."""
+    """Largest number of prompts to use, the first ones of the file and the same number of each task; 0 uses all
+    prompts."""
     max_prompt_tokens: int = 512
-    """A prompt with more tokens is an error, found before training starts."""
+    """Largest number of tokens of a prompt. A longer prompt is an error that is found before training starts."""
     prompt_template: PromptTemplate = "chat"
-    """`chat` applies the tokenizer's chat template, `plain` puts begin-of-text before the text. `chat_one_newline` and
-    `chat_two_newlines` are the forms that MMaDA and LLaDA were trained with, whatever the tokenizer brings along."""
+    """How a prompt becomes tokens. `chat` applies the tokenizer's chat template; `plain` puts the begin-of-text token
+    before the text. `chat_one_newline` and `chat_two_newlines` are the formats that MMaDA and LLaDA were trained with,
+    and ignore the tokenizer's template."""
     instruction: str = ""
-    """Text put before every question, for example the request to think first."""
+    """Text that is put before every question, for example the request to think first."""
 
     def __post_init__(self) -> None:
         require(bool(self.prompt_dataset), "data.prompt_dataset is empty; name a JSONL file or a data set")
@@ -62,12 +68,12 @@ class DataConfig:
 @dataclass(frozen=True, kw_only=True)
 class ImageConfig:
     tokenizer: str = ""
-    """Folder or Hub name of the image tokenizer, for every task with images; empty is the folder `image_tokenizer` of
-    the model, if it has one."""
+    """Folder or Hub name of the image tokenizer for every task with images. If empty, it is the folder
+    `image_tokenizer` of the model, if there is one."""
     resolution: int = 256
-    """Pixels of a side of every image."""
+    """Height and width of every image, in pixels."""
     fit: Fit = "crop"
-    """How an image becomes square: `crop` the middle, `stretch` or `pad` with white."""
+    """How an image becomes square: `crop` keeps the middle, `stretch` resizes both sides, `pad` adds white."""
 
     def __post_init__(self) -> None:
         positive("image.resolution", self.resolution)

@@ -1,4 +1,4 @@
-"""A pretraining or Mix-CoT stage as frozen dataclasses: which modalities, from which sources, with which losses."""
+"""Settings of a stage of pretraining or Mix-CoT as frozen dataclasses: modalities, their sources and their losses."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from unigrpo.config.checks import positive, require, within
 from unigrpo.config.corpora import LayoutConfig, SourceConfig
 
 MODALITIES = ("t2i", "lm", "lm_chat", "mmu", "r2i")
-"""Text-to-image, plain text, chat, image understanding, and thinking before drawing."""
+"""The kinds of rows: text to image, plain text, chat, image understanding, and thinking before text to image."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModalityConfig:
     batch_size: int = 0
-    """Rows of one optimizer step over all ranks; 0 leaves the modality out."""
+    """Number of rows of this modality in one optimizer step, over all ranks; 0 leaves the modality out."""
     loss_coef: float = 1.0
-    """Factor of this modality's loss in the total."""
+    """Factor of this modality's loss in the total loss."""
     sources: dict[str, SourceConfig] = field(default_factory=dict[str, SourceConfig])
-    """Where the rows come from, by names of your own. `lm_chat` also takes sources of task `lm`."""
+    """Sources of the rows, under names that you choose. `lm_chat` also accepts sources of task `lm`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseConfig:
     image_schedule: str = "cosine"
-    """How the share of hidden image tokens follows from a uniform draw, in t2i."""
+    """Schedule that maps a uniform random number to the fraction of image tokens that is masked in `t2i` rows."""
     min_image_mask_ratio: float = 0.0
-    """Lower bound of that share."""
+    """Smallest fraction of image tokens that is masked in a `t2i` row."""
     train_end_padding: bool = True
-    """Whether the end-of-text tokens that fill up a text are hidden, trained and seen, as MMaDA and LLaDA do. If
-    false, everything behind the first one is padding and does not count."""
+    """Whether the end-of-text tokens that fill up a text are masked, trained on and attended to, as in MMaDA and
+    LLaDA. If false, every token after the first end-of-text is padding and does not count."""
 
     def __post_init__(self) -> None:
         within("noise.min_image_mask_ratio", self.min_image_mask_ratio, 0.0, 1.0)
@@ -49,13 +49,13 @@ class NoiseConfig:
 @dataclass(frozen=True, kw_only=True)
 class StageTrainConfig:
     num_steps: int = 1000
-    """Optimizer steps."""
+    """Number of optimizer steps."""
     micro_batch_size: int = 8
-    """Rows of one forward and backward pass on one rank."""
+    """Number of rows of one forward and backward pass on one rank."""
     num_loader_workers: int = 0
-    """Processes of each rank that read and decode ahead; 0 reads in the rank itself."""
+    """Number of processes per rank that read and decode samples ahead; 0 reads them in the rank's own process."""
     seed: int = 42
-    """All random draws follow from it."""
+    """Seed of all random numbers of the run."""
 
     def __post_init__(self) -> None:
         positive("train.num_steps", self.num_steps)
@@ -66,25 +66,26 @@ class StageTrainConfig:
 @dataclass(frozen=True, kw_only=True)
 class ValidationConfig:
     steps: int = 0
-    """Validate every so many steps, besides before and after; 0 does only those two."""
+    """Validate every this many steps, and before and after training; 0 validates only before and after."""
     num_rows: int = 64
-    """Held-out rows of each modality whose loss is measured; 0 measures none."""
+    """Number of held-out rows of each modality whose loss is measured; 0 measures no loss."""
     prompts: str = ""
-    """Fixed prompts of all tasks, JSONL with `task`, `prompt` and, for mmu, `image`; empty generates nothing."""
+    """JSONL file of fixed prompts of all tasks, with `task`, `prompt` and, for `mmu`, `image`. If empty, no samples
+    are generated."""
     t2i: ModalityConfig = field(default_factory=ModalityConfig)
-    """Held-out sources; `batch_size` and `loss_coef` mean nothing here."""
+    """Held-out sources of text-to-image rows. `batch_size` and `loss_coef` have no effect here."""
     lm: ModalityConfig = field(default_factory=ModalityConfig)
-    """Held-out sources."""
+    """Held-out sources of plain-text rows."""
     lm_chat: ModalityConfig = field(default_factory=ModalityConfig)
-    """Held-out sources."""
+    """Held-out sources of chat rows."""
     mmu: ModalityConfig = field(default_factory=ModalityConfig)
-    """Held-out sources."""
+    """Held-out sources of image-understanding rows."""
     r2i: ModalityConfig = field(default_factory=ModalityConfig)
-    """Held-out sources."""
+    """Held-out sources of rows with thoughts before an image."""
     text: TextSamplingConfig = field(default_factory=TextSamplingConfig)
-    """Sampling of answers."""
+    """Sampling of text answers."""
     image: ImageSamplingConfig = field(default_factory=ImageSamplingConfig)
-    """Sampling of images; they are drawn with this guidance and without."""
+    """Sampling of images. Each image is generated with this guidance scale and without guidance."""
 
 
 def _check_tasks(name: str, sources: dict[str, SourceConfig]) -> None:
@@ -101,35 +102,35 @@ class StageConfig:
     """One stage of pretraining or Mix-CoT."""
 
     run_dir: str = "runs/stage"
-    """Folder of everything that the run writes."""
+    """Folder to which the run writes all its files."""
     image: ImageConfig = field(default_factory=ImageConfig)
     """Images and their tokenizer."""
     actor: ActorConfig = field(default_factory=ActorConfig)
-    """The model and its optimizer. `model_name_or_path` is what the stage starts from."""
+    """The model and its optimizer. The stage starts from `model_name_or_path`."""
     t2i: ModalityConfig = field(default_factory=ModalityConfig)
-    """Captions to images."""
+    """Text to image: a caption is the condition and the image is the target."""
     lm: ModalityConfig = field(default_factory=ModalityConfig)
-    """Plain text."""
+    """Plain text, all of which is the target."""
     lm_chat: ModalityConfig = field(default_factory=ModalityConfig)
-    """Chat; the last turn is the target."""
+    """Chat, in which the last answer is the target."""
     mmu: ModalityConfig = field(default_factory=ModalityConfig)
-    """Images with questions, or with a request for a caption; the answer is the target."""
+    """Image understanding: images with questions or with a request for a caption; the answer is the target."""
     r2i: ModalityConfig = field(default_factory=ModalityConfig)
-    """Requests, thoughts and images; thoughts and images are targets."""
+    """Thinking before text to image: a request is the condition; the thoughts and the image are targets."""
     layout: LayoutConfig = field(default_factory=LayoutConfig)
-    """Lengths and template of the rows."""
+    """Lengths and chat template of the rows."""
     noise: NoiseConfig = field(default_factory=NoiseConfig)
-    """What is hidden."""
+    """Masking of the rows."""
     train: StageTrainConfig = field(default_factory=StageTrainConfig)
     """Steps, batches and seed."""
     validation: ValidationConfig = field(default_factory=ValidationConfig)
-    """What is looked at while training."""
+    """Measurements and samples on held-out data."""
     ckpt: CheckpointConfig = field(default_factory=lambda: CheckpointConfig(best_metric_key=""))
     """Saving and resuming."""
     ds: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
-    """DeepSpeed."""
+    """DeepSpeed and LoRA."""
     logger: LoggerConfig = field(default_factory=LoggerConfig)
-    """Where metrics go."""
+    """Destinations of metrics and samples."""
 
     def __post_init__(self) -> None:
         require(
@@ -148,24 +149,24 @@ class StageConfig:
 
     @property
     def modalities(self) -> dict[str, ModalityConfig]:
-        """The modalities that are trained."""
+        """The modalities that are trained, with their settings."""
         return {name: getattr(self, name) for name in MODALITIES if getattr(self, name).batch_size}
 
     @property
     def seed(self) -> int:
-        """Of all random draws."""
+        """Seed of all random numbers of the run."""
         return self.train.seed
 
     @property
     def num_samples_per_step(self) -> int:
-        """Rows of all modalities."""
+        """Number of rows of all modalities in one optimizer step."""
         return sum(modality.batch_size for modality in self.modalities.values())
 
     @property
     def num_optimizer_steps(self) -> int:
-        """Of the whole run."""
+        """Number of optimizer steps of the whole run."""
         return self.train.num_steps
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain nested dictionary, as written to ``config.yaml``."""
+        """Returns the plain nested dictionary that is written to ``config.yaml``."""
         return dataclasses.asdict(self)

@@ -1,4 +1,4 @@
-"""The policy, its optimizer, its reference, and how DeepSpeed runs them."""
+"""Settings of the policy, its optimizer, its reference, and DeepSpeed."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ class AdamConfig:
     lr: float = 1e-6
     """Peak learning rate."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Decay of the first and second moments."""
+    """Decay rates of the first and second moments."""
     eps: float = 1e-8
-    """Added to the root of the second moment."""
+    """Number added to the square root of the second moment."""
     weight_decay: float = 0.0
-    """Decoupled weight decay; norms are exempt."""
+    """Decoupled weight decay. Norm weights are exempt."""
 
     def __post_init__(self) -> None:
         positive("actor.adam.lr", self.lr)
@@ -29,27 +29,29 @@ class AdamConfig:
 @dataclass(frozen=True, kw_only=True)
 class ActorConfig:
     model_name_or_path: str = "examples/tiny/model"
-    """Folder or Hub name of the policy, in the published MMaDA or LLaDA layout."""
+    """Folder or Hub name of the policy, in the published MMaDA or LLaDA format."""
     num_nodes: int = 1
-    """Nodes of the policy group."""
+    """Number of nodes of the policy."""
     num_gpus_per_node: int = 1
-    """Policy ranks on each node. On a CPU, the GPUs that Ray was told to have."""
+    """Number of policy ranks on each node, one per GPU. On a machine without GPUs, Ray counts CPU processes in their
+    place."""
     adam: AdamConfig = field(default_factory=AdamConfig)
-    """AdamW."""
+    """AdamW optimizer."""
     lr_scheduler: Literal["constant_with_warmup", "cosine_with_min_lr", "linear"] = "constant_with_warmup"
     """Learning-rate schedule over all optimizer steps of the run."""
     lr_warmup_ratio: float = 0.03
-    """Share of the optimizer steps that warm up."""
+    """Fraction of the optimizer steps in which the learning rate warms up."""
     min_lr_ratio: float = 0.1
-    """Floor of cosine_with_min_lr, as a share of the peak."""
+    """Final learning rate of cosine_with_min_lr, as a fraction of the peak."""
     max_norm: float = 1.0
-    """Gradients are scaled down to this norm; 0 leaves them."""
+    """Largest gradient norm; gradients above it are scaled down. 0 does not clip gradients."""
     eps_clip_low_high: tuple[float, float] = (0.2, 0.2)
-    """The ratio is followed only within [1 - low, 1 + high]."""
+    """Clip bounds of the probability ratio: it is clipped to [1 - low, 1 + high]."""
     loss_agg_mode: Literal["masked_token_mean", "token_mean", "fixed_length"] = "masked_token_mean"
-    """Mean over the masked tokens of a response and then over responses; over all tokens; or by a fixed length."""
+    """How token losses become one loss: the mean over the masked tokens of a response and then over responses, the
+    mean over all tokens, or the sum divided by a fixed length."""
     gradient_checkpointing_enable: bool = False
-    """Recompute activations in the backward pass: less memory, about a third more time."""
+    """Compute activations again in the backward pass, which needs less memory and about a third more time."""
 
     def __post_init__(self) -> None:
         positive("actor.num_nodes", self.num_nodes)
@@ -65,28 +67,28 @@ class ActorConfig:
 
     @property
     def num_ranks(self) -> int:
-        """Processes, each with one GPU."""
+        """Number of policy processes, each with one GPU."""
         return self.num_nodes * self.num_gpus_per_node
 
 
 @dataclass(frozen=True, kw_only=True)
 class RefConfig:
     offload: bool = False
-    """Keep the reference's weights in CPU memory between uses."""
+    """Keep the weights of the reference in CPU memory while they are not used."""
 
 
 LAYERS = ("q_proj", "k_proj", "v_proj", "attn_out", "ff_proj", "up_proj", "ff_out")
-"""Linear layers of a block."""
+"""Linear layers of a transformer block."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoRAConfig:
     rank: int = 0
-    """Rank of the adapters that are trained in the place of the weights; 0 trains the weights."""
+    """Rank of the LoRA adapters. With 0 there are no adapters and all weights are trained."""
     alpha: int = 16
-    """The adapters count alpha / rank."""
+    """The output of the adapters is multiplied by alpha / rank."""
     target_modules: tuple[str, ...] = LAYERS
-    """Layers of each block that have one."""
+    """Linear layers of each block that get an adapter."""
 
     def __post_init__(self) -> None:
         require(self.rank >= 0, f"ds.lora.rank is {self.rank}; use 0 to train the weights themselves")
@@ -99,17 +101,18 @@ class LoRAConfig:
 @dataclass(frozen=True, kw_only=True)
 class DeepSpeedConfig:
     zero_stage: Literal[0, 1, 2, 3] = 2
-    """What DeepSpeed shards over the ranks: 1 optimizer states, 2 also gradients, 3 also weights."""
+    """What DeepSpeed shards over the ranks: 1 shards optimizer states, 2 also gradients, 3 also weights."""
     param_dtype: Literal["fp32", "bf16"] = "bf16"
-    """Type of the weights in the forward pass; the optimizer keeps float32 masters."""
+    """Data type of the weights in the forward pass. The optimizer keeps float32 copies."""
     adam_offload: bool = False
-    """Optimizer states in CPU memory."""
+    """Keep optimizer states in CPU memory."""
     attn_implementation: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
-    """Attention kernel."""
+    """Attention implementation of the model."""
     compile: bool = False
-    """Fuse norms, rotary positions and gates by torch.compile, about a minute at the start; needs a compiler."""
+    """Fuse norms, rotary positions and gates with torch.compile. The start takes about a minute more, and a C or C++
+    compiler must be installed."""
     lora: LoRAConfig = field(default_factory=LoRAConfig)
-    """Low-rank adapters. The base below them is the reference, so that no second copy of the weights is kept."""
+    """LoRA adapters. The base model without them is the reference, so that no second copy of the weights is kept."""
 
     def __post_init__(self) -> None:
         require(self.zero_stage in (0, 1, 2, 3), f"ds.zero_stage is {self.zero_stage}; choose one of [0, 1, 2, 3]")

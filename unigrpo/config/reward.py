@@ -1,4 +1,4 @@
-"""What the policy is paid for."""
+"""Settings of the rewards."""
 
 from __future__ import annotations
 
@@ -12,33 +12,35 @@ from unigrpo.config.data import TASKS
 @dataclass(frozen=True, kw_only=True)
 class RewardTermConfig:
     name: str
-    """A file of rewards/, or `path/to/file.py:function`, or `package.module:Class`."""
+    """A file of rewards/ by its name, or `path/to/file.py:function`, or `package.module:Class`."""
     weight: float = 1.0
-    """Factor of this reward in the total; 0 is a hold-out: logged, never trained on."""
+    """Factor of this reward in the total reward. A reward with weight 0 is logged and not trained on."""
     options: dict[str, Any] = field(default_factory=dict[str, Any])
     """Keyword arguments of the reward."""
     tasks: tuple[str, ...] = ()
-    """Tasks that it pays for; empty is all."""
+    """Tasks that this reward scores; if empty, it scores all tasks."""
     style: Literal["auto", "unigrpo", "trl", "openrlhf", "verl"] = "auto"
-    """Whose convention a function follows; `auto` reads its signature."""
+    """Calling convention of a reward function. `auto` infers it from the signature."""
     required: bool = True
-    """A sample without this reward is not trained on. If false, it is left out for the sample's whole group."""
+    """If true, a sample without this reward is not trained on. If false, the reward is left out for the sample's whole
+    group."""
     batch_size: int = 0
-    """Samples of one call; 0 shares all of a step among the workers."""
+    """Number of samples of one call; 0 divides the samples of a step evenly among the processes."""
     timeout_seconds: float = 120.0
-    """A call that takes longer is ended with its process, which is started again."""
+    """Longest duration of one call. The process of a longer call is ended and started again."""
     load_timeout_seconds: float = 1800.0
-    """A reward that is not ready by then, its weights loaded or its server reached, stops the start of the run."""
+    """Longest time until a reward is ready, with its weights loaded or its server reached. A longer time ends the
+    start of the run."""
     attempts: int = 2
-    """How often a call is made before its samples count as missing."""
+    """Number of attempts at a call before its samples count as missing."""
     num_workers: int = 1
-    """Processes of this reward."""
+    """Number of processes of this reward."""
     concurrency: int = 1
-    """Calls at a time in one process, as threads."""
+    """Number of simultaneous calls in one process, each in a thread."""
     num_cpus: float = 1.0
-    """CPUs of one process, as Ray counts them."""
+    """Number of CPUs of one process, as Ray counts them."""
     num_gpus: float = 0.0
-    """GPUs of one process; a fraction shares one."""
+    """Number of GPUs of one process. With a fraction, several processes use one GPU."""
 
     def __post_init__(self) -> None:
         where = f"reward.terms: {self.name}"
@@ -56,11 +58,12 @@ class RewardConfig:
         RewardTermConfig(name="math_answer", weight=2.0),
         RewardTermConfig(name="cot_format", weight=0.5),
     )
-    """Rewards and their weights; the defaults are the paper's for text reasoning."""
+    """Rewards with their weights. The defaults are those of the paper for text reasoning."""
     max_missing_share: float = 0.2
-    """Share of a step's samples that may lack a required reward. A step beyond it changes no weights."""
+    """Largest fraction of a step's samples that may lack a required reward. A step with more does not change the
+    weights."""
     max_failed_steps: int = 1
-    """Such steps in a row after which the run stops."""
+    """Number of consecutive steps without enough rewards after which the run ends."""
 
     def __post_init__(self) -> None:
         require(len(self.terms) > 0, "reward.terms is empty; name at least one reward")

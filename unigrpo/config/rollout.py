@@ -1,4 +1,4 @@
-"""How responses are sampled."""
+"""Settings of sampling."""
 
 from __future__ import annotations
 
@@ -16,26 +16,29 @@ ImageCache = Literal["none", "text"]
 @dataclass(frozen=True, kw_only=True)
 class TextSamplingConfig:
     max_new_tokens: int = 256
-    """Length of every response, tokens; what follows the first end-of-text is padding."""
+    """Number of tokens of every response. Tokens after the first end-of-text are padding."""
     num_denoising_steps: int = 128
-    """Forward passes for one response; a multiple of the number of blocks."""
+    """Number of forward passes for one response; a multiple of the number of blocks."""
     block_length: int = 32
-    """Tokens of one block; blocks are written left to right and must divide max_new_tokens."""
+    """Number of tokens of one block, which must divide max_new_tokens. Blocks are generated from left to right."""
     temperature: float = 1.0
-    """Divides the logits when drawing and when scoring; 0 takes the most likely token."""
+    """Divisor of the logits in sampling and in scoring; 0 takes the most likely token."""
     top_p: float = 1.0
-    """Draw only from the smallest set of tokens with this probability mass; 1 draws from all."""
+    """Sample only from the smallest set of tokens that has this total probability; 1 samples from all tokens."""
     remasking: Remasking = "low_confidence"
-    """Which drawn tokens stay: the most confident ones, or random ones."""
+    """Which sampled tokens are kept in a step: the most confident ones (`low_confidence`) or random ones
+    (`random`)."""
     guidance_scale: float = 0.0
-    """Classifier-free guidance against the masked prompt; 0 is off."""
+    """Scale of classifier-free guidance against the masked prompt; 0 switches it off."""
     threshold: float = 0.0
-    """Above 0, every step fixes all tokens with at least this confidence, and at least one; replaces the schedule."""
+    """If above 0, every step keeps all tokens with at least this confidence, and at least one token. This replaces
+    num_denoising_steps."""
     cache: TextCache = "none"
-    """Keys and values to take from the first pass of a block in its other steps: of the tokens before it (`prefix`),
-    of those before and behind it (`dual`), or `none`. Faster; what is drawn then differs a little from the model."""
+    """Keys and values that the first pass of a block computes and its other passes use again: none (`none`), those of
+    the tokens before the block (`prefix`), or those before and after it (`dual`). A cache is faster and changes the
+    distribution of the samples a little."""
     stop_at_end_of_text: bool = True
-    """Once a block holds end-of-text, the rest of that response is padding and is not sampled."""
+    """Do not generate the blocks after the one that contains end-of-text; they become padding."""
 
     def __post_init__(self) -> None:
         positive("block_length", self.block_length)
@@ -66,21 +69,26 @@ class ImageSamplingConfig:
     """Sampling of images."""
 
     num_image_tokens: int = 1024
-    """Codes of one image: (pixels of a side / 16) squared with the published tokenizer, 1024 for 512 pixels."""
+    """Number of codes of one image. With the published tokenizer it is (pixels of a side / 16) squared, 1024 for 512
+    pixels."""
     num_denoising_steps: int = 15
-    """Forward passes for one image; each keeps the surest codes and hides the others again."""
+    """Number of forward passes for one image. Each keeps the most confident codes and masks the others again."""
     schedule: str = "cosine"
-    """Share of the codes that stays hidden after each step: `cosine`, `linear`, `sigmoid`, or `pow2`, `pow0.5` ..."""
+    """Schedule of the fraction of codes that is masked after each step: `cosine`, `linear`, `sigmoid`, or `pow` with
+    an exponent such as `pow2` or `pow0.5`."""
     temperature: float = 1.0
-    """Divides the logits when drawing and when scoring; 0 takes the most likely code."""
+    """Divisor of the logits in sampling and in scoring; 0 takes the most likely code."""
     remasking_temperature: float = 1.0
-    """Gumbel noise on the log-probabilities by which codes are kept, at the start; it is annealed to 0."""
+    """Scale of the Gumbel noise on the log-probabilities that decide which codes are kept. It is the value of the
+    first step and is annealed to 0."""
     remasking_anneal: Literal["linear", "compounding"] = "linear"
-    """`compounding` multiplies the linear factors of all steps so far, as the released code does."""
+    """How the noise is annealed: `linear`, or `compounding`, which multiplies the linear factors of all steps so far
+    as the released code does."""
     guidance_scale: float = 3.5
-    """Classifier-free guidance against an unconditional prompt; 0 is off."""
+    """Scale of classifier-free guidance against an unconditional prompt; 0 switches it off."""
     cache: ImageCache = "none"
-    """`text` takes the prompt's keys and values from the first step, when no code was known yet, in all others."""
+    """`text` uses the prompt's keys and values of the first step, in which no code is known, in all later steps;
+    `none` computes them in every step."""
 
     def __post_init__(self) -> None:
         positive("num_image_tokens", self.num_image_tokens)
@@ -98,23 +106,26 @@ class ImageSamplingConfig:
 @dataclass(frozen=True, kw_only=True)
 class RolloutConfig:
     batch_size: int = 16
-    """Prompts of one step."""
+    """Number of prompts of one step."""
     n_samples_per_prompt: int = 8
-    """Responses of one prompt: the group whose rewards are compared."""
+    """Number of responses per prompt. They form the group whose rewards are compared."""
     micro_batch_size: int = 64
-    """Responses that a worker samples at once."""
+    """Number of responses that a worker generates at once."""
     num_workers: int = 0
-    """Rollout workers, each with a GPU and a whole copy of the policy; 0 generates on the policy's workers."""
+    """Number of rollout workers, each with a GPU and a whole copy of the policy; 0 generates on the policy's
+    workers."""
     max_staleness: int = 0
-    """Steps by which the weights of a rollout may be behind. With 1, rollout workers generate for the next step while
-    this one is rewarded and trained on, and the ratios are those to the older weights; 0 waits for the new ones."""
+    """Number of steps by which the weights that generate a rollout may be older than the policy. With 1, rollout
+    workers generate the samples of the next step while the present step is scored and trained on, and the ratios are
+    taken to the older weights. With 0, they wait for the new weights."""
     text: TextSamplingConfig = field(default_factory=TextSamplingConfig)
-    """Sampling of text responses, and of the thoughts before a drawing."""
+    """Sampling of text responses, and of the thoughts before an image."""
     image: ImageSamplingConfig = field(default_factory=ImageSamplingConfig)
-    """Sampling of images; `num_image_tokens` follows from image.resolution."""
+    """Sampling of images. `num_image_tokens` follows from image.resolution."""
     max_text_tokens: int = 0
-    """`r2i`: end-of-text fills request and thoughts up to so many tokens, as in training; 0 takes the number of the
-    policy's config.json, and without one there closes them with one end-of-text."""
+    """For `r2i`: the number of tokens to which end-of-text tokens fill up the request and the thoughts, as in
+    training. 0 takes the number from the policy's config.json; if it has none, one end-of-text token ends the
+    thoughts."""
 
     def __post_init__(self) -> None:
         positive("rollout.batch_size", self.batch_size)

@@ -1,4 +1,4 @@
-"""A whole UniGRPO run."""
+"""Settings of a whole UniGRPO run."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ from unigrpo.config.rollout import RolloutConfig
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     num_steps: int = 80
-    """Steps of the run: each samples a batch of prompts and makes num_inner_updates optimizer steps."""
+    """Number of steps. Each step generates a batch of samples and makes num_inner_updates optimizer steps."""
     num_inner_updates: int = 4
-    """Optimizer steps for one rollout batch, each with its own masks (mu of the paper)."""
+    """Number of optimizer steps for one rollout batch, each with its own masks (mu of the paper)."""
     micro_batch_size: int = 32
-    """Responses of one forward and backward pass on one rank."""
+    """Number of responses of one forward and backward pass on one rank."""
     seed: int = 42
-    """All random draws follow from it."""
+    """Seed of all random numbers of the run."""
     colocate_actor_ref: bool = True
-    """The reference shares the policy's GPUs."""
+    """Whether the reference uses the GPUs of the policy. If false, it has its own GPUs."""
     logprob_mismatch_steps: int = 10
-    """Every so many steps, from the first on, the sampler's log-probabilities are computed again by the training path
-    and compared; 0 never does."""
+    """Compare the sampler's log-probabilities with those of the training path in the first step and every this many
+    steps after it; 0 never compares them."""
     logprob_mismatch_limit: float = 0.5
-    """Largest difference, nats, that is taken for rounding; more stops the run. bfloat16 rounds by some hundredths."""
+    """Largest allowed difference of these log-probabilities, in nats. A larger one ends the run. The rounding of
+    bfloat16 gives differences of some hundredths."""
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "num_inner_updates", "micro_batch_size", "logprob_mismatch_limit"):
@@ -44,15 +45,16 @@ class TrainConfig:
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
     dataset: str = ""
-    """Held-out prompts, in the form of data.prompt_dataset; empty runs no evaluation."""
+    """Held-out prompts, in the format of data.prompt_dataset. If empty, there is no evaluation."""
     split: str = "test"
-    """Split, if dataset is a Hugging Face data set."""
+    """Split to read, if dataset is a Hugging Face data set."""
     max_samples: int = 0
-    """Use only the first so many prompts, of each task alike; 0 uses all."""
+    """Largest number of prompts to use, the first ones of the file and the same number of each task; 0 uses all
+    prompts."""
     steps: int = 0
-    """Evaluate every so many steps, besides before and after; 0 does only those two."""
+    """Evaluate every this many steps, and before and after training; 0 evaluates only before and after."""
     n_samples_per_prompt: int = 4
-    """Sampled responses of each prompt, besides the greedy one."""
+    """Number of sampled responses per prompt, in addition to the greedy one."""
 
     def __post_init__(self) -> None:
         for name in ("max_samples", "steps", "n_samples_per_prompt"):
@@ -63,15 +65,15 @@ class EvalConfig:
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
     path: str = ""
-    """Folder of the checkpoints; empty is `checkpoints` in the run folder."""
+    """Folder of the checkpoints; if empty, `checkpoints` in the run directory."""
     save_steps: int = 20
-    """Save every so many steps; 0 saves only at the end."""
+    """Save a checkpoint every this many steps; 0 saves only at the end."""
     max_num: int = 2
-    """Keep the last so many, and the best."""
+    """Number of latest checkpoints to keep, in addition to the best one."""
     load_enable: bool = False
-    """Go on from the newest whole checkpoint, if there is one."""
+    """Resume from the newest complete checkpoint, if there is one."""
     best_metric_key: str = "eval/reward_total"
-    """Metric of the best checkpoint, higher is better."""
+    """Metric that selects the best checkpoint; higher is better."""
 
     def __post_init__(self) -> None:
         require(self.save_steps >= 0, f"ckpt.save_steps is {self.save_steps}; it must be 0 or more")
@@ -81,18 +83,18 @@ class CheckpointConfig:
 @dataclass(frozen=True, kw_only=True)
 class LoggerConfig:
     tensorboard: bool = True
-    """Write TensorBoard files into the run folder."""
+    """Write TensorBoard files into the run directory."""
     wandb_project: str = ""
-    """Weights & Biases project; empty is off. The key comes from the environment variable WANDB_API_KEY."""
+    """Weights & Biases project; if empty, it is off. The key comes from the environment variable WANDB_API_KEY."""
     rollouts_per_step: int = 1
-    """Samples of each step kept in rollouts.jsonl."""
+    """Number of samples of each step that are kept in rollouts.jsonl."""
 
     def __post_init__(self) -> None:
         require(self.rollouts_per_step >= 0, f"logger.rollouts_per_step is {self.rollouts_per_step}; use 0 or more")
 
 
 class ModelRun(Protocol):
-    """What the model workers of any stage need of its config."""
+    """The settings that the model workers of every training stage need."""
 
     @property
     def actor(self) -> ActorConfig: ...
@@ -111,7 +113,7 @@ class RunConfig:
     """A UniGRPO run."""
 
     run_dir: str = "runs/unigrpo"
-    """Folder of everything that the run writes."""
+    """Folder to which the run writes all its files."""
     data: DataConfig = field(default_factory=DataConfig)
     """Prompts."""
     image: ImageConfig = field(default_factory=ImageConfig)
@@ -123,19 +125,19 @@ class RunConfig:
     ref: RefConfig = field(default_factory=RefConfig)
     """The frozen reference."""
     algo: AlgoConfig = field(default_factory=AlgoConfig)
-    """UniGRPO itself."""
+    """The UniGRPO algorithm."""
     reward: RewardConfig = field(default_factory=RewardConfig)
-    """What the policy is paid for."""
+    """Rewards."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """Steps, batches and seed."""
     eval: EvalConfig = field(default_factory=EvalConfig)
-    """Held-out measurements."""
+    """Evaluation on held-out prompts."""
     ckpt: CheckpointConfig = field(default_factory=CheckpointConfig)
     """Saving and resuming."""
     ds: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
-    """DeepSpeed."""
+    """DeepSpeed and LoRA."""
     logger: LoggerConfig = field(default_factory=LoggerConfig)
-    """Where metrics go."""
+    """Destinations of metrics and samples."""
 
     def __post_init__(self) -> None:
         samples = self.rollout.batch_size * self.rollout.n_samples_per_prompt
@@ -157,57 +159,58 @@ class RunConfig:
 
     @property
     def num_policy_ranks(self) -> int:
-        """Policy processes, each with one GPU."""
+        """Number of policy processes, each with one GPU."""
         return self.actor.num_ranks
 
     @property
     def has_reference(self) -> bool:
-        """Whether the policy is compared with the frozen reference."""
+        """Whether the policy is compared with a frozen reference."""
         return self.algo.kl.init_coef > 0
 
     @property
     def has_reference_workers(self) -> bool:
-        """Whether the reference has workers of its own; with LoRA it is the base of the policy."""
+        """Whether the reference has its own workers. With LoRA the reference is the base model of the policy."""
         return self.has_reference and self.ds.lora.rank == 0
 
     @property
     def has_dedicated_reference_gpus(self) -> bool:
-        """Whether the reference has GPUs of its own."""
+        """Whether the reference has its own GPUs."""
         return self.has_reference_workers and not self.train.colocate_actor_ref
 
     def kl_coef(self, task: str) -> float:
-        """Coefficient of the KL for a task."""
+        """Returns the KL coefficient of a task."""
         own = self.algo.tasks.get(task, TaskConfig()).kl_coef
         return self.algo.kl.init_coef if own is None else own
 
     def clip_bounds(self, task: str) -> tuple[float, float]:
-        """Lower and upper clip bound for a task."""
+        """Returns the lower and upper clip bound of a task."""
         return self.algo.tasks.get(task, TaskConfig()).eps_clip_low_high or self.actor.eps_clip_low_high
 
     def loss_coef(self, task: str) -> float:
-        """Factor of a task's part of the loss."""
+        """Returns the factor of a task's part of the loss."""
         return self.algo.tasks.get(task, TaskConfig()).loss_coef
 
     @property
     def seed(self) -> int:
-        """Of all random draws."""
+        """Seed of all random numbers of the run."""
         return self.train.seed
 
     @property
     def num_optimizer_steps(self) -> int:
-        """Of the whole run."""
+        """Number of optimizer steps of the whole run."""
         return self.train.num_steps * self.train.num_inner_updates
 
     @property
     def num_samples_per_step(self) -> int:
-        """Rollouts of one step."""
+        """Number of samples of one step."""
         return self.rollout.batch_size * self.rollout.n_samples_per_prompt
 
     def response_tokens(self, task: str, num_image_tokens: int) -> int:
-        """Most tokens that a sample of a task adds to its prompt: text, an image's, or for `r2i` both."""
+        """Returns the largest number of tokens that a sample of a task adds to its prompt: text, an image, or both for
+        `r2i`."""
         text = 0 if task == "t2i" else self.rollout.text.max_new_tokens
         return text + (num_image_tokens if task in ("t2i", "r2i") else 0)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain nested dictionary, as written to ``config.yaml``."""
+        """Returns the plain nested dictionary that is written to ``config.yaml``."""
         return dataclasses.asdict(self)

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from unigrpo.config.corpora import CaptionConfig, SourceConfig
+from unigrpo.data.bad_samples import BadSample
 from unigrpo.data.corpora.captions import clean_caption, first_sentence, open_store, read_questions
-from unigrpo.data.corpora.sample import BadSample
 
 
 def clean(caption, task="t2i", seed=0, **options):
@@ -63,7 +63,7 @@ def test_questions_must_be_a_list_of_texts(tmp_path, content):
 
 
 def test_a_file_of_captions_must_be_there(tmp_path):
-    with pytest.raises(ValueError, match=r"captions\.json: no JSON could be read"):
+    with pytest.raises(ValueError, match=r"captions\.json: could not be read \(FileNotFoundError: No such file"):
         open_store(CaptionConfig(store="json", path=str(tmp_path / "captions.json")))
 
 

@@ -3,8 +3,8 @@
 import pytest
 from transformers import AutoTokenizer
 
+from unigrpo.data.bad_samples import BadSample
 from unigrpo.data.corpora.chat_format import leading_turns, read_messages, render_segments, template_newlines
-from unigrpo.data.corpora.sample import BadSample
 
 TWO_TURNS = (("user", "2+3?"), ("assistant", "5"), ("user", "sure?"), ("assistant", "yes"))
 

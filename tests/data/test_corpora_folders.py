@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from unigrpo.config.corpora import CaptionConfig, SourceConfig
-from unigrpo.data.corpora.sample import BadSample
+from unigrpo.data.bad_samples import BadSample
 from unigrpo.data.corpora.sources import ImageFolder
 
 

@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
-from unigrpo.data.corpora.files import Parts, expand_paths
 from unigrpo.data.corpora.order import Mixture, rank_positions, shuffled_index
+from unigrpo.data.files import Parts, expand_paths
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 64, 1000, 4097])

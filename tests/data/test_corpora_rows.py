@@ -10,8 +10,9 @@ from transformers import AutoTokenizer
 from unigrpo.config import DataConfig
 from unigrpo.config.corpora import LayoutConfig
 from unigrpo.data import layouts
+from unigrpo.data.bad_samples import BadSample
 from unigrpo.data.corpora.rows import RowEncoder
-from unigrpo.data.corpora.sample import BadSample, CorpusSample
+from unigrpo.data.corpora.sample import CorpusSample
 from unigrpo.data.prompting import encode_prompt
 from unigrpo.models.mmada import MMadaConfig
 from unigrpo.models.vocabulary import Vocabulary

@@ -9,8 +9,8 @@ import pytest
 from torch.utils.data import DataLoader
 
 from unigrpo.config.corpora import CaptionConfig, SourceConfig
+from unigrpo.data.bad_samples import BadSample
 from unigrpo.data.corpora.order import rank_positions
-from unigrpo.data.corpora.sample import BadSample
 from unigrpo.data.corpora.stream import CorpusStream
 
 

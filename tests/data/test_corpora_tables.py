@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from unigrpo.config.corpora import ColumnConfig, SourceConfig
-from unigrpo.data.corpora.sample import BadSample
+from unigrpo.data.bad_samples import BadSample
 from unigrpo.data.corpora.stream import KINDS
 
 
@@ -65,9 +65,9 @@ def test_lines_are_found_by_their_place_and_named(tmp_path):
     assert reason(source, 3) == ("no JSON object", "a.jsonl:5: expected a JSON object, found list")
 
 
-def test_a_line_that_is_no_utf8_is_no_json(tmp_path):
+def test_a_line_that_is_no_utf8_says_so(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(b'{"text": "a"}\n{"text": "\xff"}\n')
-    assert reason(opened(tmp_path / "a.jsonl"), 1)[0] == "no JSON"
+    assert reason(opened(tmp_path / "a.jsonl"), 1)[0] == "not UTF-8"
 
 
 def test_files_stand_behind_one_another(tmp_path):
@@ -83,11 +83,12 @@ def test_files_stand_behind_one_another(tmp_path):
         ("a.jsonl", "", "a.jsonl: holds no row"),
         ("a.jsonl", '{"body": "x"}\n', r"no column one of \['content', 'text'\] in a.jsonl:1 .* found \['body'\]"),
         ("a.jsonl", "no json\n", "a.jsonl:1: not JSON"),
-        ("a.json", "{", "a.json: not JSON"),
-        ("a.json", '{"a": 1}', "a.json: expected a list of objects, found dict"),
+        ("a.json", "[1", "a.json: not JSON"),
+        ("a.json", "{", "a.json:1: not JSON"),
+        ("a.json", '{"a": 1}', r"no column one of .* in a.json:1 .* found \['a'\]"),
         ("a.csv", "image,question\nx.png,what?\n", r"no column one of .*'text'\] in a.csv:2"),
         ("a.csv", "text\n", "a.csv: holds no row"),
-        ("a.csv", 'text\na\n"b\nc\nd\n', "a.csv:3: no CSV in UTF-8 from here on"),
+        ("a.csv", 'text\na\n"b\nc\nd\n', "a.csv:3: no CSV from here on"),
         ("a.parquet", "no parquet", "a.parquet: no parquet file could be read"),
     ],
 )
@@ -100,7 +101,7 @@ def test_a_table_that_is_useless_is_an_error_at_the_start(tmp_path, name, conten
 def test_a_missing_file_and_an_asked_column_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"a\.csv: no such file"):
         opened(tmp_path / "a.csv")
-    with pytest.raises(ValueError, match=r"neither files .* nor a data set"):
+    with pytest.raises(ValueError, match="no_such_folder: no such file"):
         opened(tmp_path / "no_such_folder")
     save_rows(tmp_path / "a.jsonl", [{"text": "x"}])
     with pytest.raises(ValueError, match="no column 'body'"):

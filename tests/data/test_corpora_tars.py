@@ -10,7 +10,7 @@ from PIL import Image
 from webdataset.compat import WebDataset
 
 from unigrpo.config.corpora import CaptionConfig, SourceConfig
-from unigrpo.data.corpora.sample import BadSample
+from unigrpo.data.bad_samples import BadSample
 from unigrpo.data.corpora.sources import Webdataset
 from unigrpo.data.corpora.tars import TarSamples
 
@@ -190,6 +190,14 @@ def test_a_broken_sample_says_why(tmp_path, members, reason):
     with pytest.raises(BadSample, match=r"a\.tar:0") as caught:
         source(tmp_path / "a.tar").read(0, draws())
     assert caught.value.reason == reason
+
+
+def test_a_byte_order_mark_is_no_part_of_a_caption_and_half_a_pair_is_refused(tmp_path):
+    members = {"0.png": png("red"), "0.txt": "\ufeffa red square".encode(), "0.json": rb'{"prompt": "cut \ud83d"}'}
+    write_tar(tmp_path / "a.tar", members)
+    assert source(tmp_path / "a.tar").read(0, draws()).text == "a red square"
+    with pytest.raises(BadSample, match=r"a\.tar:0\.json: half of a surrogate pair"):
+        source(tmp_path / "a.tar", member="json.prompt").read(0, draws())
 
 
 def test_json_that_is_none_says_so(tmp_path):

@@ -13,9 +13,9 @@ from typing import Any
 
 from rewards.grading.grader import KINDS, Grader
 from unigrpo.cli.arguments import main
-from unigrpo.data.corpora.sample import BadSample
-from unigrpo.data.corpora.tables import open_table
+from unigrpo.data.bad_samples import BadSample
 from unigrpo.data.cot_format import ANSWER_KEYS, QUESTION_KEYS, THINKING_KEYS, CotError, convert_row, matches_gold
+from unigrpo.data.tables import open_table
 
 logger = logging.getLogger(__name__)
 KEPT, UNCHECKED = "kept", "kept, but no gold to compare with"

@@ -22,8 +22,12 @@ class UserPaths:
         self.base = told if told.is_dir() else Path.cwd()
 
     def resolve_input(self, name: str) -> str:
-        """A file or folder by its absolute path; what is none, such as a Hub name, as it is."""
-        return str((self.base / name).resolve()) if name and (self.base / name).exists() else name
+        """A file or folder, also ``folder:configuration``, by its absolute path; others, as Hub names, as they are."""
+        path, colon, configuration = name.rpartition(":")
+        for found, rest in ((name, ""), (path, colon + configuration)):
+            if found and (self.base / found).exists():
+                return str((self.base / found).resolve()) + rest
+        return name
 
     def resolve_inputs(self, names: str) -> str:
         """Several, joined by commas."""

@@ -18,8 +18,7 @@ from unigrpo.cli.plan import add_plan_arguments, assumptions, is_local_checkpoin
 from unigrpo.cli.train_unigrpo import summary_table
 from unigrpo.config.corpora import SourceConfig
 from unigrpo.config.denoising import MODALITIES, ModalityConfig, StageConfig
-from unigrpo.data.corpora.files import split_paths
-from unigrpo.data.corpora.tables import ENDINGS
+from unigrpo.data.files import is_table_name, split_paths
 from unigrpo.distributed import cluster
 from unigrpo.distributed.ray_group import WorkerError
 from unigrpo.runs.checkpoints import CheckpointStore
@@ -134,5 +133,10 @@ def with_absolute_paths(config: StageConfig) -> StageConfig:
 def _source_path(user: UserPaths, path: str) -> str:
     """A path of a source, or the name of a data set on the Hub, which has no star, brace or known ending."""
     absolute = user.base / Path(path).expanduser()
-    is_file = any(letter in path for letter in "*?[{") or absolute.suffix in (*ENDINGS, ".tar") or absolute.exists()
+    is_file = (
+        any(letter in path for letter in "*?[{")
+        or is_table_name(path)
+        or absolute.suffix == ".tar"
+        or absolute.exists()
+    )
     return str(absolute) if is_file else path

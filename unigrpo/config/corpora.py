@@ -82,11 +82,12 @@ class SourceConfig:
     """Task that the samples train: `t2i` (text to image), `lm` (plain text), `lm_chat` (chat), `mmu` (image
     understanding) or `r2i` (thinking, then text to image). Each kind of source serves some of these tasks."""
     path: str = ""
-    """Folder or files of the source. Braces and stars are expanded, and commas join several paths. A path of a table
-    without a known ending is a folder written by `save_to_disk` or the name of a Hugging Face data set,
-    `name:configuration`."""
+    """Folder or files of the source. Braces and stars are expanded, and commas join several paths. A table is a file
+    that ends in .jsonl, .ndjson, .json, .csv, .tsv, .txt (these also in .gz), .parquet or .arrow, a folder written by
+    `save_to_disk`, a downloaded copy of a Hugging Face data set, or the name of one on the Hub. `:configuration` may
+    follow the last two."""
     split: str = "train"
-    """Split to read, if the source is a Hugging Face data set."""
+    """Split to read, if the source is a folder or a Hugging Face data set."""
     weight: float = 1.0
     """Sampling weight of this source, relative to the weights of the other sources of its modality."""
     image_folder: str = ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,9 @@ from typing import Any
 import torch
 
 from unigrpo.config.corpora import CaptionConfig
-from unigrpo.data.corpora.sample import BadSample, Messages
+from unigrpo.data.bad_samples import BadSample
+from unigrpo.data.corpora.sample import Messages
+from unigrpo.data.text import checked, decode, parse_json, read_bytes
 
 DEFAULT_QUESTIONS = ("Please describe this image.",)
 PERSON_TAG = re.compile(r"<person>(?:[\s,]*(?:and\s+)?<person>)*", re.IGNORECASE)
@@ -32,11 +33,15 @@ class CaptionStore:
     """Path of a caption's file, with {shard} and {key}."""
 
     def find(self, shard: str, key: str) -> object:
-        """The caption of an image, or a list of captions; None if it has none."""
+        """The caption of an image, or a list of captions; None if it has none.
+
+        Raises:
+            BadSample: The caption's file is no UTF-8 text.
+        """
         if self.captions is not None:
             return self.captions.get(key)
         path = Path(self.files.replace("{shard}", shard).replace("{key}", key)).expanduser()
-        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+        return checked(decode(path.read_bytes(), str(path)), str(path)) if path.is_file() else None
 
 
 def random_item(items: Sequence[Any], draws: torch.Generator) -> Any:
@@ -119,9 +124,9 @@ def _person(tags: str, draws: torch.Generator) -> str:
 
 def _read_json(path: str, kind: type) -> Any:
     try:
-        found = json.loads(Path(path).expanduser().read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: no JSON could be read ({error})") from error
+        found = parse_json(read_bytes(Path(path).expanduser()), path)
+    except BadSample as error:
+        raise ValueError(f"no JSON could be read: {error}") from error
     if not isinstance(found, kind):
         raise ValueError(f"{path}: expected a JSON {kind.__name__}, found {type(found).__name__}")
     return found

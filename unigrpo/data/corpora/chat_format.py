@@ -8,8 +8,9 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from unigrpo.data.bad_samples import BadSample
 from unigrpo.data.chat import HEADER_TOKENS, NEWLINES, chat_variant
-from unigrpo.data.corpora.sample import BadSample, Messages
+from unigrpo.data.corpora.sample import Messages
 
 ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "system": "system"}
 HEADER = re.compile(r"<\|start_header_id\|>\s*(\w+)\s*<\|end_header_id\|>")

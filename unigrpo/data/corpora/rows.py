@@ -11,9 +11,10 @@ from transformers import PreTrainedTokenizerBase
 
 from unigrpo.config.corpora import LayoutConfig
 from unigrpo.data import layouts
+from unigrpo.data.bad_samples import BadSample
 from unigrpo.data.chat import HEADER_TOKENS
 from unigrpo.data.corpora.chat_format import render_segments, template_newlines
-from unigrpo.data.corpora.sample import BadSample, CorpusSample
+from unigrpo.data.corpora.sample import CorpusSample
 from unigrpo.data.layouts import TrainingRow
 from unigrpo.models.vocabulary import Vocabulary
 

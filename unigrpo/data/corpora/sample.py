@@ -1,4 +1,4 @@
-"""One sample of training data, and what is said of one that cannot be used."""
+"""One sample of training data."""
 
 from __future__ import annotations
 
@@ -8,24 +8,13 @@ from pathlib import Path
 
 from PIL import Image
 
+from unigrpo.data.bad_samples import BadSample
 from unigrpo.data.images import read_image
 
 Messages = tuple[tuple[str, str], ...]
 """(role, content) of each turn; roles are system, user and assistant."""
 Skipped = tuple[str, int]
 """Reason, and number in the source, of a sample that could not be used."""
-
-
-class BadSample(Exception):
-    """A sample that cannot be used."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        """Args:
-        reason: A few words that are the same for all samples with this trouble; counted.
-        message: What was found, with the file and line or member; logged.
-        """
-        super().__init__(message)
-        self.reason = reason
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from PIL import Image
 
 from unigrpo.config.corpora import SourceConfig
+from unigrpo.data.bad_samples import BadSample
 from unigrpo.data.corpora.captions import clean_caption, describe, open_store, read_questions
-from unigrpo.data.corpora.files import expand_paths
-from unigrpo.data.corpora.sample import BadSample, CorpusSample, open_image
+from unigrpo.data.corpora.sample import CorpusSample, open_image
 from unigrpo.data.corpora.tars import TarSample, TarSamples
+from unigrpo.data.files import expand_paths
+from unigrpo.data.text import checked, decode, parse_object, read_text
 
 logger = logging.getLogger(__name__)
 IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")
@@ -130,12 +130,10 @@ class Webdataset:
         content = found.members.get(self._member)
         if content is None:
             raise BadSample("missing caption", f"{where}: no member {self._member}; found {sorted(found.members)}")
-        try:
-            text = content.decode("utf-8")
-            parsed: Any = json.loads(text) if self._field else text
-        except (ValueError, RecursionError) as error:
-            raise BadSample("no JSON", f"{where}.{self._member}: no UTF-8 text or no JSON ({error})") from error
-        return parsed.get(self._field) if isinstance(parsed, Mapping) else parsed
+        place = f"{where}.{self._member}"
+        if not self._field:
+            return checked(decode(content, place), place)
+        return parse_object(content, place).get(self._field)
 
 
 def _refuse(error: OSError) -> None:
@@ -150,10 +148,7 @@ def _class_names(path: str, names: list[str], root: Path) -> dict[str, str]:
         raise ValueError(f"{root}: images outside of a class's folder, such as {stray}; put them into one")
     if not path:
         return {folder: folder.replace("_", " ") for folder in folders}
-    try:
-        lines = Path(path).expanduser().read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: no text could be read ({error})") from error
+    lines = read_text(Path(path).expanduser()).split("\n")
     entries: dict[str, str] = {}
     for number, line in enumerate(lines, start=1):
         key, colon, name = line.partition(":")

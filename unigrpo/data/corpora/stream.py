@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from unigrpo.config.corpora import SourceConfig
+from unigrpo.data.bad_samples import BadSample
 from unigrpo.data.corpora.order import MIXTURE_BLOCK, Mixture, shuffled_index
-from unigrpo.data.corpora.sample import BadSample, CorpusSample, Skipped
+from unigrpo.data.corpora.sample import CorpusSample, Skipped
 from unigrpo.data.corpora.sources import ImageFolder, Source, Webdataset
 from unigrpo.data.corpora.table_sources import CaptionSource, ChatSource, CotSource, TextSource, VqaSource
 from unigrpo.rng import keyed_generator

@@ -8,11 +8,12 @@ import torch
 from PIL import Image
 
 from unigrpo.config.corpora import SourceConfig
+from unigrpo.data.bad_samples import BadSample
 from unigrpo.data.corpora.chat_format import leading_turns, read_messages, with_instruction
-from unigrpo.data.corpora.sample import BadSample, CorpusSample, Messages, open_image
+from unigrpo.data.corpora.sample import CorpusSample, Messages, open_image
 from unigrpo.data.corpora.sources import Captioned
-from unigrpo.data.corpora.tables import Row, Table, open_table
 from unigrpo.data.cot_format import CotError, convert_row, render
+from unigrpo.data.tables import Row, Table, open_table
 
 NUM_PREVIEWED = 100
 """Rows in which a column must be seen."""

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from webdataset.tariterators import base_plus_ext
 
-from unigrpo.data.corpora.files import Parts
-from unigrpo.data.corpora.sample import BadSample
+from unigrpo.data.bad_samples import BadSample
+from unigrpo.data.files import Parts
 
 logger = logging.getLogger(__name__)
 

@@ -10,6 +10,18 @@ from pathlib import Path
 
 import braceexpand
 
+TEXT_ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt")
+"""Endings of files that may also be packed, as in ``a.jsonl.gz``."""
+ARROW_ENDINGS = (".parquet", ".arrow")
+ENDINGS = (*TEXT_ENDINGS, *ARROW_ENDINGS)
+GZIP = ".gz"
+
+
+def is_table_name(path: str) -> bool:
+    """Whether a name ends as the files that `open_table` reads."""
+    name = Path(path.removesuffix(GZIP))
+    return name.suffix in (TEXT_ENDINGS if path.endswith(GZIP) else ENDINGS)
+
 
 def expand_paths(paths: str, what: str) -> list[Path]:
     """The files of paths joined by commas, with braces and stars; those of a star are sorted.

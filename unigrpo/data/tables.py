@@ -1,0 +1,180 @@
+"""The one reader of tables: JSON lines and lists, CSV, TSV, lines of text, parquet, Arrow, folders and the Hub."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from unigrpo.data.bad_samples import BadSample
+from unigrpo.data.files import ENDINGS, GZIP, Parts, expand_paths, is_table_name, split_paths
+from unigrpo.data.hub import ArrowTable, open_arrow_file, open_hub, resolve_folder
+from unigrpo.data.jsonl import JsonLines, JsonList, is_json_list
+from unigrpo.data.text import read_text
+
+Row = Mapping[str, Any]
+csv.field_size_limit(2**31 - 1)  # the module's own limit of 128 KiB is less than one long answer
+
+
+class Table(Protocol):
+    """Rows by number."""
+
+    folder: Path
+    """Where relative image paths start."""
+
+    def __len__(self) -> int: ...
+
+    def key(self, index: int) -> str:
+        """File and line of a row."""
+        ...
+
+    def row(self, index: int) -> Row:
+        """One row.
+
+        Raises:
+            BadSample: It cannot be read.
+        """
+        ...
+
+
+def open_table(path: str, split: str = "train") -> Table:
+    """The rows of a file, of several, of a folder, or of a Hugging Face data set.
+
+    Args:
+        path: Several may be joined by commas. Each is a file or a pattern with braces and stars, whose names end in
+            one of :data:`ENDINGS`, those of text also in ``.gz``; a folder that ``save_to_disk`` wrote; a downloaded
+            copy of a data set of the Hub; or the name of such a data set. ``:configuration`` may follow the last two.
+        split: Of the last three kinds.
+
+    Raises:
+        ValueError: No such file or data set, a file that is broken as a whole, or one without rows.
+    """
+    tables = [table for part in split_paths(path) for table in _open(part, split)]
+    table = tables[0] if len(tables) == 1 else _Joined(tables)
+    if not len(table):
+        raise ValueError(f"{path}: holds no row")
+    return table
+
+
+class Csv:
+    """A CSV or TSV file with a line of column names, kept in memory."""
+
+    def __init__(self, path: Path, name: str, delimiter: str) -> None:
+        """Reads the file.
+
+        Raises:
+            ValueError: It is not CSV as a whole.
+        """
+        self.folder = path.parent
+        self._name = name
+        self._rows: list[tuple[int, Row]] = []
+        line = 1
+        try:
+            # Strict, since a quote without its other half would swallow rows.
+            reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True, delimiter=delimiter)
+            names = reader.fieldnames or []  # reads the line of names
+            twice = sorted({column for column in names if names.count(column) > 1})
+            if twice:
+                raise ValueError(f"{path}: the column {twice[0]!r} stands there more than once; rename one")
+            line = reader.line_num + 1
+            for row in reader:
+                self._rows.append((line, row))
+                line = reader.line_num + 1
+        except csv.Error as error:
+            raise ValueError(f"{path}:{line}: no CSV from here on ({error})") from error
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def key(self, index: int) -> str:
+        return f"{self._name}:{self._rows[index][0]}"
+
+    def row(self, index: int) -> Row:
+        row = self._rows[index][1]
+        if None in row or None in row.values():
+            raise BadSample("wrong number of columns", f"{self.key(index)}: more or fewer fields than column names")
+        return row
+
+
+class TextLines:
+    """The lines of a text file that are not empty, in the column ``text``."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        """Reads the file.
+
+        Raises:
+            ValueError: It is no UTF-8 text.
+        """
+        self.folder = path.parent
+        self._name = name
+        lines = enumerate(read_text(path).split("\n"), start=1)
+        self._lines = [(number, line.strip()) for number, line in lines if line.strip()]
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def key(self, index: int) -> str:
+        return f"{self._name}:{self._lines[index][0]}"
+
+    def row(self, index: int) -> Row:
+        return {"text": self._lines[index][1]}
+
+
+class _Joined:
+    """Several tables behind one another."""
+
+    def __init__(self, tables: list[Table]) -> None:
+        self.folder = tables[0].folder
+        self._tables = tables
+        self._parts = Parts([len(table) for table in tables])
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def key(self, index: int) -> str:
+        part, place = self._parts.locate(index)
+        return self._tables[part].key(place)
+
+    def row(self, index: int) -> Row:
+        part, place = self._parts.locate(index)
+        return self._tables[part].row(place)
+
+
+def _open(path: str, split: str) -> list[Table]:
+    """The tables of one part of a path."""
+    found = resolve_folder(path, split)
+    if isinstance(found, ArrowTable):
+        return [found]
+    if found is not None:
+        return _open_files(found, {file: f"{path}[{split}]/{file.name}" for file in found})
+    if is_table_name(path) or Path(path).expanduser().is_file() or path.startswith((".", "/", "~")):
+        files = expand_paths(path, f"files that end in one of {', '.join(ENDINGS)}")
+        return _open_files(files, shown_names(files))
+    return [open_hub(path, split, f"files that end in one of {', '.join(ENDINGS)}")]
+
+
+def shown_names(files: list[Path]) -> dict[Path, str]:
+    """Names of files in messages: the last part of the path, with its folder where two are the same."""
+    names = [file.name for file in files]
+    return {file: file.name if names.count(file.name) == 1 else f"{file.parent.name}/{file.name}" for file in files}
+
+
+def _open_files(files: list[Path], names: Mapping[Path, str]) -> list[Table]:
+    return [_open_file(file, names[file]) for file in files]
+
+
+def _open_file(path: Path, name: str) -> Table:
+    ending = Path(path.name.removesuffix(GZIP)).suffix
+    if path.is_dir() or not is_table_name(path.name):
+        raise ValueError(f"{path}: expected a name that ends in one of {', '.join(ENDINGS)}, or a text's in {GZIP}")
+    if ending in (".jsonl", ".ndjson"):
+        return JsonLines(path, name)
+    if ending == ".json":
+        return JsonList(path, name) if is_json_list(path) else JsonLines(path, name)
+    if ending in (".csv", ".tsv"):
+        return Csv(path, name, "\t" if ending == ".tsv" else ",")
+    if ending == ".txt":
+        return TextLines(path, name)
+    return open_arrow_file(path, name)

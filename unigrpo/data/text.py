@@ -1,0 +1,143 @@
+"""The one reader of text: bytes of a file -> checked text and JSON, or a bad sample.
+
+Lines end at a line feed only. U+2028, which Python's own ``splitlines`` cuts at, is part of a line.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from unigrpo.data.bad_samples import BadSample
+from unigrpo.data.files import GZIP
+
+MAX_DEPTH = 100
+"""Lists and objects inside of one another. Deeper rows are refused, since they end Python's own JSON and pickle."""
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file, unpacked if its name ends in ``.gz``.
+
+    Raises:
+        ValueError: It cannot be read or unpacked.
+    """
+    try:
+        return gzip.decompress(path.read_bytes()) if path.suffix == GZIP else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise ValueError(f"{path}: could not be read ({type(error).__name__}: {reason})") from error
+
+
+def read_text(path: Path) -> str:
+    """The text of a file, without a byte order mark.
+
+    Raises:
+        ValueError: It cannot be read, or is no UTF-8.
+    """
+    try:
+        return decode(read_bytes(path), str(path))
+    except BadSample as error:
+        raise ValueError(str(error)) from error
+
+
+def decode(content: bytes, where: str) -> str:
+    """UTF-8 as text. A byte order mark at the start, as some editors write it, is no text.
+
+    Args:
+        content: Bytes of a file or a line.
+        where: Named in errors.
+
+    Raises:
+        BadSample: It is no UTF-8.
+    """
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadSample(
+            "not UTF-8", f"{where}: not UTF-8 text ({error.reason} at byte {error.start}); convert it to UTF-8"
+        ) from error
+
+
+def checked(text: str, where: str) -> str:
+    """The text, if tokenizers and files can take it.
+
+    Raises:
+        BadSample: It has half of a surrogate pair, as an emoji leaves behind that was cut in JSON.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadSample(
+            "lone surrogate",
+            f"{where}: half of a surrogate pair ({text[error.start]!r}) at character {error.start}, which is no text; "
+            "remove it",
+        ) from error
+    return text
+
+
+def parse_json(content: bytes | str, where: str) -> Any:
+    """JSON as Python's values, all text in it checked.
+
+    Raises:
+        BadSample: It is no UTF-8, no JSON, too deep, has a key twice in one object, or text that is none.
+    """
+    text = decode(content, where) if isinstance(content, bytes) else content
+    try:
+        value = json.loads(text, object_pairs_hook=_object)
+    except json.JSONDecodeError as error:
+        raise BadSample(
+            "no JSON", f"{where}: not JSON ({error.msg} at column {error.colno}): {text[:60]!r}"
+        ) from error
+    except RecursionError as error:
+        raise BadSample("too deep", f"{where}: lists or objects are nested more than {MAX_DEPTH} deep") from error
+    except ValueError as error:
+        raise BadSample("no JSON", f"{where}: not JSON ({error}): {text[:60]!r}") from error
+    check_value(value, where)
+    return value
+
+
+def check_value(value: object, where: str) -> None:
+    """Checks all text in nested lists and mappings, and how deep they are.
+
+    Raises:
+        BadSample: See :func:`checked`; or they are too deep.
+    """
+    level: list[object] = [value]
+    for _ in range(MAX_DEPTH):
+        below: list[object] = []
+        for item in level:
+            if isinstance(item, str):
+                checked(item, where)
+            elif isinstance(item, Mapping):
+                below += item.keys()
+                below += item.values()
+            elif isinstance(item, (list, tuple)):
+                below += item
+        if not below:
+            return
+        level = below
+    raise BadSample("too deep", f"{where}: lists or objects are nested more than {MAX_DEPTH} deep")
+
+
+def parse_object(content: bytes | str, where: str) -> Mapping[str, Any]:
+    """A JSON object.
+
+    Raises:
+        BadSample: See :func:`parse_json`; or it is another kind of value.
+    """
+    value = parse_json(content, where)
+    if not isinstance(value, dict):
+        raise BadSample("no JSON object", f"{where}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    twice = [key for key, number in Counter(key for key, _ in pairs).items() if number > 1]
+    if twice:
+        raise ValueError(f"key {twice[0]!r} stands there more than once; keep one")
+    return dict(pairs)

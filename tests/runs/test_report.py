@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from unigrpo.config import LoggerConfig, RunConfig
+from unigrpo.runs.directory import RunDirectory
 from unigrpo.runs.image_grid import captioned_grid
 from unigrpo.runs.report import _draw_rewards, moving_average, write_report
-from unigrpo.runs.directory import RunDirectory
 
 
 def write_run(folder, *, finished=True, completion="5"):

@@ -16,8 +16,8 @@ import yaml
 from tqdm import tqdm
 
 from unigrpo.config import CheckpointConfig, LoggerConfig
-from unigrpo.runs.metrics import MetricsWriter
 from unigrpo.runs.image_grid import DRAWINGS, captioned_grid
+from unigrpo.runs.metrics import MetricsWriter
 
 PACKAGES = ("unigrpo", "torch", "transformers", "deepspeed", "ray", "openrlhf")
 SECRET_ENDINGS = ("api_key", "password", "secret", "token")

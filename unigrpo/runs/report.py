@@ -16,8 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from unigrpo.runs.metrics import METRICS_FILE, ROLLOUTS_FILE, read_lines
 from unigrpo.runs.image_grid import DRAWINGS, stack_vertically
+from unigrpo.runs.metrics import METRICS_FILE, ROLLOUTS_FILE, read_lines
 from unigrpo.runs.report_workers import draw_roles, has_ledger, ledger_table
 
 matplotlib.use("Agg")

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
+from collections.abc import Mapping
 from types import ModuleType
+from typing import Any, TypeVar
+
+Plugin = TypeVar("Plugin")
 
 
 def available(package: str, *, hidden: tuple[str, ...] = ("base",)) -> list[str]:
@@ -28,3 +33,31 @@ def load(package: str, name: str, *, setting: str) -> ModuleType:
     if name not in names:
         raise ValueError(f"{setting}: no {name!r}; choose one of {names}")
     return importlib.import_module(f"{package}.{name}")
+
+
+def build(package: str, name: str, kind: type[Plugin], options: Mapping[str, Any], *, setting: str) -> Plugin:
+    """An object of the one class in ``package.name`` that is derived from ``kind``.
+
+    Args:
+        package: Dotted package whose files are the choices.
+        name: The choice, as the user wrote it.
+        kind: Base class.
+        options: Keyword arguments of the class.
+        setting: Dotted config name of name and options, for the errors: ``setting.name``, ``setting.options``.
+
+    Raises:
+        ValueError: No such file, or an option that the class does not have or allow; the message lists the right ones.
+    """
+    module = load(package, name, setting=f"{setting}.name")
+    found = [
+        member
+        for member in vars(module).values()
+        if inspect.isclass(member) and issubclass(member, kind) and member.__module__ == module.__name__
+    ]
+    if len(found) != 1:
+        raise ValueError(f"{module.__name__} must define one {kind.__name__}; it defines {found}")
+    allowed = list(inspect.signature(found[0]).parameters)
+    unknown = sorted(set(options) - set(allowed))
+    if unknown:
+        raise ValueError(f"{setting}.options: {name!r} has no {unknown}; its options are {allowed}")
+    return found[0](**options)

@@ -7,9 +7,12 @@ import statistics
 import pytest
 import torch
 
-from unigrpo.algorithm.advantage import group_advantages
+from unigrpo import plugins
+from unigrpo.algorithm.advantage.base import PACKAGE, group_advantages, load_advantage
 
 ESTIMATORS = ["group_norm", "mean_only", "leave_one_out"]
+"""Those with a loop below; all files of the folder are in NAMES."""
+NAMES = plugins.available(PACKAGE)
 REWARDS = torch.tensor([2.5, 0.0, 0.5, 2.0, 2.0, 0.5, 1.1, 0.3], dtype=torch.float64)
 GROUPS = torch.tensor([7, 2, 7, 2, 7, 2, 7, 7])
 
@@ -32,7 +35,7 @@ def test_advantages_are_those_of_a_loop_over_the_formula(estimator):
     assert advantages.tolist() == pytest.approx(by_loop(REWARDS.tolist(), GROUPS.tolist(), estimator), abs=1e-12)
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("estimator", NAMES)
 def test_each_group_sums_to_zero(estimator):
     advantages = group_advantages(REWARDS, GROUPS, estimator)
     for group in GROUPS.unique():
@@ -45,14 +48,14 @@ def test_normalised_groups_have_standard_deviation_one():
         assert advantages[group == GROUPS].square().mean().item() == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("estimator", NAMES)
 def test_the_order_of_the_rollouts_does_not_matter(estimator):
     order = torch.tensor([3, 7, 0, 5, 1, 6, 2, 4])
     shuffled = group_advantages(REWARDS[order], GROUPS[order], estimator)
     torch.testing.assert_close(shuffled, group_advantages(REWARDS, GROUPS, estimator)[order], rtol=0, atol=1e-14)
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("estimator", NAMES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("size", [2, 3, 7, 10])
 @pytest.mark.parametrize("reward", [0.1, 0.7, 1.1, 1 / 3, -2.3, 1e8 + 0.1])
@@ -86,3 +89,29 @@ def test_a_lonely_rollout_is_refused():
 def test_an_unknown_estimator_is_named_with_the_right_ones():
     with pytest.raises(ValueError, match=r"no 'zscore'; choose one of \['group_norm'"):
         group_advantages(REWARDS, GROUPS, "zscore")
+
+
+@pytest.mark.parametrize("estimator", NAMES)
+def test_a_constant_added_to_all_rewards_changes_nothing(estimator):
+    advantages = group_advantages(REWARDS, GROUPS, estimator)
+    torch.testing.assert_close(group_advantages(REWARDS + 64, GROUPS, estimator), advantages, rtol=0, atol=1e-12)
+
+
+def test_a_group_that_differs_by_rounding_alone_is_left_out():
+    """Without a floor, such a group trains at full strength on the rounding of its rewards."""
+    rewards = torch.tensor([3.1, 3.1, 3.1, 3.1 + 1e-15, 1.0, 2.0], dtype=torch.float64)
+    groups = torch.tensor([0, 0, 0, 0, 1, 1])
+    assert group_advantages(rewards, groups)[:4].abs().max() > 0.5
+    assert group_advantages(rewards, groups, min_spread=1e-6).tolist() == [0.0] * 4 + [-1.0, 1.0]
+    assert group_advantages(rewards, groups, min_spread=0.5).tolist() == [0.0] * 6  # a spread of 0.5 itself
+
+
+def test_wd1_follows_its_temperature():
+    rewards = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    advantages = group_advantages(
+        rewards, torch.zeros(2, dtype=torch.long), load_advantage("wd1", {"temperature": 0.5})
+    )
+    expected = torch.tensor([-2.0, 2.0]).double().div(2).tanh()  # e^2 / (1 + e^2) - 1 / (1 + e^2) = tanh(1)
+    torch.testing.assert_close(advantages, expected)
+    with pytest.raises(ValueError, match="wd1: temperature is 0"):
+        load_advantage("wd1", {"temperature": 0.0})

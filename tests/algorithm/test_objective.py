@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from unigrpo.algorithm.kl import kl_divergence
-from unigrpo.algorithm.objective import ObjectiveSums, unigrpo_loss
 from unigrpo.algorithm.policy_loss import policy_loss
 from unigrpo.algorithm.reduction import Denominators, fixed_length, masked_token_mean, token_mean
+from unigrpo.algorithm.unigrpo_loss import ObjectiveSums, unigrpo_loss
 from unigrpo.rng import keyed_generator
 
 AGGREGATIONS = ["masked_token_mean", "token_mean", "fixed_length"]

@@ -13,8 +13,8 @@ from unigrpo.algorithm.denoising import denoising_loss, labelled_mean_weights, l
 from unigrpo.algorithm.likelihood.all_masked import AllMasked
 from unigrpo.algorithm.likelihood.base import combine_views
 from unigrpo.algorithm.masking import apply_mask, bernoulli_mask
-from unigrpo.algorithm.objective import unigrpo_loss
 from unigrpo.algorithm.reduction import Denominators
+from unigrpo.algorithm.unigrpo_loss import unigrpo_loss
 from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
 from unigrpo.records import SequenceMasks
 from unigrpo.rng import keyed_generator

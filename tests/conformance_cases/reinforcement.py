@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unigrpo.algorithm.advantage import group_advantages
+from unigrpo.algorithm.advantage.base import group_advantages
 from unigrpo.algorithm.kl import kl_divergence
 from unigrpo.algorithm.likelihood.all_masked import AllMasked
 from unigrpo.algorithm.likelihood.base import combine_views, response_plan

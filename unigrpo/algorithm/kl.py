@@ -1,4 +1,4 @@
-"""Estimators k1, k2, k3 of the KL divergence from sampled log-probabilities."""
+"""The KL divergence from the policy to the reference: estimates from the drawn token, and the exact value."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from torch import Tensor
 
 MAX_LOG_RATIO = 20.0
 """k3 stops growing where the reference finds a token e^20 times likelier."""
+ESTIMATORS = ("k1", "k2", "k3")
+PENALTIES = ("exact", "k2", "k3")
+"""What a loss may use."""
 
 
 def kl_divergence(
@@ -16,10 +19,7 @@ def kl_divergence(
     scored: Bool[Tensor, "B L"],
     estimator: str = "k3",
 ) -> Float[Tensor, "B L"]:
-    """KL(policy || reference) of every token, estimated from the one token that was drawn.
-
-    With ``d = ref_log_probs - log_probs``: k1 = -d (unbiased, any sign), k2 = d^2 / 2, k3 = exp(d) - 1 - d (unbiased,
-    never negative).
+    """:func:`kl_estimate` of every scored token, and 0 elsewhere.
 
     Args:
         log_probs: Under the policy, nats; anything where not scored.
@@ -27,9 +27,30 @@ def kl_divergence(
         scored: Tokens that count.
         estimator: `k1`, `k2` or `k3`.
 
+    Raises:
+        ValueError: Unknown estimator.
+    """
+    return kl_estimate((ref_log_probs - log_probs).masked_fill(~scored, 0.0), estimator)
+
+
+def kl_estimate(difference: Float[Tensor, "*any"], estimator: str) -> Float[Tensor, "*any"]:
+    """KL(policy || reference), estimated from the log-probabilities of one drawn token.
+
+    With ``d = log p_reference - log p_policy`` of the token: k1 = -d, k2 = d^2 / 2, k3 = exp(d) - 1 - d. If the token
+    was drawn from the very distribution that is scored, k1 and k3 are unbiased; but a rollout draws its tokens where
+    other tokens were masked, so that on the masks of an inner update none of the three is.
+
+    As a loss they act differently. If the token was drawn from the policy, the average gradient of k1 is 0: it holds
+    nothing back. That of k2 is the gradient of KL(policy || reference), and that of k3 is the gradient of
+    KL(reference || policy).
+
+    Args:
+        difference: d, nats.
+        estimator: `k1`, `k2` or `k3`.
+
     Returns:
-        Nats; 0 where not scored, exactly 0 where both agree. k3 holds ``d`` at 20 from above: its exponential would
-        overflow, and the gradient of such a token is 0.
+        Nats; exactly 0 where both agree. k3 is never negative, and holds ``d`` at 20 from above: its exponential
+        would overflow, and the gradient of such a token is 0.
 
     Raises:
         ValueError: Unknown estimator.
@@ -37,7 +58,6 @@ def kl_divergence(
     Source:
         J. Schulman, "Approximating KL divergence", 2020; k3 in GRPO: arXiv:2402.03300, equation 4.
     """
-    difference = (ref_log_probs - log_probs).masked_fill(~scored, 0.0)
     if estimator == "k1":
         return -difference
     if estimator == "k2":
@@ -46,3 +66,25 @@ def kl_divergence(
         difference = difference.clamp(max=MAX_LOG_RATIO)
         return torch.expm1(difference) - difference
     raise ValueError(f"KL estimator: no {estimator!r}; choose one of ['k1', 'k2', 'k3']")
+
+
+def exact_kl(log_probs: Float[Tensor, "*N V"], ref_log_probs: Float[Tensor, "*N V"]) -> Float[Tensor, "*N"]:
+    """KL(policy || reference) of whole distributions, nats: the right value with the right gradient.
+
+    Args:
+        log_probs: Of all V tokens under the policy, normalised.
+        ref_log_probs: Of all V tokens under the reference, normalised.
+    """
+    # 0 log 0 counts 0; an infinite log-probability must not turn the gradient into NaN.
+    return (log_probs.exp() * (log_probs - ref_log_probs).masked_fill(log_probs == -torch.inf, 0.0)).sum(dim=-1)
+
+
+def check_penalty(estimator: str, setting: str) -> None:
+    """Raises ValueError unless the estimator can hold a policy back as a loss; ``setting`` is its config name."""
+    if estimator == "k1":
+        raise ValueError(
+            f"{setting} is 'k1', whose gradient is 0 on average: it would not hold the policy near the reference; "
+            f"choose one of {sorted(PENALTIES)}"
+        )
+    if estimator not in PENALTIES:
+        raise ValueError(f"{setting}: no {estimator!r}; choose one of {sorted(PENALTIES)}")

@@ -14,13 +14,13 @@ MAX_LOG_RATIO = 20.0
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyLoss:
-    """The surrogate of every token; all are 0, or False, where not scored."""
+    """The surrogate of every token, or of every unit; all are 0, or False, where not scored."""
 
-    loss: Float[Tensor, "B L"]
+    loss: Float[Tensor, "*any"]
     """Minus the clipped surrogate; carries the gradient."""
-    ratio: Float[Tensor, "B L"]
+    ratio: Float[Tensor, "*any"]
     """New over old probability; no gradient."""
-    is_clipped: Bool[Tensor, "B L"]
+    is_clipped: Bool[Tensor, "*any"]
     """The clip is in force: the token gives no gradient."""
 
 
@@ -49,15 +49,31 @@ def policy_loss(
     Source:
         PPO, arXiv:1707.06347, equation 7; separate bounds, DAPO, arXiv:2503.14476, section 3.1.
     """
-    log_ratio = (log_probs - old_log_probs).masked_fill(~scored, 0.0).clamp(-max_log_ratio, max_log_ratio)
-    ratio = log_ratio.exp()
+    log_ratio = (log_probs - old_log_probs).masked_fill(~scored, 0.0)
+    result = clipped_surrogate(log_ratio, advantages, clip_low, clip_high, max_log_ratio)
+    return PolicyLoss(
+        loss=result.loss.masked_fill(~scored, 0.0),
+        ratio=result.ratio * scored,
+        is_clipped=result.is_clipped & scored,
+    )
+
+
+def clipped_surrogate(
+    log_ratio: Float[Tensor, "*any"],
+    advantages: Tensor,
+    clip_low: float | Tensor,
+    clip_high: float | Tensor,
+    max_log_ratio: float = MAX_LOG_RATIO,
+) -> PolicyLoss:
+    """:func:`policy_loss` of log-ratios in any shape, all of which count; the other arguments broadcast to it."""
+    ratio = log_ratio.clamp(-max_log_ratio, max_log_ratio).exp()
     surrogate = ratio * advantages
     low, high = (
         torch.as_tensor(bound, dtype=ratio.dtype, device=ratio.device) for bound in (1 - clip_low, 1 + clip_high)
     )
     clipped = ratio.clamp(low, high) * advantages
     return PolicyLoss(
-        loss=-torch.minimum(surrogate, clipped).masked_fill(~scored, 0.0),
-        ratio=ratio.detach() * scored,
-        is_clipped=(clipped < surrogate).detach() & scored,
+        loss=-torch.minimum(surrogate, clipped),
+        ratio=ratio.detach(),
+        is_clipped=(clipped < surrogate).detach(),
     )

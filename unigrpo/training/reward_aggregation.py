@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from unigrpo.algorithm.advantage import group_advantages
+from unigrpo.algorithm.advantage.base import group_advantages
 from unigrpo.config import RewardConfig
 from unigrpo.records import RewardOutput, Rollout
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from unigrpo.algorithm.likelihood.base import scored_tokens
-from unigrpo.algorithm.objective import ObjectiveSums, unigrpo_loss
 from unigrpo.algorithm.reduction import Denominators
+from unigrpo.algorithm.unigrpo_loss import ObjectiveSums, unigrpo_loss
 from unigrpo.config import TASKS, RunConfig
 from unigrpo.data.collate import ScoringBatch, padded_log_probs, scoring_batch
 from unigrpo.records import TrainSample

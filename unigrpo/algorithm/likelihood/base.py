@@ -5,7 +5,6 @@ The same views go to the policy, the old policy and the reference, so that equal
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -161,18 +160,7 @@ def load_estimator(name: str, options: Mapping[str, Any]) -> LikelihoodEstimator
     Raises:
         ValueError: No such file, or an option that its class does not have or allow; the message lists the right ones.
     """
-    module = plugins.load(PACKAGE, name, setting="algo.likelihood.name")
-    found = [
-        member
-        for member in vars(module).values()
-        if inspect.isclass(member) and issubclass(member, LikelihoodEstimator) and member.__module__ == module.__name__
-    ]
-    assert len(found) == 1, f"{module.__name__} must define one LikelihoodEstimator; found {found}"
-    allowed = list(inspect.signature(found[0]).parameters)
-    unknown = sorted(set(options) - set(allowed))
-    if unknown:
-        raise ValueError(f"algo.likelihood.options: {name!r} has no {unknown}; its options are {allowed}")
-    return found[0](**options)
+    return plugins.build(PACKAGE, name, LikelihoodEstimator, options, setting="algo.likelihood")
 
 
 def response_plan(hidden: Bool[Tensor, "V B L"], weight: Float[Tensor, "V B L"], masks: SequenceMasks) -> MaskPlan:

@@ -1,0 +1,316 @@
+"""Scored tokens as flat lists, and the units over which an objective sums and averages them.
+
+Axes: N entries, one for each (sample, view, token) that an estimator scores; U units; B samples; S parts of a
+response (spans).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from unigrpo.algorithm.likelihood.base import Views
+
+LEVELS = ("token", "view_token", "view", "span", "sequence")
+"""Units, from small to large: a token over all its views; a token in one view; all tokens of a view; all tokens of a
+part of the response; all tokens of the response."""
+REDUCTIONS = ("masked_token_mean", "token_mean", "fixed_length")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entries:
+    """Scored tokens, sample by sample, then view by view, then by position."""
+
+    log_probs: Float[Tensor, " N"]
+    """Under the policy, nats; carries the gradient."""
+    old: Float[Tensor, " N"] | None = None
+    """Under the policy before the inner updates, in the same views."""
+    ref: Float[Tensor, " N"] | None = None
+    """Under the reference, in the same views."""
+    behaviour: Float[Tensor, " N"] | None = None
+    """Under what wrote the response, where that is not the old policy: older weights, a cache, a cut vocabulary."""
+    exact_kl: Float[Tensor, " N"] | None = None
+    """KL(policy || reference) of the whole distribution at the token, nats; carries the gradient."""
+    weight: Float[Tensor, " N"]
+    """Of the estimator; not 0."""
+    rate: Float[Tensor, " N"]
+    """Probability with which the view masks the token."""
+    sample: Int[Tensor, " N"]
+    """Below B."""
+    view: Int[Tensor, " N"]
+    position: Int[Tensor, " N"]
+    """Place of the token in its row."""
+    span: Int[Tensor, " N"]
+    """Part of the response, from 0."""
+    token_advantage: Float[Tensor, " N"] | None = None
+    """In the place of the advantage of the sample."""
+
+    def __len__(self) -> int:
+        return len(self.weight)
+
+    def at(self, index: Tensor) -> Entries:
+        """Some of the entries."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        chosen: dict[str, Any] = {name: None if value is None else value[index] for name, value in values.items()}
+        return Entries(**chosen)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """What an objective knows of B samples."""
+
+    advantage: Float[Tensor, "B S"]
+    group: Int[Tensor, " B"]
+    """Prompt of each sample."""
+    task: Int[Tensor, " B"]
+    """Index into ``tasks``."""
+    num_tokens: Float[Tensor, "B S"]
+    """Scored tokens of the response, whether or not a view scores them."""
+    num_views: Float[Tensor, "B S"]
+    max_tokens: Float[Tensor, " B"]
+    """Longest response that the sampler writes for the task, tokens."""
+    clip_low: Float[Tensor, " B"]
+    """The ratio is not followed below ``1 - clip_low``."""
+    clip_high: Float[Tensor, " B"]
+    """The ratio is not followed above ``1 + clip_high``."""
+    kl_coef: Float[Tensor, " B"]
+    """Coefficient beta of the KL."""
+    loss_coef: Float[Tensor, " B"]
+    """Factor of surrogate and KL."""
+    num_units: Mapping[str, Float[Tensor, "B S"]]
+    """By level: units of the sample in this inner update, in all passes; see :func:`unit_counts`."""
+    row_length: int
+    """Tokens of the longest row."""
+    tasks: tuple[str, ...] = ()
+    """Names of the tasks, for metrics of each."""
+
+    @property
+    def num_samples(self) -> int:
+        """B."""
+        return len(self.group)
+
+    @property
+    def num_spans(self) -> int:
+        """S."""
+        return self.advantage.shape[1]
+
+    def at(self, index: Tensor, row_length: int) -> Columns:
+        """Some of the samples.
+
+        Args:
+            index: Which.
+            row_length: Tokens of their longest row.
+        """
+        rows: dict[str, Any] = {name: getattr(self, name)[index] for name in _PER_SAMPLE}
+        rows["num_units"] = {level: count[index] for level, count in self.num_units.items()}
+        return replace(self, row_length=row_length, **rows)
+
+
+_PER_SAMPLE = (
+    "advantage", "group", "task", "num_tokens", "num_views", "max_tokens", "clip_low", "clip_high", "kl_coef",
+    "loss_coef",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """Counts of the whole batch of an optimizer step, over all ranks."""
+
+    num_responses: float
+    """Responses, those without a scored token included: they contribute 0."""
+    num_tokens: Mapping[str, float]
+    """By level: tokens that the units stand for, for `token_mean`; see :func:`tokens_of`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Units:
+    """Which entries belong together."""
+
+    level: str
+    of: Int[Tensor, " N"]
+    """Unit of each entry."""
+    rank: Int[Tensor, " N"]
+    """Place of each entry within its unit."""
+    sample: Int[Tensor, " U"]
+    span: Int[Tensor, " U"]
+    """Part of the response, from 0; 0 for `sequence`."""
+    column: Int[Tensor, " U"]
+    """Place of each unit among those of its sample and span, with gaps for `token`, whose place is its position."""
+    width: int
+    """Above all columns."""
+    size: Float[Tensor, " U"]
+    """Tokens that the unit stands for: 1 for a token, the number of its entries for a view, and the number of scored
+    tokens for a span or a sequence, whether or not a view scores them."""
+
+    def __len__(self) -> int:
+        return len(self.sample)
+
+
+def unscored_entries(views: Sequence[Views], spans: Sequence[Int[Tensor, " _"]]) -> Entries:
+    """The entries of samples before any log-probability is known, which stands as 0.
+
+    Args:
+        views: Of each sample.
+        spans: Part of the response of each token of each sample, from 1.
+    """
+    columns: dict[str, list[Tensor]] = {name: [] for name in ("weight", "rate", "sample", "view", "position", "span")}
+    for number, (drawn, span) in enumerate(zip(views, spans, strict=True)):
+        view, position = (drawn.weight != 0).nonzero(as_tuple=True)
+        columns["weight"].append(drawn.weight[view, position])
+        columns["rate"].append(drawn.rate[view, position])
+        columns["sample"].append(torch.full_like(view, number))
+        columns["view"].append(view)
+        columns["position"].append(position)
+        columns["span"].append(span[position] - 1)
+    joined: dict[str, Tensor] = {name: torch.cat(parts) for name, parts in columns.items()}
+    return Entries(log_probs=torch.zeros_like(joined["weight"]), **joined)
+
+
+def units(entries: Entries, columns: Columns, level: str) -> Units:
+    """Groups entries.
+
+    Args:
+        entries: All that belong to their units.
+        columns: Of their samples.
+        level: One of ``LEVELS``.
+
+    Raises:
+        ValueError: Unknown level.
+    """
+    names = {
+        "token": ("sample", "span", "position"),
+        "view_token": ("sample", "span", "view", "position"),
+        "view": ("sample", "span", "view"),
+        "span": ("sample", "span"),
+        "sequence": ("sample",),
+    }.get(level)
+    if names is None:
+        raise ValueError(f"objective level: no {level!r}; choose one of {list(LEVELS)}")
+    key = torch.zeros_like(entries.sample)
+    for name in names:  # one number for each unit, in the order of the names
+        values: Tensor = getattr(entries, name)
+        key = key * (int(values.max()) + 1 if len(values) else 1) + values
+    of, rank, first = _grouped(key)
+    sample = entries.sample[first]
+    span = torch.zeros_like(sample) if level == "sequence" else entries.span[first]
+    if level == "token":
+        column, width = entries.position[first], columns.row_length
+    else:
+        column = _grouped(sample * columns.num_spans + span)[1]
+        width = int(column.max()) + 1 if len(column) else 1
+    if level in ("token", "view_token"):
+        size = torch.ones_like(first)
+    elif level == "view":
+        size = of.bincount(minlength=len(first))
+    elif level == "span":
+        size = columns.num_tokens[sample, span]
+    else:
+        size = columns.num_tokens.sum(dim=1)[sample]
+    return Units(
+        level=level,
+        of=of,
+        rank=rank,
+        sample=sample,
+        span=span,
+        column=column,
+        width=width,
+        size=size.to(columns.num_tokens.dtype),
+    )
+
+
+def _grouped(key: Int[Tensor, " N"]) -> tuple[Int[Tensor, " N"], Int[Tensor, " N"], Int[Tensor, " U"]]:
+    """The group of each element, by its key; its place in the group; and the first element of each group."""
+    order = key.argsort(stable=True)
+    is_first = torch.ones_like(order, dtype=torch.bool)
+    is_first[1:] = key[order].diff() != 0
+    number = is_first.cumsum(0) - 1
+    starts = is_first.nonzero().flatten()
+    place = torch.arange(len(key), device=key.device) - starts[number]
+    of = torch.empty_like(order).scatter(0, order, number)
+    return of, torch.empty_like(order).scatter(0, order, place), order[is_first]
+
+
+def regrouped(inner: Units, outer: Units, columns: Columns) -> Units:
+    """The ``outer`` units, which are spans of the same entries, as groups of the ``inner`` ones."""
+    of, rank, _ = _grouped(inner.sample * columns.num_spans + inner.span)
+    return replace(outer, of=of, rank=rank)
+
+
+def by_unit(values: Float[Tensor, " N"], grouped: Units, fill: float = 0.0) -> Float[Tensor, "U M"]:
+    """The entries of each unit side by side, filled up with ``fill``."""
+    if len(grouped) == 0:
+        return values.new_zeros(0, 1)
+    most = int(grouped.rank.max()) + 1
+    table = values.new_full((len(grouped) * most,), fill)
+    return table.scatter(0, grouped.of * most + grouped.rank, values).view(len(grouped), most)
+
+
+def per_unit(values: Float[Tensor, " N"], grouped: Units) -> Float[Tensor, " U"]:
+    """Sum over the entries of each unit. The order of the sum is fixed, so that GPUs repeat it bit for bit."""
+    return by_unit(values, grouped).sum(dim=1)
+
+
+def per_span(values: Float[Tensor, " U"], grouped: Units, columns: Columns) -> Float[Tensor, "B S"]:
+    """Sum over the units of each part of each response."""
+    shape = (columns.num_samples, columns.num_spans)
+    table = values.new_zeros(columns.num_samples * columns.num_spans * grouped.width)
+    place = (grouped.sample * columns.num_spans + grouped.span) * grouped.width + grouped.column
+    return table.scatter(0, place, values).view(-1, grouped.width).sum(dim=1).view(shape)
+
+
+def unit_counts(grouped: Units, columns: Columns) -> Float[Tensor, "B S"]:
+    """Number of units of each part of each response."""
+    return per_span(torch.ones_like(grouped.size), grouped, columns)
+
+
+def tokens_of(grouped: Units) -> float:
+    """Tokens that the units stand for."""
+    return float(grouped.size.sum())
+
+
+def response_mean(values: Float[Tensor, " U"], grouped: Units, columns: Columns) -> Float[Tensor, " B"]:
+    """Mean over the units of each part of a response, then over its parts; 0 without units.
+
+    The number of units is that of all passes: a pass that sees some of them returns a share.
+    """
+    count = columns.num_units[grouped.level]
+    means = per_span(values, grouped, columns) / count.clamp(min=1)
+    return means.sum(dim=1) / (count > 0).sum(dim=1).clamp(min=1)
+
+
+def reduce_units(
+    values: Float[Tensor, " U"], grouped: Units, columns: Columns, how: str, counts: Counts
+) -> Float[Tensor, ""]:
+    """This shard's share of the loss of the whole batch: the shares of all passes and ranks add up.
+
+    Args:
+        values: Loss of each unit.
+        grouped: The units.
+        columns: Of their samples.
+        how: `masked_token_mean`: mean over the units of each part of a response, then over its parts, then over all
+            responses; `token_mean`: mean over all units of the batch, each counted for the tokens that it stands for;
+            `fixed_length`: sum over the units of a response, counted alike, over the longest response of its task,
+            then mean over all responses. The last two weigh a response by the number of its scored tokens, and so by
+            its mask ratio where a unit is a token.
+        counts: Of the whole batch.
+
+    Raises:
+        ValueError: Unknown reduction.
+
+    Source:
+        UniGRPO, arXiv:2505.15809, equations 4 and 5, with its 1/|o| read as one over the number of masked tokens;
+        DAPO, arXiv:2503.14476, section 3.3; Dr. GRPO, arXiv:2503.20783.
+    """
+    if how == "masked_token_mean":
+        return response_mean(values, grouped, columns).sum() / max(counts.num_responses, 1)
+    totals = per_span(values * grouped.size, grouped, columns).sum(dim=1)
+    if how == "token_mean":
+        return totals.sum() / max(counts.num_tokens[grouped.level], 1)
+    if how == "fixed_length":
+        return (totals / (max(counts.num_responses, 1) * columns.max_tokens)).sum()
+    raise ValueError(f"loss reduction: no {how!r}; choose one of {sorted(REDUCTIONS)}")

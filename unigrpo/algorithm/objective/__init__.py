@@ -1,0 +1,1 @@
+"""Objectives: one file each, named as in the config."""

@@ -1,0 +1,207 @@
+"""What an objective is: it gives every unit of scored tokens a loss; reducing and the KL are the same for all."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from unigrpo import plugins
+from unigrpo.algorithm.entries import LEVELS, Columns, Counts, Entries, Units, per_unit, reduce_units, units
+from unigrpo.algorithm.kl import check_penalty, kl_estimate
+from unigrpo.algorithm.loss_sums import Sums, by_mask_rate, by_task, mean_of
+
+PACKAGE = "unigrpo.algorithm.objective"
+NORMALISATIONS = ("none", "tokens", "weights")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitLosses:
+    """The loss of every unit."""
+
+    units: Units
+    loss: Float[Tensor, " U"]
+    """To be minimised; carries the gradient."""
+    log_ratio: Float[Tensor, " U"] | None = None
+    """New over old log-probability, nats, for the metrics; no gradient. None for an objective without a ratio."""
+    is_clipped: Bool[Tensor, " U"] | None = None
+    """The clip is in force: the unit gives no gradient, or one with a clipped weight."""
+
+
+class Objective(ABC):
+    """Turns log-probabilities and advantages into the loss of an inner update."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"old"})
+    """Which optional log-probabilities of the entries it reads; the others are not computed."""
+    scope: ClassVar[Literal["unit", "group"]] = "unit"
+    """Whether the loss of a unit follows from the unit alone, or from all samples of its group: then all of them must
+    be on one rank and in one call."""
+    level: str
+    """The units; see :data:`unigrpo.algorithm.entries.LEVELS`."""
+
+    @abstractmethod
+    def losses(self, entries: Entries, columns: Columns) -> UnitLosses:
+        """The loss of every unit, without ``loss_coef``.
+
+        Args:
+            entries: Whole units; whole groups where ``scope`` is `group`.
+            columns: Of their samples.
+        """
+
+    def __call__(self, entries: Entries, columns: Columns, counts: Counts, how: str) -> tuple[Tensor, Sums]:
+        """This shard's share of the loss, and the metrics.
+
+        Args:
+            entries: See :meth:`losses`.
+            columns: Of their samples.
+            counts: Of the whole batch.
+            how: Reduction; see :func:`unigrpo.algorithm.entries.reduce_units`.
+        """
+        found = self.losses(entries, columns)
+        share = reduce_units(columns.loss_coef[found.units.sample] * found.loss, found.units, columns, how, counts)
+        sums = Sums(totals={"loss/policy": share.detach().double()})
+        if found.log_ratio is not None:
+            sums = sums.joined(_ratio_sums(found.log_ratio, found, entries, columns))
+        return share, sums
+
+
+@dataclass(frozen=True, kw_only=True)
+class KLPenalty:
+    """``kl_coef`` times the KL to the reference, over units of its own."""
+
+    estimator: str = "k3"
+    """`k2`, `k3`, or `exact`, which needs ``Entries.exact_kl``."""
+    level: str = "token"
+    """The estimate of a view, span or sequence is divided by the number of tokens that the unit stands for."""
+
+    def __post_init__(self) -> None:
+        check_penalty(self.estimator, "algo.kl.estimator")
+        check_level("algo.kl.level", self.level)
+
+    def __call__(self, entries: Entries, columns: Columns, counts: Counts, how: str) -> tuple[Tensor, Sums]:
+        """As :meth:`Objective.__call__`; without reference log-probabilities the share is 0."""
+        if entries.ref is None and entries.exact_kl is None:
+            nothing = columns.kl_coef.new_zeros(())
+            none = torch.zeros(2, dtype=torch.float64, device=nothing.device)
+            names = {f"kl/reference_nats/{task}": none for task in columns.tasks}
+            return nothing, Sums(
+                totals={"loss/kl": nothing.double()}, means={"kl/reference_nats": none}, optional_means=names
+            )
+        grouped = units(entries, columns, self.level)
+        if self.estimator == "exact":
+            if entries.exact_kl is None:
+                raise ValueError("algo.kl.estimator exact needs the KL of whole distributions; none was computed")
+            kl = per_unit(entries.weight * entries.exact_kl, grouped) / grouped.size
+        else:
+            assert entries.ref is not None
+            kl = kl_estimate(per_unit(entries.weight * (entries.ref - entries.log_probs), grouped), self.estimator)
+            kl = kl / grouped.size
+        factor = (columns.loss_coef * columns.kl_coef)[grouped.sample]
+        share = reduce_units(factor * kl, grouped, columns, how, counts)
+        return share, Sums(
+            totals={"loss/kl": share.detach().double()},
+            means={"kl/reference_nats": mean_of(kl)},
+            optional_means=by_task("kl/reference_nats", kl, grouped, columns),
+        )
+
+
+def total_loss(
+    objective: Objective, kl: KLPenalty, entries: Entries, columns: Columns, counts: Counts, how: str
+) -> tuple[Float[Tensor, ""], Sums]:
+    """This shard's share of ``objective + kl_coef * KL``, to be minimised, and the metrics."""
+    policy, sums = objective(entries, columns, counts, how)
+    penalty, more = kl(entries, columns, counts, how)
+    total = policy + penalty
+    return total, sums.joined(more).joined(Sums(totals={"loss/total": total.detach().double()}))
+
+
+def load_objective(name: str, options: Mapping[str, Any]) -> Objective:
+    """Builds the objective of the file ``unigrpo/algorithm/objective/<name>.py``.
+
+    Args:
+        name: The file.
+        options: Keyword arguments of its class.
+
+    Raises:
+        ValueError: No such file, or an option that its class does not have or allow; the message lists the right ones.
+    """
+    return plugins.build(PACKAGE, name, Objective, options, setting="algo.objective")
+
+
+def check_level(setting: str, level: str) -> None:
+    """Raises ValueError unless the level is known; ``setting`` is its config name."""
+    if level not in LEVELS:
+        raise ValueError(f"{setting}: no {level!r}; choose one of {list(LEVELS)}")
+
+
+def checked_normalisation(normalise: str | None, level: str) -> str:
+    """The normalisation, or if it is None the usual one of the level: none for tokens, else by the tokens.
+
+    Raises:
+        ValueError: Unknown normalisation.
+    """
+    if normalise is None:
+        return "none" if level in ("token", "view_token") else "tokens"
+    if normalise not in NORMALISATIONS:
+        raise ValueError(f"algo.objective: normalise: no {normalise!r}; choose one of {list(NORMALISATIONS)}")
+    return normalise
+
+
+def weighted_sum(values: Float[Tensor, " N"], entries: Entries, grouped: Units, normalise: str) -> Float[Tensor, " U"]:
+    """The weighted sum over the entries of each unit: the estimate of the unit's log-likelihood or log-ratio.
+
+    Args:
+        values: Of the entries.
+        entries: Whose weights count.
+        grouped: The units.
+        normalise: `none`; `tokens` divides by the number of tokens that a unit stands for; `weights` divides by the
+            sum of the weights, which gives their mean.
+    """
+    total = per_unit(entries.weight * values, grouped)
+    if normalise == "tokens":
+        return total / grouped.size
+    if normalise == "weights":
+        return total / per_unit(entries.weight, grouped)
+    return total
+
+
+def unit_advantages(entries: Entries, columns: Columns, grouped: Units) -> Float[Tensor, " U"]:
+    """The advantage of each unit: that of its sample and span, or the mean over its tokens if they have their own."""
+    if entries.token_advantage is None:
+        return columns.advantage[grouped.sample, grouped.span]
+    ones = torch.ones_like(entries.token_advantage)
+    return per_unit(entries.token_advantage, grouped) / per_unit(ones, grouped)
+
+
+def old_log_probs(entries: Entries) -> Float[Tensor, " N"]:
+    """The old log-probabilities of the entries, which must be there."""
+    assert entries.old is not None, "the objective needs old log-probabilities, and none were computed"
+    return entries.old
+
+
+def _ratio_sums(log_ratio: Tensor, found: UnitLosses, entries: Entries, columns: Columns) -> Sums:
+    grouped = found.units
+    log_ratio = log_ratio.detach().double()
+    ratio = log_ratio.exp()
+    is_clipped = torch.zeros_like(ratio, dtype=torch.bool) if found.is_clipped is None else found.is_clipped
+    clipped = is_clipped.double()
+    rate = per_unit(entries.rate, grouped) / per_unit(torch.ones_like(entries.rate), grouped)
+    return Sums(
+        totals={"tokens/scored": torch.tensor(float(len(grouped)), dtype=torch.float64, device=ratio.device)},
+        means={
+            "ratio/mean": mean_of(ratio),
+            "ratio/square_mean": mean_of(ratio.square()),
+            "kl/old_nats": mean_of(kl_estimate(log_ratio, "k3")),
+            "ratio/clipped_fraction": mean_of(clipped),
+        },
+        optional_means={
+            **by_mask_rate("ratio/clipped_fraction", is_clipped, rate),
+            **by_task("ratio/clipped_fraction", clipped, grouped, columns),
+        },
+        largest={"ratio/max": ratio.max() if len(ratio) else ratio.new_zeros(())},
+    )

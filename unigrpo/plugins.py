@@ -1,4 +1,4 @@
-"""The name in the config is the file name: a name -> its module, with the right names in the error."""
+"""Loading of a module by its file name, which is the name that a config gives."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Plugin = TypeVar("Plugin")
 
 
 def available(package: str, *, hidden: tuple[str, ...] = ("base",)) -> list[str]:
-    """Names that :func:`load` accepts for a package, sorted."""
+    """Returns the names that :func:`load` accepts for a package, sorted."""
     found = importlib.import_module(package)
     return sorted(m.name for m in pkgutil.iter_modules(found.__path__) if m.name not in hidden)
 
@@ -27,7 +27,7 @@ def load(package: str, name: str, *, setting: str) -> ModuleType:
         setting: Dotted config name, for the error.
 
     Raises:
-        ValueError: No such file; the message lists the right names.
+        ValueError: There is no such file; the message lists the right names.
     """
     names = available(package)
     if name not in names:

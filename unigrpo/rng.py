@@ -1,4 +1,4 @@
-"""Random number generators that depend on a key alone: the same numbers on every rank, in every process."""
+"""Random number generators that depend on a key alone: the same numbers on every rank and in every process."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import torch
 
 
 def keyed_generator(*key: int | str, device: str | torch.device = "cpu") -> torch.Generator:
-    """A generator whose numbers depend on ``key`` alone, on every machine and in every process.
+    """Returns a generator whose numbers depend on ``key`` alone, on every machine and in every process.
 
     >>> keyed_generator(42, 7, "mask").initial_seed() == keyed_generator(42, 7, "mask").initial_seed()
     True
 
     Args:
-        key: What the draw is for, for example (run seed, step, sample, inner update, "mask").
-        device: Where the generator draws.
+        key: Purpose of the random numbers, for example (run seed, step, sample, inner update, "mask").
+        device: Device of the generator.
     """
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     generator = torch.Generator(device=device)

@@ -1,4 +1,4 @@
-"""What the GPUs that people train on can do, by the vendors' data sheets."""
+"""Peak arithmetic, memory and links of common GPUs, from the vendors' data sheets."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ class Hardware:
 
     name: str
     memory_gb: float
-    """1e9 bytes."""
+    """Memory, in units of 1e9 bytes."""
     tflops: float
-    """Dense bfloat16, 1e12 per second."""
+    """Dense bfloat16 operations, in units of 1e12 per second."""
     link_gb: float
-    """To the other GPUs of its node, 1e9 bytes per second and direction."""
+    """Bandwidth to the other GPUs of its node, in units of 1e9 bytes per second and direction."""
     network_gb: float
-    """To GPUs of other nodes, 1e9 bytes per second and direction."""
+    """Bandwidth to GPUs of other nodes, in units of 1e9 bytes per second and direction."""
 
 
 KINDS = {
@@ -32,15 +32,16 @@ KINDS = {
         Hardware(name="b200", memory_gb=191.0, tflops=2250, link_gb=900, network_gb=50),
     )
 }
-"""By the names of ``--gpu``; the network is that of the vendors' own systems, 200 or 400 gigabits for each GPU."""
+"""GPUs by the names that ``--gpu`` accepts. The network is that of the vendors' own systems, 200 or 400 gigabits per
+GPU."""
 DEFAULT = "h100_80gb"
 
 
 def find_hardware(name: str) -> Hardware:
-    """The hardware of that name; `auto` is the GPU of this machine, or :data:`DEFAULT` without one.
+    """Returns the hardware with this name. `auto` is the GPU of this machine, or :data:`DEFAULT` without one.
 
     Raises:
-        ValueError: No such name.
+        ValueError: There is no such name.
     """
     if name == "auto":
         found = gpu_of_this_machine() if torch.cuda.is_available() else None
@@ -51,7 +52,8 @@ def find_hardware(name: str) -> Hardware:
 
 
 def gpu_of_this_machine() -> Hardware | None:
-    """The largest kind of the same maker's name that has no more memory than the GPU here; None for an unknown GPU."""
+    """Returns the largest GPU of this maker's name that has no more memory than the GPU here; None for an unknown
+    GPU."""
     found = torch.cuda.get_device_properties(0)
     same = [kind for kind in KINDS.values() if kind.name.split("_")[0] in found.name.lower()]
     fitting = [kind for kind in same if kind.memory_gb <= found.total_memory / 1e9 * 1.1]

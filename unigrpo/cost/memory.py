@@ -1,4 +1,4 @@
-"""How much memory one policy GPU of a run needs, before the run starts.
+"""Estimate of the memory that one policy GPU of a run needs, before the run starts.
 
 The counts are those of mixed-precision Adam under ZeRO (arXiv:1910.02054, section 3.1): 12 bytes per parameter for the
 float32 master weights and the two moments, and one weight and one gradient in the type of the forward pass.
@@ -18,33 +18,33 @@ from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
 OPTIMIZER_BYTES = 12
 TYPE_BYTES = {"fp32": 4, "bf16": 2}
 LAYER_TENSORS = 16
-"""Tensors of the model's width that one layer keeps for the backward pass: norms, q, k, v, attention and its output,
-residuals, and the three of the MLP at about three widths each."""
+"""Number of tensors of the model's width that one layer keeps for the backward pass: norms, q, k, v, attention and its
+output, residuals, and the three of the MLP at about three widths each."""
 USABLE_SHARE = 0.92
-"""Of a GPU's memory; the rest is for the CUDA context, NCCL's buffers and fragments."""
+"""Usable fraction of a GPU's memory. The CUDA context, NCCL's buffers and fragmentation take the rest."""
 HEAD_ROWS = 1024
-"""Rows whose logits exist at once, float32."""
+"""Number of rows whose float32 logits exist at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSize:
-    """What the estimate needs to know of a model."""
+    """Sizes of a model that the estimates need."""
 
     num_parameters: int
     num_layers: int
     width: int
     vocabulary_size: int
     num_trainable: int
-    """Parameters that the optimizer has: all, or those of the LoRA adapters."""
+    """Number of parameters that the optimizer has: all, or those of the LoRA adapters."""
 
     @property
     def layer_parameters(self) -> int:
-        """Of the layers' matrices: all but embedding, head and norms."""
+        """Number of parameters of the layers' matrices: all but embedding, head and norms."""
         return self.num_parameters - self.width * (2 * self.vocabulary_size + 2 * self.num_layers + 1)
 
     @classmethod
     def of(cls, config: MMadaConfig, lora: LoRAConfig) -> ModelSize:
-        """The size of the model that a config describes, without building its weights."""
+        """Returns the size of the model that a config describes, without building its weights."""
         with torch.device("meta"):
             model = MMadaModelLM(config)
             if lora.rank:
@@ -60,16 +60,16 @@ class ModelSize:
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryPlan:
-    """Gigabytes (1e9 bytes) on one policy rank."""
+    """Memory of one policy rank, in gigabytes (1e9 bytes)."""
 
     gpu: dict[str, float]
-    """On the GPU, by purpose."""
+    """Memory on the GPU, by purpose."""
     cpu: dict[str, float]
-    """Moved to CPU memory, by purpose."""
+    """Memory that is moved to the CPU, by purpose."""
 
     @property
     def gpu_total(self) -> float:
-        """The most that is needed at a time: sampling and updates take turns."""
+        """Largest memory at one time: generation and updates alternate."""
         turns = {name: self.gpu.get(name, 0.0) for name in ("activations", "logits", "sampling")}
         steady = sum(self.gpu.values()) - sum(turns.values())
         return steady + max(turns["activations"] + turns["logits"], turns["sampling"])
@@ -81,7 +81,7 @@ def memory_plan(config: RunConfig, model: ModelSize, longest_row: int) -> Memory
     Args:
         config: The run.
         model: Size of the policy.
-        longest_row: Tokens of the longest prompt and response.
+        longest_row: Number of tokens of the longest prompt and response together.
     """
     plan = training_memory(config, model, config.train.micro_batch_size * longest_row)
     # With rollout workers too: held-out prompts are answered here. The weights are there, or under ZeRO-3 a share.
@@ -94,7 +94,8 @@ def memory_plan(config: RunConfig, model: ModelSize, longest_row: int) -> Memory
 
 
 def rollout_memory_gb(config: RunConfig, model: ModelSize, longest_row: int) -> float:
-    """Gigabytes (1e9 bytes) that generation needs on a GPU, whole weights included; see :func:`memory_plan`."""
+    """Returns the gigabytes (1e9 bytes) that generation needs on a GPU, whole weights included; see
+    :func:`memory_plan`."""
     # One pass without gradient: a layer's tensors, and the logits of the positions that it reads.
     tokens = config.rollout.micro_batch_size * longest_row
     once = tokens * model.width * TYPE_BYTES[config.ds.param_dtype] * LAYER_TENSORS / 1e9
@@ -110,10 +111,10 @@ def _logits_gb(model: ModelSize) -> float:
 
 
 def check_fits(plan: MemoryPlan, config: ModelRun, hardware: Hardware) -> None:
-    """Refuses what needs more memory than the GPU has.
+    """Refuses a run that needs more memory than the GPU has.
 
     Raises:
-        ValueError: It does not fit.
+        ValueError: The run does not fit.
     """
     room = room_gb(hardware)
     if plan.gpu_total <= room:
@@ -145,12 +146,12 @@ def check_rollouts_fit(gigabytes: float, hardware: Hardware) -> None:
 
 
 def room_gb(hardware: Hardware) -> float:
-    """What a plan may fill of a GPU's memory."""
+    """Returns the part of a GPU's memory that a plan may fill."""
     return USABLE_SHARE * hardware.memory_gb
 
 
 def training_memory(config: ModelRun, model: ModelSize, tokens: int, num_ranks: int | None = None) -> MemoryPlan:
-    """The memory of one rank that trains a model.
+    """Returns the memory of one rank that trains a model.
 
     Args:
         config: The run or stage.

@@ -1,4 +1,4 @@
-"""How long a step takes, from the arithmetic that it does and what the GPUs can do.
+"""Estimate of the time of a step, from its arithmetic and the speed of the GPUs.
 
 A forward pass costs 2 FLOPs for each weight of the layers and token, and 4 x layers x width for each pair of tokens
 that see each other; the head costs 2 x width x vocabulary where it is read. A backward pass costs two forward passes,
@@ -19,38 +19,39 @@ GPUS_PER_NODE = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Lengths:
-    """Tokens of a task's rows."""
+    """Numbers of tokens of a task's rows."""
 
     prompt: int
     response: int
 
     @property
     def row(self) -> int:
-        """Prompt and response."""
+        """Number of tokens of prompt and response together."""
         return self.prompt + self.response
 
 
 def pass_flops(model: ModelSize, tokens: float, pairs: float, logits: float) -> tuple[float, float]:
-    """Floating-point operations of a forward pass, in the layers and in the head.
+    """Returns the floating-point operations of a forward pass, in the layers and in the head.
 
     Args:
-        model: Its size.
-        tokens: That go through the layers.
-        pairs: Of tokens of which one attends to the other.
-        logits: That are computed.
+        model: Size of the model.
+        tokens: Number of tokens that go through the layers.
+        pairs: Number of pairs of tokens of which one attends to the other.
+        logits: Number of logits that are computed.
     """
     return 2 * model.layer_parameters * tokens + 4 * model.num_layers * model.width * pairs, 2 * model.width * logits
 
 
 def forward_flops(model: ModelSize, row: int, read: float) -> float:
-    """Floating-point operations of one forward pass of one row, of which ``read`` tokens have logits."""
+    """Returns the floating-point operations of a forward pass of one row, of which ``read`` tokens have logits."""
     return sum(pass_flops(model, row, row**2, read * model.vocabulary_size))
 
 
 def text_flops(model: ModelSize, lengths: Lengths, text: TextSamplingConfig) -> float:
-    """Of one sampled text that fills its length in as many steps as it may take.
+    """Returns the floating-point operations of one text sample of full length in the largest number of steps.
 
-    The first step of a block sees the whole row; a cache spares the others what stands before the block, or around it.
+    The first step of a block computes the whole row. With a cache, the other steps leave out the tokens before the
+    block, or all tokens around it.
     """
     num_blocks = text.max_new_tokens // text.block_length
     steps = max(1, text.num_denoising_steps // num_blocks)
@@ -64,7 +65,10 @@ def text_flops(model: ModelSize, lengths: Lengths, text: TextSamplingConfig) -> 
 
 
 def image_flops(model: ModelSize, lengths: Lengths, image: ImageSamplingConfig, codebook_size: int) -> float:
-    """Of one sampled image; the branch without a condition has almost no prompt, and a cache spares the prompt."""
+    """Returns the floating-point operations of one image sample.
+
+    The unconditional pass of guidance has almost no prompt, and a cache leaves out the prompt.
+    """
     rows = [lengths.row] + ([lengths.response + 5] if image.guidance_scale > 0 else [])
     logits, total = lengths.response / 2 * codebook_size, 0.0
     for row in rows:
@@ -80,7 +84,8 @@ class StepFlops:
 
     generate: float
     score: float
-    """By the old policy, and by the reference on the same GPUs; one on GPUs of its own scores at the same time."""
+    """Operations of the old policy, and of the reference if it shares the GPUs; otherwise it scores at the same
+    time."""
     update: float
 
 
@@ -92,15 +97,15 @@ def unigrpo_flops(
     shares: dict[str, float],
     codebook_size: int,
 ) -> StepFlops:
-    """Of one UniGRPO step.
+    """Returns the floating-point operations of one UniGRPO step.
 
     Args:
         config: The run.
         model: Size of the policy.
         prompt_tokens: Mean length of the prompts of each task, input images included.
-        num_image_tokens: Of a drawn image.
-        shares: Of each task among the prompts, together 1.
-        codebook_size: Image codes.
+        num_image_tokens: Number of tokens of a generated image.
+        shares: Fraction of each task among the prompts; the fractions add up to 1.
+        codebook_size: Number of image codes.
     """
     generate = score = 0.0
     for task, share in shares.items():
@@ -124,7 +129,7 @@ def unigrpo_flops(
 
 
 def stage_flops(config: StageConfig, model: ModelSize, rows: dict[str, int]) -> StepFlops:
-    """Of one step of a stage, whose rows of each modality have so many tokens."""
+    """Returns the operations of one step of a stage, from the number of tokens of a row of each modality."""
     passes = 4 if config.actor.gradient_checkpointing_enable else 3
     sizes = {name: modality.batch_size for name, modality in config.modalities.items()}
     total = sum(size * forward_flops(model, rows[name], rows[name] / 2) for name, size in sizes.items())
@@ -141,17 +146,18 @@ def step_seconds(
     mfu: float,
     num_rollout_gpus: int = 0,
 ) -> dict[str, float]:
-    """Seconds of a step by role; `gradients` travel among policy ranks, and in `sync` weights to rollout workers.
+    """Returns the seconds of a step by role. `gradients` is their communication among policy ranks, and `sync` the
+    weights.
 
     Args:
-        flops: Of the step.
+        flops: Operations of the step.
         model: Size of the policy.
         hardware: The GPUs.
-        num_gpus: Policy GPUs.
-        num_updates: Optimizer steps of a step.
-        zero_stage: Under ZeRO-3 weights travel for every pass.
-        mfu: Share of the GPUs' arithmetic that the passes reach.
-        num_rollout_gpus: GPUs of rollout workers; 0 generates on the policy's.
+        num_gpus: Number of policy GPUs.
+        num_updates: Number of optimizer steps of a step.
+        zero_stage: Stage of ZeRO. Under ZeRO-3 weights are communicated for every pass.
+        mfu: Fraction of the GPUs' arithmetic that the passes reach.
+        num_rollout_gpus: Number of GPUs of rollout workers; 0 generates on the policy's GPUs.
     """
     speed = hardware.tflops * 1e12 * mfu
 
@@ -174,7 +180,7 @@ def step_seconds(
 
 
 def whole_step(seconds: dict[str, float], max_staleness: int) -> float:
-    """Seconds of a step: the sum of its roles, or the longer side where generation overlaps the rest."""
+    """Returns the seconds of a step: the sum of its roles, or the longer side where generation overlaps the rest."""
     if max_staleness == 0:
         return sum(seconds.values())
     generating, sending = seconds["generate"], seconds.get("sync", 0.0)

@@ -1,7 +1,7 @@
-"""Checkpoints on disk: written beside, then renamed, so that a half-written one is never taken for a whole one.
+"""Checkpoints on disk: each is written under another name and then renamed, so that an incomplete one is never loaded.
 
-``<path>/step_00000020/`` holds what the workers wrote and ``complete.json``: the trainer's state and the size of every
-file. ``best.json`` names the best one.
+``<path>/step_00000020/`` holds what the workers wrote, and ``complete.json`` with the trainer's state and the size of
+every file. ``best.json`` names the best checkpoint.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ BEST_FILE = "best.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A whole checkpoint."""
+    """A complete checkpoint."""
 
     folder: Path
     step: int
-    """Steps that were finished when it was written."""
+    """Number of steps that were finished when it was written."""
     state: dict[str, Any]
-    """The trainer's own state."""
+    """State of the trainer."""
 
 
 class CheckpointStore:
@@ -42,13 +42,13 @@ class CheckpointStore:
     def save(
         self, step: int, state: dict[str, Any], write: Callable[[Path], None], metric: float | None = None
     ) -> Path:
-        """Writes a checkpoint, then deletes the ones that are no longer kept.
+        """Writes a checkpoint, then deletes those that are no longer kept.
 
         Args:
-            step: Finished steps.
-            state: The trainer's state, JSON.
-            write: Writes the workers' files into the folder it is given; every rank has finished when it returns.
-            metric: Higher is better; decides which checkpoint is the best.
+            step: Number of finished steps.
+            state: State of the trainer, as JSON values.
+            write: Writes the workers' files into a folder; every rank has finished when it returns.
+            metric: Value that decides which checkpoint is the best; higher is better.
         """
         final = self.path / _name(step)
         partial = self.path / f".writing_{_name(step)}"
@@ -67,10 +67,10 @@ class CheckpointStore:
         return final
 
     def latest(self) -> Checkpoint | None:
-        """The newest whole checkpoint, or None if there is none at all.
+        """Returns the newest complete checkpoint, or None if there is no checkpoint.
 
         Raises:
-            ValueError: There are checkpoints, but none is whole; starting anew would lose the run.
+            ValueError: There are checkpoints, but none is complete; starting anew would lose the run.
         """
         problems: list[str] = []
         for folder in sorted(self.path.glob("step_*"), reverse=True):
@@ -104,7 +104,7 @@ def read(folder: Path) -> Checkpoint:
     """Opens one checkpoint.
 
     Raises:
-        ValueError: It is not whole.
+        ValueError: The checkpoint is not complete.
     """
     problem = _problem(folder)
     if problem:
@@ -114,7 +114,7 @@ def read(folder: Path) -> Checkpoint:
 
 
 def _problem(folder: Path) -> str:
-    """What is wrong with a checkpoint folder; empty if it is whole."""
+    """Returns what is wrong with a checkpoint folder; empty if it is complete."""
     try:
         files = json.loads((folder / COMPLETE_FILE).read_text())["files"]
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -133,7 +133,7 @@ def _name(step: int) -> str:
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    """Replaces a file in one piece, flushed to the disk."""
+    """Replaces a file atomically, with its content flushed to the disk."""
     partial = path.with_name(path.name + ".partial")
     with partial.open("w") as file:
         json.dump(content, file, indent=1)

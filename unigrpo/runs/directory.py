@@ -1,4 +1,4 @@
-"""The folder of a run: config with commit and versions, metrics, samples, summary, and the progress bar over it."""
+"""The directory of a run: config with commit and versions, metrics, samples, summary, and the progress bar."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SECRET_ENDINGS = ("api_key", "password", "secret", "token")
 
 
 class WrittenConfig(Protocol):
-    """What the folder of a run needs of the run's config, of UniGRPO and of a stage alike."""
+    """The settings of a run or stage that its directory needs."""
 
     @property
     def run_dir(self) -> str: ...
@@ -38,17 +38,17 @@ class WrittenConfig(Protocol):
 
 
 class RunDirectory:
-    """Everything that a run writes; the trainer's :class:`~unigrpo.trainers.unigrpo.Output`."""
+    """Writes everything that a run writes; the trainer's :class:`~unigrpo.trainers.unigrpo.Output`."""
 
     title = "UniGRPO"
 
     def __init__(self, config: WrittenConfig, first_step: int) -> None:
-        """Opens the folder.
+        """Opens the directory.
 
         Args:
             config: The run.
-            first_step: Finished steps of a resumed run; what was written after them is dropped, since they are made
-                again.
+            first_step: Number of finished steps of a resumed run. Metrics and samples of later steps are deleted,
+                because these steps run again.
         """
         self.path = Path(config.run_dir)
         self.path.mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ class RunDirectory:
         self._writer.write(step, values)
 
     def rollouts(self, step: int, rows: list[dict[str, Any]]) -> None:
-        """Writes samples to ``rollouts.jsonl``, and the pictures of held-out ones on a page below ``drawings/``."""
+        """Writes samples to ``rollouts.jsonl``, and a grid of the images of held-out samples below ``drawings/``."""
         self._writer.write_rollouts(step, [{k: v for k, v in row.items() if k != "image"} for row in rows])
         columns = [(row["prompt"], (row["image"],)) for row in rows if row.get("image") is not None]
         if columns and rows[0]["kind"] == "eval":
@@ -79,7 +79,7 @@ class RunDirectory:
         self._bar.update(step - self._bar.n)
 
     def shown(self, values: dict[str, float]) -> dict[str, str]:
-        """What the progress bar tells."""
+        """Returns the values that the progress bar shows."""
         return {
             "reward": f"{values.get('reward/total_mean', math.nan):.3f}",
             "KL": f"{values.get('kl/reference_nats', 0.0):.4f}",
@@ -91,7 +91,7 @@ class RunDirectory:
         (self.path / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
 
     def close(self) -> None:
-        """Ends the bar and flushes the writers."""
+        """Ends the progress bar and flushes the writers."""
         self._bar.close()
         self._writer.close()
 
@@ -100,7 +100,7 @@ def check_unused(config: WrittenConfig) -> None:
     """Refuses to write a new run over an old one.
 
     Raises:
-        ValueError: The folder holds a run and resuming was not asked for.
+        ValueError: The directory holds a run, and resuming was not requested.
     """
     if (Path(config.run_dir) / "metrics.jsonl").exists() and not config.ckpt.load_enable:
         raise ValueError(
@@ -110,7 +110,7 @@ def check_unused(config: WrittenConfig) -> None:
 
 
 def config_text(config: WrittenConfig) -> str:
-    """The resolved config as YAML that ``--config`` takes again; commit and versions stand above it as comments."""
+    """Returns the resolved config as YAML for ``--config``, with commit and versions as comments at the top."""
     lines = [f"# commit: {commit()}", f"# python: {sys.version.split()[0]}"]
     lines += [f"# {name}: {_version(name)}" for name in PACKAGES]
     plain = json.loads(json.dumps(_without_secrets(config.to_dict())))
@@ -118,7 +118,8 @@ def config_text(config: WrittenConfig) -> str:
 
 
 def commit() -> str:
-    """Commit of the running code: from the launcher, since a job's working directory is no repository, or from git."""
+    """Returns the commit of the running code: from the launcher, since a job's directory is no repository, or from
+    git."""
     if told := os.environ.get("UNIGRPO_COMMIT"):
         return told
     command = ["git", "rev-parse", "HEAD"]

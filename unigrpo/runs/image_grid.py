@@ -1,4 +1,4 @@
-"""Pages of small pictures under the texts that they belong to."""
+"""Grids of small images with captions."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 DRAWINGS = "drawings"
-"""Folder of a run's pages."""
+"""Folder of a run's image grids."""
 CELL_PIXELS = 128
-"""Pixels of a side of a picture on a page."""
+"""Side of an image in a grid, in pixels."""
 GAP = 4
 LINE = 12
-"""Pixels of a line of text."""
+"""Height of a line of text, in pixels."""
 MAX_LINES = 4
 CHARACTERS = 22
-"""Of a line, as wide as a picture."""
+"""Number of characters of a line of text as wide as an image."""
 
 
 def captioned_grid(columns: Sequence[tuple[str, Sequence[np.ndarray | None]]]) -> Image.Image:
-    """One column for each text, its pictures below one another.
+    """Returns a grid with one column for each caption and its images below it.
 
     Args:
-        columns: Texts and pictures, uint8 (H, W, 3); None leaves a place empty.
+        columns: Captions with their images, uint8 (H, W, 3); None leaves a cell empty.
     """
     texts = [textwrap.wrap(text, CHARACTERS)[:MAX_LINES] for text, _ in columns]
     head = LINE * max(map(len, texts)) + GAP
@@ -41,7 +41,7 @@ def captioned_grid(columns: Sequence[tuple[str, Sequence[np.ndarray | None]]]) -
 
 
 def stack_vertically(pages: Sequence[Image.Image]) -> Image.Image:
-    """Pages of the same texts with one row of pictures each -> one page: the texts once, and every row."""
+    """Joins grids of one row with the same captions into one grid: the captions once, and then every row."""
     first, *others = pages
     row = CELL_PIXELS + GAP
     page = Image.new("RGB", (first.width, first.height + row * len(others)), "white")
@@ -52,5 +52,5 @@ def stack_vertically(pages: Sequence[Image.Image]) -> Image.Image:
 
 
 def square(picture: np.ndarray) -> Image.Image:
-    """A picture in the size of a page's, its pixels as they are."""
+    """Resizes an image to the size of a cell without interpolation."""
     return Image.fromarray(picture).resize((CELL_PIXELS, CELL_PIXELS), Image.Resampling.NEAREST)

@@ -1,4 +1,4 @@
-"""Metrics and samples of a run on disk: JSON lines always, TensorBoard and Weights & Biases on request.
+"""Metrics and samples of a run on disk: always as JSON lines, on request also in TensorBoard and Weights & Biases.
 
 A metric's name is ``group/name_unit``: ``reward/total_mean``, ``kl/reference_nats``, ``time/update_seconds``.
 """
@@ -20,16 +20,18 @@ ROLLOUTS_FILE = "rollouts.jsonl"
 
 
 class MetricsWriter:
-    """Appends to the files of a run folder; every line is on disk when a call returns."""
+    """Appends to the files of a run directory; every line is on disk when a call returns."""
 
     def __init__(self, folder: Path, *, tensorboard: bool, wandb_project: str = "") -> None:
-        """Args:
-        folder: The run folder.
-        tensorboard: Also write TensorBoard files.
-        wandb_project: Also send to this Weights & Biases project; the key comes from WANDB_API_KEY.
+        """Opens the files.
+
+        Args:
+            folder: The run directory.
+            tensorboard: Also write TensorBoard files.
+            wandb_project: Also send to this Weights & Biases project; the key comes from WANDB_API_KEY.
 
         Raises:
-            ValueError: W&B was asked for and is not installed or has no key.
+            ValueError: W&B was requested and is not installed or has no key.
         """
         self._folder = folder
         self._tensorboard = SummaryWriter(str(folder / "tensorboard")) if tensorboard else None
@@ -50,7 +52,7 @@ class MetricsWriter:
         _append(self._folder / ROLLOUTS_FILE, [{"step": step, **row} for row in rows])
 
     def write_pictures(self, step: int, pictures: dict[str, np.ndarray]) -> None:
-        """Sends pictures (uint8, height x width x 3) to TensorBoard and W&B; the files are the caller's."""
+        """Sends images (uint8, height x width x 3) to TensorBoard and W&B; the caller writes the files."""
         if self._tensorboard is not None:
             for name, picture in pictures.items():
                 self._tensorboard.add_image(name, picture, step, dataformats="HWC")
@@ -73,7 +75,7 @@ class MetricsWriter:
             self._wandb.log({name: importlib.import_module("wandb").Table(columns=columns, data=data)}, step=step)
 
     def truncate_after(self, step: int) -> None:
-        """Drops what was written after a step, which a resumed run writes again. -1 drops all."""
+        """Deletes what was written after a step, because a resumed run writes it again. -1 deletes everything."""
         for name in (METRICS_FILE, ROLLOUTS_FILE):
             path = self._folder / name
             if path.exists():
@@ -83,7 +85,7 @@ class MetricsWriter:
                 os.replace(partial, path)
 
     def close(self) -> None:
-        """Ends the writers."""
+        """Closes the writers."""
         if self._tensorboard is not None:
             self._tensorboard.close()
         if self._wandb is not None:
@@ -91,7 +93,8 @@ class MetricsWriter:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON-lines file; a last line that was cut off by a kill is left out. Empty if there is no file."""
+    """Returns the rows of a JSON-lines file, without a last line that was cut off by a kill; empty if there is no
+    file."""
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text().splitlines() if _step(line) < float("inf")]
@@ -103,12 +106,12 @@ def _append(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def _cell(text: str) -> str:
-    """Text as a cell of a Markdown table, shown as it is."""
+    """Returns a text as a cell of a Markdown table that shows it unchanged."""
     return html.escape(text).replace("|", "&#124;").replace("\n", "<br>")
 
 
 def _step(line: str) -> float:
-    """Step of a line; infinite for one that was cut off, so that it is dropped."""
+    """Returns the step of a line; infinity for a line that was cut off, so that it is deleted."""
     try:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):

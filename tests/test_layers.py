@@ -49,9 +49,9 @@ def imports(source: str) -> set[str]:
 
 
 def room(path: str) -> str:
-    """The package of a file or dotted module of unigrpo; empty for unigrpo/__init__.py."""
+    """The package of a file or dotted module of unigrpo; empty for __init__.py and __main__.py."""
     parts = path.removesuffix(".py").replace("/", ".").split(".")
-    return parts[1] if len(parts) > 1 and parts[1] != "__init__" else ""
+    return parts[1] if len(parts) > 1 and parts[1] not in ("__init__", "__main__") else ""
 
 
 def level(package: str) -> int:

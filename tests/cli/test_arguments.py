@@ -12,8 +12,8 @@ from unigrpo.runs.directory import config_text
 
 
 def config(*arguments):
-    parser = run_parser("unigrpo.cli.train_unigrpo", "Trains.")
-    return config_from_args(parse(parser, arguments), RunConfig)
+    parser = run_parser("unigrpo train", "Trains.")
+    return config_from_args(parse(parser, arguments, RunConfig), RunConfig)
 
 
 def test_flags_win_over_the_file_and_the_file_over_the_defaults(tmp_path):
@@ -41,7 +41,7 @@ def test_secrets_in_reward_options_are_not_written():
 
 
 def test_every_field_has_a_help_text(capsys):
-    parser = run_parser("unigrpo.cli.train_unigrpo", "Trains.")
+    parser = run_parser("unigrpo train", "Trains.")
     text = " ".join(parser.format_help().split())
     for section in dataclasses.fields(RunConfig):
         if dataclasses.is_dataclass(section.default_factory):
@@ -68,7 +68,7 @@ def test_every_field_has_a_help_text(capsys):
 def test_an_unknown_key_of_a_file_gets_the_nearest_name(tmp_path, text, message):
     (tmp_path / "a.yaml").write_text(text)
     with pytest.raises(ValueError, match=r"not accept") as caught:
-        parse(run_parser("x", "x", StageConfig), ["--config", str(tmp_path / "a.yaml")])
+        parse(run_parser("x", "x", StageConfig), ["--config", str(tmp_path / "a.yaml")], StageConfig)
     assert message in str(caught.value)
 
 

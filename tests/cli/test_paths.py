@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from unigrpo.cli import train_stage
 from unigrpo.cli.paths import SUBMIT_FOLDER, with_absolute_paths
 from unigrpo.config import (
     ActorConfig,
@@ -79,6 +78,6 @@ def test_files_of_a_source_are_told_from_data_sets_on_the_hub(tmp_path, monkeypa
     (tmp_path / "folder").mkdir()
     source = SourceConfig(kind="text", task="lm", path=given, index_folder="index")
     config = StageConfig(lm=ModalityConfig(batch_size=1, sources={"a": source}))
-    found = train_stage.with_absolute_paths(config).lm.sources["a"]
+    found = with_absolute_paths(config).lm.sources["a"]
     assert found.path == meant.replace("{user}", str(tmp_path)).replace("{home}", str(Path.home()))
     assert found.index_folder == str(tmp_path / "index")

@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoTokenizer
 
-from unigrpo.cli import train_mixcot, train_pretrain, train_unigrpo
+from unigrpo.cli import train_mixcot, train_pretrain
 from unigrpo.config import ImageSamplingConfig, LoRAConfig, RunConfig, TextSamplingConfig, TrainConfig
 from unigrpo.cost.hardware import KINDS, find_hardware
 from unigrpo.cost.memory import ModelSize
@@ -35,12 +35,12 @@ from unigrpo.workers.stats import FlopMeter
 CONFIGS = Path(__file__).parents[2] / "launch" / "configs" / "mmada_8b"
 SMALL = MMadaConfig(d_model=64, n_layers=3, n_heads=4, mlp_hidden_size=160, vocab_size=96)
 COMMANDS = {
-    "unigrpo": train_unigrpo.run,
-    "stage1_1": train_pretrain.run,
-    "stage1_2": train_pretrain.run,
-    "stage1_3": train_pretrain.run,
-    "stage2_1": train_mixcot.run,
-    "stage2_2": train_mixcot.run,
+    "unigrpo": train.run,
+    "stage1_1": train_stage.pretrain,
+    "stage1_2": train_stage.pretrain,
+    "stage1_3": train_stage.pretrain,
+    "stage2_1": train_stage.mixcot,
+    "stage2_2": train_stage.mixcot,
 }
 
 
@@ -92,7 +92,7 @@ def test_rollout_workers_take_generation_over_and_a_step_ahead_it_overlaps():
 def test_the_plan_shows_the_rollout_workers(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command = ["--config", str(CONFIGS / "unigrpo.yaml"), "--dry_run", "--gpu", "h200"]
-    assert train_unigrpo.run([*command, "--rollout.num_workers", "8", "--rollout.max_staleness", "1"]) == 0
+    assert train.run([*command, "--rollout.num_workers", "8", "--rollout.max_staleness", "1"]) == 0
     text = capsys.readouterr().out
     assert "8 rollout workers" in text
     assert "GB on each of 8 rollout GPUs" in text
@@ -102,10 +102,10 @@ def test_the_plan_shows_the_rollout_workers(capsys, tmp_path, monkeypatch):
 def test_the_plan_follows_the_chosen_tasks_and_refuses_those_that_nothing_pays_for(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command = ["--config", str(CONFIGS / "unigrpo.yaml"), "--dry_run", "--gpu", "h200", "--data.tasks"]
-    assert train_unigrpo.run([*command, "[text]"]) == 0
+    assert train.run([*command, "[text]"]) == 0
     assert "as many of each of text, half" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"data.tasks is \['r2i'\], but reward.terms pay for .*'t2i'.* alone; add"):
-        train_unigrpo.run([*command, "[r2i]"])
+        train.run([*command, "[r2i]"])
 
 
 def test_rollout_workers_that_cannot_fit_are_refused(tmp_path, monkeypatch):
@@ -114,7 +114,7 @@ def test_rollout_workers_that_cannot_fit_are_refused(tmp_path, monkeypatch):
     with pytest.raises(
         ValueError, match=r"a rollout worker needs .* GB; h200 has .* smaller rollout.micro_batch_size"
     ):
-        train_unigrpo.run([*command, "--actor.num_nodes", "8", "--rollout.micro_batch_size", "4096"])
+        train.run([*command, "--actor.num_nodes", "8", "--rollout.micro_batch_size", "4096"])
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -138,13 +138,13 @@ def test_what_cannot_fit_is_refused_with_what_to_change(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command = ["--config", str(CONFIGS / "unigrpo.yaml"), "--dry_run", "--actor.num_gpus_per_node", "2"]
     with pytest.raises(ValueError, match=r"needs .* GB on each GPU, most of it for optimizer .*ds\.zero_stage 3"):
-        train_unigrpo.run([*command, "--gpu", "a100_40gb"])
+        train.run([*command, "--gpu", "a100_40gb"])
 
 
 @pytest.mark.parametrize(("flag", "value", "message"), [("--gpu", "h1", "no 'h1'"), ("--mfu", "0", "--mfu is 0")])
 def test_wrong_assumptions_are_refused(flag, value, message):
     with pytest.raises(ValueError, match=message):
-        train_unigrpo.run(["--dry_run", flag, value])
+        train.run(["--dry_run", flag, value])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")

@@ -16,8 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from unigrpo.cli import train_unigrpo
-from unigrpo.cli.arguments import main
+from unigrpo.cli.main import main
 from unigrpo.distributed import cluster
 
 ROOT = Path(__file__).parent.parent.parent
@@ -61,7 +60,7 @@ def ray_head():
 
 def train(gcs: str, *arguments: str, **options) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "unigrpo.cli.train_unigrpo", *SMALL, *arguments],
+        [sys.executable, "-m", "unigrpo", "train", *SMALL, *arguments],
         cwd=ROOT, env={**os.environ, "RAY_ADDRESS": gcs}, capture_output=True, text=True, check=False, timeout=280,
         **options,
     )  # fmt: skip
@@ -141,7 +140,7 @@ def test_a_job_that_fails_says_so_in_its_status(ray_head, tmp_path):
 def test_after_kill_9_in_mid_step_a_resumed_run_has_the_same_metrics_and_weights(ray_head, submitted, tmp_path):
     gcs, whole = ray_head[1], submitted[1]
     killed = subprocess.Popen(
-        [sys.executable, "-m", "unigrpo.cli.train_unigrpo", *SMALL, "--run_dir", str(tmp_path / "killed"), *STEPS],
+        [sys.executable, "-m", "unigrpo", "train", *SMALL, "--run_dir", str(tmp_path / "killed"), *STEPS],
         cwd=ROOT, env={**os.environ, "RAY_ADDRESS": gcs}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         start_new_session=True,
     )  # fmt: skip
@@ -163,7 +162,7 @@ def test_after_kill_9_in_mid_step_a_resumed_run_has_the_same_metrics_and_weights
 def test_an_actor_killed_in_mid_step_ends_the_job_clearly_or_is_replaced(ray_head, tmp_path, actor):
     gcs = ray_head[1]
     unified = [
-        sys.executable, "-m", "unigrpo.cli.train_unigrpo", "--config", "launch/configs/tiny/unigrpo.yaml",
+        sys.executable, "-m", "unigrpo", "train", "--config", "launch/configs/tiny/unigrpo.yaml",
         "--rollout.batch_size", "4", "--rollout.n_samples_per_prompt", "4", "--eval.max_samples", "4",
         "--train.num_steps", "6", "--ckpt.save_steps", "1",
         "--rollout.num_workers", "1" if actor == "RolloutActor" else "0",
@@ -212,7 +211,7 @@ def test_question_and_answer_columns_run_as_they_are_with_a_byte_tokenizer(ray_h
         (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
     environment = {**os.environ, "RAY_ADDRESS": ray_head[1], "UNIGRPO_SUBMIT_DIR": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, "-m", "unigrpo.cli.train_unigrpo", *SMALL, "--data.prompt_dataset", "train.jsonl",
+        [sys.executable, "-m", "unigrpo", "train", *SMALL, "--data.prompt_dataset", "train.jsonl",
          "--eval.dataset", "test.jsonl", "--actor.model_name_or_path", "model", "--data.max_prompt_tokens", "256",
          "--train.num_steps", "1", "--run_dir", "run"],
         cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=280,
@@ -260,9 +259,9 @@ def test_bad_input_ends_with_one_line_before_ray_is_asked(tmp_path, monkeypatch,
     """In this process, because a command takes seconds to start."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(cluster, "connect", lambda _: pytest.fail("Ray was asked"))
-    monkeypatch.setattr(sys, "argv", ["train_unigrpo", *SMALL, *arguments, "--run_dir", str(tmp_path / "run")])
+    monkeypatch.setattr(sys, "argv", ["unigrpo", "train", *SMALL, *arguments, "--run_dir", str(tmp_path / "run")])
     with pytest.raises(SystemExit) as ended:
-        main(train_unigrpo.run)
+        sys.exit(main())
     assert ended.value.code == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1

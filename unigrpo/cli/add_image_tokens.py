@@ -11,7 +11,8 @@ from typing import Literal
 import torch
 from jsonargparse import ArgumentParser
 
-from unigrpo.cli.arguments import config_from_args, main, parse
+from unigrpo.cli.arguments import config_from_args, parse
+from unigrpo.cli.main import run_old_name
 from unigrpo.models.checkpoint_io import load_policy, save_policy
 from unigrpo.models.image_tokens import add_image_tokens
 from unigrpo.models.loading import load_tokenizer
@@ -43,7 +44,7 @@ class GrowConfig:
 def run(arguments: Sequence[str]) -> int:
     """The command. Returns its exit status."""
     parser = ArgumentParser(
-        prog="python -m unigrpo.cli.add_image_tokens", description=__doc__, exit_on_error=False, allow_abbrev=False
+        prog="unigrpo add-image-tokens", description=__doc__, exit_on_error=False, allow_abbrev=False
     )
     parser.add_class_arguments(GrowConfig)
     config = config_from_args(parse(parser, arguments), GrowConfig)
@@ -58,4 +59,4 @@ def run(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    main(run)
+    run_old_name("unigrpo.cli.add_image_tokens", "add-image-tokens")

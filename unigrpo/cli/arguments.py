@@ -4,61 +4,115 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import logging
 import re
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeVar, get_args, get_type_hints
 
-from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+from jsonargparse import ArgumentError, ArgumentParser, get_loader, set_loader, set_parsing_settings
 
+from unigrpo.cli.old_names import renamed_config, renamed_flags
 from unigrpo.config import RunConfig
 
 Config = TypeVar("Config")
 UNKNOWN_KEY = re.compile(r"[Oo]ption '([^']+)'")
-"""In the parser's message about a key of a YAML file that it does not know."""
+"""The key in the parser's message about a key of a YAML file that it does not know."""
+FLAG = re.compile(r"--[A-Za-z][\w.]*")
+ELSEWHERE = {
+    "beta": "algo.kl.init_coef",
+    "kl_coef": "algo.kl.init_coef",
+    "learning_rate": "actor.adam.lr",
+    "lr": "actor.adam.lr",
+    "num_generations": "rollout.n_samples_per_prompt",
+    "max_completion_length": "rollout.text.max_new_tokens",
+    "max_prompt_length": "data.max_prompt_tokens",
+    "temperature": "rollout.text.temperature",
+    "epsilon": "actor.eps_clip_low_high",
+    "num_iterations": "train.num_inner_updates",
+    "per_device_train_batch_size": "train.micro_batch_size",
+    "max_steps": "train.num_steps",
+    "output_dir": "run_dir",
+    "model_name_or_path": "actor.model_name_or_path",
+    "pretrain": "actor.model_name_or_path",
+    "prompt_data": "data.prompt_dataset",
+    "reward_funcs": "reward.terms",
+    "train_batch_size": "rollout.batch_size",
+    "seed": "train.seed",
+}
+"""Names of settings in TRL and OpenRLHF, and their names here."""
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
+_load_yaml = get_loader("yaml")
+set_loader("unigrpo_yaml", lambda text, **options: renamed_config(_load_yaml(text, **options)))
 
 
 def run_parser(program: str, description: str, config: type = RunConfig) -> ArgumentParser:
-    """A parser whose dotted flags are the fields of a config's class."""
+    """Returns a parser whose dotted flags are the fields of a config's class."""
     parser = ArgumentParser(
-        prog=f"python -m {program}",
+        prog=program,
         description=description,
         usage="%(prog)s [--config FILE.yaml] [--section.name VALUE ...]",
         exit_on_error=False,
         allow_abbrev=False,
+        parser_mode="unigrpo_yaml",
     )
     parser.add_argument("--config", action="config", help="YAML file with the values; flags behind it win")
     parser.add_class_arguments(config)
     return parser
 
 
-def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Any:
+def add_plan_arguments(parser: ArgumentParser) -> None:
+    """Adds the flags of a dry run."""
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="check the config and the inputs, print the memory and time that the run needs, and stop",
+    )
+    parser.add_argument("--gpu", default="auto", help="dry_run: GPU to plan for, such as h100_80gb, h200 or a100_80gb")
+    parser.add_argument(
+        "--mfu", type=float, default=0.4, help="dry_run: fraction of the GPU's arithmetic that is reached, 0 to 1"
+    )
+
+
+def parse(parser: ArgumentParser, arguments: Sequence[str], config: type | None = None) -> Any:
     """Parses and constructs the dataclasses, so that wrong values fail here.
+
+    Args:
+        parser: The parser.
+        arguments: The command line.
+        config: The class of the config, whose nested field names an error may suggest.
 
     Raises:
         ValueError: A flag or value is wrong; the message says which.
     """
+    given = renamed_flags(arguments)
     try:
-        return parser.instantiate(parser.parse_args(list(arguments)))
+        return parser.instantiate(parser.parse_args(given))
     except ArgumentError as error:
         message = str(error)
-        known = [flag for action in parser._actions for flag in action.option_strings]
-        wrong = [a.split("=")[0] for a in arguments if a.startswith("--") and a.split("=")[0] not in known]
-        if not wrong and (in_file := UNKNOWN_KEY.search(message)):
-            known = sorted(_field_names(parser))
-            wrong = [key for key in in_file[1].split(".") if key not in known]
-        close = difflib.get_close_matches(wrong[0], known, n=1) if wrong else []
-        hint = f"; did you mean {close[0]}?" if close else "; --help lists the flags"
-        raise ValueError(message + (hint if wrong else "")) from error
+        flags = set(FLAG.findall(parser.format_help()))
+        wrong = [name for a in given if a.startswith("--") and (name := a.split("=")[0]) not in flags]
+        if wrong:
+            raise ValueError(f"{message}{_hint(wrong[0], flags, '--')}") from error
+        if in_file := UNKNOWN_KEY.search(message):
+            known = {part for flag in flags for part in flag[2:].split(".")} | _field_names(config)
+            unknown = [key for key in in_file[1].split(".") if key not in known]
+            message += _hint(unknown[0], known, "") if unknown else ""
+        raise ValueError(message) from error
 
 
-def _field_names(parser: ArgumentParser) -> set[str]:
-    """Names of all fields of a parser's config, those of the classes in its lists and dictionaries included."""
-    names = {name for action in parser._actions for name in action.dest.split(".")}
-    hints = [getattr(action, "_typehint", None) for action in parser._actions]
+def _hint(wrong: str, known: set[str], prefix: str) -> str:
+    """Returns the end of an error message: the nearest name, the name here of a setting of TRL, or where to look."""
+    name = ELSEWHERE.get(wrong.removeprefix(prefix))
+    if name is not None and (f"--{name}" in known or not prefix):
+        return f"; here it is called {prefix}{name}"
+    close = difflib.get_close_matches(wrong, sorted(known), n=1)
+    return f"; did you mean {close[0]}?" if close else "; --help lists the flags"
+
+
+def _field_names(config: type | None) -> set[str]:
+    """Returns the names of all fields of a config, those of the classes in its lists and dictionaries included."""
+    names: set[str] = set()
+    hints: list[Any] = [config]
     seen: set[Any] = set()
     while hints:
         hint = hints.pop()
@@ -71,19 +125,5 @@ def _field_names(parser: ArgumentParser) -> set[str]:
 
 
 def config_from_args(parsed: Any, config: type[Config]) -> Config:
-    """The config of a parsed command line."""
+    """Returns the config of a parsed command line."""
     return config(**{field.name: parsed[field.name] for field in dataclasses.fields(config)})  # type: ignore[arg-type]
-
-
-def main(run: Callable[[Sequence[str]], int]) -> None:
-    """Runs a command: wrong input ends with one line and status 2."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
-    try:
-        sys.exit(run(sys.argv[1:]))
-    except ValueError as error:
-        sys.exit(_fail(str(error), 2))
-
-
-def _fail(message: str, status: int) -> int:
-    sys.stderr.write(f"error: {message}\n")
-    return status

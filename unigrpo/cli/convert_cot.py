@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rewards.grading.grader import KINDS, Grader
-from unigrpo.cli.arguments import main
+from unigrpo.cli.main import run_old_name
 from unigrpo.data.bad_samples import BadSample
 from unigrpo.data.cot_format import ANSWER_KEYS, QUESTION_KEYS, THINKING_KEYS, CotError, convert_row, matches_gold
 from unigrpo.data.tables import open_table
@@ -29,7 +29,7 @@ and gold, and the other fields of its row. Sources of kind cot read it."""
 
 def run(arguments: Sequence[str]) -> int:
     """The command. Returns its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m unigrpo.cli.convert_cot", description=__doc__, epilog=HELP)
+    parser = argparse.ArgumentParser(prog="unigrpo convert-cot", description=__doc__, epilog=HELP)
     parser.add_argument("--input", required=True, metavar="F", help="JSONL, JSON, CSV or parquet, or a Hub name")
     parser.add_argument("--output", type=Path, required=True, metavar="G.jsonl", help="file to write")
     parser.add_argument("--split", default="train", help="split of a Hub data set (default: %(default)s)")
@@ -107,4 +107,4 @@ def _converted(row: dict[str, Any], grader: Grader, kind: str, needs_answer: boo
 
 
 if __name__ == "__main__":
-    main(run)
+    run_old_name("unigrpo.cli.convert_cot", "convert-cot")

@@ -18,9 +18,10 @@ import torch
 from jsonargparse import ArgumentParser
 from PIL import Image
 
-from unigrpo.cli.arguments import main, parse
+from unigrpo.cli.arguments import parse
 from unigrpo.cli.generate_inputs import torch_device
 from unigrpo.cli.images import HIDDEN, image_frames
+from unigrpo.cli.main import run_old_name
 from unigrpo.config import DataConfig, Fit, ImageSamplingConfig, PromptTemplate, TextSamplingConfig
 from unigrpo.models.checkpoint_io import load_policy
 from unigrpo.models.loading import find_image_tokenizer, load_tokenizer
@@ -264,9 +265,7 @@ def _build_tab(gradio: Any, demo: Demo, task: str) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """The command. Returns its exit status."""
-    parser = ArgumentParser(
-        prog="python -m unigrpo.cli.demo", description=__doc__, exit_on_error=False, allow_abbrev=False
-    )
+    parser = ArgumentParser(prog="unigrpo demo", description=__doc__, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file with the values; flags behind it win")
     parser.add_class_arguments(DemoConfig)
     parsed = parse(parser, arguments)
@@ -284,4 +283,4 @@ def run(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    main(run)
+    run_old_name("unigrpo.cli.demo", "demo")

@@ -1,7 +1,7 @@
 """Measures checkpoints on held-out prompts of all tasks, with the rewards and the code of the evaluation in training.
 
 Needs no Ray. Writes results.json, a table as results.md, and every sample with its rewards as samples.jsonl. Example:
-  python -m unigrpo.cli.evaluate --models stage1/policy mixcot/policy unigrpo/policy --config my.yaml --output out
+  unigrpo evaluate --models stage1/policy mixcot/policy unigrpo/policy --config my.yaml --output out
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import torch
 from PIL import Image
 
 from unigrpo.checks.unigrpo import check_prompts, held_out_prompts
-from unigrpo.cli.arguments import config_from_args, main, parse, run_parser
+from unigrpo.cli.arguments import config_from_args, parse, run_parser
 from unigrpo.cli.generate_inputs import torch_device
+from unigrpo.cli.main import run_old_name
 from unigrpo.cli.paths import UserPaths, with_absolute_paths
 from unigrpo.config import RunConfig
 from unigrpo.evaluation.held_out import Measured, measure_all
@@ -36,11 +37,11 @@ RESULTS = "results.json"
 
 def run(arguments: Sequence[str]) -> int:
     """The command. Returns its exit status."""
-    parser = run_parser("unigrpo.cli.evaluate", __doc__ or "")
+    parser = run_parser("unigrpo evaluate", __doc__ or "")
     parser.add_argument("--models", nargs="+", default=(), help="checkpoints, in the order of the table's columns")
     parser.add_argument("--output", required=True, help="folder to write; it may not hold results yet")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
-    parsed = parse(parser, arguments)
+    parsed = parse(parser, arguments, RunConfig)
     user = UserPaths()
     config, output = with_absolute_paths(config_from_args(parsed, RunConfig)), Path(user.resolve_output(parsed.output))
     models = [user.resolve_input(model) for model in parsed.models] or [config.actor.model_name_or_path]
@@ -124,4 +125,4 @@ def _rows(model: str, kind: str, measured: Measured, output: Path) -> list[dict[
 
 
 if __name__ == "__main__":
-    main(run)
+    run_old_name("unigrpo.cli.evaluate", "evaluate")

@@ -19,9 +19,10 @@ from jsonargparse import ArgumentParser
 from PIL import Image
 from tqdm import tqdm
 
-from unigrpo.cli.arguments import main, parse
+from unigrpo.cli.arguments import parse
 from unigrpo.cli.generate_inputs import SAMPLES, GenerateConfig, Inputs, check_inputs, torch_device
 from unigrpo.cli.images import grid, image_frames, save_gif, text_frames
+from unigrpo.cli.main import run_old_name
 from unigrpo.config import ImageSamplingConfig
 from unigrpo.models.checkpoint_io import load_policy
 from unigrpo.models.mmada import MMadaModelLM
@@ -81,9 +82,7 @@ def parse_config(arguments: Sequence[str]) -> GenerateConfig:
     Raises:
         ValueError: One is wrong; the message names it.
     """
-    parser = ArgumentParser(
-        prog="python -m unigrpo.cli.generate", description=__doc__, exit_on_error=False, allow_abbrev=False
-    )
+    parser = ArgumentParser(prog="unigrpo generate", description=__doc__, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--images", nargs="*", default=(), help="image files for mmu: one per prompt, or one for all")
     parser.add_argument("--gif", action="store_true", help="also write animations of the denoising")
     parser.add_class_arguments(GenerateConfig, skip={"images", "image", "gif"})
@@ -165,4 +164,4 @@ def _path(folder: Path, part: str, name: str) -> str:
 
 
 if __name__ == "__main__":
-    main(run)
+    run_old_name("unigrpo.cli.generate", "generate")

@@ -1,28 +1,36 @@
-"""Relative paths of a run, made absolute from where the user stood, since a job and its workers stand elsewhere."""
+"""Relative paths of a config become absolute from the folder in which the user called the command.
+
+A job and its workers run in other folders.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_type_hints
 
-from unigrpo.config import RunConfig
+from unigrpo.config.paths import PathKind
+from unigrpo.data.files import is_table_name, split_paths
 
 SUBMIT_FOLDER = "UNIGRPO_SUBMIT_DIR"
-"""Environment variable by which a submit script tells where it was called."""
+"""Environment variable by which a submit script names the folder in which it was called."""
+Config = TypeVar("Config")
 
 
 class UserPaths:
-    """Paths as the user meant them."""
+    """Resolves paths relative to the user's folder."""
 
     def __init__(self) -> None:
-        told = Path(os.environ.get(SUBMIT_FOLDER, ""))
-        self.base = told if told.is_dir() else Path.cwd()
+        submitted = Path(os.environ.get(SUBMIT_FOLDER, ""))
+        self.base = submitted if submitted.is_dir() else Path.cwd()
 
     def resolve_input(self, name: str) -> str:
-        """A file or folder, also ``folder:configuration``, by its absolute path; others, as Hub names, as they are."""
+        """Returns the absolute path of a file or folder that exists, also of ``folder:configuration``.
+
+        Other names, such as those of data sets on the Hub, stay as they are.
+        """
         path, colon, configuration = name.rpartition(":")
         for found, rest in ((name, ""), (path, colon + configuration)):
             if found and (self.base / found).exists():
@@ -30,37 +38,68 @@ class UserPaths:
         return name
 
     def resolve_inputs(self, names: str) -> str:
-        """Several, joined by commas."""
+        """Resolves several inputs that are separated by commas."""
         return ",".join(self.resolve_input(name.strip()) for name in names.split(","))
 
-    def resolve_function(self, spec: str) -> str:
-        """The file of ``path.py:function``."""
-        path, colon, function = spec.rpartition(":")
-        return self.resolve_input(path) + colon + function if path.endswith(".py") else spec
-
-    def resolve_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Options of a reward; a text with a slash may be a path."""
-        return {k: self.resolve_input(v) if isinstance(v, str) and "/" in v else v for k, v in options.items()}
-
     def resolve_output(self, name: str) -> str:
-        """A path to write to, which need not exist yet; empty stays empty."""
+        """Returns the absolute form of a path to write to, which need not exist yet; an empty path stays empty."""
         return str((self.base / name).resolve()) if name else ""
 
+    def resolve_file(self, name: str) -> str:
+        """Returns the absolute form of a path without following links, since it may hold placeholders."""
+        return str(self.base / Path(name).expanduser()) if name else ""
 
-def with_absolute_paths(config: RunConfig) -> RunConfig:
-    """The config with every path that exists below the user's folder made absolute; other names stay as they are."""
+    def resolve_sources(self, patterns: str) -> str:
+        """Resolves patterns of files that are separated by commas outside braces; names on the Hub stay."""
+        return ",".join(self._source(pattern) for pattern in split_paths(patterns))
+
+    def _source(self, pattern: str) -> str:
+        absolute = self.base / Path(pattern).expanduser()
+        is_pattern = any(letter in pattern for letter in "*?[{")
+        is_file = is_pattern or is_table_name(pattern) or absolute.suffix == ".tar" or absolute.exists()
+        return str(absolute) if is_file else pattern
+
+    def resolve_function(self, name: str) -> str:
+        """Resolves the file of ``path.py:function``."""
+        path, colon, function = name.rpartition(":")
+        return self.resolve_input(path) + colon + function if path.endswith(".py") else name
+
+    def resolve_options(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Resolves the options of a reward; a text with a slash may be a path."""
+        return {k: self.resolve_input(v) if isinstance(v, str) and "/" in v else v for k, v in options.items()}
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """Returns the config with every path made absolute that its type marks as one.
+
+    Args:
+        config: A dataclass whose fields use the types of :mod:`unigrpo.config.paths`; nested dataclasses, and those in
+            dictionaries, tuples and lists, are resolved as well.
+    """
     user = UserPaths()
-    terms = tuple(
-        replace(term, name=user.resolve_function(term.name), options=user.resolve_options(term.options))
-        for term in config.reward.terms
-    )
-    return replace(
-        config,
-        run_dir=user.resolve_output(config.run_dir),
-        data=replace(config.data, prompt_dataset=user.resolve_inputs(config.data.prompt_dataset)),
-        eval=replace(config.eval, dataset=user.resolve_inputs(config.eval.dataset)),
-        actor=replace(config.actor, model_name_or_path=user.resolve_input(config.actor.model_name_or_path)),
-        image=replace(config.image, tokenizer=user.resolve_input(config.image.tokenizer)),
-        reward=replace(config.reward, terms=terms),
-        ckpt=replace(config.ckpt, path=user.resolve_output(config.ckpt.path)),
-    )
+    resolvers: dict[PathKind, Callable[[Any], Any]] = {
+        PathKind.INPUT: user.resolve_input,
+        PathKind.INPUTS: user.resolve_inputs,
+        PathKind.OUTPUT: user.resolve_output,
+        PathKind.FILE: user.resolve_file,
+        PathKind.SOURCES: user.resolve_sources,
+        PathKind.FUNCTION: user.resolve_function,
+        PathKind.OPTIONS: user.resolve_options,
+    }
+    return _resolved(config, resolvers)
+
+
+def _resolved(value: Any, resolvers: dict[PathKind, Callable[[Any], Any]]) -> Any:
+    if isinstance(value, dict):
+        return {key: _resolved(item, resolvers) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_resolved(item, resolvers) for item in value)
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return value
+    hints = get_type_hints(type(value), include_extras=True)
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(value):
+        kind = next((m for m in getattr(hints[field.name], "__metadata__", ()) if isinstance(m, PathKind)), None)
+        content = getattr(value, field.name)
+        changes[field.name] = resolvers[kind](content) if kind else _resolved(content, resolvers)
+    return dataclasses.replace(value, **changes)

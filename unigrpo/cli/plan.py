@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,18 +39,6 @@ class Assumptions:
     hardware: Hardware
     mfu: float
     """Share of the GPUs' arithmetic that passes reach."""
-
-
-def add_plan_arguments(parser: object) -> None:
-    """The flags of a plan."""
-    add: Callable[..., object] = parser.add_argument  # type: ignore[attr-defined]
-    add(
-        "--dry_run",
-        action="store_true",
-        help="check what is here, print the plan, and stop",
-    )
-    add("--gpu", default="auto", help="dry_run: GPU to plan for, such as h100_80gb, h200 or a100_80gb")
-    add("--mfu", type=float, default=0.4, help="dry_run: share of the GPU's arithmetic that is reached, 0 to 1")
 
 
 def assumptions(gpu: str, mfu: float) -> Assumptions:

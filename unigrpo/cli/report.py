@@ -1,4 +1,4 @@
-"""Draws the report of a run folder: python -m unigrpo.cli.report RUN."""
+"""Write the report of a run directory again, also while the run is going on."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from unigrpo.cli.arguments import main
-from unigrpo.runs.report import write_report
+from unigrpo.cli.main import run_old_name
 
 
 def run(arguments: Sequence[str]) -> int:
-    """The command. Returns its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m unigrpo.cli.report", description=__doc__)
-    parser.add_argument("run", type=Path, help="folder of the run, finished or not")
+    """Runs ``unigrpo report``. Returns the exit status."""
+    parser = argparse.ArgumentParser(prog="unigrpo report", description=__doc__)
+    parser.add_argument("run", type=Path, help="run directory, finished or not")
     folder = parser.parse_args(list(arguments)).run
+    from unigrpo.runs.report import write_report  # noqa: PLC0415  # loads torch, which --help need not
+
     sys.stdout.write(f"{write_report(folder)}\n")
     return 0
 
 
 if __name__ == "__main__":
-    main(run)
+    run_old_name("unigrpo.cli.report", "report")

@@ -1,17 +1,6 @@
-"""Pretrains a masked-diffusion model on captions, images and text (stages 1.1 to 1.3) on the Ray cluster at hand."""
+"""The name of ``unigrpo pretrain`` in version 0.1."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
-
-from unigrpo.cli.arguments import main
-from unigrpo.cli.train_stage import run_stage
-
-
-def run(arguments: Sequence[str]) -> int:
-    """The command. Returns its exit status."""
-    return run_stage("unigrpo.cli.train_pretrain", __doc__ or "", arguments)
-
+from unigrpo.cli.main import run_old_name
 
 if __name__ == "__main__":
-    main(run)
+    run_old_name("unigrpo.cli.train_pretrain", "pretrain")

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 from unigrpo.config import Fit, PromptTemplate
 from unigrpo.config.checks import choice, positive, require
+from unigrpo.config.paths import FilePath, InputPath, OutputPath, SourcePaths
 
 SourceKind = Literal["image_folder", "webdataset", "captions", "text", "chat", "vqa", "conversations", "cot"]
 CorpusTask = Literal["t2i", "lm", "lm_chat", "mmu", "r2i"]
@@ -32,7 +33,7 @@ class CaptionConfig:
     member: str = "txt"
     """For `inside` a tar: the ending of the caption's member, or `json.prompt` for the field `prompt` of the JSON
     member."""
-    path: str = ""
+    path: FilePath = ""
     """For `beside`: the path of a caption file, in which {shard} stands for the tar's name without its ending and
     {key} for the sample's key, for example `laion_captions/{shard}/{key}.caption`. For `json`: the path of the JSON
     file. For `class_name`: an optional file with lines `index: name` or `folder: name`."""
@@ -42,7 +43,7 @@ class CaptionConfig:
     """Probability that a `t2i` caption is cut after its first sentence; MMaDA uses 0.5."""
     drop_phrases: tuple[str, ...] = ()
     """Phrases that are deleted from `t2i` captions, such as "The image features "."""
-    questions: str = ""
+    questions: InputPath = ""
     """For `mmu`: a JSON file with a list of requests for a caption, of which each sample gets a random one. If empty,
     every sample gets the same request."""
 
@@ -81,7 +82,7 @@ class SourceConfig:
     task: CorpusTask = "lm"
     """Task that the samples train: `t2i` (text to image), `lm` (plain text), `lm_chat` (chat), `mmu` (image
     understanding) or `r2i` (thinking, then text to image). Each kind of source serves some of these tasks."""
-    path: str = ""
+    path: SourcePaths = ""
     """Folder or files of the source. Braces and stars are expanded, and commas join several paths. A table is a file
     that ends in .jsonl, .ndjson, .json, .csv, .tsv, .txt (these also in .gz), .parquet or .arrow, a folder written by
     `save_to_disk`, a downloaded copy of a Hugging Face data set, or the name of one on the Hub. `:configuration` may
@@ -90,12 +91,12 @@ class SourceConfig:
     """Split to read, if the source is a folder or a Hugging Face data set."""
     weight: float = 1.0
     """Sampling weight of this source, relative to the weights of the other sources of its modality."""
-    image_folder: str = ""
+    image_folder: InputPath = ""
     """Folder to which image paths are relative; if empty, the folder of the table."""
     fit: Fit | Literal[""] = ""
     """How the images of this source become square; if empty, as `image.fit`. MMaDA stretches documents, charts and
     geometry, whose border `crop` would lose, and pads Geo170K."""
-    index_folder: str = ""
+    index_folder: OutputPath = ""
     """For `webdataset`: folder in which the positions of the samples in each tar are stored, so that a later start
     need not read all tar headers (a minute for a million samples). If empty, nothing is stored."""
     captions: CaptionConfig = field(default_factory=CaptionConfig)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from unigrpo.config.checks import choice, positive, require
+from unigrpo.config.paths import InputPath, InputPaths
 
 TASKS = ("text", "mmu", "t2i", "r2i")
 """MMaDA's task names: text reasoning, image understanding, text to image, and thinking before text to image."""
@@ -21,7 +22,7 @@ PromptTemplate = Literal["chat", "chat_one_newline", "chat_two_newlines", "plain
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    prompt_dataset: str = "examples/tiny/prompts/train.jsonl"
+    prompt_dataset: InputPaths = "examples/tiny/prompts/train.jsonl"
     """Prompts to train on: a JSONL file, the name of a Hugging Face data set, or several of these joined by commas."""
     prompt_probs: tuple[float, ...] = ()
     """Sampling weight of each file or data set of prompt_dataset, relative to the others. If empty, all prompts form
@@ -67,7 +68,7 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageConfig:
-    tokenizer: str = ""
+    tokenizer: InputPath = ""
     """Folder or Hub name of the image tokenizer for every task with images. If empty, it is the folder
     `image_tokenizer` of the model, if there is one."""
     resolution: int = 256

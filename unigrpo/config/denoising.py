@@ -17,6 +17,7 @@ from unigrpo.config import (
 )
 from unigrpo.config.checks import positive, require, within
 from unigrpo.config.corpora import LayoutConfig, SourceConfig
+from unigrpo.config.paths import InputPaths, OutputPath
 
 MODALITIES = ("t2i", "lm", "lm_chat", "mmu", "r2i")
 """The kinds of rows: text to image, plain text, chat, image understanding, and thinking before text to image."""
@@ -69,7 +70,7 @@ class ValidationConfig:
     """Validate every this many steps, and before and after training; 0 validates only before and after."""
     num_rows: int = 64
     """Number of held-out rows of each modality whose loss is measured; 0 measures no loss."""
-    prompts: str = ""
+    prompts: InputPaths = ""
     """JSONL file of fixed prompts of all tasks, with `task`, `prompt` and, for `mmu`, `image`. If empty, no samples
     are generated."""
     t2i: ModalityConfig = field(default_factory=ModalityConfig)
@@ -101,7 +102,7 @@ def _check_tasks(name: str, sources: dict[str, SourceConfig]) -> None:
 class StageConfig:
     """One stage of pretraining or Mix-CoT."""
 
-    run_dir: str = "runs/stage"
+    run_dir: OutputPath = "runs/stage"
     """Folder to which the run writes all its files."""
     image: ImageConfig = field(default_factory=ImageConfig)
     """Images and their tokenizer."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from unigrpo.config.checks import choice, positive, require, within
+from unigrpo.config.paths import InputPath
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,7 @@ class AdamConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ActorConfig:
-    model_name_or_path: str = "examples/tiny/model"
+    model_name_or_path: InputPath = "examples/tiny/model"
     """Folder or Hub name of the policy, in the published MMaDA or LLaDA format."""
     num_nodes: int = 1
     """Number of nodes of the policy."""

@@ -7,15 +7,16 @@ from typing import Any, Literal
 
 from unigrpo.config.checks import choice, positive, require
 from unigrpo.config.data import TASKS
+from unigrpo.config.paths import FunctionPath, OptionPaths
 
 
 @dataclass(frozen=True, kw_only=True)
 class RewardTermConfig:
-    name: str
+    name: FunctionPath
     """A file of rewards/ by its name, or `path/to/file.py:function`, or `package.module:Class`."""
     weight: float = 1.0
     """Factor of this reward in the total reward. A reward with weight 0 is logged and not trained on."""
-    options: dict[str, Any] = field(default_factory=dict[str, Any])
+    options: OptionPaths = field(default_factory=dict[str, Any])
     """Keyword arguments of the reward."""
     tasks: tuple[str, ...] = ()
     """Tasks that this reward scores; if empty, it scores all tasks."""

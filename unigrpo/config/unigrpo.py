@@ -10,6 +10,7 @@ from unigrpo.config.algo import AlgoConfig, TaskConfig
 from unigrpo.config.checks import positive, require
 from unigrpo.config.data import DataConfig, ImageConfig
 from unigrpo.config.model import ActorConfig, DeepSpeedConfig, RefConfig
+from unigrpo.config.paths import InputPaths, OutputPath
 from unigrpo.config.reward import RewardConfig
 from unigrpo.config.rollout import RolloutConfig
 
@@ -44,7 +45,7 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
-    dataset: str = ""
+    dataset: InputPaths = ""
     """Held-out prompts, in the format of data.prompt_dataset. If empty, there is no evaluation."""
     split: str = "test"
     """Split to read, if dataset is a Hugging Face data set."""
@@ -64,7 +65,7 @@ class EvalConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    path: str = ""
+    path: OutputPath = ""
     """Folder of the checkpoints; if empty, `checkpoints` in the run directory."""
     save_steps: int = 20
     """Save a checkpoint every this many steps; 0 saves only at the end."""
@@ -112,7 +113,7 @@ class ModelRun(Protocol):
 class RunConfig:
     """A UniGRPO run."""
 
-    run_dir: str = "runs/unigrpo"
+    run_dir: OutputPath = "runs/unigrpo"
     """Folder to which the run writes all its files."""
     data: DataConfig = field(default_factory=DataConfig)
     """Prompts."""

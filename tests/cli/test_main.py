@@ -1,0 +1,78 @@
+"""The ``unigrpo`` command: subcommands, help, version, and the old module names."""
+
+import importlib
+import os
+import subprocess
+import sys
+
+import pytest
+
+from unigrpo import __version__
+from unigrpo.cli.main import COMMANDS, GROUPS, Command, help_text, main, run_command
+
+
+def test_every_subcommand_is_a_function():
+    for name, command in COMMANDS.items():
+        module, _, function = command.function.partition(":")
+        assert callable(getattr(importlib.import_module(module), function)), name
+
+
+def test_the_help_page_lists_every_subcommand_once_below_its_group():
+    lines = help_text().splitlines()
+    for title, commands in GROUPS.items():
+        start = lines.index(f"{title}:") + 1
+        assert [line.split()[0] for line in lines[start : start + len(commands)]] == list(commands)
+
+
+def test_help_and_version_need_no_subcommand(capsys):
+    assert main(["--help"]) == 0
+    assert capsys.readouterr().out == help_text()
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"unigrpo {__version__}\n"
+    assert main([]) == 2
+
+
+def test_an_unknown_subcommand_gets_the_nearest_name(capsys):
+    assert main(["evalute"]) == 2
+    assert capsys.readouterr().err == "error: unigrpo has no command 'evalute'; did you mean evaluate?\n"
+
+
+def test_wrong_input_is_one_line_and_other_errors_are_raised(capsys, monkeypatch):
+    def fails(arguments):
+        raise {"input": ValueError, "bug": TypeError}[arguments[0]]("found x; expected y")
+
+    monkeypatch.setattr("unigrpo.cli.report.run", fails)
+    assert main(["report", "input"]) == 2
+    assert capsys.readouterr().err == "error: found x; expected y\n"
+    with pytest.raises(TypeError, match="found x"):
+        main(["report", "bug"])
+
+
+def test_the_exit_status_is_the_one_of_the_subcommand(monkeypatch):
+    monkeypatch.setitem(COMMANDS, "three", Command("tests_of_main:three", ""))
+    monkeypatch.setitem(sys.modules, "tests_of_main", type("m", (), {"three": staticmethod(lambda arguments: 3)}))
+    assert run_command("three", []) == 3
+
+
+@pytest.mark.parametrize("name", ["train", "pretrain", "mixcot"])
+def test_the_help_of_a_training_command_loads_neither_torch_nor_ray(name):
+    script = (
+        "import sys\nfrom unigrpo.cli.main import main\n"
+        f"try: main(['{name}', '--help'])\nexcept SystemExit: pass\n"
+        "print('LOADED', sorted({'torch', 'ray', 'transformers'} & set(sys.modules)))"
+    )
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert shown.endswith("LOADED []\n")
+    assert f"usage: unigrpo {name}" in shown
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [("unigrpo.cli.train_mixcot", "mixcot"), ("unigrpo.cli.grow_vocabulary", "add-image-tokens")],
+)
+def test_an_old_module_name_says_the_new_one_and_works(module, name):
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=True, env=os.environ
+    )
+    assert done.stderr == f"`python -m {module}` is now `unigrpo {name}`; the old name works until version 0.3\n"
+    assert done.stdout.startswith(f"usage: unigrpo {name}")

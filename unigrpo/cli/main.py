@@ -1,0 +1,116 @@
+"""The ``unigrpo`` command. It finds the subcommand and runs it.
+
+A subcommand is a function of its arguments that returns the exit status. Its module is imported only when it runs, so
+that every ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from unigrpo import __version__
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand: where its function is, and one line of help."""
+
+    function: str
+    """``module:function``."""
+    summary: str
+
+
+GROUPS: dict[str, dict[str, Command]] = {
+    "Train": {
+        "train": Command(
+            "unigrpo.cli.train:run", "train a policy with UniGRPO on text, image understanding and image generation"
+        ),
+        "pretrain": Command("unigrpo.cli.train_stage:pretrain", "pretrain a model (stages 1.1 to 1.3)"),
+        "mixcot": Command("unigrpo.cli.train_stage:mixcot", "fine-tune on chains of thought (stages 2.1 and 2.2)"),
+    },
+    "Use a model": {
+        "generate": Command("unigrpo.cli.generate:run", "generate text, answers about images, or images"),
+        "demo": Command("unigrpo.cli.demo:run", "open a local web page that shows every denoising step"),
+        "evaluate": Command("unigrpo.cli.evaluate:run", "compare checkpoints on held-out prompts"),
+        "report": Command("unigrpo.cli.report:run", "write the report of a run directory again"),
+        "add-image-tokens": Command("unigrpo.cli.add_image_tokens:run", "add image tokens to a LLaDA checkpoint"),
+    },
+    "Data and rewards": {
+        "convert-cot": Command(
+            "unigrpo.cli.convert_cot:run", "convert solved questions to the format of chains of thought"
+        ),
+        "grade": Command("rewards.grade:main", "grade a file of predictions"),
+        "try-reward": Command("rewards.try_reward:main", "run a reward on a file of samples, without training"),
+    },
+}
+COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a subcommand.
+
+    Args:
+        arguments: The command line without the program's name; None reads it from ``sys.argv``.
+
+    Returns:
+        The exit status: 2 for wrong input, which is reported in one line.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help", "help"):
+        sys.stdout.write(help_text())
+        return 0 if given else 2
+    if given[0] == "--version":
+        sys.stdout.write(f"unigrpo {__version__}\n")
+        return 0
+    if given[0] not in COMMANDS:
+        close = difflib.get_close_matches(given[0], COMMANDS, n=1)
+        hint = f"did you mean {close[0]}?" if close else "`unigrpo --help` lists the commands"
+        sys.stderr.write(f"error: unigrpo has no command {given[0]!r}; {hint}\n")
+        return 2
+    return run_command(given[0], given[1:])
+
+
+def console() -> None:
+    """Is the ``unigrpo`` console script."""
+    sys.exit(main())
+
+
+def run_command(name: str, arguments: Sequence[str]) -> int:
+    """Runs one subcommand and reports wrong input in one line. Returns the exit status."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    module, _, function = COMMANDS[name].function.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)(arguments) or 0
+    except ValueError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+
+
+def run_old_name(module: str, name: str) -> None:
+    """Runs a subcommand under its module name of version 0.1, which this version still accepts, and ends the process.
+
+    Args:
+        module: The old name, for example `unigrpo.cli.train_unigrpo`.
+        name: The subcommand.
+    """
+    sys.stderr.write(f"`python -m {module}` is now `unigrpo {name}`; the old name works until version 0.3\n")
+    sys.exit(run_command(name, sys.argv[1:]))
+
+
+def help_text() -> str:
+    """The help page of ``unigrpo``, with the subcommands in groups."""
+    width = max(map(len, COMMANDS))
+    lines = [
+        "usage: unigrpo COMMAND [--section.name VALUE ...]",
+        "",
+        "RL post-training for multimodal masked-diffusion language models.",
+    ]
+    for title, commands in GROUPS.items():
+        lines += ["", f"{title}:", *(f"  {name:<{width}}  {command.summary}" for name, command in commands.items())]
+    lines += ["", "`unigrpo COMMAND --help` explains a command. `unigrpo --version` prints the version."]
+    return "\n".join(lines) + "\n"

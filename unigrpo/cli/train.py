@@ -1,0 +1,20 @@
+"""Train a masked-diffusion policy with UniGRPO on a Ray cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from unigrpo.cli.arguments import add_plan_arguments, config_from_args, parse, run_parser
+from unigrpo.cli.paths import with_absolute_paths
+from unigrpo.config import RunConfig
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs ``unigrpo train``. Returns the exit status."""
+    parser = run_parser("unigrpo train", __doc__ or "", RunConfig)
+    add_plan_arguments(parser)
+    parsed = parse(parser, arguments, RunConfig)
+    config = with_absolute_paths(config_from_args(parsed, RunConfig))
+    from unigrpo.cli.training import UniGRPOJob, run_training  # noqa: PLC0415  # loads torch and Ray, which --help need not
+
+    return run_training(UniGRPOJob(config), is_dry_run=parsed.dry_run, gpu=parsed.gpu, mfu=parsed.mfu)

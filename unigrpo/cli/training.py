@@ -1,0 +1,217 @@
+"""The steps that the training commands share: check, plan or connect, train, and print where the results are."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from unigrpo.checks.denoising import StageInputs, check_stage
+from unigrpo.checks.unigrpo import Inputs, check_checkpoint, check_inputs
+from unigrpo.cli.plan import Assumptions, assumptions, is_local_checkpoint, stage_plan, unigrpo_plan
+from unigrpo.config import RunConfig
+from unigrpo.config.denoising import StageConfig
+from unigrpo.distributed import cluster
+from unigrpo.distributed.ray_group import WorkerError
+from unigrpo.runs.checkpoints import CheckpointStore
+from unigrpo.runs.directory import RunDirectory, check_unused
+from unigrpo.runs.report import write_report
+from unigrpo.trainers.denoising import StageTrainer
+from unigrpo.trainers.denoising_output import DenoisingRunDirectory
+from unigrpo.trainers.rollout_source import StalenessError
+from unigrpo.trainers.unigrpo import LogprobMismatchError, UniGRPOTrainer
+from unigrpo.training.reward_aggregation import RewardError
+
+logger = logging.getLogger(__name__)
+
+RUN_ERRORS = (WorkerError, RewardError, LogprobMismatchError, StalenessError)
+"""Errors of a run that are reported in one line."""
+Config = TypeVar("Config", RunConfig, StageConfig)
+Checked = TypeVar("Checked")
+Trainer = UniGRPOTrainer | StageTrainer
+
+
+class TrainingJob(ABC, Generic[Config, Checked]):
+    """One training run: the parts in which UniGRPO and the stages before it differ."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    @abstractmethod
+    def check(self) -> Checked:
+        """Checks all inputs. Raises ValueError."""
+
+    @abstractmethod
+    def plan(self, checked: Checked | None, assumed: Assumptions) -> str:
+        """Returns the text of a dry run; None as inputs plans from the config alone."""
+
+    @abstractmethod
+    def connect(self) -> None:
+        """Connects to the Ray cluster and checks that it is large enough. Raises ValueError."""
+
+    def check_rewards(self) -> None:
+        """Loads every reward once, as a dry run does."""
+
+    @abstractmethod
+    def trainer(self, checked: Checked, checkpoints: CheckpointStore) -> contextlib.AbstractContextManager[Trainer]:
+        """Starts the workers for as long as the context lasts, and returns the trainer."""
+
+    @abstractmethod
+    def output(self, first_step: int) -> RunDirectory:
+        """Opens the run directory."""
+
+    @abstractmethod
+    def results(self, folder: Path) -> dict[str, Path]:
+        """Writes what follows a finished run, and returns the paths of its results by their names."""
+
+
+class UniGRPOJob(TrainingJob[RunConfig, Inputs]):
+    """A UniGRPO run."""
+
+    def check(self) -> Inputs:
+        return check_inputs(self.config)
+
+    def plan(self, checked: Inputs | None, assumed: Assumptions) -> str:
+        return unigrpo_plan(self.config, checked, assumed)
+
+    def connect(self) -> None:
+        cluster.connect(cluster.required(self.config))
+        cluster.check_resources(self.config)
+
+    def check_rewards(self) -> None:
+        from unigrpo.distributed.reward_pool import check_rewards  # noqa: PLC0415  # loads OpenRLHF
+
+        check_rewards(self.config.reward)
+
+    @contextlib.contextmanager
+    def trainer(self, checked: Inputs, checkpoints: CheckpointStore) -> Iterator[UniGRPOTrainer]:
+        from unigrpo.distributed import placement  # noqa: PLC0415  # loads OpenRLHF
+
+        logger.info("starting %s", cluster.required(self.config))
+        with contextlib.closing(placement.start_groups(self.config)) as groups:
+            yield UniGRPOTrainer(
+                self.config,
+                policy=groups.policy,
+                reference=groups.reference,
+                rollout=groups.rollout,
+                reward=groups.reward,
+                prompts=checked.prompts,
+                eval_prompts=checked.eval_prompts,
+                checkpoints=checkpoints,
+            )
+
+    def output(self, first_step: int) -> RunDirectory:
+        return RunDirectory(self.config, first_step)
+
+    def results(self, folder: Path) -> dict[str, Path]:
+        report = write_report(folder)
+        return {"policy": folder / "policy", "reward curve": folder / "reward_curve.png", "report": report}
+
+
+class DenoisingJob(TrainingJob[StageConfig, StageInputs]):
+    """A pretraining or Mix-CoT stage."""
+
+    def check(self) -> StageInputs:
+        return check_stage(self.config)
+
+    def plan(self, checked: StageInputs | None, assumed: Assumptions) -> str:
+        return stage_plan(self.config, checked, assumed)
+
+    def connect(self) -> None:
+        request = cluster.stage_needs(self.config)
+        cluster.connect(request)
+        cluster.check_cluster(self.config, request, f"{request.gpus} for the model")
+
+    @contextlib.contextmanager
+    def trainer(self, checked: StageInputs, checkpoints: CheckpointStore) -> Iterator[StageTrainer]:
+        from unigrpo.distributed import placement  # noqa: PLC0415  # loads OpenRLHF
+
+        with contextlib.closing(placement.start_stage(self.config)) as groups:
+            yield StageTrainer(
+                self.config,
+                workers=groups.workers,
+                validation_prompts=checked.validation_prompts,
+                checkpoints=checkpoints,
+            )
+
+    def output(self, first_step: int) -> RunDirectory:
+        return DenoisingRunDirectory(self.config, first_step)
+
+    def results(self, folder: Path) -> dict[str, Path]:
+        return {"model": folder / "policy", "validation": folder / "validation"}
+
+
+def run_training(job: TrainingJob[Any, Any], *, is_dry_run: bool, gpu: str, mfu: float) -> int:
+    """Checks a run and then plans or trains it.
+
+    Args:
+        job: The run.
+        is_dry_run: Print the plan and stop.
+        gpu: The GPU that a dry run plans for.
+        mfu: The fraction of the GPU's arithmetic that a dry run assumes.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        ValueError: Something is wrong with the config, the inputs or the cluster.
+    """
+    config = job.config
+    check_unused(config)
+    assumed = assumptions(gpu, mfu)
+    if is_dry_run and not is_local_checkpoint(config.actor.model_name_or_path):
+        sys.stdout.write(job.plan(None, assumed))
+        return 0
+    checked = job.check()
+    checkpoints = CheckpointStore(checkpoint_path(config), config.ckpt.max_num)
+    check_checkpoint(config, checkpoints)
+    job.connect()
+    try:
+        if is_dry_run:
+            plan = job.plan(checked, assumed)
+            job.check_rewards()
+            sys.stdout.write(plan)
+        else:
+            train(job, checked, checkpoints)
+        return 0
+    except RUN_ERRORS as error:
+        logger.debug("the whole error", exc_info=True)
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+
+
+def train(job: TrainingJob[Any, Any], checked: Any, checkpoints: CheckpointStore) -> None:
+    """Trains, exports the policy, and prints the summary and the paths of the results."""
+    folder = Path(job.config.run_dir).resolve()
+    with job.trainer(checked, checkpoints) as trainer:
+        first_step = trainer.resume() if job.config.ckpt.load_enable else 0
+        with contextlib.closing(job.output(first_step)) as output:
+            summary = trainer.fit(output)  # type: ignore[arg-type]
+            trainer.export(folder / "policy")
+            output.summary(summary)
+    results = job.results(folder)
+    width = max(map(len, results)) + 1
+    sys.stdout.write(f"\n{summary_table(summary)}\n")
+    sys.stdout.write("".join(f"{name + ':':<{width}} {path}\n" for name, path in results.items()))
+
+
+def checkpoint_path(config: RunConfig | StageConfig) -> Path:
+    """Returns the folder of the checkpoints of a run."""
+    return Path(config.ckpt.path or Path(config.run_dir) / "checkpoints").resolve()
+
+
+def summary_table(summary: dict[str, Any]) -> str:
+    """Returns a table of the held-out metrics before and after training."""
+    before, after = summary["eval"]["before"], summary["eval"]["after"]
+    if not after:
+        return "no held-out prompts (eval.dataset), so nothing to compare"
+    width = max(len(name) for name in after)
+    rows = [(name, before[name], value) for name, value in after.items()]
+    return "\n".join(
+        [f"{'held out':<{width}}  {'before':>8}  {'after':>8}  {'gain':>8}"]
+        + [f"{name:<{width}}  {old:>8.3f}  {new:>8.3f}  {new - old:>+8.3f}" for name, old, new in rows]
+    )

@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoTokenizer
 
-from unigrpo.cli import train_mixcot, train_pretrain
+from unigrpo.cli import train, train_stage
 from unigrpo.config import ImageSamplingConfig, LoRAConfig, RunConfig, TextSamplingConfig, TrainConfig
 from unigrpo.cost.hardware import KINDS, find_hardware
 from unigrpo.cost.memory import ModelSize

@@ -1,4 +1,5 @@
-"""Published MMaDA and LLaDA checkpoints: read, refused where anything would be guessed or left out, and written."""
+"""Published MMaDA and LLaDA checkpoints: reading, with an error where anything would be guessed or left out, and
+writing."""
 
 from __future__ import annotations
 
@@ -33,24 +34,24 @@ ARCHITECTURE: dict[str, Any] = {
     "scale_logits": False,
     "weight_tying": False,
 }
-"""Published config keys that choose another transformer than ours, with the one value that is ours."""
+"""Published config keys that choose another transformer than ours, each with the one value that we support."""
 MAX_SHARD_SIZE = "5GB"
 
 
 def load_policy(
     name: str | Path, dtype: torch.dtype, attn_implementation: str, *, compile: bool = False
 ) -> MMadaModelLM:
-    """The model of a checkpoint, in evaluation mode. No code that comes with it is run.
+    """Returns the model of a checkpoint in evaluation mode. No code of the checkpoint is run.
 
     Args:
-        name: Folder or Hub name in the published layout.
+        name: Folder or Hub name in the published format.
         dtype: Type of the weights.
         attn_implementation: `eager`, `sdpa` or one of transformers' flash kernels.
-        compile: Fuse what stands between its matrix products.
+        compile: Fuse the functions between the model's matrix products.
 
     Raises:
         ValueError: There is no such checkpoint, it is of another architecture, files or tensors are missing or left
-            over, one holds NaN or infinity, or nothing can be compiled here.
+            over, a tensor holds NaN or infinity, or nothing can be compiled here.
     """
     functions = compiled() if compile else FusedOps()
     config = load_config(name)
@@ -72,10 +73,10 @@ def load_policy(
 
 
 def load_config(name: str | Path) -> MMadaConfig:
-    """The config of a checkpoint; of a Hub name nothing else is downloaded.
+    """Returns the config of a checkpoint; of a Hub name nothing else is downloaded.
 
     Raises:
-        ValueError: There is none, or it describes another architecture.
+        ValueError: There is no config, or it describes another architecture.
     """
     folder = local_folder(name, ["*.json"])
     try:
@@ -104,13 +105,14 @@ def save_policy(
     *,
     max_shard_size: str = MAX_SHARD_SIZE,
 ) -> None:
-    """Writes a checkpoint in the published layout: safetensors, in shards with an index if large, and all beside.
+    """Writes a checkpoint in the published format: safetensors, in shards with an index if large, config and
+    tokenizer.
 
     Args:
-        model: Is written in the type that its weights have.
-        tokenizer: The checkpoint's own.
-        folder: May exist; weights in it are replaced.
-        max_shard_size: Largest file of weights.
+        model: The model, which is written in the type of its weights.
+        tokenizer: The tokenizer of the checkpoint.
+        folder: Where to write; may exist, and weights in it are replaced.
+        max_shard_size: Largest size of a file of weights.
     """
     (Path(folder) / INDEX).unlink(missing_ok=True)  # transformers leaves it behind when one file is enough
     model.save_pretrained(folder, max_shard_size=max_shard_size)
@@ -118,7 +120,7 @@ def save_policy(
 
 
 def meta_copy(model: PreTrainedModel) -> PreTrainedModel:
-    """The same model without weights and without adapters."""
+    """Returns the same model without weights and without adapters."""
     with torch.device("meta"):
         copy: Any = type(model)(model.config).to(model.dtype)  # type: ignore[arg-type]
     if isinstance(model, MMadaModelLM):
@@ -127,12 +129,12 @@ def meta_copy(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def save_weights(model: PreTrainedModel, weights: Mapping[str, Tensor], folder: str | Path) -> None:
-    """Writes weights and config alone, LoRA adapters merged.
+    """Writes weights and config alone, with LoRA adapters merged.
 
     Args:
-        model: Whose weights they are.
-        weights: By name, all of them.
-        folder: Where to.
+        model: The model.
+        weights: All its weights, by name.
+        folder: Where to write.
     """
     meta_copy(model).save_pretrained(folder, max_shard_size=MAX_SHARD_SIZE, state_dict=merge_lora(model, weights))
 
@@ -140,10 +142,10 @@ def save_weights(model: PreTrainedModel, weights: Mapping[str, Tensor], folder: 
 def save_tokenizer_and_config(
     config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, folder: str | Path
 ) -> None:
-    """Writes what belongs to weights and config that transformers has saved: tokenizer and generation config.
+    """Writes the tokenizer and the generation config beside weights and config that transformers has saved.
 
-    Transformers writes a generation config only for models that it can sample from itself, and the weights' type
-    under a key that releases of the checkpoints' time do not read.
+    Transformers writes a generation config only for models that it can sample from itself, and the weights' type under
+    a key that releases of the checkpoints' time do not read.
     """
     tokenizer.save_pretrained(folder)
     vocabulary = Vocabulary.from_pretrained_parts(config, tokenizer)

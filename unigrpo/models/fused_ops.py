@@ -1,4 +1,4 @@
-"""What a block does between its matrix products: a kernel for each operation, or fused by torch.compile."""
+"""Functions between the matrix products of a block: a kernel for each operation, or fused by torch.compile."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Root-mean-square norm in float32, cast back before the weight is applied."""
+    """Applies a root-mean-square norm in float32 and casts back before the weight is applied."""
     wide = x.float()
     wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
     return weight * wide.to(x.dtype)
@@ -29,13 +29,13 @@ def rotate(x: Float[Tensor, "B H L D"], cos: Float[Tensor, "L D"], sin: Float[Te
 
 
 def gate(x: Tensor, by: Tensor) -> Tensor:
-    """SiLU of ``x``, times ``by``."""
+    """Returns SiLU of ``x``, times ``by``."""
     return F.silu(x) * by
 
 
 @dataclass(frozen=True)
 class FusedOps:
-    """The three functions, as they are called."""
+    """The three functions between the matrix products, as a block calls them."""
 
     rms_norm: Callable[[Tensor, Tensor, float], Tensor] = rms_norm
     rotate: Callable[[Tensor, Tensor, Tensor], Tensor] = rotate
@@ -44,10 +44,10 @@ class FusedOps:
 
 @functools.cache
 def compiled() -> FusedOps:
-    """The functions fused by torch.compile, for rows of any length; they are compiled when first called.
+    """Returns the functions fused by torch.compile for rows of any length; they are compiled at their first call.
 
-    Only they, and not the layers around them: matrix products and attention are library kernels either way, and the
-    hooks of DeepSpeed, adapters and caches stay outside.
+    Only these functions are compiled, and not the layers around them: matrix products and attention are library
+    kernels either way, and the hooks of DeepSpeed, adapters and caches stay outside.
 
     Raises:
         ValueError: There is no compiler.

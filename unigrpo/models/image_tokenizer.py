@@ -1,4 +1,4 @@
-"""The image tokenizer: pixels -> image codes -> pixels."""
+"""The image tokenizer: pixels to image codes, and image codes to pixels."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from unigrpo.models.magvit import GROUPS, Decoder, Encoder, SignQuantizer, quant
 from unigrpo.models.weight_files import check_finite, check_names, first_line, local_folder, read_tensors
 
 PUBLISHED_CLASS = "MAGVITv2"
-"""``_class_name`` in the published config.json, which has no sizes in it."""
+"""``_class_name`` in the published config.json, which holds no sizes."""
 IMAGE_BATCH_SIZE = 4
-"""Images that pass the net together; bounds the memory."""
+"""Largest number of images in one pass of the network; bounds the memory."""
 
 
 class ImageTokenizerConfig(PretrainedConfig):
-    """Sizes of the tokenizer; the defaults are those of showlab/magvitv2. Lists go from full resolution down."""
+    """Sizes of the tokenizer. The defaults are those of showlab/magvitv2. Lists start at full resolution."""
 
     model_type = "magvitv2"
 
@@ -56,7 +56,7 @@ class ImageTokenizerConfig(PretrainedConfig):
 
 
 class ImageTokenizer(PreTrainedModel):
-    """MAGVIT-v2: a code of so many bits for every square of ``downscale`` pixels."""
+    """MAGVIT-v2, which gives each square of ``downscale`` pixels one code."""
 
     config_class = ImageTokenizerConfig
     main_input_name = "pixels"
@@ -75,7 +75,7 @@ class ImageTokenizer(PreTrainedModel):
 
     @property
     def downscale(self) -> int:
-        """Pixels of one code's square, in height and in width."""
+        """Height and width in pixels of the square of one code."""
         return 2 ** (len(self.config.encoder_channels) - 1)
 
     @property
@@ -84,19 +84,19 @@ class ImageTokenizer(PreTrainedModel):
         return 2**self.config.num_bits
 
     def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
-        """The pixels after encoding and decoding."""
+        """Returns the pixels after encoding and decoding."""
         grid = (pixels.shape[2] // self.downscale, pixels.shape[3] // self.downscale)
         return self.decode(self.encode(pixels), grid)
 
     @torch.no_grad()
     def encode(self, pixels: Float[Tensor, "B 3 H W"]) -> Int[Tensor, "B N"]:
-        """Codes of images, row by row: ``N = H / downscale * W / downscale``.
+        """Returns the codes of images, row by row: ``N = H / downscale * W / downscale``.
 
         Args:
-            pixels: In [-1, 1]; see :func:`unigrpo.data.images.image_pixels`.
+            pixels: Images in [-1, 1]; see :func:`unigrpo.data.images.image_pixels`.
 
         Raises:
-            ValueError: No float images, or sizes that are not whole squares.
+            ValueError: The images are not floats, or a side is not a multiple of ``downscale``.
         """
         if pixels.dim() != 4 or pixels.shape[1] != 3 or not pixels.is_floating_point():
             raise ValueError(
@@ -111,16 +111,16 @@ class ImageTokenizer(PreTrainedModel):
         return torch.cat([self.quantize.codes(self.latents(p)).flatten(1) for p in pixels.split(IMAGE_BATCH_SIZE)])
 
     def latents(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B bits h w"]:
-        """What the encoder hands to the quantiser."""
+        """Returns the output of the encoder, before quantization."""
         return self.encoder(pixels.to(self.device, self.dtype))
 
     @torch.no_grad()
     def decode(self, codes: Int[Tensor, "B N"], grid: tuple[int, int] | None = None) -> Float[Tensor, "B 3 H W"]:
-        """Pixels of codes, about [-1, 1] and not clamped.
+        """Returns the pixels of codes, about [-1, 1] and not clamped.
 
         Args:
-            codes: Row by row.
-            grid: Rows and columns of codes; None for square images.
+            codes: Codes of each image, row by row.
+            grid: Number of rows and columns of codes; None for square images.
 
         Raises:
             ValueError: The codes do not fill the grid, or one is outside the codebook.
@@ -140,7 +140,7 @@ class ImageTokenizer(PreTrainedModel):
         return torch.cat([self.decoder(self.quantize.bits(m).to(self.dtype)) for m in maps.split(IMAGE_BATCH_SIZE)])
 
     def codes_to_images(self, codes: Int[Tensor, "B N"], grid: tuple[int, int] | None = None) -> list[Image.Image]:
-        """Pictures of codes; see :meth:`decode`."""
+        """Returns the images of codes; see :meth:`decode`."""
         pixels = ((self.decode(codes, grid).float() + 1) / 2).clamp(0, 1) * 255
         arrays = pixels.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()  # cut off, as the original does
         return [Image.fromarray(array) for array in arrays]
@@ -149,16 +149,16 @@ class ImageTokenizer(PreTrainedModel):
 def load_image_tokenizer(
     name: str | Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
 ) -> ImageTokenizer:
-    """The image tokenizer of a folder or Hub name, frozen and in evaluation mode.
+    """Returns the image tokenizer of a folder or Hub name, frozen and in evaluation mode.
 
     Args:
-        name: In the layout of showlab/magvitv2, or as `save_pretrained` writes it.
+        name: Folder or Hub name in the format of showlab/magvitv2, or as `save_pretrained` writes it.
         dtype: Type of the weights; the original runs in float32, and rounding changes codes.
-        device: Where it goes.
+        device: Device of the weights.
 
     Raises:
-        ValueError: There is none, it is of another architecture, a file or tensor is missing or left over, has another
-            shape, or holds NaN or infinity.
+        ValueError: There is no image tokenizer, it is of another architecture, a file or tensor is missing or left
+            over, has another shape, or holds NaN or infinity.
     """
     folder = local_folder(name)
     config = _load_config(folder)

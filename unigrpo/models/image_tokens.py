@@ -1,4 +1,4 @@
-"""Growing a text-only checkpoint to the vocabulary with image codes."""
+"""Adding image tokens to a text-only checkpoint."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from unigrpo.models.mmada import MMadaModelLM
 from unigrpo.models.vocabulary import PUBLISHED_CODEBOOK_SIZE, Vocabulary
 
 NOISE = 0.1
-"""Spread of new rows, in units of the spread of the text's rows."""
+"""Standard deviation of new rows, in units of that of the rows of text tokens."""
 
 
 def add_image_tokens(
@@ -21,24 +21,24 @@ def add_image_tokens(
     generator: torch.Generator,
     codebook_size: int = PUBLISHED_CODEBOOK_SIZE,
 ) -> Vocabulary:
-    """Gives embedding and head of a LLaDA checkpoint a row for every image code, in place.
+    """Gives the embedding and the head of a LLaDA checkpoint a row for every image code, in place.
 
-    The rows are laid out as in MMaDA: as many are appended as there are codes, but the codes start at the tokenizer's
-    length, so that the first ones take the rows that LLaDA had in reserve, and the last rows stay unused. Text
-    weights do not change. MMaDA left the new rows to transformers, which put them all close to the mean; ours lie
-    around the mean of the tokenizer's rows, so that an untrained code is no likely token, and differ.
+    The rows are laid out as in MMaDA: as many rows are appended as there are codes, but the codes start at the
+    tokenizer's length. So the first codes use the rows that LLaDA had in reserve, and the last rows stay unused. Text
+    weights do not change. MMaDA left the new rows to transformers, which puts them all close to the mean. Ours lie
+    around the mean of the tokenizer's rows and differ, so that an untrained code is not a likely token.
 
     Args:
-        model: Of text only.
-        tokenizer: The checkpoint's own, without added tokens.
-        generator: Of the CPU; draws the new rows.
+        model: A text-only model.
+        tokenizer: The tokenizer of the checkpoint, without added tokens.
+        generator: Generator on the CPU that samples the new rows.
         codebook_size: Number of image codes.
 
     Returns:
         The vocabulary with the image codes.
 
     Raises:
-        ValueError: The model has image codes already, or the tokenizer is not its own.
+        ValueError: The model has image codes already, or the tokenizer belongs to another model.
     """
     config = model.config
     if getattr(config, "codebook_size", 0):

@@ -10,10 +10,10 @@ from unigrpo.models.image_tokenizer import ImageTokenizer, load_image_tokenizer
 
 
 def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a checkpoint.
+    """Returns the tokenizer of a checkpoint.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is no tokenizer.
     """
     if not Path(folder).exists() and folder.count("/") != 1:
         raise ValueError(
@@ -29,10 +29,10 @@ def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
 
 
 def find_image_tokenizer(name: str, model: str) -> ImageTokenizer | None:
-    """The image tokenizer that is named, or else the one in the model's folder; None if there is none.
+    """Returns the image tokenizer that is named, or else the one in the model's folder; None if there is none.
 
     Raises:
-        ValueError: It cannot be loaded.
+        ValueError: The image tokenizer cannot be loaded.
     """
     own = Path(model) / "image_tokenizer"
     if not name and not own.is_dir():

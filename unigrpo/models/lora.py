@@ -1,4 +1,4 @@
-"""LoRA (arXiv:2106.09685) on the layers of the transformer, by peft; below it the base stays as it was."""
+"""LoRA (arXiv:2106.09685) on the layers of the transformer, with peft. The base weights do not change."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ BASE, DOWN, UP = ".base_layer.weight", ".lora_A.default.weight", ".lora_B.defaul
 
 
 def add_lora(model: PreTrainedModel, settings: LoRAConfig) -> None:
-    """Puts fresh adapters, which change nothing yet, on the layers of all blocks, and freezes everything else.
+    """Adds new adapters, which change nothing yet, to the layers of all blocks and freezes everything else.
 
     Args:
-        model: Is changed in place. Embedding and head get no adapter.
+        model: The model, which is changed in place. Embedding and head get no adapter.
         settings: Rank, scale and layers.
     """
     layers = "|".join(settings.target_modules)
@@ -31,7 +31,7 @@ def add_lora(model: PreTrainedModel, settings: LoRAConfig) -> None:
 
 @contextmanager
 def without_lora(model: PreTrainedModel) -> Iterator[None]:
-    """The base alone, as long as the context lives."""
+    """Disables the adapters while the context lives."""
     model.disable_adapters()
     try:
         yield
@@ -40,11 +40,12 @@ def without_lora(model: PreTrainedModel) -> Iterator[None]:
 
 
 def merge_lora(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of the model without adapters that computes the same: W + alpha / rank * B A, under its own names.
+    """Returns the weights of the model without adapters that computes the same, W + alpha / rank * B A, by their own
+    names.
 
     Args:
-        model: With adapters or without.
-        weights: Its own, which may not be in this process.
+        model: A model with or without adapters.
+        weights: Its weights, which may come from other processes.
     """
     if not getattr(model, "peft_config", None):
         return dict(weights)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 GROUPS = 32
-"""Groups of every group norm; all channel counts are multiples of it."""
+"""Number of groups of every group norm; all channel counts are multiples of it."""
 
 
 def _norm(channels: int) -> nn.GroupNorm:
@@ -18,7 +18,7 @@ def _norm(channels: int) -> nn.GroupNorm:
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions, each behind a norm and swish, and a shortcut."""
+    """Two 3x3 convolutions, each after a norm and swish, with a shortcut."""
 
     def __init__(self, channels_in: int, channels: int) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class ResidualBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Attention of one head among all places of the map."""
+    """Attention with one head among all positions of the feature map."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Attention(nn.Module):
 
 
 class Middle(nn.Module):
-    """What stands at the lowest resolution of either net."""
+    """Blocks at the lowest resolution of the encoder or decoder."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class Middle(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halves height and width; the map gets a row and a column of zeros at the bottom and on the right."""
+    """Halves height and width. The map is padded with a row and a column of zeros at the bottom and on the right."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class Upsample(nn.Module):
 
 
 class Level(nn.Module):
-    """The residual blocks of one resolution, and the step to the next one."""
+    """The residual blocks of one resolution, and the change to the next resolution."""
 
     def __init__(self, channels_in: int, channels: int, num_blocks: int) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class Level(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Pixels (B, 3, H, W) -> one number per bit of the code (B, bits, H / f, W / f)."""
+    """Maps pixels (B, 3, H, W) to one number per bit of the code (B, bits, H / f, W / f)."""
 
     def __init__(self, num_bits: int, stem: int, channels: Sequence[int], num_blocks: Sequence[int]) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Bits as -1 and 1 (B, bits, h, w) -> pixels (B, 3, h * f, w * f); levels run from the last to the first."""
+    """Maps bits as -1 and 1 (B, bits, h, w) to pixels (B, 3, h * f, w * f). Levels run from the last to the first."""
 
     def __init__(self, num_bits: int, channels: Sequence[int], num_blocks: Sequence[int]) -> None:
         super().__init__()
@@ -153,7 +153,8 @@ class Decoder(nn.Module):
 
 
 class SignQuantizer(nn.Module):
-    """A number's sign is a bit of the code, 0 counting as negative; channel 0 is the most significant bit.
+    """Quantizer in which the sign of each number is a bit of the code; 0 is negative, and channel 0 is the highest
+    bit.
 
     Source:
         Lookup-free quantisation, arXiv:2310.05737, section 3.
@@ -168,16 +169,17 @@ class SignQuantizer(nn.Module):
             self.register_buffer(name, value)
 
     def codes(self, latents: Tensor) -> Tensor:
-        """Codes (B, h, w) of the encoder's output (B, bits, h, w)."""
+        """Returns the codes (B, h, w) of the encoder's output (B, bits, h, w)."""
         return ((latents > 0) * self.power_vals[:, None, None]).sum(1)
 
     def bits(self, codes: Tensor) -> Tensor:
-        """Codes (B, h, w) as -1 and 1 (B, bits, h, w)."""
+        """Returns codes (B, h, w) as -1 and 1 (B, bits, h, w)."""
         return self.embedding[codes].permute(0, 3, 1, 2)
 
 
 def quantizer_tables(num_bits: int) -> dict[str, Tensor]:
-    """What the quantiser stores: ``embedding`` (2 ** bits, bits) of -1 and 1, ``power_vals`` (bits,) of its bits."""
+    """Returns the stored tables: ``embedding`` (2 ** bits, bits) of -1 and 1, and ``power_vals`` (bits,), the bit
+    values."""
     powers = 2 ** torch.arange(num_bits - 1, -1, -1)
     bits = (torch.arange(2**num_bits)[:, None] & powers) > 0
     return {"embedding": bits.float() * 2 - 1, "power_vals": powers}

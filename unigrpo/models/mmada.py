@@ -1,6 +1,7 @@
-"""The LLaDA/MMaDA transformer: token ids -> hidden states -> logits or log-probabilities where they are read.
+"""The LLaDA/MMaDA transformer: from token ids to hidden states, and to logits or log-probabilities where they are
+read.
 
-A bidirectional Llama-style model: every position attends to every other, and the logits at a position are about the
+A bidirectional Llama-style model: every position attends to every other, and the logits at a position predict the
 token at that position. Parameter names and config keys are those of the published checkpoints.
 """
 
@@ -25,7 +26,7 @@ from unigrpo.models.sampling.cache import KeyValueCache
 from unigrpo.models.vocabulary import PUBLISHED_IDS
 
 HEAD_CHUNK_ROWS = 1024
-"""Rows whose logits exist at once when only log-probabilities are asked for."""
+"""Number of rows whose logits exist at once when only log-probabilities are requested."""
 
 
 UpdateKeyValues = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -33,7 +34,7 @@ UpdateKeyValues = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class MMadaConfig(PretrainedConfig):
-    """Sizes of the transformer, under the published key names; other published keys are kept and not read."""
+    """Sizes of the transformer, under the published key names. Other published keys are kept and not read."""
 
     model_type = "mmada"
     attribute_map: ClassVar = {
@@ -79,14 +80,14 @@ class MMadaConfig(PretrainedConfig):
 
 @dataclass
 class MMadaOutput(ModelOutput):
-    """What a forward pass returns."""
+    """Result of a forward pass."""
 
     logits: Tensor | None = None
-    """(B, L, V'), or (N, V') at ``positions``; None where log-probabilities were asked for."""
+    """Logits (B, L, V'), or (N, V') at ``positions``; None where log-probabilities were requested."""
     log_probs: Tensor | None = None
-    """(N,) float32, nats: of ``targets``."""
+    """Log-probabilities (N,) of ``targets``, float32, nats."""
     hidden_states: tuple[Tensor, ...] | None = None
-    """Input of every layer, and the last layer's output before the final norm."""
+    """Input of every layer, and the output of the last layer before the final norm."""
 
 
 class RMSNorm(nn.Module):
@@ -103,7 +104,8 @@ class RMSNorm(nn.Module):
 
 
 def rotary_table(length: int, head_dim: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (L, head_dim) of positions 0..L-1, float32; the halves of a head rotate against each other."""
+    """Returns cosines and sines (L, head_dim) of positions 0..L-1, float32; dimension i pairs with i + head_dim /
+    2."""
     exponent = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim
     angles = torch.outer(torch.arange(length, dtype=torch.float32, device=device), 1.0 / theta**exponent)
     angles = torch.cat((angles, angles), dim=-1)
@@ -119,7 +121,7 @@ def eager_attention(
     scaling: float,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attention written out, float32 softmax: the reference for the kernels."""
+    """Computes attention with explicit matrix products and a float32 softmax: the reference for the kernels."""
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     scores = query @ key.transpose(-1, -2) * scaling
@@ -130,7 +132,7 @@ def eager_attention(
 
 
 def _select(hidden: Float[Tensor, "B L D"], positions: Bool[Tensor, "B L"], count: int | None) -> Float[Tensor, "N D"]:
-    """``hidden`` at ``positions``. Without their count, a GPU is waited for to learn it."""
+    """Returns ``hidden`` at ``positions``. Without their count, the CPU waits for a GPU to learn it."""
     if count is None:
         return hidden[positions]
     index = torch.nonzero_static(positions.flatten(), size=count, fill_value=0)[:, 0]
@@ -138,7 +140,7 @@ def _select(hidden: Float[Tensor, "B L D"], positions: Bool[Tensor, "B L"], coun
 
 
 class Block(nn.Module):
-    """Pre-norm attention and gated MLP, each with a residual."""
+    """Pre-norm attention and gated MLP, each with a residual connection."""
 
     is_causal = False
 
@@ -200,14 +202,15 @@ class Head(nn.Linear):
         temperatures: Float[Tensor, " N"] | None = None,
         is_sliced: Bool[Tensor, " N"] | None = None,
     ) -> Tensor:
-        """Logits of the ids of ``vocab_slice``, or all; with ``targets``, their log-probabilities (N,) in float32.
+        """Returns the logits of the ids of ``vocab_slice``, or of all ids; with ``targets``, their log-probabilities
+        (N,).
 
         Args:
             input: Hidden states; (N, D) with ``targets``.
             vocab_slice: First and one-past-last id that is computed.
-            targets: Tokens whose log-probabilities are wanted.
-            temperatures: Divide the logits of each target.
-            is_sliced: Which ``targets`` the slice is for, the others having all ids; None: all of them.
+            targets: Tokens whose log-probabilities are returned, in float32.
+            temperatures: Divisor of the logits of each target.
+            is_sliced: Targets to which the slice applies; the others use all ids. None applies it to all targets.
         """
         if targets is None or temperatures is None:
             return self._logits(input, vocab_slice)
@@ -225,7 +228,8 @@ class Head(nn.Linear):
     def _log_probs(
         self, hidden: Tensor, targets: Tensor, vocab_slice: tuple[int, int] | None, temperatures: Tensor
     ) -> Float[Tensor, " N"]:
-        """Log-probabilities in chunks of rows; the backward pass computes the logits again instead of keeping them.
+        """Returns log-probabilities in chunks of rows; the backward pass computes the logits again instead of storing
+        them.
 
         Fused losses serve an objective of ratios less well (``tests/benchmarks/log_probs.py``). Torch's
         ``linear_cross_entropy`` rounds bfloat16 results, knows a temperature only as a factor of the hidden states,
@@ -250,7 +254,7 @@ class Head(nn.Linear):
 
 
 class Transformer(nn.Module):
-    """Holds the parameters under their published names."""
+    """The parameters under their published names."""
 
     def __init__(self, config: MMadaConfig) -> None:
         super().__init__()
@@ -286,7 +290,7 @@ class MMadaModelLM(PreTrainedModel):
         return self.model["transformer"]  # type: ignore[return-value]
 
     def set_fused_ops(self, functions: FusedOps) -> None:
-        """Uses these functions between the matrix products of all layers."""
+        """Sets the functions between the matrix products of all layers."""
         self.fused_ops = functions
         for module in self.modules():
             if isinstance(module, (RMSNorm, Block)):
@@ -319,22 +323,23 @@ class MMadaModelLM(PreTrainedModel):
         output_hidden_states: bool = False,
         cache: KeyValueCache | None = None,
     ) -> MMadaOutput:
-        """Runs the transformer and applies the head only where asked.
+        """Runs the transformer and applies the head only where its output is requested.
 
         Args:
-            input_ids: Tokens, or give ``inputs_embeds``.
-            attention_mask: True on real tokens, which are the ones to attend to; or which query (axis 2) sees which
-                key (axis 3). None: all see all, which is faster than a mask that says so.
-            inputs_embeds: Embeddings in the place of ``input_ids``.
+            input_ids: Token ids; or give ``inputs_embeds``.
+            attention_mask: True on real tokens, to which all tokens attend; or which query (axis 2) attends to which
+                key (axis 3). None: all attend to all, which is faster than a mask that says so.
+            inputs_embeds: Embeddings that replace those of ``input_ids``.
             positions: Where to apply the head: N positions, in row-major order. None: everywhere.
-            num_positions: How many ``positions`` are True. Who knows it saves a wait for the device.
-            targets: Tokens at ``positions`` whose log-probabilities are wanted; no logits are returned or kept.
-            vocab_slice: First and one-past-last id that the head computes; the softmax is over them alone.
-            is_sliced: Which ``targets`` the slice is for, the others having the whole vocabulary; None: all of them.
-            temperature: Divides the logits before the softmax of ``targets``; one for all or one for each.
+            num_positions: Number of ``positions`` that are True. Giving it saves a wait for the device.
+            targets: Tokens at ``positions`` whose log-probabilities are returned; then no logits are returned or
+                stored.
+            vocab_slice: First and one-past-last id that the head computes; the softmax is over these alone.
+            is_sliced: Targets to which the slice applies; the others use the whole vocabulary. None applies it to all.
+            temperature: Divisor of the logits before the softmax of ``targets``; one for all or one for each.
             output_hidden_states: Also return the residual stream between the layers.
-            cache: Filled by this pass if it is new; otherwise ``input_ids`` and ``positions`` are the columns from
-                ``cache.first`` on, and ``attention_mask`` still that of whole rows.
+            cache: A new cache is filled by this pass. With a filled one, ``input_ids`` and ``positions`` are the
+                columns from ``cache.first`` on, and ``attention_mask`` is still that of whole rows.
 
         Raises:
             ValueError: A mask of floats, or not one target per position.
@@ -368,7 +373,7 @@ class MMadaModelLM(PreTrainedModel):
         return MMadaOutput(log_probs=log_probs, hidden_states=kept)
 
     def _attention_mask(self, mask: Tensor | None, columns: slice = slice(None)) -> Tensor | None:
-        """The mask as the attention kernels want it, for queries in ``columns``."""
+        """Returns the mask in the form of the attention kernels, for queries in ``columns``."""
         if mask is None:
             return None
         if mask.is_floating_point():

@@ -1,4 +1,4 @@
-"""Which ids are special, and where the image codes stand: the only file with id numbers."""
+"""Special token ids and the ids of the image codes. No other file holds id numbers."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ PUBLISHED_IDS = {
     "r2i": 126094,
     "mask": 126336,
 }
-"""Ids that MMaDA gives a meaning in LLaDA's tokenizer; most are reserved tokens without a name of their own."""
+"""Ids to which MMaDA gives a meaning in LLaDA's tokenizer; most are reserved tokens without a name."""
 PUBLISHED_TOKENIZER_LENGTH = 126349
-"""Image codes start at the tokenizer's length, not at the padded vocabulary of 126464."""
+"""Id of the first image code: the length of the tokenizer, and not that of the padded vocabulary, 126464."""
 PUBLISHED_CODEBOOK_SIZE = 8192
 TOKEN_NAMES = {"begin_of_text": "<|startoftext|>", "end_of_text": "<|endoftext|>", "mask": "<|mdm_mask|>"}
-"""Tokens by which a tokenizer that belongs to another checkpoint is noticed."""
+"""Tokens whose ids reveal a tokenizer of another checkpoint."""
 END_HEADER = "<|end_header_id|>"
 
 
@@ -35,16 +35,16 @@ class Vocabulary:
     mask_id: int
     begin_of_text_id: int
     end_of_text_id: int
-    """Ends a response, and pads it."""
+    """Token that ends a response, and pads it."""
     image_pad_id: int
-    """Pads the text of text-to-image rows on the left."""
+    """Token that pads the text of text-to-image rows on the left."""
     soi_id: int
     eoi_id: int
     t2i_id: int
     mmu_id: int
     r2i_id: int
     end_header_id: int | None
-    """Closes the role of a chat turn; None if the tokenizer has no such token."""
+    """Token that ends the role of a chat turn; None if the tokenizer has no such token."""
     image_offset: int
     """Id of image code 0."""
     codebook_size: int
@@ -56,7 +56,7 @@ class Vocabulary:
         return self.image_offset, self.image_offset + self.codebook_size
 
     def image_ids(self, codes: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
-        """Token ids of image codes.
+        """Returns the token ids of image codes.
 
         Raises:
             ValueError: A code is outside the codebook.
@@ -65,22 +65,22 @@ class Vocabulary:
         return codes.long() + self.image_offset
 
     def image_codes(self, token_ids: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
-        """Image codes of token ids.
+        """Returns the image codes of token ids.
 
         Raises:
-            ValueError: A token is no image code, such as a mask that was never filled.
+            ValueError: A token is not an image code, for example a mask token that was never replaced.
         """
         _check_range("tokens", token_ids, *self.image_slice, "only a finished image has codes")
         return token_ids - self.image_offset
 
     @classmethod
     def from_pretrained_parts(cls, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
-        """The ids of a checkpoint: from its config key ``special_token_ids`` where it has one, else the published.
+        """Returns the ids of a checkpoint: those of its config key ``special_token_ids``, or else the published ones.
 
         Raises:
             ValueError: The tokenizer's length differs from the published one, so that all image ids would move; it has
-                a special token at another id; the image codes do not fit into the embedding; or
-                ``special_token_ids`` lacks some.
+                a special token at another id; the image codes do not fit into the embedding; or ``special_token_ids``
+                lacks some.
         """
         own = getattr(config, "special_token_ids", None)
         ids = own or PUBLISHED_IDS
@@ -123,7 +123,7 @@ class Vocabulary:
 
 
 def _token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int | None:
-    """None for a token that the tokenizer does not have."""
+    """Returns the id of a token; None for one that the tokenizer does not have."""
     found = tokenizer.convert_tokens_to_ids(token)
     return found if isinstance(found, int) and found != tokenizer.unk_token_id else None
 

@@ -1,4 +1,4 @@
-"""Files of a checkpoint: found in a folder or on the Hub, and named in the error where one is missing or broken."""
+"""Files of a checkpoint, in a folder or on the Hub. Errors name the file that is missing or broken."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torch import Tensor
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 PATTERNS = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
-"""What is downloaded: neither pickled weights nor code."""
+"""Files that are downloaded: neither pickled weights nor code."""
 INDEX = "model.safetensors.index.json"
 SINGLE_FILES = ("model.safetensors", "pytorch_model.safetensors")
-"""Names of weights in one file; the second is that of the published image tokenizer."""
+"""Names of a single file of weights; the second is that of the published image tokenizer."""
 MAX_SHOWN = 3
 
 
 def local_folder(name: str | Path, patterns: Sequence[str] = PATTERNS) -> Path:
-    """A checkpoint's folder; a Hub name is downloaded, or found among earlier downloads.
+    """Returns the folder of a checkpoint; a Hub name is downloaded, or found among earlier downloads.
 
     Args:
         name: Folder or Hub name.
@@ -44,7 +44,8 @@ def local_folder(name: str | Path, patterns: Sequence[str] = PATTERNS) -> Path:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that hold the weights: a single one, or those that the index names. All can be opened.
+    """Returns the safetensors files that hold the weights: a single one, or those that the index names. All can be
+    opened.
 
     Raises:
         ValueError: There are none, one is missing, or one was cut short.
@@ -77,7 +78,7 @@ def _indexed_files(folder: Path) -> list[Path]:
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a checkpoint, on the CPU, in their stored types.
+    """Returns all tensors of a checkpoint, on the CPU, in their stored types.
 
     Raises:
         ValueError: As :func:`weight_files`.
@@ -90,7 +91,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def check_finite(folder: str | Path, tensors: Mapping[str, Tensor]) -> None:
-    """Refuses weights of which some are broken.
+    """Refuses weights of which some are not finite.
 
     Raises:
         ValueError: A tensor holds NaN or infinity.
@@ -119,11 +120,11 @@ def check_names(folder: str | Path, missing: list[str] | set[str], unknown: list
 
 
 def summarise_names(names: list[str] | set[str]) -> str:
-    """The first few names, and how many more there are."""
+    """Returns the first few names, and the number of the others."""
     more = f" and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else ""
     return ", ".join(sorted(names)[:MAX_SHOWN]) + more
 
 
 def first_line(error: Exception) -> str:
-    """Kind and first line of an error."""
+    """Returns the type of an error and the first line of its message."""
     return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"

@@ -1,8 +1,8 @@
 """Keys and values of earlier passes, so that a step computes only the tokens that can have changed much.
 
-Attention is bidirectional: once a token is fixed, the keys and values of all other tokens change too. A cache ignores
-that until the next full pass, which the samplers make at every block border.
-Source: Fast-dLLM, arXiv:2505.22618, section 3.2 (prefix and dual cache).
+Attention is bidirectional: once a token is fixed, the keys and values of all other tokens change, too. A cache ignores
+that until the next full pass, which the samplers make at every block border. Source: Fast-dLLM, arXiv:2505.22618,
+section 3.2 (prefix and dual cache).
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from torch import Tensor
 
 
 class KeyValueCache:
-    """Keys and values of whole rows, one pair a layer.
+    """Keys and values of whole rows, one pair per layer.
 
-    The first pass fills it and computes every column. Each later pass computes the columns from ``first`` on, as many
-    as it is given, writes theirs over the old ones, and attends to all.
+    The first pass fills the cache and computes every column. Each later pass computes as many columns as it is given,
+    from ``first`` on, replaces their keys and values, and attends to all columns.
     """
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class KeyValueCache:
         return old
 
     def keep(self, rows: Sequence[int], num_rows: int) -> None:
-        """Forgets all rows of the batch but these; with guidance its ``num_rows`` rows stand here twice."""
+        """Deletes all rows of the batch but these; with guidance each of the ``num_rows`` samples has two rows."""
         for layer, (key, value) in enumerate(self._layers):
             index = [start + row for start in range(0, len(key), num_rows) for row in rows]
             self._layers[layer] = (key[index], value[index])

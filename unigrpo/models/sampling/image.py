@@ -1,4 +1,4 @@
-"""Image sampling: all codes are drawn at once, the surest are kept, and the others are hidden and drawn again.
+"""Image sampling: each step samples all codes, keeps the most confident ones, and masks the others again.
 
 Source: MaskGIT, arXiv:2202.04200, section 3.2; guidance as in Muse, arXiv:2301.00704, section 2.7.
 """
@@ -21,11 +21,12 @@ from unigrpo.models.sampling.remasking import draw, guide
 from unigrpo.models.vocabulary import Vocabulary
 
 UNKNOWN = -1
-"""Code of a place to draw, among known ones."""
+"""Code that marks a position to generate, among known codes."""
 MIN_PROBABILITY = 1e-20
-"""Probabilities and draws below count as this much, so that no logarithm is infinite."""
+"""Smallest probability and smallest uniform random number, so that no logarithm is infinite."""
 MIN_LENGTH_RATIO = 0.875
-"""Prompts and their shorter guides share a pass from this ratio of row lengths on; below, padding costs more."""
+"""Smallest ratio of row lengths at which prompts and unconditional prompts share a pass; below it, padding costs
+more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,15 +35,16 @@ class ImageSample:
 
     token_ids: Int[Tensor, " L"]
     codes: Int[Tensor, " N"]
-    """The image without the offset, row by row; known codes included."""
+    """Codes of the image without the offset, row by row, known codes included."""
     response_mask: Bool[Tensor, " L"]
-    """Drawn image tokens: neither the known ones nor end-of-image."""
+    """True on generated image tokens: neither on known ones nor on end-of-image."""
     scored_mask: Bool[Tensor, " L"]
-    """The same: an image has no padding."""
+    """Equal to the response mask, because an image has no padding."""
     commit_step: Int[Tensor, " L"]
-    """Step at which the token was kept, from 0; -1 where none was drawn."""
+    """Step at which the token was kept, from 0; -1 where none was generated."""
     commit_log_probs: Float[Tensor, " L"]
-    """Log-probability (nats) of the token then, among the image codes, at the sampling temperature; 0 elsewhere."""
+    """Log-probability (nats) of the token at that step, among the image codes, at the sampling temperature; 0
+    elsewhere."""
 
 
 @dataclass
@@ -52,15 +54,16 @@ class _Rows:
     tokens: Int[Tensor, "R L"]
     token_mask: Bool[Tensor, "R L"]
     is_padded: bool
-    """Whether a row is shorter than the longest."""
+    """Whether a row is shorter than the longest row."""
     columns: slice
-    """Where the image stands in each row."""
+    """Columns of the image in each row."""
     cache: KeyValueCache | None
 
     def logits(
         self, model: Callable[..., Any], hidden: Bool[Tensor, "B N"], num_hidden: int, vocabulary: Vocabulary
     ) -> Float[Tensor, "M V"]:
-        """Float32 logits of the image codes at the hidden places of all rows, which hold each image R/B times."""
+        """Returns float32 logits of the image codes at the masked positions of all rows, which hold each image R/B
+        times."""
         copies = len(self.tokens) // len(hidden)
         positions = torch.zeros_like(self.token_mask)
         positions[:, self.columns] = hidden.repeat(copies, 1)
@@ -81,7 +84,7 @@ class _Rows:
 
 @dataclass(frozen=True)
 class _Batch:
-    """Images at work. With guidance the unconditional rows stand below in ``rows``, or apart in ``guides``."""
+    """Images in progress. With guidance the unconditional rows are at the end of ``rows``, or apart in ``guides``."""
 
     rows: _Rows
     guides: _Rows | None
@@ -92,7 +95,7 @@ class _Batch:
         return self.rows.tokens[: len(self.generators), self.rows.columns]
 
     def show(self, image: Int[Tensor, "B N"]) -> None:
-        """Puts the images into all rows."""
+        """Writes the images into all rows."""
         for rows in (self.rows, self.guides):
             if rows is not None:
                 rows.tokens[:, rows.columns] = image.repeat(len(rows.tokens) // len(image), 1)
@@ -109,18 +112,18 @@ def sample_images(
     unconditional: Sequence[Int[Tensor, " Q"]] | None = None,
     known: Sequence[Int[Tensor, " N"] | None] | None = None,
 ) -> list[ImageSample]:
-    """Draws one image behind each prompt.
+    """Generates one image after each prompt.
 
-    A sample depends on its own prompts, known codes and generator alone, not on the others of the batch.
+    A sample depends on its own prompts, known codes and generator alone, and not on the others of the batch.
 
     Args:
         model: The forward pass of :class:`~unigrpo.models.mmada.MMadaModelLM`.
         prompts: Token ids of B prompts of any lengths, each up to and including start-of-image.
-        settings: How to sample.
+        settings: Sampling settings.
         vocabulary: Mask id, end-of-image id and the range of the image codes.
-        generators: One per prompt, on the CPU or the model's device.
-        unconditional: For guidance, the prompts to compare with, of any lengths, up to and including start-of-image.
-        known: For inpainting, the codes that are given, and :data:`UNKNOWN` where to draw; None draws all of an image.
+        generators: One generator per prompt, on the CPU or the model's device.
+        unconditional: For guidance, the unconditional prompts, of any lengths, up to and including start-of-image.
+        known: For inpainting, the given codes, and :data:`UNKNOWN` where to generate; None generates all of an image.
 
     Raises:
         ValueError: Guidance without unconditional prompts, a prompt that contains the mask token, not one of
@@ -156,14 +159,14 @@ def sample_images(
 
 
 def mask_counts(settings: ImageSamplingConfig, step: int, num_hidden: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
-    """Codes to hide again after a step: the schedule's share of all N, but at least one fewer than before.
+    """Returns the number of codes to mask again after a step: the schedule's fraction of all N, but fewer than before.
 
-    Never 0: the last step, which keeps all, asks for no count.
+    The last step, which keeps all codes, asks for no count, so the result is never 0.
 
     Args:
         settings: Schedule, number of steps and N.
-        step: From 0.
-        num_hidden: Hidden codes before the step.
+        step: Number of the step, from 0.
+        num_hidden: Number of masked codes before the step.
     """
     share = hidden_share(settings.schedule, torch.tensor((step + 1) / settings.num_denoising_steps))
     count = int((settings.num_image_tokens * share).floor())
@@ -171,18 +174,19 @@ def mask_counts(settings: ImageSamplingConfig, step: int, num_hidden: Int[Tensor
 
 
 def remasking_temperature(settings: ImageSamplingConfig, step: int) -> float:
-    """Factor of the Gumbel noise at a step, from 0; it reaches 0 at the last."""
+    """Returns the factor of the Gumbel noise at a step, from 0; it is 0 at the last step."""
     left = [1 - (k + 1) / settings.num_denoising_steps for k in range(step + 1)]
     return settings.remasking_temperature * (left[-1] if settings.remasking_anneal == "linear" else math.prod(left))
 
 
 def gumbel(uniform: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
-    """Gumbel noise of uniform draws."""
+    """Returns Gumbel noise from uniform random numbers."""
     return -(-uniform.clamp(min=MIN_PROBABILITY).log()).clamp(min=MIN_PROBABILITY).log()
 
 
 def least_sure(confidence: Float[Tensor, "B N"], counts: Int[Tensor, " B"]) -> Bool[Tensor, "B N"]:
-    """The ``counts`` smallest of each row; of several that equal the first one left out, none."""
+    """Selects the ``counts`` smallest values of each row; if several equal the first one that is left out, none of
+    them."""
     ordered = confidence.sort(dim=1).values
     return confidence < ordered.gather(1, counts[:, None].clamp(max=confidence.shape[1] - 1))
 
@@ -233,7 +237,8 @@ def _start(
     known: Sequence[Tensor | None] | None,
     device: torch.device,
 ) -> _Batch:
-    """One pass for prompts and guides where their lengths are close, else one for each, without padding."""
+    """Arranges one pass for prompts and unconditional prompts of similar lengths, else one for each, without
+    padding."""
     images = torch.full((len(prompts), settings.num_image_tokens), vocabulary.mask_id)
     for row, codes in enumerate(known or ()):
         if codes is not None:
@@ -257,7 +262,7 @@ def _padded(
     vocabulary: Vocabulary,
     device: torch.device,
 ) -> _Rows:
-    """Rows of a prompt, an image (from the first again after the last) and end-of-image."""
+    """Returns rows of a prompt, an image (repeated from the first after the last) and end-of-image."""
     longest, size = max(len(prompt) for prompt in prompts), settings.num_image_tokens
     tokens = torch.full((len(prompts), longest + size + 1), vocabulary.image_pad_id)
     token_mask = torch.ones_like(tokens, dtype=torch.bool)
@@ -284,7 +289,7 @@ def _candidates(
     settings: ImageSamplingConfig,
     vocabulary: Vocabulary,
 ) -> tuple[Int[Tensor, "B N"], Float[Tensor, "B N"], Float[Tensor, "B N"]]:
-    """A token for every hidden place, its log-probability and its confidence, which is infinite at the other places.
+    """Returns a token for every masked position, its log-probability and its confidence, which is infinite elsewhere.
 
     Confidence is the log-probability before the temperature.
     """
@@ -319,7 +324,8 @@ def _logits(
     settings: ImageSamplingConfig,
     vocabulary: Vocabulary,
 ) -> Float[Tensor, "M V"]:
-    """Float32 logits of the image codes at the M hidden places; with guidance, against the unconditional rows."""
+    """Returns float32 logits of the image codes at the M masked positions; with guidance, against the unconditional
+    rows."""
     logits = batch.rows.logits(model, hidden, num_hidden, vocabulary)
     if settings.guidance_scale == 0:
         return logits
@@ -331,7 +337,7 @@ def _logits(
 
 
 def _remasking_noise(batch: _Batch, hidden: Bool[Tensor, "B N"], left: Sequence[int]) -> Float[Tensor, "B N"]:
-    """Gumbel noise at the hidden places."""
+    """Returns Gumbel noise at the masked positions."""
     uniform = [
         torch.rand(count, generator=g, device=g.device).to(hidden.device)
         for count, g in zip(left, batch.generators, strict=True)
@@ -340,7 +346,7 @@ def _remasking_noise(batch: _Batch, hidden: Bool[Tensor, "B N"], left: Sequence[
 
 
 def _finish(image: Tensor, prompt: Tensor, steps: Tensor, log_probs: Tensor, vocabulary: Vocabulary) -> ImageSample:
-    """One row without padding; ``image`` holds token ids."""
+    """Returns one row without padding; ``image`` holds token ids."""
     around = (len(prompt), 1)
     ids, steps = image.cpu(), torch.nn.functional.pad(steps.cpu(), around, value=-1)
     drawn = steps >= 0

@@ -1,4 +1,4 @@
-"""Which drawn tokens stay: pure functions over confidences."""
+"""Selection of the sampled tokens that are kept: pure functions of confidences."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def commit_counts(num_masked: int, num_steps: int) -> list[int]:
-    """Tokens to fix at each step: equal shares, with the remainder on the first steps.
+    """Returns the number of tokens to fix at each step: equal parts, with the remainder on the first steps.
 
     >>> commit_counts(7, 3)
     [3, 2, 2]
@@ -18,7 +18,7 @@ def commit_counts(num_masked: int, num_steps: int) -> list[int]:
 
 
 def most_confident(confidence: Float[Tensor, "B L"], count: int) -> Bool[Tensor, "B L"]:
-    """The ``count`` largest of each row; of equal ones the first. Minus infinity is never chosen."""
+    """Selects the ``count`` largest values of each row; of equal ones the first. Minus infinity is never selected."""
     order = confidence.argsort(dim=1, descending=True, stable=True)
     rank = torch.empty_like(order).scatter_(
         1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
@@ -27,19 +27,19 @@ def most_confident(confidence: Float[Tensor, "B L"], count: int) -> Bool[Tensor,
 
 
 def at_least(confidence: Float[Tensor, "B L"], threshold: float) -> Bool[Tensor, "B L"]:
-    """All with at least this confidence, and the largest of each row in any case."""
+    """Selects all values of at least this confidence, and the largest value of each row in any case."""
     return ((confidence >= threshold) & confidence.isfinite()) | most_confident(confidence, 1)
 
 
 def guide(
     conditional: Float[Tensor, "*any V"], unconditional: Float[Tensor, "*any V"], scale: float
 ) -> Float[Tensor, "*any V"]:
-    """Logits of classifier-free guidance, ``u + (scale + 1)(c - u)``: a scale of 0 is no guidance."""
+    """Returns logits of classifier-free guidance, ``u + (scale + 1)(c - u)``: a scale of 0 is no guidance."""
     return unconditional + (scale + 1) * (conditional - unconditional)
 
 
 def keep_top_p(logits: Float[Tensor, "N V"], top_p: float) -> Float[Tensor, "N V"]:
-    """Logits with minus infinity outside the smallest set of tokens whose probability reaches ``top_p``."""
+    """Returns logits with minus infinity outside the smallest set of tokens whose probability reaches ``top_p``."""
     if top_p >= 1:
         return logits
     ordered, index = logits.sort(dim=-1, descending=True)
@@ -48,10 +48,11 @@ def keep_top_p(logits: Float[Tensor, "N V"], top_p: float) -> Float[Tensor, "N V
 
 
 def draw(logits: Float[Tensor, "N V"], noise: Float[Tensor, "N V"]) -> Int[Tensor, " N"]:
-    """One token per row from the softmax of the logits: an exponential race, equal to adding Gumbel noise.
+    """Samples one token per row from the softmax of the logits by an exponential race, which equals adding Gumbel
+    noise.
 
     Args:
-        logits: Already divided by the temperature.
-        noise: Drawn from the exponential distribution with rate 1.
+        logits: Logits, already divided by the temperature.
+        noise: Samples of the exponential distribution with rate 1.
     """
     return (logits - noise.log()).argmax(dim=-1)

@@ -26,20 +26,20 @@ class TextSample:
     token_ids: Int[Tensor, " L"]
     response_mask: Bool[Tensor, " L"]
     scored_mask: Bool[Tensor, " L"]
-    """Response tokens up to and including the first end-of-text."""
+    """True on response tokens up to and including the first end-of-text."""
     commit_step: Int[Tensor, " L"]
     """Step at which the token was fixed, from 0; -1 where none was: the prompt, and padding that was never sampled."""
     commit_log_probs: Float[Tensor, " L"]
-    """Log-probability (nats) of the token then, at the sampling temperature; 0 where none was fixed."""
+    """Log-probability (nats) of the token at that step, at the sampling temperature; 0 where none was fixed."""
 
 
 TENSORS = ("tokens", "token_mask", "commit_step", "log_probs")
-"""What a batch holds of each row."""
+"""Names of the tensors that a batch holds for each row."""
 
 
 @dataclass
 class _Batch:
-    """Unfinished samples, one per row, prompts padded on the left."""
+    """Unfinished samples, one per row, with prompts padded on the left."""
 
     index: list[int]
     generators: list[torch.Generator]
@@ -49,11 +49,11 @@ class _Batch:
     commit_step: Tensor
     log_probs: Tensor
     is_padded: bool
-    """Whether a row is shorter than the longest."""
+    """Whether a row is shorter than the longest row."""
     response_length: int
 
     def part(self, rows: Sequence[int]) -> _Batch:
-        """Some of the rows, as they are now."""
+        """Returns some of the rows in their present state."""
         return replace(
             self,
             index=[self.index[r] for r in rows],
@@ -62,12 +62,12 @@ class _Batch:
         )
 
     def put(self, rows: Sequence[int], part: _Batch) -> None:
-        """Writes a :meth:`part` back into its rows; the batch itself is there already."""
+        """Writes a :meth:`part` back into its rows; writing the batch itself changes nothing."""
         for name in TENSORS if part is not self else ():
             getattr(self, name)[list(rows)] = getattr(part, name)
 
     def trimmed(self) -> _Batch:
-        """Without padding that all rows have: the longest prompt may have left."""
+        """Returns the batch without padding that all rows have: the sample with the longest prompt may be finished."""
         padding = (~self.token_mask[:, : self.prompt_length]).sum(dim=1).tolist()
         spare = min(padding, default=0)
         return replace(
@@ -79,7 +79,7 @@ class _Batch:
 
     @property
     def response(self) -> slice:
-        """Columns that are written to."""
+        """Columns of the response."""
         return slice(self.prompt_length, self.prompt_length + self.response_length)
 
 
@@ -93,17 +93,18 @@ def sample_text(
     generators: Sequence[torch.Generator],
     suffixes: Sequence[Int[Tensor, " S"]] | None = None,
 ) -> list[TextSample]:
-    """Writes one response to each prompt.
+    """Generates one response to each prompt.
 
-    A sample depends on its own prompt and generator alone, not on the others of the batch.
+    A sample depends on its own prompt and generator alone, and not on the others of the batch.
 
     Args:
         model: The forward pass of :class:`~unigrpo.models.mmada.MMadaModelLM`.
         prompts: Token ids of B prompts, of any lengths.
-        settings: How to sample.
+        settings: Sampling settings.
         vocabulary: Mask and end-of-text ids.
-        generators: One per prompt, on the CPU or the model's device.
-        suffixes: What the model sees behind each response, of any lengths; no part of the sample. None: nothing.
+        generators: One generator per prompt, on the CPU or the model's device.
+        suffixes: Tokens that the model sees after each response, of any lengths, and that are no part of the sample.
+            None: no tokens.
 
     Raises:
         ValueError: An empty prompt under guidance, a prompt that contains the mask token, not one generator per
@@ -180,7 +181,8 @@ def _fill_block(
 ) -> None:
     """Unmasks one block of all rows in place.
 
-    Nothing in here waits for the device, unless there is a threshold: then only the device knows how many are left.
+    Nothing here waits for the device, unless there is a threshold: then only the device knows how many tokens are
+    left.
     """
     first = batch.prompt_length + block * settings.block_length
     columns = slice(first, first + settings.block_length)
@@ -223,7 +225,7 @@ def _fill_block(
 
 
 def _commit(block: Tensor, masked: Bool[Tensor, "B l"], chosen: Bool[Tensor, "B l"], values: Tensor) -> None:
-    """Writes those of the ``values`` at masked positions that were chosen, in place and without waiting."""
+    """Writes the selected ``values`` at masked positions, in place and without waiting for the device."""
     spread = torch.zeros_like(block).masked_scatter(masked, values)
     block.copy_(torch.where(chosen, spread, block))
 
@@ -235,9 +237,9 @@ def _candidates(
     settings: TextSamplingConfig,
     vocabulary: Vocabulary,
 ) -> tuple[Int[Tensor, " N"], Float[Tensor, " N"], Float[Tensor, " N"]]:
-    """A token for every masked position of the block, its log-probability and its confidence.
+    """Returns a token for every masked position of the block, its log-probability and its confidence.
 
-    The mask token itself is never drawn; the log-probability is still that of the whole vocabulary, as in training.
+    The mask token itself is never sampled; the log-probability is still that of the whole vocabulary, as in training.
     ``left`` is the number of masked positions of each row.
     """
     scaled = logits / settings.temperature if settings.temperature > 0 else logits
@@ -272,7 +274,7 @@ def _logits(
     vocabulary: Vocabulary,
     cache: KeyValueCache | None,
 ) -> Float[Tensor, "N V"]:
-    """Float32 logits at the masked positions of the block; with guidance, against the masked prompt."""
+    """Returns float32 logits at the masked positions of the block; with guidance, against the masked prompt."""
     tokens, mask = batch.tokens, batch.token_mask if batch.is_padded else None
     positions = torch.zeros_like(batch.token_mask)
     positions[:, columns] = masked
@@ -307,7 +309,7 @@ def _done_rows(
 
 
 def _finish(batch: _Batch, row: int, prompt_length: int, vocabulary: Vocabulary) -> TextSample:
-    """Takes a row out: without padding, and with end-of-text where nothing was sampled."""
+    """Takes a finished row out of the batch, without padding, and with end-of-text where nothing was sampled."""
     whole = slice(batch.prompt_length - prompt_length, batch.response.stop)
     tokens = batch.tokens[row, whole].cpu()
     tokens = torch.where(tokens == vocabulary.mask_id, vocabulary.end_of_text_id, tokens)

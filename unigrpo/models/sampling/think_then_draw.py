@@ -1,6 +1,6 @@
-"""Thinking before drawing: the thoughts are sampled as text, and the image behind prompt and thoughts.
+"""Thinking before text to image: the thoughts are sampled as text, and the image after prompt and thoughts.
 
-The row is the one of training: task token, request, thoughts, end-of-text ..., start-of-image, codes, end-of-image.
+The row is that of training: task token, request, thoughts, end-of-text ..., start-of-image, codes, end-of-image.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from unigrpo.models.vocabulary import Vocabulary
 
 @dataclass(frozen=True, kw_only=True)
 class ThoughtAndImage:
-    """What was thought and drawn for one prompt; each part has its own steps and log-probabilities."""
+    """The thoughts and the image of one prompt; each part has its own steps and log-probabilities."""
 
     thought: TextSample
     """Prompt and thoughts."""
     image: ImageSample
-    """The whole row, of which prompt and thoughts are the prompt."""
+    """The whole row, in which prompt and thoughts are the prompt of the image."""
 
 
 def think_then_draw(
@@ -40,22 +40,21 @@ def think_then_draw(
     unconditional: Sequence[Int[Tensor, " Q"]] | None = None,
     max_text_tokens: int | None = None,
 ) -> list[ThoughtAndImage]:
-    """Writes thoughts to each prompt, then draws the image that they ask for.
+    """Generates thoughts for each prompt, and then the image that they describe.
 
-    While thoughts are written the hidden image stands behind them, as in training.
-
-    A sample depends on its own prompt and generator alone, not on the others of the batch.
+    While the thoughts are sampled, the masked image stands after them, as in training. A sample depends on its own
+    prompt and generator alone, and not on the others of the batch.
 
     Args:
         model: The forward pass of :class:`~unigrpo.models.mmada.MMadaModelLM`.
         prompts: Token ids of B requests, see :func:`unigrpo.data.layouts.r2i_prompt`.
-        text_settings: How to sample the thoughts.
-        image_settings: How to draw.
+        text_settings: Sampling settings of the thoughts.
+        image_settings: Sampling settings of the image.
         vocabulary: Special ids and the range of the image codes.
-        generators: One per prompt, on the CPU or the model's device.
-        unconditional: For guidance of the drawing, as :func:`~unigrpo.models.sampling.image.sample_images` takes it.
-        max_text_tokens: S of the training: end-of-text fills request and thoughts up to it. None: one end-of-text
-            closes the thoughts.
+        generators: One generator per prompt, on the CPU or the model's device.
+        unconditional: For guidance of the image, as :func:`~unigrpo.models.sampling.image.sample_images` takes it.
+        max_text_tokens: S of the training: end-of-text fills request and thoughts up to it. None: one end-of-text ends
+            the thoughts.
 
     Raises:
         ValueError: A request and its thoughts do not fit into ``max_text_tokens``, or what the two samplers refuse.
@@ -90,6 +89,6 @@ def think_then_draw(
 
 
 def _closing(length: int, vocabulary: Vocabulary, max_text_tokens: int | None) -> Tensor:
-    """What follows ``length`` tokens of request and thoughts: end-of-text ..., start-of-image."""
+    """Returns the tokens that follow ``length`` tokens of request and thoughts: end-of-text ..., start-of-image."""
     num_ends = 1 if max_text_tokens is None else max_text_tokens + 1 - length
     return torch.tensor([vocabulary.end_of_text_id] * num_ends + [vocabulary.soi_id])

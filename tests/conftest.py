@@ -13,6 +13,8 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 import json
 import shutil
 import string
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,13 @@ CHAT_TEMPLATE = (
     "{{ '<|startoftext|>' }}{% for m in messages %}{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\n' "
     "+ m['content'] + '<|eot_id|>' }}{% endfor %}{{ '<|start_header_id|>assistant<|end_header_id|>\n' }}"
 )
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Draws the images of the tiny prompts once, before the processes of pytest-xdist start."""
+    if not hasattr(session.config, "workerinput"):
+        script = Path(__file__).parents[1] / "examples" / "tiny" / "prompt_images.py"
+        subprocess.run([sys.executable, str(script)], check=True)
 
 
 def save_tiny_tokenizer(folder: Path) -> None:

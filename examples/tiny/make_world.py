@@ -12,10 +12,7 @@ import argparse
 import csv
 import json
 import random
-import shutil
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +20,13 @@ import arithmetic
 import datasets
 import torch
 from character_tokenizer import SPECIAL_TOKENS, save_word_tokenizer
-from questions import DESCRIBE, Question, answer, has_names, look, misread, questions, request, words
-from shapes import Scene, caption, draw, neighbours, split
+from prompt_images import picked_questions, png, write_prompts
+from questions import DESCRIBE, Question, answer, has_names, look, misread, request, words
+from shapes import Scene, caption, neighbours, split
 from tqdm import tqdm
 from transformers import AutoTokenizer, GenerationConfig
 from webdataset.writer import TarWriter
 
-from unigrpo.config import TASKS
 from unigrpo.data.cot_format import render
 from unigrpo.models.image_tokenizer import load_image_tokenizer
 from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
@@ -38,8 +35,6 @@ WRONG_CAPTIONS = 0.3
 """Share of captions and of drawing requests with a picture of something else."""
 MISREAD = 0.3
 """Share of thoughts about a picture that misread it, with the answer that follows."""
-NUM_SINGLE = 24
-"""Most prompts of each part that ask to draw one shape; all others ask for two."""
 SIZES = {"pairs": 16000, "journey": 16000, "instructions": 12000, "reasoning": 30000, "drawing": 12000}
 """Rows of each source: several for each scene, so that right ones outnumber those with an error."""
 
@@ -215,46 +210,6 @@ def arithmetic_sentences(terms: tuple[int, ...]) -> Iterator[str]:
     yield f"{terms[0]}+{terms[1]}={terms[0] + terms[1]}"
 
 
-def picked_questions(scene: Scene, number: int, rng: random.Random) -> Iterator[Question]:
-    """Different questions about a scene; each kind as often as the others."""
-    by_kind: dict[str, list[Question]] = {}
-    for question in questions(scene):
-        by_kind.setdefault(question.kind, []).append(question)
-    for kind in rng.sample(sorted(by_kind), number):
-        yield rng.choice(by_kind[kind])
-
-
-def write_prompts(folder: Path, seed: int) -> None:
-    """``train.jsonl`` and ``test.jsonl`` with prompts of all tasks, and the pictures that some ask about."""
-    rng = random.Random(f"prompts {seed}")
-    numbers = {
-        "train": {"text": 547, "mmu": 800, "t2i": 500, "r2i": 160},
-        "test": dict.fromkeys(("text", "mmu", "t2i"), 96),
-    }
-    numbers["test"]["r2i"] = 48
-    for part, sums, scenes in zip(numbers, arithmetic.split(), split(), strict=True):
-        shutil.rmtree(folder / part, ignore_errors=True)
-        (folder / part).mkdir(parents=True)
-        rows = [{"task": "text", "prompt": arithmetic.question(t), "label": str(sum(t))} for t in sums]
-        rows = rows[: numbers[part]["text"]]
-        for i, scene in enumerate(rng.choices(scenes, k=numbers[part]["mmu"])):
-            name = f"{part}/{i:03d}.png"
-            (folder / name).write_bytes(png(scene))
-            question = next(picked_questions(scene, 1, rng))
-            rows.append({"task": "mmu", "prompt": str(question), "label": answer(question, scene), "image": name})
-        single = [scene for scene in scenes if len(scene) == 1][:NUM_SINGLE]
-        others = [scene for scene in scenes if len(scene) > 1]
-        for scene in [*single, *rng.sample(others, min(numbers[part]["t2i"] - len(single), len(others)))]:
-            rows.append({"task": "t2i", "prompt": caption(scene), "label": caption(scene)})
-        named = [scene for scene in scenes if has_names(scene)]
-        for scene in rng.sample(named, min(numbers[part]["r2i"], len(named))):
-            rows.append({"task": "r2i", "prompt": request(scene), "label": caption(scene)})
-        (folder / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        if part == "test":
-            shown = [row for task in TASKS for row in [r for r in rows if r["task"] == task][:4]]
-            (folder / "validation.jsonl").write_text("".join(json.dumps(row) + "\n" for row in shown))
-
-
 def write_first_model(folder: Path, image_tokenizer: Path, seed: int) -> None:
     """The real model class with small numbers and random weights, the tokenizers beside it."""
     torch.manual_seed(seed)
@@ -284,14 +239,6 @@ def write_first_model(folder: Path, image_tokenizer: Path, seed: int) -> None:
     )
     model.save_pretrained(folder)
     pictures.save_pretrained(folder / "image_tokenizer")
-
-
-@cache
-def png(scene: Scene) -> bytes:
-    """The picture of a scene, as in a file."""
-    file = BytesIO()
-    draw(scene).save(file, "PNG")
-    return file.getvalue()
 
 
 if __name__ == "__main__":

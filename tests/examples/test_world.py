@@ -24,6 +24,7 @@ def tiny() -> ModuleType:
     try:
         import make_image_tokenizer  # noqa: PLC0415
         import make_world  # noqa: PLC0415
+        import prompt_images  # noqa: PLC0415
         import questions  # noqa: PLC0415
         import shapes  # noqa: PLC0415
         import stage_table  # noqa: PLC0415
@@ -31,7 +32,12 @@ def tiny() -> ModuleType:
         sys.path.remove(str(TINY))
     module = ModuleType("tiny")
     module.__dict__.update(
-        questions=questions, shapes=shapes, world=make_world, tokenizer=make_image_tokenizer, table=stage_table
+        questions=questions,
+        shapes=shapes,
+        world=make_world,
+        images=prompt_images,
+        tokenizer=make_image_tokenizer,
+        table=stage_table,
     )
     return module
 
@@ -110,6 +116,23 @@ def test_prompts_of_training_and_test_are_disjoint_and_shipped_as_the_command_wr
             row["label"] + row["prompt"] for row in map(json.loads, text.splitlines()) if row["task"] != "mmu"
         }
     assert parts["train"].isdisjoint(parts["test"])
+
+
+def test_missing_images_are_drawn_and_others_are_refused(tiny, tmp_path, monkeypatch):
+    for file in (TINY / "world").glob("*.jsonl"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    monkeypatch.setattr(tiny.images, "FOLDER", tmp_path)
+    tiny.images.main()
+    assert tiny.images.checksum(tmp_path) == tiny.images.PIXELS
+    kept = tmp_path / "train" / "000.png"
+    kept.write_bytes(b"kept")  # a second call finds every file and draws nothing
+    tiny.images.main()
+    assert kept.read_bytes() == b"kept"
+    kept.unlink()
+    monkeypatch.setattr(tiny.images, "PIXELS", "0" * 64)
+    with pytest.raises(SystemExit, match="draws other images than the prompts describe"):
+        tiny.images.main()
+    assert not kept.exists()
 
 
 def test_the_table_has_a_row_for_each_stage(tiny):

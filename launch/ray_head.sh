@@ -74,7 +74,7 @@ import json, os, subprocess
 commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip() or "unknown"
 # No keys here: Ray shows a job's environment to everybody who may look at it. Export them where Ray is started.
 variables = {"UNIGRPO_COMMIT": commit, "UNIGRPO_SUBMIT_DIR": os.getcwd(), "PYTHONUNBUFFERED": "1"}
-print(json.dumps({"excludes": ["/.venv*", "/runs", "/.git", "/site"], "env_vars": variables}))
+print(json.dumps({"excludes": ["/.venv*", "/runs", "/out", "/.git", "/site"], "env_vars": variables}))
 PY
 }
 

@@ -32,11 +32,16 @@ class Prompt:
     task: str = "text"
     """One of :data:`unigrpo.config.TASKS`."""
     images: tuple[str, ...] = ()
-    """Paths of the input images."""
+    """Paths of the input images, or their names in a table (:mod:`unigrpo.data.embedded_images`)."""
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """The other columns of the line, which the rewards get."""
     dataset: str = ""
     """File or data set of the prompt, as the config names it."""
+    messages: tuple[Mapping[str, str], ...] = ()
+    """The prompt as chat messages with ``role`` and ``content``, of which ``text`` is the last; empty if the prompt
+    file has it as a string."""
+    instruction: str | None = None
+    """Text that is put before ``text`` instead of the run's instruction; None if the run's is used."""
 
 
 @dataclass(frozen=True, kw_only=True)

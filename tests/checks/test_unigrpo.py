@@ -64,6 +64,24 @@ def test_a_gold_that_cannot_be_graded_is_named_with_its_line(run, tmp_path):
         check_inputs(changed(run, data=DataConfig(prompt_dataset=str(file))))
 
 
+def test_few_prompts_that_cannot_be_used_are_left_out_of_training_and_evaluation(run, tmp_path, caplog):
+    rows = [{"prompt": f"{i}+1=", "label": str(i + 1)} for i in range(200)]
+    rows[3] = {"prompt": "3+1=", "label": ""}
+    rows[7] = {"prompt": "7+<|mdm_mask|>=", "label": "8"}
+    file = tmp_path / "sums.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    inputs = check_inputs(changed(run, data=DataConfig(prompt_dataset=str(file))))
+    assert len(inputs.prompts) == len(inputs.prompt_tokens["text"]) == 198
+    assert not {"sums.jsonl:4", "sums.jsonl:8"} & {prompt.id for prompt in inputs.prompts}
+    assert "sums.jsonl:4: reward 'math_answer' cannot use it" in caplog.text
+    assert "sums.jsonl:8: the text holds the special tokens ['<|mdm_mask|>']" in caplog.text
+    strict = changed(run, data=DataConfig(prompt_dataset=str(file), max_bad_fraction=0.005))
+    with pytest.raises(
+        ValueError, match=r"sums.jsonl:4: (.|\n)*2 of 200 rows .* more than data.max_bad_fraction 0.005"
+    ):
+        check_inputs(strict)
+
+
 def test_a_model_folder_that_is_none_is_named(run, tmp_path):
     actor = ActorConfig(model_name_or_path=str(tmp_path / "absent"))
     with pytest.raises(ValueError, match=r"actor.model_name_or_path '.*absent'"):

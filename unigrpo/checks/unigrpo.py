@@ -11,11 +11,12 @@ from transformers import PreTrainedTokenizerBase
 from unigrpo.algorithm.likelihood.base import load_estimator
 from unigrpo.config import ImageConfig, ImageSamplingConfig, RunConfig
 from unigrpo.config.denoising import StageConfig
-from unigrpo.data.chat import chat_variant
+from unigrpo.data.bad_samples import BadRows, raise_problems
+from unigrpo.data.chat import chat_text, chat_variant
 from unigrpo.data.images import read_image
 from unigrpo.data.prompt_stream import check_shares, prompt_shares
-from unigrpo.data.prompting import encode_prompt
-from unigrpo.data.prompts import load_prompts, raise_problems
+from unigrpo.data.prompting import check_prompt_text, encode_prompt
+from unigrpo.data.prompts import load_prompts
 from unigrpo.models.checkpoint_io import load_config
 from unigrpo.models.loading import find_image_tokenizer, load_tokenizer
 from unigrpo.models.vocabulary import Vocabulary
@@ -52,6 +53,7 @@ def check_inputs(config: RunConfig) -> Inputs:
     data = config.data
     load_estimator(config.algo.likelihood.name, config.algo.likelihood.options)
     tokenizer = load_tokenizer(config.actor.model_name_or_path)
+    bad = BadRows(data.max_bad_fraction)
     prompts = load_prompts(
         data.prompt_dataset,
         split=data.prompt_split,
@@ -59,15 +61,22 @@ def check_inputs(config: RunConfig) -> Inputs:
         label_key=data.label_key,
         tasks=data.tasks,
         max_samples=data.max_samples,
+        bad=bad,
     )
     check_shares(prompts, prompt_shares(data))
-    eval_prompts = held_out_prompts(config) if config.eval.dataset else []
-    tokens, num_codes = check_prompts(prompts + eval_prompts, config)
-    inputs = Inputs(prompts=prompts, eval_prompts=eval_prompts, prompt_tokens=tokens, num_image_tokens=num_codes)
+    held_out = held_out_prompts(config, bad) if config.eval.dataset else []
+    checked = check_prompts(prompts + held_out, config, bad)
+    inputs = Inputs(
+        prompts=[prompt for prompt, usable in zip(prompts, checked.is_usable[: len(prompts)], strict=True) if usable],
+        eval_prompts=[p for p, usable in zip(held_out, checked.is_usable[len(prompts) :], strict=True) if usable],
+        prompt_tokens=checked.tokens,
+        num_image_tokens=checked.num_image_tokens,
+    )
+    check_shares(inputs.prompts, prompt_shares(data))
     logger.info(
         "%d prompts to train on, %d held out, longest %d tokens",
-        len(prompts),
-        len(eval_prompts),
+        len(inputs.prompts),
+        len(inputs.eval_prompts),
         inputs.longest_prompt,
     )
     if data.prompt_template == "chat":
@@ -75,11 +84,15 @@ def check_inputs(config: RunConfig) -> Inputs:
     return inputs
 
 
-def held_out_prompts(config: RunConfig) -> list[Prompt]:
+def held_out_prompts(config: RunConfig, bad: BadRows | None = None) -> list[Prompt]:
     """The prompts of ``eval.dataset``.
 
+    Args:
+        config: The run.
+        bad: Counts the rows that are no prompts; by default one with ``data.max_bad_fraction``.
+
     Raises:
-        ValueError: They cannot be read.
+        ValueError: They cannot be read, or too many rows are no prompts.
     """
     return load_prompts(
         config.eval.dataset,
@@ -88,26 +101,52 @@ def held_out_prompts(config: RunConfig) -> list[Prompt]:
         label_key=config.data.label_key,
         tasks=config.data.tasks,
         max_samples=config.eval.max_samples,
+        bad=bad or BadRows(config.data.max_bad_fraction),
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class CheckedPrompts:
+    """What the checks of prompts found."""
+
+    is_usable: list[bool]
+    """For each prompt. The others were counted as bad rows of their file."""
+    tokens: dict[str, list[int]]
+    """Length of every usable prompt by task, input images included."""
+    num_image_tokens: int
+    """Codes of one image; 0 if all prompts are text."""
+
+
 def check_prompts(
-    prompts: list[Prompt], config: RunConfig, *, needs_weight: bool = True
-) -> tuple[dict[str, list[int]], int]:
-    """Checks tasks, pictures, lengths and golds. Returns the tokens of every prompt by task, and those of an image.
+    prompts: list[Prompt], config: RunConfig, bad: BadRows, *, needs_weight: bool = True
+) -> CheckedPrompts:
+    """Checks tasks, images, lengths, special tokens and golds.
 
     Args:
         prompts: Of any task.
         config: The run.
+        bad: Counts the prompts that cannot be used.
         needs_weight: Some reward with a weight must pay for each task, as training needs; else any reward does.
 
     Raises:
-        ValueError: Something is wrong; the message names the file and line, or the setting.
+        ValueError: Something is wrong with the run, or with too many prompts; the message names the file and line, or
+            the setting.
     """
     _check_tasks(prompts, config, needs_weight)
-    lengths = _check_lengths(prompts, load_tokenizer(config.actor.model_name_or_path), config)
-    _check_rewards(prompts, config)
-    return lengths
+    problems = _image_problems(prompts)
+    lengths, num_codes = _lengths(prompts, load_tokenizer(config.actor.model_name_or_path), config, problems)
+    _add_reward_problems(prompts, config, problems)
+    for place, (reason, message) in sorted(problems.items()):
+        bad.add(prompts[place].dataset, reason, message)
+    bad.check()
+    tokens: dict[str, list[int]] = {}
+    for place, length in lengths.items():
+        if place not in problems:
+            tokens.setdefault(prompts[place].task, []).append(length)
+    _warn_of_long_rows(tokens, config, num_codes)
+    return CheckedPrompts(
+        is_usable=[place not in problems for place in range(len(prompts))], tokens=tokens, num_image_tokens=num_codes
+    )
 
 
 def check_checkpoint(config: RunConfig | StageConfig, checkpoints: CheckpointStore) -> None:
@@ -165,10 +204,14 @@ def check_image_tokens(section: str, image: ImageSamplingConfig, resolution: int
         )
 
 
-def _check_lengths(
-    prompts: list[Prompt], tokenizer: PreTrainedTokenizerBase, config: RunConfig
-) -> tuple[dict[str, list[int]], int]:
-    """Length of every prompt by task, its image included, and that of an image."""
+Problems = dict[int, tuple[str, str]]
+"""Place of a prompt -> reason and message, for those that cannot be used."""
+
+
+def _lengths(
+    prompts: list[Prompt], tokenizer: PreTrainedTokenizerBase, config: RunConfig, problems: Problems
+) -> tuple[dict[int, int], int]:
+    """Length of every prompt by its place, its image included, and that of an image. Adds to the problems."""
     model = config.actor.model_name_or_path
     model_config = load_config(model)
     vocabulary = Vocabulary.from_pretrained_parts(model_config, tokenizer)
@@ -177,25 +220,31 @@ def _check_lengths(
     check_image_tokens("rollout", config.rollout.image, config.image.resolution, num_codes)
     codes = torch.zeros(num_codes, dtype=torch.long)
     room = config.rollout.max_text_tokens or model_config.max_text_tokens
-    lengths: dict[str, list[int]] = {}
-    problems: list[str] = []
-    for prompt in prompts:
+    lengths: dict[int, int] = {}
+    if prompts and config.data.prompt_template != "plain":
+        chat_text("a", tokenizer, config.data.prompt_template)  # a template that fails on everything is no bad row
+    for place, prompt in enumerate(prompts):
         try:
+            check_prompt_text(prompt, tokenizer)
             ids = encode_prompt(prompt, tokenizer, vocabulary, config.data, codes if prompt.task == "mmu" else None)
-            lengths.setdefault(prompt.task, []).append(len(ids))
             _check_length(prompt, len(ids), num_codes, config, room)
+            lengths[place] = len(ids)
         except ValueError as error:
-            problems.append(str(error))
-    raise_problems(problems)
+            problems.setdefault(place, ("unfit prompt", str(error)))
+    return lengths, num_codes
+
+
+def _warn_of_long_rows(tokens: dict[str, list[int]], config: RunConfig, num_codes: int) -> None:
+    model = config.actor.model_name_or_path
+    made_for = load_config(model).max_sequence_length
     longest = max(
-        (max(tokens) + config.response_tokens(task, num_codes) for task, tokens in lengths.items()), default=0
+        (max(lengths) + config.response_tokens(task, num_codes) for task, lengths in tokens.items()), default=0
     )
-    if longest > model_config.max_sequence_length:
+    if longest > made_for:
         logger.warning(
             "rows have up to %d tokens, more than the %d (max_sequence_length) that %s was made for",
-            longest, model_config.max_sequence_length, model,
+            longest, made_for, model,
         )  # fmt: skip
-    return lengths, num_codes
 
 
 def _check_length(prompt: Prompt, length: int, num_codes: int, config: RunConfig, room: int | None) -> None:
@@ -216,7 +265,7 @@ def _check_length(prompt: Prompt, length: int, num_codes: int, config: RunConfig
 
 
 def _check_tasks(prompts: list[Prompt], config: RunConfig, needs_weight: bool) -> None:
-    """Every task is paid for by some reward, and every picture can be read."""
+    """Every task is paid for by some reward."""
     problems: list[str] = []
     first: dict[str, Prompt] = {}
     for prompt in prompts:
@@ -229,20 +278,29 @@ def _check_tasks(prompts: list[Prompt], config: RunConfig, needs_weight: bool) -
                 f"{prompt.id}: no {kind} pays for task {task!r}; add one to reward.terms, or leave the task out by "
                 "data.tasks"
             )
-    for prompt in prompts:
-        for path in prompt.images:
-            try:
-                read_image(path)
-            except ValueError as error:
-                problems.append(f"{prompt.id}: {error}")
     raise_problems(problems)
 
 
-def _check_rewards(prompts: list[Prompt], config: RunConfig) -> None:
+def _image_problems(prompts: list[Prompt]) -> Problems:
+    """The prompts whose images cannot be read."""
+    problems: Problems = {}
+    for place, prompt in enumerate(prompts):
+        try:
+            for name in prompt.images:
+                read_image(name)
+        except ValueError as error:
+            problems[place] = ("broken image", f"{prompt.id}: {error}")
+    return problems
+
+
+def _add_reward_problems(prompts: list[Prompt], config: RunConfig, problems: Problems) -> None:
+    """Asks every reward about the prompts that it pays for, those without a usable gold among them."""
     workers = reward_workers(config.reward)
     try:
-        problems = [problem for worker in workers for problem in worker.check_prompts(prompts)]
+        for worker in workers:
+            for place, prompt in enumerate(prompts):
+                for message in worker.check_prompts([prompt]):
+                    problems.setdefault(place, ("gold or prompt that a reward refuses", message))
     finally:
         for worker in workers:
             worker.close()
-    raise_problems(problems)

@@ -21,7 +21,8 @@ from unigrpo.cli.arguments import config_from_args, parse, run_parser
 from unigrpo.cli.generate_inputs import torch_device
 from unigrpo.cli.main import run_old_name
 from unigrpo.cli.paths import UserPaths, with_absolute_paths
-from unigrpo.config import RunConfig
+from unigrpo.config import RunConfig, prompt_files
+from unigrpo.data.bad_samples import BadRows
 from unigrpo.evaluation.held_out import Measured, measure_all
 from unigrpo.models.checkpoint_io import load_policy
 from unigrpo.models.loading import find_image_tokenizer, load_tokenizer
@@ -49,10 +50,11 @@ def run(arguments: Sequence[str]) -> int:
         raise ValueError(f"output {output} holds {RESULTS} already; name another folder")
     if not config.eval.dataset:
         raise ValueError("eval.dataset is empty; name the held-out prompts")
-    prompts = held_out_prompts(config)
+    bad = BadRows(config.data.max_bad_fraction)
+    prompts = held_out_prompts(config, bad)
     configs = [replace(config, actor=replace(config.actor, model_name_or_path=model)) for model in models]
-    for one in configs:
-        check_prompts(prompts, one, needs_weight=False)
+    usable = [check_prompts(prompts, one, bad, needs_weight=False).is_usable for one in configs]
+    prompts = [prompt for prompt, *found in zip(prompts, *usable, strict=True) if all(found)]
     device = torch_device(parsed.device)
     output.mkdir(parents=True, exist_ok=True)
     (output / "config.yaml").write_text(config_text(config))
@@ -60,7 +62,7 @@ def run(arguments: Sequence[str]) -> int:
     results = [evaluate_model(one, prompts, rewards, device, output) for one in configs]
     rewards.close()
     record = {
-        "dataset": config.eval.dataset,
+        "dataset": ", ".join(file.path for file in prompt_files(config.eval.dataset)),
         "prompts": len(prompts),
         "seed": config.seed,
         "rewards": [term.name for term in config.reward.terms],

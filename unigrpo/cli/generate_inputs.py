@@ -9,7 +9,8 @@ from typing import Literal
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from unigrpo.config import DataConfig, Fit, ImageSamplingConfig, PromptTemplate, TextSamplingConfig
+from unigrpo.config import DataConfig, Fit, ImageSamplingConfig, PromptFileConfig, PromptTemplate, TextSamplingConfig
+from unigrpo.data.files import is_table_name
 from unigrpo.data.images import read_image
 from unigrpo.data.prompting import encode_prompt
 from unigrpo.data.prompts import load_prompts
@@ -18,8 +19,6 @@ from unigrpo.models.image_tokenizer import ImageTokenizer, load_image_tokenizer
 from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.records import Prompt
 
-LIST_SUFFIXES = (".jsonl", ".json", ".txt")
-"""Endings by which a missing file is told from a text."""
 SAMPLES = "samples.jsonl"
 
 
@@ -154,12 +153,13 @@ def torch_device(name: str) -> torch.device:
 def _read_prompts(config: GenerateConfig) -> list[Prompt]:
     file = Path(config.prompts)
     is_file = len(config.prompts) < 4096 and file.is_file()
-    if is_file and file.suffix != ".txt":
-        prompts = load_prompts(config.prompts, default_task=config.task, tasks=(config.task,))
-    elif is_file:
-        lines = enumerate(file.read_text(encoding="utf-8").splitlines(), start=1)
-        prompts = [Prompt(id=f"{file.name}:{number}", text=line.strip()) for number, line in lines if line.strip()]
-    elif file.suffix in LIST_SUFFIXES:
+    if is_file:
+        files = (PromptFileConfig(path=config.prompts),)
+        if config.task == "mmu" and config.images:  # the rows need no images of their own
+            prompts = load_prompts(files, tasks=("text", "mmu"))
+        else:
+            prompts = load_prompts(files, default_task=config.task, tasks=(config.task,))
+    elif is_table_name(config.prompts):
         raise ValueError(f"prompts {config.prompts!r}: no such file (looked in {Path.cwd()})")
     else:
         prompts = [Prompt(id="prompts", text=config.prompts)] if config.prompts.strip() else []

@@ -56,8 +56,8 @@ class UserPaths:
     def _source(self, pattern: str) -> str:
         absolute = self.base / Path(pattern).expanduser()
         is_pattern = any(letter in pattern for letter in "*?[{")
-        is_file = is_pattern or is_table_name(pattern) or absolute.suffix == ".tar" or absolute.exists()
-        return str(absolute) if is_file else pattern
+        is_file = is_pattern or is_table_name(pattern) or absolute.suffix == ".tar"
+        return str(absolute) if is_file else self.resolve_input(pattern)
 
     def resolve_function(self, name: str) -> str:
         """Resolves the file of ``path.py:function``."""
@@ -101,5 +101,6 @@ def _resolved(value: Any, resolvers: dict[PathKind, Callable[[Any], Any]]) -> An
     for field in dataclasses.fields(value):
         kind = next((m for m in getattr(hints[field.name], "__metadata__", ()) if isinstance(m, PathKind)), None)
         content = getattr(value, field.name)
-        changes[field.name] = resolvers[kind](content) if kind else _resolved(content, resolvers)
+        is_list = isinstance(content, (list, tuple))  # prompt files with settings of their own
+        changes[field.name] = resolvers[kind](content) if kind and not is_list else _resolved(content, resolvers)
     return dataclasses.replace(value, **changes)

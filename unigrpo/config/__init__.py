@@ -5,7 +5,16 @@ A dotted flag is the path of a field: ``--algo.kl.init_coef 0.02``. Names are Op
 """
 
 from unigrpo.config.algo import AdvantageConfig, AlgoConfig, KLConfig, LikelihoodConfig, MaskRatioConfig, TaskConfig
-from unigrpo.config.data import TASKS, DataConfig, Fit, ImageConfig, PromptTemplate
+from unigrpo.config.data import (
+    TASKS,
+    DataConfig,
+    Fit,
+    ImageConfig,
+    PromptFileConfig,
+    PromptFiles,
+    PromptTemplate,
+    prompt_files,
+)
 from unigrpo.config.model import ActorConfig, AdamConfig, DeepSpeedConfig, LoRAConfig, RefConfig
 from unigrpo.config.reward import RewardConfig, RewardTermConfig
 from unigrpo.config.rollout import ImageSamplingConfig, RolloutConfig, TextSamplingConfig
@@ -30,6 +39,8 @@ __all__ = [
     "LoggerConfig",
     "MaskRatioConfig",
     "ModelRun",
+    "PromptFileConfig",
+    "PromptFiles",
     "PromptTemplate",
     "RefConfig",
     "RewardConfig",
@@ -39,4 +50,5 @@ __all__ = [
     "TaskConfig",
     "TextSamplingConfig",
     "TrainConfig",
+    "prompt_files",
 ]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from unigrpo.config.checks import choice, positive, require
-from unigrpo.config.paths import InputPath, InputPaths
+from unigrpo.config.paths import InputPath, PathKind, SourcePaths
 
 TASKS = ("text", "mmu", "t2i", "r2i")
 """MMaDA's task names: text reasoning, image understanding, text to image, and thinking before text to image."""
@@ -21,28 +21,98 @@ PromptTemplate = Literal["chat", "chat_one_newline", "chat_two_newlines", "plain
 
 
 @dataclass(frozen=True, kw_only=True)
+class PromptFileConfig:
+    path: SourcePaths
+    """File, folder or Hugging Face data set of the prompts: JSONL, JSON list, CSV, TSV or text lines (these also in
+    .gz), parquet, Arrow, a folder of `save_to_disk`, a downloaded copy of a data set, or its name on the Hub.
+    `:configuration` may follow the last two."""
+    task: Literal["", "text", "mmu", "t2i", "r2i"] = ""
+    """Task of the rows that name none. If empty, it is `mmu` for a file whose rows have images, and else `text`."""
+    prompt_key: str = ""
+    """Column of the question, the caption or the chat. If empty, it is found by the usual names."""
+    label_key: str = ""
+    """Column of the gold answer; a point leads into an object, as in `reward_model.ground_truth`. If empty, it is
+    found by the usual names."""
+    image_key: str = ""
+    """Column of the image: a path, an embedded image, base64, or a list of one of these. If empty, it is found by the
+    usual names."""
+    image_folder: InputPath = ""
+    """Folder to which image paths are relative; if empty, the folder of the file."""
+    instruction: str | None = None
+    """Text that is put before every question of this file in place of data.instruction."""
+    weight: float | None = None
+    """Sampling weight of this file, relative to the others. Either all files have one or none has; with none, all
+    prompts form one set that is used up epoch by epoch."""
+    split: str = ""
+    """Split to read, if the path is a folder or a Hugging Face data set; if empty, data.prompt_split."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.path), "data.prompt_dataset: a file without a path; name a file or a data set")
+        choice("data.prompt_dataset: task", self.task, ("", *TASKS))
+        if self.weight is not None:
+            positive(f"data.prompt_dataset: weight of {self.path}", self.weight)
+
+
+PromptFiles = Annotated[tuple[PromptFileConfig, ...] | str, PathKind.SOURCES]
+"""Prompt files with settings of their own, or their paths joined by commas."""
+
+
+def prompt_files(files: PromptFiles) -> tuple[PromptFileConfig, ...]:
+    """The prompt files of a setting.
+
+    >>> [file.path for file in prompt_files("a.jsonl, b.jsonl")]
+    ['a.jsonl', 'b.jsonl']
+
+    Raises:
+        ValueError: A name is empty, a file stands there twice, or only some files have a weight.
+    """
+    if isinstance(files, str):
+        names = [name.strip() for name in files.split(",")]
+        require(
+            "" not in names, f"{files!r}: nothing stands before or behind a comma; name a file there, or leave it out"
+        )
+        found = tuple(PromptFileConfig(path=name) for name in names)
+    else:
+        found = files
+    paths = [file.path for file in found]
+    twice = sorted({path for path in paths if paths.count(path) > 1})
+    require(not twice, f"the prompt files name {'; '.join(twice)} twice; give it a larger weight instead")
+    weighted = sum(file.weight is not None for file in found)
+    require(weighted in (0, len(found)), f"{weighted} of {len(found)} prompt files have a weight; give one to each")
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    prompt_dataset: InputPaths = "examples/tiny/prompts/train.jsonl"
-    """Prompts to train on: a JSONL file, the name of a Hugging Face data set, or several of these joined by commas."""
+    prompt_dataset: PromptFiles = "examples/tiny/prompts/train.jsonl"
+    """Prompts to train on: a file, a folder, the name of a Hugging Face data set, or several of these joined by
+    commas; or a list of `{path, task, prompt_key, label_key, image_key, image_folder, instruction, weight, split}`, of
+    which only the path is required. docs/data.md lists the line for many public data sets."""
     prompt_probs: tuple[float, ...] = ()
     """Sampling weight of each file or data set of prompt_dataset, relative to the others. If empty, all prompts form
     one set that is used up epoch by epoch."""
     prompt_split: str = "train"
-    """Split to read, if prompt_dataset is a Hugging Face data set."""
+    """Split to read, if prompt_dataset is a folder or a Hugging Face data set."""
     tasks: tuple[str, ...] = ()
     """Tasks to train and evaluate: `text` (text reasoning), `mmu` (image understanding), `t2i` (text to image),
     `r2i` (thinking, then text to image). Prompts of other tasks are left out; if empty, all tasks of the prompts are
     used."""
     input_key: str = ""
-    """Column of the question. If empty, it is `prompt`, `question` or `problem`."""
+    """Column of the question of all files that set no prompt_key. If empty, it is `prompt`, `question`, `problem`,
+    `query`, `context_messages`, `messages`, `conversations`, `caption` or `text`, in capital letters or not."""
     label_key: str = ""
-    """Column of the gold answer. If empty, it is `label`, `answer` or `solution`. If the value contains `####`, the
-    gold answer is the text after it."""
+    """Column of the gold answer of all files that set no label_key. If empty, it is `label`, `answer`, `final_answer`,
+    `ground_truth`, `gold`, `reward_model.ground_truth` or `solution`. The gold answer is the text after `####`, in
+    answer tags, in the last box or after `Answer:`, if the value has one of these, and else the whole value."""
     max_samples: int = 0
     """Largest number of prompts to use, the first ones of the file and the same number of each task; 0 uses all
     prompts."""
+    max_bad_fraction: float = 0.01
+    """Largest allowed fraction of the rows of a prompt file that cannot be used, such as broken lines and images,
+    prompts that are too long, and gold answers that no answer can equal. Such rows are skipped, logged and counted
+    before training starts; more of them are an error."""
     max_prompt_tokens: int = 512
-    """Largest number of tokens of a prompt. A longer prompt is an error that is found before training starts."""
+    """Largest number of tokens of a prompt. A row with a longer prompt cannot be used; see data.max_bad_fraction."""
     prompt_template: PromptTemplate = "chat"
     """How a prompt becomes tokens. `chat` applies the tokenizer's chat template; `plain` puts the begin-of-text token
     before the text. `chat_one_newline` and `chat_two_newlines` are the formats that MMaDA and LLaDA were trained with,
@@ -52,11 +122,17 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         require(bool(self.prompt_dataset), "data.prompt_dataset is empty; name a JSONL file or a data set")
-        num_datasets = self.prompt_dataset.count(",") + 1
+        files = prompt_files(self.prompt_dataset)
         require(
-            len(self.prompt_probs) in (0, num_datasets),
-            f"data.prompt_probs has {len(self.prompt_probs)} numbers for {num_datasets} files; give one to each",
+            len(self.prompt_probs) in (0, len(files)),
+            f"data.prompt_probs has {len(self.prompt_probs)} numbers for {len(files)} files; give one to each",
         )
+        require(
+            not self.prompt_probs or all(file.weight is None for file in files),
+            "data.prompt_probs and the weight of a prompt file are the same setting; use one of them",
+        )
+        fraction = self.max_bad_fraction
+        require(0 <= fraction < 1, f"data.max_bad_fraction is {fraction}; it must be from 0 to below 1")
         for share in self.prompt_probs:
             positive("data.prompt_probs: a share", share)
         for task in self.tasks:

@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 from unigrpo.config.algo import AlgoConfig, TaskConfig
 from unigrpo.config.checks import positive, require
-from unigrpo.config.data import DataConfig, ImageConfig
+from unigrpo.config.data import DataConfig, ImageConfig, PromptFiles, prompt_files
 from unigrpo.config.model import ActorConfig, DeepSpeedConfig, RefConfig
-from unigrpo.config.paths import InputPaths, OutputPath
+from unigrpo.config.paths import OutputPath
 from unigrpo.config.reward import RewardConfig
 from unigrpo.config.rollout import RolloutConfig
 
@@ -45,10 +45,10 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
-    dataset: InputPaths = ""
+    dataset: PromptFiles = ""
     """Held-out prompts, in the format of data.prompt_dataset. If empty, there is no evaluation."""
     split: str = "test"
-    """Split to read, if dataset is a Hugging Face data set."""
+    """Split to read, if dataset is a folder or a Hugging Face data set."""
     max_samples: int = 0
     """Largest number of prompts to use, the first ones of the file and the same number of each task; 0 uses all
     prompts."""
@@ -58,6 +58,8 @@ class EvalConfig:
     """Number of sampled responses per prompt, in addition to the greedy one."""
 
     def __post_init__(self) -> None:
+        if self.dataset:
+            prompt_files(self.dataset)
         for name in ("max_samples", "steps", "n_samples_per_prompt"):
             value = getattr(self, name)
             require(value >= 0, f"eval.{name} is {value}; it must be 0 or more")

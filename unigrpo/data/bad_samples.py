@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
+from collections.abc import Sequence
+
+logger = logging.getLogger(__name__)
+MAX_SHOWN = 5
+"""Problems that one error lists."""
+
 
 class BadSample(Exception):
     """A sample that cannot be used."""
@@ -13,3 +21,62 @@ class BadSample(Exception):
         """
         super().__init__(message)
         self.reason = reason
+
+
+class BadRows:
+    """The rows of prompt files that cannot be used: skipped, logged and counted; too many of them are an error."""
+
+    def __init__(self, max_fraction: float = 0.01) -> None:
+        """Args:
+        max_fraction: Of the rows of each file.
+        """
+        self._max_fraction = max_fraction
+        self._rows: Counter[str] = Counter()
+        self._problems: dict[str, list[tuple[str, str]]] = {}
+        self._num_logged: Counter[str] = Counter()
+
+    def add_rows(self, file: str, number: int) -> None:
+        """Counts rows of a file, good and bad ones."""
+        self._rows[file] += number
+
+    def add(self, file: str, reason: str, message: str) -> None:
+        """Counts a bad row.
+
+        Args:
+            file: The file or data set.
+            reason: A few words that are the same for all rows with this trouble.
+            message: What was found, with file and line.
+        """
+        self._problems.setdefault(file, []).append((reason, message))
+
+    def check(self) -> None:
+        """Logs the bad rows since the last time.
+
+        Raises:
+            ValueError: Some file has too many of them; the message lists the first ones.
+        """
+        too_many = [f for f, found in self._problems.items() if len(found) > self._max_fraction * self._rows[f]]
+        for file, found in self._problems.items():
+            for reason, message in found[self._num_logged[file] :] if file not in too_many else ():
+                logger.warning("skipped (%s): %s", reason, message)
+            self._num_logged[file] = len(found)
+        if not too_many:
+            return
+        messages = [message for file in too_many for _, message in self._problems[file]]
+        counts = [f"{len(self._problems[file])} of {self._rows[file]} rows of {file}" for file in too_many]
+        raise ValueError(
+            f"{listed(messages)}\n{' and '.join(counts)} cannot be used, more than data.max_bad_fraction "
+            f"{self._max_fraction:g} allows; repair the data or raise it"
+        )
+
+
+def listed(messages: Sequence[str]) -> str:
+    """The first messages, one per line, and how many more there are."""
+    more = f"\n... and {len(messages) - MAX_SHOWN} more" if len(messages) > MAX_SHOWN else ""
+    return "\n".join(messages[:MAX_SHOWN]) + more
+
+
+def raise_problems(problems: Sequence[str]) -> None:
+    """Raises one ValueError for all of them, if there are any; it lists the first ones."""
+    if problems:
+        raise ValueError(listed(problems))

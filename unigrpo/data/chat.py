@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from transformers import PreTrainedTokenizerBase
 
 NEWLINES = {"chat_one_newline": "\n", "chat_two_newlines": "\n\n"}
@@ -12,26 +14,45 @@ Models answer worse in the form that they were not trained with, and some MMaDA 
 HEADER_TOKENS = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
 
 
-def chat_text(text: str, tokenizer: PreTrainedTokenizerBase, template: str) -> str:
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Ids that text of a user must not spell: special tokens, and those around the turns of a chat."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    vocabulary = tokenizer.get_vocab()
+    headers = {vocabulary[token] for token in HEADER_TOKENS if token in vocabulary}
+    return {*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special), *headers}
+
+
+def chat_text(
+    text: str, tokenizer: PreTrainedTokenizerBase, template: str, earlier: Sequence[Mapping[str, str]] = ()
+) -> str:
     """A user's turn and the assistant's header as text, special tokens included.
 
     Args:
         text: What the user says.
         tokenizer: Has a chat template, or for the other forms the header tokens.
         template: `chat` for the tokenizer's own template, or a key of :data:`NEWLINES`.
+        earlier: Messages before the user's turn, with ``role`` and ``content``.
 
     Raises:
-        ValueError: The tokenizer lacks what it needs.
+        ValueError: The tokenizer lacks what it needs, or its template fails.
     """
+    messages = [*({"role": turn["role"], "content": turn["content"]} for turn in earlier)]
+    messages.append({"role": "user", "content": text})
     if template in NEWLINES:
-        return _published(text, tokenizer, template)
+        return _published(messages, tokenizer, template)
     if not tokenizer.chat_template:
         raise ValueError(
             "the tokenizer has no chat template; add one to it, or set data.prompt_template plain, or one of "
             f"{', '.join(NEWLINES)}"
         )
-    messages = [{"role": "user", "content": text}]
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    except Exception as error:  # a template is a program of its own, and fails in its own ways
+        raise ValueError(
+            f"the tokenizer's chat template fails on a prompt ({type(error).__name__}: {str(error)[:200]}); repair "
+            "chat_template.jinja or tokenizer_config.json, or set data.prompt_template to one of "
+            f"{', '.join(NEWLINES)}"
+        ) from error
 
 
 def chat_variant(tokenizer: PreTrainedTokenizerBase) -> str | None:
@@ -40,12 +61,12 @@ def chat_variant(tokenizer: PreTrainedTokenizerBase) -> str | None:
     if tokenizer.chat_template and all(token in vocabulary for token in HEADER_TOKENS):
         own = chat_text("a", tokenizer, "chat")
         for name in NEWLINES:
-            if own == _published("a", tokenizer, name):
+            if own == _published([{"role": "user", "content": "a"}], tokenizer, name):
                 return name
     return None
 
 
-def _published(text: str, tokenizer: PreTrainedTokenizerBase, template: str) -> str:
+def _published(messages: Sequence[Mapping[str, str]], tokenizer: PreTrainedTokenizerBase, template: str) -> str:
     missing = sorted(set(HEADER_TOKENS) - tokenizer.get_vocab().keys())
     if missing:
         raise ValueError(
@@ -53,5 +74,5 @@ def _published(text: str, tokenizer: PreTrainedTokenizerBase, template: str) -> 
         )
     start, end, end_of_turn = HEADER_TOKENS
     newlines = NEWLINES[template]
-    turn = f"{start}user{end}{newlines}{text.strip()}{end_of_turn}"
-    return f"{tokenizer.bos_token}{turn}{start}assistant{end}{newlines}"
+    turns = (f"{start}{m['role']}{end}{newlines}{m['content'].strip()}{end_of_turn}" for m in messages)
+    return f"{tokenizer.bos_token}{''.join(turns)}{start}assistant{end}{newlines}"

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from unigrpo.data.golds import GOLD_MARK, last_box
+
 THINK, END_THINK = "<think>", "</think>"
 QUESTION_KEYS = ("question", "problem", "prompt", "instruction", "caption")
 THINKING_KEYS = (
@@ -18,11 +20,8 @@ THINKING_KEYS = (
     "generation", "output",
 )  # fmt: skip
 ANSWER_KEYS = ("answer", "final_answer", "label", "gold")
-GOLD_MARK = "####"
-"""GSM8K's solutions have their answer behind it."""
 CALCULATION = re.compile(r"<<[^<>]*>>")
 """GSM8K's notes for a calculator."""
-BOXED = "\\boxed{"
 
 Grade = Callable[[str, str], bool]
 """(prediction, gold) -> whether they mean the same."""
@@ -161,17 +160,4 @@ def _split_solution(solution: str) -> tuple[str, str | None]:
     if GOLD_MARK in solution:
         thinking, _, answer = solution.rpartition(GOLD_MARK)
         return CALCULATION.sub("", thinking).strip(), answer.strip() or None
-    return solution, _boxed(solution)
-
-
-def _boxed(text: str) -> str | None:
-    """Content of the last box, whose braces must close."""
-    start = text.rfind(BOXED)
-    if start < 0:
-        return None
-    depth = 1
-    for end in range(start + len(BOXED), len(text)):
-        depth += (text[end] == "{") - (text[end] == "}")
-        if depth == 0:
-            return text[start + len(BOXED) : end].strip() or None
-    return None
+    return solution, last_box(solution)

@@ -26,8 +26,8 @@ def is_table_name(path: str) -> bool:
 def expand_paths(paths: str, what: str) -> list[Path]:
     """The files of paths joined by commas, with braces and stars; those of a star are sorted.
 
-    >>> expand_paths("unigrpo/{records,config}.py", "modules")
-    [PosixPath('unigrpo/records.py'), PosixPath('unigrpo/config.py')]
+    >>> expand_paths("unigrpo/{records,rng}.py", "modules")
+    [PosixPath('unigrpo/records.py'), PosixPath('unigrpo/rng.py')]
 
     Raises:
         ValueError: A path names no file.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -13,6 +14,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from unigrpo.config import Fit
+from unigrpo.data.embedded_images import EMBEDDED, embedded_bytes
 
 WHITE = (255, 255, 255)
 
@@ -29,11 +31,17 @@ def image_pixels(paths: Sequence[str | Path], resolution: int, fit: Fit = "crop"
 def read_image(path: str | Path | BinaryIO) -> Image.Image:
     """An image file, or an open one, in RGB, upright, as a viewer on a white page shows it.
 
+    Args:
+        path: A file, or the name of an image in a table, see :mod:`unigrpo.data.embedded_images`.
+
     Raises:
         ValueError: It is missing or no image, or its data ends early.
     """
+    source = path
+    if isinstance(path, str) and path.startswith(EMBEDDED):
+        source = io.BytesIO(embedded_bytes(path))
     try:
-        with Image.open(path) as opened:
+        with Image.open(source) as opened:
             return _rgb(ImageOps.exif_transpose(opened))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # all of Pillow's
         raise ValueError(

@@ -6,17 +6,18 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from unigrpo.config import DataConfig
+from unigrpo.config import DataConfig, prompt_files
 from unigrpo.data.corpora.order import Mixture
-from unigrpo.data.prompts import dataset_names
 from unigrpo.records import Prompt, SampleRequest
 from unigrpo.rng import keyed_generator
 
 
 def prompt_shares(data: DataConfig) -> dict[str, float]:
     """The relative share of each data set by its name; empty where every prompt is as likely."""
-    names = dataset_names(data.prompt_dataset)
-    return dict(zip(names, data.prompt_probs, strict=True)) if data.prompt_probs else {}
+    files = prompt_files(data.prompt_dataset)
+    if data.prompt_probs:
+        return {file.path: share for file, share in zip(files, data.prompt_probs, strict=True)}
+    return {file.path: file.weight for file in files if file.weight is not None}
 
 
 def check_shares(prompts: Sequence[Prompt], shares: Mapping[str, float]) -> None:
@@ -24,7 +25,8 @@ def check_shares(prompts: Sequence[Prompt], shares: Mapping[str, float]) -> None
     empty = [name for name in shares if not any(prompt.dataset == name for prompt in prompts)]
     if empty:
         raise ValueError(
-            f"data.prompt_probs gives {empty[0]} a share, but it has no prompt that is trained on; see data.tasks"
+            f"data.prompt_probs or a weight gives {empty[0]} a share, but it has no prompt that is trained on; see "
+            "data.tasks"
         )
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from unigrpo.config import DataConfig
-from unigrpo.data.chat import chat_text
+from unigrpo.data.chat import chat_text, special_ids
 from unigrpo.data.layouts import mmu_prompt, r2i_prompt, t2i_prompt
 from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.records import Prompt
@@ -40,13 +40,18 @@ def encode_prompt(
     if (prompt.task == "mmu") != (image_codes is not None):
         found = "no image codes were" if image_codes is None else "image codes were"
         raise ValueError(f"{prompt.id}: {found} given for task {prompt.task!r}; mmu needs them, and no other task")
-    text = data.instruction + prompt.text
+    instruction = data.instruction if prompt.instruction is None else prompt.instruction
+    earlier = prompt.messages[:-1]
+    if earlier and (prompt.task == "t2i" or data.prompt_template == "plain"):
+        why = "task 't2i' takes one caption" if prompt.task == "t2i" else "data.prompt_template plain has no turns"
+        raise ValueError(f"{prompt.id}: {len(earlier)} turns stand before the question, but {why}")
+    text = instruction + prompt.text
     if prompt.task == "t2i":
         ids = tokenizer.encode(prompt.text, add_special_tokens=False)
     elif data.prompt_template == "plain":
         ids = [vocabulary.begin_of_text_id, *tokenizer.encode(text, add_special_tokens=False)]
     else:
-        ids = tokenizer.encode(chat_text(text, tokenizer, data.prompt_template), add_special_tokens=False)
+        ids = tokenizer.encode(chat_text(text, tokenizer, data.prompt_template, earlier), add_special_tokens=False)
     if vocabulary.mask_id in ids:
         raise ValueError(f"{prompt.id}: the text contains the mask token, which would be sampled over; remove it")
     if prompt.task == "t2i":
@@ -54,6 +59,20 @@ def encode_prompt(
     if prompt.task == "r2i":
         return r2i_prompt(ids, vocabulary)
     return torch.tensor(ids) if image_codes is None else mmu_prompt(image_codes, ids, vocabulary)
+
+
+def check_prompt_text(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuses text that spells a special token, which would end a turn, open another or stand for an image.
+
+    Raises:
+        ValueError: A turn of the prompt holds one; the message names it.
+    """
+    special = special_ids(tokenizer)
+    for text in (prompt.text, *(message["content"] for message in prompt.messages[:-1])):
+        found = special.intersection(tokenizer.encode(text, add_special_tokens=False))
+        if found:
+            names = sorted(str(name) for name in tokenizer.convert_ids_to_tokens(sorted(found)))
+            raise ValueError(f"{prompt.id}: the text holds the special tokens {names}; remove them")
 
 
 def decode_completion(

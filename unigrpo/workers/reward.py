@@ -170,6 +170,7 @@ def reward_inputs(rollouts: Sequence[Rollout]) -> list[RewardInput]:
     return [
         RewardInput(
             prompt=prompt.text,
+            messages=prompt.messages,
             completion=rollout.completion,
             label=prompt.label,
             task=prompt.task,
@@ -183,7 +184,12 @@ def reward_inputs(rollouts: Sequence[Rollout]) -> list[RewardInput]:
 
 def _prompt_input(prompt: Prompt) -> RewardInput:
     return RewardInput(
-        prompt=prompt.text, completion="", label=prompt.label, task=prompt.task, metadata=dict(prompt.metadata)
+        prompt=prompt.text,
+        messages=prompt.messages,
+        completion="",
+        label=prompt.label,
+        task=prompt.task,
+        metadata=dict(prompt.metadata),
     )
 
 

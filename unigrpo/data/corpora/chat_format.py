@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerBase
 from unigrpo.data.bad_samples import BadSample
 from unigrpo.data.chat import HEADER_TOKENS, NEWLINES, chat_variant
 from unigrpo.data.corpora.sample import Messages
+from unigrpo.data.prompt_chats import ROLES
 
-ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "system": "system"}
 HEADER = re.compile(r"<\|start_header_id\|>\s*(\w+)\s*<\|end_header_id\|>")
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 ENDS_OF_TURN = ("<|eot_id|>", "<eot_id>")

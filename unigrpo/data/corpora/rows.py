@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from unigrpo.config.corpora import LayoutConfig
 from unigrpo.data import layouts
 from unigrpo.data.bad_samples import BadSample
-from unigrpo.data.chat import HEADER_TOKENS
+from unigrpo.data.chat import HEADER_TOKENS, special_ids
 from unigrpo.data.corpora.chat_format import render_segments, template_newlines
 from unigrpo.data.corpora.sample import CorpusSample
 from unigrpo.data.layouts import TrainingRow
@@ -32,11 +32,7 @@ class RowEncoder:
         self._vocabulary = vocabulary
         self._layout = layout
         self._newlines = template_newlines(tokenizer, layout.template)
-        added = getattr(tokenizer, "added_tokens_decoder", {})
-        self._special = {*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
-        if self._newlines is not None:
-            ids = tokenizer.get_vocab()
-            self._special |= {ids[token] for token in HEADER_TOKENS}
+        self._special = special_ids(tokenizer)
 
     def check(self, sample: CorpusSample) -> None:
         """Whether a sample can be a row; for CorpusStream.

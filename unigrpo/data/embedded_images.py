@@ -1,0 +1,121 @@
+"""Images inside of tables: found in a cell, named by a text that travels in their place, and read again by name.
+
+A table may hold more bytes of images than a process has memory. A prompt therefore carries the name of its image, the
+path of a file or the place in a table, and whoever needs the image reads it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import functools
+import json
+from collections.abc import Mapping
+
+from unigrpo.data.bad_samples import BadSample
+from unigrpo.data.tables import Table, open_table
+
+EMBEDDED = "embedded:"
+"""Starts the name of an image in a table."""
+BASE64_STARTS = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR", "Qk0")
+"""Starts of JPEG, PNG, GIF, WebP and BMP files in base64."""
+LONGEST_PATH = 4096
+
+
+def images_in(cell: object, where: str) -> list[bytes | str]:
+    """The images of a cell: bytes of files, or paths.
+
+    Args:
+        cell: A path, bytes, ``{"bytes": ..., "path": ...}`` as `datasets` has it, base64, a data URI, a chat whose
+            turns have images among their parts, or a list of these; None and "" hold no image.
+        where: Named in errors.
+
+    Raises:
+        BadSample: It is something else, or the address of an image on the web.
+    """
+    if cell is None or cell == "" or cell == b"":
+        return []
+    if isinstance(cell, bytes):
+        return [cell]
+    if isinstance(cell, str):
+        return [_from_text(cell, where)]
+    if isinstance(cell, Mapping):
+        return _from_mapping(cell, where)
+    if isinstance(cell, (list, tuple)):
+        return [image for item in cell for image in images_in(item, where)]
+    raise BadSample("no image", f'{where}: "image" must be the path of a file or an image; found {cell!r:.60}')
+
+
+def embedded_name(table: str, split: str, row: int, column: str, position: int) -> str:
+    """The name of an image in a table.
+
+    Args:
+        table: As the table is opened.
+        split: As the table is opened.
+        row: Number of the row.
+        column: Of the table.
+        position: Number of the image among those of its cell.
+    """
+    place = {"table": table, "split": split, "row": row, "column": column, "position": position}
+    return EMBEDDED + json.dumps(place)
+
+
+def embedded_bytes(name: str) -> bytes:
+    """The file's content of an image that :func:`embedded_name` named.
+
+    Raises:
+        ValueError: The table has changed since, so that there is no such image.
+    """
+    place = json.loads(name.removeprefix(EMBEDDED))
+    try:
+        cell = _table(place["table"], place["split"]).row(place["row"])[place["column"]]
+        image = images_in(cell, name)[place["position"]]
+    except (BadSample, LookupError) as error:
+        raise ValueError(f"{name}: there is no such image any more ({type(error).__name__}: {error})") from error
+    if isinstance(image, str):
+        raise ValueError(f"{name}: there is no such image any more; found the path {image}")
+    return image
+
+
+@functools.lru_cache(maxsize=16)
+def _table(path: str, split: str) -> Table:
+    return open_table(path, split)
+
+
+def _from_text(text: str, where: str) -> bytes | str:
+    """A path, or the bytes of base64."""
+    text = text.strip()
+    if text.startswith(("http://", "https://")):
+        raise BadSample("image on the web", f"{where}: {text[:80]} is an address; download it and give its path")
+    if text.startswith("data:"):
+        return _decoded(text.partition(",")[2], where)
+    if len(text) > LONGEST_PATH or (len(text) > 255 and text.startswith(BASE64_STARTS)):
+        return _decoded(text, where)
+    return text.removeprefix("file://")
+
+
+def _decoded(text: str, where: str) -> bytes:
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise BadSample("no image", f"{where}: no base64 of an image ({error}): {text[:40]!r}") from error
+
+
+def _from_mapping(cell: Mapping[str, object], where: str) -> list[bytes | str]:
+    """A file as `datasets` has it, a turn of a chat, or a part of one."""
+    if cell.get("bytes"):
+        return images_in(cell["bytes"], where)
+    kind = cell.get("type")
+    if kind == "text":
+        return []
+    if kind in ("image", "image_url", "input_image"):
+        named = next((cell[name] for name in ("image", "image_url", "url", "path", "base64") if cell.get(name)), None)
+        return images_in(named, where)
+    if "role" in cell or "from" in cell:
+        content = cell.get("content")
+        return images_in(content, where) if isinstance(content, (list, tuple)) else []
+    if "path" in cell or "url" in cell:
+        return images_in(cell.get("path") or cell.get("url"), where)
+    if "bytes" in cell:
+        return []
+    raise BadSample("no image", f'{where}: "image" holds the keys {sorted(cell)}; expected bytes or path')

@@ -1,0 +1,332 @@
+"""Rows of public data sets -> prompts: which column is what, and what is asked, shown and right in a row."""
+
+from __future__ import annotations
+
+import ast
+import json
+import logging
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unigrpo.config import TASKS, PromptFileConfig
+from unigrpo.data.bad_samples import BadSample
+from unigrpo.data.embedded_images import embedded_name, images_in
+from unigrpo.data.golds import gold_answer
+from unigrpo.data.prompt_chats import read_prompt_chat
+from unigrpo.data.puzzles import countdown_label, countdown_question, sudoku_label, sudoku_question
+from unigrpo.data.tables import Row, Table
+from unigrpo.records import Prompt
+
+logger = logging.getLogger(__name__)
+INPUT_KEYS = (
+    "prompt", "question", "problem", "query", "context_messages", "messages", "conversations", "caption", "text",
+)  # fmt: skip
+LABEL_KEYS = (
+    "label", "answer", "final_answer", "ground_truth", "gold", "reward_model.ground_truth", "solution",
+)  # fmt: skip
+IMAGE_KEYS = ("image", "images", "image_path", "img_path", "img")
+NUMBERED_IMAGE = re.compile(r"image_?\d+")
+"""MMMU's columns of images."""
+OPTION_KEYS = ("options", "choices")
+NUMBER_KEYS, TARGET_KEY = ("nums", "numbers"), "target"
+PUZZLE_KEY, SOLUTION_KEY = "puzzle", "solution"
+IMAGE_MARK = re.compile(r"[ \t]*<image(?:[ _]?\d+)?>[ \t]*\n?")
+"""Where a text has its image; the layout has a place for it."""
+NUM_PREVIEWED = 100
+"""Rows in which columns are looked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptColumns:
+    """What the columns of a table are taken for."""
+
+    question: str
+    """Column of the question or chat; empty for a puzzle that is only numbers."""
+    gold: str
+    """Column of the gold, with points between nested names; empty if there is none."""
+    images: tuple[str, ...]
+    options: str
+    """Column of the choices of a question; empty if there is none."""
+    puzzle: str
+    """`countdown` or `sudoku`, of which the question is written here; else empty."""
+    task: str
+    """Task of a row that names none."""
+    is_task_given: bool
+    """Whether the settings say the task, and not the images."""
+
+    def describe(self) -> str:
+        """One line for the log."""
+        parts = [f"question from {self.question!r}" if self.question else f"question of a {self.puzzle} puzzle"]
+        parts.append(f"gold from {self.gold!r}" if self.gold else "no gold column")
+        if self.images:
+            parts.append(f"images from {', '.join(map(repr, self.images))}")
+        if self.options:
+            parts.append(f"choices from {self.options!r}")
+        return ", ".join(parts)
+
+
+def find_columns(table: Table, file: PromptFileConfig) -> PromptColumns:
+    """What is what in a table.
+
+    Args:
+        table: Any.
+        file: Its settings; what they leave out is found by the usual names, in capital letters or not.
+
+    Raises:
+        ValueError: There is no column for the question, or a column that the settings name is not there.
+        BadSample: None of the first rows can be read.
+    """
+    rows = _preview(table)
+    found: dict[str, str] = {}
+    for row in rows:
+        found.update({str(name).lower(): str(name) for name in row if str(name).lower() not in found})
+    for setting in ("prompt_key", "label_key", "image_key"):
+        asked = getattr(file, setting)
+        if asked and not any(_has(row, asked) for row in rows):
+            raise ValueError(
+                f"{file.path}: no column {asked!r} ({setting}) in {table.key(0)} and the rows behind it; found "
+                f"{sorted(found.values())}"
+            )
+    puzzle = _puzzle(found)
+    question = file.prompt_key or next((found[key] for key in INPUT_KEYS if key in found), "")
+    if not question and not puzzle:
+        raise ValueError(
+            f"{file.path}: {table.key(0)} has no column for the question, one of {list(INPUT_KEYS)}; found "
+            f"{sorted(found.values())}. Name it by prompt_key"
+        )
+    named = [found[key] for key in found if key in IMAGE_KEYS or NUMBERED_IMAGE.fullmatch(key)]
+    images = [file.image_key] if file.image_key else named
+    cells = [(row, key) for row in rows for key in (*images, question) if key in row]
+    shows = any(_shows_image(row[key], key == question) for row, key in cells)
+    return PromptColumns(
+        question=question,
+        gold=file.label_key or _gold_column(rows, found),
+        images=tuple(images),
+        options=next((found[key] for key in OPTION_KEYS if key in found), ""),
+        puzzle="" if question else puzzle,
+        task=file.task or ("mmu" if shows else "text"),
+        is_task_given=bool(file.task),
+    )
+
+
+class PromptReader:
+    """Makes prompts of the rows of one table."""
+
+    def __init__(self, table: Table, file: PromptFileConfig, split: str) -> None:
+        """Finds the columns.
+
+        Raises:
+            ValueError: A column is missing, see :func:`find_columns`.
+            BadSample: None of the first rows can be read.
+        """
+        self.table, self.file, self._split = table, file, split
+        self.columns = find_columns(table, file)
+        self._folder = Path(file.image_folder).expanduser() if file.image_folder else table.folder
+
+    def read(self, index: int, where: str) -> Prompt:
+        """The prompt of a row.
+
+        Args:
+            index: Of the table.
+            where: File and line.
+
+        Raises:
+            BadSample: The row is no prompt.
+        """
+        row, columns = self.table.row(index), self.columns
+        task, names_task = self._task(row, where)
+        turns, answer = self._turns(row, where)
+        text = self._with_options(turns[-1][1], row)
+        if task == "mmu":
+            turns = tuple((role, IMAGE_MARK.sub("", content).strip()) for role, content in turns)
+            text = IMAGE_MARK.sub("", text).strip()
+        if not text.strip():
+            raise BadSample("no question", f"{where}: {columns.question!r} must be a text that is not empty")
+        is_chat = not isinstance(row.get(columns.question), str) and bool(columns.question)
+        used = {columns.question, *columns.images, *(["task"] if names_task else [])}
+        return Prompt(
+            id=where,
+            text=text,
+            label=self._label(row, answer, where),
+            task=task,
+            images=self._images(row, index, task, where),
+            metadata={key: value for key, value in row.items() if key not in used},
+            dataset=self.file.path,
+            messages=tuple({"role": role, "content": content} for role, content in (*turns[:-1], ("user", text)))
+            if is_chat
+            else (),
+            instruction=self.file.instruction,
+        )
+
+    def _task(self, row: Row, where: str) -> tuple[str, bool]:
+        """The task, and whether the row names it."""
+        asked = row.get("task")
+        if asked is None or (self.columns.is_task_given and asked not in TASKS):
+            return self.columns.task, False
+        if asked not in TASKS:
+            raise BadSample(
+                "unknown task", f"{where}: no task {asked!r}; choose one of {list(TASKS)}, or set task of this file"
+            )
+        return str(asked), True
+
+    def _turns(self, row: Row, where: str) -> tuple[tuple[tuple[str, str], ...], str | None]:
+        """The turns up to the question, and the answer that a chat ends in."""
+        columns = self.columns
+        if columns.puzzle == "countdown":
+            return (("user", countdown_question(*_countdown(row, where))),), None
+        if columns.puzzle == "sudoku":
+            return (("user", sudoku_question(_digits(row, PUZZLE_KEY, where))),), None
+        if not _has(row, columns.question):
+            raise BadSample(
+                "no question", f"{where}: no column for the question ({columns.question!r}); found keys {sorted(row)}"
+            )
+        question = _cell(row, columns.question)
+        if isinstance(question, (list, tuple)) and question:
+            chat = read_prompt_chat(question, where)
+            return chat.turns, chat.answer
+        if not isinstance(question, str) or not question.strip():
+            raise BadSample(
+                "no question",
+                f"{where}: {columns.question!r} must be a text that is not empty; found {question!r:.60}",
+            )
+        return (("user", question),), None
+
+    def _with_options(self, question: str, row: Row) -> str:
+        """The question with its choices behind it, unless it has them already."""
+        options = _options(row.get(self.columns.options)) if self.columns.options else []
+        if not options or all(option in question for option in options):
+            return question
+        return "\n".join([question, *(f"{chr(ord('A') + i)}. {option}" for i, option in enumerate(options))])
+
+    def _label(self, row: Row, answer: str | None, where: str) -> str | None:
+        columns = self.columns
+        if columns.puzzle == "countdown":
+            return countdown_label(*_countdown(row, where))
+        if columns.puzzle == "sudoku":
+            return sudoku_label(_digits(row, PUZZLE_KEY, where), _digits(row, SOLUTION_KEY, where))
+        gold = _cell(row, columns.gold) if columns.gold else answer
+        if isinstance(gold, (list, tuple)) and len(gold) == 1:
+            gold = gold[0]
+        if gold is None:
+            return None
+        if isinstance(gold, Mapping):
+            return json.dumps(gold, ensure_ascii=False, default=str)
+        if isinstance(gold, bool) or not isinstance(gold, (str, int, float)):
+            raise BadSample("no gold", f"{where}: {columns.gold!r} must be a text or a number; found {gold!r:.60}")
+        if isinstance(gold, float) and not math.isfinite(gold):
+            raise BadSample("no gold", f"{where}: {columns.gold!r} is {gold}, which no answer can equal")
+        return gold_answer(str(gold))
+
+    def _images(self, row: Row, index: int, task: str, where: str) -> tuple[str, ...]:
+        """Names of the images of a row: one for `mmu`, none for the other tasks."""
+        columns = self.columns
+        if task != "mmu" and columns.is_task_given and "task" not in row:
+            return ()
+        names: list[str] = []
+        for column in dict.fromkeys((*columns.images, columns.question)):
+            cell = row.get(column)
+            if column == columns.question and isinstance(cell, str):
+                continue
+            for position, image in enumerate(images_in(cell, where)):
+                if isinstance(image, str):
+                    names.append(str(self._folder / image))
+                else:
+                    names.append(embedded_name(self.file.path, self._split, index, column, position))
+        if task != "mmu" and names:
+            raise BadSample(
+                "image not read", f"{where}: task {task!r} reads no image, only 'mmu' does; found {names[0][-80:]!r}"
+            )
+        if task == "mmu" and not names:
+            raise BadSample("missing image", f"{where}: task 'mmu' needs \"image\"; found keys {sorted(row)}")
+        if len(names) > 1:
+            raise BadSample("several images", f"{where}: task 'mmu' reads one image; found {len(names)}")
+        return tuple(names)
+
+
+def _preview(table: Table) -> list[Row]:
+    """The first rows that can be read."""
+    rows: list[Row] = []
+    broken: BadSample | None = None
+    for index in range(min(len(table), NUM_PREVIEWED)):
+        try:
+            rows.append(table.row(index))
+        except BadSample as error:
+            broken = broken or error
+    if not rows:
+        assert broken is not None
+        raise BadSample(broken.reason, f"{broken}; so are all of the first {min(len(table), NUM_PREVIEWED)} rows")
+    return rows
+
+
+def _shows_image(cell: object, is_question: bool) -> bool:
+    try:
+        return not (is_question and isinstance(cell, str)) and bool(images_in(cell, ""))
+    except BadSample:
+        return True
+
+
+def _puzzle(found: Mapping[str, str]) -> str:
+    if TARGET_KEY in found and any(key in found for key in NUMBER_KEYS):
+        return "countdown"
+    return "sudoku" if PUZZLE_KEY in found and SOLUTION_KEY in found else ""
+
+
+def _gold_column(rows: list[Row], found: Mapping[str, str]) -> str:
+    """The first of the usual columns that has a value in some row."""
+    for key in LABEL_KEYS:
+        name = found.get(key, key)
+        if any(_cell(row, name) not in (None, "", []) for row in rows):
+            return name
+    return ""
+
+
+def _has(row: Row, name: str) -> bool:
+    return name in row or ("." in name and _cell(row, name) is not None)
+
+
+def _cell(row: Row, name: str) -> Any:
+    """The value of a column; a point leads into an object. None if it is not there."""
+    if name in row:
+        return row[name]
+    value: Any = row
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def _countdown(row: Row, where: str) -> tuple[list[int], int]:
+    lower = {str(key).lower(): value for key, value in row.items()}
+    numbers = next((lower[key] for key in NUMBER_KEYS if key in lower), None)
+    target = lower.get(TARGET_KEY)
+    if not isinstance(numbers, (list, tuple)) or len(numbers) < 2 or not _are_integers([*numbers, target]):
+        raise BadSample("no puzzle", f"{where}: expected numbers and a target, found {numbers!r:.60} and {target!r}")
+    return list(numbers), int(str(target))
+
+
+def _are_integers(values: list[Any]) -> bool:
+    return all(isinstance(value, int) and not isinstance(value, bool) for value in values)
+
+
+def _digits(row: Row, key: str, where: str) -> str:
+    """The cells of a Sudoku."""
+    value = next((value for name, value in row.items() if str(name).lower() == key), None)
+    digits = re.sub(r"[\s.]", lambda found: "0" if found.group() == "." else "", str(value))
+    if len(digits) not in (16, 81) or not digits.isdigit():
+        raise BadSample("no puzzle", f"{where}: expected 16 or 81 digits in {key!r}, found {value!r:.100}")
+    return digits
+
+
+def _options(value: object) -> list[str]:
+    """Choices as texts: a list, MMMU's text of a list, or ARC's object with a list."""
+    if isinstance(value, Mapping):
+        value = value.get("text")
+    if isinstance(value, str) and value.strip().startswith("["):
+        try:
+            value = ast.literal_eval(value.strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return []
+    return [str(option) for option in value] if isinstance(value, (list, tuple)) else []

@@ -50,7 +50,7 @@ def test_a_prompt_beyond_the_limit_is_named(run):
 
 def test_an_unknown_estimator_or_reward_lists_the_names(run):
     algo = AlgoConfig(likelihood=LikelihoodConfig(name="couple"))
-    with pytest.raises(ValueError, match=r"no 'couple'; choose one of \['all_masked', 'coupled', 'masked_tokens'"):
+    with pytest.raises(ValueError, match=r"no 'couple'; choose one of \['all_masked', .*'coupled', .*'masked_tokens'"):
         check_inputs(changed(run, algo=algo))
     reward = RewardConfig(terms=(RewardTermConfig(name="maths"),))
     with pytest.raises(ValueError, match=r"no 'maths'; choose one of \[.*'cot_format'.*'math_answer'"):
@@ -76,9 +76,7 @@ def test_few_prompts_that_cannot_be_used_are_left_out_of_training_and_evaluation
     assert "sums.jsonl:4: reward 'math_answer' cannot use it" in caplog.text
     assert "sums.jsonl:8: the text holds the special tokens ['<|mdm_mask|>']" in caplog.text
     strict = changed(run, data=DataConfig(prompt_dataset=str(file), max_bad_fraction=0.005))
-    with pytest.raises(
-        ValueError, match=r"sums.jsonl:4: (.|\n)*2 of 200 rows .* more than data.max_bad_fraction 0.005"
-    ):
+    with pytest.raises(ValueError, match=r"sums.jsonl:4: (.|\n)*2 of 200 rows .* more than .*fraction 0.005"):
         check_inputs(strict)
 
 

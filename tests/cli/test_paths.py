@@ -11,6 +11,7 @@ from unigrpo.config import (
     DataConfig,
     EvalConfig,
     ImageConfig,
+    PromptFileConfig,
     RewardConfig,
     RewardTermConfig,
     RunConfig,
@@ -50,6 +51,21 @@ def test_paths_that_exist_become_absolute_and_names_stay(tmp_path, monkeypatch):
     assert run.reward.terms[0].options == options | {"model": str(user / "model")}
     assert run.image.tokenizer == str(user / "model")
     assert run.ckpt.path == str(tmp_path / "saved")
+
+
+def test_prompt_files_with_settings_and_configurations_are_resolved_too(tmp_path, monkeypatch):
+    monkeypatch.setenv(SUBMIT_FOLDER, str(tmp_path))
+    for name in ("gsm8k", "images"):
+        (tmp_path / name).mkdir()
+    files = (
+        PromptFileConfig(path="gsm8k:main"),
+        PromptFileConfig(path="openai/gsm8k:main"),
+        PromptFileConfig(path="a.jsonl", image_folder="images"),
+    )
+    found = with_absolute_paths(RunConfig(data=DataConfig(prompt_dataset=files))).data.prompt_dataset
+    assert [(file.path, file.image_folder) for file in found if isinstance(file, PromptFileConfig)] == [
+        (f"{tmp_path}/gsm8k:main", ""), ("openai/gsm8k:main", ""), (f"{tmp_path}/a.jsonl", f"{tmp_path}/images"),
+    ]  # fmt: skip
 
 
 def test_without_a_submit_folder_the_present_one_counts(tmp_path, monkeypatch):

@@ -24,7 +24,7 @@ class UserPaths:
 
     def __init__(self) -> None:
         submitted = Path(os.environ.get(SUBMIT_FOLDER, ""))
-        self.base = submitted if submitted.is_dir() else Path.cwd()
+        self.base = (submitted if submitted.is_dir() else Path.cwd()).absolute()
 
     def resolve_input(self, name: str) -> str:
         """Returns the absolute path of a file or folder that exists, also of ``folder:configuration``.

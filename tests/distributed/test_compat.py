@@ -1,12 +1,12 @@
-"""Placeholders stand in for what is not installed, are honest about it, and stay away from what is."""
+"""Placeholders stand in for packages that OpenRLHF imports and UniGRPO does not need, and say why they do."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
@@ -15,27 +15,14 @@ from transformers.utils.import_utils import is_flash_attn_2_available
 from unigrpo.distributed import compat
 
 
-def installed(package: str) -> bool:
-    try:
-        version(package)
-    except PackageNotFoundError:
-        return False
-    return True
-
-
-needs_no_vllm = pytest.mark.skipif(installed("vllm"), reason="vllm is installed")
-needs_no_flash_attention = pytest.mark.skipif(installed("flash-attn"), reason="flash-attn is installed")
-
-
-@needs_no_vllm
-def test_using_a_placeholder_says_what_is_missing() -> None:
+def test_using_a_placeholder_says_why_it_is_one() -> None:
     placeholder = importlib.import_module("vllm").SamplingParams
 
-    with pytest.raises(ImportError, match=r"vllm.SamplingParams was used, but vllm is not installed"):
+    with pytest.raises(ImportError, match=r"vllm\.SamplingParams was used, .*: UniGRPO does not use it"):
         placeholder(temperature=1.0)
 
 
-@needs_no_flash_attention
+@pytest.mark.skipif(importlib.util.find_spec("flash_attn_2_cuda") is not None, reason="flash-attn is installed")
 def test_transformers_is_not_fooled() -> None:
     assert importlib.util.find_spec("flash_attn") is not None
     assert not is_flash_attn_2_available()
@@ -47,13 +34,41 @@ def test_installing_twice_changes_nothing() -> None:
     assert {name: sys.modules.get(name) for name in compat.PLACEHOLDERS} == before
 
 
-def test_an_installed_package_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "vllm.py").write_text("real = True")
-    code = "import unigrpo.distributed, vllm; assert vllm.real"
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:.")
-    subprocess.run([sys.executable, "-c", code], check=True)
+def in_a_new_process(code: str, folder: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": f"{folder}:."}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_vllm_is_not_imported_where_it_is_installed(tmp_path: Path) -> None:
+    (tmp_path / "vllm.py").write_text("raise SystemExit('vllm was imported')")
+    in_a_new_process("import unigrpo.distributed, openrlhf.trainer.ray, vllm; vllm.SamplingParams", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "check"),
+    [
+        ("flash_attn_func = 'real'", "assert flash_attn.flash_attn_func == 'real'"),
+        (
+            "raise ImportError('undefined symbol: _ZN3c10')",
+            """
+try:
+    flash_attn.flash_attn_func(1)
+except ImportError as error:
+    assert "a placeholder here: its import failed: undefined symbol: _ZN3c10" in str(error), error
+else:
+    raise AssertionError
+""",
+        ),
+        ("import absent_package", "assert \"import failed: No module named 'absent_package'\" in flash_attn.__doc__"),
+    ],
+)
+def test_flash_attention_is_taken_where_it_works(tmp_path: Path, content: str, check: str) -> None:
+    (tmp_path / "flash_attn").mkdir()
+    (tmp_path / "flash_attn" / "__init__.py").write_text(content)
+    in_a_new_process(f"from unigrpo.distributed import compat\nimport flash_attn\n{check}", tmp_path)
 
 
 @pytest.mark.parametrize("module", ["openrlhf.trainer.ray.launcher", "openrlhf.utils.deepspeed", "openrlhf.models"])
-def test_openrlhf_imports_where_neither_is_installed(module: str) -> None:
+def test_openrlhf_imports_with_placeholders(module: str) -> None:
     importlib.import_module(module)

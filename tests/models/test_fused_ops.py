@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,16 @@ def test_without_a_compiler_the_error_says_what_to_do(
     for variable in ("CC", "CXX"):
         monkeypatch.setenv(variable, str(tmp_path / "no-compiler"))
     with pytest.raises(ValueError, match=r"needs a compiler.*no-compiler.*or set ds.compile false"):
+        load_policy(tiny_model_folder, torch.float32, "sdpa", compile=True)
+
+
+@needs_compiler
+def test_without_the_headers_of_python_the_error_says_what_to_do(
+    tiny_model_folder: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    compiled.cache_clear()
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
+    with pytest.raises(ValueError, match=rf"there is no {tmp_path}/Python.h; install them .*python3-dev"):
         load_policy(tiny_model_folder, torch.float32, "sdpa", compile=True)
 
 

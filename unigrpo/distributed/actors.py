@@ -14,6 +14,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from unigrpo.config import LoRAConfig, ModelRun, RunConfig
 from unigrpo.config.denoising import StageConfig
+from unigrpo.distributed.devices import check_gpu
 from unigrpo.distributed.engine import StrategyEngine
 from unigrpo.distributed.strategy import UniGRPOStrategy, make_strategy
 from unigrpo.distributed.tensor_transfer import Packed, pack, unpack
@@ -58,7 +59,8 @@ class ModelActor(WorkerActor, BaseModelActor):
     def initialize(self, config: ModelRun) -> None:
         """Joins the process group of its ranks and builds the worker."""
         disable_progress_bar()
-        if not torch.cuda.is_available():
+        check_gpu()
+        if not torch.cuda.is_available() or config.ds.adam_offload:  # else the GPU computes all that takes time
             torch.set_num_threads(cpu_threads(config.actor.num_gpus_per_node))
         strategy = make_strategy(config)
         self._setup_distributed(strategy)
@@ -94,6 +96,7 @@ class RolloutActor(WorkerActor):
     def initialize(self, config: Any) -> None:
         """Loads the policy of a :class:`~unigrpo.config.RunConfig`."""
         disable_progress_bar()
+        check_gpu()
         device = torch.device("cpu")
         if torch.cuda.is_available():  # Ray shows each process its own GPU alone, unless it was told not to
             device = torch.device("cuda", int(ray.get_gpu_ids()[0]) if ray_noset_visible_devices() else 0)
@@ -161,7 +164,7 @@ def load_model(config: ModelRun) -> PreTrainedModel:
 
 
 def cpu_threads(ranks_per_node: int) -> int:
-    """Threads of one rank on a machine without a GPU: the cores this process may use, shared out."""
+    """Threads of one rank whose model or optimizer computes on the CPU: the cores it may use, shared out."""
     return max(1, len(os.sched_getaffinity(0)) // ranks_per_node)
 
 

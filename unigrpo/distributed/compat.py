@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import torch
 
 PLACEHOLDERS: dict[str, tuple[str, ...]] = {
-    "flash_attn": (),
+    "flash_attn": ("flash_attn_func", "flash_attn_varlen_func"),
     "flash_attn.bert_padding": ("index_first_axis", "pad_input", "rearrange", "unpad_input"),
     "flash_attn.utils": (),
     "flash_attn.utils.distributed": ("all_gather",),
@@ -20,41 +20,61 @@ PLACEHOLDERS: dict[str, tuple[str, ...]] = {
     "vllm.inputs": ("TokensPrompt",),
     "vllm.utils": ("random_uuid",),
 }
-"""Modules that OpenRLHF imports on loading, and the names it takes from them. UniGRPO uses none of them."""
+"""Modules that OpenRLHF, and transformers for its flash attention, import on loading, and the names that they take."""
 
 
 def install() -> None:
-    """Puts placeholders where ``flash_attn`` and ``vllm`` are not installed; may be called any number of times.
+    """Puts placeholders for ``vllm`` and ``flash_attn`` into ``sys.modules``; may be called any number of times.
+
+    vLLM is never imported, even where it is installed: that takes each process half a minute, and changes how
+    torch.compile works. flash-attn is imported where it is installed, since transformers calls it for the
+    ``flash_attention_2`` attention; where its import fails, as it does when it was built for another torch, the
+    placeholder says why.
 
     Where there is no GPU, DeepSpeed is told so, which otherwise warns in every process.
     """
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    missing = {root for root in ("flash_attn", "vllm") if importlib.util.find_spec(root) is None}
-    for name, attributes in PLACEHOLDERS.items():
-        if name.split(".")[0] in missing:
-            sys.modules[name] = _placeholder(name, attributes)
-    for name in PLACEHOLDERS:
+    for root, why_not in (("vllm", "UniGRPO does not use it"), ("flash_attn", _why_not_importable("flash_attn"))):
+        if why_not and root not in sys.modules:
+            _put_placeholders(root, why_not)
+
+
+def _why_not_importable(root: str) -> str:
+    """The reason why a package cannot be imported; empty if it can."""
+    try:
+        importlib.import_module(root)
+    except ModuleNotFoundError as error:
+        return "it is not installed" if error.name == root else f"its import failed: {error}"
+    except Exception as error:
+        return f"its import failed: {error}"
+    return ""
+
+
+def _put_placeholders(root: str, why_not: str) -> None:
+    names = [name for name in PLACEHOLDERS if name.split(".")[0] == root]
+    for name in names:
+        sys.modules[name] = _placeholder(name, PLACEHOLDERS[name], why_not)
+    for name in names:
         parent, _, child = name.rpartition(".")
-        if parent and name.split(".")[0] in missing:
+        if parent:
             setattr(sys.modules[parent], child, sys.modules[name])
 
 
-def _placeholder(name: str, attributes: tuple[str, ...]) -> ModuleType:
-    module = ModuleType(name, f"Stands in for {name}, which is not installed; raises when used.")
+def _placeholder(name: str, attributes: tuple[str, ...], why_not: str) -> ModuleType:
+    module = ModuleType(name, f"Stands in for {name}, and raises when it is used: {why_not}.")
     module.__spec__ = importlib.machinery.ModuleSpec(name, loader=None, is_package=True)
     module.__path__ = []
     for attribute in attributes:
-        setattr(module, attribute, _missing(f"{name}.{attribute}"))
+        setattr(module, attribute, _missing(f"{name}.{attribute}", why_not))
     return module
 
 
-def _missing(path: str) -> Any:
+def _missing(path: str, why_not: str) -> Any:
     """A class, because OpenRLHF names some of these in annotations."""
 
     def refuse(*_: object, **__: object) -> NoReturn:
-        root = path.split(".")[0].replace("_", "-")
-        raise ImportError(f"{path} was used, but {root} is not installed; see requirements.txt")
+        raise ImportError(f"{path} was used, but {path.split('.')[0]} is a placeholder here: {why_not}")
 
     return type(path.rpartition(".")[2], (), {"__new__": refuse})
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from rewards.base import RewardInput
 from unigrpo.config import RewardTermConfig
+from unigrpo.distributed.devices import check_gpu
 from unigrpo.workers.reward import RewardWorker, TermScores
 
 
@@ -21,6 +22,7 @@ class RewardActor:
     def load(self) -> str:
         """Builds and loads the reward. Returns its name."""
         try:
+            check_gpu()
             worker = RewardWorker(self._config)
             name = worker.load()
             self._worker = worker

@@ -26,12 +26,16 @@ class UniGRPOStrategy(DeepspeedStrategy):
         """OpenRLHF's DeepSpeed settings with ours on top."""
         settings = super().get_ds_train_config(optim_dict, max_norm=max_norm)
         settings["managed_gradient_accumulation"] = False
-        if optim_dict is not None and not self.adam_offload:
+        if optim_dict is not None:
             settings["optimizer"]["params"] |= {"torch_adam": True, **self.adam_options()}
         return settings
 
     def adam_options(self) -> dict[str, Any]:
-        """Implementation of torch's AdamW; the fused one needs no compiler, unlike DeepSpeed's."""
+        """Implementation of torch's AdamW.
+
+        The fused one runs on GPU and CPU tensors without a compiler. DeepSpeed's own for offloaded states would be
+        compiled in every worker, which takes a CUDA toolkit of the version of torch and the headers of Python.
+        """
         return {"fused": True}
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -50,7 +52,7 @@ def compiled() -> FusedOps:
     kernels either way, and the hooks of DeepSpeed, adapters and caches stay outside.
 
     Raises:
-        ValueError: There is no compiler.
+        ValueError: There is no compiler, or it lacks the headers of Python.
     """
     # What is written for a GPU is launched by C, and what is written for a CPU is C++.
     variable, usual = ("CC", "gcc") if torch.cuda.is_available() else ("CXX", "g++")
@@ -59,6 +61,12 @@ def compiled() -> FusedOps:
         raise ValueError(
             f"ds.compile needs a compiler, and there is no {compiler} here; install it, name another by {variable}, "
             "or set ds.compile false"
+        )
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    if not header.is_file():
+        raise ValueError(
+            f"ds.compile needs the headers of Python, and there is no {header}; install them (on Debian: "
+            "python3-dev), or set ds.compile false"
         )
     fuse = functools.partial(torch.compile, dynamic=True)
     norm_of_rows = fuse(rms_norm)

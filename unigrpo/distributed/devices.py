@@ -1,0 +1,49 @@
+"""Whether a process that Ray gave a GPU can use it."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import ray
+
+DEVICE_FILES = "/dev"
+"""Folder in which the NVIDIA driver has a file for each GPU: ``nvidia0``, ``nvidia1``, ..."""
+DRIVER_VERSION = Path("/proc/driver/nvidia/version")
+
+
+def check_gpu() -> None:
+    """Refuses to go on where there is a GPU for this process and PyTorch does not find it.
+
+    PyTorch says nothing where the driver is too old for its CUDA, or where its CPU build is installed: the model
+    would train on the CPU. ``UNIGRPO_DEVICE=cpu`` in the environment of Ray asks for that. Where a cluster only
+    declares GPUs, as tests do, there is no device file.
+
+    Raises:
+        ValueError: Ray gave this process a GPU, and PyTorch finds none.
+    """
+    if os.environ.get("UNIGRPO_DEVICE") == "cpu" or not ray.get_gpu_ids() or not _has_device_file():
+        return
+    import torch  # noqa: PLC0415  # seconds, which rewards without a GPU need not wait for
+
+    if torch.cuda.is_available():
+        return
+    built_for = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPUs only"
+    raise ValueError(
+        f"Ray gave this process a GPU, and torch {torch.__version__}, built for {built_for}, finds none; the NVIDIA "
+        f"driver is {_driver_version()}. CUDA 13 needs driver 580 or later. bash launch/preflight_gpu.sh on this node "
+        "says more; to train on CPUs on purpose, start Ray with UNIGRPO_DEVICE=cpu"
+    )
+
+
+def _has_device_file() -> bool:
+    return any(re.fullmatch(r"nvidia\d+", name) for name in os.listdir(DEVICE_FILES))
+
+
+def _driver_version() -> str:
+    try:
+        found = re.search(r"Kernel Module\s+(?:for \S+\s+)?(\d[\d.]*)", DRIVER_VERSION.read_text())
+    except OSError:
+        found = None
+    return found.group(1) if found else "of unknown version"

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from rewards.base import Reward, RewardInput, check_text_prompt
-from rewards.grading.grader import KINDS, Grader, prepare
+from rewards.grading.gold_check import check_gold
+from rewards.grading.grader import KINDS, Grader
 
 
 class MathAnswer(Reward):
@@ -60,8 +61,12 @@ class MathAnswer(Reward):
         super().check_prompt(prompt)
 
     def check_label(self, label: str | None) -> None:
-        """Raises ValueError for a gold that cannot be graded as this kind."""
-        prepare(label or "", self._kind)
+        """Raises ValueError for a gold that no answer of this kind can match."""
+        counts = Counter(self._grader.counts)
+        try:
+            check_gold(label or "", self._kind, lambda answer, gold: self._grader(answer, gold, self._kind).correct)
+        finally:
+            self._grader.counts = counts  # a check grades no answer
 
     def close(self) -> None:
         """Ends the process that compares expressions."""

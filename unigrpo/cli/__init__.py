@@ -1,1 +1,1 @@
-"""Command-line entry points."""
+"""The commands: their flags and config files, their output, and their exit status."""

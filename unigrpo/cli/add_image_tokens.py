@@ -1,4 +1,4 @@
-"""Gives a LLaDA checkpoint rows for image codes, so that stage 1.1 can start from it."""
+"""Adds rows for image codes to a LLaDA checkpoint, so that stage 1.1 can start from it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from unigrpo.models.vocabulary import PUBLISHED_CODEBOOK_SIZE
 
 @dataclass(frozen=True, kw_only=True)
 class GrowConfig:
-    """What to grow, and where to write it."""
+    """Settings of ``unigrpo add-image-tokens``."""
 
     model: str
     """Folder or Hub name of a text-only checkpoint, such as GSAI-ML/LLaDA-8B-Instruct."""
     output: str
-    """Folder to write; it may not exist yet."""
+    """Folder to write; it must not exist yet."""
     codebook_size: int = PUBLISHED_CODEBOOK_SIZE
-    """Number of image codes: that of the image tokenizer."""
+    """Number of image codes, which must be that of the image tokenizer."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Type of the written weights."""
     seed: int = 0
@@ -42,7 +42,7 @@ class GrowConfig:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """The command. Returns its exit status."""
+    """Runs ``unigrpo add-image-tokens``. Returns the exit status."""
     parser = ArgumentParser(
         prog="unigrpo add-image-tokens", description=__doc__, exit_on_error=False, allow_abbrev=False
     )

@@ -1,4 +1,4 @@
-"""Command lines: one YAML file and dotted flags become a run config, with errors of one line."""
+"""Command lines: one YAML file and dotted flags become a config, and each error is one line."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def run_parser(program: str, description: str, config: type = RunConfig) -> Argu
         allow_abbrev=False,
         parser_mode="unigrpo_yaml",
     )
-    parser.add_argument("--config", action="config", help="YAML file with the values; flags behind it win")
+    parser.add_argument("--config", action="config", help="YAML file with settings; flags after it override it")
     parser.add_class_arguments(config)
     return parser
 

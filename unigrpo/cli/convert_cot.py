@@ -1,4 +1,4 @@
-"""Brings a file of solved questions into the thinking format, and drops what is answered wrongly."""
+"""Converts a file of solved questions to the format of chains of thought, and drops those with a wrong answer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ and gold, and the other fields of its row. Sources of kind cot read it."""
 
 
 def run(arguments: Sequence[str]) -> int:
-    """The command. Returns its exit status."""
+    """Runs ``unigrpo convert-cot``. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="unigrpo convert-cot", description=__doc__, epilog=HELP)
     parser.add_argument("--input", required=True, metavar="F", help="JSONL, JSON, CSV or parquet, or a Hub name")
     parser.add_argument("--output", type=Path, required=True, metavar="G.jsonl", help="file to write")
@@ -37,7 +37,7 @@ def run(arguments: Sequence[str]) -> int:
         "--kind", choices=KINDS, default="auto", help="how answers are compared (default: %(default)s)"
     )
     parser.add_argument("--task", choices=("text", "mmu", "r2i"), default="text",
-                        help="r2i has thoughts before an image, without answer (default: %(default)s)")  # fmt: skip
+                        help="r2i has thoughts before an image and no answer (default: %(default)s)")  # fmt: skip
     given = parser.parse_args(list(arguments))
     counts = convert_file(given.input, given.output, given.kind, given.split, needs_answer=given.task != "r2i")
     sys.stdout.write("".join(f"{number:8d}  {what}\n" for what, number in counts.most_common()))
@@ -51,17 +51,17 @@ def convert_file(
     """Converts and filters the rows of a table; the output appears when it is complete.
 
     Args:
-        source: As SourceConfig.path.
-        target: JSON lines.
-        kind: How the grader compares.
-        split: Of a Hugging Face data set.
-        needs_answer: False for thoughts before images, which have nothing to compare.
+        source: Path of the input, as SourceConfig.path.
+        target: JSON-lines file to write.
+        kind: How the grader compares answers.
+        split: Split of a Hugging Face data set.
+        needs_answer: False for thoughts before images, which have no answer to compare.
 
     Returns:
-        What became of the rows: each is in one of the counts. The log names those dropped.
+        Counts of what happened to the rows; each row is in one count. The log names the dropped rows.
 
     Raises:
-        ValueError: The input cannot be read, the output is no place for a file, or no row was kept.
+        ValueError: The input cannot be read, the output is not a place for a file, or no row was kept.
     """
     table = open_table(source, split)
     if not target.absolute().parent.is_dir() or target.is_dir():
@@ -90,7 +90,7 @@ def convert_file(
 
 
 def _converted(row: dict[str, Any], grader: Grader, kind: str, needs_answer: bool) -> tuple[str, str]:
-    """What became of a row, and its line; an empty one if it is dropped."""
+    """Returns what happened to a row, and its line; an empty line if it is dropped."""
     sample = convert_row(row, needs_answer=needs_answer)
     outcome = KEPT
     if needs_answer:

@@ -1,7 +1,7 @@
-"""Opens a local page on which a checkpoint answers, describes and draws, and its denoising is shown step by step.
+"""Opens a local web page on which a checkpoint does all its tasks and every denoising step is shown.
 
 Listens on loopback unless --host says otherwise. Example: --model Gen-Verse/MMaDA-8B-MixCoT --image_tokenizer
-showlab/magvitv2, or for the tiny world: --config launch/configs/tiny/demo.yaml
+showlab/magvitv2, or for the tiny model: --config launch/configs/tiny/demo.yaml
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ logger = logging.getLogger(__name__)
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SECONDS_PER_STEP = 0.12
-"""How long each step is shown while the denoising is played."""
+"""Duration of each step while the denoising is played."""
 TASKS = {
     "text": ("Answer", "A question", "What is 3 + 4?"),
     "mmu": ("Look", "A question about the picture", "How many shapes are there?"),
     "t2i": ("Draw", "What to draw", "a large red circle on the left"),
     "r2i": ("Think, then draw", "What to draw", "draw a tomato on the left"),
 }
-"""Name of the tab, label and placeholder of its text."""
+"""Name of the tab of each task, and label and placeholder of its text."""
 
 Words = list[tuple[str, str | None]]
 """Pieces of text with the name of their colour."""
@@ -49,48 +49,50 @@ Words = list[tuple[str, str | None]]
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """What to show, and where."""
+    """Settings of ``unigrpo demo``."""
 
     model: str
-    """Folder or Hub name of a checkpoint in the published MMaDA or LLaDA layout."""
+    """Folder or Hub name of a checkpoint in the published MMaDA or LLaDA format."""
     image_tokenizer: str = ""
-    """Folder or Hub name, such as showlab/magvitv2; empty is the folder `image_tokenizer` of the model."""
+    """Folder or Hub name of the image tokenizer, such as showlab/magvitv2. If empty, it is the folder
+    `image_tokenizer` of the model."""
     resolution: int = 512
-    """Pixels of a side of pictures that are read and drawn."""
+    """Height and width of input and generated images, in pixels."""
     fit: Fit = "crop"
-    """How a picture that is read becomes square."""
+    """How an input image becomes square: `crop` keeps the middle, `stretch` resizes both sides, `pad` adds white."""
     text: TextSamplingConfig = field(default_factory=TextSamplingConfig)
-    """Sampling of text; the page can change steps and temperature."""
+    """Sampling of text. Steps and temperature can be changed on the page."""
     image: ImageSamplingConfig = field(default_factory=ImageSamplingConfig)
-    """Sampling of pictures; the page can change steps, temperature and guidance."""
+    """Sampling of images. Steps, temperature and guidance can be changed on the page."""
     prompt_template: PromptTemplate = "chat"
-    """As of `unigrpo.cli.generate`."""
+    """How a prompt becomes tokens, with the choices of `unigrpo generate`."""
     instruction: str = ""
-    """Text put before every question."""
+    """Text that is put before every question."""
     host: str = "127.0.0.1"
-    """Address to listen on. Others than loopback let everybody who reaches this machine use the model."""
+    """Address to listen on. With another address than loopback, everybody who reaches this machine can use the
+    model."""
     port: int = 7860
     """Port to listen on."""
     device: str = "auto"
-    """`auto` is the GPU if there is one; or cpu, cuda, cuda:1 ..."""
+    """Device of the model: `auto` uses the GPU if there is one; other values are cpu, cuda, cuda:1 ..."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """One step of a denoising, as it is shown."""
+    """One step of a denoising, as the page shows it."""
 
     words: Words
     picture: Image.Image | None
 
 
 class Demo:
-    """A checkpoint that answers the page."""
+    """A checkpoint that the page calls."""
 
     def __init__(self, config: DemoConfig) -> None:
         """Loads the checkpoint.
 
         Raises:
-            ValueError: It cannot be loaded.
+            ValueError: The checkpoint cannot be loaded.
         """
         self.config = config
         device = torch_device(config.device)
@@ -111,7 +113,7 @@ class Demo:
         )
 
     def why_not(self, task: str) -> str:
-        """Why the checkpoint cannot do a task; empty if it can."""
+        """Returns why the checkpoint cannot do a task; empty if it can."""
         if task == "text":
             return ""
         if not self._sampler.vocabulary.codebook_size:
@@ -123,19 +125,19 @@ class Demo:
     def run(
         self, task: str, prompt: str, picture: str | None, steps: int, temperature: float, guidance: float, seed: int
     ) -> list[Shown]:
-        """Samples once, and gives every step.
+        """Generates one sample and yields every step.
 
         Args:
             task: A key of :data:`TASKS`.
-            prompt: What the user wrote.
-            picture: File of a picture, for `mmu`.
-            steps: Forward passes; of pictures, or of texts where none is drawn.
-            temperature: Divides the logits.
-            guidance: Classifier-free guidance of pictures; 0 is off.
-            seed: Of all random numbers.
+            prompt: Text of the user.
+            picture: File of an image, for `mmu`.
+            steps: Number of forward passes of the image, or of the text if there is no image.
+            temperature: Divisor of the logits.
+            guidance: Scale of classifier-free guidance of images; 0 switches it off.
+            seed: Seed of all random numbers.
 
         Raises:
-            ValueError: Something is missing or does not fit.
+            ValueError: An input is missing or does not fit.
         """
         if reason := self.why_not(task):
             raise ValueError(reason)
@@ -162,7 +164,7 @@ class Demo:
         return thinking + [Shown(words=words[-1], picture=frame) for frame in frames]
 
     def _words(self, sample: TextSample) -> list[Words]:
-        """The text after each step: hidden tokens, those of this step, and older ones."""
+        """Returns the text after each step: masked tokens, the tokens of this step, and older ones."""
         is_shown = sample.scored_mask
         tokens = self._sampler.tokenizer.batch_decode(sample.token_ids[is_shown][:, None])
         at = sample.commit_step[is_shown].tolist()
@@ -176,7 +178,7 @@ class Demo:
 
 
 def build_page(demo: Demo) -> Any:
-    """The page, to be launched.
+    """Returns the page, ready to be launched.
 
     Raises:
         ValueError: Gradio is not installed.
@@ -200,7 +202,7 @@ def build_page(demo: Demo) -> Any:
 
 
 def _build_tab(gradio: Any, demo: Demo, task: str) -> None:
-    """Inputs on the left, the denoising on the right."""
+    """Builds a tab with inputs on the left and the denoising on the right."""
     draws = task in ("t2i", "r2i")
     sampling = demo.config.image if draws else demo.config.text
     _, label, placeholder = TASKS[task]
@@ -264,9 +266,9 @@ def _build_tab(gradio: Any, demo: Demo, task: str) -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """The command. Returns its exit status."""
+    """Runs ``unigrpo demo``. Returns the exit status."""
     parser = ArgumentParser(prog="unigrpo demo", description=__doc__, exit_on_error=False, allow_abbrev=False)
-    parser.add_argument("--config", action="config", help="YAML file with the values; flags behind it win")
+    parser.add_argument("--config", action="config", help="YAML file with settings; flags after it override it")
     parser.add_class_arguments(DemoConfig)
     parsed = parse(parser, arguments)
     config = DemoConfig(**{f.name: parsed[f.name] for f in fields(DemoConfig)})

@@ -37,10 +37,12 @@ RESULTS = "results.json"
 
 
 def run(arguments: Sequence[str]) -> int:
-    """The command. Returns its exit status."""
+    """Runs ``unigrpo evaluate``. Returns the exit status."""
     parser = run_parser("unigrpo evaluate", __doc__ or "")
-    parser.add_argument("--models", nargs="+", default=(), help="checkpoints, in the order of the table's columns")
-    parser.add_argument("--output", required=True, help="folder to write; it may not hold results yet")
+    parser.add_argument(
+        "--models", nargs="+", default=(), help="checkpoints to compare, in the order of the columns of the table"
+    )
+    parser.add_argument("--output", required=True, help="folder to write; it must not hold results yet")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
     parsed = parse(parser, arguments, RunConfig)
     user = UserPaths()
@@ -78,7 +80,7 @@ def run(arguments: Sequence[str]) -> int:
 def evaluate_model(
     config: RunConfig, prompts: list[Prompt], rewards: LocalRewards, device: torch.device, output: Path
 ) -> dict[str, float]:
-    """The metrics of one checkpoint; its samples are appended to the file of samples."""
+    """Returns the metrics of one checkpoint and appends its samples to the file of samples."""
     name = config.actor.model_name_or_path
     dtype = torch.bfloat16 if device.type == "cuda" and config.ds.param_dtype == "bf16" else torch.float32
     model = load_policy(name, dtype, config.ds.attn_implementation, compile=config.ds.compile)
@@ -95,7 +97,8 @@ def evaluate_model(
 
 
 def results_table(models: Sequence[str], results: Sequence[dict[str, float]]) -> str:
-    """A Markdown table: a row per metric, a column per checkpoint. With several tasks, each stands for itself."""
+    """Returns a Markdown table with a row per metric and a column per checkpoint; with several tasks, one row for each
+    task."""
     by_task = [name for name in results[0] if "/" in name or name.startswith("yes_")]
     if not any("/" in name for name in by_task):
         by_task = list(results[0])
@@ -105,7 +108,7 @@ def results_table(models: Sequence[str], results: Sequence[dict[str, float]]) ->
 
 
 def _short(model: str) -> str:
-    """The last two parts of a path tell runs apart, whose folders are all called `policy`."""
+    """Returns the last two parts of a path, which distinguish runs whose folders are all called `policy`."""
     return "/".join(Path(model).parts[-2:])
 
 

@@ -1,7 +1,7 @@
 """Generates with a checkpoint: text, answers about images, images, or thoughts and then images.
 
-Writes samples.jsonl, one line per sample with its prompt, seed, text and picture; the pictures; a grid of them, one
-row per prompt; and settings.json. Example: --task t2i --model FOLDER --prompts "a red square" --output out
+Writes samples.jsonl with one line per sample (prompt, seed, text, image), the images, a grid of them with one row per
+prompt, and settings.json. Example: --task t2i --model FOLDER --prompts "a red square" --output out
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from unigrpo.records import Prompt
 from unigrpo.workers.generation import Drawn, TaskSampler
 
 MAX_GRID = 64
-"""Images in the grid."""
+"""Largest number of images in the grid."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One sample to draw."""
+    """One sample to generate."""
 
     number: int
     prompt: Prompt
@@ -43,7 +43,7 @@ class Job:
 
 
 class CountedModel:
-    """A model that moves a progress bar with every forward pass."""
+    """A model that advances a progress bar with every forward pass."""
 
     def __init__(self, model: MMadaModelLM, bar: Any) -> None:
         self.device = model.device
@@ -55,7 +55,7 @@ class CountedModel:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """The command. Returns its exit status."""
+    """Runs ``unigrpo generate``. Returns the exit status."""
     config = parse_config(arguments)
     inputs = check_inputs(config)
     if inputs.image_tokenizer is not None:
@@ -77,14 +77,16 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def parse_config(arguments: Sequence[str]) -> GenerateConfig:
-    """The flags.
+    """Returns the settings of the flags.
 
     Raises:
-        ValueError: One is wrong; the message names it.
+        ValueError: A flag is wrong; the message names it.
     """
     parser = ArgumentParser(prog="unigrpo generate", description=__doc__, exit_on_error=False, allow_abbrev=False)
-    parser.add_argument("--images", nargs="*", default=(), help="image files for mmu: one per prompt, or one for all")
-    parser.add_argument("--gif", action="store_true", help="also write animations of the denoising")
+    parser.add_argument(
+        "--images", nargs="*", default=(), help="image files for mmu: one for each prompt, or one for all prompts"
+    )
+    parser.add_argument("--gif", action="store_true", help="also write an animation of the denoising of each sample")
     parser.add_class_arguments(GenerateConfig, skip={"images", "image", "gif"})
     # The number of image tokens follows from the resolution.
     parser.add_class_arguments(ImageSamplingConfig, "image", skip={"num_image_tokens"})
@@ -95,7 +97,7 @@ def parse_config(arguments: Sequence[str]) -> GenerateConfig:
 
 
 def generate(model: MMadaModelLM, config: GenerateConfig, inputs: Inputs, folder: Path) -> list[Image.Image]:
-    """Draws all samples, batch by batch, and writes each batch when it is there; returns the first pictures."""
+    """Generates all samples, writes each batch when it is finished, and returns the first images."""
     sampler = TaskSampler(
         tokenizer=inputs.tokenizer, vocabulary=inputs.vocabulary, data=config.data,
         image_tokenizer=inputs.image_tokenizer, resolution=config.resolution, fit=config.fit,
@@ -129,7 +131,7 @@ def generate(model: MMadaModelLM, config: GenerateConfig, inputs: Inputs, folder
 def _write(
     job: Job, drawn: Drawn, picture: Image.Image | None, config: GenerateConfig, sampler: TaskSampler, folder: Path
 ) -> dict[str, Any]:
-    """Writes the files of one sample; returns its line."""
+    """Writes the files of one sample and returns its line."""
     row: dict[str, Any] = {
         "number": job.number,
         "prompt_id": job.prompt.id,
@@ -158,7 +160,7 @@ def _write(
 
 
 def _path(folder: Path, part: str, name: str) -> str:
-    """A file below the output folder, whose own folder is made."""
+    """Returns the path of a file below the output folder and creates its folder."""
     (folder / part).mkdir(exist_ok=True)
     return f"{part}/{name}"
 

@@ -1,4 +1,4 @@
-"""What the generate command is asked, and everything about it that can be wrong before a model is loaded."""
+"""Inputs of ``unigrpo generate``, and checks of everything that can be wrong with them before a model is loaded."""
 
 from __future__ import annotations
 
@@ -24,45 +24,48 @@ SAMPLES = "samples.jsonl"
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig:
-    """What to generate, and where to write it."""
+    """Settings of ``unigrpo generate``."""
 
     task: Literal["text", "mmu", "t2i", "r2i"]
-    """`text` answers, `mmu` answers about an image, `t2i` draws, `r2i` thinks first and then draws."""
+    """Task: `text` (text reasoning), `mmu` (image understanding), `t2i` (text to image) or `r2i` (thinking, then text
+    to image)."""
     model: str
-    """Folder or Hub name of a checkpoint in the published MMaDA or LLaDA layout."""
+    """Folder or Hub name of a checkpoint in the published MMaDA or LLaDA format."""
     prompts: str
-    """A text; a .txt file with one prompt per line; or a .jsonl file with a column `prompt`, and for mmu `image`; of
-    one with a column `task`, the lines of this task."""
+    """A text; a .txt file with one prompt per line; or a .jsonl file with a column `prompt`, and for mmu `image`. If
+    the file has a column `task`, the lines of this task are used."""
     output: str
-    """Folder to write; it may not hold samples yet."""
+    """Folder to write; it must not hold samples yet."""
     images: tuple[str, ...] = ()
-    """Image files for mmu: one for each prompt, or one for all, or several for one prompt."""
+    """Image files for mmu: one for each prompt, or one for all prompts, or several for one prompt."""
     image_tokenizer: str = ""
-    """Folder or Hub name, such as showlab/magvitv2; empty is the folder `image_tokenizer` of the model."""
+    """Folder or Hub name of the image tokenizer, such as showlab/magvitv2. If empty, it is the folder
+    `image_tokenizer` of the model."""
     resolution: int = 512
-    """Pixels of a side, of images read and drawn; a multiple of the image tokenizer's square, which is 16."""
+    """Height and width of input and generated images, in pixels; a multiple of the image tokenizer's square, which is
+    16."""
     fit: Fit = "crop"
-    """How an image that is read becomes square: `crop` the middle, `stretch` or `pad` with white."""
+    """How an input image becomes square: `crop` keeps the middle, `stretch` resizes both sides, `pad` adds white."""
     text: TextSamplingConfig = field(default_factory=TextSamplingConfig)
     """Sampling of text."""
     image: ImageSamplingConfig = field(default_factory=ImageSamplingConfig)
     """Sampling of images."""
     num_samples: int = 1
-    """Samples of each prompt."""
+    """Number of samples per prompt."""
     batch_size: int = 8
-    """Samples that are drawn together; it changes speed and memory, not the samples."""
+    """Number of samples that are generated together. It changes speed and memory, and not the samples."""
     seed: int = 0
-    """Sample number i, from 0, is drawn with seed + i; samples.jsonl says which."""
+    """Seed of the first sample. Sample number i, from 0, uses seed + i, which samples.jsonl records."""
     max_text_tokens: int = 0
-    """Room for the text of a prompt, in r2i with its thoughts; a longer one is an error. 0 takes the number of the
-    model's config.json, or 512."""
+    """Largest number of text tokens of a prompt, in r2i together with its thoughts; a longer prompt is an error. 0
+    takes the number from the model's config.json, or 512."""
     prompt_template: PromptTemplate = "chat"
-    """`chat` applies the tokenizer's chat template, `chat_one_newline` MMaDA's, `chat_two_newlines` LLaDA's, `plain`
-    none. Captions of t2i never have one."""
+    """How a prompt becomes tokens: `chat` applies the tokenizer's chat template, `chat_one_newline` that of MMaDA,
+    `chat_two_newlines` that of LLaDA, and `plain` none. Captions of t2i never have a template."""
     instruction: str = ""
-    """Text put before every prompt but captions of t2i, for example the request to think first."""
+    """Text that is put before every prompt except captions of t2i, for example the request to think first."""
     device: str = "auto"
-    """`auto` is the GPU if there is one; or cpu, cuda, cuda:1 ..."""
+    """Device of the model: `auto` uses the GPU if there is one; other values are cpu, cuda, cuda:1 ..."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """Type of the weights; `auto` is bfloat16 on a GPU and float32 on a CPU."""
     gif: bool = False
@@ -77,7 +80,7 @@ class GenerateConfig:
 
     @property
     def data(self) -> DataConfig:
-        """How prompts become tokens."""
+        """The settings of prompts."""
         return DataConfig(prompt_template=self.prompt_template, instruction=self.instruction)
 
 
@@ -86,19 +89,19 @@ class Inputs:
     """The checked inputs of the command."""
 
     prompts: list[Prompt]
-    """Of the command's task; of mmu each with one image."""
+    """Prompts of the command's task; those of mmu have one image each."""
     tokenizer: PreTrainedTokenizerBase
     vocabulary: Vocabulary
     image_tokenizer: ImageTokenizer | None
-    """None for text."""
+    """The image tokenizer; None for text."""
     num_image_tokens: int
-    """Codes of one image of the asked resolution; 0 for text."""
+    """Number of codes of one image of the requested resolution; 0 for text."""
     max_text_tokens: int
-    """Room for the text of a prompt."""
+    """Largest number of text tokens of a prompt."""
 
 
 def check_inputs(config: GenerateConfig) -> Inputs:
-    """Reads all that the command needs but the model.
+    """Reads everything that the command needs except the model.
 
     Raises:
         ValueError: Something is wrong; the message names the file or the setting.
@@ -135,7 +138,7 @@ def check_inputs(config: GenerateConfig) -> Inputs:
 
 
 def torch_device(name: str) -> torch.device:
-    """The device that a name means.
+    """Returns the device that a name means.
 
     Raises:
         ValueError: There is no such device.
@@ -169,7 +172,7 @@ def _read_prompts(config: GenerateConfig) -> list[Prompt]:
 
 
 def _with_images(prompts: list[Prompt], config: GenerateConfig) -> list[Prompt]:
-    """The prompts with the images of the command line, or with their own."""
+    """Returns the prompts with the images of the command line, or with their own."""
     if config.task != "mmu":
         if config.images:
             raise ValueError(f"images are given, but task {config.task} reads none; only mmu does")
@@ -206,7 +209,7 @@ def _check_lengths(
     config: GenerateConfig,
     room: int,
 ) -> None:
-    """Encodes every prompt, which also finds what cannot be encoded."""
+    """Encodes every prompt, which also finds prompts that cannot be encoded."""
     no_image = torch.zeros(0, dtype=torch.long) if config.task == "mmu" else None
     not_text = {"text": 0, "mmu": 3, "t2i": 2, "r2i": 1}[config.task]  # task token and those around the image
     # In r2i the thoughts and their end-of-text come on top.

@@ -1,4 +1,4 @@
-"""Pictures of generated samples: a grid of images, and animations of the denoising."""
+"""Images of generated samples: a grid, and animations of the denoising."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 MAX_SIDE = 256
-"""Largest side of an image in the grid, pixels."""
+"""Largest side of an image in the grid, in pixels."""
 GAP = 4
 GREY = (128, 128, 128)
 STEP_MILLISECONDS, LAST_MILLISECONDS = 200, 2000
@@ -22,11 +22,11 @@ COLUMNS, LINE_PIXELS, CHARACTER_PIXELS = 80, 14, 7
 
 
 def grid(images: Sequence[Image.Image], columns: int | None = None) -> Image.Image:
-    """Images side by side, row by row, scaled down to :data:`MAX_SIDE`.
+    """Returns images side by side, row by row, scaled down to :data:`MAX_SIDE`.
 
     Args:
-        images: At least one.
-        columns: Images of a row; None makes the grid about square.
+        images: At least one image.
+        columns: Number of images per row; None makes the grid about square.
     """
     columns = columns or math.ceil(math.sqrt(len(images)))
     small = [image.copy() for image in images]
@@ -40,11 +40,11 @@ def grid(images: Sequence[Image.Image], columns: int | None = None) -> Image.Ima
 
 
 def image_frames(image: Image.Image, commit_step: Int[Tensor, " N"]) -> list[Image.Image]:
-    """The finished image, with a grey square for every code that was not yet kept, step by step.
+    """Returns the finished image at each step, with a grey square for every code that was not kept yet.
 
     Args:
-        image: Square.
-        commit_step: Of each code, row by row.
+        image: A square image.
+        commit_step: Step at which each code was kept, row by row.
     """
     side = math.isqrt(len(commit_step))
     frames = []
@@ -56,11 +56,11 @@ def image_frames(image: Image.Image, commit_step: Int[Tensor, " N"]) -> list[Ima
 
 
 def text_frames(tokens: Sequence[str], commit_step: Int[Tensor, " R"]) -> list[Image.Image]:
-    """The text, with :data:`HIDDEN` for every token that was not yet fixed, step by step.
+    """Returns the text at each step, with :data:`HIDDEN` for every token that was not fixed yet.
 
     Args:
         tokens: Text of each token.
-        commit_step: Of each token; -1 for padding that was never sampled, which is not shown.
+        commit_step: Step at which each token was fixed; -1 for padding that was never sampled, which is not shown.
     """
     shown = [(token, step) for token, step in zip(tokens, commit_step.tolist(), strict=True) if step >= 0]
     texts = [
@@ -78,6 +78,6 @@ def text_frames(tokens: Sequence[str], commit_step: Int[Tensor, " R"]) -> list[I
 
 
 def save_gif(frames: Sequence[Image.Image], file: Path) -> None:
-    """Writes an animation that shows its last frame longer, and repeats."""
+    """Writes an animation that repeats and shows its last frame longer."""
     durations = [STEP_MILLISECONDS] * (len(frames) - 1) + [LAST_MILLISECONDS]
     frames[0].save(file, save_all=True, append_images=frames[1:], duration=durations, loop=0)

@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def console() -> None:
-    """Is the ``unigrpo`` console script."""
+    """Runs the ``unigrpo`` console script."""
     sys.exit(main())
 
 
@@ -103,7 +103,7 @@ def run_old_name(module: str, name: str) -> None:
 
 
 def help_text() -> str:
-    """The help page of ``unigrpo``, with the subcommands in groups."""
+    """Returns the help page of ``unigrpo``, with the subcommands in groups."""
     width = max(map(len, COMMANDS))
     lines = [
         "usage: unigrpo COMMAND [--section.name VALUE ...]",

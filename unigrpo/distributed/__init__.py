@@ -1,4 +1,4 @@
-"""The only importer of ray, deepspeed, openrlhf and vllm. Importing it makes OpenRLHF importable on a CPU."""
+"""The only package that imports ray, deepspeed, openrlhf and vllm. It makes OpenRLHF importable on a CPU."""
 
 from unigrpo.distributed import compat
 

@@ -1,4 +1,4 @@
-"""The only monkeypatches: what OpenRLHF and DeepSpeed need to be importable and usable without a GPU."""
+"""The only monkeypatches: changes that make OpenRLHF and DeepSpeed importable and usable without a GPU."""
 
 from __future__ import annotations
 
@@ -20,18 +20,13 @@ PLACEHOLDERS: dict[str, tuple[str, ...]] = {
     "vllm.inputs": ("TokensPrompt",),
     "vllm.utils": ("random_uuid",),
 }
-"""Modules that OpenRLHF, and transformers for its flash attention, import on loading, and the names that they take."""
+"""Modules that OpenRLHF imports when it is loaded, and the names it takes from them. UniGRPO uses none of them."""
 
 
 def install() -> None:
-    """Puts placeholders for ``vllm`` and ``flash_attn`` into ``sys.modules``; may be called any number of times.
+    """Installs placeholders for ``flash_attn`` and ``vllm`` if they are missing; may be called any number of times.
 
-    vLLM is never imported, even where it is installed: that takes each process half a minute, and changes how
-    torch.compile works. flash-attn is imported where it is installed, since transformers calls it for the
-    ``flash_attention_2`` attention; where its import fails, as it does when it was built for another torch, the
-    placeholder says why.
-
-    Where there is no GPU, DeepSpeed is told so, which otherwise warns in every process.
+    Where there is no GPU, it also tells DeepSpeed so, which would otherwise warn in every process.
     """
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -71,7 +66,7 @@ def _placeholder(name: str, attributes: tuple[str, ...], why_not: str) -> Module
 
 
 def _missing(path: str, why_not: str) -> Any:
-    """A class, because OpenRLHF names some of these in annotations."""
+    """Returns a class, because OpenRLHF names some of these in annotations."""
 
     def refuse(*_: object, **__: object) -> NoReturn:
         raise ImportError(f"{path} was used, but {path.split('.')[0]} is a placeholder here: {why_not}")
@@ -80,9 +75,10 @@ def _missing(path: str, why_not: str) -> Any:
 
 
 def skip_shared_memory_build() -> None:
-    """Keeps DeepSpeed from compiling its shared-memory collectives, about a minute on a CPU; gloo does their work.
+    """Keeps DeepSpeed from compiling its shared-memory collectives, which takes about a minute on a CPU; gloo replaces
+    them.
 
-    DeepSpeed compiles an operator only if its table of compatible ones says so.
+    DeepSpeed compiles an operator only if its table of compatible operators contains it.
     """
     from deepspeed import ops  # noqa: PLC0415  # seconds to import, and only processes that train need it
 
@@ -90,7 +86,7 @@ def skip_shared_memory_build() -> None:
 
 
 def use_cpu_barrier() -> None:
-    """Gives OpenRLHF's checkpoint code a barrier that does not synchronise CUDA."""
+    """Gives OpenRLHF's checkpoint code a barrier that does not synchronize CUDA."""
     from openrlhf.utils.deepspeed import deepspeed  # noqa: PLC0415  # imports what install() stands in for
 
     deepspeed.torch_dist_barrier_and_cuda_sync = torch.distributed.barrier

@@ -1,4 +1,4 @@
-"""How values with many tensors travel between Ray processes."""
+"""Efficient sending of values with many tensors between Ray processes."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from torch import Tensor
 class Packed:
     """A value whose tensors lie end to end, those of each type in one array.
 
-    torch pickles each tensor as a file of its own. A step moves thousands of small ones several times, and that took
+    torch pickles each tensor as a separate file. A step sends thousands of small tensors several times, which took
     longer than to score them (tests/benchmarks/ray_overhead.py).
     """
 
     value: bytes
-    """Pickled; has for each tensor its type and its number among those of that type."""
+    """The pickled value, with the type and the number of each tensor in its place."""
     shapes: dict[torch.dtype, list[tuple[int, ...]]]
     contents: dict[torch.dtype, np.ndarray]
     """Bytes of the tensors of each type."""
 
 
 def pack(value: Any) -> Packed:
-    """What :func:`unpack` makes a value of again, bit by bit.
+    """Packs a value so that :func:`unpack` restores it bit by bit.
 
     Raises:
-        TypeError: A tensor is not on the CPU, or part of a graph.
+        TypeError: A tensor is not on the CPU, or is part of a graph.
     """
     tensors: defaultdict[torch.dtype, list[Tensor]] = defaultdict(list)
 
@@ -61,7 +61,7 @@ def pack(value: Any) -> Packed:
 
 
 def unpack(packed: Packed) -> Any:
-    """The inverse of :func:`pack`; the tensors can be written to."""
+    """Restores the value of :func:`pack`; its tensors are writable."""
     tensors = {dtype: _tensors(packed.contents[dtype], dtype, shapes) for dtype, shapes in packed.shapes.items()}
 
     class Unpickler(pickle.Unpickler):
@@ -74,7 +74,7 @@ def unpack(packed: Packed) -> Any:
 
 
 def _tensor_of(dtype: torch.dtype, number: int) -> Tensor:
-    """Stands in a pickled value for the tensors of its :class:`Packed`."""
+    """Represents a tensor of :class:`Packed` in the pickled value."""
     raise NotImplementedError("only `unpack` reads what `pack` wrote")
 
 

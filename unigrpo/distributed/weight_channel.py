@@ -1,4 +1,4 @@
-"""How the policy's weights reach the rollout workers: a broadcast between processes, NCCL on GPUs and gloo on CPUs."""
+"""Sending of the policy's weights to the rollout workers: a broadcast with NCCL on GPUs and gloo on CPUs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ JOIN_TIME = timedelta(seconds=120)
 
 
 class Broadcast:
-    """A process group of its own, beside the one in which the policy's ranks train. Rank 0 sends."""
+    """A process group beside the one in which the policy's ranks train. Rank 0 sends."""
 
     def __init__(self, store: Any, rank: int, size: int, device: torch.device) -> None:
         """Waits for all ``size`` processes."""
@@ -28,19 +28,20 @@ class Broadcast:
         self._group = kind(c10d.PrefixStore("weights", store), rank, size, JOIN_TIME)
 
     def broadcast(self, tensor: Tensor) -> None:
-        """The first rank's tensor; written in place on the others."""
+        """Sends the first rank's tensor, which is written in place on the others."""
         self._group.broadcast(tensor, 0).wait()
 
 
 def open_store() -> tuple[Any, tuple[str, int]]:
-    """The meeting point of a channel, in the process that sends, and its address."""
+    """Opens the store at which the processes of a channel meet, in the sending process. Returns it with its
+    address."""
     host = ray.util.get_node_ip_address()
     store = c10d.TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=JOIN_TIME)
     return store, (host, store.port)
 
 
 def join_store(address: tuple[str, int]) -> Any:
-    """The meeting point, from another process."""
+    """Connects to the store of a channel from another process."""
     return c10d.TCPStore(*address, is_master=False, timeout=JOIN_TIME)
 
 

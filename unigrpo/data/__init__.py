@@ -1,1 +1,1 @@
-"""Prompt files, task layouts and batches."""
+"""Prompts, corpora, layouts and templates: from files to rows of tokens."""

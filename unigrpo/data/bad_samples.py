@@ -1,4 +1,4 @@
-"""Samples that cannot be used: why, and when there are too many of them."""
+"""Samples that cannot be used, and the error when there are too many of them."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from collections.abc import Sequence
 
 logger = logging.getLogger(__name__)
 MAX_SHOWN = 5
-"""Problems that one error lists."""
+"""Largest number of problems that one error lists."""
 
 
 class BadSample(Exception):
     """A sample that cannot be used."""
 
     def __init__(self, reason: str, message: str) -> None:
-        """Args:
-        reason: A few words that are the same for all samples with this trouble; counted.
-        message: What was found, with the file and line or member; logged.
+        """Describes the problem.
+
+        Args:
+            reason: A few words that are the same for all samples with this problem; they are counted.
+            message: What was found, with the file and line or member; it is logged.
         """
         super().__init__(message)
         self.reason = reason
@@ -27,8 +29,10 @@ class BadRows:
     """The rows of prompt files that cannot be used: skipped, logged and counted; too many of them are an error."""
 
     def __init__(self, max_fraction: float = 0.01) -> None:
-        """Args:
-        max_fraction: Of the rows of each file.
+        """Starts without bad rows.
+
+        Args:
+            max_fraction: Largest fraction of bad rows of each file.
         """
         self._max_fraction = max_fraction
         self._rows: Counter[str] = Counter()
@@ -44,13 +48,13 @@ class BadRows:
 
         Args:
             file: The file or data set.
-            reason: A few words that are the same for all rows with this trouble.
+            reason: A few words that are the same for all rows with this problem.
             message: What was found, with file and line.
         """
         self._problems.setdefault(file, []).append((reason, message))
 
     def check(self) -> None:
-        """Logs the bad rows since the last time.
+        """Logs the bad rows since the last call.
 
         Raises:
             ValueError: Some file has too many of them; the message lists the first ones.
@@ -71,12 +75,12 @@ class BadRows:
 
 
 def listed(messages: Sequence[str]) -> str:
-    """The first messages, one per line, and how many more there are."""
+    """Returns the first messages, one per line, and the number of the others."""
     more = f"\n... and {len(messages) - MAX_SHOWN} more" if len(messages) > MAX_SHOWN else ""
     return "\n".join(messages[:MAX_SHOWN]) + more
 
 
 def raise_problems(problems: Sequence[str]) -> None:
-    """Raises one ValueError for all of them, if there are any; it lists the first ones."""
+    """Raises one ValueError for all problems, if there are any; it lists the first ones."""
     if problems:
         raise ValueError(listed(problems))

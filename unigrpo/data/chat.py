@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from transformers import PreTrainedTokenizerBase
 
 NEWLINES = {"chat_one_newline": "\n", "chat_two_newlines": "\n\n"}
-"""What stands behind every header: one newline in MMaDA's prompts, two in the template of LLaDA's tokenizer.
+"""Text after every header: one newline in MMaDA's prompts, two in the template of LLaDA's tokenizer.
 
-Models answer worse in the form that they were not trained with, and some MMaDA folders ship LLaDA's tokenizer.
+Models answer worse in a format with which they were not trained, and some MMaDA folders ship LLaDA's tokenizer.
 """
 HEADER_TOKENS = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """Ids that text of a user must not spell: special tokens, and those around the turns of a chat."""
+    """Returns the ids that a user's text must not spell: special tokens, and those around the turns of a chat."""
     added = getattr(tokenizer, "added_tokens_decoder", {})
     vocabulary = tokenizer.get_vocab()
     headers = {vocabulary[token] for token in HEADER_TOKENS if token in vocabulary}
@@ -25,11 +25,11 @@ def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
 def chat_text(
     text: str, tokenizer: PreTrainedTokenizerBase, template: str, earlier: Sequence[Mapping[str, str]] = ()
 ) -> str:
-    """A user's turn and the assistant's header as text, special tokens included.
+    """Returns a user's turn and the assistant's header as text, special tokens included.
 
     Args:
-        text: What the user says.
-        tokenizer: Has a chat template, or for the other forms the header tokens.
+        text: Text of the user.
+        tokenizer: Tokenizer with a chat template, or for the other formats with the header tokens.
         template: `chat` for the tokenizer's own template, or a key of :data:`NEWLINES`.
         earlier: Messages before the user's turn, with ``role`` and ``content``.
 
@@ -56,7 +56,7 @@ def chat_text(
 
 
 def chat_variant(tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """Which key of :data:`NEWLINES` says the same as the tokenizer's own template; None if none does."""
+    """Returns the key of :data:`NEWLINES` that equals the tokenizer's own template; None if none does."""
     vocabulary = tokenizer.get_vocab()
     if tokenizer.chat_template and all(token in vocabulary for token in HEADER_TOKENS):
         own = chat_text("a", tokenizer, "chat")

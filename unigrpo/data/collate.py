@@ -1,4 +1,4 @@
-"""Samples without padding -> padded batches."""
+"""Padded batches from samples without padding."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from unigrpo.records import MaskPlan, SequenceMasks, TrainSample
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringBatch:
-    """What a likelihood needs of B samples and one inner update, padded on the right to a common length L."""
+    """Inputs of a likelihood for B samples and one inner update, padded on the right to a common length L."""
 
     token_ids: Int[Tensor, "B L"]
     masks: SequenceMasks
     plan: MaskPlan
     image_mask: Bool[Tensor, "B L"]
-    """Tokens whose probabilities are among the image codes."""
+    """True on tokens whose probabilities are normalized over the image codes alone."""
 
 
 def pad_rows(rows: Sequence[Tensor], fill: float | int | bool) -> Tensor:
@@ -34,12 +34,12 @@ def pad_rows(rows: Sequence[Tensor], fill: float | int | bool) -> Tensor:
 
 
 def scoring_batch(samples: Sequence[TrainSample], inner_update: int, device: torch.device) -> ScoringBatch:
-    """The masked views of one inner update.
+    """Returns the masked views of one inner update.
 
     Args:
         samples: B samples.
         inner_update: Which of the K mask plans.
-        device: Where the batch goes.
+        device: Device of the batch.
     """
     rollouts = [sample.rollout for sample in samples]
 
@@ -64,10 +64,10 @@ def scoring_batch(samples: Sequence[TrainSample], inner_update: int, device: tor
 def padded_log_probs(
     samples: Sequence[TrainSample], name: str, inner_update: int, device: torch.device
 ) -> Float[Tensor, "B L"]:
-    """The stored ``old_log_probs`` or ``ref_log_probs`` of one inner update, 0 on padding."""
+    """Returns the stored ``old_log_probs`` or ``ref_log_probs`` of one inner update, 0 on padding."""
     return pad_rows([getattr(sample, name)[inner_update] for sample in samples], 0.0).to(device)
 
 
 def response_masks(samples: Sequence[TrainSample]) -> Bool[Tensor, "B L"]:
-    """The response masks, False on padding."""
+    """Returns the response masks, False on padding."""
     return pad_rows([sample.rollout.response_mask for sample in samples], False)

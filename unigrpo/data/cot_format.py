@@ -1,7 +1,7 @@
-"""The unified thinking format, ``<think>thoughts</think>result``: written, read, and made from common data sets.
+"""The unified chain-of-thought format, ``<think>thoughts</think>result``, and its conversion from common data sets.
 
-Source: arXiv:2505.15809, section 2.2: thoughts between special marks, then the result, alike for text, image
-understanding and image generation, whose result is the image.
+Source: arXiv:2505.15809, section 2.2: thoughts between special marks, then the result, equally for text, image
+understanding and text to image, whose result is the image.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ THINKING_KEYS = (
 )  # fmt: skip
 ANSWER_KEYS = ("answer", "final_answer", "label", "gold")
 CALCULATION = re.compile(r"<<[^<>]*>>")
-"""GSM8K's notes for a calculator."""
+"""Calculator annotations of GSM8K."""
 
 Grade = Callable[[str, str], bool]
-"""(prediction, gold) -> whether they mean the same."""
+"""A function of prediction and gold answer that returns whether they mean the same."""
 
 
 class CotError(ValueError):
-    """A row that cannot be brought into the format; ``reason`` is the same for all with this trouble."""
+    """A row that cannot be converted; ``reason`` is the same for all rows with this problem."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -37,20 +37,21 @@ class CotError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class CotSample:
-    """A question with thoughts and result."""
+    """A question with thoughts and a result."""
 
     question: str
     thinking: str
     answer: str
-    """Empty if the result is an image."""
+    """The answer; empty if the result is an image."""
     gold: str | None
-    """What the row says the right answer is; None if it does not say."""
+    """Right answer according to the row; None if it has none."""
     is_answer_gold: bool
-    """The thoughts name no answer of their own, so the gold was taken: a comparison would say nothing."""
+    """True if the thoughts contain no answer, so that the gold answer was used and a comparison would prove
+    nothing."""
 
 
 def render(thinking: str, answer: str, *, newlines: bool = False) -> str:
-    """Thoughts and result as text.
+    """Returns thoughts and result as text.
 
     >>> render("3+4=7", "7")
     '<think>3+4=7</think>7'
@@ -73,7 +74,7 @@ def render(thinking: str, answer: str, *, newlines: bool = False) -> str:
 
 
 def parse(text: str) -> tuple[str, str] | None:
-    """Thoughts and result of a text in the format, without white space around; None if it is not in the format.
+    """Returns thoughts and result of a text in the format, without white space around them; None for another format.
 
     The inverse of :func:`render`: one pair of marks, the first at the start, with thoughts inside. The result may be
     empty.
@@ -91,9 +92,9 @@ def parse(text: str) -> tuple[str, str] | None:
 
 
 def convert_row(row: Mapping[str, Any], *, needs_answer: bool = True) -> CotSample:
-    """A row of a common data set in the format.
+    """Returns a row of a common data set in the format.
 
-    The solution may be in the format already, end in ``#### answer``, or have a ``\\boxed{answer}``; else the answer
+    The solution may be in the format already, end in ``#### answer``, or have a ``\boxed{answer}``; else the answer
     column is taken.
 
     Args:
@@ -130,7 +131,7 @@ def convert_row(row: Mapping[str, Any], *, needs_answer: bool = True) -> CotSamp
 
 
 def matches_gold(sample: CotSample, grade: Grade) -> bool | None:
-    """Whether the answer is the right one; None if the row gives nothing to compare.
+    """Returns whether the answer is right; None if the row has nothing to compare.
 
     The paper keeps only those multimodal samples whose answer matches (section 2.2).
 
@@ -144,7 +145,7 @@ def matches_gold(sample: CotSample, grade: Grade) -> bool | None:
 
 
 def _first(row: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
-    """The first of the columns that holds a text or a number."""
+    """Returns the first of the columns that holds a text or a number."""
     for key in keys:
         value = row.get(key)
         if isinstance(value, (str, int, float)) and not isinstance(value, bool) and str(value).strip():
@@ -153,7 +154,7 @@ def _first(row: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
 
 
 def _split_solution(solution: str) -> tuple[str, str | None]:
-    """Thoughts, and the answer that they end in, if that can be told."""
+    """Returns thoughts, and the answer at their end, if it can be found."""
     thought = parse(solution)
     if thought:
         return thought[0], thought[1] or None

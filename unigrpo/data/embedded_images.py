@@ -1,4 +1,4 @@
-"""Images inside of tables: found in a cell, named by a text that travels in their place, and read again by name.
+"""Images inside tables: found in a cell, named by a text that represents them, and read again by that name.
 
 A table may hold more bytes of images than a process has memory. A prompt therefore carries the name of its image, the
 path of a file or the place in a table, and whoever needs the image reads it.
@@ -16,22 +16,22 @@ from unigrpo.data.bad_samples import BadSample
 from unigrpo.data.tables import Table, open_table
 
 EMBEDDED = "embedded:"
-"""Starts the name of an image in a table."""
+"""Start of the name of an image in a table."""
 BASE64_STARTS = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR", "Qk0")
 """Starts of JPEG, PNG, GIF, WebP and BMP files in base64."""
 LONGEST_PATH = 4096
 
 
 def images_in(cell: object, where: str) -> list[bytes | str]:
-    """The images of a cell: bytes of files, or paths.
+    """Returns the images of a cell: bytes of files, or paths.
 
     Args:
-        cell: A path, bytes, ``{"bytes": ..., "path": ...}`` as `datasets` has it, base64, a data URI, a chat whose
-            turns have images among their parts, or a list of these; None and "" hold no image.
-        where: Named in errors.
+        cell: A path, bytes, ``{"bytes": ..., "path": ...}`` as in `datasets`, base64, a data URI, a chat whose turns
+            have images among their parts, or a list of these; None and "" hold no image.
+        where: File and line for errors.
 
     Raises:
-        BadSample: It is something else, or the address of an image on the web.
+        BadSample: The cell holds something else, or the address of an image on the web.
     """
     if cell is None or cell == "" or cell == b"":
         return []
@@ -47,13 +47,13 @@ def images_in(cell: object, where: str) -> list[bytes | str]:
 
 
 def embedded_name(table: str, split: str, row: int, column: str, position: int) -> str:
-    """The name of an image in a table.
+    """Returns the name of an image in a table.
 
     Args:
-        table: As the table is opened.
-        split: As the table is opened.
+        table: Name with which the table is opened.
+        split: Split with which the table is opened.
         row: Number of the row.
-        column: Of the table.
+        column: Column of the table.
         position: Number of the image among those of its cell.
     """
     place = {"table": table, "split": split, "row": row, "column": column, "position": position}
@@ -61,10 +61,10 @@ def embedded_name(table: str, split: str, row: int, column: str, position: int) 
 
 
 def embedded_bytes(name: str) -> bytes:
-    """The file's content of an image that :func:`embedded_name` named.
+    """Returns the content of the file of an image that :func:`embedded_name` named.
 
     Raises:
-        ValueError: The table has changed since, so that there is no such image.
+        ValueError: The table has changed since then, so that there is no such image.
     """
     place = json.loads(name.removeprefix(EMBEDDED))
     try:
@@ -83,7 +83,7 @@ def _table(path: str, split: str) -> Table:
 
 
 def _from_text(text: str, where: str) -> bytes | str:
-    """A path, or the bytes of base64."""
+    """Returns a path, or the bytes of base64."""
     text = text.strip()
     if text.startswith(("http://", "https://")):
         raise BadSample("image on the web", f"{where}: {text[:80]} is an address; download it and give its path")
@@ -102,7 +102,7 @@ def _decoded(text: str, where: str) -> bytes:
 
 
 def _from_mapping(cell: Mapping[str, object], where: str) -> list[bytes | str]:
-    """A file as `datasets` has it, a turn of a chat, or a part of one."""
+    """Returns the images of a file as in `datasets`, of a turn of a chat, or of a part of a turn."""
     if cell.get("bytes"):
         return images_in(cell["bytes"], where)
     kind = cell.get("type")

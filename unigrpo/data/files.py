@@ -1,4 +1,4 @@
-"""Paths in a config -> the files they mean."""
+"""Expansion of the paths of a config to files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def is_table_name(path: str) -> bool:
 
 
 def expand_paths(paths: str, what: str) -> list[Path]:
-    """The files of paths joined by commas, with braces and stars; those of a star are sorted.
+    """Returns the files of paths joined by commas, with braces and stars; those of a star are sorted.
 
     >>> expand_paths("unigrpo/{records,rng}.py", "modules")
     [PosixPath('unigrpo/records.py'), PosixPath('unigrpo/rng.py')]
@@ -43,7 +43,7 @@ def expand_paths(paths: str, what: str) -> list[Path]:
 
 
 def split_paths(paths: str) -> list[str]:
-    """Several paths, which commas outside of braces join.
+    """Splits paths at commas outside of braces.
 
     >>> split_paths("a/{b,c}.csv, d.csv")
     ['a/{b,c}.csv', 'd.csv']
@@ -59,7 +59,7 @@ def split_paths(paths: str) -> list[str]:
 
 
 class Parts:
-    """Several sequences behind one another: which one holds an item, and where in it."""
+    """Several concatenated sequences: finds the sequence that holds an item, and the item's index in it."""
 
     def __init__(self, lengths: Sequence[int]) -> None:
         self._ends = list(accumulate(lengths))
@@ -68,6 +68,6 @@ class Parts:
         return self._ends[-1] if self._ends else 0
 
     def locate(self, index: int) -> tuple[int, int]:
-        """Number of the sequence, and the index in it."""
+        """Returns the number of the sequence, and the index in it."""
         part = bisect_right(self._ends, index)
         return part, index - (self._ends[part - 1] if part else 0)

@@ -1,16 +1,16 @@
-"""The gold answer in the forms in which public data sets have it."""
+"""The gold answer in the formats of public data sets."""
 
 from __future__ import annotations
 
 import re
 
 GOLD_MARK = "####"
-"""GSM8K's solutions have their answer behind the last of these."""
+"""Mark of GSM8K's solutions; the answer follows the last one."""
 BOXED = "\\boxed{"
 ANSWER_TAGS = re.compile(r"<answer>(.*?)</answer>", re.IGNORECASE | re.DOTALL)
 END_THINK = "</think>"
 ANSWER_LINE = re.compile(r"\banswer\s*(?:is\s*)?[:\uff1a]\s*([^\n]+)", re.IGNORECASE)
-"""What stands behind `Answer:` on its line, with an ordinary or a full-width colon."""
+"""The text after `Answer:` on its line, with an ordinary or a full-width colon."""
 BETWEEN_BOXES = re.compile(r"(?:[\s$,;.]|\band\b|\bor\b)*")
 
 
@@ -38,7 +38,8 @@ def gold_answer(label: str) -> str:
 
 
 def last_box(text: str) -> str | None:
-    """Content of the last ``\\boxed{}``, whose braces must close; None if there is none, or an empty one."""
+    """Returns the content of the last ``\boxed{}``, whose braces must close; None if there is none, or an empty
+    one."""
     start = text.rfind(BOXED)
     if start < 0:
         return None
@@ -61,7 +62,7 @@ def is_list_of_boxes(text: str) -> bool:
 
 
 def _closing_brace(text: str, start: int) -> int | None:
-    """The place of the brace that closes the one before ``start``."""
+    """Returns the position of the brace that closes the one before ``start``."""
     depth = 1
     for end in range(start, len(text)):
         depth += (text[end] == "{") - (text[end] == "}")

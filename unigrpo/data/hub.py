@@ -18,13 +18,15 @@ SAVED_MARKS = ("dataset_info.json", "dataset_dict.json")
 
 
 class ArrowTable:
-    """A data set, mapped into memory by `datasets`. Images stay encoded, and classes are given by name."""
+    """A data set that `datasets` maps into memory. Images stay encoded, and classes are given by name."""
 
     def __init__(self, data: datasets.Dataset, name: str, folder: Path) -> None:
-        """Args:
-        data: The rows.
-        name: Named in errors.
-        folder: Where relative image paths start.
+        """Wraps the rows.
+
+        Args:
+            data: The rows.
+            name: Name for errors.
+            folder: Folder to which image paths are relative.
         """
         self.folder = folder
         self._name = name
@@ -55,10 +57,10 @@ class ArrowTable:
 
 
 def open_arrow_file(path: Path, name: str) -> ArrowTable:
-    """A parquet or Arrow file.
+    """Opens a parquet or Arrow file.
 
     Raises:
-        ValueError: It cannot be read.
+        ValueError: The file cannot be read.
     """
     try:
         if path.suffix == ".arrow":
@@ -75,11 +77,11 @@ def open_arrow_file(path: Path, name: str) -> ArrowTable:
 
 
 def resolve_folder(path: str, split: str) -> ArrowTable | list[Path] | None:
-    """What a folder holds: rows of `save_to_disk`, or the files of a split; None if the path is no folder.
+    """Returns the content of a folder: rows of `save_to_disk`, or the files of a split; None if the path is no folder.
 
     Args:
         path: A folder, or ``folder:configuration``.
-        split: Which part of it.
+        split: Split of the data set.
 
     Raises:
         ValueError: The folder holds no such configuration or split, or no rows.
@@ -100,15 +102,15 @@ def resolve_folder(path: str, split: str) -> ArrowTable | list[Path] | None:
 
 
 def open_hub(name: str, split: str, files: str) -> ArrowTable:
-    """A data set of the Hub, downloaded or found among earlier downloads.
+    """Opens a data set of the Hub, downloaded or found among earlier downloads.
 
     Args:
         name: ``owner/name`` or ``owner/name:configuration``.
-        split: Which part of it.
-        files: What else the name could have been; named in the error.
+        split: Split of the data set.
+        files: What else the name could have been, for the error.
 
     Raises:
-        ValueError: It cannot be loaded.
+        ValueError: The data set cannot be loaded.
     """
     repository, _, configuration = name.partition(":")
     problem = f"{name}: neither a file here ({Path.cwd()}; {files}) nor a data set that could be loaded"
@@ -128,7 +130,8 @@ def _saved(folder: Path, split: str) -> ArrowTable:
 
 
 def _files_of_split(folder: Path, configuration: str, split: str) -> list[Path]:
-    """The table files of a split as `datasets` finds them; [] where no rows are in such files, as in image folders."""
+    """Returns the table files of a split as `datasets` finds them; [] if its rows are not in such files, as image
+    folders."""
     try:
         found = datasets.load_dataset_builder(str(folder), configuration or None).config.data_files
     except Exception as error:  # every backend raises its own kind; all mean the same to the user
@@ -154,7 +157,7 @@ def _load(path: str, configuration: str, split: str, problem: str) -> datasets.D
 
 
 def _encoded(feature: Any) -> Any:
-    """The feature with images, sounds and films as bytes; the same object if it has none."""
+    """Returns the feature with images, audio and video as bytes; the same object if it has none."""
     if isinstance(feature, (datasets.Image, datasets.Audio, datasets.Video)):
         return type(feature)(decode=False)
     if isinstance(feature, (datasets.List, datasets.LargeList)):

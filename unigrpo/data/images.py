@@ -1,4 +1,4 @@
-"""Image files -> square pixels for the image tokenizer."""
+"""Conversion of image files to square pixels for the image tokenizer."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ WHITE = (255, 255, 255)
 
 
 def image_pixels(paths: Sequence[str | Path], resolution: int, fit: Fit = "crop") -> Float[Tensor, "B 3 R R"]:
-    """Square pixels in [-1, 1] of image files.
+    """Returns square pixels in [-1, 1] of image files.
 
     Raises:
-        ValueError: A file is missing or no image.
+        ValueError: A file is missing or is not an image.
     """
     return torch.stack([square_pixels(read_image(path), resolution, fit) for path in paths])
 
 
 def read_image(path: str | Path | BinaryIO) -> Image.Image:
-    """An image file, or an open one, in RGB, upright, as a viewer on a white page shows it.
+    """Reads an image file, or an open one, in RGB, upright, and with white where it is transparent.
 
     Args:
         path: A file, or the name of an image in a table, see :mod:`unigrpo.data.embedded_images`.
 
     Raises:
-        ValueError: It is missing or no image, or its data ends early.
+        ValueError: The file is missing or is not an image, or its data ends early.
     """
     source = path
     if isinstance(path, str) and path.startswith(EMBEDDED):
@@ -50,7 +50,7 @@ def read_image(path: str | Path | BinaryIO) -> Image.Image:
 
 
 def square_pixels(image: Image.Image, resolution: int, fit: Fit = "crop") -> Float[Tensor, "3 R R"]:
-    """An RGB image as a square of so many pixels, in [-1, 1]; bicubic, on 8-bit values as the original does.
+    """Returns an RGB image as a square of this size, in [-1, 1]; bicubic, on 8-bit values as in the original.
 
     Raises:
         ValueError: There is no such ``fit``.
@@ -83,7 +83,8 @@ def _pad(image: Image.Image) -> Image.Image:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """What is transparent becomes white; 16-bit grey is scaled, which Pillow's own conversion would clip."""
+    """Converts to RGB: transparency becomes white, and 16-bit grey is scaled, which Pillow's own conversion would
+    clip."""
     if image.mode.startswith("I"):
         grey = np.asarray(image).astype(np.int64).clip(0, 65535) // 257
         image = Image.fromarray(grey.astype(np.uint8))

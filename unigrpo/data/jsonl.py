@@ -17,10 +17,10 @@ Row = Mapping[str, Any]
 
 
 def is_json_list(path: Path) -> bool:
-    """Whether a file starts as a JSON list does.
+    """Whether a file starts like a JSON list.
 
     Raises:
-        ValueError: It cannot be read.
+        ValueError: The file cannot be read.
     """
     if path.suffix == GZIP:
         return read_bytes(path).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"["
@@ -32,7 +32,7 @@ def is_json_list(path: Path) -> bool:
 
 
 class JsonLines:
-    """The lines of a JSON file, found by their place in it, so that a file need not fit into memory unless packed."""
+    """The lines of a JSON file, found by their byte position, so that only a compressed file must fit into memory."""
 
     def __init__(self, path: Path, name: str) -> None:
         """Finds the lines.

@@ -1,11 +1,11 @@
-"""Where the tokens of each task stand: padded rows to train on, and unpadded prompts to generate from.
+"""The order of the tokens of each task: padded rows to train on, and unpadded prompts to generate from.
 
 S is the room for text, N the number of image tokens. A training row of any task has S + N + 3 tokens:
 
-- `t2i`:      padding, task token, begin-of-text, text, end-of-text | start-of-image, N codes, end-of-image
-- `lm`:       begin-of-text, text, end-of-text, end-of-text ...
-- `mmu`:      task token, start-of-image, N codes, end-of-image | begin-of-text, text, end-of-text ...
-- `r2i`:      task token | begin-of-text, text, end-of-text ... | start-of-image, N codes, end-of-image
+- `t2i`:      padding, task token, begin-of-text, text, end-of-text | start-of-image, N codes, end-of-image - `lm`:
+begin-of-text, text, end-of-text, end-of-text ... - `mmu`:      task token, start-of-image, N codes, end-of-image |
+begin-of-text, text, end-of-text ... - `r2i`:      task token | begin-of-text, text, end-of-text ... | start-of-image,
+N codes, end-of-image
 
 Text that already starts with begin-of-text does not get a second one. Prompts are the same rows up to what is to be
 generated, without padding; the samplers pad.
@@ -23,7 +23,7 @@ from torch import Tensor
 from unigrpo.models.vocabulary import Vocabulary
 
 IGNORED = -100
-"""Label of a token that is no target."""
+"""Label of a token that is not a target."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,17 +37,17 @@ class TrainingRow:
     The published checkpoints saw the `t2i` padding in training, because their attention ignored the mask.
     """
     prompt_mask: Bool[Tensor, " L"]
-    """True where noise may hide nothing."""
+    """True on tokens that noise must not mask."""
     labels: Int[Tensor, " L"]
     """The clean token, or :data:`IGNORED`."""
 
 
 def drop_condition(text_ids: Sequence[int], draw: float, probability: float) -> Sequence[int]:
-    """The caption, or with ``probability`` an empty one, which trains the unconditional branch of guidance.
+    """Returns the caption, or with ``probability`` an empty one, which trains the unconditional branch of guidance.
 
     Args:
         text_ids: Tokens of the caption.
-        draw: Uniform in [0, 1), one for each row.
+        draw: Uniform random number in [0, 1), one for each row.
         probability: MMaDA uses 0.1, for `t2i` only.
     """
     return [] if draw < probability else text_ids
@@ -61,17 +61,17 @@ def t2i_row(
     *,
     max_text_tokens: int,
 ) -> TrainingRow:
-    """A caption and its partly hidden image.
+    """Returns a caption and its partly masked image.
 
-    The labels are those of the text, of the hidden codes and of the two tokens around the image. The original's loss
+    The labels are those of the text, of the masked codes and of the two tokens around the image. The original's loss
     leaves out the text, and counts the two visible tokens.
 
     Args:
-        text_ids: The caption; [] is the unconditional prompt. What does not fit is cut before end-of-text.
+        text_ids: The caption; [] is the unconditional prompt. Text that does not fit is cut before end-of-text.
         image_codes: Clean codes, without the offset.
-        is_masked: Codes to hide.
+        is_masked: Codes to mask.
         vocabulary: Special ids.
-        max_text_tokens: S; the task token has room of its own.
+        max_text_tokens: S; the task token is not counted in it.
 
     Raises:
         ValueError: A code is outside the codebook.
@@ -89,7 +89,8 @@ def t2i_row(
 def t2i_gen_row(
     text_ids: Sequence[int], vocabulary: Vocabulary, *, num_image_tokens: int, max_text_tokens: int
 ) -> tuple[Int[Tensor, " L"], Bool[Tensor, " L"]]:
-    """A caption, padded and cut as in training, and an image to generate: the tokens, and which are no padding.
+    """Returns a caption, padded and cut as in training, with an image to generate: the tokens, and which are not
+    padding.
 
     Args:
         text_ids: The caption; [] is the unconditional prompt.
@@ -102,7 +103,7 @@ def t2i_gen_row(
 
 
 def lm_row(text_ids: Sequence[int], vocabulary: Vocabulary, *, num_tokens: int) -> TrainingRow:
-    """Plain text, filled up with end-of-text; text that is too long is cut and has no end.
+    """Returns plain text, filled up with end-of-text; text that is too long is cut and has no end.
 
     Args:
         text_ids: The text.
@@ -114,9 +115,9 @@ def lm_row(text_ids: Sequence[int], vocabulary: Vocabulary, *, num_tokens: int) 
 
 
 def lm_chat_row(text_ids: Sequence[int], vocabulary: Vocabulary, *, num_tokens: int) -> TrainingRow:
-    """A chat as :func:`lm_row`, of which the last turn is the target.
+    """Returns a chat as :func:`lm_row`, of which the last turn is the target.
 
-    The prompt ends behind the last end-of-header token that was not cut away; without one there is no prompt.
+    The prompt ends after the last end-of-header token that was not cut off; without one there is no prompt.
     """
     row = lm_row(text_ids, vocabulary, num_tokens=num_tokens).token_ids
     return _text_row(row, torch.arange(num_tokens) < _last_header_end(row, vocabulary))
@@ -125,7 +126,8 @@ def lm_chat_row(text_ids: Sequence[int], vocabulary: Vocabulary, *, num_tokens: 
 def mmu_row(
     image_codes: Int[Tensor, " N"], text_ids: Sequence[int], vocabulary: Vocabulary, *, max_text_tokens: int
 ) -> TrainingRow:
-    """An image and a chat about it, whose last turn is the target; without a header all of the text is.
+    """Returns an image and a chat about it, whose last turn is the target; without a header all of the text is the
+    target.
 
     Args:
         image_codes: Without the offset.
@@ -151,7 +153,7 @@ def mmu_row(
 def r2i_row(
     text_ids: Sequence[int], image_codes: Int[Tensor, " N"], vocabulary: Vocabulary, *, max_text_tokens: int
 ) -> TrainingRow:
-    """A chat that thinks in its last turn, and the image thought of; both are targets.
+    """Returns a chat with thoughts in its last turn, and the image that they describe; both are targets.
 
     Args:
         text_ids: Request and thoughts; without a header all of it is prompt. What does not fit is cut before
@@ -176,7 +178,7 @@ def r2i_row(
 def t2i_prompt(
     text_ids: Sequence[int], vocabulary: Vocabulary, *, max_text_tokens: int | None = None
 ) -> Int[Tensor, " P"]:
-    """The tokens before a generated image: task token to start-of-image; after the image comes end-of-image.
+    """Returns the tokens before a generated image: task token to start-of-image; end-of-image follows the image.
 
     Args:
         text_ids: The caption.
@@ -192,7 +194,7 @@ def t2i_prompt(
 
 
 def t2i_unconditional_prompt(vocabulary: Vocabulary) -> Int[Tensor, " P"]:
-    """The prompt that guidance compares with: that of an empty caption, as training drops captions."""
+    """Returns the unconditional prompt of guidance: that of an empty caption, as training drops captions."""
     return t2i_prompt([], vocabulary)
 
 
@@ -203,7 +205,7 @@ def mmu_prompt(
     *,
     max_text_tokens: int | None = None,
 ) -> Int[Tensor, " P"]:
-    """The tokens before an answer about an image.
+    """Returns the tokens before an answer about an image.
 
     Args:
         image_codes: Without the offset.
@@ -222,8 +224,8 @@ def mmu_prompt(
 def r2i_prompt(
     text_ids: Sequence[int], vocabulary: Vocabulary, *, max_text_tokens: int | None = None
 ) -> Int[Tensor, " P"]:
-    """The tokens before thoughts that an image follows: in training S text tokens, start-of-image, N codes, and
-    end-of-image.
+    """Returns the tokens before thoughts that an image follows: in training S text tokens, start-of-image, N codes,
+    and end-of-image.
 
     Args:
         text_ids: The request in its chat template, up to the assistant's header.
@@ -257,18 +259,18 @@ def _with_begin(text_ids: Sequence[int], vocabulary: Vocabulary) -> list[int]:
 
 
 def _closed_text(text_ids: Sequence[int], vocabulary: Vocabulary, max_text_tokens: int) -> Tensor:
-    """Text of exactly S tokens, the last of which is end-of-text."""
+    """Returns text of exactly S tokens, the last of which is end-of-text."""
     text = _with_begin(text_ids, vocabulary)[: max_text_tokens - 1]
     return _fill([*text, vocabulary.end_of_text_id], max_text_tokens, vocabulary)
 
 
 def _fill(text: list[int], num_tokens: int, vocabulary: Vocabulary) -> Tensor:
-    """Text cut or filled up with end-of-text."""
+    """Returns text that is cut or filled up with end-of-text."""
     return _ids(*text[:num_tokens], *[vocabulary.end_of_text_id] * (num_tokens - len(text)))
 
 
 def _last_header_end(text: Tensor, vocabulary: Vocabulary) -> int:
-    """Number of tokens up to and with the last end-of-header; 0 if there is none."""
+    """Returns the number of tokens up to and including the last end-of-header; 0 if there is none."""
     if vocabulary.end_header_id is None:
         return 0
     found = (text == vocabulary.end_header_id).nonzero()
@@ -276,7 +278,7 @@ def _last_header_end(text: Tensor, vocabulary: Vocabulary) -> int:
 
 
 def _text_row(row: Tensor, prompt_mask: Tensor) -> TrainingRow:
-    """A row without padding whose every token is a label."""
+    """Returns a row without padding in which every token is a label."""
     everything = torch.ones(len(row), dtype=torch.bool)
     return TrainingRow(token_ids=row, token_mask=everything, prompt_mask=prompt_mask, labels=row.clone())
 

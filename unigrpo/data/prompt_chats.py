@@ -1,4 +1,4 @@
-"""Prompts that are chats: turns in the forms of OpenAI, TRL, verl, ms-swift and ShareGPT."""
+"""Prompts that are chats: turns in the formats of OpenAI, TRL, verl, ms-swift and ShareGPT."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ class PromptChat:
     """A chat up to the user's last turn, which is the prompt."""
 
     turns: tuple[tuple[str, str], ...]
-    """(role, content); the last is the user's."""
+    """Role and content of each turn; the last is the user's."""
     answer: str | None
-    """The assistant's turn behind it, if the chat has one."""
+    """The assistant's turn after it, if the chat has one."""
 
 
 def read_prompt_chat(value: object, where: str) -> PromptChat:
-    """The turns of a chat that asks something.
+    """Returns the turns of a chat that ends in a question.
 
     Args:
-        value: A list of ``{role, content}`` or ``{from, value}``. A content may be a list of parts, of which those of
-            text count here.
-        where: Named in errors.
+        value: A list of ``{role, content}`` or ``{from, value}``. A content may be a list of parts, of which those
+            with text are used here.
+        where: File and line for errors.
 
     Raises:
-        BadSample: It is no chat, has an unknown role, no user's turn, or roles that do not alternate.
+        BadSample: It is not a chat, has an unknown role, no user's turn, or roles that do not alternate.
     """
     if not isinstance(value, Sequence) or isinstance(value, (str, bytes)) or not value:
         raise BadSample("no chat", f"{where}: expected a list of {{role, content}}, found {value!r:.60}")
@@ -59,7 +59,7 @@ def _turn(turn: object, where: str) -> tuple[str, str]:
 
 
 def _part(part: object) -> str:
-    """The text of a part of a turn; empty for an image."""
+    """Returns the text of a part of a turn; empty for an image."""
     if isinstance(part, str):
         return part
     text = part.get("text") if isinstance(part, Mapping) else None

@@ -1,4 +1,4 @@
-"""Rows of public data sets -> prompts: which column is what, and what is asked, shown and right in a row."""
+"""Prompts from rows of public data sets: the meaning of each column, and question, image and gold answer of a row."""
 
 from __future__ import annotations
 
@@ -30,36 +30,36 @@ LABEL_KEYS = (
 )  # fmt: skip
 IMAGE_KEYS = ("image", "images", "image_path", "img_path", "img")
 NUMBERED_IMAGE = re.compile(r"image_?\d+")
-"""MMMU's columns of images."""
+"""Columns of images in MMMU."""
 OPTION_KEYS = ("options", "choices")
 NUMBER_KEYS, TARGET_KEY = ("nums", "numbers"), "target"
 PUZZLE_KEY, SOLUTION_KEY = "puzzle", "solution"
 IMAGE_MARK = re.compile(r"[ \t]*<image(?:[ _]?\d+)?>[ \t]*\n?")
-"""Where a text has its image; the layout has a place for it."""
+"""Position of an image in a text; the layout has its own place for it."""
 NUM_PREVIEWED = 100
-"""Rows in which columns are looked for."""
+"""Number of rows in which columns are searched."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromptColumns:
-    """What the columns of a table are taken for."""
+    """Meaning of the columns of a table."""
 
     question: str
-    """Column of the question or chat; empty for a puzzle that is only numbers."""
+    """Column of the question or chat; empty for a puzzle that consists of numbers."""
     gold: str
-    """Column of the gold, with points between nested names; empty if there is none."""
+    """Column of the gold answer, with points between nested names; empty if there is none."""
     images: tuple[str, ...]
     options: str
     """Column of the choices of a question; empty if there is none."""
     puzzle: str
-    """`countdown` or `sudoku`, of which the question is written here; else empty."""
+    """`countdown` or `sudoku`, whose question is written here; otherwise empty."""
     task: str
     """Task of a row that names none."""
     is_task_given: bool
-    """Whether the settings say the task, and not the images."""
+    """Whether the settings determine the task, and not the images."""
 
     def describe(self) -> str:
-        """One line for the log."""
+        """Returns one line for the log."""
         parts = [f"question from {self.question!r}" if self.question else f"question of a {self.puzzle} puzzle"]
         parts.append(f"gold from {self.gold!r}" if self.gold else "no gold column")
         if self.images:
@@ -70,14 +70,14 @@ class PromptColumns:
 
 
 def find_columns(table: Table, file: PromptFileConfig) -> PromptColumns:
-    """What is what in a table.
+    """Finds the meaning of the columns of a table.
 
     Args:
-        table: Any.
-        file: Its settings; what they leave out is found by the usual names, in capital letters or not.
+        table: Any table.
+        file: Its settings; columns that they leave out are found by the usual names, in upper or lower case.
 
     Raises:
-        ValueError: There is no column for the question, or a column that the settings name is not there.
+        ValueError: There is no column for the question, or a column that the settings name does not exist.
         BadSample: None of the first rows can be read.
     """
     rows = _preview(table)
@@ -114,7 +114,7 @@ def find_columns(table: Table, file: PromptFileConfig) -> PromptColumns:
 
 
 class PromptReader:
-    """Makes prompts of the rows of one table."""
+    """Makes prompts from the rows of one table."""
 
     def __init__(self, table: Table, file: PromptFileConfig, split: str) -> None:
         """Finds the columns.
@@ -128,14 +128,14 @@ class PromptReader:
         self._folder = Path(file.image_folder).expanduser() if file.image_folder else table.folder
 
     def read(self, index: int, where: str) -> Prompt:
-        """The prompt of a row.
+        """Returns the prompt of a row.
 
         Args:
-            index: Of the table.
+            index: Number of the row.
             where: File and line.
 
         Raises:
-            BadSample: The row is no prompt.
+            BadSample: The row is not a prompt.
         """
         row, columns = self.table.row(index), self.columns
         task, names_task = self._task(row, where)
@@ -163,7 +163,7 @@ class PromptReader:
         )
 
     def _task(self, row: Row, where: str) -> tuple[str, bool]:
-        """The task, and whether the row names it."""
+        """Returns the task, and whether the row names it."""
         asked = row.get("task")
         if asked is None or (self.columns.is_task_given and asked not in TASKS):
             return self.columns.task, False
@@ -174,7 +174,7 @@ class PromptReader:
         return str(asked), True
 
     def _turns(self, row: Row, where: str) -> tuple[tuple[tuple[str, str], ...], str | None]:
-        """The turns up to the question, and the answer that a chat ends in."""
+        """Returns the turns up to the question, and the answer at the end of a chat."""
         columns = self.columns
         if columns.puzzle == "countdown":
             return (("user", countdown_question(*_countdown(row, where))),), None
@@ -196,7 +196,7 @@ class PromptReader:
         return (("user", question),), None
 
     def _with_options(self, question: str, row: Row) -> str:
-        """The question with its choices behind it, unless it has them already."""
+        """Returns the question with its choices after it, unless it has them already."""
         options = _options(row.get(self.columns.options)) if self.columns.options else []
         if not options or all(option in question for option in options):
             return question
@@ -222,7 +222,7 @@ class PromptReader:
         return gold_answer(str(gold))
 
     def _images(self, row: Row, index: int, task: str, where: str) -> tuple[str, ...]:
-        """Names of the images of a row: one for `mmu`, none for the other tasks."""
+        """Returns the names of the images of a row: one for `mmu`, none for the other tasks."""
         columns = self.columns
         if task != "mmu" and columns.is_task_given and "task" not in row:
             return ()
@@ -248,7 +248,7 @@ class PromptReader:
 
 
 def _preview(table: Table) -> list[Row]:
-    """The first rows that can be read."""
+    """Returns the first rows that can be read."""
     rows: list[Row] = []
     broken: BadSample | None = None
     for index in range(min(len(table), NUM_PREVIEWED)):
@@ -276,7 +276,7 @@ def _puzzle(found: Mapping[str, str]) -> str:
 
 
 def _gold_column(rows: list[Row], found: Mapping[str, str]) -> str:
-    """The first of the usual columns that has a value in some row."""
+    """Returns the first of the usual columns that has a value in some row."""
     for key in LABEL_KEYS:
         name = found.get(key, key)
         if any(_cell(row, name) not in (None, "", []) for row in rows):
@@ -289,7 +289,7 @@ def _has(row: Row, name: str) -> bool:
 
 
 def _cell(row: Row, name: str) -> Any:
-    """The value of a column; a point leads into an object. None if it is not there."""
+    """Returns the value of a column, in which points lead into objects; None if it does not exist."""
     if name in row:
         return row[name]
     value: Any = row
@@ -312,7 +312,7 @@ def _are_integers(values: list[Any]) -> bool:
 
 
 def _digits(row: Row, key: str, where: str) -> str:
-    """The cells of a Sudoku."""
+    """Returns the cells of a Sudoku."""
     value = next((value for name, value in row.items() if str(name).lower() == key), None)
     digits = re.sub(r"[\s.]", lambda found: "0" if found.group() == "." else "", str(value))
     if len(digits) not in (16, 81) or not digits.isdigit():
@@ -321,7 +321,7 @@ def _digits(row: Row, key: str, where: str) -> str:
 
 
 def _options(value: object) -> list[str]:
-    """Choices as texts: a list, MMMU's text of a list, or ARC's object with a list."""
+    """Returns choices as texts, from a list, MMMU's text of a list, or ARC's object with a list."""
     if isinstance(value, Mapping):
         value = value.get("text")
     if isinstance(value, str) and value.strip().startswith("["):

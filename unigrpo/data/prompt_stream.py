@@ -13,7 +13,7 @@ from unigrpo.rng import keyed_generator
 
 
 def prompt_shares(data: DataConfig) -> dict[str, float]:
-    """The relative share of each data set by its name; empty where every prompt is as likely."""
+    """Returns the sampling weight of each data set by its name; empty if every prompt is equally likely."""
     files = prompt_files(data.prompt_dataset)
     if data.prompt_probs:
         return {file.path: share for file, share in zip(files, data.prompt_probs, strict=True)}
@@ -21,7 +21,7 @@ def prompt_shares(data: DataConfig) -> dict[str, float]:
 
 
 def check_shares(prompts: Sequence[Prompt], shares: Mapping[str, float]) -> None:
-    """Raises ValueError if a data set that has a share has no prompt."""
+    """Raises ValueError if a data set with a sampling weight has no prompt."""
     empty = [name for name in shares if not any(prompt.dataset == name for prompt in prompts)]
     if empty:
         raise ValueError(
@@ -31,7 +31,7 @@ def check_shares(prompts: Sequence[Prompt], shares: Mapping[str, float]) -> None
 
 
 class PromptStream:
-    """The prompts of every step: shuffled epochs, one behind the other, as a function of the step alone.
+    """The prompts of every step: consecutive shuffled epochs, as a function of the step alone.
 
     Resuming at a step therefore needs no saved position.
     """
@@ -39,15 +39,18 @@ class PromptStream:
     def __init__(
         self, prompts: list[Prompt], batch_size: int, num_samples: int, seed: int, probs: Mapping[str, float] = {}
     ) -> None:
-        """Args:
-        prompts: All prompts.
-        batch_size: Prompts of one step.
-        num_samples: Samples of each prompt.
-        seed: Seed of the shuffles.
-        probs: Relative share of each data set, which then has epochs of its own; without, all are one.
+        """Prepares the order of the prompts.
+
+        Args:
+            prompts: All prompts.
+            batch_size: Number of prompts of one step.
+            num_samples: Number of samples of each prompt.
+            seed: Seed of the shuffles.
+            probs: Sampling weight of each data set, which then has its own epochs; without them, all prompts are one
+                set.
 
         Raises:
-            ValueError: A data set that has a share has no prompt.
+            ValueError: A data set with a sampling weight has no prompt.
         """
         check_shares(prompts, probs)
         self._mixture = Mixture(probs, seed) if probs else None
@@ -58,7 +61,7 @@ class PromptStream:
         self._orders: dict[str, tuple[int, list[int]]] = {}
 
     def requests(self, step: int) -> list[SampleRequest]:
-        """The samples to draw in a step; those of one prompt stand together."""
+        """Returns the samples to generate in a step; those of one prompt are adjacent."""
         first = step * self._batch_size
         batch = [self._at(position) for position in range(first, first + self._batch_size)]
         return repeat_prompts(batch, self._num_samples, step)
@@ -74,9 +77,9 @@ class PromptStream:
 
 
 def balance_across_ranks(requests: list[SampleRequest], num_ranks: int) -> list[SampleRequest]:
-    """The requests in an order whose equal contiguous shares hold as much of each task, groups kept together.
+    """Orders the requests so that equal contiguous parts hold the same number of each task, with groups kept together.
 
-    An image costs many times a text: a rank with more of them than the others would let those wait.
+    An image takes many times as long as a text: the other ranks would wait for a rank with more images.
     """
     if num_ranks == 1:
         return requests
@@ -88,7 +91,7 @@ def balance_across_ranks(requests: list[SampleRequest], num_ranks: int) -> list[
 
 
 def repeat_prompts(prompts: list[Prompt], num_samples: int, step: int) -> list[SampleRequest]:
-    """``num_samples`` requests for each prompt; those of one prompt stand together."""
+    """Returns ``num_samples`` requests for each prompt; those of one prompt are adjacent."""
     return [
         SampleRequest(prompt=prompt, group_id=group, sample_id=group * num_samples + sample, step=step)
         for group, prompt in enumerate(prompts)

@@ -1,4 +1,4 @@
-"""Prompts of a file as tokens, and responses as text."""
+"""Conversion of prompts to tokens, and of responses to text."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ def encode_prompt(
     data: DataConfig,
     image_codes: Int[Tensor, " N"] | None = None,
 ) -> Int[Tensor, " P"]:
-    """The tokens before a response.
+    """Returns the tokens before a response.
 
-    `text`, `mmu` and `r2i` end with the assistant's header; `t2i` takes the caption as it is, without template and
+    `text`, `mmu` and `r2i` end with the assistant's header; `t2i` takes the caption unchanged, without template and
     instruction, and ends with start-of-image.
 
     Args:
-        prompt: Of any task.
-        tokenizer: Fits ``data.prompt_template``.
+        prompt: A prompt of any task.
+        tokenizer: A tokenizer that fits ``data.prompt_template``.
         vocabulary: Special ids.
         data: Template and instruction.
-        image_codes: The image of an `mmu` prompt, without the offset.
+        image_codes: Codes of the image of an `mmu` prompt, without the offset.
 
     Raises:
         ValueError: The tokenizer does not fit the template, the text contains the mask token, or an image is missing
-            or not asked for.
+            or not wanted.
     """
     if (prompt.task == "mmu") != (image_codes is not None):
         found = "no image codes were" if image_codes is None else "image codes were"
@@ -62,10 +62,10 @@ def encode_prompt(
 
 
 def check_prompt_text(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuses text that spells a special token, which would end a turn, open another or stand for an image.
+    """Refuses text that spells a special token, which would end a turn, open another one or represent an image.
 
     Raises:
-        ValueError: A turn of the prompt holds one; the message names it.
+        ValueError: A turn of the prompt contains one; the message names it.
     """
     special = special_ids(tokenizer)
     for text in (prompt.text, *(message["content"] for message in prompt.messages[:-1])):
@@ -81,7 +81,7 @@ def decode_completion(
     tokenizer: PreTrainedTokenizerBase,
     vocabulary: Vocabulary,
 ) -> str:
-    """The response as text: cut at the first end-of-text, other special tokens kept."""
+    """Returns the response as text, cut at the first end-of-text, with other special tokens kept."""
     response = token_ids[response_mask].tolist()
     if vocabulary.end_of_text_id in response:
         response = response[: response.index(vocabulary.end_of_text_id)]

@@ -1,4 +1,4 @@
-"""Prompt files: the prompts of tables of every kind, with file and line in every error."""
+"""Prompt files: prompts from tables of every kind, with file and line in every error."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ def load_prompts(
     max_samples: int = 0,
     bad: BadRows | None = None,
 ) -> list[Prompt]:
-    """All prompts of a data set, in file order.
+    """Returns all prompts of a data set, in file order.
 
     Args:
-        dataset: Files as PromptFileConfig.path names them, joined by commas or with settings of their own. Paths of
+        dataset: Files as PromptFileConfig.path names them, joined by commas or with their own settings. Paths of
             images are relative to the file.
-        split: Of files that name no split of their own.
+        split: Split of files that name none.
         input_key: Column of the question of files that name none.
-        label_key: Column of the gold of files that name none.
-        default_task: Task of files that name none; empty takes `mmu` where rows have images, and else `text`.
-        tasks: Only prompts of these; empty takes all.
-        max_samples: Only the first so many, of each task alike; 0 for all.
-        bad: Counts the rows that are no prompts; one of its own by default.
+        label_key: Column of the gold answer of files that name none.
+        default_task: Task of files that name none; if empty, `mmu` for rows with images and `text` for others.
+        tasks: Use only prompts of these tasks; empty uses all.
+        max_samples: Largest number of prompts, the same number of each task; 0 uses all.
+        bad: Counts the rows that are not prompts.
 
     Raises:
-        ValueError: No such file, columns that are missing, too many rows that are no prompts, or no prompt at all.
+        ValueError: No such file, columns that are missing, too many rows that are not prompts, or no prompt at all.
     """
     bad = BadRows() if bad is None else bad
     files = [_with_defaults(file, split, input_key, label_key, default_task) for file in prompt_files(dataset)]
@@ -73,7 +73,7 @@ def _with_defaults(file: PromptFileConfig, split: str, input_key: str, label_key
 
 
 def _read(file: PromptFileConfig, prefix: str, bad: BadRows) -> list[Prompt]:
-    """The prompts of one file; says in the log what was taken for what."""
+    """Returns the prompts of one file and logs the meaning of its columns."""
     table = open_table(file.path, file.split)
     bad.add_rows(file.path, len(table))
     prompts: list[Prompt] = []
@@ -109,7 +109,7 @@ def _count_unreadable(table: Table, index: int, file: PromptFileConfig, prefix: 
 
 
 def _first(prompts: list[Prompt], number: int) -> list[Prompt]:
-    """The first so many, in order; every task has as many of them as there are or as any other."""
+    """Returns the first prompts, in order, with the same number of every task as far as there are as many."""
     seen: Counter[str] = Counter()
     turns: list[tuple[int, int]] = []
     for place, prompt in enumerate(prompts):

@@ -1,4 +1,4 @@
-"""Questions of number puzzles, for data sets that hold the numbers alone."""
+"""Questions of number puzzles, for data sets that contain only the numbers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def countdown_question(numbers: Sequence[int], target: int) -> str:
-    """The request of a Countdown puzzle.
+    """Returns the request of a Countdown puzzle.
 
     >>> countdown_question([3, 5, 7], 21)[:54]
     'Reach 21 by a calculation with the numbers 3, 5 and 7.'
@@ -20,15 +20,15 @@ def countdown_question(numbers: Sequence[int], target: int) -> str:
 
 
 def countdown_label(numbers: Sequence[int], target: int) -> str:
-    """The gold of a Countdown puzzle: numbers and target as JSON, since many calculations are right."""
+    """Returns the gold of a Countdown puzzle, numbers and target as JSON, because many calculations are right."""
     return json.dumps({"numbers": list(numbers), "target": target})
 
 
 def sudoku_question(puzzle: str) -> str:
-    """The request of a Sudoku.
+    """Returns the request of a Sudoku.
 
     Args:
-        puzzle: The cells row by row, 0 where one is empty: 16 or 81 digits.
+        puzzle: The cells row by row, 0 for an empty one: 16 or 81 digits.
     """
     side = 4 if len(puzzle) == 16 else 9
     box = 2 if side == 4 else 3
@@ -40,5 +40,5 @@ def sudoku_question(puzzle: str) -> str:
 
 
 def sudoku_label(puzzle: str, solution: str) -> str:
-    """The gold of a Sudoku: puzzle and solution as JSON, since only empty cells count."""
+    """Returns the gold of a Sudoku, puzzle and solution as JSON, because only empty cells count."""
     return json.dumps({"puzzle": puzzle, "solution": solution})

@@ -1,4 +1,4 @@
-"""The samples of a stage's steps: what stands in which step, and its tokens, as functions of the step alone."""
+"""The samples of a stage's steps, and their tokens, as functions of the step alone."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from unigrpo.data.images import square_pixels
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedSample:
-    """One sample with its place and its pixels."""
+    """One sample with its position and its pixels."""
 
     position: int
     sample: CorpusSample
-    """Without its image, which `pixels` has."""
+    """The sample without its image, which is in `pixels`."""
     pixels: Tensor | None
-    """(3, R, R) in [-1, 1]; None for text."""
+    """Pixels (3, R, R) in [-1, 1]; None for text."""
 
 
 class CorpusLoader:
@@ -43,11 +43,11 @@ class CorpusLoader:
         """Opens all sources.
 
         Args:
-            sources: By modality and name.
-            seed: Of the order.
-            encoder: Says which samples do not fit.
-            resolution: Pixels of a side.
-            fit: How images become square, where a source does not say.
+            sources: Sources by modality and name.
+            seed: Seed of the order.
+            encoder: Finds samples that do not fit.
+            resolution: Height and width of images, in pixels.
+            fit: How images become square, if a source does not say it.
 
         Raises:
             ValueError: A source is missing, empty or lacks columns.
@@ -64,10 +64,10 @@ class CorpusLoader:
         }
 
     def read(self, modality: str, positions: Sequence[int]) -> list[LoadedSample]:
-        """The samples at these positions.
+        """Returns the samples at these positions.
 
         Raises:
-            ValueError: Too many samples of a source are broken.
+            ValueError: Too many samples of a source cannot be used.
         """
         samples = [(position, self.streams[modality].sample(position)) for position in positions]
         return [LoadedSample(position=p, sample=replace(s, image=None), pixels=self._pixels(s)) for p, s in samples]
@@ -76,7 +76,7 @@ class CorpusLoader:
         """Reads one sample of every source.
 
         Raises:
-            ValueError: Too many samples of a source are broken, all of them for example.
+            ValueError: Too many samples of a source cannot be used, for example all of them.
         """
         for modality, stream in self.streams.items():
             self.read(modality, stream.first_positions())
@@ -88,9 +88,9 @@ class CorpusLoader:
 
 
 class StepDataset(Dataset["dict[str, list[LoadedSample]] | ValueError"]):
-    """What one rank reads in each step, for a torch DataLoader.
+    """The samples that one rank reads in each step, for a torch DataLoader.
 
-    An error travels as a value, since torch would hide its message in the traceback of the loader's process.
+    An error is returned as a value, because torch would hide its message in the traceback of the loader's process.
     """
 
     def __init__(self, reader: CorpusLoader, batch_sizes: Mapping[str, int], rank: int, world_size: int) -> None:
@@ -108,10 +108,10 @@ class StepDataset(Dataset["dict[str, list[LoadedSample]] | ValueError"]):
             return ValueError(str(error))
 
     def steps_from(self, step: int, num_workers: int) -> Iterator[dict[str, list[LoadedSample]]]:
-        """The steps from one on, without end, read ahead by processes if there are any.
+        """Yields the steps from a given one on, without end; loader processes, if there are any, read them ahead.
 
         Raises:
-            ValueError: Too many samples of a source are broken.
+            ValueError: Too many samples of a source cannot be used.
         """
         loader = DataLoader(
             self,
@@ -126,10 +126,10 @@ class StepDataset(Dataset["dict[str, list[LoadedSample]] | ValueError"]):
             yield reads
 
     def count(self, reads: Mapping[str, Sequence[LoadedSample]]) -> None:
-        """Counts what other processes read.
+        """Counts samples that other processes read.
 
         Raises:
-            ValueError: Too many samples of a source are broken.
+            ValueError: Too many samples of a source cannot be used.
         """
         for name, batch in reads.items():
             for read in batch:

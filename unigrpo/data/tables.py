@@ -22,31 +22,32 @@ class Table(Protocol):
     """Rows by number."""
 
     folder: Path
-    """Where relative image paths start."""
+    """Folder to which image paths are relative."""
 
     def __len__(self) -> int: ...
 
     def key(self, index: int) -> str:
-        """File and line of a row."""
+        """Returns file and line of a row."""
         ...
 
     def row(self, index: int) -> Row:
-        """One row.
+        """Returns one row.
 
         Raises:
-            BadSample: It cannot be read.
+            BadSample: The row cannot be read.
         """
         ...
 
 
 def open_table(path: str, split: str = "train") -> Table:
-    """The rows of a file, of several, of a folder, or of a Hugging Face data set.
+    """Opens the rows of a file, of several files, of a folder, or of a Hugging Face data set.
 
     Args:
-        path: Several may be joined by commas. Each is a file or a pattern with braces and stars, whose names end in
-            one of :data:`ENDINGS`, those of text also in ``.gz``; a folder that ``save_to_disk`` wrote; a downloaded
-            copy of a data set of the Hub; or the name of such a data set. ``:configuration`` may follow the last two.
-        split: Of the last three kinds.
+        path: Several paths may be joined by commas. Each is a file or a pattern with braces and stars, whose names end
+            in one of :data:`ENDINGS`, those of text also in ``.gz``; a folder that ``save_to_disk`` wrote; a
+            downloaded copy of a data set of the Hub; or the name of such a data set. ``:configuration`` may follow the
+            last two.
+        split: Split of the last three kinds.
 
     Raises:
         ValueError: No such file or data set, a file that is broken as a whole, or one without rows.
@@ -123,7 +124,7 @@ class TextLines:
 
 
 class _Joined:
-    """Several tables behind one another."""
+    """Several concatenated tables."""
 
     def __init__(self, tables: list[Table]) -> None:
         self.folder = tables[0].folder
@@ -143,7 +144,7 @@ class _Joined:
 
 
 def _open(path: str, split: str) -> list[Table]:
-    """The tables of one part of a path."""
+    """Returns the tables of one part of a path."""
     found = resolve_folder(path, split)
     if isinstance(found, ArrowTable):
         return [found]
@@ -156,7 +157,7 @@ def _open(path: str, split: str) -> list[Table]:
 
 
 def shown_names(files: list[Path]) -> dict[Path, str]:
-    """Names of files in messages: the last part of the path, with its folder where two are the same."""
+    """Returns names of files for messages: the last part of the path, with its folder if two are the same."""
     names = [file.name for file in files]
     return {file: file.name if names.count(file.name) == 1 else f"{file.parent.name}/{file.name}" for file in files}
 

@@ -1,4 +1,4 @@
-"""The one reader of text: bytes of a file -> checked text and JSON, or a bad sample.
+"""The one reader of text: it turns the bytes of a file into checked text and JSON, or into a bad sample.
 
 Lines end at a line feed only. U+2028, which Python's own ``splitlines`` cuts at, is part of a line.
 """
@@ -17,14 +17,15 @@ from unigrpo.data.bad_samples import BadSample
 from unigrpo.data.files import GZIP
 
 MAX_DEPTH = 100
-"""Lists and objects inside of one another. Deeper rows are refused, since they end Python's own JSON and pickle."""
+"""Largest depth of nested lists and objects. Deeper rows are refused, because Python's own JSON and pickle fail on
+them."""
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a file, unpacked if its name ends in ``.gz``.
+    """Returns the content of a file, decompressed if its name ends in ``.gz``.
 
     Raises:
-        ValueError: It cannot be read or unpacked.
+        ValueError: The file cannot be read or decompressed.
     """
     try:
         return gzip.decompress(path.read_bytes()) if path.suffix == GZIP else path.read_bytes()
@@ -34,10 +35,10 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file, without a byte order mark.
+    """Returns the text of a file, without a byte order mark.
 
     Raises:
-        ValueError: It cannot be read, or is no UTF-8.
+        ValueError: The file cannot be read, or is not UTF-8.
     """
     try:
         return decode(read_bytes(path), str(path))
@@ -46,14 +47,14 @@ def read_text(path: Path) -> str:
 
 
 def decode(content: bytes, where: str) -> str:
-    """UTF-8 as text. A byte order mark at the start, as some editors write it, is no text.
+    """Returns UTF-8 as text, without a byte order mark at the start, which some editors write.
 
     Args:
         content: Bytes of a file or a line.
-        where: Named in errors.
+        where: File and line for errors.
 
     Raises:
-        BadSample: It is no UTF-8.
+        BadSample: The bytes are not UTF-8.
     """
     try:
         return content.decode("utf-8-sig")
@@ -64,10 +65,10 @@ def decode(content: bytes, where: str) -> str:
 
 
 def checked(text: str, where: str) -> str:
-    """The text, if tokenizers and files can take it.
+    """Returns the text if tokenizers and files can take it.
 
     Raises:
-        BadSample: It has half of a surrogate pair, as an emoji leaves behind that was cut in JSON.
+        BadSample: It has half of a surrogate pair, which remains of an emoji that was cut in JSON.
     """
     try:
         text.encode()
@@ -81,10 +82,10 @@ def checked(text: str, where: str) -> str:
 
 
 def parse_json(content: bytes | str, where: str) -> Any:
-    """JSON as Python's values, all text in it checked.
+    """Returns JSON as Python's values, with all text in it checked.
 
     Raises:
-        BadSample: It is no UTF-8, no JSON, too deep, has a key twice in one object, or text that is none.
+        BadSample: It is not UTF-8, not JSON, too deep, has a key twice in one object, or invalid text.
     """
     text = decode(content, where) if isinstance(content, bytes) else content
     try:
@@ -102,7 +103,7 @@ def parse_json(content: bytes | str, where: str) -> Any:
 
 
 def check_value(value: object, where: str) -> None:
-    """Checks all text in nested lists and mappings, and how deep they are.
+    """Checks all text in nested lists and mappings, and their depth.
 
     Raises:
         BadSample: See :func:`checked`; or they are too deep.
@@ -125,7 +126,7 @@ def check_value(value: object, where: str) -> None:
 
 
 def parse_object(content: bytes | str, where: str) -> Mapping[str, Any]:
-    """A JSON object.
+    """Returns a JSON object.
 
     Raises:
         BadSample: See :func:`parse_json`; or it is another kind of value.

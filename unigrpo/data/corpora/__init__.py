@@ -1,1 +1,1 @@
-"""Training data: many kinds of files -> shuffled, mixed samples -> rows, each a function of the position alone."""
+"""Training data: shuffled and mixed samples from many kinds of files, and their rows, as functions of the position."""

@@ -1,4 +1,4 @@
-"""Captions: where they stand, how they are cleaned, and the request that each answers in image understanding."""
+"""Captions: where they are stored, how they are cleaned, and which request each answers in image understanding."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from unigrpo.data.text import checked, decode, parse_json, read_bytes
 
 DEFAULT_QUESTIONS = ("Please describe this image.",)
 PERSON_TAG = re.compile(r"<person>(?:[\s,]*(?:and\s+)?<person>)*", re.IGNORECASE)
-"""A tag that some captions have in place of a name, or a run of them."""
+"""A tag, or several in a row, that replaces a name in some captions."""
 PERSON_WORDS = ("a person", "someone", "somebody")
 SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
-"""Not the point of a number or an abbreviation without a space behind it."""
+"""End of a sentence: not the point of a number, and not one of an abbreviation without a space after it."""
 
 
 @dataclass(frozen=True)
 class CaptionStore:
-    """Captions that do not stand where the images are."""
+    """Captions that are not stored with the images."""
 
     captions: Mapping[str, object] | None
-    """By key; None if each has a file."""
+    """Captions by key; None if each is in its own file."""
     files: str
     """Path of a caption's file, with {shard} and {key}."""
 
     def find(self, shard: str, key: str) -> object:
-        """The caption of an image, or a list of captions; None if it has none.
+        """Returns the caption of an image, or a list of captions; None if it has none.
 
         Raises:
-            BadSample: The caption's file is no UTF-8 text.
+            BadSample: The caption's file is not UTF-8 text.
         """
         if self.captions is not None:
             return self.captions.get(key)
@@ -45,15 +45,15 @@ class CaptionStore:
 
 
 def random_item(items: Sequence[Any], draws: torch.Generator) -> Any:
-    """One of the items, each as likely."""
+    """Returns one of the items, each with the same probability."""
     return items[int(torch.randint(len(items), (1,), generator=draws))]
 
 
 def open_store(config: CaptionConfig) -> CaptionStore | None:
-    """How captions outside of the image's own place are looked up; None for those inside and for class names.
+    """Returns the store of captions that are not with the images; None for those that are, and for class names.
 
     Raises:
-        ValueError: The file of captions is missing or no JSON object.
+        ValueError: The file of captions is missing or is not a JSON object.
     """
     if config.store == "json":
         return CaptionStore(_read_json(config.path, dict), "")
@@ -63,10 +63,10 @@ def open_store(config: CaptionConfig) -> CaptionStore | None:
 
 
 def read_questions(path: str) -> Sequence[str]:
-    """Requests for a caption.
+    """Returns requests for a caption.
 
     Raises:
-        ValueError: The file is missing or no JSON list of texts.
+        ValueError: The file is missing or is not a JSON list of texts.
     """
     questions = _read_json(path, list) if path else list(DEFAULT_QUESTIONS)
     if not questions or not all(isinstance(question, str) and question.strip() for question in questions):
@@ -75,14 +75,14 @@ def read_questions(path: str) -> Sequence[str]:
 
 
 def clean_caption(caption: object, config: CaptionConfig, task: str, where: str, draws: torch.Generator) -> str:
-    """One caption as it is trained.
+    """Returns one caption as it is trained.
 
     Args:
-        caption: Text, or a list of which one is drawn.
-        config: What to do.
-        task: Only `t2i` captions are shortened.
-        where: Named in errors.
-        draws: For all that is drawn.
+        caption: A text, or a list of texts of which a random one is used.
+        config: How captions are cleaned.
+        task: Task of the sample; only `t2i` captions are shortened.
+        where: File and line for errors.
+        draws: Random number generator.
 
     Raises:
         BadSample: There is no text.
@@ -104,7 +104,7 @@ def clean_caption(caption: object, config: CaptionConfig, task: str, where: str,
 
 
 def first_sentence(text: str) -> str:
-    """The text up to the first end of a sentence.
+    """Returns the text up to the first end of a sentence.
 
     >>> first_sentence("A 3.5 m wall. Behind it a dog.")
     'A 3.5 m wall.'
@@ -114,7 +114,7 @@ def first_sentence(text: str) -> str:
 
 
 def describe(caption: str, questions: Sequence[str], instruction: str, draws: torch.Generator) -> Messages:
-    """A request that is drawn, and the caption as its answer."""
+    """Returns a random request, with the caption as its answer."""
     return (("user", instruction + random_item(questions, draws)), ("assistant", caption))
 
 

@@ -1,4 +1,4 @@
-"""Chats of training data: messages out of the forms in which data sets have them, and the text that is trained."""
+"""Chats of training data: messages from the formats of data sets, and the text that is trained."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from unigrpo.data.prompt_chats import ROLES
 HEADER = re.compile(r"<\|start_header_id\|>\s*(\w+)\s*<\|end_header_id\|>")
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 ENDS_OF_TURN = ("<|eot_id|>", "<eot_id>")
-"""The token, and what MMaDA's training code wrote in its place: plain text of several tokens. Both are read alike."""
+"""The end-of-turn token, and the plain text that MMaDA's training code wrote in its place. Both are read alike."""
 IMAGE_MARK = "<image>"
-"""Where LLaVA's texts have their image; the layout has a place for it."""
+"""Position of the image in LLaVA's texts; the layout has its own place for it."""
 Segment = tuple[str, bool]
 """A piece of text, and whether it is a target. Pieces may be tokenized one by one."""
 
 
 def read_messages(turns: object, where: str) -> Messages:
-    """The turns of a chat, in any of the forms that data sets use; what follows the last answer is dropped.
+    """Returns the turns of a chat, in any of the formats of data sets, without what follows the last answer.
 
     Args:
         turns: A list of {role, content} or {from, value}, or one text with headers.
-        where: Named in errors.
+        where: File and line for errors.
 
     Raises:
-        BadSample: No answer, roles that do not alternate, or a turn that is no text or holds the end of another.
+        BadSample: No answer, roles that do not alternate, or a turn that is not text or contains an end of turn.
     """
     pairs = _from_text(turns, where) if isinstance(turns, str) else _from_list(turns, where)
     without_mark = ((role, content.replace(IMAGE_MARK, "") if role == "user" else content) for role, content in pairs)
@@ -51,23 +51,23 @@ def read_messages(turns: object, where: str) -> Messages:
 
 
 def leading_turns(messages: Messages, num_answers: int) -> Messages:
-    """The messages up to and with so many answers."""
+    """Returns the messages up to and including this number of answers."""
     ends = [i + 1 for i, (role, _) in enumerate(messages) if role == "assistant"]
     return messages[: ends[num_answers - 1]]
 
 
 def with_instruction(messages: Messages, instruction: str) -> Messages:
-    """The messages with a text before the first request."""
+    """Returns the messages with a text before the first request."""
     first = next(i for i, (role, _) in enumerate(messages) if role == "user")
     return (*messages[:first], ("user", instruction + messages[first][1]), *messages[first + 1 :])
 
 
 def template_newlines(tokenizer: PreTrainedTokenizerBase, template: str) -> str | None:
-    """What stands behind each header; None without headers.
+    """Returns the text after each header; None without headers.
 
     Args:
-        tokenizer: Fits the template.
-        template: As in `data.prompt_template`: `chat`, `plain` or a key of NEWLINES.
+        tokenizer: A tokenizer that fits the template.
+        template: A choice of `data.prompt_template`: `chat`, `plain` or a key of NEWLINES.
 
     Raises:
         ValueError: The tokenizer lacks what the template needs.
@@ -85,15 +85,16 @@ def template_newlines(tokenizer: PreTrainedTokenizerBase, template: str) -> str 
 
 
 def render_segments(messages: Messages, newlines: str | None, *, every_turn: bool = False) -> list[Segment]:
-    """A chat to train on, as pieces of text without begin-of-text; no empty header stands at its end.
+    """Returns a chat to train on, as pieces of text without begin-of-text and without an empty header at its end.
 
-    A tokenizer's own template often ends in the header of an answer to come, asked for or not. Trained on, it would be
-    the last header, and the answer in front of it no target.
+    A tokenizer's own template often ends in the header of the next answer, whether or not one is wanted. Trained on,
+    it would be the last header, and the answer before it would not be a target.
 
     Args:
-        messages: The last is the assistant's.
-        newlines: Of :func:`template_newlines`. Targets start behind the header, with its newlines, as in the layouts.
-        every_turn: All of the assistant's turns are targets, not only the last.
+        messages: Messages, of which the last is the assistant's.
+        newlines: Result of :func:`template_newlines`. Targets start after the header and its newlines, as in the
+            layouts.
+        every_turn: Whether all of the assistant's turns are targets, and not only the last.
 
     Raises:
         BadSample: The template is plain, and there is more than one request and answer.
@@ -142,7 +143,7 @@ def _value(turn: Mapping[str, Any], *names: str) -> object:
 
 
 def _clean(content: str) -> str:
-    """A turn without white space and tokens around it."""
+    """Returns a turn without white space and tokens around it."""
     content = content.strip()
     while True:
         before = content

@@ -1,4 +1,4 @@
-"""Which sample stands where: shuffled epochs and mixtures as functions of the position, without saved state."""
+"""The order of samples: shuffled epochs and mixtures as functions of the position, without saved state."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import torch
 from unigrpo.rng import keyed_generator
 
 MIXTURE_BLOCK = 1000
-"""Positions in which every source has its share exactly; weights are rounded to this."""
+"""Number of positions in which every source has its exact number of samples; weights are rounded to this."""
 ROUNDS = 4
-"""Of the shuffle; four make a Feistel network look random."""
+"""Number of rounds of the shuffle; four make a Feistel network look random."""
 
 
 def rank_positions(first: int, count: int, rank: int, world_size: int) -> range:
-    """The positions of one rank (or loader process) among ``count`` positions from ``first`` on.
+    """Returns the positions of one rank (or loader process) among ``count`` positions from ``first`` on.
 
     The ranks share nothing, and together have what one rank alone would have.
 
@@ -28,12 +28,12 @@ def rank_positions(first: int, count: int, rank: int, world_size: int) -> range:
 
 
 def shuffled_index(place: int, size: int, *key: int | str) -> int:
-    """The item at a place in endless shuffled epochs: each epoch has every item once, in an order of its own.
+    """Returns the item at a place in endless shuffled epochs: each epoch has every item once, in an order of its own.
 
     Needs no memory, whatever the size.
 
     Args:
-        place: From 0; the epoch is ``place // size``.
+        place: Place in the sequence, from 0; the epoch is ``place // size``.
         size: Number of items.
         key: Chooses the shuffles.
 
@@ -56,19 +56,21 @@ def shuffled_index(place: int, size: int, *key: int | str) -> int:
 
 
 class Mixture:
-    """Which source serves a position, and how many of the positions before were its.
+    """The source of each position, and the number of earlier positions that it served.
 
-    Every block of :data:`MIXTURE_BLOCK` positions has the same shares in an order of its own, so that a source goes
-    through its epochs without gaps.
+    Every block of :data:`MIXTURE_BLOCK` positions has the same number of each source in an order of its own, so that a
+    source goes through its epochs without gaps.
     """
 
     def __init__(self, weights: Mapping[str, float], seed: int) -> None:
-        """Args:
-        weights: Relative share of each source.
-        seed: Chooses the orders.
+        """Computes how often each source occurs in a block.
+
+        Args:
+            weights: Sampling weight of each source.
+            seed: Chooses the orders.
 
         Raises:
-            ValueError: No sources, or a share that is too small to be kept.
+            ValueError: No sources, or a weight that is too small for one sample in a block.
         """
         if not weights:
             raise ValueError("a stream without sources; name at least one")
@@ -77,7 +79,7 @@ class Mixture:
         self._block: tuple[int, list[tuple[str, int]]] = (-1, [])
 
     def source_at(self, position: int) -> tuple[str, int]:
-        """Name of the source of a position, and the place in its own order."""
+        """Returns the name of the source of a position, and the place in the source's own order."""
         block, offset = divmod(position, MIXTURE_BLOCK)
         if self._block[0] != block:
             self._block = (block, self._new_block(block))
@@ -96,7 +98,8 @@ class Mixture:
 
 
 def _shares(weights: Mapping[str, float]) -> dict[str, int]:
-    """Positions of each source in a block: rounded down, and the rest to those that lost most."""
+    """Returns the number of positions of each source in a block: rounded down, and the rest to those that lost
+    most."""
     total = sum(weights.values())
     exact = {name: MIXTURE_BLOCK * weight / total for name, weight in weights.items()}
     shares = {name: int(share) for name, share in exact.items()}

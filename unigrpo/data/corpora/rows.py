@@ -1,4 +1,4 @@
-"""Samples as the rows of tokens that a stage trains on."""
+"""Conversion of samples to the rows of tokens on which a stage trains."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class RowEncoder:
     """Builds rows with one tokenizer and one layout."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary, layout: LayoutConfig) -> None:
-        """Checks that they belong together.
+        """Checks that tokenizer and layout belong together.
 
         Raises:
             ValueError: The tokenizer lacks what the template needs.
@@ -35,7 +35,7 @@ class RowEncoder:
         self._special = special_ids(tokenizer)
 
     def check(self, sample: CorpusSample) -> None:
-        """Whether a sample can be a row; for CorpusStream.
+        """Checks that a sample can be a row; for CorpusStream.
 
         Raises:
             BadSample: It is too long, has special tokens in its text, or nothing to train is left of it.
@@ -50,13 +50,14 @@ class RowEncoder:
         is_masked: Bool[Tensor, " N"] | None = None,
         condition_draw: float = 1.0,
     ) -> TrainingRow:
-        """The row of a sample, before noise.
+        """Returns the row of a sample, before noise.
 
         Args:
-            sample: Of any task.
+            sample: A sample of any task.
             image_codes: Codes of its image, for `t2i`, `mmu` and `r2i`.
-            is_masked: Codes that noise hides, for `t2i`, whose row has them hidden.
-            condition_draw: Uniform in [0, 1), for `t2i`: the caption is dropped below ``condition_dropout``.
+            is_masked: Codes that noise masks, for `t2i`, whose row has them masked.
+            condition_draw: Uniform random number in [0, 1), for `t2i`: the caption is dropped below
+                ``condition_dropout``.
 
         Raises:
             BadSample: As :meth:`check`.
@@ -84,7 +85,7 @@ class RowEncoder:
         return layouts.t2i_row(ids, image_codes, is_masked, vocabulary, max_text_tokens=room)
 
     def _encode(self, sample: CorpusSample) -> tuple[list[int], list[bool]]:
-        """Tokens of the text, with begin-of-text in chats, and which are targets."""
+        """Returns the tokens of the text, with begin-of-text in chats, and which of them are targets."""
         segments = [(sample.text, True)]
         if sample.messages:
             try:
@@ -104,7 +105,7 @@ class RowEncoder:
         return ids, is_target
 
     def _refuse_special(self, ids: list[int], sample: CorpusSample) -> None:
-        """Text that spells a special token would become one: a mask, an image, or another's turn."""
+        """Refuses text that spells a special token and would become one: a mask, an image, or another turn."""
         found = [i for i in ids if i in self._special]
         num_own = 0 if self._newlines is None else len(HEADER_TOKENS) * len(sample.messages)
         if len(found) > num_own:
@@ -126,7 +127,7 @@ class RowEncoder:
 
 
 def _with_targets(row: TrainingRow, is_target: list[bool], start: int, room: int) -> TrainingRow:
-    """The row, whose text of so many tokens has these targets; what fills it up behind the text is one too."""
+    """Returns the row with these targets in its text; the tokens that fill it up after the text are targets, too."""
     targets = torch.ones(room, dtype=torch.bool)
     targets[: len(is_target)] = torch.tensor(is_target[:room])
     prompt_mask = row.prompt_mask.clone()

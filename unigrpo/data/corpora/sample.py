@@ -12,7 +12,7 @@ from unigrpo.data.bad_samples import BadSample
 from unigrpo.data.images import read_image
 
 Messages = tuple[tuple[str, str], ...]
-"""(role, content) of each turn; roles are system, user and assistant."""
+"""Role and content of each turn; roles are system, user and assistant."""
 Skipped = tuple[str, int]
 """Reason, and number in the source, of a sample that could not be used."""
 
@@ -26,30 +26,30 @@ class CorpusSample:
     """
 
     key: str
-    """File and line, or tar and member; named in every error about this sample."""
+    """File and line, or tar and member; every error about this sample names it."""
     task: str
-    """`t2i`, `lm`, `lm_chat`, `mmu` or `r2i`."""
+    """Task: `t2i`, `lm`, `lm_chat`, `mmu` or `r2i`."""
     text: str = ""
     """Caption of `t2i`, document of `lm`."""
     messages: Messages = ()
-    """Turns of `lm_chat`, `mmu` and `r2i`; the last is the assistant's. Of `r2i` it holds the thoughts."""
+    """Turns of `lm_chat`, `mmu` and `r2i`; the last is the assistant's, and in `r2i` holds the thoughts."""
     image: Image.Image | None = None
-    """RGB; of `t2i`, `mmu` and `r2i`."""
+    """RGB image of `t2i`, `mmu` and `r2i`."""
     source: str = ""
     """Name of the source, set by the stream."""
     skipped: tuple[Skipped, ...] = ()
-    """Broken samples of its source that this one stands in for, so that counts survive loader processes."""
+    """Unusable samples of its source that this one replaces, so that counts survive loader processes."""
 
 
 def open_image(content: str | Path | bytes, where: str) -> Image.Image:
-    """An image in RGB.
+    """Opens an image in RGB.
 
     Args:
         content: A path, or the bytes of a file.
-        where: Named in errors.
+        where: File and line for errors.
 
     Raises:
-        BadSample: It is missing, no image, or ends early.
+        BadSample: It is missing, is not an image, or ends early.
     """
     try:
         return read_image(io.BytesIO(content) if isinstance(content, bytes) else content)

@@ -23,16 +23,16 @@ IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")
 
 
 class Source(Protocol):
-    """Samples by number."""
+    """Samples that are read by number."""
 
     def __len__(self) -> int: ...
 
     def read(self, index: int, draws: torch.Generator) -> CorpusSample:
-        """One sample.
+        """Returns one sample.
 
         Args:
-            index: Below the length.
-            draws: For all that is random in a sample, such as which caption it gets.
+            index: Number of the sample.
+            draws: Random number generator for everything random in a sample, such as the choice of its caption.
 
         Raises:
             BadSample: It cannot be used.
@@ -41,14 +41,14 @@ class Source(Protocol):
 
 
 class Captioned:
-    """What sources of captioned images share: a `t2i` caption, or for `mmu` a request and the caption."""
+    """Base of the sources of captioned images: a `t2i` caption, or for `mmu` a request and the caption."""
 
     def __init__(self, config: SourceConfig) -> None:
         self._config = config
         self._questions = read_questions(config.captions.questions) if config.task == "mmu" else ()
 
     def sample(self, key: str, image: Image.Image, caption: object, draws: torch.Generator) -> CorpusSample:
-        """The sample of an image and its caption.
+        """Returns the sample of an image and its caption.
 
         Raises:
             BadSample: There is no caption.
@@ -62,9 +62,9 @@ class Captioned:
 
 
 class ImageFolder:
-    """The images below a folder; captions are the names of its folders, or stand in other files.
+    """The images below a folder; captions are the names of its folders, or are in other files.
 
-    To captions in other files an image is known by its path in the folder, without the ending.
+    In other files, the key of an image is its path in the folder, without the ending.
     """
 
     def __init__(self, config: SourceConfig) -> None:
@@ -107,7 +107,7 @@ class Webdataset:
         """Reads the headers of the tars.
 
         Raises:
-            ValueError: No such files, a file that is no tar, or no sample in any.
+            ValueError: No such files, a file that is not a tar, or no sample in any.
         """
         self._tars = TarSamples(expand_paths(config.path, "webdataset tars"), config.index_folder)
         self._captioned = Captioned(config)
@@ -141,7 +141,7 @@ def _refuse(error: OSError) -> None:
 
 
 def _class_names(path: str, names: list[str], root: Path) -> dict[str, str]:
-    """Name of each folder that holds images."""
+    """Returns the name of each folder that holds images."""
     folders = sorted({Path(name).parent.name for name in names})
     if "" in folders:
         stray = next(name for name in names if not Path(name).parent.name)

@@ -19,8 +19,9 @@ from unigrpo.rng import keyed_generator
 
 logger = logging.getLogger(__name__)
 SMALL_SOURCE = 1000
-"""The share of broken samples is taken of at least so many, so that one at the start is no error. A source that has no
-more than these is judged as a whole: by how many of all its samples were found broken so far."""
+"""Smallest number of samples of which the fraction of unusable ones is taken, so that one at the start is not an
+error. A source with no more samples is judged as a whole: by the number of its samples that were found unusable so
+far."""
 KINDS: Mapping[str, Callable[[SourceConfig], Source]] = {
     "image_folder": ImageFolder,
     "webdataset": Webdataset,
@@ -34,14 +35,14 @@ KINDS: Mapping[str, Callable[[SourceConfig], Source]] = {
 
 
 class CorpusStream(torch.utils.data.Dataset[CorpusSample]):
-    """An endless sequence of samples. What stands at a position depends on the seed, the sources and the position
-    alone, so that nothing has to be saved for a resume, and ranks and loader processes share the positions out.
+    """An endless sequence of samples. The sample at a position depends on the seed, the sources and the position
+    alone, so that nothing has to be saved for a resume, and ranks and loader processes can divide the positions.
 
-    Each source goes through shuffled epochs of its own. A sample that cannot be used is logged, counted and replaced
-    by another of the same source, and too many of them are an error.
+    Each source has its own shuffled epochs. A sample that cannot be used is logged, counted and replaced by another
+    one of the same source, and too many of them are an error.
 
     As a map-style data set it can be given to a torch DataLoader with a sampler of positions. Loader processes count
-    for themselves; :meth:`add_counts` brings their counts together.
+    for themselves; :meth:`add_counts` adds their counts.
     """
 
     def __init__(
@@ -54,8 +55,8 @@ class CorpusStream(torch.utils.data.Dataset[CorpusSample]):
         """Opens the sources.
 
         Args:
-            sources: By name. The names, not the order of the other sources' files, choose what is drawn.
-            seed: Chooses the order and all that is random in a sample.
+            sources: Sources by name. The name determines a source's random numbers, whatever the other sources are.
+            seed: Chooses the order and everything that is random in a sample.
             check: Raises BadSample for a sample that does not fit, such as RowEncoder.check for one that is too long.
 
         Raises:
@@ -67,21 +68,21 @@ class CorpusStream(torch.utils.data.Dataset[CorpusSample]):
         self._seed = seed
         self._check = check
         self.seen: Counter[str] = Counter()
-        """Samples that were looked at, by source."""
+        """Number of samples that were read, by source."""
         self.counts: Counter[tuple[str, str]] = Counter()
-        """Those that could not be used, by source and reason; one that comes up again is counted again."""
+        """Number of samples that could not be used, by source and reason; one that occurs again is counted again."""
         self._broken: dict[str, set[int]] = {name: set() for name in sources}
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Number of samples of each source, broken ones included."""
+        """Number of samples of each source, unusable ones included."""
         return {name: len(source) for name, source in self._sources.items()}
 
     def sample(self, position: int) -> CorpusSample:
-        """The sample at a position.
+        """Returns the sample at a position.
 
         Args:
-            position: From 0, without end.
+            position: Any position from 0 on.
 
         Raises:
             ValueError: Too many samples of its source cannot be used.
@@ -110,7 +111,7 @@ class CorpusStream(torch.utils.data.Dataset[CorpusSample]):
         return self.sample(position)
 
     def first_positions(self) -> list[int]:
-        """The first position of each source."""
+        """Returns the first position of each source."""
         found: dict[str, int] = {}
         for position in range(MIXTURE_BLOCK):
             found.setdefault(self._mixture.source_at(position)[0], position)

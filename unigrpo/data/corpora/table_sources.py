@@ -16,7 +16,7 @@ from unigrpo.data.cot_format import CotError, convert_row, render
 from unigrpo.data.tables import Row, Table, open_table
 
 NUM_PREVIEWED = 100
-"""Rows in which a column must be seen."""
+"""Number of rows in which a column must occur."""
 
 
 class TableSource:
@@ -39,14 +39,14 @@ class TableSource:
         return self.convert(self.table.row(index), self.table.key(index), draws)
 
     def convert(self, row: Row, key: str, draws: torch.Generator) -> CorpusSample:
-        """The sample of a row."""
+        """Returns the sample of a row."""
         raise NotImplementedError
 
     def column(self, asked: str, usual: tuple[str, ...]) -> str:
-        """The column that was asked for, or the first of the usual ones that is there.
+        """Returns the column that was requested, or the first of the usual ones that exists.
 
         Raises:
-            ValueError: None is there.
+            ValueError: None exists.
         """
         found = _columns(self.table)
         for name in (asked,) if asked else usual:
@@ -59,7 +59,7 @@ class TableSource:
         )
 
     def image(self, row: Row, column: str, key: str) -> Image.Image:
-        """The image of a row: a path, or bytes as in parquet.
+        """Returns the image of a row: a path, or bytes as in parquet.
 
         Raises:
             BadSample: There is none, or it is broken.
@@ -78,7 +78,7 @@ class TableSource:
 
 
 class TextSource(TableSource):
-    """Documents; of a long one, a window at a random place."""
+    """Documents; a long one is replaced by a window at a random position."""
 
     def __init__(self, config: SourceConfig) -> None:
         super().__init__(config)
@@ -94,7 +94,7 @@ class TextSource(TableSource):
 
 
 class ChatSource(TableSource):
-    """Chats: messages, or one text with headers; of `conversations` with an image each."""
+    """Chats as messages, or as one text with headers; those of `conversations` have one image each."""
 
     def __init__(self, config: SourceConfig) -> None:
         super().__init__(config)
@@ -143,7 +143,7 @@ class CaptionSource(TableSource):
 
 
 class CotSource(TableSource):
-    """Questions answered with thoughts, or drawn after thoughts."""
+    """Questions with thoughts and an answer, or requests with thoughts and an image."""
 
     def __init__(self, config: SourceConfig) -> None:
         super().__init__(config)
@@ -162,7 +162,7 @@ class CotSource(TableSource):
 
 
 def _columns(table: Table) -> set[str]:
-    """Columns of the first rows that can be read."""
+    """Returns the columns of the first rows that can be read."""
     found: set[str] = set()
     broken: BadSample | None = None
     for index in range(min(len(table), NUM_PREVIEWED)):

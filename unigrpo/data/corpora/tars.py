@@ -25,19 +25,19 @@ class TarSample:
 
     tar: Path
     key: str
-    """The members' path without endings."""
+    """Path of the members without their endings."""
     members: dict[str, bytes]
-    """Ending in lower case, without the dot -> content."""
+    """Content by ending, in lower case and without the dot."""
 
 
 class TarSamples:
     """The samples of several tars, by number.
 
     Neighbours that share their path up to the first dot are one sample, as in webdataset, which itself reads tars from
-    start to end only. What remembers a place in a tar is 16 bytes for each sample.
+    start to end only. The stored position of a sample takes 16 bytes.
 
-    A tar that ends early, has no header where one must stand, or goes on behind its end, has one sample more, the
-    broken one.
+    A tar that ends early, lacks a header where one is expected, or has content after its end, has one more sample,
+    which is unusable.
     """
 
     def __init__(self, paths: list[Path], index_folder: str = "") -> None:
@@ -45,10 +45,10 @@ class TarSamples:
 
         Args:
             paths: The tars.
-            index_folder: Where what was found is kept for the next time; empty keeps nothing.
+            index_folder: Folder in which the positions are stored for a later start; empty stores nothing.
 
         Raises:
-            ValueError: A file is no tar, is compressed, or the tars have no sample.
+            ValueError: A file is not a tar, is compressed, or the tars have no sample.
         """
         self._paths = paths
         self._spans = [_remembered_spans(path, index_folder) for path in paths]
@@ -60,7 +60,7 @@ class TarSamples:
         return len(self._parts)
 
     def read(self, index: int) -> TarSample:
-        """One sample.
+        """Returns one sample.
 
         Raises:
             BadSample: The tar ends in it, or is broken there.
@@ -87,7 +87,7 @@ class TarSamples:
 
 
 def _remembered_spans(path: Path, folder: str) -> np.ndarray:
-    """The spans, out of a file that is named after the tar, its size and its time."""
+    """Returns the spans from a file that is named after the tar, its size and its time."""
     if not folder:
         return _spans(path)
     found = path.stat()
@@ -105,7 +105,7 @@ def _remembered_spans(path: Path, folder: str) -> np.ndarray:
 
 
 def _spans(path: Path) -> np.ndarray:
-    """First and one-past-last byte of each sample, int64 (N, 2)."""
+    """Returns the first and one-past-last byte of each sample, int64 (N, 2)."""
     spans: list[tuple[int, int]] = []
     last_key: str | None = None
     endings: set[str] = set()
@@ -140,7 +140,7 @@ def _spans(path: Path) -> np.ndarray:
 
 
 def _with_lost_end(path: Path, spans: list[tuple[int, int]], end: int) -> list[tuple[int, int]]:
-    """The samples, and a broken one unless the tar ends as it should: with zeros behind the last member."""
+    """Returns the samples, with an unusable one at the end unless the tar ends with zeros after the last member."""
     size = path.stat().st_size
     if spans and spans[-1][1] > size:
         logger.warning("%s: ends early, at byte %d", path, size)

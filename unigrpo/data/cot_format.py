@@ -94,7 +94,7 @@ def parse(text: str) -> tuple[str, str] | None:
 def convert_row(row: Mapping[str, Any], *, needs_answer: bool = True) -> CotSample:
     """Returns a row of a common data set in the format.
 
-    The solution may be in the format already, end in ``#### answer``, or have a ``\boxed{answer}``; else the answer
+    The solution may be in the format already, end in ``#### answer``, or have a ``\\boxed{answer}``; else the answer
     column is taken.
 
     Args:

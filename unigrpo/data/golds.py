@@ -38,7 +38,7 @@ def gold_answer(label: str) -> str:
 
 
 def last_box(text: str) -> str | None:
-    """Returns the content of the last ``\boxed{}``, whose braces must close; None if there is none, or an empty
+    """Returns the content of the last ``\\boxed{}``, whose braces must close; None if there is none, or an empty
     one."""
     start = text.rfind(BOXED)
     if start < 0:

@@ -11,12 +11,14 @@ import logging
 import statistics
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import ray
 import torch
 from measure import extra_row, write
+from PIL.Image import Image
 from transformers import AutoTokenizer
 
 from unigrpo.config import (
@@ -60,7 +62,10 @@ class Nowhere:
     def rollouts(self, step: int, rows: list[dict[str, Any]]) -> None:
         pass
 
-    def progress(self, step: int, values: dict[str, float]) -> None:
+    def images(self, step: int, grids: Mapping[str, Image]) -> None:
+        pass
+
+    def progress(self, step: int, shown: dict[str, str]) -> None:
         pass
 
 

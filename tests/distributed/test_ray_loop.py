@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 import ray
 import torch
+from PIL.Image import Image
 from torch import Tensor
 from transformers import AutoTokenizer, set_seed
 
@@ -96,7 +97,10 @@ class Recorder:
     def rollouts(self, step: int, rows: list[dict[str, Any]]) -> None:
         pass
 
-    def progress(self, step: int, values: dict[str, float]) -> None:
+    def images(self, step: int, grids: Mapping[str, Image]) -> None:
+        pass
+
+    def progress(self, step: int, shown: dict[str, str]) -> None:
         pass
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from unigrpo.config import ActorConfig, AdamConfig, DeepSpeedConfig
+from unigrpo.config import ActorConfig, AdamConfig, DeepSpeedConfig, ImageConfig
 from unigrpo.config.corpora import CaptionConfig, LayoutConfig, SourceConfig
-from unigrpo.config.denoising import ImageConfig, ModalityConfig, StageConfig, StageTrainConfig, ValidationConfig
+from unigrpo.config.denoising import ModalityConfig, StageConfig, StageTrainConfig, ValidationConfig
 from unigrpo.distributed.placement import start_stage
 from unigrpo.models.mmada import MMadaModelLM
 from unigrpo.runs.checkpoints import CheckpointStore
@@ -34,10 +35,13 @@ class Recorder:
     def metrics(self, step: int, values: dict[str, float]) -> None:
         self.rows[step] = {k: v for k, v in values.items() if k.startswith(("loss/", "validation/", "grad_norm"))}
 
-    def results(self, step: int, results: Any) -> None:
+    def rollouts(self, step: int, rows: list[dict[str, Any]]) -> None:
         pass
 
-    def progress(self, step: int, values: dict[str, float]) -> None:
+    def images(self, step: int, grids: Mapping[str, Image.Image]) -> None:
+        pass
+
+    def progress(self, step: int, shown: dict[str, str]) -> None:
         pass
 
 

@@ -143,17 +143,11 @@ def test_a_run_of_several_tasks_shows_each_and_what_was_drawn_before_and_after(t
     assert both.shape[1] == 2 * (128 + 4)
 
 
-def test_drawn_pictures_go_onto_a_page_and_not_into_the_lines(tmp_path):
+def test_grids_are_files_by_name_and_step(tmp_path):
     output = RunDirectory(RunConfig(run_dir=str(tmp_path), logger=LoggerConfig(tensorboard=False)), 0)
     red = np.zeros((4, 4, 3), dtype=np.uint8) + np.array([255, 0, 0], dtype=np.uint8)
-    output.rollouts(
-        3, [{"kind": "eval", "prompt": "red", "image": red}, {"kind": "eval", "prompt": "x", "image": None}]
-    )
-    output.rollouts(4, [{"kind": "train", "prompt": "red", "image": red}])
+    output.images(3, {"drawings": captioned_grid([("red", (red,))])})
     output.close()
-    lines = [json.loads(line) for line in (tmp_path / "rollouts.jsonl").read_text().splitlines()]
-    assert [set(line) for line in lines] == [{"step", "kind", "prompt"}] * 3
-    assert [page.name for page in (tmp_path / "drawings").iterdir()] == ["step_00000003.png"]
     page = np.asarray(Image.open(tmp_path / "drawings" / "step_00000003.png"))
     assert (page == red[0, 0]).all(axis=-1).sum() == 128 * 128
 

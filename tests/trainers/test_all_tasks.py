@@ -106,7 +106,7 @@ class Recorder:
     """An output that remembers."""
 
     def __init__(self):
-        self.rows, self.samples = {}, []
+        self.rows, self.samples, self.grids = {}, [], {}
 
     def metrics(self, step, values):
         self.rows[step] = values
@@ -114,7 +114,10 @@ class Recorder:
     def rollouts(self, step, rows):
         self.samples += rows
 
-    def progress(self, step, values):
+    def images(self, step, grids):
+        self.grids[step] = grids
+
+    def progress(self, step, shown):
         pass
 
 

@@ -12,12 +12,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from unigrpo.checks.denoising import check_stage
-from unigrpo.config import ActorConfig, AdamConfig, DeepSpeedConfig, ImageSamplingConfig, TextSamplingConfig
+from unigrpo.config import (
+    ActorConfig,
+    AdamConfig,
+    DeepSpeedConfig,
+    ImageConfig,
+    ImageSamplingConfig,
+    TextSamplingConfig,
+)
 from unigrpo.config.corpora import CaptionConfig, LayoutConfig, SourceConfig
 from unigrpo.config.denoising import (
-    ImageConfig,
     ModalityConfig,
     NoiseConfig,
     StageConfig,
@@ -25,11 +32,12 @@ from unigrpo.config.denoising import (
     ValidationConfig,
 )
 from unigrpo.data.prompts import load_prompts
+from unigrpo.evaluation.denoising import validate
 from unigrpo.models.checkpoint_io import load_config
 from unigrpo.models.mmada import MMadaModelLM
 from unigrpo.runs.checkpoints import CheckpointStore
+from unigrpo.runs.directory import RunDirectory
 from unigrpo.trainers.denoising import StageTrainer, step_metrics
-from unigrpo.trainers.denoising_output import DenoisingRunDirectory
 from unigrpo.training.optimizer_step import LocalEngine
 from unigrpo.workers.denoising import DenoisingWorker
 from unigrpo.workers.group import LocalGroup
@@ -112,15 +120,19 @@ class Recorder:
     """An output that remembers."""
 
     def __init__(self):
-        self.rows, self.found = {}, []
+        self.rows, self.work, self.samples, self.grids = {}, {}, {}, {}
 
     def metrics(self, step, values):
-        self.rows[step] = {k: v for k, v in values.items() if not k.startswith(("time/", "memory/"))}
+        self.work[step] = {k: v for k, v in values.items() if k.startswith(("time/", "memory/", "perf/"))}
+        self.rows[step] = {k: v for k, v in values.items() if k not in self.work[step]}
 
-    def results(self, step, results):
-        self.found.append((step, results))
+    def rollouts(self, step, rows):
+        self.samples[step] = rows
 
-    def progress(self, step, values):
+    def images(self, step, grids):
+        self.grids[step] = grids
+
+    def progress(self, step, shown):
         pass
 
 
@@ -154,13 +166,25 @@ def test_a_stage_reports_every_modality_and_what_the_model_can(whole):
     before, after = summary["eval"]["before"], summary["eval"]["after"]
     assert set(before) == set(after)
     assert after["validation/t2i_nats_per_token"] != before["validation/t2i_nats_per_token"]
-    assert [step for step, _ in output.found] == [0, 4]
+    assert list(output.samples) == list(output.grids) == [0, 4]
     json.dumps(summary)
 
 
+def test_a_step_tells_what_its_worker_did_and_the_memory_it_took(whole):
+    work = whole[1].work[4]
+    assert 0 < work["perf/denoising_train_step_seconds"] <= work["time/step_seconds"]
+    assert work["time/read_seconds"] + work["time/update_seconds"] <= work["perf/denoising_train_step_seconds"]
+    assert work["perf/denoising_tflops"] > 0
+    assert work["memory/denoising_peak_gb"] > 0
+    assert not any(name.startswith("perf/denoising_row_losses") for name in work), "validation is part of no step"
+
+
 def test_fixed_prompts_are_answered_and_drawn_with_and_without_guidance(whole, world):
-    results = whole[1].found[-1][1]
+    trainer, _, _ = whole
+    _, results = validate(trainer.workers, trainer.validation_prompts, trainer.config)
     drawn, answer, text = results.samples
+    assert drawn.image is not None
+    assert drawn.image_unguided is not None
     assert drawn.image.shape == drawn.image_unguided.shape == (16, 16, 3)
     assert answer.image is None
     assert answer.text
@@ -278,16 +302,21 @@ def test_untrained_end_padding_is_neither_seen_nor_counted(world, tiny_unified_f
     assert all(3 + 3 <= length <= 5 + 3 for length in tokens[1][1])
 
 
-def test_pictures_and_texts_are_written(whole, world, tiny_unified_folder, tmp_path):
+def test_images_and_texts_are_written(whole, world, tiny_unified_folder, tmp_path):
     config = stage(world, tiny_unified_folder, run_dir=str(tmp_path / "run"))
-    folder = DenoisingRunDirectory(config, 0)
-    folder.results(4, whole[1].found[-1][1])
-    folder.close()
-    for name in ("drawn", "reconstructions"):
-        page = np.asarray(Image.open(tmp_path / "run" / "validation" / f"step_00000004_{name}.png"))
-        assert page.std() > 0
+    output = RunDirectory(config, 0)
+    output.rollouts(4, whole[1].samples[4])
+    output.images(4, whole[1].grids[4])
+    output.close()
+    for name in ("drawings", "reconstructions"):
+        grid = np.asarray(Image.open(tmp_path / "run" / name / "step_00000004.png"))
+        assert grid.std() > 0
     lines = [json.loads(line) for line in (tmp_path / "run" / "rollouts.jsonl").read_text().splitlines()]
-    assert [line["task"] for line in lines] == ["t2i", "mmu", "text"]
+    assert [(line["kind"], line["task"]) for line in lines] == [("eval", "t2i"), ("eval", "mmu"), ("eval", "text")]
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"), size_guidance={"images": 0})
+    events.Reload()
+    assert events.Tags()["images"] == ["eval/drawings", "eval/reconstructions"]
+    assert events.Tags()["tensors"] == ["eval/answers/text_summary"]
 
 
 def test_a_checked_stage_knows_its_sources_and_longest_row(world, tiny_unified_folder):

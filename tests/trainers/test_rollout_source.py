@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from queue import Queue
 from typing import Any
 
 import pytest
 import torch
+from PIL.Image import Image
 from torch import Tensor
 from transformers import AutoTokenizer
 
@@ -90,7 +91,10 @@ class Recorder:
     def rollouts(self, step: int, rows: list[dict[str, Any]]) -> None:
         pass
 
-    def progress(self, step: int, values: dict[str, float]) -> None:
+    def images(self, step: int, grids: Mapping[str, Image]) -> None:
+        pass
+
+    def progress(self, step: int, shown: dict[str, str]) -> None:
         pass
 
 

@@ -43,7 +43,7 @@ class Recorder:
     """An output that remembers."""
 
     def __init__(self):
-        self.rows, self.samples = {}, []
+        self.rows, self.samples, self.grids = {}, [], {}
 
     def metrics(self, step, values):
         self.rows[step] = values
@@ -51,7 +51,10 @@ class Recorder:
     def rollouts(self, step, rows):
         self.samples += [(step, row) for row in rows]
 
-    def progress(self, step, values):
+    def images(self, step, grids):
+        self.grids[step] = grids
+
+    def progress(self, step, shown):
         pass
 
 

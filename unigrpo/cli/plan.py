@@ -8,7 +8,7 @@ from pathlib import Path
 
 from unigrpo.checks.denoising import StageInputs, row_lengths
 from unigrpo.checks.unigrpo import Inputs
-from unigrpo.config import ModelRun, RolloutConfig, RunConfig
+from unigrpo.config import BaseRunConfig, RolloutConfig, RunConfig
 from unigrpo.config.denoising import StageConfig
 from unigrpo.cost.hardware import Hardware, find_hardware
 from unigrpo.cost.memory import (
@@ -162,7 +162,7 @@ def stage_plan(config: StageConfig, inputs: StageInputs | None, assumed: Assumpt
     return "\n".join([*lines, *_ending(inputs is not None)])
 
 
-def _model_lines(config: ModelRun, is_checked: bool) -> tuple[ModelSize, list[str]]:
+def _model_lines(config: BaseRunConfig, is_checked: bool) -> tuple[ModelSize, list[str]]:
     name = config.actor.model_name_or_path
     size = ModelSize.of(load_config(name) if is_checked else MMadaConfig(), config.ds.lora)
     source = "" if is_checked else "not here; assumed to be MMaDA-8B, "
@@ -191,7 +191,7 @@ def _memory_lines(memory: MemoryPlan, where: str, hardware: Hardware) -> list[st
 
 
 def _time_lines(
-    config: ModelRun,
+    config: BaseRunConfig,
     size: ModelSize,
     flops: StepFlops,
     num_updates: int,

@@ -21,7 +21,6 @@ from unigrpo.runs.checkpoints import CheckpointStore
 from unigrpo.runs.directory import RunDirectory, check_unused
 from unigrpo.runs.report import write_report
 from unigrpo.trainers.denoising import StageTrainer
-from unigrpo.trainers.denoising_output import DenoisingRunDirectory
 from unigrpo.trainers.rollout_source import StalenessError
 from unigrpo.trainers.unigrpo import LogprobMismatchError, UniGRPOTrainer
 from unigrpo.training.reward_aggregation import RewardError
@@ -59,10 +58,6 @@ class TrainingJob(ABC, Generic[Config, Checked]):
     @abstractmethod
     def trainer(self, checked: Checked, checkpoints: CheckpointStore) -> contextlib.AbstractContextManager[Trainer]:
         """Starts the workers for as long as the context lasts, and returns the trainer."""
-
-    @abstractmethod
-    def output(self, first_step: int) -> RunDirectory:
-        """Opens the run directory."""
 
     @abstractmethod
     def results(self, folder: Path) -> dict[str, Path]:
@@ -104,9 +99,6 @@ class UniGRPOJob(TrainingJob[RunConfig, Inputs]):
                 checkpoints=checkpoints,
             )
 
-    def output(self, first_step: int) -> RunDirectory:
-        return RunDirectory(self.config, first_step)
-
     def results(self, folder: Path) -> dict[str, Path]:
         report = write_report(folder)
         return {"policy": folder / "policy", "reward curve": folder / "reward_curve.png", "report": report}
@@ -138,11 +130,8 @@ class DenoisingJob(TrainingJob[StageConfig, StageInputs]):
                 checkpoints=checkpoints,
             )
 
-    def output(self, first_step: int) -> RunDirectory:
-        return DenoisingRunDirectory(self.config, first_step)
-
     def results(self, folder: Path) -> dict[str, Path]:
-        return {"model": folder / "policy", "validation": folder / "validation"}
+        return {"model": folder / "policy", "images": folder / "drawings"}
 
 
 def run_training(job: TrainingJob[Any, Any], *, is_dry_run: bool, gpu: str, mfu: float) -> int:
@@ -189,8 +178,8 @@ def train(job: TrainingJob[Any, Any], checked: Any, checkpoints: CheckpointStore
     folder = Path(job.config.run_dir).resolve()
     with job.trainer(checked, checkpoints) as trainer:
         first_step = trainer.resume() if job.config.ckpt.load_enable else 0
-        with contextlib.closing(job.output(first_step)) as output:
-            summary = trainer.fit(output)  # type: ignore[arg-type]
+        with contextlib.closing(RunDirectory(job.config, first_step)) as output:
+            summary = trainer.fit(output)
             trainer.export(folder / "policy")
             output.summary(summary)
     results = job.results(folder)

@@ -5,6 +5,7 @@ A dotted flag is the path of a field: ``--algo.kl.init_coef 0.02``. Names are Op
 """
 
 from unigrpo.config.algo import AdvantageConfig, AlgoConfig, KLConfig, LikelihoodConfig, MaskRatioConfig, TaskConfig
+from unigrpo.config.base import BaseRunConfig, CheckpointConfig, LoggerConfig
 from unigrpo.config.data import (
     TASKS,
     DataConfig,
@@ -18,7 +19,7 @@ from unigrpo.config.data import (
 from unigrpo.config.model import ActorConfig, AdamConfig, DeepSpeedConfig, LoRAConfig, RefConfig
 from unigrpo.config.reward import RewardConfig, RewardTermConfig
 from unigrpo.config.rollout import ImageSamplingConfig, RolloutConfig, TextSamplingConfig
-from unigrpo.config.unigrpo import CheckpointConfig, EvalConfig, LoggerConfig, ModelRun, RunConfig, TrainConfig
+from unigrpo.config.unigrpo import EvalConfig, RunConfig, TrainConfig
 
 __all__ = [
     "TASKS",
@@ -26,6 +27,7 @@ __all__ = [
     "AdamConfig",
     "AdvantageConfig",
     "AlgoConfig",
+    "BaseRunConfig",
     "CheckpointConfig",
     "DataConfig",
     "DeepSpeedConfig",
@@ -38,7 +40,6 @@ __all__ = [
     "LoRAConfig",
     "LoggerConfig",
     "MaskRatioConfig",
-    "ModelRun",
     "PromptFileConfig",
     "PromptFiles",
     "PromptTemplate",

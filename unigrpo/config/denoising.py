@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import ClassVar
 
-from unigrpo.config import (
-    ActorConfig,
-    CheckpointConfig,
-    DeepSpeedConfig,
-    ImageConfig,
-    ImageSamplingConfig,
-    LoggerConfig,
-    TextSamplingConfig,
-)
-from unigrpo.config.checks import positive, require, within
+from unigrpo.config.base import BaseRunConfig, BaseTrainConfig, CheckpointConfig
+from unigrpo.config.checks import require, within
 from unigrpo.config.corpora import LayoutConfig, SourceConfig
+from unigrpo.config.model import ActorConfig
 from unigrpo.config.paths import InputPaths, OutputPath
+from unigrpo.config.rollout import ImageSamplingConfig, TextSamplingConfig
 
 MODALITIES = ("t2i", "lm", "lm_chat", "mmu", "r2i")
 """The kinds of rows: text to image, plain text, chat, image understanding, and thinking before text to image."""
@@ -48,19 +41,16 @@ class NoiseConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageTrainConfig:
+class StageTrainConfig(BaseTrainConfig):
     num_steps: int = 1000
     """Number of optimizer steps."""
     micro_batch_size: int = 8
     """Number of rows of one forward and backward pass on one rank."""
     num_loader_workers: int = 0
     """Number of processes per rank that read and decode samples ahead; 0 reads them in the rank's own process."""
-    seed: int = 42
-    """Seed of all random numbers of the run."""
 
     def __post_init__(self) -> None:
-        positive("train.num_steps", self.num_steps)
-        positive("train.micro_batch_size", self.micro_batch_size)
+        super().__post_init__()
         require(self.num_loader_workers >= 0, f"train.num_loader_workers is {self.num_loader_workers}; use 0 or more")
 
 
@@ -99,13 +89,13 @@ def _check_tasks(name: str, sources: dict[str, SourceConfig]) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageConfig:
+class StageConfig(BaseRunConfig):
     """One stage of pretraining or Mix-CoT."""
+
+    title: ClassVar[str] = "stage"
 
     run_dir: OutputPath = "runs/stage"
     """Folder to which the run writes all its files."""
-    image: ImageConfig = field(default_factory=ImageConfig)
-    """Images and their tokenizer."""
     actor: ActorConfig = field(default_factory=ActorConfig)
     """The model and its optimizer. The stage starts from `model_name_or_path`."""
     t2i: ModalityConfig = field(default_factory=ModalityConfig)
@@ -128,10 +118,6 @@ class StageConfig:
     """Measurements and samples on held-out data."""
     ckpt: CheckpointConfig = field(default_factory=lambda: CheckpointConfig(best_metric_key=""))
     """Saving and resuming."""
-    ds: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
-    """DeepSpeed and LoRA."""
-    logger: LoggerConfig = field(default_factory=LoggerConfig)
-    """Destinations of metrics and samples."""
 
     def __post_init__(self) -> None:
         require(
@@ -154,11 +140,6 @@ class StageConfig:
         return {name: getattr(self, name) for name in MODALITIES if getattr(self, name).batch_size}
 
     @property
-    def seed(self) -> int:
-        """Seed of all random numbers of the run."""
-        return self.train.seed
-
-    @property
     def num_samples_per_step(self) -> int:
         """Number of rows of all modalities in one optimizer step."""
         return sum(modality.batch_size for modality in self.modalities.values())
@@ -167,7 +148,3 @@ class StageConfig:
     def num_optimizer_steps(self) -> int:
         """Number of optimizer steps of the whole run."""
         return self.train.num_steps
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the plain nested dictionary that is written to ``config.yaml``."""
-        return dataclasses.asdict(self)

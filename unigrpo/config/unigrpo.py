@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import ClassVar
 
 from unigrpo.config.algo import AlgoConfig, TaskConfig
+from unigrpo.config.base import BaseRunConfig, BaseTrainConfig
 from unigrpo.config.checks import positive, require
-from unigrpo.config.data import DataConfig, ImageConfig, PromptFiles, prompt_files
-from unigrpo.config.model import ActorConfig, DeepSpeedConfig, RefConfig
+from unigrpo.config.data import DataConfig, PromptFiles, prompt_files
+from unigrpo.config.model import ActorConfig, RefConfig
 from unigrpo.config.paths import OutputPath
 from unigrpo.config.reward import RewardConfig
 from unigrpo.config.rollout import RolloutConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(BaseTrainConfig):
     num_steps: int = 80
     """Number of steps. Each step generates a batch of samples and makes num_inner_updates optimizer steps."""
     num_inner_updates: int = 4
     """Number of optimizer steps for one rollout batch, each with its own masks (mu of the paper)."""
     micro_batch_size: int = 32
     """Number of responses of one forward and backward pass on one rank."""
-    seed: int = 42
-    """Seed of all random numbers of the run."""
     colocate_actor_ref: bool = True
     """Whether the reference uses the GPUs of the policy. If false, it has its own GPUs."""
     logprob_mismatch_steps: int = 10
@@ -35,7 +33,8 @@ class TrainConfig:
     bfloat16 gives differences of some hundredths."""
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "num_inner_updates", "micro_batch_size", "logprob_mismatch_limit"):
+        super().__post_init__()
+        for name in ("num_inner_updates", "logprob_mismatch_limit"):
             positive(f"train.{name}", getattr(self, name))
         require(
             self.logprob_mismatch_steps >= 0,
@@ -66,61 +65,15 @@ class EvalConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckpointConfig:
-    path: OutputPath = ""
-    """Folder of the checkpoints; if empty, `checkpoints` in the run directory."""
-    save_steps: int = 20
-    """Save a checkpoint every this many steps; 0 saves only at the end."""
-    max_num: int = 2
-    """Number of latest checkpoints to keep, in addition to the best one."""
-    load_enable: bool = False
-    """Resume from the newest complete checkpoint, if there is one."""
-    best_metric_key: str = "eval/reward_total"
-    """Metric that selects the best checkpoint; higher is better."""
-
-    def __post_init__(self) -> None:
-        require(self.save_steps >= 0, f"ckpt.save_steps is {self.save_steps}; it must be 0 or more")
-        positive("ckpt.max_num", self.max_num)
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoggerConfig:
-    tensorboard: bool = True
-    """Write TensorBoard files into the run directory."""
-    wandb_project: str = ""
-    """Weights & Biases project; if empty, it is off. The key comes from the environment variable WANDB_API_KEY."""
-    rollouts_per_step: int = 1
-    """Number of samples of each step that are kept in rollouts.jsonl."""
-
-    def __post_init__(self) -> None:
-        require(self.rollouts_per_step >= 0, f"logger.rollouts_per_step is {self.rollouts_per_step}; use 0 or more")
-
-
-class ModelRun(Protocol):
-    """The settings that the model workers of every training stage need."""
-
-    @property
-    def actor(self) -> ActorConfig: ...
-    @property
-    def ds(self) -> DeepSpeedConfig: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def num_samples_per_step(self) -> int: ...
-    @property
-    def num_optimizer_steps(self) -> int: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunConfig:
+class RunConfig(BaseRunConfig):
     """A UniGRPO run."""
+
+    title: ClassVar[str] = "UniGRPO"
 
     run_dir: OutputPath = "runs/unigrpo"
     """Folder to which the run writes all its files."""
     data: DataConfig = field(default_factory=DataConfig)
     """Prompts."""
-    image: ImageConfig = field(default_factory=ImageConfig)
-    """Images and their tokenizer."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     """Sampling of responses."""
     actor: ActorConfig = field(default_factory=ActorConfig)
@@ -135,12 +88,6 @@ class RunConfig:
     """Steps, batches and seed."""
     eval: EvalConfig = field(default_factory=EvalConfig)
     """Evaluation on held-out prompts."""
-    ckpt: CheckpointConfig = field(default_factory=CheckpointConfig)
-    """Saving and resuming."""
-    ds: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
-    """DeepSpeed and LoRA."""
-    logger: LoggerConfig = field(default_factory=LoggerConfig)
-    """Destinations of metrics and samples."""
 
     def __post_init__(self) -> None:
         samples = self.rollout.batch_size * self.rollout.n_samples_per_prompt
@@ -194,11 +141,6 @@ class RunConfig:
         return self.algo.tasks.get(task, TaskConfig()).loss_coef
 
     @property
-    def seed(self) -> int:
-        """Seed of all random numbers of the run."""
-        return self.train.seed
-
-    @property
     def num_optimizer_steps(self) -> int:
         """Number of optimizer steps of the whole run."""
         return self.train.num_steps * self.train.num_inner_updates
@@ -213,7 +155,3 @@ class RunConfig:
         `r2i`."""
         text = 0 if task == "t2i" else self.rollout.text.max_new_tokens
         return text + (num_image_tokens if task in ("t2i", "r2i") else 0)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the plain nested dictionary that is written to ``config.yaml``."""
-        return dataclasses.asdict(self)

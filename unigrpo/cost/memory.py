@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from unigrpo.config import LoRAConfig, ModelRun, RunConfig
+from unigrpo.config import BaseRunConfig, LoRAConfig, RunConfig
 from unigrpo.cost.hardware import Hardware
 from unigrpo.models.lora import add_lora
 from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
@@ -102,7 +102,7 @@ def rollout_memory_gb(config: RunConfig, model: ModelSize, longest_row: int) -> 
     return _weights_gb(config, model) + once + _logits_gb(model)
 
 
-def _weights_gb(config: ModelRun, model: ModelSize) -> float:
+def _weights_gb(config: BaseRunConfig, model: ModelSize) -> float:
     return model.num_parameters / 1e9 * TYPE_BYTES[config.ds.param_dtype]
 
 
@@ -110,7 +110,7 @@ def _logits_gb(model: ModelSize) -> float:
     return 3 * HEAD_ROWS * model.vocabulary_size * 4 / 1e9
 
 
-def check_fits(plan: MemoryPlan, config: ModelRun, hardware: Hardware) -> None:
+def check_fits(plan: MemoryPlan, config: BaseRunConfig, hardware: Hardware) -> None:
     """Refuses a run that needs more memory than the GPU has.
 
     Raises:
@@ -150,7 +150,7 @@ def room_gb(hardware: Hardware) -> float:
     return USABLE_SHARE * hardware.memory_gb
 
 
-def training_memory(config: ModelRun, model: ModelSize, tokens: int, num_ranks: int | None = None) -> MemoryPlan:
+def training_memory(config: BaseRunConfig, model: ModelSize, tokens: int, num_ranks: int | None = None) -> MemoryPlan:
     """Returns the memory of one rank that trains a model.
 
     Args:

@@ -12,7 +12,7 @@ from openrlhf.trainer.ray.utils import ray_noset_visible_devices
 from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from unigrpo.config import LoRAConfig, ModelRun, RunConfig
+from unigrpo.config import BaseRunConfig, LoRAConfig, RunConfig
 from unigrpo.config.denoising import StageConfig
 from unigrpo.distributed.devices import check_gpu
 from unigrpo.distributed.engine import StrategyEngine
@@ -37,7 +37,7 @@ class WorkerActor:
 
     worker: Any = None
 
-    def initialize(self, config: ModelRun) -> None:
+    def initialize(self, config: BaseRunConfig) -> None:
         """Builds the worker. Apart from the constructor, so that an error here reaches the caller as it is."""
         raise NotImplementedError
 
@@ -56,7 +56,7 @@ class WorkerActor:
 class ModelActor(WorkerActor, BaseModelActor):
     """One rank of a model group. A subclass says which worker it hosts."""
 
-    def initialize(self, config: ModelRun) -> None:
+    def initialize(self, config: BaseRunConfig) -> None:
         """Joins the process group of its ranks and builds the worker."""
         disable_progress_bar()
         check_gpu()
@@ -139,7 +139,7 @@ class ReferenceActor(ModelActor):
             torch.cuda.empty_cache()
 
 
-def training_engine(config: ModelRun, strategy: UniGRPOStrategy) -> StrategyEngine:
+def training_engine(config: BaseRunConfig, strategy: UniGRPOStrategy) -> StrategyEngine:
     """The model of the run behind DeepSpeed."""
     model = load_model(config)
     if config.ds.lora.rank:
@@ -155,7 +155,7 @@ def image_tokenizer_on(config: RunConfig, device: torch.device) -> ImageTokenize
     return None if found is None else found.to(device)  # type: ignore[arg-type]
 
 
-def load_model(config: ModelRun) -> PreTrainedModel:
+def load_model(config: BaseRunConfig) -> PreTrainedModel:
     """The model of a checkpoint folder, in the type of ``ds.param_dtype``."""
     dtype = torch.bfloat16 if config.ds.param_dtype == "bf16" else torch.float32
     return load_policy(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import ray
 from ray._private.services import canonicalize_bootstrap_address
 
-from unigrpo.config import ModelRun, RunConfig
+from unigrpo.config import BaseRunConfig, RunConfig
 
 PROBE_SECONDS = 10.0
 """How long the cluster's address may take to accept a connection."""
@@ -72,7 +72,7 @@ def required(config: RunConfig) -> ResourceRequest:
     )
 
 
-def check_zero_stage(config: ModelRun) -> None:
+def check_zero_stage(config: BaseRunConfig) -> None:
     """Refuses what would go wrong silently.
 
     Raises:
@@ -93,12 +93,12 @@ def check_resources(config: RunConfig) -> ResourceRequest:
     return needs
 
 
-def stage_needs(config: ModelRun) -> ResourceRequest:
+def stage_needs(config: BaseRunConfig) -> ResourceRequest:
     """GPUs and CPUs of a pretraining or Mix-CoT stage: one of each for a rank."""
     return ResourceRequest(gpus=config.actor.num_ranks, cpus=config.actor.num_ranks)
 
 
-def check_cluster(config: ModelRun, needs: ResourceRequest, gpu_roles: str) -> None:
+def check_cluster(config: BaseRunConfig, needs: ResourceRequest, gpu_roles: str) -> None:
     """Compares what any run needs with what the cluster has; see :func:`check_resources`.
 
     Args:

@@ -13,7 +13,7 @@ from deepspeed import zero
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from unigrpo.config import ModelRun
+from unigrpo.config import BaseRunConfig
 from unigrpo.distributed.strategy import UniGRPOStrategy, training_settings
 from unigrpo.models.checkpoint_io import meta_copy, save_weights
 from unigrpo.models.lora import merge_lora
@@ -25,7 +25,7 @@ CHECKPOINT_TAG = "engine"
 class StrategyEngine:
     """A model and its optimizer behind DeepSpeed, which shards them over the policy ranks."""
 
-    def __init__(self, model: PreTrainedModel, config: ModelRun, strategy: UniGRPOStrategy) -> None:
+    def __init__(self, model: PreTrainedModel, config: BaseRunConfig, strategy: UniGRPOStrategy) -> None:
         """Args:
         model: Trainable; DeepSpeed moves it to the rank's device and casts it.
         config: The run.

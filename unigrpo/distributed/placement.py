@@ -11,7 +11,7 @@ from ray.exceptions import GetTimeoutError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from unigrpo.config import ModelRun, RunConfig
+from unigrpo.config import BaseRunConfig, RunConfig
 from unigrpo.config.denoising import StageConfig
 from unigrpo.distributed import weight_channel
 from unigrpo.distributed.actors import DenoisingActor, ModelActor, PolicyActor, ReferenceActor, RolloutActor
@@ -114,7 +114,7 @@ def start_stage(config: StageConfig) -> StageGroups:
 
 
 def model_group(
-    role: str, actor: type[ModelActor], config: ModelRun, placement: PlacementGroup, share: float
+    role: str, actor: type[ModelActor], config: BaseRunConfig, placement: PlacementGroup, share: float
 ) -> RayGroup:
     """One actor for each policy rank, with ``share`` of a GPU; two halves share one."""
     start: Any = RayActorGroup  # its annotations are narrower than what it takes

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 
-from unigrpo.config import ModelRun
+from unigrpo.config import BaseRunConfig
 from unigrpo.distributed.tensor_transfer import pack, unpack
 from unigrpo.workers.group import shares
 from unigrpo.workers.stats import WorkerStats
@@ -88,7 +88,7 @@ class RayGroup:
         refs = [actor.run.remote(name, arguments) for actor in self.actors]
         return lambda: self._booked(refs, name)
 
-    def initialize(self, config: ModelRun) -> None:
+    def initialize(self, config: BaseRunConfig) -> None:
         """Builds the workers, for as long as it takes. Raises as :meth:`call` does."""
         self._results([actor.initialize.remote(config) for actor in self.actors], "initialize")
 

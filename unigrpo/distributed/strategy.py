@@ -13,7 +13,7 @@ from openrlhf.utils.deepspeed import DeepspeedStrategy
 from torch.distributed import get_world_size
 from torch.distributed.device_mesh import init_device_mesh
 
-from unigrpo.config import ModelRun
+from unigrpo.config import BaseRunConfig
 from unigrpo.distributed import compat
 
 
@@ -66,7 +66,7 @@ class CPUDeepspeedStrategy(UniGRPOStrategy):
         return {}
 
 
-def make_strategy(config: ModelRun) -> UniGRPOStrategy:
+def make_strategy(config: BaseRunConfig) -> UniGRPOStrategy:
     """The strategy of one rank, for the device that this process sees."""
     kind = UniGRPOStrategy if torch.cuda.is_available() else CPUDeepspeedStrategy
     return kind(
@@ -80,7 +80,7 @@ def make_strategy(config: ModelRun) -> UniGRPOStrategy:
     )
 
 
-def strategy_arguments(config: ModelRun) -> Namespace:
+def strategy_arguments(config: BaseRunConfig) -> Namespace:
     """Every ``args.*`` that OpenRLHF's strategy reads, under its names."""
     return Namespace(
         local_rank=-1,
@@ -102,7 +102,7 @@ def strategy_arguments(config: ModelRun) -> Namespace:
     )
 
 
-def training_settings(config: ModelRun) -> dict[str, Any]:
+def training_settings(config: BaseRunConfig) -> dict[str, Any]:
     """Optimizer and schedule of the policy in the form that ``DeepspeedStrategy.prepare`` takes."""
     actor = config.actor
     return {

@@ -3,46 +3,30 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import yaml
+from PIL.Image import Image
 from tqdm import tqdm
 
-from unigrpo.config import CheckpointConfig, LoggerConfig
-from unigrpo.runs.image_grid import DRAWINGS, captioned_grid
+from unigrpo.config import BaseRunConfig
 from unigrpo.runs.metrics import MetricsWriter
 
 PACKAGES = ("unigrpo", "torch", "transformers", "deepspeed", "ray", "openrlhf")
 SECRET_ENDINGS = ("api_key", "password", "secret", "token")
 
 
-class WrittenConfig(Protocol):
-    """The settings of a run or stage that its directory needs."""
-
-    @property
-    def run_dir(self) -> str: ...
-    @property
-    def logger(self) -> LoggerConfig: ...
-    @property
-    def ckpt(self) -> CheckpointConfig: ...
-    @property
-    def train(self) -> Any: ...
-    def to_dict(self) -> dict[str, Any]: ...
-
-
 class RunDirectory:
-    """Writes everything that a run writes; the trainer's :class:`~unigrpo.trainers.unigrpo.Output`."""
+    """Writes everything that a run writes; the trainer's :class:`~unigrpo.trainers.base.Output`."""
 
-    title = "UniGRPO"
-
-    def __init__(self, config: WrittenConfig, first_step: int) -> None:
+    def __init__(self, config: BaseRunConfig, first_step: int) -> None:
         """Opens the directory.
 
         Args:
@@ -58,33 +42,29 @@ class RunDirectory:
         )
         self._writer.truncate_after(first_step if first_step else -1)
         self._bar = tqdm(
-            total=config.train.num_steps, initial=first_step, desc=self.title, unit="step", mininterval=0, ascii=" #"
+            total=config.train.num_steps, initial=first_step, desc=config.title, unit="step", mininterval=0, ascii=" #"
         )
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         self._writer.write(step, values)
 
     def rollouts(self, step: int, rows: list[dict[str, Any]]) -> None:
-        """Writes samples to ``rollouts.jsonl``, and a grid of the images of held-out samples below ``drawings/``."""
-        self._writer.write_rollouts(step, [{k: v for k, v in row.items() if k != "image"} for row in rows])
-        columns = [(row["prompt"], (row["image"],)) for row in rows if row.get("image") is not None]
-        if columns and rows[0]["kind"] == "eval":
-            page = captioned_grid(columns)
-            (self.path / DRAWINGS).mkdir(exist_ok=True)
-            page.save(self.path / DRAWINGS / f"step_{step:08d}.png")
-            self._writer.write_pictures(step, {"eval/drawn": np.asarray(page)})
+        """Writes samples to ``rollouts.jsonl``, and shows the texts of held-out samples in TensorBoard."""
+        self._writer.write_rollouts(step, rows)
+        texts = [row for row in rows if row["kind"] == "eval" and row["completion"]]
+        table = [{"task": row["task"], "prompt": row["prompt"], "answer": row["completion"]} for row in texts]
+        self._writer.write_texts(step, "eval/answers", table)
 
-    def progress(self, step: int, values: dict[str, float]) -> None:
-        self._bar.set_postfix(self.shown(values), refresh=False)
+    def images(self, step: int, grids: Mapping[str, Image]) -> None:
+        """Writes each grid to ``<name>/step_<step>.png``, and shows it in TensorBoard."""
+        for name, grid in grids.items():
+            (self.path / name).mkdir(exist_ok=True)
+            grid.save(self.path / name / f"step_{step:08d}.png")
+        self._writer.write_images(step, {f"eval/{name}": np.asarray(grid) for name, grid in grids.items()})
+
+    def progress(self, step: int, shown: dict[str, str]) -> None:
+        self._bar.set_postfix(shown, refresh=False)
         self._bar.update(step - self._bar.n)
-
-    def shown(self, values: dict[str, float]) -> dict[str, str]:
-        """Returns the values that the progress bar shows."""
-        return {
-            "reward": f"{values.get('reward/total_mean', math.nan):.3f}",
-            "KL": f"{values.get('kl/reference_nats', 0.0):.4f}",
-            "s/step": f"{values['time/step_seconds']:.2f}",
-        }
 
     def summary(self, summary: dict[str, Any]) -> None:
         """Writes ``summary.json``."""
@@ -96,7 +76,7 @@ class RunDirectory:
         self._writer.close()
 
 
-def check_unused(config: WrittenConfig) -> None:
+def check_unused(config: BaseRunConfig) -> None:
     """Refuses to write a new run over an old one.
 
     Raises:
@@ -109,7 +89,7 @@ def check_unused(config: WrittenConfig) -> None:
         )
 
 
-def config_text(config: WrittenConfig) -> str:
+def config_text(config: BaseRunConfig) -> str:
     """Returns the resolved config as YAML for ``--config``, with commit and versions as comments at the top."""
     lines = [f"# commit: {commit()}", f"# python: {sys.version.split()[0]}"]
     lines += [f"# {name}: {_version(name)}" for name in PACKAGES]

@@ -51,15 +51,15 @@ class MetricsWriter:
         """Writes samples of one step."""
         _append(self._folder / ROLLOUTS_FILE, [{"step": step, **row} for row in rows])
 
-    def write_pictures(self, step: int, pictures: dict[str, np.ndarray]) -> None:
+    def write_images(self, step: int, images: dict[str, np.ndarray]) -> None:
         """Sends images (uint8, height x width x 3) to TensorBoard and W&B; the caller writes the files."""
         if self._tensorboard is not None:
-            for name, picture in pictures.items():
-                self._tensorboard.add_image(name, picture, step, dataformats="HWC")
+            for name, image in images.items():
+                self._tensorboard.add_image(name, image, step, dataformats="HWC")
             self._tensorboard.flush()
         if self._wandb is not None:
-            image = importlib.import_module("wandb").Image
-            self._wandb.log({name: image(picture) for name, picture in pictures.items()}, step=step)
+            to_wandb = importlib.import_module("wandb").Image
+            self._wandb.log({name: to_wandb(image) for name, image in images.items()}, step=step)
 
     def write_texts(self, step: int, name: str, rows: list[dict[str, str]]) -> None:
         """Sends a table of texts, whose rows have the same columns, to TensorBoard and W&B."""

@@ -1,60 +1,39 @@
-"""The loop of a pretraining or Mix-CoT stage: steps, validations, checkpoints. It sees a group, never Ray."""
+"""The trainer of a pretraining or Mix-CoT stage. It sees a group of workers, never Ray."""
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+
+from PIL.Image import Image
 
 from unigrpo.config.denoising import StageConfig
 from unigrpo.evaluation.denoising import ValidationResult, validate
 from unigrpo.records import Prompt
 from unigrpo.runs.checkpoints import CheckpointStore
+from unigrpo.runs.image_grid import DRAWINGS, captioned_grid
+from unigrpo.trainers.base import Output, Trainer, TrainState, prompt_row
 from unigrpo.workers.denoising import DenoisingWorker
 from unigrpo.workers.group import WorkerGroup
 
 logger = logging.getLogger(__name__)
 
-
-class StageOutput(Protocol):
-    """Where a stage writes; see :mod:`unigrpo.runs.directory`."""
-
-    def metrics(self, step: int, values: dict[str, float]) -> None:
-        """Metrics of one step."""
-        ...
-
-    def results(self, step: int, results: ValidationResult) -> None:
-        """Samples and pictures of one validation."""
-        ...
-
-    def progress(self, step: int, values: dict[str, float]) -> None:
-        """Shows a finished step to the user."""
-        ...
+RECONSTRUCTIONS = "reconstructions"
+"""Name of the grid of held-out images, each as it is, through the image tokenizer, and as the model fills it in."""
 
 
 @dataclass
-class StageState:
-    """What a resumed stage needs besides weights; data positions and random numbers follow from the step."""
+class StageState(TrainState):
+    """The state of a stage."""
 
-    step: int = 0
-    """Finished steps."""
-    before: dict[str, float] = field(default_factory=dict[str, float])
-    """Validation metrics before the first step."""
     broken: dict[str, float] = field(default_factory=dict[str, float])
     """Samples that could not be used, as metrics by modality and source."""
-    wall_seconds: float = 0.0
-    """Training time of all sessions of the run."""
-    num_policy_ranks: int = 1
-    """Ranks that the optimizer states are sharded over."""
 
 
-class StageTrainer:
-    """Runs the steps of a stage on its worker group."""
+class StageTrainer(Trainer[StageConfig, StageState]):
+    """Trains a model on rows of all modalities with the denoising loss."""
 
     def __init__(
         self,
@@ -64,87 +43,38 @@ class StageTrainer:
         validation_prompts: list[Prompt],
         checkpoints: CheckpointStore,
     ) -> None:
-        """Args:
-        config: The stage.
-        workers: Denoising workers.
-        validation_prompts: Fixed prompts of all tasks; empty generates nothing.
-        checkpoints: Where checkpoints go.
+        """Sets up a stage.
+
+        Args:
+            config: The stage.
+            workers: Denoising workers.
+            validation_prompts: Fixed prompts of all tasks; empty generates nothing.
+            checkpoints: Where checkpoints go.
         """
-        self.config = config
+        state = StageState(num_policy_ranks=config.actor.num_ranks)
+        super().__init__(config, state, {"denoising": workers}, checkpoints, config.validation.steps)
         self.workers = workers
         self.validation_prompts = validation_prompts
-        self.checkpoints = checkpoints
-        self.state = StageState(num_policy_ranks=config.actor.num_ranks)
 
-    def fit(self, output: StageOutput) -> dict[str, Any]:
-        """Runs all steps that are left, with validations and checkpoints.
+    def train_step(self, step: int, output: Output) -> dict[str, float]:
+        """One optimizer step. Returns its metrics, and the samples of the whole run that could not be used."""
+        values = step_metrics(self.workers.call(DenoisingWorker.train_step, step))
+        broken = {name: number for name, number in values.items() if name.startswith("broken/")}
+        self.state.broken = dict(Counter(self.state.broken) + Counter(broken))
+        return values | self.state.broken
 
-        Returns:
-            The summary: steps, seconds, and the validation metrics before and after.
-        """
-        config, state = self.config, self.state
-        started = time.monotonic() - state.wall_seconds
-        after = state.before
-        if state.step in (0, config.train.num_steps):  # a resumed run that had ended measures once more
-            after = self.validate(output)
-            state.before = state.before or after
-            if state.step == 0:
-                output.metrics(0, after)
-        for step in range(state.step, config.train.num_steps):
-            step_started = time.monotonic()
-            values = step_metrics(self.workers.call(DenoisingWorker.train_step, step))
-            broken = {name: number for name, number in values.items() if name.startswith("broken/")}
-            state.broken = dict(Counter(state.broken) + Counter(broken))
-            values |= state.broken
-            values["time/step_seconds"] = time.monotonic() - step_started
-            values["memory/peak_gb"] = max(self.workers.call(DenoisingWorker.peak_memory_gb))
-            state.step = step + 1
-            state.wall_seconds = time.monotonic() - started
-            is_last = state.step == config.train.num_steps
-            if is_last or self._is_due(config.validation.steps):
-                after = self.validate(output)
-                values |= after
-            output.metrics(state.step, values)
-            output.progress(state.step, values)
-            if is_last or self._is_due(config.ckpt.save_steps):
-                self.save(values)
-        return {
-            "steps": state.step,
-            "wall_seconds": round(state.wall_seconds, 1),
-            "eval": {"before": state.before, "after": after},
-        }
-
-    def validate(self, output: StageOutput) -> dict[str, float]:
-        """Held-out losses, and samples for the fixed prompts."""
+    def evaluate(self, output: Output) -> dict[str, float]:
+        """Held-out losses. Writes samples for the fixed prompts, and reconstructions of held-out images."""
         logger.info("validating at step %d", self.state.step)
-        metrics, results = validate(self.workers, self.validation_prompts, self.config)
-        output.results(self.state.step, results)
+        metrics, result = validate(self.workers, self.validation_prompts, self.config)
+        output.rollouts(self.state.step, [prompt_row("eval", s.prompt, s.text) for s in result.samples])
+        output.images(self.state.step, image_grids(result))
         return metrics
 
-    def save(self, values: dict[str, float]) -> None:
-        """Writes a checkpoint of the present state."""
-        self.checkpoints.save(
-            self.state.step,
-            dataclasses.asdict(self.state),
-            lambda folder: [self.workers.call(DenoisingWorker.save, folder), None][1],
-            values.get(self.config.ckpt.best_metric_key),
-        )
-
-    def resume(self) -> int:
-        """Goes on from the newest whole checkpoint. Returns the number of finished steps, 0 without a checkpoint."""
-        found = self.checkpoints.latest()
-        if found is None:
-            return 0
-        self.state = StageState(**found.state)
-        self.workers.call(DenoisingWorker.load, found.folder)
-        return self.state.step
-
-    def export(self, folder: Path) -> None:
-        """Writes the model as a Hugging Face folder, which the next stage or UniGRPO starts from."""
-        self.workers.call(DenoisingWorker.export, folder)
-
-    def _is_due(self, every: int) -> bool:
-        return every > 0 and self.state.step % every == 0
+    def shown(self, values: dict[str, float]) -> dict[str, str]:
+        """Losses and seconds."""
+        losses = {name.removeprefix("loss/"): f"{v:.3f}" for name, v in values.items() if name.startswith("loss/")}
+        return {**losses, "s/step": f"{values['time/step_seconds']:.2f}"}
 
 
 def step_metrics(ranks: Sequence[dict[str, float]]) -> dict[str, float]:
@@ -155,3 +85,18 @@ def step_metrics(ranks: Sequence[dict[str, float]]) -> dict[str, float]:
             total = sum(rank.get(name, 0.0) for rank in ranks)
             merged[name] = total / len(ranks) if name.startswith("mask_ratio/") else total
     return merged
+
+
+def image_grids(result: ValidationResult) -> dict[str, Image]:
+    """The images of a validation: generated ones with guidance and below without, and reconstructions."""
+    grids = {
+        DRAWINGS: [(s.prompt.text, (s.image, s.image_unguided)) for s in result.samples if s.image is not None],
+        RECONSTRUCTIONS: [
+            (
+                f"original, reconstruction, prediction at mask ratio {one.mask_ratio:.2f}",
+                (one.original, one.reconstruction, one.prediction),
+            )
+            for one in result.reconstructions
+        ],
+    }
+    return {name: captioned_grid(columns) for name, columns in grids.items() if columns}

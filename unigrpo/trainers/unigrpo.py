@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-import time
+import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +20,8 @@ from unigrpo.data.prompt_stream import PromptStream, balance_across_ranks, promp
 from unigrpo.evaluation.held_out import evaluate
 from unigrpo.records import Prompt, Rollout, SampleRequest, TrainSample
 from unigrpo.runs.checkpoints import CheckpointStore
+from unigrpo.runs.image_grid import DRAWINGS, captioned_grid
+from unigrpo.trainers.base import Output, Trainer, TrainState, prompt_row
 from unigrpo.trainers.rollout_source import ColocatedRollouts, DisaggregatedRollouts, RolloutSource
 from unigrpo.training.planning import plan_samples, with_log_probs, with_rewards
 from unigrpo.training.reward_aggregation import RewardAggregator, reward_metrics, task_metrics, valid_advantages
@@ -33,48 +33,25 @@ from unigrpo.workers.reward import RewardScorer
 
 logger = logging.getLogger(__name__)
 
-PHASES = ("generate", "reward", "score", "update", "sync")
-"""The timed parts of a step; `sync` sends the weights to rollout workers."""
-
 
 class LogprobMismatchError(RuntimeError):
     """The sampler's log-probabilities are not those of the training path."""
 
 
-class Output(Protocol):
-    """Where a run writes; see :mod:`unigrpo.runs.directory`."""
-
-    def metrics(self, step: int, values: dict[str, float]) -> None:
-        """Metrics of one step."""
-        ...
-
-    def rollouts(self, step: int, rows: list[dict[str, Any]]) -> None:
-        """Samples to look at; `image` is the picture that was drawn, uint8 (H, W, 3), or None."""
-        ...
-
-    def progress(self, step: int, values: dict[str, float]) -> None:
-        """Shows a finished step to the user."""
-        ...
-
-
 @dataclass
-class TrainerState:
-    """What a resumed run needs besides weights; random numbers and data order follow from the step."""
+class UniGRPOState(TrainState):
+    """The state of a UniGRPO run."""
 
-    step: int = 0
-    """Finished steps."""
     policy_version: int = 0
     """Optimizer steps of the policy."""
-    before: dict[str, float] = field(default_factory=dict)
-    """Held-out metrics before the first step."""
-    wall_seconds: float = 0.0
-    """Training time of all sessions of the run."""
-    num_policy_ranks: int = 1
-    """Ranks that the optimizer states are sharded over."""
 
 
-class UniGRPOTrainer:
-    """Runs the steps of a run on its worker groups."""
+class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
+    """Samples responses, scores them and updates the policy."""
+
+    phases = ("generate", "reward", "score", "update", "sync")
+    """`sync` sends the weights to rollout workers."""
+    evaluation_prefix = "eval/"
 
     def __init__(
         self,
@@ -88,20 +65,24 @@ class UniGRPOTrainer:
         eval_prompts: list[Prompt],
         checkpoints: CheckpointStore,
     ) -> None:
-        """Args:
-        config: The run.
-        policy: Policy workers.
-        reference: Reference workers; None if the KL coefficient is 0, or the policy's base is the reference (LoRA).
-        rollout: Rollout workers; None generates on the policy's.
-        reward: Scores rollouts.
-        prompts: Prompts to train on.
-        eval_prompts: Held-out prompts; empty for no evaluation.
-        checkpoints: Where checkpoints go.
+        """Sets up a run.
+
+        Args:
+            config: The run.
+            policy: Policy workers.
+            reference: Reference workers; None if the KL coefficient is 0, or the policy's base is the reference
+                (LoRA).
+            rollout: Rollout workers; None generates on the policy's.
+            reward: Scores rollouts.
+            prompts: Prompts to train on.
+            eval_prompts: Held-out prompts; empty for no evaluation.
+            checkpoints: Where checkpoints go.
         """
-        self.config = config
+        groups = {"policy": policy, "reference": reference, "rollout": rollout}
+        state = UniGRPOState(num_policy_ranks=config.actor.num_ranks)
+        super().__init__(config, state, groups, checkpoints, config.eval.steps)
         self.policy, self.reference, self.rollout, self.reward = policy, reference, rollout, reward
         self.eval_prompts = eval_prompts
-        self.checkpoints = checkpoints
         settings, train = config.rollout, config.train
         shares = prompt_shares(config.data)
         self.prompts = PromptStream(prompts, settings.batch_size, settings.n_samples_per_prompt, train.seed, shares)
@@ -110,45 +91,10 @@ class UniGRPOTrainer:
             self.source = DisaggregatedRollouts(config, policy, self._requests, rollout)
         self.reward_aggregator = RewardAggregator(config.reward, reward.names)
         self.estimator = load_estimator(config.algo.likelihood.name, config.algo.likelihood.options)
-        self.state = TrainerState(num_policy_ranks=config.num_policy_ranks)
-
-    def fit(self, output: Output) -> dict[str, Any]:
-        """Runs all steps that are left, with evaluations and checkpoints.
-
-        Args:
-            output: Where metrics and samples go.
-
-        Returns:
-            The summary: steps, seconds, and the held-out metrics before and after.
-        """
-        config, state = self.config, self.state
-        started = time.monotonic() - state.wall_seconds
-        after = state.before
-        if state.step in (0, config.train.num_steps):  # a resumed run that had ended measures once more
-            after = self.evaluate(state.step, output)
-            state.before = state.before or after
-        for step in range(state.step, config.train.num_steps):
-            values = self.train_step(step, output)
-            state.step = step + 1
-            state.wall_seconds = time.monotonic() - started
-            is_last = state.step == config.train.num_steps
-            if self._is_due(config.eval.steps) or is_last:
-                after = self.evaluate(state.step, output)
-                values |= {f"eval/{name}": value for name, value in after.items()}
-            output.metrics(state.step, values)
-            output.progress(state.step, values)
-            if self._is_due(config.ckpt.save_steps) or is_last:
-                self.save(values)
-        return {
-            "steps": state.step,
-            "wall_seconds": round(state.wall_seconds, 1),
-            "eval": {"before": state.before, "after": after},
-        }
 
     def train_step(self, step: int, output: Output) -> dict[str, float]:
-        """One step: the eight stops from prompts to new weights. Returns its metrics."""
-        self._ledger(0.0)  # what evaluations and checkpoints cost belongs to no step
-        config, timer, version = self.config, StepTimer(), self.state.policy_version
+        """One step, from prompts to new weights. Returns its metrics."""
+        config, timer, version = self.config, self.timer, self.state.policy_version
         with timer.phase("sync"):
             self.source.start(step, version)
         with timer.phase("generate"):
@@ -173,7 +119,6 @@ class UniGRPOTrainer:
         if self.reward_aggregator.check(outputs, valid, rollouts):
             with timer.phase("update"):
                 updates = self._update(with_rewards(samples, advantages, valid))
-        stats = self._ledger(timer.seconds)
         rewards = [{"reward": t, "rewards": o.parts} for t, o in zip(totals.tolist(), outputs, strict=True)]
         output.rollouts(step + 1, self._rows(step, rollouts, rewards, advantages))
         return {
@@ -184,17 +129,15 @@ class UniGRPOTrainer:
             **_over_ranks(updates),
             **parity,
             **_rollout_metrics(rollouts, version),
-            **timer.metrics(),
-            **self._throughput(rollouts, stats),
-            **stats,
+            **self._throughput(rollouts),
             "policy_version": float(self.state.policy_version),
         }
 
-    def _throughput(self, rollouts: list[Rollout], stats: dict[str, float]) -> dict[str, float]:
+    def _throughput(self, rollouts: list[Rollout]) -> dict[str, float]:
         """What is generated in a second of generating, whether or not the trainer waits meanwhile."""
-        role, group = ("policy", self.policy) if self.rollout is None else ("rollout", self.rollout)
-        seconds = stats.get(f"perf/{role}_generate_seconds")
-        if not seconds:  # workers in this process did it, and booked it, in the step before
+        group = self.rollout or self.policy
+        seconds = group.stats.mean_seconds("generate")
+        if not seconds:  # workers in this process did it in the step before
             return {}
         made = {
             "tokens": sum(int(r.response_mask.sum()) for r in rollouts),
@@ -202,11 +145,6 @@ class UniGRPOTrainer:
         }
         rates = {f"throughput/{what}_per_second": number / seconds for what, number in made.items()}
         return rates | {f"{name}_per_gpu": rate / group.size for name, rate in rates.items()}
-
-    def _ledger(self, step_seconds: float) -> dict[str, float]:
-        groups = {"policy": self.policy, "reference": self.reference, "rollout": self.rollout}
-        pages = [group.stats.take(role, step_seconds) for role, group in groups.items() if group is not None]
-        return {name: value for page in pages for name, value in page.items()}
 
     def _requests(self, step: int) -> list[SampleRequest]:
         return balance_across_ranks(self.prompts.requests(step), self.policy.size)
@@ -264,45 +202,33 @@ class UniGRPOTrainer:
         mean = sum(gap.total for gap in gaps) / sum(gap.num_tokens for gap in gaps)
         return {"logprob_mismatch/largest_nats": max(gap.largest for gap in gaps), "logprob_mismatch/mean_nats": mean}
 
-    def evaluate(self, step: int, output: Output) -> dict[str, float]:
+    def evaluate(self, output: Output) -> dict[str, float]:
         """Held-out metrics now; empty without held-out prompts. Writes the greedy completions."""
         if not self.eval_prompts:
             return {}
         logger.info("evaluating on %d held-out prompts", len(self.eval_prompts))
         metrics, rollouts = evaluate(self.policy, self.reward, self.eval_prompts, self.config)
-        shown: dict[str, list[Rollout]] = {}
+        by_task: dict[str, list[Rollout]] = {}
         for rollout in rollouts:
-            shown.setdefault(rollout.request.prompt.task, []).append(rollout)
-        first = [r for task in shown.values() for r in task[: max(8, self.config.logger.rollouts_per_step)]]
-        output.rollouts(step, [{"kind": "eval", **_row(rollout)} for rollout in first])
-        if step == 0:  # later evaluations stand in the metrics of their step
-            output.metrics(0, {f"eval/{name}": value for name, value in metrics.items()})
+            by_task.setdefault(rollout.request.prompt.task, []).append(rollout)
+        first = [r for task in by_task.values() for r in task[: max(8, self.config.logger.rollouts_per_step)]]
+        output.rollouts(self.state.step, [_row("eval", rollout) for rollout in first])
+        columns = [(r.request.prompt.text, (r.image,)) for r in first if r.image is not None]
+        if columns:
+            output.images(self.state.step, {DRAWINGS: captioned_grid(columns)})
         return metrics
 
-    def save(self, values: dict[str, float]) -> None:
-        """Writes a checkpoint of the present state."""
-        self.checkpoints.save(
-            self.state.step,
-            dataclasses.asdict(self.state),
-            lambda folder: [self.policy.call(PolicyWorker.save, folder), None][1],
-            values.get(self.config.ckpt.best_metric_key),
-        )
+    def shown(self, values: dict[str, float]) -> dict[str, str]:
+        """Reward, KL and seconds."""
+        return {
+            "reward": f"{values.get('reward/total_mean', math.nan):.3f}",
+            "KL": f"{values.get('kl/reference_nats', 0.0):.4f}",
+            "s/step": f"{values['time/step_seconds']:.2f}",
+        }
 
-    def resume(self) -> int:
-        """Goes on from the newest whole checkpoint. Returns the number of finished steps, 0 without a checkpoint."""
-        found = self.checkpoints.latest()
-        if found is None:
-            return 0
-        self.state = TrainerState(**found.state)
-        self.policy.call(PolicyWorker.load, found.folder, self.state.policy_version)
-        return self.state.step
-
-    def export(self, folder: Path) -> None:
-        """Writes the policy as a Hugging Face folder."""
-        self.policy.call(PolicyWorker.export, folder)
-
-    def _is_due(self, every: int) -> bool:
-        return every > 0 and self.state.step % every == 0
+    def load_model(self, folder: Path) -> None:
+        """Loads the policy of a checkpoint, with the version of its weights."""
+        self.policy.call(PolicyWorker.resume, folder, self.state.policy_version)
 
     def _rows(
         self, step: int, rollouts: list[Rollout], rewards: list[dict[str, Any]], advantages: torch.Tensor
@@ -318,39 +244,8 @@ class UniGRPOTrainer:
             seen[task] += 1
         picked = [i for *_, i in sorted(order)[: self.config.logger.rollouts_per_step]]
         return [
-            {
-                "kind": "train",
-                **_row(rollouts[i]),
-                **rewards[i],
-                "advantage": round(advantages[i].item(), 4),
-            }
-            for i in picked
+            _row("train", rollouts[i]) | rewards[i] | {"advantage": round(advantages[i].item(), 4)} for i in picked
         ]
-
-
-class StepTimer:
-    """Seconds of the stops of one step."""
-
-    def __init__(self) -> None:
-        self._started = time.monotonic()
-        self._seconds: dict[str, float] = dict.fromkeys(PHASES, 0.0)
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Times one stop."""
-        started = time.monotonic()
-        yield
-        self._seconds[name] += time.monotonic() - started
-
-    @property
-    def seconds(self) -> float:
-        """Since the step began."""
-        return time.monotonic() - self._started
-
-    def metrics(self) -> dict[str, float]:
-        """Seconds of every stop and of the step."""
-        seconds = {f"time/{name}_seconds": value for name, value in self._seconds.items()}
-        return seconds | {"time/step_seconds": self.seconds}
 
 
 def _over_ranks(updates: list[dict[str, float]]) -> dict[str, float]:
@@ -388,15 +283,6 @@ def _num_steps(rollout: Rollout) -> int:
     return int(steps[steps >= 0].unique().numel())
 
 
-def _row(rollout: Rollout) -> dict[str, Any]:
-    prompt = rollout.request.prompt
-    return {
-        "prompt_id": prompt.id,
-        "task": prompt.task,
-        "prompt": prompt.text,
-        "label": prompt.label,
-        "images": list(prompt.images),
-        "image": rollout.image,
-        "completion": rollout.completion,
-        "tokens": int(rollout.scored_mask.sum()),
-    }
+def _row(kind: str, rollout: Rollout) -> dict[str, Any]:
+    tokens = int(rollout.scored_mask.sum())
+    return prompt_row(kind, rollout.request.prompt, rollout.completion) | {"tokens": tokens}

@@ -6,9 +6,8 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,7 +19,6 @@ from unigrpo.config.corpora import SourceConfig
 from unigrpo.config.denoising import MODALITIES, StageConfig
 from unigrpo.data.corpora.rows import RowEncoder
 from unigrpo.data.stage_rows import CorpusLoader, LoadedSample, StepDataset
-from unigrpo.models.checkpoint_io import save_tokenizer_and_config
 from unigrpo.models.image_tokenizer import ImageTokenizer
 from unigrpo.models.loading import find_image_tokenizer, load_tokenizer
 from unigrpo.models.vocabulary import Vocabulary
@@ -37,7 +35,7 @@ from unigrpo.training.denoising import (
 )
 from unigrpo.training.optimizer_step import Engine
 from unigrpo.workers.generation import TaskSampler
-from unigrpo.workers.stats import peak_memory_gb
+from unigrpo.workers.trained import TrainedWorker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +73,7 @@ class Reconstruction:
     mask_ratio: float
 
 
-class DenoisingWorker:
+class DenoisingWorker(TrainedWorker):
     """One rank. All ranks call each method together."""
 
     def __init__(self, config: StageConfig, engine: Engine) -> None:
@@ -84,16 +82,16 @@ class DenoisingWorker:
         Raises:
             ValueError: A source or the image tokenizer is not as expected.
         """
+        tokenizer = load_tokenizer(config.actor.model_name_or_path)
+        image_tokenizer = find_image_tokenizer(config.image.tokenizer, config.actor.model_name_or_path)
+        if image_tokenizer is not None:
+            image_tokenizer.to(engine.device)  # type: ignore[arg-type]
+        super().__init__(engine, config.ds.lora, tokenizer, image_tokenizer)
         self._config = config
-        self._engine = engine
-        self._tokenizer = load_tokenizer(config.actor.model_name_or_path)
         if "r2i" in config.modalities:
             engine.model.config.max_text_tokens = config.layout.max_text_tokens  # whoever samples needs these rows
         self._vocabulary = Vocabulary.from_pretrained_parts(engine.model.config, self._tokenizer)
         self._encoder = RowEncoder(self._tokenizer, self._vocabulary, config.layout)
-        self._image_tokenizer = find_image_tokenizer(config.image.tokenizer, config.actor.model_name_or_path)
-        if self._image_tokenizer is not None:
-            self._image_tokenizer.to(engine.device)  # type: ignore[arg-type]
         self._sampler = self._task_sampler()
         self._training = self._open({name: m.sources for name, m in config.modalities.items()})
         held_out = {name: getattr(config.validation, name).sources for name in MODALITIES}
@@ -199,31 +197,12 @@ class DenoisingWorker:
         without = pictures[1] if len(pictures) > 1 else None
         return Sample(prompt=prompt, text=sampler.completion(drawn[0]), image=pictures[0], image_unguided=without)
 
-    def _whole_model(self) -> AbstractContextManager[PreTrainedModel]:
+    @contextmanager
+    def _whole_model(self) -> Iterator[PreTrainedModel]:
         """The model in evaluation mode."""
         self._engine.model.eval()
-        return self._engine.whole_model()
-
-    def peak_memory_gb(self) -> float:
-        """Largest memory this process has used: of its GPU, or of the process on a CPU."""
-        return peak_memory_gb(self._engine.device)
-
-    def save(self, folder: Path) -> None:
-        """Writes everything that :meth:`load` needs to go on exactly."""
-        self._engine.save(folder / "policy")
-
-    def load(self, folder: Path) -> None:
-        """Goes on from what :meth:`save` wrote."""
-        self._engine.load(folder / "policy")
-
-    def export(self, folder: Path) -> None:
-        """Writes the model as a Hugging Face folder with tokenizer and image tokenizer."""
-        self._engine.export(folder)
-        if self._engine.rank == 0:
-            save_tokenizer_and_config(self._engine.model.config, self._tokenizer, folder)
-            if self._image_tokenizer is not None:
-                self._image_tokenizer.save_pretrained(folder / "image_tokenizer")
-        self._engine.barrier()
+        with self._engine.whole_model() as model, self.meter.watch(model):
+            yield model
 
     def _open(self, sources: Mapping[str, Mapping[str, SourceConfig]]) -> CorpusLoader:
         image = self._config.image

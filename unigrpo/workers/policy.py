@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from unigrpo.config import ImageSamplingConfig, RunConfig, TextSamplingConfig
-from unigrpo.models.checkpoint_io import save_tokenizer_and_config
 from unigrpo.models.image_tokenizer import ImageTokenizer
 from unigrpo.models.lora import without_lora
 from unigrpo.records import Rollout, SampleRequest, TrainSample
@@ -20,10 +18,10 @@ from unigrpo.training.scoring import ScoringSettings, score
 from unigrpo.training.unigrpo import unigrpo_updates
 from unigrpo.workers.logprob_mismatch import LogprobGap, parity_gaps
 from unigrpo.workers.rollout import RolloutGenerator, WeightChannel
-from unigrpo.workers.stats import FlopMeter
+from unigrpo.workers.trained import TrainedWorker
 
 
-class PolicyWorker:
+class PolicyWorker(TrainedWorker):
     """One rank of the policy. All ranks call each method together."""
 
     def __init__(
@@ -33,19 +31,13 @@ class PolicyWorker:
         tokenizer: PreTrainedTokenizerBase,
         image_tokenizer: ImageTokenizer | None = None,
     ) -> None:
+        super().__init__(engine, config.ds.lora, tokenizer, image_tokenizer)
         self._config = config
-        self._engine = engine
         self._writer = RolloutGenerator(config, engine.model.config, tokenizer, image_tokenizer)
         self._scoring = ScoringSettings.of_run(config, self._writer.vocabulary)
-        self.meter = FlopMeter(engine.model, config.ds.lora)
         self._version = 0
         self.channel: WeightChannel | None = None
         """Set on the first rank where rollout workers want the weights."""
-
-    @property
-    def device(self) -> torch.device:
-        """Of this rank."""
-        return self._engine.device
 
     def generate(
         self, requests: Sequence[SampleRequest], text: TextSamplingConfig, image: ImageSamplingConfig
@@ -88,21 +80,7 @@ class PolicyWorker:
             if self.channel is not None:
                 self.channel.broadcast(weight)
 
-    def save(self, folder: Path) -> None:
-        """Writes everything that :meth:`load` needs to go on exactly."""
-        self._engine.save(folder / "policy")
-
-    def load(self, folder: Path, policy_version: int) -> None:
-        """Goes on from what :meth:`save` wrote."""
-        self._engine.load(folder / "policy")
+    def resume(self, folder: Path, policy_version: int) -> None:
+        """Goes on from what :meth:`save` wrote after so many optimizer steps."""
+        self.load(folder)
         self._version = policy_version
-
-    def export(self, folder: Path) -> None:
-        """Writes the policy as a Hugging Face folder with its tokenizer."""
-        self._engine.export(folder)
-        image_tokenizer = self._writer.image_tokenizer
-        if self._engine.rank == 0 and image_tokenizer is not None:
-            image_tokenizer.save_pretrained(folder / "image_tokenizer")
-        if self._engine.rank == 0:
-            save_tokenizer_and_config(self._engine.model.config, self._writer.tokenizer, folder)
-        self._engine.barrier()

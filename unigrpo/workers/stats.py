@@ -134,6 +134,14 @@ class WorkerStats:
         for one in work:
             self._work[method] = self._work[method] + one if method in self._work else one
 
+    def mean_seconds(self, method: str) -> float:
+        """Seconds that the mean worker spent in a method; 0 if none was in it."""
+        return self._work[method].seconds / self._size if method in self._work else 0.0
+
+    def clear(self) -> None:
+        """Forgets the work so far."""
+        self._work = {}
+
     def take(self, role: str, step_seconds: float) -> dict[str, float]:
         """The metrics of a role for one step, and a fresh page.
 

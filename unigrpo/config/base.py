@@ -1,0 +1,100 @@
+"""Settings that UniGRPO and the stages of pretraining and Mix-CoT share."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from unigrpo.config.checks import positive, require
+from unigrpo.config.data import ImageConfig
+from unigrpo.config.model import ActorConfig, DeepSpeedConfig
+from unigrpo.config.paths import OutputPath
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseTrainConfig:
+    num_steps: int
+    """Number of steps."""
+    micro_batch_size: int
+    """Number of samples of one forward and backward pass on one rank."""
+    seed: int = 42
+    """Seed of all random numbers of the run."""
+
+    def __post_init__(self) -> None:
+        positive("train.num_steps", self.num_steps)
+        positive("train.micro_batch_size", self.micro_batch_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    path: OutputPath = ""
+    """Folder of the checkpoints; if empty, `checkpoints` in the run directory."""
+    save_steps: int = 20
+    """Save a checkpoint every this many steps; 0 saves only at the end."""
+    max_num: int = 2
+    """Number of latest checkpoints to keep, in addition to the best one."""
+    load_enable: bool = False
+    """Resume from the newest complete checkpoint, if there is one."""
+    best_metric_key: str = "eval/reward_total"
+    """Metric that selects the best checkpoint; higher is better."""
+
+    def __post_init__(self) -> None:
+        require(self.save_steps >= 0, f"ckpt.save_steps is {self.save_steps}; it must be 0 or more")
+        positive("ckpt.max_num", self.max_num)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoggerConfig:
+    tensorboard: bool = True
+    """Write TensorBoard files into the run directory."""
+    wandb_project: str = ""
+    """Weights & Biases project; if empty, it is off. The key comes from the environment variable WANDB_API_KEY."""
+    rollouts_per_step: int = 1
+    """Number of samples of each step that are kept in rollouts.jsonl."""
+
+    def __post_init__(self) -> None:
+        require(self.rollouts_per_step >= 0, f"logger.rollouts_per_step is {self.rollouts_per_step}; use 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseRunConfig(ABC):
+    """A run of any trainer: what its directory, its model workers and its checks read."""
+
+    title: ClassVar[str]
+    """Name of the kind of run, for the progress bar."""
+
+    run_dir: OutputPath
+    """Folder to which the run writes all its files."""
+    image: ImageConfig = field(default_factory=ImageConfig)
+    """Images and their tokenizer."""
+    actor: ActorConfig = field(default_factory=ActorConfig)
+    """The model and its optimizer."""
+    train: BaseTrainConfig
+    """Steps, batches and seed."""
+    ckpt: CheckpointConfig = field(default_factory=CheckpointConfig)
+    """Saving and resuming."""
+    ds: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
+    """DeepSpeed and LoRA."""
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    """Destinations of metrics and samples."""
+
+    @property
+    @abstractmethod
+    def num_samples_per_step(self) -> int:
+        """Number of samples of one step over all ranks."""
+
+    @property
+    @abstractmethod
+    def num_optimizer_steps(self) -> int:
+        """Number of optimizer steps of the whole run."""
+
+    @property
+    def seed(self) -> int:
+        """Seed of all random numbers of the run."""
+        return self.train.seed
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the plain nested dictionary that is written to ``config.yaml``."""
+        return dataclasses.asdict(self)

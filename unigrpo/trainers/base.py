@@ -1,0 +1,225 @@
+"""The loop that every trainer shares: steps, evaluations, checkpoints, summary. It sees worker groups, never Ray."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+from PIL.Image import Image
+
+from unigrpo.config import BaseRunConfig
+from unigrpo.records import Prompt
+from unigrpo.runs.checkpoints import CheckpointStore
+from unigrpo.workers.group import WorkerGroup
+from unigrpo.workers.trained import TrainedWorker
+
+
+class Output(Protocol):
+    """Where a run writes; see :mod:`unigrpo.runs.directory`."""
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        """Writes the metrics of one step."""
+        ...
+
+    def rollouts(self, step: int, rows: list[dict[str, Any]]) -> None:
+        """Writes samples of one step, of which `kind` says whether they are of the training or an evaluation."""
+        ...
+
+    def images(self, step: int, grids: Mapping[str, Image]) -> None:
+        """Writes grids of images of one step, by name."""
+        ...
+
+    def progress(self, step: int, shown: dict[str, str]) -> None:
+        """Shows a finished step to the user."""
+        ...
+
+
+@dataclass
+class TrainState:
+    """What a resumed run needs besides weights; random numbers and data order follow from the step.
+
+    Checkpoints hold these names, so that a change of one needs a reader for the old one.
+    """
+
+    step: int = 0
+    """Finished steps."""
+    before: dict[str, float] = field(default_factory=dict[str, float])
+    """Metrics of the evaluation before the first step."""
+    wall_seconds: float = 0.0
+    """Training time of all sessions of the run."""
+    num_policy_ranks: int = 1
+    """Ranks that the optimizer states are sharded over."""
+
+
+Config = TypeVar("Config", bound=BaseRunConfig)
+State = TypeVar("State", bound=TrainState)
+
+
+class Trainer(ABC, Generic[Config, State]):
+    """Runs the steps of a run on its worker groups. A subclass says what a step and an evaluation are."""
+
+    phases: ClassVar[Sequence[str]] = ()
+    """Parts of a step that :attr:`timer` times."""
+    evaluation_prefix: ClassVar[str] = ""
+    """Stands before the names of an evaluation's metrics among those of a step."""
+
+    def __init__(
+        self,
+        config: Config,
+        state: State,
+        groups: Mapping[str, WorkerGroup | None],
+        checkpoints: CheckpointStore,
+        evaluation_steps: int,
+    ) -> None:
+        """Sets up the loop.
+
+        Args:
+            config: The run.
+            state: The state before the first step.
+            groups: Workers by role, the trained model's first; None where a run has none.
+            checkpoints: Where checkpoints go.
+            evaluation_steps: Steps from one evaluation to the next; 0 evaluates only before and after the run.
+        """
+        self.config = config
+        self.state = state
+        self.groups = {role: group for role, group in groups.items() if group is not None}
+        self.checkpoints = checkpoints
+        self.timer = StepTimer(self.phases)
+        self._evaluation_steps = evaluation_steps
+
+    @abstractmethod
+    def train_step(self, step: int, output: Output) -> dict[str, float]:
+        """Makes one step and returns its metrics, without those of :attr:`timer` and of the workers."""
+
+    @abstractmethod
+    def evaluate(self, output: Output) -> dict[str, float]:
+        """Writes samples of the present model and returns its held-out metrics; empty if nothing is held out."""
+
+    @abstractmethod
+    def shown(self, values: dict[str, float]) -> dict[str, str]:
+        """The few metrics of a step that the progress bar shows, formatted."""
+
+    def fit(self, output: Output) -> dict[str, Any]:
+        """Runs all steps that are left, with evaluations and checkpoints.
+
+        Args:
+            output: Where metrics and samples go.
+
+        Returns:
+            The summary: steps, seconds, and the held-out metrics before and after.
+        """
+        config, state = self.config, self.state
+        started = time.monotonic() - state.wall_seconds
+        after = state.before
+        if state.step in (0, config.train.num_steps):  # a resumed run that had ended measures once more
+            after = self.evaluate(output)
+            state.before = state.before or after
+            if after and state.step == 0:  # later evaluations stand in the metrics of their step
+                output.metrics(0, self._prefixed(after))
+        for step in range(state.step, config.train.num_steps):
+            values = self._timed_step(step, output)
+            state.step = step + 1
+            state.wall_seconds = time.monotonic() - started
+            is_last = state.step == config.train.num_steps
+            if is_last or self._is_due(self._evaluation_steps):
+                after = self.evaluate(output)
+                values |= self._prefixed(after)
+            output.metrics(state.step, values)
+            output.progress(state.step, self.shown(values))
+            if is_last or self._is_due(config.ckpt.save_steps):
+                self.save(values)
+        return {
+            "steps": state.step,
+            "wall_seconds": round(state.wall_seconds, 1),
+            "eval": {"before": state.before, "after": after},
+        }
+
+    def save(self, values: dict[str, float]) -> None:
+        """Writes a checkpoint of the present state; the step's metrics say whether it is the best."""
+        best_metric = values.get(self.config.ckpt.best_metric_key)
+        self.checkpoints.save(self.state.step, dataclasses.asdict(self.state), self._save_model, best_metric)
+
+    def resume(self) -> int:
+        """Goes on from the newest whole checkpoint. Returns the number of finished steps, 0 without a checkpoint."""
+        found = self.checkpoints.latest()
+        if found is None:
+            return 0
+        self.state = type(self.state)(**found.state)
+        self.load_model(found.folder)
+        return self.state.step
+
+    def load_model(self, folder: Path) -> None:
+        """Loads weights and optimizer states from a checkpoint's folder; :attr:`state` is loaded already."""
+        self._trained.call(TrainedWorker.load, folder)
+
+    def export(self, folder: Path) -> None:
+        """Writes the trained model as a Hugging Face folder."""
+        self._trained.call(TrainedWorker.export, folder)
+
+    @property
+    def _trained(self) -> WorkerGroup:
+        return next(iter(self.groups.values()))
+
+    def _save_model(self, folder: Path) -> None:
+        self._trained.call(TrainedWorker.save, folder)
+
+    def _timed_step(self, step: int, output: Output) -> dict[str, float]:
+        """A step's metrics with its seconds and with what each role's workers did in it."""
+        for group in self.groups.values():
+            group.stats.clear()  # what evaluations and checkpoints cost belongs to no step
+        self.timer = StepTimer(self.phases)
+        values = self.train_step(step, output) | self.timer.metrics()
+        for role, group in self.groups.items():
+            values |= group.stats.take(role, values["time/step_seconds"])
+        return values
+
+    def _is_due(self, every: int) -> bool:
+        return every > 0 and self.state.step % every == 0
+
+    def _prefixed(self, values: dict[str, float]) -> dict[str, float]:
+        return {f"{self.evaluation_prefix}{name}": value for name, value in values.items()}
+
+
+class StepTimer:
+    """Seconds of one step and of its phases."""
+
+    def __init__(self, phases: Sequence[str] = ()) -> None:
+        self._started = time.monotonic()
+        self._seconds: dict[str, float] = dict.fromkeys(phases, 0.0)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Adds the time inside the context to a phase."""
+        started = time.monotonic()
+        yield
+        self._seconds[name] += time.monotonic() - started
+
+    def metrics(self) -> dict[str, float]:
+        """``time/<phase>_seconds`` of every phase, and ``time/step_seconds`` since the step began."""
+        seconds = {f"time/{name}_seconds": value for name, value in self._seconds.items()}
+        return seconds | {"time/step_seconds": time.monotonic() - self._started}
+
+
+def prompt_row(kind: str, prompt: Prompt, completion: str) -> dict[str, Any]:
+    """The columns of a sample in ``rollouts.jsonl`` that all trainers write.
+
+    Args:
+        kind: `train`, or `eval` for held-out prompts.
+        prompt: The prompt that was answered.
+        completion: The model's text.
+    """
+    return {
+        "kind": kind,
+        "prompt_id": prompt.id,
+        "task": prompt.task,
+        "prompt": prompt.text,
+        "label": prompt.label,
+        "images": list(prompt.images),
+        "completion": completion,
+    }

@@ -32,6 +32,7 @@ class Aesthetic(Reward):
     name = "aesthetic"
     range = (float("-inf"), float("inf"))
     unit = "points of people's ratings, which go from 1 to 10"
+    is_costly = True
 
     def __init__(
         self,

@@ -48,11 +48,9 @@ class Reward:
     """What the number counts."""
     style: str = ""
     """Convention by which a user's function is called; empty for a subclass of this class."""
-    seconds_per_sample: float = 0.0
-    """Expected seconds of one sample on one CPU core, for a reward whose samples take most of its time; else 0.
-
-    The samples of such a reward may be cut into calls of any size, since each is scored for itself.
-    """
+    is_costly: bool = False
+    """Whether the samples take most of the reward's time, as with a model. Such a reward is called with as many
+    samples as its deadline allows by the measured rate, so it must score each sample for itself."""
 
     def __call__(self, inputs: Sequence[RewardInput]) -> list[float | None]:
         """One value for each input; None where there is none, which is never taken for 0."""

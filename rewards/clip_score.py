@@ -32,6 +32,7 @@ class ClipScore(Reward):
     name = "clip_score"
     range = RANGES["percent"]
     unit = "percent: 100 times the cosine, not below 0"
+    is_costly = True
 
     def __init__(
         self,

@@ -42,6 +42,7 @@ class ImageReward(Reward):
     name = "image_reward"
     range = (float("-inf"), float("inf"))
     unit = "standard deviations over the authors' data; 0 is their mean"
+    is_costly = True
 
     def __init__(
         self,

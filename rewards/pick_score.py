@@ -30,6 +30,7 @@ class PickScore(Reward):
     name = "pick_score"
     range = RANGES["logit"]
     unit = "logit: cosine times the model's scale, which is at most 100"
+    is_costly = True
 
     def __init__(
         self,

@@ -34,8 +34,8 @@ class RewardInfo:
     """Name in metrics."""
     style: str
     """How a function is called; empty for a subclass of Reward."""
-    seconds_per_sample: float
-    """Expected seconds of one sample on one CPU core; 0 if the reward does not say."""
+    is_costly: bool
+    """Whether the samples take most of the reward's time, so that they may be cut into calls of any size."""
 
 
 class RewardHost:
@@ -45,8 +45,15 @@ class RewardHost:
     and it may end the process.
     """
 
-    def __init__(self, spec: RewardSpec) -> None:
-        self._spec = spec
+    def __init__(self, spec: RewardSpec, *, owns_process: bool = True) -> None:
+        """Builds nothing yet.
+
+        Args:
+            spec: The reward.
+            owns_process: Whether a KeyboardInterrupt can only be the reward's own, because nobody presses Ctrl-C in
+                this process.
+        """
+        self._spec, self._owns_process = spec, owns_process
         self._reward: Reward | None = None
 
     def build(self) -> RewardInfo:
@@ -63,7 +70,7 @@ class RewardHost:
             raise
         except BaseException as error:  # KeyboardInterrupt, for example
             raise ValueError(f"reward.terms: {spec.name!r} could not be built: {describe(error)}") from error
-        return RewardInfo(name=reward.name, style=reward.style, seconds_per_sample=reward.seconds_per_sample)
+        return RewardInfo(name=reward.name, style=reward.style, is_costly=reward.is_costly)
 
     def load(self) -> RewardInfo:
         """Builds the reward and loads its weights, or reaches its server.
@@ -90,7 +97,9 @@ class RewardHost:
         try:
             with no_forked_child():
                 return score(self._built, inputs)
-        except KeyboardInterrupt as error:  # nobody presses Ctrl-C here: it is the reward's own
+        except KeyboardInterrupt as error:
+            if not self._owns_process:
+                raise
             return missing(len(inputs), f"raised {describe(error)}")
 
     def close(self) -> None:

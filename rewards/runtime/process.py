@@ -6,6 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from multiprocessing import Pipe
 from pathlib import Path
@@ -28,6 +29,10 @@ class ProcessFailed(RuntimeError):
     """A call has no outcome, since the process did not answer in time or ended. It can only be replaced."""
 
 
+class DeadlineMissed(ProcessFailed):
+    """A call did not answer in time."""
+
+
 class RewardProcess:
     """Runs a :class:`~rewards.runtime.host.RewardHost` in a Python process and calls its methods.
 
@@ -37,6 +42,8 @@ class RewardProcess:
     """
 
     def __init__(self, spec: RewardSpec) -> None:
+        self._busy = threading.Lock()
+        """Held during a call, and for ever after one without an outcome."""
         self._connection, other = Pipe()
         path = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
         with other:
@@ -83,8 +90,8 @@ class RewardProcess:
         return self._call("score", inputs, seconds=seconds)
 
     def close(self) -> None:
-        """Lets the reward end what it started, and ends the process."""
-        if self._process.poll() is None:
+        """Lets the reward end what it started, unless a call is under way, and ends the process."""
+        if self._process.poll() is None and not self._busy.locked():
             with contextlib.suppress(ValueError, ProcessFailed):
                 self._call("close", seconds=CLOSE_SECONDS)
         self.kill()
@@ -93,8 +100,7 @@ class RewardProcess:
         """Ends the process and its children at once."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, 9)
-        self._process.wait()
-        self._connection.close()
+        self._process.wait()  # the connection stays open for a thread that may be reading from it
 
     def __enter__(self) -> RewardProcess:
         return self
@@ -103,13 +109,16 @@ class RewardProcess:
         self.close()
 
     def _call(self, method: str, *arguments: Any, seconds: float) -> Any:
+        if not self._busy.acquire(blocking=False):
+            raise ProcessFailed("takes one call at a time, and none after one without an outcome")
         self._send((method, arguments))
         try:
             if not self._connection.poll(seconds):
-                raise ProcessFailed(f"did not answer within {seconds:g} s{_PHASES.get(method, '')}")
+                raise DeadlineMissed(f"did not answer within {seconds:g} s{_PHASES.get(method, '')}")
             is_right, outcome = self._connection.recv()
         except (EOFError, OSError) as error:
             raise ProcessFailed(self._how_it_ended() + _PHASES.get(method, "")) from error
+        self._busy.release()
         if not is_right:
             raise ValueError(outcome)
         return outcome

@@ -138,7 +138,7 @@ def mean_reward(setup: Setup, rollouts: Sequence[Rollout]) -> float:
     """Of the weighted total."""
     outputs, _ = setup.rewards.score(list(rollouts))
     groups = torch.tensor([r.request.group_id for r in rollouts])
-    totals, valid = RewardAggregator(setup.config.reward, setup.rewards.names)(outputs, groups)
+    totals, valid = RewardAggregator(setup.config.reward, setup.rewards.names).aggregate(outputs, groups)
     return totals[valid].mean().item()
 
 

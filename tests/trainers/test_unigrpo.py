@@ -29,7 +29,7 @@ from unigrpo.runs.checkpoints import CheckpointStore
 from unigrpo.trainers.unigrpo import UniGRPOTrainer
 from unigrpo.training.batching import NonFiniteLossError
 from unigrpo.training.optimizer_step import LocalEngine
-from unigrpo.training.reward_aggregation import RewardError
+from unigrpo.training.reward_failures import RewardError
 from unigrpo.training.scoring import ScoringSettings
 from unigrpo.workers.group import LocalGroup
 from unigrpo.workers.policy import PolicyWorker
@@ -216,7 +216,8 @@ def returns_too_few(*, completions, **_):
     [
         (
             "raises",
-            "reward 'raises' raised KeyError: 'boom': 8 of 8 samples have no reward, the first is sample 0",
+            r"reward 'raises' raised KeyError: 'boom' \(.*test_unigrpo.py:\d+\): 8 of 8 samples have no reward, the "
+            "first is sample 0",
         ),
         ("returns_nan", "reward 'returns_nan' returned nan: 8 of 8 samples have no reward"),
         ("returns_too_few", "reward 'returns_too_few' returned 7 values for 8 samples"),

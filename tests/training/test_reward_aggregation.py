@@ -7,14 +7,9 @@ import torch
 
 from unigrpo.config import RewardConfig, RewardTermConfig
 from unigrpo.records import Prompt, RewardOutput, Rollout, SampleRequest
-from unigrpo.training.reward_aggregation import (
-    RewardAggregator,
-    RewardError,
-    reward_means,
-    reward_metrics,
-    task_metrics,
-    valid_advantages,
-)
+from unigrpo.training.reward_aggregation import RewardAggregator, valid_advantages
+from unigrpo.training.reward_failures import FailureGuard, RewardError
+from unigrpo.training.reward_metrics import reward_means, reward_metrics, task_metrics
 
 GROUPS = torch.tensor([0, 0, 0, 1, 1, 1])
 
@@ -43,13 +38,15 @@ def rollouts(number: int) -> list[Rollout]:
 
 
 def test_the_total_is_the_weighted_sum():
-    totals, valid = RewardAggregator(config(), ["a", "b"])(outputs([1, 0, 1, 0, 0, 1], [0, 1, 1, 0, 1, 1]), GROUPS)
+    totals, valid = RewardAggregator(config(), ["a", "b"]).aggregate(
+        outputs([1, 0, 1, 0, 0, 1], [0, 1, 1, 0, 1, 1]), GROUPS
+    )
     assert totals.tolist() == [2.0, 0.5, 2.5, 0.0, 0.5, 2.5]
     assert valid.all()
 
 
 def test_a_missing_optional_reward_is_left_out_for_its_whole_group_only():
-    totals, valid = RewardAggregator(config(required=False), ["a", "b"])(
+    totals, valid = RewardAggregator(config(required=False), ["a", "b"]).aggregate(
         outputs([1, 0, 1, 0, 0, 1], [0, None, 1, 0, 1, 1]), GROUPS
     )
     assert totals.tolist() == [2.0, 0.0, 2.0, 0.0, 0.5, 2.5]
@@ -57,7 +54,7 @@ def test_a_missing_optional_reward_is_left_out_for_its_whole_group_only():
 
 
 def test_a_sample_without_a_required_reward_is_not_usable_and_the_others_of_its_group_are_compared():
-    totals, valid = RewardAggregator(config(), ["a", "b"])(outputs([1, None, 0, 0, 0, 1], [1] * 6), GROUPS)
+    totals, valid = RewardAggregator(config(), ["a", "b"]).aggregate(outputs([1, None, 0, 0, 0, 1], [1] * 6), GROUPS)
     assert valid.tolist() == [True, False, True, True, True, True]
     advantages = valid_advantages(totals, GROUPS, valid, "mean_only")
     assert advantages.tolist() == pytest.approx([1.0, 0.0, -1.0, -2 / 3, -2 / 3, 4 / 3])
@@ -73,7 +70,7 @@ def test_a_hold_out_is_logged_and_never_counted():
     terms = (RewardTermConfig(name="a"), RewardTermConfig(name="b", weight=0.0))
     rewards = RewardAggregator(RewardConfig(terms=terms), ["a", "b"])
     found = outputs([1, 0, 1, 0, 0, 1], [None, 7, 7, 7, 7, 7])
-    totals, valid = rewards(found, GROUPS)
+    totals, valid = rewards.aggregate(found, GROUPS)
     assert totals.tolist() == [1, 0, 1, 0, 0, 1]
     assert valid.all()
     assert reward_metrics(found, totals, GROUPS, valid)["reward/b_mean"] == 7
@@ -81,7 +78,7 @@ def test_a_hold_out_is_logged_and_never_counted():
 
 def test_metrics_by_hand():
     found = outputs([1, None, 1, 0, 0, 1], [0, 0, 0, 1, 1, 1])
-    totals, valid = RewardAggregator(config(), ["a", "b"])(found, GROUPS)
+    totals, valid = RewardAggregator(config(), ["a", "b"]).aggregate(found, GROUPS)
     metrics = reward_metrics(found, totals, GROUPS, valid)
     assert metrics["reward/a_mean"] == pytest.approx(3 / 5)
     assert metrics["reward/a_missing_share"] == pytest.approx(1 / 6)
@@ -94,21 +91,40 @@ def test_metrics_by_hand():
     assert means == {"a": pytest.approx(0.6), "b": 0.5, "reward_total": pytest.approx(7.5 / 5)}
 
 
+def check(guard: FailureGuard, settings: RewardConfig, found: list[RewardOutput]) -> bool:
+    _, valid = RewardAggregator(settings, ["a", "b"]).aggregate(found, GROUPS)
+    return guard.check_missing(found, valid, rollouts(6))
+
+
 def test_more_missing_than_allowed_fails_the_step_and_in_a_row_the_run():
-    rewards = RewardAggregator(config(), ["a", "b"])
+    guard = FailureGuard(config(), ["a", "b"])
     few, many = outputs([1, None, 1, 0, 0, 1], [0] * 6), outputs([None, None, None, 0, 0, 1], [0] * 6)
-    assert rewards.check(few, rewards(few, GROUPS)[1], rollouts(6))
-    assert not rewards.check(many, rewards(many, GROUPS)[1], rollouts(6))
-    assert rewards.check(few, rewards(few, GROUPS)[1], rollouts(6))
-    assert not rewards.check(many, rewards(many, GROUPS)[1], rollouts(6))
+    assert check(guard, config(), few)
+    assert not check(guard, config(), many)
+    assert check(guard, config(), few)
+    assert not check(guard, config(), many)
     both = outputs([1, None, None, None, 0, 1], [0] * 6)
     both = [replace(o, reasons={"b": "is slow"} | dict(o.reasons)) for o in both]  # optional, or a hold-out
     with pytest.raises(RewardError, match=r"reward 'a' is away: 3 of 6 .* sample 1 of prompt p0"):
-        optional = RewardAggregator(config(required=False), ["a", "b"])
-        optional.check(both, optional(both, GROUPS)[1], rollouts(6))
-        optional.check(both, optional(both, GROUPS)[1], rollouts(6))
+        optional = FailureGuard(config(required=False), ["a", "b"])
+        check(optional, config(required=False), both)
+        check(optional, config(required=False), both)
     with pytest.raises(RewardError, match=r"reward 'a' is away: 3 of 6 .* sample 0 of prompt p0; completion: 'c0'"):
-        rewards.check(many, rewards(many, GROUPS)[1], rollouts(6))
+        check(guard, config(), many)
+
+
+def test_equal_rewards_in_every_group_are_warned_of_at_once_and_end_the_run_after_some_steps(caplog):
+    guard = FailureGuard(replace(config(), max_steps_without_spread=3), ["a", "b"])
+    flat, spread = torch.zeros(6), torch.tensor([0.0, 0.0, 0.0, -0.5, 0.5, 0.0])
+    found = outputs([0] * 6, [1] * 6)
+    for advantages in (flat, flat, spread, flat, flat):
+        guard.check_spread(advantages, found, rollouts(6))
+    assert caplog.text.count("equal within every group of this step, so it teaches nothing (a 0, b 1 for the") == 4
+    with pytest.raises(RewardError, match=r"a 0, b 1 for the first completion, 'c0'\). It was so in 3 steps in a row"):
+        guard.check_spread(flat, found, rollouts(6))
+    never = FailureGuard(replace(config(), max_steps_without_spread=0), ["a", "b"])
+    for _ in range(100):
+        never.check_spread(flat, found, rollouts(6))
 
 
 def test_each_reward_of_each_task_has_its_own_mean_and_spread():

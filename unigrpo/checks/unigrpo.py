@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from unigrpo.algorithm.likelihood.base import load_estimator
+from unigrpo.checks.rewards import refused_prompts
 from unigrpo.config import ImageConfig, ImageSamplingConfig, RunConfig
 from unigrpo.config.denoising import StageConfig
 from unigrpo.data.bad_samples import BadRows, raise_problems
@@ -22,7 +23,7 @@ from unigrpo.models.loading import find_image_tokenizer, load_tokenizer
 from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.records import Prompt
 from unigrpo.runs.checkpoints import CheckpointStore
-from unigrpo.workers.reward import applies_to, reward_workers
+from unigrpo.workers.reward import applies_to
 
 logger = logging.getLogger(__name__)
 
@@ -295,12 +296,5 @@ def _image_problems(prompts: list[Prompt]) -> Problems:
 
 def _add_reward_problems(prompts: list[Prompt], config: RunConfig, problems: Problems) -> None:
     """Asks every reward about the prompts that it pays for, those without a usable gold among them."""
-    workers = reward_workers(config.reward)
-    try:
-        for worker in workers:
-            for place, prompt in enumerate(prompts):
-                for message in worker.check_prompts([prompt]):
-                    problems.setdefault(place, ("gold or prompt that a reward refuses", message))
-    finally:
-        for worker in workers:
-            worker.close()
+    for place, message in refused_prompts(prompts, config.reward).items():
+        problems.setdefault(place, ("gold or prompt that a reward refuses", message))

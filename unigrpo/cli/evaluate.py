@@ -6,6 +6,7 @@ Needs no Ray. Writes results.json, a table as results.md, and every sample with 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ from unigrpo.runs.directory import config_text
 from unigrpo.training.optimizer_step import LocalEngine
 from unigrpo.workers.group import LocalGroup
 from unigrpo.workers.policy import PolicyWorker
-from unigrpo.workers.reward import LocalRewards
+from unigrpo.workers.reward_pool import RewardPool, local_reward_pool
 
 RESULTS = "results.json"
 
@@ -60,9 +61,9 @@ def run(arguments: Sequence[str]) -> int:
     device = torch_device(parsed.device)
     output.mkdir(parents=True, exist_ok=True)
     (output / "config.yaml").write_text(config_text(config))
-    rewards = LocalRewards(config.reward)
-    results = [evaluate_model(one, prompts, rewards, device, output) for one in configs]
-    rewards.close()
+    with contextlib.closing(local_reward_pool(config.reward)) as rewards:
+        rewards.initialize()
+        results = [evaluate_model(one, prompts, rewards, device, output) for one in configs]
     record = {
         "dataset": ", ".join(file.path for file in prompt_files(config.eval.dataset)),
         "prompts": len(prompts),
@@ -78,7 +79,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def evaluate_model(
-    config: RunConfig, prompts: list[Prompt], rewards: LocalRewards, device: torch.device, output: Path
+    config: RunConfig, prompts: list[Prompt], rewards: RewardPool, device: torch.device, output: Path
 ) -> dict[str, float]:
     """Returns the metrics of one checkpoint and appends its samples to the file of samples."""
     name = config.actor.model_name_or_path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from unigrpo.distributed import cluster
 from unigrpo.models.checkpoint_io import load_config
 from unigrpo.models.mmada import MMadaConfig
 from unigrpo.models.vocabulary import PUBLISHED_CODEBOOK_SIZE
+from unigrpo.workers.reward_pool import Trial
 
 PUBLISHED_DOWNSCALE = 16
 """Pixels of a side of one code's square in the published image tokenizer."""
@@ -104,7 +106,7 @@ def unigrpo_plan(config: RunConfig, inputs: Inputs | None, assumed: Assumptions)
         check_rollouts_fit(gigabytes, assumed.hardware)
         lines.append(f"            {gigabytes:.2f} GB on each of {config.rollout.num_workers} rollout GPUs")
     lines += [
-        f"            {term.num_gpus:g} of a GPU beside the policy's for each of {term.num_workers} x {term.name}"
+        f"            {term.num_gpus:g} of a GPU beside the policy's for each of {term.min_workers} x {term.name}"
         for term in config.reward.terms
         if term.num_gpus
     ]
@@ -118,6 +120,18 @@ def unigrpo_plan(config: RunConfig, inputs: Inputs | None, assumed: Assumptions)
     per_sample = flops.generate / config.num_samples_per_step / (assumed.hardware.tflops * 1e12 * assumed.mfu)
     lines.append(f"            {1 / per_sample:.2f} samples a second by each generating GPU, if all steps are needed")
     return "\n".join([*lines, *_ending(inputs is not None)])
+
+
+def trial_lines(trials: Sequence[Trial]) -> str:
+    """What each reward gave to two samples, and how long it takes for a step by the time of that one call."""
+    lines: list[str] = []
+    for trial in trials:
+        values = ", ".join("missing" if value is None else f"{value:.3g}" for value in trial.scores.values)
+        lines.append(
+            f"reward      {trial.name}: {values} for stand-ins; {trial.seconds_per_sample:.2g} s a sample, at most "
+            f"{trial.step_seconds:.2g} s a step with {trial.num_processes} process{'es' * (trial.num_processes > 1)}\n"
+        )
+    return "".join(lines)
 
 
 def _paid_tasks(config: RunConfig) -> list[str]:
@@ -172,7 +186,7 @@ def _model_lines(config: BaseRunConfig, is_checked: bool) -> tuple[ModelSize, li
 
 def _workers(config: RunConfig) -> str:
     needs = cluster.required(config)
-    processes = sum(term.num_workers for term in config.reward.terms)
+    processes = sum(term.min_workers for term in config.reward.terms)
     return (
         f"{needs.gpus} GPUs, {needs.cpus} CPUs: {config.num_policy_ranks} policy ranks, "
         + (f"{config.rollout.num_workers} rollout workers, " if config.rollout.num_workers else "")

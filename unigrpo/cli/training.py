@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from unigrpo.checks.denoising import StageInputs, check_stage
 from unigrpo.checks.unigrpo import Inputs, check_checkpoint, check_inputs
-from unigrpo.cli.plan import Assumptions, assumptions, is_local_checkpoint, stage_plan, unigrpo_plan
+from unigrpo.cli.plan import Assumptions, assumptions, is_local_checkpoint, stage_plan, trial_lines, unigrpo_plan
 from unigrpo.config import RunConfig
 from unigrpo.config.denoising import StageConfig
 from unigrpo.distributed import cluster
@@ -23,7 +23,7 @@ from unigrpo.runs.report import write_report
 from unigrpo.trainers.denoising import StageTrainer
 from unigrpo.trainers.rollout_source import StalenessError
 from unigrpo.trainers.unigrpo import LogprobMismatchError, UniGRPOTrainer
-from unigrpo.training.reward_aggregation import RewardError
+from unigrpo.training.reward_failures import RewardError
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +52,9 @@ class TrainingJob(ABC, Generic[Config, Checked]):
     def connect(self) -> None:
         """Connects to the Ray cluster and checks that it is large enough. Raises ValueError."""
 
-    def check_rewards(self) -> None:
-        """Loads every reward once, as a dry run does."""
+    def check_rewards(self, checked: Checked) -> str:
+        """Loads and calls every reward once, as a dry run does, and returns a text about it. Raises WorkerError."""
+        return ""
 
     @abstractmethod
     def trainer(self, checked: Checked, checkpoints: CheckpointStore) -> contextlib.AbstractContextManager[Trainer]:
@@ -77,17 +78,17 @@ class UniGRPOJob(TrainingJob[RunConfig, Inputs]):
         cluster.connect(cluster.required(self.config))
         cluster.check_resources(self.config)
 
-    def check_rewards(self) -> None:
+    def check_rewards(self, checked: Inputs) -> str:
         from unigrpo.distributed.reward_pool import check_rewards  # noqa: PLC0415  # loads OpenRLHF
 
-        check_rewards(self.config.reward)
+        return trial_lines(check_rewards(self.config.reward, checked.prompts, self.config.num_samples_per_step))
 
     @contextlib.contextmanager
     def trainer(self, checked: Inputs, checkpoints: CheckpointStore) -> Iterator[UniGRPOTrainer]:
         from unigrpo.distributed import placement  # noqa: PLC0415  # loads OpenRLHF
 
         logger.info("starting %s", cluster.required(self.config))
-        with contextlib.closing(placement.start_groups(self.config)) as groups:
+        with contextlib.closing(placement.start_groups(self.config, checked.prompts)) as groups:
             yield UniGRPOTrainer(
                 self.config,
                 policy=groups.policy,
@@ -162,8 +163,7 @@ def run_training(job: TrainingJob[Any, Any], *, is_dry_run: bool, gpu: str, mfu:
     try:
         if is_dry_run:
             plan = job.plan(checked, assumed)
-            job.check_rewards()
-            sys.stdout.write(plan)
+            sys.stdout.write(job.check_rewards(checked) + plan)
         else:
             train(job, checked, checkpoints)
         return 0

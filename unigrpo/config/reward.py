@@ -9,6 +9,11 @@ from unigrpo.config.checks import choice, positive, require
 from unigrpo.config.data import TASKS
 from unigrpo.config.paths import FunctionPath, OptionPaths
 
+COMPUTING = ("math_answer", "clip_score", "pick_score", "image_reward", "aesthetic", "jpeg_size")
+"""Rewards that keep a CPU busy while they score."""
+SMALL_SHARE = 0.1
+"""CPUs of a process that computes little."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RewardTermConfig:
@@ -20,37 +25,55 @@ class RewardTermConfig:
     """Keyword arguments of the reward."""
     tasks: tuple[str, ...] = ()
     """Tasks that this reward scores; if empty, it scores all tasks."""
-    style: Literal["auto", "unigrpo", "trl", "openrlhf", "verl"] = "auto"
+    style: Literal["auto", "unigrpo", "trl", "openrlhf", "verl", "verl_batch"] = "auto"
     """Calling convention of a reward function. `auto` infers it from the signature."""
     required: bool = True
     """If true, a sample without this reward is not trained on. If false, the reward is left out for the sample's whole
     group."""
     batch_size: int = 0
-    """Number of samples of one call; 0 divides the samples of a step evenly among the processes."""
+    """Number of samples of one call. 0 divides the samples of a step evenly among the processes; a reward with a
+    model then gets as many as its measured rate allows before the deadline."""
     timeout_seconds: float = 120.0
     """Longest duration of one call. The process of a longer call is ended and started again."""
     load_timeout_seconds: float = 1800.0
     """Longest time until a reward is ready, with its weights loaded or its server reached. A longer time ends the
     start of the run."""
+    check_timeout_seconds: float = 120.0
+    """Longest duration of import and constructor before the run starts, and of each check of 256 prompts."""
     attempts: int = 2
     """Number of attempts at a call before its samples count as missing."""
-    num_workers: int = 1
-    """Number of processes of this reward."""
+    num_workers: int = 0
+    """Number of processes of this reward. 0 means one. For a reward with a model on CPUs, 0 means as many as its
+    measured rate asks for and free CPUs allow."""
     concurrency: int = 1
     """Number of simultaneous calls in one process, each in a thread."""
-    num_cpus: float = 1.0
-    """Number of CPUs of one process, as Ray counts them."""
+    num_cpus: float | None = None
+    """Number of CPUs of one process, as Ray counts them. The default is 1 for rewards that keep a CPU busy, such as
+    those with a model, and 0.1 for functions and for rewards that wait for a server."""
     num_gpus: float = 0.0
     """Number of GPUs of one process. With a fraction, several processes use one GPU."""
+
+    @property
+    def cpus(self) -> float:
+        """CPUs of one process."""
+        if self.num_cpus is not None:
+            return self.num_cpus
+        return 1.0 if self.name in COMPUTING else SMALL_SHARE
+
+    @property
+    def min_workers(self) -> int:
+        """Processes that the reward has at least."""
+        return max(self.num_workers, 1)
 
     def __post_init__(self) -> None:
         where = f"reward.terms: {self.name}"
         for task in self.tasks:
             choice(f"{where}: tasks", task, TASKS)
-        for name in ("timeout_seconds", "load_timeout_seconds", "attempts", "num_workers", "concurrency"):
+        for name in ("timeout_seconds", "load_timeout_seconds", "check_timeout_seconds", "attempts", "concurrency"):
             positive(f"{where}: {name}", getattr(self, name))
-        for name in ("batch_size", "num_cpus", "num_gpus"):
-            require(getattr(self, name) >= 0, f"{where}: {name} is {getattr(self, name)}; it must be 0 or more")
+        for name in ("batch_size", "num_cpus", "num_gpus", "num_workers"):
+            value = getattr(self, name)
+            require(value is None or value >= 0, f"{where}: {name} is {value}; it must be 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +88,9 @@ class RewardConfig:
     weights."""
     max_failed_steps: int = 1
     """Number of consecutive steps without enough rewards after which the run ends."""
+    max_steps_without_spread: int = 20
+    """Number of steps in a row, in which the rewards are equal within every group, that ends the run; 0 never ends it.
+    Every such step is warned of."""
 
     def __post_init__(self) -> None:
         require(len(self.terms) > 0, "reward.terms is empty; name at least one reward")
@@ -73,3 +99,4 @@ class RewardConfig:
         require(any(t.weight for t in self.terms), "every weight of reward.terms is 0; train on at least one reward")
         require(0 <= self.max_missing_share <= 1, f"reward.max_missing_share is {self.max_missing_share}; use 0 to 1")
         positive("reward.max_failed_steps", self.max_failed_steps)
+        require(self.max_steps_without_spread >= 0, "reward.max_steps_without_spread must be 0 or more")

@@ -67,8 +67,8 @@ def required(config: RunConfig) -> ResourceRequest:
     models += config.rollout.num_workers
     terms = config.reward.terms
     return ResourceRequest(
-        gpus=models + math.ceil(sum(t.num_workers * t.num_gpus for t in terms)),
-        cpus=models + math.ceil(sum(t.num_workers * t.num_cpus for t in terms)),
+        gpus=models + math.ceil(sum(t.min_workers * t.num_gpus for t in terms)),
+        cpus=models + math.ceil(sum(t.min_workers * t.cpus for t in terms)),
     )
 
 

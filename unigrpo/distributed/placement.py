@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from unigrpo.distributed import weight_channel
 from unigrpo.distributed.actors import DenoisingActor, ModelActor, PolicyActor, ReferenceActor, RolloutActor
 from unigrpo.distributed.ray_group import RayGroup
 from unigrpo.distributed.reward_pool import RewardPool
+from unigrpo.records import Prompt
 
 PLACEMENT_SECONDS = 60.0
 """How long to wait for resources that the cluster has but others may hold."""
@@ -46,8 +48,12 @@ class Groups:
             remove_placement_group(placement)
 
 
-def start_groups(config: RunConfig) -> Groups:
+def start_groups(config: RunConfig, prompts: Sequence[Prompt] = ()) -> Groups:
     """Starts all workers of a run, after :func:`~unigrpo.distributed.cluster.check_resources`.
+
+    Args:
+        config: The run.
+        prompts: Prompts of the run, by which the rate of costly rewards is measured.
 
     Raises:
         ValueError: The cluster's resources are not free.
@@ -72,7 +78,7 @@ def start_groups(config: RunConfig) -> Groups:
         placements=tuple(placements),
     )
     try:
-        groups.reward.initialize()
+        groups.reward.initialize(prompts, config.num_samples_per_step)
         for group in groups.models:
             group.initialize(config)
         if rollout is not None:

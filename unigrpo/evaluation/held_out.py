@@ -11,7 +11,8 @@ from unigrpo.config import ImageSamplingConfig, RunConfig, TextSamplingConfig
 from unigrpo.data.prompt_stream import repeat_prompts
 from unigrpo.evaluation.yes_no import yes_no_metrics
 from unigrpo.records import Prompt, RewardOutput, Rollout
-from unigrpo.training.reward_aggregation import RewardAggregator, reward_means
+from unigrpo.training.reward_aggregation import RewardAggregator
+from unigrpo.training.reward_metrics import reward_means
 from unigrpo.workers.group import WorkerGroup
 from unigrpo.workers.policy import PolicyWorker
 from unigrpo.workers.reward import RewardScorer
@@ -77,7 +78,7 @@ def _measure(
     requests = repeat_prompts(prompts, num_samples, EVALUATION_STEP)
     rollouts = policy.map(PolicyWorker.generate, requests, *settings)
     outputs, _ = reward.score(rollouts)
-    totals, valid = RewardAggregator(config.reward, reward.names)(
+    totals, valid = RewardAggregator(config.reward, reward.names).aggregate(
         outputs, torch.tensor([r.group_id for r in requests])
     )
     metrics = {f"{name}_{kind}": value for name, value in reward_means(outputs, totals, valid).items()}

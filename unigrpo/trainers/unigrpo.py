@@ -24,7 +24,9 @@ from unigrpo.runs.image_grid import DRAWINGS, captioned_grid
 from unigrpo.trainers.base import Output, Trainer, TrainState, prompt_row
 from unigrpo.trainers.rollout_source import ColocatedRollouts, DisaggregatedRollouts, RolloutSource
 from unigrpo.training.planning import plan_samples, with_log_probs, with_rewards
-from unigrpo.training.reward_aggregation import RewardAggregator, reward_metrics, task_metrics, valid_advantages
+from unigrpo.training.reward_aggregation import RewardAggregator, valid_advantages
+from unigrpo.training.reward_failures import FailureGuard
+from unigrpo.training.reward_metrics import reward_metrics, task_metrics
 from unigrpo.workers.group import WorkerGroup
 from unigrpo.workers.logprob_mismatch import is_comparable, is_exact
 from unigrpo.workers.policy import PolicyWorker
@@ -90,6 +92,7 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
         if rollout is not None:
             self.source = DisaggregatedRollouts(config, policy, self._requests, rollout)
         self.reward_aggregator = RewardAggregator(config.reward, reward.names)
+        self.failure_guard = FailureGuard(config.reward, reward.names)
         self.estimator = load_estimator(config.algo.likelihood.name, config.algo.likelihood.options)
 
     def train_step(self, step: int, output: Output) -> dict[str, float]:
@@ -113,10 +116,11 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
         with timer.phase("reward"):
             outputs, reward_work = wait_for_rewards()
         groups = torch.tensor([rollout.request.group_id for rollout in rollouts])
-        totals, valid = self.reward_aggregator(outputs, groups)
+        totals, valid = self.reward_aggregator.aggregate(outputs, groups)
         advantages = valid_advantages(totals, groups, valid, config.algo.advantage.estimator).float()
         updates: list[dict[str, float]] = []
-        if self.reward_aggregator.check(outputs, valid, rollouts):
+        if self.failure_guard.check_missing(outputs, valid, rollouts):
+            self.failure_guard.check_spread(advantages, outputs, rollouts)
             with timer.phase("update"):
                 updates = self._update(with_rewards(samples, advantages, valid))
         rewards = [{"reward": t, "rewards": o.parts} for t, o in zip(totals.tolist(), outputs, strict=True)]

@@ -1,34 +1,19 @@
-"""Rewards of rollouts: one reward in a process of its own, and all of them in this process."""
+"""Rewards of rollouts: what a run needs of its rewards, and all of them in this process."""
 
 from __future__ import annotations
 
-import math
-import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from PIL import Image
 
 from rewards.base import RewardInput
-from rewards.loading import load_reward
+from rewards.runtime.host import RewardHost, RewardSpec
+from rewards.runtime.scoring import Scores
 from unigrpo.config import RewardConfig, RewardTermConfig
 from unigrpo.data.images import read_image
 from unigrpo.records import Prompt, RewardOutput, Rollout
-
-
-@dataclass(frozen=True, kw_only=True)
-class TermScores:
-    """What one reward gave to a batch."""
-
-    values: list[float | None]
-    reason: str = ""
-    """Why values are missing."""
-    has_failed: bool = False
-    """Whether the call failed as a whole, so that another might not."""
-    logs: dict[str, float] = field(default_factory=dict[str, float])
-    """Numbers of the reward's own for the metrics."""
 
 
 class RewardScorer(Protocol):
@@ -52,110 +37,61 @@ class RewardScorer(Protocol):
         ...
 
 
-class RewardWorker:
-    """One reward of the config."""
-
-    def __init__(self, term: RewardTermConfig) -> None:
-        self.term = term
-        self.reward = load_reward(term.name, term.options, term.style)
-        self.name = self.reward.name
-        self._lock = threading.Lock()
-
-    def load(self) -> str:
-        """Gets the reward ready to score. Returns its name."""
-        self.reward.load()
-        return self.name
-
-    def check_prompts(self, prompts: Sequence[Prompt]) -> list[str]:
-        """One message for each prompt that this reward cannot work with, such as one without a usable gold."""
-        problems: list[str] = []
-        for prompt in prompts:
-            if not applies_to(self.term, prompt.task):
-                continue
-            try:
-                self.reward.check_prompt(_prompt_input(prompt))
-            except ValueError as error:
-                problems.append(f"{prompt.id}: reward {self.name!r} cannot use it: {error}")
-        return problems
-
-    def score(self, inputs: Sequence[RewardInput]) -> TermScores:
-        """The reward of each input. Whatever the reward does wrong makes values missing, never 0."""
-        try:
-            values = self.reward(inputs)
-        except Exception as error:  # user code may raise anything
-            return self._missing(inputs, f"raised {type(error).__name__}: {error}")
-        if not isinstance(values, list):
-            return self._missing(inputs, f"returned {type(values).__name__} where a list belongs")
-        if len(values) != len(inputs):
-            return self._missing(inputs, f"returned {len(values)} values for {len(inputs)} samples")
-        try:
-            finite = [None if value is None or not math.isfinite(value) else float(value) for value in values]
-        except (TypeError, ValueError, OverflowError) as error:
-            return self._missing(inputs, f"returned something that is no number: {error}")
-        odd = next((value for value, known in zip(values, finite, strict=True) if known is None), 0)
-        with self._lock:
-            logs = self.reward.logs()
-        return TermScores(values=finite, reason=f"returned {odd}" if None in finite else "", logs=logs)
-
-    def close(self) -> None:
-        """Ends what the reward started."""
-        self.reward.close()
-
-    def _missing(self, inputs: Sequence[RewardInput], reason: str) -> TermScores:
-        return TermScores(values=[None] * len(inputs), reason=reason, has_failed=True)
-
-
 class LocalRewards:
-    """All rewards in this process, one after the other: for tests and for one's own loops."""
+    """All rewards in this process, one after the other, for tests and loops of one's own.
+
+    A reward that hangs or ends its process takes this process with it; see
+    :class:`~unigrpo.workers.reward_pool.RewardPool` for rewards in processes of their own.
+    """
 
     def __init__(self, config: RewardConfig) -> None:
-        self._workers = reward_workers(config)
-        for worker in self._workers:
-            worker.load()
+        """Builds and loads all rewards. Raises ValueError if one cannot be, or if two have the same name."""
+        self._terms = config.terms
+        self._hosts = [RewardHost(reward_spec(term), owns_process=False) for term in config.terms]
+        self._names = [host.load().name for host in self._hosts]
+        check_names(self._names)
 
     @property
     def names(self) -> list[str]:
-        return [worker.name for worker in self._workers]
+        return self._names
 
     def score(self, rollouts: Sequence[Rollout]) -> tuple[list[RewardOutput], dict[str, float]]:
-        scores: dict[str, list[TermScores]] = {}
+        scores: dict[str, list[Scores]] = {}
         seconds: dict[str, float] = {}
         everything = reward_inputs(rollouts)
-        rows = {worker.name: applicable_rows(worker.term, rollouts) for worker in self._workers}
-        for worker in self._workers:
-            started, paid = time.monotonic(), rows[worker.name]
-            scores[worker.name] = [worker.score([everything[i] for i in paid])] if paid else []
-            seconds[worker.name] = time.monotonic() - started
+        rows = {name: applicable_rows(term, rollouts) for name, term in zip(self._names, self._terms, strict=True)}
+        for (name, found), host in zip(rows.items(), self._hosts, strict=True):
+            started = time.monotonic()
+            scores[name] = [host.score([everything[i] for i in found])] if found else []
+            seconds[name] = time.monotonic() - started
         return outputs(scores, rows, len(rollouts)), work_metrics(scores, seconds)
 
     def start(self, rollouts: Sequence[Rollout]) -> Callable[[], tuple[list[RewardOutput], dict[str, float]]]:
         return lambda: self.score(rollouts)
 
     def close(self) -> None:
-        for worker in self._workers:
-            worker.close()
+        for host in self._hosts:
+            host.close()
 
 
-def reward_workers(config: RewardConfig) -> list[RewardWorker]:
-    """One worker for each term.
+def reward_spec(term: RewardTermConfig) -> RewardSpec:
+    """What a reward is built from."""
+    return RewardSpec(name=term.name, options=term.options, style=term.style)
 
-    Raises:
-        ValueError: A reward that cannot be built, or two with one name.
-    """
-    workers = [RewardWorker(term) for term in config.terms]
-    names = [worker.name for worker in workers]
+
+def check_names(names: Sequence[str]) -> None:
+    """Raises ValueError if two rewards have the same name, by which metrics would mix them."""
     if len(set(names)) < len(names):
-        raise ValueError(f"reward.terms: two rewards have the same name, so metrics would mix them: {names}")
-    return workers
+        raise ValueError(f"reward.terms: two rewards have the same name, so metrics would mix them: {list(names)}")
 
 
 def applies_to(term: RewardTermConfig, task: str) -> bool:
-    """Whether a reward pays for a task."""
+    """Whether a reward scores samples of a task."""
     return not term.tasks or task in term.tasks
 
 
 def applicable_rows(term: RewardTermConfig, rollouts: Sequence[Rollout]) -> list[int]:
-    """The rollouts that a reward pays for."""
+    """Indices of the rollouts that a reward scores."""
     return [i for i, rollout in enumerate(rollouts) if applies_to(term, rollout.request.prompt.task)]
 
 
@@ -182,7 +118,8 @@ def reward_inputs(rollouts: Sequence[Rollout]) -> list[RewardInput]:
     ]
 
 
-def _prompt_input(prompt: Prompt) -> RewardInput:
+def prompt_input(prompt: Prompt) -> RewardInput:
+    """A prompt as a reward sees it before there is a completion."""
     return RewardInput(
         prompt=prompt.text,
         messages=prompt.messages,
@@ -193,7 +130,7 @@ def _prompt_input(prompt: Prompt) -> RewardInput:
     )
 
 
-def outputs(scores: dict[str, list[TermScores]], rows: dict[str, list[int]], num_samples: int) -> list[RewardOutput]:
+def outputs(scores: dict[str, list[Scores]], rows: dict[str, list[int]], num_samples: int) -> list[RewardOutput]:
     """The batches of each reward as one record for each sample.
 
     Args:
@@ -211,7 +148,7 @@ def outputs(scores: dict[str, list[TermScores]], rows: dict[str, list[int]], num
     return found
 
 
-def work_metrics(scores: dict[str, list[TermScores]], seconds: dict[str, float]) -> dict[str, float]:
+def work_metrics(scores: dict[str, list[Scores]], seconds: dict[str, float]) -> dict[str, float]:
     """Seconds of each reward, and what it logged itself: the mean over its calls, by their samples."""
     metrics = {f"time/reward/{name}_seconds": value for name, value in seconds.items()}
     for name, batches in scores.items():

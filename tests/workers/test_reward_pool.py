@@ -1,0 +1,204 @@
+"""Rewards that hang, die, raise or return nonsense in processes of their own: the others and the run go on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
+from pathlib import Path
+
+import pytest
+import torch
+
+from unigrpo.config import RewardConfig, RewardTermConfig
+from unigrpo.records import Prompt, Rollout, SampleRequest
+from unigrpo.workers import reward_pool
+from unigrpo.workers.reward_pool import RewardNotReady, RewardPool, local_reward_pool
+from unigrpo.workers.reward_process import LocalReward
+
+FILE = Path(__file__).parents[1] / "fixtures" / "odd_rewards.py"
+PROMPTS = [Prompt(id=f"p:{i}", text="t", label=str(i)) for i in range(3)]
+
+
+def rollout(sample: int, completion: str) -> Rollout:
+    empty = torch.zeros(0)
+    return Rollout(
+        request=SampleRequest(prompt=Prompt(id="p", text="t"), group_id=0, sample_id=sample, step=0),
+        policy_version=0, token_ids=empty.long(), response_mask=empty.bool(), scored_mask=empty.bool(),
+        completion=completion, commit_step=empty.long(), commit_log_probs=empty, image_mask=empty.bool(),
+    )  # fmt: skip
+
+
+ROLLOUTS = [rollout(i, "x" * i) for i in range(6)]
+
+
+def term(function: str, **options: object) -> RewardTermConfig:
+    return RewardTermConfig(name=f"{FILE}:{function}", **options)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def pool() -> Iterator[Callable[..., RewardPool]]:
+    started: list[RewardPool] = []
+
+    def start(*terms: RewardTermConfig) -> RewardPool:
+        started.append(local_reward_pool(RewardConfig(terms=terms)))
+        started[-1].initialize()
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.close()
+
+
+def values(outputs: list, name: str) -> list[float | None]:
+    return [output.parts[name] for output in outputs]
+
+
+@pytest.mark.parametrize(("num_workers", "batch_size"), [(0, 0), (2, 0), (1, 1), (2, 2)])
+def test_batches_come_back_in_the_order_of_the_samples(pool, num_workers, batch_size):
+    outputs, metrics = pool(term("length", num_workers=num_workers, batch_size=batch_size)).score(ROLLOUTS)
+    assert values(outputs, "length") == [0, 1, 2, 3, 4, 5]
+    assert metrics["time/reward/length_seconds"] > 0
+
+
+def test_a_reward_that_hangs_is_missing_and_the_others_are_there(pool):
+    rewards = pool(term("length"), term("never_answers", timeout_seconds=0.5, attempts=1))
+    for _ in range(2):  # the process that was started again is ended again
+        outputs, _ = rewards.score(ROLLOUTS)
+        assert values(outputs, "length") == [0, 1, 2, 3, 4, 5]
+        assert values(outputs, "never_answers") == [None] * 6
+        assert outputs[0].reasons == {"never_answers": "did not answer within 0.5 s"}
+
+
+def test_a_process_that_hung_or_died_is_started_again_and_its_batch_scored_again(pool, tmp_path):
+    hangs = term("hangs_once", options={"marker": str(tmp_path / "hung")}, timeout_seconds=5.0)
+    dies = term("kills_itself_once", options={"marker": str(tmp_path / "died")})
+    outputs, _ = pool(hangs, dies).score(ROLLOUTS)
+    assert values(outputs, "hangs_once") == [1.0] * 6
+    assert values(outputs, "kills_itself_once") == [2.0] * 6
+
+
+def test_a_process_that_always_dies_is_missing_with_its_reason(pool):
+    outputs, _ = pool(term("kills_itself"), term("length")).score(ROLLOUTS)
+    assert values(outputs, "kills_itself") == [None] * 6
+    assert outputs[5].reasons == {"kills_itself": "ended its own process (exit status 1)"}
+    assert values(outputs, "length") == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_call_that_raises_is_made_once_more(pool):
+    outputs, _ = pool(term("raises_every_third_call", batch_size=1)).score(ROLLOUTS)
+    assert values(outputs, "raises_every_third_call") == [3.0] * 6
+
+
+def test_nan_and_what_no_float_holds_are_missing(pool):
+    outputs, _ = pool(term("returns_nan_for_long"), term("returns_what_no_float_holds", attempts=1)).score(ROLLOUTS)
+    assert values(outputs, "returns_nan_for_long") == [4.0, 4.0, 4.0, 4.0, None, None]
+    assert outputs[4].reasons["returns_nan_for_long"] == "returned nan"
+    assert values(outputs, "returns_what_no_float_holds") == [None] * 6
+    assert "is no number" in outputs[0].reasons["returns_what_no_float_holds"]
+
+
+def test_a_reward_that_cannot_start_is_named(pool):
+    with pytest.raises(RewardNotReady, match=r"DoesNotLoad' could not start: .* FileNotFoundError: weights.* \(.*:\d"):
+        pool(term("DoesNotLoad"))
+
+
+def test_a_reward_that_is_never_ready_stops_the_start(pool):
+    with pytest.raises(RewardNotReady, match=r"NeverLoads' is not ready after 1 s; .* load_timeout_seconds \(now 1\)"):
+        pool(term("NeverLoads", load_timeout_seconds=1.0))
+
+
+@pytest.mark.parametrize(("factor", "seconds"), [(20.0, 0.0), (0.0, 60.0)])
+def test_a_process_that_is_started_again_may_load_for_longer_than_a_call_may_take(
+    pool, tmp_path, monkeypatch, factor, seconds
+):
+    monkeypatch.setattr(reward_pool, "RELOAD_FACTOR", factor)
+    monkeypatch.setattr(reward_pool, "RELOAD_SECONDS", seconds)
+    options = {"marker": str(tmp_path / "died"), "seconds": 1.5}
+    outputs, _ = pool(term("LoadsSlowly", options=options, timeout_seconds=1.0)).score(ROLLOUTS)
+    assert values(outputs, "LoadsSlowly") == [5.0] * 6
+
+
+def test_what_is_started_is_scored_meanwhile(pool, tmp_path):
+    wait = pool(term("waits_for", options={"marker": str(tmp_path / "go")})).start(ROLLOUTS)
+    (tmp_path / "go").touch()  # the caller goes on
+    outputs, _ = wait()
+    assert values(outputs, "waits_for") == [7.0] * 6
+
+
+def test_closing_ends_what_was_started_and_never_waited_for(pool):
+    rewards = pool(term("never_answers"))
+    wait = rewards.start(ROLLOUTS)
+    rewards.close()
+    with pytest.raises(CancelledError, match="closed"):
+        wait()
+
+
+def test_what_a_reward_logs_is_averaged_over_its_calls(pool):
+    _, metrics = pool(term("logs_its_mean", batch_size=4)).score(ROLLOUTS)
+    assert metrics["reward/logs_its_mean/mean_length"] == pytest.approx(2.5)
+
+
+def test_a_costly_reward_is_called_with_as_many_samples_as_its_deadline_allows(pool, tmp_path):
+    notes = tmp_path / "calls"
+    options = {"notes": str(notes), "seconds": 0.05}
+    rewards = pool(term("Costly", options=options, timeout_seconds=2.0, num_workers=1))
+    many = [rollout(i, "x" * i) for i in range(24)]
+    for _ in range(2):
+        outputs, _ = rewards.score(many)
+        assert values(outputs, "costly") == list(range(24))
+    sizes = [int(line) for line in notes.read_text().splitlines()]
+    assert sizes[0] == 2  # measures the rate: 0.05 s for a sample, and a little more
+    assert 2 < max(sizes) <= 10  # a quarter of the deadline
+    assert sum(sizes) == 48
+
+
+def test_a_costly_reward_that_becomes_slow_is_called_with_fewer_samples_and_none_is_missing(pool, tmp_path):
+    notes = tmp_path / "calls"
+    options = {"notes": str(notes), "seconds": 0.02, "slow_from": 1, "slow_factor": 20.0}
+    rewards = pool(term("Costly", options=options, timeout_seconds=2.0, attempts=1, num_workers=1))
+    outputs, _ = rewards.score([rollout(i, "x" * i) for i in range(12)])
+    assert values(outputs, "costly") == list(range(12))
+    sizes = [int(line) for line in notes.read_text().splitlines()]
+    assert sizes[:2] == [2, 10]  # 10 samples of 0.4 s miss the deadline of 2 s
+    assert max(sizes[2:]) <= 4
+
+
+def test_a_costly_reward_gets_as_many_processes_as_a_step_needs_and_cpus_are_free(tmp_path, monkeypatch):
+    monkeypatch.setattr(reward_pool, "STEP_SECONDS", 1.0)
+    options = {"notes": str(tmp_path / "calls"), "seconds": 0.4}
+    for free, samples, expected in ((8, 6, 3), (1, 200, 2), (8, 1, 1)):
+        config = RewardConfig(terms=(term("Costly", options=options, num_cpus=1.0),))
+        rewards = RewardPool(config, LocalReward, free_cpus=lambda free=free: free)
+        rewards.initialize(PROMPTS, samples)
+        assert rewards.try_out(PROMPTS, samples)[0].num_processes == expected
+        outputs, _ = rewards.score(ROLLOUTS)
+        assert values(outputs, "costly") == [0, 1, 2, 3, 4, 5]
+        rewards.close()
+
+
+def test_a_trial_calls_each_reward_with_two_prompts_and_tells_how_long_a_step_takes(pool, tmp_path):
+    costly = term("Costly", options={"notes": str(tmp_path / "calls"), "seconds": 0.4}, num_workers=2)
+    trials = pool(term("length"), costly, term("never_answers", tasks=("t2i",))).try_out(PROMPTS, 100)
+    assert [trial.name for trial in trials] == ["length", "costly"]
+    assert trials[0].scores.values == [len("<think>This stands in for a sample.</think>0")] * 2
+    assert trials[1].seconds_per_sample == pytest.approx(0.4, rel=0.5)
+    assert trials[1].step_seconds == pytest.approx(100 * trials[1].seconds_per_sample / 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        (
+            "never_answers",
+            {"timeout_seconds": 0.5},
+            "did not score 2 samples within its timeout_seconds 0.5, and",
+        ),
+        ("kills_itself", {}, r"kills_itself' ended its own process \(exit status 1\)"),
+        ("always_raises", {}, r"always_raises' raised OSError: always \(.*odd_rewards.py:\d+\)"),
+        ("Costly", {"batch_size": 50, "timeout_seconds": 1.0}, "so that a call of 50 misses timeout_seconds 1; lower"),
+    ],
+)
+def test_a_reward_that_fails_or_misses_its_deadline_is_refused_before_the_run(pool, tmp_path, name, settings, message):
+    options = {"notes": str(tmp_path / "calls"), "seconds": 0.1} if name == "Costly" else {}
+    with pytest.raises(RewardNotReady, match=message):
+        pool(term(name, options=options, **settings)).try_out(PROMPTS, 100)

@@ -1,0 +1,79 @@
+"""Metrics of the rewards of a step: means, spreads, and fractions of missing values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from unigrpo.records import RewardOutput
+from unigrpo.training.reward_aggregation import reward_values
+
+
+def reward_metrics(
+    outputs: Sequence[RewardOutput],
+    totals: Float[Tensor, " B"],
+    groups: Int[Tensor, " B"],
+    valid: Bool[Tensor, " B"],
+) -> dict[str, float]:
+    """Mean, spread and share of missing values of each reward, and shares of groups that teach nothing."""
+    metrics = {f"reward/{k}": v for k, v in _spread("total", totals[valid], groups[valid]).items()}
+    for name in _names(outputs):
+        paid = torch.tensor([name in o.parts for o in outputs])
+        values, is_missing = reward_values(outputs, name)
+        found = paid & ~is_missing
+        metrics |= {f"reward/{k}": v for k, v in _spread(name, values[found], groups[found]).items()}
+        metrics[f"reward/{name}_missing_share"] = (is_missing.sum() / paid.sum()).item()
+    return metrics | {
+        "reward/zero_spread_groups": metrics.pop("reward/total_zero_spread_groups", 0.0),
+        "reward/left_out_share": 1 - valid.double().mean().item(),
+    }
+
+
+def task_metrics(
+    tasks: Sequence[str],
+    outputs: Sequence[RewardOutput],
+    totals: Float[Tensor, " B"],
+    groups: Int[Tensor, " B"],
+    valid: Bool[Tensor, " B"],
+) -> dict[str, float]:
+    """Of each task: its total reward and each single one, their spread, and groups that teach nothing."""
+    metrics: dict[str, float] = {}
+    for task in dict.fromkeys(tasks):
+        of_task = torch.tensor([other == task for other in tasks])
+        rows = valid & of_task
+        spreads = _spread("total", totals[rows], groups[rows])
+        for name in _names(outputs):
+            values, is_missing = reward_values(outputs, name)
+            found = of_task & ~is_missing & torch.tensor([name in o.parts for o in outputs])
+            spreads |= _spread(name, values[found], groups[found])
+        metrics |= {f"reward/{k}/{task}": v for k, v in spreads.items()}
+    return metrics
+
+
+def reward_means(
+    outputs: Sequence[RewardOutput], totals: Float[Tensor, " B"], valid: Bool[Tensor, " B"]
+) -> dict[str, float]:
+    """Mean of each reward over the samples that have it, and ``reward_total`` of the weighted sums."""
+    means: dict[str, float] = {}
+    for name in _names(outputs):
+        values = [v for v in (o.parts.get(name) for o in outputs) if v is not None]
+        means[name] = sum(values) / len(values) if values else float("nan")
+    return means | {"reward_total": totals[valid].mean().item()}
+
+
+def _names(outputs: Sequence[RewardOutput]) -> list[str]:
+    return list(dict.fromkeys(name for output in outputs for name in output.parts))
+
+
+def _spread(name: str, values: Float[Tensor, " N"], groups: Int[Tensor, " N"]) -> dict[str, float]:
+    if not len(values):
+        return {}
+    flat = [float((values[groups == g] == values[groups == g][0]).all()) for g in groups.unique()]
+    return {
+        f"{name}_mean": values.mean().item(),
+        f"{name}_std": values.std(correction=0).item(),
+        f"{name}_zero_spread_groups": sum(flat) / len(flat),
+    }

@@ -7,7 +7,8 @@ if [ "${1:-}" = --help ] || [ "${1:-}" = -h ]; then
     cat <<'TEXT'
 bash launch/test.sh [PYTEST ARGUMENTS]
 
-Creates or reuses .venv, then runs ruff, shellcheck, pyright and the default tests (about ten minutes on 2 cores).
+Creates or reuses .venv, then runs the linters of .pre-commit-config.yaml, pyright and the default tests (about ten
+minutes on 2 cores).
 With arguments, runs only pytest with them:  bash launch/test.sh tests/algorithm -k coupled
 TEXT
     exit 0
@@ -32,9 +33,7 @@ check() {
     "$@" || { outcome=FAILED && num_failed=$((num_failed + 1)); }
     summary+=("$(printf '%-12s  %s  %4d s' "$name" "$outcome" $((SECONDS - started)))")
 }
-check "ruff check" "$bin/ruff" check .
-check "ruff format" "$bin/ruff" format --check .
-check "shellcheck" "$bin/shellcheck" --external-sources launch/*.sh launch/slurm.sbatch examples/tiny/*.sh .ci/run
+check "linters" env SKIP=pyright PATH="$bin:$PATH" pre-commit run --all-files
 check "pyright" "$bin/pyright" --pythonpath "$PYTHON"
 # Files go to free processes in their order: those that start Ray, which mostly wait, before the many short ones.
 check "pytest" "$PYTHON" -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder

@@ -1,4 +1,7 @@
-"""Runs a reward on a file of samples, without training: python -m rewards.try_reward --reward SPEC --input F.jsonl"""
+"""Runs a reward on a file of samples, without training.
+
+Usage: python -m rewards.try_reward --reward SPEC --input F.jsonl
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A reward behind HTTP, for libraries that do not fit into one environment: python http_server.py [PORT]
+"""A reward behind HTTP, for libraries that do not fit into one environment.
+
+Usage: python http_server.py [PORT]
 
 Listens on this machine only. The format is that of rewards/remote.py.
 """

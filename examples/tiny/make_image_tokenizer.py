@@ -36,6 +36,7 @@ BATCH_ENTROPY_FACTOR = 2.0
 
 
 def main() -> None:
+    """Trains the image tokenizer and saves it with a record of the training."""
     arguments = parse_arguments()
     torch.manual_seed(arguments.seed)
     training, held_out = split()
@@ -77,6 +78,7 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
+    """Returns the arguments of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument("--num_steps", type=int, default=1500, help="optimizer steps (default: %(default)s)")

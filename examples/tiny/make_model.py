@@ -43,6 +43,7 @@ SAMPLING = TextSamplingConfig(max_new_tokens=RESPONSE_LENGTH, num_denoising_step
 
 
 def main() -> None:
+    """Makes the model, trains it unless its weights are to be random, and saves it."""
     arguments = parse_arguments()
     torch.manual_seed(arguments.seed)
     folder: Path = arguments.output
@@ -69,6 +70,7 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
+    """Returns the arguments of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument("--random_bytes", action="store_true", help="random weights and a byte tokenizer")

@@ -54,6 +54,7 @@ WRONG_PER_PROMPT = 4
 
 
 def main() -> None:
+    """Trains and saves both reward models, or the one that is asked for."""
     arguments = parse_arguments()
     pictures = Pictures(arguments.seed)
     for name, train in (("clip", train_clip), ("image_reward", train_image_reward)):
@@ -78,6 +79,7 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
+    """Returns the arguments of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder to write both models into")
     parser.add_argument("--only", nargs="+", default=["clip", "image_reward"], help="models to make (default: both)")

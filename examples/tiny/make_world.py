@@ -40,6 +40,7 @@ SIZES = {"pairs": 16000, "journey": 16000, "instructions": 12000, "reasoning": 3
 
 
 def main() -> None:
+    """Writes the data of all stages, the prompts of UniGRPO and the first model."""
     arguments = parse_arguments()
     world = World(arguments.output, arguments.seed)
     world.write_training()
@@ -49,6 +50,7 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
+    """Returns the arguments of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument("--image_tokenizer", type=Path, required=True, help="folder of make_image_tokenizer.py")

@@ -25,6 +25,7 @@ SHOWN = {
 
 
 def main() -> None:
+    """Reads the runs that the command line names, records them and prints their table."""
     runs = [read(Path(folder)) for folder in sys.argv[1:]]
     record = {
         "command": "bash examples/tiny/multi_seed.sh",

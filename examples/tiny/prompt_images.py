@@ -1,4 +1,6 @@
-"""Writes the images of the tiny prompts: python examples/tiny/prompt_images.py
+"""Writes the images of the tiny prompts.
+
+Usage: python examples/tiny/prompt_images.py
 
 The prompt files in examples/tiny/world are tracked; their 896 images are drawn by this script, which takes about a
 second and does nothing if they are there. A checksum of the pixels guards that every machine draws the same images.

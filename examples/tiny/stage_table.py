@@ -21,6 +21,7 @@ COLUMNS = {**SHOWN, "thinking, then drawing": "shape_match_{}/r2i"}
 
 
 def main() -> None:
+    """Prints the table of an evaluation, and records it with the last model if asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path, help="results.json of unigrpo.cli.evaluate")
     parser.add_argument("--record", action="store_true", help="write training.json into the last checkpoint")

@@ -12,6 +12,7 @@ _BASE_NAMES = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "
 
 
 def time(text: str) -> tuple[int, int, int, str] | None:
+    """Returns hour, minute, second and clock ("24", or "" where am and pm are open) of a time; None for other text."""
     found = _TIME.fullmatch(text.strip().rstrip("."))
     if found:
         hour, minute, second, half = int(found[1]), int(found[2]), int(found[3] or 0), (found[4] or "").lower()
@@ -28,6 +29,7 @@ def time(text: str) -> tuple[int, int, int, str] | None:
 
 
 def base(text: str) -> tuple[str, str] | None:
+    """Returns digits and base of a number that names its base; None for other text."""
     found = _BASE.fullmatch(text.strip())
     if not found or not any(sign.isdigit() for sign in found[1]):
         return None

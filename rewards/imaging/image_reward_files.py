@@ -71,6 +71,7 @@ def _heads(folder: Path) -> dict[str, int]:
 
 
 def main() -> None:
+    """Converts the published file of ImageReward into a folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input", type=Path, required=True, help="the published ImageReward.pt")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")

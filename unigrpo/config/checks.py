@@ -6,17 +6,21 @@ import math
 
 
 def require(condition: bool, message: str) -> None:
+    """Raises a ValueError with the message unless the condition holds."""
     if not condition:
         raise ValueError(message)
 
 
 def choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Raises a ValueError unless the value of a setting is one of those allowed."""
     require(value in allowed, f"{name}: no {value!r}; choose one of {sorted(allowed)}")
 
 
 def positive(name: str, value: float) -> None:
+    """Raises a ValueError unless the value of a setting is finite and above 0."""
     require(0 < value < math.inf, f"{name} is {value}; it must be a number above 0")
 
 
 def within(name: str, value: float, low: float, high: float) -> None:
+    """Raises a ValueError unless the value of a setting lies between two bounds, which are allowed."""
     require(low <= value <= high, f"{name} is {value}; it must lie in [{low}, {high}]")

@@ -27,7 +27,7 @@ is_supported() { "$1" -c 'import sys, ensurepip, venv; sys.exit(not (3, 10) <= s
 
 find_python() {
     local candidate
-    for candidate in ${UNIGRPO_PYTHON:-} python3.11 python3.12 python3.10 python3 python; do
+    for candidate in ${UNIGRPO_PYTHON:+"$UNIGRPO_PYTHON"} python3.11 python3.12 python3.10 python3 python; do
         if is_supported "$candidate"; then
             command -v "$candidate"
             return

@@ -4,14 +4,12 @@
 
 ray_bin=$(dirname "$PYTHON")/ray
 export RAY_USAGE_STATS_ENABLED=0
+# A proxy cannot reach this machine's loopback. Programs read one spelling of the variable or the other.
+no_proxy="${no_proxy:+$no_proxy,}${NO_PROXY:+$NO_PROXY,}127.0.0.1,localhost,::1"
+export no_proxy NO_PROXY="$no_proxy"
 
-job_server_answers() {
-    "$PYTHON" - "$1" <<'PY' 2>/dev/null
-import json, sys, urllib.request
-with urllib.request.urlopen(sys.argv[1] + "/api/version", timeout=3) as answer:
-    sys.exit("ray_version" not in json.load(answer))
-PY
-}
+# Prints why not, if none does.
+job_server_answers() { "$PYTHON" launch/job_server.py answers "$1"; }
 
 # Ports that nobody listens on now, one a line.
 free_ports() {
@@ -27,13 +25,14 @@ PY
 # Sets RAY_ADDRESS to the URL of a job server.
 start_or_find_ray() {
     if [ -n "${RAY_ADDRESS:-}" ]; then
-        job_server_answers "$RAY_ADDRESS" || fail "no job server answers at RAY_ADDRESS=$RAY_ADDRESS. Give its URL," \
-            "such as http://HOST:8265, or unset RAY_ADDRESS to start a local one"
+        local reason
+        reason=$(job_server_answers "$RAY_ADDRESS") || fail "no job server answers at RAY_ADDRESS=$RAY_ADDRESS" \
+            "($reason). Give its URL, such as http://HOST:8265, or unset RAY_ADDRESS to start a local one"
         return
     fi
     RAY_ADDRESS=http://127.0.0.1:8265
     export RAY_ADDRESS
-    if job_server_answers "$RAY_ADDRESS"; then
+    if job_server_answers "$RAY_ADDRESS" >/dev/null; then
         say "using the Ray job server at $RAY_ADDRESS"
         return
     fi
@@ -50,6 +49,7 @@ start_local_ray() {
     ray_tmp=$(mktemp -d /tmp/unigrpo-ray-XXXXXX)
     gcs_address=127.0.0.1:${ports[0]}
     RAY_ADDRESS=http://127.0.0.1:${ports[1]}
+    keep_ray_to_ourselves
     say "starting a local Ray head at $gcs_address (a few seconds)"
     clean_up_at_exit
     # In a process group of its own, so that stopping it stops its children and nobody else's.
@@ -60,7 +60,7 @@ start_local_ray() {
     ray_pid=$!
     local started=$SECONDS
     while kill -0 "$ray_pid" 2>/dev/null && [ $((SECONDS - started)) -lt 120 ]; do
-        job_server_answers "$RAY_ADDRESS" && return
+        job_server_answers "$RAY_ADDRESS" >/dev/null && return
         sleep 1
     done
     tail -n 20 "$ray_tmp.log" >&2
@@ -80,6 +80,17 @@ PY
 
 new_job_id() { echo "unigrpo-$(date +%Y%m%d-%H%M%S)-$$"; }
 
+# Whoever reaches a port of Ray can run commands as its user. So the local head listens on loopback alone, where Ray would
+# put the machine's outward address, and other users of this machine lack the token that it asks for.
+keep_ray_to_ourselves() {
+    export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 # what makes Ray's node address 127.0.0.1, on Linux as well
+    export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$ray_tmp/auth_token
+    unset RAY_AUTH_TOKEN # it would come before the file
+    (umask 077 && new_token >"$RAY_AUTH_TOKEN_PATH")
+}
+
+new_token() { "$PYTHON" -c 'import secrets; print(secrets.token_hex(32))'; }
+
 # submit_job MODULE ARGUMENTS...: runs it as a job with this folder as its working directory; its status is the job's.
 submit_job() {
     local environment
@@ -87,8 +98,8 @@ submit_job() {
     clean_up_at_exit
     job_id=$(new_job_id)
     # In the background, since bash runs a trap only when the command in front has ended.
-    "$ray_bin" job submit --address "$RAY_ADDRESS" --submission-id "$job_id" --working-dir . \
-        --runtime-env-json "$environment" -- "$PYTHON" -m "$@" &
+    "$PYTHON" launch/job_server.py submit --address "$RAY_ADDRESS" --job_id "$job_id" --working_dir . \
+        --runtime_env "$environment" -- "$PYTHON" -m "$@" &
     submit_pid=$!
     local status=0
     wait "$submit_pid" || status=$?

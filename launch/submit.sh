@@ -43,16 +43,20 @@ submit_to_cluster() {
     source launch/ray_head.sh
     [ -n "${RAY_ADDRESS:-}" ] || fail "RAY_ADDRESS is not set: give the URL of the cluster's job server, such as" \
         "RAY_ADDRESS=http://HEAD:8265"
-    job_server_answers "$RAY_ADDRESS" || fail "no job server answers at RAY_ADDRESS=$RAY_ADDRESS. On the head node:" \
-        "ray start --head; from outside: ssh -N -L 8265:127.0.0.1:8265 HEAD, and RAY_ADDRESS=http://127.0.0.1:8265"
-    local environment job_id
+    local reason environment job_id
+    reason=$(job_server_answers "$RAY_ADDRESS") || fail "no job server answers at RAY_ADDRESS=$RAY_ADDRESS ($reason)." \
+        "On the head node: ray start --head; from outside: ssh -N -L 8265:127.0.0.1:8265 HEAD, and" \
+        "RAY_ADDRESS=http://127.0.0.1:8265"
     environment=$(job_environment)
     job_id=$(new_job_id)
-    "$ray_bin" job submit --no-wait --address "$RAY_ADDRESS" --submission-id "$job_id" --working-dir . \
-        --runtime-env-json "$environment" -- "${UNIGRPO_CLUSTER_PYTHON:-$PYTHON}" -m "$module" "${arguments[@]}" \
-        >/dev/null || fail "the job server did not take the job; its message stands above"
+    "$PYTHON" launch/job_server.py submit --no_wait --address "$RAY_ADDRESS" --job_id "$job_id" --working_dir . \
+        --runtime_env "$environment" -- "${UNIGRPO_CLUSTER_PYTHON:-$PYTHON}" -m "$module" "${arguments[@]}" ||
+        fail "the job server did not take the job; its message stands above"
+    local ray address
+    printf -v ray %q "$ray_bin"
+    printf -v address %q "$RAY_ADDRESS"
     say "job $job_id"
-    say "follow: $ray_bin job logs --follow --address $RAY_ADDRESS $job_id"
-    say "status: $ray_bin job status --address $RAY_ADDRESS $job_id"
-    say "stop:   $ray_bin job stop --address $RAY_ADDRESS $job_id"
+    say "follow: $ray job logs --follow --address $address $job_id"
+    say "status: $ray job status --address $address $job_id"
+    say "stop:   $ray job stop --address $address $job_id"
 }

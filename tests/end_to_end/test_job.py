@@ -30,45 +30,16 @@ STEPS = ["--train.num_steps", "5", "--ckpt.save_steps", "2", "--train.seed", "5"
 pytestmark = pytest.mark.ray
 
 
-@pytest.fixture(scope="module")
-def ray_head():
-    """A local Ray head with its job server, started and stopped by the functions of the quickstart."""
-    script = """
-    set -euo pipefail
-    say() { echo "$*"; }; fail() { echo "error: $*" >&2; exit 1; }; has_gpu() { false; }
-    source launch/ray_head.sh
-    start_local_ray
-    echo "READY $RAY_ADDRESS $gcs_address"
-    read -r _
-    """
-    environment = {**os.environ, "PYTHON": sys.executable}
-    shell = subprocess.Popen(
-        ["bash", "-c", script], cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert shell.stdout is not None
-    for line in shell.stdout:
-        if line.startswith("READY"):
-            _, job_server, gcs = line.split()
-            break
-    else:
-        pytest.fail("the Ray head did not start")
-    yield job_server, gcs
-    shell.communicate("stop\n", timeout=60)
-    left = subprocess.run(["pgrep", "-f", gcs], capture_output=True, text=True, check=False).stdout
-    assert left == "", "processes of the stopped Ray head are still there"
-
-
-def train(gcs: str, *arguments: str, **options) -> subprocess.CompletedProcess[str]:
+def train(environment: dict[str, str], *arguments: str, **options) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "unigrpo", "train", *SMALL, *arguments],
-        cwd=ROOT, env={**os.environ, "RAY_ADDRESS": gcs}, capture_output=True, text=True, check=False, timeout=280,
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=280,
         **options,
     )  # fmt: skip
 
 
-def submit(job_server: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def submit(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     script = 'set -euo pipefail; source launch/ray_head.sh; submit_job unigrpo.cli.train_unigrpo "$@"'
-    environment = {**os.environ, "PYTHON": sys.executable, "RAY_ADDRESS": job_server}
     command = ["bash", "-c", script, "submit", *SMALL, *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=280)
 
@@ -84,7 +55,7 @@ def untimed(folder: Path) -> list[dict[str, float]]:
 def submitted(ray_head, tmp_path_factory):
     """What a submitted job printed, and its run folder."""
     run = tmp_path_factory.mktemp("submitted") / "run"
-    return submit(ray_head[0], "--run_dir", str(run), *STEPS), run
+    return submit(ray_head.submitter_environment, "--run_dir", str(run), *STEPS), run
 
 
 def test_a_submitted_job_leaves_a_whole_run_folder(submitted):
@@ -118,7 +89,7 @@ def test_a_job_handed_to_a_cluster_can_be_followed_by_what_the_script_prints(ray
     command = ["bash", "launch/submit_unigrpo_multinode.sh", SMALL[1], *SMALL[2:], "--train.num_steps", "1"]
     done = subprocess.run(
         [*command, "--actor.num_gpus_per_node", "2", "--run_dir", str(tmp_path / "run")],
-        cwd=ROOT, env={**os.environ, "RAY_ADDRESS": ray_head[0]}, capture_output=True, text=True, check=False,
+        cwd=ROOT, env=ray_head.submitter_environment, capture_output=True, text=True, check=False,
         timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -132,16 +103,18 @@ def test_a_job_handed_to_a_cluster_can_be_followed_by_what_the_script_prints(ray
 
 
 def test_a_job_that_fails_says_so_in_its_status(ray_head, tmp_path):
-    done = submit(ray_head[0], "--run_dir", str(tmp_path / "run"), "--rollout.n_samples_per_prompt", "1")
+    done = submit(
+        ray_head.submitter_environment, "--run_dir", str(tmp_path / "run"), "--rollout.n_samples_per_prompt", "1"
+    )
     assert done.returncode != 0
     assert "use at least 2" in done.stdout + done.stderr
 
 
 def test_after_kill_9_in_mid_step_a_resumed_run_has_the_same_metrics_and_weights(ray_head, submitted, tmp_path):
-    gcs, whole = ray_head[1], submitted[1]
+    whole = submitted[1]
     killed = subprocess.Popen(
         [sys.executable, "-m", "unigrpo", "train", *SMALL, "--run_dir", str(tmp_path / "killed"), *STEPS],
-        cwd=ROOT, env={**os.environ, "RAY_ADDRESS": gcs}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        cwd=ROOT, env=ray_head.driver_environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         start_new_session=True,
     )  # fmt: skip
     wait_for_step(tmp_path / "killed" / "metrics.jsonl", 3)
@@ -149,7 +122,9 @@ def test_after_kill_9_in_mid_step_a_resumed_run_has_the_same_metrics_and_weights
     killed.wait()
     assert untimed(tmp_path / "killed")[-1]["step"] < 5, "it was killed too late"
 
-    again = train(gcs, "--run_dir", str(tmp_path / "killed"), *STEPS, "--ckpt.load_enable", "true")
+    again = train(
+        ray_head.driver_environment, "--run_dir", str(tmp_path / "killed"), *STEPS, "--ckpt.load_enable", "true"
+    )
     assert again.returncode == 0, again.stderr
     assert untimed(tmp_path / "killed") == untimed(whole)
     one, two = (load_file(run / "policy" / "model.safetensors") for run in (whole, tmp_path / "killed"))
@@ -160,14 +135,13 @@ def test_after_kill_9_in_mid_step_a_resumed_run_has_the_same_metrics_and_weights
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("actor", ["PolicyActor", "ReferenceActor", "RolloutActor", "RewardActor"])
 def test_an_actor_killed_in_mid_step_ends_the_job_clearly_or_is_replaced(ray_head, tmp_path, actor):
-    gcs = ray_head[1]
     unified = [
         sys.executable, "-m", "unigrpo", "train", "--config", "launch/configs/tiny/unigrpo.yaml",
         "--rollout.batch_size", "4", "--rollout.n_samples_per_prompt", "4", "--eval.max_samples", "4",
         "--train.num_steps", "6", "--ckpt.save_steps", "1",
         "--rollout.num_workers", "1" if actor == "RolloutActor" else "0",
     ]  # fmt: skip
-    options = {"cwd": ROOT, "env": {**os.environ, "RAY_ADDRESS": gcs}, "text": True}
+    options = {"cwd": ROOT, "env": ray_head.driver_environment, "text": True}
     whole = subprocess.run([*unified, "--run_dir", str(tmp_path / "whole")], **options, check=False, timeout=280)
     assert whole.returncode == 0
 
@@ -209,7 +183,7 @@ def test_question_and_answer_columns_run_as_they_are_with_a_byte_tokenizer(ray_h
     ]
     for name in ("train.jsonl", "test.jsonl"):
         (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    environment = {**os.environ, "RAY_ADDRESS": ray_head[1], "UNIGRPO_SUBMIT_DIR": str(tmp_path)}
+    environment = {**ray_head.driver_environment, "UNIGRPO_SUBMIT_DIR": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-m", "unigrpo", "train", *SMALL, "--data.prompt_dataset", "train.jsonl",
          "--eval.dataset", "test.jsonl", "--actor.model_name_or_path", "model", "--data.max_prompt_tokens", "256",
@@ -224,7 +198,7 @@ def test_question_and_answer_columns_run_as_they_are_with_a_byte_tokenizer(ray_h
 
 
 def test_a_dry_run_prints_the_plan_and_trains_nothing(ray_head, tmp_path):
-    done = train(ray_head[1], "--dry_run", "--run_dir", str(tmp_path / "run"))
+    done = train(ray_head.driver_environment, "--dry_run", "--run_dir", str(tmp_path / "run"))
     assert done.returncode == 0, done.stderr
     for part in (
         "339,168 parameters",
@@ -238,7 +212,7 @@ def test_a_dry_run_prints_the_plan_and_trains_nothing(ray_head, tmp_path):
 
 def test_a_run_that_needs_more_gpus_than_there_are_ends_with_one_line_before_training(ray_head, tmp_path):
     wrong = ["--actor.num_gpus_per_node", "8", "--train.micro_batch_size", "1"]
-    done = train(ray_head[1], *wrong, "--run_dir", str(tmp_path / "run"))
+    done = train(ray_head.driver_environment, *wrong, "--run_dir", str(tmp_path / "run"))
     assert done.returncode == 2
     assert "the run needs 8 GPUs" in done.stderr
     assert "Traceback" not in done.stderr
@@ -270,7 +244,7 @@ def test_bad_input_ends_with_one_line_before_ray_is_asked(tmp_path, monkeypatch,
 
 
 def test_without_ray_the_message_says_how_to_start_it(tmp_path):
-    done = train("127.0.0.1:1", "--run_dir", str(tmp_path / "run"))
+    done = train({**os.environ, "RAY_ADDRESS": "127.0.0.1:1"}, "--run_dir", str(tmp_path / "run"))
     assert done.returncode == 2
     assert "ray start --head" in done.stderr
     assert "Traceback" not in done.stderr

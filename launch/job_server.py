@@ -1,0 +1,120 @@
+"""Talks to Ray's job server for the launch scripts: asks whether one answers, and hands it jobs.
+
+Ray's own ``ray job submit`` joins the arguments of a job by the quoting rules of Windows, and the job server gives the
+joined line to a shell, which then interprets ``$``, ``;``, ``*`` and ``[...]``. This script quotes the arguments for
+that shell, so that the job gets every argument as it was typed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import shlex
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+ANSWER_SECONDS = 3.0
+"""How long a job server may take to say its version."""
+
+
+def main() -> int:
+    """The command. Returns its exit status: 0 if a server answers or took the job (or the job ended well), else 1."""
+    parser = argparse.ArgumentParser(description="Talks to Ray's job server for the launch scripts.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    asked = commands.add_parser("answers", help="says why no job server answers, if none does")
+    asked.add_argument("address", help="URL of the job server")
+    job = commands.add_parser("submit", help="submits a job, and shows its output until it ends")
+    job.add_argument("--address", required=True, help="URL of the job server")
+    job.add_argument("--job_id", required=True, help="name of the job")
+    job.add_argument("--working_dir", default="", help="folder that travels to the cluster, for the job to run in")
+    job.add_argument("--runtime_env", type=json.loads, default={}, help="runtime environment of the job, JSON")
+    job.add_argument("--num_gpus", type=float, default=0.0, help="GPUs that the command itself takes")
+    job.add_argument("--no_wait", action="store_true", help="come back as soon as the job is handed over")
+    job.add_argument("argv", nargs="+", help="the command of the job, behind --")
+    parsed = parser.parse_args()
+    if parsed.command == "answers":
+        problem = why_silent(parsed.address)
+        if problem:
+            sys.stdout.write(f"{problem}\n")
+        return 1 if problem else 0
+    try:
+        return submit(parsed)
+    except (OSError, RuntimeError, ValueError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+
+
+def why_silent(address: str) -> str:
+    """The reason why no job server of Ray answers at a URL; empty if one does."""
+    try:
+        request = urllib.request.Request(f"{address}/api/version", headers=_token_header())
+        with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:
+            return "" if "ray_version" in json.load(answer) else "what answers there is no Ray"
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            return (
+                f"it answers {error.code}: it wants a token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the "
+                "file that holds the cluster's token"
+            )
+        return f"it answers {error.code} {error.reason}"
+    except (OSError, ValueError) as error:
+        return str(getattr(error, "reason", error))
+
+
+def _token_header() -> dict[str, str]:
+    """The header with the token that Ray would send: its variable, else its file, else its default file."""
+    if os.environ.get("RAY_AUTH_MODE") != "token":
+        return {}
+    token = os.environ.get("RAY_AUTH_TOKEN", "")
+    if not token:
+        path = os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token"
+        token = Path(path).read_text().strip()
+    return {"Authorization": f"Bearer {token}"}
+
+
+def submit(parsed: argparse.Namespace) -> int:
+    """Submits a job. Returns 0, or 1 for a job that failed.
+
+    Raises:
+        ValueError: The job server did not take the job.
+        RuntimeError: It ended before the job did.
+    """
+    from ray.job_submission import JobStatus, JobSubmissionClient  # noqa: PLC0415  # seconds, which asking must not take
+
+    client = JobSubmissionClient(parsed.address)
+    client.submit_job(
+        entrypoint=shlex.join(parsed.argv),
+        submission_id=parsed.job_id,
+        runtime_env={**parsed.runtime_env, **({"working_dir": parsed.working_dir} if parsed.working_dir else {})},
+        entrypoint_num_gpus=parsed.num_gpus,
+    )
+    if parsed.no_wait:
+        return 0
+    sys.stdout.write(f"job {parsed.job_id}\n")
+    asyncio.run(_show_output(client, parsed.job_id))
+    job = client.get_job_info(parsed.job_id)
+    sys.stdout.write(f"\nJob '{parsed.job_id}' {_ended(job.status.value)}\n")
+    if job.status == JobStatus.FAILED and job.message:
+        # Behind "last available logs" stands what has been shown already.
+        sys.stdout.write(f"{job.message.partition(', last available logs')[0]}\n")
+    return 0 if job.status in (JobStatus.SUCCEEDED, JobStatus.STOPPED) else 1
+
+
+def _ended(status: str) -> str:
+    words = {"SUCCEEDED": "succeeded", "FAILED": "failed", "STOPPED": "was stopped"}
+    return words.get(status, f"is {status}: its output ended before the job did")
+
+
+async def _show_output(client: Any, job_id: str) -> None:
+    async for lines in client.tail_job_logs(job_id):
+        sys.stdout.write(lines)
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""A local Ray head with its job server, as the launch scripts start it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@dataclass(frozen=True)
+class RayHead:
+    """A Ray head that was started by the functions of the quickstart."""
+
+    job_server: str
+    """URL of its job server."""
+    gcs: str
+    """Address that a driver connects to."""
+    pid: int
+    """The head's process, which leads the process group of all of them."""
+    variables: dict[str, str]
+    """What a process needs in its environment to be let in."""
+
+    @property
+    def driver_environment(self) -> dict[str, str]:
+        """The environment of a driver that connects to the head."""
+        return {**os.environ, **self.variables, "RAY_ADDRESS": self.gcs}
+
+    @property
+    def submitter_environment(self) -> dict[str, str]:
+        """The environment of a script that submits jobs to the head."""
+        return {**os.environ, **self.variables, "RAY_ADDRESS": self.job_server, "PYTHON": sys.executable}
+
+
+@pytest.fixture(scope="session")
+def ray_head() -> Iterator[RayHead]:
+    """A local Ray head with its job server, started and stopped by the functions of the quickstart."""
+    script = """
+    set -euo pipefail
+    say() { echo "$*"; }; fail() { echo "error: $*" >&2; exit 1; }; has_gpu() { false; }
+    source launch/ray_head.sh
+    start_local_ray
+    env | grep -E '^(RAY_AUTH|RAY_ENABLE)'
+    echo "READY $RAY_ADDRESS $gcs_address $ray_pid"
+    read -r _
+    """
+    environment = {**os.environ, "PYTHON": sys.executable}
+    shell = subprocess.Popen(
+        ["bash", "-c", script], cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert shell.stdout is not None
+    variables = {}
+    for line in shell.stdout:
+        if line.startswith("READY"):
+            _, job_server, gcs, pid = line.split()
+            break
+        if line.startswith("RAY_"):
+            name, _, value = line.strip().partition("=")
+            variables[name] = value
+    else:
+        pytest.fail("the Ray head did not start")
+    yield RayHead(job_server, gcs, int(pid), variables)
+    shell.communicate("stop\n", timeout=60)
+    left = subprocess.run(["pgrep", "-f", gcs], capture_output=True, text=True, check=False).stdout
+    assert left == "", "processes of the stopped Ray head are still there"

@@ -11,14 +11,17 @@ export no_proxy NO_PROXY="$no_proxy"
 # Prints why not, if none does.
 job_server_answers() { "$PYTHON" launch/job_server.py answers "$1"; }
 
-# Ports that nobody listens on now, one a line.
+# Ports that nobody listens on now, one a line. They lie below those that Linux gives to outgoing connections (from 32768),
+# which could take one until Ray listens on it, and above those of Ray's workers (up to 19999).
 free_ports() {
     "$PYTHON" - "$1" <<'PY' 2>/dev/null
-import socket, sys
-sockets = [socket.socket() for _ in range(int(sys.argv[1]))]
-for s in sockets:
-    s.bind(("127.0.0.1", 0))
-print(*[s.getsockname()[1] for s in sockets], sep="\n")
+import contextlib, random, socket, sys
+found = []
+for port in random.sample(range(20000, 32768), 100):
+    with socket.socket() as one, contextlib.suppress(OSError):
+        one.bind(("", port))
+        found.append(port)
+print(*found[: int(sys.argv[1])], sep="\n")
 PY
 }
 

@@ -162,6 +162,12 @@ def test_a_number_of_image_tokens_that_contradicts_the_resolution_is_refused(mix
         check_inputs(mixed({"task": "t2i", "prompt": "x"}, reward=("jpeg_size",), rollout=rollout))
 
 
+def test_more_steps_than_an_image_has_codes_are_refused_where_images_are_drawn(mixed):
+    rollout = RolloutConfig(image=ImageSamplingConfig(num_denoising_steps=17))
+    with pytest.raises(ValueError, match=r"rollout.image.num_denoising_steps is 17, but an image has only 16 codes"):
+        check_inputs(mixed({"task": "t2i", "prompt": "x"}, reward=("jpeg_size",), rollout=rollout))
+
+
 def test_a_checkpoint_of_another_number_of_ranks_is_refused(run, tmp_path):
     store = CheckpointStore(tmp_path / "checkpoints", max_num=1)
     store.save(1, {"num_policy_ranks": 2}, lambda folder: None)

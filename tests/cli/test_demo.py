@@ -83,11 +83,20 @@ def test_the_same_seed_draws_the_same(loaded):
         (("mmu", "3", None, 4, 1.0, 0.0, 0), "There is no picture"),
         (("mmu", "3", "nowhere.png", 4, 1.0, 0.0, 0), r"nowhere\.png: no image could be read"),
         (("text", "3", None, 0, 1.0, 0.0, 0), "num_denoising_steps is 0"),
+        (("text", "3", None, 10**30, 1.0, 0.0, 0), "a response has only 8 tokens"),
+        (("t2i", "3", None, 10**30, 1.0, 0.0, 0), "an image has only 16 codes"),
+        (("text", "3", None, 4, 1.0, 0.0, 2**70), "The seed is 1180591620717411303424; it must lie in"),
+        (("text", "3" * 5000, None, 4, 1.0, 0.0, 0), "the model was made for 4096; write a shorter text"),
     ],
 )
 def test_what_is_missing_is_said(loaded, arguments, message):
     with pytest.raises(ValueError, match=message):
         loaded.run(*arguments)
+
+
+def test_the_page_refuses_more_steps_than_tokens_or_codes(loaded):
+    numbers = [block for block in build_page(loaded).blocks.values() if getattr(block, "label", "") == "Steps"]
+    assert [(block.minimum, block.maximum) for block in numbers] == [(1, 8), (1, 8), (1, 16), (1, 16)]
 
 
 def test_a_checkpoint_without_image_tokenizer_says_which_tabs_do_not_work_and_why(config, tmp_path):

@@ -11,6 +11,7 @@ from unigrpo.config import (
     CheckpointConfig,
     DataConfig,
     DeepSpeedConfig,
+    ImageSamplingConfig,
     KLConfig,
     MaskRatioConfig,
     RefConfig,
@@ -21,6 +22,7 @@ from unigrpo.config import (
     TextSamplingConfig,
     TrainConfig,
 )
+from unigrpo.config.denoising import ValidationConfig
 
 
 @pytest.mark.parametrize(
@@ -37,6 +39,22 @@ from unigrpo.config import (
             lambda: TextSamplingConfig(max_new_tokens=12, block_length=4, num_denoising_steps=7),
             "num_denoising_steps 7 is not a multiple of the 3 blocks",
         ),
+        (
+            lambda: RolloutConfig(
+                text=TextSamplingConfig(max_new_tokens=12, block_length=4, num_denoising_steps=10**30 // 3 * 3)
+            ),
+            r"rollout.text.num_denoising_steps is 9+, but a response has only 12 tokens .*use at most 12",
+        ),
+        (
+            lambda: RolloutConfig(image=ImageSamplingConfig(num_image_tokens=16, num_denoising_steps=17)),
+            "rollout.image.num_denoising_steps is 17, but an image has only 16 codes",
+        ),
+        (
+            lambda: ValidationConfig(text=TextSamplingConfig(max_new_tokens=4, block_length=4, num_denoising_steps=5)),
+            "validation.text.num_denoising_steps is 5, but a response has only 4 tokens",
+        ),
+        (lambda: TrainConfig(seed=2**32), "train.seed is 4294967296; it must lie in"),
+        (lambda: TrainConfig(seed=-1), "train.seed is -1"),
         (lambda: TextSamplingConfig(top_p=0.0), r"top_p is 0.0; it must lie in \(0, 1\]"),
         (lambda: TextSamplingConfig(remasking="high"), "remasking: no 'high'; choose one of"),  # type: ignore[arg-type]
         (lambda: MaskRatioConfig(minimum=0.8, maximum=0.2), "0 <= minimum <= maximum <= 1"),

@@ -87,16 +87,16 @@ def test_a_submitted_job_leaves_a_whole_run_folder(submitted):
 )
 def test_a_job_handed_to_a_cluster_can_be_followed_by_what_the_script_prints(ray_head, tmp_path):
     command = ["bash", "launch/submit_unigrpo_multinode.sh", SMALL[1], *SMALL[2:], "--train.num_steps", "1"]
+    options = {"env": ray_head.submitter_environment, "capture_output": True, "text": True, "check": False}
     done = subprocess.run(
         [*command, "--actor.num_gpus_per_node", "2", "--run_dir", str(tmp_path / "run")],
-        cwd=ROOT, env=ray_head.submitter_environment, capture_output=True, text=True, check=False,
-        timeout=120,
+        cwd=ROOT, timeout=120, **options,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     commands = dict(re.findall(r"(follow|status|stop): +(ray .*|/.*)", done.stdout))
-    followed = subprocess.run(commands["follow"].split(), capture_output=True, text=True, check=False, timeout=200)
+    followed = subprocess.run(commands["follow"].split(), timeout=200, **options)
     assert "1/1" in followed.stdout, followed.stdout + followed.stderr
-    status = subprocess.run(commands["status"].split(), capture_output=True, text=True, check=False, timeout=60)
+    status = subprocess.run(commands["status"].split(), timeout=60, **options)
     assert "succeeded" in status.stdout
     assert (tmp_path / "run" / "summary.json").exists()
     assert commands["stop"].split()[-1] in done.stdout

@@ -62,7 +62,7 @@ def job_script(*command: str) -> list[str]:
 
 
 def printed_arguments(output: str) -> list[str]:
-    [line] = [line for line in output.splitlines() if line.startswith("ARGUMENTS ")]
+    [line] = {line for line in output.splitlines() if line.startswith("ARGUMENTS ")}  # Ray may show a line twice
     return json.loads(line.removeprefix("ARGUMENTS "))
 
 

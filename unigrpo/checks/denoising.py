@@ -45,7 +45,7 @@ def check_stage(config: StageConfig) -> StageInputs:
         read_image(path)
     has_images = any(m in IMAGE_TASKS for m in config.modalities) or any(p.task in IMAGE_TASKS for p in prompts)
     num_codes = check_image_tokenizer(config.image, config.actor.model_name_or_path, vocabulary) if has_images else 0
-    check_image_tokens("validation", config.validation.image, config.image.resolution, num_codes)
+    check_image_tokens("validation", config.validation.image, config.image.resolution, num_codes, prompts)
     sources = {name: modality.sources for name, modality in config.modalities.items()}
     held_out = {name: getattr(config.validation, name).sources for name in MODALITIES}
     image = config.image

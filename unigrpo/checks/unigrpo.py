@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from unigrpo.algorithm.likelihood.base import load_estimator
 from unigrpo.checks.rewards import refused_prompts
-from unigrpo.config import ImageConfig, ImageSamplingConfig, RunConfig
+from unigrpo.config import DRAWING_TASKS, ImageConfig, ImageSamplingConfig, RunConfig, check_image_steps
 from unigrpo.config.denoising import StageConfig
 from unigrpo.data.bad_samples import BadRows, raise_problems
 from unigrpo.data.chat import chat_text, chat_variant
@@ -196,13 +197,17 @@ def check_image_tokenizer(image: ImageConfig, model: str, vocabulary: Vocabulary
     return (image.resolution // tokenizer.downscale) ** 2
 
 
-def check_image_tokens(section: str, image: ImageSamplingConfig, resolution: int, num_codes: int) -> None:
-    """Raises ValueError if a section of the config states another number of image tokens than its images have."""
+def check_image_tokens(
+    section: str, image: ImageSamplingConfig, resolution: int, num_codes: int, prompts: Sequence[Prompt]
+) -> None:
+    """Raises ValueError if a section of the config does not fit the number of codes of the images it draws."""
     if num_codes and image.num_image_tokens not in (num_codes, ImageSamplingConfig().num_image_tokens):
         raise ValueError(
             f"{section}.image.num_image_tokens is {image.num_image_tokens}, but image.resolution {resolution} "
             f"makes {num_codes}; leave it out"
         )
+    if any(prompt.task in DRAWING_TASKS for prompt in prompts):
+        check_image_steps(f"{section}.image.", image, num_codes)
 
 
 Problems = dict[int, tuple[str, str]]
@@ -218,7 +223,7 @@ def _lengths(
     vocabulary = Vocabulary.from_pretrained_parts(model_config, tokenizer)
     has_images = any(prompt.task != "text" for prompt in prompts)
     num_codes = check_image_tokenizer(config.image, model, vocabulary) if has_images else 0
-    check_image_tokens("rollout", config.rollout.image, config.image.resolution, num_codes)
+    check_image_tokens("rollout", config.rollout.image, config.image.resolution, num_codes, prompts)
     codes = torch.zeros(num_codes, dtype=torch.long)
     room = config.rollout.max_text_tokens or model_config.max_text_tokens
     lengths: dict[int, int] = {}

@@ -13,6 +13,7 @@ from jsonargparse import ArgumentParser
 
 from unigrpo.cli.arguments import config_from_args, parse
 from unigrpo.cli.main import run_old_name
+from unigrpo.config.checks import valid_seed
 from unigrpo.models.checkpoint_io import load_policy, save_policy
 from unigrpo.models.image_tokens import add_image_tokens
 from unigrpo.models.loading import load_tokenizer
@@ -37,6 +38,7 @@ class GrowConfig:
     def __post_init__(self) -> None:
         if self.codebook_size < 1:
             raise ValueError(f"codebook_size is {self.codebook_size}; it must be above 0")
+        valid_seed("seed", self.seed)
         if Path(self.output).exists():
             raise ValueError(f"output {self.output!r} exists already; name another folder")
 

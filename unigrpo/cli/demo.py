@@ -22,7 +22,17 @@ from unigrpo.cli.arguments import parse
 from unigrpo.cli.generate_inputs import torch_device
 from unigrpo.cli.images import HIDDEN, image_frames
 from unigrpo.cli.main import run_old_name
-from unigrpo.config import DataConfig, Fit, ImageSamplingConfig, PromptTemplate, TextSamplingConfig
+from unigrpo.config import (
+    DRAWING_TASKS,
+    DataConfig,
+    Fit,
+    ImageSamplingConfig,
+    PromptTemplate,
+    TextSamplingConfig,
+    check_image_steps,
+    check_text_steps,
+)
+from unigrpo.config.checks import valid_seed
 from unigrpo.models.checkpoint_io import load_policy
 from unigrpo.models.loading import find_image_tokenizer, load_tokenizer
 from unigrpo.models.sampling.text import TextSample
@@ -122,6 +132,10 @@ class Demo:
             return "No image tokenizer: start the demo with --image_tokenizer FOLDER."
         return ""
 
+    def most_steps(self, task: str) -> int:
+        """How many denoising steps a task may have: one for each token, or code of an image, that is sampled."""
+        return self._sampler.num_image_tokens if task in DRAWING_TASKS else self.config.text.max_new_tokens
+
     def run(
         self, task: str, prompt: str, picture: str | None, steps: int, temperature: float, guidance: float, seed: int
     ) -> list[Shown]:
@@ -145,13 +159,24 @@ class Demo:
             raise ValueError("The text is empty; write something.")
         if task == "mmu" and not picture:
             raise ValueError("There is no picture; upload one.")
-        draws = task in ("t2i", "r2i")
-        text, image = self.config.text, replace(self.config.image, num_image_tokens=self._sampler.num_image_tokens)
+        valid_seed("The seed", seed)
+        draws = task in DRAWING_TASKS
+        text, image = self.config.text, self.config.image
         if draws:
-            image = replace(image, num_denoising_steps=steps, temperature=temperature, guidance_scale=guidance)
+            image = replace(
+                image,
+                num_image_tokens=self._sampler.num_image_tokens,
+                num_denoising_steps=steps,
+                temperature=temperature,
+                guidance_scale=guidance,
+            )
         else:
             text = replace(text, num_denoising_steps=steps, temperature=temperature)
         one = Prompt(id="demo", text=prompt.strip(), task=task, images=(picture,) if picture else ())
+        check_text_steps("", text)
+        if draws:
+            check_image_steps("", image)
+        self._check_length(one, text, image)
         generator = torch.Generator(self._model.device).manual_seed(seed)
         drawn = self._sampler.draw(self._model, [one], text, image, [generator])[0]
         words = self._words(drawn.text) if drawn.text is not None else [[]]
@@ -162,6 +187,18 @@ class Demo:
         frames = image_frames(large, drawn.image.commit_step[drawn.image.response_mask])
         thinking = [Shown(words=one, picture=frames[0]) for one in words[:-1]]
         return thinking + [Shown(words=words[-1], picture=frame) for frame in frames]
+
+    def _check_length(self, prompt: Prompt, text: TextSamplingConfig, image: ImageSamplingConfig) -> None:
+        """Raises ValueError for a prompt that leaves no room for its response."""
+        tokens = len(self._sampler.encode([prompt])[0])
+        response = text.max_new_tokens * (prompt.task != "t2i")
+        response += image.num_image_tokens * (prompt.task in DRAWING_TASKS)
+        limit = self._model.config.max_sequence_length
+        if tokens + response > limit:
+            raise ValueError(
+                f"The text has {tokens} tokens and the response {response}, but the model was made for {limit}; "
+                "write a shorter text."
+            )
 
     def _words(self, sample: TextSample) -> list[Words]:
         """Returns the text after each step: masked tokens, the tokens of this step, and older ones."""
@@ -203,7 +240,7 @@ def build_page(demo: Demo) -> Any:
 
 def _build_tab(gradio: Any, demo: Demo, task: str) -> None:
     """Builds a tab with inputs on the left and the denoising on the right."""
-    draws = task in ("t2i", "r2i")
+    draws = task in DRAWING_TASKS
     sampling = demo.config.image if draws else demo.config.text
     _, label, placeholder = TASKS[task]
     with gradio.Row():
@@ -213,12 +250,14 @@ def _build_tab(gradio: Any, demo: Demo, task: str) -> None:
             )
             prompt = gradio.Textbox(label=label, placeholder=placeholder, elem_id=f"{task}-prompt")
             with gradio.Accordion("Sampling", open=False):
-                steps = gradio.Number(sampling.num_denoising_steps, label="Steps", precision=0)
+                steps = gradio.Number(
+                    sampling.num_denoising_steps, label="Steps", precision=0, minimum=1, maximum=demo.most_steps(task)
+                )
                 temperature = gradio.Slider(0, 2, sampling.temperature, step=0.05, label="Temperature")
                 guidance = gradio.Slider(
                     0, 10, demo.config.image.guidance_scale, step=0.1, label="Guidance", visible=draws
                 )
-                seed = gradio.Number(0, label="Seed", precision=0)
+                seed = gradio.Number(0, label="Seed", precision=0, minimum=0, maximum=2**32 - 1)
             button = gradio.Button(TASKS[task][0], variant="primary", elem_id=f"{task}-run")
         with gradio.Column():
             colours = {"hidden": "#d0d0d0", "new": "#ffb347"}

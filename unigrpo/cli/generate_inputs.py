@@ -9,7 +9,18 @@ from typing import Literal
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from unigrpo.config import DataConfig, Fit, ImageSamplingConfig, PromptFileConfig, PromptTemplate, TextSamplingConfig
+from unigrpo.config import (
+    DRAWING_TASKS,
+    DataConfig,
+    Fit,
+    ImageSamplingConfig,
+    PromptFileConfig,
+    PromptTemplate,
+    TextSamplingConfig,
+    check_image_steps,
+    check_text_steps,
+)
+from unigrpo.config.checks import valid_seed
 from unigrpo.data.files import is_table_name
 from unigrpo.data.images import read_image
 from unigrpo.data.prompting import encode_prompt
@@ -75,6 +86,8 @@ class GenerateConfig:
         for name in ("resolution", "num_samples", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
+        valid_seed("seed", self.seed)
+        check_text_steps("text.", self.text)
         if self.max_text_tokens < 0:
             raise ValueError(f"max_text_tokens is {self.max_text_tokens}; it must be 0 or more")
 
@@ -127,12 +140,15 @@ def check_inputs(config: GenerateConfig) -> Inputs:
             f"{config.model}: a text-only checkpoint (codebook_size is 0); task {config.task} needs images"
         )
     image_tokenizer = _load_image_tokenizer(config, vocabulary)
+    num_codes = (config.resolution // image_tokenizer.downscale) ** 2
+    if config.task in DRAWING_TASKS:
+        check_image_steps("image.", config.image, num_codes)
     return Inputs(
         prompts=prompts,
         tokenizer=tokenizer,
         vocabulary=vocabulary,
         image_tokenizer=image_tokenizer,
-        num_image_tokens=(config.resolution // image_tokenizer.downscale) ** 2,
+        num_image_tokens=num_codes,
         max_text_tokens=room,
     )
 

@@ -7,6 +7,7 @@ A dotted flag is the path of a field: ``--algo.kl.init_coef 0.02``. Names are Op
 from unigrpo.config.algo import AdvantageConfig, AlgoConfig, KLConfig, LikelihoodConfig, MaskRatioConfig, TaskConfig
 from unigrpo.config.base import BaseRunConfig, CheckpointConfig, LoggerConfig
 from unigrpo.config.data import (
+    DRAWING_TASKS,
     TASKS,
     DataConfig,
     Fit,
@@ -18,10 +19,17 @@ from unigrpo.config.data import (
 )
 from unigrpo.config.model import ActorConfig, AdamConfig, DeepSpeedConfig, LoRAConfig, RefConfig
 from unigrpo.config.reward import RewardConfig, RewardTermConfig
-from unigrpo.config.rollout import ImageSamplingConfig, RolloutConfig, TextSamplingConfig
+from unigrpo.config.rollout import (
+    ImageSamplingConfig,
+    RolloutConfig,
+    TextSamplingConfig,
+    check_image_steps,
+    check_text_steps,
+)
 from unigrpo.config.unigrpo import EvalConfig, RunConfig, TrainConfig
 
 __all__ = [
+    "DRAWING_TASKS",
     "TASKS",
     "ActorConfig",
     "AdamConfig",
@@ -51,5 +59,7 @@ __all__ = [
     "TaskConfig",
     "TextSamplingConfig",
     "TrainConfig",
+    "check_image_steps",
+    "check_text_steps",
     "prompt_files",
 ]

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from unigrpo.config.checks import positive, require
+from unigrpo.config.checks import positive, require, valid_seed
 from unigrpo.config.data import ImageConfig
 from unigrpo.config.model import ActorConfig, DeepSpeedConfig
 from unigrpo.config.paths import OutputPath
@@ -25,6 +25,7 @@ class BaseTrainConfig:
     def __post_init__(self) -> None:
         positive("train.num_steps", self.num_steps)
         positive("train.micro_batch_size", self.micro_batch_size)
+        valid_seed("train.seed", self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)

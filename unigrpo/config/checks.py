@@ -21,6 +21,11 @@ def positive(name: str, value: float) -> None:
     require(0 < value < math.inf, f"{name} is {value}; it must be a number above 0")
 
 
+def valid_seed(name: str, value: int) -> None:
+    """Raises ValueError for a seed that NumPy's generator, and so a library that seeds everything, refuses."""
+    require(0 <= value < 2**32, f"{name} is {value}; it must lie in [0, {2**32 - 1}]")
+
+
 def within(name: str, value: float, low: float, high: float) -> None:
     """Raises a ValueError unless the value of a setting lies between two bounds, which are allowed."""
     require(low <= value <= high, f"{name} is {value}; it must lie in [{low}, {high}]")

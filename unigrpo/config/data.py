@@ -10,6 +10,8 @@ from unigrpo.config.paths import InputPath, PathKind, SourcePaths
 
 TASKS = ("text", "mmu", "t2i", "r2i")
 """MMaDA's task names: text reasoning, image understanding, text to image, and thinking before text to image."""
+DRAWING_TASKS = ("t2i", "r2i")
+"""Tasks whose response has an image."""
 Fit = Literal["crop", "stretch", "pad"]
 """How an image becomes a square.
 

@@ -10,7 +10,7 @@ from unigrpo.config.checks import require, within
 from unigrpo.config.corpora import LayoutConfig, SourceConfig
 from unigrpo.config.model import ActorConfig
 from unigrpo.config.paths import InputPaths, OutputPath
-from unigrpo.config.rollout import ImageSamplingConfig, TextSamplingConfig
+from unigrpo.config.rollout import ImageSamplingConfig, TextSamplingConfig, check_image_steps, check_text_steps
 
 MODALITIES = ("t2i", "lm", "lm_chat", "mmu", "r2i")
 """The kinds of rows: text to image, plain text, chat, image understanding, and thinking before text to image."""
@@ -77,6 +77,10 @@ class ValidationConfig:
     """Sampling of text answers."""
     image: ImageSamplingConfig = field(default_factory=ImageSamplingConfig)
     """Sampling of images. Each image is generated with this guidance scale and without guidance."""
+
+    def __post_init__(self) -> None:
+        check_text_steps("validation.text.", self.text)
+        check_image_steps("validation.image.", self.image)
 
 
 def _check_tasks(name: str, sources: dict[str, SourceConfig]) -> None:

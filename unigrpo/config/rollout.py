@@ -103,6 +103,34 @@ class ImageSamplingConfig:
         choice("remasking_anneal", self.remasking_anneal, ("linear", "compounding"))
 
 
+def check_text_steps(section: str, text: TextSamplingConfig) -> None:
+    """Raises ValueError for more denoising steps than a response has tokens, since each should fix one.
+
+    The sampler itself takes any number, as the released code does, and leaves out the steps that fix nothing.
+    """
+    require(
+        text.num_denoising_steps <= text.max_new_tokens,
+        f"{section}num_denoising_steps is {text.num_denoising_steps}, but a response has only {text.max_new_tokens} "
+        f"tokens (max_new_tokens); use at most {text.max_new_tokens}",
+    )
+
+
+def check_image_steps(section: str, image: ImageSamplingConfig, num_codes: int | None = None) -> None:
+    """Raises ValueError for more denoising steps than an image has codes; see :func:`check_text_steps`.
+
+    Args:
+        section: Of the config, for the message, with its dot.
+        image: The settings.
+        num_codes: Codes of an image where they are known; else the number in the settings is the bound.
+    """
+    codes = image.num_image_tokens if num_codes is None else num_codes
+    require(
+        image.num_denoising_steps <= codes,
+        f"{section}num_denoising_steps is {image.num_denoising_steps}, but an image has only {codes} codes; "
+        f"use at most {codes}",
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class RolloutConfig:
     batch_size: int = 16
@@ -145,6 +173,8 @@ class RolloutConfig:
             f"rollout.n_samples_per_prompt is {self.n_samples_per_prompt}: group advantages would all be 0; "
             "use at least 2",
         )
+        check_text_steps("rollout.text.", self.text)
+        check_image_steps("rollout.image.", self.image)
         for name in ("text", "image"):
             require(
                 getattr(self, name).temperature > 0,

@@ -8,7 +8,7 @@ from typing import ClassVar
 from unigrpo.config.algo import AlgoConfig, TaskConfig
 from unigrpo.config.base import BaseRunConfig, BaseTrainConfig
 from unigrpo.config.checks import positive, require
-from unigrpo.config.data import DataConfig, PromptFiles, prompt_files
+from unigrpo.config.data import DRAWING_TASKS, DataConfig, PromptFiles, prompt_files
 from unigrpo.config.model import ActorConfig, RefConfig
 from unigrpo.config.paths import OutputPath
 from unigrpo.config.reward import RewardConfig
@@ -154,4 +154,4 @@ class RunConfig(BaseRunConfig):
         """Returns the largest number of tokens that a sample of a task adds to its prompt: text, an image, or both for
         `r2i`."""
         text = 0 if task == "t2i" else self.rollout.text.max_new_tokens
-        return text + (num_image_tokens if task in ("t2i", "r2i") else 0)
+        return text + (num_image_tokens if task in DRAWING_TASKS else 0)

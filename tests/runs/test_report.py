@@ -1,10 +1,15 @@
-"""The report: of a finished run, of one that died, and with text of the model that is no HTML."""
+"""The report of a finished run, of one that died, of a stage, and with text of the model that is no HTML."""
+
+from __future__ import annotations
 
 import base64
-import html
 import io
 import json
 import re
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +19,78 @@ from PIL import Image
 from unigrpo.config import LoggerConfig, RunConfig
 from unigrpo.runs.directory import RunDirectory
 from unigrpo.runs.image_grid import captioned_grid
-from unigrpo.runs.report import _draw_rewards, moving_average, write_report
+from unigrpo.runs.report import write_report
+from unigrpo.runs.report_plots import draw_panels, moving_average, reward_panels, validation_panels
 
 
-def write_run(folder, *, finished=True, completion="5"):
+@dataclass
+class Element:
+    """One HTML element."""
+
+    tag: str
+    attributes: dict[str, str | None]
+    children: list[Element | str] = field(default_factory=list)
+
+    def all(self, tag: str) -> list[Element]:
+        """The elements with a tag below this one, in the order of the page."""
+        below = [child for child in self.children if isinstance(child, Element)]
+        return [one for child in below for one in ([child] if child.tag == tag else []) + child.all(tag)]
+
+    @property
+    def text(self) -> str:
+        """The text below, with white space folded."""
+        return " ".join("".join(c if isinstance(c, str) else f" {c.text} " for c in self.children).split())
+
+
+class Page(HTMLParser):
+    """The elements of a report. Every element must be closed, so that no text of the model can open one."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.root = Element("page", {})
+        self._open = [self.root]
+        self.feed(path.read_text(encoding="utf-8"))
+        assert self._open == [self.root], "an element is not closed"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        element = Element(tag, dict(attrs))
+        self._open[-1].children.append(element)
+        if tag not in ("meta", "img"):
+            self._open.append(element)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop().tag == tag
+
+    def handle_data(self, data: str) -> None:
+        self._open[-1].children.append(data)
+
+    def find(self, identity: str) -> Element:
+        """The only element with an id."""
+        tags = ("p", "table", "pre")
+        (found,) = (one for tag in tags for one in self.root.all(tag) if one.attributes.get("id") == identity)
+        return found
+
+    def has(self, identity: str) -> bool:
+        """Whether an element has an id."""
+        tags = ("p", "table", "pre")
+        return any(one.attributes.get("id") == identity for tag in tags for one in self.root.all(tag))
+
+    def rows(self, table: str) -> list[list[str]]:
+        """Texts of the cells of a table, without its head."""
+        return [[cell.text for cell in row.all("td")] for row in self.find(table).all("tr")[1:]]
+
+    @property
+    def headings(self) -> list[str]:
+        """Titles of the sections."""
+        return [heading.text for heading in self.root.all("h2")]
+
+    @property
+    def images(self) -> list[str]:
+        """Sources of the images."""
+        return [str(image.attributes["src"]) for image in self.root.all("img")]
+
+
+def write_run(folder: Path, *, is_finished: bool = True, completion: str = "5") -> Path:
     folder.mkdir(exist_ok=True)
     rows: list[dict[str, float]] = [{"step": 0, "eval/reward_total": 0.5}]
     for step in (1, 2, 3):
@@ -32,59 +105,68 @@ def write_run(folder, *, finished=True, completion="5"):
                 **{f"time/{n}_seconds": 1.0 for n in ("generate", "reward", "score", "update", "sync")},
             }
         )
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_lines(folder / "metrics.jsonl", rows)
     sample = {"step": 1, "kind": "train", "prompt": "2+3", "completion": completion, "label": "5", "reward": 2.0}
-    (folder / "rollouts.jsonl").write_text(json.dumps(sample) + "\n")
+    write_lines(folder / "rollouts.jsonl", [sample])
     (folder / "config.yaml").write_text("# commit: abc\nrun_dir: x\n")
-    if finished:
-        before, after = {"math_answer_greedy": 0.25}, {"math_answer_greedy": 0.75}
-        summary = {"steps": 3, "wall_seconds": 30.0, "eval": {"before": before, "after": after}}
-        (folder / "summary.json").write_text(json.dumps(summary))
+    if is_finished:
+        write_summary(folder, {"math_answer_greedy": 0.25}, {"math_answer_greedy": 0.75}, steps=3)
     return folder
 
 
-def test_a_finished_run_has_its_pictures_and_its_table(tmp_path):
+def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_summary(folder: Path, before: dict[str, float], after: dict[str, float], steps: int = 1) -> None:
+    summary = {"steps": steps, "wall_seconds": 10.0 * steps, "eval": {"before": before, "after": after}}
+    (folder / "summary.json").write_text(json.dumps(summary))
+
+
+def change_metrics(folder: Path, change: Any) -> None:
+    """Changes every row of the metrics in place."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        change(row)
+    write_lines(folder / "metrics.jsonl", rows)
+
+
+def test_a_finished_run_has_its_plots_and_its_table(tmp_path):
     folder = write_run(tmp_path / "run")
-    text = write_report(folder).read_text()
-    for part in (
-        "<td>math_answer</td>",
-        "<th>greedy: before</th>",
-        "0.250",
-        "0.750",
-        "+0.500",
-        "10.00 s per step",
-        "# commit: abc",
-    ):
-        assert part in text
-    for name in ("reward_curve.png", "policy.png", "time.png"):
-        assert f"src='{name}'" in text
+    page = Page(write_report(folder))
+    assert page.find("headline").text == "3 steps in 30 s, 10.00 s per step."
+    assert page.find("held-out").all("tr")[0].text == "task greedy: before after gain"
+    assert page.rows("held-out") == [["", "math_answer", "0.250", "0.750", "+0.500"]]
+    assert page.find("config").text == "# commit: abc run_dir: x"
+    assert page.images == ["reward_curve.png", "optimization.png", "time.png"]
+    for name in page.images:
         assert Image.open(folder / name).size > (100, 100)
 
 
 def test_a_run_that_died_has_a_report_too(tmp_path):
-    text = write_report(write_run(tmp_path / "run", finished=False)).read_text()
-    assert "Not finished: 3 steps so far" in text
-    assert "reward_curve.png" in text
+    page = Page(write_report(write_run(tmp_path / "run", is_finished=False)))
+    assert page.find("headline").text == "Not finished: 3 steps so far."
+    assert not page.has("held-out")
+    assert "reward_curve.png" in page.images
 
 
 def test_what_the_model_wrote_cannot_become_html(tmp_path):
-    text = write_report(
-        write_run(tmp_path / "run", completion="<think>1</think><script>alert(1)</script>")
-    ).read_text()
-    assert "<script>" not in text
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    attack = "<think>1</think><script>alert(1)</script>'\"</code></table>"
+    page = Page(write_report(write_run(tmp_path / "<b>run", completion=attack)))
+    assert page.root.all("script") == page.root.all("b") == []
+    assert page.root.all("h1")[0].text == "<b>run"
+    assert page.rows("samples") == [["1", "", "2+3", attack, "5", "2.00"]]
 
 
 @pytest.mark.parametrize(("number", "num_shown"), [(1, 1), (24, 24), (64, 24), (100, 24)])
 def test_samples_are_spread_over_the_run_and_over_tasks_that_take_turns(tmp_path, number, num_shown):
     folder = write_run(tmp_path / "run")
-    rows = [{"step": i, "kind": "train", "task": ("mmu", "t2i", "text")[i % 3]} for i in range(number)]
-    (folder / "rollouts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    table = write_report(folder).read_text().partition("Samples of the training")[2].partition("<h2>")[0]
-    shown = re.findall(r"<td class='n'>(\d+)</td><td>(\w+)</td>", table)
+    tasks = ("mmu", "t2i", "text")
+    write_lines(folder / "rollouts.jsonl", [{"step": i, "kind": "train", "task": tasks[i % 3]} for i in range(number)])
+    shown = [(row[0], row[1]) for row in Page(write_report(folder)).rows("samples")]
     assert len(shown) == num_shown
     assert (shown[0][0], shown[-1][0]) == ("0", str(number - 1))
-    assert number == 1 or min(sum(task == name for _, task in shown) for name in ("mmu", "t2i", "text")) >= 5
+    assert number == 1 or min(sum(task == name for _, task in shown) for name in tasks) >= 5
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path):
@@ -96,51 +178,102 @@ def test_the_moving_average_by_hand():
     assert moving_average([3.0, 5.0, 1.0, 9.0], window=3) == [3.0, 4.0, 3.0, 5.0]
 
 
+def drawn(rows: list[dict[str, Any]], panels: Any) -> dict[str, list[list[float]]]:
+    """Values of all lines of each panel, by its title."""
+    figure = Figure()
+    draw_panels(figure, rows, panels(rows))
+    return {
+        axes.get_title(): [np.asarray(line.get_ydata()).tolist() for line in axes.lines]
+        for axes in figure.axes
+        if axes.axison
+    }
+
+
 def test_each_reward_has_a_panel_or_with_several_tasks_the_total_of_each(tmp_path):
     metrics = write_run(tmp_path / "run") / "metrics.jsonl"
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
-    figure = Figure()
-    _draw_rewards(figure, rows)
-    total, answer = figure.axes
-    assert (total.get_title(), answer.get_title()) == ("weighted total", "math_answer, unweighted")
-    assert np.asarray(answer.lines[0].get_ydata()) == pytest.approx([0.05, 0.1, 0.15])
-    assert np.asarray(total.lines[-1].get_ydata()).tolist() == [0.5]
+    lines = drawn(rows, reward_panels)
+    assert list(lines) == ["weighted total", "math_answer, unweighted"]
+    assert lines["math_answer, unweighted"][0] == pytest.approx([0.05, 0.1, 0.15])
+    assert lines["weighted total"][-1] == [0.5]
     for task, value in (("mmu", 1.0), ("t2i", 8.0)):
         rows[1] |= {f"reward/total_mean/{task}": value}
         rows[0] |= {f"eval/reward_total_sampled/{task}": value / 2, f"eval/math_answer_sampled/{task}": 0.5}
-    figure = Figure()
-    _draw_rewards(figure, rows)
-    assert [axes.get_title() for axes in figure.axes] == ["mmu: weighted total", "t2i: weighted total"]
-    assert [[np.asarray(line.get_ydata())[0] for line in axes.lines[::2]] for axes in figure.axes] == [
-        [1.0, 0.5],
-        [8.0, 4.0],
+    assert drawn(rows, reward_panels) == {
+        "mmu: weighted total": [[1.0], [1.0], [0.5]],
+        "t2i: weighted total": [[8.0], [8.0], [4.0]],
+    }
+
+
+def test_a_stage_shows_losses_held_out_losses_and_what_its_workers_reached(tmp_path):
+    folder = tmp_path / "stage"
+    folder.mkdir()
+    before = {"validation/t2i_nats_per_token": 6.0, "validation/t2i_nats_per_token_ratio_0.25": 5.0}
+    after = {"validation/t2i_nats_per_token": 4.5, "validation/t2i_nats_per_token_ratio_0.25": 5.5}
+    step = {
+        "loss/total": 3.0, "loss/t2i": 3.0, "grad_norm": 1.0, "learning_rate": 1e-4, "time/step_seconds": 4.0,
+        "time/read_seconds": 1.0, "time/update_seconds": 2.0, "perf/denoising_train_step_seconds": 3.0,
+        "perf/denoising_idle_seconds": 1.0, "perf/denoising_tflops": 300.0, "perf/denoising_mfu": 0.303,
+        "memory/denoising_peak_gb": 70.0,
+    }  # fmt: skip
+    write_lines(folder / "metrics.jsonl", [{"step": 0, **before}, {"step": 1, **step}, {"step": 2, **step, **after}])
+    write_summary(folder, before, after)
+    (folder / "reconstructions").mkdir()
+    Image.new("RGB", (8, 8)).save(folder / "reconstructions" / "step_00000002.png")
+    page = Page(write_report(folder))
+    assert page.images == [
+        "losses.png", "validation.png", "optimization.png", "time.png", "roles.png",
+        "reconstructions/step_00000002.png",
+    ]  # fmt: skip
+    assert page.rows("workers") == [["denoising", "25%", "300", "30.3%", "70.00"]]
+    assert page.rows("held-out") == [
+        ["t2i", "nats_per_token", "6.000", "4.500", "-1.500"],
+        ["t2i", "nats_per_token_ratio_0.25", "5.000", "5.500", "+0.500"],
     ]
+    verdicts = [row.all("td")[-1].attributes["class"] for row in page.find("held-out").all("tr")[1:]]
+    assert verdicts == ["n good", "n bad"], "a lower loss is better"
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert drawn(rows, validation_panels) == {"t2i": [[6.0, 4.5], [5.0, 5.5]]}
 
 
 def test_a_run_of_several_tasks_shows_each_and_what_was_drawn_before_and_after(tmp_path):
     folder = write_run(tmp_path / "run")
-    assert "tasks.png" not in write_report(folder).read_text()
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    for i in (0, 3):
-        rows[i] |= {"eval/math_answer_sampled/mmu": 0.1 * i, "eval/clip_score_sampled/t2i": 30.0 + i}
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert "tasks.png" not in Page(write_report(folder)).images
+
+    def two_tasks(row: dict[str, Any]) -> None:
+        if row["step"] in (0, 3):
+            row |= {"eval/math_answer_sampled/mmu": 0.1, "eval/clip_score_sampled/t2i": 30.0}
+
+    change_metrics(folder, two_tasks)
     (folder / "drawings").mkdir()
     colours = {0: [255, 0, 0], 1: [0, 255, 0], 3: [0, 0, 255]}
     for step, colour in colours.items():
         drawing = np.full((8, 8, 3), colour, dtype=np.uint8)
-        page = captioned_grid([("a dot", (drawing,)), ("a rather long text that takes two lines", (drawing,))])
-        page.save(folder / "drawings" / f"step_{step:08d}.png")
-    text = write_report(folder).read_text()
-    assert "src='tasks.png'" in text
-    drawn = text[text.index("Drawn before and after") :]
-    assert "row 1: step 0; row 2: step 3</p><img src='drawings.png'" in drawn
+        grid = captioned_grid([("a dot", (drawing,)), ("a rather long text that takes two lines", (drawing,))])
+        grid.save(folder / "drawings" / f"step_{step:08d}.png")
+    page = Page(write_report(folder))
+    assert {"tasks.png", "drawings.png"} <= set(page.images)
+    assert "Generated images, before and after" in page.headings
+    assert "row 1: step 0; row 2: step 3" in [text.text for text in page.root.all("p")]
     both = np.asarray(Image.open(folder / "drawings.png"))
     head = both.shape[0] - 2 * (128 + 4)
     assert (both[:head] != 255).any()
-    rows = (both[head : head + 128], both[head + 132 : head + 260])
-    for row, step in zip(rows, (0, 3), strict=True):
+    for row, step in zip((both[head : head + 128], both[head + 132 : head + 260]), (0, 3), strict=True):
         assert (row == colours[step]).all(axis=-1).sum() == 2 * 128 * 128
     assert both.shape[1] == 2 * (128 + 4)
+
+
+def test_grids_of_several_rows_are_joined_under_one_caption(tmp_path):
+    folder = write_run(tmp_path / "run")
+    (folder / "drawings").mkdir()
+    for step, shade in ((0, 10), (3, 30)):
+        guided, unguided = (np.full((4, 4, 3), value, dtype=np.uint8) for value in (shade, shade + 5))
+        captioned_grid([("a dot", (guided, unguided))]).save(folder / "drawings" / f"step_{step:08d}.png")
+    texts = [text.text for text in Page(write_report(folder)).root.all("p")]
+    assert "row 1: step 0; row 2: step 0; row 3: step 3; row 4: step 3" in texts
+    joined = np.asarray(Image.open(folder / "drawings.png"))
+    rows = [joined[-132 * i + 60, 60].tolist() for i in (4, 3, 2, 1)]
+    assert rows == [[10] * 3, [15] * 3, [30] * 3, [35] * 3]
 
 
 def test_grids_are_files_by_name_and_step(tmp_path):
@@ -155,63 +288,59 @@ def test_grids_are_files_by_name_and_step(tmp_path):
 def test_the_same_prompts_are_answered_before_and_after(tmp_path):
     folder = write_run(tmp_path / "run")
     row = {"kind": "eval", "task": "mmu", "prompt_id": "p:1", "prompt": "how many?", "label": "2"}
-    rows = [
-        {**row, "step": step, "completion": f"<b>{text}<|eot_id|>"}
-        for step, text in ((0, "one"), (2, "no"), (3, "two"))
-    ]
-    (folder / "rollouts.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
-    text = write_report(folder).read_text()
-    answers = text[text.index("Answers before and after") : text.index("<h2>Config")]
-    assert "at step 0" in answers
-    assert "at step 3" in answers
-    assert "<td class='gold'><code>2</code>" in answers
-    assert "&lt;b&gt;one</code>" in answers
-    assert "&lt;b&gt;two</code>" in answers
-    assert "no" not in answers.replace("now", "")
+    texts = ((0, "one"), (2, "no"), (3, "two"))
+    write_lines(
+        folder / "rollouts.jsonl", [{**row, "step": s, "completion": f"<b>{text}<|eot_id|>"} for s, text in texts]
+    )
+    page = Page(write_report(folder))
+    assert page.find("answers").all("tr")[0].text == "prompt gold at step 0 at step 3"
+    assert page.rows("answers") == [["how many?", "2", "<b>one", "<b>two"]]
+    assert not page.has("samples"), "held-out samples are no samples of the training"
 
 
 def test_each_task_has_its_rows_in_the_table_and_all_together_stand_last(tmp_path):
     folder = write_run(tmp_path / "run")
     after = {"a_greedy": 0.5, "a_greedy/text": 0.4, "a_greedy/mmu": 0.6, "a_sampled/mmu": 0.2, "reward_total": 1.0}
-    summary = {"steps": 1, "wall_seconds": 1.0, "eval": {"before": {**after, "a_greedy/mmu": 0.7}, "after": after}}
-    (folder / "summary.json").write_text(json.dumps(summary))
-    text = write_report(folder).read_text()
-    table = text[text.index("Held out, before and after") : text.index("<h2>Reward")]
-    rows = [re.sub(r"<[^>]*>+", " ", row).split() for row in table.split("<tr>")[2:]]
-    assert rows == [
-        ["text", "a", "0.400", "0.400", "+0.000"],
+    write_summary(folder, {**after, "a_greedy/mmu": 0.7}, after)
+    page = Page(write_report(folder))
+    assert page.rows("held-out") == [
+        ["text", "a", "0.400", "0.400", "+0.000", "", "", ""],
         ["mmu", "a", "0.700", "0.600", "-0.100", "0.200", "0.200", "+0.000"],
-        ["all", "a", "0.500", "0.500", "+0.000"],
+        ["all", "a", "0.500", "0.500", "+0.000", "", "", ""],
     ]
-    assert table.count("bad") == 1
-    assert "good" not in table
+    classes = [str(cell.attributes.get("class")).split() for cell in page.find("held-out").all("td")]
+    assert sum("bad" in one for one in classes) == 1
+    assert not any("good" in one for one in classes)
 
 
-def test_the_ledger_of_a_run_is_drawn_and_its_means_stand_in_a_table(tmp_path):
+def test_the_work_of_each_role_is_drawn_and_its_means_stand_in_a_table(tmp_path):
     folder = write_run(tmp_path / "run")
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    for row in rows[1:]:
-        row |= {
-            "time/step_seconds": 10.0,
-            "perf/policy_generate_seconds": 2.0 * row["step"],  # 4 in the mean
-            "perf/policy_idle_seconds": 5.0,
-            "perf/policy_tflops": 400.0,
-            "perf/policy_mfu": 0.4044,
-            "memory/policy_peak_gb": 61.5,
-            "perf/reference_log_likelihood_seconds": 1.0,
-            "perf/reference_idle_seconds": 9.0,
-            "throughput/tokens_per_second_per_gpu": 1234.0,
-        }
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    text = write_report(folder).read_text()
-    assert "<td>policy</td><td class='n'>50%</td><td class='n'>400</td><td class='n'>40.4%</td>" in text
-    assert "61.50" in text
-    assert "<td>reference</td><td class='n'>90%</td>" in text
-    assert "1,234.0 tokens a second" in text
+
+    def work(row: dict[str, Any]) -> None:
+        if row["step"] > 0:
+            row |= {
+                "time/step_seconds": 10.0,
+                "perf/policy_generate_seconds": 2.0 * row["step"],  # 4 in the mean
+                "perf/policy_idle_seconds": 5.0,
+                "perf/policy_tflops": 400.0,
+                "perf/policy_mfu": 0.4044,
+                "memory/policy_peak_gb": 61.5,
+                "perf/reference_log_likelihood_seconds": 1.0,
+                "perf/reference_idle_seconds": 9.0,
+                "throughput/tokens_per_second_per_gpu": 1234.0,
+            }
+
+    change_metrics(folder, work)
+    page = Page(write_report(folder))
+    assert page.rows("workers") == [
+        ["policy", "50%", "400", "40.4%", "61.50"],
+        ["reference", "90%", "", "not known", ""],
+    ]
+    assert page.find("rates").text == "Each generating worker made 1,234.0 tokens a second."
     assert Image.open(folder / "roles.png").size > (100, 100)
 
 
-def test_a_picture_that_is_asked_about_stands_in_the_page_and_a_lost_one_is_named(tmp_path):
+def test_an_image_of_a_prompt_stands_in_the_page_and_a_lost_one_is_named(tmp_path):
     folder = write_run(tmp_path / "run")
     Image.new("RGB", (192, 96), "red").save(tmp_path / "red.png")
     lost = str(tmp_path / "<lost>.png")
@@ -221,11 +350,10 @@ def test_a_picture_that_is_asked_about_stands_in_the_page_and_a_lost_one_is_name
         for step in (0, 3)
         for name, path in (("p:1", str(tmp_path / "red.png")), ("p:2", lost))
     ]
-    (folder / "rollouts.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
-    text = write_report(folder).read_text()
-    (data,) = re.findall(r"src='data:image/png;base64,([^']+)'", text)
+    write_lines(folder / "rollouts.jsonl", rows)
+    page = Page(write_report(folder))
+    (data,) = re.findall(r"data:image/png;base64,(.+)", "\n".join(page.images))
     shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
     assert shown.shape == (48, 96, 3)
     assert (shown == [255, 0, 0]).all()
-    assert html.escape(lost) in text
-    assert lost not in text
+    assert page.rows("answers")[1][0] == f"{lost} how many?"

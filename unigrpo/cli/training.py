@@ -132,7 +132,7 @@ class DenoisingJob(TrainingJob[StageConfig, StageInputs]):
             )
 
     def results(self, folder: Path) -> dict[str, Path]:
-        return {"model": folder / "policy", "images": folder / "drawings"}
+        return {"model": folder / "policy", "images": folder / "drawings", "report": write_report(folder)}
 
 
 def run_training(job: TrainingJob[Any, Any], *, is_dry_run: bool, gpu: str, mfu: float) -> int:

@@ -9,7 +9,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 DRAWINGS = "drawings"
-"""Folder of a run's image grids."""
+"""Folder of a run's grids of generated images."""
+RECONSTRUCTIONS = "reconstructions"
+"""Folder of the grids of held-out images: the original, through the image tokenizer, and as the model predicts it."""
 CELL_PIXELS = 128
 """Side of an image in a grid, in pixels."""
 GAP = 4
@@ -40,15 +42,20 @@ def captioned_grid(columns: Sequence[tuple[str, Sequence[np.ndarray | None]]]) -
     return page
 
 
-def stack_vertically(pages: Sequence[Image.Image]) -> Image.Image:
-    """Joins grids of one row with the same captions into one grid: the captions once, and then every row."""
-    first, *others = pages
-    row = CELL_PIXELS + GAP
-    page = Image.new("RGB", (first.width, first.height + row * len(others)), "white")
+def stack_vertically(pages: Sequence[Image.Image]) -> tuple[Image.Image, int]:
+    """Joins grids with the same captions into one: the captions once, and then the rows of every grid.
+
+    Returns:
+        The joined grid and the number of rows of each.
+    """
+    first = pages[0]
+    num_rows, head = divmod(first.height, CELL_PIXELS + GAP)  # the captions are lower than a row
+    height = first.height - head
+    page = Image.new("RGB", (first.width, head + height * len(pages)), "white")
     page.paste(first, (0, 0))
-    for i, other in enumerate(others):
-        page.paste(other.crop((0, other.height - row, other.width, other.height)), (0, first.height + i * row))
-    return page
+    for i, other in enumerate(pages):
+        page.paste(other.crop((0, head, other.width, other.height)), (0, head + i * height))
+    return page, num_rows
 
 
 def square(picture: np.ndarray) -> Image.Image:

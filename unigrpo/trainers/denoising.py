@@ -13,15 +13,12 @@ from unigrpo.config.denoising import StageConfig
 from unigrpo.evaluation.denoising import ValidationResult, validate
 from unigrpo.records import Prompt
 from unigrpo.runs.checkpoints import CheckpointStore
-from unigrpo.runs.image_grid import DRAWINGS, captioned_grid
+from unigrpo.runs.image_grid import DRAWINGS, RECONSTRUCTIONS, captioned_grid
 from unigrpo.trainers.base import Output, Trainer, TrainState, prompt_row
 from unigrpo.workers.denoising import DenoisingWorker
 from unigrpo.workers.group import WorkerGroup
 
 logger = logging.getLogger(__name__)
-
-RECONSTRUCTIONS = "reconstructions"
-"""Name of the grid of held-out images, each as it is, through the image tokenizer, and as the model fills it in."""
 
 
 @dataclass

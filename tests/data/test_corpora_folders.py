@@ -59,6 +59,14 @@ def test_linked_folders_are_followed(folder, tmp_path):
     assert texts(source(folder)) == ["n01", "n01", "n02"]
 
 
+def test_hidden_folders_and_files_are_no_classes(folder):
+    hidden = folder / ".ipynb_checkpoints"
+    hidden.mkdir()
+    for name in (hidden / "a-checkpoint.png", folder / "n01" / "._a.png"):
+        name.write_bytes(b"")
+    assert texts(source(folder)) == ["n01", "n01", "n02"]
+
+
 def test_captions_stand_beside_the_images(folder):
     (folder / "n02" / "c.txt").write_text("a caption")
     found = source(folder, store="beside", path=f"{folder}/{{key}}.txt")

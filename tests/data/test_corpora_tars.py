@@ -200,6 +200,36 @@ def test_a_byte_order_mark_is_no_part_of_a_caption_and_half_a_pair_is_refused(tm
         source(tmp_path / "a.tar", member="json.prompt").read(0, draws())
 
 
+def test_what_macos_and_webdataset_add_to_a_tar_is_no_sample_and_parts_none(tmp_path):
+    members = {
+        "__MACOSX/._0.png": b"Mac", "._0.png": b"Mac", "0.png": png("red"), "._0.txt": b"Mac", "0.txt": b"a",
+        ".DS_Store": b"x", "a/.DS_Store": b"x", "a/1.png": png("blue"), "README": b"about", "a/1.txt": b"b",
+        "__worker__": b"x",
+    }  # fmt: skip
+    write_tar(tmp_path / "a.tar", members)
+    found = source(tmp_path / "a.tar")
+    assert [found.read(index, draws()).text for index in range(len(found))] == ["a", "b"]
+    theirs = [s["__key__"] for s in WebDataset(str(tmp_path / "a.tar"), shardshuffle=False)]
+    assert [key for key in theirs if not key.endswith("/")] == ["0", "a/1"]
+
+
+def test_members_that_are_no_neighbours_say_what_to_do(tmp_path):
+    write_tar(tmp_path / "a.tar", {"0.png": png("red"), "1.png": png("red"), "0.txt": b"a", "1.txt": b"b"})
+    found = source(tmp_path / "a.tar")
+    for index, missing in enumerate(("no member txt", "no member txt", "no image", "no image")):
+        with pytest.raises(BadSample, match=rf"{missing}.* must be neighbours in the tar \(tar --sort=name\)"):
+            found.read(index, draws())
+
+
+@pytest.mark.parametrize(("ending", "form"), [("avif", "AVIF"), ("jp2", "JPEG2000")])
+def test_newer_formats_of_images_are_found(tmp_path, ending, form):
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(buffer, form)
+    write_tar(tmp_path / "a.tar", {f"0.{ending}": buffer.getvalue(), "0.txt": b"a"})
+    image = source(tmp_path / "a.tar").read(0, draws()).image
+    assert image is not None and image.size == (8, 8)
+
+
 def test_json_that_is_none_says_so(tmp_path):
     write_tar(tmp_path / "a.tar", {"0.png": png("red"), "0.json": b"{"})
     with pytest.raises(BadSample, match=r"a\.tar:0\.json") as caught:

@@ -105,3 +105,33 @@ def test_only_an_answer_of_its_own_is_compared_with_the_gold():
     assert (matches_gold(right, grade), matches_gold(wrong, grade)) == (True, False)
     assert matches_gold(convert_row(QUESTION | {"solution": "half", "answer": "24"}), grade) is None
     assert matches_gold(convert_row(QUESTION | {"solution": "\\boxed{24}"}), grade) is None
+
+
+@pytest.mark.parametrize(
+    "solution",
+    [
+        "<|begin_of_thought|>add\n\nup<|end_of_thought|>\n\n<|begin_of_solution|>3<|end_of_solution|>",
+        "<|begin_of_thought|>add\n\nup<|end_of_thought|><|begin_of_solution|> 3",
+        "<reasoning>add\n\nup</reasoning>\n<answer>3</answer>",
+        "<thinking>add\n\nup</thinking> 3",
+        "<think>add\n\nup</think><answer> 3 </answer>",
+    ],
+)
+def test_marks_of_other_formats_become_those_of_this_one(solution):
+    sample = convert_row({"question": "1+2=", "output": solution, "answer": "3"})
+    assert render(sample.thinking, sample.answer) == "<think>add\n\nup</think>3"
+
+
+@pytest.mark.parametrize(
+    "solution",
+    [
+        "<|begin_of_thought|>add<|end_of_thought|> 3",
+        "add<|begin_of_solution|>3<|end_of_solution|>",
+        "<reasoning>add <answer>3</answer>",
+        "<think>add</think>so <answer>3</answer>",
+    ],
+)
+def test_a_row_in_which_foreign_marks_would_stay_is_refused(solution):
+    with pytest.raises(CotError) as caught:
+        convert_row({"question": "1+2=", "output": solution, "answer": "3"})
+    assert caught.value.reason == "marks of another format"

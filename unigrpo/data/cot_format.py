@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from unigrpo.data.golds import GOLD_MARK, last_box
+from unigrpo.data.golds import ANSWER_TAGS, GOLD_MARK, last_box
 
 THINK, END_THINK = "<think>", "</think>"
 QUESTION_KEYS = ("question", "problem", "prompt", "instruction", "caption")
@@ -22,6 +22,15 @@ THINKING_KEYS = (
 ANSWER_KEYS = ("answer", "final_answer", "label", "gold")
 CALCULATION = re.compile(r"<<[^<>]*>>")
 """Calculator annotations of GSM8K."""
+
+THOUGHT_AND_SOLUTION = re.compile(
+    r"<\|begin_of_thought\|>(.*?)<\|end_of_thought\|>\s*<\|begin_of_solution\|>(.*?)(?:<\|end_of_solution\|>)?",
+    re.DOTALL,
+)
+"""The marks of OpenThoughts and Bespoke-Stratos."""
+REASONING = re.compile(r"<(reasoning|thinking)>(.*?)</\1>(.*)", re.DOTALL)
+"""The marks of d1 and of some chat models."""
+FOREIGN_MARK = re.compile(r"<\|(?:begin|end)_of_(?:thought|solution)\|>|</?(?:reasoning|thinking|answer)>")
 
 Grade = Callable[[str, str], bool]
 """A function of prediction and gold answer that returns whether they mean the same."""
@@ -154,10 +163,28 @@ def _first(row: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
 
 
 def _split_solution(solution: str) -> tuple[str, str | None]:
-    """Returns thoughts, and the answer at their end, if it can be found."""
+    """Returns thoughts, and the answer at their end, if it can be found.
+
+    Raises:
+        CotError: Marks of another format are left over.
+    """
+    thinking, answer = _split_marked(solution.strip())
+    left = [mark for part in (thinking, answer or "") for mark in FOREIGN_MARK.findall(part)]
+    if left:
+        raise CotError("marks of another format", f"{left[0]} is left inside of the thoughts or the answer")
+    return thinking, answer
+
+
+def _split_marked(solution: str) -> tuple[str, str | None]:
+    """Returns thoughts and answer by the marks of the solution's format."""
     thought = parse(solution)
+    if other := THOUGHT_AND_SOLUTION.fullmatch(solution):
+        thought = other[1].strip(), other[2].strip()
+    elif other := REASONING.fullmatch(solution):
+        thought = other[2].strip(), other[3].strip()
     if thought:
-        return thought[0], thought[1] or None
+        tagged = ANSWER_TAGS.fullmatch(thought[1])
+        return thought[0], (tagged[1].strip() if tagged else thought[1]) or None
     if GOLD_MARK in solution:
         thinking, _, answer = solution.rpartition(GOLD_MARK)
         return CALCULATION.sub("", thinking).strip(), answer.strip() or None

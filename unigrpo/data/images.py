@@ -1,8 +1,9 @@
-"""Conversion of image files to square pixels for the image tokenizer."""
+"""Conversion of image files to square pixels, with memory bounded by the image and the result."""
 
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -10,13 +11,33 @@ from typing import BinaryIO
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile
 from torch import Tensor
 
 from unigrpo.config import Fit
 from unigrpo.data.embedded_images import EMBEDDED, embedded_bytes
 
 WHITE = (255, 255, 255)
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
+"""Formats that are read. Pillow knows more, some of which start other programs, as EPS starts Ghostscript."""
+MAX_PIXELS = 100_000_000
+MAX_RATIO = 10_000
+"""Largest long side over the short one."""
+ORIENTATION_TAG = 0x0112
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns an image of each orientation of the EXIF standard upright."""
+MARGIN = 3
+"""Pixels next to a padded image, of the larger of source and result, that are computed; bicubic reaches two."""
+MAX_INTERMEDIATE = 2**24
+"""Most pixels that a resize may hold between its two passes."""
 
 
 def image_pixels(paths: Sequence[str | Path], resolution: int, fit: Fit = "crop") -> Float[Tensor, "B 3 R R"]:
@@ -35,15 +56,18 @@ def read_image(path: str | Path | BinaryIO) -> Image.Image:
         path: A file, or the name of an image in a table, see :mod:`unigrpo.data.embedded_images`.
 
     Raises:
-        ValueError: The file is missing or is not an image, or its data ends early.
+        ValueError: The file is missing, is no image of :data:`FORMATS`, is too large or broken, or has values without
+            a known range.
     """
     source = path
     if isinstance(path, str) and path.startswith(EMBEDDED):
         source = io.BytesIO(embedded_bytes(path))
     try:
-        with Image.open(source) as opened:
-            return _rgb(ImageOps.exif_transpose(opened))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # all of Pillow's
+        with Image.open(source, formats=FORMATS) as opened:
+            _check_size(opened.size)
+            opened.load()
+            return _rgb(_upright(opened))
+    except Exception as error:  # decoders fail on broken files in many ways, not all of them documented
         raise ValueError(
             f"{path}: no image could be read ({type(error).__name__}: {error}); give a PNG, JPEG or WebP file"
         ) from error
@@ -55,40 +79,111 @@ def square_pixels(image: Image.Image, resolution: int, fit: Fit = "crop") -> Flo
     Raises:
         ValueError: There is no such ``fit``.
     """
-    size = (resolution, resolution)
     if fit == "crop":
         square = _crop(image, resolution)
     elif fit == "stretch":
-        square = image.resize(size, Image.Resampling.BICUBIC)
+        square = _resize(image, (resolution, resolution))
     elif fit == "pad":
-        square = _pad(image).resize(size, Image.Resampling.BICUBIC)
+        square = _pad(image, resolution)
     else:
         raise ValueError(f"fit: no {fit!r}; choose one of ['crop', 'pad', 'stretch']")
     return torch.from_numpy(np.array(square)).permute(2, 0, 1).float() / 255 * 2 - 1
 
 
+def _check_size(size: tuple[int, int]) -> None:
+    width, height = size
+    if min(size) < 1:
+        raise ValueError(f"{width} x {height} pixels")
+    if width * height > MAX_PIXELS or max(size) > MAX_RATIO * min(size):
+        raise ValueError(
+            f"{width} x {height} pixels, more than {MAX_PIXELS} in all or {MAX_RATIO} times as long as wide; scale it "
+            "down first"
+        )
+
+
+def _upright(image: ImageFile.ImageFile) -> Image.Image:
+    """The image turned as its EXIF data asks. Other EXIF data, which may be broken, is neither read nor written."""
+    try:
+        orientation = image.getexif().get(ORIENTATION_TAG, 1)
+    except Exception:  # EXIF that cannot be parsed at all asks for nothing
+        return image
+    turn = UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(turn)
+
+
 def _crop(image: Image.Image, resolution: int) -> Image.Image:
+    """The middle of the image that is resized by its short side; only the middle is computed."""
     short = min(image.size)
     width, height = (int(resolution * side / short) for side in image.size)
     left, top = round((width - resolution) / 2), round((height - resolution) / 2)
-    resized = image.resize((width, height), Image.Resampling.BICUBIC)
-    return resized.crop((left, top, left + resolution, top + resolution))
+    x, y = image.width / width, image.height / height
+    return _resize(
+        image, (resolution, resolution), (left * x, top * y, (left + resolution) * x, (top + resolution) * y)
+    )
 
 
-def _pad(image: Image.Image) -> Image.Image:
-    side = max(image.size)
-    page = Image.new("RGB", (side, side), WHITE)
-    page.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+def _pad(image: Image.Image, resolution: int) -> Image.Image:
+    """The image in the middle of a white square that is resized; of the square only a strip with the image exists."""
+    is_tall = image.height > image.width
+    long, short = max(image.size), min(image.size)
+    scale, before = long / resolution, (long - short) // 2
+    margin = math.ceil(MARGIN / min(scale, 1))
+    first = max(int(before / scale) - margin, 0)
+    last = min(int((before + short) / scale) + 1 + margin, resolution)
+    start, end = int(first * scale), min(math.ceil(last * scale), long)
+    low, high = first * scale - start, min(last * scale, end) - start
+    page = Image.new("RGB", (resolution, resolution), WHITE)
+    # The long side is resized first, so that the strip is as long as the result.
+    if is_tall:
+        strip = Image.new("RGB", (end - start, resolution), WHITE)
+        strip.paste(image.resize((short, resolution), Image.Resampling.BICUBIC), (before - start, 0))
+        box = (low, 0, high, resolution)
+        page.paste(strip.resize((last - first, resolution), Image.Resampling.BICUBIC, box), (first, 0))
+    else:
+        strip = Image.new("RGB", (resolution, end - start), WHITE)
+        strip.paste(image.resize((resolution, short), Image.Resampling.BICUBIC), (0, before - start))
+        box = (0, low, resolution, high)
+        page.paste(strip.resize((resolution, last - first), Image.Resampling.BICUBIC, box), (0, first))
     return page
 
 
+def _resize(
+    image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float] | None = None
+) -> Image.Image:
+    """Pillow's bicubic resize, of a box or the whole.
+
+    Pillow widens all rows before it lessens them. Where that would take more memory than :data:`MAX_INTERMEDIATE`, the
+    rows are lessened first.
+    """
+    left, top, right, bottom = box or (0, 0, image.width, image.height)
+    if image.width < size[0] and size[0] * (bottom - top) > MAX_INTERMEDIATE:
+        rows = image.resize((image.width, size[1]), Image.Resampling.BICUBIC, (0, top, image.width, bottom))
+        return rows.resize(size, Image.Resampling.BICUBIC, (left, 0, right, size[1]))
+    return image.resize(size, Image.Resampling.BICUBIC, (left, top, right, bottom))
+
+
 def _rgb(image: Image.Image) -> Image.Image:
-    """Converts to RGB: transparency becomes white, and 16-bit grey is scaled, which Pillow's own conversion would
-    clip."""
-    if image.mode.startswith("I"):
-        grey = np.asarray(image).astype(np.int64).clip(0, 65535) // 257
-        image = Image.fromarray(grey.astype(np.uint8))
+    """Converts to RGB of 8 bits; transparency becomes white.
+
+    Pillow's own conversion clips 16-bit grey and floats at 255; both are scaled here.
+
+    Raises:
+        ValueError: Values of floats or 32-bit integers lie outside of the range that is scaled.
+    """
+    if image.mode == "F":
+        image = _grey(np.asarray(image), 1.0, "floating-point values")
+    elif image.mode.startswith("I"):
+        image = _grey(np.asarray(image).astype(np.int64), 65535, "integer values")
     if not image.has_transparency_data:
         return image.convert("RGB")
     front = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", image.size, (*WHITE, 255)), front).convert("RGB")
+
+
+def _grey(values: np.ndarray, largest: float, what: str) -> Image.Image:
+    """Grey of 8 bits out of values between 0 and ``largest``."""
+    low, high = float(values.min()), float(values.max())
+    if not 0 <= low <= high <= largest:
+        raise ValueError(f"{what} from {low:g} to {high:g}, expected 0 to {largest:g}; save it with 8 bits a colour")
+    scaled = values // 257 if largest > 1 else np.rint(values * 255)
+    return Image.fromarray(scaled.astype(np.uint8))

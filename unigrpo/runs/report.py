@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
+from unigrpo.data.images import read_image
 from unigrpo.runs.image_grid import DRAWINGS, RECONSTRUCTIONS, stack_vertically
 from unigrpo.runs.metrics import METRICS_FILE, ROLLOUTS_FILE, read_lines
 from unigrpo.runs.report_plots import Rows, mean_seconds, write_plots
@@ -163,9 +164,8 @@ def spread_samples(samples: Rows) -> Rows:
 def thumbnail_data(path: str) -> str:
     """Returns a small copy of an image as a data URL, so that the page can be moved; empty if the file is lost."""
     try:
-        with Image.open(path) as image:
-            small = image.convert("RGB")
-    except OSError:
+        small = read_image(path)
+    except ValueError:
         return ""
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     data = io.BytesIO()

@@ -19,7 +19,9 @@ from unigrpo.data.files import expand_paths
 from unigrpo.data.text import checked, decode, parse_object, read_text
 
 logger = logging.getLogger(__name__)
-IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")
+IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "avif", "jp2", "jfif", "ppm")
+
+APART = "the members of a sample must be neighbours in the tar (tar --sort=name)"
 
 
 class Source(Protocol):
@@ -76,11 +78,7 @@ class ImageFolder:
         self._folder = Path(config.path).expanduser()
         if not self._folder.is_dir():
             raise ValueError(f"{config.path}: no such folder (looked in {Path.cwd()})")
-        files = sorted(
-            str(Path(parent).relative_to(self._folder) / name)
-            for parent, _, names in os.walk(self._folder, onerror=_refuse, followlinks=True)
-            for name in names
-        )
+        files = _visible_files(self._folder)
         self._names = [name for name in files if Path(name).suffix[1:].lower() in IMAGE_ENDINGS]
         if not self._names:
             raise ValueError(f"{config.path}: none of {len(files)} files ends in {', '.join(IMAGE_ENDINGS)}")
@@ -122,18 +120,28 @@ class Webdataset:
         where = f"{found.tar}:{found.key}"
         content = next((found.members[ending] for ending in IMAGE_ENDINGS if ending in found.members), None)
         if content is None:
-            raise BadSample("missing image", f"{where}: no image among the members {sorted(found.members)}")
+            raise BadSample("missing image", f"{where}: no image among the members {sorted(found.members)}; {APART}")
         caption = self._store.find(found.tar.stem, found.key) if self._store else self._inside(found, where)
         return self._captioned.sample(where, open_image(content, where), caption, draws)
 
     def _inside(self, found: TarSample, where: str) -> object:
         content = found.members.get(self._member)
         if content is None:
-            raise BadSample("missing caption", f"{where}: no member {self._member}; found {sorted(found.members)}")
+            what = f"no member {self._member}; found {sorted(found.members)}; {APART}"
+            raise BadSample("missing caption", f"{where}: {what}")
         place = f"{where}.{self._member}"
         if not self._field:
             return checked(decode(content, place), place)
         return parse_object(content, place).get(self._field)
+
+
+def _visible_files(folder: Path) -> list[str]:
+    """The files below a folder, in order, without hidden ones such as those of `.ipynb_checkpoints`."""
+    files: list[str] = []
+    for parent, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        files += [str(Path(parent).relative_to(folder) / name) for name in names if not name.startswith(".")]
+    return sorted(files)
 
 
 def _refuse(error: OSError) -> None:

@@ -8,7 +8,7 @@ import logging
 import os
 import tarfile
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from webdataset.tariterators import base_plus_ext
@@ -30,11 +30,19 @@ class TarSample:
     """Content by ending, in lower case and without the dot."""
 
 
+def is_litter(name: str) -> bool:
+    """Whether a member of a tar is what macOS and webdataset add to it, and no part of a sample."""
+    path = PurePosixPath(name)
+    is_meta = len(path.parts) == 1 and name.startswith("__") and name.endswith("__")
+    return is_meta or path.name.startswith("._") or path.name == ".DS_Store" or "__MACOSX" in path.parts
+
+
 class TarSamples:
     """The samples of several tars, by number.
 
     Neighbours that share their path up to the first dot are one sample, as in webdataset, which itself reads tars from
-    start to end only. The stored position of a sample takes 16 bytes.
+    start to end only. What macOS adds to a tar does not separate neighbours. The stored position of a sample takes 16
+    bytes.
 
     A tar that ends early, lacks a header where one is expected, or has content after its end, has one more sample,
     which is unusable.
@@ -76,7 +84,7 @@ class TarSamples:
             with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
                 for member in tar:
                     opened, (base, ending) = tar.extractfile(member), base_plus_ext(member.name)
-                    if opened is not None and base is not None and ending is not None:
+                    if opened is not None and base and ending is not None and not is_litter(member.name):
                         key = base
                         members[ending.lower()] = opened.read()
         except tarfile.TarError:
@@ -117,9 +125,8 @@ def _spans(path: Path) -> np.ndarray:
                 for member in tar:
                     start, end = member.offset, tar.offset
                     base, ending = base_plus_ext(member.name)
-                    if not member.isreg() or base is None or ending is None:
-                        last_key = None
-                        nameless += [] if member.isdir() else [member.name]
+                    if not member.isreg() or base is None or ending is None or is_litter(member.name):
+                        nameless += [member.name] if member.isreg() and not is_litter(member.name) else []
                         continue
                     if base == last_key and ending.lower() not in endings:
                         spans[-1] = (spans[-1][0], end)

@@ -1,1 +1,1 @@
-"""Rewards: one file each, the file name is the name in the config. Imports nothing of unigrpo."""
+"""Rewards: each file is one reward, and its name is the name in the config. Imports nothing of unigrpo."""

@@ -71,7 +71,7 @@ def _pair(item: RewardInput, index: int) -> tuple[Image.Image, str]:
     if item.task != "mmu":
         return picture_and_prompt(item, index)
     if len(item.input_images) != 1:
-        raise ValueError(f"{describe(item, index)}: a caption needs one input picture, found {len(item.input_images)}")
+        raise ValueError(f"{describe(item, index)}: a caption needs one input image, found {len(item.input_images)}")
     return item.input_images[0].convert("RGB"), caption(item.completion)
 
 

@@ -1,4 +1,4 @@
-"""Whether a response thinks and then answers: ``<think> ... </think> answer``. 1 or 0."""
+"""Whether a response thinks and then answers: ``<think> ... </think> answer``. The reward is 1 or 0."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ANSWER, END_ANSWER = "<answer>", "</answer>"
 
 
 class CotFormat(Reward):
-    """1 for one ``<think>`` pair at the start with thoughts inside and an answer behind it, else 0."""
+    """1 for one ``<think>`` pair at the start with thoughts inside and an answer after it, otherwise 0."""
 
     name = "cot_format"
     range = (0.0, 1.0)
@@ -24,9 +24,9 @@ class CotFormat(Reward):
         """Chooses the format.
 
         Args:
-            require_answer_tag: The answer must stand in one ``<answer>`` pair, with nothing behind it.
+            require_answer_tag: The answer must be inside one ``<answer>`` pair, with nothing after it.
             prefilled_think: The prompt ends in ``<think>``, so the response must not open it again.
-            strict_newlines: Each tag must stand on a line of its own.
+            strict_newlines: Each tag must be on its own line.
         """
         self._options = {
             "require_answer_tag": require_answer_tag,
@@ -44,7 +44,7 @@ class CotFormat(Reward):
 def is_well_formed(
     text: str, *, require_answer_tag: bool = False, prefilled_think: bool = False, strict_newlines: bool = False
 ) -> bool:
-    """Whether a completion keeps to the format of :class:`CotFormat`; time linear in its length.
+    """Whether a completion has the format of :class:`CotFormat`; time linear in its length.
 
     Special tokens and end-of-text padding do not count; a mask token that is left does.
 
@@ -73,7 +73,7 @@ def is_well_formed(
 
 
 def _is_blank(text: str) -> bool:
-    """Whether there is nothing to see: white space, control and zero-width characters."""
+    """Whether a text is invisible: white space, control and zero-width characters."""
     return not any(sign.isprintable() and not sign.isspace() for sign in text)
 
 

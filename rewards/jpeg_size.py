@@ -1,4 +1,4 @@
-"""How small, or how large, a picture is as a JPEG: the reward of pictures that needs no weights."""
+"""Size of an image as a JPEG: a reward of images that needs no weights."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ RANGES = {"small": (float("-inf"), 0.0), "large": (0.0, float("inf"))}
 
 
 class JpegSize(Reward):
-    """Kilobytes (1000 bytes) of the generated picture, negative where small ones are preferred.
+    """Kilobytes (1000 bytes) of the generated image, negative where small ones are preferred.
 
     Args:
-        prefer: ``small`` (compressible, smooth pictures) or ``large`` (incompressible, detailed ones).
-        quality: Of the JPEG, 1 to 95.
+        prefer: ``small`` (compressible, smooth images) or ``large`` (incompressible, detailed ones).
+        quality: Quality of the JPEG, 1 to 95.
 
     Source:
         DDPO, arXiv:2305.13301, section 5.1.
@@ -46,7 +46,7 @@ class JpegSize(Reward):
 
 
 def kilobytes(picture: Image.Image, quality: int) -> float:
-    """Size of a picture as a JPEG."""
+    """Returns the size of an image as a JPEG."""
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=quality)
     return buffer.tell() / 1000

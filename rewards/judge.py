@@ -15,7 +15,7 @@ TEMPLATE = (
     "Rate how well the answer fulfils the request, from {low:g} (not at all) to {high:g} (fully).\n\n"
     'Request:\n{prompt}\n\nAnswer:\n{completion}\n\nReply with JSON: {{"score": number}}.'
 )
-"""What the judge is asked. Placeholders: {prompt} {completion} {label} {low} {high}."""
+"""Request to the judge. Placeholders: {prompt} {completion} {label} {low} {high}."""
 _OBJECT = re.compile(r"\{[^{}]{0,2000}\}")
 
 
@@ -41,19 +41,21 @@ class Judge(Reward):
         api_key_env: str = "",
         is_structured: bool = True,
     ) -> None:
-        """Args:
-        model: Name under which the server has the judge.
-        url: Of the API, up to `/v1`.
-        template: What is asked, see :data:`TEMPLATE`. Pictures are sent along.
-        low: Lowest score of the judge's scale.
-        high: Highest score.
-        concurrency: Requests under way at a time.
-        requests_per_second: At most; 0 is no limit.
-        attempts: Of each request, with growing pauses.
-        timeout_seconds: Time limit of one whole attempt.
-        max_tokens: Of a judgement.
-        api_key_env: Name of the environment variable that holds the key; empty sends none.
-        is_structured: Ask the server to force the JSON's form (`response_format`).
+        """Checks the settings.
+
+        Args:
+            model: Name of the judge on the server.
+            url: Address of the API, up to `/v1`.
+            template: Request to the judge, see :data:`TEMPLATE`. Images are sent with it.
+            low: Lowest score of the judge's scale.
+            high: Highest score.
+            concurrency: Largest number of requests at a time.
+            requests_per_second: Largest number of requests per second; 0 is no limit.
+            attempts: Number of attempts at each request, with growing pauses.
+            timeout_seconds: Time limit of one whole attempt.
+            max_tokens: Largest number of tokens of a judgement.
+            api_key_env: Name of the environment variable that holds the key; empty sends none.
+            is_structured: Ask the server to force the JSON's form (`response_format`).
         """
         if not low < high:
             raise ValueError(f"judge: low {low} must be below high {high}")
@@ -80,7 +82,7 @@ class Judge(Reward):
         """Asks the server for its models.
 
         Raises:
-            ServerDown: It is down, or does not have the judge.
+            ServerDown: The server does not answer, or does not have the judge.
         """
 
         def problem(answer: Any) -> str:
@@ -126,7 +128,7 @@ class Judge(Reward):
         return body
 
     def _score(self, answer: Any) -> float | None:
-        """The score in the last JSON object of a judgement, over the scale; None if there is none on the scale."""
+        """Returns the score in the last JSON object of a judgement, scaled; None if there is none on the scale."""
         try:
             text = str(answer["choices"][0]["message"]["content"])[-20_000:]
         except (KeyError, IndexError, TypeError, RecursionError):

@@ -1,4 +1,4 @@
-"""A name in the config -> a reward."""
+"""Construction of a reward from its name in the config."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def load_reward(spec: str, options: Mapping[str, Any] | None = None, style: str 
     Args:
         spec: A file of rewards/ by its name, ``path/to/file.py:function`` or ``package.module:Class``.
         options: Arguments of the reward's constructor, or further keywords of a function.
-        style: How a function is called, see :data:`rewards.functions.STYLES`; `auto` reads its signature.
+        style: Calling convention of a function, see :data:`rewards.functions.STYLES`; `auto` infers it.
 
     Raises:
         ValueError: No such reward (the message lists the names), a file that does not import, options or a signature
@@ -48,7 +48,7 @@ def load_reward(spec: str, options: Mapping[str, Any] | None = None, style: str 
 
 
 def reward_names() -> list[str]:
-    """The rewards that are files of this package."""
+    """Returns the rewards that are files of this package."""
     return sorted(m.name for m in pkgutil.iter_modules(rewards.__path__) if not m.ispkg and m.name not in HIDDEN)
 
 

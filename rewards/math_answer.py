@@ -1,4 +1,4 @@
-"""Whether the final answer is the gold: numbers, mathematics, choices, yes or no, words."""
+"""Whether the final answer is the gold answer: numbers, mathematics, choices, yes or no, words."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class MathAnswer(Reward):
         """Chooses how to compare.
 
         Args:
-            kind: `gsm8k`, `math`, `choice`, `geoqa`, `clevr`, or `auto` by the look of the gold.
+            kind: `gsm8k`, `math`, `choice`, `geoqa`, `clevr`, or `auto`, which infers it from the gold answer.
             deadline: CPU seconds for one comparison of two expressions.
 
         Raises:
-            ValueError: No such kind.
+            ValueError: There is no such kind.
         """
         if kind not in KINDS:
             raise ValueError(f"math_answer: kind {kind!r} is not one of {list(KINDS)}")

@@ -1,4 +1,5 @@
-"""A reward of another machine or environment, by JSON over HTTP: ours, or that of OpenRLHF's reward servers."""
+"""A reward on another machine or in another environment, by JSON over HTTP: our format, or that of OpenRLHF's
+servers."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ class Remote(Reward):
 
     `unigrpo`: ``{"prompts": [...], "completions": [...], "labels": [...], "tasks": [...], "metadata": [{...}],
     "images": [base64 PNG or null], "input_images": [[base64 PNG]]}`` is answered by ``{"rewards": [number or null]}``.
-    `openrlhf`: ``{"query": [...], "prompts": [...], "labels": [...]}`` likewise; it has no pictures.
+    `openrlhf`: ``{"query": [...], "prompts": [...], "labels": [...]}`` is answered likewise; it has no images.
     """
 
     name = "remote"
@@ -31,15 +32,17 @@ class Remote(Reward):
         timeout_seconds: float = 60.0,
         health_url: str = "",
     ) -> None:
-        """Args:
-        url: Where to post; several, joined by commas, are used in turn.
-        format: Of the JSON.
-        batch_size: Samples of one request.
-        concurrency: Requests under way at a time.
-        attempts: Of each request.
-        timeout_seconds: Time limit of one whole attempt.
-        health_url: Answers with any JSON when the server is ready; checked before the training. Empty posts an empty
-            batch instead.
+        """Checks the settings.
+
+        Args:
+            url: Address to post to; several, joined by commas, are used in turn.
+            format: Format of the JSON.
+            batch_size: Number of samples of one request.
+            concurrency: Largest number of requests at a time.
+            attempts: Number of attempts at each request.
+            timeout_seconds: Time limit of one whole attempt.
+            health_url: Address that answers with any JSON when the server is ready; checked before the training. Empty
+                posts an empty batch instead.
         """
         if format not in ("unigrpo", "openrlhf"):
             raise ValueError(f"remote: no format {format!r}; choose unigrpo or openrlhf")
@@ -51,10 +54,10 @@ class Remote(Reward):
         self._format, self._batch_size = format, batch_size
 
     def load(self) -> None:
-        """Reaches the server.
+        """Connects to the server.
 
         Raises:
-            ServerDown: It does not answer as it should.
+            ServerDown: It does not answer as expected.
         """
         if self._health_url:
             self._client.check(self._health_url, lambda _: "")
@@ -87,7 +90,7 @@ class Remote(Reward):
         }
 
     def _values(self, answer: Any, count: int) -> list[float | None] | None:
-        """The rewards of an answer; None for one that is not as it should be."""
+        """Returns the rewards of an answer; None for an answer that is not as expected."""
         values = answer.get("rewards", answer.get("scores")) if isinstance(answer, dict) else None
         if isinstance(values, int | float) and count == 1:
             values = [values]

@@ -1,1 +1,1 @@
-"""What the rewards of pictures share: pictures and prompts of a batch, weights, and the encoders."""
+"""Shared parts of image rewards: images and prompts of a batch, weights, and the encoders."""

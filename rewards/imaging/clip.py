@@ -1,4 +1,4 @@
-"""CLIP as an encoder of texts and pictures into unit vectors."""
+"""CLIP as an encoder of texts and images into unit vectors."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from rewards.imaging.prompt_tokens import PromptTokens
 from rewards.imaging.weights import local_path, require_finite
 
 LEGACY_END_ID = 2
-"""OpenAI's published configs carry this wrong id; transformers then pools at the largest id of a text."""
+"""Wrong end id in OpenAI's published configs, with which transformers pools at the largest id of a text."""
 
 
 class ClipEncoder:
     """A ``CLIPModel`` in float32: bfloat16 moves cosines by 2e-3, as much as good and bad samples of a group differ.
 
     Args:
-        model: Folder or Hub id with the model.
-        processor: Folder or Hub id with the tokenizer and the image processor; None: that of the model.
+        model: Folder or Hub name with the model.
+        processor: Folder or Hub name with the tokenizer and the image processor; None: that of the model.
         device: torch's name, or ``auto``.
-        batch_size: Most texts or pictures that are encoded at once.
+        batch_size: Largest number of texts or images that are encoded at once.
 
     Raises:
         ValueError: No such model, another architecture, weights that are missing or not finite, or a processor of
@@ -47,17 +47,17 @@ class ClipEncoder:
 
     @property
     def width(self) -> int:
-        """Components of an embedding."""
+        """Number of components of an embedding."""
         return self._model.visual_projection.out_features
 
     @property
     def logit_scale(self) -> float:
-        """What cosines are multiplied with in the training of CLIP, at most 100."""
+        """Factor of cosines in the training of CLIP, at most 100."""
         return self._model.logit_scale.exp().item()
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        """Unit vectors (N, width) on the CPU; equal texts are encoded once."""
+        """Returns unit vectors (N, width) on the CPU; equal texts are encoded once."""
         distinct = list(dict.fromkeys(texts))
         parts: list[Tensor] = []
         for part in slices(distinct, self._batch_size):
@@ -68,7 +68,7 @@ class ClipEncoder:
 
     @torch.inference_mode()
     def encode_pictures(self, pictures: Sequence[Image.Image]) -> Tensor:
-        """Unit vectors (N, width) on the CPU."""
+        """Returns unit vectors (N, width) on the CPU."""
         parts: list[Tensor] = []
         for part in slices(pictures, self._batch_size):
             pixels = self._image_processor(list(part), return_tensors="pt")["pixel_values"]
@@ -76,7 +76,7 @@ class ClipEncoder:
         return torch.cat(parts)
 
     def cosines(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> Tensor:
-        """Cosine of each picture with its own text (N,); other pairs are not compared."""
+        """Returns the cosine of each image with its own text (N,); other pairs are not compared."""
         return (self.encode_pictures(pictures) * self.encode_texts(texts)).sum(dim=1).clamp(-1.0, 1.0)
 
 
@@ -127,7 +127,7 @@ def _load_processor(processor: str, config: CLIPConfig) -> tuple[PromptTokens, C
     probe = image_processor(Image.new("RGB", (2 * side, side)), return_tensors="pt")["pixel_values"]
     if probe.shape[2:] != (side, side):
         raise ValueError(
-            f"{processor!r} makes pictures of {probe.shape[3]} x {probe.shape[2]} pixels, the model takes "
+            f"{processor!r} makes images of {probe.shape[3]} x {probe.shape[2]} pixels, the model takes "
             f"{side} x {side}: they do not belong together"
         )
     return tokens, image_processor

@@ -1,4 +1,4 @@
-"""Folders with an ImageReward: read, and written from the published ``ImageReward.pt``.
+"""Reading of ImageReward folders, and their conversion from the published ``ImageReward.pt``.
 
     python -m rewards.imaging.image_reward_files --input ImageReward.pt --output runs/image_reward
 
@@ -24,11 +24,11 @@ CONFIG_FILE = "config.json"
 
 
 def load_image_reward(model: str) -> ImageRewardModel:
-    """An ImageReward in float32 for evaluation.
+    """Returns an ImageReward in float32 for evaluation.
 
     Args:
-        model: The published file, or a folder or Hub id with it, or a folder that :func:`save_image_reward` wrote. A
-            ``config.json`` beside the weights gives the numbers of attention heads where they are not the published.
+        model: The published file, or a folder or Hub name with it, or a folder that :func:`save_image_reward` wrote. A
+            ``config.json`` beside the weights gives the numbers of attention heads if they are not the published ones.
 
     Raises:
         ValueError: No such file, or one that holds something else.

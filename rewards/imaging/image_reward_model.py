@@ -17,11 +17,11 @@ from rewards.imaging.score_head import ScoreHead
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
 """Of the head's numbers over the authors' data; the published reward is standardised with them."""
 HEAD_WIDTH = 64
-"""Components of an attention head, in the picture's encoder and in the text's."""
+"""Number of components of an attention head, in the image encoder and in the text encoder."""
 MAX_TOKENS = 35
 CHANNEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CHANNEL_STD = (0.26862954, 0.26130258, 0.27577711)
-"""CLIP's, and not BLIP's, which has 384 pixels and no crop."""
+"""Standard deviations of CLIP, and not of BLIP, which has 384 pixels and no crop."""
 
 VISION, TEXT, HEAD = "blip.visual_encoder.", "blip.text_encoder.", "mlp."
 PARTS = {VISION: "vision.", TEXT: "text.", HEAD: "head."}
@@ -37,11 +37,11 @@ RENAMED = (
     (".attn.qkv.", ".self_attn.qkv."),
     (".attn.proj.", ".self_attn.projection."),
 )
-"""Parts of names of the picture's encoder, published and in ``BlipVisionModel``; no tensor is transposed."""
+"""Parts of names of the image encoder, published and in ``BlipVisionModel``; no tensor is transposed."""
 
 
 class ImageRewardModel(nn.Module):
-    """A picture's encoder, a text's encoder that looks at all its tokens, and a head on the first token of the text.
+    """An image encoder, a text encoder with attention to all tokens, and a head on the first token of the text.
 
     Source:
         ImageReward, arXiv:2304.05977, section 3.1; the sizes follow the weights.
@@ -55,13 +55,13 @@ class ImageRewardModel(nn.Module):
 
     @property
     def image_size(self) -> int:
-        """Side of the square that the pictures become."""
+        """Height and width to which the images are resized."""
         side = self.vision.config.image_size
         assert isinstance(side, int)
         return side
 
     def forward(self, token_ids: Tensor, attention_mask: Tensor, pixels: Tensor) -> Tensor:
-        """Rewards of pairs.
+        """Returns rewards of pairs.
 
         Args:
             token_ids: int64 (N, L).
@@ -76,7 +76,8 @@ class ImageRewardModel(nn.Module):
         return (self.head(hidden[:, 0]) - MEAN) / STD
 
     def text_hidden(self, token_ids: Tensor, attention_mask: Tensor, picture_tokens: Tensor) -> Tensor:
-        """The text's encoder (N, L, width): each token sees the whole text and the whole picture."""
+        """Returns the hidden states of the text encoder (N, L, width): each token attends to the whole text and
+        image."""
         return self.text(
             input_ids=token_ids,
             attention_mask=attention_mask,
@@ -88,12 +89,12 @@ class ImageRewardModel(nn.Module):
 def configs_of(
     weights: Mapping[str, Tensor], *, vision_heads: int | None = None, text_heads: int | None = None
 ) -> tuple[BlipVisionConfig, BlipTextConfig]:
-    """The sizes of an ImageReward with these weights.
+    """Returns the sizes of an ImageReward with these weights.
 
     Args:
-        weights: With their published names.
-        vision_heads: Attention heads of the picture's encoder; None: as published, of 64 components each.
-        text_heads: The same of the text's encoder.
+        weights: Weights with their published names.
+        vision_heads: Number of attention heads of the image encoder; None: as published, of 64 components each.
+        text_heads: Number of attention heads of the text encoder, likewise.
 
     Raises:
         ValueError: The weights are those of another architecture.
@@ -138,7 +139,7 @@ def configs_of(
 
 
 def to_transformers_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Published names -> names of :class:`ImageRewardModel`; what the reward does not use is left out."""
+    """Changes published names to names of :class:`ImageRewardModel` and leaves out what the reward does not use."""
     renamed: dict[str, Tensor] = {}
     for name, value in weights.items():
         if UNUSED.match(name):
@@ -155,7 +156,7 @@ def to_transformers_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def to_published_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Names of :class:`ImageRewardModel` -> published names."""
+    """Changes names of :class:`ImageRewardModel` to published names."""
     renamed: dict[str, Tensor] = {}
     for name, value in weights.items():
         if name.startswith("vision."):
@@ -168,7 +169,8 @@ def to_published_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def to_pixels(pictures: Sequence[Image.Image], size: int) -> Tensor:
-    """RGB pictures -> float32 (N, 3, size, size): shorter side to ``size``, middle square, CLIP's mean and spread.
+    """Converts RGB images to float32 (N, 3, size, size): shorter side to ``size``, middle square, CLIP's mean and
+    deviation.
 
     Sides and margins are rounded as torchvision does, which the published preprocessing uses; transformers' processor
     takes another column where an odd number of columns is cut off.

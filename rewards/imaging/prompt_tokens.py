@@ -1,4 +1,4 @@
-"""Prompts -> token ids of a bounded number; a longer prompt keeps its end token."""
+"""Conversion of prompts to a bounded number of token ids; a longer prompt keeps its end token."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ class PromptTokens:
     """A tokenizer with a limit.
 
     Args:
-        tokenizer: Puts an end token behind every text.
-        max_length: Most tokens, the special ones included.
-        end_id: The end token. CLIP pools there, so ids cut by slicing would give two texts the same embedding.
-        num_embeddings: Rows of the model's table of tokens.
+        tokenizer: A tokenizer that puts an end token after every text.
+        max_length: Largest number of tokens, the special ones included.
+        end_id: The end token. CLIP pools there, so ids that are cut by slicing would give two texts the same
+            embedding.
+        num_embeddings: Number of rows of the model's token embedding.
 
     Raises:
         ValueError: The tokenizer does not belong to the model.
@@ -49,7 +50,8 @@ class PromptTokens:
             )
 
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Token ids and attention mask (1 = token), int64 (N, L), L of the longest. Says once if a text was cut."""
+        """Returns token ids and attention mask (1 = token), int64 (N, L), L of the longest. Logs once if a text was
+        cut."""
         self._warn_if_cut(texts)
         encoded = self._tokenizer(
             list(texts), truncation=True, max_length=self.max_length, padding=True, return_tensors="pt"

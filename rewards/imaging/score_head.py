@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class ScoreHead(nn.Module):
-    """Five linear layers with nothing between them but dropout: an affine map in evaluation, by the published weights.
+    """Five linear layers with only dropout between them; in evaluation an affine map, as in the published weights.
 
     Source:
         ImageReward, arXiv:2304.05977; LAION's improved aesthetic predictor. Both have these widths and dropout rates.
@@ -26,5 +26,5 @@ class ScoreHead(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features (N, width) -> numbers (N,)."""
+        """Maps features (N, width) to numbers (N,)."""
         return self.layers(features).squeeze(-1)

@@ -1,4 +1,4 @@
-"""Weight files of reward models: found, read without running code, and checked."""
+"""Weight files of reward models: finding them, reading them without running code, and checking them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 
 def local_path(model: str) -> Path | None:
-    """The folder or file that an option names; None if it names a model of the Hub.
+    """Returns the folder or file that an option names; None if it names a model of the Hub.
 
     Raises:
         ValueError: It looks like a path, and nothing is there.
@@ -31,7 +31,8 @@ def local_path(model: str) -> Path | None:
 
 
 def find_file(model: str, names: Collection[str]) -> Path:
-    """The first of the files that the folder or the Hub's repository ``model`` has; or ``model``, if it is a file.
+    """Returns the first of the files that the folder or the Hub's repository ``model`` has; or ``model``, if it is a
+    file.
 
     Raises:
         ValueError: None of them is there; the message says where it looked.
@@ -55,13 +56,13 @@ def find_file(model: str, names: Collection[str]) -> Path:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a ``.safetensors`` file or of a pickled state dict, by name.
+    """Returns the tensors of a ``.safetensors`` file or of a pickled state dict, by name.
 
     A pickle is read with ``weights_only``, so that it cannot run code, and mapped, so that it is in memory once; the
-    form from before torch 1.6 cannot be mapped.
+    format from before torch 1.6 cannot be mapped.
 
     Raises:
-        ValueError: The file is no such file, or holds anything but tensors with names, or values that are not finite.
+        ValueError: The file has another format, holds anything but tensors with names, or values that are not finite.
     """
     try:
         if path.suffix == ".safetensors":

@@ -134,7 +134,7 @@ def test_a_reward_of_text_does_not_fit_a_drawing(mixed, reward):
 
 
 def test_a_reward_of_pictures_does_not_fit_a_text(mixed):
-    with pytest.raises(ValueError, match=r"jsonl:1: reward 'jpeg_size' cannot use it: task 'text' makes no picture"):
+    with pytest.raises(ValueError, match=r"jsonl:1: reward 'jpeg_size' cannot use it: task 'text' makes no image"):
         check_inputs(mixed({"prompt": "1", "label": "1"}, reward=("jpeg_size",)))
 
 
@@ -144,7 +144,7 @@ def test_a_file_with_a_share_of_the_prompts_and_none_to_train_on_is_named(mixed,
     both = f"{run.data.prompt_dataset},{tmp_path / 'draw.jsonl'}"
     data = dataclasses.replace(run.data, prompt_dataset=both, prompt_probs=(2.0, 1.0), tasks=("text",))
     with pytest.raises(
-        ValueError, match=r"draw.jsonl a share, but it has no prompt that is trained on; see data.tasks"
+        ValueError, match=r"draw.jsonl a weight, but it has no prompt that is trained on; see data.tasks"
     ):
         check_inputs(changed(run, data=data))
 
@@ -152,7 +152,7 @@ def test_a_file_with_a_share_of_the_prompts_and_none_to_train_on_is_named(mixed,
 def test_a_task_that_nothing_pays_for_is_named(mixed):
     run = mixed({"prompt": "1", "label": "1"}, {"task": "t2i", "prompt": "x"})
     terms = (RewardTermConfig(name="math_answer", tasks=("text",)), RewardTermConfig(name="jpeg_size", weight=0.0))
-    with pytest.raises(ValueError, match=r"jsonl:2: no reward with a weight pays for task 't2i'"):
+    with pytest.raises(ValueError, match=r"jsonl:2: no reward with a weight scores task 't2i'"):
         check_inputs(changed(run, reward=RewardConfig(terms=terms)))
 
 

@@ -80,7 +80,7 @@ def test_the_same_seed_draws_the_same(loaded):
     ("arguments", "message"),
     [
         (("text", " ", None, 4, 1.0, 0.0, 0), "The text is empty"),
-        (("mmu", "3", None, 4, 1.0, 0.0, 0), "There is no picture"),
+        (("mmu", "3", None, 4, 1.0, 0.0, 0), "There is no image"),
         (("mmu", "3", "nowhere.png", 4, 1.0, 0.0, 0), r"nowhere\.png: no image could be read"),
         (("text", "3", None, 0, 1.0, 0.0, 0), "num_denoising_steps is 0"),
         (("text", "3", None, 10**30, 1.0, 0.0, 0), "a response has only 8 tokens"),

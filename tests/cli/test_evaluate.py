@@ -55,7 +55,7 @@ def test_every_checkpoint_gets_a_column_and_every_sample_a_line(tiny_unified_fol
         (["--eval.dataset", ""], "eval.dataset is empty"),
         (
             ["--reward.terms", "[{name: jpeg_size, tasks: [t2i]}]"],
-            r"held_out.jsonl:\d: no reward pays for task 'text'",
+            r"held_out.jsonl:\d: no reward scores task 'text'",
         ),
         (["--device", "cuda:77"], "device 'cuda:77' cannot be used here"),
     ],

@@ -104,7 +104,7 @@ def test_the_plan_follows_the_chosen_tasks_and_refuses_those_that_nothing_pays_f
     command = ["--config", str(CONFIGS / "unigrpo.yaml"), "--dry_run", "--gpu", "h200", "--data.tasks"]
     assert train.run([*command, "[text]"]) == 0
     assert "as many of each of text, half" in capsys.readouterr().out
-    with pytest.raises(ValueError, match=r"data.tasks is \['r2i'\], but reward.terms pay for .*'t2i'.* alone; add"):
+    with pytest.raises(ValueError, match=r"data.tasks is \['r2i'\], but reward.terms score only .*'t2i'.*; add"):
         train.run([*command, "[r2i]"])
 
 

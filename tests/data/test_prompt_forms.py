@@ -272,7 +272,7 @@ def test_earlier_turns_stand_before_the_question_with_its_instruction(tokenizer,
 
 def test_turns_that_a_form_has_no_place_for_are_refused(tokenizer, vocabulary):
     prompt = Prompt(id="a:1", text="1+2=", messages=(SYSTEM, USER))
-    with pytest.raises(ValueError, match=r"a:1: 1 turns stand before the question, but .* plain has no turns"):
+    with pytest.raises(ValueError, match=r"a:1: 1 turns come before the question, but .* plain has no turns"):
         encode_prompt(prompt, tokenizer, vocabulary, DataConfig(prompt_template="plain"))
     drawn = Prompt(id="a:1", text="1+2=", messages=(SYSTEM, USER), task="t2i")
     with pytest.raises(ValueError, match="task 't2i' takes one caption"):

@@ -60,7 +60,7 @@ def test_several_files_are_joined_and_empty_lines_skipped(tmp_path):
             r"bad.jsonl:2: 'label' must be a text or a number; found \['1', '2'\]",
         ),
         ('{"prompt": "x", "label": true}', r"bad.jsonl:2: 'label' must be a text or a number; found True"),
-        ('{"prompt": "x", "label": 1, "label": 2}', r"bad.jsonl:2: not JSON .key 'label' stands there more than once"),
+        ('{"prompt": "x", "label": 1, "label": 2}', r"bad.jsonl:2: not JSON .key 'label' occurs more than once"),
     ],
 )
 def test_a_broken_line_is_named_with_file_and_line(tmp_path, line, message):
@@ -82,7 +82,7 @@ def test_one_error_lists_the_broken_lines_of_all_files(tmp_path):
                       "data.max_bad_fraction 0.01 allows; repair the data or raise it"]  # fmt: skip
 
 
-@pytest.mark.parametrize(("names", "message"), [("{0},", "behind a comma"), ("{0}, {0}", "a.jsonl twice")])
+@pytest.mark.parametrize(("names", "message"), [("{0},", "after a comma"), ("{0}, {0}", "a.jsonl twice")])
 def test_names_of_files_are_whole_and_different(tmp_path, names, message):
     with pytest.raises(ValueError, match=message):
         load_prompts(names.format(write(tmp_path / "a.jsonl", {"prompt": "1"})))
@@ -177,7 +177,7 @@ def test_probabilities_give_each_file_its_share_and_epochs_of_its_own():
     assert all(sorted(of_a[i : i + 3]) == ["0", "1", "2"] for i in range(0, 750, 3))
     again = PromptStream(mixed, batch_size=100, num_samples=1, seed=1, probs={"a": 3.0, "b": 1.0})
     assert [r.prompt for r in again.requests(7)] == drawn[700:800]
-    with pytest.raises(ValueError, match=r"gives c a share, but it has no prompt"):
+    with pytest.raises(ValueError, match=r"gives c a weight, but it has no prompt"):
         PromptStream(mixed, batch_size=1, num_samples=1, seed=1, probs={"a": 1.0, "c": 1.0})
 
 

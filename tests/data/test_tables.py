@@ -136,7 +136,7 @@ def test_a_long_field_is_read_and_a_column_named_twice_is_an_error(tmp_path):
     (tmp_path / "a.csv").write_text(f"text\n{long}\n")
     assert rows(tmp_path / "a.csv") == [{"text": long}]
     (tmp_path / "a.csv").write_text("text,text\na,b\n")
-    with pytest.raises(ValueError, match="the column 'text' stands there more than once"):
+    with pytest.raises(ValueError, match="the column 'text' occurs more than once"):
         open_table(str(tmp_path / "a.csv"))
 
 

@@ -51,7 +51,7 @@ def test_bad_input_is_refused(clip_folder: Path, head: Path, sample: Callable[..
     with pytest.raises(ValueError, match="no such file or folder"):
         Aesthetic(str(clip_folder), head=str(head / "nowhere.pth")).load()
     file = next(head.glob("*.pth"))
-    with pytest.raises(ValueError, match=r"sample 0 of the batch .*has no generated picture"):
+    with pytest.raises(ValueError, match=r"sample 0 of the batch .*has no generated image"):
         Aesthetic(str(clip_folder), head=str(file))([replace(sample(), image=None)])
     torch.save(ScoreHead(16).state_dict(), file)
     with pytest.raises(ValueError, match="weights of another architecture"):

@@ -148,14 +148,14 @@ def test_a_caption_is_compared_with_the_picture_of_its_prompt(
     assert reward([caption]) == pytest.approx(reward([generated]), abs=1e-6)
     silent = replace(caption, completion="<think>What is")
     assert reward([silent]) == pytest.approx(reward([replace(caption, completion="")]), abs=1e-6)
-    with pytest.raises(ValueError, match="a caption needs one input picture, found 0"):
+    with pytest.raises(ValueError, match="a caption needs one input image, found 0"):
         reward([replace(caption, input_images=())])
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image": None}, "has no generated picture"),
+        ({"image": None}, "has no generated image"),
         ({"image": Image.new("RGB", (0, 0))}, "is empty"),
         ({"image": Image.new("P", (8, 8))}, "has mode 'P'"),
         ({"prompt": ""}, "has no prompt"),
@@ -181,7 +181,7 @@ def test_prompts_are_checked_before_training() -> None:
     reward = ClipScore()
     reward.check_prompt(RewardInput(prompt="a dog", completion="", task="t2i"))
     reward.check_prompt(RewardInput(prompt="Describe it.", completion="", task="mmu"))
-    with pytest.raises(ValueError, match="makes no picture"):
+    with pytest.raises(ValueError, match="makes no image"):
         reward.check_prompt(RewardInput(prompt="1+1=", completion="", task="text"))
     with pytest.raises(ValueError, match="prompt is empty"):
         reward.check_prompt(RewardInput(prompt=" ", completion="", task="t2i"))
@@ -233,7 +233,7 @@ def test_a_model_that_is_no_clip_is_refused(tmp_path: Path) -> None:
 
 def test_a_tokenizer_or_a_processor_of_another_model_is_refused(damaged: Path, bert_folder: Path) -> None:
     CLIPImageProcessorPil().save_pretrained(damaged)  # 224 pixels
-    with pytest.raises(ValueError, match="makes pictures of 224 x 224 pixels, the model takes 32 x 32"):
+    with pytest.raises(ValueError, match="makes images of 224 x 224 pixels, the model takes 32 x 32"):
         ClipScore(str(damaged)).load()
     (damaged / "tokenizer.json").write_bytes((bert_folder / "tokenizer.json").read_bytes())
     (damaged / "tokenizer_config.json").write_bytes((bert_folder / "tokenizer_config.json").read_bytes())

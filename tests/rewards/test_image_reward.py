@@ -327,7 +327,7 @@ def test_a_tokenizer_of_another_model_is_refused(folder: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image": None}, "has no generated picture"),
+        ({"image": None}, "has no generated image"),
         ({"image": Image.new("RGB", (4, 0))}, "is empty, 4 x 0 pixels"),
         ({"image": Image.new("RGBA", (8, 8))}, "has mode 'RGBA'"),
         ({"prompt": ""}, "has no prompt"),

@@ -42,7 +42,7 @@ def test_quality_is_that_of_the_file(sample: Callable[..., RewardInput]) -> None
 @pytest.mark.parametrize(
     ("picture", "message"),
     [
-        (None, "has no generated picture"),
+        (None, "has no generated image"),
         (Image.new("RGB", (0, 8)), "is empty, 0 x 8 pixels"),
         (Image.new("L", (8, 8)), "has mode 'L', expected 'RGB'"),
         (Image.new("RGBA", (8, 8)), "has mode 'RGBA', expected 'RGB'"),
@@ -65,5 +65,5 @@ def test_wrong_options_are_refused() -> None:
 
 def test_prompts_whose_samples_are_no_pictures_are_refused_before_training() -> None:
     JpegSize().check_prompt(RewardInput(prompt="a dog", completion="", task="r2i"))
-    with pytest.raises(ValueError, match="task 'text' makes no picture"):
+    with pytest.raises(ValueError, match="task 'text' makes no image"):
         JpegSize().check_prompt(RewardInput(prompt="1+1=", completion="", task="text"))

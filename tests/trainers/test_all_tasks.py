@@ -274,7 +274,7 @@ def test_a_task_that_no_reward_pays_for_is_refused(tiny_unified_folder, tmp_path
     file.write_text('{"task": "t2i", "prompt": "x"}\n')
     run = config(tiny_unified_folder, str(file))
     terms = (RewardTermConfig(name=f"{__file__}:digits", tasks=("text", "mmu")),)
-    with pytest.raises(ValueError, match="no reward with a weight pays for task 't2i'"):
+    with pytest.raises(ValueError, match="no reward with a weight scores task 't2i'"):
         check_inputs(RunConfig(**{**vars(run), "reward": RewardConfig(terms=terms)}))
 
 

@@ -281,7 +281,7 @@ def _check_tasks(prompts: list[Prompt], config: RunConfig, needs_weight: bool) -
         if not any(term.weight or not needs_weight for term in paying):
             kind = "reward with a weight" if needs_weight else "reward"
             problems.append(
-                f"{prompt.id}: no {kind} pays for task {task!r}; add one to reward.terms, or leave the task out by "
+                f"{prompt.id}: no {kind} scores task {task!r}; add one to reward.terms, or leave the task out by "
                 "data.tasks"
             )
     raise_problems(problems)

@@ -145,7 +145,7 @@ def _paid_tasks(config: RunConfig) -> list[str]:
     tasks = [task for task in paid if not asked or task in asked]
     if not tasks:
         raise ValueError(
-            f"data.tasks is {list(asked)}, but reward.terms pay for {list(paid)} alone; add a reward whose tasks hold "
+            f"data.tasks is {list(asked)}, but reward.terms score only {list(paid)}; add a reward whose tasks hold "
             "one of the run's, or change data.tasks"
         )
     return tasks

@@ -71,7 +71,8 @@ def prompt_files(files: PromptFiles) -> tuple[PromptFileConfig, ...]:
     if isinstance(files, str):
         names = [name.strip() for name in files.split(",")]
         require(
-            "" not in names, f"{files!r}: nothing stands before or behind a comma; name a file there, or leave it out"
+            "" not in names,
+            f"{files!r}: there is an empty name before or after a comma; name a file there, or leave it out",
         )
         found = tuple(PromptFileConfig(path=name) for name in names)
     else:

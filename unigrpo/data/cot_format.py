@@ -77,7 +77,7 @@ def render(thinking: str, answer: str, *, newlines: bool = False) -> str:
     if not thinking:
         raise CotError("no thoughts", f"expected thoughts in front of the answer {answer[:40]!r}")
     if any(mark in part for mark in (THINK, END_THINK) for part in (thinking, answer)):
-        raise CotError("nested thoughts", f"{THINK} or {END_THINK} stands inside of the thoughts or the answer")
+        raise CotError("nested thoughts", f"{THINK} or {END_THINK} occurs inside the thoughts or the answer")
     between = "\n" if newlines else ""
     return f"{THINK}{between}{thinking}{between}{END_THINK}{between if answer else ''}{answer}"
 

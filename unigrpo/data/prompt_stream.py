@@ -25,7 +25,7 @@ def check_shares(prompts: Sequence[Prompt], shares: Mapping[str, float]) -> None
     empty = [name for name in shares if not any(prompt.dataset == name for prompt in prompts)]
     if empty:
         raise ValueError(
-            f"data.prompt_probs or a weight gives {empty[0]} a share, but it has no prompt that is trained on; see "
+            f"data.prompt_probs or a weight gives {empty[0]} a weight, but it has no prompt that is trained on; see "
             "data.tasks"
         )
 

@@ -44,7 +44,7 @@ def encode_prompt(
     earlier = prompt.messages[:-1]
     if earlier and (prompt.task == "t2i" or data.prompt_template == "plain"):
         why = "task 't2i' takes one caption" if prompt.task == "t2i" else "data.prompt_template plain has no turns"
-        raise ValueError(f"{prompt.id}: {len(earlier)} turns stand before the question, but {why}")
+        raise ValueError(f"{prompt.id}: {len(earlier)} turns come before the question, but {why}")
     text = instruction + prompt.text
     if prompt.task == "t2i":
         ids = tokenizer.encode(prompt.text, add_special_tokens=False)

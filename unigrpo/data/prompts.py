@@ -95,7 +95,7 @@ def _read(file: PromptFileConfig, prefix: str, bad: BadRows) -> list[Prompt]:
     logger.info("%s: %d rows, prompts: %s; %s", file.path, len(table), counted or "none", reader.columns.describe())
     if tasks["text"] and all(prompt.label is None for prompt in prompts if prompt.task == "text"):
         logger.warning(
-            "%s: its text prompts have no gold answer; set task: t2i for this file if they are captions to draw",
+            "%s: its text prompts have no gold answer; set task: t2i for this file if they are captions",
             file.path,
         )
     return prompts

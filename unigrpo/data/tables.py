@@ -78,7 +78,7 @@ class Csv:
             names = reader.fieldnames or []  # reads the line of names
             twice = sorted({column for column in names if names.count(column) > 1})
             if twice:
-                raise ValueError(f"{path}: the column {twice[0]!r} stands there more than once; rename one")
+                raise ValueError(f"{path}: the column {twice[0]!r} occurs more than once; rename one")
             line = reader.line_num + 1
             for row in reader:
                 self._rows.append((line, row))

@@ -140,5 +140,5 @@ def parse_object(content: bytes | str, where: str) -> Mapping[str, Any]:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     twice = [key for key, number in Counter(key for key, _ in pairs).items() if number > 1]
     if twice:
-        raise ValueError(f"key {twice[0]!r} stands there more than once; keep one")
+        raise ValueError(f"key {twice[0]!r} occurs more than once; keep one")
     return dict(pairs)

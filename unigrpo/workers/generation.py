@@ -38,7 +38,7 @@ class Drawn:
         """
         names = ("token_ids", "response_mask", "scored_mask", "commit_step", "commit_log_probs")
         if self.image is None:
-            assert self.text is not None, "nothing was drawn"
+            assert self.text is not None, "nothing was generated"
             text = {name: getattr(self.text, name) for name in names}
             return {**text, "image_mask": torch.zeros_like(self.text.response_mask)}
         image = {name: getattr(self.image, name) for name in names}

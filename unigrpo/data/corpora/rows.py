@@ -80,7 +80,7 @@ class RowEncoder:
             row = layouts.r2i_row(ids, image_codes, vocabulary, max_text_tokens=room)
             return _with_targets(row, is_target, 1, room)
         if is_masked is None:
-            raise ValueError(f"{sample.key}: task t2i needs is_masked: which codes are hidden")
+            raise ValueError(f"{sample.key}: task t2i needs is_masked: which codes are masked")
         ids = layouts.drop_condition(ids, condition_draw, layout.condition_dropout)
         return layouts.t2i_row(ids, image_codes, is_masked, vocabulary, max_text_tokens=room)
 

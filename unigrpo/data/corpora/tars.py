@@ -159,5 +159,5 @@ def _with_lost_end(path: Path, spans: list[tuple[int, int]], end: int) -> list[t
                 rest = file.read(tarfile.RECORDSIZE)
             if not rest:
                 return spans
-    logger.warning("%s: broken from byte %d of %d on; what stands behind is lost", path, end, size)
+    logger.warning("%s: broken from byte %d of %d on; the rest of the file is lost", path, end, size)
     return [*spans, (end, max(size, end + 1))]

@@ -223,7 +223,7 @@ def check_arguments(
         if codes.shape != (settings.num_image_tokens,):
             raise ValueError(
                 f"known {number} has shape {tuple(codes.shape)}, expected ({settings.num_image_tokens},) as "
-                f"num_image_tokens says; put {UNKNOWN} where to draw"
+                f"num_image_tokens says; put {UNKNOWN} where to generate"
             )
         vocabulary.image_ids(codes[codes != UNKNOWN])  # fails outside the codebook
 
@@ -305,7 +305,7 @@ def _candidates(
         drawn = scaled.argmax(dim=-1)
     log_probs = scaled.log_softmax(-1).gather(1, drawn[:, None])[:, 0]
     if not log_probs.isfinite().all():
-        raise ValueError("the model's logits are not finite; look at its weights, or go back to an earlier checkpoint")
+        raise ValueError("the model's logits are not finite; check its weights, or use an earlier checkpoint")
     plain = log_probs if settings.temperature in (0, 1) else logits.log_softmax(-1).gather(1, drawn[:, None])[:, 0]
     return (
         batch.image.masked_scatter(hidden, drawn + vocabulary.image_offset),

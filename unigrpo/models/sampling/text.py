@@ -221,7 +221,7 @@ def _fill_block(
         left = [n - count for n in left]
     batch.put(rows, part)
     if not is_finite:
-        raise ValueError("the model's logits are not finite; look at its weights, or go back to an earlier checkpoint")
+        raise ValueError("the model's logits are not finite; check its weights, or use an earlier checkpoint")
 
 
 def _commit(block: Tensor, masked: Bool[Tensor, "B l"], chosen: Bool[Tensor, "B l"], values: Tensor) -> None:

@@ -47,7 +47,7 @@ SECONDS_PER_STEP = 0.12
 """Duration of each step while the denoising is played."""
 TASKS = {
     "text": ("Answer", "A question", "What is 3 + 4?"),
-    "mmu": ("Look", "A question about the picture", "How many shapes are there?"),
+    "mmu": ("Look", "A question about the image", "How many shapes are there?"),
     "t2i": ("Draw", "What to draw", "a large red circle on the left"),
     "r2i": ("Think, then draw", "What to draw", "draw a tomato on the left"),
 }
@@ -158,7 +158,7 @@ class Demo:
         if not prompt.strip():
             raise ValueError("The text is empty; write something.")
         if task == "mmu" and not picture:
-            raise ValueError("There is no picture; upload one.")
+            raise ValueError("There is no image; upload one.")
         valid_seed("The seed", seed)
         draws = task in DRAWING_TASKS
         text, image = self.config.text, self.config.image

@@ -157,7 +157,7 @@ def test_a_task_that_nothing_pays_for_is_named(mixed):
 
 
 def test_a_number_of_image_tokens_that_contradicts_the_resolution_is_refused(mixed):
-    rollout = RolloutConfig(image=ImageSamplingConfig(num_image_tokens=9))
+    rollout = RolloutConfig(image=ImageSamplingConfig(num_image_tokens=9, num_denoising_steps=9))
     with pytest.raises(ValueError, match=r"num_image_tokens is 9, but image.resolution 16 makes 16"):
         check_inputs(mixed({"task": "t2i", "prompt": "x"}, reward=("jpeg_size",), rollout=rollout))
 

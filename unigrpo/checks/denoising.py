@@ -1,4 +1,4 @@
-"""Everything about a stage that can be wrong before it starts: model, sources, image tokenizer, validation prompts."""
+"""Checks of everything that can be wrong with a stage before it starts: model, sources, image tokenizer, prompts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from unigrpo.records import Prompt
 
 IMAGE_TASKS = ("t2i", "mmu", "r2i")
 FRAME_TOKENS = 3
-"""Of a row with an image, besides text and codes: task token and the two around the image."""
+"""Number of tokens of a row with an image besides text and codes: the task token and the two around the image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +26,9 @@ class StageInputs:
 
     validation_prompts: list[Prompt]
     sizes: dict[str, dict[str, int]]
-    """Samples of each source, by modality."""
+    """Number of samples of each source, by modality."""
     rows: dict[str, int]
-    """Tokens of a row of each modality."""
+    """Number of tokens of a row of each modality."""
 
 
 def check_stage(config: StageConfig) -> StageInputs:
@@ -63,6 +63,6 @@ def check_stage(config: StageConfig) -> StageInputs:
 
 
 def row_lengths(config: StageConfig, num_codes: int) -> dict[str, int]:
-    """Tokens of a row of each modality of a stage, whose images have so many codes."""
+    """Returns the number of tokens of a row of each modality of a stage, whose images have this number of codes."""
     image_row = config.layout.max_text_tokens + num_codes + FRAME_TOKENS
     return {m: image_row if m in IMAGE_TASKS else config.layout.num_text_tokens for m in config.modalities}

@@ -1,4 +1,4 @@
-"""What ``--dry_run`` prints: what a run does, what sits on each GPU, and how long a step takes."""
+"""The text that ``--dry_run`` prints: what a run does, the memory of each GPU, and how long a step takes."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ from unigrpo.models.vocabulary import PUBLISHED_CODEBOOK_SIZE
 from unigrpo.workers.reward_pool import Trial
 
 PUBLISHED_DOWNSCALE = 16
-"""Pixels of a side of one code's square in the published image tokenizer."""
+"""Height and width in pixels of the square of one code in the published image tokenizer."""
 NUM_GPUS = (1, 8, 64)
-"""Columns of the table of times, besides the run's own number."""
+"""Columns of the table of times, besides the run's own number of GPUs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Assumptions:
-    """What a plan takes for granted."""
+    """Hardware and speed that a plan assumes."""
 
     hardware: Hardware
     mfu: float
-    """Share of the GPUs' arithmetic that passes reach."""
+    """Fraction of the GPUs' arithmetic that passes reach."""
 
 
 def assumptions(gpu: str, mfu: float) -> Assumptions:
-    """Of the flags.
+    """Returns the assumptions of the flags.
 
     Raises:
         ValueError: A value is wrong.
@@ -60,15 +60,15 @@ def is_local_checkpoint(model: str) -> bool:
 
 
 def unigrpo_plan(config: RunConfig, inputs: Inputs | None, assumed: Assumptions) -> str:
-    """The plan of a UniGRPO run.
+    """Returns the plan of a UniGRPO run.
 
     Args:
         config: The run.
-        inputs: What was checked; None if the model is not here, so that nothing could be.
-        assumed: Hardware.
+        inputs: The checked inputs; None if the model is not on this machine, so that nothing could be checked.
+        assumed: Hardware and speed.
 
     Raises:
-        ValueError: It does not fit.
+        ValueError: The run does not fit.
     """
     size, lines = _model_lines(config, inputs is not None)
     updates = config.train.num_steps * config.train.num_inner_updates
@@ -135,10 +135,10 @@ def trial_lines(trials: Sequence[Trial]) -> str:
 
 
 def _paid_tasks(config: RunConfig) -> list[str]:
-    """Tasks that a run has, as far as its rewards and ``data.tasks`` tell.
+    """Returns the tasks of a run, as far as its rewards and ``data.tasks`` determine them.
 
     Raises:
-        ValueError: No reward pays for a task of the run.
+        ValueError: No reward scores a task of the run.
     """
     asked = config.data.tasks
     paid = dict.fromkeys(task for term in config.reward.terms for task in term.tasks or asked or ("text",))
@@ -152,7 +152,7 @@ def _paid_tasks(config: RunConfig) -> list[str]:
 
 
 def stage_plan(config: StageConfig, inputs: StageInputs | None, assumed: Assumptions) -> str:
-    """The plan of a stage; see :func:`unigrpo_plan`."""
+    """Returns the plan of a stage; see :func:`unigrpo_plan`."""
     size, lines = _model_lines(config, inputs is not None)
     rows = inputs.rows if inputs else row_lengths(config, _published_codes(config.image.resolution))
     lines.append(
@@ -212,9 +212,9 @@ def _time_lines(
     assumed: Assumptions,
     rollout: RolloutConfig | None = None,
 ) -> list[str]:
-    """Seconds of a step, for the run's own number of policy GPUs and others; rewards are not counted.
+    """Returns the seconds of a step, for the run's own number of policy GPUs and others; rewards are not counted.
 
-    Rollout workers are as many as in the run for each policy GPU.
+    The number of rollout workers per policy GPU is that of the run.
     """
     own = config.actor.num_ranks
     rollout = rollout or RolloutConfig()

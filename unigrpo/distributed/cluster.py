@@ -1,4 +1,4 @@
-"""The Ray cluster of a run: reaching it, and comparing what it has with what the run needs."""
+"""Connecting to the Ray cluster of a run, and comparing its resources with those that the run needs."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ PROBE_SECONDS = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class ResourceRequest:
-    """What a run asks of Ray."""
+    """GPUs and CPUs that a run requests from Ray."""
 
     gpus: int
     cpus: int
 
 
 def connect(needs: ResourceRequest) -> None:
-    """Connects this process to the running cluster: the one of ``RAY_ADDRESS``, which a job has, or the local one.
+    """Connects this process to the running cluster: that of ``RAY_ADDRESS``, which a job has, or the local one.
 
     Raises:
-        ValueError: None answers.
+        ValueError: No cluster answers.
     """
     variables = {"TOKENIZERS_PARALLELISM": "false", "RAY_USAGE_STATS_ENABLED": "0"}
     try:
@@ -51,7 +51,7 @@ def connect(needs: ResourceRequest) -> None:
 
 
 def _probe(address: str) -> None:
-    """Fails at once where nobody listens; Ray itself would try again for minutes."""
+    """Fails at once if nothing listens at an address; Ray itself would retry for minutes."""
     host, port = address.rsplit(":", 1)
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_SECONDS).close()
@@ -60,7 +60,7 @@ def _probe(address: str) -> None:
 
 
 def required(config: RunConfig) -> ResourceRequest:
-    """GPUs and CPUs of all workers: one of each for a policy rank, and the shares of the reward processes."""
+    """Returns the GPUs and CPUs of all workers: one of each for a policy rank, and those of the reward processes."""
     models = config.num_policy_ranks
     if config.has_dedicated_reference_gpus:
         models *= 2
@@ -73,20 +73,20 @@ def required(config: RunConfig) -> ResourceRequest:
 
 
 def check_zero_stage(config: BaseRunConfig) -> None:
-    """Refuses what would go wrong silently.
+    """Refuses a ZeRO stage with which errors would stay unnoticed.
 
     Raises:
-        ValueError: ZeRO-0, where DeepSpeed reports no gradient norm and lets non-finite gradients pass.
+        ValueError: ZeRO-0, with which DeepSpeed reports no gradient norm and accepts non-finite gradients.
     """
     if config.ds.zero_stage == 0:
         raise ValueError("ds.zero_stage is 0; choose 1, 2 or 3: without ZeRO, DeepSpeed does not check gradients")
 
 
 def check_resources(config: RunConfig) -> ResourceRequest:
-    """Compares what the run needs with what the cluster has, before anything starts.
+    """Compares the resources that the run needs with those of the cluster, before anything starts.
 
     Raises:
-        ValueError: The cluster is too small, or the run cannot work on any; see :func:`check_zero_stage`.
+        ValueError: The cluster is too small, or the run cannot work on any cluster; see :func:`check_zero_stage`.
     """
     needs = required(config)
     check_cluster(config, needs, _gpu_roles(config))
@@ -94,16 +94,16 @@ def check_resources(config: RunConfig) -> ResourceRequest:
 
 
 def stage_needs(config: BaseRunConfig) -> ResourceRequest:
-    """GPUs and CPUs of a pretraining or Mix-CoT stage: one of each for a rank."""
+    """Returns the GPUs and CPUs of a pretraining or Mix-CoT stage: one of each for a rank."""
     return ResourceRequest(gpus=config.actor.num_ranks, cpus=config.actor.num_ranks)
 
 
 def check_cluster(config: BaseRunConfig, needs: ResourceRequest, gpu_roles: str) -> None:
-    """Compares what any run needs with what the cluster has; see :func:`check_resources`.
+    """Compares the resources that any run needs with those of the cluster; see :func:`check_resources`.
 
     Args:
         config: The run.
-        needs: Its needs.
+        needs: Resources that the run needs.
         gpu_roles: What the GPUs are for, for messages.
     """
     check_zero_stage(config)

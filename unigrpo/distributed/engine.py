@@ -1,4 +1,4 @@
-"""The training engine of one policy rank: the protocol of ``training/step.py`` on top of DeepSpeed."""
+"""The training engine of one policy rank: the protocol of ``training/optimizer_step.py`` on top of DeepSpeed."""
 
 from __future__ import annotations
 
@@ -26,10 +26,12 @@ class StrategyEngine:
     """A model and its optimizer behind DeepSpeed, which shards them over the policy ranks."""
 
     def __init__(self, model: PreTrainedModel, config: BaseRunConfig, strategy: UniGRPOStrategy) -> None:
-        """Args:
-        model: Trainable; DeepSpeed moves it to the rank's device and casts it.
-        config: The run.
-        strategy: With its process group set up.
+        """Wraps a model.
+
+        Args:
+            model: A trainable model, which DeepSpeed moves to the rank's device and casts.
+            config: The run.
+            strategy: OpenRLHF's strategy, with its process group set up.
         """
         self._strategy = strategy
         self._is_sharded = config.ds.zero_stage == 3
@@ -41,12 +43,12 @@ class StrategyEngine:
         self.device = self._engine.device
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Calls the model so that its sharding hooks fire."""
+        """Calls the model in a way that triggers its sharding hooks."""
         return self._engine(*args, **kwargs)
 
     @contextmanager
     def whole_model(self) -> Iterator[PreTrainedModel]:
-        """The model itself, or under ZeRO-3 a copy of its weights that lives as long as the context."""
+        """Yields the model itself, or under ZeRO-3 a copy with whole weights that lives as long as the context."""
         if not self._is_sharded:
             yield self.model
             return
@@ -55,14 +57,15 @@ class StrategyEngine:
         yield copy.eval()
 
     def trained_weights(self) -> Iterator[Tensor]:
-        """The weights that training changes, whole, one after the other; all ranks take all of them together."""
+        """Yields the weights that training changes, whole, one after the other; all ranks iterate over all of them
+        together."""
         for parameter in self.model.parameters():
             if parameter.requires_grad:
                 with zero.GatheredParameters([parameter], enabled=self._is_sharded):
                     yield parameter.data
 
     def _gathered(self) -> dict[str, Tensor]:
-        """All weights, gathered one after the other; all ranks call it."""
+        """Yields all weights, gathered one after the other; all ranks call it."""
         weights: dict[str, Tensor] = {}
         for name, parameter in self.model.named_parameters():
             with zero.GatheredParameters([parameter]):
@@ -70,15 +73,15 @@ class StrategyEngine:
         return weights | {name: b for name, b in self.model.named_buffers() if name in self.model.state_dict()}
 
     def backward(self, loss: Tensor) -> None:
-        """Adds the gradient of this micro-batch's share of the loss; DeepSpeed's mean over ranks is undone."""
+        """Adds the gradient of this micro-batch's partial loss and undoes DeepSpeed's mean over ranks."""
         self._engine.backward(loss * self.world_size, scale_wrt_gas=False)
 
     def step(self) -> float:
-        """Clips, updates and clears.
+        """Clips the gradient, updates the weights and clears the gradient.
 
         Returns:
-            The global gradient norm before clipping; NaN where the gradient was not finite, and then the weights are
-            as they were.
+            The global gradient norm before clipping; NaN if the gradient was not finite, and then the weights are
+            unchanged.
         """
         if self._is_sharded:
             self._engine.optimizer.check_overflow()  # DeepSpeed's ZeRO-3 does it in float16 alone
@@ -88,11 +91,11 @@ class StrategyEngine:
         return self._strategy.get_grad_norm(self._engine)
 
     def learning_rate(self) -> float:
-        """The rate that the next step uses."""
+        """Learning rate of the next step."""
         return self._engine.get_lr()[0]
 
     def all_reduce_sum(self, values: Tensor) -> Tensor:
-        """Sum over the data-parallel ranks; the argument stays as it is."""
+        """Returns the sum over the data-parallel ranks; the argument is unchanged."""
         total = values.to(self.device, copy=True)
         dist.all_reduce(total)
         return total.to(values.device)

@@ -1,4 +1,4 @@
-"""The worker groups of a run, placed on the GPUs and CPUs of a Ray cluster."""
+"""Placement of the worker groups of a run on the GPUs and CPUs of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from unigrpo.distributed.reward_pool import RewardPool
 from unigrpo.records import Prompt
 
 PLACEMENT_SECONDS = 60.0
-"""How long to wait for resources that the cluster has but others may hold."""
+"""How long to wait for resources that the cluster has but other jobs may hold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class Groups:
         return [group for group in (self.policy, self.reference, self.rollout) if group is not None]
 
     def close(self) -> None:
-        """Ends all workers and gives their resources back."""
+        """Ends all workers and releases their resources."""
         self.reward.close()
         for group in self.models:
             group.close()
@@ -50,10 +50,6 @@ class Groups:
 
 def start_groups(config: RunConfig, prompts: Sequence[Prompt] = ()) -> Groups:
     """Starts all workers of a run, after :func:`~unigrpo.distributed.cluster.check_resources`.
-
-    Args:
-        config: The run.
-        prompts: Prompts of the run, by which the rate of costly rewards is measured.
 
     Raises:
         ValueError: The cluster's resources are not free.
@@ -97,7 +93,7 @@ class StageGroups:
     placement: PlacementGroup
 
     def close(self) -> None:
-        """Ends all workers and gives their resources back."""
+        """Ends all workers and releases their resources."""
         self.workers.close()
         remove_placement_group(self.placement)
 
@@ -122,7 +118,7 @@ def start_stage(config: StageConfig) -> StageGroups:
 def model_group(
     role: str, actor: type[ModelActor], config: BaseRunConfig, placement: PlacementGroup, share: float
 ) -> RayGroup:
-    """One actor for each policy rank, with ``share`` of a GPU; two halves share one."""
+    """Returns one actor for each policy rank, with a fraction ``share`` of a GPU; two halves share one GPU."""
     start: Any = RayActorGroup  # its annotations are narrower than what it takes
     group = start(
         config.actor.num_nodes,
@@ -135,7 +131,7 @@ def model_group(
 
 
 def rollout_group(placement: PlacementGroup) -> RayGroup:
-    """One actor with a GPU for each bundle of the placement."""
+    """Returns one actor with a GPU for each bundle of the placement group."""
     start: Any = ray.remote(num_gpus=1, num_cpus=1)(RolloutActor)
     return RayGroup(
         "rollout",
@@ -147,7 +143,7 @@ def rollout_group(placement: PlacementGroup) -> RayGroup:
 
 
 def place(num_workers: int) -> PlacementGroup:
-    """One GPU and one CPU for each worker, as few nodes as possible."""
+    """Reserves one GPU and one CPU for each worker, on as few nodes as possible."""
     placement = placement_group([{"GPU": 1, "CPU": 1}] * num_workers, strategy="PACK")
     try:
         ray.get(placement.ready(), timeout=PLACEMENT_SECONDS)

@@ -1,4 +1,4 @@
-"""A worker group whose workers are Ray actors, and what their failures look like to the trainer."""
+"""A worker group whose workers are Ray actors, and the errors that the trainer gets when they fail."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from unigrpo.workers.stats import WorkerStats
 Result = TypeVar("Result")
 
 GRACE_SECONDS = 3.0
-"""After a failure, how long others may report theirs: a worker that dies makes its peers fail, often sooner."""
+"""How long other workers may report failures after the first: a worker that dies makes its peers fail, often
+sooner."""
 
 CLOSE_SECONDS = 3.0
 """How long closing waits for workers that are still busy."""
@@ -27,7 +28,7 @@ class WorkerError(RuntimeError):
 
 
 class WorkerFailed(WorkerError):
-    """A worker raised; its error is the cause."""
+    """A worker raised an error, which is the cause of this one."""
 
 
 class WorkerDied(WorkerError):
@@ -38,9 +39,11 @@ class RayGroup:
     """Workers of one role, each in an actor that is a :class:`~unigrpo.distributed.actors.WorkerActor`."""
 
     def __init__(self, role: str, actors: Sequence[Any]) -> None:
-        """Args:
-        role: For messages: ``policy``, ``reference`` or ``rollout``.
-        actors: Handles in the order of the ranks.
+        """Wraps the actors.
+
+        Args:
+            role: Role for messages: ``policy``, ``reference`` or ``rollout``.
+            actors: Handles in the order of the ranks.
         """
         self._role = role
         self.actors = list(actors)
@@ -54,7 +57,7 @@ class RayGroup:
     def map(
         self, method: Callable[..., list[Result]], items: Sequence[Any], *args: Any, **kwargs: Any
     ) -> list[Result]:
-        """Each worker gets a contiguous share of ``items``; the results, in the order of the workers.
+        """Gives each worker a contiguous part of ``items`` and returns the results in the order of the workers.
 
         Raises:
             WorkerError: See :meth:`call`.
@@ -62,10 +65,10 @@ class RayGroup:
         return self.start_map(method, items, *args, **kwargs)()
 
     def call(self, method: Callable[..., Result], *args: Any, **kwargs: Any) -> list[Result]:
-        """Every worker runs the method with the same arguments; one result each.
+        """Runs the method on every worker with the same arguments and returns one result each.
 
         Raises:
-            WorkerFailed: A worker raised.
+            WorkerFailed: A worker raised an error.
             WorkerDied: A worker's process ended.
         """
         return self.start_call(method, *args, **kwargs)()
@@ -73,7 +76,7 @@ class RayGroup:
     def start_map(
         self, method: Callable[..., list[Result]], items: Sequence[Any], *args: Any, **kwargs: Any
     ) -> Callable[[], list[Result]]:
-        """As :meth:`map`, without waiting: calling what this returns waits, and raises."""
+        """Starts :meth:`map` without waiting. Calling the returned function waits, and raises."""
         name = method.__name__
         refs = [
             actor.run.remote(name, pack(((share, *args), kwargs)))
@@ -82,30 +85,30 @@ class RayGroup:
         return lambda: [result for part in self._booked(refs, name) for result in part]
 
     def start_call(self, method: Callable[..., Result], *args: Any, **kwargs: Any) -> Callable[[], list[Result]]:
-        """As :meth:`call`, without waiting: calling what this returns waits, and raises."""
+        """Starts :meth:`call` without waiting. Calling the returned function waits, and raises."""
         name = method.__name__
         arguments = pack((args, kwargs))
         refs = [actor.run.remote(name, arguments) for actor in self.actors]
         return lambda: self._booked(refs, name)
 
     def initialize(self, config: BaseRunConfig) -> None:
-        """Builds the workers, for as long as it takes. Raises as :meth:`call` does."""
+        """Builds the workers, without a time limit. Raises as :meth:`call` does."""
         self._results([actor.initialize.remote(config) for actor in self.actors], "initialize")
 
     def close(self) -> None:
-        """Ends the workers, after a moment to end what they started."""
+        """Ends the workers, after a short time in which they can end what they started."""
         ray.wait([a.close.remote() for a in self.actors], num_returns=self.size, timeout=CLOSE_SECONDS)
         for actor in self.actors:
             ray.kill(actor)
 
     def _booked(self, refs: list[Any], method: str) -> list[Any]:
-        """The results of a method in the order of the workers; what it cost goes into the ledger."""
+        """Returns the results of a method in the order of the workers and records what it cost."""
         answers = self._results(refs, method)
         self.stats.book(method, [work for _, work in answers])
         return [unpack(result) for result, _ in answers]
 
     def _results(self, refs: list[Any], method: str) -> list[Any]:
-        """The results in the order of the workers; waits no longer than for the first failure."""
+        """Returns the results in the order of the workers; waits no longer than for the first failure."""
         results: dict[int, Any] = {}
         while len(results) < len(refs):
             pending = [ref for index, ref in enumerate(refs) if index not in results]
@@ -117,7 +120,7 @@ class RayGroup:
         return [results[index] for index in range(len(refs))]
 
     def _error(self, failures: dict[int, RayError], method: str) -> WorkerError:
-        """One error for all failures; a death explains the others."""
+        """Returns one error for all failures; a death explains the others."""
         for index, error in failures.items():
             if isinstance(error, (RayActorError, OutOfMemoryError)):
                 died = WorkerDied(
@@ -140,7 +143,7 @@ class RayGroup:
 
 
 def _failures(refs: list[Any]) -> dict[int, RayError]:
-    """What failed, by worker, after the time of grace."""
+    """Returns the failures by worker, after the grace period."""
     done, _ = ray.wait(refs, num_returns=len(refs), timeout=GRACE_SECONDS)
     failures: dict[int, RayError] = {}
     for ref in done:
@@ -152,7 +155,7 @@ def _failures(refs: list[Any]) -> dict[int, RayError]:
 
 
 def cause_of(error: RayError) -> str:
-    """The exception that the worker raised; if that could not travel, the last line of its traceback."""
+    """Returns the exception that the worker raised; if it could not be sent, the last line of its traceback."""
     cause = error.cause if isinstance(error, RayTaskError) else error
     if isinstance(cause, RayError):
         return str(cause).strip().splitlines()[-1]

@@ -18,12 +18,12 @@ from unigrpo.distributed import compat
 
 
 class UniGRPOStrategy(DeepspeedStrategy):
-    """DeepSpeed where the caller decides when a step is due, with the AdamW of torch."""
+    """DeepSpeed strategy in which the caller decides when an optimizer step is made, with the AdamW of torch."""
 
     def get_ds_train_config(
         self, optim_dict: dict[str, Any] | None = None, *, max_norm: float | None = None
     ) -> dict[str, Any]:
-        """OpenRLHF's DeepSpeed settings with ours on top."""
+        """Returns OpenRLHF's DeepSpeed settings, overridden by ours."""
         settings = super().get_ds_train_config(optim_dict, max_norm=max_norm)
         settings["managed_gradient_accumulation"] = False
         if optim_dict is not None:
@@ -31,16 +31,12 @@ class UniGRPOStrategy(DeepspeedStrategy):
         return settings
 
     def adam_options(self) -> dict[str, Any]:
-        """Implementation of torch's AdamW.
-
-        The fused one runs on GPU and CPU tensors without a compiler. DeepSpeed's own for offloaded states would be
-        compiled in every worker, which takes a CUDA toolkit of the version of torch and the headers of Python.
-        """
+        """Implementation of torch's AdamW. The fused one needs no compiler, unlike DeepSpeed's."""
         return {"fused": True}
 
 
 class CPUDeepspeedStrategy(UniGRPOStrategy):
-    """The same over gloo, without CUDA calls, pinned memory or compiled extensions."""
+    """The same strategy over gloo, without CUDA calls, pinned memory or compiled extensions."""
 
     def setup_distributed(self, timeout: timedelta = timedelta(minutes=60)) -> None:
         """Joins the process group that the environment describes."""
@@ -56,18 +52,18 @@ class CPUDeepspeedStrategy(UniGRPOStrategy):
     def get_ds_train_config(
         self, optim_dict: dict[str, Any] | None = None, *, max_norm: float | None = None
     ) -> dict[str, Any]:
-        """As on a GPU, without pinned memory."""
+        """Returns the settings of a GPU, without pinned memory."""
         settings = super().get_ds_train_config(optim_dict, max_norm=max_norm)
         settings["zero_optimization"]["offload_optimizer"]["pin_memory"] = False
         return settings
 
     def adam_options(self) -> dict[str, Any]:
-        """The plain implementation, the same as in one process."""
+        """The plain implementation, which equals that of a single process."""
         return {}
 
 
 def make_strategy(config: BaseRunConfig) -> UniGRPOStrategy:
-    """The strategy of one rank, for the device that this process sees."""
+    """Returns the strategy of one rank, for the device that this process sees."""
     kind = UniGRPOStrategy if torch.cuda.is_available() else CPUDeepspeedStrategy
     return kind(
         seed=config.seed,
@@ -81,7 +77,7 @@ def make_strategy(config: BaseRunConfig) -> UniGRPOStrategy:
 
 
 def strategy_arguments(config: BaseRunConfig) -> Namespace:
-    """Every ``args.*`` that OpenRLHF's strategy reads, under its names."""
+    """Returns every ``args.*`` that OpenRLHF's strategy reads, under its names."""
     return Namespace(
         local_rank=-1,
         optim="adam",
@@ -103,7 +99,7 @@ def strategy_arguments(config: BaseRunConfig) -> Namespace:
 
 
 def training_settings(config: BaseRunConfig) -> dict[str, Any]:
-    """Optimizer and schedule of the policy in the form that ``DeepspeedStrategy.prepare`` takes."""
+    """Returns optimizer and schedule of the policy in the form that ``DeepspeedStrategy.prepare`` takes."""
     actor = config.actor
     return {
         "optim": "adam",

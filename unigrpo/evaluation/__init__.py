@@ -1,1 +1,1 @@
-"""Held-out measurements with the graders of training."""
+"""Measurements on held-out data with the rewards of training."""

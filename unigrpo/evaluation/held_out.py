@@ -18,12 +18,12 @@ from unigrpo.workers.policy import PolicyWorker
 from unigrpo.workers.reward import RewardScorer
 
 EVALUATION_STEP = -1
-"""Step number in the random keys of evaluations, so that all evaluations draw the same numbers."""
+"""Step number in the random keys of evaluations, so that all evaluations use the same random numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """One way of sampling, measured."""
+    """Results of one way of sampling."""
 
     metrics: dict[str, float]
     rollouts: list[Rollout]
@@ -33,7 +33,7 @@ class Measured:
 def evaluate(
     policy: WorkerGroup, reward: RewardScorer, prompts: list[Prompt], config: RunConfig
 ) -> tuple[dict[str, float], list[Rollout]]:
-    """Held-out metrics and the greedy rollouts.
+    """Returns held-out metrics and the greedy rollouts.
 
     Returns:
         The metrics of :func:`measure_all`, and ``reward_total``: the sampled one, or the greedy one if nothing was
@@ -48,12 +48,12 @@ def evaluate(
 def measure_all(
     policy: WorkerGroup, reward: RewardScorer, prompts: list[Prompt], config: RunConfig
 ) -> dict[str, Measured]:
-    """`greedy`, and `sampled` if the config asks for samples.
+    """Measures `greedy` samples, and `sampled` ones if the config asks for them.
 
     The metrics are ``<reward>_greedy`` and ``<reward>_sampled`` for each reward and for the weighted ``reward_total``.
-    With several tasks also each by task, as in ``math_answer_sampled/mmu``. Yes-or-no questions add those of
-    :func:`~unigrpo.evaluation.yes_no.yes_no_metrics`. A reward that is missing for a sample is
-    left out of the mean.
+    With several tasks each also has a metric by task, such as ``math_answer_sampled/mmu``. Yes-or-no questions add
+    those of :func:`~unigrpo.evaluation.yes_no.yes_no_metrics`. A reward that is missing for a sample is left out of
+    the mean.
     """
     text, image = config.rollout.text, config.rollout.image
     greedy = (

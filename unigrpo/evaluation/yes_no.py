@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from unigrpo.records import Prompt, RewardOutput
 
 CORRECTNESS = "math_answer"
-"""The reward that says whether an answer is right."""
+"""Reward that says whether an answer is right."""
 
 
 def yes_no_metrics(prompts: Sequence[Prompt], outputs: Sequence[RewardOutput]) -> dict[str, float]:
-    """Metrics over the samples whose gold is yes or no; empty unless there are samples of both.
+    """Returns metrics over the samples whose gold answer is yes or no; empty unless there are samples of both.
 
     `yes` is the positive class. An answer that is neither counts as the wrong one of the two.
 
     Args:
-        prompts: Of each sample.
+        prompts: Prompt of each sample.
         outputs: Rewards of each sample.
     """
     golds = [(prompt.label or "").strip().lower().rstrip(".") for prompt in prompts]

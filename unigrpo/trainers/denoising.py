@@ -1,4 +1,4 @@
-"""The trainer of a pretraining or Mix-CoT stage. It sees a group of workers, never Ray."""
+"""The loop of a pretraining or Mix-CoT stage: steps, validations, checkpoints. It sees a group, never Ray."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class StageState(TrainState):
-    """The state of a stage."""
+    """What a resumed stage needs besides weights; data positions and random numbers follow from the step."""
 
     broken: dict[str, float] = field(default_factory=dict[str, float])
-    """Samples that could not be used, as metrics by modality and source."""
+    """Number of samples that could not be used, as metrics by modality and source."""
 
 
 class StageTrainer(Trainer[StageConfig, StageState]):
-    """Trains a model on rows of all modalities with the denoising loss."""
+    """Runs the steps of a stage on its worker group."""
 
     def __init__(
         self,
@@ -40,13 +40,13 @@ class StageTrainer(Trainer[StageConfig, StageState]):
         validation_prompts: list[Prompt],
         checkpoints: CheckpointStore,
     ) -> None:
-        """Sets up a stage.
+        """Connects the trainer to its workers.
 
         Args:
             config: The stage.
             workers: Denoising workers.
             validation_prompts: Fixed prompts of all tasks; empty generates nothing.
-            checkpoints: Where checkpoints go.
+            checkpoints: Store of the checkpoints.
         """
         state = StageState(num_policy_ranks=config.actor.num_ranks)
         super().__init__(config, state, {"denoising": workers}, checkpoints, config.validation.steps)
@@ -75,7 +75,8 @@ class StageTrainer(Trainer[StageConfig, StageState]):
 
 
 def step_metrics(ranks: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Metrics of a step out of those of each rank: counts add up, mask ratios are averaged; the rest is rank 0's."""
+    """Returns the metrics of a step from those of each rank: counts are added, mask ratios averaged, others are rank
+    0's."""
     merged = dict(ranks[0])
     for name in {name for rank in ranks for name in rank}:
         if name.startswith(("broken/", "tokens/", "mask_ratio/")):

@@ -1,1 +1,1 @@
-"""What a policy, a reference and a reward process do, as plain classes."""
+"""The work of a policy, a reference and a reward process, as plain classes."""

@@ -1,4 +1,5 @@
-"""Does training see what the sampler saw? Log-probabilities of tokens at the step at which they were fixed, again."""
+"""Comparison of the sampler's log-probabilities with those of the training path, at the step at which tokens were
+fixed."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ from unigrpo.training.scoring import ScoringSettings, log_likelihood
 
 @dataclass(frozen=True, kw_only=True)
 class LogprobGap:
-    """Distance between what the sampler recorded and what the training path computes, over one step of a rollout."""
+    """Difference between the log-probabilities that the sampler recorded and those of the training path, at one
+    step."""
 
     total: float
     """Sum of absolute differences, nats."""
@@ -27,7 +29,8 @@ class LogprobGap:
 
 
 def is_comparable(config: RunConfig, task: str) -> bool:
-    """Whether the sampler's probabilities are the model's own: not those of guidance or of a cut vocabulary."""
+    """Whether the sampler's probabilities are those of the model: not those of guidance or of a truncated
+    vocabulary."""
     text, image = config.rollout.text, config.rollout.image
     plain_text = text.guidance_scale == 0 and text.top_p == 1
     return {
@@ -39,7 +42,7 @@ def is_comparable(config: RunConfig, task: str) -> bool:
 
 
 def is_exact(config: RunConfig, task: str) -> bool:
-    """Whether the sampler computes what the model does; with a cache it computes something close to it."""
+    """Whether the sampler computes exactly what the model does; with a cache it computes an approximation."""
     text, image = config.rollout.text.cache == "none", config.rollout.image.cache == "none"
     return {"text": text, "mmu": text, "t2i": image, "r2i": text and image}[task]
 
@@ -52,9 +55,9 @@ def parity_gaps(
     device: torch.device,
     seed: int,
 ) -> list[LogprobGap]:
-    """One step of each rollout, drawn at random, under the weights that wrote it.
+    """Returns the differences at one random step of each rollout, under the weights that generated it.
 
-    The input of a step is the row with everything hidden that was fixed at this step or later, or never.
+    The input of a step is the row in which every token is masked that was fixed at this step or later, or never.
     """
     steps = [_step(rollout, seed) for rollout in rollouts]
     committed = [rollout.commit_step == step for rollout, step in zip(rollouts, steps, strict=True)]
@@ -86,7 +89,7 @@ def parity_gaps(
 
 
 def _step(rollout: Rollout, seed: int) -> int:
-    """A step at which the rollout fixed something."""
+    """Returns a step at which the rollout fixed a token."""
     steps = rollout.commit_step[rollout.commit_step >= 0].unique()
     request = rollout.request
     draw = torch.rand(1, generator=keyed_generator(seed, request.step, request.sample_id, "parity"))

@@ -1,4 +1,4 @@
-"""The policy of one rank: it samples responses, scores them, and makes the optimizer steps."""
+"""The policy of one rank: it generates responses, scores them, and makes the optimizer steps."""
 
 from __future__ import annotations
 
@@ -37,27 +37,28 @@ class PolicyWorker(TrainedWorker):
         self._scoring = ScoringSettings.of_run(config, self._writer.vocabulary)
         self._version = 0
         self.channel: WeightChannel | None = None
-        """Set on the first rank where rollout workers want the weights."""
+        """Weight channel, set on the first rank if there are rollout workers."""
 
     def generate(
         self, requests: Sequence[SampleRequest], text: TextSamplingConfig, image: ImageSamplingConfig
     ) -> list[Rollout]:
-        """Samples one response for each request."""
+        """Generates one response for each request."""
         self._engine.model.eval()
         with self._engine.whole_model() as model, self.meter.watch(model):
             return self._writer.write(model, self._version, requests, text, image)
 
     def log_likelihood(self, samples: Sequence[TrainSample]) -> list[Tensor]:
-        """Log-probabilities (K, L) of each sample under its K mask plans and the present weights."""
+        """Returns log-probabilities (K, L) of each sample under its K mask plans and the present weights."""
         return score(self._engine, self._config, self._scoring, samples)
 
     def base_log_likelihood(self, samples: Sequence[TrainSample]) -> list[Tensor]:
-        """The same by the base below the LoRA adapters, which is the reference."""
+        """Returns the same log-probabilities of the base model without LoRA adapters, which is the reference."""
         with without_lora(self._engine.model):
             return self.log_likelihood(samples)
 
     def parity(self, rollouts: Sequence[Rollout]) -> list[LogprobGap]:
-        """How far the sampler's log-probabilities are from the training path's, at one step of each rollout."""
+        """Returns the differences between the sampler's log-probabilities and the training path's, at one step of each
+        rollout."""
         gaps: list[LogprobGap] = []
         with self._engine.whole_model() as model:
             for batch in micro_batches(rollouts, self._config.train.micro_batch_size):
@@ -68,7 +69,8 @@ class PolicyWorker(TrainedWorker):
         """Makes the K optimizer steps.
 
         Returns:
-            One entry, the metrics over all ranks, but ``ratio/max`` and ``ratio/first_update_deviation`` of this one.
+            One entry with the metrics over all ranks; ``ratio/max`` and ``ratio/first_update_deviation`` are of this
+            rank.
         """
         metrics = unigrpo_updates(self._engine, self._config, self._scoring, samples)
         self._version += self._config.train.num_inner_updates

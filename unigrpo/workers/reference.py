@@ -1,4 +1,4 @@
-"""The frozen reference: it scores, and never changes."""
+"""The frozen reference, which only scores."""
 
 from __future__ import annotations
 
@@ -32,5 +32,5 @@ class ReferenceWorker:
         self._settings = settings
 
     def log_likelihood(self, samples: Sequence[TrainSample]) -> list[Tensor]:
-        """Log-probabilities (K, L) of each sample under its K mask plans."""
+        """Returns log-probabilities (K, L) of each sample under its K mask plans."""
         return score(self, self._config, self._settings, samples)

@@ -1,4 +1,4 @@
-"""What the work of a group cost: seconds, arithmetic and memory of each method."""
+"""Cost of the work of a group: seconds, arithmetic and memory of each method."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from unigrpo.models.mmada import MMadaConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """One call of a method on one worker, or the sum of several."""
+    """One call of a method on one worker, or the sum of several calls."""
 
     seconds: float
     flops: float = 0.0
     """Floating-point operations of the model's passes, backward and recomputation included."""
     possible_flops: float = 0.0
-    """What the GPU could have done in that time; 0 on a CPU."""
+    """Operations that the GPU could have done in that time; 0 on a CPU."""
     peak_gb: float = 0.0
-    """Highest memory of the process so far, 1e9 bytes: allocated on its GPU, or resident on a CPU."""
+    """Highest memory of the process so far, in 1e9 bytes: allocated on its GPU, or resident on a CPU."""
 
     def __add__(self, other: Work) -> Work:
         return Work(
@@ -43,12 +43,14 @@ class Work:
 
 
 class FlopMeter:
-    """Counts the floating-point operations of a model's passes, by the shapes that go in."""
+    """Counts the floating-point operations of a model's passes, from the shapes of their inputs."""
 
     def __init__(self, model: PreTrainedModel, lora: LoRAConfig) -> None:
-        """Args:
-        model: Is watched from now on.
-        lora: Its adapters.
+        """Starts to count.
+
+        Args:
+            model: The model whose passes are counted from now on.
+            lora: Settings of its adapters.
         """
         self.flops = 0.0
         config = cast(MMadaConfig, model.config)
@@ -59,7 +61,7 @@ class FlopMeter:
         self._hook(model)
 
     def watch(self, model: PreTrainedModel) -> AbstractContextManager[Any]:
-        """Counts the passes of a copy too, as long as the context lasts; the model itself is watched already."""
+        """Counts the passes of a copy, too, as long as the context lives; the model itself is counted already."""
         return nullcontext() if model is self._watched else self._hook(model)
 
     def _hook(self, model: PreTrainedModel) -> RemovableHandle:
@@ -89,7 +91,7 @@ class FlopMeter:
 
 
 def _num_read(tokens: torch.Tensor, kwargs: dict[str, Any]) -> int:
-    """Positions whose logits are computed."""
+    """Returns the number of positions whose logits are computed."""
     if kwargs.get("targets") is not None:
         return len(kwargs["targets"])
     if kwargs.get("num_positions") is not None:
@@ -98,7 +100,7 @@ def _num_read(tokens: torch.Tensor, kwargs: dict[str, Any]) -> int:
 
 
 def timed(worker: Any, call: Callable[[], Any]) -> tuple[Any, Work]:
-    """The result of a call of the worker's, and what it cost.
+    """Returns the result of a call of a worker's method, and what the call cost.
 
     A worker that runs a model has a ``meter`` and a ``device``.
     """
@@ -120,17 +122,19 @@ def timed(worker: Any, call: Callable[[], Any]) -> tuple[Any, Work]:
 
 
 class WorkerStats:
-    """The work of a group since it was last asked, booked when its results arrive."""
+    """The work of a group since the last :meth:`take`, recorded when its results arrive."""
 
     def __init__(self, size: int) -> None:
-        """Args:
-        size: Workers of the group.
+        """Starts without work.
+
+        Args:
+            size: Number of workers of the group.
         """
         self._size = size
         self._work: dict[str, Work] = {}
 
     def book(self, method: str, work: Iterable[Work]) -> None:
-        """Adds what each worker's call of a method cost."""
+        """Adds the cost of one call of a method, one entry per worker."""
         for one in work:
             self._work[method] = self._work[method] + one if method in self._work else one
 
@@ -143,15 +147,15 @@ class WorkerStats:
         self._work = {}
 
     def take(self, role: str, step_seconds: float) -> dict[str, float]:
-        """The metrics of a role for one step, and a fresh page.
+        """Returns the metrics of a role for one step and starts anew.
 
         Args:
             role: `policy`, `reference` or `rollout`.
-            step_seconds: Of the step.
+            step_seconds: Duration of the step.
 
         Returns:
-            Mean seconds of each method and the idle rest of the step, TFLOP/s of each worker while it computes, its
-            share of what the GPU can do (MFU), and the highest memory.
+            Mean seconds of each method and the idle rest of the step, TFLOP/s of each worker while it computes, the
+            fraction of what the GPU can do (MFU), and the highest memory.
         """
         work, self._work = self._work, {}
         if not work:
@@ -173,7 +177,7 @@ class WorkerStats:
 
 
 def peak_memory_gb(device: torch.device) -> float:
-    """Gigabytes (1e9 bytes) at the highest point: allocated on the GPU, or resident in memory on a CPU."""
+    """Returns the highest memory in gigabytes (1e9 bytes): allocated on the GPU, or resident on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

@@ -71,7 +71,7 @@ class Rollout:
     scored_mask: Bool[Tensor, " L"]
     """True on response tokens up to and including the first end-of-text. Later tokens are padding and never scored."""
     completion: str
-    """The response as text: cut at the first end-of-text, other special tokens kept. Empty for images."""
+    """The response as text, cut at the first token that ends the turn or the text. Empty for images."""
     commit_step: Int[Tensor, " L"]
     """Denoising step at which the sampler fixed the token; -1 outside the response."""
     commit_log_probs: Float[Tensor, " L"]
@@ -80,6 +80,8 @@ class Rollout:
     """True on image tokens of the response, whose probabilities are normalized over the image codes alone."""
     image: np.ndarray | None = None
     """Generated image, uint8 (H, W, 3)."""
+    raw_completion: str = ""
+    """The response as text, cut at the first end-of-text, with the tokens that end a turn."""
 
 
 @dataclass(frozen=True, kw_only=True)

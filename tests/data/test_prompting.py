@@ -116,25 +116,28 @@ def test_codes_are_asked_for_where_there_is_an_image_and_only_there(tokenizer, v
             encode_prompt(Prompt(id="a:1", text="b", task=task), tokenizer, vocabulary, DataConfig(), codes)
 
 
-def decode(tokenizer, vocabulary, text, prompt="2+3="):
+def decode(tokenizer, vocabulary, text, prompt="2+3=", **options):
     tokens = torch.tensor(tokenizer.encode(prompt + text, add_special_tokens=False))
     response = torch.arange(len(tokens)) >= len(prompt)
-    return decode_completion(tokens, response, tokenizer, vocabulary)
+    return decode_completion(tokens, response, tokenizer, vocabulary, **options)
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
+    ("text", "expected", "raw"),
     [
-        ("5<|endoftext|>6<|endoftext|>", "5"),
-        ("<|endoftext|><|endoftext|>", ""),
-        ("2 + 3 , is 5 .", "2 + 3 , is 5 ."),
-        ("<think>no end", "<think>no end"),
-        ("5<|eot_id|> and<|endoftext|>", "5<|eot_id|> and"),
-        (" \n5 <|endoftext|>", " \n5 "),
+        ("5<|endoftext|>6<|endoftext|>", "5", "5"),
+        ("<|endoftext|><|endoftext|>", "", ""),
+        ("2 + 3 , is 5 .", "2 + 3 , is 5 .", "2 + 3 , is 5 ."),
+        ("<think>no end", "<think>no end", "<think>no end"),
+        ("5<|eot_id|><|endoftext|><|endoftext|>", "5", "5<|eot_id|>"),
+        ("5<|eot_id|> and<|endoftext|>", "5", "5<|eot_id|> and"),
+        ("<|mdm_mask|>5<|eot_id|>", "<|mdm_mask|>5", "<|mdm_mask|>5<|eot_id|>"),
+        (" \n5 <|endoftext|>", " \n5 ", " \n5 "),
     ],
 )
-def test_a_completion_is_the_response_up_to_end_of_text_as_it_is(tokenizer, vocabulary, text, expected):
+def test_a_completion_is_the_response_up_to_the_end_of_the_turn_as_it_is(tokenizer, vocabulary, text, expected, raw):
     assert decode(tokenizer, vocabulary, text) == expected
+    assert decode(tokenizer, vocabulary, text, keep_end_of_turn=True) == raw
 
 
 def test_end_of_text_in_the_prompt_does_not_cut_the_response(tokenizer, vocabulary):

@@ -180,7 +180,7 @@ def test_rollouts_of_each_task_have_their_own_spans(tiny_unified_folder, prompt_
         assert len(image) == (16 if task in ("t2i", "r2i") else 0)
         assert bool(((image >= first) & (image < stop)).all())
         assert (rollout.image is not None) == (task in ("t2i", "r2i"))
-        assert (rollout.completion == "") == (task == "t2i")
+        assert (rollout.raw_completion == "") == (task == "t2i")
         assert int(rollout.response_mask.sum()) == {"text": 8, "mmu": 8, "t2i": 16, "r2i": 24}[task]
         assert bool((rollout.commit_step[rollout.scored_mask] >= 0).all())
         if task == "r2i":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -36,3 +37,22 @@ def test_rewards_see_the_picture_upright_as_the_policy_does_and_samples_share_it
 def test_a_picture_that_is_gone_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"gone\.png: no image could be read"):
         reward_inputs([rollout(0, tmp_path / "gone.png")])
+
+
+def test_rewards_see_token_ids_and_the_text_with_and_without_its_end():
+    tokens = torch.tensor([7, 8, 9, 4, 5, 2, 2])
+    response = torch.tensor([0, 0, 0, 1, 1, 1, 1]).bool()
+    made = dataclasses.replace(
+        rollout(0, Path("a.png")),
+        request=SampleRequest(
+            prompt=Prompt(id="p", text="2+3=", messages=({"role": "user", "content": "2+3="},)),
+            group_id=0, sample_id=0, step=0,
+        ),
+        token_ids=tokens, response_mask=response, scored_mask=torch.tensor([0, 0, 0, 1, 1, 1, 0]).bool(),
+        completion="5", raw_completion="5<|eot_id|>", commit_step=tokens, commit_log_probs=tokens.float(),
+        image_mask=torch.zeros(7).bool(),
+    )  # fmt: skip
+    (seen,) = reward_inputs([made])
+    assert (seen.completion, seen.raw_completion) == ("5", "5<|eot_id|>")
+    assert (seen.prompt_ids, seen.completion_ids) == ((7, 8, 9), (4, 5, 2))  # the first end-of-text counts
+    assert seen.messages == ({"role": "user", "content": "2+3="},)

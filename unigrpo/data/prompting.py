@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from unigrpo.config import DataConfig
-from unigrpo.data.chat import chat_text, special_ids
+from unigrpo.data.chat import HEADER_TOKENS, chat_text, special_ids
 from unigrpo.data.layouts import mmu_prompt, r2i_prompt, t2i_prompt
 from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.records import Prompt
@@ -80,9 +82,23 @@ def decode_completion(
     response_mask: Bool[Tensor, " L"],
     tokenizer: PreTrainedTokenizerBase,
     vocabulary: Vocabulary,
+    *,
+    keep_end_of_turn: bool = False,
 ) -> str:
-    """Returns the response as text, cut at the first end-of-text, with other special tokens kept."""
+    """Returns the response as text, cut at the first token that ends the response or the assistant's turn.
+
+    Other special tokens, such as a mask that is left, are kept.
+
+    Args:
+        token_ids: The whole row.
+        response_mask: True on the tokens of the response.
+        tokenizer: The tokenizer of the policy.
+        vocabulary: The special ids of the policy.
+        keep_end_of_turn: Cut at the first end-of-text only, so that the text shows how the turn ended.
+    """
+    ends: list[Any] = [vocabulary.end_of_text_id]
+    if not keep_end_of_turn:  # a tokenizer that lacks one of them has None
+        ends += [tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.get_vocab().get(HEADER_TOKENS[2])]
     response = token_ids[response_mask].tolist()
-    if vocabulary.end_of_text_id in response:
-        response = response[: response.index(vocabulary.end_of_text_id)]
-    return str(tokenizer.decode(response, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+    length = next((n for n, token in enumerate(response) if token in ends), len(response))
+    return str(tokenizer.decode(response[:length], skip_special_tokens=False, clean_up_tokenization_spaces=False))

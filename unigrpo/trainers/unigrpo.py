@@ -289,4 +289,5 @@ def _num_steps(rollout: Rollout) -> int:
 
 def _row(kind: str, rollout: Rollout) -> dict[str, Any]:
     tokens = int(rollout.scored_mask.sum())
-    return prompt_row(kind, rollout.request.prompt, rollout.completion) | {"tokens": tokens}
+    row = prompt_row(kind, rollout.request.prompt, rollout.completion)
+    return row | {"raw_completion": rollout.raw_completion, "tokens": tokens}

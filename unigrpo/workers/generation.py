@@ -125,10 +125,18 @@ class TaskSampler:
         ]
 
     def completion(self, drawn: Drawn) -> str:
-        """The text that was drawn; empty without one."""
+        """Returns the generated text without the tokens that end a turn or pad; empty without text."""
+        return self._decode(drawn, keep_end_of_turn=False)
+
+    def raw_completion(self, drawn: Drawn) -> str:
+        """Returns the generated text up to the first end-of-text; empty without text."""
+        return self._decode(drawn, keep_end_of_turn=True)
+
+    def _decode(self, drawn: Drawn, *, keep_end_of_turn: bool) -> str:
         if drawn.text is None:
             return ""
-        return decode_completion(drawn.text.token_ids, drawn.text.response_mask, self.tokenizer, self.vocabulary)
+        tokens, response = drawn.text.token_ids, drawn.text.response_mask
+        return decode_completion(tokens, response, self.tokenizer, self.vocabulary, keep_end_of_turn=keep_end_of_turn)
 
     def pictures(self, drawn: Sequence[Drawn]) -> list[Image.Image | None]:
         """The pictures that were drawn, all in one pass of the image tokenizer; None for samples without one."""

@@ -108,6 +108,9 @@ def reward_inputs(rollouts: Sequence[Rollout]) -> list[RewardInput]:
             prompt=prompt.text,
             messages=prompt.messages,
             completion=rollout.completion,
+            raw_completion=rollout.raw_completion,
+            completion_ids=tuple(rollout.token_ids[rollout.scored_mask].tolist()),
+            prompt_ids=_prompt_ids(rollout),
             label=prompt.label,
             task=prompt.task,
             image=None if rollout.image is None else Image.fromarray(rollout.image),
@@ -116,6 +119,12 @@ def reward_inputs(rollouts: Sequence[Rollout]) -> list[RewardInput]:
         )
         for prompt, rollout in zip(prompts, rollouts, strict=True)
     ]
+
+
+def _prompt_ids(rollout: Rollout) -> tuple[int, ...]:
+    """The tokens in front of the response."""
+    before = rollout.response_mask.cumsum(0) == 0
+    return tuple(rollout.token_ids[before].tolist())
 
 
 def prompt_input(prompt: Prompt) -> RewardInput:

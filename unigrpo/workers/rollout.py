@@ -100,6 +100,7 @@ class RolloutGenerator:
                 request=request,
                 policy_version=version,
                 completion=self._sampler.completion(one),
+                raw_completion=self._sampler.raw_completion(one),
                 image=None if picture is None else np.asarray(picture),
                 **one.row(),
             )

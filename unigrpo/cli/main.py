@@ -41,6 +41,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         "add-image-tokens": Command("unigrpo.cli.add_image_tokens:run", "add image tokens to a LLaDA checkpoint"),
     },
     "Data and rewards": {
+        "data": Command("unigrpo.cli.data:run", "show the prompts of a data set as the policy will see them"),
         "convert-cot": Command(
             "unigrpo.cli.convert_cot:run", "convert solved questions to the format of chains of thought"
         ),

@@ -1,0 +1,238 @@
+"""Public data sets by their columns: the line of docs/data.md loads each, as the right task, with image and gold.
+
+The files are written here, with the real columns of each set and values of our own.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+import yaml
+from PIL import Image
+
+from unigrpo.cli.main import main
+from unigrpo.config import PromptFileConfig
+from unigrpo.data.images import read_image
+from unigrpo.data.prompts import load_prompts
+
+Row = dict[str, Any]
+Expected = tuple[str, str, str | None, int]
+"""Task, start of the text, gold and number of images of the first prompt."""
+
+
+def png() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (6, 4), "red").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+IMAGE = {"bytes": png(), "path": None}
+EMBEDDED = datasets.Image()
+
+
+def parquet(path: Path, rows: Sequence[Row], **columns: Any) -> str:
+    """Writes a parquet file in which some columns have a feature of `datasets`."""
+    data = datasets.Dataset.from_list(list(rows))
+    features = datasets.Features({**data.features, **columns})
+    datasets.Dataset.from_dict({name: [row[name] for row in rows] for name in rows[0]}, features).to_parquet(path)
+    return str(path)
+
+
+def jsonl(path: Path, rows: Sequence[Row]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def table(path: Path, rows: Sequence[Mapping[str, str]]) -> str:
+    """Writes a CSV or TSV file."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), delimiter="\t" if path.suffix == ".tsv" else ",")
+        writer.writeheader()
+        writer.writerows(rows)
+    return str(path)
+
+
+def snapshot(folder: Path, rows: Sequence[Row], split: str = "train", **columns: Any) -> str:
+    """Writes a downloaded copy of a data set of the Hub."""
+    (folder / "data").mkdir(parents=True)
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n")
+    parquet(folder / "data" / f"{split}-00000-of-00001.parquet", rows, **columns)
+    return str(folder)
+
+
+def gsm8k(folder: Path) -> str:
+    (folder / "main").mkdir(parents=True)
+    parquet(folder / "main" / "train-00000-of-00001.parquet", [{"question": "2+3?", "answer": "2+3=5\n#### 5"}])
+    configs = "configs:\n- config_name: main\n  data_files:\n  - split: train\n    path: main/train-*\n"
+    (folder / "README.md").write_text(f"---\n{configs}---\n")
+    return f"{folder}:main"
+
+
+def geo170k(folder: Path) -> str:
+    (folder / "images").mkdir(parents=True)
+    (folder / "images" / "1.png").write_bytes(png())
+    turns = [{"from": "human", "value": "<image>\nHow long is AB? Choices:\nA: 1\nB: 2"},
+             {"from": "gpt", "value": "AB is a radius.\nAnswer:B"}]  # fmt: skip
+    (folder / "qa_tuning.json").write_text(json.dumps([{"image": "1.png", "conversations": turns}]))
+    return str(folder / "qa_tuning.json")
+
+
+def virl39k(folder: Path) -> str:
+    folder.mkdir()
+    row = {"question": "<image>How many?", "answer": "\\boxed{3}", "PassRate_32BTrained": 0.5, "category": "count",
+           "source": "x", "qid": "x-1", "image": ["images/1.png"]}  # fmt: skip
+    return parquet(folder / "39Krelease.parquet", [row])
+
+
+R1V = {"image": IMAGE, "problem": "How many items?", "solution": "<answer> 3 </answer>"}
+MMMU: Row = {
+    "id": "validation_Math_1", "question": "<image 1> Which is it?", "options": "['one', 'two']", "explanation": "",
+    "image_1": IMAGE, "image_2": None, "img_type": "['Diagrams']", "answer": "B", "topic_difficulty": "Easy",
+    "question_type": "multiple-choice", "subfield": "Algebra",
+}  # fmt: skip
+POPE: Row = {"id": "0", "question_id": "1", "question": "Is there a cup in the image?", "answer": "yes",
+             "image_source": "x", "image": IMAGE, "category": "random"}  # fmt: skip
+VERL: Row = {"data_source": "math", "prompt": [{"role": "user", "content": "2+3?"}], "ability": "math",
+             "reward_model": {"ground_truth": "5", "style": "rule"},
+             "extra_info": {"index": "0", "split": "train"}}  # fmt: skip
+DARE_COUNTDOWN: Row = {**VERL, "reward_model": {"ground_truth": {"numbers": [3, 5], "target": 8}, "style": "rule"}}
+OPENTHOUGHTS: Row = {
+    "system": "Think.",
+    "conversations": [
+        {"from": "user", "value": "2+3?"},
+        {"from": "assistant", "value": "<|begin_of_thought|>add<|end_of_thought|>\n\n<|begin_of_solution|>"
+                                       "It is \\boxed{5}.<|end_of_solution|>"},
+    ],
+}  # fmt: skip
+GENEVAL: Row = {"tag": "counting", "include": [{"class": "dog", "count": 2}], "prompt": "two dogs"}
+JOURNEYDB: Row = {"img_path": "./000/a.jpg", "prompt": "a ship at dawn", "Task2": {"Caption": "A ship."}}
+
+SETS: dict[str, tuple[Callable[[Path], str], Expected]] = {
+    "GSM8K": (gsm8k, ("text", "2+3?", "5", 0)),
+    "MATH": (
+        lambda f: snapshot(f, [{"problem": "2+3?", "level": "Level 1", "type": "Algebra", "solution": "\\boxed{5}"}]),
+        ("text", "2+3?", "5", 0),
+    ),
+    "MATH-500": (
+        lambda f: jsonl(f, [{"problem": "2+3?", "solution": "\\boxed{5}", "answer": "5", "subject": "Algebra",
+                             "level": 2, "unique_id": "test/1.json"}]),
+        ("text", "2+3?", "5", 0),
+    ),
+    "Geo170K": (geo170k, ("mmu", "How long is AB?", "B", 1)),
+    "GEOQA_R1V_Train_8K": (lambda f: snapshot(f, [R1V], image=EMBEDDED), ("mmu", "How many items?", "3", 1)),
+    "CLEVR-CoGenT": (lambda f: snapshot(f, [R1V], image=EMBEDDED), ("mmu", "How many items?", "3", 1)),
+    "geometry3k": (
+        lambda f: snapshot(f, [{"images": [IMAGE], "problem": "<image>Find x.", "answer": "3 \\sqrt { 2 }"}],
+                           images=datasets.List(EMBEDDED)),
+        ("mmu", "Find x.", "3 \\sqrt { 2 }", 1),
+    ),
+    "geoqa_plus": (
+        lambda f: snapshot(f, [{"images": [IMAGE], "problem": "<image>Find x. A. 1 B. 2", "answer": "A"}],
+                           images=datasets.List(EMBEDDED)),
+        ("mmu", "Find x. A. 1", "A", 1),
+    ),
+    "POPE": (lambda f: snapshot(f, [POPE], "test", image=EMBEDDED), ("mmu", "Is there a cup", "yes", 1)),
+    "MMMU": (
+        lambda f: snapshot(f, [MMMU], "validation", image_1=EMBEDDED, image_2=EMBEDDED),
+        ("mmu", "Which is it?\nA. one\nB. two", "B", 1),
+    ),
+    "ViRL39K": (virl39k, ("mmu", "How many?", "3", 1)),
+    "DAPO-Math-17k": (lambda f: snapshot(f, [VERL]), ("text", "2+3?", "5", 0)),
+    "DARE mathematics": (lambda f: parquet(f, [VERL]), ("text", "2+3?", "5", 0)),
+    "DARE Countdown": (
+        lambda f: parquet(f, [DARE_COUNTDOWN]),
+        ("text", "2+3?", '{"numbers": [3, 5], "target": 8}', 0),
+    ),
+    "OpenRLHF prompt-collection": (
+        lambda f: snapshot(f, [{"dataset": "x", "context_messages": VERL["prompt"], "id": "1"}]),
+        ("text", "2+3?", None, 0),
+    ),
+    "OpenThoughts-114k": (lambda f: snapshot(f, [OPENTHOUGHTS]), ("text", "2+3?", "5", 0)),
+    "Countdown-Tasks-3to4": (
+        lambda f: snapshot(f, [{"target": 8, "nums": [3, 5, 7]}]),
+        ("text", "Reach 8 by a calculation with the numbers 3, 5 and 7.", '{"numbers": [3, 5, 7], "target": 8}', 0),
+    ),
+    "d1 Sudoku": (
+        lambda f: table(f, [{"Puzzle": "1000034004002000", "Solution": "1234" * 4}]),
+        ("text", "Solve this 4x4 Sudoku", '{"puzzle": "1000034004002000", "solution": "1234123412341234"}', 0),
+    ),
+    "GenEval": (lambda f: jsonl(f, [GENEVAL]), ("t2i", "two dogs", None, 0)),
+    "DPG-Bench": (lambda f: jsonl(f, [{"item_id": "1", "prompt": "two dogs"}]), ("t2i", "two dogs", None, 0)),
+    "HPSv2": (lambda f: jsonl(f, [{"prompt": "two dogs", "tag": "anime"}]), ("t2i", "two dogs", None, 0)),
+    "HPDv3": (
+        lambda f: jsonl(f, [{"caption": "two dogs", "category": "x", "image_path": "images/a.jpg"}]),
+        ("t2i", "two dogs", None, 0),
+    ),
+    "ImageReward benchmark": (
+        lambda f: str(f) if f.write_text(json.dumps([{"id": "1", "prompt": "two dogs"}])) else "",
+        ("t2i", "two dogs", None, 0),
+    ),
+    "MMaDA text2image_prompts": (
+        lambda f: str(f) if f.write_text("two dogs\na ship\n") else "", ("t2i", "two dogs", None, 0),
+    ),
+    "PartiPrompts": (
+        lambda f: table(f, [{"Prompt": 'a sign that says "hello"', "Category": "x", "Challenge": "y", "Note": ""}]),
+        ("t2i", 'a sign that says "hello"', None, 0),
+    ),
+    "JourneyDB": (lambda f: jsonl(f, [JOURNEYDB]), ("t2i", "a ship at dawn", None, 0)),
+    "text-to-image-2M": (lambda f: jsonl(f, [{"prompt": "a ship at dawn"}]), ("t2i", "a ship at dawn", None, 0)),
+}  # fmt: skip
+"""Name of a set -> what writes it to a path, and what its first prompt is."""
+ENDING = {
+    "MATH-500": ".jsonl", "DARE mathematics": ".parquet", "DARE Countdown": ".parquet", "d1 Sudoku": ".csv",
+    "GenEval": ".jsonl", "DPG-Bench": ".jsonl", "HPSv2": ".jsonl", "HPDv3": ".jsonl",
+    "ImageReward benchmark": ".json", "MMaDA text2image_prompts": ".txt", "PartiPrompts": ".tsv",
+    "JourneyDB": ".jsonl", "text-to-image-2M": ".jsonl",
+}  # fmt: skip
+"""Ending of the sets that are one file; the others are folders."""
+
+GUIDE = Path(__file__).parents[2] / "docs" / "data.md"
+ROW = re.compile(r"^\| (?P<name>[^|]+) \| `(?P<line>\{.*?\})` \|", re.MULTILINE)
+
+
+def documented() -> dict[str, PromptFileConfig]:
+    """Settings of each set in the table of the guide."""
+    section = GUIDE.read_text().partition("## Public data sets")[2].partition("\n## ")[0]
+    return {row["name"]: PromptFileConfig(**yaml.safe_load(row["line"])) for row in ROW.finditer(section)}
+
+
+def test_the_guide_lists_the_sets_that_are_tested():
+    assert sorted(documented()) == sorted(SETS)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_the_line_of_the_guide_loads_a_set_with_its_real_columns(tmp_path, name):
+    write, (task, text, gold, num_images) = SETS[name]
+    path = write(tmp_path / f"set{ENDING.get(name, '')}")
+    settings = documented()[name]
+    folder = str(tmp_path / "set" / "images") if settings.image_folder else ""
+    (first, *_) = load_prompts((replace(settings, path=path, image_folder=folder),))
+    assert (first.task, first.label, len(first.images)) == (task, gold, num_images)
+    assert first.text.startswith(text) and "<image" not in first.text
+    if num_images and name != "ViRL39K":  # whose images lie in an archive beside the table
+        assert read_image(first.images[0]).size == (6, 4)
+
+
+def test_the_command_shows_prompts_as_the_policy_sees_them(tmp_path, tiny_unified_folder, capsys):
+    path = SETS["GEOQA_R1V_Train_8K"][0](tmp_path / "geo")
+    assert main(["data", path, "--instruction", "Think. ", "--images", str(tmp_path / "seen"), "--resolution", "8",
+                 "--model", str(tiny_unified_folder)]) == 0  # fmt: skip
+    shown = capsys.readouterr().out
+    header = "<|start_header_id|>user<|end_header_id|>\n"
+    assert "task:   mmu\n" in shown and f"{header}Think. How many items?<|eot_id|>" in shown
+    assert "gold:   3\n" in shown and str(tmp_path / "seen" / "00000.png") in shown
+    assert read_image(tmp_path / "seen" / "00000.png").size == (8, 8)
+
+
+def test_the_command_names_what_cannot_be_read(tmp_path, capsys):
+    assert main(["data", str(tmp_path / "absent.jsonl")]) == 2
+    assert "absent.jsonl: no such file" in capsys.readouterr().err

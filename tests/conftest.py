@@ -6,7 +6,7 @@ import os
 
 from jaxtyping import install_import_hook
 
-install_import_hook(["unigrpo.algorithm", "unigrpo.records"], "beartype.beartype")
+install_import_hook(["unigrpo.algorithm", "unigrpo.records", "unigrpo.rng", "unigrpo.plugins"], "beartype.beartype")
 # Ray's processes at the priority of the tests: at its default of 15, two tests that compute leave them no time.
 os.environ.setdefault("RAY_worker_niceness", "0")
 

@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from unigrpo.data.bad_samples import BadSample
 from unigrpo.data.files import ENDINGS, GZIP, Parts, expand_paths, is_table_name, split_paths
@@ -18,6 +18,7 @@ Row = Mapping[str, Any]
 csv.field_size_limit(2**31 - 1)  # the module's own limit of 128 KiB is less than one long answer
 
 
+@runtime_checkable
 class Table(Protocol):
     """Rows by number."""
 

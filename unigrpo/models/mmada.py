@@ -311,7 +311,7 @@ class MMadaModelLM(PreTrainedModel):
     def forward(
         self,
         input_ids: Int[Tensor, "B L"] | None = None,
-        attention_mask: Bool[Tensor, "B L"] | Bool[Tensor, "B 1 L L"] | None = None,
+        attention_mask: Bool[Tensor, "B K"] | Bool[Tensor, "B 1 L K"] | None = None,
         *,
         inputs_embeds: Float[Tensor, "B L D"] | None = None,
         positions: Bool[Tensor, "B L"] | None = None,

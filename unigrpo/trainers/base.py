@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
 from PIL.Image import Image
 
@@ -20,6 +20,7 @@ from unigrpo.workers.group import WorkerGroup
 from unigrpo.workers.trained import TrainedWorker
 
 
+@runtime_checkable
 class Output(Protocol):
     """Where a run writes; see :mod:`unigrpo.runs.directory`."""
 

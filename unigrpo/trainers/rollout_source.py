@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -20,6 +20,7 @@ class StalenessError(RuntimeError):
     """Rollouts were written by weights that are further behind than the run allows."""
 
 
+@runtime_checkable
 class RolloutSource(Protocol):
     """Rollouts for each step, and what only the weights that wrote them can say about them."""
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ NO_DECAY = ("bias", "norm.weight", "ln_f.weight")
 """Parameters with these in their name get no weight decay."""
 
 
+@runtime_checkable
 class Engine(Protocol):
     """A model with its optimizer. Losses are shares: the gradients of all micro-batches and ranks are summed."""
 

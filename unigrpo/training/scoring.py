@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -82,6 +82,7 @@ def log_likelihood(
     return combine_views(view_log_probs, plan)
 
 
+@runtime_checkable
 class Scorer(Protocol):
     """A model behind a forward pass, on a device."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, runtime_checkable
 
 from unigrpo.workers.stats import WorkerStats, timed
 
@@ -14,6 +14,7 @@ Result = TypeVar("Result")
 Arguments = ParamSpec("Arguments")
 
 
+@runtime_checkable
 class WorkerGroup(Protocol):
     """Workers of one role. Methods are passed as functions, so that an editor can follow them."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from PIL import Image
 
@@ -16,6 +16,7 @@ from unigrpo.data.images import read_image
 from unigrpo.records import Prompt, RewardOutput, Rollout
 
 
+@runtime_checkable
 class RewardScorer(Protocol):
     """Scores rollouts with all rewards of a run."""
 

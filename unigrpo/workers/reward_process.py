@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from rewards.base import RewardInput
 from rewards.runtime.host import RewardInfo
@@ -17,6 +17,7 @@ from unigrpo.config import RewardTermConfig
 from unigrpo.workers.reward import reward_spec
 
 
+@runtime_checkable
 class RewardHandle(Protocol):
     """One process of a reward."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from unigrpo.workers.logprob_mismatch import LogprobGap, parity_gaps
 from unigrpo.workers.stats import FlopMeter
 
 
+@runtime_checkable
 class WeightChannel(Protocol):
     """Carries tensors from the first policy rank to all rollout workers."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from PIL import Image
@@ -24,6 +24,7 @@ IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "avi
 APART = "the members of a sample must be neighbours in the tar (tar --sort=name)"
 
 
+@runtime_checkable
 class Source(Protocol):
     """Samples that are read by number."""
 

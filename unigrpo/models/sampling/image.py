@@ -104,7 +104,7 @@ class _Batch:
 @torch.no_grad()
 def sample_images(
     model: Callable[..., Any],
-    prompts: Sequence[Int[Tensor, " P"]],
+    prompts: Sequence[Int[Tensor, " _P"]],
     settings: ImageSamplingConfig,
     vocabulary: Vocabulary,
     *,

@@ -86,12 +86,12 @@ class _Batch:
 @torch.no_grad()
 def sample_text(
     model: Callable[..., Any],
-    prompts: Sequence[Int[Tensor, " P"]],
+    prompts: Sequence[Int[Tensor, " _P"]],
     settings: TextSamplingConfig,
     vocabulary: Vocabulary,
     *,
     generators: Sequence[torch.Generator],
-    suffixes: Sequence[Int[Tensor, " S"]] | None = None,
+    suffixes: Sequence[Int[Tensor, " _S"]] | None = None,
 ) -> list[TextSample]:
     """Generates one response to each prompt.
 

@@ -31,7 +31,7 @@ class ThoughtAndImage:
 
 def think_then_draw(
     model: Callable[..., Any],
-    prompts: Sequence[Int[Tensor, " P"]],
+    prompts: Sequence[Int[Tensor, " _P"]],
     text_settings: TextSamplingConfig,
     image_settings: ImageSamplingConfig,
     vocabulary: Vocabulary,

@@ -57,7 +57,9 @@ class ConfigClasses:
                 found |= {setting.name: setting for setting in self.fields(base.id)}
         body = self._classes[name].body
         for node, following in zip(body, [*body[1:], ast.Pass()], strict=True):
-            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)):
+                continue
+            if "ClassVar" not in ast.unparse(node.annotation):
                 found[node.target.id] = Setting(
                     name=node.target.id,
                     type=self._type(node.annotation),

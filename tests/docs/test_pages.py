@@ -88,6 +88,14 @@ def test_every_setting_that_a_page_names_exists(page: Path):
     assert sorted(named - known) == []
 
 
+def test_every_module_that_the_developer_guide_names_exists():
+    guide = text_of(Path("AGENTS.md"))
+    named = re.findall(r"`((?:[a-z_]+/)+(?:[a-z_]+\.py)?)`", guide)
+    assert len(named) > 20
+    missing = [name for name in named if not any((ROOT / top / name).exists() for top in ("", "unigrpo"))]
+    assert missing == []
+
+
 def test_the_config_reference_has_every_setting_with_its_text():
     reference = config_reference().config_reference()
     rows = {row[0]: row[1] for row in re.findall(r"^\| `([^`]+)` \|.*\| ([^|]*) \|$", reference, flags=re.MULTILINE)}

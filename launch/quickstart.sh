@@ -22,6 +22,7 @@ source launch/install.sh
 # shellcheck source=launch/ray_head.sh
 source launch/ray_head.sh
 
+check_settings unigrpo.cli.train_unigrpo --config launch/configs/tiny/unigrpo.yaml "$@"
 start_or_find_ray
 if [ -n "${ray_pid:-}" ] && ! has_gpu; then
     set -- --actor.num_gpus_per_node 2 "$@" # on a head of its own: two processes keep two CPU cores busier than one does

@@ -94,6 +94,9 @@ keep_ray_to_ourselves() {
 
 new_token() { "$PYTHON" -c 'import secrets; print(secrets.token_hex(32))'; }
 
+# check_settings MODULE ARGUMENTS...: ends the script if a flag or the config file is wrong, before Ray starts.
+check_settings() { "$PYTHON" -m "$@" --check_settings || exit $?; }
+
 # submit_job MODULE ARGUMENTS...: runs it as a job with this folder as its working directory; its status is the job's.
 submit_job() {
     local environment

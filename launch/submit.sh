@@ -30,6 +30,7 @@ submit_here() {
     source launch/install.sh
     # shellcheck source=launch/ray_head.sh
     source launch/ray_head.sh
+    check_settings "$module" "${arguments[@]}"
     start_or_find_ray
     say "submitting to $RAY_ADDRESS; Ctrl-C stops the job"
     submit_job "$module" "${arguments[@]}"

@@ -67,6 +67,11 @@ def add_plan_arguments(parser: ArgumentParser) -> None:
         action="store_true",
         help="check the config and the inputs, print the memory and time that the run needs, and stop",
     )
+    parser.add_argument(
+        "--check_settings",
+        action="store_true",
+        help="check flags, config file and experiment tracking alone, in a second, and stop",
+    )
     parser.add_argument("--gpu", default="auto", help="dry_run: GPU to plan for, such as h100_80gb, h200 or a100_80gb")
     parser.add_argument(
         "--mfu", type=float, default=0.4, help="dry_run: fraction of the GPU's arithmetic that is reached, 0 to 1"

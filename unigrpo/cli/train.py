@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from unigrpo.cli.arguments import add_plan_arguments, config_from_args, parse, run_parser
 from unigrpo.cli.paths import with_absolute_paths
 from unigrpo.config import RunConfig
+from unigrpo.runs.tracking import check_tracking
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -15,6 +16,9 @@ def run(arguments: Sequence[str]) -> int:
     add_plan_arguments(parser)
     parsed = parse(parser, arguments, RunConfig)
     config = with_absolute_paths(config_from_args(parsed, RunConfig))
+    check_tracking(config.logger.wandb_project)
+    if parsed.check_settings:
+        return 0
     from unigrpo.cli.training import UniGRPOJob, run_training  # noqa: PLC0415  # loads torch and Ray, which --help need not
 
     return run_training(UniGRPOJob(config), is_dry_run=parsed.dry_run, gpu=parsed.gpu, mfu=parsed.mfu)

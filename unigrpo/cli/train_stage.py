@@ -9,6 +9,7 @@ from pathlib import Path
 from unigrpo.cli.arguments import add_plan_arguments, config_from_args, parse, run_parser
 from unigrpo.cli.paths import UserPaths, with_absolute_paths
 from unigrpo.config.denoising import StageConfig
+from unigrpo.runs.tracking import check_tracking
 
 
 def pretrain(arguments: Sequence[str]) -> int:
@@ -27,6 +28,9 @@ def _run(program: str, description: str, arguments: Sequence[str]) -> int:
     add_plan_arguments(parser)
     parsed = parse(parser, arguments, StageConfig)
     config = with_absolute_paths(config_from_args(parsed, StageConfig))
+    check_tracking(config.logger.wandb_project)
+    if parsed.check_settings:
+        return 0
     if parsed.init_from:
         config = initial_checkpoint(config, Path(UserPaths().resolve_input(parsed.init_from)))
     from unigrpo.cli.training import DenoisingJob, run_training  # noqa: PLC0415  # loads torch and Ray, which --help need not

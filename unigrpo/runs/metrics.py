@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
+from unigrpo.runs.tracking import check_tracking
+
 METRICS_FILE = "metrics.jsonl"
 ROLLOUTS_FILE = "rollouts.jsonl"
 
@@ -119,10 +121,5 @@ def _step(line: str) -> float:
 
 
 def _start_wandb(project: str, folder: Path) -> Any:
-    try:
-        wandb = importlib.import_module("wandb")  # optional
-    except ImportError as error:
-        raise ValueError("logger.wandb_project is set, but wandb is not installed: pip install wandb") from error
-    if not os.environ.get("WANDB_API_KEY") and os.environ.get("WANDB_MODE") != "offline":
-        raise ValueError("logger.wandb_project is set, but WANDB_API_KEY is not; set it, or WANDB_MODE=offline")
-    return wandb.init(project=project, name=folder.name, dir=str(folder))
+    check_tracking(project)
+    return importlib.import_module("wandb").init(project=project, name=folder.name, dir=str(folder))

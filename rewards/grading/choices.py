@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 
-from rewards.grading.notation import plain, unwrapped
+from rewards.grading.latex import canonical
 
 _GOLD = re.compile(r"[(\[]?([A-Ja-j])[)\].:]?")
 _LEAD = re.compile(
-    r"(?:(?:so|therefore|thus|hence|i think),? )*"
-    r"(?:(?:(?:i(?:'d| would)?|we) )?(?:choose|pick|select|go with) |it(?:'s| is| must be) |only )?"
-    r"(?:the |my )?(?:(?:final |correct |best |right )?(?:ans\b\.?|answer|option|choice|letter)s?(?: is| would be)?"
-    r"|本题选|选[项择]?|故选|应选|答案[是为]?)?\s*:?\s*",
-    re.IGNORECASE,
+    r"""(?:(?:so|therefore|thus|hence|i[ ]think),?[ ])*
+    (?: (?:(?:i(?:'d|[ ]would)?|we)[ ])? (?:choose|pick|select|go[ ]with)[ ]
+      | it(?:'s|[ ]is|[ ]must[ ]be)[ ] | only[ ] )?
+    (?:the[ ]|my[ ])?
+    (?: (?:final[ ]|correct[ ]|best[ ]|right[ ])?
+        (?:ans\b\.?|answer|option|choice|letter)s? (?:[ ]is|[ ]would[ ]be)?
+      | 本题选|选[项择]?|故选|应选|答案[是为]? )? \s*:?\s*""",
+    re.IGNORECASE | re.VERBOSE,
 )
 _FIRST = re.compile(r"[(\[]([A-Ja-j])[)\]]|([A-J])(?![A-Za-z0-9'])|([a-j])(?=[).:](?![a-z])|$)")
 _DENIED = re.compile(r"(?<=[\w).])\s*[,;(]\s*(?:and )?not [(\[]?[A-J][)\]]?\)?\.?$")
@@ -20,10 +23,16 @@ _DENIED = re.compile(r"(?<=[\w).])\s*[,;(]\s*(?:and )?not [(\[]?[A-J][)\]]?\)?\.
 _EXPLANATION = re.compile(r"\n\s*[*_]*(?:explanation|reason|because|rationale)", re.IGNORECASE)
 _LETTER = re.compile(r"(?<![A-Za-z0-9'\\])([A-J])(?![A-Za-z0-9'])")
 _NAMED = re.compile(
-    r"\b(?i:options?|choice|answer|letter|is|be|it's|choose|pick|select|with|so|therefore|thus|hence|only|clearly|definitely"
-    r"|indeed)\W{1,3}[A-J](?![A-Za-z0-9'])|选|^\W*[A-J](?![A-Za-z0-9'])"
+    r"""\b(?i: options?|choice|answer|letter|is|be|it's|choose|pick|select|with|so|therefore|thus|hence|only|clearly
+      |definitely|indeed )\W{1,3}[A-J](?![A-Za-z0-9']) | 选 | ^\W*[A-J](?![A-Za-z0-9'])""",
+    re.VERBOSE,
 )
 """A letter that stands for an option, not for an angle or a point."""
+_ONLY_LETTERS = re.compile(
+    r"""(?: [\s,;/|&.()\[\]:?+*-] | [A-J](?![A-Za-z])
+      | (?i: and|or|not|both|neither|nor|either|none|all|of|the|above|options?|answers?|is )\b )+""",
+    re.VERBOSE,
+)
 _ARTICLE = re.compile(r"\s+(?!(?:and|or|is|to|also|too|works|may|might|could|would|seems)\b)[a-z]")
 _OPTION = re.compile(r"\b[A-J][).:]|[(\[][A-J][)\]]|\b(?:or|and|not|be|option|choose|/) [(\[]?[A-J]\b|[.,;]\s*[A-J]$")
 """Another letter inside the text of the chosen option."""
@@ -31,13 +40,16 @@ _DOUBT = re.compile(r"\b(?:or|be|option|choose|answer is|wait|actually|maybe) [(
 """Another choice inside the reasons for the chosen option."""
 _TAKEN_BACK = re.compile(r"(?:or|and|no|wait|actually)\b|not\s+[(\[]?[A-J]\b|[/|?]", re.IGNORECASE)
 _GOES_ON = re.compile(
-    r"\s*(?:$|!|选项|正确|[,;(](?!\s*$)|[-—–]\s)|\s+(?:is|are|because|since|as|for|with|would|was|seems|must|has)\b|\s+[\d\\$√]"
+    r"""\s*(?: $ | ! | 选项 | 正确 | [,;(](?!\s*$) | [-—–]\s )
+      | \s+(?:is|are|because|since|as|for|with|would|was|seems|must|has)\b | \s+[\d\\$√]""",
+    re.VERBOSE,
 )
 """What may stand behind a letter without a mark."""
 _HEDGE = re.compile(
-    r"\b(?:or|not|neither|nor|either|both|except|maybe|perhaps|possibly|unsure|isn't|incorrect|wrong|false|but|between|cannot|"
-    r"could|might|guess)\b|[/|?]|或|不|和", re.IGNORECASE
-)  # fmt: skip
+    r"""\b(?: or|not|neither|nor|either|both|except|maybe|perhaps|possibly|unsure|isn't|incorrect|wrong|false|but
+      |between|cannot|could|might|guess )\b | [/|?] | 或 | 不 | 和""",
+    re.IGNORECASE | re.VERBOSE,
+)
 
 
 def gold_letter(gold: str) -> str | None:
@@ -46,21 +58,30 @@ def gold_letter(gold: str) -> str | None:
     >>> gold_letter("(B)"), gold_letter("both")
     ('B', None)
     """
-    found = _GOLD.fullmatch(unwrapped(plain(gold)).strip())
+    found = _GOLD.fullmatch(canonical(gold))
     return found[1].upper() if found else None
 
 
-def letter(text: str, strict: bool = False) -> str | None:
+def names_options(text: str) -> bool:
+    """Whether a text is about options: it chooses one, or holds nothing but letters and the words between them.
+
+    >>> names_options("A or B"), names_options("(D)"), names_options("\\\\langle H\\\\rangle")
+    (True, True, False)
+    """
+    return letter(text) is not None or bool(_ONLY_LETTERS.fullmatch(canonical(text)))
+
+
+def letter(text: str, is_strict: bool = False) -> str | None:
     """The one letter that a text chooses; None for none, two, a hedge, or the article "A".
 
     Args:
         text: An extracted answer.
-        strict: The letter must come first.
+        is_strict: The letter must come first.
 
     >>> letter("B) 12 cm"), letter("A or B"), letter("A large cube")
     ('B', None, None)
     """
-    text = _DENIED.sub("", unwrapped(plain(unwrapped(text))).replace("*", "")).strip()
+    text = _DENIED.sub("", canonical(text).replace("*", "")).strip()
     lead = _LEAD.match(text)
     text, *reasons = _EXPLANATION.split(text[lead.end() if lead else 0 :], maxsplit=1)
     if any(map(_DOUBT.search, reasons)):
@@ -69,13 +90,13 @@ def letter(text: str, strict: bool = False) -> str | None:
     found = _FIRST.match(text)
     letters = {m[1] for m in _LETTER.finditer(text) if not (m[1] in "AI" and _ARTICLE.match(text, m.end()))}
     if not found:
-        alone = not strict and len(letters) == 1 and len(text) <= 160 and _NAMED.search(text)
-        return letters.pop() if alone and not _HEDGE.search(text) and not re.search("none|all of", text) else None
+        is_alone = not is_strict and len(letters) == 1 and len(text) <= 160 and _NAMED.search(text)
+        return letters.pop() if is_alone and not _HEDGE.search(text) and not re.search("none|all of", text) else None
     chosen = (found[1] or found[2] or found[3]).upper()
     rest = text[found.end() :]
     if found[1] or rest[:1] in {".", ")", ":"}:
         option = rest.lstrip(".):, '$")
         return None if rest.startswith("..") or _OPTION.search(option) or _TAKEN_BACK.match(option) else chosen
-    article = chosen == "A" and _ARTICLE.match(rest) and not re.match(r"\s+(?:because|since)\b", rest)
-    hedged = letters - {chosen} or _HEDGE.search(rest) or article or not _GOES_ON.match(rest.lstrip("$'"))
-    return None if hedged else chosen
+    is_article = chosen == "A" and _ARTICLE.match(rest) and not re.match(r"\s+(?:because|since)\b", rest)
+    is_hedged = letters - {chosen} or _HEDGE.search(rest) or is_article
+    return None if is_hedged or not _GOES_ON.match(rest.lstrip("$'")) else chosen

@@ -1,87 +1,63 @@
-"""Numbers in English words -> exact fractions."""
+"""Numbers in English words -> digits."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from fractions import Fraction
 
-_ONES = {word: value for value, word in enumerate(
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen".split()
-)}  # fmt: skip
-_TENS = {
-    word: 10 * value for value, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)
-}
 SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-_PARTS = {"half": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8,
-          "ninth": 9, "tenth": 10}  # fmt: skip
-NUMBER_WORDS = frozenset(_ONES) | frozenset(_TENS)
-_TOKEN = re.compile(r"[^\s-]+")
+_ONES = "zero one two three four five six seven eight nine".split()
+_TEENS = "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_PARTS = "half third quarter fourth fifth sixth seventh eighth ninth tenth".split()
+_VALUES = {word: value for value, word in enumerate(_ONES + _TEENS)}
+_VALUES |= {word: 10 * value for value, word in enumerate(_TENS, 2)} | {"a": 1, "an": 1}
+_SIZES = dict(zip(_PARTS, (2, 3, 4, 4, 5, 6, 7, 8, 9, 10), strict=True)) | {"halve": 2}
 
 
-def read(text: str) -> tuple[Fraction, str] | None:
-    """The number that a text begins with, and the text behind it.
+def _any(words: Iterable[str]) -> str:
+    return f"(?:{'|'.join(words)})"
 
-    >>> read("three and a half cups"), read("two-thirds"), read("third")
-    ((Fraction(7, 2), 'cups'), (Fraction(2, 3), ''), None)
+
+_SMALL = rf"(?:{_any(_TENS)}(?:[ -]{_any(_ONES[1:])})?|{_any(_ONES + _TEENS)})"
+_BELOW_THOUSAND = rf"(?:(?:a|{_SMALL}) hundred(?:(?: and)? {_SMALL})?|{_SMALL})"
+_SCALED = rf"(?:a|{_BELOW_THOUSAND}) (?:thousand|million|billion|trillion)(?:,?(?: and)? {_BELOW_THOUSAND})*"
+_WHOLE = rf"(?:{_SCALED}|{_BELOW_THOUSAND})"
+_PART = rf"(?:an?|{_any(_ONES[1:])})[ -](?:{'|'.join(_SIZES)})s?"
+_NUMBER = re.compile(
+    rf"(?<![\w-])(negative |minus )?(?:({_PART})|({_WHOLE})(?: and ({_PART}))?)(?![\w-])",
+    re.IGNORECASE,
+)
+
+
+def to_digits(text: str) -> str:
+    """The text with digits for numbers in words.
+
+    >>> to_digits("two hundred and six cups"), to_digits("three and a half"), to_digits("third")
+    ('206 cups', '7/2', 'third')
     """
-    found = list(_TOKEN.finditer(text))[:24]
-    names = [token[0].lower().rstrip(",") for token in found]
-    negative = bool(names) and names[0] in {"negative", "minus"}
-    outcome = _quantity(names, int(negative))
-    if outcome is None:
-        return None
-    value, used = outcome
-    return -value if negative else value, text[found[used - 1].end() :].strip()
+    return _NUMBER.sub(_digits, text)
 
 
-def _quantity(names: list[str], start: int) -> tuple[Fraction, int] | None:
-    part = _part(names, start)
-    if part:
-        return part
-    whole = _whole(names, start)
-    if whole is None:
-        return None
-    value, used = whole
-    part = _part(names, used + 1) if names[used : used + 1] == ["and"] else None
-    return (value + part[0], part[1]) if part else (Fraction(value), used)
+def _digits(found: re.Match[str]) -> str:
+    sign, part, whole, behind = (group.lower() if group else "" for group in found.groups())
+    value = _part(part or behind) + _whole(whole)
+    return ("-" if sign else "") + str(value)
 
 
-def _part(names: list[str], start: int) -> tuple[Fraction, int] | None:
-    """Such as "a half" or "three quarters"."""
-    if len(names) < start + 2:
-        return None
-    top = 1 if names[start] in {"a", "an"} else _ONES.get(names[start], 0)
-    below = names[start + 1]
-    size = _PARTS.get(below if top == 1 else {"halves": "half"}.get(below, below.removesuffix("s")))
-    return (Fraction(top, size), start + 2) if top and size else None
+def _part(text: str) -> Fraction:
+    top, _, below = text.replace("-", " ").partition(" ")
+    return Fraction(_VALUES[top], _SIZES[below.removesuffix("s")]) if text else Fraction(0)
 
 
-def _whole(names: list[str], start: int) -> tuple[int, int] | None:
+def _whole(text: str) -> int:
     total = current = 0
-    used = start
-    for place, name in enumerate(names[start:], start):
-        if name in _ONES:
-            if current % 100 and (current % 100 < 20 or current % 10 or _ONES[name] > 9):
-                return None
-            current += _ONES[name]
-        elif name in _TENS:
-            if current % 100:
-                return None
-            current += _TENS[name]
-        elif name == "hundred" and 0 < current < 100:
+    for word in re.findall("[a-z]+", text):
+        if word == "hundred":
             current *= 100
-        elif name in SCALES and current and name != "hundred":
-            total, current = total + current * SCALES[name], 0
-        elif name == "a" and place == start and names[start + 1 : start + 2] and names[start + 1] in SCALES:
-            current = 1
-        elif name == "and" and used > start and names[place - 1] in SCALES and _starts_small(names, place + 1):
-            pass
-        else:
-            break
-        used = place + 1
-    return (total + current, used) if used > start else None
-
-
-def _starts_small(names: list[str], place: int) -> bool:
-    return place < len(names) and names[place] in NUMBER_WORDS and _part(names, place) is None
+        elif word in SCALES:
+            total, current = total + current * SCALES[word], 0
+        elif word != "and":
+            current += _VALUES[word]
+    return total + current

@@ -1,46 +1,46 @@
-"""Numbers as people write them -> exact fractions, and how two of them compare."""
+"""Numbers as people write them -> exact fractions with units, and how two of them compare."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
-from rewards.grading import number_words, units
-from rewards.grading.notation import plain, unwrapped
+from rewards.grading import arithmetic, units
+from rewards.grading.brackets import split
+from rewards.grading.latex import canonical, strip_wrapping
+from rewards.grading.number_words import SCALES, to_digits
 
-LARGEST_EXPONENT = 400
 LONGEST = 320
+"""Longest text, in characters, that can be a number."""
+_LARGEST_EXPONENT = 400
 
-_GROUPED = r"\d{1,3}(?:,\d{3})+(?![\d,])|\d{1,3}(?: \d{3})+(?!\d)|\d{1,3}(?:'\d{3})+(?!\d)|\d{1,3}(?:_\d{3})+(?!\d)"
-_PLAIN = rf"(?:(?:{_GROUPED}|\d+)(?:\.\d*)?|\.\d+)"
-_FRAC = r"\\frac\s*\{\s*(?P<top>[-+]?[\d.,]+)\s*\}\s*\{\s*(?P<bottom>[-+]?[\d.,]+)\s*\}"
-_BODY = re.compile(
-    rf"(?P<sign>[-+]?)\s*(?P<currency>(?:us|a|c)?[{units.CURRENCY}]|(?:rs\.?|usd|eur|gbp|inr)(?=[\s\d]))?\s*(?P<sign2>[-+]?)\s*(?:"
-    rf"(?:(?P<whole>\d+)\s*(?:and\s+)?)?(?P<frac>{_FRAC})"
-    r"|(?P<mixed>\d+)\s+(?:and\s+)?(?P<over>\d+)\s*/\s*(?P<under>\d+)(?![\d.,])"
-    r"|(?P<half>\d+) and (?:a|one) half\b"
-    r"|(?P<ten>10)\s*\^\s*(?:\{\s*(?P<p1>[-+]?\d{1,5})\s*\}|(?P<p2>[-+]?\d{1,5}))"
-    r"|(?P<european>\d{1,3}(?:\.\d{3})+,\d{1,2})(?!\d)"
-    rf"|(?P<number>{_PLAIN})(?:\s*/\s*(?P<divisor>{_PLAIN})|[eE](?P<e>[-+]?\d{{1,5}})(?![\d.])"
-    r"|\s*(?:\*|[xX]\s+|[xX](?=10))\s*10\s*\^\s*(?:\{\s*(?P<p3>[-+]?\d{1,5})\s*\}|(?P<p4>[-+]?\d{1,5})))?"
-    r"(?:\s*(?P<scale>hundred|thousand|million|billion|trillion)\b)?)",
-    re.IGNORECASE,
+_GROUPED = "|".join(rf"\d{{1,3}}(?:{sign}\d{{3}})+(?!{sign}?\d)" for sign in (",", "[ ]", "'", "_"))
+_DIGITS = rf"(?:(?:{_GROUPED}|\d+)(?:\.\d*)?|\.\d+)"
+_POWER = r"10\s*\^\s*\{?\s*([-+]?\d{1,5})\s*\}?"
+_SIGN = re.compile(
+    rf"""([-+]?) \s* ( (?:us|a|c)?[{units.CURRENCY}] | (?:rs\.?|usd|eur|gbp|inr)(?=[\s\d]) )? \s* ([-+]?) \s*""",
+    re.IGNORECASE | re.VERBOSE,
 )
+_SCALE = re.compile(rf"\s*({'|'.join(SCALES)})\b", re.IGNORECASE)
 _PERCENT = re.compile(r"\s*(?:%|percent\b|per cent\b|percentage points?\b)", re.IGNORECASE)
 _SHARE = re.compile(r"/|(?:per|each|a|in|every|total)\b", re.IGNORECASE)
-_RARE = {"n", "j", "w", "v"}
-"""Units whose letter is more often a variable."""
-_REPEATING = re.compile(r"([-+]?)(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{?\s*(\d{1,30})\s*\}?")
-_ARITHMETIC = re.compile(r"[\d\s+\-*/().,$%^{}]*\d\s*[+\-*/^][\d\s+\-*/().,$%^{}]*")
-_VARIABLE = re.compile(
-    r"(?:(?:\\?(?:sin|cos|tan)\s*)?(?:m?(?:∠|\\angle|角)\s*)?[A-Za-z]{1,3}(?:_\{?\w+\}?)?|[A-Za-z]\([a-z]\)"
-    r"|\\?[A-Za-z]{2,}(?: [A-Za-z]{2,}){0,5})"
+NAME = re.compile(
+    r"""(?:\\?(?:sin|cos|tan)\s*(?=[A-Z∠]))? (?:m?(?:∠|角|△)\s*)?
+    (?: [A-Za-z] | (?<=∠)\d | [A-Z]{2,4} | \\[a-z]+
+      | (?:[A-Za-z]{2,}[ ]){1,5} [A-Za-z]{2,} | sum | ans | [A-Z][a-z]{2} | [A-Za-z][a-z]{3,} )
+    (?:_\w+ | _\{\w+\})? (?:\^\{-1\})? (?:\([a-z](?:,\s*[a-z])*\))? :?""",
+    re.VERBOSE,
 )
-_MINUS = re.compile(r"(?:negative|minus)\s+(?=[\d$.])", re.IGNORECASE)
+"""What a value may be said to be the value of. Letters such as xy are a product, so their equation is not solved."""
+_EQUALS = re.compile("=")
 _DENIED = re.compile(r"(?<=\S)\s*[,;(]\s*(?:and )?not \$?[\d.,]*\d\)?\.?$")
 """A number that is named to say that it is not the answer."""
+_ECHO = re.compile(r"([^()]+) \((\$?[\d.,]+)\)")
+"""A number that is said again."""
 _CALCULATOR = re.compile(r"<<[^<>\n]{0,200}>>")
+"""GSM8K's notes."""
 
 
 @dataclass(frozen=True)
@@ -54,40 +54,45 @@ class Number:
 
 
 def spelled(text: str) -> str:
-    """The text without LaTeX, wrappers and GSM8K's calculator notes."""
-    return unwrapped(plain(unwrapped(_CALCULATOR.sub("", text))))
+    """The text in canonical spelling, with digits for words, and without GSM8K's notes."""
+    return to_digits(canonical(_CALCULATOR.sub("", text)))
 
 
-def parse(text: str, *, words: bool = True, loose_units: bool = True) -> Number | None:
+def parse(text: str) -> Number | None:
     """The number that a text is, or None if it is more or less than one number.
 
-    Args:
-        text: An extracted answer.
-        words: Number words count.
-        loose_units: Any noun may be a unit, not only the known ones.
-
-    >>> parse("$1,080.50"), parse("3 1/2 cups").value, parse("12 or 13")
-    (Number(value=Fraction(2161, 2), unit='$', percent=False), Fraction(7, 2), None)
+    >>> parse("$1,080.50"), parse("3 1/2 cups").value, parse("12 or 13"), parse("5 - 3 = 9")
+    (Number(value=Fraction(2161, 2), unit='$', percent=False), Fraction(7, 2), None, None)
     """
     if len(text) > LONGEST or "~~" in text:  # struck out
         return None
-    text = _DENIED.sub("", _without_echo(spelled(text)))
+    return read(_DENIED.sub("", spelled(text)))
+
+
+def read(text: str, loose_units: bool = True) -> Number | None:
+    """The number that a text in canonical spelling is.
+
+    Args:
+        text: An answer.
+        loose_units: Any noun may be a unit, not only the known ones.
+    """
+    text = to_digits(text)
+    echo = _ECHO.fullmatch(text)
+    if echo:
+        one, two = read(echo[1], loose_units), read(echo[2], loose_units)
+        return one if one and two and one.value == two.value else None
     if text[:1] + text[-1:] in ("()", "[]") and text.count(text[0]) == 1:
         text = text[1:-1].strip()
     if "=" in text:
-        text = _right_side(text)
-    text = _MINUS.sub("-", text)
-    repeating = _REPEATING.fullmatch(text) if "\\" in text else None
-    if repeating:
-        return Number(_repeating(repeating))
-    found = _BODY.match(text)
-    if not found:
-        return _in_words(text) if words else None
-    try:
-        value = _value(found)
-    except (ValueError, ZeroDivisionError):
+        return _solution(text)
+    text = re.sub(r"(?:negative|minus) (?=[\d$.])", "-", text, flags=re.IGNORECASE)
+    signs = _SIGN.match(text)
+    assert signs is not None  # every part of it may be empty
+    numeral = None if signs[1] and signs[3] else _numeral(text[signs.end() :])
+    if numeral is None:
         return None
-    return None if value is None else _with_unit(value, found["currency"] or "", text[found.end() :], loose_units)
+    value, rest = numeral
+    return _with_unit(-value if "-" in signs.groups() else value, signs[2] or "", rest, loose_units)
 
 
 def same(gold: Number, found: Number) -> bool:
@@ -102,66 +107,74 @@ def same(gold: Number, found: Number) -> bool:
     return gold.percent and not found.percent and not found.unit and found.value * 100 == gold.value
 
 
-def _without_echo(text: str) -> str:
-    """``12 (twelve)`` -> ``12``."""
-    found = re.fullmatch(r"([^()]+) \(([a-z -]+|\$?[\d.,]+)\)", text, re.IGNORECASE)
-    if found is None:
-        return text
-    one, two = parse(found[1]), parse(found[2])
-    return found[1] if one and two and one.value == two.value else text
+def calculated(text: str) -> Fraction | None:
+    """The value of a calculation whose numbers may have currencies, degrees or the percent sign."""
+    return arithmetic.value(re.sub(rf"[{units.CURRENCY}°]", "", re.sub(r"(?<=\d)%", "/100", text)))
 
 
-def _right_side(text: str) -> str:
-    left, _, right = text.rpartition("=")
-    left = left.strip().rstrip("=").strip()
-    if _VARIABLE.fullmatch(left) or _ARITHMETIC.fullmatch(left.replace("\\div", "/")) or not left:
-        return unwrapped(right)
-    first = left.partition("=")[0].strip()
-    if "=" in left and _VARIABLE.fullmatch(first) and _ARITHMETIC.fullmatch(left.rpartition("=")[2]):
-        return unwrapped(right)
-    return ""
+def _solution(text: str) -> Number | None:
+    """The right side of a solved and true equation such as ``x = 7`` or ``n = 2 + 5 = 7``."""
+    left, *others = split(text, _EQUALS)
+    number = parse(others[-1]) if others and others[-1] else None
+    sides = others[:-1] if NAME.fullmatch(left) else [left, *others[:-1]]
+    return number if number and all(calculated(side) == number.value for side in sides) else None
+
+
+def _numeral(text: str) -> tuple[Fraction, str] | None:
+    """The value of the numeral that a text begins with, and the text behind it."""
+    for pattern, value in _NUMERALS:
+        found = pattern.match(text)
+        if not found:
+            continue
+        try:
+            number = value(*found.groups())
+        except (ValueError, ZeroDivisionError):
+            return None
+        scale = _SCALE.match(text, found.end())
+        return (number * SCALES[scale[1].lower()], text[scale.end() :]) if scale else (number, text[found.end() :])
+    return None
 
 
 def _decimal(text: str) -> Fraction:
     return Fraction(re.sub(r"[, '_]", "", text))
 
 
-def _value(found: re.Match[str]) -> Fraction | None:
-    if found["sign"] and found["sign2"]:
-        return None
-    if found["frac"]:
-        value = int(found["whole"] or 0) + _decimal(found["top"]) / _decimal(found["bottom"])
-    elif found["mixed"]:
-        value = int(found["mixed"]) + Fraction(int(found["over"]), int(found["under"]))
-    elif found["half"]:
-        value = int(found["half"]) + Fraction(1, 2)
-    elif found["ten"]:
-        value = _power(found["p1"] or found["p2"])
-    elif found["european"]:
-        value = Fraction(found["european"].replace(".", "").replace(",", "."))
-    else:
-        value = _decimal(found["number"])
-        if found["divisor"]:
-            value /= _decimal(found["divisor"])
-        exponent = found["e"] or found["p3"] or found["p4"]
-        if exponent:
-            value *= _power(exponent)
-        if found["scale"]:
-            value *= number_words.SCALES[found["scale"].lower()]
-    return -value if "-" in (found["sign"], found["sign2"]) else value
-
-
 def _power(exponent: str) -> Fraction:
-    if abs(int(exponent)) > LARGEST_EXPONENT:
+    if abs(int(exponent)) > _LARGEST_EXPONENT:
         raise ValueError("exponent too large")
     return Fraction(10) ** int(exponent)
 
 
-def _repeating(found: re.Match[str]) -> Fraction:
-    sign, whole, fixed, again = found.groups()
-    scale = 10 ** len(fixed)
-    value = int(whole or 0) + Fraction(int(fixed or 0), scale) + Fraction(int(again), (10 ** len(again) - 1) * scale)
-    return -value if sign == "-" else value
+_NUMERALS: tuple[tuple[re.Pattern[str], Callable[..., Fraction]], ...] = tuple(
+    (re.compile(pattern, re.IGNORECASE | re.VERBOSE), value)
+    for pattern, value in (
+        # 3\frac{1}{2}
+        (r"(\d*) \s* (?:and\s+)? \\frac \s* \{\s*([-+]?[\d.,]+)\s*\} \s* \{\s*([-+]?[\d.,]+)\s*\}",
+         lambda whole, top, bottom: int(whole or 0) + _decimal(top) / _decimal(bottom)),
+        # 3 1/2, 3 and a half
+        (r"(\d+) \s+ (?:and\s+)? (\d+) \s*/\s* (\d+) (?![\d.,])",
+         lambda whole, top, bottom: int(whole) + Fraction(int(top), int(bottom))),
+        # 2.450,00
+        (r"(\d{1,3}(?:\.\d{3})+,\d{1,2}) (?!\d)",
+         lambda number: Fraction(number.replace(".", "").replace(",", "."))),
+        # 0.1\overline{6}
+        (r"(\d*\.(\d*)) \\(?:overline|bar|dot) \s* \{?\s* (\d{1,30}) \s*\}?",
+         lambda start, fixed, again:
+         _decimal(f"0{start}0") + Fraction(int(again), (10 ** len(again) - 1) * 10 ** len(fixed))),
+        (_POWER, _power),
+        # 1,080.5, 7/2, 1.5e3, 1.5*10^3
+        (rf"({_DIGITS}) (?: \s*/\s* ({_DIGITS}) | [eE]([-+]?\d{{1,5}})(?![\d.])"
+         rf" | \s*(?:\*|[xX]\s+|[xX](?=10))\s*{_POWER} )?",
+         lambda number, divisor, e, power: _decimal(number) / _decimal(divisor or "1") * _power(e or power or "0")),
+    )
+)  # fmt: skip
+_PERMITTED = {
+    # (the unit is glued to the number, any noun may be a unit): kinds of units
+    (False, True): {"letter", "rare letter", "known", "noun", "word"},
+    (False, False): {"letter", "rare letter", "known", "noun"},
+    (True, True): {"letter", "known"},  # 5m is a length in a sentence
+    (True, False): {"known"},  # 5m is a product in a formula
+}
 
 
 def _with_unit(value: Fraction, currency: str, rest: str, loose: bool) -> Number | None:
@@ -169,39 +182,15 @@ def _with_unit(value: Fraction, currency: str, rest: str, loose: bool) -> Number
     percent = _PERCENT.match(rest)
     if percent:
         rest = rest[percent.end() :]
-    glued = bool(rest) and not rest[0].isspace() and rest[0] not in "°" + units.CURRENCY and ord(rest[0]) < 128
-    rest = rest.strip()
-    rest = unwrapped(rest) if rest else ""
+    glued = bool(rest) and rest[0].isascii() and not rest[0].isspace() and rest[0] not in units.CURRENCY
+    rest = strip_wrapping(rest)
     if re.fullmatch(r"\([A-Za-z ]+\)", rest):
         rest = rest[1:-1]
     if not rest:
         return Number(value, money, bool(percent))
-    if rest[0] in ".,!?/^*-+_(){}[]|&<>=:;\\'\"" and not rest.startswith("/"):
-        return None
-    unit = units.canonical(rest)
-    names = re.split(r"[ /]", unit) if unit else []
-    if unit is None or (glued and not all(name in _KNOWN_NAMES for name in names if name)):
-        return None
-    if glued and re.match(r"[A-Za-z](?![A-Za-z])", rest) and (not loose or unit in _RARE or rest[0] == "M"):
-        return None  # 5m is a product in mathematics, 5M may be five million
-    if not loose and not percent and not all(name in _KNOWN_NAMES or _is_noun(name, rest) for name in names if name):
+    unit = None if rest[0] in ".,!?^*-+_(){}[]|&<>=:;\\'\"" else units.canonical(rest)
+    if unit is None or not units.kinds(unit, rest) <= _PERMITTED[glued, loose or (bool(percent) and not glued)]:
         return None
     if money and unit != money and not _SHARE.match(rest) and (glued or len(rest) < 3):
         return None
     return Number(value, money or ("" if percent else unit), bool(percent))
-
-
-_KNOWN_NAMES = {name + power for name in units.KNOWN.values() for power in ("", "^2", "^3")}
-
-
-def _is_noun(word: str, text: str) -> bool:
-    long = len(word) >= 4 or (len(word) == 3 and word + "s" in text.lower())
-    return long and word.isalpha() and any(vowel in word for vowel in "aeiou") and word not in _FUNCTIONS
-
-
-_FUNCTIONS = frozenset("sinh cosh tanh arcsin arccos arctan sqrt frac theta alpha beta gamma base".split())
-
-
-def _in_words(text: str) -> Number | None:
-    found = number_words.read(text)
-    return _with_unit(found[0], "", " " + found[1] if found[1] else "", True) if found else None

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-CAP = 65_536
-"""Characters kept, from the end."""
+CAP = 65_536  # characters kept, from the end
 MASK = "<|mdm_mask|>"
 """What MMaDA's tokenizer prints for a position that is still masked."""
 SEPARATOR = "\x1f"
@@ -17,14 +16,9 @@ UNDECIDED = "\ufffd"
 SPECIAL = re.compile(r"<\|[^|<>\s]{1,40}\|>|</?s>|<(?:pad|bos|eos|unk)>", re.IGNORECASE)
 _MASK = re.compile(re.escape(MASK) + r"|<\|mask\|>|\[MASK\]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
-_SHORT = ("<s>", "</s>", "<pad>", "<bos>", "<eos>", "<unk>")
 
-_SUPERSCRIPT = {ord(sign): plain for sign, plain in zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "0123456789-+n", strict=True)}
-_SUPERSCRIPTS = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ]+")
-_SUBSCRIPT = {ord(sign): plain for sign, plain in zip("₀₁₂₃₄₅₆₇₈₉", "0123456789", strict=True)}
-_SUBSCRIPTS = re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
-_STACKED = re.compile("(?<![⁰¹²³⁴⁵⁶⁷⁸⁹])([⁰¹²³⁴⁵⁶⁷⁸⁹]+)[⁄∕/]([₀₁₂₃₄₅₆₇₈₉]+)")
-_VULGAR = re.compile("[¼½¾⅐-⅞↉]")
+_RAISED = {ord(sign): plain for sign, plain in zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "0123456789-+n", strict=True)}
+_LOWERED = {ord(sign): plain for sign, plain in zip("₀₁₂₃₄₅₆₇₈₉", "0123456789", strict=True)}
 _COMMANDS = {
     "×": "times", "·": "cdot", "⋅": "cdot", "∙": "cdot", "÷": "div", "∞": "infty", "π": "pi", "±": "pm",
     "≤": "le", "≥": "ge", "≠": "ne", "≈": "approx", "∪": "cup", "∩": "cap", "∈": "in", "∅": "emptyset", "θ": "theta",
@@ -35,13 +29,10 @@ _SIGNS = {
     **dict.fromkeys((0xA0, *range(0x2000, 0x200B), 0x202F, 0x3000), " "),
     **{ord(sign): f"\\{command} " for sign, command in _COMMANDS.items()},
     **{ord(sign): plain for sign, plain in zip("º˚⁄∕’‘“”\u066b\u066c", "°°//''\"\".,", strict=True)},
-    ord("。"): ". ",
-    ord("、"): ", ",
-    ord("∶"): ":",
-}
-_ROOT = re.compile(r"([√∛∜])\s*(\(|\d+(?:\.\d+)?|[A-Za-z])")
+    ord("。"): ". ", ord("、"): ", ", ord("∶"): ":",
+}  # fmt: skip
+_ROOT = re.compile(r"([√∛∜])\s*(?:\(([^()]{0,200})\)|(\d+(?:\.\d+)?|[A-Za-z]))")
 _ROOTS = {"√": "\\sqrt", "∛": "\\sqrt[3]", "∜": "\\sqrt[4]"}
-_CUT = 48
 
 
 def without_padding(text: str) -> str:
@@ -50,23 +41,17 @@ def without_padding(text: str) -> str:
     while end:
         if text[end - 1].isspace() or text[end - 1] == "\0":
             end -= 1
-        elif text.endswith("|>", 0, end):
-            start = text.rfind("<|", max(0, end - _CUT), end)
-            if start < 0 or text.startswith(MASK, start) or not SPECIAL.fullmatch(text, start, end):
-                break
-            end = start
-        elif text.endswith(_SHORT, 0, end):
-            end = text.rfind("<", 0, end)
-        else:
+            continue
+        start = text.rfind("<", max(0, end - 48), end)
+        if start < 0 or text.startswith(MASK, start) or not SPECIAL.fullmatch(text, start, end):
             break
+        end = start
     return text[:end]
 
 
 def clean(text: str) -> str:
     """The last ``CAP`` characters: ASCII digits and signs, special tokens as separators, no control characters."""
-    text = text[-CAP:]
-    if "\x08oxed" in text:  # what "\boxed" becomes in a string that is not raw
-        text = text.replace("\x08oxed", "\\boxed")
+    text = text[-CAP:].replace("\x08oxed", "\\boxed")  # what "\boxed" becomes in a string that is not raw
     text = _CONTROL.sub("", text.replace("\r", "\n"))
     if "<" in text or "[" in text:
         text = SPECIAL.sub(SEPARATOR, _MASK.sub(UNDECIDED, text))
@@ -75,14 +60,13 @@ def clean(text: str) -> str:
 
 def _plain(text: str) -> str:
     # NFKC alone would turn 5² into 52 and 3½ into 31/2, so these go first.
-    text = _STACKED.sub(lambda m: " " + m[1].translate(_SUPERSCRIPT) + "/" + m[2].translate(_SUBSCRIPT), text)
-    text = _SUPERSCRIPTS.sub(lambda m: "^{" + m[0].translate(_SUPERSCRIPT) + "}", text)
-    text = _SUBSCRIPTS.sub(lambda m: "_{" + m[0].translate(_SUBSCRIPT) + "}", text)
-    text = _VULGAR.sub(lambda m: " " + unicodedata.normalize("NFKC", m[0]), text)
+    text = re.sub("(?<![⁰-⁹¹²³])([⁰¹²³⁴-⁹]+)[⁄∕/]([₀-₉]+)", lambda m: f" {m[0].translate(_RAISED | _LOWERED)}", text)
+    text = re.sub("[⁰¹²³⁴-⁹⁻⁺ⁿ]+", lambda m: "^{" + m[0].translate(_RAISED) + "}", text)
+    text = re.sub("[₀-₉]+", lambda m: "_{" + m[0].translate(_LOWERED) + "}", text)
+    text = re.sub("[¼½¾⅐-⅞↉]", lambda m: " " + unicodedata.normalize("NFKC", m[0]), text)
     text = unicodedata.normalize("NFKC", text.translate(_SIGNS)).translate(_SIGNS)
     text = "".join(_ascii_digit(sign) for sign in text)
-    text = _ROOT.sub(lambda m: _ROOTS[m[1]] + ("(" if m[2] == "(" else "{" + m[2] + "}"), text)
-    return _closed_roots(text)
+    return _ROOT.sub(lambda m: f"{_ROOTS[m[1]]}{{{m[2] or m[3]}}}", text)
 
 
 def _ascii_digit(sign: str) -> str:
@@ -91,8 +75,3 @@ def _ascii_digit(sign: str) -> str:
     if sign.isdecimal():
         return str(unicodedata.decimal(sign))
     return "" if unicodedata.category(sign) == "Cf" else sign
-
-
-def _closed_roots(text: str) -> str:
-    """``\\sqrt(x)`` with flat parentheses -> ``\\sqrt{x}``."""
-    return re.sub(r"\\sqrt(\[\d\])?\(([^()]{0,200})\)", r"\\sqrt\1{\2}", text)

@@ -30,15 +30,17 @@ HEDGES = frozenset(
 """Words beside a number that make it another number, or no definite one."""
 
 _POWERS = {"square": "^2", "sq": "^2", "cubic": "^3", "cu": "^3", "平方": "^2", "立方": "^3"}
+_KNOWN_NAMES = {name + power for name in KNOWN.values() for power in ("", "^2", "^3")}
+_RARE = {"n", "j", "w", "v"}  # units whose letter is more often a variable
+_NO_NOUNS = frozenset("sinh cosh tanh arcsin arccos arctan sqrt frac theta alpha beta gamma base".split())
 _TOKEN = re.compile(r"[A-Za-z$€£¥₹¢°'\u4e00-\u9fff]+(?:\^?\{?[23]\}?(?!\d))?|[/.*-]|\S")
-_POWER = re.compile(r"(.*?)\^?\{?([23])\}?$")
+_POWER = re.compile(r"(.+?)\^?\{?([23])\}?")
 _CJK = re.compile(
     "(?:(?![或和不至到万亿千百十半倍打双对分之多约余来几又点成折零一二三四五六七八九两])[\u3040-\u30ff\u4e00-\u9fff]){1,4}"
 )
 _SAME = {"mile/h": "mph", "degree celsius": "celsius", "degree fahrenheit": "fahrenheit", "us $": "$"}
 KIND = re.compile(r"\b(?:different|distinct|possible)\s+(?=[a-z]{3})(?!(?:from|than|to)\b)", re.IGNORECASE)
 """Says how things are counted, and changes no number."""
-_CHINESE = re.compile("(平方|立方)(?=.)")
 
 
 def canonical(text: str) -> str | None:
@@ -47,43 +49,54 @@ def canonical(text: str) -> str | None:
     >>> canonical("square centimeters"), canonical("cm^2"), canonical("red eggs"), canonical("x")
     ('cm^2', 'cm^2', 'red egg', None)
     """
-    words = _TOKEN.findall(KIND.sub("", _CHINESE.sub(r"\1 ", text)))
-    if len(words) > 8:
-        return None
-    names: list[str] = []
+    words = [word.lower() for word in _TOKEN.findall(KIND.sub("", re.sub("(平方|立方)(?=.)", r"\1 ", text)))]
+    names: list[str | None] = []
     power = ""
     for word in words:
-        word = word.lower()
-        if word in {".", "-"}:
-            continue
-        if word in {"/", "per"}:
-            names.append("/")
-        elif word in _POWERS:
+        if word in _POWERS:
             power = _POWERS[word]
-        else:
-            name = "us" if word == "us" else _name(word)
-            if name is None:
-                return None
-            names.append(name + power)
+        elif word in {"/", "per"}:
+            names.append("/")
+        elif word not in {".", "-"}:
+            name = _name(word)
+            names.append(name and name + power)
             power = ""
-    if power or (names and names[-1] == "/"):
+    if power or len(words) > 8 or None in names or names[-1:] == ["/"]:
         return None
-    name = " ".join(names).replace(" / ", "/")
+    name = " ".join(filter(None, names)).replace(" / ", "/")
     return _SAME.get(name, name)
 
 
 def _name(word: str) -> str | None:
-    found = _POWER.match(word)
-    power = "^" + found[2] if found and found[1] else ""
-    stem = found[1] if found and found[1] else word
+    found = _POWER.fullmatch(word)
+    stem, power = (found[1], "^" + found[2]) if found else (word, "")
     for candidate in (stem, stem.removesuffix("s"), stem.removesuffix("es")):
         if candidate in KNOWN and not (len(candidate) == 1 and candidate != stem):
             return KNOWN[candidate] + power
-    if _CJK.fullmatch(stem) or stem == "of":
+    if _CJK.fullmatch(stem) or stem in ("of", "us"):
         return stem
-    if stem in HEDGES or len(stem) < 3 or power or not stem.replace("'", "").isalpha():
-        return None
-    return stem.removesuffix("s")
+    is_noun = len(stem) > 2 and not power and stem.replace("'", "").isalpha() and stem not in HEDGES
+    return stem.removesuffix("s") if is_noun else None
+
+
+def kinds(unit: str, text: str) -> set[str]:
+    """What the names of a canonical unit are: `letter`, `rare letter`, `known`, `noun` or (another) `word`.
+
+    Args:
+        unit: Canonical unit.
+        text: The unit as it was written.
+    """
+    found = {_kind(name, text) for name in re.split(r"[ /]", unit) if name}
+    if re.match(r"[A-Za-z](?![A-Za-z])", text):
+        found.add("rare letter" if unit in _RARE or text[0] == "M" else "letter")  # 5M may be five million
+    return found
+
+
+def _kind(name: str, text: str) -> str:
+    if name in _KNOWN_NAMES:
+        return "known"
+    is_long = len(name) > 3 or (len(name) == 3 and name + "s" in text.lower())
+    return "noun" if is_long and re.search("[aeiou]", name) and name not in _NO_NOUNS else "word"
 
 
 def conflict(gold: str, found: str) -> bool:

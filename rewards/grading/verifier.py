@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 DEADLINE = 2.0
 """CPU seconds for one comparison."""
-START_SECONDS = 120.0
-"""Seconds for the process to import sympy on a busy machine."""
-SLOWEST = 60.0
-"""A process that has not answered after so many seconds for each CPU second it may use is hung."""
 COMPARISONS_PER_PROCESS = 5000
-"""Comparisons before a fresh process: sympy's caches grow."""
+"""Comparisons before a fresh process, because sympy's caches grow."""
 
 
 class VerifierTimeout(Exception):
@@ -42,11 +35,11 @@ class Verifier:
         self._deadline = deadline
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
-        self._ready = False
+        self._is_ready = False
         self._used = 0
 
     def __call__(self, gold: str, answer: str) -> bool:
-        """Whether two expressions are equal.
+        """Whether two LaTeX expressions, or two relations, are equal.
 
         Raises:
             VerifierTimeout: The comparison has spent its CPU time; the process is replaced.
@@ -55,13 +48,15 @@ class Verifier:
         """
         with self._lock:
             self._start()
-            try:
-                outcome = self._ask(json.dumps([gold, answer]) + "\n")
-            except (VerifierTimeout, VerifierError, OSError) as error:
-                self._kill()
-                self._spawn()  # starts while other answers are compared
-                raise error if isinstance(error, VerifierTimeout) else VerifierError(str(error)) from error
+            line = self._ask(json.dumps([gold, answer]) + "\n")
+            if not line:
+                status = self._end()
+                self._spawn()  # it starts while other answers are compared
+                if status == -signal.SIGPROF:
+                    raise VerifierTimeout(f"a comparison has spent its {self._deadline} s of CPU time")
+                raise VerifierError(f"the process that compares expressions died with status {status}")
             self._used += 1
+        outcome = json.loads(line)
         if outcome is None:
             raise VerifierError(f"the comparison raised on {answer[:100]!r}")
         return bool(outcome)
@@ -78,7 +73,7 @@ class Verifier:
     def close(self) -> None:
         """Ends the process."""
         with self._lock:
-            self._kill()
+            self._end()
 
     def __getstate__(self) -> dict[str, float]:
         return {"deadline": self._deadline}
@@ -88,69 +83,40 @@ class Verifier:
 
     def _start(self) -> None:
         if self._process is not None and (self._used >= COMPARISONS_PER_PROCESS or self._process.poll() is not None):
-            self._kill()
+            self._end()
         if self._process is None:
             self._spawn()
-        if not self._ready:
-            try:
-                line = self._line(START_SECONDS)
-            except (VerifierTimeout, VerifierError, OSError) as error:
-                self._kill()
-                raise VerifierUnavailable(
-                    f"the math-verify process did not start ({error}); is math-verify==0.9.0 installed for "
-                    f"{sys.executable}?"
-                ) from error
-            if line != "ready":
-                self._kill()
-                raise VerifierUnavailable(f"the math-verify process said {line[:100]!r} instead of 'ready'")
-            self._ready = True
+        if not self._is_ready and self._ask() != "ready":
+            raise VerifierUnavailable(
+                f"the process that compares expressions did not start (status {self._end()}); is math-verify==0.9.0 "
+                f"installed for {sys.executable}?"
+            )
+        self._is_ready = True
 
     def _spawn(self) -> None:
-        root = str(Path(__file__).parents[2])
-        path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+        path = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
         self._process = subprocess.Popen(
             [sys.executable, "-m", "rewards.grading.worker", str(self._deadline)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}, close_fds=True, start_new_session=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0,
+            start_new_session=True, env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
-        self._ready, self._used = False, 0
+        self._is_ready, self._used = False, 0
 
-    def _kill(self) -> None:
-        process, self._process, self._ready = self._process, None, False
-        if process is not None:
-            process.kill()
-            for pipe in (process.stdin, process.stdout):
-                with contextlib.suppress(OSError):
-                    if pipe:
-                        pipe.close()
-            process.wait()
+    def _ask(self, question: str = "") -> str:
+        """The process's next line; empty if it died."""
+        assert self._process and self._process.stdin and self._process.stdout
+        try:
+            self._process.stdin.write(question.encode())
+            return self._process.stdout.readline().decode().strip()
+        except OSError:
+            return ""
 
-    def _ask(self, line: str) -> bool | None:
-        assert self._process is not None and self._process.stdin is not None
-        self._process.stdin.write(line.encode())
-        self._process.stdin.flush()
-        return json.loads(self._line(SLOWEST * self._deadline))
-
-    def _line(self, seconds: float) -> str:
-        assert self._process is not None and self._process.stdout is not None
-        source = self._process.stdout.fileno()
-        waiting = select.poll()
-        waiting.register(source, select.POLLIN)
-        end = time.monotonic() + seconds
-        data = b""
-        while not data.endswith(b"\n"):
-            left = end - time.monotonic()
-            if left <= 0 or not waiting.poll(left * 1000):
-                raise VerifierTimeout(f"no outcome within {seconds} s")
-            piece = os.read(source, 4096)
-            if not piece:
-                raise self._death()
-            data += piece
-        return data.decode().strip()
-
-    def _death(self) -> Exception:
-        assert self._process is not None
-        status = self._process.wait()
-        if status == -signal.SIGPROF:
-            return VerifierTimeout(f"a comparison has spent its {self._deadline} s of CPU time")
-        return VerifierError(f"the process that compares expressions died with status {status}")
+    def _end(self) -> int | None:
+        """Ends the process, and returns its status; negative for the signal that had ended it before."""
+        process, self._process = self._process, None
+        if process is None:
+            return None
+        process.kill()
+        with process:  # closes the pipes and waits
+            pass
+        return process.returncode

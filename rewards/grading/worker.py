@@ -8,8 +8,7 @@ import resource
 import signal
 import sys
 
-MEMORY = 2 * 1024**3
-"""Address space, in bytes."""
+MEMORY = 2 * 1024**3  # bytes of address space
 
 
 def main(cpu_seconds: float) -> None:
@@ -18,27 +17,24 @@ def main(cpu_seconds: float) -> None:
     Args:
         cpu_seconds: CPU time for one comparison. SIGPROF ends the process when it is spent.
     """
-    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY if hard == resource.RLIM_INFINITY else min(MEMORY, hard), hard))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    for which, most in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_CORE, 0)):
+        hard = resource.getrlimit(which)[1]
+        resource.setrlimit(which, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    answers = os.fdopen(os.dup(1), "w")
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nothing that a library prints may look like an answer
     from rewards.grading.symbolic import equal  # noqa: PLC0415 - after the memory limit
 
     equal("\\sqrt{x}", "x^{1/2}")  # what sympy loads at its first use is no part of a comparison
     answers.write("ready\n")
-    answers.flush()
     for line in sys.stdin:
-        gold, answer = json.loads(line)
         signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
         try:
-            outcome = equal(gold, answer)
+            outcome = equal(*json.loads(line))
         except Exception:  # sympy may fail in any way on a model's text
             outcome = None
         signal.setitimer(signal.ITIMER_PROF, 0)
         answers.write(json.dumps(outcome) + "\n")
-        answers.flush()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from rewards.grading import verifier
 from rewards.grading.verifier import Verifier, VerifierError, VerifierTimeout, VerifierUnavailable
 
 TOWER = "(((2^{999})^{999})^{999})^{999}"
@@ -57,16 +56,6 @@ def test_time_in_which_the_process_computes_nothing_does_not_count():
     os.kill(process_of(verify), signal.SIGSTOP)
     threading.Timer(1.0, os.kill, (process_of(verify), signal.SIGCONT)).start()
     assert verify("\\frac{1}{\\sqrt{2}}", "\\frac{\\sqrt{2}}{2}") is True
-    verify.close()
-
-
-def test_a_process_that_hangs_is_replaced(monkeypatch):
-    monkeypatch.setattr(verifier, "SLOWEST", 0.5)
-    verify = Verifier(deadline=1.0)
-    verify.load()
-    os.kill(process_of(verify), signal.SIGSTOP)
-    with pytest.raises(VerifierTimeout):
-        verify("1", "1")
     verify.close()
 
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import re
 
-from rewards.grading.notation import plain, unwrapped
+from rewards.grading.latex import canonical
 
 _SAID = re.compile(
-    r"(?:yes|no)\b(?!\.\s*\d|-\w)[*]*\s*(?:$|[^\w\s?]"
-    r"|(?:it|there|they|the|this|that|these|those|because|since|both|all)\b)",
+    r"(?:yes|no)\b(?!\.\s*\d|-\w)[*]*\s*(?:$|[^\w\s?]|(?:it|there|they|the|this|that|these|those|because|since|both|all)\b)",
     re.IGNORECASE,
 )
-YES_NO = {"yes": "yes", "no": "no"}
-CLASSES = (
+_CLASSES = (
     {"gray": "gray", "grey": "gray", **{c: c for c in ("red", "blue", "green", "brown", "purple", "cyan", "yellow")}},
     {"cube": "cube", "block": "cube", "sphere": "sphere", "ball": "sphere", "cylinder": "cylinder"},
     {"large": "large", "big": "large", "small": "small", "tiny": "small"},
@@ -27,20 +25,21 @@ _HEDGES = frozenset(
 
 def tokens(text: str) -> list[str]:
     """The words of an extracted answer, in small letters."""
-    return re.findall(r"[^\W_]+(?:'[a-z]+)?", unwrapped(plain(unwrapped(text))).replace("*", "").casefold())
+    return re.findall(r"[^\W_]+(?:'[a-z]+)?", canonical(text).casefold())
+
+
+def yes_or_no(text: str) -> str | None:
+    """The one word that a text is, if that is yes or no."""
+    found = tokens(text)
+    return found[0] if found in (["yes"], ["no"]) else None
 
 
 def same_yes_no(gold: str, text: str) -> bool:
     """Whether a text says the gold "yes" or "no" first and the other nowhere."""
     found = tokens(text)
-    if not found or found[0] not in YES_NO or found[0] != gold:
+    if found[:1] != [gold] or len(found) > 30 or not _SAID.match(canonical(text).lstrip("*(")):
         return False
-    if not _SAID.match(unwrapped(plain(unwrapped(text))).lstrip("*(")):
-        return False
-    other = {"yes", "no"} - {gold}
-    return (
-        len(found) <= 30 and not other & set(found) and not {"maybe", "perhaps", "unsure", "or", "wait"} & set(found)
-    )
+    return not {"yes", "no", "maybe", "perhaps", "unsure", "or", "wait"} & set(found[1:]) - {gold}
 
 
 def same_word(gold: str, text: str) -> bool:
@@ -48,12 +47,12 @@ def same_word(gold: str, text: str) -> bool:
     ours, theirs = tokens(gold), tokens(text)
     if not ours or "?" in text or len(theirs) > 12:
         return False
-    for names in CLASSES:
-        if len(ours) == 1 and _stem(ours[0]) in names:
-            wanted = names[_stem(ours[0])]
+    for names in _CLASSES:
+        wanted = names.get(_stem(ours[0])) if len(ours) == 1 else None
+        if wanted:
             found = {names[_stem(word)] for word in theirs if _stem(word) in names}
-            said = len(theirs) <= 6 or names.get(_stem(theirs[-1])) == wanted
-            return said and found == {wanted} and not _HEDGES & set(theirs)
+            is_said = len(theirs) <= 6 or names.get(_stem(theirs[-1])) == wanted
+            return is_said and found == {wanted} and not _HEDGES & set(theirs)
     while theirs and theirs[0] in {"the", "a", "an", "it", "is", "it's"} and ours != theirs:
         theirs = theirs[1:]
     return ours == theirs

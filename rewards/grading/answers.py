@@ -1,0 +1,241 @@
+"""A mathematical answer as a typed value, such as a number, an interval, a matrix or an expression."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+from rewards.grading import arithmetic, numbers, units
+from rewards.grading.brackets import COMMA, is_bracketed, outside, split, without_brackets
+from rewards.grading.expressions import FUNCTIONS, in_radians, is_readable, symbols
+from rewards.grading.latex import strip_wrapping
+from rewards.grading.numbers import NAME, Number
+
+Time = NamedTuple("Time", [("hour", int), ("minute", int), ("second", int), ("is_half_known", bool)])
+"""A time of day; the half of the day is known by "p.m.", or by an hour above 12."""
+Numeral = NamedTuple("Numeral", [("digits", str), ("base", str)])
+"""A numeral with its base, which is compared as written."""
+Choice = NamedTuple("Choice", [("letter", str)])
+"""The letter of an option, or a single capital."""
+Interval = NamedTuple("Interval", [("low", str), ("high", str), ("brackets", str), ("name", str)])
+"""An interval; its variable is named where it was written as an inequality."""
+Sequence = NamedTuple("Sequence", [("brackets", str), ("items", tuple[str, ...])])
+"""The items of a list (no brackets), a tuple, or a set (``⦃⦄``)."""
+Union = NamedTuple("Union", [("parts", tuple["Interval | Sequence", ...])])
+"""Intervals and sets of which each holds a part."""
+Matrix = NamedTuple("Matrix", [("rows", tuple[tuple[str, ...], ...])])
+"""The cells of a matrix by rows."""
+Relation = NamedTuple("Relation", [("sides", tuple[str, ...]), ("signs", tuple[str, ...])])
+"""The sides of an equation or inequality, and the signs between them."""
+Expression = NamedTuple("Expression", [("text", str), ("unit", str)])
+"""A formula that sympy compares, with its unit where one is known."""
+Words = NamedTuple("Words", [("text", str)])
+"""A text that is compared by its spelling."""
+Value = Number | Time | Numeral | Choice | Interval | Union | Sequence | Matrix | Relation | Expression | Words
+
+
+class Parsed(NamedTuple):
+    """What an answer says."""
+
+    text: str
+    values: tuple[Value, ...]
+    """Usually one; all sides of an equation such as ``2 + 5 = 7``, which must all be right."""
+    name: str = ""
+    """What it is said to be the value of: ``x`` in ``x = 7``."""
+
+
+_TIME = re.compile(
+    r"(\d{1,2})(?::(\d{2})(?::(\d{2}))?)?\s*(?:([ap])\.?\s*m\.?)?(?:\s*o'clock)?\.?",
+    re.IGNORECASE,
+)
+_NUMERAL = re.compile(r"\(?([0-9A-Za-z]+)\)?\s*(?:_\{?\s*\(?(\w+)\)?\s*\}?|\s+\(?(?:in )?base[ -](\w+)\)?)")
+_BASES = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9",
+          "ten": "10", "twelve": "12", "sixteen": "16"}  # fmt: skip
+_EQUALS, _RELATION, _UNSOLVED = re.compile("[=∈]"), re.compile("[<>≤≥≠=∈]"), re.compile("[<>≤≥≠∈]")
+_JOIN = re.compile(r"\s*,?\s+(?:and|or)\s+|\s*;\s*|,", re.IGNORECASE)
+_OR = re.compile(r"\s+or\s+|∪")
+_BOUNDED = re.compile(r"[A-Za-z](?:_\w)?|\\(?:theta|alpha|lambda)")
+_DESCRIBED = re.compile(r"⦃\s*[A-Za-z]\s*[|:]\s*([^=]+)⦄")
+_COORDINATES = re.compile(r"\(\s*([a-z\\]+(?:\s*,\s*[a-z\\]+)+)\s*\)\s*=\s*(?=\()")
+_POINT = re.compile(r"[A-Z](?=\([^()]*,)")
+_ROW_SPACE = re.compile(r"\\\\\s*\[-?[\d.]+\s*[a-z]{2}\]")
+_MATRIX = re.compile(r"\\begin\{pmatrix\}((?:(?!\\begin).)*)\\end\{pmatrix\}", re.DOTALL)
+_LETTER = re.compile(r"\(?([A-J])[).]?")
+_UNIT_AT_END = re.compile(
+    r"""(.*?[\w})π]) (?:\s+|(?<=[})]))
+    ( (?:(?:square|cubic|sq)[ ])? [A-Za-z°]+ (?:\s*/\s*[A-Za-z]+|[ ]per[ ][a-z]+)? (?:\^?\{?[23]\}?)? )""",
+    re.VERBOSE,
+)
+MIRRORED = {"<": ">", ">": "<", "≤": "≥", "≥": "≤", "≠": "≠", "=": "=", "∈": "∋"}
+
+
+def parse(text: str) -> Parsed:
+    """The typed value of a text in canonical spelling.
+
+    >>> parse("x = 7").name, parse("x^2 = 49").values, parse("(1, 2]").values
+    ('x', (Relation(sides=('x^2', '49'), signs=('=',)),), (Interval(low='1', high='2', brackets='(]', name=''),))
+    """
+    text = _without_coordinates(without_brackets(text))
+    whole = _first(text, _NOTATIONS)
+    if whole:
+        return Parsed(text, (whole,))
+    sides = split(text, _EQUALS)
+    if not _is_name(sides[0], sides[1:]) and _is_name(sides[-1], sides[:-1]):
+        sides = [sides[-1], *sides[:-1]]  # 7 = x
+    if _is_name(sides[0], sides[1:]):
+        return Parsed(text, tuple(map(_value, sides[1:])), sides[0])
+    if all(sides) and not symbols(text) and not _UNSOLVED.search(text):
+        return Parsed(text, tuple(map(_value, sides)))
+    value = _value(text)
+    return Parsed(text, (value,), value.name if isinstance(value, Interval) else "")
+
+
+def _is_name(text: str, sides: list[str]) -> bool:
+    """Whether an equation's first side is a name that its other sides do not hold."""
+    name = text.lstrip("\\")
+    is_name = bool(sides and all(sides) and NAME.fullmatch(text)) and name not in FUNCTIONS | {"e", "i"}
+    return is_name and not any(name in symbols(side) for side in sides)
+
+
+def _value(text: str) -> Value:
+    text = without_brackets(strip_wrapping(text))
+    return _first(text, (*_NOTATIONS, *_FORMS)) or Words(text)
+
+
+def _first(text: str, readers: tuple[Callable[[str], Value | None], ...]) -> Value | None:
+    return next((value for value in (read(text) for read in readers) if value is not None), None)
+
+
+def _without_coordinates(text: str) -> str:
+    """``(x, y) = (2, 3)`` and ``P(2, 3)`` -> ``(2, 3)``."""
+    named = _COORDINATES.match(text)
+    if named:
+        names = [name.strip().lstrip("\\") for name in named[1].split(",")]
+        return text[named.end() :] if names == sorted(names) else text
+    return text[1:] if _POINT.match(text) else text
+
+
+def _time(text: str) -> Time | None:
+    found = _TIME.fullmatch(text)
+    if not found or not (found[2] or found[4]):
+        return None
+    hour, half = int(found[1]), (found[4] or "").lower()
+    if half and hour <= 12:
+        hour = hour % 12 + (12 if half == "p" else 0)
+    return Time(hour, int(found[2] or 0), int(found[3] or 0), bool(half) or hour > 12)
+
+
+def _numeral(text: str) -> Numeral | None:
+    found = _NUMERAL.fullmatch(text)
+    if not found or not any(sign.isdigit() for sign in found[1]):
+        return None
+    base = (found[2] or found[3]).lower()
+    return Numeral(found[1].upper(), _BASES.get(base, base))
+
+
+def _choice(text: str) -> Choice | None:
+    found = _LETTER.fullmatch(text)
+    return Choice(found[1]) if found else None
+
+
+def _number(text: str) -> Number | None:
+    number = None if "=" in text else numbers.read(text, loose_units=False)
+    if number:
+        return number
+    bare, unit = _unit(text)
+    value = arithmetic.value(bare)
+    return None if value is None else Number(value, unit)
+
+
+def _matrix(text: str) -> Matrix | None:
+    found = _MATRIX.fullmatch(text)
+    if not found:
+        return None
+    rows = _ROW_SPACE.sub(r"\\\\", found[1]).strip().removesuffix("\\\\").split("\\\\")
+    return Matrix(tuple(tuple(cell.strip() for cell in row.split("&")) for row in rows))
+
+
+def _union(text: str) -> Union | None:
+    parts = [_interval(part) or (_bracketed(part) if part[:1] == "⦃" else None) for part in split(text, _OR)]
+    sets = tuple(part for part in parts if isinstance(part, (Interval, Sequence)))
+    return Union(sets) if len(parts) == len(sets) > 1 else None
+
+
+def _list(text: str) -> Sequence | None:
+    items = [item for part in split(text, _JOIN) if part for item in _both_signs(part)]
+    return Sequence("", tuple(items)) if len(items) > 1 else None
+
+
+def _bracketed(text: str) -> Value | None:
+    if not text or text[0] not in "([⦃" or not is_bracketed(text):
+        return None
+    described = _DESCRIBED.fullmatch(text)
+    if described:
+        return _inequality(described[1].strip())
+    items = [item for part in split(text[1:-1], COMMA) if part for item in _both_signs(part)]
+    if text[0] == "⦃":
+        return _value(items[0]) if len(items) == 1 and items[0] != "⦃⦄" else Sequence("⦃⦄", tuple(items))
+    if text[0] + text[-1] in ("(]", "[)") or "∞" in text:
+        return _interval(text)
+    return Sequence(text[0] + text[-1], tuple(items)) if len(items) > 1 else None
+
+
+def _interval(text: str) -> Interval | None:
+    """An interval by its brackets, or an inequality."""
+    if text[:1] not in ("(", "[") or text[-1] not in ")]" or not is_bracketed(text):
+        return _inequality(text)
+    ends = [end.lstrip("+").strip() for end in split(text[1:-1], COMMA)]
+    return Interval(ends[0], ends[1], text[0] + text[-1], "") if len(ends) == 2 and all(ends) else None
+
+
+def _inequality(text: str) -> Interval | None:
+    relation = _relation(text)
+    if relation is None or not all(relation.sides) or not set(relation.signs) <= set("<>≤≥"):
+        return None
+    sides, signs = relation
+    if signs[0] in ">≥":
+        sides, signs = sides[::-1], tuple(MIRRORED[sign] for sign in signs[::-1])
+    if len(sides) == 2 and bool(_BOUNDED.fullmatch(sides[0])) != bool(_BOUNDED.fullmatch(sides[1])):
+        sides, signs = (
+            (("-∞", *sides), ("<", *signs)) if _BOUNDED.fullmatch(sides[0]) else ((*sides, "∞"), (*signs, "<"))
+        )
+    if len(sides) != 3 or not _BOUNDED.fullmatch(sides[1]) or not set(signs) <= set("<≤"):
+        return None
+    return Interval(sides[0], sides[2].lstrip("+"), "(["[signs[0] == "≤"] + ")]"[signs[1] == "≤"], sides[1])
+
+
+def _relation(text: str) -> Relation | None:
+    signs = tuple(sign[0] for sign in outside(text, _RELATION))
+    return Relation(tuple(split(text, _RELATION)), signs) if signs else None
+
+
+def _expression(text: str) -> Expression | None:
+    bare, unit = _unit(in_radians(text))
+    return Expression(bare, unit) if is_readable(bare) else None
+
+
+def _unit(text: str) -> tuple[str, str]:
+    """A quantity -> the expression and its unit."""
+    if text.endswith("°"):
+        return text.replace("°", "").strip(), "degree"
+    found = _UNIT_AT_END.fullmatch(text)
+    if not found or len(found[2]) < 2 or found[2].lower() in FUNCTIONS:
+        return text, ""
+    name = units.canonical(found[2])
+    known = name is not None and all(word.isdigit() or word in units.KNOWN for word in re.split(r"[ /^]", name))
+    return (without_brackets(found[1]), name) if name and known else (text, "")
+
+
+def _both_signs(text: str) -> list[str]:
+    if text.count("±") != 1:
+        return [text]
+    before, after = text.split("±")
+    plus = "+" if before.strip() and not before.rstrip().endswith("=") else ""
+    return [f"{before}{plus}{after}", f"{before}-{after}"]
+
+
+_NOTATIONS = (_time, _numeral, _choice, _number, _matrix, _bracketed, _union, _list)
+"""Readers of notations, tried before equations, since x = 1, 2 is a list."""
+_FORMS = (_inequality, _relation, _expression)
+"""Readers of formulas."""

@@ -1,0 +1,228 @@
+"""Whether a mathematical answer is the gold: one table says how values of two types compare."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from collections.abc import Sequence as Items
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rewards.grading import numbers, units
+from rewards.grading.answers import (
+    MIRRORED,
+    Choice,
+    Expression,
+    Interval,
+    Matrix,
+    Numeral,
+    Parsed,
+    Relation,
+    Sequence,
+    Time,
+    Union,
+    Value,
+    parse,
+)  # fmt: skip
+from rewards.grading.brackets import depth
+from rewards.grading.expressions import LONGEST, has_words, latex, symbols
+from rewards.grading.latex import canonical
+from rewards.grading.numbers import Number
+
+_MOST_ITEMS = 64
+"""Longest list, and largest matrix, that is compared."""
+_DEEPEST = 8
+"""Nesting of lists that is compared."""
+_SYMBOL = re.compile(r"[A-Za-z]|[A-Z]{2}")
+"""A variable, or a segment by its ends in either order."""
+_ARTICLE = re.compile(r"(?:an?|the) (?=[a-z]{3})", re.IGNORECASE)
+
+
+def is_usable(gold: str) -> bool:
+    """Whether a gold can be compared: not empty, not too long, brackets closed."""
+    text = canonical(gold)
+    return bool(text) and len(text) <= LONGEST and depth(text) is not None
+
+
+def same(gold: str, answer: str, verify: Callable[[str, str], bool], any_form: bool = False) -> bool:
+    """Whether an answer is the gold.
+
+    Args:
+        gold: Gold answer, LaTeX or plain.
+        answer: Extracted answer.
+        verify: Compares two expressions, or two relations; called only for what cheaper comparisons leave open.
+        any_form: A point may be given by its named coordinates, and they by a point.
+    """
+    if len(answer) > LONGEST:
+        return False
+    ours, theirs = canonical(gold), canonical(answer)
+    if not theirs or "\ufffd" in theirs or depth(theirs) is None:
+        return False
+    return _Comparison(verify, any_form).texts(ours, theirs)
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    verify: Callable[[str, str], bool]
+    any_form: bool
+    level: int = 0
+
+    def texts(self, gold: str, answer: str) -> bool:
+        if _key(gold) == _key(answer):
+            return True
+        ours, theirs = parse(gold), parse(answer)
+        if _key(ours.text) == _key(theirs.text):
+            return True
+        if any(isinstance(value, Relation) for value in ours.values + theirs.values):
+            return self.relations(_as_relation(ours), _as_relation(theirs))
+        return _names_agree(ours, theirs) and all(self.values(ours.values[-1], value) for value in theirs.values)
+
+    def values(self, gold: Value, answer: Value) -> bool:
+        rule = _RULES.get((type(gold), type(answer)))
+        return rule is not None and rule(self, gold, answer)
+
+    def parts(self, gold: str, answer: str) -> bool:
+        return self.level < _DEEPEST and replace(self, level=self.level + 1).texts(gold, answer)
+
+    def formulas(self, gold: str, answer: str) -> bool:
+        return symbols(gold) == symbols(answer) and self.verify(latex(gold), latex(answer))
+
+    def relations(self, gold: Relation | None, answer: Relation | None) -> bool:
+        if gold is None or answer is None:
+            return False
+        if tuple(MIRRORED[sign] for sign in answer.signs[::-1]) == gold.signs != answer.signs:
+            answer = Relation(answer.sides[::-1], gold.signs)
+        return gold.signs == answer.signs and all(map(self.formulas, _pairs(gold), _pairs(answer)))
+
+    def spelled(self, gold: Any, answer: Any) -> bool:
+        return gold == answer
+
+    def numbers(self, gold: Number, answer: Number) -> bool:
+        return numbers.same(gold, answer)
+
+    def expressions(self, gold: Number | Expression, answer: Number | Expression) -> bool:
+        if units.conflict(gold.unit, answer.unit):
+            return False
+        ours, theirs = _formula(gold), _formula(answer)
+        return bool(ours and theirs) and (_key(ours) == _key(theirs) or self.formulas(ours, theirs))
+
+    def intervals(self, gold: Interval, answer: Interval) -> bool:
+        if gold.brackets != answer.brackets or len({gold.name, answer.name} - {""}) > 1:
+            return False
+        return self.parts(gold.low, answer.low) and self.parts(gold.high, answer.high)
+
+    def written_interval(self, gold: Interval, answer: Sequence) -> bool:
+        return len(answer.items) == 2 and self.intervals(gold, _as_interval(answer))
+
+    def closed_interval(self, gold: Sequence, answer: Interval) -> bool:
+        is_closed = gold.brackets == "[]" and len(gold.items) == 2  # (1, 2) may be a point
+        return is_closed and self.intervals(_as_interval(gold), answer)
+
+    def unions(self, gold: Union, answer: Union) -> bool:
+        return _match(gold.parts, answer.parts, self.values)
+
+    def matrices(self, gold: Matrix, answer: Matrix) -> bool:
+        ours, theirs = ([cell for row in rows for cell in row] for rows in (gold.rows, answer.rows))
+        shapes = [len(row) for row in gold.rows] == [len(row) for row in answer.rows]
+        return shapes and len(ours) <= _MOST_ITEMS and all(map(self.parts, ours, theirs))
+
+    def sequences(self, gold: Sequence, answer: Sequence) -> bool:
+        if self.any_form and gold.brackets != answer.brackets:
+            gold, answer = _as_point(gold), _as_point(answer)
+        if {gold.brackets, answer.brackets} <= {"", "⦃⦄"} and "…" not in gold.items:
+            if _coordinates(gold) and not _coordinates(answer):
+                return False
+            return _match(_distinct(gold), _distinct(answer), self.parts)
+        same_shape = gold.brackets == answer.brackets and len(gold.items) == len(answer.items) <= _MOST_ITEMS
+        return same_shape and all(map(self.parts, gold.items, answer.items))
+
+
+_RULES: dict[tuple[type, type], Callable[[_Comparison, Any, Any], bool]] = {
+    (Number, Number): _Comparison.numbers,
+    (Number, Expression): _Comparison.expressions,
+    (Expression, Number): _Comparison.expressions,
+    (Expression, Expression): _Comparison.expressions,
+    (Time, Time): _Comparison.spelled,
+    (Numeral, Numeral): _Comparison.spelled,
+    (Choice, Choice): _Comparison.spelled,
+    (Interval, Interval): _Comparison.intervals,
+    (Interval, Sequence): _Comparison.written_interval,
+    (Sequence, Interval): _Comparison.closed_interval,
+    (Union, Union): _Comparison.unions,
+    (Matrix, Matrix): _Comparison.matrices,
+    (Sequence, Sequence): _Comparison.sequences,
+}
+"""How a gold of one type and an answer of another compare; two types that have no rule are never the same."""
+
+
+def _key(text: str) -> str:
+    """Two texts of one key are the same answer."""
+    text = text.rstrip(".")
+    if not has_words(text):
+        return re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", text)
+    text = _ARTICLE.sub("", re.sub(r"\s+", " ", text), count=1).casefold()
+    return text.removesuffix("s") if re.fullmatch(r"[a-z' -]{4,}", text) else text
+
+
+def _names_agree(gold: Parsed, answer: Parsed) -> bool:
+    ours, theirs = gold.name, answer.name
+    if not ours or not theirs:
+        return not theirs or theirs not in symbols(gold.text)
+    if _SYMBOL.fullmatch(ours) and _SYMBOL.fullmatch(theirs):
+        return sorted(ours) == sorted(theirs)
+    of_x = re.fullmatch(r"y?[a-z]\(x\)y?", ours + theirs)  # y = 2x and f(x) = 2x
+    return _key(ours) == _key(theirs) or bool(of_x) or bool(re.search("[a-z]{3}", ours + theirs))
+
+
+def _as_relation(side: Parsed) -> Relation | None:
+    """A relation, or a formula with its name, such as ``y = 2x + 3``, as one."""
+    value = side.values[0] if len(side.values) == 1 else None
+    if isinstance(value, Expression) and side.name and symbols(value.text):
+        return Relation((side.name, value.text), ("=",))
+    return value if isinstance(value, Relation) else None
+
+
+def _pairs(relation: Relation) -> list[str]:
+    sides, signs = relation
+    return [f"{left}{sign}{right}" for left, sign, right in zip(sides, signs, sides[1:], strict=False)]
+
+
+def _formula(value: Number | Expression) -> str:
+    if isinstance(value, Expression):
+        return value.text
+    top, bottom = value.value.as_integer_ratio()
+    return "" if value.percent else str(top) if bottom == 1 else f"\\frac{{{top}}}{{{bottom}}}"
+
+
+def _as_interval(sequence: Sequence) -> Interval:
+    return Interval(sequence.items[0], sequence.items[1], sequence.brackets, "")
+
+
+def _as_point(sequence: Sequence) -> Sequence:
+    """``x = 3, y = 4`` -> ``(3, 4)``."""
+    values = None if sequence.brackets else _coordinates(sequence)
+    return Sequence("()", values) if values else sequence
+
+
+def _coordinates(sequence: Sequence) -> tuple[str, ...] | None:
+    """The values of items that name different variables, in the order of the names; None for other items."""
+    named = sorted(tuple(map(str.strip, item.split("=", 1))) for item in sequence.items if re.match("[a-z] ?=", item))
+    distinct = len({name for name, _ in named}) == len(sequence.items) > 1
+    return tuple(value for _, value in named) if distinct else None
+
+
+def _distinct(sequence: Sequence) -> tuple[str, ...]:
+    return tuple({_key(item): item for item in sequence.items}.values())
+
+
+def _match(ours: Items[Any], theirs: Items[Any], equal: Callable[[Any, Any], bool]) -> bool:
+    """Whether two unordered lists hold the same."""
+    if len(ours) != len(theirs) or len(ours) > _MOST_ITEMS:
+        return False
+    left = list(theirs)
+    for item in ours:
+        found = next((place for place, other in enumerate(left) if equal(item, other)), None)
+        if found is None:
+            return False
+        del left[found]
+    return True

@@ -1,0 +1,111 @@
+"""One spelling for what LaTeX, Markdown and keyboards spell in many ways."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+_SIGNS = {
+    "*": "times cdot ast", "/": "div", "±": "pm mp", "⦃": "lbrace", "⦄": "rbrace", "∪": "cup", "∞": "infty", "∈": "in",
+    "≥": "ge geq geqslant", "≤": "le leq leqslant", "<": "lt", ">": "gt", "≠": "ne neq", "⦃⦄": "emptyset varnothing",
+    "|": "mid vert lvert rvert", "∠": "angle", "…": "dots ldots cdots dotsc dotsb", " ": "quad qquad rm bf it",
+    "": "left right big Big bigl bigr Bigl Bigr bigg Bigg biggl biggr displaystyle limits",
+    "\\frac": "dfrac tfrac cfrac", "\\binom": "dbinom tbinom", "£": "pounds", "€": "euro", "¥": "yen", "¢": "cents",
+}  # fmt: skip
+_OF_COMMAND = {name: sign for sign, names in _SIGNS.items() for name in names.split()}
+_COMMAND = re.compile(r"\\([A-Za-z]+)")
+_ARGUMENT = r"(\d|\\pi(?![a-z])|(?<![A-Za-z])[A-Za-z](?![A-Za-z]))"
+_RULES = tuple(
+    (re.compile(pattern, re.VERBOSE | re.DOTALL | flags), replacement)
+    for pattern, replacement, flags in (
+        # 32{,}348 and 32,\!348 are 32,348; 3{:}45 is 3:45
+        (r"(?<=\d) (?: \{,\} | ,\\! | \\[,!]\ ? ) (?=\d{3})", ",", 0),
+        (r"\{:\}", ":", 0),
+        (r"\\\{", "⦃", 0),
+        (r"\\\}", "⦄", 0),
+        (r"(?<!\\)\\[!,;:>\ ] | ~", " ", 0),
+        # fonts
+        (r"\\mathbb \s* (?: \{\s*R\s*\} | R(?![A-Za-z]) )", "(-∞,∞)", 0),
+        (r"\\(?:math(?:rm|it|bf|sf)|operatorname|text(?:rm|it)?) \s* \{\s* ([eid]) \s*\}", r"\1", 0),
+        (r"\\(?: (?:text|math)(?:bf|it|rm|sf)? | mbox | operatorname | bm | boldsymbol | underline"
+         r" | textcolor\s*\{\w+\} ) \s* \{([^{}]*)\}", r" \1 ", 0),
+        (r"\\color \s* \{\w+\}", " ", 0),
+        (r"^ \s* all\ real(?:\ number)?s \s* $", "(-∞,∞)", re.IGNORECASE),
+        # fractions, binomial coefficients, roots
+        (r"(?:\{|^) ([^{}]+) \\over(?![a-z]) ([^{}]+) (?:\}|$)", r"\\frac{\1}{\2}", 0),
+        (r"(?:\{|^) ([^{}]+) \\choose(?![a-z]) ([^{}]+) (?:\}|$)", r"\\binom{\1}{\2}", 0),
+        (rf"(\\(?: frac | binom | sqrt(?:\[\d\])? )) \s* {_ARGUMENT}", r"\1{\2}", 0),
+        (rf"(\\(?: frac | binom ) \s* \{{[^{{}}]*\}}) \s* {_ARGUMENT}", r"\1{\2}", 0),
+        (r"(?<![A-Za-z\\]) \\? sqrt \s* \(([^()]{1,100})\)", r"\\sqrt{\1}", 0),
+        (r"(?<![\\A-Za-z]) pi \b", r"\\pi", 0),
+        # signs
+        (r"\^? \{? \\(?:circ|degree)(?![a-z]) \s* \}? | \^\{?°\}? | (?<=\d)\s*\^\s*\{?o\}?(?![A-Za-z])", "°", 0),
+        (r"\\([%$&\#_])", r"\1", 0),
+        (r"\\not\s*= | !=", "≠", 0),
+        (r">=", "≥", 0),
+        (r"<=", "≤", 0),
+        (r"\b inf(?:inity)? \b", "∞", 0),
+        (r"\.{3,}", "…", 0),
+        (r"(?<=[\w)}]) \*\* (?=[\w({-])", "^", 0),
+        (r"\s+ \^", "^", 0),
+        (r"([\^_]) \s* \{\s* (\w) \s*\} (?!\d)", r"\1\2", 0),
+        # matrices
+        (r"\\(begin|end) \s* \{[bB]matrix\}", r"\\\1{pmatrix}", 0),
+        (r"[(\[] \s* \\begin \s* \{array\} \s* (?:\{[clr|\s]*\})? ((?:(?!\\end).)*) \\end \s* \{array\} \s* [)\]]",
+         r"\\begin{pmatrix}\1\\end{pmatrix}", 0),
+    )
+)  # fmt: skip
+_PLAIN = re.compile(r"[\w\s.,:;?%$()+-]*")
+_NAMES = re.compile(r"pi\b|inf|all real|sqrt|\.\.\.", re.IGNORECASE)
+"""What is spelled in another way although it has no sign."""
+_WRAPPERS = [pair.split() for pair in ("$$ $$", "$ $", "** **", "* *", "__ __", "_ _", "` `", "' '", '" "', "{ }",
+                                       r"\( \)", r"\[ \]")]  # fmt: skip
+_END = re.compile(r"(?<![\s,;:。])(?:\s|\\[!,;:> ]|[,;:。])+$")
+_AGAIN = ("$", "{", "}", "\\(", "\\[", '"', "'")  # where one stands inside too, the pair does not wrap the whole
+_PREFIX = re.compile(
+    r"""(?:the\ )? (?:final\ )? answer (?: \s*[:=]\s* | \ is\ )
+      | let\b\s* | \*\s+
+      | (?:that|exactly|simply|just|only|equal\ to|equals|therefore|thus|hence|so|also)\b [\s,:]*
+      | (?:\\approx(?![a-z]) | \\therefore(?![a-z]) | ≈ | ~(?!~) | approximately\b | approx\b\.? | = | :) \s*""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_ROUNDED = re.compile(r"(?<=\S)\s*(?:\\approx(?![a-z])|≈)\s*[\d.,]+\s*$")
+"""The decimals of an exact answer."""
+
+
+@lru_cache(maxsize=4096)  # the samples of one prompt share their gold
+def canonical(text: str) -> str:
+    """The text in one spelling: signs for commands, no fonts and no spacing, nothing around it.
+
+    >>> canonical("$\\\\dfrac12\\\\,\\\\mathrm{cm}$."), canonical("x \\\\geq 3"), canonical("\\\\{1,2\\\\}")
+    ('\\\\frac{1}{2} cm', 'x ≥ 3', '⦃1,2⦄')
+    """
+    text = strip_wrapping(text)
+    if text.count("$") >= 2 and text.count("$") % 2 == 0 and "\\$" not in text:
+        text = text.replace("$", " ")
+    if _PLAIN.fullmatch(text) and not _NAMES.search(text):
+        return re.sub(r"[ \t]+", " ", text)
+    text = _COMMAND.sub(lambda m: _OF_COMMAND.get(m[1], m[0]), text)
+    for pattern, replacement in _RULES:
+        text = pattern.sub(replacement, text)
+    return strip_wrapping(re.sub(r"[ \t]+", " ", _ROUNDED.sub("", text)))
+
+
+def strip_wrapping(text: str) -> str:
+    """The text without quotes, dollar signs, Markdown, "=", "approximately" and the sentence's end around it."""
+    before = None
+    while text != before:
+        before = text
+        text = text.strip()
+        if text[-1:] in (",", ";", ":", "!", ">", "。", "\\"):
+            text = _END.sub("", text)
+        if text.endswith(".") and not text.endswith(".."):
+            text = text[:-1].rstrip()
+        for opened, closed in _WRAPPERS if text[:1] in "$*_`'\"{\\" else ():
+            inside = text[len(opened) : -len(closed)]
+            wraps = text.startswith(opened) and text.endswith(closed) and len(text) >= len(opened + closed)
+            again = any(sign in inside.replace("\\$", "") for sign in _AGAIN if sign in opened + closed)
+            text = inside if wraps and inside.strip() and not again else text
+    while (found := _PREFIX.match(text)) and 0 < found.end() < len(text):
+        text = text[found.end() :]
+    return text.strip()

@@ -1,0 +1,121 @@
+"""The only number, or the only formula, of a sentence that neither hedges nor leaves a calculation open."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Set
+
+from rewards.grading import numbers, units
+from rewards.grading.numbers import Number
+
+_TOKEN = re.compile(r"[$€£¥₹¢]?\d[\d.,/]*")
+_WORD = re.compile(r"[A-Za-z']+")
+_LABELS = frozenset(
+    "page line box step question chapter figure problem option item row section part case equation table "
+    "january february march april may june july august september october november december".split()
+)
+"""Words whose number names a thing and counts nothing."""
+_PREPOSITIONS = frozenset("to for in at on by".split())
+"""Words before a number that is only mentioned."""
+_SAID = re.compile(r".*(?:[A-Za-z]+ [A-Za-z]+|[A-Za-z]:|'s) ", re.DOTALL)
+_STATED = re.compile(
+    r"(?:so |therefore,? |thus,? |hence,? )?(?:the|it)\b[A-Za-z ,∠△]* (?:is|equals|measures) ([^.]+(?:\.\d[^.]*)?)\.?",
+    re.IGNORECASE,
+)
+_REASON = re.compile(r",?\s+(?:because|since|which)\b")
+_BEFORE = units.HEDGES - {"and", "to"}
+_AFTER = units.HEDGES - {"and", "over", "to", "through", "around", "about", "most"}
+_AROUND_FORMULA = units.HEDGES - {"to", "equals"}
+_EITHER = re.compile(r"\beither [a-z ]+ or [a-z]+")
+_LEFT_SIDE = re.compile(
+    r"(?P<words>[^\d=+*/^\\_(){}<>-]*?)(?:(?<![A-Za-z])(?P<calculation>[\d($.][\d\s+\-*/^().,$%°{}]*))?"
+)
+"""The left side of a solved equation: words, a name, or words with a calculation behind them."""
+
+
+def number_of(sentence: str) -> Number | None:
+    """The only number of a sentence that neither hedges nor calculates, or None.
+
+    >>> number_of("Natalia sold 72 clips in April and May."), number_of("72 or so"), number_of("so 2 + 5 = 7").value
+    (Number(value=Fraction(72, 1), unit='', percent=False), None, Fraction(7, 1))
+    """
+    if len(sentence) > numbers.LONGEST:
+        return None
+    text = re.sub(r"(?<=\s)May\b", "month", numbers.spelled(sentence).replace("$ ", "$"))
+    if text.count("$") == 2 and re.search(r"\$[^$]*\d[^$ ]*\$", text):
+        text = text.replace("$", "")
+    if "=" in text:
+        return _right_side(text)
+    tokens = list(_TOKEN.finditer(text))
+    return _beside_words(text, tokens[0]) if len(tokens) == 1 else None
+
+
+def stated(sentence: str, is_answer: bool = False) -> Number | None:
+    """The only number of a sentence that states it, and does not only mention it.
+
+    Args:
+        sentence: A sentence.
+        is_answer: It stands behind "the answer is", so that it needs no other words.
+
+    >>> stated("So the total is 72, altogether.").value, stated("It comes to 72."), stated("log 12")
+    (Fraction(72, 1), None, None)
+    """
+    text = numbers.spelled(sentence)
+    token = _TOKEN.search(text)
+    before = text[: token.start()] if token else ""
+    if not is_answer and len(_WORD.findall(text)) < 3 and not _SAID.fullmatch(before):
+        return None
+    return None if {*_WORD.findall(before)[-1:]} & _PREPOSITIONS else number_of(sentence)
+
+
+def formula(text: str, strict: bool = False) -> str:
+    """The formula of a sentence such as "the length is $2x$ cm"; the text itself where that is not clear.
+
+    Args:
+        text: An extracted answer.
+        strict: Only "the length is 2x" counts, not a formula between other words.
+    """
+    text = text if strict else _REASON.split(text, maxsplit=1)[0]
+    said = _STATED.fullmatch(text.replace("$", "") if text.count("$") == 2 else text)
+    if said and "$" not in said[1] and not _doubted(_WORD.findall(text.lower())):
+        return said[1]
+    segments = re.findall(r"\$([^$]+)\$", text)
+    outside = re.sub(r"\$[^$]+\$", " ", text)
+    if strict or len(segments) != 1 or not re.search(r"[A-Za-z]{2,}", outside) or re.search(r"\d", outside):
+        return text
+    is_unit = text.strip().startswith("$") and units.canonical(outside.strip(" ."))
+    return text if is_unit or _doubted(_WORD.findall(outside.lower())) else segments[0]
+
+
+def _doubted(names: list[str], hedges: Set[str] = _AROUND_FORMULA) -> bool:
+    return any(name in hedges or name.endswith("n't") for name in names)
+
+
+def _right_side(text: str) -> Number | None:
+    """The last side of a true equation whose other sides are calculations, apart from words before the first."""
+    first, *middle, right = text.split("=")
+    number, left = number_of(right), _LEFT_SIDE.fullmatch(re.sub(r"∠\s*\d", "∠A", first))
+    if number is None or left is None:
+        return None
+    if left["words"].strip() and not left["calculation"] and not numbers.NAME.fullmatch(left["words"].split()[-1]):
+        return None
+    sides = [left["calculation"], *middle] if left["calculation"] else middle
+    return number if all(numbers.calculated(side.strip()) == number.value for side in sides) else None
+
+
+def _beside_words(text: str, token: re.Match[str]) -> Number | None:
+    """The number at a token, if the words before and behind it leave no doubt."""
+    start = token.start() - (text[max(0, token.start() - 1)] == "-")
+    before, after = text[:start], text[token.end() :]
+    names = _WORD.findall(before.lower())
+    if names == ["see"] or re.search(r"[^A-Za-z'\s,.:=()*-]|[^\s:=(*]$", before):
+        return None
+    if _doubted(names, _BEFORE) or {*names[-1:]} & _LABELS:
+        return None
+    number = numbers.read(text[start:])
+    if number:
+        return number
+    names = _WORD.findall(units.KIND.sub("", _EITHER.sub(" ", after.lower())))
+    if re.search(r"[^A-Za-z'\s,.()*%-]|^[^\s%,.*)]", after) or _doubted(names, _AFTER) or names[:1] == ["and"]:
+        return None
+    return numbers.read(text[start : token.end()])

@@ -22,11 +22,11 @@ source launch/install.sh
 # shellcheck source=launch/ray_head.sh
 source launch/ray_head.sh
 
-check_settings unigrpo.cli.train_unigrpo --config launch/configs/tiny/unigrpo.yaml "$@"
+check_settings train --config launch/configs/tiny/unigrpo.yaml "$@"
 start_or_find_ray
 if [ -n "${ray_pid:-}" ] && ! has_gpu; then
     set -- --actor.num_gpus_per_node 2 "$@" # on a head of its own: two processes keep two CPU cores busier than one does
 fi
 run_dir="$PWD/runs/quickstart-$(date +%Y%m%d-%H%M%S)"
 say "submitting the job to $RAY_ADDRESS; it writes to $run_dir"
-submit_job unigrpo.cli.train_unigrpo --config launch/configs/tiny/unigrpo.yaml --run_dir "$run_dir" "$@"
+submit_job train --config launch/configs/tiny/unigrpo.yaml --run_dir "$run_dir" "$@"

@@ -94,10 +94,10 @@ keep_ray_to_ourselves() {
 
 new_token() { "$PYTHON" -c 'import secrets; print(secrets.token_hex(32))'; }
 
-# check_settings MODULE ARGUMENTS...: ends the script if a flag or the config file is wrong, before Ray starts.
-check_settings() { "$PYTHON" -m "$@" --check_settings || exit $?; }
+# check_settings SUBCOMMAND ARGUMENTS...: ends the script if a flag or the config file is wrong, before Ray starts.
+check_settings() { "$PYTHON" -m unigrpo "$@" --check_settings || exit $?; }
 
-# submit_job MODULE ARGUMENTS...: runs it as a job with this folder as its working directory; its status is the job's.
+# submit_job SUBCOMMAND ARGUMENTS...: runs `unigrpo SUBCOMMAND` as a job with this folder as its working directory; its status is the job's.
 submit_job() {
     local environment
     environment=$(job_environment)
@@ -105,7 +105,7 @@ submit_job() {
     job_id=$(new_job_id)
     # In the background, since bash runs a trap only when the command in front has ended.
     "$PYTHON" launch/job_server.py submit --address "$RAY_ADDRESS" --job_id "$job_id" --working_dir . \
-        --runtime_env "$environment" -- "$PYTHON" -m "$@" &
+        --runtime_env "$environment" -- "$PYTHON" -m unigrpo "$@" &
     submit_pid=$!
     local status=0
     wait "$submit_pid" || status=$?

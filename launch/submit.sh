@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # What the submit scripts share. Sourced from the root of the project; `usage` is the script's own help.
 
-# read_submission unigrpo|pretrain|mixcot CONFIG FLAGS...: sets module and arguments, or prints the help.
+# read_submission unigrpo|pretrain|mixcot CONFIG FLAGS...: sets subcommand and arguments, or prints the help.
 read_submission() {
     case " ${*:1:2} " in
     *' --help '* | *' -h '*)
@@ -10,7 +10,8 @@ read_submission() {
         ;;
     esac
     case ${1:-} in
-    unigrpo | pretrain | mixcot) module=unigrpo.cli.train_$1 ;;
+    unigrpo) subcommand=train ;;
+    pretrain | mixcot) subcommand=$1 ;;
     *) submission_error "the first argument is '${1:-}'; it must be pretrain, mixcot or unigrpo" ;;
     esac
     [ -n "${2:-}" ] || submission_error "no config; name a YAML file, such as launch/configs/mmada_8b/unigrpo.yaml"
@@ -30,10 +31,10 @@ submit_here() {
     source launch/install.sh
     # shellcheck source=launch/ray_head.sh
     source launch/ray_head.sh
-    check_settings "$module" "${arguments[@]}"
+    check_settings "$subcommand" "${arguments[@]}"
     start_or_find_ray
     say "submitting to $RAY_ADDRESS; Ctrl-C stops the job"
-    submit_job "$module" "${arguments[@]}"
+    submit_job "$subcommand" "${arguments[@]}"
 }
 
 # Hands it to the cluster of RAY_ADDRESS and comes back at once.
@@ -51,7 +52,7 @@ submit_to_cluster() {
     environment=$(job_environment)
     job_id=$(new_job_id)
     "$PYTHON" launch/job_server.py submit --no_wait --address "$RAY_ADDRESS" --job_id "$job_id" --working_dir . \
-        --runtime_env "$environment" -- "${UNIGRPO_CLUSTER_PYTHON:-$PYTHON}" -m "$module" "${arguments[@]}" ||
+        --runtime_env "$environment" -- "${UNIGRPO_CLUSTER_PYTHON:-$PYTHON}" -m unigrpo "$subcommand" "${arguments[@]}" ||
         fail "the job server did not take the job; its message stands above"
     local ray address
     printf -v ray %q "$ray_bin"

@@ -10,7 +10,7 @@ RAY_ADDRESS=http://HEAD:8265 bash launch/submit_stage_multinode.sh pretrain|mixc
 Hands a stage with CONFIG to the job server of a Ray cluster, prints the job's id and how to follow and stop it, and comes
 back. The configs in launch/configs/mmada_8b are for 8 nodes of 8 GPUs. Example:
   bash launch/submit_stage_multinode.sh pretrain launch/configs/mmada_8b/stage1_1.yaml
-Flags are those of the command (python -m unigrpo.cli.train_unigrpo --help; train_pretrain and train_mixcot alike).
+The flags are those of the command: `unigrpo pretrain --help` and `unigrpo mixcot --help`.
 Relative paths of config and flags are below this folder, which also travels to the cluster without .venv and runs.
 All nodes must see this folder, the data and the run folder under the same paths (a shared file system).
 Environment: RAY_ADDRESS              the job server

@@ -11,7 +11,7 @@ Hands UniGRPO with CONFIG to the job server of a Ray cluster, prints the job's i
 back. Example for 8 nodes of 8 GPUs:
   bash launch/submit_unigrpo_multinode.sh launch/configs/mmada_8b/unigrpo.yaml --actor.num_nodes 8 \
     --rollout.batch_size 384
-Flags are those of the command (python -m unigrpo.cli.train_unigrpo --help; train_pretrain and train_mixcot alike).
+The flags are those of the command: `unigrpo train --help`.
 Relative paths of config and flags are below this folder, which also travels to the cluster without .venv and runs.
 All nodes must see this folder, the data and the run folder under the same paths (a shared file system).
 Environment: RAY_ADDRESS              the job server

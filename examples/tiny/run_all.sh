@@ -29,19 +29,19 @@ say "reconstructions: $world/image_tokenizer/reconstructions.png"
 start_or_find_ray
 for stage in 1_1 1_2 1_3; do
     say "stage ${stage/_/.}"
-    submit_job unigrpo.cli.train_pretrain --config "launch/configs/tiny/stage$stage.yaml"
+    submit_job pretrain --config "launch/configs/tiny/stage$stage.yaml"
 done
 for stage in 2_1 2_2; do
     say "stage ${stage/_/.}"
-    submit_job unigrpo.cli.train_mixcot --config "launch/configs/tiny/stage$stage.yaml"
+    submit_job mixcot --config "launch/configs/tiny/stage$stage.yaml"
 done
 # Lower rates, and more weight on thoughts and answers, whose losses are small beside those of pictures.
 say "the end of stage 2.2"
-submit_job unigrpo.cli.train_mixcot --config launch/configs/tiny/stage2_2.yaml --run_dir "$world/stage2_2_end" \
+submit_job mixcot --config launch/configs/tiny/stage2_2.yaml --run_dir "$world/stage2_2_end" \
     --init_from "$world/stage2_2" --train.num_steps 700 --actor.adam.lr 6.0e-4 --actor.min_lr_ratio 0.02 \
     --lm_chat.loss_coef 2.0 --mmu.loss_coef 3.0
 say "measuring all stages on held-out prompts"
-"$PYTHON" -m unigrpo.cli.evaluate --config launch/configs/tiny/unigrpo.yaml --output "$world/evaluation" \
+"$PYTHON" -m unigrpo evaluate --config launch/configs/tiny/unigrpo.yaml --output "$world/evaluation" \
     --models "$world/start" "$world"/stage{1_1,1_2,1_3,2_1,2_2,2_2_end}/policy \
     --eval.dataset "$world/prompts/test.jsonl" --data.tasks '[text, mmu, t2i, r2i]'
 "$PYTHON" examples/tiny/stage_table.py "$world/evaluation/results.json" --record

@@ -1,4 +1,4 @@
-"""What each stage is for: one row per checkpoint, one column per task, from the results of unigrpo.cli.evaluate.
+"""What each stage is for: one row per checkpoint, one column per task, from the results of `unigrpo evaluate`.
 
 python examples/tiny/stage_table.py runs/tiny_world/evaluation/results.json
 
@@ -23,7 +23,7 @@ COLUMNS = {**SHOWN, "thinking, then drawing": "shape_match_{}/r2i"}
 def main() -> None:
     """Prints the table of an evaluation, and records it with the last model if asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", type=Path, help="results.json of unigrpo.cli.evaluate")
+    parser.add_argument("results", type=Path, help="results.json of `unigrpo evaluate`")
     parser.add_argument("--record", action="store_true", help="write training.json into the last checkpoint")
     arguments = parser.parse_args()
     models = json.loads(arguments.results.read_text())["models"]

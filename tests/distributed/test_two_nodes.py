@@ -49,7 +49,7 @@ train: {{num_steps: 3, micro_batch_size: 2}}
 ckpt: {{save_steps: 0}}
 ds: {{param_dtype: fp32}}
 """)
-    return [sys.executable, "-m", "unigrpo.cli.train_pretrain", "--config", str(config)]
+    return [sys.executable, "-m", "unigrpo", "pretrain", "--config", str(config)]
 
 
 def start(cluster: Cluster, command: list[str], run: Path, *flags: str) -> subprocess.Popen[str]:

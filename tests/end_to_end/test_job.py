@@ -39,7 +39,7 @@ def train(environment: dict[str, str], *arguments: str, **options) -> subprocess
 
 
 def submit(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    script = 'set -euo pipefail; source launch/ray_head.sh; submit_job unigrpo.cli.train_unigrpo "$@"'
+    script = 'set -euo pipefail; source launch/ray_head.sh; submit_job train "$@"'
     command = ["bash", "-c", script, "submit", *SMALL, *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=280)
 

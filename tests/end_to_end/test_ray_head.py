@@ -31,6 +31,11 @@ import json, sys
 print("ARGUMENTS", json.dumps(sys.argv[1:]))
 sys.exit(3)
 """
+RUNS_A_MODULE = """
+import runpy, sys
+runpy.run_module(sys.argv.pop(1), run_name="__main__")
+"""
+"""Stands for the ``unigrpo`` command: its subcommands are modules of the folder."""
 TICKS = """
 import time
 for i in range(600):
@@ -45,6 +50,9 @@ pytestmark = pytest.mark.ray
 def project(tmp_path: Path) -> Path:
     """A folder with the launch scripts, a command that prints its arguments, and files that patterns would match."""
     shutil.copytree(ROOT / "launch", tmp_path / "launch")
+    (tmp_path / "unigrpo").mkdir()
+    (tmp_path / "unigrpo" / "__init__.py").write_text("")
+    (tmp_path / "unigrpo" / "__main__.py").write_text(RUNS_A_MODULE)
     (tmp_path / "show.py").write_text(PRINTS_ARGUMENTS)
     (tmp_path / "t").write_text("")
     (tmp_path / "ticks.py").write_text(TICKS)
@@ -156,7 +164,7 @@ def test_a_job_handed_to_a_cluster_gets_every_argument_as_it_was_typed(ray_head,
     [follow] = [line for line in done.stdout.splitlines() if line.startswith("follow:")]
     command = shlex.split(follow.removeprefix("follow:"))
     logs = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=100)
-    module = ["-m", "unigrpo.cli.train_unigrpo", "--config", "launch/configs/tiny_text.yaml"]
+    module = ["-m", "unigrpo", "train", "--config", "launch/configs/tiny_text.yaml"]
     assert printed_arguments(logs.stdout) == [*module, *ARGUMENTS]
 
 

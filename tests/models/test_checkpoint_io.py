@@ -16,6 +16,7 @@ from unigrpo.models import weight_files
 from unigrpo.models.checkpoint_io import load_config, load_policy, save_policy
 from unigrpo.models.loading import load_tokenizer
 from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
+from unigrpo.models.vocabulary import Vocabulary
 
 QUERY = "model.transformer.blocks.1.q_proj.weight"
 
@@ -241,6 +242,77 @@ def test_another_architecture_is_refused(folder, model_type):
 def test_a_variant_of_the_transformer_is_refused(folder, name, value):
     change_config(folder, **{name: value})
     with pytest.raises(ValueError, match=f"{name} is {value!r} in config.json, only"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("n_heads", 0), ("n_heads", 3), ("n_heads", 16), ("n_kv_heads", 3), ("d_model", "x"), ("d_model", None),
+        ("n_layers", "4"), ("n_layers", 1e300), ("n_layers", 10**9), ("n_layers", True), ("vocab_size", -1),
+        ("codebook_size", -5), ("rope_theta", float("nan")), ("rope_theta", 0), ("rms_norm_eps", "1e-5"),
+        ("dtype", "evil"), ("torch_dtype", "int4"), ("quantization_config", {"bits": 4}),
+        ("rope_scaling", {"factor": 2.0}), ("special_token_ids", [1]), ("special_token_ids", {"mask": "x"}),
+        ("mask_token_id", 2.5), ("max_sequence_length", 0), ("embedding_size", 0.5), ("mlp_hidden_size", {}),
+    ],
+)  # fmt: skip
+def test_a_value_that_no_model_can_have_is_refused_and_named(folder, name, value):
+    change_config(folder, **{name: value})
+    with pytest.raises(ValueError, match=rf"model: {name} is .* in config\.json, expected "):
+        load_config(folder)
+
+
+@pytest.mark.parametrize("content", ["[1]", "3", '"x"', "{}", "[" * 100_000, "\x00"])
+def test_a_config_that_is_no_object_is_refused(folder, content):
+    (folder / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=r"no config\.json could be read; give a folder"):
+        load_config(folder)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("content", ["[1]", "[" * 100_000, "{", '{"model": 5}'])
+def test_tokenizer_files_of_any_content_end_in_one_line(folder, name, content):
+    (folder / name).write_text(content)
+    try:
+        load_tokenizer(str(folder))
+    except ValueError as error:
+        assert "no tokenizer could be loaded" in str(error) and "\n" not in str(error)
+
+
+def test_keys_that_name_code_or_other_programs_are_left_out(folder):
+    change_config(folder, auto_map={"AutoModel": "evil.Model"}, tp_plan={"a": "b"}, n_kv_heads=None)
+    values = load_config(folder).to_dict()
+    assert not {"auto_map", "tp_plan"} & values.keys()
+
+
+def test_another_mask_token_than_the_vocabularys_is_refused(folder):
+    change_config(folder, mask_token_id=0)
+    with pytest.raises(ValueError, match=r"config\.json says mask_token_id 0, but the mask of this vocabulary is"):
+        Vocabulary.from_pretrained_parts(load_config(folder), load_tokenizer(str(folder)))
+
+
+def test_pickled_weights_beside_safetensors_are_not_read(folder):
+    """transformers reads pytorch_model.bin where it does not find model.safetensors."""
+    weights = load_file(folder / "model.safetensors")
+    torch.save({name: torch.zeros_like(value) for name, value in weights.items()}, folder / "pytorch_model.bin")
+    assert load(folder).state_dict()[QUERY].abs().sum() > 0
+    (folder / "model.safetensors").rename(folder / "pytorch_model.safetensors")
+    with pytest.raises(ValueError, match="there are no weights; expected"):
+        load(folder)
+
+
+def test_a_single_file_beside_shards_is_refused(folder):
+    stray = (folder / "model.safetensors").read_bytes()
+    MMadaModelLM.from_pretrained(folder).save_pretrained(folder, max_shard_size="4KB")
+    (folder / "model.safetensors").write_bytes(stray)
+    with pytest.raises(ValueError, match=r"model\.safetensors and model\.safetensors\.index\.json are both there"):
+        load(folder)
+
+
+def test_an_index_cannot_name_a_file_outside_of_the_folder(folder, tmp_path):
+    (folder / "model.safetensors").rename(tmp_path / "outside.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {QUERY: "../outside.safetensors"}}))
+    with pytest.raises(ValueError, match=r"names '\.\./outside\.safetensors', which does not lie in this folder"):
         load(folder)
 
 

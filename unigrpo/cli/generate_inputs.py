@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from unigrpo.config import (
     DRAWING_TASKS,
@@ -27,6 +27,7 @@ from unigrpo.data.prompting import encode_prompt
 from unigrpo.data.prompts import load_prompts
 from unigrpo.models.checkpoint_io import load_config
 from unigrpo.models.image_tokenizer import ImageTokenizer, load_image_tokenizer
+from unigrpo.models.loading import load_tokenizer
 from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.records import Prompt
 
@@ -124,7 +125,7 @@ def check_inputs(config: GenerateConfig) -> Inputs:
     torch_device(config.device)
     prompts = _read_prompts(config)
     model_config = load_config(config.model)
-    tokenizer = _load_tokenizer(config.model)
+    tokenizer = load_tokenizer(config.model, "model")
     vocabulary = Vocabulary.from_pretrained_parts(model_config, tokenizer)
     room = config.max_text_tokens or model_config.max_text_tokens or 512
     _check_lengths(prompts, tokenizer, vocabulary, config, room)
@@ -206,16 +207,6 @@ def _with_images(prompts: list[Prompt], config: GenerateConfig) -> list[Prompt]:
         if len(prompt.images) != 1:
             raise ValueError(f"{prompt.id}: task mmu needs one image, found {len(prompt.images)}; use --images")
     return prompts
-
-
-def _load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    try:
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"model {name!r}: no tokenizer could be loaded; copy or download the checkpoint again "
-            f"({type(error).__name__}: {str(error).splitlines()[0]})"
-        ) from error
 
 
 def _check_lengths(

@@ -13,11 +13,20 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from unigrpo.models.config_check import check_config, read_config
 from unigrpo.models.fused_ops import FusedOps, compiled
 from unigrpo.models.lora import merge_lora
 from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
 from unigrpo.models.vocabulary import Vocabulary
-from unigrpo.models.weight_files import INDEX, check_finite, check_names, first_line, local_folder, weight_files
+from unigrpo.models.weight_files import (
+    INDEX,
+    SINGLE_FILE,
+    check_finite,
+    check_names,
+    first_line,
+    local_folder,
+    weight_files,
+)
 
 MODEL_TYPES = ("mmada", "llada")
 ARCHITECTURE: dict[str, Any] = {
@@ -56,12 +65,17 @@ def load_policy(
     functions = compiled() if compile else FusedOps()
     config = load_config(name)
     folder = local_folder(name)
-    weight_files(folder)
+    weight_files(folder, (SINGLE_FILE,))
     try:
         loaded: Any = MMadaModelLM.from_pretrained(
-            folder, config=config, dtype=dtype, attn_implementation=attn_implementation, output_loading_info=True
+            folder,
+            config=config,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            output_loading_info=True,
+            use_safetensors=True,  # pickled weights beside them would win otherwise
         )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, SafetensorError) as error:
         raise ValueError(
             f"{name}: the weights could not be loaded; copy or download the checkpoint again ({first_line(error)})"
         ) from error
@@ -80,13 +94,11 @@ def load_config(name: str | Path) -> MMadaConfig:
     """
     folder = local_folder(name, ["*.json"])
     try:
-        values, _ = PretrainedConfig.get_config_dict(folder)
-        if not values:
-            raise FileNotFoundError("config.json is not there")
-    except (OSError, ValueError) as error:
+        values = read_config(folder)
+    except ValueError as error:
         raise ValueError(
             f"{name}: no config.json could be read; give a folder or Hub name in the published MMaDA or LLaDA "
-            f"layout ({first_line(error)})"
+            f"layout ({error})"
         ) from error
     found = values.pop("model_type", None)
     if found not in MODEL_TYPES:
@@ -94,7 +106,7 @@ def load_config(name: str | Path) -> MMadaConfig:
     for key, expected in ARCHITECTURE.items():
         if values.get(key, expected) != expected:
             raise ValueError(f"{name}: {key} is {values[key]!r} in config.json, only {expected!r} is supported")
-    values.pop("auto_map", None)  # names code that we neither run nor export
+    check_config(name, values)
     return MMadaConfig.from_dict(values)
 
 

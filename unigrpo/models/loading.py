@@ -7,24 +7,27 @@ from pathlib import Path
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from unigrpo.models.image_tokenizer import ImageTokenizer, load_image_tokenizer
+from unigrpo.models.weight_files import first_line
 
 
-def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
-    """Returns the tokenizer of a checkpoint.
+def load_tokenizer(folder: str, setting: str = "actor.model_name_or_path") -> PreTrainedTokenizerBase:
+    """Returns the tokenizer of a checkpoint. No code of the checkpoint is run.
+
+    Args:
+        folder: Folder or Hub name.
+        setting: What names the folder, for errors.
 
     Raises:
-        ValueError: There is no tokenizer.
+        ValueError: There is no tokenizer, or its files are broken.
     """
     if not Path(folder).exists() and folder.count("/") != 1:
-        raise ValueError(
-            f"actor.model_name_or_path {folder!r}: no such folder, and names on the Hub look like owner/name"
-        )
+        raise ValueError(f"{setting} {folder!r}: no such folder, and names on the Hub look like owner/name")
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # tokenizer files of any content fail in many ways
         raise ValueError(
-            f"actor.model_name_or_path {folder!r}: no tokenizer could be loaded; give a folder or Hub name in the "
-            f"published MMaDA or LLaDA layout ({type(error).__name__}: {str(error).splitlines()[0]})"
+            f"{setting} {folder!r}: no tokenizer could be loaded; give a folder or Hub name in the "
+            f"published MMaDA or LLaDA layout, or copy or download it again ({first_line(error)})"
         ) from error
 
 

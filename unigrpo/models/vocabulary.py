@@ -93,6 +93,12 @@ class Vocabulary:
                 f"the tokenizer has {len(tokenizer)} tokens, expected {PUBLISHED_TOKENIZER_LENGTH}: every image id "
                 "would move. Use the tokenizer that came with the checkpoint, without added tokens"
             )
+        own_mask = getattr(config, "mask_token_id", None)
+        if own_mask not in (None, ids["mask"]):
+            raise ValueError(
+                f"config.json says mask_token_id {own_mask}, but the mask of this vocabulary is {ids['mask']}; a "
+                "checkpoint with other special tokens has to name all of them in special_token_ids"
+            )
         for name, token in TOKEN_NAMES.items():
             found = _token_id(tokenizer, token)
             if found is not None and found != ids[name]:

@@ -15,7 +15,8 @@ HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 PATTERNS = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
 """Files that are downloaded: neither pickled weights nor code."""
 INDEX = "model.safetensors.index.json"
-SINGLE_FILES = ("model.safetensors", "pytorch_model.safetensors")
+SINGLE_FILE = "model.safetensors"
+SINGLE_FILES = (SINGLE_FILE, "pytorch_model.safetensors")
 """Names of a single file of weights; the second is that of the published image tokenizer."""
 MAX_SHOWN = 3
 
@@ -43,14 +44,24 @@ def local_folder(name: str | Path, patterns: Sequence[str] = PATTERNS) -> Path:
         ) from error
 
 
-def weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path, single_files: Sequence[str] = SINGLE_FILES) -> list[Path]:
     """Returns the safetensors files that hold the weights: a single one, or those that the index names. All can be
     opened.
 
+    Args:
+        folder: The checkpoint.
+        single_files: Names that a single file may have.
+
     Raises:
-        ValueError: There are none, one is missing, or one was cut short.
+        ValueError: There are none, one is missing or was cut short, or there is a single file beside an index.
     """
-    files = [folder / name for name in SINGLE_FILES if (folder / name).is_file()][:1] or _indexed_files(folder)
+    single = [folder / name for name in single_files if (folder / name).is_file()][:1]
+    if single and (folder / INDEX).is_file() and single != _indexed_files(folder):
+        raise ValueError(
+            f"{folder}: {single[0].name} and {INDEX} are both there, and may hold different weights; remove the one "
+            "that does not belong to this checkpoint"
+        )
+    files = single or _indexed_files(folder)
     for file in files:
         if not file.is_file():
             raise ValueError(f"{file} is missing, one of {len(files)} files of weights; download it again")
@@ -67,13 +78,17 @@ def weight_files(folder: Path) -> list[Path]:
 def _indexed_files(folder: Path) -> list[Path]:
     try:
         index = json.loads((folder / INDEX).read_text())
-        return [folder / name for name in sorted(set(index["weight_map"].values()))]
+        names = sorted(set(index["weight_map"].values()))
+        outside = [name for name in names if Path(name).name != name]
+        if outside:
+            raise ValueError(f"names {outside[0]!r}, which does not lie in this folder")
+        return [folder / name for name in names]
     except FileNotFoundError as error:
         raise ValueError(
             f"{folder}: there are no weights; expected {INDEX} or {SINGLE_FILES[0]}. Weights in other formats are not "
             "read: convert them to safetensors"
         ) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{folder / INDEX}: no index of weights ({first_line(error)}); download it again") from error
 
 

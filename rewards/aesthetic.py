@@ -1,4 +1,4 @@
-"""How beautiful people would find a picture, by LAION's aesthetic predictor on CLIP embeddings."""
+"""Aesthetic quality of an image, by LAION's aesthetic predictor on CLIP embeddings."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ HEAD_FILES = ("aesthetic-model.pth", "sac+logos+ava1-l14-linearMSE.pth", "model.
 
 
 class Aesthetic(Reward):
-    """A head on the unit vector that CLIP gives a generated picture; no prompt is looked at.
+    """Score of a head on the normalized CLIP embedding of a generated image. The prompt is not used.
 
     Args:
-        model: Folder or Hub id of the ``CLIPModel`` that the head was trained on, with its processor.
-        head: File of the head's weights, or a folder or Hub id with one of :data:`HEAD_FILES`.
-        device: Where CLIP runs: ``auto``, ``cpu``, ``cuda`` ...
-        batch_size: Most pictures that are encoded at once.
+        model: Folder or Hub name of the ``CLIPModel`` on which the head was trained, with its processor.
+        head: File of the head's weights, or a folder or Hub name with one of :data:`HEAD_FILES`.
+        device: Device of CLIP: ``auto``, ``cpu``, ``cuda`` ...
+        batch_size: Largest number of images that are encoded at once.
 
     Source:
         LAION-Aesthetics V2, arXiv:2210.08402, section 3.2; weights as the predictor's authors published them.

@@ -1,4 +1,4 @@
-"""What a reward gets, and what it is."""
+"""The input of a reward, and the base class of rewards."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class RewardInput:
     """One finished sample."""
 
     prompt: str
-    """What the user asked."""
+    """Question or request of the user."""
     completion: str
-    """The response as text, without the tokens that end a turn or pad; empty for pictures."""
+    """The response as text, without the tokens that end a turn or pad; empty for images."""
     raw_completion: str = ""
-    """The response as the model wrote it up to the first end-of-text, with the tokens that end a turn."""
+    """The response as the model generated it up to the first end-of-text, with the tokens that end a turn."""
     completion_ids: tuple[int, ...] = ()
     """Token ids of the response, up to and including the first end-of-text."""
     prompt_ids: tuple[int, ...] = ()
@@ -30,44 +30,45 @@ class RewardInput:
     task: str = "text"
     """`text`, `mmu`, `t2i` or `r2i`."""
     image: Image.Image | None = None
-    """Generated picture, RGB."""
+    """Generated image, RGB."""
     input_images: tuple[Image.Image, ...] = ()
-    """Pictures of the prompt."""
+    """Images of the prompt."""
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """The other columns of the prompt's line."""
 
 
 class Reward:
-    """Gives every sample of a batch a number. The constructor checks its options; weights come with :meth:`load`."""
+    """Gives every sample of a batch a number. The constructor checks its options; :meth:`load` loads the weights."""
 
     name: str
     """Name in metrics."""
     range: tuple[float, float]
     """Lowest and highest value."""
     unit: str
-    """What the number counts."""
+    """Unit of the value."""
     style: str = ""
-    """Convention by which a user's function is called; empty for a subclass of this class."""
+    """Calling convention of a user's function; empty for a subclass of this class."""
     is_costly: bool = False
     """Whether the samples take most of the reward's time, as with a model. Such a reward is called with as many
     samples as its deadline allows by the measured rate, so it must score each sample for itself."""
 
     def __call__(self, inputs: Sequence[RewardInput]) -> list[float | None]:
-        """One value for each input; None where there is none, which is never taken for 0."""
+        """Returns one value for each input; None where there is none, which is never treated as 0."""
         raise NotImplementedError
 
     def load(self) -> None:
-        """Loads weights or reaches a server. Called once, in the reward's own process, before the training starts."""
+        """Loads weights or connects to a server. Called once, in the reward's own process, before the training
+        starts."""
 
     def check_label(self, label: str | None) -> None:
-        """Raises ValueError if the gold cannot be graded."""
+        """Raises ValueError if the gold answer cannot be graded."""
 
     def check_prompt(self, prompt: RewardInput) -> None:
         """Raises ValueError if a prompt (here without completion) cannot be rewarded; called when data is loaded."""
         self.check_label(prompt.label)
 
     def logs(self) -> dict[str, float]:
-        """Numbers about the calls since the last time, for the metrics of the step."""
+        """Returns numbers about the calls since the last time, for the metrics of the step."""
         return {}
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""How well a picture and a text fit, by CLIP."""
+"""How well an image and a text fit, by CLIP."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ RANGES = {"percent": (0.0, 100.0), "cosine": (-1.0, 1.0)}
 
 
 class ClipScore(Reward):
-    """Cosine of the embeddings of a generated picture and its prompt, or of an input picture and its caption.
+    """Cosine of the embeddings of a generated image and its prompt, or of an input image and its caption.
 
-    A sample of task ``mmu`` is a caption: its answer, behind the thoughts, is compared with the prompt's picture.
+    A sample of task ``mmu`` is a caption: its answer, after the thoughts, is compared with the prompt's image.
 
     Args:
-        model: Folder of a ``CLIPModel`` with tokenizer and image processor, or its Hub id.
+        model: Folder of a ``CLIPModel`` with tokenizer and image processor, or its Hub name.
         scale: ``percent``: 100 times the cosine, and 0 for negative ones; or ``cosine``.
         device: ``auto``, ``cpu``, ``cuda`` ...
-        batch_size: Most pictures that are encoded at once.
+        batch_size: Largest number of images that are encoded at once.
 
     Source:
         CLIPScore, arXiv:2104.08718, equation 1 with w = 100 (as in torchmetrics).
@@ -76,7 +76,7 @@ def _pair(item: RewardInput, index: int) -> tuple[Image.Image, str]:
 
 
 def caption(completion: str) -> str:
-    """What a response says behind its thoughts; nothing if they do not end.
+    """Returns the text of a response after its thoughts; nothing if they do not end.
 
     >>> caption("<think>A dog?</think> A brown dog."), caption("<think>A dog"), caption("A dog")
     ('A brown dog.', '', 'A dog')

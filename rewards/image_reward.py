@@ -1,4 +1,4 @@
-"""How much people would prefer a picture for a prompt, by ImageReward."""
+"""Human preference for an image given its prompt, by ImageReward."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ TOKENIZER = "google-bert/bert-base-uncased"
 
 
 class ImageReward(Reward):
-    """A network trained on people's comparisons of generated pictures.
+    """A network that was trained on people's comparisons of generated images.
 
     Args:
-        model: The published ``ImageReward.pt``, or a folder or Hub id with it or with the safetensors made from it.
-        tokenizer: Folder or Hub id of the BERT tokenizer; None: that in the model's folder if there is one, else the
+        model: The published ``ImageReward.pt``, or a folder or Hub name with it or with the safetensors made from it.
+        tokenizer: Folder or Hub name of the BERT tokenizer; None: that in the model's folder if there is one, else the
             published :data:`TOKENIZER`.
         device: ``auto``, ``cpu``, ``cuda`` ...
-        batch_size: Most pictures that are scored at once.
+        batch_size: Largest number of images that are scored at once.
 
     Source:
         ImageReward, arXiv:2304.05977.

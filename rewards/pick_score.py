@@ -1,4 +1,4 @@
-"""How much people would prefer a picture for a prompt, by PickScore: a CLIP trained on their choices."""
+"""Human preference for an image given its prompt, by PickScore: a CLIP that was trained on people's choices."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ RANGES = {"logit": (-100.0, 100.0), "cosine": (-1.0, 1.0)}
 
 
 class PickScore(Reward):
-    """Scaled cosine of the embeddings of a generated picture and its prompt.
+    """Scaled cosine of the embeddings of a generated image and its prompt.
 
     Args:
-        model: Folder or Hub id of the ``CLIPModel``.
-        processor: Folder or Hub id of the tokenizer and the image processor, which the published model does not hold;
-            None: that of the model.
+        model: Folder or Hub name of the ``CLIPModel``.
+        processor: Folder or Hub name of the tokenizer and the image processor, which the published model does not
+            hold; None: that of the model.
         scale: ``logit``: the cosine times the model's own scale, as published (about 20); or ``cosine``.
         device: ``auto``, ``cpu``, ``cuda`` ...
-        batch_size: Most pictures that are encoded at once.
+        batch_size: Largest number of images that are encoded at once.
 
     Source:
         Pick-a-Pic, arXiv:2305.01569, equation 1.

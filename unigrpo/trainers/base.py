@@ -22,14 +22,14 @@ from unigrpo.workers.trained import TrainedWorker
 
 @runtime_checkable
 class Output(Protocol):
-    """Where a run writes; see :mod:`unigrpo.runs.directory`."""
+    """Destination of what a run writes; see :mod:`unigrpo.runs.directory`."""
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Writes the metrics of one step."""
         ...
 
     def rollouts(self, step: int, rows: list[dict[str, Any]]) -> None:
-        """Writes samples of one step, of which `kind` says whether they are of the training or an evaluation."""
+        """Writes samples of one step; `kind` says whether they belong to training or to an evaluation."""
         ...
 
     def images(self, step: int, grids: Mapping[str, Image]) -> None:
@@ -49,13 +49,13 @@ class TrainState:
     """
 
     step: int = 0
-    """Finished steps."""
+    """Number of finished steps."""
     before: dict[str, float] = field(default_factory=dict[str, float])
     """Metrics of the evaluation before the first step."""
     wall_seconds: float = 0.0
     """Training time of all sessions of the run."""
     num_policy_ranks: int = 1
-    """Ranks that the optimizer states are sharded over."""
+    """Number of ranks over which the optimizer states are sharded."""
 
 
 Config = TypeVar("Config", bound=BaseRunConfig)
@@ -66,9 +66,9 @@ class Trainer(ABC, Generic[Config, State]):
     """Runs the steps of a run on its worker groups. A subclass says what a step and an evaluation are."""
 
     phases: ClassVar[Sequence[str]] = ()
-    """Parts of a step that :attr:`timer` times."""
+    """Phases of a step that :attr:`timer` times."""
     evaluation_prefix: ClassVar[str] = ""
-    """Stands before the names of an evaluation's metrics among those of a step."""
+    """Prefix of the names of an evaluation's metrics among those of a step."""
 
     def __init__(
         self,
@@ -84,8 +84,9 @@ class Trainer(ABC, Generic[Config, State]):
             config: The run.
             state: The state before the first step.
             groups: Workers by role, the trained model's first; None where a run has none.
-            checkpoints: Where checkpoints go.
-            evaluation_steps: Steps from one evaluation to the next; 0 evaluates only before and after the run.
+            checkpoints: Store of the checkpoints.
+            evaluation_steps: Number of steps from one evaluation to the next; 0 evaluates only before and after the
+                run.
         """
         self.config = config
         self.state = state
@@ -100,17 +101,17 @@ class Trainer(ABC, Generic[Config, State]):
 
     @abstractmethod
     def evaluate(self, output: Output) -> dict[str, float]:
-        """Writes samples of the present model and returns its held-out metrics; empty if nothing is held out."""
+        """Writes samples of the present model and returns its held-out metrics; empty without held-out data."""
 
     @abstractmethod
     def shown(self, values: dict[str, float]) -> dict[str, str]:
-        """The few metrics of a step that the progress bar shows, formatted."""
+        """Returns the few metrics of a step that the progress bar shows, formatted."""
 
     def fit(self, output: Output) -> dict[str, Any]:
         """Runs all steps that are left, with evaluations and checkpoints.
 
         Args:
-            output: Where metrics and samples go.
+            output: Destination of metrics and samples.
 
         Returns:
             The summary: steps, seconds, and the held-out metrics before and after.
@@ -147,7 +148,8 @@ class Trainer(ABC, Generic[Config, State]):
         self.checkpoints.save(self.state.step, dataclasses.asdict(self.state), self._save_model, best_metric)
 
     def resume(self) -> int:
-        """Goes on from the newest whole checkpoint. Returns the number of finished steps, 0 without a checkpoint."""
+        """Resumes from the newest complete checkpoint. Returns the number of finished steps, 0 without a
+        checkpoint."""
         found = self.checkpoints.latest()
         if found is None:
             return 0
@@ -171,7 +173,7 @@ class Trainer(ABC, Generic[Config, State]):
         self._trained.call(TrainedWorker.save, folder)
 
     def _timed_step(self, step: int, output: Output) -> dict[str, float]:
-        """A step's metrics with its seconds and with what each role's workers did in it."""
+        """Returns a step's metrics with its seconds and with the cost of each role's workers."""
         for group in self.groups.values():
             group.stats.clear()  # what evaluations and checkpoints cost belongs to no step
         self.timer = StepTimer(self.phases)
@@ -202,13 +204,13 @@ class StepTimer:
         self._seconds[name] += time.monotonic() - started
 
     def metrics(self) -> dict[str, float]:
-        """``time/<phase>_seconds`` of every phase, and ``time/step_seconds`` since the step began."""
+        """Returns ``time/<phase>_seconds`` of every phase, and ``time/step_seconds`` since the step began."""
         seconds = {f"time/{name}_seconds": value for name, value in self._seconds.items()}
         return seconds | {"time/step_seconds": time.monotonic() - self._started}
 
 
 def prompt_row(kind: str, prompt: Prompt, completion: str) -> dict[str, Any]:
-    """The columns of a sample in ``rollouts.jsonl`` that all trainers write.
+    """Returns the columns of a sample in ``rollouts.jsonl`` that all trainers write.
 
     Args:
         kind: `train`, or `eval` for held-out prompts.

@@ -54,14 +54,15 @@ class StageTrainer(Trainer[StageConfig, StageState]):
         self.validation_prompts = validation_prompts
 
     def train_step(self, step: int, output: Output) -> dict[str, float]:
-        """One optimizer step. Returns its metrics, and the samples of the whole run that could not be used."""
+        """Makes one optimizer step. Returns its metrics, and the samples of the whole run that could not be used."""
         values = step_metrics(self.workers.call(DenoisingWorker.train_step, step))
         broken = {name: number for name, number in values.items() if name.startswith("broken/")}
         self.state.broken = dict(Counter(self.state.broken) + Counter(broken))
         return values | self.state.broken
 
     def evaluate(self, output: Output) -> dict[str, float]:
-        """Held-out losses. Writes samples for the fixed prompts, and reconstructions of held-out images."""
+        """Measures held-out losses, and writes samples for the fixed prompts and reconstructions of held-out
+        images."""
         logger.info("validating at step %d", self.state.step)
         metrics, result = validate(self.workers, self.validation_prompts, self.config)
         output.rollouts(self.state.step, [prompt_row("eval", s.prompt, s.text) for s in result.samples])
@@ -69,7 +70,7 @@ class StageTrainer(Trainer[StageConfig, StageState]):
         return metrics
 
     def shown(self, values: dict[str, float]) -> dict[str, str]:
-        """Losses and seconds."""
+        """Returns losses and seconds."""
         losses = {name.removeprefix("loss/"): f"{v:.3f}" for name, v in values.items() if name.startswith("loss/")}
         return {**losses, "s/step": f"{values['time/step_seconds']:.2f}"}
 
@@ -86,7 +87,7 @@ def step_metrics(ranks: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 def image_grids(result: ValidationResult) -> dict[str, Image]:
-    """The images of a validation: generated ones with guidance and below without, and reconstructions."""
+    """Returns the image grids of a validation: images with and without guidance, and reconstructions."""
     grids = {
         DRAWINGS: [(s.prompt.text, (s.image, s.image_unguided)) for s in result.samples if s.image is not None],
         RECONSTRUCTIONS: [

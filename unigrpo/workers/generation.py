@@ -1,4 +1,4 @@
-"""Drawing samples of any task: the prompt's layout, the sampler, and the way back to text and pictures."""
+"""Generation of samples of any task: the prompt's layout, the sampler, and decoding to text and images."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from unigrpo.records import Prompt
 
 @dataclass(frozen=True, kw_only=True)
 class Drawn:
-    """What was drawn for one prompt: text, image or both."""
+    """The sample of one prompt: text, image or both."""
 
     text: TextSample | None = None
     image: ImageSample | None = None
 
     def row(self) -> dict[str, Tensor]:
-        """Tokens, masks, steps and log-probabilities of the whole row, as a Rollout has them.
+        """Returns tokens, masks, steps and log-probabilities of the whole row, in the form of a Rollout.
 
-        Thoughts stand in front of their image, in the image's row; its steps are counted on from theirs.
+        Thoughts stand before their image in the image's row; the steps of the image are numbered after theirs.
         """
         names = ("token_ids", "response_mask", "scored_mask", "commit_step", "commit_log_probs")
         if self.image is None:
@@ -56,24 +56,24 @@ class Drawn:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskSampler:
-    """Everything but the weights that drawing needs."""
+    """Everything that generation needs except the weights."""
 
     tokenizer: PreTrainedTokenizerBase
     vocabulary: Vocabulary
     data: DataConfig
     """Template and instruction of the prompts."""
     image_tokenizer: ImageTokenizer | None = None
-    """Needed by every task but text."""
+    """Image tokenizer, which every task but text needs."""
     resolution: int = 256
-    """Pixels of a side of input images."""
+    """Height and width of input images, in pixels."""
     fit: Fit = "stretch"
     """How an input image becomes square."""
     max_text_tokens: int | None = None
-    """Room for request and thoughts before an image (r2i); None allows any length."""
+    """Largest number of tokens of request and thoughts before an image (r2i); None allows any number."""
 
     @property
     def num_image_tokens(self) -> int:
-        """Codes of one image; 1 without an image tokenizer, since none will be drawn."""
+        """Number of codes of one image; 1 without an image tokenizer, because then no image is generated."""
         return (self.resolution // self.image_tokenizer.downscale) ** 2 if self.image_tokenizer else 1
 
     def draw(
@@ -84,14 +84,14 @@ class TaskSampler:
         image: ImageSamplingConfig,
         generators: Sequence[torch.Generator],
     ) -> list[Drawn]:
-        """One sample for each prompt.
+        """Generates one sample for each prompt.
 
         Args:
             model: The forward pass.
-            prompts: All of one task.
-            text: Sampling of texts.
-            image: Sampling of images.
-            generators: One per prompt.
+            prompts: Prompts of one task.
+            text: Sampling settings of text.
+            image: Sampling settings of images.
+            generators: One generator per prompt.
 
         Raises:
             ValueError: See the samplers and :func:`~unigrpo.data.prompting.encode_prompt`.
@@ -115,7 +115,7 @@ class TaskSampler:
         return [Drawn(text=one) for one in texts]
 
     def encode(self, prompts: Sequence[Prompt]) -> list[Int[Tensor, " P"]]:
-        """The prompts of one task as tokens."""
+        """Returns the prompts of one task as tokens."""
         codes: Sequence[Tensor | None] = [None] * len(prompts)
         if prompts[0].task == "mmu":
             codes = list(self._image_tokenizer().encode(self._pixels(prompts)).cpu())
@@ -125,7 +125,7 @@ class TaskSampler:
         ]
 
     def completion(self, drawn: Drawn) -> str:
-        """Returns the generated text without the tokens that end a turn or pad; empty without text."""
+        """Returns the generated text; empty without one."""
         return self._decode(drawn, keep_end_of_turn=False)
 
     def raw_completion(self, drawn: Drawn) -> str:
@@ -139,7 +139,8 @@ class TaskSampler:
         return decode_completion(tokens, response, self.tokenizer, self.vocabulary, keep_end_of_turn=keep_end_of_turn)
 
     def pictures(self, drawn: Sequence[Drawn]) -> list[Image.Image | None]:
-        """The pictures that were drawn, all in one pass of the image tokenizer; None for samples without one."""
+        """Returns the generated images, decoded in one pass of the image tokenizer; None for samples without an
+        image."""
         codes = [one.image.codes for one in drawn if one.image is not None]
         found = iter(self._image_tokenizer().codes_to_images(torch.stack(codes)) if codes else ())
         return [None if one.image is None else next(found) for one in drawn]

@@ -19,7 +19,7 @@ class WorkerGroup(Protocol):
     """Workers of one role. Methods are passed as functions, so that an editor can follow them."""
 
     stats: WorkerStats
-    """What the calls cost."""
+    """Cost of the calls."""
 
     @property
     def size(self) -> int:
@@ -33,7 +33,7 @@ class WorkerGroup(Protocol):
         *args: Arguments.args,
         **kwargs: Arguments.kwargs,
     ) -> list[Result]:
-        """Each worker gets a contiguous share of ``items``; the results, in the order of the workers."""
+        """Gives each worker a contiguous part of ``items`` and returns the results in the order of the workers."""
         ...
 
     def call(
@@ -42,7 +42,7 @@ class WorkerGroup(Protocol):
         *args: Arguments.args,
         **kwargs: Arguments.kwargs,
     ) -> list[Result]:
-        """Every worker runs the method with the same arguments; one result each."""
+        """Runs the method on every worker with the same arguments and returns one result each."""
         ...
 
     def start_map(
@@ -52,7 +52,7 @@ class WorkerGroup(Protocol):
         *args: Arguments.args,
         **kwargs: Arguments.kwargs,
     ) -> Callable[[], list[Result]]:
-        """Like :meth:`map`, but returns at once; calling what it returns waits for the results."""
+        """Starts :meth:`map` and returns at once. Calling the returned function waits for the results."""
         ...
 
     def start_call(
@@ -61,7 +61,7 @@ class WorkerGroup(Protocol):
         *args: Arguments.args,
         **kwargs: Arguments.kwargs,
     ) -> Callable[[], list[Result]]:
-        """Like :meth:`call`, but returns at once; calling what it returns waits for the results."""
+        """Starts :meth:`call` and returns at once. Calling the returned function waits for the results."""
         ...
 
     def close(self) -> None:
@@ -70,7 +70,7 @@ class WorkerGroup(Protocol):
 
 
 def shares(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
-    """Contiguous shares whose lengths differ by at most one.
+    """Splits items into contiguous parts whose lengths differ by at most one.
 
     >>> shares([1, 2, 3, 4, 5], 2)
     [[1, 2, 3], [4, 5]]

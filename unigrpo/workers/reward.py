@@ -1,4 +1,4 @@
-"""Rewards of rollouts: what a run needs of its rewards, and all of them in this process."""
+"""Rewards of rollouts: the interface that a run needs, and all rewards in this process."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class RewardScorer(Protocol):
         ...
 
     def score(self, rollouts: Sequence[Rollout]) -> tuple[list[RewardOutput], dict[str, float]]:
-        """The rewards of each rollout, and metrics about the rewards' work."""
+        """Returns the rewards of each rollout, and metrics about the rewards' work."""
         ...
 
     def start(self, rollouts: Sequence[Rollout]) -> Callable[[], tuple[list[RewardOutput], dict[str, float]]]:
-        """Like :meth:`score`, but returns at once; calling what it returns waits for the rewards."""
+        """Starts :meth:`score` and returns at once. Calling the returned function waits for the rewards."""
         ...
 
     def close(self) -> None:
-        """Ends what scores."""
+        """Ends the processes of the rewards."""
         ...
 
 
@@ -76,7 +76,7 @@ class LocalRewards:
 
 
 def reward_spec(term: RewardTermConfig) -> RewardSpec:
-    """What a reward is built from."""
+    """Returns the data from which a reward is built."""
     return RewardSpec(name=term.name, options=term.options, style=term.style)
 
 
@@ -97,10 +97,10 @@ def applicable_rows(term: RewardTermConfig, rollouts: Sequence[Rollout]) -> list
 
 
 def reward_inputs(rollouts: Sequence[Rollout]) -> list[RewardInput]:
-    """Rollouts as rewards see them. A picture that several prompts name is read once, and sent once.
+    """Returns rollouts as rewards see them. An image that several prompts name is read once, and sent once.
 
     Raises:
-        ValueError: A picture of a prompt cannot be read any more.
+        ValueError: An image of a prompt cannot be read any more.
     """
     prompts = [rollout.request.prompt for rollout in rollouts]
     pictures = {path: read_image(path) for path in {path for prompt in prompts for path in prompt.images}}
@@ -129,7 +129,7 @@ def _prompt_ids(rollout: Rollout) -> tuple[int, ...]:
 
 
 def prompt_input(prompt: Prompt) -> RewardInput:
-    """A prompt as a reward sees it before there is a completion."""
+    """Returns a prompt as a reward sees it before there is a completion."""
     return RewardInput(
         prompt=prompt.text,
         messages=prompt.messages,
@@ -141,12 +141,12 @@ def prompt_input(prompt: Prompt) -> RewardInput:
 
 
 def outputs(scores: dict[str, list[Scores]], rows: dict[str, list[int]], num_samples: int) -> list[RewardOutput]:
-    """The batches of each reward as one record for each sample.
+    """Combines the batches of each reward into one record for each sample.
 
     Args:
-        scores: Of each reward, in order.
-        rows: Samples that each reward paid for, in the order of its values.
-        num_samples: Of the step.
+        scores: Scores of each reward, in order.
+        rows: Samples that each reward scored, in the order of its values.
+        num_samples: Number of samples of the step.
     """
     found = [RewardOutput(parts={}, reasons={}) for _ in range(num_samples)]
     for name, batches in scores.items():
@@ -159,7 +159,7 @@ def outputs(scores: dict[str, list[Scores]], rows: dict[str, list[int]], num_sam
 
 
 def work_metrics(scores: dict[str, list[Scores]], seconds: dict[str, float]) -> dict[str, float]:
-    """Seconds of each reward, and what it logged itself: the mean over its calls, by their samples."""
+    """Returns the seconds of each reward, and what it logged itself: the mean over its calls, weighted by samples."""
     metrics = {f"time/reward/{name}_seconds": value for name, value in seconds.items()}
     for name, batches in scores.items():
         for key in sorted({key for batch in batches for key in batch.logs}):

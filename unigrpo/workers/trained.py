@@ -1,4 +1,4 @@
-"""What every worker of a trained model can do: save, load and export it, and count its arithmetic."""
+"""Methods of every worker of a trained model: save, load, export, and counting of arithmetic."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ class TrainedWorker:
 
     @property
     def device(self) -> torch.device:
-        """The device of this rank."""
+        """Device of this rank."""
         return self._engine.device
 
     def save(self, folder: Path) -> None:
-        """Writes everything that :meth:`load` needs to go on exactly."""
+        """Writes everything that :meth:`load` needs to resume exactly."""
         self._engine.save(folder / "policy")
 
     def load(self, folder: Path) -> None:
-        """Goes on from what :meth:`save` wrote."""
+        """Restores what :meth:`save` wrote."""
         self._engine.load(folder / "policy")
 
     def export(self, folder: Path) -> None:

@@ -16,11 +16,11 @@ from unigrpo.config import ActorConfig, AdamConfig, DeepSpeedConfig, ImageConfig
 from unigrpo.config.corpora import CaptionConfig, LayoutConfig, SourceConfig
 from unigrpo.config.denoising import ModalityConfig, StageConfig, StageTrainConfig, ValidationConfig
 from unigrpo.distributed.placement import start_stage
+from unigrpo.evaluation.denoising import StageEvaluator
 from unigrpo.models.mmada import MMadaModelLM
 from unigrpo.runs.checkpoints import CheckpointStore
 from unigrpo.trainers.denoising import StageTrainer
 from unigrpo.training.optimizer_step import LocalEngine
-from unigrpo.workers.denoising import DenoisingWorker
 from unigrpo.workers.group import LocalGroup, WorkerGroup
 
 pytestmark = pytest.mark.ray
@@ -86,7 +86,7 @@ def test_losses_and_weights_are_those_of_one_process(
     cluster: None, config: StageConfig, tmp_path: Path, ranks: int, zero_stage: Any
 ):
     model = MMadaModelLM.from_pretrained(config.actor.model_name_or_path)
-    worker = DenoisingWorker(config, LocalEngine(model, config.actor, config.num_optimizer_steps))
+    worker = StageEvaluator(config, LocalEngine(model, config.actor, config.num_optimizer_steps))
     rows, weights = fit(config, LocalGroup(worker), tmp_path / "local")
 
     spread = dataclasses.replace(

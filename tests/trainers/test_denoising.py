@@ -32,9 +32,8 @@ from unigrpo.config.denoising import (
     ValidationConfig,
 )
 from unigrpo.data.prompts import load_prompts
-from unigrpo.evaluation.denoising import validate
-from unigrpo.models.checkpoint_io import load_config
-from unigrpo.models.mmada import MMadaModelLM
+from unigrpo.evaluation.denoising import StageEvaluator, validate
+from unigrpo.models.checkpoint_io import load_config, load_policy
 from unigrpo.runs.checkpoints import CheckpointStore
 from unigrpo.runs.directory import RunDirectory
 from unigrpo.trainers.denoising import StageTrainer, step_metrics
@@ -137,8 +136,8 @@ class Recorder:
 
 
 def make_trainer(config: StageConfig, path: Path) -> StageTrainer:
-    model = MMadaModelLM.from_pretrained(config.actor.model_name_or_path)
-    worker = DenoisingWorker(config, LocalEngine(model, config.actor, config.num_optimizer_steps))
+    model = load_policy(config.actor.model_name_or_path, torch.float32, "sdpa", max_text_tokens=config.max_text_tokens)
+    worker = StageEvaluator(config, LocalEngine(model, config.actor, config.num_optimizer_steps))
     prompts = load_prompts(config.validation.prompts) if config.validation.prompts else []
     return StageTrainer(
         config, workers=LocalGroup(worker), validation_prompts=prompts, checkpoints=CheckpointStore(path, max_num=3)
@@ -286,7 +285,7 @@ def test_a_source_may_fit_its_images_in_a_way_of_its_own(world, tiny_unified_fol
         source = dataclasses.replace(classes, path=str(tmp_path), fit=fit)
         config = stage(world, tiny_unified_folder, t2i=ModalityConfig(batch_size=4, sources={"classes": source}))
         worker = make_trainer(config, tmp_path / "out").workers.worker  # type: ignore[attr-defined]
-        pixels = worker._training.read("t2i", [0])[0].pixels
+        pixels = worker.corpus.read("t2i", [0])[0].pixels
         assert (pixels[0, 8, 0] > 0.9).item() == is_red, fit
 
 
@@ -295,7 +294,7 @@ def test_untrained_end_padding_is_neither_seen_nor_counted(world, tiny_unified_f
     for trained in (True, False):
         config = stage(world, tiny_unified_folder, noise=NoiseConfig(train_end_padding=trained))
         worker = make_trainer(config, tmp_path).workers.worker  # type: ignore[attr-defined]
-        rows = worker._noised("mmu", worker._training.read("mmu", range(4)), "train")
+        rows = worker.noiser.noised("mmu", worker.corpus.read("mmu", range(4)), "train")
         tokens.append((int(rows.token_mask.sum()), rows.answer_length.tolist()))
     assert tokens[0][0] > tokens[1][0]
     # The newline behind the header, the colour's letters, the end of the turn and end-of-text.
@@ -332,7 +331,7 @@ def test_a_checked_stage_knows_its_sources_and_longest_row(world, tiny_unified_f
         ({"image": ImageConfig(tokenizer="nowhere", resolution=16)}, "nowhere"),
         ({"image": ImageConfig(tokenizer="TOKENIZER", resolution=18)}, "resolution 18 is no multiple of 4"),
         (
-            {"validation": ValidationConfig(image=ImageSamplingConfig(num_image_tokens=9))},
+            {"validation": ValidationConfig(image=ImageSamplingConfig(num_image_tokens=9, num_denoising_steps=2))},
             r"num_image_tokens is 9, but image.resolution 16 makes 16",
         ),
         ({"t2i": ModalityConfig(batch_size=2)}, r"t2i.batch_size is 2, but t2i.sources is empty"),

@@ -96,6 +96,11 @@ class BaseRunConfig(ABC):
         """Seed of all random numbers of the run."""
         return self.train.seed
 
+    @property
+    def max_text_tokens(self) -> int | None:
+        """Number of text tokens before an image that the run trains the model on; None keeps the checkpoint's."""
+        return None
+
     def to_dict(self) -> dict[str, Any]:
         """Returns the plain nested dictionary that is written to ``config.yaml``."""
         return dataclasses.asdict(self)

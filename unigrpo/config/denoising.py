@@ -144,6 +144,11 @@ class StageConfig(BaseRunConfig):
         return {name: getattr(self, name) for name in MODALITIES if getattr(self, name).batch_size}
 
     @property
+    def max_text_tokens(self) -> int | None:
+        """Number of text tokens of a row of r2i; None without this modality. Whoever samples needs the same rows."""
+        return self.layout.max_text_tokens if "r2i" in self.modalities else None
+
+    @property
     def num_samples_per_step(self) -> int:
         """Number of rows of all modalities in one optimizer step."""
         return sum(modality.batch_size for modality in self.modalities.values())

@@ -107,34 +107,49 @@ class StepDataset(Dataset["dict[str, list[LoadedSample]] | ValueError"]):
         except ValueError as error:
             return ValueError(str(error))
 
-    def steps_from(self, step: int, num_workers: int) -> Iterator[dict[str, list[LoadedSample]]]:
-        """Yields the steps from a given one on, without end; loader processes, if there are any, read them ahead.
-
-        Raises:
-            ValueError: Too many samples of a source cannot be used.
-        """
-        loader = DataLoader(
-            self,
-            batch_size=None,
-            sampler=_Steps(step),
-            num_workers=num_workers,
-            multiprocessing_context="spawn" if num_workers else None,
-        )
-        for reads in loader:
-            if isinstance(reads, ValueError):
-                raise reads
-            yield reads
-
-    def count(self, reads: Mapping[str, Sequence[LoadedSample]]) -> None:
+    def count(self, samples: Mapping[str, Sequence[LoadedSample]]) -> None:
         """Counts samples that other processes read.
 
         Raises:
             ValueError: Too many samples of a source cannot be used.
         """
-        for name, batch in reads.items():
-            for read in batch:
-                skipped = read.sample.skipped
-                self._reader.streams[name].add_counts(read.sample.source, 1 + len(skipped), skipped)
+        for name, batch in samples.items():
+            for loaded in batch:
+                skipped = loaded.sample.skipped
+                self._reader.streams[name].add_counts(loaded.sample.source, 1 + len(skipped), skipped)
+
+
+class StepLoader:
+    """Loads what one rank reads in a step. Loader processes, if there are any, read later steps ahead."""
+
+    def __init__(self, dataset: StepDataset, num_workers: int) -> None:
+        self._dataset, self._num_workers = dataset, num_workers
+        self._steps: Iterator[dict[str, list[LoadedSample]] | ValueError] = iter(())
+        self._next = -1
+
+    def at(self, step: int) -> dict[str, list[LoadedSample]]:
+        """Returns the samples of a step by modality. Any step may be asked for, but the next one is the cheapest.
+
+        Raises:
+            ValueError: Too many samples of a source cannot be used.
+        """
+        if step != self._next:
+            self._steps = iter(
+                DataLoader(
+                    self._dataset,
+                    batch_size=None,
+                    sampler=_Steps(step),
+                    num_workers=self._num_workers,
+                    multiprocessing_context="spawn" if self._num_workers else None,
+                )
+            )
+        self._next = step + 1
+        samples = next(self._steps)
+        if isinstance(samples, ValueError):
+            raise samples
+        if self._num_workers:  # the loader processes counted for themselves
+            self._dataset.count(samples)
+        return samples
 
 
 class _Steps(torch.utils.data.Sampler[int]):

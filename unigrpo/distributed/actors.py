@@ -19,13 +19,13 @@ from unigrpo.distributed.engine import StrategyEngine
 from unigrpo.distributed.strategy import UniGRPOStrategy, make_strategy
 from unigrpo.distributed.tensor_transfer import Packed, pack, unpack
 from unigrpo.distributed.weight_channel import Broadcast, join_store, open_store
+from unigrpo.evaluation.denoising import StageEvaluator
 from unigrpo.models.checkpoint_io import load_policy
 from unigrpo.models.image_tokenizer import ImageTokenizer
 from unigrpo.models.loading import find_image_tokenizer, load_tokenizer
 from unigrpo.models.lora import add_lora
 from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.training.scoring import ScoringSettings
-from unigrpo.workers.denoising import DenoisingWorker
 from unigrpo.workers.policy import PolicyWorker
 from unigrpo.workers.reference import ReferenceWorker
 from unigrpo.workers.rollout import RolloutWorker
@@ -159,7 +159,11 @@ def load_model(config: BaseRunConfig) -> PreTrainedModel:
     """The model of a checkpoint folder, in the type of ``ds.param_dtype``."""
     dtype = torch.bfloat16 if config.ds.param_dtype == "bf16" else torch.float32
     return load_policy(
-        config.actor.model_name_or_path, dtype, config.ds.attn_implementation, compile=config.ds.compile
+        config.actor.model_name_or_path,
+        dtype,
+        config.ds.attn_implementation,
+        compile=config.ds.compile,
+        max_text_tokens=config.max_text_tokens,
     )
 
 
@@ -171,6 +175,6 @@ def cpu_threads(ranks_per_node: int) -> int:
 class DenoisingActor(ModelActor):
     """One rank of a stage."""
 
-    def build(self, config: StageConfig, strategy: UniGRPOStrategy) -> DenoisingWorker:
+    def build(self, config: StageConfig, strategy: UniGRPOStrategy) -> StageEvaluator:
         """The worker on a DeepSpeed engine, with the image tokenizer on the same device."""
-        return DenoisingWorker(config, training_engine(config, strategy))
+        return StageEvaluator(config, training_engine(config, strategy))

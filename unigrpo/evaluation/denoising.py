@@ -1,35 +1,84 @@
-"""What a stage looks like from outside: held-out losses by mask ratio, and samples for fixed prompts of all tasks."""
+"""Validation of a stage: held-out losses by mask ratio, reconstructions, and samples for fixed prompts."""
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
+from transformers import PreTrainedModel
 
+from unigrpo.config import DataConfig
 from unigrpo.config.denoising import MODALITIES, StageConfig
 from unigrpo.records import Prompt
-from unigrpo.workers.denoising import DenoisingWorker, Reconstruction, RowLoss, Sample
+from unigrpo.rng import keyed_generator
+from unigrpo.training.denoising import token_log_probs
+from unigrpo.training.optimizer_step import Engine
+from unigrpo.workers.denoising import DenoisingWorker
+from unigrpo.workers.generation import TaskSampler
 from unigrpo.workers.group import WorkerGroup
 
 BINS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Borders of the mask-ratio bins."""
-NUM_TRIPTYCHS = 8
+NUM_RECONSTRUCTIONS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowLoss:
+    """Cross-entropy of one held-out row."""
+
+    modality: str
+    nats: float
+    """Sum over the counted tokens."""
+    num_tokens: int
+    mask_ratio: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """What the model generates for a fixed prompt."""
+
+    prompt: Prompt
+    text: str = ""
+    """Answer or thoughts."""
+    image: np.ndarray | None = None
+    """uint8 (H, W, 3), with guidance."""
+    image_unguided: np.ndarray | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconstruction:
+    """A held-out image, what the image tokenizer keeps of it, and what the model predicts if it is partly masked."""
+
+    original: np.ndarray
+    """uint8 (H, W, 3), as the others."""
+    reconstruction: np.ndarray
+    prediction: np.ndarray
+    """Every masked code filled in by its most likely value at once."""
+    mask_ratio: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationResult:
-    """Samples and pictures of one validation."""
+    """Samples and images of one validation."""
 
-    samples: list[Sample] = field(default_factory=list[Sample])
-    reconstructions: list[Reconstruction] = field(default_factory=list[Reconstruction])
+    samples: list[Sample]
+    reconstructions: list[Reconstruction]
 
 
 def validate(
     workers: WorkerGroup, prompts: list[Prompt], config: StageConfig
 ) -> tuple[dict[str, float], ValidationResult]:
-    """Losses on the same rows and noise every time, and samples from the same random numbers.
+    """Measures losses on the same rows and noise every time, and generates from the same random numbers.
+
+    Args:
+        workers: Workers that are :class:`StageEvaluator`.
+        prompts: Fixed prompts of all tasks.
+        config: The stage.
 
     Returns:
         ``validation/<modality>_nats_per_token`` over all counted tokens, and ``..._ratio_<low>`` for each bin of mask
@@ -37,12 +86,12 @@ def validate(
     """
     held_out = [name for name in MODALITIES if getattr(config.validation, name).sources]
     items = [(name, row) for name in held_out for row in range(config.validation.num_rows)]
-    metrics = loss_metrics(workers.map(DenoisingWorker.row_losses, items))
+    metrics = loss_metrics(workers.map(StageEvaluator.row_losses, items))
     reconstructions: list[Reconstruction] = []
     if "t2i" in held_out and config.validation.num_rows:
-        rows = range(min(NUM_TRIPTYCHS, config.validation.num_rows))
-        reconstructions = workers.map(DenoisingWorker.reconstructions, rows)
-    samples = workers.map(DenoisingWorker.generate, prompts) if prompts else []
+        rows = range(min(NUM_RECONSTRUCTIONS, config.validation.num_rows))
+        reconstructions = workers.map(StageEvaluator.reconstructions, rows)
+    samples = workers.map(StageEvaluator.generate, prompts) if prompts else []
     return metrics, ValidationResult(samples=samples, reconstructions=reconstructions)
 
 
@@ -55,3 +104,107 @@ def loss_metrics(rows: Sequence[RowLoss]) -> dict[str, float]:
             sums[name][0] += row.nats
             sums[name][1] += row.num_tokens
     return {f"validation/{name}": nats / tokens for name, (nats, tokens) in sorted(sums.items()) if tokens}
+
+
+class StageEvaluator(DenoisingWorker):
+    """One rank of a stage that also measures held-out rows and generates samples."""
+
+    def __init__(self, config: StageConfig, engine: Engine) -> None:
+        """Opens the sources, the held-out ones too, and the image tokenizer.
+
+        Raises:
+            ValueError: A source or the image tokenizer is not as expected.
+        """
+        super().__init__(config, engine)
+        held_out = {name: getattr(config.validation, name).sources for name in MODALITIES}
+        self._held_out = self.open_corpus({name: sources for name, sources in held_out.items() if sources})
+        self._sampler = TaskSampler(
+            tokenizer=self._tokenizer,
+            vocabulary=self.vocabulary,
+            data=DataConfig(prompt_template=config.layout.template),
+            image_tokenizer=self._image_tokenizer,
+            resolution=config.image.resolution,
+            fit=config.image.fit,
+            max_text_tokens=config.layout.max_text_tokens,
+        )
+
+    @torch.no_grad()
+    def row_losses(self, items: Sequence[tuple[str, int]]) -> list[RowLoss]:
+        """Returns the cross-entropies of held-out rows (modality, position), with the same noise every time."""
+        losses: list[RowLoss] = []
+        with self._evaluated_model() as model:
+            for modality, group in itertools.groupby(items, key=lambda item: item[0]):
+                samples = self._held_out.read(modality, [position for _, position in group])
+                noised = self.noiser.noised(modality, samples, "validation")
+                for rows in noised.split(self._config.train.micro_batch_size):
+                    nats = -token_log_probs(model, rows, self.device).sum(dim=1).cpu()
+                    losses += [
+                        RowLoss(
+                            modality=modality,
+                            nats=nats[i].item(),
+                            num_tokens=int(rows.is_counted[i].sum()),
+                            mask_ratio=rows.mask_ratio[i].item(),
+                        )
+                        for i in range(len(rows))
+                    ]
+        return losses
+
+    @torch.no_grad()
+    def reconstructions(self, positions: Sequence[int]) -> list[Reconstruction]:
+        """Returns the held-out images of t2i at these positions, reconstructed and predicted."""
+        with self._evaluated_model() as model:  # all ranks enter, even one without a position
+            return self._reconstructed(model, positions) if positions else []
+
+    def _reconstructed(self, model: PreTrainedModel, positions: Sequence[int]) -> list[Reconstruction]:
+        samples = self._held_out.read("t2i", positions)
+        rows = self.noiser.noised("t2i", samples, "validation")
+        pixels, codes = self.noiser.pixels(samples), self.noiser.codes(samples)
+        image = slice(rows.input_ids.shape[1] - 1 - codes.shape[1], rows.input_ids.shape[1] - 1)
+        masked = torch.zeros_like(rows.is_counted)
+        masked[:, image] = (rows.input_ids == self.vocabulary.mask_id)[:, image]
+        logits = model(
+            rows.input_ids.to(self.device),
+            attention_mask=rows.token_mask.to(self.device),
+            positions=masked.to(self.device),
+            vocab_slice=self.vocabulary.image_slice,
+        ).logits
+        predicted = codes.masked_scatter(masked[:, image], logits.argmax(dim=-1).cpu())
+        decode = self.noiser.image_tokenizer.codes_to_images
+        originals = ((pixels + 1) / 2).clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).numpy()
+        images = zip(originals, decode(codes), decode(predicted), rows.mask_ratio.tolist(), strict=True)
+        return [
+            Reconstruction(
+                original=original, reconstruction=np.asarray(kept), prediction=np.asarray(made), mask_ratio=ratio
+            )
+            for original, kept, made, ratio in images
+        ]
+
+    def generate(self, prompts: Sequence[Prompt]) -> list[Sample]:
+        """Returns a sample for each fixed prompt, from the same random numbers every time.
+
+        Images are generated with guidance and without.
+        """
+        with self._evaluated_model() as model:
+            return [self._sample(model, prompt) for prompt in prompts]
+
+    def _sample(self, model: PreTrainedModel, prompt: Prompt) -> Sample:
+        validation, sampler = self._config.validation, self._sampler
+        image = replace(validation.image, num_image_tokens=sampler.num_image_tokens)
+        settings = [image]
+        if prompt.task in ("t2i", "r2i"):
+            settings.append(replace(image, guidance_scale=0.0))
+        generators = [keyed_generator(self._config.seed, "validation sample", prompt.id) for _ in settings]
+        drawn = [
+            sampler.draw(model, [prompt], validation.text, one, [generator])[0]
+            for one, generator in zip(settings, generators, strict=True)
+        ]
+        images = [None if one is None else np.asarray(one) for one in sampler.pictures(drawn)]
+        unguided = images[1] if len(images) > 1 else None
+        return Sample(prompt=prompt, text=sampler.completion(drawn[0]), image=images[0], image_unguided=unguided)
+
+    @contextmanager
+    def _evaluated_model(self) -> Iterator[PreTrainedModel]:
+        """The whole model in evaluation mode."""
+        self._engine.model.eval()
+        with self._engine.whole_model() as model, self.meter.watch(model):
+            yield model

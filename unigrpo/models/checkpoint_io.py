@@ -48,7 +48,12 @@ MAX_SHARD_SIZE = "5GB"
 
 
 def load_policy(
-    name: str | Path, dtype: torch.dtype, attn_implementation: str, *, compile: bool = False
+    name: str | Path,
+    dtype: torch.dtype,
+    attn_implementation: str,
+    *,
+    compile: bool = False,
+    max_text_tokens: int | None = None,
 ) -> MMadaModelLM:
     """Returns the model of a checkpoint in evaluation mode. No code of the checkpoint is run.
 
@@ -57,6 +62,7 @@ def load_policy(
         dtype: Type of the weights.
         attn_implementation: `eager`, `sdpa` or one of transformers' flash kernels.
         compile: Fuse the functions between the model's matrix products.
+        max_text_tokens: Value for the model's config; None keeps the checkpoint's.
 
     Raises:
         ValueError: There is no such checkpoint, it is of another architecture, files or tensors are missing or left
@@ -64,6 +70,8 @@ def load_policy(
     """
     functions = compiled() if compile else FusedOps()
     config = load_config(name)
+    if max_text_tokens is not None:
+        config.max_text_tokens = max_text_tokens
     folder = local_folder(name)
     weight_files(folder, (SINGLE_FILE,))
     try:

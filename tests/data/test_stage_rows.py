@@ -1,0 +1,56 @@
+"""The loader of steps: any step may be asked for, and steps in order come from one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import pytest
+
+from unigrpo.data.corpora.sample import CorpusSample
+from unigrpo.data.stage_rows import CorpusLoader, LoadedSample, StepDataset, StepLoader
+
+
+class Positions:
+    """A corpus whose samples are their positions."""
+
+    def __init__(self) -> None:
+        self.reads: list[int] = []
+
+    def read(self, modality: str, positions: Sequence[int]) -> list[LoadedSample]:
+        if 96 in positions:
+            raise ValueError("source lm/text: too many samples cannot be used")
+        self.reads += positions
+        return [
+            LoadedSample(position=p, sample=CorpusSample(key=str(p), task="lm", text=str(p)), pixels=None)
+            for p in positions
+        ]
+
+
+def loader(corpus: Positions, rank: int = 0) -> StepLoader:
+    return StepLoader(StepDataset(cast(CorpusLoader, corpus), {"lm": 4}, rank, 2), num_workers=0)
+
+
+def positions(samples: dict[str, list[LoadedSample]]) -> list[int]:
+    return [sample.position for sample in samples["lm"]]
+
+
+def test_a_step_has_the_same_samples_in_whatever_order_steps_are_asked_for():
+    corpus = Positions()
+    steps = loader(corpus)
+    in_order = [positions(steps.at(step)) for step in range(4)]
+    assert len(corpus.reads) == 8, "every sample is read once"
+    other = loader(Positions())
+    assert [positions(other.at(step)) for step in (3, 1, 1, 2, 0)] == [in_order[step] for step in (3, 1, 1, 2, 0)]
+
+
+def test_the_ranks_share_the_samples_of_a_step():
+    shares = [positions(loader(Positions(), rank).at(5)) for rank in (0, 1)]
+    assert sorted(shares[0] + shares[1]) == [20, 21, 22, 23]
+
+
+def test_a_source_that_cannot_be_used_is_an_error_of_its_step_alone():
+    steps = loader(Positions())
+    with pytest.raises(ValueError, match="source lm/text: too many"):
+        [positions(steps.at(step)) for step in (23, 24)]
+    assert positions(steps.at(25))

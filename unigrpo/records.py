@@ -76,6 +76,9 @@ class Rollout:
     """Denoising step at which the sampler fixed the token; -1 outside the response."""
     commit_log_probs: Float[Tensor, " L"]
     """Log-probability (nats) of the token when the sampler fixed it; 0 outside the response."""
+    commit_entropy: Float[Tensor, " L"] | None = None
+    """Entropy (nats) of the distribution that the token was drawn from; 0 outside the response. None if the sampler
+    did not record it."""
     image_mask: Bool[Tensor, " L"]
     """True on image tokens of the response, whose probabilities are normalized over the image codes alone."""
     image: np.ndarray | None = None
@@ -128,11 +131,9 @@ class TrainSample:
     rollout: Rollout
     advantage: float
     is_valid: bool
-    """False for a sample whose reward is missing. It has no weight anywhere and is not counted."""
-    mask_ratios: Float[Tensor, " K"]
-    is_masked: Bool[Tensor, "K V L"]
-    weight: Float[Tensor, "K V L"]
-    old_log_probs: Float[Tensor, "K L"] | None = None
-    """Log-probabilities under the policy that generated the rollout, with the same masks; nats, 0 where not scored."""
-    ref_log_probs: Float[Tensor, "K L"] | None = None
-    """Log-probabilities under the frozen reference, with the same masks; nats, 0 where not scored."""
+    """False for a sample whose reward is missing. Nothing of it is scored, and it is not counted."""
+    old_log_probs: tuple[Float[Tensor, " _"], ...] | None = None
+    """Log-probabilities under the policy that generated the rollout, nats: for each of the K inner updates, those of
+    the tokens that its views score, view by view."""
+    ref_log_probs: tuple[Float[Tensor, " _"], ...] | None = None
+    """Log-probabilities under the frozen reference in the same order; None where the task has no KL."""

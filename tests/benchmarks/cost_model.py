@@ -25,6 +25,7 @@ from unigrpo.models.sampling.image import sample_images
 from unigrpo.models.sampling.text import sample_text
 from unigrpo.training.scoring import score
 from unigrpo.training.unigrpo import unigrpo_updates
+from unigrpo.training.views import ViewSampler
 
 NUM_ROWS = 16
 """As many as the 8B config generates at once."""
@@ -51,7 +52,8 @@ def work(size: Size, model: MMadaModelLM) -> dict[str, Callable[[], object]]:
     samples = [f(size, i) for i in range(NUM_ROWS // 2) for f in (text_sample, image_sample)]
     config, settings = run_config(NUM_ROWS // 2), scoring_settings(size)
     engine = GradientEngine(model)
-    old = score(engine, config, settings, samples)
+    rollouts = [sample.rollout for sample in samples]
+    old = score(engine, config, settings, rollouts)
     samples = [replace(sample, old_log_probs=log_probs) for sample, log_probs in zip(samples, old, strict=True)]
     text = replace(size.text, stop_at_end_of_text=False)
     text_prompts = size.text_tokens([size.text_prompts[0]] * NUM_ROWS)
@@ -72,7 +74,7 @@ def work(size: Size, model: MMadaModelLM) -> dict[str, Callable[[], object]]:
 
     return {
         "update": lambda: unigrpo_updates(engine, config, settings, samples),
-        "scoring a mixed batch": lambda: score(engine, config, settings, samples),
+        "scoring a mixed batch": lambda: score(engine, config, settings, rollouts),
         "texts, cache none": answer("none"),
         "texts, cache prefix": answer("prefix"),
         "texts, cache dual": answer("dual"),
@@ -86,11 +88,11 @@ def predicted_flops(size: Size, model: MMadaModelLM) -> dict[str, float]:
     codes = size.vocabulary.codebook_size
     text = Lengths(prompt=size.text_prompts[0], response=size.text.max_new_tokens)
     image = Lengths(prompt=size.image_prompts[0], response=size.image.num_image_tokens)
-    mixed = 0.0
+    mixed, views = 0.0, ViewSampler(run_config(1))
     for number in range(NUM_ROWS // 2):
         for sample, ids in ((text_sample(size, number), size.num_ids), (image_sample(size, number), codes)):
             row = len(sample.rollout.token_ids)
-            mixed += sum(pass_flops(measured, row, row**2, int(sample.weight[0].sum()) * ids))
+            mixed += sum(pass_flops(measured, row, row**2, int(views.views(sample.rollout, 0).weight.sum()) * ids))
     passes = 3 if size.name == "small" else 4
     texts = {
         f"texts, cache {cache}": NUM_ROWS * text_flops(measured, text, replace(size.text, cache=cache))

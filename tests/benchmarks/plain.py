@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+from samples import FullRows
 from torch import Tensor
 
 from unigrpo.config import ImageSamplingConfig, TextSamplingConfig
-from unigrpo.data.collate import ScoringBatch
 from unigrpo.models.mmada import MMadaModelLM
 from unigrpo.models.sampling.image import mask_counts, remasking_temperature
 from unigrpo.models.vocabulary import Vocabulary
@@ -120,11 +120,11 @@ def sample_images(
     raise AssertionError("the last step keeps all")
 
 
-def log_likelihood(model: MMadaModelLM, batch: ScoringBatch, mask_id: int, image_slice: tuple[int, int]) -> Tensor:
+def log_likelihood(model: MMadaModelLM, batch: FullRows, mask_id: int, image_slice: tuple[int, int]) -> Tensor:
     """Log-probabilities (B, L) of the hidden tokens of the first view, by a softmax over full logits; 0 elsewhere."""
-    hidden, counted = batch.plan.is_masked[0], batch.plan.weight[0] > 0
-    xt = batch.token_ids.masked_fill(hidden, mask_id)
-    logits = model(xt, attention_mask=batch.masks.token_mask).logits.float()
+    counted = batch.is_scored
+    xt = batch.token_ids.masked_fill(batch.is_masked, mask_id)
+    logits = model(xt, attention_mask=batch.token_mask).logits.float()
     text = logits.log_softmax(dim=-1).gather(-1, batch.token_ids[..., None])[..., 0]
     if not batch.image_mask.any():
         return text.masked_fill(~counted, 0.0)

@@ -65,9 +65,9 @@ def test_images_of_mixed_prompt_lengths_are_those_of_the_plain_sampler(size: Siz
 def test_scores_and_gradients_are_those_of_full_logits_and_padded_rows(size: Size) -> None:
     model = size.build()
     samples = [make(size, number) for number in range(3) for make in (text_sample, image_sample)]
-    found = score(scoring.Scorer(model), run_config(4), scoring_settings(size), samples)
-    assert any((one != 0).any() for one in found)
-    scoring.equality(size, found, scoring.plain_scores(model, size, samples))
+    found = score(scoring.Scorer(model), run_config(4), scoring_settings(size), [s.rollout for s in samples])
+    assert all((one[0] < 0).all() and len(one[0]) > 0 for one in found)
+    scoring.equality(size, samples, found, scoring.plain_scores(model, size, samples))
     samples = [replace(sample, old_log_probs=one) for sample, one in zip(samples, found, strict=True)]
     update.equality(model, size, samples, 4)
 
@@ -77,7 +77,7 @@ def test_all_inner_updates_are_scored_in_the_memory_of_one(size: Size) -> None:
     settings, engine = scoring_settings(size), LocalEngine(size.build(), run_config(4).actor, 1)
 
     def peak(num_updates: int) -> int:
-        samples = [make(size, number, num_updates) for number in range(2) for make in (text_sample, image_sample)]
+        samples = [make(size, number).rollout for number in range(2) for make in (text_sample, image_sample)]
         return peak_logit_bytes(lambda: score(engine, run_config(4, num_updates), settings, samples), widths)
 
     assert peak(4) == peak(1) > 0

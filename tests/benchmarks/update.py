@@ -60,7 +60,7 @@ def main() -> None:
     samples = [f(size, i) for i in range(4) for f in (text_sample, image_sample)]
     config, settings = run_config(micro_batch_size), scoring_settings(size)
     engine = LocalEngine(model, ActorConfig(), 1000) if is_small else GradientEngine(model)
-    old = score(engine, config, settings, samples)
+    old = score(engine, config, settings, [sample.rollout for sample in samples])
     samples = [replace(sample, old_log_probs=log_probs) for sample, log_probs in zip(samples, old, strict=True)]
     same = equality(model, size, samples, micro_batch_size)
 
@@ -101,14 +101,15 @@ def plain_update(engine: LocalEngine, size: Size, samples: Sequence[TrainSample]
         batch = full_rows(size, part, engine.device)
         model: MMadaModelLM = engine.model  # type: ignore[assignment]
         new = plain.log_likelihood(model, batch, size.vocabulary.mask_id, size.vocabulary.image_slice)
-        old = torch.zeros_like(new)
-        for target, sample in zip(old, part, strict=True):
+        known: list[Tensor] = []
+        for sample in part:
             assert sample.old_log_probs is not None
-            target[: sample.old_log_probs.shape[1]] = sample.old_log_probs[0]
+            known.append(sample.old_log_probs[0])
+        old = torch.zeros_like(new).masked_scatter(batch.is_scored, torch.cat(known).to(new))
         advantages = torch.tensor([sample.advantage for sample in part], device=engine.device)[:, None]
         ratio = (new - old).exp()
         surrogate = torch.minimum(ratio * advantages, ratio.clamp(1 - CLIP, 1 + CLIP) * advantages)
-        counted = batch.plan.weight[0] > 0
+        counted = batch.is_scored
         by_response = (surrogate * counted).sum(dim=1) / counted.sum(dim=1)
         engine.backward(-by_response.sum() / len(samples))
     engine.step()

@@ -28,7 +28,7 @@ from unigrpo.config import (
 )
 from unigrpo.models.mmada import MMadaModelLM
 from unigrpo.models.vocabulary import Vocabulary
-from unigrpo.records import Prompt, TrainSample
+from unigrpo.records import Prompt, Rollout
 from unigrpo.runs.checkpoints import CheckpointStore
 from unigrpo.trainers.rollout_source import StalenessError
 from unigrpo.trainers.unigrpo import UniGRPOTrainer
@@ -158,12 +158,12 @@ def test_a_step_ahead_old_log_probabilities_are_those_of_the_weights_that_wrote(
     run = run_config(tiny_model_folder, 1, max_staleness=1)
     trainer = make_trainer(run, tmp_path)
     at_start: list[dict[str, Tensor]] = []
-    scored: list[tuple[Sequence[TrainSample], list[Tensor]]] = []
+    scored: list[tuple[Sequence[Rollout], Sequence[tuple[Tensor, ...] | None]]] = []
     old_log_probs = trainer.source.old_log_probs
 
-    def watched(samples: Sequence[TrainSample]) -> list[Tensor]:
+    def watched(rollouts: Sequence[Rollout], checked: bool) -> Sequence[tuple[Tensor, ...] | None]:
         at_start.append(policy_weights(trainer))
-        scored.append((samples, old_log_probs(samples)))
+        scored.append((rollouts, old_log_probs(rollouts, checked=True)))
         return scored[-1][1]
 
     trainer.source.old_log_probs = watched  # type: ignore[method-assign]
@@ -172,16 +172,18 @@ def test_a_step_ahead_old_log_probabilities_are_those_of_the_weights_that_wrote(
     assert [row["rollout/staleness"] for row in output.rows.values()] == [0] + [NUM_INNER_UPDATES] * 3
     # The first is written by the first weights, and each later one by those of the step before.
     writers = [at_start[0], *at_start[:-1]]
-    for step, (samples, old) in enumerate(scored):
+    for step, (rollouts, old) in enumerate(scored):
         check = make_trainer(run_config(tiny_model_folder, 0), tmp_path / f"check{step}")
         check.policy.worker._engine.model.load_state_dict(writers[step])  # type: ignore[attr-defined]
-        expected = check.policy.map(PolicyWorker.log_likelihood, samples)
+        expected = check.policy.map(PolicyWorker.log_likelihood, rollouts)
         drawn = check.policy.map(
-            PolicyWorker.generate, [s.rollout.request for s in samples], run.rollout.text, run.rollout.image
+            PolicyWorker.generate, [r.request for r in rollouts], run.rollout.text, run.rollout.image
         )
-        for sample, got, log_probs, rollout in zip(samples, old, expected, drawn, strict=True):
-            assert torch.equal(got, log_probs)
-            assert torch.equal(sample.rollout.token_ids, rollout.token_ids)
+        for rollout, got, log_probs, again in zip(rollouts, old, expected, drawn, strict=True):
+            assert got is not None
+            assert len(got) == NUM_INNER_UPDATES
+            assert all(torch.equal(a, b) and len(a) > 0 for a, b in zip(got, log_probs, strict=True))
+            assert torch.equal(rollout.token_ids, again.token_ids)
     # So the first ratio of a stale step is not 1, and says how far the policy has gone since.
     deviations = [row["ratio/first_update_deviation"] for row in output.rows.values()]
     assert deviations[0] == 0

@@ -134,8 +134,9 @@ def test_a_step_reports_everything_that_a_user_looks_at(tiny_model_folder, tmp_p
 
 def test_old_and_new_log_probabilities_are_equal_before_the_first_update(tiny_model_folder, tmp_path):
     output = Recorder()
-    make_trainer(config(tiny_model_folder), tmp_path).fit(output)
-    assert [row["ratio/first_update_deviation"] for row in output.rows.values()] == [0.0] * 4
+    make_trainer(config(tiny_model_folder, logprob_mismatch_steps=2), tmp_path).fit(output)
+    deviations = [row.get("ratio/first_update_deviation") for row in output.rows.values()]
+    assert deviations == [0.0, None, 0.0, None]  # computed only where it is compared
 
 
 def test_the_first_step_starts_at_the_reference(tiny_model_folder, tmp_path):
@@ -238,6 +239,10 @@ def is_missing_for_the_first(*, completions, **_):
     return [None, *(float(len(set(text))) for text in completions[1:])]
 
 
+def is_missing(*, completions, **_):
+    return [None] * len(completions)
+
+
 def test_a_sample_without_reward_has_no_part_in_the_update(tiny_model_folder, tmp_path):
     run = config(tiny_model_folder, num_steps=1)
     terms = (RewardTermConfig(name=f"{__file__}:is_missing_for_the_first"),)
@@ -249,12 +254,23 @@ def test_a_sample_without_reward_has_no_part_in_the_update(tiny_model_folder, tm
     trainer.fit(output)
     assert [s.is_valid for s in planned] == [False] + [True] * 7
     assert planned[0].advantage == 0
-    assert planned[0].weight.sum() == planned[0].old_log_probs.sum() == planned[0].ref_log_probs.sum() == 0
-    assert all(s.weight.sum() > 0 for s in planned[1:])
+    assert output.rows[1]["tokens/scored"] < sum(int(s.rollout.scored_mask.sum()) for s in planned[1:])
     # The three others of its group are compared among themselves.
     assert sum(s.advantage for s in planned[1:4]) == pytest.approx(0, abs=1e-6)
     assert output.rows[1]["reward/is_missing_for_the_first_missing_share"] == 1 / 8
     assert output.rows[1]["reward/left_out_share"] == 1 / 8
+
+
+def test_a_step_without_any_reward_changes_nothing_where_the_run_allows_it(tiny_model_folder, tmp_path):
+    run = config(tiny_model_folder, num_steps=1)
+    terms = (RewardTermConfig(name=f"{__file__}:is_missing"),)
+    run = dataclasses.replace(run, reward=RewardConfig(terms=terms, max_missing_share=1.0))
+    trainer, output = make_trainer(run, tmp_path), Recorder()
+    before = weights(trainer)
+    trainer.fit(output)
+    assert all(torch.equal(v, before[k]) for k, v in weights(trainer).items())
+    assert output.rows[1]["reward/left_out_share"] == 1.0
+    assert output.rows[1]["policy_version"] == 0
 
 
 def test_a_step_with_too_few_rewards_changes_no_weights_and_the_next_goes_on(tiny_model_folder, tmp_path):
@@ -316,9 +332,9 @@ def test_a_reference_on_gpus_of_its_own_scores_while_the_policy_does_with_the_sa
 
 def behind(barrier, score):
     @functools.wraps(score)
-    def waiting(worker, samples):
+    def waiting(worker, *arguments):
         barrier.wait()
-        return score(worker, samples)
+        return score(worker, *arguments)
 
     return waiting
 
@@ -328,9 +344,7 @@ def test_a_loss_that_is_not_finite_stops_the_step_before_the_update(tiny_model_f
     update = trainer._update
 
     def infinite(samples):
-        return update(
-            [dataclasses.replace(s, old_log_probs=s.advantage * s.weight.sum(1) * float("nan")) for s in samples]
-        )
+        return update([dataclasses.replace(s, advantage=float("nan")) for s in samples])
 
     trainer._update = infinite  # type: ignore[method-assign]
     before = weights(trainer)

@@ -11,7 +11,15 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from unigrpo.config import AlgoConfig, ImageSamplingConfig, KLConfig, RunConfig, TextSamplingConfig, TrainConfig
+from unigrpo.config import (
+    AlgoConfig,
+    ImageSamplingConfig,
+    KLConfig,
+    MaskRatioConfig,
+    RunConfig,
+    TextSamplingConfig,
+    TrainConfig,
+)
 from unigrpo.models import mmada
 from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
 from unigrpo.models.sampling.image import sample_images
@@ -86,23 +94,17 @@ def samples(tasks: str) -> list[TrainSample]:
             commit_log_probs=torch.zeros(len(tokens)),
             image_mask=written if letter == "i" else torch.zeros_like(written),
         )
-        hidden = written.expand(1, 1, -1)
         found.append(
             TrainSample(
-                rollout=rollout,
-                advantage=1.0,
-                is_valid=True,
-                mask_ratios=torch.ones(1),
-                is_masked=hidden,
-                weight=hidden.float(),
-                old_log_probs=torch.zeros(1, len(tokens)),
+                rollout=rollout, advantage=1.0, is_valid=True, old_log_probs=(torch.zeros(int(written.sum())),)
             )
         )
     return found
 
 
 RUN = RunConfig(
-    algo=AlgoConfig(kl=KLConfig(init_coef=0.0)), train=TrainConfig(num_inner_updates=1, micro_batch_size=BATCH)
+    algo=AlgoConfig(kl=KLConfig(init_coef=0.0), mask_ratio=MaskRatioConfig(minimum=1.0)),
+    train=TrainConfig(num_inner_updates=1, micro_batch_size=BATCH),
 )
 SCORING = ScoringSettings(
     mask_id=VOCABULARY.mask_id, image_slice=VOCABULARY.image_slice, text_temperature=1.0, image_temperature=0.9
@@ -115,7 +117,7 @@ MOST = {"tttt": CHUNK_ROWS * NUM_IDS, "iiii": CHUNK_ROWS * NUM_CODES, "titi": CH
 def test_scoring_and_training_build_the_logits_of_a_chunk_and_no_more(model: MMadaModelLM, tasks: str) -> None:
     engine = LocalEngine(model, RUN.actor, 10)
     for call in (
-        lambda: score(engine, RUN, SCORING, samples(tasks)),
+        lambda: score(engine, RUN, SCORING, [sample.rollout for sample in samples(tasks)]),
         lambda: unigrpo_updates(engine, RUN, SCORING, samples(tasks)),
     ):
         seen = largest(model, call)

@@ -31,7 +31,7 @@ class Entries:
     old: Float[Tensor, " N"] | None = None
     """Under the policy before the inner updates, in the same views."""
     ref: Float[Tensor, " N"] | None = None
-    """Under the reference, in the same views."""
+    """Under the reference, in the same views; NaN for a sample that is not compared with it."""
     behaviour: Float[Tensor, " N"] | None = None
     """Under what wrote the response, where that is not the old policy: older weights, a cache, a cut vocabulary."""
     exact_kl: Float[Tensor, " N"] | None = None
@@ -167,7 +167,11 @@ def unscored_entries(views: Sequence[Views], spans: Sequence[Int[Tensor, " _"]])
         columns["view"].append(view)
         columns["position"].append(position)
         columns["span"].append(span[position] - 1)
-    joined: dict[str, Tensor] = {name: torch.cat(parts) for name, parts in columns.items()}
+    numbers, nothing = torch.zeros(0), torch.zeros(0, dtype=torch.long)
+    joined: dict[str, Tensor] = {
+        name: torch.cat([numbers if name in ("weight", "rate") else nothing, *parts])
+        for name, parts in columns.items()
+    }
     return Entries(log_probs=torch.zeros_like(joined["weight"]), **joined)
 
 

@@ -77,9 +77,13 @@ def mean_of(values: Tensor) -> Float[Tensor, " 2"]:
     return torch.stack([values.detach().double().sum(), torch.tensor(float(len(values))).double().to(values.device)])
 
 
-def by_task(name: str, values: Tensor, units: Units, columns: Columns) -> dict[str, Float[Tensor, " 2"]]:
-    """The mean of each task, as ``name/task``."""
+def by_task(
+    name: str, values: Tensor, units: Units, columns: Columns, counted: Bool[Tensor, " U"] | None = None
+) -> dict[str, Float[Tensor, " 2"]]:
+    """The mean of each task over its units, or those that are counted, as ``name/task``."""
     task = columns.task[units.sample]
+    if counted is not None:
+        task = task.masked_fill(~counted, -1)
     return {f"{name}/{one}": mean_of(values[task == number]) for number, one in enumerate(columns.tasks)}
 
 

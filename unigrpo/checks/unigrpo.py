@@ -9,9 +9,11 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from unigrpo.algorithm.advantage.base import load_advantage
 from unigrpo.algorithm.likelihood.base import load_estimator
+from unigrpo.algorithm.objective.base import load_objective
 from unigrpo.checks.rewards import refused_prompts
-from unigrpo.config import DRAWING_TASKS, ImageConfig, ImageSamplingConfig, RunConfig, check_image_steps
+from unigrpo.config import DRAWING_TASKS, TASKS, ImageConfig, ImageSamplingConfig, RunConfig, check_image_steps
 from unigrpo.config.denoising import StageConfig
 from unigrpo.data.bad_samples import BadRows, raise_problems
 from unigrpo.data.chat import chat_text, chat_variant
@@ -46,6 +48,25 @@ class Inputs:
         return max((length for lengths in self.prompt_tokens.values() for length in lengths), default=0)
 
 
+def check_algorithm(config: RunConfig) -> None:
+    """Builds everything of the algorithm that the config names.
+
+    Raises:
+        ValueError: A name or an option is wrong, or the objective does not fit the ranks.
+    """
+    for task in TASKS:
+        likelihood = config.likelihood(task)
+        load_estimator(likelihood.name, likelihood.options)
+    load_advantage(config.algo.advantage.file, config.algo.advantage.options)
+    objective = load_objective(config.algo.objective.name, config.algo.objective.arguments)
+    ranks, prompts = config.num_policy_ranks, config.rollout.batch_size
+    if objective.scope == "group" and prompts % ranks:
+        raise ValueError(
+            f"algo.objective {config.algo.objective.name!r} compares the samples of a prompt, which must be on one "
+            f"rank; make rollout.batch_size {prompts} a multiple of the {ranks} policy ranks"
+        )
+
+
 def check_inputs(config: RunConfig) -> Inputs:
     """Loads and checks all inputs of a run.
 
@@ -53,7 +74,7 @@ def check_inputs(config: RunConfig) -> Inputs:
         ValueError: Something is wrong; the message names the file and line, or the setting.
     """
     data = config.data
-    load_estimator(config.algo.likelihood.name, config.algo.likelihood.options)
+    check_algorithm(config)
     tokenizer = load_tokenizer(config.actor.model_name_or_path)
     bad = BadRows(data.max_bad_fraction)
     prompts = load_prompts(

@@ -4,7 +4,15 @@ start.
 A dotted flag is the path of a field: ``--algo.kl.init_coef 0.02``. Names are OpenRLHF's where the concept is the same.
 """
 
-from unigrpo.config.algo import AdvantageConfig, AlgoConfig, KLConfig, LikelihoodConfig, MaskRatioConfig, TaskConfig
+from unigrpo.config.algo import (
+    AdvantageConfig,
+    AlgoConfig,
+    KLConfig,
+    LikelihoodConfig,
+    MaskRatioConfig,
+    ObjectiveConfig,
+    TaskConfig,
+)
 from unigrpo.config.base import BaseRunConfig, CheckpointConfig, LoggerConfig
 from unigrpo.config.data import (
     DRAWING_TASKS,
@@ -48,6 +56,7 @@ __all__ = [
     "LoRAConfig",
     "LoggerConfig",
     "MaskRatioConfig",
+    "ObjectiveConfig",
     "PromptFileConfig",
     "PromptFiles",
     "PromptTemplate",

@@ -39,26 +39,63 @@ class MaskRatioConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    name: str = "clipped"
+    """Objective: the name of a file in unigrpo/algorithm/objective."""
+    level: str = ""
+    """Units whose log-probabilities are added up before a ratio is taken: `token`, `view_token`, `view`, `span` (part
+    of a response) or `sequence`. If empty, the objective's own."""
+    options: dict[str, Any] = field(default_factory=dict[str, Any])
+    """Other keyword arguments of the objective, for example `{normalise: weights}`."""
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """All keyword arguments of the objective."""
+        return self.options | ({"level": self.level} if self.level else {})
+
+
+@dataclass(frozen=True, kw_only=True)
 class AdvantageConfig:
-    estimator: Literal["group_norm", "mean_only", "leave_one_out"] = "group_norm"
-    """How a reward becomes an advantage: `group_norm` subtracts the group mean and divides by the group's standard
-    deviation; `mean_only` only subtracts the mean; `leave_one_out` subtracts the mean of the other samples of the
-    group."""
+    name: str = "group_norm"
+    """How a reward becomes an advantage: the name of a file in unigrpo/algorithm/advantage. `group_norm` subtracts the
+    group mean and divides by the group's standard deviation; `mean_only` only subtracts the mean; `leave_one_out`
+    subtracts the mean of the other samples of the group; `wd1` takes differences of softmaxes."""
+    options: dict[str, Any] = field(default_factory=dict[str, Any])
+    """Keyword arguments of the estimator, for example `{temperature: 0.5}`."""
+    min_spread: float = 0.0
+    """Samples of a group whose rewards have a standard deviation of at most this have the advantage 0. Rewards of
+    learned models differ by rounding where samples are equal."""
+    estimator: str = ""
+    """Former name of `name`, which it replaces if it is not empty."""
 
     def __post_init__(self) -> None:
-        choice("algo.advantage.estimator", self.estimator, ("group_norm", "mean_only", "leave_one_out"))
+        require(self.min_spread >= 0, f"algo.advantage.min_spread is {self.min_spread}; it must be 0 or more")
+
+    @property
+    def file(self) -> str:
+        """The name of the estimator's file."""
+        return self.estimator or self.name
 
 
 @dataclass(frozen=True, kw_only=True)
 class KLConfig:
     init_coef: float = 0.01
     """Coefficient beta of the KL divergence to the reference; 0 runs without a reference model."""
-    estimator: Literal["k1", "k2", "k3"] = "k3"
-    """Estimator of the KL divergence from log-ratios: `k1`, `k2` or `k3`."""
+    estimator: str = "k3"
+    """Estimator of the KL divergence from log-ratios: `k2`, whose gradient is that of KL(policy || reference), or
+    `k3`, whose gradient is that of KL(reference || policy). `k1` has no gradient on average and is refused."""
+    level: str = "token"
+    """Units whose log-ratios are added up before the KL is estimated; see algo.objective.level."""
 
     def __post_init__(self) -> None:
         require(self.init_coef >= 0, f"algo.kl.init_coef is {self.init_coef}; it must be 0 or more")
-        choice("algo.kl.estimator", self.estimator, ("k1", "k2", "k3"))
+        require(
+            self.estimator != "k1",
+            "algo.kl.estimator is 'k1', whose gradient is 0 on average: it would not hold the policy near the "
+            "reference; choose one of ['k2', 'k3']",
+        )
+        choice("algo.kl.estimator", self.estimator, ("k2", "k3"))
+        choice("algo.kl.level", self.level, ("token", "view_token", "view", "span", "sequence"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +107,10 @@ class TaskConfig:
     because that setting decides whether the run has a reference."""
     eps_clip_low_high: tuple[float, float] | None = None
     """Clip bounds of this task, which replace actor.eps_clip_low_high."""
+    likelihood: LikelihoodConfig | None = None
+    """Likelihood estimator of this task, which replaces algo.likelihood."""
+    mask_ratio: MaskRatioConfig | None = None
+    """Mask ratios of this task, which replace algo.mask_ratio."""
 
     def __post_init__(self) -> None:
         for name in ("loss_coef", "kl_coef"):
@@ -83,6 +124,8 @@ class AlgoConfig:
     """Estimator of the per-token log-likelihood."""
     mask_ratio: MaskRatioConfig = field(default_factory=MaskRatioConfig)
     """Structured masking of the responses."""
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    """Objective that is made of log-likelihoods and advantages."""
     advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
     """Advantages from the rewards of a group."""
     kl: KLConfig = field(default_factory=KLConfig)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from unigrpo.config.algo import AlgoConfig, TaskConfig
+from unigrpo.config.algo import AlgoConfig, LikelihoodConfig, MaskRatioConfig, TaskConfig
 from unigrpo.config.base import BaseRunConfig, BaseTrainConfig
 from unigrpo.config.checks import positive, require
 from unigrpo.config.data import DRAWING_TASKS, DataConfig, PromptFiles, prompt_files
@@ -22,7 +22,10 @@ class TrainConfig(BaseTrainConfig):
     num_inner_updates: int = 4
     """Number of optimizer steps for one rollout batch, each with its own masks (mu of the paper)."""
     micro_batch_size: int = 32
-    """Number of responses of one forward and backward pass on one rank."""
+    """Number of rows of one forward and backward pass on one rank. A row is one masked view of one response."""
+    micro_batch_tokens: int = 0
+    """Largest number of tokens of such a pass, padding included, where a pass has at least one row; it replaces
+    micro_batch_size. 0 counts rows instead."""
     colocate_actor_ref: bool = True
     """Whether the reference uses the GPUs of the policy. If false, it has its own GPUs."""
     logprob_mismatch_steps: int = 10
@@ -36,6 +39,10 @@ class TrainConfig(BaseTrainConfig):
         super().__post_init__()
         for name in ("num_inner_updates", "logprob_mismatch_limit"):
             positive(f"train.{name}", getattr(self, name))
+        require(
+            self.micro_batch_tokens >= 0,
+            f"train.micro_batch_tokens is {self.micro_batch_tokens}; use 0 to count rows instead",
+        )
         require(
             self.logprob_mismatch_steps >= 0,
             f"train.logprob_mismatch_steps is {self.logprob_mismatch_steps}; it must be 0 or more",
@@ -135,6 +142,14 @@ class RunConfig(BaseRunConfig):
     def clip_bounds(self, task: str) -> tuple[float, float]:
         """Returns the lower and upper clip bound of a task."""
         return self.algo.tasks.get(task, TaskConfig()).eps_clip_low_high or self.actor.eps_clip_low_high
+
+    def likelihood(self, task: str) -> LikelihoodConfig:
+        """Returns the likelihood estimator of a task."""
+        return self.algo.tasks.get(task, TaskConfig()).likelihood or self.algo.likelihood
+
+    def mask_ratio(self, task: str) -> MaskRatioConfig:
+        """Returns the mask ratios of a task."""
+        return self.algo.tasks.get(task, TaskConfig()).mask_ratio or self.algo.mask_ratio
 
     def loss_coef(self, task: str) -> float:
         """Returns the factor of a task's part of the loss."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import Any
 
 import ray
@@ -15,7 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 from unigrpo.config import BaseRunConfig, LoRAConfig, RunConfig
 from unigrpo.config.denoising import StageConfig
 from unigrpo.distributed.devices import check_gpu
-from unigrpo.distributed.engine import StrategyEngine
+from unigrpo.distributed.engine import StrategyEngine, max_over_ranks
 from unigrpo.distributed.strategy import UniGRPOStrategy, make_strategy
 from unigrpo.distributed.tensor_transfer import Packed, pack, unpack
 from unigrpo.distributed.weight_channel import Broadcast, join_store, open_store
@@ -125,7 +126,9 @@ class ReferenceActor(ModelActor):
         self._offload = config.ref.offload and engine.device.type == "cuda" and strategy.stage < 3
         self._engine = engine
         meter = FlopMeter(engine.module, LoRAConfig())
-        return ReferenceWorker(config, engine, engine.device, ScoringSettings.of_run(config, vocabulary), meter)
+        settings = ScoringSettings.of_run(config, vocabulary)
+        agree = partial(max_over_ranks, device=engine.device)
+        return ReferenceWorker(config, engine, engine.device, settings, meter, agree)
 
     def run(self, method: str, arguments: Packed) -> tuple[Packed, Work]:
         """Calls a method of the worker; with ``ref.offload`` the weights are on the GPU only meanwhile."""

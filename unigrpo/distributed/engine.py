@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from deepspeed import zero
 from torch import Tensor
@@ -20,6 +21,13 @@ from unigrpo.models.lora import merge_lora
 
 CHECKPOINT_TAG = "engine"
 """Name of DeepSpeed's folder inside a checkpoint."""
+
+
+def max_over_ranks(number: int, device: torch.device) -> int:
+    """The largest number of all processes of the process group; all of them call it."""
+    largest = torch.tensor([number], device=device)
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return int(largest.item())
 
 
 class StrategyEngine:
@@ -99,6 +107,10 @@ class StrategyEngine:
         total = values.to(self.device, copy=True)
         dist.all_reduce(total)
         return total.to(values.device)
+
+    def max_over_ranks(self, number: int) -> int:
+        """The largest number of all data-parallel ranks."""
+        return max_over_ranks(number, self.device)
 
     def barrier(self) -> None:
         """Waits for all ranks."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unigrpo.config import RunConfig
 from unigrpo.data.prompt_stream import balance_across_ranks
-from unigrpo.records import Rollout, SampleRequest, TrainSample
+from unigrpo.records import Rollout, SampleRequest
 from unigrpo.workers.group import WorkerGroup
 from unigrpo.workers.logprob_mismatch import LogprobGap
 from unigrpo.workers.policy import PolicyWorker
@@ -36,8 +36,18 @@ class RolloutSource(Protocol):
         """What :meth:`~unigrpo.workers.policy.PolicyWorker.parity` measures."""
         ...
 
-    def old_log_probs(self, samples: Sequence[TrainSample]) -> list[Tensor]:
-        """Log-probabilities (K, L) under the weights that wrote the rollouts; before the next ones are started."""
+    def old_log_probs(self, rollouts: Sequence[Rollout], checked: bool) -> Sequence[tuple[Tensor, ...] | None]:
+        """Log-probabilities under the weights that wrote the rollouts; before the next ones are started.
+
+        Where those are the policy's own, the first inner update computes them again, and they are left out.
+
+        Args:
+            rollouts: Of one step.
+            checked: Compute them for the first inner update too, so that it can be compared.
+
+        Returns:
+            For each rollout, those of each inner update, see :func:`unigrpo.training.scoring.score`; None for none.
+        """
         ...
 
 
@@ -64,8 +74,11 @@ class ColocatedRollouts:
     def parity(self, rollouts: Sequence[Rollout]) -> list[LogprobGap]:
         return self.policy.map(PolicyWorker.parity, rollouts)
 
-    def old_log_probs(self, samples: Sequence[TrainSample]) -> list[Tensor]:
-        return self.policy.map(PolicyWorker.log_likelihood, samples)
+    def old_log_probs(self, rollouts: Sequence[Rollout], checked: bool) -> Sequence[tuple[Tensor, ...] | None]:
+        number = self.config.train.num_inner_updates
+        if number == 1 and not checked:
+            return [None] * len(rollouts)
+        return self.policy.map(PolicyWorker.log_likelihood, rollouts, list(range(0 if checked else 1, number)))
 
 
 class DisaggregatedRollouts(ColocatedRollouts):
@@ -118,10 +131,10 @@ class DisaggregatedRollouts(ColocatedRollouts):
             return self.workers.map(RolloutWorker.parity, rollouts)
         return super().parity(rollouts)
 
-    def old_log_probs(self, samples: Sequence[TrainSample]) -> list[Tensor]:
-        if self._is_stale(samples[0].rollout.policy_version):
-            return self.workers.map(RolloutWorker.log_likelihood, samples)
-        return super().old_log_probs(samples)
+    def old_log_probs(self, rollouts: Sequence[Rollout], checked: bool) -> Sequence[tuple[Tensor, ...] | None]:
+        if self._is_stale(rollouts[0].policy_version):
+            return self.workers.map(RolloutWorker.log_likelihood, rollouts)
+        return super().old_log_probs(rollouts, checked)
 
     def _is_stale(self, version: int) -> bool:
         return version != self._version

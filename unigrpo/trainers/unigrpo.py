@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unigrpo.algorithm.likelihood.base import load_estimator
+from unigrpo.algorithm.advantage.base import load_advantage
+from unigrpo.algorithm.objective.base import load_objective
 from unigrpo.config import RunConfig
 from unigrpo.data.prompt_stream import PromptStream, balance_across_ranks, prompt_shares
 from unigrpo.evaluation.held_out import evaluate
@@ -23,7 +24,7 @@ from unigrpo.runs.checkpoints import CheckpointStore
 from unigrpo.runs.image_grid import DRAWINGS, captioned_grid
 from unigrpo.trainers.base import Output, Trainer, TrainState, prompt_row
 from unigrpo.trainers.rollout_source import ColocatedRollouts, DisaggregatedRollouts, RolloutSource
-from unigrpo.training.planning import plan_samples, with_log_probs, with_rewards
+from unigrpo.training.planning import train_samples
 from unigrpo.training.reward_aggregation import RewardAggregator, valid_advantages
 from unigrpo.training.reward_failures import FailureGuard
 from unigrpo.training.reward_metrics import reward_metrics, task_metrics
@@ -93,7 +94,7 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
             self.source = DisaggregatedRollouts(config, policy, self._requests, rollout)
         self.reward_aggregator = RewardAggregator(config.reward, reward.names)
         self.failure_guard = FailureGuard(config.reward, reward.names)
-        self.estimator = load_estimator(config.algo.likelihood.name, config.algo.likelihood.options)
+        self.advantage = load_advantage(config.algo.advantage.file, config.algo.advantage.options)
 
     def train_step(self, step: int, output: Output) -> dict[str, float]:
         """One step, from prompts to new weights. Returns its metrics."""
@@ -105,24 +106,24 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
         wait_for_rewards = self.reward.start(rollouts)  # their processes work while the models score
         parity = self._parity(step, rollouts)
         with timer.phase("score"):
-            samples = self._planned(rollouts)
-            reference = self._start_reference(samples)
-            old = self.source.old_log_probs(samples)
+            reference = self._start_reference(rollouts)
+            old = self._old_log_probs(step, rollouts)
         if config.rollout.max_staleness > 0 and step + 1 < config.train.num_steps:
             with timer.phase("sync"):
                 self.source.start(step + 1, version)
         with timer.phase("score"):
-            samples = with_log_probs(samples, old, reference())
+            ref = reference()
         with timer.phase("reward"):
             outputs, reward_work = wait_for_rewards()
         groups = torch.tensor([rollout.request.group_id for rollout in rollouts])
         totals, valid = self.reward_aggregator.aggregate(outputs, groups)
-        advantages = valid_advantages(totals, groups, valid, config.algo.advantage.estimator).float()
+        spread = config.algo.advantage.min_spread
+        advantages = valid_advantages(totals, groups, valid, self.advantage, min_spread=spread).float()
         updates: list[dict[str, float]] = []
-        if self.failure_guard.check_missing(outputs, valid, rollouts):
+        if self.failure_guard.check_missing(outputs, valid, rollouts) and valid.any():
             self.failure_guard.check_spread(advantages, outputs, rollouts)
             with timer.phase("update"):
-                updates = self._update(with_rewards(samples, advantages, valid))
+                updates = self._update(train_samples(rollouts, advantages, valid, old, ref))
         rewards = [{"reward": t, "rewards": o.parts} for t, o in zip(totals.tolist(), outputs, strict=True)]
         output.rollouts(step + 1, self._rows(step, rollouts, rewards, advantages))
         return {
@@ -153,26 +154,33 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
     def _requests(self, step: int) -> list[SampleRequest]:
         return balance_across_ranks(self.prompts.requests(step), self.policy.size)
 
-    def _planned(self, rollouts: list[Rollout]) -> list[TrainSample]:
-        """The rollouts with the mask plans of the inner updates."""
-        config = self.config
-        return plan_samples(
-            rollouts,
-            self.estimator,
-            config.algo.mask_ratio,
-            num_inner_updates=config.train.num_inner_updates,
-            seed=config.train.seed,
-        )
+    def _old_log_probs(self, step: int, rollouts: list[Rollout]) -> Sequence[tuple[Tensor, ...] | None]:
+        if "old" not in load_objective(self.config.algo.objective.name, self.config.algo.objective.arguments).needs:
+            return [None] * len(rollouts)
+        return self.source.old_log_probs(rollouts, self._is_checked(step))
 
-    def _start_reference(self, samples: list[TrainSample]) -> Callable[[], Sequence[Tensor | None]]:
-        """What waits for the reference's log-probabilities. On GPUs of its own, the reference begins at once."""
-        if not self.config.has_reference:
-            return lambda: [None] * len(samples)
+    def _start_reference(self, rollouts: list[Rollout]) -> Callable[[], Sequence[tuple[Tensor, ...] | None]]:
+        """What waits for the reference's log-probabilities. On GPUs of its own, the reference begins at once.
+
+        Rollouts of tasks without a KL are not sent to it.
+        """
+        config = self.config
+        needed = [i for i, r in enumerate(rollouts) if config.has_reference and config.kl_coef(r.request.prompt.task)]
+        if not needed:
+            return lambda: [None] * len(rollouts)
+        sent = [rollouts[i] for i in needed]
         if self.reference is None:
-            return lambda: self.policy.map(PolicyWorker.base_log_likelihood, samples)
-        if self.config.has_dedicated_reference_gpus:
-            return self.reference.start_map(ReferenceWorker.log_likelihood, samples)
-        return partial(self.reference.map, ReferenceWorker.log_likelihood, samples)
+            wait = partial(self.policy.map, PolicyWorker.base_log_likelihood, sent)
+        elif config.has_dedicated_reference_gpus:
+            wait = self.reference.start_map(ReferenceWorker.log_likelihood, sent)
+        else:
+            wait = partial(self.reference.map, ReferenceWorker.log_likelihood, sent)
+
+        def found() -> list[tuple[Tensor, ...] | None]:
+            by_place = dict(zip(needed, wait(), strict=True))
+            return [by_place.get(i) for i in range(len(rollouts))]
+
+        return found
 
     def _update(self, samples: list[TrainSample]) -> list[dict[str, float]]:
         """The inner updates. Returns the metrics of each rank."""
@@ -187,7 +195,7 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
             LogprobMismatchError: They differ by more than rounding, where no cache makes them.
         """
         train = self.config.train
-        if not train.logprob_mismatch_steps or step % train.logprob_mismatch_steps:
+        if not self._is_checked(step):
             return {}
         first = rollouts[:: self.config.rollout.n_samples_per_prompt]
         compared = [r for r in first if is_comparable(self.config, r.request.prompt.task)]
@@ -205,6 +213,11 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
                 )
         mean = sum(gap.total for gap in gaps) / sum(gap.num_tokens for gap in gaps)
         return {"logprob_mismatch/largest_nats": max(gap.largest for gap in gaps), "logprob_mismatch/mean_nats": mean}
+
+    def _is_checked(self, step: int) -> bool:
+        """Whether sampler, scoring and training are compared in this step."""
+        every = self.config.train.logprob_mismatch_steps
+        return every > 0 and step % every == 0
 
     def evaluate(self, output: Output) -> dict[str, float]:
         """Held-out metrics now; empty without held-out prompts. Writes the greedy completions."""
@@ -257,7 +270,7 @@ def _over_ranks(updates: list[dict[str, float]]) -> dict[str, float]:
     if not updates:
         return {}
     maxima = ("ratio/max", "ratio/first_update_deviation")
-    return updates[0] | {name: max(update[name] for update in updates) for name in maxima}
+    return updates[0] | {name: max(update[name] for update in updates) for name in maxima if name in updates[0]}
 
 
 def _advantage_metrics(advantages: torch.Tensor) -> dict[str, float]:

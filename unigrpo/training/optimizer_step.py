@@ -63,6 +63,10 @@ class Engine(Protocol):
         """Sum over the data-parallel ranks."""
         ...
 
+    def max_over_ranks(self, number: int) -> int:
+        """The largest number of all data-parallel ranks."""
+        ...
+
     def barrier(self) -> None:
         """Waits for all ranks."""
         ...
@@ -143,6 +147,9 @@ class LocalEngine:
 
     def all_reduce_sum(self, values: Tensor) -> Tensor:
         return values
+
+    def max_over_ranks(self, number: int) -> int:
+        return number
 
     def barrier(self) -> None:
         return None

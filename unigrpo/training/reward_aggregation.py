@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from unigrpo.algorithm.advantage.base import group_advantages
+from unigrpo.algorithm.advantage.base import AdvantageEstimator, group_advantages
 from unigrpo.config import RewardConfig
 from unigrpo.records import RewardOutput
 
@@ -49,14 +49,19 @@ class RewardAggregator:
 
 
 def valid_advantages(
-    totals: Float[Tensor, " B"], groups: Int[Tensor, " B"], valid: Bool[Tensor, " B"], estimator: str
+    totals: Float[Tensor, " B"],
+    groups: Int[Tensor, " B"],
+    valid: Bool[Tensor, " B"],
+    estimator: str | AdvantageEstimator,
+    *,
+    min_spread: float = 0.0,
 ) -> Float[Tensor, " B"]:
     """Advantages among the valid samples of each group; 0 for the others, and where only one is left."""
     advantages = torch.zeros_like(totals)
     counts = torch.bincount(groups, weights=valid.double())
     kept = valid & (counts[groups] >= 2)
     if kept.any():
-        advantages[kept] = group_advantages(totals[kept], groups[kept], estimator)
+        advantages[kept] = group_advantages(totals[kept], groups[kept], estimator, min_spread=min_spread)
     return advantages
 
 

@@ -4,131 +4,340 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from unigrpo.algorithm.likelihood.base import scored_tokens
-from unigrpo.algorithm.reduction import Denominators
-from unigrpo.algorithm.unigrpo_loss import ObjectiveSums, unigrpo_loss
+from unigrpo.algorithm.entries import Columns, Counts, Entries, Units, tokens_of, unit_counts, units, unscored_entries
+from unigrpo.algorithm.loss_sums import Sums
+from unigrpo.algorithm.objective.base import KLPenalty, Objective, load_objective, total_loss
+from unigrpo.algorithm.two_pass import coefficients
 from unigrpo.config import TASKS, RunConfig
-from unigrpo.data.collate import ScoringBatch, padded_log_probs, scoring_batch
 from unigrpo.records import TrainSample
-from unigrpo.training.batching import NonFiniteLossError, length_batches
+from unigrpo.training.batching import NonFiniteLossError
 from unigrpo.training.optimizer_step import Engine
-from unigrpo.training.scoring import ScoringSettings, log_likelihood
+from unigrpo.training.passes import PassRow, entry_log_probs, idle_row, packed, rows_of
+from unigrpo.training.scoring_settings import ScoringSettings
+from unigrpo.training.views import ViewSampler, num_scored, spans_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """The loss of a run."""
+
+    objective: Objective
+    kl: KLPenalty
+    reduction: str
+
+    @classmethod
+    def of_run(cls, config: RunConfig) -> Loss:
+        """The loss that the config describes."""
+        objective = config.algo.objective
+        return cls(
+            objective=load_objective(objective.name, objective.arguments),
+            kl=KLPenalty(estimator=config.algo.kl.estimator, level=config.algo.kl.level),
+            reduction=config.actor.loss_agg_mode,
+        )
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """Levels of the units that are reduced."""
+        return tuple(dict.fromkeys((self.objective.level, self.kl.level)))
+
+    def __call__(self, entries: Entries, columns: Columns, counts: Counts) -> tuple[Tensor, Sums]:
+        """This shard's share of the loss, and the metrics."""
+        return total_loss(self.objective, self.kl, entries, columns, counts, self.reduction)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InnerBatch:
+    """What one inner update scores and knows on this rank."""
+
+    samples: Sequence[TrainSample]
+    """Those with a reward."""
+    entries: Entries
+    """Of the samples that have a gradient, not yet scored."""
+    columns: Columns
+    """Of ``samples``."""
+    counts: Counts
+    rows: Sequence[PassRow]
+    passes: Sequence[Sequence[int]]
+    """Rows of each pass; passes that only other ranks need are empty."""
+    needs_two_passes: bool
+    """Some units have entries in several passes, on this rank or another."""
+    has_old: bool
+    """Old log-probabilities were computed before; otherwise those of the first pass are taken."""
+
+    def entries_of(self, number: int) -> Tensor:
+        """Numbers of the entries that a pass scores, row by row."""
+        starts = torch.tensor([0, *(row.num_scored for row in self.rows)]).cumsum(0).tolist()
+        ranges = [torch.arange(starts[i], starts[i + 1]) for i in self.passes[number]]
+        return torch.cat([torch.zeros(0, dtype=torch.long), *ranges])
 
 
 def unigrpo_updates(
     engine: Engine, config: RunConfig, settings: ScoringSettings, samples: Sequence[TrainSample]
 ) -> dict[str, float]:
-    """Makes one optimizer step for each of the K mask plans.
+    """Makes one optimizer step for each of the K inner updates.
 
     Args:
         engine: The policy and its optimizer.
         config: The run.
         settings: Vocabularies and temperatures.
-        samples: This rank's share of the rollout batch, scored by the old policy and the reference.
+        samples: This rank's share of the rollout batch, scored by the old policy and the reference where needed.
 
     Returns:
-        Means over the K updates and all ranks; ``ratio/first_update_deviation`` is the largest distance of a ratio
-        from 1 before the first of them, which is 0 unless scoring and training disagree.
+        Means over the K updates and all ranks, but of this rank ``ratio/max``, and
+        ``ratio/first_update_deviation``: the largest distance of a ratio from 1 before the first of them, where old
+        log-probabilities were computed for it; it is 0 unless scoring and training disagree.
 
     Raises:
         NonFiniteLossError: A loss was not finite (that update was not made), or a gradient norm was not.
     """
     engine.model.train()
+    loss, sampler = Loss.of_run(config), ViewSampler(config)
     updates: list[dict[str, float]] = []
     for k in range(config.train.num_inner_updates):
         rate = engine.learning_rate()
-        sums, deviation = _accumulate(engine, config, settings, samples, k)
+        batch = inner_batch(engine, config, loss, sampler, samples, k)
+        sums, deviation = _accumulate(engine, settings, loss, batch, k)
         norm = engine.step()
         if not math.isfinite(norm):
             raise NonFiniteLossError(
                 f"the gradient norm of inner update {k} is {norm}; {_first_samples(samples)}; this update was not made"
             )
-        reduced = ObjectiveSums(
-            sums=engine.all_reduce_sum(sums.sums),
-            ratio_max=sums.ratio_max,
-            by_task=engine.all_reduce_sum(sums.by_task),
-        )
-        metrics = reduced.metrics(TASKS) | {"grad_norm": norm, "learning_rate": rate}
-        updates.append(metrics | ({"ratio/first_update_deviation": deviation} if k == 0 else {}))
+        metrics = sums.unpacked(engine.all_reduce_sum(sums.packed())).metrics()
+        metrics |= {"grad_norm": norm, "learning_rate": rate} | _effective_share(metrics)
+        updates.append(metrics | ({} if deviation is None else {"ratio/first_update_deviation": deviation}))
     return _mean_metrics(updates)
 
 
-def _accumulate(
-    engine: Engine, config: RunConfig, settings: ScoringSettings, samples: Sequence[TrainSample], k: int
-) -> tuple[ObjectiveSums, float]:
-    """Adds up the gradients of one inner update over this rank's micro-batches."""
-    denominators = _denominators(engine, config, samples, k)
-    total: ObjectiveSums | None = None
-    deviation = 0.0
-    for rows in length_batches(samples, config.train.micro_batch_size):
-        group = [samples[i] for i in rows]
-        batch = scoring_batch(group, k, engine.device)
-        log_probs = log_likelihood(engine.forward, batch, settings)
-        old = padded_log_probs(group, "old_log_probs", k, engine.device)
-        loss, sums = _loss(config, group, batch, log_probs, old, denominators, k)
-        _check_finite(engine, loss, group, k)
-        engine.backward(loss)
-        deviation = max(deviation, (log_probs.detach() - old).exp().sub(1).abs().max().item())
-        total = sums if total is None else total + sums
-    assert total is not None, "a rank got no samples"
-    return total, deviation
+def inner_batch(
+    engine: Engine, config: RunConfig, loss: Loss, sampler: ViewSampler, samples: Sequence[TrainSample], k: int
+) -> InnerBatch:
+    """Draws the views of an inner update and decides how they go through the model.
+
+    Samples without a reward are left out. Samples without an advantage and without a KL count, but are not scored:
+    their gradient is 0.
+    """
+    kept = [sample for sample in samples if sample.is_valid]
+    views = [sampler.views(sample.rollout, k) for sample in kept]
+    index = unscored_entries(views, [spans_of(sample.rollout) for sample in kept])
+    columns = _columns(config, kept, [drawn.num_views for drawn in views], engine.device)
+    index = _on(index, engine.device)
+    grouped = {level: units(index, columns, level) for level in loss.levels}
+    columns = replace(columns, num_units={level: unit_counts(one, columns) for level, one in grouped.items()})
+    local = [float(len(kept)), *(tokens_of(one) for one in grouped.values())]
+    total = engine.all_reduce_sum(torch.tensor(local, dtype=torch.float64)).tolist()
+    counts = Counts(num_responses=total[0], num_tokens=dict(zip(grouped, total[1:], strict=True)))
+
+    active = _active(kept, columns, loss.objective)
+    rows = [row for row in rows_of([s.rollout for s in kept], views) if active[row.sample]]
+    entries = index.at(torch.tensor(active, device=engine.device)[index.sample].nonzero().flatten())
+    entries, has_old = _with_known(entries, [s for s, a in zip(kept, active, strict=True) if a], loss, k)
+    passes = packed(rows, config)
+    number = engine.max_over_ranks(len(passes))
+    batch = InnerBatch(
+        samples=kept,
+        entries=entries,
+        columns=columns,
+        counts=counts,
+        rows=rows,
+        passes=[*passes, *([[]] * (number - len(passes)))],
+        needs_two_passes=False,
+        has_old=has_old,
+    )
+    return replace(batch, needs_two_passes=engine.max_over_ranks(int(_is_cut(batch, loss))) > 0)
 
 
-def _loss(
-    config: RunConfig,
-    group: Sequence[TrainSample],
-    batch: ScoringBatch,
-    log_probs: Tensor,
-    old_log_probs: Tensor,
-    denominators: Denominators,
-    k: int,
-) -> tuple[Tensor, ObjectiveSums]:
-    device = log_probs.device
-    has_reference = group[0].ref_log_probs is not None
-    tasks = [s.rollout.request.prompt.task for s in group]
+def _columns(
+    config: RunConfig, kept: Sequence[TrainSample], num_views: Sequence[int], device: torch.device
+) -> Columns:
+    rollouts = [sample.rollout for sample in kept]
+    tasks = [rollout.request.prompt.task for rollout in rollouts]
+    num_spans = max((int(spans_of(rollout).max()) for rollout in rollouts), default=1)
 
-    def column(values: list[float]) -> Tensor:
-        return torch.tensor(values, device=device)
+    def column(values: Sequence[float]) -> Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=device)
+
+    def table(rows: list[Tensor]) -> Tensor:
+        return torch.stack(rows).float().to(device) if rows else torch.zeros(0, num_spans, device=device)
 
     clips = [config.clip_bounds(task) for task in tasks]
-    return unigrpo_loss(
-        log_probs,
-        old_log_probs,
-        padded_log_probs(group, "ref_log_probs", k, device) if has_reference else None,
-        torch.tensor([s.advantage for s in group], device=device),
-        scored_tokens(batch.plan),
-        torch.stack([s.mask_ratios[k] for s in group]).to(device),
-        denominators=denominators,
+    spans = [int(spans_of(rollout).max()) for rollout in rollouts]
+    return Columns(
+        advantage=column([s.advantage for s in kept])[:, None].expand(-1, num_spans),
+        group=torch.tensor([r.request.group_id for r in rollouts], dtype=torch.long, device=device),
+        task=torch.tensor([TASKS.index(task) for task in tasks], dtype=torch.long, device=device),
+        num_tokens=table([num_scored(rollout, num_spans) for rollout in rollouts]),
+        # The views of a row are those of its parts, as many for each.
+        num_views=table([torch.full((num_spans,), n / max(s, 1)) for n, s in zip(num_views, spans, strict=True)]),
+        max_tokens=column(
+            [
+                float(config.response_tokens(task, int(rollout.image_mask.sum())))
+                for task, rollout in zip(tasks, rollouts, strict=True)
+            ]
+        ),
         clip_low=column([low for low, _ in clips]),
         clip_high=column([high for _, high in clips]),
         kl_coef=column([config.kl_coef(task) for task in tasks]),
         loss_coef=column([config.loss_coef(task) for task in tasks]),
-        task_ids=torch.tensor([TASKS.index(task) for task in tasks], device=device),
-        num_tasks=len(TASKS),
-        kl_estimator=config.algo.kl.estimator,
-        aggregation=config.actor.loss_agg_mode,
+        num_units={},
+        row_length=max((len(rollout.token_ids) for rollout in rollouts), default=1),
+        tasks=TASKS,
     )
 
 
-def _denominators(engine: Engine, config: RunConfig, samples: Sequence[TrainSample], k: int) -> Denominators:
-    """Counts over all ranks."""
-    tokens = sum(int((s.weight[k] > 0).any(dim=0).sum()) for s in samples)
-    counts = engine.all_reduce_sum(torch.tensor([sum(s.is_valid for s in samples), tokens], dtype=torch.float64))
-    return Denominators(
-        num_responses=counts[0].item(),
-        num_tokens=counts[1].item(),
-        response_length=float(config.rollout.text.max_new_tokens),
-    )
+def _on(entries: Entries, device: torch.device) -> Entries:
+    moved: dict[str, Any] = {
+        name: getattr(entries, name).to(device)
+        for name in ("log_probs", "weight", "rate", "sample", "view", "position", "span")
+    }
+    return Entries(**moved)
 
 
-def _check_finite(engine: Engine, loss: Tensor, group: Sequence[TrainSample], k: int) -> None:
+def _active(kept: Sequence[TrainSample], columns: Columns, objective: Objective) -> list[bool]:
+    """Which samples have a gradient: an advantage, or a KL to the reference."""
+    active = [sample.advantage != 0 or sample.ref_log_probs is not None for sample in kept]
+    if objective.scope == "unit":
+        return active
+    groups = columns.group.tolist()
+    needed = {group for group, one in zip(groups, active, strict=True) if one}
+    return [group in needed for group in groups]
+
+
+def _with_known(entries: Entries, active: Sequence[TrainSample], loss: Loss, k: int) -> tuple[Entries, bool]:
+    """The entries with old and reference log-probabilities, and whether the old ones are known."""
+    device, nothing = entries.weight.device, torch.zeros(0)
+    old = ref = None
+    if "old" in loss.objective.needs:
+        known = [s.old_log_probs[k] for s in active if s.old_log_probs is not None]
+        old = torch.cat([nothing, *known]).to(device)
+        if len(old) != len(entries):
+            if len(old) > 0:
+                raise ValueError(
+                    f"{len(old)} old log-probabilities for {len(entries)} scored tokens of inner update {k}; they "
+                    "must be those of the same views"
+                )
+            old = None
+    if any(s.ref_log_probs is not None for s in active):
+        # A sample without a KL has no reference: NaN, which the KL leaves out.
+        counts = entries.sample.bincount(minlength=int(entries.sample.max()) + 1 if len(entries) else 0)
+        numbers = counts[counts > 0].tolist()
+        parts = [
+            torch.full((n,), torch.nan) if s.ref_log_probs is None else s.ref_log_probs[k]
+            for n, s in zip(numbers, active, strict=True)
+        ]
+        ref = torch.cat([nothing, *parts]).to(device)
+    return replace(entries, old=old, ref=ref), old is not None
+
+
+def _is_cut(batch: InnerBatch, loss: Loss) -> bool:
+    """Whether some unit, or some group that an objective looks at as a whole, lies in several passes."""
+    if loss.objective.scope == "group":
+        return sum(len(one) > 0 for one in batch.passes) > 1
+    place = torch.empty(len(batch.entries), dtype=torch.long)
+    for number in range(len(batch.passes)):
+        place[batch.entries_of(number)] = number
+    place = place.to(batch.entries.weight.device)
+    return any(_differs(place, units(batch.entries, batch.columns, level)) for level in loss.levels)
+
+
+def _differs(place: Tensor, grouped: Units) -> bool:
+    """Whether the entries of some unit have different places."""
+    first = torch.zeros(len(grouped), dtype=torch.long, device=place.device)
+    first = first.scatter(0, grouped.of, place)
+    return bool((first[grouped.of] != place).any())
+
+
+def _accumulate(
+    engine: Engine, settings: ScoringSettings, loss: Loss, batch: InnerBatch, k: int
+) -> tuple[Sums, float | None]:
+    """Adds up the gradients of one inner update over the passes."""
+    if batch.needs_two_passes:
+        return _two_passes(engine, settings, loss, batch, k)
+    nothing = torch.zeros(0, dtype=torch.long, device=engine.device)
+    _, total = loss(_with_own_old(batch.entries.at(nothing), loss, batch), batch.columns, batch.counts)
+    deviation = 0.0
+    for number in range(len(batch.passes)):
+        log_probs = _pass_log_probs(engine, settings, batch, number)
+        own = batch.entries_of(number).to(engine.device)
+        if len(own) == 0:
+            share = log_probs.sum() * 0.0
+        else:
+            entries, columns = _part(batch, number, replace(batch.entries.at(own), log_probs=log_probs))
+            share, sums = loss(_with_own_old(entries, loss, batch), columns, batch.counts)
+            total = total + sums
+            if batch.has_old and entries.old is not None:
+                deviation = max(deviation, _deviation(log_probs, entries.old))
+        _check_finite(engine, share, batch, number, k)
+        engine.backward(share)
+    return total, deviation if k == 0 and batch.has_old else None
+
+
+def _two_passes(
+    engine: Engine, settings: ScoringSettings, loss: Loss, batch: InnerBatch, k: int
+) -> tuple[Sums, float | None]:
+    """The same where a unit lies in several passes: all are scored without gradient first."""
+    device = engine.device
+    log_probs = torch.zeros_like(batch.entries.weight)
+    with torch.no_grad():
+        for number in range(len(batch.passes)):
+            found = _pass_log_probs(engine, settings, batch, number)
+            own = batch.entries_of(number).to(device)
+            if len(own) > 0:
+                log_probs[own] = found
+    entries = _with_own_old(replace(batch.entries, log_probs=log_probs), loss, batch)
+    whole = coefficients(lambda one: loss(one, batch.columns, batch.counts), entries)
+    _check_finite(engine, whole.loss, batch, None, k)
+    for number in range(len(batch.passes)):
+        found = _pass_log_probs(engine, settings, batch, number)
+        own = batch.entries_of(number).to(device)
+        engine.backward(whole.surrogate(own, found) if len(own) > 0 else found.sum() * 0.0)
+    deviation = None
+    if k == 0 and batch.has_old and entries.old is not None:
+        deviation = _deviation(log_probs, entries.old)
+    return whole.sums, deviation
+
+
+def _with_own_old(entries: Entries, loss: Loss, batch: InnerBatch) -> Entries:
+    """The entries with their own log-probabilities as the old ones, where no others are known: the ratios are 1."""
+    if "old" in loss.objective.needs and not batch.has_old:
+        return replace(entries, old=entries.log_probs.detach())
+    return entries
+
+
+def _pass_log_probs(engine: Engine, settings: ScoringSettings, batch: InnerBatch, number: int) -> Tensor:
+    rows = [batch.rows[i] for i in batch.passes[number]] or [idle_row(settings)]
+    return entry_log_probs(engine.forward, rows, settings, engine.device)
+
+
+def _part(batch: InnerBatch, number: int, entries: Entries) -> tuple[Entries, Columns]:
+    """The entries of a pass with the samples of this pass alone, in its order."""
+    rows = [batch.rows[i] for i in batch.passes[number]]
+    samples = list(dict.fromkeys(row.sample for row in rows))
+    place = torch.zeros(batch.columns.num_samples, dtype=torch.long)
+    place[samples] = torch.arange(len(samples))
+    device = entries.sample.device
+    columns = batch.columns.at(torch.tensor(samples, device=device), max(len(row.token_ids) for row in rows))
+    return replace(entries, sample=place.to(device)[entries.sample]), columns
+
+
+def _deviation(log_probs: Tensor, old: Tensor) -> float:
+    """The largest distance of a ratio from 1."""
+    if len(old) == 0:
+        return 0.0
+    return (log_probs.detach() - old).exp().sub(1).abs().max().item()
+
+
+def _check_finite(engine: Engine, loss: Tensor, batch: InnerBatch, number: int | None, k: int) -> None:
     """Raises on every rank if the loss of any rank is not finite, before a gradient of it exists."""
     bad = 0.0 if torch.isfinite(loss) else 1.0
     if engine.all_reduce_sum(torch.tensor([bad], dtype=torch.float64)).item() > 0:
+        rows = [] if number is None else [batch.rows[i].sample for i in batch.passes[number]]
+        group = [batch.samples[i] for i in dict.fromkeys(rows)] or batch.samples
         where = _first_samples(group) if bad else "on another rank"
         raise NonFiniteLossError(f"the loss of inner update {k} is {loss.item()}; {where}; this update was not made")
 
@@ -139,9 +348,22 @@ def _first_samples(group: Sequence[TrainSample]) -> str:
     return f"the batch starts with {named}"
 
 
+def _effective_share(metrics: dict[str, float]) -> dict[str, float]:
+    """Effective sample size of the ratios as a share of their number: 1 if they are all equal."""
+    square = metrics.get("ratio/square_mean", 0.0)
+    return {"ratio/effective_sample_share": metrics["ratio/mean"] ** 2 / square} if square > 0 else {}
+
+
 def _mean_metrics(updates: list[dict[str, float]]) -> dict[str, float]:
-    """Mean of each metric over the updates that have it; ``ratio/max`` is the largest."""
+    """Mean of each metric over the updates that have it; ``ratio/max`` is the largest, and ``_last_update`` the last.
+
+    The last update is the furthest from the policy that wrote the rollouts: its clip fraction says whether there are
+    too many inner updates, and the mean hides it.
+    """
     names = dict.fromkeys(name for update in updates for name in update)
     values = {name: [u[name] for u in updates if name in u] for name in names}
     means = {name: sum(v) / len(v) for name, v in values.items()}
-    return means | {"ratio/max": max(values["ratio/max"])}
+    if "ratio/max" in values:
+        means["ratio/max"] = max(values["ratio/max"])
+    last = ("ratio/clipped_fraction", "kl/old_nats", "ratio/effective_sample_share")
+    return means | {f"{name}_last_update": updates[-1][name] for name in last if name in updates[-1]}

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from unigrpo.config import RunConfig
-from unigrpo.data.collate import ScoringBatch, pad_rows
-from unigrpo.records import MaskPlan, Rollout, SequenceMasks
+from unigrpo.records import Rollout
 from unigrpo.rng import keyed_generator
-from unigrpo.training.scoring import ScoringSettings, log_likelihood
+from unigrpo.training.passes import PassRow, entry_log_probs
+from unigrpo.training.scoring_settings import ScoringSettings
+from unigrpo.training.views import spans_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,35 +57,35 @@ def parity_gaps(
 ) -> list[LogprobGap]:
     """Returns the differences at one random step of each rollout, under the weights that generated it.
 
-    The input of a step is the row in which every token is masked that was fixed at this step or later, or never.
+    Args:
+        forward: The model, or the engine that holds it.
+        rollouts: At least one. They go through the model together.
+        settings: Vocabularies and temperatures.
+        device: Of the model.
+        seed: Of the run.
     """
-    steps = [_step(rollout, seed) for rollout in rollouts]
-    committed = [rollout.commit_step == step for rollout, step in zip(rollouts, steps, strict=True)]
-    hidden = [
-        r.response_mask & ((r.commit_step >= step) | (r.commit_step < 0))
-        for r, step in zip(rollouts, steps, strict=True)
-    ]
-
-    def rows(tensors: list[Tensor], fill: float | bool) -> Tensor:
-        return pad_rows(tensors, fill).to(device)
-
-    response = rows([r.response_mask for r in rollouts], False)
-    batch = ScoringBatch(
-        token_ids=rows([r.token_ids for r in rollouts], 0),
-        masks=SequenceMasks(
-            token_mask=rows([torch.ones_like(r.response_mask) for r in rollouts], False),
-            response_mask=response,
-            scored_mask=response,
-        ),
-        plan=MaskPlan(is_masked=rows(hidden, False)[None], weight=rows([c.float() for c in committed], 0.0)[None]),
-        image_mask=rows([r.image_mask for r in rollouts], False),
-    )
-    again = log_likelihood(forward, batch, settings).cpu()
-    gaps = [
-        (again[i, : len(c)] - r.commit_log_probs)[c].abs()
-        for i, (r, c) in enumerate(zip(rollouts, committed, strict=True))
-    ]
+    rows = [_row_at(number, rollout, _step(rollout, seed)) for number, rollout in enumerate(rollouts)]
+    found = entry_log_probs(forward, rows, settings, device).cpu().split([row.num_scored for row in rows])
+    gaps = [(f - r.commit_log_probs[row.is_scored]).abs() for f, r, row in zip(found, rollouts, rows, strict=True)]
     return [LogprobGap(total=g.sum().item(), largest=g.max().item(), num_tokens=len(g)) for g in gaps]
+
+
+def _row_at(number: int, rollout: Rollout, step: int) -> PassRow:
+    """What the sampler saw at a step, and the tokens that it fixed there.
+
+    All that it fixed at this step or later was masked. So was padding that it never sampled, but only until the part
+    of the response was finished: an image is drawn behind thoughts whose padding is end-of-text.
+    """
+    fixed, span = rollout.commit_step == step, spans_of(rollout)
+    never = (rollout.commit_step < 0) & (span >= span[fixed].min())
+    return PassRow(
+        sample=number,
+        view=0,
+        token_ids=rollout.token_ids,
+        is_masked=rollout.response_mask & ((rollout.commit_step >= step) | never),
+        is_scored=fixed,
+        image_mask=rollout.image_mask,
+    )
 
 
 def _step(rollout: Rollout, seed: int) -> int:

@@ -47,22 +47,24 @@ class PolicyWorker(TrainedWorker):
         with self._engine.whole_model() as model, self.meter.watch(model):
             return self._writer.write(model, self._version, requests, text, image)
 
-    def log_likelihood(self, samples: Sequence[TrainSample]) -> list[Tensor]:
-        """Returns log-probabilities (K, L) of each sample under its K mask plans and the present weights."""
-        return score(self._engine, self._config, self._scoring, samples)
+    def log_likelihood(
+        self, rollouts: Sequence[Rollout], updates: Sequence[int] | None = None
+    ) -> list[tuple[Tensor, ...]]:
+        """Returns the log-probabilities of :func:`~unigrpo.training.scoring.score` under the present weights."""
+        return score(self._engine, self._config, self._scoring, rollouts, updates)
 
-    def base_log_likelihood(self, samples: Sequence[TrainSample]) -> list[Tensor]:
+    def base_log_likelihood(self, rollouts: Sequence[Rollout]) -> list[tuple[Tensor, ...]]:
         """Returns the same log-probabilities of the base model without LoRA adapters, which is the reference."""
         with without_lora(self._engine.model):
-            return self.log_likelihood(samples)
+            return self.log_likelihood(rollouts)
 
     def parity(self, rollouts: Sequence[Rollout]) -> list[LogprobGap]:
         """Returns the differences between the sampler's log-probabilities and the training path's, at one step of each
         rollout."""
+        # Through the engine, as in training: a copy of the weights could not show that they differ.
         gaps: list[LogprobGap] = []
-        with self._engine.whole_model() as model:
-            for batch in micro_batches(rollouts, self._config.train.micro_batch_size):
-                gaps += parity_gaps(model, batch, self._scoring, self._engine.device, self._config.seed)
+        for batch in micro_batches(rollouts, self._config.train.micro_batch_size):
+            gaps += parity_gaps(self._engine.forward, batch, self._scoring, self._engine.device, self._config.seed)
         return gaps
 
     def update(self, samples: Sequence[TrainSample]) -> list[dict[str, float]]:

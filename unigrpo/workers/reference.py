@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from unigrpo.config import RunConfig
-from unigrpo.records import TrainSample
+from unigrpo.records import Rollout
 from unigrpo.training.scoring import ScoringSettings, score
 from unigrpo.workers.stats import FlopMeter
 
@@ -24,13 +24,23 @@ class ReferenceWorker:
         device: torch.device,
         settings: ScoringSettings,
         meter: FlopMeter | None = None,
+        max_over_ranks: Callable[[int], int] = int,
     ) -> None:
+        """Args:
+        config: The run.
+        forward: The model.
+        device: Of the model.
+        settings: Vocabularies and temperatures.
+        meter: Counts the arithmetic.
+        max_over_ranks: The largest number of all ranks that must make equally many passes.
+        """
+        self.max_over_ranks = max_over_ranks
         self.meter = meter
         self.forward = forward
         self.device = device
         self._config = config
         self._settings = settings
 
-    def log_likelihood(self, samples: Sequence[TrainSample]) -> list[Tensor]:
-        """Returns log-probabilities (K, L) of each sample under its K mask plans."""
-        return score(self, self._config, self._settings, samples)
+    def log_likelihood(self, rollouts: Sequence[Rollout]) -> list[tuple[Tensor, ...]]:
+        """Returns the log-probabilities of :func:`~unigrpo.training.scoring.score`."""
+        return score(self, self._config, self._settings, rollouts)

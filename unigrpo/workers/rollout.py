@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from unigrpo.config import ImageSamplingConfig, RunConfig, TextSamplingConfig
 from unigrpo.models.image_tokenizer import ImageTokenizer
 from unigrpo.models.vocabulary import Vocabulary
-from unigrpo.records import Rollout, SampleRequest, TrainSample
+from unigrpo.records import Rollout, SampleRequest
 from unigrpo.rng import keyed_generator
 from unigrpo.training.batching import micro_batches
 from unigrpo.training.scoring import ScoringSettings, score
@@ -135,9 +135,15 @@ class RolloutWorker:
         """One rollout for each request."""
         return self._writer.write(self.forward, self._version, requests, text, image)
 
-    def log_likelihood(self, samples: Sequence[TrainSample]) -> list[Tensor]:
-        """Log-probabilities (K, L) of each sample under its K mask plans and the weights that are here now."""
-        return score(self, self._config, self._scoring, samples)
+    def log_likelihood(
+        self, rollouts: Sequence[Rollout], updates: Sequence[int] | None = None
+    ) -> list[tuple[Tensor, ...]]:
+        """What :func:`~unigrpo.training.scoring.score` gives under the weights that are here now."""
+        return score(self, self._config, self._scoring, rollouts, updates)
+
+    def max_over_ranks(self, number: int) -> int:
+        """The number itself: rollout workers make their passes on their own."""
+        return number
 
     def parity(self, rollouts: Sequence[Rollout]) -> list[LogprobGap]:
         """As :meth:`~unigrpo.workers.policy.PolicyWorker.parity`, by the weights that wrote the rollouts."""

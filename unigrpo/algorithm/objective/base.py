@@ -99,15 +99,25 @@ class KLPenalty:
             kl = per_unit(entries.weight * entries.exact_kl, grouped) / grouped.size
         else:
             assert entries.ref is not None
-            kl = kl_estimate(per_unit(entries.weight * (entries.ref - entries.log_probs), grouped), self.estimator)
+            # A sample without a KL may have no reference: NaN, which counts as no difference.
+            reference = torch.where(entries.ref.isnan(), entries.log_probs.detach(), entries.ref)
+            kl = kl_estimate(per_unit(entries.weight * (reference - entries.log_probs), grouped), self.estimator)
             kl = kl / grouped.size
+        counted = _with_reference(entries, grouped)
         factor = (columns.loss_coef * columns.kl_coef)[grouped.sample]
         share = reduce_units(factor * kl, grouped, columns, how, counts)
         return share, Sums(
             totals={"loss/kl": share.detach().double()},
-            means={"kl/reference_nats": mean_of(kl)},
-            optional_means=by_task("kl/reference_nats", kl, grouped, columns),
+            means={"kl/reference_nats": mean_of(kl[counted])},
+            optional_means=by_task("kl/reference_nats", kl, grouped, columns, counted),
         )
+
+
+def _with_reference(entries: Entries, grouped: Units) -> Bool[Tensor, " U"]:
+    """Units whose sample has a reference."""
+    if entries.ref is None:
+        return torch.ones(len(grouped), dtype=torch.bool, device=entries.weight.device)
+    return per_unit(entries.ref.isnan().to(entries.weight.dtype), grouped) == 0
 
 
 def total_loss(

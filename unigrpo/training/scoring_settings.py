@@ -1,0 +1,44 @@
+"""What the sampler drew from, so that scoring looks at the same distribution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from unigrpo.config import RunConfig
+from unigrpo.models.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringSettings:
+    """What the sampler drew from, so that scoring looks at the same distribution."""
+
+    mask_id: int
+    """Token that hides."""
+    image_slice: tuple[int, int]
+    """First and one-past-last id of the image codes."""
+    text_temperature: float
+    image_temperature: float
+
+    @classmethod
+    def of_run(cls, config: RunConfig, vocabulary: Vocabulary) -> ScoringSettings:
+        """The settings of a run."""
+        return cls(
+            mask_id=vocabulary.mask_id,
+            image_slice=vocabulary.image_slice,
+            text_temperature=config.rollout.text.temperature,
+            image_temperature=config.rollout.image.temperature,
+        )
+
+    def of(self, is_image: Bool[Tensor, " N"]) -> dict[str, Any]:
+        """Arguments of the model's forward pass for tokens of which some are image codes."""
+        if not is_image.any():
+            return {"temperature": self.text_temperature}
+        if is_image.all():
+            return {"temperature": self.image_temperature, "vocab_slice": self.image_slice}
+        temperature = torch.where(is_image, self.image_temperature, self.text_temperature)
+        return {"temperature": temperature, "vocab_slice": self.image_slice, "is_sliced": is_image}

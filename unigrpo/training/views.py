@@ -1,0 +1,72 @@
+"""The views of a rollout in each inner update: every worker draws them itself, and all draw the same."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from unigrpo.algorithm.likelihood.base import LikelihoodEstimator, Row, Views, load_estimator
+from unigrpo.algorithm.masking import mask_ratios
+from unigrpo.config import TASKS, RunConfig
+from unigrpo.records import Rollout
+from unigrpo.rng import keyed_generator
+
+
+class ViewSampler:
+    """Draws the views of a run's rollouts.
+
+    The draws of a sample depend on (seed, step, sample_id, inner update) alone: not on world size, rank, order or
+    process.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self._config = config
+        self._estimators: dict[str, LikelihoodEstimator] = {}
+        for task in TASKS:
+            likelihood = config.likelihood(task)
+            self._estimators[task] = load_estimator(likelihood.name, likelihood.options)
+
+    def views(self, rollout: Rollout, inner_update: int) -> Views:
+        """The views of a rollout in one inner update."""
+        request = rollout.request
+        task = request.prompt.task
+        ratios = self._config.mask_ratio(task)
+        key = (self._config.seed, request.step, request.sample_id)
+        ratio = mask_ratios(
+            ratios.schedule,
+            self._config.train.num_inner_updates,
+            [keyed_generator(*key, "mask ratio")],
+            minimum=ratios.minimum,
+            maximum=ratios.maximum,
+        )[inner_update, 0]
+        return self._estimators[task].views(
+            row_of(rollout),
+            ratio.item(),
+            keyed_generator(*key, inner_update, "mask"),
+            (ratios.minimum, ratios.maximum),
+        )
+
+
+def row_of(rollout: Rollout) -> Row:
+    """The rollout as an estimator sees it."""
+    return Row(
+        token_ids=rollout.token_ids,
+        response_mask=rollout.response_mask,
+        scored_mask=rollout.scored_mask,
+        image_mask=rollout.image_mask,
+        span=spans_of(rollout),
+        commit_step=rollout.commit_step,
+        commit_log_probs=rollout.commit_log_probs,
+        commit_entropy=rollout.commit_entropy,
+    )
+
+
+def spans_of(rollout: Rollout) -> Tensor:
+    """Part of the response (L,) in the order of writing, from 1: text comes before an image. 0 elsewhere."""
+    text = rollout.response_mask & ~rollout.image_mask
+    return text.long() + rollout.image_mask.long() * (1 + int(text.any()))
+
+
+def num_scored(rollout: Rollout, num_spans: int) -> Tensor:
+    """Scored tokens (S,) of each part of the response."""
+    return torch.bincount(spans_of(rollout)[rollout.scored_mask], minlength=num_spans + 1)[1:]

@@ -602,6 +602,23 @@ def test_k1_is_refused_as_a_loss():
         )
 
 
+def test_a_sample_that_is_not_compared_has_no_kl_and_an_unknown_reference_is_no_excuse():
+    has_ref = BATCH.entries.sample != 2
+    some = Batch(dataclasses.replace(BATCH.entries, has_ref=has_ref), BATCH.columns)
+    kl, counts = KLPenalty(), BATCH.counts()
+    share, sums = kl(some.entries, some.columns, counts, "masked_token_mean")
+    whole, _ = kl(BATCH.entries, BATCH.columns, counts, "masked_token_mean")
+    own = part(BATCH, [2])
+    alone, _ = kl(own.entries, own.columns, counts, "masked_token_mean")
+    assert share.item() == pytest.approx((whole - alone).item())
+    compared = part(BATCH, [0, 1, 3, 4, 5])
+    _, expected = kl(compared.entries, compared.columns, counts, "masked_token_mean")
+    assert sums.metrics()["kl/reference_nats"] == pytest.approx(expected.metrics()["kl/reference_nats"])
+    assert BATCH.entries.ref is not None
+    broken = dataclasses.replace(some.entries, ref=BATCH.entries.ref * math.nan)
+    assert kl(broken, some.columns, counts, "masked_token_mean")[0].isnan()
+
+
 def test_metrics_tell_tasks_mask_rates_and_sample_sizes():
     loss, _, sums = loss_and_gradient(BATCH, load_objective("clipped", {"level": "view_token"}))
     metrics = sums.metrics()

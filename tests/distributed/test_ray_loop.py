@@ -236,7 +236,7 @@ def test_a_loss_that_is_not_finite_names_worker_and_sample_and_stops(on_ray: Run
     update = trainer._update
     before = weights(trainer, tmp_path / "before")
     trainer._update = lambda samples: update(  # type: ignore[method-assign]
-        [dataclasses.replace(s, ref_log_probs=torch.full((2, len(s.rollout.token_ids)), math.nan)) for s in samples]
+        [dataclasses.replace(s, ref_log_probs=tuple(r * math.nan for r in s.ref_log_probs or ())) for s in samples]
     )
     with pytest.raises(WorkerFailed, match=r"policy workers? 0.* failed in update: NonFiniteLossError: .*sums:\d"):
         trainer.train_step(20, Recorder())

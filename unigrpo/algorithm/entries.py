@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unigrpo.algorithm.likelihood.base import Views
@@ -31,7 +31,10 @@ class Entries:
     old: Float[Tensor, " N"] | None = None
     """Under the policy before the inner updates, in the same views."""
     ref: Float[Tensor, " N"] | None = None
-    """Under the reference, in the same views; NaN for a sample that is not compared with it."""
+    """Under the reference, in the same views."""
+    has_ref: Bool[Tensor, " N"] | None = None
+    """False where ``ref`` means nothing, since the sample is not compared with the reference. None: ``ref`` is known
+    everywhere."""
     behaviour: Float[Tensor, " N"] | None = None
     """Under what wrote the response, where that is not the old policy: older weights, a cache, a cut vocabulary."""
     exact_kl: Float[Tensor, " N"] | None = None

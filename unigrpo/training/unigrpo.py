@@ -136,7 +136,9 @@ def inner_batch(
     active = _active(kept, columns, loss.objective)
     rows = [row for row in rows_of([s.rollout for s in kept], views) if active[row.sample]]
     entries = index.at(torch.tensor(active, device=engine.device)[index.sample].nonzero().flatten())
-    entries, has_old = _with_known(entries, [s for s, a in zip(kept, active, strict=True) if a], loss, k)
+    numbers = entries.sample.bincount(minlength=len(kept)).tolist()
+    scored = [(sample, number) for sample, number, a in zip(kept, numbers, active, strict=True) if a]
+    entries, has_old = _with_known(entries, scored, loss, k)
     passes = packed(rows, config)
     number = engine.max_over_ranks(len(passes))
     batch = InnerBatch(
@@ -208,12 +210,21 @@ def _active(kept: Sequence[TrainSample], columns: Columns, objective: Objective)
     return [group in needed for group in groups]
 
 
-def _with_known(entries: Entries, active: Sequence[TrainSample], loss: Loss, k: int) -> tuple[Entries, bool]:
-    """The entries with old and reference log-probabilities, and whether the old ones are known."""
+def _with_known(
+    entries: Entries, scored: Sequence[tuple[TrainSample, int]], loss: Loss, k: int
+) -> tuple[Entries, bool]:
+    """The entries with old and reference log-probabilities, and whether the old ones are known.
+
+    Args:
+        entries: Of all scored samples.
+        scored: These samples, and how many entries each has.
+        loss: Of the run.
+        k: Inner update.
+    """
     device, nothing = entries.weight.device, torch.zeros(0)
     old = ref = None
     if "old" in loss.objective.needs:
-        known = [s.old_log_probs[k] for s in active if s.old_log_probs is not None]
+        known = [s.old_log_probs[k] for s, _ in scored if s.old_log_probs is not None]
         old = torch.cat([nothing, *known]).to(device)
         if len(old) != len(entries):
             if len(old) > 0:
@@ -222,16 +233,13 @@ def _with_known(entries: Entries, active: Sequence[TrainSample], loss: Loss, k: 
                     "must be those of the same views"
                 )
             old = None
-    if any(s.ref_log_probs is not None for s in active):
-        # A sample without a KL has no reference: NaN, which the KL leaves out.
-        counts = entries.sample.bincount(minlength=int(entries.sample.max()) + 1 if len(entries) else 0)
-        numbers = counts[counts > 0].tolist()
-        parts = [
-            torch.full((n,), torch.nan) if s.ref_log_probs is None else s.ref_log_probs[k]
-            for n, s in zip(numbers, active, strict=True)
-        ]
+    has_ref = None
+    if any(s.ref_log_probs is not None for s, _ in scored):
+        parts = [torch.zeros(n) if s.ref_log_probs is None else s.ref_log_probs[k] for s, n in scored]
         ref = torch.cat([nothing, *parts]).to(device)
-    return replace(entries, old=old, ref=ref), old is not None
+        known = [torch.full((n,), s.ref_log_probs is not None) for s, n in scored]
+        has_ref = torch.cat([nothing.bool(), *known]).to(device)
+    return replace(entries, old=old, ref=ref, has_ref=has_ref), old is not None
 
 
 def _is_cut(batch: InnerBatch, loss: Loss) -> bool:

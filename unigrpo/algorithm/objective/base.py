@@ -99,8 +99,9 @@ class KLPenalty:
             kl = per_unit(entries.weight * entries.exact_kl, grouped) / grouped.size
         else:
             assert entries.ref is not None
-            # A sample without a KL may have no reference: NaN, which counts as no difference.
-            reference = torch.where(entries.ref.isnan(), entries.log_probs.detach(), entries.ref)
+            reference = entries.ref
+            if entries.has_ref is not None:
+                reference = torch.where(entries.has_ref, reference, entries.log_probs.detach())
             kl = kl_estimate(per_unit(entries.weight * (reference - entries.log_probs), grouped), self.estimator)
             kl = kl / grouped.size
         counted = _with_reference(entries, grouped)
@@ -115,9 +116,9 @@ class KLPenalty:
 
 def _with_reference(entries: Entries, grouped: Units) -> Bool[Tensor, " U"]:
     """Units whose sample has a reference."""
-    if entries.ref is None:
+    if entries.has_ref is None:
         return torch.ones(len(grouped), dtype=torch.bool, device=entries.weight.device)
-    return per_unit(entries.ref.isnan().to(entries.weight.dtype), grouped) == 0
+    return per_unit((~entries.has_ref).to(entries.weight.dtype), grouped) == 0
 
 
 def total_loss(

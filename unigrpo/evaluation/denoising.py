@@ -23,7 +23,7 @@ from unigrpo.workers.generation import TaskSampler
 from unigrpo.workers.group import WorkerGroup
 
 BINS = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""Borders of the mask-ratio bins."""
+"""Edges of the mask-ratio bins."""
 NUM_RECONSTRUCTIONS = 8
 
 
@@ -46,19 +46,20 @@ class Sample:
     text: str = ""
     """Answer or thoughts."""
     image: np.ndarray | None = None
-    """uint8 (H, W, 3), with guidance."""
+    """Image that was generated with guidance, uint8 (H, W, 3)."""
     image_unguided: np.ndarray | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reconstruction:
-    """A held-out image, what the image tokenizer keeps of it, and what the model predicts if it is partly masked."""
+    """A held-out image, its reconstruction by the image tokenizer, and the model's prediction from a partly masked
+    image."""
 
     original: np.ndarray
-    """uint8 (H, W, 3), as the others."""
+    """The original image, uint8 (H, W, 3), as the other images."""
     reconstruction: np.ndarray
     prediction: np.ndarray
-    """Every masked code filled in by its most likely value at once."""
+    """The image in which every masked code is replaced by its most likely value, all at once."""
     mask_ratio: float
 
 
@@ -96,7 +97,7 @@ def validate(
 
 
 def loss_metrics(rows: Sequence[RowLoss]) -> dict[str, float]:
-    """Mean cross-entropy per counted token, by modality and by bin of mask ratios."""
+    """Returns the mean cross-entropy per counted token, by modality and by bin of mask ratios."""
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
     for row in rows:
         low = BINS[min(int(np.searchsorted(BINS, row.mask_ratio, side="right")) - 1, len(BINS) - 2)]
@@ -204,7 +205,7 @@ class StageEvaluator(DenoisingWorker):
 
     @contextmanager
     def _evaluated_model(self) -> Iterator[PreTrainedModel]:
-        """The whole model in evaluation mode."""
+        """Yields the whole model in evaluation mode."""
         self._engine.model.eval()
         with self._engine.whole_model() as model, self.meter.watch(model):
             yield model

@@ -19,7 +19,7 @@ from unigrpo.runs.report_plots import Rows, mean_seconds, write_plots
 
 MAX_SAMPLES = 24
 THUMBNAIL = 96
-"""Pixels of the longer side of a prompt's image."""
+"""Longer side of a prompt's image, in pixels."""
 END = re.compile(r"(<\|[^|<>\s]{1,40}\|>\s*)+$")
 """Special tokens at the end of a response."""
 
@@ -94,7 +94,7 @@ def held_out_table(evaluations: dict[str, dict[str, float]]) -> dict[str, Any]:
 
 
 def _change(name: str, before: dict[str, float], after: dict[str, float]) -> dict[str, Any] | None:
-    """A metric before and after; the verdict is `good` or `bad` where a direction is better."""
+    """Returns a metric before and after; the verdict is `good` or `bad` if a direction is better."""
     if name not in before or name not in after:
         return None
     gain = after[name] - before[name]

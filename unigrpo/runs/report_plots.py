@@ -85,7 +85,7 @@ def moving_average(values: list[float], window: int = WINDOW) -> list[float]:
 
 
 def reward_panels(rows: Rows) -> list[Panel]:
-    """Panels of the total and of each reward, or with several tasks of each task's total."""
+    """Returns panels of the total and of each reward, or with several tasks of each task's total."""
     names = _names(rows)
     if tasks := _task_metrics(names):
         return [_reward(f"{t}: weighted total", f"total_mean/{t}", f"reward_total_sampled/{t}") for t in tasks]
@@ -102,7 +102,7 @@ def _reward(title: str, name: str, held_out: str) -> Panel:
 
 
 def task_panels(rows: Rows) -> list[Panel]:
-    """A panel for each task and reward of a run with several tasks."""
+    """Returns a panel for each task and reward of a run with several tasks."""
     return [
         _reward(f"{task}: {name}", f"{name}_mean/{task}", f"{name}_sampled/{task}")
         for task, rewards in _task_metrics(_names(rows)).items()
@@ -111,13 +111,13 @@ def task_panels(rows: Rows) -> list[Panel]:
 
 
 def loss_panels(rows: Rows) -> list[Panel]:
-    """A panel for each part of the training loss."""
+    """Returns a panel for each part of the training loss."""
     names = [name for name in _names(rows) if name.startswith("loss/")]
     return [Panel(name.removeprefix("loss/"), (Curve(name, "training"),)) for name in names]
 
 
 def validation_panels(rows: Rows) -> list[Panel]:
-    """A panel for each modality: its held-out loss over all mask ratios, and over each bin of them."""
+    """Returns a panel for each modality: its held-out loss over all mask ratios, and over each bin of them."""
     panels: dict[str, list[Curve]] = {}
     for name in sorted(name for name in _names(rows) if name.startswith("validation/")):
         modality, _, low = name.removeprefix("validation/").partition("_nats_per_token")
@@ -127,7 +127,7 @@ def validation_panels(rows: Rows) -> list[Panel]:
 
 
 def optimization_panels(rows: Rows) -> list[Panel]:
-    """Panels of the distance to the reference, of clipping, of the gradient norm and of the learning rate."""
+    """Returns panels of the distance to the reference, of clipping, of the gradient norm and of the learning rate."""
     names = _names(rows)
     clipped = sorted(name for name in names if name.startswith("ratio/clipped_fraction_mask_"))
     panels = [
@@ -214,7 +214,7 @@ def mean_seconds(rows: Rows) -> dict[str, dict[str, float]]:
 
 
 def _names(rows: Rows) -> list[str]:
-    """Metrics of any row, in the order of their first appearance."""
+    """Returns the metrics of any row, in the order of their first appearance."""
     return list(dict.fromkeys(name for row in rows for name in row))
 
 
@@ -224,7 +224,7 @@ def _phases(rows: Rows) -> list[str]:
 
 
 def _task_metrics(names: list[str]) -> dict[str, list[str]]:
-    """Rewards of each task that were sampled on held-out prompts; none if there is one task."""
+    """Returns the held-out rewards of each task, sampled as in training; none if there is one task."""
     tasks: dict[str, list[str]] = {}
     for name in names:
         match = re.fullmatch(r"eval/(.+)_sampled/([^/]+)", name)

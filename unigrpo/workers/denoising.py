@@ -49,14 +49,15 @@ class DenoisingWorker(TrainedWorker):
         return CorpusLoader(sources, self._config.seed, self._encoder, image.resolution, image.fit)
 
     def train_step(self, step: int) -> dict[str, float]:
-        """Makes the optimizer step of this number; its data and noise depend on the number alone.
+        """Makes the optimizer step of this number. Its data and noise depend on the number alone.
 
         Returns:
-            Losses of the whole batch; of this rank, mask ratios, tokens, samples that were broken, and seconds.
+            Losses of the whole batch; and for this rank mask ratios, tokens, samples that could not be used, and
+            seconds.
 
         Raises:
             NonFiniteLossError: See :func:`~unigrpo.training.denoising.denoising_update`.
-            ValueError: Too many samples of a source are broken.
+            ValueError: Too many samples of a source cannot be used.
         """
         started = time.monotonic()
         samples = self._steps.at(step)

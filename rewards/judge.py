@@ -40,6 +40,7 @@ class Judge(Reward):
         max_tokens: int = 256,
         api_key_env: str = "",
         is_structured: bool = True,
+        score_pattern: str = "",
     ) -> None:
         """Checks the settings.
 
@@ -56,6 +57,8 @@ class Judge(Reward):
             max_tokens: Largest number of tokens of a judgement.
             api_key_env: Name of the environment variable that holds the key; empty sends none.
             is_structured: Ask the server to force the JSON's form (`response_format`).
+            score_pattern: Regular expression whose first group is the score, for judges that answer in prose, as
+                UnifiedReward does with `Final Score: 4.5`. The last match counts. Empty reads JSON.
         """
         if not low < high:
             raise ValueError(f"judge: low {low} must be below high {high}")
@@ -63,6 +66,12 @@ class Judge(Reward):
             template.format(prompt="", completion="", label="", low=low, high=high)
         except (KeyError, IndexError, ValueError) as error:
             raise ValueError(f"judge: template cannot be filled in ({error!r}); write literal braces twice") from error
+        try:
+            self._pattern = re.compile(score_pattern) if score_pattern else None
+        except re.error as error:
+            raise ValueError(f"judge: score_pattern {score_pattern!r} is no regular expression: {error}") from error
+        if self._pattern is not None and self._pattern.groups < 1:
+            raise ValueError(f"judge: score_pattern {score_pattern!r} has no group; put the score into parentheses")
         key = os.environ.get(api_key_env, "") if api_key_env else ""
         if api_key_env and not key:
             raise ValueError(f"judge: the environment variable {api_key_env} (api_key_env) is not set")
@@ -76,7 +85,7 @@ class Judge(Reward):
         )
         self._url, self._model, self._template = url.rstrip("/"), model, template
         self._low, self._high = low, high
-        self._max_tokens, self._is_structured = max_tokens, is_structured
+        self._max_tokens, self._is_structured = max_tokens, is_structured and self._pattern is None
 
     def load(self) -> None:
         """Asks the server for its models.
@@ -128,17 +137,31 @@ class Judge(Reward):
         return body
 
     def _score(self, answer: Any) -> float | None:
-        """Returns the score in the last JSON object of a judgement, scaled; None if there is none on the scale."""
+        """Returns the last score of a judgement, scaled; None if there is none on the scale."""
         try:
             text = str(answer["choices"][0]["message"]["content"])[-20_000:]
         except (KeyError, IndexError, TypeError, RecursionError):
             return None
-        for found in reversed(_OBJECT.findall(text)):
-            try:
-                score = finite_number(json.loads(found)["score"])
-            except (ValueError, KeyError, TypeError, RecursionError):
-                continue
-            if score is None or not self._low <= score <= self._high:
-                return None
-            return (score - self._low) / (self._high - self._low)
+        score = _score_in_json(text) if self._pattern is None else _score_in_prose(text, self._pattern)
+        if score is None or not self._low <= score <= self._high:
+            return None
+        return (score - self._low) / (self._high - self._low)
+
+
+def _score_in_json(text: str) -> float | None:
+    """The score in the last JSON object that has one."""
+    for found in reversed(_OBJECT.findall(text)):
+        try:
+            return finite_number(json.loads(found)["score"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            continue
+    return None
+
+
+def _score_in_prose(text: str, pattern: re.Pattern[str]) -> float | None:
+    """The score in the last match of a pattern."""
+    matches = list(pattern.finditer(text))
+    try:
+        return finite_number(float(matches[-1].group(1))) if matches else None
+    except (ValueError, TypeError):  # the group is no number, or took no part in the match
         return None

@@ -149,6 +149,23 @@ def test_what_cannot_be_read_is_missing_and_counted(serve, text, value):
     assert judge.logs() == logged(parse_failures=float(value is None))
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("The dog is red.\nFinal Score: 4.5", 0.9),
+        ("Final Score: 1, no.\nFinal Score: 5", 1.0),
+        ("Final Score: 6", None),
+        ("Final Score: five", None),
+        ('{"score": 3}', None),
+    ],
+)
+def test_a_judge_that_answers_in_prose_is_read_by_a_pattern(serve, text, value):
+    server = serve(lambda *_: said(text))
+    judge = Judge("j", url=f"{server.url}/v1", high=5.0, score_pattern=r"Final Score:\s*(\d+(?:\.\d+)?)")
+    assert judge(INPUTS[:1]) == [value]
+    assert "response_format" not in server.bodies[0]
+
+
 @pytest.mark.parametrize("answer", [{}, [], {"choices": []}, {"choices": [{"message": {}}]}])
 def test_answers_of_another_form_are_missing(serve, answer):
     judge = Judge("judge", url=f"{serve(lambda *_: (200, answer)).url}/v1")
@@ -323,6 +340,8 @@ def test_a_judge_that_is_down_is_an_error_before_training():
         ({"url": "127.0.0.1:8000"}, "give URLs that start with http"),
         ({"low": 5.0, "high": 5.0}, "low 5 must be below high 5|low 5.0 must be below high 5.0"),
         ({"template": "{score}"}, "template cannot be filled in"),
+        ({"score_pattern": "("}, r"score_pattern '\(' is no regular expression"),
+        ({"score_pattern": "Score: 1"}, "has no group; put the score into parentheses"),
         ({"api_key_env": "NO_SUCH_KEY"}, r"environment variable NO_SUCH_KEY \(api_key_env\) is not set"),
         ({"concurrency": 0}, "concurrency is 0"),
     ],

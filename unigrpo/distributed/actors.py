@@ -1,4 +1,4 @@
-"""The actors of policy and reference: OpenRLHF's model actor, hosting one plain worker behind DeepSpeed."""
+"""Ray actors of policy and reference: OpenRLHF's model actor around one plain worker behind DeepSpeed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class WorkerActor:
     worker: Any = None
 
     def initialize(self, config: BaseRunConfig) -> None:
-        """Builds the worker. Apart from the constructor, so that an error here reaches the caller as it is."""
+        """Builds the worker. This is not in the constructor, so that an error reaches the caller unchanged."""
         raise NotImplementedError
 
     def run(self, method: str, arguments: Packed) -> tuple[Packed, Work]:
@@ -68,7 +68,7 @@ class ModelActor(WorkerActor, BaseModelActor):
         self.worker = self.build(config, strategy)
 
     def build(self, config: Any, strategy: UniGRPOStrategy) -> Any:
-        """The worker, on the device of this rank."""
+        """Returns the worker, on the device of this rank."""
         raise NotImplementedError
 
 
@@ -76,13 +76,13 @@ class PolicyActor(ModelActor):
     """One rank of the policy."""
 
     def build(self, config: RunConfig, strategy: UniGRPOStrategy) -> PolicyWorker:
-        """The policy worker on a DeepSpeed engine."""
+        """Returns the policy worker on a DeepSpeed engine."""
         engine = training_engine(config, strategy)
         tokenizer = load_tokenizer(config.actor.model_name_or_path)
         return PolicyWorker(config, engine, tokenizer, image_tokenizer_on(config, engine.device))
 
     def open_channel(self) -> tuple[str, int]:
-        """Opens the meeting point of a weight channel. Returns its address."""
+        """Opens the store at which the processes of a weight channel meet. Returns its address."""
         self._store, address = open_store()
         return address
 
@@ -118,7 +118,7 @@ class ReferenceActor(ModelActor):
     """One rank of the frozen reference."""
 
     def build(self, config: RunConfig, strategy: UniGRPOStrategy) -> ReferenceWorker:
-        """The reference worker on a DeepSpeed engine without optimizer."""
+        """Returns the reference worker on a DeepSpeed engine without an optimizer."""
         engine: Any = strategy.prepare(load_model(config).requires_grad_(False))
         engine.eval()
         tokenizer = load_tokenizer(config.actor.model_name_or_path)
@@ -131,7 +131,7 @@ class ReferenceActor(ModelActor):
         return ReferenceWorker(config, engine, engine.device, settings, meter, agree)
 
     def run(self, method: str, arguments: Packed) -> tuple[Packed, Work]:
-        """Calls a method of the worker; with ``ref.offload`` the weights are on the GPU only meanwhile."""
+        """Calls a method of the worker. With ``ref.offload`` the weights are on the GPU only during the call."""
         if not self._offload:
             return super().run(method, arguments)
         self._engine.module.to(self._engine.device)
@@ -143,7 +143,7 @@ class ReferenceActor(ModelActor):
 
 
 def training_engine(config: BaseRunConfig, strategy: UniGRPOStrategy) -> StrategyEngine:
-    """The model of the run behind DeepSpeed."""
+    """Returns the model of the run behind DeepSpeed."""
     model = load_model(config)
     if config.ds.lora.rank:
         add_lora(model, config.ds.lora)
@@ -153,13 +153,13 @@ def training_engine(config: BaseRunConfig, strategy: UniGRPOStrategy) -> Strateg
 
 
 def image_tokenizer_on(config: RunConfig, device: torch.device) -> ImageTokenizer | None:
-    """The image tokenizer of the run, if it has one."""
+    """Returns the image tokenizer of the run on a device, if the run has one."""
     found = find_image_tokenizer(config.image.tokenizer, config.actor.model_name_or_path)
     return None if found is None else found.to(device)  # type: ignore[arg-type]
 
 
 def load_model(config: BaseRunConfig) -> PreTrainedModel:
-    """The model of a checkpoint folder, in the type of ``ds.param_dtype``."""
+    """Returns the model of a checkpoint folder, in the type of ``ds.param_dtype``."""
     dtype = torch.bfloat16 if config.ds.param_dtype == "bf16" else torch.float32
     return load_policy(
         config.actor.model_name_or_path,
@@ -171,7 +171,8 @@ def load_model(config: BaseRunConfig) -> PreTrainedModel:
 
 
 def cpu_threads(ranks_per_node: int) -> int:
-    """Threads of one rank whose model or optimizer computes on the CPU: the cores it may use, shared out."""
+    """Returns the number of threads of a rank whose model or optimizer computes on the CPU: its part of the usable
+    cores."""
     return max(1, len(os.sched_getaffinity(0)) // ranks_per_node)
 
 
@@ -179,5 +180,5 @@ class DenoisingActor(ModelActor):
     """One rank of a stage."""
 
     def build(self, config: StageConfig, strategy: UniGRPOStrategy) -> StageEvaluator:
-        """The worker on a DeepSpeed engine, with the image tokenizer on the same device."""
+        """Returns the worker on a DeepSpeed engine, with the image tokenizer on the same device."""
         return StageEvaluator(config, training_engine(config, strategy))

@@ -46,14 +46,14 @@ class UniGRPOState(TrainState):
     """The state of a UniGRPO run."""
 
     policy_version: int = 0
-    """Optimizer steps of the policy."""
+    """Number of optimizer steps of the policy."""
 
 
 class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
-    """Samples responses, scores them and updates the policy."""
+    """Generates responses, scores them and updates the policy."""
 
     phases = ("generate", "reward", "score", "update", "sync")
-    """`sync` sends the weights to rollout workers."""
+    """Phases of a step; `sync` sends the weights to rollout workers."""
     evaluation_prefix = "eval/"
 
     def __init__(
@@ -75,11 +75,11 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
             policy: Policy workers.
             reference: Reference workers; None if the KL coefficient is 0, or the policy's base is the reference
                 (LoRA).
-            rollout: Rollout workers; None generates on the policy's.
+            rollout: Rollout workers; None generates on the policy's workers.
             reward: Scores rollouts.
             prompts: Prompts to train on.
             eval_prompts: Held-out prompts; empty for no evaluation.
-            checkpoints: Where checkpoints go.
+            checkpoints: Store of the checkpoints.
         """
         groups = {"policy": policy, "reference": reference, "rollout": rollout}
         state = UniGRPOState(num_policy_ranks=config.actor.num_ranks)
@@ -97,7 +97,7 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
         self.advantage = load_advantage(config.algo.advantage.file, config.algo.advantage.options)
 
     def train_step(self, step: int, output: Output) -> dict[str, float]:
-        """One step, from prompts to new weights. Returns its metrics."""
+        """Runs one step, from prompts to new weights. Returns its metrics."""
         config, timer, version = self.config, self.timer, self.state.policy_version
         with timer.phase("sync"):
             self.source.start(step, version)
@@ -139,7 +139,7 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
         }
 
     def _throughput(self, rollouts: list[Rollout]) -> dict[str, float]:
-        """What is generated in a second of generating, whether or not the trainer waits meanwhile."""
+        """Returns what is generated per second of generation, whether or not the trainer waits for it."""
         group = self.rollout or self.policy
         seconds = group.stats.mean_seconds("generate")
         if not seconds:  # workers in this process did it in the step before
@@ -160,7 +160,8 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
         return self.source.old_log_probs(rollouts, self._is_checked(step))
 
     def _start_reference(self, rollouts: list[Rollout]) -> Callable[[], Sequence[tuple[Tensor, ...] | None]]:
-        """What waits for the reference's log-probabilities. On GPUs of its own, the reference begins at once.
+        """Returns a function that waits for the reference's log-probabilities. On its own GPUs, the reference starts
+        at once.
 
         Rollouts of tasks without a KL are not sent to it.
         """
@@ -183,16 +184,17 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
         return found
 
     def _update(self, samples: list[TrainSample]) -> list[dict[str, float]]:
-        """The inner updates. Returns the metrics of each rank."""
+        """Makes the inner updates. Returns the metrics of each rank."""
         updates = self.policy.map(PolicyWorker.update, samples)
         self.state.policy_version += self.config.train.num_inner_updates
         return updates
 
     def _parity(self, step: int, rollouts: list[Rollout]) -> dict[str, float]:
-        """Compares sampler and training path on a sample of each prompt, every so many steps.
+        """Compares sampler and training path on one sample of each prompt, every ``train.logprob_mismatch_steps``
+        steps.
 
         Raises:
-            LogprobMismatchError: They differ by more than rounding, where no cache makes them.
+            LogprobMismatchError: They differ by more than rounding, and no cache explains it.
         """
         train = self.config.train
         if not self._is_checked(step):
@@ -220,7 +222,7 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
         return every > 0 and step % every == 0
 
     def evaluate(self, output: Output) -> dict[str, float]:
-        """Held-out metrics now; empty without held-out prompts. Writes the greedy completions."""
+        """Returns held-out metrics, empty without held-out prompts, and writes the greedy completions."""
         if not self.eval_prompts:
             return {}
         logger.info("evaluating on %d held-out prompts", len(self.eval_prompts))
@@ -236,7 +238,7 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
         return metrics
 
     def shown(self, values: dict[str, float]) -> dict[str, str]:
-        """Reward, KL and seconds."""
+        """Returns reward, KL and seconds."""
         return {
             "reward": f"{values.get('reward/total_mean', math.nan):.3f}",
             "KL": f"{values.get('kl/reference_nats', 0.0):.4f}",
@@ -250,7 +252,7 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
     def _rows(
         self, step: int, rollouts: list[Rollout], rewards: list[dict[str, Any]], advantages: torch.Tensor
     ) -> list[dict[str, Any]]:
-        """The rollouts of this step to look at: one of each of a few prompts, of the tasks in turn."""
+        """Returns rollouts of this step to look at: one of each of a few prompts, of the tasks in turn."""
         groups = range(0, len(rollouts), self.config.rollout.n_samples_per_prompt)
         tasks = sorted({rollouts[i].request.prompt.task for i in groups})
         seen: Counter[str] = Counter()
@@ -266,7 +268,7 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
 
 
 def _over_ranks(updates: list[dict[str, float]]) -> dict[str, float]:
-    """The update's metrics; all but the maxima are already the same on every rank."""
+    """Returns the update's metrics; all but the maxima are the same on every rank already."""
     if not updates:
         return {}
     maxima = ("ratio/max", "ratio/first_update_deviation")

@@ -59,10 +59,10 @@ def parity_gaps(
 
     Args:
         forward: The model, or the engine that holds it.
-        rollouts: At least one. They go through the model together.
+        rollouts: At least one rollout. They go through the model together.
         settings: Vocabularies and temperatures.
-        device: Of the model.
-        seed: Of the run.
+        device: Device of the model.
+        seed: Seed of the run.
     """
     rows = [_row_at(number, rollout, _step(rollout, seed)) for number, rollout in enumerate(rollouts)]
     found = entry_log_probs(forward, rows, settings, device).cpu().split([row.num_scored for row in rows])

@@ -1,4 +1,4 @@
-"""Rollouts: written by any worker that holds the policy, and the worker that does nothing else."""
+"""Generation of rollouts by any worker that holds the policy, and the worker that does nothing else."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class WeightChannel(Protocol):
     """Carries tensors from the first policy rank to all rollout workers."""
 
     def broadcast(self, tensor: Tensor) -> None:
-        """The first rank's tensor; written in place on the others."""
+        """Sends the first rank's tensor, which is written in place on the others."""
         ...
 
 
 class RolloutGenerator:
-    """Draws rollouts with whichever weights it is given."""
+    """Generates rollouts with the weights that it is given."""
 
     def __init__(
         self,
@@ -64,14 +64,14 @@ class RolloutGenerator:
         text: TextSamplingConfig,
         image: ImageSamplingConfig,
     ) -> list[Rollout]:
-        """One rollout for each request, in batches of one task.
+        """Generates one rollout for each request, in batches of one task.
 
         Args:
             model: The whole policy.
-            version: Of its weights.
-            requests: What to draw.
-            text: How to sample texts.
-            image: How to sample images.
+            version: Version of its weights.
+            requests: Samples to generate.
+            text: Sampling settings of text.
+            image: Sampling settings of images.
         """
         image = replace(image, num_image_tokens=self._sampler.num_image_tokens)
         rollouts: dict[int, Rollout] = {}
@@ -110,7 +110,7 @@ class RolloutGenerator:
 
 
 class RolloutWorker:
-    """A whole copy of the policy that draws rollouts, and scores them under the weights that drew them."""
+    """A whole copy of the policy that generates rollouts, and scores them under the weights that generated them."""
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ class RolloutWorker:
         self.forward = model
         self.device: torch.device = model.device
         self.channel: WeightChannel | None = None
-        """Set before weights are received."""
+        """Weight channel, set before weights are received."""
         self._config = config
         self._writer = RolloutGenerator(config, model.config, tokenizer, image_tokenizer)
         self._scoring = ScoringSettings.of_run(config, self._writer.vocabulary)
@@ -132,28 +132,30 @@ class RolloutWorker:
     def generate(
         self, requests: Sequence[SampleRequest], text: TextSamplingConfig, image: ImageSamplingConfig
     ) -> list[Rollout]:
-        """One rollout for each request."""
+        """Generates one rollout for each request."""
         return self._writer.write(self.forward, self._version, requests, text, image)
 
     def log_likelihood(
         self, rollouts: Sequence[Rollout], updates: Sequence[int] | None = None
     ) -> list[tuple[Tensor, ...]]:
-        """What :func:`~unigrpo.training.scoring.score` gives under the weights that are here now."""
+        """Returns the log-probabilities of :func:`~unigrpo.training.scoring.score` under this worker's present
+        weights."""
         return score(self, self._config, self._scoring, rollouts, updates)
 
     def max_over_ranks(self, number: int) -> int:
-        """The number itself: rollout workers make their passes on their own."""
+        """Returns the number itself, because rollout workers make their passes independently."""
         return number
 
     def parity(self, rollouts: Sequence[Rollout]) -> list[LogprobGap]:
-        """As :meth:`~unigrpo.workers.policy.PolicyWorker.parity`, by the weights that wrote the rollouts."""
+        """Returns what :meth:`~unigrpo.workers.policy.PolicyWorker.parity` returns, with this worker's present
+        weights."""
         gaps: list[LogprobGap] = []
         for batch in micro_batches(rollouts, self._config.train.micro_batch_size):
             gaps += parity_gaps(self.forward, batch, self._scoring, self.device, self._config.seed)
         return gaps
 
     def receive_weights(self, version: int) -> None:
-        """Takes the weights that the policy sends; they become this version."""
+        """Receives the weights that the policy sends; they become this version."""
         assert self.channel is not None, "the worker was not connected with the policy"
         for weight in trained(self.forward):
             self.channel.broadcast(weight.data)
@@ -161,5 +163,5 @@ class RolloutWorker:
 
 
 def trained(model: PreTrainedModel) -> Iterable[torch.nn.Parameter]:
-    """The weights that training changes, in the order in which they travel."""
+    """Returns the weights that training changes, in the order in which they are sent."""
     return (parameter for parameter in model.parameters() if parameter.requires_grad)

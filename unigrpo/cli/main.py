@@ -42,6 +42,7 @@ GROUPS: dict[str, dict[str, Command]] = {
     },
     "Data and rewards": {
         "data": Command("unigrpo.cli.data:run", "show the prompts of a data set as the policy will see them"),
+        "prepare": Command("unigrpo.cli.prepare:run", "write a prompt file from a public data set or a generator"),
         "convert-cot": Command(
             "unigrpo.cli.convert_cot:run", "convert solved questions to the format of chains of thought"
         ),

@@ -1,0 +1,89 @@
+"""The command that writes prompt files from public sets and generators."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+
+import datasets
+import pytest
+from PIL import Image
+
+from unigrpo.cli.main import main
+from unigrpo.data.images import read_image
+from unigrpo.data.prompts import load_prompts
+
+
+def prepared(folder, name, *flags):
+    output = folder / f"{name}.jsonl"
+    assert main(["prepare", name, "--output", str(output), *flags]) == 0
+    record = json.loads((folder / f"{name}.jsonl.source.json").read_text())
+    assert record["sha256"] == hashlib.sha256(output.read_bytes()).hexdigest()
+    return load_prompts(str(output)), record
+
+
+def test_a_local_copy_is_filtered_and_counted(tmp_path):
+    rows = [
+        {"question": "2+3?", "answer": "2+3=5\n#### 5"},
+        {"question": "2+3?", "answer": "#### 5"},
+        {"question": "3+4?", "answer": "#### many"},
+        {"question": "", "answer": "#### 1"},
+        {"question": "4+4?", "answer": "#### 8"},
+    ]
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy" / "README.md").write_text("---\nlicense: mit\n---\n")
+    (tmp_path / "copy" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prompts, record = prepared(tmp_path, "gsm8k", "--source", str(tmp_path / "copy"))
+    assert [(p.text, p.label) for p in prompts] == [("2+3?", "5"), ("4+4?", "8")]
+    assert record["rows"] == {
+        "kept": 2, "dropped: repeated": 1, "dropped: unusable gold or image": 1, "dropped: no question": 1,
+    }  # fmt: skip
+    assert (record["source"], record["licence"]) == (str(tmp_path / "copy"), "mit")
+
+
+def test_embedded_images_are_written_beside_as_they_are(tmp_path):
+    buffer = io.BytesIO()
+    Image.new("RGB", (3, 2), "blue").save(buffer, "JPEG")
+    image = {"bytes": buffer.getvalue(), "path": None}
+    row = {"image": image, "problem": "<image>How many?", "solution": "<answer>3</answer>"}
+    broken = {**row, "image": {"bytes": b"no image", "path": None}, "problem": "Which?"}
+    datasets.Dataset.from_list([row, broken]).to_parquet(tmp_path / "a.parquet")
+    (prompt,), record = prepared(tmp_path, "clevr", "--source", str(tmp_path / "a.parquet"))
+    assert (prompt.task, prompt.text, prompt.label) == ("mmu", "How many?", "3")
+    assert (tmp_path / "clevr_images" / "000000.jpeg").read_bytes() == buffer.getvalue()
+    assert read_image(prompt.images[0]).size == (3, 2)
+    assert record["rows"] == {"kept": 1, "dropped: unusable gold or image": 1}
+
+
+def test_captions_become_prompts_to_draw(tmp_path):
+    (tmp_path / "captions.txt").write_text("a red circle\na red circle\na ship\n")
+    prompts, record = prepared(tmp_path, "captions", "--source", str(tmp_path / "captions.txt"))
+    assert [(p.task, p.text, p.label) for p in prompts] == [("t2i", "a red circle", None), ("t2i", "a ship", None)]
+    assert record["rows"] == {"kept": 2, "dropped: repeated": 1}
+
+
+@pytest.mark.parametrize("name", ["countdown", "sudoku"])
+def test_generated_puzzles_are_repeatable_and_the_test_split_is_apart(tmp_path, name):
+    train, record = prepared(tmp_path, name, "--max_rows", "20")
+    again, same = prepared(tmp_path, name, "--max_rows", "20")
+    assert (train, record) == (again, same) and record["rows"]["kept"] == 20
+    test, _ = prepared(tmp_path, name, "--max_rows", "5", "--split", "test")
+    assert not {p.label for p in train} & {p.label for p in test}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["captions"], "prepare captions needs --source"),
+        (["gsm8k", "--source", "absent.jsonl"], "absent.jsonl: no such file"),
+        (["captions", "--source", "empty.json"], "no row was kept|holds no row"),
+    ],
+)
+def test_what_cannot_be_prepared_is_named_in_one_line(tmp_path, monkeypatch, capsys, flags, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.json").write_text("[]")
+    assert main(["prepare", *flags, "--output", "out.jsonl"]) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / "out.jsonl").exists()

@@ -89,7 +89,11 @@ class RewardHost:
         return info
 
     def check_prompts(self, prompts: Sequence[RewardInput]) -> list[str]:
-        """Returns for each prompt, here without a completion, why the reward cannot work with it; empty if it can."""
+        """Returns for each prompt, here without a completion, why the reward cannot work with it; empty if it can.
+
+        Raises:
+            ValueError: The check itself failed; the message has the line of the user's code.
+        """
         return [self._problem(prompt) for prompt in prompts]
 
     def score(self, inputs: Sequence[RewardInput]) -> Scores:
@@ -121,7 +125,7 @@ class RewardHost:
         except ValueError as error:
             return str(error)
         except BaseException as error:  # user code may raise anything
-            return f"check_prompt raised {describe(error)}"
+            raise ValueError(f"check_prompt raised {describe(error)}") from error
         return ""
 
 

@@ -67,10 +67,10 @@ def test_each_prompt_that_some_reward_refuses_is_told_once_with_its_place(tmp_pa
     file.write_text(CHECKS)
     gold, fails = RewardTermConfig(name=f"{file}:NeedsGold"), RewardTermConfig(name=f"{file}:Fails")
     assert refused_prompts(PROMPTS, config(gold)) == {0: "train.jsonl:0: reward 'needs_gold' cannot use it: no gold"}
-    refused = refused_prompts(PROMPTS, config(gold, fails))
-    assert refused[0] == "train.jsonl:0: reward 'needs_gold' cannot use it: no gold"
+    with pytest.raises(ValueError) as raised:
+        refused_prompts(PROMPTS, config(gold, fails))
     problem = f"check_prompt raised ZeroDivisionError: division by zero ({file}:10)"
-    assert refused[2] == f"train.jsonl:2: reward 'fails' cannot use it: {problem}"
+    assert str(raised.value) == f"reward 'fails' cannot check the prompts: {problem}"
     assert refused_prompts(PROMPTS, config(RewardTermConfig(name="math_answer"))).keys() == {0}
 
 

@@ -44,7 +44,11 @@ def _check(term: RewardTermConfig, prompts: Sequence[Prompt]) -> tuple[str, dict
             name = process.build(seconds=seconds).name
             for start in range(0, len(places), PROMPTS_PER_CALL):
                 part = places[start : start + PROMPTS_PER_CALL]
-                problems = process.check_prompts([prompt_input(prompts[place]) for place in part], seconds=seconds)
+                inputs = [prompt_input(prompts[place]) for place in part]
+                try:
+                    problems = process.check_prompts(inputs, seconds=seconds)
+                except ValueError as error:
+                    raise ValueError(f"reward {name!r} cannot check the prompts: {error}") from error
                 for place, problem in zip(part, problems, strict=True):
                     if problem:
                         refused[place] = f"{prompts[place].id}: reward {name!r} cannot use it: {problem}"

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -19,6 +19,7 @@ from unigrpo.distributed import cluster
 from unigrpo.distributed.ray_group import WorkerError
 from unigrpo.runs.checkpoints import CheckpointStore
 from unigrpo.runs.directory import RunDirectory, check_unused
+from unigrpo.runs.lock import locked
 from unigrpo.runs.report import write_report
 from unigrpo.trainers.denoising import StageTrainer
 from unigrpo.trainers.rollout_source import StalenessError
@@ -150,22 +151,40 @@ def run_training(job: TrainingJob[Any, Any], *, is_dry_run: bool, gpu: str, mfu:
     Raises:
         ValueError: Something is wrong with the config, the inputs or the cluster.
     """
+    if is_dry_run:
+        return _plan(job, assumptions(gpu, mfu))
     config = job.config
-    check_unused(config)
-    assumed = assumptions(gpu, mfu)
-    if is_dry_run and not is_local_checkpoint(config.actor.model_name_or_path):
+    with locked(Path(config.run_dir), "--run_dir"), locked(checkpoint_path(config), "--ckpt.path"):
+        checked, checkpoints = _checked(job)
+        job.connect()
+        return _status(lambda: train(job, checked, checkpoints))
+
+
+def _plan(job: TrainingJob[Any, Any], assumed: Assumptions) -> int:
+    """Checks what can be checked here and prints the plan. Returns the exit status."""
+    if not is_local_checkpoint(job.config.actor.model_name_or_path):
+        check_unused(job.config)
         sys.stdout.write(job.plan(None, assumed))
         return 0
-    checked = job.check()
-    checkpoints = CheckpointStore(checkpoint_path(config), config.ckpt.max_num)
-    check_checkpoint(config, checkpoints)
+    checked, _ = _checked(job)
     job.connect()
+    plan = job.plan(checked, assumed)
+    return _status(lambda: sys.stdout.write(job.check_rewards(checked) + plan))
+
+
+def _checked(job: TrainingJob[Any, Any]) -> tuple[Any, CheckpointStore]:
+    """Checks directories, inputs and the checkpoint to resume from. Raises ValueError."""
+    check_unused(job.config)
+    checked = job.check()
+    checkpoints = CheckpointStore(checkpoint_path(job.config), job.config.ckpt.max_num)
+    check_checkpoint(job.config, checkpoints)
+    return checked, checkpoints
+
+
+def _status(work: Callable[[], object]) -> int:
+    """Does the work, and reports an error of a run in one line. Returns the exit status."""
     try:
-        if is_dry_run:
-            plan = job.plan(checked, assumed)
-            sys.stdout.write(job.check_rewards(checked) + plan)
-        else:
-            train(job, checked, checkpoints)
+        work()
         return 0
     except RUN_ERRORS as error:
         logger.debug("the whole error", exc_info=True)

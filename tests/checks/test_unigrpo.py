@@ -11,15 +11,19 @@ from unigrpo.config import (
     ActorConfig,
     AlgoConfig,
     DataConfig,
+    DeepSpeedConfig,
     ImageConfig,
     ImageSamplingConfig,
     LikelihoodConfig,
+    LoRAConfig,
     RewardConfig,
     RewardTermConfig,
     RolloutConfig,
     RunConfig,
+    TrainConfig,
 )
 from unigrpo.runs.checkpoints import CheckpointStore
+from unigrpo.runs.config_file import config_text
 
 
 @pytest.fixture
@@ -175,3 +179,41 @@ def test_a_checkpoint_of_another_number_of_ranks_is_refused(run, tmp_path):
     resuming = changed(run, ckpt=dataclasses.replace(run.ckpt, load_enable=True))
     with pytest.raises(ValueError, match="sharded over 2 policy ranks, the run has 1"):
         check_checkpoint(resuming, store)
+
+
+@pytest.fixture
+def resumed(run, tmp_path) -> tuple[RunConfig, CheckpointStore]:
+    """A run that is to be resumed at step 4, with the config of its beginning in its directory."""
+    store = CheckpointStore(tmp_path / "checkpoints", max_num=1)
+    store.save(4, {"num_policy_ranks": 1}, lambda folder: None)
+    run = changed(run, run_dir=str(tmp_path), train=TrainConfig(num_steps=4))
+    (tmp_path / "config.yaml").write_text(config_text(run))
+    return changed(run, ckpt=dataclasses.replace(run.ckpt, load_enable=True)), store
+
+
+def test_a_run_cannot_be_resumed_to_fewer_steps_than_are_finished(resumed):
+    run, store = resumed
+    check_checkpoint(run, store)
+    with pytest.raises(ValueError, match=r"4 steps are finished, but train.num_steps is 3; set 4 or more"):
+        check_checkpoint(changed(run, train=TrainConfig(num_steps=3)), store)
+
+
+def test_settings_that_a_resumed_run_changes_are_listed(resumed, caplog):
+    run, store = resumed
+    check_checkpoint(changed(run, train=TrainConfig(num_steps=9, seed=9)), store)
+    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [text.split(": ", 1)[1] for text in warned] == ["train.num_steps: 4 -> 9", "train.seed: 42 -> 9"]
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"ds": DeepSpeedConfig(lora=LoRAConfig(rank=4))}, "ds.lora.rank: 0 -> 4"),
+        ({"ds": DeepSpeedConfig(zero_stage=3)}, "ds.zero_stage: 2 -> 3"),
+        ({"actor": ActorConfig(model_name_or_path="other")}, "actor.model_name_or_path: .* -> other"),
+    ],
+)
+def test_settings_that_the_checkpoint_belongs_to_cannot_change(resumed, section, message):
+    run, store = resumed
+    with pytest.raises(ValueError, match=rf"do not fit these settings: {message}\. Set them as before"):
+        check_checkpoint(changed(run, **section), store)

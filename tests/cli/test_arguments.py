@@ -8,7 +8,7 @@ import yaml
 from unigrpo.cli.arguments import config_from_args, parse, run_parser
 from unigrpo.config import RewardTermConfig, RunConfig
 from unigrpo.config.denoising import StageConfig
-from unigrpo.runs.directory import config_text
+from unigrpo.runs.config_file import config_text
 
 
 def config(*arguments):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -175,6 +176,17 @@ def test_a_saved_checkpoint_reloads_bit_equal_in_the_published_layout(folder, tm
     other = AutoTokenizer.from_pretrained(saved)
     assert other.get_vocab() == tokenizer.get_vocab()
     assert other.chat_template == tokenizer.chat_template
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_saved_weights_have_the_permissions_that_the_umask_gives(folder, tmp_path, umask, mode):
+    """The safetensors library gives 0o600 whatever the umask is, so that a colleague cannot read a model."""
+    before = os.umask(umask)
+    try:
+        save_policy(load(folder), AutoTokenizer.from_pretrained(folder), tmp_path, max_shard_size="4KB")
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.glob("*.safetensors")} == {mode}
 
 
 def test_saving_again_leaves_no_old_shards_behind(folder, tmp_path):

@@ -1,11 +1,14 @@
 """Checkpoints: whole or not there, the last ones and the best."""
 
+import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from unigrpo.runs.checkpoints import CheckpointStore, read
+from unigrpo.runs.errors import OutputError
 
 
 def write_weights(folder: Path) -> None:
@@ -47,7 +50,7 @@ def test_a_write_that_was_killed_leaves_the_older_checkpoint_in_force(tmp_path):
     assert not list(tmp_path.glob(".writing_*"))
 
 
-@pytest.mark.parametrize("damage", ["truncated", "missing", "no mark"])
+@pytest.mark.parametrize("damage", ["truncated", "missing", "no mark", "changed"])
 def test_a_damaged_checkpoint_is_skipped_and_reading_it_says_what_is_wrong(tmp_path, damage):
     store = CheckpointStore(tmp_path, max_num=3)
     save(store, 2)
@@ -55,14 +58,17 @@ def test_a_damaged_checkpoint_is_skipped_and_reading_it_says_what_is_wrong(tmp_p
     weights = newest / "policy" / "weights.bin"
     if damage == "truncated":
         weights.write_bytes(b"01234")
+    elif damage == "changed":
+        weights.write_bytes(b"0123056789")
     elif damage == "missing":
         weights.unlink()
     else:
         (newest / "complete.json").unlink()
-    found = store.latest()
+    found = CheckpointStore(tmp_path, max_num=3).latest()  # as a resumed run opens them
     assert found is not None
     assert found.step == 2
     expected = {
+        "changed": "weights.bin is damaged",
         "truncated": "has 5 bytes, expected 10",
         "missing": "weights.bin is missing",
         "no mark": "complete.json cannot be read",
@@ -75,7 +81,52 @@ def test_if_no_checkpoint_is_whole_the_run_does_not_start_anew(tmp_path):
     store = CheckpointStore(tmp_path, max_num=3)
     (save(store, 2) / "policy" / "weights.bin").unlink()
     with pytest.raises(ValueError, match=r"no checkpoint is whole \(step_00000002: policy/weights.bin is missing\)"):
-        store.latest()
+        CheckpointStore(tmp_path, max_num=3).latest()
+
+
+def test_a_checkpoint_of_version_0_1_which_states_sizes_alone_is_read(tmp_path):
+    mark = save(CheckpointStore(tmp_path, max_num=3), 2) / "complete.json"
+    content = json.loads(mark.read_text())
+    assert content["files"] == {
+        "policy/weights.bin": {"bytes": 10, "sha256": hashlib.sha256(b"0123456789").hexdigest()}
+    }
+    mark.write_text(json.dumps({**content, "files": {"policy/weights.bin": 10}}))
+    found = CheckpointStore(tmp_path, max_num=3).latest()
+    assert found is not None
+    assert found.step == 2
+
+
+def test_a_full_disk_is_named_and_leaves_nothing_of_the_checkpoint(tmp_path, monkeypatch):
+    store = CheckpointStore(tmp_path, max_num=3)
+    save(store, 2)
+    usage = shutil.disk_usage(tmp_path)
+
+    def full(folder: Path) -> None:
+        write_weights(folder)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=4096))
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")  # torch.save says so
+
+    with pytest.raises(OutputError, match=r"checkpoint of step 4 .*disk of .* or its quota is full .*make room, then"):
+        store.save(4, {}, full)
+    assert [path.name for path in tmp_path.iterdir()] == ["step_00000002"]
+
+
+def test_errors_that_the_disk_does_not_explain_stay_as_they_are(tmp_path):
+    def fails(folder: Path) -> None:
+        raise RuntimeError("policy worker 0 died")
+
+    with pytest.raises(RuntimeError, match=r"^policy worker 0 died$"):
+        CheckpointStore(tmp_path, max_num=3).save(4, {}, fails)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_that_is_gone_is_named(tmp_path):
+    def deletes(folder: Path) -> None:
+        shutil.rmtree(tmp_path / "checkpoints")
+        write_weights(folder)
+
+    with pytest.raises(OutputError, match=r"checkpoints was deleted or moved during the run"):
+        CheckpointStore(tmp_path / "checkpoints", max_num=3).save(4, {}, deletes)
 
 
 def test_the_last_two_and_the_best_are_kept(tmp_path):

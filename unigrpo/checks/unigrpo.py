@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -26,9 +27,13 @@ from unigrpo.models.loading import find_image_tokenizer, load_tokenizer
 from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.records import Prompt
 from unigrpo.runs.checkpoints import CheckpointStore
+from unigrpo.runs.config_file import changed_settings
 from unigrpo.workers.reward import applies_to
 
 logger = logging.getLogger(__name__)
+
+FIXED_SETTINGS = ("actor.model_name_or_path", "ds.lora.", "ds.zero_stage")
+"""Settings to which the files of a checkpoint belong: the model whose weights they change, and how they are split."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +181,8 @@ def check_checkpoint(config: RunConfig | StageConfig, checkpoints: CheckpointSto
     """Checks the checkpoint that a run would go on from, if it is to.
 
     Raises:
-        ValueError: None is whole, or it was written by another number of ranks.
+        ValueError: None is whole, it is further than the run is to go, or it was written by another number of ranks or
+            with settings that its files belong to.
     """
     found = checkpoints.latest() if config.ckpt.load_enable else None
     if found is None:
@@ -188,7 +194,31 @@ def check_checkpoint(config: RunConfig | StageConfig, checkpoints: CheckpointSto
             f"{config.actor.num_ranks}; set actor.num_nodes x actor.num_gpus_per_node to {ranks}, or start a new run "
             "from the exported policy"
         )
+    if found.step > config.train.num_steps:
+        raise ValueError(
+            f"{found.folder}: {found.step} steps are finished, but train.num_steps is {config.train.num_steps}; set "
+            f"{found.step} or more, or start a new run in another --run_dir"
+        )
+    _check_changed_settings(config)
     logger.info("going on from %s, %d steps finished", found.folder, found.step)
+
+
+def _check_changed_settings(config: RunConfig | StageConfig) -> None:
+    """Names the settings in which a resumed run differs from its ``config.yaml``.
+
+    Raises:
+        ValueError: One of them does not fit the files of a checkpoint.
+    """
+    changed = changed_settings(config, Path(config.run_dir))
+    shown = {name: f"{name}: {before} -> {now}" for name, (before, now) in changed.items()}
+    fixed = [text for name, text in shown.items() if name.startswith(FIXED_SETTINGS)]
+    if fixed:
+        raise ValueError(
+            f"the checkpoints of {config.run_dir} do not fit these settings: {'; '.join(fixed)}. Set them as before, "
+            "or start a new run in another --run_dir. If only a folder has moved, change it in the config.yaml there"
+        )
+    for text in shown.values():
+        logger.warning("the resumed run has another setting than before: %s", text)
 
 
 def check_image_tokenizer(image: ImageConfig, model: str, vocabulary: Vocabulary) -> int:

@@ -28,7 +28,7 @@ from unigrpo.evaluation.held_out import Measured, measure_all
 from unigrpo.models.checkpoint_io import load_policy
 from unigrpo.models.loading import find_image_tokenizer, load_tokenizer
 from unigrpo.records import Prompt
-from unigrpo.runs.directory import config_text
+from unigrpo.runs.config_file import config_text
 from unigrpo.training.optimizer_step import LocalEngine
 from unigrpo.workers.group import LocalGroup
 from unigrpo.workers.policy import PolicyWorker

@@ -18,7 +18,9 @@ from unigrpo.config.denoising import StageConfig
 from unigrpo.distributed import cluster
 from unigrpo.distributed.ray_group import WorkerError
 from unigrpo.runs.checkpoints import CheckpointStore
+from unigrpo.runs.config_file import check_no_secret_is_missing
 from unigrpo.runs.directory import RunDirectory, check_unused
+from unigrpo.runs.errors import OutputError
 from unigrpo.runs.lock import locked
 from unigrpo.runs.report import write_report
 from unigrpo.trainers.denoising import StageTrainer
@@ -28,7 +30,7 @@ from unigrpo.training.reward_failures import RewardError
 
 logger = logging.getLogger(__name__)
 
-RUN_ERRORS = (WorkerError, RewardError, LogprobMismatchError, StalenessError)
+RUN_ERRORS = (WorkerError, RewardError, LogprobMismatchError, StalenessError, OutputError)
 """Errors of a run that are reported in one line."""
 Config = TypeVar("Config", RunConfig, StageConfig)
 Checked = TypeVar("Checked")
@@ -174,6 +176,7 @@ def _plan(job: TrainingJob[Any, Any], assumed: Assumptions) -> int:
 
 def _checked(job: TrainingJob[Any, Any]) -> tuple[Any, CheckpointStore]:
     """Checks directories, inputs and the checkpoint to resume from. Raises ValueError."""
+    check_no_secret_is_missing(job.config)
     check_unused(job.config)
     checked = job.check()
     checkpoints = CheckpointStore(checkpoint_path(job.config), job.config.ckpt.max_num)

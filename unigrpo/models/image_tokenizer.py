@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,14 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
 from unigrpo.models.magvit import GROUPS, Decoder, Encoder, SignQuantizer, quantizer_tables
-from unigrpo.models.weight_files import check_finite, check_names, first_line, local_folder, read_tensors
+from unigrpo.models.weight_files import (
+    check_finite,
+    check_names,
+    first_line,
+    give_modes_of_config,
+    local_folder,
+    read_tensors,
+)
 
 PUBLISHED_CLASS = "MAGVITv2"
 """``_class_name`` in the published config.json, which holds no sizes."""
@@ -68,6 +76,11 @@ class ImageTokenizer(PreTrainedModel):
         self.quantize = SignQuantizer(config.num_bits)
         self.decoder = Decoder(config.num_bits, config.decoder_channels, config.decoder_blocks)
         self.post_init()
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Saves the model as transformers does, with the permissions that the umask gives to files."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        give_modes_of_config(Path(save_directory))
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Conv2d | nn.GroupNorm):

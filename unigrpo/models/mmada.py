@@ -7,9 +7,11 @@ token at that position. Parameter names and config keys are those of the publish
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -24,6 +26,7 @@ from transformers.utils.generic import ModelOutput
 from unigrpo.models.fused_ops import FusedOps
 from unigrpo.models.sampling.cache import KeyValueCache
 from unigrpo.models.vocabulary import PUBLISHED_IDS
+from unigrpo.models.weight_files import give_modes_of_config
 
 HEAD_CHUNK_ROWS = 1024
 """Number of rows whose logits exist at once when only log-probabilities are requested."""
@@ -276,6 +279,11 @@ class MMadaModelLM(PreTrainedModel):
     _supports_attention_backend = True
     supports_gradient_checkpointing = True
     config: MMadaConfig
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Saves the model as transformers does, with the permissions that the umask gives to files."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        give_modes_of_config(Path(save_directory))
 
     def __init__(self, config: MMadaConfig) -> None:
         super().__init__(config)

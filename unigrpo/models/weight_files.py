@@ -44,6 +44,16 @@ def local_folder(name: str | Path, patterns: Sequence[str] = PATTERNS) -> Path:
         ) from error
 
 
+def give_modes_of_config(folder: str | Path) -> None:
+    """Gives files of weights the permissions that the umask gave ``config.json`` beside them.
+
+    The safetensors library creates its files readable by their owner alone, whatever the umask is.
+    """
+    mode = (Path(folder) / "config.json").stat().st_mode
+    for path in Path(folder).glob("*.safetensors"):
+        path.chmod(mode)
+
+
 def weight_files(folder: Path, single_files: Sequence[str] = SINGLE_FILES) -> list[Path]:
     """Returns the safetensors files that hold the weights: a single one, or those that the index names. All can be
     opened.

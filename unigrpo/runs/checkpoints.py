@@ -1,24 +1,31 @@
 """Checkpoints on disk: each is written under another name and then renamed, so that an incomplete one is never loaded.
 
-``<path>/step_00000020/`` holds what the workers wrote, and ``complete.json`` with the trainer's state and the size of
-every file. ``best.json`` names the best checkpoint.
+``<path>/step_00000020/`` holds what the workers wrote, and ``complete.json`` with the trainer's state and the size and
+checksum of every file. ``best.json`` names the best checkpoint.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from unigrpo.runs.errors import output_errors
 
 logger = logging.getLogger(__name__)
 
 COMPLETE_FILE = "complete.json"
 BEST_FILE = "best.json"
+CHECKSUM_THREADS = 8
+"""Files that are read at once for their checksums, which Python computes in parallel."""
+BLOCK_BYTES = 2**24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +45,8 @@ class CheckpointStore:
     def __init__(self, path: Path, max_num: int) -> None:
         self.path = path
         self._max_num = max_num
+        self._intact: set[Path] = set()
+        """Checkpoints whose checksums this process has computed or compared."""
 
     def save(
         self, step: int, state: dict[str, Any], write: Callable[[Path], None], metric: float | None = None
@@ -49,21 +58,30 @@ class CheckpointStore:
             state: State of the trainer, as JSON values.
             write: Writes the workers' files into a folder; every rank has finished when it returns.
             metric: Value that decides which checkpoint is the best; higher is better.
+
+        Raises:
+            OutputError: The disk did not take it. What was written of it is deleted, as with any other error.
         """
         final = self.path / _name(step)
         partial = self.path / f".writing_{_name(step)}"
         for leftover in self.path.glob(".writing_*"):
             shutil.rmtree(leftover)
-        partial.mkdir(parents=True)
-        write(partial)
-        sizes = {str(f.relative_to(partial)): f.stat().st_size for f in sorted(partial.rglob("*")) if f.is_file()}
-        _write_json(partial / COMPLETE_FILE, {"step": step, "metric": metric, "state": state, "files": sizes})
-        if final.exists():  # the run was resumed from an older step
-            shutil.rmtree(final)
-        os.rename(partial, final)
-        if metric is not None and metric > self._best()[1]:
-            _write_json(self.path / BEST_FILE, {"checkpoint": final.name, "metric": metric})
-        self._rotate()
+        with output_errors(f"the checkpoint of step {step}", self.path):
+            partial.mkdir(parents=True)
+            try:
+                write(partial)
+                mark = {"step": step, "metric": metric, "state": state, "files": _described(partial)}
+                _write_json(partial / COMPLETE_FILE, mark)
+                if final.exists():  # the run was resumed from an older step
+                    shutil.rmtree(final)
+                os.rename(partial, final)
+            except Exception:
+                shutil.rmtree(partial, ignore_errors=True)
+                raise
+            self._intact.add(final)
+            if metric is not None and metric > self._best()[1]:
+                _write_json(self.path / BEST_FILE, {"checkpoint": final.name, "metric": metric})
+            self._rotate()
         return final
 
     def latest(self) -> Checkpoint | None:
@@ -74,9 +92,10 @@ class CheckpointStore:
         """
         problems: list[str] = []
         for folder in sorted(self.path.glob("step_*"), reverse=True):
-            problem = _problem(folder)
+            problem = "" if folder in self._intact else _problem(folder)
             if not problem:
-                return read(folder)
+                self._intact.add(folder)
+                return _opened(folder)
             logger.warning("skipping checkpoint %s: %s", folder, problem)
             problems.append(f"{folder.name}: {problem}")
         if problems:
@@ -109,6 +128,10 @@ def read(folder: Path) -> Checkpoint:
     problem = _problem(folder)
     if problem:
         raise ValueError(f"{folder}: not a whole checkpoint: {problem}; name another one or start without it")
+    return _opened(folder)
+
+
+def _opened(folder: Path) -> Checkpoint:
     mark = json.loads((folder / COMPLETE_FILE).read_text())
     return Checkpoint(folder=folder, step=mark["step"], state=mark["state"])
 
@@ -119,13 +142,40 @@ def _problem(folder: Path) -> str:
         files = json.loads((folder / COMPLETE_FILE).read_text())["files"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{COMPLETE_FILE} cannot be read ({type(error).__name__}: {error})"
-    for name, size in files.items():
+    files = {name: {"bytes": each} if isinstance(each, int) else each for name, each in files.items()}  # version 0.1
+    for name, expected in files.items():
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
-        if path.stat().st_size != size:
-            return f"{name} has {path.stat().st_size} bytes, expected {size}"
+        if path.stat().st_size != expected["bytes"]:
+            return f"{name} has {path.stat().st_size} bytes, expected {expected['bytes']}"
+    known = {name: expected["sha256"] for name, expected in files.items() if "sha256" in expected}
+    for name, found in zip(known, _checksums([folder / name for name in known]), strict=True):
+        if found != known[name]:
+            return f"{name} is damaged: its content has changed since it was written"
     return ""
+
+
+def _described(folder: Path) -> dict[str, dict[str, Any]]:
+    """Returns size and checksum of every file of a folder by its relative path."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": checksum}
+        for path, checksum in zip(paths, _checksums(paths), strict=True)
+    }
+
+
+def _checksums(paths: list[Path]) -> list[str]:
+    with ThreadPoolExecutor(CHECKSUM_THREADS) as threads:
+        return list(threads.map(_checksum, paths))
+
+
+def _checksum(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _name(step: int) -> str:

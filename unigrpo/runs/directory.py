@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from PIL.Image import Image
 from tqdm import tqdm
 
 from unigrpo.config import BaseRunConfig
+from unigrpo.runs.config_file import CONFIG_FILE, changed_settings, config_text
+from unigrpo.runs.errors import output_errors
 from unigrpo.runs.metrics import MetricsWriter
-
-PACKAGES = ("unigrpo", "torch", "transformers", "deepspeed", "ray", "openrlhf")
-SECRET_ENDINGS = ("api_key", "password", "secret", "token")
 
 
 class RunDirectory:
@@ -35,8 +29,10 @@ class RunDirectory:
                 because these steps run again.
         """
         self.path = Path(config.run_dir)
-        self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / "config.yaml").write_text(config_text(config))
+        with output_errors("the config", self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            _keep_config(config, self.path, first_step)
+            (self.path / CONFIG_FILE).write_text(config_text(config))
         self._writer = MetricsWriter(
             self.path, tensorboard=config.logger.tensorboard, wandb_project=config.logger.wandb_project
         )
@@ -46,20 +42,23 @@ class RunDirectory:
         )
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
-        self._writer.write(step, values)
+        with output_errors("the metrics", self.path):
+            self._writer.write(step, values)
 
     def rollouts(self, step: int, rows: list[dict[str, Any]]) -> None:
         """Writes samples to ``rollouts.jsonl``, and shows the texts of held-out samples in TensorBoard."""
-        self._writer.write_rollouts(step, rows)
+        with output_errors("the samples", self.path):
+            self._writer.write_rollouts(step, rows)
         texts = [row for row in rows if row["kind"] == "eval" and row["completion"]]
         table = [{"task": row["task"], "prompt": row["prompt"], "answer": row["completion"]} for row in texts]
         self._writer.write_texts(step, "eval/answers", table)
 
     def images(self, step: int, grids: Mapping[str, Image]) -> None:
         """Writes each grid to ``<name>/step_<step>.png``, and shows it in TensorBoard."""
-        for name, grid in grids.items():
-            (self.path / name).mkdir(exist_ok=True)
-            grid.save(self.path / name / f"step_{step:08d}.png")
+        with output_errors("the images", self.path):
+            for name, grid in grids.items():
+                (self.path / name).mkdir(exist_ok=True)
+                grid.save(self.path / name / f"step_{step:08d}.png")
         self._writer.write_images(step, {f"eval/{name}": np.asarray(grid) for name, grid in grids.items()})
 
     def progress(self, step: int, shown: dict[str, str]) -> None:
@@ -68,12 +67,21 @@ class RunDirectory:
 
     def summary(self, summary: dict[str, Any]) -> None:
         """Writes ``summary.json``."""
-        (self.path / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+        with output_errors("the summary", self.path):
+            (self.path / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
 
     def close(self) -> None:
         """Ends the progress bar and flushes the writers."""
         self._bar.close()
-        self._writer.close()
+        with output_errors("the metrics", self.path):
+            self._writer.close()
+
+
+def _keep_config(config: BaseRunConfig, folder: Path, first_step: int) -> None:
+    """Keeps the config by which a resumed run came to its first step, if the config differs from then on."""
+    kept = folder / f"config_until_step_{first_step:08d}.yaml"
+    if first_step and not kept.exists() and changed_settings(config, folder):
+        (folder / CONFIG_FILE).rename(kept)
 
 
 def check_unused(config: BaseRunConfig) -> None:
@@ -87,43 +95,3 @@ def check_unused(config: BaseRunConfig) -> None:
             f"run_dir {config.run_dir} already holds a run; choose another --run_dir, or go on with it by "
             "--ckpt.load_enable true"
         )
-
-
-def config_text(config: BaseRunConfig) -> str:
-    """Returns the resolved config as YAML for ``--config``, with commit and versions as comments at the top."""
-    lines = [f"# commit: {commit()}", f"# python: {sys.version.split()[0]}"]
-    lines += [f"# {name}: {_version(name)}" for name in PACKAGES]
-    plain = json.loads(json.dumps(_without_secrets(config.to_dict())))
-    return "\n".join(lines) + "\n" + yaml.safe_dump(plain, sort_keys=False)
-
-
-def commit() -> str:
-    """Returns the commit of the running code: from the launcher, since a job's directory is no repository, or from
-    git."""
-    if told := os.environ.get("UNIGRPO_COMMIT"):
-        return told
-    command = ["git", "rev-parse", "HEAD"]
-    try:
-        answer = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False, timeout=10
-        )
-    except OSError:  # no git here
-        return "unknown"
-    return answer.stdout.strip() or "unknown"
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def _without_secrets(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {
-            k: "(hidden)" if str(k).lower().endswith(SECRET_ENDINGS) else _without_secrets(v) for k, v in value.items()
-        }
-    if isinstance(value, (list, tuple)):
-        return [_without_secrets(v) for v in value]
-    return value

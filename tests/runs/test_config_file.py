@@ -1,0 +1,91 @@
+"""The config of a run on disk: no secret in it, everything else as it was, and compared when the run is resumed."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from unigrpo.config import RewardConfig, RewardTermConfig, RunConfig, TrainConfig
+from unigrpo.runs.config_file import (
+    changed_settings,
+    check_no_secret_is_missing,
+    config_text,
+    without_secrets,
+)
+
+
+@pytest.mark.parametrize(
+    ("options", "written"),
+    [
+        ({"api_key": "S1"}, {"api_key": "(hidden)"}),
+        ({"apikey": "S1", "auth": "S2", "key": "S3"}, {"apikey": "(hidden)", "auth": "(hidden)", "key": "(hidden)"}),
+        ({"auth": {"user": "u", "pass": "S1"}, "password": 1234}, {"auth": "(hidden)", "password": "(hidden)"}),
+        ({"hf_token": "S1", "token": "S2"}, {"hf_token": "(hidden)", "token": "(hidden)"}),
+        ({"aws_secret_access_key": "S1"}, {"aws_secret_access_key": "(hidden)"}),
+        (
+            {"url": "http://user:S2@host:8000/v1?key=S3&model=m&api-key=S4#top"},
+            {"url": "http://(hidden)@host:8000/v1?key=(hidden)&model=m&api-key=(hidden)#top"},
+        ),
+        (
+            {"headers": {"Authorization": "Bearer S1", "X-Anything": "S2", "Accept": "text/html"}},
+            {"headers": {"Authorization": "(hidden)", "X-Anything": "(hidden)", "Accept": "text/html"}},
+        ),
+        ({"template": "Authorization: Bearer S1"}, {"template": "Authorization: Bearer (hidden)"}),
+        (
+            {"urls": ["https://a:S1@h/", "https://h/?sig=S2"]},
+            {"urls": ["https://(hidden)@h/", "https://h/?sig=(hidden)"]},
+        ),
+    ],
+)
+def test_secrets_are_hidden_wherever_they_stand(options: dict[str, Any], written: dict[str, Any]):
+    assert without_secrets({"reward": {"terms": [{"options": options}]}}) == {
+        "reward": {"terms": [{"options": written}]}
+    }
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"mask_token": "[MASK]", "eos_token": "<|endoftext|>", "pad_token": 0},
+        {"best_metric_key": "eval/reward", "input_key": "question", "max_tokens": 5, "key": "", "token": None},
+        {"url": "http://127.0.0.1:8000/v1?model=a&keys=2", "path": "a@b:c", "text": "What is x?key=3"},
+        {"tokenizer": "folder", "authors": "a", "keyword": "b", "secretary": "c"},
+    ],
+)
+def test_what_is_no_secret_stays_so_that_the_file_starts_the_run_again(options: dict[str, Any]):
+    assert without_secrets(options) == options
+
+
+def test_a_config_with_a_hidden_value_does_not_start_a_run():
+    term = RewardTermConfig(name="judge", options={"url": "http://(hidden)@host/v1", "model": "m"})
+    check_no_secret_is_missing(RunConfig())
+    with pytest.raises(ValueError, match=r"reward.terms holds '\(hidden\)', .* give the secret again"):
+        check_no_secret_is_missing(RunConfig(reward=RewardConfig(terms=(term,))))
+
+
+def test_the_settings_that_differ_from_the_file_are_found(tmp_path: Path):
+    secret = RewardTermConfig(name="judge", options={"url": "http://host/v1", "model": "m", "api_key": "S1"})
+    run = RunConfig(run_dir="runs/a", reward=RewardConfig(terms=(secret,)))
+    assert changed_settings(run, tmp_path) == {}
+    (tmp_path / "config.yaml").write_text(config_text(run))
+    assert changed_settings(run, tmp_path) == {}
+    other = dataclasses.replace(run, run_dir="runs/b", train=TrainConfig(seed=9, num_steps=7))
+    assert changed_settings(other, tmp_path) == {"train.seed": (42, 9), "train.num_steps": (run.train.num_steps, 7)}
+
+
+def test_settings_of_another_version_differ_by_their_absence(tmp_path: Path):
+    content = yaml.safe_load(config_text(RunConfig()))
+    content["train"]["old"] = content["train"].pop("seed")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(content))
+    found = changed_settings(RunConfig(), tmp_path)
+    assert found == {"train.old": (42, "(absent)"), "train.seed": ("(absent)", 42)}
+
+
+def test_a_file_that_is_no_yaml_is_named(tmp_path: Path):
+    (tmp_path / "config.yaml").write_text("a: [")
+    with pytest.raises(ValueError, match=r"config.yaml cannot be read"):
+        changed_settings(RunConfig(), tmp_path)

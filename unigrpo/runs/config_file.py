@@ -1,0 +1,152 @@
+"""``config.yaml`` of a run: every setting with commit and versions, without secrets, and compared on resuming."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol
+
+import yaml
+
+CONFIG_FILE = "config.yaml"
+PACKAGES = ("unigrpo", "torch", "transformers", "deepspeed", "ray", "openrlhf")
+HIDDEN = "(hidden)"
+"""What stands in place of a secret."""
+SECRET_NAME = re.compile(
+    r"(.*_)?(api_?key|password|passwd|passphrase|secret|credentials?|authorization|auth|cookie|token|signature)"
+    r"|(.*_)?(access|secret|private|subscription)_key|key|sig"
+)
+"""Names of settings, headers and query parameters that hold secrets, with underscores in place of dashes."""
+SPECIAL_TOKEN = re.compile(r"[<\[].*[>\]]")
+"""Value of a setting such as ``mask_token``, which is no secret."""
+USER_OF_URL = re.compile(r"(\b[a-zA-Z][\w+.-]*://)[^/\s@]+@")
+QUERY_OF_URL = re.compile(r"([?&;])([\w.-]+)=([^&;#\s,]+)")
+SCHEME_OF_HEADER = re.compile(r"\b(Bearer|Basic)\s+\S+")
+NOT_COMPARED = ("run_dir", "ckpt.load_enable", "ckpt.path")
+"""Settings in which a resumed run may differ from its beginning without any effect on the training."""
+
+
+class DictConfig(Protocol):
+    """A config that can be written."""
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+
+def config_text(config: DictConfig) -> str:
+    """Returns the resolved config as YAML for ``--config``, with commit and versions as comments at the top."""
+    lines = [f"# commit: {commit()}", f"# python: {sys.version.split()[0]}"]
+    lines += [f"# {name}: {_version(name)}" for name in PACKAGES]
+    return "\n".join(lines) + "\n" + yaml.safe_dump(_plain(config), sort_keys=False)
+
+
+def changed_settings(config: DictConfig, folder: Path) -> dict[str, tuple[Any, Any]]:
+    """Compares a config with the one that a directory holds.
+
+    Returns:
+        The values there and here of each setting that differs, by its dotted name; empty if the directory holds none.
+
+    Raises:
+        ValueError: The file there cannot be read.
+    """
+    path = folder / CONFIG_FILE
+    if not path.exists():
+        return {}
+    try:
+        old = yaml.safe_load(path.read_text())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); put it back, or delete it to go on without") from error
+    before, now = _flat(old), _flat(_plain(config))
+    names = [name for name in {**before, **now} if name not in NOT_COMPARED]
+    absent = "(absent)"
+    return {
+        name: (before.get(name, absent), now.get(name, absent))
+        for name in names
+        if before.get(name, absent) != now.get(name, absent)
+    }
+
+
+def check_no_secret_is_missing(config: DictConfig) -> None:
+    """Raises ValueError if a setting holds what stands in ``config.yaml`` in place of a secret."""
+    for name, value in _flat(config.to_dict()).items():
+        if HIDDEN in str(value):
+            raise ValueError(
+                f"{name} holds {HIDDEN!r}, which stands in config.yaml in place of a secret; give the secret again"
+            )
+
+
+def commit() -> str:
+    """Returns the commit of the running code: from the launcher, since a job's directory is no repository, or from
+    git."""
+    if told := os.environ.get("UNIGRPO_COMMIT"):
+        return told
+    command = ["git", "rev-parse", "HEAD"]
+    try:
+        answer = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False, timeout=10
+        )
+    except OSError:  # no git here
+        return "unknown"
+    return answer.stdout.strip() or "unknown"
+
+
+def without_secrets(value: Any) -> Any:
+    """Returns a value of a config with secrets replaced: by the names they stand under, and within URLs."""
+    if isinstance(value, dict):
+        return {k: HIDDEN if _is_secret(str(k), v) else _without_secret_headers(str(k), v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_secrets(v) for v in value]
+    return _without_url_secrets(value) if isinstance(value, str) else value
+
+
+def _without_secret_headers(name: str, value: Any) -> Any:
+    """Hides all HTTP headers but those that only say what is sent."""
+    if name.lower() != "headers" or not isinstance(value, dict):
+        return without_secrets(value)
+    return {k: v if str(k).lower() in ("accept", "content-type", "user-agent") else HIDDEN for k, v in value.items()}
+
+
+def _is_secret(name: str, value: Any) -> bool:
+    if value is None or value == "" or isinstance(value, bool):
+        return False
+    if name.lower().endswith("token") and (isinstance(value, int) or SPECIAL_TOKEN.fullmatch(str(value))):
+        return False
+    return _is_secret_name(name)
+
+
+def _is_secret_name(name: str) -> bool:
+    return SECRET_NAME.fullmatch(name.lower().replace("-", "_")) is not None
+
+
+def _without_url_secrets(text: str) -> str:
+    def parameter(match: re.Match[str]) -> str:
+        return f"{match[1]}{match[2]}={HIDDEN}" if _is_secret_name(match[2]) else match[0]
+
+    text = SCHEME_OF_HEADER.sub(rf"\1 {HIDDEN}", text)
+    return QUERY_OF_URL.sub(parameter, USER_OF_URL.sub(rf"\1{HIDDEN}@", text)) if "://" in text else text
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    return json.loads(json.dumps(without_secrets(config.to_dict())))
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    """Returns the leaves of nested dictionaries by their dotted names."""
+    if not isinstance(value, dict) or not value:
+        return {name: value}
+    return {
+        inner: leaf
+        for key, child in value.items()
+        for inner, leaf in _flat(child, f"{name}.{key}" if name else str(key)).items()
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"

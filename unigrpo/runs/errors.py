@@ -1,0 +1,52 @@
+"""What a run says when it cannot write its results: what failed, why, and how to go on."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL_BYTES = 16 * 2**20
+"""A disk with less room than this counts as full. Libraries often hide the error number of a failed write."""
+
+
+class OutputError(RuntimeError):
+    """The run cannot write to its directory."""
+
+
+@contextlib.contextmanager
+def output_errors(what: str, folder: Path) -> Iterator[None]:
+    """Turns errors of the block that come from a directory or its disk into one line that says how to go on.
+
+    Args:
+        what: What is written, for the message.
+        folder: Where it is written.
+
+    Raises:
+        OutputError: The operating system refused to write, or the block failed in any way while the directory is gone
+            or its disk is full.
+    """
+    try:
+        yield
+    except Exception as error:  # libraries and workers raise errors of their own
+        cause = _cause(folder, error)
+        if not cause:
+            raise
+        shown = " ".join(f"{type(error).__name__}: {error}".split())
+        raise OutputError(f"{what} could not be written: {cause} ({shown})") from error
+
+
+def _cause(folder: Path, error: Exception) -> str:
+    """Returns what is wrong with the directory and what to do; empty if it is fine."""
+    if not folder.exists():
+        return f"{folder} was deleted or moved during the run; start again, and leave it where it is"
+    free = shutil.disk_usage(folder).free
+    go_on = "then go on with --ckpt.load_enable true"
+    if getattr(error, "errno", None) in FULL or free < FULL_BYTES:
+        return f"the disk of {folder} or its quota is full ({free / 1e9:.2f} GB are free); make room, {go_on}"
+    if isinstance(error, OSError):
+        return f"{folder} cannot be written any more; see to its disk and permissions, {go_on}"
+    return ""

@@ -77,6 +77,14 @@ def test_stride_visits_every_part_of_the_range_once():
     assert torch.equal((ratios * 8).long(), torch.arange(8)[:, None].expand(8, 50))
 
 
+def test_shuffled_ratios_are_the_same_in_another_order():
+    plain = mask_ratios("stride", 4, generators(40), minimum=0.2)
+    mixed = mask_ratios("stride", 4, generators(40), minimum=0.2, shuffle=True)
+    assert torch.equal(mixed.sort(dim=0).values, plain)
+    first = mixed.argmin(dim=0)
+    assert set(first.tolist()) == {0, 1, 2, 3}  # the lightest mask comes in any update
+
+
 def test_a_response_keeps_its_ratios_when_the_batch_changes():
     alone = mask_ratios("random", 3, generators(9)[4:5])
     assert torch.equal(mask_ratios("random", 3, generators(9))[:, 4:5], alone)

@@ -19,6 +19,7 @@ def mask_ratios(
     *,
     minimum: float = 0.0,
     maximum: float = 1.0,
+    shuffle: bool = False,
 ) -> Float[Tensor, "K B"]:
     """The mask ratio of every response in every inner update.
 
@@ -28,6 +29,9 @@ def mask_ratios(
         generators: One per response; a response's ratios depend on its own only.
         minimum: Ratios are mapped linearly from [0, 1] into [minimum, maximum].
         maximum: See ``minimum``.
+
+        shuffle: Takes the ratios of each response in a random order. Without it `stride` and `interpolate` rise, so
+            that light masks always meet the old policy and heavy ones the policy that moved most.
 
     Raises:
         ValueError: Unknown schedule.
@@ -41,6 +45,11 @@ def mask_ratios(
         ratios = draws
     else:
         raise ValueError(f"mask ratio schedule: no {schedule!r}; choose one of ['interpolate', 'random', 'stride']")
+    if shuffle:
+        orders = torch.stack(
+            [torch.randperm(num_inner_updates, generator=g, device=g.device).cpu() for g in generators]
+        )
+        ratios = ratios.gather(0, orders.T)
     return minimum + (maximum - minimum) * ratios
 
 

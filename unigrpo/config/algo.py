@@ -29,6 +29,10 @@ class MaskRatioConfig:
     maximum: float = 1.0
     """Largest mask ratio. The ratios of the schedule are mapped linearly into [minimum, maximum]."""
 
+    shuffle: bool = False
+    """Whether each response takes the ratios of the schedule in a random order. Otherwise `stride` and `interpolate`
+    rise, so that the heaviest masks always meet the policy that moved most."""
+
     def __post_init__(self) -> None:
         choice("algo.mask_ratio.schedule", self.schedule, ("stride", "interpolate", "random"))
         require(

@@ -38,6 +38,7 @@ class ViewSampler:
             [keyed_generator(*key, "mask ratio")],
             minimum=ratios.minimum,
             maximum=ratios.maximum,
+            shuffle=ratios.shuffle,
         )[inner_update, 0]
         return self._estimators[task].views(
             row_of(rollout),

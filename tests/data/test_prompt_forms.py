@@ -296,3 +296,8 @@ def test_a_chat_template_that_fails_is_an_error_of_one_line(tiny_model_folder, v
         broken.chat_template = template
         with pytest.raises(ValueError, match=r"chat template fails on a prompt \(\w+: .*repair"):
             encode_prompt(Prompt(id="a:1", text="1+2="), broken, vocabulary, DataConfig())
+
+
+def test_text_that_no_table_was_read_for_is_checked_too(tokenizer, vocabulary):
+    with pytest.raises(ValueError, match=r"demo: half of a surrogate pair"):
+        encode_prompt(Prompt(id="demo", text="cut \ud83d"), tokenizer, vocabulary, DataConfig())

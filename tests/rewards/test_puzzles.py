@@ -12,7 +12,7 @@ from rewards.sudoku import Sudoku
 PUZZLE = json.dumps({"numbers": [3, 5, 7], "target": 26})
 
 
-def countdown(completion, label=PUZZLE, **metadata):
+def countdown(completion, label: str | None = PUZZLE, **metadata):
     return Countdown()([RewardInput(prompt="?", completion=completion, label=label, metadata=metadata)])[0]
 
 

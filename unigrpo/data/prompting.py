@@ -10,8 +10,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from unigrpo.config import DataConfig
+from unigrpo.data.bad_samples import BadSample
 from unigrpo.data.chat import HEADER_TOKENS, chat_text, special_ids
 from unigrpo.data.layouts import mmu_prompt, r2i_prompt, t2i_prompt
+from unigrpo.data.text import checked
 from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.records import Prompt
 
@@ -42,6 +44,10 @@ def encode_prompt(
     if (prompt.task == "mmu") != (image_codes is not None):
         found = "no image codes were" if image_codes is None else "image codes were"
         raise ValueError(f"{prompt.id}: {found} given for task {prompt.task!r}; mmu needs them, and no other task")
+    try:
+        checked(prompt.text, prompt.id)
+    except BadSample as error:  # text of a page or a command line, which no reader of tables has checked
+        raise ValueError(str(error)) from error
     instruction = data.instruction if prompt.instruction is None else prompt.instruction
     earlier = prompt.messages[:-1]
     if earlier and (prompt.task == "t2i" or data.prompt_template == "plain"):

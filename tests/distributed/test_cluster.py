@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import socket
 import time
+import urllib.request
 
 import pytest
 import ray
@@ -19,7 +20,9 @@ from unigrpo.config import (
     RunConfig,
     TrainConfig,
 )
+from unigrpo.distributed import cluster
 from unigrpo.distributed.cluster import ResourceRequest, check_resources, check_zero_stage, connect, required
+from unigrpo.distributed.local_heads import LocalHead
 
 
 def run_config(ranks: int = 2, *, beta: float = 0.01, colocate: bool = True, reward_workers: int = 3) -> RunConfig:
@@ -89,3 +92,43 @@ def test_a_cluster_that_does_not_answer_is_an_error_at_once(monkeypatch: pytest.
         with pytest.raises(ValueError, match=r"no Ray cluster can be reached .*ray start --head.*quickstart.sh"):
             connect(required(run_config()))
         assert time.monotonic() - started < 15
+
+
+def head(address: str, is_own: bool) -> LocalHead:
+    return LocalHead(address=address, user="ann" if is_own else "bob", is_own=is_own, started=0.0, process=7)
+
+
+def test_the_only_cluster_of_this_user_is_joined_and_never_that_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(cluster, "local_heads", lambda: [head("h:2", False), head("h:1", True)])
+    found = cluster.find_cluster()
+    assert found.address == "h:1"
+    assert found.whose.startswith("h:1, started by ann at ")
+    monkeypatch.setattr(cluster, "local_heads", lambda: [head("h:2", False)])
+    with pytest.raises(ConnectionError, match=r"no cluster of yours .*unless RAY_ADDRESS names it: h:2, .*bob"):
+        cluster.find_cluster()
+    monkeypatch.setattr(cluster, "local_heads", lambda: [head("h:3", True), head("h:1", True)])
+    with pytest.raises(ValueError, match=r"several Ray clusters of yours .*choose one: RAY_ADDRESS=h:3"):
+        cluster.find_cluster()
+
+
+def test_the_cluster_of_ray_address_is_joined_whoever_started_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "local_heads", lambda: [head("h:2", False), head("h:1", True)])
+    monkeypatch.setenv("RAY_ADDRESS", "h:2")
+    assert cluster.find_cluster().address == "h:2"
+    assert "bob" in cluster.find_cluster().whose
+    monkeypatch.setenv("RAY_ADDRESS", "http://h:8265")
+    with pytest.raises(ValueError, match=r"is not the address of a head; give HOST:PORT"):
+        cluster.find_cluster()
+
+
+def test_loopback_is_never_reached_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*cluster.PROXIES, "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    assert cluster.loopback_without_proxy() == {}
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", "example.org,localhost")
+    names = "example.org,localhost,127.0.0.1,::1"
+    assert cluster.loopback_without_proxy() == {"no_proxy": names, "NO_PROXY": names}
+    assert urllib.request.proxy_bypass("127.0.0.1")
+    assert not urllib.request.proxy_bypass("example.com")

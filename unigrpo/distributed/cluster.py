@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import socket
@@ -12,7 +13,12 @@ import ray
 from ray._private.services import canonicalize_bootstrap_address
 
 from unigrpo.config import BaseRunConfig, RunConfig
+from unigrpo.distributed.local_heads import local_heads
 
+logger = logging.getLogger(__name__)
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 PROBE_SECONDS = 10.0
 """How long the cluster's address may take to accept a connection."""
 
@@ -26,28 +32,89 @@ class ResourceRequest:
 
 
 def connect(needs: ResourceRequest) -> None:
-    """Connects this process to the running cluster: that of ``RAY_ADDRESS``, which a job has, or the local one.
+    """Connects this process to a cluster: that of ``RAY_ADDRESS``, which a job has, or the user's own on this machine.
 
     Raises:
-        ValueError: No cluster answers.
+        ValueError: There is no such cluster, or it does not answer.
     """
-    variables = {"TOKENIZERS_PARALLELISM": "false", "RAY_USAGE_STATS_ENABLED": "0"}
+    defaults = {"TOKENIZERS_PARALLELISM": "false", "RAY_USAGE_STATS_ENABLED": "0"}
+    variables = {k: v for k, v in defaults.items() if k not in os.environ} | loopback_without_proxy()
+    if os.environ.get("RAY_ADDRESS") == "auto":
+        del os.environ["RAY_ADDRESS"]  # with it, Ray takes any cluster
     try:
-        address = canonicalize_bootstrap_address("auto")
-        _probe(str(address))
+        cluster = find_cluster()
+        address = str(canonicalize_bootstrap_address(cluster.address))
+        _probe(address)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Tip: In future versions of Ray")
             ray.init(
                 address=address,
                 ignore_reinit_error=True,
-                runtime_env={"env_vars": {k: v for k, v in variables.items() if k not in os.environ}},
+                runtime_env={"env_vars": variables},
             )
+        logger.info("joined the Ray cluster at %s", cluster.whose)
     except (OSError, RuntimeError) as error:
         raise ValueError(
             f"no Ray cluster can be reached ({str(error).splitlines()[0]}); start one with `ray start --head` "
             f"(without GPUs: `ray start --head --num-gpus {needs.gpus} --num-cpus {needs.cpus}`), or run "
             "`bash launch/quickstart.sh`, which does"
         ) from error
+
+
+@dataclass(frozen=True)
+class FoundCluster:
+    """A cluster to join."""
+
+    address: str
+    """``host:port``."""
+    whose: str
+    """The address, and who started the cluster or named it."""
+
+
+def find_cluster() -> FoundCluster:
+    """Returns the cluster that ``RAY_ADDRESS`` names, or the only one of this user on this machine.
+
+    A cluster of another user is never joined unasked: it would run this user's code, and its owner may end it.
+
+    Raises:
+        ValueError: ``RAY_ADDRESS`` is no address of a head, or several clusters could be meant.
+        ConnectionError: There is none.
+    """
+    heads = local_heads()
+    told = os.environ.get("RAY_ADDRESS", "")
+    if told:
+        if "://" in told:
+            raise ValueError(
+                f"RAY_ADDRESS is {told}, which is not the address of a head; give HOST:PORT, such as HOST:6379, or "
+                "submit a job to that URL with launch/submit_unigrpo.sh"
+            )
+        known = [head for head in heads if head.address == told]
+        return FoundCluster(told, f"{known[0] if known else told}, as RAY_ADDRESS says")
+    own = [head for head in heads if head.is_own]
+    if len(own) > 1:
+        shown = "; ".join(map(str, own))
+        raise ValueError(f"several Ray clusters of yours run here ({shown}); choose one: RAY_ADDRESS={own[0].address}")
+    if not own:
+        shown = "; ".join(map(str, heads))
+        others = f"; not joined unless RAY_ADDRESS names it: {shown}" if heads else ""
+        raise ConnectionError(f"RAY_ADDRESS is not set, and no cluster of yours runs on this machine{others}")
+    return FoundCluster(own[0].address, str(own[0]))
+
+
+def loopback_without_proxy() -> dict[str, str]:
+    """Returns the variables that keep requests to this machine away from a proxy, which cannot reach it.
+
+    They are set in this process, too. Nothing is set where no proxy is.
+    """
+    if not any(os.environ.get(name) for name in PROXIES):
+        return {}
+    given = [
+        name for text in (os.environ.get("no_proxy"), os.environ.get("NO_PROXY")) for name in (text or "").split(",")
+    ]
+    names = ",".join(dict.fromkeys([*filter(None, given), *LOOPBACK]))
+    variables = {"no_proxy": names, "NO_PROXY": names}  # programs read the one or the other
+    os.environ.update(variables)
+    return variables
 
 
 def _probe(address: str) -> None:

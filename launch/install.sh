@@ -3,6 +3,7 @@
 # with `set -euo pipefail`, from the root of the project. Sets PYTHON to the environment's interpreter.
 # Environment: UNIGRPO_PYTHON=/path/to/python  the interpreter that makes .venv
 #              UNIGRPO_VENV=.venv              another folder for the environment, such as .venv-cpu
+#              UNIGRPO_INSTALL=never           use the environment as it is; it must have Ray
 #              UNIGRPO_DEVICE=cpu|gpu          the kind of machine to install for and run on, instead of what nvidia-smi says
 
 say() { printf '\033[1m[%s]\033[0m %s\n' "$(date +%H:%M:%S)" "$*"; }
@@ -155,8 +156,8 @@ install_if_needed() {
     local kind=$1 stamp=$venv/.unigrpo-installed installed_kind='' installed_files='' files log=$venv/install.log
     files=$(cat requirements-cpu.lock pyproject.toml launch/install.sh | sha256sum | cut -d ' ' -f 1)
     if [ -f "$stamp" ]; then read -r installed_kind installed_files _ <"$stamp"; fi
-    if [ "$installed_files" = "$files" ] && [ "$installed_kind/$kind" = gpu/cpu ]; then
-        return # what a GPU machine needs also runs where there is none
+    if [ "$installed_files" = "$files" ] && [ "$installed_kind/$kind" = gpu/cpu ] && ! nvidia_smi_lists_gpus; then
+        return # what a GPU machine needs also runs where there is none, but where there is one it would be used
     fi
     refuse_other_kind "$installed_kind" "$kind"
     [ "$installed_files" != "$files" ] || return 0
@@ -168,21 +169,37 @@ install_if_needed() {
     say "installed"
 }
 
+# The environment as it is, for a command that needs no more than Ray.
+use_as_it_is() {
+    local ray
+    ray=$(grep '^ray\[' requirements-cpu.txt)
+    "$PYTHON" -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("ray") is None)' 2>/dev/null ||
+        fail "$venv has no Ray, which is all that this command needs, and it installs nothing. Make the environment:" \
+            "python3 -m venv $venv && $venv/bin/pip install '$ray'"
+}
+
+prepare_environment() {
+    local machine_kind
+    if [ ! -d "$venv" ]; then
+        create_environment
+    elif ! "$PYTHON" -m pip --version >/dev/null 2>&1; then
+        say "$venv is broken: it has no working pip"
+        create_environment
+    fi
+    is_supported "$PYTHON" ||
+        fail "$venv has $("$PYTHON" --version); UniGRPO needs 3.10, 3.11 or 3.12. Remove it and start again"
+    machine_kind=$(device_kind)
+    install_if_needed "$machine_kind"
+    # The images of the tiny prompts are drawn instead of tracked.
+    if [ ! -d examples/tiny/world/test ]; then
+        "$PYTHON" examples/tiny/prompt_images.py ||
+            fail "the images of the tiny prompts could not be drawn; the message stands above"
+    fi
+}
+
 [ "$(uname -sm)" = "Linux x86_64" ] || fail "UniGRPO runs on Linux x86-64; this is $(uname -sm)"
 
 venv=${UNIGRPO_VENV:-.venv}
 case $venv in /*) PYTHON=$venv/bin/python ;; *) PYTHON=$PWD/$venv/bin/python ;; esac
 export PYTHON
-if [ ! -d "$venv" ]; then
-    create_environment
-elif ! "$PYTHON" -m pip --version >/dev/null 2>&1; then
-    say "$venv is broken: it has no working pip"
-    create_environment
-fi
-is_supported "$PYTHON" || fail "$venv has $("$PYTHON" --version); UniGRPO needs 3.10, 3.11 or 3.12. Remove it and start again"
-machine_kind=$(device_kind)
-install_if_needed "$machine_kind"
-# The images of the tiny prompts are drawn instead of tracked.
-if [ ! -d examples/tiny/world/test ]; then
-    "$PYTHON" examples/tiny/prompt_images.py || fail "the images of the tiny prompts could not be drawn; the message stands above"
-fi
+if [ "${UNIGRPO_INSTALL:-}" = never ]; then use_as_it_is; else prepare_environment; fi

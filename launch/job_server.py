@@ -13,10 +13,13 @@ import json
 import os
 import shlex
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
+
+from job_package import project_environment
 
 ANSWER_SECONDS = 3.0
 """How long a job server may take to say its version."""
@@ -31,8 +34,7 @@ def main() -> int:
     job = commands.add_parser("submit", help="submits a job, and shows its output until it ends")
     job.add_argument("--address", required=True, help="URL of the job server")
     job.add_argument("--job_id", required=True, help="name of the job")
-    job.add_argument("--working_dir", default="", help="folder that travels to the cluster, for the job to run in")
-    job.add_argument("--runtime_env", type=json.loads, default={}, help="runtime environment of the job, JSON")
+    job.add_argument("--ship_project", action="store_true", help="run the job in a copy of this folder on the cluster")
     job.add_argument("--num_gpus", type=float, default=0.0, help="GPUs that the command itself takes")
     job.add_argument("--no_wait", action="store_true", help="come back as soon as the job is handed over")
     job.add_argument("argv", nargs="+", help="the command of the job, behind --")
@@ -87,12 +89,13 @@ def submit(parsed: argparse.Namespace) -> int:
     from ray.job_submission import JobStatus, JobSubmissionClient  # noqa: PLC0415  # seconds, which asking must not take
 
     client = JobSubmissionClient(parsed.address)
-    client.submit_job(
-        entrypoint=shlex.join(parsed.argv),
-        submission_id=parsed.job_id,
-        runtime_env={**parsed.runtime_env, **({"working_dir": parsed.working_dir} if parsed.working_dir else {})},
-        entrypoint_num_gpus=parsed.num_gpus,
-    )
+    with tempfile.TemporaryDirectory(prefix="unigrpo-job-") as package:
+        client.submit_job(  # uploads the package
+            entrypoint=shlex.join(parsed.argv),
+            submission_id=parsed.job_id,
+            runtime_env=project_environment(Path.cwd(), Path(package)) if parsed.ship_project else {},
+            entrypoint_num_gpus=parsed.num_gpus,
+        )
     if parsed.no_wait:
         return 0
     sys.stdout.write(f"job {parsed.job_id}\n")

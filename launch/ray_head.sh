@@ -70,17 +70,6 @@ start_local_ray() {
     fail "the local Ray head did not start within $((SECONDS - started)) s; its last lines stand above"
 }
 
-# The runtime environment of a job: this folder without what it does not need, and where it came from.
-job_environment() {
-    "$PYTHON" - <<'PY'
-import json, os, subprocess
-commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip() or "unknown"
-# No keys here: Ray shows a job's environment to everybody who may look at it. Export them where Ray is started.
-variables = {"UNIGRPO_COMMIT": commit, "UNIGRPO_SUBMIT_DIR": os.getcwd(), "PYTHONUNBUFFERED": "1"}
-print(json.dumps({"excludes": ["/.venv*", "/runs", "/out", "/.git", "/site"], "env_vars": variables}))
-PY
-}
-
 new_job_id() { echo "unigrpo-$(date +%Y%m%d-%H%M%S)-$$"; }
 
 # Whoever reaches a port of Ray can run commands as its user. So the local head listens on loopback alone, where Ray would
@@ -97,15 +86,13 @@ new_token() { "$PYTHON" -c 'import secrets; print(secrets.token_hex(32))'; }
 # check_settings SUBCOMMAND ARGUMENTS...: ends the script if a flag or the config file is wrong, before Ray starts.
 check_settings() { "$PYTHON" -m unigrpo "$@" --check_settings || exit $?; }
 
-# submit_job SUBCOMMAND ARGUMENTS...: runs `unigrpo SUBCOMMAND` as a job with this folder as its working directory; its status is the job's.
+# submit_job SUBCOMMAND ARGUMENTS...: runs `unigrpo SUBCOMMAND` as a job in a copy of this folder; its status is the job's.
 submit_job() {
-    local environment
-    environment=$(job_environment)
     clean_up_at_exit
     job_id=$(new_job_id)
     # In the background, since bash runs a trap only when the command in front has ended.
-    "$PYTHON" launch/job_server.py submit --address "$RAY_ADDRESS" --job_id "$job_id" --working_dir . \
-        --runtime_env "$environment" -- "$PYTHON" -m unigrpo "$@" &
+    "$PYTHON" launch/job_server.py submit --address "$RAY_ADDRESS" --job_id "$job_id" --ship_project -- \
+        "$PYTHON" -m unigrpo "$@" &
     submit_pid=$!
     local status=0
     wait "$submit_pid" || status=$?

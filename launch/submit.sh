@@ -37,22 +37,23 @@ submit_here() {
     submit_job "$subcommand" "${arguments[@]}"
 }
 
-# Hands it to the cluster of RAY_ADDRESS and comes back at once.
+# Hands it to the cluster of RAY_ADDRESS and comes back at once. Nothing is installed: the environment may be one that
+# running jobs use, and a submission needs only Ray.
 submit_to_cluster() {
+    UNIGRPO_INSTALL=never
     # shellcheck source=launch/install.sh
     source launch/install.sh
     # shellcheck source=launch/ray_head.sh
     source launch/ray_head.sh
     [ -n "${RAY_ADDRESS:-}" ] || fail "RAY_ADDRESS is not set: give the URL of the cluster's job server, such as" \
         "RAY_ADDRESS=http://HEAD:8265"
-    local reason environment job_id
+    local reason job_id
     reason=$(job_server_answers "$RAY_ADDRESS") || fail "no job server answers at RAY_ADDRESS=$RAY_ADDRESS ($reason)." \
         "On the head node: ray start --head; from outside: ssh -N -L 8265:127.0.0.1:8265 HEAD, and" \
         "RAY_ADDRESS=http://127.0.0.1:8265"
-    environment=$(job_environment)
     job_id=$(new_job_id)
-    "$PYTHON" launch/job_server.py submit --no_wait --address "$RAY_ADDRESS" --job_id "$job_id" --working_dir . \
-        --runtime_env "$environment" -- "${UNIGRPO_CLUSTER_PYTHON:-$PYTHON}" -m unigrpo "$subcommand" "${arguments[@]}" ||
+    "$PYTHON" launch/job_server.py submit --no_wait --address "$RAY_ADDRESS" --job_id "$job_id" --ship_project -- \
+        "${UNIGRPO_CLUSTER_PYTHON:-$PYTHON}" -m unigrpo "$subcommand" "${arguments[@]}" ||
         fail "the job server did not take the job; its message stands above"
     local ray address
     printf -v ray %q "$ray_bin"

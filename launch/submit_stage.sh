@@ -11,7 +11,7 @@ Runs a stage with CONFIG as a Ray job on this machine, and shows its output: on 
 a local Ray head that is stopped at the end. Example:
   bash launch/submit_stage.sh mixcot launch/configs/mmada_8b/stage2_1.yaml --actor.num_nodes 1 --init_from runs/stage1_3
 The flags are those of the command: `unigrpo pretrain --help` and `unigrpo mixcot --help`.
-Relative paths of config and flags are below this folder, which also travels to the cluster without .venv and runs.
+Relative paths of config and flags are below this folder. A copy of what git lists in it travels to the cluster.
 Environment: RAY_ADDRESS=http://HOST:8265 submits to that job server.
 TEXT
 }

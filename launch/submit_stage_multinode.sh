@@ -11,7 +11,7 @@ Hands a stage with CONFIG to the job server of a Ray cluster, prints the job's i
 back. The configs in launch/configs/mmada_8b are for 8 nodes of 8 GPUs. Example:
   bash launch/submit_stage_multinode.sh pretrain launch/configs/mmada_8b/stage1_1.yaml
 The flags are those of the command: `unigrpo pretrain --help` and `unigrpo mixcot --help`.
-Relative paths of config and flags are below this folder, which also travels to the cluster without .venv and runs.
+Relative paths of config and flags are below this folder. A copy of what git lists in it travels to the cluster.
 All nodes must see this folder, the data and the run folder under the same paths (a shared file system).
 Environment: RAY_ADDRESS              the job server
              UNIGRPO_CLUSTER_PYTHON   interpreter of the job, if not that of .venv in this folder

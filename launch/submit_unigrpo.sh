@@ -11,7 +11,7 @@ Runs UniGRPO with CONFIG as a Ray job on this machine, and shows its output: on 
 on a local Ray head that is stopped at the end. Example:
   bash launch/submit_unigrpo.sh launch/configs/mmada_8b/unigrpo.yaml --run_dir runs/first --train.num_steps 100
 The flags are those of the command: `unigrpo train --help`.
-Relative paths of config and flags are below this folder, which also travels to the cluster without .venv and runs.
+Relative paths of config and flags are below this folder. A copy of what git lists in it travels to the cluster.
 Environment: RAY_ADDRESS=http://HOST:8265 submits to that job server.
 TEXT
 }

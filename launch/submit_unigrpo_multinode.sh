@@ -12,7 +12,7 @@ back. Example for 8 nodes of 8 GPUs:
   bash launch/submit_unigrpo_multinode.sh launch/configs/mmada_8b/unigrpo.yaml --actor.num_nodes 8 \
     --rollout.batch_size 384
 The flags are those of the command: `unigrpo train --help`.
-Relative paths of config and flags are below this folder, which also travels to the cluster without .venv and runs.
+Relative paths of config and flags are below this folder. A copy of what git lists in it travels to the cluster.
 All nodes must see this folder, the data and the run folder under the same paths (a shared file system).
 Environment: RAY_ADDRESS              the job server
              UNIGRPO_CLUSTER_PYTHON   interpreter of the job, if not that of .venv in this folder

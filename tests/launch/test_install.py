@@ -53,11 +53,15 @@ class Machine:
 
     def install(self, kind: str, command: str = ":", **variables: str) -> subprocess.CompletedProcess[str]:
         """Sources the script as the launch scripts do, on a machine of this kind."""
-        unset = {"UNIGRPO_DEVICE", "UNIGRPO_VENV", "UNIGRPO_PYTHON"}
+        return self.run(kind, f"source launch/install.sh; {command}", **variables)
+
+    def run(self, kind: str, script: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Runs lines of bash on a machine of this kind."""
+        unset = {"UNIGRPO_DEVICE", "UNIGRPO_VENV", "UNIGRPO_PYTHON", "UNIGRPO_INSTALL"}
         environment = {name: value for name, value in os.environ.items() if name not in unset}
         environment |= {"PATH": f"{self.folder / kind}:{os.environ['PATH']}", "CALLS": str(self.calls)} | variables
         return subprocess.run(
-            ["bash", "-c", f"set -euo pipefail; source launch/install.sh; {command}"],
+            ["bash", "-c", f"set -euo pipefail; {script}"],
             cwd=self.folder / "project", env=environment, capture_output=True, text=True, check=False, timeout=60,
         )  # fmt: skip
 
@@ -153,6 +157,14 @@ def test_a_gpu_machine_refuses_the_environment_of_a_cpu_machine(machine):
     assert machine.install("gpu", UNIGRPO_DEVICE="cpu").returncode == 0
 
 
+def test_a_gpu_machine_that_is_to_use_its_cpus_refuses_torch_that_would_use_the_gpu(machine):
+    machine.install("gpu")
+    machine.installations()
+    done = machine.install("gpu", UNIGRPO_DEVICE="cpu")
+    assert (done.returncode, machine.installations()) == (1, [])
+    assert "UNIGRPO_VENV=.venv-cpu" in done.stderr
+
+
 def test_each_kind_of_machine_can_have_an_environment_of_its_own(machine):
     machine.install("cpu")
     shutil.copytree(machine.environment / "bin", machine.environment.with_name(".venv-gpu") / "bin")
@@ -235,3 +247,23 @@ def test_the_same_torch_is_installed_locked_and_required():
     versions = {name: set(re.findall(r"torch==([\d.]+)", text)) for name, text in files.items()}
     assert versions == {name: {"2.13.0"} for name in files}
     assert 'name = "torch"\nversion = "2.13.0"' in files["pyproject.toml"]
+
+
+def test_a_command_that_needs_only_ray_changes_no_environment(machine):
+    """A submission from a login node uses the environment of a running job."""
+    done = machine.install("cpu", UNIGRPO_INSTALL="never")
+    assert (done.returncode, done.stdout, machine.installations()) == (0, "", [])
+    machine.program(machine.environment / "bin" / "python", "exit 1")
+    done = machine.install("cpu", UNIGRPO_INSTALL="never")
+    assert done.returncode == 1
+    assert re.search(r"\.venv has no Ray.*pip install 'ray\[default\]==[\d.]+'", done.stderr)
+
+
+def test_a_submission_to_a_cluster_installs_nothing(machine):
+    launch = machine.folder / "project" / "launch"
+    for name in ("submit.sh", "ray_head.sh"):
+        shutil.copy(ROOT / "launch" / name, launch / name)
+    done = machine.run("cpu", "source launch/submit.sh; submit_to_cluster", RAY_ADDRESS="")
+    assert done.returncode == 1
+    assert "RAY_ADDRESS is not set" in done.stderr
+    assert machine.installations() == []

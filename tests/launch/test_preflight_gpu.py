@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shlex
@@ -11,26 +10,12 @@ import subprocess
 import sys
 from collections import namedtuple
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
+import preflight_gpu as preflight
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 Usage = namedtuple("Usage", "total used free")
-
-
-def load(name: str) -> ModuleType:
-    """A script of launch/ as a module."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "launch" / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # where dataclasses look for annotations
-    spec.loader.exec_module(module)
-    return module
-
-
-preflight: Any = load("preflight_gpu")
 
 
 @pytest.fixture

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any, TypeVar
 
+from unigrpo import ConfigError
+
 Plugin = TypeVar("Plugin")
 
 
@@ -31,7 +33,7 @@ def load(package: str, name: str, *, setting: str) -> ModuleType:
     """
     names = available(package)
     if name not in names:
-        raise ValueError(f"{setting}: no {name!r}; choose one of {names}")
+        raise ConfigError(f"{setting}: no {name!r}; choose one of {names}")
     return importlib.import_module(f"{package}.{name}")
 
 
@@ -55,9 +57,9 @@ def build(package: str, name: str, kind: type[Plugin], options: Mapping[str, Any
         if inspect.isclass(member) and issubclass(member, kind) and member.__module__ == module.__name__
     ]
     if len(found) != 1:
-        raise ValueError(f"{module.__name__} must define one {kind.__name__}; it defines {found}")
+        raise ConfigError(f"{module.__name__} must define one {kind.__name__}; it defines {found}")
     allowed = list(inspect.signature(found[0]).parameters)
     unknown = sorted(set(options) - set(allowed))
     if unknown:
-        raise ValueError(f"{setting}.options: {name!r} has no {unknown}; its options are {allowed}")
+        raise ConfigError(f"{setting}.options: {name!r} has no {unknown}; its options are {allowed}")
     return found[0](**options)

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from unigrpo import __version__
+from unigrpo import DataError, __version__
 from unigrpo.cli.main import COMMANDS, GROUPS, Command, help_text, main, run_command
 
 
@@ -39,12 +39,12 @@ def test_an_unknown_subcommand_gets_the_nearest_name(capsys):
 
 def test_wrong_input_is_one_line_and_other_errors_are_raised(capsys, monkeypatch):
     def fails(arguments):
-        raise {"input": ValueError, "bug": TypeError}[arguments[0]]("found x; expected y")
+        raise {"input": DataError, "bug": ValueError}[arguments[0]]("found x; expected y")
 
     monkeypatch.setattr("unigrpo.cli.report.run", fails)
     assert main(["report", "input"]) == 2
     assert capsys.readouterr().err == "error: found x; expected y\n"
-    with pytest.raises(TypeError, match="found x"):
+    with pytest.raises(ValueError, match="found x"):
         main(["report", "bug"])
 
 

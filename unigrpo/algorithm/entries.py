@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from unigrpo import ConfigError
 from unigrpo.algorithm.likelihood.base import Views
 
 LEVELS = ("token", "view_token", "view", "span", "sequence")
@@ -197,7 +198,7 @@ def units(entries: Entries, columns: Columns, level: str) -> Units:
         "sequence": ("sample",),
     }.get(level)
     if names is None:
-        raise ValueError(f"objective level: no {level!r}; choose one of {list(LEVELS)}")
+        raise ConfigError(f"objective level: no {level!r}; choose one of {list(LEVELS)}")
     key = torch.zeros_like(entries.sample)
     for name in names:  # one number for each unit, in the order of the names
         values: Tensor = getattr(entries, name)
@@ -320,4 +321,4 @@ def reduce_units(
         return totals.sum() / max(counts.num_tokens[grouped.level], 1)
     if how == "fixed_length":
         return (totals / (max(counts.num_responses, 1) * columns.max_tokens)).sum()
-    raise ValueError(f"loss reduction: no {how!r}; choose one of {sorted(REDUCTIONS)}")
+    raise ConfigError(f"loss reduction: no {how!r}; choose one of {sorted(REDUCTIONS)}")

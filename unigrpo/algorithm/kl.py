@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from unigrpo import ConfigError
+
 MAX_LOG_RATIO = 20.0
 """k3 stops growing where the reference finds a token e^20 times likelier."""
 ESTIMATORS = ("k1", "k2", "k3")
@@ -65,7 +67,7 @@ def kl_estimate(difference: Float[Tensor, "*any"], estimator: str) -> Float[Tens
     if estimator == "k3":
         difference = difference.clamp(max=MAX_LOG_RATIO)
         return torch.expm1(difference) - difference
-    raise ValueError(f"KL estimator: no {estimator!r}; choose one of ['k1', 'k2', 'k3']")
+    raise ConfigError(f"KL estimator: no {estimator!r}; choose one of ['k1', 'k2', 'k3']")
 
 
 def exact_kl(log_probs: Float[Tensor, "*N V"], ref_log_probs: Float[Tensor, "*N V"]) -> Float[Tensor, "*N"]:
@@ -82,9 +84,9 @@ def exact_kl(log_probs: Float[Tensor, "*N V"], ref_log_probs: Float[Tensor, "*N 
 def check_penalty(estimator: str, setting: str) -> None:
     """Raises ValueError unless the estimator can hold a policy back as a loss; ``setting`` is its config name."""
     if estimator == "k1":
-        raise ValueError(
+        raise ConfigError(
             f"{setting} is 'k1', whose gradient is 0 on average: it would not hold the policy near the reference; "
             f"choose one of {sorted(PENALTIES)}"
         )
     if estimator not in PENALTIES:
-        raise ValueError(f"{setting}: no {estimator!r}; choose one of {sorted(PENALTIES)}")
+        raise ConfigError(f"{setting}: no {estimator!r}; choose one of {sorted(PENALTIES)}")

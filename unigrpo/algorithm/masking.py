@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from unigrpo import ConfigError
+
 NUM_TIMESTEPS = 1000
 """T, into which the ``interpolate`` schedule rounds its ratios (arXiv:2505.15809, section 5.2)."""
 
@@ -44,7 +46,7 @@ def mask_ratios(
     elif schedule == "random":
         ratios = draws
     else:
-        raise ValueError(f"mask ratio schedule: no {schedule!r}; choose one of ['interpolate', 'random', 'stride']")
+        raise ConfigError(f"mask ratio schedule: no {schedule!r}; choose one of ['interpolate', 'random', 'stride']")
     if shuffle:
         orders = torch.stack(
             [torch.randperm(num_inner_updates, generator=g, device=g.device).cpu() for g in generators]

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from unigrpo import ConfigError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Denominators:
@@ -44,7 +46,7 @@ def reduce_tokens(
         return fixed_length(
             values, scored, num_responses=denominators.num_responses, length=denominators.response_length
         )
-    raise ValueError(
+    raise ConfigError(
         f"loss reduction: no {aggregation!r}; choose one of ['fixed_length', 'masked_token_mean', 'token_mean']"
     )
 

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from unigrpo import ConfigError
+
 
 def hidden_share(
     schedule: str, t: Float[Tensor, "*any"], *, start: float = -3.0, end: float = 3.0, tau: float = 1.0
@@ -38,7 +40,7 @@ def hidden_share(
     elif schedule.startswith("pow"):
         share = 1 - t.pow(_exponent(schedule))
     else:
-        raise ValueError(
+        raise ConfigError(
             f"mask schedule: no {schedule!r}; choose one of ['cosine', 'linear', 'pow<exponent>', 'sigmoid']"
         )
     return share.clamp(0.0, 1.0)
@@ -50,5 +52,5 @@ def _exponent(schedule: str) -> float:
     except ValueError:
         exponent = 0.0
     if not 0 < exponent < math.inf:
-        raise ValueError(f"mask schedule {schedule!r} needs a positive exponent, as in 'pow2' or 'pow0.5'")
+        raise ConfigError(f"mask schedule {schedule!r} needs a positive exponent, as in 'pow2' or 'pow0.5'")
     return exponent

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from unigrpo import ConfigError
+
 
 def trace_views(
     commit_step: Int[Tensor, " L"], scored: Bool[Tensor, " L"], steps_per_view: int
@@ -31,7 +33,7 @@ def trace_views(
         ValueError: ``steps_per_view`` is below 1.
     """
     if steps_per_view < 1:
-        raise ValueError(f"steps_per_view is {steps_per_view}; use at least 1")
+        raise ConfigError(f"steps_per_view is {steps_per_view}; use at least 1")
     steps = torch.tensor(sorted({int(step) for step in commit_step if step >= 0}), device=commit_step.device)
     if len(steps) == 0:
         nothing = scored.new_zeros(0, len(scored))

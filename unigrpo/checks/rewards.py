@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from rewards.runtime.process import DeadlineMissed, ProcessFailed, RewardProcess
+from unigrpo import ConfigError
 from unigrpo.config import RewardConfig, RewardTermConfig
 from unigrpo.records import Prompt
 from unigrpo.workers.reward import applies_to, check_names, prompt_input, reward_spec
@@ -48,14 +49,14 @@ def _check(term: RewardTermConfig, prompts: Sequence[Prompt]) -> tuple[str, dict
                 try:
                     problems = process.check_prompts(inputs, seconds=seconds)
                 except ValueError as error:
-                    raise ValueError(f"reward {name!r} cannot check the prompts: {error}") from error
+                    raise ConfigError(f"reward {name!r} cannot check the prompts: {error}") from error
                 for place, problem in zip(part, problems, strict=True):
                     if problem:
                         refused[place] = f"{prompts[place].id}: reward {name!r} cannot use it: {problem}"
     except DeadlineMissed as error:
-        raise ValueError(
+        raise ConfigError(
             f"reward {term.name!r} {error}; if it needs longer, set its check_timeout_seconds in reward.terms"
         ) from error
     except ProcessFailed as error:
-        raise ValueError(f"reward {term.name!r} {error}") from error
+        raise ConfigError(f"reward {term.name!r} {error}") from error
     return name, refused

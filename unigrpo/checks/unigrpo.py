@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from unigrpo import ConfigError
 from unigrpo.algorithm.advantage.base import load_advantage
 from unigrpo.algorithm.likelihood.base import load_estimator
 from unigrpo.algorithm.objective.base import load_objective
@@ -66,7 +67,7 @@ def check_algorithm(config: RunConfig) -> None:
     objective = load_objective(config.algo.objective.name, config.algo.objective.arguments)
     ranks, prompts = config.num_policy_ranks, config.rollout.batch_size
     if objective.scope == "group" and prompts % ranks:
-        raise ValueError(
+        raise ConfigError(
             f"algo.objective {config.algo.objective.name!r} compares the samples of a prompt, which must be on one "
             f"rank; make rollout.batch_size {prompts} a multiple of the {ranks} policy ranks"
         )
@@ -189,13 +190,13 @@ def check_checkpoint(config: RunConfig | StageConfig, checkpoints: CheckpointSto
         return
     ranks = found.state["num_policy_ranks"]
     if ranks != config.actor.num_ranks:
-        raise ValueError(
+        raise ConfigError(
             f"{found.folder}: its optimizer states are sharded over {ranks} policy ranks, the run has "
             f"{config.actor.num_ranks}; set actor.num_nodes x actor.num_gpus_per_node to {ranks}, or start a new run "
             "from the exported policy"
         )
     if found.step > config.train.num_steps:
-        raise ValueError(
+        raise ConfigError(
             f"{found.folder}: {found.step} steps are finished, but train.num_steps is {config.train.num_steps}; set "
             f"{found.step} or more, or start a new run in another --run_dir"
         )
@@ -213,7 +214,7 @@ def _check_changed_settings(config: RunConfig | StageConfig) -> None:
     shown = {name: f"{name}: {before} -> {now}" for name, (before, now) in changed.items()}
     fixed = [text for name, text in shown.items() if name.startswith(FIXED_SETTINGS)]
     if fixed:
-        raise ValueError(
+        raise ConfigError(
             f"the checkpoints of {config.run_dir} do not fit these settings: {'; '.join(fixed)}. Set them as before, "
             "or start a new run in another --run_dir. If only a folder has moved, change it in the config.yaml there"
         )
@@ -228,20 +229,20 @@ def check_image_tokenizer(image: ImageConfig, model: str, vocabulary: Vocabulary
         ValueError: They do not.
     """
     if not vocabulary.codebook_size:
-        raise ValueError(
+        raise ConfigError(
             f"{model}: a text-only checkpoint, but there are images; give it image codes by "
             "`python -m unigrpo.cli.add_image_tokens`"
         )
     tokenizer = find_image_tokenizer(image.tokenizer, model)
     if tokenizer is None:
-        raise ValueError("there are images, but image.tokenizer is empty; name an image tokenizer")
+        raise ConfigError("there are images, but image.tokenizer is empty; name an image tokenizer")
     if tokenizer.codebook_size != vocabulary.codebook_size:
-        raise ValueError(
+        raise ConfigError(
             f"the image tokenizer has {tokenizer.codebook_size} codes, the model {vocabulary.codebook_size}; use the "
             "one that the model was trained with (image.tokenizer)"
         )
     if image.resolution % tokenizer.downscale:
-        raise ValueError(
+        raise ConfigError(
             f"image.resolution {image.resolution} is no multiple of {tokenizer.downscale}, the square of pixels "
             "of one code"
         )
@@ -253,7 +254,7 @@ def check_image_tokens(
 ) -> None:
     """Raises ValueError if a section of the config does not fit the number of codes of the images it draws."""
     if num_codes and image.num_image_tokens not in (num_codes, ImageSamplingConfig().num_image_tokens):
-        raise ValueError(
+        raise ConfigError(
             f"{section}.image.num_image_tokens is {image.num_image_tokens}, but image.resolution {resolution} "
             f"makes {num_codes}; leave it out"
         )
@@ -308,13 +309,13 @@ def _check_length(prompt: Prompt, length: int, num_codes: int, config: RunConfig
     limit = config.data.max_prompt_tokens
     num_text = length - (num_codes if prompt.task == "mmu" else 0)
     if num_text > limit:
-        raise ValueError(
+        raise ConfigError(
             f"{prompt.id}: the prompt has {num_text} tokens, more than data.max_prompt_tokens {limit}; shorten it or "
             "raise the limit"
         )
     with_thoughts = length + config.rollout.text.max_new_tokens
     if prompt.task == "r2i" and room and with_thoughts > room:
-        raise ValueError(
+        raise ConfigError(
             f"{prompt.id}: request and thoughts need {with_thoughts} tokens, more than the {room} of training "
             "(rollout.max_text_tokens, or max_text_tokens of the policy's config.json); shorten the request or lower "
             "rollout.text.max_new_tokens"

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from jsonargparse import ArgumentParser
 
+from unigrpo import ConfigError
 from unigrpo.cli.arguments import config_from_args, parse
 from unigrpo.cli.main import run_old_name
 from unigrpo.config.checks import valid_seed
@@ -37,10 +38,10 @@ class GrowConfig:
 
     def __post_init__(self) -> None:
         if self.codebook_size < 1:
-            raise ValueError(f"codebook_size is {self.codebook_size}; it must be above 0")
+            raise ConfigError(f"codebook_size is {self.codebook_size}; it must be above 0")
         valid_seed("seed", self.seed)
         if Path(self.output).exists():
-            raise ValueError(f"output {self.output!r} exists already; name another folder")
+            raise ConfigError(f"output {self.output!r} exists already; name another folder")
 
 
 def run(arguments: Sequence[str]) -> int:

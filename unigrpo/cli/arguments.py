@@ -10,6 +10,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 from jsonargparse import ArgumentError, ArgumentParser, get_loader, set_loader, set_parsing_settings
 
+from unigrpo import ConfigError
 from unigrpo.cli.old_names import renamed_config, renamed_flags
 from unigrpo.config import RunConfig
 
@@ -97,12 +98,12 @@ def parse(parser: ArgumentParser, arguments: Sequence[str], config: type | None 
         flags = set(FLAG.findall(parser.format_help()))
         wrong = [name for a in given if a.startswith("--") and (name := a.split("=")[0]) not in flags]
         if wrong:
-            raise ValueError(f"{message}{_hint(wrong[0], flags, '--')}") from error
+            raise ConfigError(f"{message}{_hint(wrong[0], flags, '--')}") from error
         if in_file := UNKNOWN_KEY.search(message):
             known = {part for flag in flags for part in flag[2:].split(".")} | _field_names(config)
             unknown = [key for key in in_file[1].split(".") if key not in known]
             message += _hint(unknown[0], known, "") if unknown else ""
-        raise ValueError(message) from error
+        raise ConfigError(message) from error
 
 
 def _hint(wrong: str, known: set[str], prefix: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rewards.grading.grader import KINDS, Grader
+from unigrpo import ConfigError
 from unigrpo.cli.main import run_old_name
 from unigrpo.data.bad_samples import BadSample
 from unigrpo.data.cot_format import ANSWER_KEYS, QUESTION_KEYS, THINKING_KEYS, CotError, convert_row, matches_gold
@@ -65,7 +66,7 @@ def convert_file(
     """
     table = open_table(source, split)
     if not target.absolute().parent.is_dir() or target.is_dir():
-        raise ValueError(f"--output {target}: expected a file name in a folder that exists")
+        raise ConfigError(f"--output {target}: expected a file name in a folder that exists")
     counts: Counter[str] = Counter()
     grader = Grader()
     part = target.with_name(target.name + ".part")
@@ -81,7 +82,7 @@ def convert_file(
                 if not line:
                     logger.warning("%s: %s", table.key(index), outcome)
         if not counts[KEPT] + counts[UNCHECKED]:
-            raise ValueError(f"{source}: no row was kept: {dict(counts)}")
+            raise ConfigError(f"{source}: no row was kept: {dict(counts)}")
         part.replace(target)
     finally:
         grader.close()

@@ -18,6 +18,7 @@ import torch
 from jsonargparse import ArgumentParser
 from PIL import Image
 
+from unigrpo import ConfigError
 from unigrpo.cli.arguments import parse
 from unigrpo.cli.generate_inputs import torch_device
 from unigrpo.cli.images import HIDDEN, image_frames
@@ -154,11 +155,11 @@ class Demo:
             ValueError: An input is missing or does not fit.
         """
         if reason := self.why_not(task):
-            raise ValueError(reason)
+            raise ConfigError(reason)
         if not prompt.strip():
-            raise ValueError("The text is empty; write something.")
+            raise ConfigError("The text is empty; write something.")
         if task == "mmu" and not picture:
-            raise ValueError("There is no image; upload one.")
+            raise ConfigError("There is no image; upload one.")
         valid_seed("The seed", seed)
         draws = task in DRAWING_TASKS
         text, image = self.config.text, self.config.image
@@ -195,7 +196,7 @@ class Demo:
         response += image.num_image_tokens * (prompt.task in DRAWING_TASKS)
         limit = self._model.config.max_sequence_length
         if tokens + response > limit:
-            raise ValueError(
+            raise ConfigError(
                 f"The text has {tokens} tokens and the response {response}, but the model was made for {limit}; "
                 "write a shorter text."
             )
@@ -224,7 +225,7 @@ def build_page(demo: Demo) -> Any:
     try:
         import gradio  # noqa: PLC0415  # seconds to import, and optional
     except ImportError as error:
-        raise ValueError("the demo needs Gradio: .venv/bin/python -m pip install 'gradio==6.31.0'") from error
+        raise ConfigError("the demo needs Gradio: .venv/bin/python -m pip install 'gradio==6.31.0'") from error
     with gradio.Blocks(title="UniGRPO", analytics_enabled=False) as page:
         gradio.Markdown(
             f"## UniGRPO\n`{demo.config.model}`: every step of the denoising is shown, and can be replayed."
@@ -319,7 +320,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         page.launch(server_name=config.host, server_port=config.port, share=False, quiet=True, footer_links=[])
     except OSError as error:
-        raise ValueError(f"port {config.port} cannot be used ({error}); choose another with --port") from error
+        raise ConfigError(f"port {config.port} cannot be used ({error}); choose another with --port") from error
     return 0
 
 

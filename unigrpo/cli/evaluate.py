@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from unigrpo import ConfigError
 from unigrpo.checks.unigrpo import check_prompts, held_out_prompts
 from unigrpo.cli.arguments import config_from_args, parse, run_parser
 from unigrpo.cli.generate_inputs import torch_device
@@ -50,9 +51,9 @@ def run(arguments: Sequence[str]) -> int:
     config, output = with_absolute_paths(config_from_args(parsed, RunConfig)), Path(user.resolve_output(parsed.output))
     models = [user.resolve_input(model) for model in parsed.models] or [config.actor.model_name_or_path]
     if (output / RESULTS).exists():
-        raise ValueError(f"output {output} holds {RESULTS} already; name another folder")
+        raise ConfigError(f"output {output} holds {RESULTS} already; name another folder")
     if not config.eval.dataset:
-        raise ValueError("eval.dataset is empty; name the held-out prompts")
+        raise ConfigError("eval.dataset is empty; name the held-out prompts")
     bad = BadRows(config.data.max_bad_fraction)
     prompts = held_out_prompts(config, bad)
     configs = [replace(config, actor=replace(config.actor, model_name_or_path=model)) for model in models]

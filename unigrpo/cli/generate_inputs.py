@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from unigrpo import ConfigError
 from unigrpo.config import (
     DRAWING_TASKS,
     DataConfig,
@@ -86,11 +87,11 @@ class GenerateConfig:
     def __post_init__(self) -> None:
         for name in ("resolution", "num_samples", "batch_size"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0")
         valid_seed("seed", self.seed)
         check_text_steps("text.", self.text)
         if self.max_text_tokens < 0:
-            raise ValueError(f"max_text_tokens is {self.max_text_tokens}; it must be 0 or more")
+            raise ConfigError(f"max_text_tokens is {self.max_text_tokens}; it must be 0 or more")
 
     @property
     def data(self) -> DataConfig:
@@ -121,7 +122,7 @@ def check_inputs(config: GenerateConfig) -> Inputs:
         ValueError: Something is wrong; the message names the file or the setting.
     """
     if (Path(config.output) / SAMPLES).exists():
-        raise ValueError(f"output {config.output!r} holds {SAMPLES} already; name another folder")
+        raise ConfigError(f"output {config.output!r} holds {SAMPLES} already; name another folder")
     torch_device(config.device)
     prompts = _read_prompts(config)
     model_config = load_config(config.model)
@@ -137,7 +138,7 @@ def check_inputs(config: GenerateConfig) -> Inputs:
             max_text_tokens=room,
         )  # fmt: skip
     if vocabulary.codebook_size == 0:
-        raise ValueError(
+        raise ConfigError(
             f"{config.model}: a text-only checkpoint (codebook_size is 0); task {config.task} needs images"
         )
     image_tokenizer = _load_image_tokenizer(config, vocabulary)
@@ -166,7 +167,7 @@ def torch_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); use auto") from error
+        raise ConfigError(f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); use auto") from error
     return device
 
 
@@ -180,11 +181,11 @@ def _read_prompts(config: GenerateConfig) -> list[Prompt]:
         else:
             prompts = load_prompts(files, default_task=config.task, tasks=(config.task,))
     elif is_table_name(config.prompts):
-        raise ValueError(f"prompts {config.prompts!r}: no such file (looked in {Path.cwd()})")
+        raise ConfigError(f"prompts {config.prompts!r}: no such file (looked in {Path.cwd()})")
     else:
         prompts = [Prompt(id="prompts", text=config.prompts)] if config.prompts.strip() else []
     if not prompts:
-        raise ValueError(f"prompts {config.prompts!r} holds no prompt; give a text or a file with one per line")
+        raise ConfigError(f"prompts {config.prompts!r} holds no prompt; give a text or a file with one per line")
     return [replace(prompt, task=config.task) for prompt in _with_images(prompts, config)]
 
 
@@ -192,7 +193,7 @@ def _with_images(prompts: list[Prompt], config: GenerateConfig) -> list[Prompt]:
     """Returns the prompts with the images of the command line, or with their own."""
     if config.task != "mmu":
         if config.images:
-            raise ValueError(f"images are given, but task {config.task} reads none; only mmu does")
+            raise ConfigError(f"images are given, but task {config.task} reads none; only mmu does")
         return [replace(prompt, images=()) for prompt in prompts]
     given = config.images
     if len(given) > 1 and len(prompts) == 1:
@@ -200,12 +201,12 @@ def _with_images(prompts: list[Prompt], config: GenerateConfig) -> list[Prompt]:
     elif len(given) == 1:
         given = given * len(prompts)
     if given and len(given) != len(prompts):
-        raise ValueError(f"{len(given)} images for {len(prompts)} prompts; give one to each, or one for all")
+        raise ConfigError(f"{len(given)} images for {len(prompts)} prompts; give one to each, or one for all")
     if given:
         prompts = [replace(prompt, images=(image,)) for prompt, image in zip(prompts, given, strict=True)]
     for prompt in prompts:
         if len(prompt.images) != 1:
-            raise ValueError(f"{prompt.id}: task mmu needs one image, found {len(prompt.images)}; use --images")
+            raise ConfigError(f"{prompt.id}: task mmu needs one image, found {len(prompt.images)}; use --images")
     return prompts
 
 
@@ -226,7 +227,7 @@ def _check_lengths(
         length = len(ids) - not_text + thoughts
         if length > room:
             what = f"prompt with {thoughts} for its thoughts" if thoughts else "prompt"
-            raise ValueError(
+            raise ConfigError(
                 f"{prompt.id}: the {what} has {length} text tokens, more than max_text_tokens {room}; shorten it, or "
                 "raise the limit"
             )
@@ -235,16 +236,16 @@ def _check_lengths(
 def _load_image_tokenizer(config: GenerateConfig, vocabulary: Vocabulary) -> ImageTokenizer:
     name = config.image_tokenizer or str(Path(config.model) / "image_tokenizer")
     if not config.image_tokenizer and not Path(name).is_dir():
-        raise ValueError(
+        raise ConfigError(
             f"{config.model}: no folder image_tokenizer is in it; name one with --image_tokenizer, for example "
             "showlab/magvitv2"
         )
     loaded = load_image_tokenizer(name, device=torch_device(config.device))
     if loaded.codebook_size != vocabulary.codebook_size:
-        raise ValueError(
+        raise ConfigError(
             f"{name}: the image tokenizer has {loaded.codebook_size} codes, the model {vocabulary.codebook_size}; use "
             "the one that the model was trained with"
         )
     if config.resolution % loaded.downscale:
-        raise ValueError(f"resolution is {config.resolution}; it must be a multiple of {loaded.downscale}")
+        raise ConfigError(f"resolution is {config.resolution}; it must be a multiple of {loaded.downscale}")
     return loaded

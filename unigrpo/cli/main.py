@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from unigrpo import __version__
+from unigrpo import CheckpointError, ConfigError, DataError, __version__
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
     module, _, function = COMMANDS[name].function.partition(":")
     try:
         return getattr(importlib.import_module(module), function)(arguments) or 0
-    except ValueError as error:
+    except (ConfigError, DataError, CheckpointError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
 

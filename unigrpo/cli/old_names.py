@@ -6,6 +6,8 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+from unigrpo import ConfigError
+
 logger = logging.getLogger(__name__)
 
 OLD_KEYS = {
@@ -53,7 +55,7 @@ def renamed_config(content: Any) -> Any:
         if isinstance(section, dict) and last in section:
             name = new.split(".")[-1]
             if name in section:
-                raise ValueError(f"the config has {old} and {new}, which are one setting; keep {new}")
+                raise ConfigError(f"the config has {old} and {new}, which are one setting; keep {new}")
             section[name] = section.pop(last)
             _tell(old, new)
     return _with_renamed_fits(content)

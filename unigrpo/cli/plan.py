@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from unigrpo import ConfigError
 from unigrpo.checks.denoising import StageInputs, row_lengths
 from unigrpo.checks.unigrpo import Inputs
 from unigrpo.config import BaseRunConfig, RolloutConfig, RunConfig
@@ -50,7 +51,7 @@ def assumptions(gpu: str, mfu: float) -> Assumptions:
         ValueError: A value is wrong.
     """
     if not 0 < mfu <= 1:
-        raise ValueError(f"--mfu is {mfu}; it must lie above 0 and not above 1")
+        raise ConfigError(f"--mfu is {mfu}; it must lie above 0 and not above 1")
     return Assumptions(hardware=find_hardware(gpu), mfu=mfu)
 
 
@@ -144,7 +145,7 @@ def _paid_tasks(config: RunConfig) -> list[str]:
     paid = dict.fromkeys(task for term in config.reward.terms for task in term.tasks or asked or ("text",))
     tasks = [task for task in paid if not asked or task in asked]
     if not tasks:
-        raise ValueError(
+        raise ConfigError(
             f"data.tasks is {list(asked)}, but reward.terms score only {list(paid)}; add a reward whose tasks hold "
             "one of the run's, or change data.tasks"
         )

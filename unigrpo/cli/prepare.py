@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unigrpo import ConfigError
 from unigrpo.config import PromptFileConfig
 
 if TYPE_CHECKING:
@@ -94,9 +95,9 @@ def prepare(
     source = source or found.source
     is_generated = not source and name in GENERATED
     if not source and not is_generated:
-        raise ValueError(f"prepare {name} needs --source: a file, folder or Hub name of prompts")
+        raise ConfigError(f"prepare {name} needs --source: a file, folder or Hub name of prompts")
     if not output.absolute().parent.is_dir() or output.is_dir():
-        raise ValueError(f"--output {output}: expected a file name in a folder that exists")
+        raise ConfigError(f"--output {output}: expected a file name in a folder that exists")
     counts: Counter[str] = Counter()
     prompts = _generated(name, seed, split) if is_generated else _read(name, source, split, counts)
     limit = max_rows or (NUM_GENERATED if is_generated else 0)
@@ -108,7 +109,7 @@ def prepare(
                 break
     if not counts["kept"]:
         part.unlink()
-        raise ValueError(f"{source}: no row was kept: {dict(counts)}")
+        raise ConfigError(f"{source}: no row was kept: {dict(counts)}")
     part.replace(output)
     record = {
         "set": name,
@@ -133,7 +134,7 @@ def _read(name: str, source: str, split: str, counts: Counter[str]) -> Iterator[
     try:
         reader = PromptReader(table, file, split)
     except BadSample as error:
-        raise ValueError(str(error)) from error
+        raise ConfigError(str(error)) from error
     logger.info("%s: %d rows; %s", source, len(table), reader.columns.describe())
     for index in range(len(table)):
         try:

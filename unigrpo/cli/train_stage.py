@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from unigrpo import ConfigError
 from unigrpo.cli.arguments import add_plan_arguments, config_from_args, parse, run_parser
 from unigrpo.cli.paths import UserPaths, with_absolute_paths
 from unigrpo.config.denoising import StageConfig
@@ -45,7 +46,7 @@ def initial_checkpoint(config: StageConfig, run: Path) -> StageConfig:
         ValueError: The run is not finished.
     """
     if not (run / "summary.json").exists():
-        raise ValueError(
+        raise ConfigError(
             f"--init_from {run}: no finished run there (no summary.json); name the run directory of a stage"
         )
     policy = run / "policy"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 
+from unigrpo import ConfigError
+
 
 def require(condition: bool, message: str) -> None:
     """Raises a ValueError with the message unless the condition holds."""
     if not condition:
-        raise ValueError(message)
+        raise ConfigError(message)
 
 
 def choice(name: str, value: object, allowed: tuple[str, ...]) -> None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from unigrpo import ConfigError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Hardware:
@@ -47,7 +49,7 @@ def find_hardware(name: str) -> Hardware:
         found = gpu_of_this_machine() if torch.cuda.is_available() else None
         return found or KINDS[DEFAULT]
     if name not in KINDS:
-        raise ValueError(f"--gpu: no {name!r}; choose one of {['auto', *KINDS]}")
+        raise ConfigError(f"--gpu: no {name!r}; choose one of {['auto', *KINDS]}")
     return KINDS[name]
 
 

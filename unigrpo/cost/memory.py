@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from unigrpo import ConfigError
 from unigrpo.config import BaseRunConfig, LoRAConfig, RunConfig
 from unigrpo.cost.hardware import Hardware
 from unigrpo.models.lora import add_lora
@@ -129,7 +130,7 @@ def check_fits(plan: MemoryPlan, config: BaseRunConfig, hardware: Hardware) -> N
         ("a smaller rollout.micro_batch_size", largest == "sampling"),
         ("actor.gradient_checkpointing_enable true", not config.actor.gradient_checkpointing_enable),
     ]
-    raise ValueError(
+    raise ConfigError(
         f"the run needs {plan.gpu_total:.1f} GB on each GPU, most of it for {largest} ({plan.gpu[largest]:.1f} GB); "
         f"{hardware.name} has {hardware.memory_gb:.0f} GB, of which {room:.0f} can be used. Choose among: "
         + ", ".join(change for change, helps in changes if helps)
@@ -139,7 +140,7 @@ def check_fits(plan: MemoryPlan, config: BaseRunConfig, hardware: Hardware) -> N
 def check_rollouts_fit(gigabytes: float, hardware: Hardware) -> None:
     """Refuses rollout workers that need more memory than their GPU has; raises as :func:`check_fits`."""
     if gigabytes > room_gb(hardware):
-        raise ValueError(
+        raise ConfigError(
             f"a rollout worker needs {gigabytes:.1f} GB; {hardware.name} has {hardware.memory_gb:.0f} GB, of which "
             f"{room_gb(hardware):.0f} can be used. Choose a smaller rollout.micro_batch_size"
         )

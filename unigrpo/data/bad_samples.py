@@ -6,6 +6,8 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 
+from unigrpo import DataError
+
 logger = logging.getLogger(__name__)
 MAX_SHOWN = 5
 """Largest number of problems that one error lists."""
@@ -68,7 +70,7 @@ class BadRows:
             return
         messages = [message for file in too_many for _, message in self._problems[file]]
         counts = [f"{len(self._problems[file])} of {self._rows[file]} rows of {file}" for file in too_many]
-        raise ValueError(
+        raise DataError(
             f"{listed(messages)}\n{' and '.join(counts)} cannot be used, more than data.max_bad_fraction "
             f"{self._max_fraction:g} allows; repair the data or raise it"
         )
@@ -83,4 +85,4 @@ def listed(messages: Sequence[str]) -> str:
 def raise_problems(problems: Sequence[str]) -> None:
     """Raises one ValueError for all problems, if there are any; it lists the first ones."""
     if problems:
-        raise ValueError(listed(problems))
+        raise DataError(listed(problems))

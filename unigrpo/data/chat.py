@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
+from unigrpo import DataError
+
 NEWLINES = {"chat_one_newline": "\n", "chat_two_newlines": "\n\n"}
 """Text after every header: one newline in MMaDA's prompts, two in the template of LLaDA's tokenizer.
 
@@ -41,14 +43,14 @@ def chat_text(
     if template in NEWLINES:
         return _published(messages, tokenizer, template)
     if not tokenizer.chat_template:
-        raise ValueError(
+        raise DataError(
             "the tokenizer has no chat template; add one to it, or set data.prompt_template plain, or one of "
             f"{', '.join(NEWLINES)}"
         )
     try:
         return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
     except Exception as error:  # a template is a program of its own, and fails in its own ways
-        raise ValueError(
+        raise DataError(
             f"the tokenizer's chat template fails on a prompt ({type(error).__name__}: {str(error)[:200]}); repair "
             "chat_template.jinja or tokenizer_config.json, or set data.prompt_template to one of "
             f"{', '.join(NEWLINES)}"
@@ -69,7 +71,7 @@ def chat_variant(tokenizer: PreTrainedTokenizerBase) -> str | None:
 def _published(messages: Sequence[Mapping[str, str]], tokenizer: PreTrainedTokenizerBase, template: str) -> str:
     missing = sorted(set(HEADER_TOKENS) - tokenizer.get_vocab().keys())
     if missing:
-        raise ValueError(
+        raise DataError(
             f"data.prompt_template is {template}, but the tokenizer has no {', '.join(missing)}; use chat or plain"
         )
     start, end, end_of_turn = HEADER_TOKENS

@@ -12,6 +12,7 @@ import functools
 import json
 from collections.abc import Mapping
 
+from unigrpo import DataError
 from unigrpo.data.bad_samples import BadSample
 from unigrpo.data.tables import Table, open_table
 
@@ -71,9 +72,9 @@ def embedded_bytes(name: str) -> bytes:
         cell = _table(place["table"], place["split"]).row(place["row"])[place["column"]]
         image = images_in(cell, name)[place["position"]]
     except (BadSample, LookupError) as error:
-        raise ValueError(f"{name}: there is no such image any more ({type(error).__name__}: {error})") from error
+        raise DataError(f"{name}: there is no such image any more ({type(error).__name__}: {error})") from error
     if isinstance(image, str):
-        raise ValueError(f"{name}: there is no such image any more; found the path {image}")
+        raise DataError(f"{name}: there is no such image any more; found the path {image}")
     return image
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import braceexpand
 
+from unigrpo import DataError
+
 TEXT_ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt")
 """Endings of files that may also be packed, as in ``a.jsonl.gz``."""
 ARROW_ENDINGS = (".parquet", ".arrow")
@@ -37,7 +39,7 @@ def expand_paths(paths: str, what: str) -> list[Path]:
         for name in braceexpand.braceexpand(str(Path(pattern).expanduser())):
             files = [Path(name)] if Path(name).exists() else [Path(match) for match in sorted(glob.glob(name))]
             if not files:
-                raise ValueError(f"{name}: no such file (looked in {Path.cwd()}); expected {what}")
+                raise DataError(f"{name}: no such file (looked in {Path.cwd()}); expected {what}")
             found += files
     return found
 

@@ -9,6 +9,7 @@ from typing import Any
 import datasets
 from datasets.exceptions import DatasetGenerationError
 
+from unigrpo import DataError
 from unigrpo.data.bad_samples import BadSample
 from unigrpo.data.files import is_table_name
 
@@ -69,7 +70,7 @@ def open_arrow_file(path: Path, name: str) -> ArrowTable:
             data = datasets.Dataset.from_parquet(str(path))
     except Exception as error:  # pyarrow and datasets each raise their own kinds
         cause = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
-        raise ValueError(
+        raise DataError(
             f"{path}: no {path.suffix[1:]} file could be read ({type(cause).__name__}: {cause})"
         ) from error
     assert isinstance(data, datasets.Dataset)
@@ -121,10 +122,10 @@ def _saved(folder: Path, split: str) -> ArrowTable:
     try:
         data = datasets.load_from_disk(str(folder))
     except Exception as error:  # every backend raises its own kind; all mean the same to the user
-        raise ValueError(f"{folder}: not what save_to_disk writes ({type(error).__name__}: {error})") from error
+        raise DataError(f"{folder}: not what save_to_disk writes ({type(error).__name__}: {error})") from error
     if isinstance(data, datasets.DatasetDict):
         if split not in data:
-            raise ValueError(f"{folder}: no split {split!r}; it has {sorted(data)}")
+            raise DataError(f"{folder}: no split {split!r}; it has {sorted(data)}")
         data = data[split]
     return ArrowTable(data, f"{folder}[{split}]", folder)
 
@@ -135,7 +136,7 @@ def _files_of_split(folder: Path, configuration: str, split: str) -> list[Path]:
     try:
         found = datasets.load_dataset_builder(str(folder), configuration or None).config.data_files
     except Exception as error:  # every backend raises its own kind; all mean the same to the user
-        raise ValueError(
+        raise DataError(
             f"{folder}: no data set could be found in this folder ({type(error).__name__}: {error})"
         ) from error
     names = {str(name): [Path(file) for file in files] for name, files in (found or {}).items()}
@@ -143,7 +144,7 @@ def _files_of_split(folder: Path, configuration: str, split: str) -> list[Path]:
     if not any(tables.values()):
         return []
     if split not in tables:
-        raise ValueError(f"{folder}: no split {split!r}; it has {sorted(tables)}")
+        raise DataError(f"{folder}: no split {split!r}; it has {sorted(tables)}")
     return tables[split]
 
 
@@ -151,7 +152,7 @@ def _load(path: str, configuration: str, split: str, problem: str) -> datasets.D
     try:
         data = datasets.load_dataset(path, configuration or None, split=split)
     except Exception as error:  # every backend raises its own kind; all mean the same to the user
-        raise ValueError(f"{problem} (split {split!r}): {type(error).__name__}: {error}") from error
+        raise DataError(f"{problem} (split {split!r}): {type(error).__name__}: {error}") from error
     assert isinstance(data, datasets.Dataset)
     return data
 

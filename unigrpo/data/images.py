@@ -14,6 +14,7 @@ from jaxtyping import Float
 from PIL import Image, ImageFile
 from torch import Tensor
 
+from unigrpo import DataError
 from unigrpo.config import Fit
 from unigrpo.data.embedded_images import EMBEDDED, embedded_bytes
 
@@ -68,7 +69,7 @@ def read_image(path: str | Path | BinaryIO) -> Image.Image:
             opened.load()
             return _rgb(_upright(opened))
     except Exception as error:  # decoders fail on broken files in many ways, not all of them documented
-        raise ValueError(
+        raise DataError(
             f"{path}: no image could be read ({type(error).__name__}: {error}); give a PNG, JPEG or WebP file"
         ) from error
 
@@ -86,16 +87,16 @@ def square_pixels(image: Image.Image, resolution: int, fit: Fit = "crop") -> Flo
     elif fit == "pad":
         square = _pad(image, resolution)
     else:
-        raise ValueError(f"fit: no {fit!r}; choose one of ['crop', 'pad', 'stretch']")
+        raise DataError(f"fit: no {fit!r}; choose one of ['crop', 'pad', 'stretch']")
     return torch.from_numpy(np.array(square)).permute(2, 0, 1).float() / 255 * 2 - 1
 
 
 def _check_size(size: tuple[int, int]) -> None:
     width, height = size
     if min(size) < 1:
-        raise ValueError(f"{width} x {height} pixels")
+        raise DataError(f"{width} x {height} pixels")
     if width * height > MAX_PIXELS or max(size) > MAX_RATIO * min(size):
-        raise ValueError(
+        raise DataError(
             f"{width} x {height} pixels, more than {MAX_PIXELS} in all or {MAX_RATIO} times as long as wide; scale it "
             "down first"
         )
@@ -184,6 +185,6 @@ def _grey(values: np.ndarray, largest: float, what: str) -> Image.Image:
     """Grey of 8 bits out of values between 0 and ``largest``."""
     low, high = float(values.min()), float(values.max())
     if not 0 <= low <= high <= largest:
-        raise ValueError(f"{what} from {low:g} to {high:g}, expected 0 to {largest:g}; save it with 8 bits a colour")
+        raise DataError(f"{what} from {low:g} to {high:g}, expected 0 to {largest:g}; save it with 8 bits a colour")
     scaled = values // 257 if largest > 1 else np.rint(values * 255)
     return Image.fromarray(scaled.astype(np.uint8))

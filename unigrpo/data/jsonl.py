@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from unigrpo import DataError
 from unigrpo.data.bad_samples import BadSample
 from unigrpo.data.files import GZIP
 from unigrpo.data.text import parse_json, parse_object, read_bytes
@@ -85,9 +86,9 @@ class JsonList:
         try:
             rows = parse_json(read_bytes(path), str(path))
         except BadSample as error:
-            raise ValueError(f"{error}; write one object per line into a .jsonl file?") from error
+            raise DataError(f"{error}; write one object per line into a .jsonl file?") from error
         if not isinstance(rows, list):
-            raise ValueError(f"{path}: expected a list of objects, found {type(rows).__name__}")
+            raise DataError(f"{path}: expected a list of objects, found {type(rows).__name__}")
         self._rows = rows
 
     def __len__(self) -> int:

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from unigrpo import DataError
 from unigrpo.models.vocabulary import Vocabulary
 
 IGNORED = -100
@@ -285,7 +286,7 @@ def _text_row(row: Tensor, prompt_mask: Tensor) -> TrainingRow:
 
 def _check_length(task: str, num_tokens: int, limit: int | None) -> None:
     if limit is not None and num_tokens > limit:
-        raise ValueError(
+        raise DataError(
             f"the {task} prompt has {num_tokens} text tokens, more than max_text_tokens {limit}; shorten the text or "
             "raise the limit"
         )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unigrpo import DataError
 from unigrpo.config import TASKS, PromptFileConfig
 from unigrpo.data.bad_samples import BadSample
 from unigrpo.data.embedded_images import embedded_name, images_in
@@ -87,14 +88,14 @@ def find_columns(table: Table, file: PromptFileConfig) -> PromptColumns:
     for setting in ("prompt_key", "label_key", "image_key"):
         asked = getattr(file, setting)
         if asked and not any(_has(row, asked) for row in rows):
-            raise ValueError(
+            raise DataError(
                 f"{file.path}: no column {asked!r} ({setting}) in {table.key(0)} and the rows behind it; found "
                 f"{sorted(found.values())}"
             )
     puzzle = _puzzle(found)
     question = file.prompt_key or next((found[key] for key in INPUT_KEYS if key in found), "")
     if not question and not puzzle:
-        raise ValueError(
+        raise DataError(
             f"{file.path}: {table.key(0)} has no column for the question, one of {list(INPUT_KEYS)}; found "
             f"{sorted(found.values())}. Name it by prompt_key"
         )

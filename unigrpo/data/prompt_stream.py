@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from unigrpo import DataError
 from unigrpo.config import DataConfig, prompt_files
 from unigrpo.data.corpora.order import Mixture
 from unigrpo.records import Prompt, SampleRequest
@@ -24,7 +25,7 @@ def check_shares(prompts: Sequence[Prompt], shares: Mapping[str, float]) -> None
     """Raises ValueError if a data set with a sampling weight has no prompt."""
     empty = [name for name in shares if not any(prompt.dataset == name for prompt in prompts)]
     if empty:
-        raise ValueError(
+        raise DataError(
             f"data.prompt_probs or a weight gives {empty[0]} a weight, but it has no prompt that is trained on; see "
             "data.tasks"
         )

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from unigrpo import DataError
 from unigrpo.config import DataConfig
 from unigrpo.data.bad_samples import BadSample
 from unigrpo.data.chat import HEADER_TOKENS, chat_text, special_ids
@@ -43,16 +44,16 @@ def encode_prompt(
     """
     if (prompt.task == "mmu") != (image_codes is not None):
         found = "no image codes were" if image_codes is None else "image codes were"
-        raise ValueError(f"{prompt.id}: {found} given for task {prompt.task!r}; mmu needs them, and no other task")
+        raise DataError(f"{prompt.id}: {found} given for task {prompt.task!r}; mmu needs them, and no other task")
     try:
         checked(prompt.text, prompt.id)
     except BadSample as error:  # text of a page or a command line, which no reader of tables has checked
-        raise ValueError(str(error)) from error
+        raise DataError(str(error)) from error
     instruction = data.instruction if prompt.instruction is None else prompt.instruction
     earlier = prompt.messages[:-1]
     if earlier and (prompt.task == "t2i" or data.prompt_template == "plain"):
         why = "task 't2i' takes one caption" if prompt.task == "t2i" else "data.prompt_template plain has no turns"
-        raise ValueError(f"{prompt.id}: {len(earlier)} turns come before the question, but {why}")
+        raise DataError(f"{prompt.id}: {len(earlier)} turns come before the question, but {why}")
     text = instruction + prompt.text
     if prompt.task == "t2i":
         ids = tokenizer.encode(prompt.text, add_special_tokens=False)
@@ -61,7 +62,7 @@ def encode_prompt(
     else:
         ids = tokenizer.encode(chat_text(text, tokenizer, data.prompt_template, earlier), add_special_tokens=False)
     if vocabulary.mask_id in ids:
-        raise ValueError(f"{prompt.id}: the text contains the mask token, which would be sampled over; remove it")
+        raise DataError(f"{prompt.id}: the text contains the mask token, which would be sampled over; remove it")
     if prompt.task == "t2i":
         return t2i_prompt(ids, vocabulary)
     if prompt.task == "r2i":
@@ -80,7 +81,7 @@ def check_prompt_text(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> Non
         found = special.intersection(tokenizer.encode(text, add_special_tokens=False))
         if found:
             names = sorted(str(name) for name in tokenizer.convert_ids_to_tokens(sorted(found)))
-            raise ValueError(f"{prompt.id}: the text holds the special tokens {names}; remove them")
+            raise DataError(f"{prompt.id}: the text holds the special tokens {names}; remove them")
 
 
 def decode_completion(

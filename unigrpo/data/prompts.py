@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from unigrpo import DataError
 from unigrpo.config import PromptFileConfig, PromptFiles, prompt_files
 from unigrpo.data.bad_samples import BadRows, BadSample
 from unigrpo.data.prompt_rows import PromptReader
@@ -53,12 +54,12 @@ def load_prompts(
         prompts += _read(file, prefix, bad)
     bad.check()
     if not prompts:
-        raise ValueError(f"{', '.join(file.path for file in files)}: holds no prompt")
+        raise DataError(f"{', '.join(file.path for file in files)}: holds no prompt")
     kept = [prompt for prompt in prompts if not tasks or prompt.task in tasks]
     if not kept:
         found = sorted({prompt.task for prompt in prompts})
         names = ", ".join(file.path for file in files)
-        raise ValueError(f"{names}: no prompt of the tasks {list(tasks)}; its prompts have {found}")
+        raise DataError(f"{names}: no prompt of the tasks {list(tasks)}; its prompts have {found}")
     return _first(kept, max_samples) if max_samples else kept
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from unigrpo import DataError
 from unigrpo.data.bad_samples import BadSample
 from unigrpo.data.files import ENDINGS, GZIP, Parts, expand_paths, is_table_name, split_paths
 from unigrpo.data.hub import ArrowTable, open_arrow_file, open_hub, resolve_folder
@@ -56,7 +57,7 @@ def open_table(path: str, split: str = "train") -> Table:
     tables = [table for part in split_paths(path) for table in _open(part, split)]
     table = tables[0] if len(tables) == 1 else _Joined(tables)
     if not len(table):
-        raise ValueError(f"{path}: holds no row")
+        raise DataError(f"{path}: holds no row")
     return table
 
 
@@ -79,13 +80,13 @@ class Csv:
             names = reader.fieldnames or []  # reads the line of names
             twice = sorted({column for column in names if names.count(column) > 1})
             if twice:
-                raise ValueError(f"{path}: the column {twice[0]!r} occurs more than once; rename one")
+                raise DataError(f"{path}: the column {twice[0]!r} occurs more than once; rename one")
             line = reader.line_num + 1
             for row in reader:
                 self._rows.append((line, row))
                 line = reader.line_num + 1
         except csv.Error as error:
-            raise ValueError(f"{path}:{line}: no CSV from here on ({error})") from error
+            raise DataError(f"{path}:{line}: no CSV from here on ({error})") from error
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -170,7 +171,7 @@ def _open_files(files: list[Path], names: Mapping[Path, str]) -> list[Table]:
 def _open_file(path: Path, name: str) -> Table:
     ending = Path(path.name.removesuffix(GZIP)).suffix
     if path.is_dir() or not is_table_name(path.name):
-        raise ValueError(f"{path}: expected a name that ends in one of {', '.join(ENDINGS)}, or a text's in {GZIP}")
+        raise DataError(f"{path}: expected a name that ends in one of {', '.join(ENDINGS)}, or a text's in {GZIP}")
     if ending in (".jsonl", ".ndjson"):
         return JsonLines(path, name)
     if ending == ".json":

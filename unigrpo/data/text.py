@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from unigrpo import DataError
 from unigrpo.data.bad_samples import BadSample
 from unigrpo.data.files import GZIP
 
@@ -31,7 +32,7 @@ def read_bytes(path: Path) -> bytes:
         return gzip.decompress(path.read_bytes()) if path.suffix == GZIP else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise ValueError(f"{path}: could not be read ({type(error).__name__}: {reason})") from error
+        raise DataError(f"{path}: could not be read ({type(error).__name__}: {reason})") from error
 
 
 def read_text(path: Path) -> str:
@@ -43,7 +44,7 @@ def read_text(path: Path) -> str:
     try:
         return decode(read_bytes(path), str(path))
     except BadSample as error:
-        raise ValueError(str(error)) from error
+        raise DataError(str(error)) from error
 
 
 def decode(content: bytes, where: str) -> str:
@@ -140,5 +141,5 @@ def parse_object(content: bytes | str, where: str) -> Mapping[str, Any]:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     twice = [key for key, number in Counter(key for key, _ in pairs).items() if number > 1]
     if twice:
-        raise ValueError(f"key {twice[0]!r} occurs more than once; keep one")
+        raise DataError(f"key {twice[0]!r} occurs more than once; keep one")
     return dict(pairs)

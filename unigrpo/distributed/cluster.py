@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import ray
 from ray._private.services import canonicalize_bootstrap_address
 
+from unigrpo import ConfigError
 from unigrpo.config import BaseRunConfig, RunConfig
 from unigrpo.distributed.local_heads import local_heads
 
@@ -54,7 +55,7 @@ def connect(needs: ResourceRequest) -> None:
             )
         logger.info("joined the Ray cluster at %s", cluster.whose)
     except (OSError, RuntimeError) as error:
-        raise ValueError(
+        raise ConfigError(
             f"no Ray cluster can be reached ({str(error).splitlines()[0]}); start one with `ray start --head` "
             f"(without GPUs: `ray start --head --num-gpus {needs.gpus} --num-cpus {needs.cpus}`), or run "
             "`bash launch/quickstart.sh`, which does"
@@ -146,7 +147,7 @@ def check_zero_stage(config: BaseRunConfig) -> None:
         ValueError: ZeRO-0, with which DeepSpeed reports no gradient norm and accepts non-finite gradients.
     """
     if config.ds.zero_stage == 0:
-        raise ValueError("ds.zero_stage is 0; choose 1, 2 or 3: without ZeRO, DeepSpeed does not check gradients")
+        raise ConfigError("ds.zero_stage is 0; choose 1, 2 or 3: without ZeRO, DeepSpeed does not check gradients")
 
 
 def check_resources(config: RunConfig) -> ResourceRequest:
@@ -177,14 +178,14 @@ def check_cluster(config: BaseRunConfig, needs: ResourceRequest, gpu_roles: str)
     has = ray.cluster_resources()
     ranks = config.actor.num_ranks
     if has.get("GPU", 0) < needs.gpus:
-        raise ValueError(
+        raise ConfigError(
             f"the run needs {needs.gpus} GPUs ({gpu_roles}); the Ray cluster has {has.get('GPU', 0):g}. "
             f"Lower actor.num_nodes x actor.num_gpus_per_node (now {ranks}) or rollout.num_workers, set "
             "train.colocate_actor_ref true, or add nodes; without real GPUs, declare them: "
             f"`ray start --head --num-gpus {needs.gpus}`"
         )
     if has.get("CPU", 0) < needs.cpus:
-        raise ValueError(
+        raise ConfigError(
             f"the run needs {needs.cpus} CPUs (1 for each model rank, num_workers x num_cpus for each reward); "
             f"the Ray cluster has {has.get('CPU', 0):g}. Lower num_cpus or num_workers of a reward, or declare more: "
             f"`ray start --head --num-cpus {needs.cpus}`"

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import ray
 
+from unigrpo import ConfigError
+
 DEVICE_FILES = "/dev"
 """Folder in which the NVIDIA driver has a file for each GPU: ``nvidia0``, ``nvidia1``, ..."""
 DRIVER_VERSION = Path("/proc/driver/nvidia/version")
@@ -30,7 +32,7 @@ def check_gpu() -> None:
     if torch.cuda.is_available():
         return
     built_for = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPUs only"
-    raise ValueError(
+    raise ConfigError(
         f"Ray gave this process a GPU, and torch {torch.__version__}, built for {built_for}, finds none; the NVIDIA "
         f"driver is {_driver_version()}. CUDA 13 needs driver 580 or later. bash launch/preflight_gpu.sh on this node "
         "says more; to train on CPUs on purpose, start Ray with UNIGRPO_DEVICE=cpu"

@@ -12,6 +12,7 @@ from ray.exceptions import GetTimeoutError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from unigrpo import ConfigError
 from unigrpo.config import BaseRunConfig, RunConfig
 from unigrpo.config.denoising import StageConfig
 from unigrpo.distributed import weight_channel
@@ -149,7 +150,7 @@ def place(num_workers: int) -> PlacementGroup:
         ray.get(placement.ready(), timeout=PLACEMENT_SECONDS)
     except GetTimeoutError as error:
         remove_placement_group(placement)
-        raise ValueError(
+        raise ConfigError(
             f"the Ray cluster has the {num_workers} GPUs of the run, but they were not free within "
             f"{PLACEMENT_SECONDS:g} s; `ray status` shows who holds them, `ray job list` the jobs"
         ) from error

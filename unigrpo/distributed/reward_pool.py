@@ -12,6 +12,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 from rewards.runtime.host import RewardInfo
 from rewards.runtime.process import CLOSE_SECONDS, DeadlineMissed, ProcessFailed
 from rewards.runtime.scoring import Scores
+from unigrpo import ConfigError
 from unigrpo.config import RewardConfig, RewardTermConfig
 from unigrpo.distributed.ray_group import WorkerFailed, cause_of
 from unigrpo.distributed.reward_actor import RewardActor
@@ -107,7 +108,7 @@ class _RayReward:
             raise ProcessFailed("ended its own process") from error
         except RayTaskError as error:
             if isinstance(error.cause, ValueError):
-                raise ValueError(str(error.cause)) from error
+                raise ConfigError(str(error.cause)) from error
             raise ProcessFailed(f"failed: {cause_of(error)}") from error
         except RayError as error:
             raise ProcessFailed(f"failed: {cause_of(error)}") from error

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from unigrpo import CheckpointError
 from unigrpo.models.config_check import check_config, read_config
 from unigrpo.models.fused_ops import FusedOps, compiled
 from unigrpo.models.lora import merge_lora
@@ -84,7 +85,7 @@ def load_policy(
             use_safetensors=True,  # pickled weights beside them would win otherwise
         )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, SafetensorError) as error:
-        raise ValueError(
+        raise CheckpointError(
             f"{name}: the weights could not be loaded; copy or download the checkpoint again ({first_line(error)})"
         ) from error
     model, report = loaded
@@ -104,16 +105,16 @@ def load_config(name: str | Path) -> MMadaConfig:
     try:
         values = read_config(folder)
     except ValueError as error:
-        raise ValueError(
+        raise CheckpointError(
             f"{name}: no config.json could be read; give a folder or Hub name in the published MMaDA or LLaDA "
             f"layout ({error})"
         ) from error
     found = values.pop("model_type", None)
     if found not in MODEL_TYPES:
-        raise ValueError(f"{name}: model_type is {found!r}, expected one of {', '.join(MODEL_TYPES)}")
+        raise CheckpointError(f"{name}: model_type is {found!r}, expected one of {', '.join(MODEL_TYPES)}")
     for key, expected in ARCHITECTURE.items():
         if values.get(key, expected) != expected:
-            raise ValueError(f"{name}: {key} is {values[key]!r} in config.json, only {expected!r} is supported")
+            raise CheckpointError(f"{name}: {key} is {values[key]!r} in config.json, only {expected!r} is supported")
     check_config(name, values)
     return MMadaConfig.from_dict(values)
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from unigrpo import CheckpointError
+
 SIZES: dict[str, tuple[int, int]] = {
     "d_model": (1, 1 << 17),
     "n_layers": (1, 1 << 12),
@@ -42,9 +44,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{type(error).__name__}: {(str(error) or 'nested too deep').splitlines()[0]}") from error
+        raise CheckpointError(
+            f"{type(error).__name__}: {(str(error) or 'nested too deep').splitlines()[0]}"
+        ) from error
     if not isinstance(values, dict) or not values:
-        raise ValueError(f"expected a JSON object with the sizes of the model, found {type(values).__name__}")
+        raise CheckpointError(f"expected a JSON object with the sizes of the model, found {type(values).__name__}")
     return {key: value for key, value in values.items() if key not in IGNORED}
 
 
@@ -62,17 +66,19 @@ def check_config(name: str | Path, values: Mapping[str, Any]) -> None:
         value = values.get(key)
         is_unset = key in OPTIONAL and value is None
         if key in values and not is_unset and not _is_integer(value, low, high):
-            raise ValueError(_message(name, key, value, f"a whole number from {low} to {high}"))
+            raise CheckpointError(_message(name, key, value, f"a whole number from {low} to {high}"))
     for key in POSITIVE:
         value = values.get(key, 1)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-            raise ValueError(_message(name, key, value, "a number above 0"))
+            raise CheckpointError(_message(name, key, value, "a number above 0"))
     for key in ("dtype", "torch_dtype"):
         if values.get(key) not in (None, *TYPES):
-            raise ValueError(_message(name, key, values[key], f"one of {', '.join(TYPES)}"))
+            raise CheckpointError(_message(name, key, values[key], f"one of {', '.join(TYPES)}"))
     for key in UNSUPPORTED:
         if values.get(key):
-            raise ValueError(_message(name, key, values[key], "no such key; the model would compute something else"))
+            raise CheckpointError(
+                _message(name, key, values[key], "no such key; the model would compute something else")
+            )
     _check_heads(name, values)
     _check_special_ids(name, values.get("special_token_ids"))
 
@@ -81,16 +87,18 @@ def _check_heads(name: str | Path, values: Mapping[str, Any]) -> None:
     width, heads = values.get("d_model", 4096), values.get("n_heads", 32)
     groups = values.get("n_kv_heads") or heads
     if width % heads or (width // heads) % 2:
-        raise ValueError(_message(name, "n_heads", heads, f"a divisor of d_model {width} into heads of an even width"))
+        raise CheckpointError(
+            _message(name, "n_heads", heads, f"a divisor of d_model {width} into heads of an even width")
+        )
     if heads % groups:
-        raise ValueError(_message(name, "n_kv_heads", groups, f"a divisor of n_heads {heads}"))
+        raise CheckpointError(_message(name, "n_kv_heads", groups, f"a divisor of n_heads {heads}"))
 
 
 def _check_special_ids(name: str | Path, ids: object) -> None:
     if ids is None:
         return
     if not isinstance(ids, Mapping) or not all(_is_integer(value, 0, 1 << 24) for value in ids.values()):
-        raise ValueError(_message(name, "special_token_ids", ids, "an object of token names and ids"))
+        raise CheckpointError(_message(name, "special_token_ids", ids, "an object of token names and ids"))
 
 
 def _is_integer(value: object, low: int, high: int) -> bool:

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from unigrpo import ConfigError
+
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Applies a root-mean-square norm in float32 and casts back before the weight is applied."""
@@ -58,13 +60,13 @@ def compiled() -> FusedOps:
     variable, usual = ("CC", "gcc") if torch.cuda.is_available() else ("CXX", "g++")
     compiler = os.environ.get(variable, usual)
     if shutil.which(compiler) is None:
-        raise ValueError(
+        raise ConfigError(
             f"ds.compile needs a compiler, and there is no {compiler} here; install it, name another by {variable}, "
             "or set ds.compile false"
         )
     header = Path(sysconfig.get_path("include")) / "Python.h"
     if not header.is_file():
-        raise ValueError(
+        raise ConfigError(
             f"ds.compile needs the headers of Python, and there is no {header}; install them (on Debian: "
             "python3-dev), or set ds.compile false"
         )

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
+from unigrpo import CheckpointError
 from unigrpo.models.magvit import GROUPS, Decoder, Encoder, SignQuantizer, quantizer_tables
 from unigrpo.models.weight_files import (
     check_finite,
@@ -54,9 +55,11 @@ class ImageTokenizerConfig(PretrainedConfig):
         }
         for name, values in sizes.items():
             if len(values) != len(sizes["encoder_channels"]):
-                raise ValueError(f"{name} is {values}, expected one for each of encoder_channels {encoder_channels}")
+                raise CheckpointError(
+                    f"{name} is {values}, expected one for each of encoder_channels {encoder_channels}"
+                )
             if "channels" in name and any(value % GROUPS for value in values):
-                raise ValueError(f"{name} is {values}, expected multiples of {GROUPS}, the groups of a norm")
+                raise CheckpointError(f"{name} is {values}, expected multiples of {GROUPS}, the groups of a norm")
             setattr(self, name, values)
         self.num_bits = num_bits
         self.stem_channels = stem_channels
@@ -112,12 +115,12 @@ class ImageTokenizer(PreTrainedModel):
             ValueError: The images are not floats, or a side is not a multiple of ``downscale``.
         """
         if pixels.dim() != 4 or pixels.shape[1] != 3 or not pixels.is_floating_point():
-            raise ValueError(
+            raise CheckpointError(
                 f"pixels are {pixels.dtype} of shape {tuple(pixels.shape)}, expected floats in [-1, 1] of shape "
                 "(images, 3, height, width)"
             )
         if pixels.shape[2] % self.downscale or pixels.shape[3] % self.downscale:
-            raise ValueError(
+            raise CheckpointError(
                 f"images are {pixels.shape[2]} pixels high and {pixels.shape[3]} wide, expected multiples of "
                 f"{self.downscale}; resize or crop them"
             )
@@ -141,11 +144,11 @@ class ImageTokenizer(PreTrainedModel):
         num_codes = codes.shape[1]
         rows, columns = grid or (math.isqrt(num_codes),) * 2
         if rows * columns != num_codes:
-            raise ValueError(
+            raise CheckpointError(
                 f"{num_codes} codes do not fill a grid of {rows} rows and {columns} columns; give the image's grid"
             )
         if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.codebook_size:
-            raise ValueError(
+            raise CheckpointError(
                 f"codes lie in {int(codes.min())}..{int(codes.max())}, expected 0..{self.codebook_size - 1}; token "
                 "ids of a language model need Vocabulary.image_codes first"
             )
@@ -184,13 +187,15 @@ def load_image_tokenizer(
     check_names(folder, expected.keys() - found.keys(), found.keys() - expected.keys())
     for key, tensor in found.items():
         if tensor.shape != expected[key].shape:
-            raise ValueError(
+            raise CheckpointError(
                 f"{folder}: {key} is of shape {tuple(tensor.shape)}, expected {tuple(expected[key].shape)}; the "
                 "weights belong to an image tokenizer of other sizes"
             )
     for key, table in tables.items():
         if not torch.equal(found[key].to(table.dtype), table):
-            raise ValueError(f"{folder}: {key} orders the bits of a code in another way; use the published tokenizer")
+            raise CheckpointError(
+                f"{folder}: {key} orders the bits of a code in another way; use the published tokenizer"
+            )
     check_finite(folder, found)
     model.load_state_dict(found | tables, assign=True)
     nn.Module.to(model.requires_grad_(False).eval(), device=device, dtype=dtype)
@@ -201,12 +206,12 @@ def _load_config(folder: Path) -> ImageTokenizerConfig:
     try:
         values: dict[str, Any] = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError) as error:
-        raise ValueError(
+        raise CheckpointError(
             f"{folder}: no config.json could be read; give the folder of an image tokenizer ({first_line(error)})"
         ) from error
     kind = values.get("model_type") or values.get("_class_name")
     if kind not in (ImageTokenizerConfig.model_type, PUBLISHED_CLASS):
-        raise ValueError(
+        raise CheckpointError(
             f"{folder}: the config is of {kind!r}, expected an image tokenizer, {ImageTokenizerConfig.model_type!r} "
             f"or {PUBLISHED_CLASS!r}"
         )

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from unigrpo import CheckpointError
 from unigrpo.models.mmada import MMadaModelLM
 from unigrpo.models.vocabulary import PUBLISHED_CODEBOOK_SIZE, Vocabulary
 
@@ -42,13 +43,13 @@ def add_image_tokens(
     """
     config = model.config
     if getattr(config, "codebook_size", 0):
-        raise ValueError(
+        raise CheckpointError(
             f"the checkpoint has {config.codebook_size} image codes already; only text-only checkpoints are grown"
         )
     Vocabulary.from_pretrained_parts(config, tokenizer)  # refuses a tokenizer that would move the codes
     old_size = config.embedding_size
     if len(tokenizer) > old_size:
-        raise ValueError(
+        raise CheckpointError(
             f"the tokenizer has {len(tokenizer)} tokens and the embedding {old_size} rows; use the checkpoint's own"
         )
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from unigrpo import CheckpointError
 from unigrpo.models.image_tokenizer import ImageTokenizer, load_image_tokenizer
 from unigrpo.models.weight_files import first_line
 
@@ -21,11 +22,11 @@ def load_tokenizer(folder: str, setting: str = "actor.model_name_or_path") -> Pr
         ValueError: There is no tokenizer, or its files are broken.
     """
     if not Path(folder).exists() and folder.count("/") != 1:
-        raise ValueError(f"{setting} {folder!r}: no such folder, and names on the Hub look like owner/name")
+        raise CheckpointError(f"{setting} {folder!r}: no such folder, and names on the Hub look like owner/name")
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # tokenizer files of any content fail in many ways
-        raise ValueError(
+        raise CheckpointError(
             f"{setting} {folder!r}: no tokenizer could be loaded; give a folder or Hub name in the "
             f"published MMaDA or LLaDA layout, or copy or download it again ({first_line(error)})"
         ) from error

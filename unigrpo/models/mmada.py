@@ -23,6 +23,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, Pretrained
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import ModelOutput
 
+from unigrpo import CheckpointError
 from unigrpo.models.fused_ops import FusedOps
 from unigrpo.models.sampling.cache import KeyValueCache
 from unigrpo.models.vocabulary import PUBLISHED_IDS
@@ -373,7 +374,7 @@ class MMadaModelLM(PreTrainedModel):
             return MMadaOutput(logits=self.transformer.ff_out(hidden, vocab_slice), hidden_states=kept)
         if hidden.dim() != 2 or len(targets) != len(hidden):
             where = f"{len(hidden)} positions" if hidden.dim() == 2 else "no positions"
-            raise ValueError(f"{len(targets)} targets for {where}; give one target for each True of positions")
+            raise CheckpointError(f"{len(targets)} targets for {where}; give one target for each True of positions")
         temperatures = torch.as_tensor(temperature, device=device).expand(len(targets))
         log_probs = self.transformer.ff_out(
             hidden, vocab_slice, targets=targets, temperatures=temperatures, is_sliced=is_sliced
@@ -385,7 +386,7 @@ class MMadaModelLM(PreTrainedModel):
         if mask is None:
             return None
         if mask.is_floating_point():
-            raise ValueError(
+            raise CheckpointError(
                 f"attention_mask is {mask.dtype}, expected bool or integers: True where a token may be attended to, "
                 "and not numbers to add to the scores"
             )

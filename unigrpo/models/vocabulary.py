@@ -8,6 +8,8 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+from unigrpo import CheckpointError
+
 PUBLISHED_IDS = {
     "begin_of_text": 126080,
     "end_of_text": 126081,
@@ -86,29 +88,31 @@ class Vocabulary:
         ids = own or PUBLISHED_IDS
         missing = sorted(PUBLISHED_IDS.keys() - ids.keys())
         if missing:
-            raise ValueError(f"special_token_ids of the checkpoint's config has no {', '.join(missing)}; add them")
+            raise CheckpointError(
+                f"special_token_ids of the checkpoint's config has no {', '.join(missing)}; add them"
+            )
         codebook_size = getattr(config, "codebook_size", 0) or 0
         if own is None and len(tokenizer) != PUBLISHED_TOKENIZER_LENGTH:
-            raise ValueError(
+            raise CheckpointError(
                 f"the tokenizer has {len(tokenizer)} tokens, expected {PUBLISHED_TOKENIZER_LENGTH}: every image id "
                 "would move. Use the tokenizer that came with the checkpoint, without added tokens"
             )
         own_mask = getattr(config, "mask_token_id", None)
         if own_mask not in (None, ids["mask"]):
-            raise ValueError(
+            raise CheckpointError(
                 f"config.json says mask_token_id {own_mask}, but the mask of this vocabulary is {ids['mask']}; a "
                 "checkpoint with other special tokens has to name all of them in special_token_ids"
             )
         for name, token in TOKEN_NAMES.items():
             found = _token_id(tokenizer, token)
             if found is not None and found != ids[name]:
-                raise ValueError(
+                raise CheckpointError(
                     f"the tokenizer has {token} at id {found}, the checkpoint at {ids[name]}: they do not belong "
                     "together. Use the tokenizer that came with the checkpoint"
                 )
         num_rows = getattr(config, "embedding_size", None)
         if codebook_size and num_rows is not None and len(tokenizer) + codebook_size > num_rows:
-            raise ValueError(
+            raise CheckpointError(
                 f"codebook_size is {codebook_size} behind {len(tokenizer)} tokens, but the embedding has {num_rows} "
                 "rows; a text-only checkpoint has to be grown first (unigrpo.models.image_tokens)"
             )
@@ -136,6 +140,6 @@ def _token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int | None:
 
 def _check_range(what: str, values: Tensor, first: int, end: int, hint: str) -> None:
     if values.numel() and not first <= int(values.min()) <= int(values.max()) < end:
-        raise ValueError(
+        raise CheckpointError(
             f"image {what} lie in {int(values.min())}..{int(values.max())}, expected {first}..{end - 1}; {hint}"
         )

@@ -11,6 +11,8 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from unigrpo import CheckpointError
+
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 PATTERNS = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
 """Files that are downloaded: neither pickled weights nor code."""
@@ -34,11 +36,13 @@ def local_folder(name: str | Path, patterns: Sequence[str] = PATTERNS) -> Path:
     if Path(name).is_dir():
         return Path(name)
     if not HUB_NAME.fullmatch(str(name)):
-        raise ValueError(f"{name}: there is no such folder; give the folder of a checkpoint, or a name on the Hub")
+        raise CheckpointError(
+            f"{name}: there is no such folder; give the folder of a checkpoint, or a name on the Hub"
+        )
     try:
         return Path(snapshot_download(str(name), allow_patterns=list(patterns)))
     except (OSError, ValueError) as error:  # the Hub's own errors are among these
-        raise ValueError(
+        raise CheckpointError(
             f"{name}: there is no such folder, and no such download from the Hub ({first_line(error)}); give the "
             "folder of a checkpoint, or download it first"
         ) from error
@@ -67,19 +71,19 @@ def weight_files(folder: Path, single_files: Sequence[str] = SINGLE_FILES) -> li
     """
     single = [folder / name for name in single_files if (folder / name).is_file()][:1]
     if single and (folder / INDEX).is_file() and single != _indexed_files(folder):
-        raise ValueError(
+        raise CheckpointError(
             f"{folder}: {single[0].name} and {INDEX} are both there, and may hold different weights; remove the one "
             "that does not belong to this checkpoint"
         )
     files = single or _indexed_files(folder)
     for file in files:
         if not file.is_file():
-            raise ValueError(f"{file} is missing, one of {len(files)} files of weights; download it again")
+            raise CheckpointError(f"{file} is missing, one of {len(files)} files of weights; download it again")
         try:
             with safe_open(file, "pt"):
                 pass
         except (OSError, SafetensorError) as error:
-            raise ValueError(
+            raise CheckpointError(
                 f"{file} cannot be read ({first_line(error)}); it may have been cut short, download it again"
             ) from error
     return files
@@ -91,15 +95,17 @@ def _indexed_files(folder: Path) -> list[Path]:
         names = sorted(set(index["weight_map"].values()))
         outside = [name for name in names if Path(name).name != name]
         if outside:
-            raise ValueError(f"names {outside[0]!r}, which does not lie in this folder")
+            raise CheckpointError(f"names {outside[0]!r}, which does not lie in this folder")
         return [folder / name for name in names]
     except FileNotFoundError as error:
-        raise ValueError(
+        raise CheckpointError(
             f"{folder}: there are no weights; expected {INDEX} or {SINGLE_FILES[0]}. Weights in other formats are not "
             "read: convert them to safetensors"
         ) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{folder / INDEX}: no index of weights ({first_line(error)}); download it again") from error
+        raise CheckpointError(
+            f"{folder / INDEX}: no index of weights ({first_line(error)}); download it again"
+        ) from error
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
@@ -123,7 +129,7 @@ def check_finite(folder: str | Path, tensors: Mapping[str, Tensor]) -> None:
     """
     broken = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if broken:
-        raise ValueError(
+        raise CheckpointError(
             f"{folder}: {len(broken)} tensors hold NaN or infinity: {summarise_names(broken)}; use an earlier "
             "checkpoint"
         )
@@ -137,7 +143,7 @@ def check_names(folder: str | Path, missing: list[str] | set[str], unknown: list
     """
     for problem, names in (("missing", missing), ("unknown", unknown)):
         if names:
-            raise ValueError(
+            raise CheckpointError(
                 f"{folder}: {len(names)} tensors are {problem}: {summarise_names(names)}; download the checkpoint "
                 "again, or use "
                 "one of the published architecture"

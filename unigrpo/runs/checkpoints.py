@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unigrpo import CheckpointError
 from unigrpo.runs.errors import output_errors
 
 logger = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ class CheckpointStore:
             logger.warning("skipping checkpoint %s: %s", folder, problem)
             problems.append(f"{folder.name}: {problem}")
         if problems:
-            raise ValueError(
+            raise CheckpointError(
                 f"{self.path}: no checkpoint is whole ({'; '.join(problems)}); put back the files, or start a new run "
                 "in another --run_dir"
             )
@@ -127,7 +128,7 @@ def read(folder: Path) -> Checkpoint:
     """
     problem = _problem(folder)
     if problem:
-        raise ValueError(f"{folder}: not a whole checkpoint: {problem}; name another one or start without it")
+        raise CheckpointError(f"{folder}: not a whole checkpoint: {problem}; name another one or start without it")
     return _opened(folder)
 
 

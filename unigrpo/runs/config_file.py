@@ -13,6 +13,8 @@ from typing import Any, Protocol
 
 import yaml
 
+from unigrpo import ConfigError
+
 CONFIG_FILE = "config.yaml"
 PACKAGES = ("unigrpo", "torch", "transformers", "deepspeed", "ray", "openrlhf")
 HIDDEN = "(hidden)"
@@ -59,7 +61,7 @@ def changed_settings(config: DictConfig, folder: Path) -> dict[str, tuple[Any, A
     try:
         old = yaml.safe_load(path.read_text())
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); put it back, or delete it to go on without") from error
+        raise ConfigError(f"{path} cannot be read ({error}); put it back, or delete it to go on without") from error
     before, now = _flat(old), _flat(_plain(config))
     names = [name for name in {**before, **now} if name not in NOT_COMPARED]
     absent = "(absent)"
@@ -74,7 +76,7 @@ def check_no_secret_is_missing(config: DictConfig) -> None:
     """Raises ValueError if a setting holds what stands in ``config.yaml`` in place of a secret."""
     for name, value in _flat(config.to_dict()).items():
         if HIDDEN in str(value):
-            raise ValueError(
+            raise ConfigError(
                 f"{name} holds {HIDDEN!r}, which stands in config.yaml in place of a secret; give the secret again"
             )
 

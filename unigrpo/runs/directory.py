@@ -11,6 +11,7 @@ import numpy as np
 from PIL.Image import Image
 from tqdm import tqdm
 
+from unigrpo import ConfigError
 from unigrpo.config import BaseRunConfig
 from unigrpo.runs.config_file import CONFIG_FILE, changed_settings, config_text
 from unigrpo.runs.errors import output_errors
@@ -91,7 +92,7 @@ def check_unused(config: BaseRunConfig) -> None:
         ValueError: The directory holds a run, and resuming was not requested.
     """
     if (Path(config.run_dir) / "metrics.jsonl").exists() and not config.ckpt.load_enable:
-        raise ValueError(
+        raise ConfigError(
             f"run_dir {config.run_dir} already holds a run; choose another --run_dir, or go on with it by "
             "--ckpt.load_enable true"
         )

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from io import TextIOWrapper
 from pathlib import Path
 
+from unigrpo import ConfigError
+
 logger = logging.getLogger(__name__)
 
 LOCK_FILE = ".lock"
@@ -33,12 +35,12 @@ def locked(folder: Path, setting: str) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         file = _acquire(folder / LOCK_FILE)
     except BlockingIOError as error:
-        raise ValueError(
+        raise ConfigError(
             f"{setting} {folder} is in use by another run ({_holder(folder / LOCK_FILE)}); wait for its end, stop it, "
             f"or choose another {setting}"
         ) from error
     except OSError as error:
-        raise ValueError(f"{setting} {folder} cannot be written ({error}); choose another {setting}") from error
+        raise ConfigError(f"{setting} {folder} cannot be written ({error}); choose another {setting}") from error
     try:
         yield
     finally:

@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
+from unigrpo import ConfigError
 from unigrpo.data.images import read_image
 from unigrpo.runs.image_grid import DRAWINGS, RECONSTRUCTIONS, stack_vertically
 from unigrpo.runs.metrics import METRICS_FILE, ROLLOUTS_FILE, read_lines
@@ -38,7 +39,7 @@ def write_report(folder: Path) -> Path:
     """
     metrics = read_lines(folder / METRICS_FILE)
     if not metrics:
-        raise ValueError(f"{folder}: no {METRICS_FILE} with a step in it; name the folder of a run")
+        raise ConfigError(f"{folder}: no {METRICS_FILE} with a step in it; name the folder of a run")
     summary_file, config_file = folder / "summary.json", folder / "config.yaml"
     summary = json.loads(summary_file.read_text()) if summary_file.exists() else {}
     rollouts = read_lines(folder / ROLLOUTS_FILE)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import os
 
+from unigrpo import ConfigError
+
 
 def check_tracking(wandb_project: str) -> None:
     """Checks what sending metrics to Weights & Biases needs.
@@ -18,6 +20,6 @@ def check_tracking(wandb_project: str) -> None:
     if not wandb_project:
         return
     if importlib.util.find_spec("wandb") is None:
-        raise ValueError("logger.wandb_project is set, but wandb is not installed: pip install wandb")
+        raise ConfigError("logger.wandb_project is set, but wandb is not installed: pip install wandb")
     if not os.environ.get("WANDB_API_KEY") and os.environ.get("WANDB_MODE") != "offline":
-        raise ValueError("logger.wandb_project is set, but WANDB_API_KEY is not; set it, or WANDB_MODE=offline")
+        raise ConfigError("logger.wandb_project is set, but WANDB_API_KEY is not; set it, or WANDB_MODE=offline")

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from unigrpo import ConfigError
 from unigrpo.config.denoising import NoiseConfig
 from unigrpo.data.corpora.rows import RowEncoder
 from unigrpo.data.stage_rows import LoadedSample
@@ -51,7 +52,7 @@ class RowNoiser:
             ValueError: There is none, but there are images.
         """
         if self._image_tokenizer is None:
-            raise ValueError("image.tokenizer is empty, but there are images; name the folder of an image tokenizer")
+            raise ConfigError("image.tokenizer is empty, but there are images; name the folder of an image tokenizer")
         return self._image_tokenizer
 
     def pixels(self, samples: Sequence[LoadedSample]) -> Float[Tensor, "B 3 R R"]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unigrpo import ConfigError
 from unigrpo.algorithm.entries import Columns, Counts, Entries, Units, tokens_of, unit_counts, units, unscored_entries
 from unigrpo.algorithm.loss_sums import Sums
 from unigrpo.algorithm.objective.base import KLPenalty, Objective, load_objective, total_loss
@@ -228,7 +229,7 @@ def _with_known(
         old = torch.cat([nothing, *known]).to(device)
         if len(old) != len(entries):
             if len(old) > 0:
-                raise ValueError(
+                raise ConfigError(
                     f"{len(old)} old log-probabilities for {len(entries)} scored tokens of inner update {k}; they "
                     "must be those of the same views"
                 )

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from unigrpo import ConfigError
 from unigrpo.config import DataConfig, Fit, ImageSamplingConfig, TextSamplingConfig
 from unigrpo.data.images import image_pixels
 from unigrpo.data.layouts import t2i_unconditional_prompt
@@ -150,5 +151,5 @@ class TaskSampler:
 
     def _image_tokenizer(self) -> ImageTokenizer:
         if self.image_tokenizer is None:
-            raise ValueError("the task has images, but there is no image tokenizer; name its folder")
+            raise ConfigError("the task has images, but there is no image tokenizer; name its folder")
         return self.image_tokenizer

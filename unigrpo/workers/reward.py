@@ -11,6 +11,7 @@ from PIL import Image
 from rewards.base import RewardInput
 from rewards.runtime.host import RewardHost, RewardSpec
 from rewards.runtime.scoring import Scores
+from unigrpo import ConfigError
 from unigrpo.config import RewardConfig, RewardTermConfig
 from unigrpo.data.images import read_image
 from unigrpo.records import Prompt, RewardOutput, Rollout
@@ -83,7 +84,7 @@ def reward_spec(term: RewardTermConfig) -> RewardSpec:
 def check_names(names: Sequence[str]) -> None:
     """Raises ValueError if two rewards have the same name, by which metrics would mix them."""
     if len(set(names)) < len(names):
-        raise ValueError(f"reward.terms: two rewards have the same name, so metrics would mix them: {list(names)}")
+        raise ConfigError(f"reward.terms: two rewards have the same name, so metrics would mix them: {list(names)}")
 
 
 def applies_to(term: RewardTermConfig, task: str) -> bool:

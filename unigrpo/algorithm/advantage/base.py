@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from unigrpo import plugins
+from unigrpo import ConfigError, plugins
 
 PACKAGE = "unigrpo.algorithm.advantage"
 
@@ -69,7 +69,7 @@ def group_advantages(
     advantages = torch.zeros_like(rewards)
     for group_id, rows in _rows_by_group(group_ids).items():
         if len(rows) < 2:
-            raise ValueError(
+            raise ConfigError(
                 f"group {group_id} has one rollout, whose advantage would always be 0; use at least 2 per prompt"
             )
         # Measured from one of them, equal rewards are exactly 0 apart: no rounding of the mean can split them.

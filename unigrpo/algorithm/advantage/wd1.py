@@ -5,6 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
+from unigrpo import ConfigError
 from unigrpo.algorithm.advantage.base import AdvantageEstimator
 
 
@@ -23,7 +24,7 @@ class WeightDifference(AdvantageEstimator):
 
     def __init__(self, temperature: float = 1.0) -> None:
         if not temperature > 0:
-            raise ValueError(f"wd1: temperature is {temperature}; it must be above 0")
+            raise ConfigError(f"wd1: temperature is {temperature}; it must be above 0")
         self._temperature = temperature
 
     def within(self, rewards: Float[Tensor, " G"]) -> Float[Tensor, " G"]:

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from unigrpo import ConfigError
 from unigrpo.algorithm.likelihood.base import LikelihoodEstimator, Row, Views, span_views
 from unigrpo.algorithm.masking import bernoulli_mask, uniform_draws
 from unigrpo.records import MaskPlan, SequenceMasks
@@ -29,7 +30,7 @@ class AllMasked(LikelihoodEstimator):
 
     def __init__(self, prompt_mask_ratio: float = 0.15) -> None:
         if not 0 <= prompt_mask_ratio <= 1:
-            raise ValueError(f"all_masked: prompt_mask_ratio is {prompt_mask_ratio}; it must lie in [0, 1]")
+            raise ConfigError(f"all_masked: prompt_mask_ratio is {prompt_mask_ratio}; it must lie in [0, 1]")
         self._prompt_mask_ratio = prompt_mask_ratio
 
     def span_views(

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from unigrpo import plugins
+from unigrpo import ConfigError, plugins
 from unigrpo.records import MaskPlan, SequenceMasks
 
 PACKAGE = "unigrpo.algorithm.likelihood"
@@ -227,7 +227,7 @@ def common_bounds(name: str, allowed: tuple[float, float], bounds: tuple[float, 
     """
     low, high = max(allowed[0], bounds[0]), min(allowed[1], bounds[1])
     if low > high:
-        raise ValueError(
+        raise ConfigError(
             f"{name} takes mask ratios from {allowed[0]} to {allowed[1]}, and algo.mask_ratio allows those from "
             f"{bounds[0]} to {bounds[1]}; change one of them so that they overlap"
         )
@@ -237,4 +237,4 @@ def common_bounds(name: str, allowed: tuple[float, float], bounds: tuple[float, 
 def check_masking(name: str, masking: str, allowed: Sequence[str] = ("bernoulli", "exact_count")) -> None:
     """Raises ValueError unless ``masking`` is a known way to meet a mask ratio; ``name`` is the estimator's."""
     if masking not in allowed:
-        raise ValueError(f"{name}: no masking {masking!r}; choose one of {sorted(allowed)}")
+        raise ConfigError(f"{name}: no masking {masking!r}; choose one of {sorted(allowed)}")

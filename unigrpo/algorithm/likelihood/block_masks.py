@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from unigrpo import ConfigError
 from unigrpo.algorithm.likelihood.base import LikelihoodEstimator, Row, Views, span_views
 from unigrpo.algorithm.masking import lowest_draws, uniform_draws
 
@@ -33,11 +34,11 @@ class BlockMasks(LikelihoodEstimator):
 
     def __init__(self, num_views: int = 2, block_length: int = 32, context_mask_ratio: float = 0.15) -> None:
         if num_views < 1:
-            raise ValueError(f"block_masks: num_views is {num_views}; use at least 1")
+            raise ConfigError(f"block_masks: num_views is {num_views}; use at least 1")
         if block_length < 1:
-            raise ValueError(f"block_masks: block_length is {block_length}; use at least 1")
+            raise ConfigError(f"block_masks: block_length is {block_length}; use at least 1")
         if not 0 <= context_mask_ratio <= 1:
-            raise ValueError(f"block_masks: context_mask_ratio is {context_mask_ratio}; it must lie in [0, 1]")
+            raise ConfigError(f"block_masks: context_mask_ratio is {context_mask_ratio}; it must lie in [0, 1]")
         self._num_views, self._block_length = num_views, block_length
         self._context_mask_ratio = context_mask_ratio
 

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from unigrpo import ConfigError
 from unigrpo.algorithm.likelihood.base import (
     LikelihoodEstimator,
     Row,
@@ -43,7 +44,7 @@ class Coupled(LikelihoodEstimator):
     def __init__(self, ratio_min: float = 0.2, ratio_max: float = 0.8, masking: str = "bernoulli") -> None:
         check_masking("coupled", masking)
         if not 0 < ratio_min <= ratio_max < 1:
-            raise ValueError(
+            raise ConfigError(
                 f"coupled: ratio_min {ratio_min} and ratio_max {ratio_max} must satisfy 0 < ratio_min <= ratio_max < 1"
             )
         self._ratio_min, self._ratio_max = ratio_min, ratio_max

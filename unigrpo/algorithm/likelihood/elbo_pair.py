@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from unigrpo import ConfigError
 from unigrpo.algorithm.likelihood.base import LikelihoodEstimator, Row, Views, span_views
 from unigrpo.algorithm.masking import lowest_draws, uniform_draws
 
@@ -27,7 +28,7 @@ class ElboPair(LikelihoodEstimator):
 
     def __init__(self, num_pairs: int = 1) -> None:
         if num_pairs < 1:
-            raise ValueError(f"elbo_pair: num_pairs is {num_pairs}; use at least 1")
+            raise ConfigError(f"elbo_pair: num_pairs is {num_pairs}; use at least 1")
         self._num_pairs = num_pairs
 
     def span_views(

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from unigrpo import ConfigError
 from unigrpo.algorithm.likelihood.base import LikelihoodEstimator, Row, Views, span_views
 from unigrpo.algorithm.masking import bernoulli_mask, uniform_draws
 
@@ -32,7 +33,7 @@ class ElboQuadrature(LikelihoodEstimator):
 
     def __init__(self, num_nodes: int = 3) -> None:
         if num_nodes < 1:
-            raise ValueError(f"elbo_quadrature: num_nodes is {num_nodes}; use at least 1")
+            raise ConfigError(f"elbo_quadrature: num_nodes is {num_nodes}; use at least 1")
         self._nodes, self._weights = gauss_legendre(num_nodes)
 
     def span_views(

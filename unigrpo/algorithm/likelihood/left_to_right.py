@@ -6,6 +6,7 @@ import math
 
 import torch
 
+from unigrpo import ConfigError
 from unigrpo.algorithm.likelihood.base import LikelihoodEstimator, Row, Views
 
 
@@ -26,7 +27,7 @@ class LeftToRight(LikelihoodEstimator):
 
     def __init__(self, top_entropy: float = 1.0) -> None:
         if not 0 < top_entropy <= 1:
-            raise ValueError(f"left_to_right: top_entropy is {top_entropy}; it must lie in (0, 1]")
+            raise ConfigError(f"left_to_right: top_entropy is {top_entropy}; it must lie in (0, 1]")
         self._top_entropy = top_entropy
 
     def span_views(
@@ -35,7 +36,7 @@ class LeftToRight(LikelihoodEstimator):
         places = row.scored_mask.nonzero().flatten()
         if self._top_entropy < 1 and len(places):
             if row.commit_entropy is None:
-                raise ValueError(
+                raise ConfigError(
                     "left_to_right: top_entropy below 1 needs the entropies of the rollout, and the sampler recorded "
                     "none; set top_entropy 1"
                 )

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from unigrpo import ConfigError
 from unigrpo.algorithm.likelihood.base import (
     LikelihoodEstimator,
     Row,
@@ -50,9 +51,9 @@ class RandomMasking(LikelihoodEstimator):
     ) -> None:
         check_masking("random_masking", masking)
         if num_views < 1:
-            raise ValueError(f"random_masking: num_views is {num_views}; use at least 1")
+            raise ConfigError(f"random_masking: num_views is {num_views}; use at least 1")
         if not 0 <= ratio_min <= ratio_max <= 1:
-            raise ValueError(
+            raise ConfigError(
                 f"random_masking: ratio_min {ratio_min} and ratio_max {ratio_max} must satisfy "
                 "0 <= ratio_min <= ratio_max <= 1"
             )

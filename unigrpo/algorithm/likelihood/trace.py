@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from unigrpo import ConfigError
 from unigrpo.algorithm.likelihood.base import LikelihoodEstimator, Row, Views
 from unigrpo.algorithm.trace import trace_views
 
@@ -34,13 +35,13 @@ class Trace(LikelihoodEstimator):
         self, steps_per_view: int = 1, num_views: int = 0, choose: str = "uniform", temperature: float = 1.0
     ) -> None:
         if steps_per_view < 1:
-            raise ValueError(f"trace: steps_per_view is {steps_per_view}; use at least 1")
+            raise ConfigError(f"trace: steps_per_view is {steps_per_view}; use at least 1")
         if num_views < 0:
-            raise ValueError(f"trace: num_views is {num_views}; use 0 for all views, or a number above it")
+            raise ConfigError(f"trace: num_views is {num_views}; use 0 for all views, or a number above it")
         if choose not in ("uniform", "uncertain"):
-            raise ValueError(f"trace: choose: no {choose!r}; choose one of ['uncertain', 'uniform']")
+            raise ConfigError(f"trace: choose: no {choose!r}; choose one of ['uncertain', 'uniform']")
         if not temperature > 0:
-            raise ValueError(f"trace: temperature is {temperature}; it must be above 0")
+            raise ConfigError(f"trace: temperature is {temperature}; it must be above 0")
         self._steps_per_view, self._num_views = steps_per_view, num_views
         self._choose: str = choose
         self._temperature = temperature
@@ -74,6 +75,6 @@ class Trace(LikelihoodEstimator):
 def _require_steps(row: Row) -> None:
     """Raises ValueError if a scored token has no step."""
     if (row.commit_step[row.scored_mask] < 0).any():
-        raise ValueError(
+        raise ConfigError(
             "trace: a scored token has no commit step; the rollout must record at which step each token was fixed"
         )

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from unigrpo import plugins
+from unigrpo import ConfigError, plugins
 from unigrpo.algorithm.entries import LEVELS, Columns, Counts, Entries, Units, per_unit, reduce_units, units
 from unigrpo.algorithm.kl import check_penalty, kl_estimate
 from unigrpo.algorithm.loss_sums import Sums, by_mask_rate, by_task, mean_of
@@ -95,7 +95,7 @@ class KLPenalty:
         grouped = units(entries, columns, self.level)
         if self.estimator == "exact":
             if entries.exact_kl is None:
-                raise ValueError("algo.kl.estimator exact needs the KL of whole distributions; none was computed")
+                raise ConfigError("algo.kl.estimator exact needs the KL of whole distributions; none was computed")
             kl = per_unit(entries.weight * entries.exact_kl, grouped) / grouped.size
         else:
             assert entries.ref is not None
@@ -147,7 +147,7 @@ def load_objective(name: str, options: Mapping[str, Any]) -> Objective:
 def check_level(setting: str, level: str) -> None:
     """Raises ValueError unless the level is known; ``setting`` is its config name."""
     if level not in LEVELS:
-        raise ValueError(f"{setting}: no {level!r}; choose one of {list(LEVELS)}")
+        raise ConfigError(f"{setting}: no {level!r}; choose one of {list(LEVELS)}")
 
 
 def checked_normalisation(normalise: str | None, level: str) -> str:
@@ -159,7 +159,7 @@ def checked_normalisation(normalise: str | None, level: str) -> str:
     if normalise is None:
         return "none" if level in ("token", "view_token") else "tokens"
     if normalise not in NORMALISATIONS:
-        raise ValueError(f"algo.objective: normalise: no {normalise!r}; choose one of {list(NORMALISATIONS)}")
+        raise ConfigError(f"algo.objective: normalise: no {normalise!r}; choose one of {list(NORMALISATIONS)}")
     return normalise
 
 

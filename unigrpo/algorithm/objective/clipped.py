@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from unigrpo import ConfigError
 from unigrpo.algorithm.entries import Columns, Entries, units
 from unigrpo.algorithm.objective.base import (
     Objective,
@@ -36,7 +37,7 @@ class Clipped(Objective):
     def __init__(self, level: str = "token", normalise: str | None = None, max_importance: float = 0.0) -> None:
         check_level("algo.objective.level", level)
         if max_importance < 0:
-            raise ValueError(f"clipped: max_importance is {max_importance}; use 0 for none, or a number above it")
+            raise ConfigError(f"clipped: max_importance is {max_importance}; use 0 for none, or a number above it")
         self.level = level
         self._normalise = checked_normalisation(normalise, level)
         self._max_importance = max_importance

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from unigrpo import ConfigError
 from unigrpo.algorithm.entries import Columns, Entries, by_unit, per_unit, regrouped, units
 from unigrpo.algorithm.objective.base import Objective, UnitLosses, weighted_sum
 
@@ -30,9 +31,9 @@ class Sandwich(Objective):
 
     def __init__(self, beta: float = 1.5, mix: float = 0.5) -> None:
         if beta < 1:
-            raise ValueError(f"sandwich: beta is {beta}; use at least 1: below it the bound is none")
+            raise ConfigError(f"sandwich: beta is {beta}; use at least 1: below it the bound is none")
         if not 0 <= mix <= 1:
-            raise ValueError(f"sandwich: mix is {mix}; it must lie in [0, 1]")
+            raise ConfigError(f"sandwich: mix is {mix}; it must lie in [0, 1]")
         self._beta, self._mix = beta, mix
 
     def losses(self, entries: Entries, columns: Columns) -> UnitLosses:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from unigrpo import DataError
 from unigrpo.config.corpora import CaptionConfig
 from unigrpo.data.bad_samples import BadSample
 from unigrpo.data.corpora.sample import Messages
@@ -70,7 +71,7 @@ def read_questions(path: str) -> Sequence[str]:
     """
     questions = _read_json(path, list) if path else list(DEFAULT_QUESTIONS)
     if not questions or not all(isinstance(question, str) and question.strip() for question in questions):
-        raise ValueError(f"{path}: expected a JSON list of texts that are not empty")
+        raise DataError(f"{path}: expected a JSON list of texts that are not empty")
     return questions
 
 
@@ -126,7 +127,7 @@ def _read_json(path: str, kind: type) -> Any:
     try:
         found = parse_json(read_bytes(Path(path).expanduser()), path)
     except BadSample as error:
-        raise ValueError(f"no JSON could be read: {error}") from error
+        raise DataError(f"no JSON could be read: {error}") from error
     if not isinstance(found, kind):
-        raise ValueError(f"{path}: expected a JSON {kind.__name__}, found {type(found).__name__}")
+        raise DataError(f"{path}: expected a JSON {kind.__name__}, found {type(found).__name__}")
     return found

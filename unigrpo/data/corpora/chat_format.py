@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from unigrpo import DataError
 from unigrpo.data.bad_samples import BadSample
 from unigrpo.data.chat import HEADER_TOKENS, NEWLINES, chat_variant
 from unigrpo.data.corpora.sample import Messages
@@ -77,7 +78,7 @@ def template_newlines(tokenizer: PreTrainedTokenizerBase, template: str) -> str 
     variant = chat_variant(tokenizer) if template == "chat" else template
     vocabulary = tokenizer.get_vocab()
     if variant not in NEWLINES or any(token not in vocabulary for token in HEADER_TOKENS):
-        raise ValueError(
+        raise DataError(
             f"template {template!r} needs {', '.join(HEADER_TOKENS)} in the tokenizer, and chat in its own "
             f"template; choose one of {['chat', 'plain', *NEWLINES]}"
         )

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import torch
 
+from unigrpo import DataError
 from unigrpo.rng import keyed_generator
 
 MIXTURE_BLOCK = 1000
@@ -73,7 +74,7 @@ class Mixture:
             ValueError: No sources, or a weight that is too small for one sample in a block.
         """
         if not weights:
-            raise ValueError("a stream without sources; name at least one")
+            raise DataError("a stream without sources; name at least one")
         self.shares = _shares(weights)
         self._seed = seed
         self._block: tuple[int, list[tuple[str, int]]] = (-1, [])
@@ -108,7 +109,7 @@ def _shares(weights: Mapping[str, float]) -> dict[str, int]:
         shares[name] += 1
     lost = [name for name, share in shares.items() if not share]
     if lost:
-        raise ValueError(
+        raise DataError(
             f"weight of source {lost[0]} is {weights[lost[0]]} of {total}, less than one sample in {MIXTURE_BLOCK}; "
             "raise it or remove the source"
         )

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from unigrpo import DataError
 from unigrpo.config.corpora import LayoutConfig
 from unigrpo.data import layouts
 from unigrpo.data.bad_samples import BadSample
@@ -71,7 +72,7 @@ class RowEncoder:
             row = layouts.lm_chat_row(ids, vocabulary, num_tokens=layout.num_text_tokens)
             return _with_targets(row, is_target, 0, layout.num_text_tokens)
         if image_codes is None:
-            raise ValueError(f"{sample.key}: task {sample.task} needs image codes; encode the sample's image")
+            raise DataError(f"{sample.key}: task {sample.task} needs image codes; encode the sample's image")
         room = layout.max_text_tokens
         if sample.task == "mmu":
             row = layouts.mmu_row(image_codes, ids, vocabulary, max_text_tokens=room)
@@ -80,7 +81,7 @@ class RowEncoder:
             row = layouts.r2i_row(ids, image_codes, vocabulary, max_text_tokens=room)
             return _with_targets(row, is_target, 1, room)
         if is_masked is None:
-            raise ValueError(f"{sample.key}: task t2i needs is_masked: which codes are masked")
+            raise DataError(f"{sample.key}: task t2i needs is_masked: which codes are masked")
         ids = layouts.drop_condition(ids, condition_draw, layout.condition_dropout)
         return layouts.t2i_row(ids, image_codes, is_masked, vocabulary, max_text_tokens=room)
 

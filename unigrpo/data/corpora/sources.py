@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from PIL import Image
 
+from unigrpo import DataError
 from unigrpo.config.corpora import SourceConfig
 from unigrpo.data.bad_samples import BadSample
 from unigrpo.data.corpora.captions import clean_caption, describe, open_store, read_questions
@@ -78,11 +79,11 @@ class ImageFolder:
         """
         self._folder = Path(config.path).expanduser()
         if not self._folder.is_dir():
-            raise ValueError(f"{config.path}: no such folder (looked in {Path.cwd()})")
+            raise DataError(f"{config.path}: no such folder (looked in {Path.cwd()})")
         files = _visible_files(self._folder)
         self._names = [name for name in files if Path(name).suffix[1:].lower() in IMAGE_ENDINGS]
         if not self._names:
-            raise ValueError(f"{config.path}: none of {len(files)} files ends in {', '.join(IMAGE_ENDINGS)}")
+            raise DataError(f"{config.path}: none of {len(files)} files ends in {', '.join(IMAGE_ENDINGS)}")
         logger.info("%s: %d images, %d other files", config.path, len(self._names), len(files) - len(self._names))
         self._captioned = Captioned(config)
         self._store = open_store(config.captions)
@@ -146,7 +147,7 @@ def _visible_files(folder: Path) -> list[str]:
 
 
 def _refuse(error: OSError) -> None:
-    raise ValueError(f"{error.filename}: the folder cannot be read ({error.strerror})") from error
+    raise DataError(f"{error.filename}: the folder cannot be read ({error.strerror})") from error
 
 
 def _class_names(path: str, names: list[str], root: Path) -> dict[str, str]:
@@ -154,7 +155,7 @@ def _class_names(path: str, names: list[str], root: Path) -> dict[str, str]:
     folders = sorted({Path(name).parent.name for name in names})
     if "" in folders:
         stray = next(name for name in names if not Path(name).parent.name)
-        raise ValueError(f"{root}: images outside of a class's folder, such as {stray}; put them into one")
+        raise DataError(f"{root}: images outside of a class's folder, such as {stray}; put them into one")
     if not path:
         return {folder: folder.replace("_", " ") for folder in folders}
     lines = read_text(Path(path).expanduser()).split("\n")
@@ -162,10 +163,10 @@ def _class_names(path: str, names: list[str], root: Path) -> dict[str, str]:
     for number, line in enumerate(lines, start=1):
         key, colon, name = line.partition(":")
         if line.strip() and not (colon and name.strip()):
-            raise ValueError(f"{path}:{number}: expected `index: name` or `folder: name`, found {line[:60]!r}")
+            raise DataError(f"{path}:{number}: expected `index: name` or `folder: name`, found {line[:60]!r}")
         entries[key.strip()] = name.strip()
     classes = {folder: entries.get(folder, entries.get(str(index))) for index, folder in enumerate(folders)}
     nameless = [folder for folder, name in classes.items() if name is None]
     if nameless:
-        raise ValueError(f"{path}: no name for {len(nameless)} folders of {root}, the first is {nameless[0]!r}")
+        raise DataError(f"{path}: no name for {len(nameless)} folders of {root}, the first is {nameless[0]!r}")
     return {folder: name for folder, name in classes.items() if name is not None}

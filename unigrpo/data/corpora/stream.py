@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
+from unigrpo import DataError
 from unigrpo.config.corpora import SourceConfig
 from unigrpo.data.bad_samples import BadSample
 from unigrpo.data.corpora.order import MIXTURE_BLOCK, Mixture, shuffled_index
@@ -133,7 +134,7 @@ class CorpusStream(torch.utils.data.Dataset[CorpusSample]):
             self._broken[name].update(index for _, index in skipped)
             broken, of, limit = len(self._broken[name]), size, allowed * size
         if broken > limit:
-            raise ValueError(
+            raise DataError(
                 f"source {name}: {broken} of {of} samples cannot be used ({_listed(reasons)}), more than "
                 f"max_bad_fraction {allowed} allows; the log names them. Repair the data or raise max_bad_fraction"
             )
@@ -143,7 +144,7 @@ def _open(name: str, config: SourceConfig) -> Source:
     try:
         source = KINDS[config.kind](config)
     except ValueError as error:
-        raise ValueError(f"source {name}: {error}") from error
+        raise DataError(f"source {name}: {error}") from error
     logger.info("source %s: %d samples, weight %g", name, len(source), config.weight)
     return source
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from unigrpo import DataError
 from unigrpo.config.corpora import SourceConfig
 from unigrpo.data.bad_samples import BadSample
 from unigrpo.data.corpora.chat_format import leading_turns, read_messages, with_instruction
@@ -53,7 +54,7 @@ class TableSource:
             if name in found:
                 return name
         expected = repr(asked) if asked else f"one of {list(usual)}"
-        raise ValueError(
+        raise DataError(
             f"{self.config.path}: no column {expected} in {self.table.key(0)} and the rows behind it; found "
             f"{sorted(found)}. Name the column in columns"
         )
@@ -171,7 +172,7 @@ def _columns(table: Table) -> set[str]:
         except BadSample as error:
             broken = error
     if not found and broken:
-        raise ValueError(f"{broken}; so are all of the first {min(len(table), NUM_PREVIEWED)} rows")
+        raise DataError(f"{broken}; so are all of the first {min(len(table), NUM_PREVIEWED)} rows")
     return found
 
 

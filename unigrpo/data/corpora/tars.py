@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from webdataset.tariterators import base_plus_ext
 
+from unigrpo import DataError
 from unigrpo.data.bad_samples import BadSample
 from unigrpo.data.files import Parts
 
@@ -62,7 +63,7 @@ class TarSamples:
         self._spans = [_remembered_spans(path, index_folder) for path in paths]
         self._parts = Parts([len(spans) for spans in self._spans])
         if not len(self._parts):
-            raise ValueError(f"{paths[0]}: no sample in {len(paths)} tars; name members like 0001.jpg, 0001.txt")
+            raise DataError(f"{paths[0]}: no sample in {len(paths)} tars; name members like 0001.jpg, 0001.txt")
 
     def __len__(self) -> int:
         return len(self._parts)
@@ -138,7 +139,7 @@ def _spans(path: Path) -> np.ndarray:
             except tarfile.TarError as error:
                 logger.warning("%s: %s", path, error)
     except (tarfile.TarError, OSError) as error:
-        raise ValueError(
+        raise DataError(
             f"{path}: no tar could be read (a .tgz must be unpacked): {type(error).__name__}: {error}"
         ) from error
     if nameless:

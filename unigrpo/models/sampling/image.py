@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from unigrpo import ConfigError
 from unigrpo.algorithm.schedule import hidden_share
 from unigrpo.config import ImageSamplingConfig
 from unigrpo.models.sampling.cache import KeyValueCache
@@ -205,23 +206,23 @@ def check_arguments(
         ValueError: As there.
     """
     if vocabulary.codebook_size == 0:
-        raise ValueError("the checkpoint has no image codes (codebook_size is 0); use a multimodal one")
+        raise ConfigError("the checkpoint has no image codes (codebook_size is 0); use a multimodal one")
     if settings.guidance_scale > 0 and unconditional is None:
-        raise ValueError(
+        raise ConfigError(
             f"guidance_scale is {settings.guidance_scale} without an unconditional prompt to compare with; give one, "
             "or set guidance_scale 0"
         )
     for what, given in (("generators", generators), ("unconditional prompts", unconditional), ("known", known)):
         if given is not None and len(given) != len(prompts):
-            raise ValueError(f"{len(given)} {what} for {len(prompts)} prompts; give one to each")
+            raise ConfigError(f"{len(given)} {what} for {len(prompts)} prompts; give one to each")
     for number, prompt in enumerate([*prompts, *(unconditional or ())]):
         if (prompt == vocabulary.mask_id).any():
-            raise ValueError(f"prompt {number} contains the mask token {vocabulary.mask_id}; remove it")
+            raise ConfigError(f"prompt {number} contains the mask token {vocabulary.mask_id}; remove it")
     for number, codes in enumerate(known or ()):
         if codes is None:
             continue
         if codes.shape != (settings.num_image_tokens,):
-            raise ValueError(
+            raise ConfigError(
                 f"known {number} has shape {tuple(codes.shape)}, expected ({settings.num_image_tokens},) as "
                 f"num_image_tokens says; put {UNKNOWN} where to generate"
             )
@@ -305,7 +306,7 @@ def _candidates(
         drawn = scaled.argmax(dim=-1)
     log_probs = scaled.log_softmax(-1).gather(1, drawn[:, None])[:, 0]
     if not log_probs.isfinite().all():
-        raise ValueError("the model's logits are not finite; check its weights, or use an earlier checkpoint")
+        raise ConfigError("the model's logits are not finite; check its weights, or use an earlier checkpoint")
     plain = log_probs if settings.temperature in (0, 1) else logits.log_softmax(-1).gather(1, drawn[:, None])[:, 0]
     return (
         batch.image.masked_scatter(hidden, drawn + vocabulary.image_offset),

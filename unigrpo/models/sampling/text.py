@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from unigrpo import ConfigError
 from unigrpo.config import TextSamplingConfig
 from unigrpo.models.sampling.cache import KeyValueCache
 from unigrpo.models.sampling.remasking import at_least, commit_counts, draw, guide, keep_top_p, most_confident
@@ -111,7 +112,7 @@ def sample_text(
             prompt, or logits that are not finite.
     """
     if len(generators) != len(prompts):
-        raise ValueError(f"{len(generators)} generators for {len(prompts)} prompts; give one to each")
+        raise ConfigError(f"{len(generators)} generators for {len(prompts)} prompts; give one to each")
     if not prompts:
         return []
     _check_prompts(prompts, settings, vocabulary)
@@ -135,11 +136,11 @@ def sample_text(
 def _check_prompts(prompts: Sequence[Tensor], settings: TextSamplingConfig, vocabulary: Vocabulary) -> None:
     for number, prompt in enumerate(prompts):
         if settings.guidance_scale > 0 and len(prompt) == 0:
-            raise ValueError(
+            raise ConfigError(
                 f"prompt {number} is empty, so guidance_scale {settings.guidance_scale} has nothing to guide by"
             )
         if (prompt == vocabulary.mask_id).any():
-            raise ValueError(
+            raise ConfigError(
                 f"prompt {number} contains the mask token {vocabulary.mask_id}, which would be sampled over"
             )
 
@@ -221,7 +222,7 @@ def _fill_block(
         left = [n - count for n in left]
     batch.put(rows, part)
     if not is_finite:
-        raise ValueError("the model's logits are not finite; check its weights, or use an earlier checkpoint")
+        raise ConfigError("the model's logits are not finite; check its weights, or use an earlier checkpoint")
 
 
 def _commit(block: Tensor, masked: Bool[Tensor, "B l"], chosen: Bool[Tensor, "B l"], values: Tensor) -> None:

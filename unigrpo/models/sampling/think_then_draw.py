@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from unigrpo import ConfigError
 from unigrpo.config import ImageSamplingConfig, TextSamplingConfig
 from unigrpo.models.sampling.image import ImageSample, check_arguments, sample_images
 from unigrpo.models.sampling.text import TextSample, sample_text
@@ -63,7 +64,7 @@ def think_then_draw(
     for number, prompt in enumerate(prompts):
         needed = len(prompt) + text_settings.max_new_tokens  # the task token is no text, end-of-text is
         if max_text_tokens is not None and needed > max_text_tokens:
-            raise ValueError(
+            raise ConfigError(
                 f"prompt {number} needs {needed} text tokens with max_new_tokens {text_settings.max_new_tokens} and "
                 f"end-of-text, more than max_text_tokens {max_text_tokens}; shorten it, or lower max_new_tokens"
             )

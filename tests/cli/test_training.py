@@ -30,3 +30,9 @@ def test_a_directory_of_a_run_that_is_under_way_is_refused_before_anything_start
     [error] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert f"{setting} {tmp_path / 'used'} is in use by another run" in error
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["train", "pretrain", "mixcot"])
+def test_a_run_without_a_config_does_not_start(capsys, command):
+    assert main([command, "--train.num_steps", "1"]) == 2
+    assert capsys.readouterr().err.startswith("error: no config; name a YAML file")

@@ -79,6 +79,12 @@ def add_plan_arguments(parser: ArgumentParser) -> None:
     )
 
 
+def require_config_file(parsed: Any) -> None:
+    """Raises ConfigError if a command line names no config file. The defaults alone are nobody's experiment."""
+    if not parsed.config:
+        raise ConfigError("no config; name a YAML file, such as --config launch/configs/tiny/unigrpo.yaml")
+
+
 def parse(parser: ArgumentParser, arguments: Sequence[str], config: type | None = None) -> Any:
     """Parses and constructs the dataclasses, so that wrong values fail here.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from unigrpo.cli.arguments import add_plan_arguments, config_from_args, parse, run_parser
+from unigrpo.cli.arguments import add_plan_arguments, config_from_args, parse, require_config_file, run_parser
 from unigrpo.cli.paths import with_absolute_paths
 from unigrpo.config import RunConfig
 from unigrpo.runs.tracking import check_tracking
@@ -15,6 +15,7 @@ def run(arguments: Sequence[str]) -> int:
     parser = run_parser("unigrpo train", __doc__ or "", RunConfig)
     add_plan_arguments(parser)
     parsed = parse(parser, arguments, RunConfig)
+    require_config_file(parsed)
     config = with_absolute_paths(config_from_args(parsed, RunConfig))
     check_tracking(config.logger.wandb_project)
     if parsed.check_settings:

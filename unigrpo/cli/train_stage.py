@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from unigrpo import ConfigError
-from unigrpo.cli.arguments import add_plan_arguments, config_from_args, parse, run_parser
+from unigrpo.cli.arguments import add_plan_arguments, config_from_args, parse, require_config_file, run_parser
 from unigrpo.cli.paths import UserPaths, with_absolute_paths
 from unigrpo.config.denoising import StageConfig
 from unigrpo.runs.tracking import check_tracking
@@ -28,6 +28,7 @@ def _run(program: str, description: str, arguments: Sequence[str]) -> int:
     parser.add_argument("--init_from", default="", help="run directory of a finished stage to start from")
     add_plan_arguments(parser)
     parsed = parse(parser, arguments, StageConfig)
+    require_config_file(parsed)
     config = with_absolute_paths(config_from_args(parsed, StageConfig))
     check_tracking(config.logger.wandb_project)
     if parsed.check_settings:

@@ -224,7 +224,7 @@ def test_a_run_that_needs_more_gpus_than_there_are_ends_with_one_line_before_tra
     [
         (["--actor.model_name_or_path", "absent"], "actor.model_name_or_path 'absent'"),
         (["--data.max_prompt_tokens", "3"], "train.jsonl:1: the prompt has 16 tokens"),
-        (["--algo.likelihood.name", "couple"], "no 'couple'; choose one of ['all_masked', 'coupled'"),
+        (["--algo.likelihood.name", "couple"], "no 'couple'; choose one of ['all_masked', 'block_masks'"),
         (["--reward.terms", "[{name: cot}]"], "reward.terms: no 'cot'; choose one of"),
         (["--data.prompt_dataset", "absent.jsonl"], "absent.jsonl: no such file"),
     ],

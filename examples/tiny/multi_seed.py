@@ -12,7 +12,7 @@ import yaml
 from matplotlib.figure import Figure
 
 from unigrpo.runs.metrics import METRICS_FILE, read_lines
-from unigrpo.runs.report import moving_average
+from unigrpo.runs.report_plots import moving_average
 
 matplotlib.use("Agg")
 HERE = Path(__file__).parent

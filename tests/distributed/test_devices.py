@@ -8,7 +8,8 @@ import pytest
 import ray
 import torch
 
-from unigrpo.config import RewardTermConfig, RunConfig
+from rewards.runtime.host import RewardSpec
+from unigrpo.config import RunConfig
 from unigrpo.distributed import actors, devices
 from unigrpo.distributed.reward_actor import RewardActor
 
@@ -71,4 +72,4 @@ def test_every_worker_with_a_model_looks_for_its_gpu_first(node, kind):
 
 def test_a_reward_looks_for_its_gpu_first(node):
     with pytest.raises(ValueError, match="Ray gave this process a GPU"):
-        RewardActor(RewardTermConfig(name="jpeg_size")).load()
+        RewardActor(RewardSpec(name="jpeg_size", options={})).load()

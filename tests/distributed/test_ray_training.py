@@ -219,7 +219,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing(sharded: Run, tmp_path: P
 
 def test_a_missing_checkpoint_is_an_error_that_names_worker_and_folder(sharded: Run, tmp_path: Path) -> None:
     with pytest.raises(
-        WorkerFailed, match=rf"policy workers 0, 1 failed in load: ValueError: {tmp_path}: no DeepSpeed"
+        WorkerFailed, match=rf"policy workers 0, 1 failed in load: CheckpointError: {tmp_path}: no DeepSpeed"
     ):
         sharded.group.call(Trainer.load, tmp_path)
 

@@ -14,7 +14,6 @@ from deepspeed import zero
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from unigrpo import ConfigError
 from unigrpo.config import BaseRunConfig
 from unigrpo.distributed.strategy import UniGRPOStrategy, training_settings
 from unigrpo.models.checkpoint_io import meta_copy, save_weights
@@ -129,7 +128,7 @@ class StrategyEngine:
             ValueError: There is no checkpoint in the folder.
         """
         if not (folder / CHECKPOINT_TAG).is_dir():
-            raise ConfigError(f"{folder}: no DeepSpeed checkpoint; name the folder of a whole one")
+            raise CheckpointError(f"{folder}: no DeepSpeed checkpoint; name the folder of a whole one")
         self._strategy.load_ckpt(self._engine, str(folder), tag=CHECKPOINT_TAG)
 
     def export(self, folder: Path) -> None:

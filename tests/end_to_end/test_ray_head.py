@@ -48,7 +48,7 @@ pytestmark = pytest.mark.ray
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A folder with the launch scripts, a command that prints its arguments, and files that patterns would match."""
+    """A repository with the launch scripts, a command that prints its arguments, and files that a shell would match."""
     shutil.copytree(ROOT / "launch", tmp_path / "launch")
     (tmp_path / "unigrpo").mkdir()
     (tmp_path / "unigrpo" / "__init__.py").write_text("")
@@ -56,6 +56,9 @@ def project(tmp_path: Path) -> Path:
     (tmp_path / "show.py").write_text(PRINTS_ARGUMENTS)
     (tmp_path / "t").write_text("")
     (tmp_path / "ticks.py").write_text(TICKS)
+    identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+    for command in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-q", "-m", "files that a job ships"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
     return tmp_path
 
 

@@ -14,6 +14,7 @@ from deepspeed import zero
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from unigrpo import CheckpointError
 from unigrpo.config import BaseRunConfig
 from unigrpo.distributed.strategy import UniGRPOStrategy, training_settings
 from unigrpo.models.checkpoint_io import meta_copy, save_weights

@@ -48,7 +48,7 @@ pytestmark = pytest.mark.ray
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A repository with the launch scripts, a command that prints its arguments, and files that a shell would match."""
+    """A repository with the launch scripts, a command that prints its arguments, and files that patterns match."""
     shutil.copytree(ROOT / "launch", tmp_path / "launch")
     (tmp_path / "unigrpo").mkdir()
     (tmp_path / "unigrpo" / "__init__.py").write_text("")

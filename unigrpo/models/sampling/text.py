@@ -189,7 +189,7 @@ def _fill_block(
     columns = slice(first, first + settings.block_length)
     cache = None if settings.cache == "none" else KeyValueCache()
     num_steps = settings.num_denoising_steps * settings.block_length // settings.max_new_tokens
-    counts = commit_counts(settings.block_length, min(num_steps, settings.block_length))  # further steps fix nothing
+    counts = commit_counts(settings.block_length, num_steps)
     if settings.threshold > 0:
         counts = [0] * settings.block_length  # as many steps as it takes
     left = [settings.block_length] * len(batch.index)

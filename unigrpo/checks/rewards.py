@@ -59,4 +59,8 @@ def _check(term: RewardTermConfig, prompts: Sequence[Prompt]) -> tuple[str, dict
         ) from error
     except ProcessFailed as error:
         raise ConfigError(f"reward {term.name!r} {error}") from error
+    except ConfigError:
+        raise
+    except ValueError as error:  # rewards/ knows no class of unigrpo
+        raise ConfigError(str(error)) from error
     return name, refused

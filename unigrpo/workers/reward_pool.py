@@ -19,6 +19,7 @@ from rewards.base import RewardInput
 from rewards.runtime.host import RewardInfo
 from rewards.runtime.process import DeadlineMissed, ProcessFailed
 from rewards.runtime.scoring import Scores, missing
+from unigrpo import ConfigError
 from unigrpo.config import RewardConfig, RewardTermConfig
 from unigrpo.data.images import read_image
 from unigrpo.records import Prompt, RewardOutput, Rollout
@@ -48,7 +49,7 @@ STEP_SECONDS = 30.0
 """Time that the samples of a step should take with a costly reward that chooses the number of its processes."""
 
 
-class RewardNotReady(ValueError):
+class RewardNotReady(ConfigError):
     """A reward cannot be loaded, or not in time. The message names it."""
 
 

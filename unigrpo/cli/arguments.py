@@ -80,7 +80,7 @@ def add_plan_arguments(parser: ArgumentParser) -> None:
 
 
 def require_config_file(parsed: Any) -> None:
-    """Raises ConfigError if a command line names no config file. The defaults alone are nobody's experiment."""
+    """Raises ConfigError if a command line names no config file, because the defaults alone describe no useful run."""
     if not parsed.config:
         raise ConfigError("no config; name a YAML file, such as --config launch/configs/tiny/unigrpo.yaml")
 

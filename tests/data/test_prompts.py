@@ -190,3 +190,12 @@ def test_each_rank_gets_as_much_of_each_task_and_whole_groups():
         assert Counter(r.prompt.task for r in share) == {"text": 3, "mmu": 3, "t2i": 6}
         assert [r.group_id for r in share[::3]] == [r.group_id for r in share[2::3]]
     assert balance_across_ranks(requests, 1) == requests
+
+
+def test_an_image_column_may_begin_behind_the_rows_that_are_looked_at_first(tmp_path):
+    rows = [{"task": "text", "prompt": f"{i}+1=", "label": str(i + 1)} for i in range(150)]
+    rows.append({"task": "mmu", "prompt": "How many?", "label": "3", "image": "a.png"})
+    (tmp_path / "mixed.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prompts = load_prompts(str(tmp_path / "mixed.jsonl"))
+    assert prompts[-1].images == (str(tmp_path / "a.png"),)
+    assert len(prompts) == 151

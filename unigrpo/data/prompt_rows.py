@@ -228,7 +228,9 @@ class PromptReader:
         if task != "mmu" and columns.is_task_given and "task" not in row:
             return ()
         names: list[str] = []
-        for column in dict.fromkeys((*columns.images, columns.question)):
+        # Rows of a mixed file may differ: the first ones, which decided the columns, may all be texts.
+        usual = () if self.file.image_key else (key for key in IMAGE_KEYS if key in row)
+        for column in dict.fromkeys((*columns.images, *usual, columns.question)):
             cell = row.get(column)
             if column == columns.question and isinstance(cell, str):
                 continue

@@ -160,6 +160,16 @@ def test_a_task_that_nothing_pays_for_is_named(mixed):
         check_inputs(changed(run, reward=RewardConfig(terms=terms)))
 
 
+def test_a_prompt_whose_gold_decides_that_nothing_pays_for_it_is_named(mixed):
+    run = mixed({"prompt": "1", "label": "1"}, {"prompt": "x"})
+    terms = (RewardTermConfig(name="math_answer", tasks=("text",), only="with_gold"),)
+    message = r"jsonl:2: no reward with a weight scores task 'text' without a gold answer; add one"
+    with pytest.raises(ValueError, match=message):
+        check_inputs(changed(run, reward=RewardConfig(terms=terms)))
+    both = (*terms, RewardTermConfig(name="cot_format", only="without_gold"))
+    assert len(check_inputs(changed(run, reward=RewardConfig(terms=both))).prompts) == 2
+
+
 def test_a_number_of_image_tokens_that_contradicts_the_resolution_is_refused(mixed):
     rollout = RolloutConfig(image=ImageSamplingConfig(num_image_tokens=9, num_denoising_steps=9))
     with pytest.raises(ValueError, match=r"num_image_tokens is 9, but image.resolution 16 makes 16"):

@@ -57,6 +57,36 @@ def test_embedded_images_are_written_beside_as_they_are(tmp_path):
     assert record["rows"] == {"kept": 1, "dropped: unusable gold or image": 1}
 
 
+def embedded(color, mode="PNG"):
+    buffer = io.BytesIO()
+    Image.new("RGB", (3, 2), color).save(buffer, mode)
+    return {"bytes": buffer.getvalue(), "path": None}
+
+
+def test_images_become_requests_for_descriptions_without_a_gold(tmp_path):
+    rows = [{"image": embedded("red"), "caption": ["A red card.", "Red."]}, {"image": None, "caption": []}]
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "a.parquet")
+    (prompt,), record = prepared(tmp_path, "describe", "--source", str(tmp_path / "a.parquet"))
+    assert (prompt.task, prompt.text, prompt.label) == ("mmu", "Please describe this image.", None)
+    assert read_image(prompt.images[0]).getpixel((0, 0)) == (255, 0, 0)
+    assert record["rows"] == {"kept": 1, "dropped: no single image": 1}
+
+
+def test_held_out_rows_share_no_image_with_the_others(tmp_path):
+    colors = [(10 * number, 0, 0) for number in range(20)]
+    rows = [
+        {"image": embedded(color), "problem": f"{place} {color[0]}?", "solution": "<answer>3</answer>"}
+        for place in range(2)
+        for color in colors
+    ]
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "a.parquet")
+    train, record = prepared(tmp_path / "new", "clevr", "--source", str(tmp_path / "a.parquet"), "--held_out", "5")
+    test = load_prompts(str(tmp_path / "new" / "clevr_test.jsonl"))
+    assert (len(train), len(test)) == (34, 6) == (record["rows"]["kept"], record["rows"]["held out"])
+    seen = [{read_image(prompt.images[0]).getpixel((0, 0)) for prompt in part} for part in (train, test)]
+    assert not seen[0] & seen[1] and len(seen[1]) == 3
+
+
 def test_captions_become_prompts_to_draw(tmp_path):
     (tmp_path / "captions.txt").write_text("a red circle\na red circle\na ship\n")
     prompts, record = prepared(tmp_path, "captions", "--source", str(tmp_path / "captions.txt"))

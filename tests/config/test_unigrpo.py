@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import yaml
 
 from unigrpo.cli.arguments import config_from_args, parse, run_parser
 from unigrpo.config import (
@@ -68,6 +69,13 @@ from unigrpo.config.denoising import ValidationConfig
         (lambda: TrainConfig(num_inner_updates=0), "train.num_inner_updates is 0"),
         (lambda: CheckpointConfig(max_num=0), "ckpt.max_num is 0"),
         (lambda: DataConfig(prompt_dataset=""), "data.prompt_dataset is empty"),
+        (lambda: DataConfig(instructions={"vqa": "Look."}), "data.instructions: no 'vqa'; choose one of"),
+        (lambda: DataConfig(prompt_templates={"t2i": "chat"}), "data.prompt_templates: no 't2i'; choose one of"),
+        (
+            lambda: DataConfig(prompt_templates={"mmu": "none"}),  # type: ignore[dict-item]
+            "data.prompt_templates.mmu: no 'none'",
+        ),
+        (lambda: RewardTermConfig(name="a", only="gold"), "reward.terms: a: only: no 'gold'"),  # type: ignore[arg-type]
         (
             lambda: RunConfig(actor=ActorConfig(num_gpus_per_node=3)),
             "128 samples of a step .* over 3 policy ranks; make",
@@ -107,4 +115,28 @@ def test_the_shipped_8b_config_has_the_rewards_of_the_paper(flags):
     assert weights == {
         ("math_answer", "text"): 2.0, ("math_answer", "mmu"): 2.0, ("cot_format", "text"): 0.5,
         ("cot_format", "mmu"): 0.5, ("clip_score", "t2i"): 0.1, ("image_reward", "t2i"): 0.1,
+        ("clip_score", "mmu"): 0.1,
     }  # fmt: skip
+    by_gold = {term.name: term.only for term in config.reward.terms}
+    assert (by_gold["math_answer"], by_gold["cot_format"], by_gold["clip_score"]) == ("with_gold",) * 2 + (
+        "without_gold",
+    )
+
+
+def test_unigrpo_asks_with_the_words_and_the_template_that_stage_2_trains():
+    folder = Path(__file__).parents[2] / "launch" / "configs" / "mmada_8b"
+    data = config_from_args(parse(run_parser("x", "x"), ["--config", str(folder / "unigrpo.yaml")]), RunConfig).data
+    stages = [yaml.safe_load((folder / f"stage2_{part}.yaml").read_text()) for part in (1, 2)]
+    asked = [
+        (source["task"], source["instruction"])
+        for stage in stages
+        for modality in ("lm_chat", "mmu", "r2i")
+        for source in stage.get(modality, {}).get("sources", {}).values()
+        if "instruction" in source
+    ]
+    assert sorted({task for task, _ in asked}) == ["lm_chat", "mmu", "r2i"]
+    names = {"lm_chat": "text", "mmu": "mmu", "r2i": "r2i"}
+    assert all(data.instruction_of(names[task]) == text for task, text in asked)
+    assert data.instruction_of("text").endswith("i.e. <think> reasoning process here </think> answer here\n")
+    assert data.instruction_of("r2i").endswith("i.e. <think> detailed description here </think> image here\n")
+    assert {data.template_of("mmu"), *(stage["layout"]["template"] for stage in stages)} == {"chat_one_newline"}

@@ -48,6 +48,28 @@ def test_a_plain_prompt_is_begin_of_text_and_the_text(tokenizer, vocabulary):
     assert tokenizer.convert_ids_to_tokens(ids.tolist()) == ["<|startoftext|>", *"Add: 2+3"]
 
 
+def test_instruction_and_template_may_differ_by_task(tokenizer, vocabulary):
+    data = DataConfig(
+        instruction="Think. ",
+        instructions={"r2i": "Describe. ", "t2i": "Draw "},
+        prompt_templates={"text": "plain", "r2i": "chat_two_newlines"},
+    )
+
+    def text(prompt):
+        codes = torch.zeros(0, dtype=torch.long) if prompt.task == "mmu" else None
+        return "".join(
+            tokenizer.convert_ids_to_tokens(encode_prompt(prompt, tokenizer, vocabulary, data, codes).tolist())
+        )
+
+    assert text(Prompt(id="a:1", text="2+3")) == "<|startoftext|>Think. 2+3"
+    header, end = "<|start_header_id|>user<|end_header_id|>", "<|eot_id|><|start_header_id|>assistant<|end_header_id|>"
+    assert text(Prompt(id="a:1", text="2+3", task="mmu")).endswith(f"{header}\nThink. 2+3{end}\n")
+    assert f"{header}\n\nDescribe. 2+3{end}\n\n" in text(Prompt(id="a:1", text="2+3", task="r2i"))
+    assert "Draw 2+3" in text(Prompt(id="a:1", text="2+3", task="t2i"))
+    own = text(Prompt(id="a:1", text="2+3", task="r2i", instruction="Own. "))
+    assert "Own. 2+3" in own and "Describe" not in own
+
+
 def test_begin_of_text_is_not_doubled_where_the_tokenizer_adds_it(tokenizer, vocabulary):
     class Adding:
         """A tokenizer that puts begin-of-text before everything, as Llama's does."""

@@ -38,7 +38,7 @@ def refused_prompts(prompts: Sequence[Prompt], config: RewardConfig) -> dict[int
 def _check(term: RewardTermConfig, prompts: Sequence[Prompt]) -> tuple[str, dict[int, str]]:
     """The name of a reward, and a message for the index of each prompt that it cannot work with."""
     seconds = min(term.check_timeout_seconds, term.load_timeout_seconds)
-    places = [place for place, prompt in enumerate(prompts) if applies_to(term, prompt.task)]
+    places = [place for place, prompt in enumerate(prompts) if applies_to(term, prompt)]
     refused: dict[int, str] = {}
     try:
         with RewardProcess(reward_spec(term)) as process:

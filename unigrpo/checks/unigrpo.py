@@ -108,7 +108,7 @@ def check_inputs(config: RunConfig) -> Inputs:
         len(inputs.eval_prompts),
         inputs.longest_prompt,
     )
-    if data.prompt_template == "chat":
+    if any(data.template_of(prompt.task) == "chat" for prompt in inputs.prompts if prompt.task != "t2i"):
         logger.info("the tokenizer's chat template is %s", chat_variant(tokenizer) or "a form of its own")
     return inputs
 
@@ -279,8 +279,8 @@ def _lengths(
     codes = torch.zeros(num_codes, dtype=torch.long)
     room = config.rollout.max_text_tokens or model_config.max_text_tokens
     lengths: dict[int, int] = {}
-    if prompts and config.data.prompt_template != "plain":
-        chat_text("a", tokenizer, config.data.prompt_template)  # a template that fails on everything is no bad row
+    for template in {config.data.template_of(prompt.task) for prompt in prompts if prompt.task != "t2i"} - {"plain"}:
+        chat_text("a", tokenizer, template)  # a template that fails on everything is no bad row
     for place, prompt in enumerate(prompts):
         try:
             check_prompt_text(prompt, tokenizer)
@@ -323,18 +323,23 @@ def _check_length(prompt: Prompt, length: int, num_codes: int, config: RunConfig
 
 
 def _check_tasks(prompts: list[Prompt], config: RunConfig, needs_weight: bool) -> None:
-    """Every task is paid for by some reward."""
+    """Every task is paid for by some reward, with a gold answer and without one."""
     problems: list[str] = []
-    first: dict[str, Prompt] = {}
+    first: dict[tuple[str, bool], Prompt] = {}
     for prompt in prompts:
-        first.setdefault(prompt.task, prompt)
-    for task, prompt in first.items():
-        paying = [term for term in config.reward.terms if applies_to(term, task)]
+        first.setdefault((prompt.task, prompt.label is None), prompt)
+    for (task, _), prompt in first.items():
+        paying = [term for term in config.reward.terms if applies_to(term, prompt)]
         if not any(term.weight or not needs_weight for term in paying):
             kind = "reward with a weight" if needs_weight else "reward"
+            gold = (
+                f" {'without' if prompt.label is None else 'with'} a gold answer"
+                if config.reward.looks_at_golds
+                else ""
+            )
             problems.append(
-                f"{prompt.id}: no {kind} scores task {task!r}; add one to reward.terms, or leave the task out by "
-                "data.tasks"
+                f"{prompt.id}: no {kind} scores task {task!r}{gold}; add one to reward.terms, or leave the task out "
+                "by data.tasks"
             )
     raise_problems(problems)
 

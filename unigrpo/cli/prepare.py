@@ -27,7 +27,8 @@ MAX_GENERATED = 10_000_000
 HELP = """\
 The source may be a downloaded copy, so that nothing is fetched. Rows without a usable gold answer and repeated rows
 are dropped and counted. OUTPUT.source.json beside the prompt file has source, licence, counts and the file's SHA-256.
-Embedded images are written into a folder beside the prompt file."""
+Embedded images are written into a folder beside the prompt file. `describe` takes the images of any table and asks for
+descriptions of them. With --held_out, F.jsonl has no image and no question of F_test.jsonl."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class PublicSet:
     task: str
     kind: str = ""
     """How `math_answer` grades its golds; empty for golds that it does not grade."""
+    request: str = ""
+    """Prompt of every row, of which only the image is used; empty if the rows have prompts of their own."""
 
 
 SETS = {
@@ -49,6 +52,7 @@ SETS = {
     "geoqa": PublicSet("leonardPKU/GEOQA_R1V_Train_8K", "not stated", "mmu", "geoqa"),
     "clevr": PublicSet("leonardPKU/clevr_cogen_a_train", "CC BY 4.0 (CLEVR)", "mmu", "clevr"),
     "captions": PublicSet("", "not stated", "t2i"),
+    "describe": PublicSet("", "not stated", "mmu", request="Please describe this image."),
     "countdown": PublicSet("", "CC0 (generated)", "text"),
     "sudoku": PublicSet("", "CC0 (generated)", "text"),
 }
@@ -63,27 +67,56 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--source", default="", help="file, folder or Hub name (default: the set's name on the Hub)")
     parser.add_argument("--split", default="train", help="split of the source (default: %(default)s)")
     parser.add_argument("--max_rows", type=int, default=0, help="largest number of rows to keep; 0 keeps all")
+    parser.add_argument(
+        "--held_out",
+        type=int,
+        default=0,
+        metavar="N",
+        help="also write N rows into F_test.jsonl, for sets with one split",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of generated puzzles (default: %(default)s)")
     given = parser.parse_args(list(arguments))
-    record = prepare(given.name, given.output, given.source, given.split, given.max_rows, given.seed)
+    record = prepare(
+        given.name, given.output, given.source, given.split, given.max_rows, given.seed, held_out=given.held_out
+    )
     for what, number in record["rows"].items():
         sys.stdout.write(f"{number:8d}  {what}\n")
     sys.stdout.write(f"written to {given.output} (source {record['source']}, licence {record['licence']})\n")
+    if given.held_out:
+        sys.stdout.write(f"held out: {held_out_file(given.output)}\n")
     return 0
 
 
+def held_out_file(output: Path) -> Path:
+    """Returns the path of the held-out rows beside a prompt file.
+
+    >>> held_out_file(Path("data/rl/geoqa.jsonl")).name
+    'geoqa_test.jsonl'
+    """
+    return output.with_name(f"{output.stem}_test{output.suffix}")
+
+
 def prepare(
-    name: str, output: Path, source: str = "", split: str = "train", max_rows: int = 0, seed: int = 0
+    name: str,
+    output: Path,
+    source: str = "",
+    split: str = "train",
+    max_rows: int = 0,
+    seed: int = 0,
+    *,
+    held_out: int = 0,
 ) -> dict[str, Any]:
     """Writes the prompt file and the record beside it.
 
     Args:
         name: One of :data:`SETS`.
-        output: The prompt file.
+        output: The prompt file; its folder is created.
         source: Any path that prompts are read from; empty takes the set's name on the Hub or generates.
         split: Of the source. Of generated puzzles, `test` has those that no other split has.
         max_rows: Largest number of rows to keep; 0 keeps all, or 10,000 generated ones.
         seed: Seed of generated puzzles.
+        held_out: Number of the kept rows that go into :func:`held_out_file` instead, chosen by the hashes of their
+            images or texts, so that both files have no image and no text in common.
 
     Returns:
         The record: set, source, split, licence, rows by what became of them, and SHA-256 of the prompt file.
@@ -96,31 +129,93 @@ def prepare(
     is_generated = not source and name in GENERATED
     if not source and not is_generated:
         raise ConfigError(f"prepare {name} needs --source: a file, folder or Hub name of prompts")
-    if not output.absolute().parent.is_dir() or output.is_dir():
-        raise ConfigError(f"--output {output}: expected a file name in a folder that exists")
+    if output.is_dir():
+        raise ConfigError(f"--output {output} is a folder; name a file in it, such as {output / name}.jsonl")
+    output.absolute().parent.mkdir(parents=True, exist_ok=True)
     counts: Counter[str] = Counter()
-    prompts = _generated(name, seed, split) if is_generated else _read(name, source, split, counts)
+    if is_generated:
+        prompts = _generated(name, seed, split)
+    else:
+        prompts = (_requests if found.request else _read)(name, source, split, counts)
+    lines: list[Line] = []
     limit = max_rows or (NUM_GENERATED if is_generated else 0)
-    part = output.with_name(output.name + ".part")
-    with part.open("w", encoding="utf-8") as file:
-        for line in _lines(prompts, found, output, counts):
-            file.write(line)
-            if counts["kept"] == limit:
-                break
-    if not counts["kept"]:
-        part.unlink()
-        raise ConfigError(f"{source}: no row was kept: {dict(counts)}")
-    part.replace(output)
+    for line in _lines(prompts, found, output, counts):
+        lines.append(line)
+        if counts["kept"] == limit:
+            break
+    tests = _held_out(lines, held_out)
+    kept = [line for line in lines if line.key not in tests]
+    if not kept:
+        raise ConfigError(f"{source}: no row was kept: {dict(counts)}, {len(lines)} of them held out")
     record = {
         "set": name,
         "source": f"generated with seed {seed}" if is_generated else source,
         "split": split,
         "licence": found.licence if is_generated else _licence(source) or found.licence,
         "rows": dict(counts),
-        "sha256": hashlib.sha256(output.read_bytes()).hexdigest(),
     }
-    output.with_name(output.name + ".source.json").write_text(json.dumps(record, indent=1) + "\n")
-    return record
+    if held_out:
+        record["rows"] |= {"kept": len(kept), "held out": len(lines) - len(kept)}
+        _write(held_out_file(output), [line for line in lines if line.key in tests], record)
+    return _write(output, kept, record)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row that was kept."""
+
+    text: str
+    """Its JSON."""
+    key: str
+    """SHA-256 of its image, or of its prompt if it has none."""
+
+
+def _held_out(lines: Sequence[Line], number: int) -> set[str]:
+    """Returns the smallest keys that belong to at least so many rows, or no keys for 0."""
+    rows = Counter(line.key for line in lines)
+    chosen: set[str] = set()
+    for key in sorted(rows):
+        if sum(rows[one] for one in chosen) >= number:
+            break
+        chosen.add(key)
+    return chosen
+
+
+def _write(file: Path, lines: Sequence[Line], record: dict[str, Any]) -> dict[str, Any]:
+    """Writes a prompt file and its record with the file's SHA-256, and returns the record."""
+    part = file.with_name(file.name + ".part")
+    part.write_text("".join(line.text for line in lines), encoding="utf-8")
+    part.replace(file)
+    whole = record | {"sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    file.with_name(file.name + ".source.json").write_text(json.dumps(whole, indent=1) + "\n")
+    return whole
+
+
+def _requests(name: str, source: str, split: str, counts: Counter[str]) -> Iterator[Prompt]:
+    """Yields the request of a set for the image of every row; rows without a single image are counted."""
+    from unigrpo.data.bad_samples import BadSample  # noqa: PLC0415  # loads torch, which --help need not
+    from unigrpo.data.embedded_images import embedded_name, images_in  # noqa: PLC0415
+    from unigrpo.data.prompt_rows import IMAGE_KEYS  # noqa: PLC0415
+    from unigrpo.data.tables import open_table  # noqa: PLC0415
+    from unigrpo.records import Prompt  # noqa: PLC0415
+
+    table = open_table(source, split)
+    for index in range(len(table)):
+        where = table.key(index)
+        try:
+            row = table.row(index)
+            column = next((key for key in row if key.lower() in IMAGE_KEYS), "")
+            images = images_in(row.get(column), where)
+        except BadSample as error:
+            counts[f"dropped: {error.reason}"] += 1
+            logger.warning("%s", error)
+            continue
+        if len(images) != 1:
+            counts["dropped: no single image"] += 1
+            continue
+        image = images[0]
+        path = str(table.folder / image) if isinstance(image, str) else embedded_name(source, split, index, column, 0)
+        yield Prompt(id=where, text=SETS[name].request, task=SETS[name].task, images=(path,))
 
 
 def _read(name: str, source: str, split: str, counts: Counter[str]) -> Iterator[Prompt]:
@@ -160,7 +255,7 @@ def _generated(name: str, seed: int, split: str) -> Iterator[Prompt]:
             yield Prompt(id=f"{name}:{index}", text=text, label=label)
 
 
-def _lines(prompts: Iterator[Prompt], found: PublicSet, output: Path, counts: Counter[str]) -> Iterator[str]:
+def _lines(prompts: Iterator[Prompt], found: PublicSet, output: Path, counts: Counter[str]) -> Iterator[Line]:
     """Yields a line for each prompt that is kept, and counts all."""
     from rewards.math_answer import MathAnswer  # noqa: PLC0415  # loads the grader, which --help need not
 
@@ -174,11 +269,12 @@ def _lines(prompts: Iterator[Prompt], found: PublicSet, output: Path, counts: Co
                 continue
             seen.add(key)
             row: dict[str, Any] = {"task": prompt.task, "prompt": prompt.text}
+            content = prompt.text.encode()
             try:
                 if grader:
                     grader.check_label(prompt.label)
                 if prompt.images:
-                    row["image"] = _image(prompt.images[0], output, counts["kept"])
+                    row["image"], content = _image(prompt.images[0], output, counts["kept"])
             except ValueError as error:
                 counts["dropped: unusable gold or image"] += 1
                 logger.warning("%s: %s", prompt.id, error)
@@ -186,14 +282,14 @@ def _lines(prompts: Iterator[Prompt], found: PublicSet, output: Path, counts: Co
             if prompt.label is not None and prompt.task != "t2i":
                 row["label"] = prompt.label
             counts["kept"] += 1
-            yield json.dumps(row, ensure_ascii=False) + "\n"
+            yield Line(json.dumps(row, ensure_ascii=False) + "\n", hashlib.sha256(content).hexdigest())
     finally:
         if grader:
             grader.close()
 
 
-def _image(name: str, output: Path, number: int) -> str:
-    """Returns the path of a prompt's image; an embedded one is written beside the output as it is.
+def _image(name: str, output: Path, number: int) -> tuple[str, bytes]:
+    """Returns path and content of a prompt's image; an embedded one is written beside the output as it is.
 
     Raises:
         ValueError: The image cannot be read.
@@ -205,7 +301,7 @@ def _image(name: str, output: Path, number: int) -> str:
 
     read_image(name)
     if not name.startswith(EMBEDDED):
-        return str(Path(name).absolute())
+        return str(Path(name).absolute()), Path(name).read_bytes()
     content = embedded_bytes(name)
     with Image.open(io.BytesIO(content), formats=FORMATS) as image:
         ending = (image.format or "PNG").lower()
@@ -213,7 +309,7 @@ def _image(name: str, output: Path, number: int) -> str:
     folder.mkdir(exist_ok=True)
     file = folder / f"{number:06}.{ending}"
     file.write_bytes(content)
-    return f"{folder.name}/{file.name}"
+    return f"{folder.name}/{file.name}", content
 
 
 def _licence(source: str) -> str:

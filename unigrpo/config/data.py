@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal, get_args
 
 from unigrpo.config.checks import choice, positive, require
@@ -41,7 +41,8 @@ class PromptFileConfig:
     image_folder: InputPath = ""
     """Folder to which image paths are relative; if empty, the folder of the file."""
     instruction: str | None = None
-    """Text that is put before every question of this file in place of data.instruction."""
+    """Text that is put before every question of this file in place of data.instructions and data.instruction. Captions
+    of `t2i` get data.instructions alone."""
     weight: float | None = None
     """Sampling weight of this file, relative to the others. Either all files have one or none has; with none, all
     prompts form one set that is used up epoch by epoch."""
@@ -120,8 +121,14 @@ class DataConfig:
     """How a prompt becomes tokens. `chat` applies the tokenizer's chat template; `plain` puts the begin-of-text token
     before the text. `chat_one_newline` and `chat_two_newlines` are the formats that MMaDA and LLaDA were trained with,
     and ignore the tokenizer's template."""
+    prompt_templates: dict[str, PromptTemplate] = field(default_factory=dict[str, PromptTemplate])
+    """Templates that differ by task, under the keys `text`, `mmu` and `r2i`. A task without an entry uses
+    data.prompt_template. Captions of `t2i` never have a template."""
     instruction: str = ""
-    """Text that is put before every question, for example the request to think first."""
+    """Text that is put before every question of `text`, `mmu` and `r2i`, for example the request to think first."""
+    instructions: dict[str, str] = field(default_factory=dict[str, str])
+    """Instructions that differ by task, under the keys `text`, `mmu`, `t2i` and `r2i`. A task without an entry uses
+    data.instruction, and `t2i` then uses none. The instruction of a prompt file replaces both."""
 
     def __post_init__(self) -> None:
         require(bool(self.prompt_dataset), "data.prompt_dataset is empty; name a JSONL file or a data set")
@@ -143,6 +150,24 @@ class DataConfig:
         require(self.max_samples >= 0, f"data.max_samples is {self.max_samples}; use 0 for all prompts")
         positive("data.max_prompt_tokens", self.max_prompt_tokens)
         choice("data.prompt_template", self.prompt_template, get_args(PromptTemplate))
+        for task, template in self.prompt_templates.items():
+            choice("data.prompt_templates", task, [task for task in TASKS if task != "t2i"])
+            choice(f"data.prompt_templates.{task}", template, get_args(PromptTemplate))
+        for task in self.instructions:
+            choice("data.instructions", task, TASKS)
+
+    def instruction_of(self, task: str) -> str:
+        """Returns the text that is put before a prompt of a task whose file has no instruction of its own.
+
+        >>> data = DataConfig(instruction="Think. ", instructions={"r2i": "Describe. "})
+        >>> data.instruction_of("mmu"), data.instruction_of("r2i"), data.instruction_of("t2i")
+        ('Think. ', 'Describe. ', '')
+        """
+        return self.instructions.get(task, "" if task == "t2i" else self.instruction)
+
+    def template_of(self, task: str) -> PromptTemplate:
+        """Returns the template of a task."""
+        return self.prompt_templates.get(task, self.prompt_template)
 
 
 @dataclass(frozen=True, kw_only=True)

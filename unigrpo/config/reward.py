@@ -25,6 +25,9 @@ class RewardTermConfig:
     """Keyword arguments of the reward."""
     tasks: tuple[str, ...] = ()
     """Tasks that this reward scores; if empty, it scores all tasks."""
+    only: Literal["", "with_gold", "without_gold"] = ""
+    """Whether this reward scores only prompts with a gold answer, or only those without one, such as requests to
+    describe an image; if empty, it scores both."""
     style: Literal["auto", "unigrpo", "trl", "openrlhf", "verl", "verl_batch"] = "auto"
     """Calling convention of a reward function. `auto` infers it from the signature."""
     required: bool = True
@@ -69,6 +72,7 @@ class RewardTermConfig:
         where = f"reward.terms: {self.name}"
         for task in self.tasks:
             choice(f"{where}: tasks", task, TASKS)
+        choice(f"{where}: only", self.only, ("", "with_gold", "without_gold"))
         for name in ("timeout_seconds", "load_timeout_seconds", "check_timeout_seconds", "attempts", "concurrency"):
             positive(f"{where}: {name}", getattr(self, name))
         for name in ("batch_size", "num_cpus", "num_gpus", "num_workers"):
@@ -100,3 +104,8 @@ class RewardConfig:
         require(0 <= self.max_missing_share <= 1, f"reward.max_missing_share is {self.max_missing_share}; use 0 to 1")
         positive("reward.max_failed_steps", self.max_failed_steps)
         require(self.max_steps_without_spread >= 0, "reward.max_steps_without_spread must be 0 or more")
+
+    @property
+    def looks_at_golds(self) -> bool:
+        """Whether some reward scores only prompts with a gold answer, or only those without one."""
+        return any(term.only for term in self.terms)

@@ -28,14 +28,14 @@ def encode_prompt(
 ) -> Int[Tensor, " P"]:
     """Returns the tokens before a response.
 
-    `text`, `mmu` and `r2i` end with the assistant's header; `t2i` takes the caption unchanged, without template and
-    instruction, and ends with start-of-image.
+    `text`, `mmu` and `r2i` end with the assistant's header; `t2i` takes the caption without a template, with an
+    instruction only if ``data.instructions`` has one for it, and ends with start-of-image.
 
     Args:
         prompt: A prompt of any task.
-        tokenizer: A tokenizer that fits ``data.prompt_template``.
+        tokenizer: A tokenizer that fits the template.
         vocabulary: Special ids.
-        data: Template and instruction.
+        data: Templates and instructions.
         image_codes: Codes of the image of an `mmu` prompt, without the offset.
 
     Raises:
@@ -49,21 +49,23 @@ def encode_prompt(
         checked(prompt.text, prompt.id)
     except BadSample as error:  # text of a page or a command line, which no reader of tables has checked
         raise DataError(str(error)) from error
-    instruction = data.instruction if prompt.instruction is None else prompt.instruction
+    is_caption = prompt.task == "t2i"
+    of_file = None if is_caption else prompt.instruction
+    text = (data.instruction_of(prompt.task) if of_file is None else of_file) + prompt.text
+    template = data.template_of(prompt.task)
     earlier = prompt.messages[:-1]
-    if earlier and (prompt.task == "t2i" or data.prompt_template == "plain"):
-        why = "task 't2i' takes one caption" if prompt.task == "t2i" else "data.prompt_template plain has no turns"
+    if earlier and (is_caption or template == "plain"):
+        why = "task 't2i' takes one caption" if is_caption else "the template plain has no turns"
         raise DataError(f"{prompt.id}: {len(earlier)} turns come before the question, but {why}")
-    text = instruction + prompt.text
-    if prompt.task == "t2i":
-        ids = tokenizer.encode(prompt.text, add_special_tokens=False)
-    elif data.prompt_template == "plain":
+    if is_caption:
+        ids = tokenizer.encode(text, add_special_tokens=False)
+    elif template == "plain":
         ids = [vocabulary.begin_of_text_id, *tokenizer.encode(text, add_special_tokens=False)]
     else:
-        ids = tokenizer.encode(chat_text(text, tokenizer, data.prompt_template, earlier), add_special_tokens=False)
+        ids = tokenizer.encode(chat_text(text, tokenizer, template, earlier), add_special_tokens=False)
     if vocabulary.mask_id in ids:
         raise DataError(f"{prompt.id}: the text contains the mask token, which would be sampled over; remove it")
-    if prompt.task == "t2i":
+    if is_caption:
         return t2i_prompt(ids, vocabulary)
     if prompt.task == "r2i":
         return r2i_prompt(ids, vocabulary)

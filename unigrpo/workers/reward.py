@@ -87,14 +87,15 @@ def check_names(names: Sequence[str]) -> None:
         raise ConfigError(f"reward.terms: two rewards have the same name, so metrics would mix them: {list(names)}")
 
 
-def applies_to(term: RewardTermConfig, task: str) -> bool:
-    """Whether a reward scores samples of a task."""
-    return not term.tasks or task in term.tasks
+def applies_to(term: RewardTermConfig, prompt: Prompt) -> bool:
+    """Whether a reward scores the samples of a prompt."""
+    gold = "without_gold" if prompt.label is None else "with_gold"
+    return (not term.tasks or prompt.task in term.tasks) and term.only in ("", gold)
 
 
 def applicable_rows(term: RewardTermConfig, rollouts: Sequence[Rollout]) -> list[int]:
     """Indices of the rollouts that a reward scores."""
-    return [i for i, rollout in enumerate(rollouts) if applies_to(term, rollout.request.prompt.task)]
+    return [i for i, rollout in enumerate(rollouts) if applies_to(term, rollout.request.prompt)]
 
 
 def reward_inputs(rollouts: Sequence[Rollout]) -> list[RewardInput]:

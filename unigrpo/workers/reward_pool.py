@@ -310,7 +310,7 @@ class RewardPool:
             term.learn(_loaded(term.config, future))
 
     def _try_out(self, term: _Term, prompts: Sequence[Prompt], samples_per_step: int) -> Trial | None:
-        applicable = [prompt for prompt in prompts if applies_to(term.config, prompt.task)][:TRIAL_SAMPLES]
+        applicable = [prompt for prompt in prompts if applies_to(term.config, prompt)][:TRIAL_SAMPLES]
         if not applicable:
             return None
         samples = _applicable_samples(term.config, prompts, samples_per_step)
@@ -335,8 +335,8 @@ def trial_input(prompt: Prompt) -> RewardInput:
 
 
 def _applicable_samples(term: RewardTermConfig, prompts: Sequence[Prompt], samples_per_step: int) -> float:
-    """The part of the samples of a step that a reward scores, by the tasks of the prompts."""
-    return samples_per_step * sum(applies_to(term, prompt.task) for prompt in prompts) / len(prompts)
+    """The part of the samples of a step that a reward scores, by the prompts."""
+    return samples_per_step * sum(applies_to(term, prompt) for prompt in prompts) / len(prompts)
 
 
 def local_reward_pool(config: RewardConfig) -> RewardPool:

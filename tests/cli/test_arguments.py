@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import yaml
 
+from unigrpo import ConfigError
 from unigrpo.cli.arguments import config_from_args, parse, run_parser
 from unigrpo.config import RewardTermConfig, RunConfig
 from unigrpo.config.denoising import StageConfig
@@ -86,3 +87,42 @@ def test_a_wrong_flag_or_value_is_named(arguments, message):
     with pytest.raises(ValueError, match=r".") as caught:
         config(*arguments)
     assert message in str(caught.value)
+
+
+BOMB = "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 10)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (BOMB, f"the YAML text has {1 + sum(sum(10**k for k in range(n + 2)) for n in range(10))} values"),
+        ("a: &a [*a]", "nested too deeply, or an anchor in it contains itself"),
+        ("a: " + "[" * 3000, "exceeded maximum nesting depth at line 1"),
+        ("a: [1, 2\nb: }", "did not find expected ',' or ']' at line 2, column 2"),
+        ("a: !!python/object:os.system x", "could not determine a constructor"),
+        ("a: \0", "control characters are not allowed"),
+        ("train: [1]", "train is [1] in the config; it is a section"),
+        ("rollout: {text: 3}", "rollout.text is 3 in the config; it is a section"),
+        ("abc", "Unexpected config: abc"),
+        ("a: \udcff", "no UTF-8 text"),
+    ],
+)
+def test_a_broken_config_file_is_one_line(tmp_path, text, message):
+    (tmp_path / "a.yaml").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ConfigError) as caught:
+        config("--config", str(tmp_path / "a.yaml"))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_anchors_below_the_limit_are_allowed(tmp_path):
+    (tmp_path / "a.yaml").write_text("actor: {eps_clip_low_high: &a [0.1, 0.3], adam: {betas: *a}}\n")
+    actor = config("--config", str(tmp_path / "a.yaml")).actor
+    assert actor.eps_clip_low_high == actor.adam.betas == (0.1, 0.3)
+
+
+@pytest.mark.parametrize("value", ["a: b: c", "*x", "{a: *x", "!!x"])
+def test_a_flag_may_hold_text_that_is_no_yaml(value):
+    assert config("--run_dir", value).run_dir == value

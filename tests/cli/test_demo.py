@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shutil
+import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
 from unigrpo.cli import demo
 from unigrpo.cli.demo import Demo, DemoConfig, build_page
+from unigrpo.cli.demo_guard import MAX_UPLOAD_BYTES, RequestGuard
 from unigrpo.cli.images import GREY
 from unigrpo.config import ImageSamplingConfig, TextSamplingConfig
 
@@ -108,14 +112,66 @@ def test_a_checkpoint_without_image_tokenizer_says_which_tabs_do_not_work_and_wh
         textual.run("t2i", "3", None, 3, 1.0, 0.0, 0)
 
 
-def test_the_page_listens_on_loopback_and_shares_nothing(loaded):
+def test_the_page_listens_on_loopback_and_answers_its_own_page_alone(loaded):
     page = build_page(loaded)
-    _, address, shared = page.launch(prevent_thread_lock=True, quiet=True, server_name=loaded.config.host, share=False)
+    _, address, shared = demo.launch(page, loaded.config, prevent_thread_lock=True)
     try:
         assert address.startswith("http://127.0.0.1:")
         assert not shared
+        host = address.split("/")[2]
+        assert httpx.get(address).status_code == 200
+        assert httpx.get(address, headers={"Origin": f"http://{host}"}).status_code == 200
+        for headers in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}, {"Origin": "null"}):
+            answer = httpx.get(address, headers=headers)
+            assert (answer.status_code, answer.headers.get("access-control-allow-origin")) == (403, None)
+        upload = f"{address}gradio_api/upload"
+        assert httpx.post(upload, files={"files": b"a" * 1000}).status_code == 200
+        assert httpx.post(upload, files={"files": b"a" * (MAX_UPLOAD_BYTES + 1)}).status_code == 413
+        assert httpx.post(upload, files={"files": b"a" * (2 * MAX_UPLOAD_BYTES)}).status_code == 413
     finally:
         page.close()
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "is_passed"),
+    [
+        ("127.0.0.1:7860", "", True),
+        ("127.0.0.1:7860", "http://127.0.0.1:7860", True),
+        ("LOCALHOST:7860", "http://localhost:7860", True),
+        ("[::1]:7860", "http://[::1]:7860", True),
+        ("10.1.2.3:80", "", True),
+        (socket.gethostname(), "", True),
+        ("gpu.example", "https://gpu.example", True),
+        ("127.0.0.1:7860", "https://gpu.example", True),
+        ("127.0.0.1:7860", "http://127.0.0.1:3000", False),
+        ("evil.example", "http://evil.example", False),
+        ("127.0.0.1.evil.example", "", False),
+        ("localhost.evil.example:7860", "", False),
+        ("127.0.0.1:7860", "http://evil.example", False),
+        ("127.0.0.1:7860", "null", False),
+        ("127.0.0.1:7860", "http://gpu.example.evil.example", False),
+        ("", "", False),
+        ("[", "", False),
+    ],
+)
+def test_the_guard_knows_the_demo_by_address_and_name(host, origin, is_passed):
+    guard = RequestGuard(None, allowed_hosts=("gpu.example",))
+    headers = [(b"host", host.encode()), *([(b"origin", origin.encode())] if origin else [])]
+    assert (guard.refusal(headers) == "") == is_passed
+
+
+def test_a_body_without_a_length_is_cut_off_at_the_limit():
+    sent, parts = [], iter([b"a" * 6, b"b" * 6])
+
+    async def app(scope, receive, send):
+        sent.extend([await receive(), await receive()])
+
+    async def receive():
+        return {"type": "http.request", "body": next(parts), "more_body": True}
+
+    guard = RequestGuard(app, max_bytes=10)
+    asyncio.run(guard({"type": "http", "headers": [(b"host", b"localhost")]}, receive, None))
+    assert [message["type"] for message in sent] == ["http.request", "http.disconnect"]
 
 
 @pytest.mark.browser
@@ -126,7 +182,7 @@ def test_every_tab_works_in_a_browser(loaded, picture):
     if chromium is None:
         pytest.skip("needs Chromium on PATH, for example apt-get install chromium")
     page = build_page(loaded)
-    _, address, _ = page.launch(prevent_thread_lock=True, quiet=True)
+    _, address, _ = demo.launch(page, loaded.config, prevent_thread_lock=True)
     try:
         with playwright.sync_playwright() as tools:
             browser = tools.chromium.launch(executable_path=chromium, args=["--no-sandbox"])

@@ -8,7 +8,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, TypeVar, get_args, get_type_hints
 
-from jsonargparse import ArgumentError, ArgumentParser, get_loader, set_loader, set_parsing_settings
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser, Namespace, get_loader, set_loader, set_parsing_settings
 
 from unigrpo import ConfigError
 from unigrpo.cli.old_names import renamed_config, renamed_flags
@@ -41,9 +42,49 @@ ELSEWHERE = {
 }
 """Names of settings in TRL and OpenRLHF, and their names here."""
 
+MAX_VALUES = 100_000
+"""Largest number of values in a YAML text. A reference to an anchor counts as all the values that it stands for, so
+that a short text cannot fill the memory."""
+
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 _load_yaml = get_loader("yaml")
-set_loader("unigrpo_yaml", lambda text, **options: renamed_config(_load_yaml(text, **options)))
+
+
+def load_yaml(text: str) -> Any:
+    """Returns the content of a YAML text, with the old names of settings replaced.
+
+    Raises:
+        YAMLError: The text is no YAML, or its content is nested too deeply, contains itself or has too many values.
+    """
+    try:
+        content = _load_yaml(text)
+        number = _number_of_values(content, {})
+    except RecursionError as error:
+        raise yaml.YAMLError("the YAML text is nested too deeply, or an anchor in it contains itself") from error
+    if number > MAX_VALUES:
+        raise yaml.YAMLError(
+            f"the YAML text has {number} values after its anchors are expanded, more than the {MAX_VALUES} that a "
+            "config may have; use fewer anchors"
+        )
+    return renamed_config(content)
+
+
+def _number_of_values(content: Any, known: dict[int, int]) -> int:
+    """Counts the values of nested lists and dictionaries, with those that stand in several places once for each place.
+
+    Args:
+        content: The lists and dictionaries. A RecursionError says that they are too deep or contain themselves.
+        known: The counts of lists and dictionaries that have been counted, by their ids. It gets those of this one.
+    """
+    if not isinstance(content, (list, dict)):
+        return 1
+    if id(content) not in known:
+        children = content.values() if isinstance(content, dict) else content
+        known[id(content)] = 1 + sum(_number_of_values(child, known) for child in children)
+    return known[id(content)]
+
+
+set_loader("yaml", load_yaml, exceptions=(yaml.YAMLError,))
 
 
 def run_parser(program: str, description: str, config: type = RunConfig) -> ArgumentParser:
@@ -54,7 +95,6 @@ def run_parser(program: str, description: str, config: type = RunConfig) -> Argu
         usage="%(prog)s [--config FILE.yaml] [--section.name VALUE ...]",
         exit_on_error=False,
         allow_abbrev=False,
-        parser_mode="unigrpo_yaml",
     )
     parser.add_argument("--config", action="config", help="YAML file with settings; flags after it override it")
     parser.add_class_arguments(config)
@@ -98,9 +138,14 @@ def parse(parser: ArgumentParser, arguments: Sequence[str], config: type | None 
     """
     given = renamed_flags(arguments)
     try:
-        return parser.instantiate(parser.parse_args(given))
+        parsed = parser.parse_args(given)
+        if config is not None:
+            _require_sections(config, parsed)
+        return parser.instantiate(parsed)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"the config file is no UTF-8 text ({error}); save it as UTF-8") from error
     except ArgumentError as error:
-        message = str(error)
+        message = " ".join(str(error).replace('in "<unicode string>", ', "at ").split())
         flags = set(FLAG.findall(parser.format_help()))
         wrong = [name for a in given if a.startswith("--") and (name := a.split("=")[0]) not in flags]
         if wrong:
@@ -110,6 +155,25 @@ def parse(parser: ArgumentParser, arguments: Sequence[str], config: type | None 
             unknown = [key for key in in_file[1].split(".") if key not in known]
             message += _hint(unknown[0], known, "") if unknown else ""
         raise ConfigError(message) from error
+
+
+def _require_sections(config: type, parsed: Any, prefix: str = "") -> None:
+    """Raises ConfigError if the config file has a list or a value in place of a section.
+
+    Args:
+        config: The class of the section that was parsed, or of the whole config.
+        parsed: What the parser made of it.
+        prefix: Dotted name of the section with a dot behind it; empty for the whole config.
+    """
+    for name, hint in get_type_hints(config).items():
+        value = parsed.get(name)
+        if not (isinstance(hint, type) and dataclasses.is_dataclass(hint)) or value is None:
+            continue
+        if not isinstance(value, (Namespace, dict)):
+            raise ConfigError(
+                f"{prefix}{name} is {value!r} in the config; it is a section, so write {name}: {{SETTING: VALUE}}"
+            )
+        _require_sections(hint, value, f"{prefix}{name}.")
 
 
 def _hint(wrong: str, known: set[str], prefix: str) -> str:

@@ -20,6 +20,7 @@ from PIL import Image
 
 from unigrpo import ConfigError
 from unigrpo.cli.arguments import parse
+from unigrpo.cli.demo_guard import MAX_UPLOAD_BYTES, RequestGuard
 from unigrpo.cli.generate_inputs import torch_device
 from unigrpo.cli.images import HIDDEN, image_frames
 from unigrpo.cli.main import run_old_name
@@ -84,6 +85,9 @@ class DemoConfig:
     model."""
     port: int = 7860
     """Port to listen on."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names under which the page may be opened, besides addresses, localhost and the name of this machine, for example
+    that of a proxy in front of it."""
     device: str = "auto"
     """Device of the model: `auto` uses the GPU if there is one; other values are cpu, cuda, cuda:1 ..."""
 
@@ -305,6 +309,22 @@ def _build_tab(gradio: Any, demo: Demo, task: str) -> None:
     )
 
 
+def launch(page: Any, config: DemoConfig, **options: Any) -> tuple[Any, str, str]:
+    """Opens the page, by default until Ctrl-C. Options are those of Gradio's ``launch``, and so is what it returns."""
+    from starlette.middleware import Middleware  # noqa: PLC0415  # belongs to Gradio, which is optional
+
+    guard = Middleware(RequestGuard, allowed_hosts=frozenset(name.lower() for name in config.allowed_hosts))
+    return page.launch(
+        server_name=config.host,
+        share=False,
+        quiet=True,
+        footer_links=[],
+        max_file_size=MAX_UPLOAD_BYTES,
+        app_kwargs={"middleware": [guard]},
+        **options,
+    )
+
+
 def run(arguments: Sequence[str]) -> int:
     """Runs ``unigrpo demo``. Returns the exit status."""
     parser = ArgumentParser(prog="unigrpo demo", description=__doc__, exit_on_error=False, allow_abbrev=False)
@@ -318,7 +338,7 @@ def run(arguments: Sequence[str]) -> int:
         logger.warning("listening on %s: everybody who reaches this machine can use the model", config.host)
     sys.stdout.write(f"open http://{config.host}:{config.port} (Ctrl-C ends it)\n")
     try:
-        page.launch(server_name=config.host, server_port=config.port, share=False, quiet=True, footer_links=[])
+        launch(page, config, server_port=config.port)
     except OSError as error:
         raise ConfigError(f"port {config.port} cannot be used ({error}); choose another with --port") from error
     return 0

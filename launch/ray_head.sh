@@ -4,8 +4,11 @@
 
 ray_bin=$(dirname "$PYTHON")/ray
 export RAY_USAGE_STATS_ENABLED=0
-# Ray gives each part of its dashboard 30 s to start, which is too little on a busy machine, and ends the head otherwise.
+# On a busy machine Ray's own limits end the head: 30 s for each part of the dashboard and for each agent of the node to
+# start, 60 s for the dashboard as a whole.
 export RAY_DASHBOARD_SUBPROCESS_MODULE_WAIT_READY_TIMEOUT="${RAY_DASHBOARD_SUBPROCESS_MODULE_WAIT_READY_TIMEOUT:-110}"
+export RAY_DASHBOARD_STARTUP_TIMEOUT_S="${RAY_DASHBOARD_STARTUP_TIMEOUT_S:-110}"
+export RAY_agent_register_timeout_ms="${RAY_agent_register_timeout_ms:-110000}"
 # A proxy cannot reach this machine's loopback. Programs read one spelling of the variable or the other.
 no_proxy="${no_proxy:+$no_proxy,}${NO_PROXY:+$NO_PROXY,}127.0.0.1,localhost,::1"
 export no_proxy NO_PROXY="$no_proxy"

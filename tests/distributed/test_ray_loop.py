@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pytest
 import ray
 import torch
-from PIL.Image import Image
+from builders import DIGITS_REWARD, SUMS, Recorder, untimed
 from torch import Tensor
 from transformers import AutoTokenizer, set_seed
 
@@ -33,7 +33,6 @@ from unigrpo.distributed.ray_group import WorkerDied, WorkerFailed
 from unigrpo.models.lora import add_lora
 from unigrpo.models.mmada import MMadaModelLM
 from unigrpo.models.vocabulary import Vocabulary
-from unigrpo.records import Prompt
 from unigrpo.runs.checkpoints import CheckpointStore
 from unigrpo.trainers.unigrpo import UniGRPOTrainer
 from unigrpo.training.optimizer_step import LocalEngine
@@ -45,13 +44,7 @@ from unigrpo.workers.reward import LocalRewards, RewardScorer
 
 pytestmark = pytest.mark.ray
 
-PROMPTS = [Prompt(id=f"sums:{i}", text=f"{i}+{i}=", label=str(2 * i)) for i in range(6)]
 NUM_STEPS = 3
-
-
-def digits_reward(*, prompts: list[str], completions: list[str], labels: list[str], **_: Any) -> list[float]:
-    """Share of characters that are digits; refuses nothing that the model writes."""
-    return [sum(c.isdigit() for c in text) / max(len(text), 1) for text in completions]
 
 
 def run_config(folder: Path, ranks: int, *, has_dedicated_reference_gpus: bool = False) -> RunConfig:
@@ -69,7 +62,7 @@ def run_config(folder: Path, ranks: int, *, has_dedicated_reference_gpus: bool =
             lr_scheduler="cosine_with_min_lr",
             lr_warmup_ratio=0.3,
         ),
-        reward=RewardConfig(terms=(RewardTermConfig(name=f"{__file__}:digits_reward", num_workers=ranks),)),
+        reward=RewardConfig(terms=(RewardTermConfig(name=DIGITS_REWARD, num_workers=ranks),)),
         train=TrainConfig(
             num_steps=NUM_STEPS,
             num_inner_updates=2,
@@ -78,30 +71,6 @@ def run_config(folder: Path, ranks: int, *, has_dedicated_reference_gpus: bool =
         ),
         ds=DeepSpeedConfig(param_dtype="fp32"),
     )
-
-
-def untimed(row: dict[str, float]) -> dict[str, float]:
-    """The metrics that are the same on every machine."""
-    return {k: v for k, v in row.items() if not k.startswith(("time/", "throughput/", "memory/", "perf/"))}
-
-
-class Recorder:
-    """An output that remembers the metrics."""
-
-    def __init__(self) -> None:
-        self.rows: dict[int, dict[str, float]] = {}
-
-    def metrics(self, step: int, values: dict[str, float]) -> None:
-        self.rows[step] = untimed(values)
-
-    def rollouts(self, step: int, rows: list[dict[str, Any]]) -> None:
-        pass
-
-    def images(self, step: int, grids: Mapping[str, Image]) -> None:
-        pass
-
-    def progress(self, step: int, shown: dict[str, str]) -> None:
-        pass
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,13 +96,13 @@ def fit(
         reference=reference,
         rollout=rollout,
         reward=reward,
-        prompts=PROMPTS,
+        prompts=SUMS,
         eval_prompts=[],
         checkpoints=CheckpointStore(path / "checkpoints", max_num=3),
     )
     output = Recorder()
     trainer.fit(output)
-    return Run(trainer, output.rows, weights(trainer, path / "policy"))
+    return Run(trainer, output.untimed, weights(trainer, path / "policy"))
 
 
 def fit_here(config: RunConfig, path: Path) -> Run:
@@ -225,10 +194,10 @@ def test_rollout_workers_lora_and_sharding_change_nothing(
 
 def test_going_on_from_a_checkpoint_repeats_the_run_exactly(on_ray: Run) -> None:
     trainer = on_ray.trainer
-    first = {step: dict(trainer.train_step(step, Recorder())) for step in (10, 11)}
+    first = {step: untimed(trainer.train_step(step, Recorder())) for step in (10, 11)}
     assert trainer.resume() == NUM_STEPS
-    second = {step: dict(trainer.train_step(step, Recorder())) for step in (10, 11)}
-    assert {step: untimed(row) for step, row in second.items()} == {step: untimed(row) for step, row in first.items()}
+    second = {step: untimed(trainer.train_step(step, Recorder())) for step in (10, 11)}
+    assert second == first
 
 
 def test_a_loss_that_is_not_finite_names_worker_and_sample_and_stops(on_ray: Run, tmp_path: Path) -> None:

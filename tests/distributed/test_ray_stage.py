@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from builders import Recorder
 from PIL import Image
 
 from unigrpo.config import ActorConfig, AdamConfig, DeepSpeedConfig, ImageConfig
@@ -24,25 +24,6 @@ from unigrpo.training.optimizer_step import LocalEngine
 from unigrpo.workers.group import LocalGroup, WorkerGroup
 
 pytestmark = pytest.mark.ray
-
-
-class Recorder:
-    """An output that remembers the metrics that do not depend on rank or time."""
-
-    def __init__(self) -> None:
-        self.rows: dict[int, dict[str, float]] = {}
-
-    def metrics(self, step: int, values: dict[str, float]) -> None:
-        self.rows[step] = {k: v for k, v in values.items() if k.startswith(("loss/", "validation/", "grad_norm"))}
-
-    def rollouts(self, step: int, rows: list[dict[str, Any]]) -> None:
-        pass
-
-    def images(self, step: int, grids: Mapping[str, Image.Image]) -> None:
-        pass
-
-    def progress(self, step: int, shown: dict[str, str]) -> None:
-        pass
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +59,11 @@ def fit(config: StageConfig, workers: WorkerGroup, path: Path) -> tuple[dict[int
     output = Recorder()
     trainer.fit(output)
     trainer.export(path / "policy")
-    return output.rows, MMadaModelLM.from_pretrained(path / "policy").state_dict()
+    rows = {
+        step: {k: v for k, v in row.items() if k.startswith(("loss/", "validation/", "grad_norm"))}
+        for step, row in output.rows.items()
+    }
+    return rows, MMadaModelLM.from_pretrained(path / "policy").state_dict()
 
 
 @pytest.mark.parametrize(("ranks", "zero_stage"), [(1, 2), (2, 2), (2, 3)])

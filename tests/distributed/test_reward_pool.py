@@ -7,28 +7,19 @@ from concurrent.futures import CancelledError
 from pathlib import Path
 
 import pytest
-import torch
+from builders import rollout_without_tokens
 
 from unigrpo.config import RewardConfig, RewardTermConfig
 from unigrpo.distributed.ray_group import WorkerFailed
 from unigrpo.distributed.reward_pool import RewardPool, check_rewards
-from unigrpo.records import Prompt, Rollout, SampleRequest
+from unigrpo.records import Prompt
 
 pytestmark = pytest.mark.ray
 
 FILE = Path(__file__).parents[1] / "fixtures" / "odd_rewards.py"
 
 
-def rollout(sample: int, completion: str) -> Rollout:
-    empty = torch.zeros(0)
-    return Rollout(
-        request=SampleRequest(prompt=Prompt(id="p", text="t"), group_id=0, sample_id=sample, step=0),
-        policy_version=0, token_ids=empty.long(), response_mask=empty.bool(), scored_mask=empty.bool(),
-        completion=completion, commit_step=empty.long(), commit_log_probs=empty, image_mask=empty.bool(),
-    )  # fmt: skip
-
-
-ROLLOUTS = [rollout(i, "x" * i) for i in range(6)]
+ROLLOUTS = [rollout_without_tokens(i, "x" * i) for i in range(6)]
 
 
 def term(function: str, **options: object) -> RewardTermConfig:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
@@ -28,6 +29,15 @@ class RayHead:
     """What a process needs in its environment to be let in."""
 
     @property
+    def last_words(self) -> str:
+        """The last lines that the head and its processes wrote."""
+        folder = Path(self.variables["RAY_AUTH_TOKEN_PATH"]).parent
+        logs = [folder.with_name(f"{folder.name}.log"), *sorted(folder.glob("session_latest/logs/*.out"))]
+        logs += [folder / "session_latest" / "logs" / "dashboard.log"]
+        ends = {log.name: log.read_text(errors="replace").splitlines()[-15:] for log in logs if log.is_file()}
+        return "\n".join(f"--- {name}\n" + "\n".join(lines) for name, lines in ends.items() if lines)
+
+    @property
     def driver_environment(self) -> dict[str, str]:
         """The environment of a driver that connects to the head."""
         return {**os.environ, **self.variables, "RAY_ADDRESS": self.gcs}
@@ -38,8 +48,16 @@ class RayHead:
         return {**os.environ, **self.variables, "RAY_ADDRESS": self.job_server, "PYTHON": sys.executable}
 
 
+@pytest.fixture
+def ray_head(shared_ray_head: RayHead) -> RayHead:
+    """The head of all tests; fails with its last lines if it has ended."""
+    if not psutil.pid_exists(shared_ray_head.pid):
+        pytest.fail(f"the Ray head ended by itself\n{shared_ray_head.last_words}")
+    return shared_ray_head
+
+
 @pytest.fixture(scope="session")
-def ray_head() -> Iterator[RayHead]:
+def shared_ray_head() -> Iterator[RayHead]:
     """A local Ray head with its job server, started and stopped by the functions of the quickstart."""
     script = """
     set -euo pipefail

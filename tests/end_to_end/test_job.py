@@ -52,10 +52,10 @@ def untimed(folder: Path) -> list[dict[str, float]]:
 
 
 @pytest.fixture(scope="module")
-def submitted(ray_head, tmp_path_factory):
+def submitted(shared_ray_head, tmp_path_factory):
     """What a submitted job printed, and its run folder."""
     run = tmp_path_factory.mktemp("submitted") / "run"
-    return submit(ray_head.submitter_environment, "--run_dir", str(run), *STEPS), run
+    return submit(shared_ray_head.submitter_environment, "--run_dir", str(run), *STEPS), run
 
 
 def test_a_submitted_job_leaves_a_whole_run_folder(submitted):

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from builders import Recorder
 from PIL import Image
 from transformers import AutoTokenizer
 
@@ -104,25 +105,6 @@ def config(model: Path, prompt_file: str, **algo: Any) -> RunConfig:
     )
 
 
-class Recorder:
-    """An output that remembers."""
-
-    def __init__(self):
-        self.rows, self.samples, self.grids = {}, [], {}
-
-    def metrics(self, step, values):
-        self.rows[step] = values
-
-    def rollouts(self, step, rows):
-        self.samples += rows
-
-    def images(self, step, grids):
-        self.grids[step] = grids
-
-    def progress(self, step, shown):
-        pass
-
-
 def make_trainer(run: RunConfig, path: Path, prompts: list[Prompt], eval_prompts: list[Prompt]) -> UniGRPOTrainer:
     folder = run.actor.model_name_or_path
     model, reference = (MMadaModelLM.from_pretrained(folder) for _ in range(2))
@@ -159,7 +141,7 @@ def test_any_mixture_of_tasks_trains_and_scores_as_it_sampled(tiny_unified_folde
     assert output.rows[1]["ratio/first_update_deviation"] == 0.0
     assert output.rows[1]["kl/reference_nats"] >= 0
     in_turn = [sorted(tasks)[step % len(tasks)] for step in range(2)]
-    assert [row["task"] for row in output.samples if row["kind"] == "train"] == in_turn
+    assert [row["task"] for _, row in output.samples if row["kind"] == "train"] == in_turn
     after = summary["eval"]["after"]
     if len(tasks) > 1:
         assert {f"reward_total_sampled/{task}" for task in tasks} <= set(after)

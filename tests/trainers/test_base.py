@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-from PIL.Image import Image
+from builders import Recorder
 
 from unigrpo.config import ActorConfig, CheckpointConfig, RunConfig, TrainConfig
 from unigrpo.config.corpora import SourceConfig
@@ -68,24 +66,6 @@ class LoopTrainer(Trainer[RunConfig, TrainState]):
 
     def shown(self, values: dict[str, float]) -> dict[str, str]:
         return {"loss": f"{values['loss/total']:.1f}"}
-
-
-class Recorder:
-    def __init__(self) -> None:
-        self.rows: dict[int, dict[str, float]] = {}
-        self.shown: list[tuple[int, dict[str, str]]] = []
-
-    def metrics(self, step: int, values: dict[str, float]) -> None:
-        self.rows[step] = values
-
-    def rollouts(self, step: int, rows: list[dict[str, Any]]) -> None:
-        pass
-
-    def images(self, step: int, grids: Mapping[str, Image]) -> None:
-        pass
-
-    def progress(self, step: int, shown: dict[str, str]) -> None:
-        self.shown.append((step, shown))
 
 
 def loop_config(num_steps: int = 5) -> RunConfig:

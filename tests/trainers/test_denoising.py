@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from builders import Recorder
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -115,26 +116,6 @@ def stage(world: Path, model: Path, **changes) -> StageConfig:
     return dataclasses.replace(config, **changes)
 
 
-class Recorder:
-    """An output that remembers."""
-
-    def __init__(self):
-        self.rows, self.work, self.samples, self.grids = {}, {}, {}, {}
-
-    def metrics(self, step, values):
-        self.work[step] = {k: v for k, v in values.items() if k.startswith(("time/", "memory/", "perf/"))}
-        self.rows[step] = {k: v for k, v in values.items() if k not in self.work[step]}
-
-    def rollouts(self, step, rows):
-        self.samples[step] = rows
-
-    def images(self, step, grids):
-        self.grids[step] = grids
-
-    def progress(self, step, shown):
-        pass
-
-
 def make_trainer(config: StageConfig, path: Path) -> StageTrainer:
     model = load_policy(config.actor.model_name_or_path, torch.float32, "sdpa", max_text_tokens=config.max_text_tokens)
     worker = StageEvaluator(config, LocalEngine(model, config.actor, config.num_optimizer_steps))
@@ -165,12 +146,12 @@ def test_a_stage_reports_every_modality_and_what_the_model_can(whole):
     before, after = summary["eval"]["before"], summary["eval"]["after"]
     assert set(before) == set(after)
     assert after["validation/t2i_nats_per_token"] != before["validation/t2i_nats_per_token"]
-    assert list(output.samples) == list(output.grids) == [0, 4]
+    assert sorted({step for step, _ in output.samples}) == list(output.grids) == [0, 4]
     json.dumps(summary)
 
 
 def test_a_step_tells_what_its_worker_did_and_the_memory_it_took(whole):
-    work = whole[1].work[4]
+    work = whole[1].rows[4]
     assert 0 < work["perf/denoising_train_step_seconds"] <= work["time/step_seconds"]
     assert work["time/read_seconds"] + work["time/update_seconds"] <= work["perf/denoising_train_step_seconds"]
     assert work["perf/denoising_tflops"] > 0
@@ -240,7 +221,7 @@ def test_a_resumed_stage_equals_one_that_was_never_stopped(whole, world, tiny_un
     resumed.fit(output)
     trainer, straight, _ = whole
     assert "broken/mmu/vqa" in straight.rows[2], "counts of broken samples go on too"
-    assert output.rows == {k: v for k, v in straight.rows.items() if k > 2}
+    assert output.untimed == {k: v for k, v in straight.untimed.items() if k > 2}
     assert all(torch.equal(v, weights(trainer)[k]) for k, v in weights(resumed).items())
 
 
@@ -251,7 +232,7 @@ def test_loader_processes_change_nothing_and_count_what_is_broken(world, tiny_un
         config = stage(world, tiny_unified_folder, train=train, validation=ValidationConfig(num_rows=0))
         output = Recorder()
         make_trainer(config, tmp_path / str(num_workers)).fit(output)
-        rows.append(output.rows)
+        rows.append(output.untimed)
     assert rows[0] == rows[1]
 
 
@@ -304,7 +285,7 @@ def test_untrained_end_padding_is_neither_seen_nor_counted(world, tiny_unified_f
 def test_images_and_texts_are_written(whole, world, tiny_unified_folder, tmp_path):
     config = stage(world, tiny_unified_folder, run_dir=str(tmp_path / "run"))
     output = RunDirectory(config, 0)
-    output.rollouts(4, whole[1].samples[4])
+    output.rollouts(4, [row for step, row in whole[1].samples if step == 4])
     output.images(4, whole[1].grids[4])
     output.close()
     for name in ("drawings", "reconstructions"):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from queue import Queue
 from typing import Any
 
 import pytest
 import torch
-from PIL.Image import Image
+from builders import DIGITS_REWARD, SUMS, Recorder, untimed
 from torch import Tensor
 from transformers import AutoTokenizer
 
@@ -28,7 +28,7 @@ from unigrpo.config import (
 )
 from unigrpo.models.mmada import MMadaModelLM
 from unigrpo.models.vocabulary import Vocabulary
-from unigrpo.records import Prompt, Rollout
+from unigrpo.records import Rollout
 from unigrpo.runs.checkpoints import CheckpointStore
 from unigrpo.trainers.rollout_source import StalenessError
 from unigrpo.trainers.unigrpo import UniGRPOTrainer
@@ -40,13 +40,7 @@ from unigrpo.workers.reference import ReferenceWorker
 from unigrpo.workers.reward import LocalRewards
 from unigrpo.workers.rollout import RolloutWorker
 
-PROMPTS = [Prompt(id=f"sums:{i}", text=f"{i}+{i}=", label=str(2 * i)) for i in range(6)]
 NUM_INNER_UPDATES = 2
-
-
-def digits_reward(*, completions: list[str], **_: Any) -> list[float]:
-    """Share of characters that are digits."""
-    return [sum(c.isdigit() for c in text) / max(len(text), 1) for text in completions]
 
 
 def run_config(folder: Path, num_workers: int, max_staleness: int = 0) -> RunConfig:
@@ -60,7 +54,7 @@ def run_config(folder: Path, num_workers: int, max_staleness: int = 0) -> RunCon
             text=TextSamplingConfig(max_new_tokens=8, num_denoising_steps=4, block_length=4),
         ),
         actor=ActorConfig(model_name_or_path=str(folder), adam=AdamConfig(lr=3e-3), lr_warmup_ratio=0.0),
-        reward=RewardConfig(terms=(RewardTermConfig(name=f"{__file__}:digits_reward"),)),
+        reward=RewardConfig(terms=(RewardTermConfig(name=DIGITS_REWARD),)),
         train=TrainConfig(
             num_steps=4, num_inner_updates=NUM_INNER_UPDATES, micro_batch_size=4, logprob_mismatch_steps=1
         ),
@@ -79,23 +73,6 @@ class QueueChannel:
             self._queue.put(tensor.clone())
         else:
             tensor.copy_(self._queue.get(timeout=30))
-
-
-class Recorder:
-    def __init__(self) -> None:
-        self.rows: dict[int, dict[str, float]] = {}
-
-    def metrics(self, step: int, values: dict[str, float]) -> None:
-        self.rows[step] = values
-
-    def rollouts(self, step: int, rows: list[dict[str, Any]]) -> None:
-        pass
-
-    def images(self, step: int, grids: Mapping[str, Image]) -> None:
-        pass
-
-    def progress(self, step: int, shown: dict[str, str]) -> None:
-        pass
 
 
 def make_trainer(run: RunConfig, path: Path) -> UniGRPOTrainer:
@@ -121,7 +98,7 @@ def make_trainer(run: RunConfig, path: Path) -> UniGRPOTrainer:
         reference=LocalGroup(ReferenceWorker(run, models[2].eval(), torch.device("cpu"), settings)),
         rollout=rollout,
         reward=LocalRewards(run.reward),
-        prompts=PROMPTS,
+        prompts=SUMS,
         eval_prompts=[],
         checkpoints=CheckpointStore(path / "checkpoints", max_num=3),
     )
@@ -130,10 +107,6 @@ def make_trainer(run: RunConfig, path: Path) -> UniGRPOTrainer:
 def policy_weights(trainer: UniGRPOTrainer) -> dict[str, Tensor]:
     model: MMadaModelLM = trainer.policy.worker._engine.model  # type: ignore[attr-defined]
     return {name: value.clone() for name, value in model.state_dict().items()}
-
-
-def untimed(row: dict[str, float]) -> dict[str, float]:
-    return {k: v for k, v in row.items() if not k.startswith(("time/", "throughput/", "memory/", "perf/"))}
 
 
 def test_fresh_rollouts_of_workers_give_the_run_without_them_bit_for_bit(

@@ -8,6 +8,7 @@ import threading
 
 import pytest
 import torch
+from builders import DIGITS_REWARD, SUMS, Recorder
 from transformers import AutoTokenizer
 
 from unigrpo.config import (
@@ -24,7 +25,7 @@ from unigrpo.config import (
 )
 from unigrpo.models.mmada import MMadaModelLM
 from unigrpo.models.vocabulary import Vocabulary
-from unigrpo.records import Prompt, RewardOutput
+from unigrpo.records import RewardOutput
 from unigrpo.runs.checkpoints import CheckpointStore
 from unigrpo.trainers.unigrpo import UniGRPOTrainer
 from unigrpo.training.batching import NonFiniteLossError
@@ -36,32 +37,6 @@ from unigrpo.workers.policy import PolicyWorker
 from unigrpo.workers.reference import ReferenceWorker
 from unigrpo.workers.reward import LocalRewards
 
-PROMPTS = [Prompt(id=f"sums:{i}", text=f"{i}+{i}=", label=str(2 * i)) for i in range(6)]
-
-
-class Recorder:
-    """An output that remembers."""
-
-    def __init__(self):
-        self.rows, self.samples, self.grids = {}, [], {}
-
-    def metrics(self, step, values):
-        self.rows[step] = values
-
-    def rollouts(self, step, rows):
-        self.samples += [(step, row) for row in rows]
-
-    def images(self, step, grids):
-        self.grids[step] = grids
-
-    def progress(self, step, shown):
-        pass
-
-
-def digits_reward(*, prompts, completions, labels, **_):
-    """Share of characters that are digits: something that a random model can already vary in."""
-    return [sum(c.isdigit() for c in text) / max(len(text), 1) for text in completions]
-
 
 def config(folder, **train: int) -> RunConfig:
     return RunConfig(
@@ -72,7 +47,7 @@ def config(folder, **train: int) -> RunConfig:
             text=TextSamplingConfig(max_new_tokens=8, num_denoising_steps=4, block_length=4),
         ),
         actor=ActorConfig(model_name_or_path=str(folder), adam=AdamConfig(lr=1e-3), lr_warmup_ratio=0.0),
-        reward=RewardConfig(terms=(RewardTermConfig(name=f"{__file__}:digits_reward"),)),
+        reward=RewardConfig(terms=(RewardTermConfig(name=DIGITS_REWARD),)),
         train=dataclasses.replace(TrainConfig(num_steps=4, num_inner_updates=2, micro_batch_size=4), **train),
         eval=EvalConfig(n_samples_per_prompt=1),
         ds=DeepSpeedConfig(param_dtype="fp32"),
@@ -92,7 +67,7 @@ def make_trainer(run: RunConfig, path, eval_prompts=()) -> UniGRPOTrainer:
             ReferenceWorker(run, reference, torch.device("cpu"), ScoringSettings.of_run(run, vocabulary))
         ),
         reward=LocalRewards(run.reward),
-        prompts=PROMPTS,
+        prompts=SUMS,
         eval_prompts=list(eval_prompts),
         checkpoints=CheckpointStore(path / "checkpoints", max_num=3),
     )
@@ -106,14 +81,14 @@ def test_the_work_of_an_evaluation_is_booked_in_no_step(tiny_model_folder, tmp_p
     output = Recorder()
     run = config(tiny_model_folder, num_steps=1)
     run = dataclasses.replace(run, eval=EvalConfig(n_samples_per_prompt=8))  # many times the step's own samples
-    make_trainer(run, tmp_path, PROMPTS).fit(output)
+    make_trainer(run, tmp_path, SUMS).fit(output)
     row = output.rows[1]
     assert 0 < row["perf/policy_generate_seconds"] <= row["time/generate_seconds"]
 
 
 def test_a_step_reports_everything_that_a_user_looks_at(tiny_model_folder, tmp_path):
     output = Recorder()
-    trainer = make_trainer(config(tiny_model_folder, num_steps=1), tmp_path, PROMPTS[:2])
+    trainer = make_trainer(config(tiny_model_folder, num_steps=1), tmp_path, SUMS[:2])
     summary = trainer.fit(output)
     row = output.rows[1]
     for name in (
@@ -161,16 +136,9 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(tiny_model_fo
         output = Recorder()
         trainer = make_trainer(config(tiny_model_folder, num_steps=2, seed=seed), tmp_path / str(len(runs)))
         trainer.fit(output)
-        runs.append((untimed(output.rows), weights(trainer)))
+        runs.append((output.untimed, weights(trainer)))
     assert runs[0][0] == runs[1][0] != runs[2][0]
     assert all(torch.equal(v, runs[1][1][k]) for k, v in runs[0][1].items())
-
-
-def untimed(rows):
-    return {
-        step: {k: v for k, v in row.items() if not k.startswith(("time/", "throughput/", "memory/", "perf/"))}
-        for step, row in rows.items()
-    }
 
 
 def test_a_resumed_run_equals_one_that_was_never_stopped(tiny_model_folder, tmp_path):
@@ -196,7 +164,7 @@ def test_a_resumed_run_equals_one_that_was_never_stopped(tiny_model_folder, tmp_
     resumed = make_trainer(run, tmp_path / "killed")
     assert resumed.resume() == 2
     resumed.fit(again)
-    assert untimed(again.rows) == {k: v for k, v in untimed(straight.rows).items() if k > 2}
+    assert again.untimed == {k: v for k, v in straight.untimed.items() if k > 2}
     assert all(torch.equal(v, weights(whole)[k]) for k, v in weights(resumed).items())
 
 
@@ -275,7 +243,7 @@ def test_a_step_without_any_reward_changes_nothing_where_the_run_allows_it(tiny_
 
 def test_a_step_with_too_few_rewards_changes_no_weights_and_the_next_goes_on(tiny_model_folder, tmp_path):
     run = config(tiny_model_folder, num_steps=2)
-    terms = (RewardTermConfig(name=f"{__file__}:digits_reward"),)
+    terms = (RewardTermConfig(name=DIGITS_REWARD),)
     run = dataclasses.replace(run, reward=RewardConfig(terms=terms, max_failed_steps=2))
     trainer = make_trainer(run, tmp_path)
     score = trainer.reward.score
@@ -326,7 +294,7 @@ def test_a_reference_on_gpus_of_its_own_scores_while_the_policy_does_with_the_sa
         run = config(tiny_model_folder, num_steps=2, colocate_actor_ref=is_shared)
         trainer, output = make_trainer(run, tmp_path / str(is_shared)), Recorder()
         trainer.fit(output)
-        rows.append(untimed(output.rows))
+        rows.append(output.untimed)
     assert rows[0] == rows[1]
 
 

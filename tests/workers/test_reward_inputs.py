@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from builders import rollout_without_tokens
 from PIL import Image
 
 from unigrpo.records import Prompt, Rollout, SampleRequest
@@ -14,13 +15,8 @@ from unigrpo.workers.reward import reward_inputs
 
 
 def rollout(sample: int, picture: Path) -> Rollout:
-    empty = torch.zeros(0)
     prompt = Prompt(id="p", text="what is it?", task="mmu", images=(str(picture),), metadata={"source": "web"})
-    return Rollout(
-        request=SampleRequest(prompt=prompt, group_id=0, sample_id=sample, step=0),
-        policy_version=0, token_ids=empty.long(), response_mask=empty.bool(), scored_mask=empty.bool(),
-        completion="a cat", commit_step=empty.long(), commit_log_probs=empty, image_mask=empty.bool(),
-    )  # fmt: skip
+    return rollout_without_tokens(sample, "a cat", prompt)
 
 
 def test_rewards_see_the_picture_upright_as_the_policy_does_and_samples_share_it(tmp_path):

@@ -7,10 +7,10 @@ from concurrent.futures import CancelledError
 from pathlib import Path
 
 import pytest
-import torch
+from builders import rollout_without_tokens
 
 from unigrpo.config import RewardConfig, RewardTermConfig
-from unigrpo.records import Prompt, Rollout, SampleRequest
+from unigrpo.records import Prompt
 from unigrpo.workers import reward_pool
 from unigrpo.workers.reward_pool import RewardNotReady, RewardPool, local_reward_pool
 from unigrpo.workers.reward_process import LocalReward
@@ -19,16 +19,7 @@ FILE = Path(__file__).parents[1] / "fixtures" / "odd_rewards.py"
 PROMPTS = [Prompt(id=f"p:{i}", text="t", label=str(i)) for i in range(3)]
 
 
-def rollout(sample: int, completion: str) -> Rollout:
-    empty = torch.zeros(0)
-    return Rollout(
-        request=SampleRequest(prompt=Prompt(id="p", text="t"), group_id=0, sample_id=sample, step=0),
-        policy_version=0, token_ids=empty.long(), response_mask=empty.bool(), scored_mask=empty.bool(),
-        completion=completion, commit_step=empty.long(), commit_log_probs=empty, image_mask=empty.bool(),
-    )  # fmt: skip
-
-
-ROLLOUTS = [rollout(i, "x" * i) for i in range(6)]
+ROLLOUTS = [rollout_without_tokens(i, "x" * i) for i in range(6)]
 
 
 def term(function: str, **options: object) -> RewardTermConfig:
@@ -142,7 +133,7 @@ def test_a_costly_reward_is_called_with_as_many_samples_as_its_deadline_allows(p
     notes = tmp_path / "calls"
     options = {"notes": str(notes), "seconds": 0.05}
     rewards = pool(term("Costly", options=options, timeout_seconds=2.0, num_workers=1))
-    many = [rollout(i, "x" * i) for i in range(24)]
+    many = [rollout_without_tokens(i, "x" * i) for i in range(24)]
     for _ in range(2):
         outputs, _ = rewards.score(many)
         assert values(outputs, "costly") == list(range(24))
@@ -156,7 +147,7 @@ def test_a_costly_reward_that_becomes_slow_is_called_with_fewer_samples_and_none
     notes = tmp_path / "calls"
     options = {"notes": str(notes), "seconds": 0.02, "slow_from": 1, "slow_factor": 20.0}
     rewards = pool(term("Costly", options=options, timeout_seconds=2.0, attempts=1, num_workers=1))
-    outputs, _ = rewards.score([rollout(i, "x" * i) for i in range(12)])
+    outputs, _ = rewards.score([rollout_without_tokens(i, "x" * i) for i in range(12)])
     assert values(outputs, "costly") == list(range(12))
     sizes = [int(line) for line in notes.read_text().splitlines()]
     assert sizes[:2] == [2, 10]  # 10 samples of 0.4 s miss the deadline of 2 s

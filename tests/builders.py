@@ -1,0 +1,66 @@
+"""Prompts, rollouts, rewards and outputs that several tests need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from PIL.Image import Image
+
+from unigrpo.records import Prompt, Rollout, SampleRequest
+
+SUMS = [Prompt(id=f"sums:{i}", text=f"{i}+{i}=", label=str(2 * i)) for i in range(6)]
+
+
+def digits_reward(*, completions: list[str], **_: Any) -> list[float]:
+    """Returns the share of digits in each completion, in which samples of a random model already differ."""
+    return [sum(c.isdigit() for c in text) / max(len(text), 1) for text in completions]
+
+
+DIGITS_REWARD = f"{__file__}:digits_reward"
+"""Name of :func:`digits_reward` in a config."""
+
+
+def untimed(row: dict[str, float]) -> dict[str, float]:
+    """Returns the metrics of a step that are the same on every machine."""
+    return {k: v for k, v in row.items() if not k.startswith(("time/", "throughput/", "memory/", "perf/"))}
+
+
+class Recorder:
+    """An output that keeps everything it gets: metrics and images by step, samples as (step, row)."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, dict[str, float]] = {}
+        self.samples: list[tuple[int, dict[str, Any]]] = []
+        self.grids: dict[int, Mapping[str, Image]] = {}
+        self.shown: list[tuple[int, dict[str, str]]] = []
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        self.rows[step] = values
+
+    def rollouts(self, step: int, rows: list[dict[str, Any]]) -> None:
+        self.samples += [(step, row) for row in rows]
+
+    def images(self, step: int, grids: Mapping[str, Image]) -> None:
+        self.grids[step] = grids
+
+    def progress(self, step: int, shown: dict[str, str]) -> None:
+        self.shown.append((step, shown))
+
+    @property
+    def untimed(self) -> dict[int, dict[str, float]]:
+        """The metrics that are the same on every machine."""
+        return {step: untimed(row) for step, row in self.rows.items()}
+
+
+def rollout_without_tokens(sample_id: int, completion: str, prompt: Prompt | None = None) -> Rollout:
+    """Returns a rollout of which only the text counts, as rewards see it."""
+    empty = torch.zeros(0)
+    return Rollout(
+        request=SampleRequest(
+            prompt=prompt or Prompt(id="p", text="t"), group_id=0, sample_id=sample_id, step=0
+        ),
+        policy_version=0, token_ids=empty.long(), response_mask=empty.bool(), scored_mask=empty.bool(),
+        completion=completion, commit_step=empty.long(), commit_log_probs=empty, image_mask=empty.bool(),
+    )  # fmt: skip

@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from rewards.grading.grader import KINDS, Grader, prepare
 from rewards.grading.verifier import VerifierUnavailable
+from rewards.jsonl import numbered_lines
 
 SHOWN = 10
 """Bad lines that are listed."""
@@ -82,7 +83,7 @@ def grade_file(source: Path, target: Path, kind: str | None = None, deadline: fl
     grader = Grader(deadline)
     try:
         with part.open("w", encoding="utf-8") as output:
-            for _, line in tqdm(_lines(source), total=total, unit="answer", desc="grading"):
+            for _, line in tqdm(numbered_lines(source), total=total, unit="answer", desc="grading"):
                 item = _parsed(line, kind)
                 grade = grader(item["prediction"], str(item["gold"]), item["kind"])
                 item |= {"correct": grade.correct, "extracted": grade.extracted, "status": grade.status}
@@ -107,7 +108,7 @@ def _check(source: Path, target: Path, kind: str | None, deadline: float) -> int
         raise InputError(f"--deadline {deadline}: expected more than 0 seconds")
     problems: list[str] = []
     total = 0
-    for number, line in _lines(source):
+    for number, line in numbered_lines(source):
         total += 1
         try:
             item = _parsed(line, kind)
@@ -122,14 +123,6 @@ def _check(source: Path, target: Path, kind: str | None, deadline: float) -> int
     if not total:
         raise InputError(f"{source}: holds no line")
     return total
-
-
-def _lines(source: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines that are not blank, with their numbers."""
-    with source.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                yield number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
 
 
 def _parsed(line: bytes, kind: str | None) -> dict[str, Any]:

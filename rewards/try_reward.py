@@ -17,6 +17,7 @@ from typing import Any
 from PIL import Image
 
 from rewards.base import RewardInput
+from rewards.jsonl import numbered_lines
 from rewards.runtime.host import RewardInfo, RewardSpec
 from rewards.runtime.process import ProcessFailed, RewardProcess
 from rewards.runtime.scoring import Scores
@@ -70,11 +71,9 @@ def read_samples(path: Path) -> list[RewardInput]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     samples: list[RewardInput] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
-        if not line.strip():
-            continue
+    for number, line in numbered_lines(path):
         try:
-            samples.append(_sample(json.loads(line), path.parent))
+            samples.append(_sample(json.loads(line.decode("utf-8")), path.parent))
         except (ValueError, TypeError, AttributeError, OSError, RecursionError) as error:
             raise ValueError(f"{path.name}:{number}: no sample with prompt and completion ({error})") from error
     if not samples:

@@ -29,6 +29,10 @@ class RewardInput:
     """Gold answer."""
     task: str = "text"
     """`text`, `mmu`, `t2i` or `r2i`."""
+    num_tokens: int = 0
+    """Number of text tokens of the response, up to and including the first end-of-text. Image codes do not count."""
+    is_full_length: bool = False
+    """Whether the text took all tokens that it may have and was cut off there, without an end-of-text."""
     image: Image.Image | None = None
     """Generated image, RGB."""
     input_images: tuple[Image.Image, ...] = ()

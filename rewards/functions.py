@@ -15,7 +15,8 @@ import numpy as np
 from rewards.base import Reward, RewardInput
 
 STYLES = {
-    "unigrpo": "f(*, prompts, completions, labels, images, input_images, tasks, metadata, **options): any of these",
+    "unigrpo": "f(*, prompts, completions, labels, images, input_images, tasks, metadata, num_tokens, is_full_length, "
+    "**options): any of these",
     "trl": "f(completions, <columns>, **kwargs): columns of the data set as lists; strings, or messages for chats",
     "openrlhf": "f(queries, prompts, labels): queries are prompt and completion joined",
     "verl": "f(data_source, solution_str, ground_truth, extra_info): one sample at a time",
@@ -27,7 +28,9 @@ A TRL function gets prompts and completions as strings, or as chat messages if t
 function whose code reads the key ``"content"`` expects messages, and gets them for string prompts, too.
 """
 
-_OURS = {"prompts", "completions", "labels", "images", "input_images", "tasks", "metadata"}
+_OURS = {
+    "prompts", "completions", "labels", "images", "input_images", "tasks", "metadata", "num_tokens", "is_full_length",
+}  # fmt: skip
 _TRL_ONLY = {"completion_ids", "prompt_ids", "trainer_state", "log_extra", "log_metric"}
 _VERL_BATCH = {
     "data_sources": "data_source",
@@ -252,6 +255,8 @@ def _batch(inputs: Sequence[RewardInput]) -> dict[str, list[Any]]:
         "input_images": [i.input_images for i in inputs],
         "tasks": [i.task for i in inputs],
         "metadata": [i.metadata for i in inputs],
+        "num_tokens": [i.num_tokens for i in inputs],
+        "is_full_length": [i.is_full_length for i in inputs],
     }
 
 

@@ -91,6 +91,8 @@ def _sample(row: dict[str, Any], folder: Path) -> RewardInput:
     if not isinstance(known.get("prompt"), str) or not isinstance(known.setdefault("completion", ""), str):
         raise ValueError("both must be text")
     known.setdefault("raw_completion", known["completion"])
+    known["num_tokens"] = int(row.get("num_tokens", row.get("tokens", 0)))  # `tokens` in rollouts.jsonl
+    known["is_full_length"] = bool(row.get("is_full_length", False))
     taken = {field.name for field in dataclasses.fields(RewardInput)} | {"images"}
     metadata = {name: value for name, value in row.items() if name not in taken}
     return RewardInput(**known, image=picture, input_images=inputs, metadata=metadata)

@@ -83,6 +83,9 @@ class Rollout:
     """True on image tokens of the response, whose probabilities are normalized over the image codes alone."""
     image: np.ndarray | None = None
     """Generated image, uint8 (H, W, 3)."""
+    is_full_length: bool = False
+    """Whether the text of the response ends without an end-of-text, because it has no more tokens. False without
+    text."""
     raw_completion: str = ""
     """The response as text, cut at the first end-of-text, with the tokens that end a turn."""
 
@@ -129,7 +132,9 @@ class TrainSample:
     """A rollout with everything that its K inner updates need."""
 
     rollout: Rollout
-    advantage: float
+    advantages: tuple[float, ...]
+    """Advantage of the whole response, or one for each part of the response in the order of writing, with 0 for parts
+    that it does not have."""
     is_valid: bool
     """False for a sample whose reward is missing. Nothing of it is scored, and it is not counted."""
     old_log_probs: tuple[Float[Tensor, " _"], ...] | None = None

@@ -83,7 +83,7 @@ def _sample(size: Size, number: int, prompt: Tensor, response: Tensor, end: Tens
         commit_log_probs=torch.zeros(len(tokens)),
         image_mask=written if len(end) else torch.zeros_like(written),
     )
-    return TrainSample(rollout=rollout, advantage=1.0 if number % 2 else -0.5, is_valid=True)
+    return TrainSample(rollout=rollout, advantages=(1.0 if number % 2 else -0.5,), is_valid=True)
 
 
 def full_rows(size: Size, samples: Sequence[TrainSample], device: torch.device) -> FullRows:

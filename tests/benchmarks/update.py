@@ -106,7 +106,7 @@ def plain_update(engine: LocalEngine, size: Size, samples: Sequence[TrainSample]
             assert sample.old_log_probs is not None
             known.append(sample.old_log_probs[0])
         old = torch.zeros_like(new).masked_scatter(batch.is_scored, torch.cat(known).to(new))
-        advantages = torch.tensor([sample.advantage for sample in part], device=engine.device)[:, None]
+        advantages = torch.tensor([sample.advantages[0] for sample in part], device=engine.device)[:, None]
         ratio = (new - old).exp()
         surrogate = torch.minimum(ratio * advantages, ratio.clamp(1 - CLIP, 1 + CLIP) * advantages)
         counted = batch.is_scored

@@ -153,3 +153,19 @@ def test_close_reaches_the_object():
     counter = Counter()
     FunctionReward(counter, "Counter").close()
     assert counter.closed
+
+
+def test_a_function_gets_the_lengths_of_the_texts():
+    def lengths(*, completions, num_tokens, is_full_length):
+        return [n + 0.5 * full for n, full in zip(num_tokens, is_full_length, strict=True)]
+
+    def in_trl_style(completions, **kwargs):
+        return lengths(
+            completions=completions, num_tokens=kwargs["num_tokens"], is_full_length=kwargs["is_full_length"]
+        )
+
+    items = [RewardInput(prompt="", completion="", num_tokens=n, is_full_length=n > 1) for n in (1, 2)]
+    for function, style in ((lengths, "unigrpo"), (in_trl_style, "trl")):
+        reward = FunctionReward(function, "lengths")
+        assert reward.style == style
+        assert reward(items) == [1.0, 2.5]

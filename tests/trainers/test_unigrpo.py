@@ -5,6 +5,8 @@ import functools
 import json
 import shutil
 import threading
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,8 +16,11 @@ from transformers import AutoTokenizer
 from unigrpo.config import (
     ActorConfig,
     AdamConfig,
+    AlgoConfig,
     DeepSpeedConfig,
     EvalConfig,
+    GroupFilterConfig,
+    KLConfig,
     RewardConfig,
     RewardTermConfig,
     RolloutConfig,
@@ -23,9 +28,10 @@ from unigrpo.config import (
     TextSamplingConfig,
     TrainConfig,
 )
+from unigrpo.data.prompt_stream import PromptStream
 from unigrpo.models.mmada import MMadaModelLM
 from unigrpo.models.vocabulary import Vocabulary
-from unigrpo.records import RewardOutput
+from unigrpo.records import RewardOutput, TrainSample
 from unigrpo.runs.checkpoints import CheckpointStore
 from unigrpo.trainers.unigrpo import UniGRPOTrainer
 from unigrpo.training.batching import NonFiniteLossError
@@ -221,10 +227,10 @@ def test_a_sample_without_reward_has_no_part_in_the_update(tiny_model_folder, tm
     output = Recorder()
     trainer.fit(output)
     assert [s.is_valid for s in planned] == [False] + [True] * 7
-    assert planned[0].advantage == 0
+    assert planned[0].advantages == (0,)
     assert output.rows[1]["tokens/scored"] < sum(int(s.rollout.scored_mask.sum()) for s in planned[1:])
     # The three others of its group are compared among themselves.
-    assert sum(s.advantage for s in planned[1:4]) == pytest.approx(0, abs=1e-6)
+    assert sum(s.advantages[0] for s in planned[1:4]) == pytest.approx(0, abs=1e-6)
     assert output.rows[1]["reward/is_missing_for_the_first_missing_share"] == 1 / 8
     assert output.rows[1]["reward/left_out_share"] == 1 / 8
 
@@ -312,7 +318,7 @@ def test_a_loss_that_is_not_finite_stops_the_step_before_the_update(tiny_model_f
     update = trainer._update
 
     def infinite(samples):
-        return update([dataclasses.replace(s, advantage=float("nan")) for s in samples])
+        return update([dataclasses.replace(s, advantages=(float("nan"),)) for s in samples])
 
     trainer._update = infinite  # type: ignore[method-assign]
     before = weights(trainer)
@@ -331,3 +337,120 @@ def test_the_export_is_the_policy(tiny_model_folder, tmp_path):
         AutoTokenizer.from_pretrained(tiny_model_folder)
     )
     shutil.rmtree(tmp_path / "policy")
+
+
+def even_prompts_differ(*, prompts: list[str], completions: list[str], **_: Any) -> list[float]:
+    """The number of different characters for prompts that begin with an even digit; always 1 for the others."""
+    return [1.0 if int(p[0]) % 2 else float(len(set(c))) for p, c in zip(prompts, completions, strict=True)]
+
+
+def filtered(folder: Path, *, oversample: float = 2.0, kl: float = 0.01, filtering: bool = True) -> RunConfig:
+    run = config(folder, num_steps=4, logprob_mismatch_steps=0)
+    return dataclasses.replace(
+        run,
+        rollout=dataclasses.replace(run.rollout, oversample=oversample),
+        algo=AlgoConfig(
+            group_filter=GroupFilterConfig(name="informative" if filtering else ""), kl=KLConfig(init_coef=kl)
+        ),
+        reward=RewardConfig(terms=(RewardTermConfig(name=f"{__file__}:even_prompts_differ"),)),
+    )
+
+
+def watched(trainer: UniGRPOTrainer) -> list[list[TrainSample]]:
+    """Returns a list that gets the samples of each update."""
+    seen: list[list[TrainSample]] = []
+    update = trainer._update
+    trainer._update = lambda samples: seen.append(list(samples)) or update(samples)  # type: ignore[method-assign]
+    return seen
+
+
+def test_a_step_trains_on_the_first_informative_groups_in_the_order_of_the_prompts(
+    tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    run = filtered(tiny_model_folder)
+    trainer, output = make_trainer(run, tmp_path), Recorder()
+    seen = watched(trainer)
+    trainer.fit(output)
+    asked = PromptStream(SUMS, 4, 4, run.seed)
+    for step, samples in enumerate(seen):
+        prompts = [request.prompt for request in asked.requests(step)[::4]]
+        expected = [prompt.id for prompt in prompts if int(prompt.text[0]) % 2 == 0][:2]
+        assert [s.rollout.request.prompt.id for s in samples[::4]] == expected
+        assert len(samples) == 4 * len(expected)
+        assert output.rows[step + 1]["rollout/kept_groups"] == len(expected)
+    assert len(seen) == 4
+
+
+def test_the_groups_that_are_left_out_do_not_change_the_update(tiny_model_folder: Path, tmp_path: Path) -> None:
+    run = filtered(tiny_model_folder)
+    trainer = make_trainer(run, tmp_path / "filtered")
+    seen = watched(trainer)
+    trainer.train_step(0, Recorder())
+    alone = make_trainer(run, tmp_path / "alone")
+    rollouts = [sample.rollout for sample in seen[0]]
+    old = alone.policy.map(PolicyWorker.log_likelihood, rollouts)
+    assert alone.reference is not None
+    ref = alone.reference.map(ReferenceWorker.log_likelihood, rollouts)
+    rewards = even_prompts_differ(
+        prompts=[r.request.prompt.text for r in rollouts], completions=[r.completion for r in rollouts]
+    )
+    groups = torch.tensor(rewards, dtype=torch.float64).view(-1, 4)
+    advantages = (groups - groups.mean(1, keepdim=True)) / groups.std(1, correction=0, keepdim=True)
+    samples = [
+        TrainSample(rollout=r, advantages=(a,), is_valid=True, old_log_probs=o, ref_log_probs=f)
+        for r, a, o, f in zip(rollouts, advantages.flatten().tolist(), old, ref, strict=True)
+    ]
+    alone._update(samples)
+    assert all(torch.allclose(v, weights(alone)[k], rtol=0, atol=1e-6) for k, v in weights(trainer).items())
+
+
+def test_a_resumed_run_with_oversampling_equals_one_that_was_never_stopped(
+    tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    run = filtered(tiny_model_folder)
+    run = dataclasses.replace(run, ckpt=dataclasses.replace(run.ckpt, save_steps=2))
+    whole, straight = make_trainer(run, tmp_path / "whole"), Recorder()
+    whole.fit(straight)
+    killed = make_trainer(run, tmp_path / "killed")
+    step = killed.train_step
+
+    def dies_in_the_third_step(number: int, output: Any) -> dict[str, float]:
+        if number == 2:
+            raise KeyboardInterrupt
+        return step(number, output)
+
+    killed.train_step = dies_in_the_third_step  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        killed.fit(Recorder())
+    resumed, again = make_trainer(run, tmp_path / "killed"), Recorder()
+    assert resumed.resume() == 2
+    resumed.fit(again)
+    assert again.untimed == {k: v for k, v in straight.untimed.items() if k > 2}
+    assert all(torch.equal(v, weights(whole)[k]) for k, v in weights(resumed).items())
+
+
+@pytest.mark.parametrize("filtering", [True, False])
+def test_samples_without_advantage_and_without_kl_are_scored_by_nobody(
+    filtering: bool, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    run = filtered(tiny_model_folder, oversample=1.0, kl=0.0, filtering=filtering)
+    trainer = make_trainer(run, tmp_path)
+    scored: list[str] = []
+    old = trainer.source.old_log_probs
+    trainer.source.old_log_probs = lambda rollouts, checked: (  # type: ignore[method-assign]
+        scored.extend(r.request.prompt.text for r in rollouts) or old(rollouts, checked)
+    )
+    output = Recorder()
+    trainer.fit(output)
+    assert {int(text[0]) % 2 for text in scored} == {0}
+    assert "perf/reference_log_likelihood_seconds" not in output.rows[1]
+
+
+def test_oversampling_without_a_filter_is_refused(tiny_model_folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"oversample is 1.5, but no algo.group_filter chooses"):
+        filtered(tiny_model_folder, oversample=1.5, filtering=False)
+    with pytest.raises(ValueError, match=r"oversample is 0.5; it must be 1 or more"):
+        filtered(tiny_model_folder, oversample=0.5)
+    assert filtered(tiny_model_folder, oversample=1.1).rollout.num_sampled_prompts == 3
+    rollout = dataclasses.replace(filtered(tiny_model_folder).rollout, batch_size=10, oversample=1.1)
+    assert rollout.num_sampled_prompts == 11

@@ -96,7 +96,7 @@ def samples(tasks: str) -> list[TrainSample]:
         )
         found.append(
             TrainSample(
-                rollout=rollout, advantage=1.0, is_valid=True, old_log_probs=(torch.zeros(int(written.sum())),)
+                rollout=rollout, advantages=(1.0,), is_valid=True, old_log_probs=(torch.zeros(int(written.sum())),)
             )
         )
     return found

@@ -134,7 +134,7 @@ def train_samples(config, engine, rollouts, advantages=ADVANTAGES, known=True) -
     return [
         TrainSample(
             rollout=r,
-            advantage=a,
+            advantages=(a,),
             is_valid=True,
             old_log_probs=one if known else (nothing, *one[1:]),
             ref_log_probs=tuple(x - 0.1 for x in one) if config.kl_coef(r.request.prompt.task) else None,
@@ -248,8 +248,12 @@ def test_thoughts_are_scored_with_the_image_masked_and_the_image_with_the_though
     assert row_of(sample).num_spans == 2
 
 
-def test_each_part_of_a_response_has_the_same_weight(model):
-    """With a reward for the picture alone, five tokens of thoughts and four codes share the gradient equally."""
+@pytest.mark.parametrize(
+    ("advantages", "loss"),
+    [((-1.0,), (2.0 + 1.0) / 2), ((-1.0, 0.5), (2.0 - 0.5) / 2), ((0.0, 0.5), (0.0 - 0.5) / 2)],
+)
+def test_each_part_of_a_response_has_the_same_weight_and_its_own_advantage(model, advantages, loss):
+    """Five tokens of thoughts and four codes share the gradient equally; the loss of a part by hand."""
     config = dataclasses.replace(
         run_config("diffu-grpo", num_inner_updates=1),
         algo=AlgoConfig(
@@ -268,9 +272,9 @@ def test_each_part_of_a_response_has_the_same_weight(model):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LocalEngine, "backward", watched)
-        samples = [TrainSample(rollout=sample, advantage=-1.0, is_valid=True, old_log_probs=(old,))]
+        samples = [TrainSample(rollout=sample, advantages=advantages, is_valid=True, old_log_probs=(old,))]
         unigrpo_updates(engine, config, SETTINGS, samples)
-    assert seen["loss"] == pytest.approx((2.0 + 1.0) / 2, rel=1e-5)  # and not (5 * 2 + 4 * 1) / 9
+    assert seen["loss"] == pytest.approx(loss, rel=1e-5)  # and not (5 * 2 + 4 * 1) / 9 for one advantage of -1
 
 
 @pytest.mark.parametrize("method", ["unigrpo", "espo"])

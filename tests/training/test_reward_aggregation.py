@@ -7,7 +7,7 @@ import torch
 
 from unigrpo.config import RewardConfig, RewardTermConfig
 from unigrpo.records import Prompt, RewardOutput, Rollout, SampleRequest
-from unigrpo.training.reward_aggregation import RewardAggregator, valid_advantages
+from unigrpo.training.reward_aggregation import RewardAggregator, span_advantages, valid_advantages
 from unigrpo.training.reward_failures import FailureGuard, RewardError
 from unigrpo.training.reward_metrics import reward_means, reward_metrics, task_metrics
 
@@ -141,3 +141,65 @@ def test_each_reward_of_each_task_has_its_own_mean_and_spread():
     assert metrics["reward/b_std/mmu"] == pytest.approx(2.0)
     assert metrics["reward/total_mean/text"] == pytest.approx((0 + 2) / 2)  # the fifth is left out
     assert metrics["reward/a_zero_spread_groups/mmu"] == 1.0
+
+
+def span_config() -> RewardConfig:
+    return RewardConfig(
+        terms=(
+            RewardTermConfig(name="form", weight=2.0, tasks=("text", "r2i"), span="thoughts"),
+            RewardTermConfig(name="match", weight=0.5, tasks=("t2i", "r2i"), span="image", required=False),
+            RewardTermConfig(name="both"),
+        )
+    )
+
+
+def test_a_reward_pays_for_the_part_that_it_names_and_another_for_every_part():
+    tasks = ["r2i", "r2i", "text", "text", "t2i", "t2i"]
+    groups = torch.tensor([0, 0, 1, 1, 2, 2])
+    found = [
+        RewardOutput(parts={"form": 1.0, "match": 4.0, "both": 0.1}),
+        RewardOutput(parts={"form": 0.0, "match": 4.0, "both": 0.1}),
+        RewardOutput(parts={"form": 1.0, "both": 0.2}),
+        RewardOutput(parts={"form": 0.5, "both": 0.2}),
+        RewardOutput(parts={"match": 3.0, "both": 0.3}),
+        RewardOutput(parts={"match": 1.0, "both": 0.3}),
+    ]
+    aggregator = RewardAggregator(span_config(), ["form", "match", "both"])
+    by_span = aggregator.span_totals(found, groups, tasks)
+    expected = [[2.1, 2.1], [0.1, 2.1], [2.2, 0.0], [1.2, 0.0], [1.8, 0.0], [0.8, 0.0]]
+    assert by_span.tolist() == [pytest.approx(row) for row in expected]
+    assert aggregator.aggregate(found, groups)[0].tolist() == pytest.approx([4.1, 2.1, 2.2, 1.2, 1.8, 0.8])
+    advantages = span_advantages(by_span, groups, torch.ones(6, dtype=torch.bool), "mean_only")
+    # The images of the first group are equally good, whatever their thoughts.
+    assert advantages.tolist() == [
+        pytest.approx(row) for row in [[1.0, 0.0], [-1.0, 0.0], [0.5, 0.0], [-0.5, 0.0], [0.5, 0.0], [-0.5, 0.0]]
+    ]
+
+
+def test_a_missing_optional_reward_of_a_part_is_left_out_for_that_part_of_the_group():
+    found = [
+        RewardOutput(parts={"form": 1.0, "match": None, "both": 0.0}, reasons={"match": "is away"}),
+        RewardOutput(parts={"form": 0.0, "match": 4.0, "both": 0.0}),
+    ]
+    aggregator = RewardAggregator(span_config(), ["form", "match", "both"])
+    assert aggregator.span_totals(found, torch.tensor([0, 0]), ["r2i", "r2i"]).tolist() == [[2.0, 0.0], [0.0, 0.0]]
+
+
+def test_without_a_span_the_response_has_one_total():
+    aggregator = RewardAggregator(config(), ["a", "b"])
+    found = outputs([1, 0, 1, 0, 0, 1], [0, 1, 1, 0, 1, 1])
+    totals, _ = aggregator.aggregate(found, GROUPS)
+    assert torch.equal(aggregator.span_totals(found, GROUPS, ["r2i"] * 6), totals[:, None])
+
+
+@pytest.mark.parametrize(
+    ("tasks", "span", "message"),
+    [
+        (("text", "r2i"), "image", "the responses of text have no image; list only the tasks that have it: t2i, r2i"),
+        ((), "thoughts", "the responses of t2i have no thoughts"),
+        (("r2i",), "picture", "span"),
+    ],
+)
+def test_a_span_that_a_task_does_not_have_is_refused(tasks, span, message):
+    with pytest.raises(ValueError, match=message):
+        RewardTermConfig(name="a", tasks=tasks, span=span)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from builders import rollout_without_tokens
 from PIL import Image
 
+from unigrpo.models.sampling.text import TextSample
 from unigrpo.records import Prompt, Rollout, SampleRequest
+from unigrpo.workers.generation import Drawn, TaskSampler
 from unigrpo.workers.reward import reward_inputs
 
 
@@ -52,3 +55,27 @@ def test_rewards_see_token_ids_and_the_text_with_and_without_its_end():
     assert (seen.completion, seen.raw_completion) == ("5", "5<|eot_id|>")
     assert (seen.prompt_ids, seen.completion_ids) == ((7, 8, 9), (4, 5, 2))  # the first end-of-text counts
     assert seen.messages == ({"role": "user", "content": "2+3="},)
+
+
+def test_rewards_see_how_long_the_text_is_and_whether_it_was_cut_off():
+    tokens = torch.tensor([7, 4, 5, 9, 30, 31])
+    made = dataclasses.replace(
+        rollout(0, Path("a.png")),
+        request=SampleRequest(prompt=Prompt(id="p", text="a cat", task="r2i"), group_id=0, sample_id=0, step=0),
+        token_ids=tokens, response_mask=torch.tensor([0, 1, 1, 0, 1, 1]).bool(),
+        scored_mask=torch.tensor([0, 1, 1, 0, 1, 1]).bool(), commit_step=tokens, commit_log_probs=tokens.float(),
+        image_mask=torch.tensor([0, 0, 0, 0, 1, 1]).bool(), is_full_length=True,
+    )  # fmt: skip
+    (seen,) = reward_inputs([made])
+    assert (seen.num_tokens, seen.is_full_length) == (2, True)
+
+
+@pytest.mark.parametrize(("response", "expected"), [([4, 5, 6], True), ([4, 2, 6], False), ([4, 5, 2], False)])
+def test_a_text_is_of_full_length_if_it_has_no_end_of_text(response, expected):
+    tokens = torch.tensor([2, 7, *response])  # an end-of-text of the prompt is no end of the response
+    written = torch.tensor([False, False, True, True, True])
+    text = TextSample(
+        token_ids=tokens, response_mask=written, scored_mask=written, commit_step=tokens, commit_log_probs=tokens
+    )
+    sampler = SimpleNamespace(vocabulary=SimpleNamespace(end_of_text_id=2))
+    assert TaskSampler.is_full_length(sampler, Drawn(text=text)) is expected  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from unigrpo import ConfigError
 from unigrpo.algorithm.advantage.base import load_advantage
+from unigrpo.algorithm.group_filter.base import load_group_filter
 from unigrpo.algorithm.likelihood.base import load_estimator
 from unigrpo.algorithm.objective.base import load_objective
 from unigrpo.checks.rewards import refused_prompts
@@ -65,11 +66,23 @@ def check_algorithm(config: RunConfig) -> None:
         load_estimator(likelihood.name, likelihood.options)
     load_advantage(config.algo.advantage.file, config.algo.advantage.options)
     objective = load_objective(config.algo.objective.name, config.algo.objective.arguments)
+    if config.algo.group_filter.name:
+        load_group_filter(config.algo.group_filter.name, config.algo.group_filter.options)
+    if config.reward.has_spans and objective.level == "sequence":
+        raise ConfigError(
+            "reward.terms: a reward has a span, but algo.objective.level sequence takes one ratio of the whole "
+            "response and so one advantage; use the level span, view, view_token or token"
+        )
     ranks, prompts = config.num_policy_ranks, config.rollout.batch_size
     if objective.scope == "group" and prompts % ranks:
         raise ConfigError(
             f"algo.objective {config.algo.objective.name!r} compares the samples of a prompt, which must be on one "
             f"rank; make rollout.batch_size {prompts} a multiple of the {ranks} policy ranks"
+        )
+    if objective.scope == "group" and config.algo.group_filter.name and ranks > 1:
+        raise ConfigError(
+            f"algo.objective {config.algo.objective.name!r} compares the samples of a prompt, which must be on one "
+            "rank; algo.group_filter may leave a number of groups that the ranks cannot share; use one policy rank"
         )
 
 

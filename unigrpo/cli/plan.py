@@ -118,7 +118,7 @@ def unigrpo_plan(config: RunConfig, inputs: Inputs | None, assumed: Assumptions)
         prompt = {task: config.data.max_prompt_tokens // 2 + (codes if task == "mmu" else 0) for task in counts}
     flops = unigrpo_flops(config, size, prompt, codes, shares, PUBLISHED_CODEBOOK_SIZE)
     lines += _time_lines(config, size, flops, config.train.num_inner_updates, assumed, config.rollout)
-    per_sample = flops.generate / config.num_samples_per_step / (assumed.hardware.tflops * 1e12 * assumed.mfu)
+    per_sample = flops.generate / config.num_generated_per_step / (assumed.hardware.tflops * 1e12 * assumed.mfu)
     lines.append(f"            {1 / per_sample:.2f} samples a second by each generating GPU, if all steps are needed")
     return "\n".join([*lines, *_ending(inputs is not None)])
 

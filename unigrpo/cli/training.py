@@ -84,7 +84,7 @@ class UniGRPOJob(TrainingJob[RunConfig, Inputs]):
     def check_rewards(self, checked: Inputs) -> str:
         from unigrpo.distributed.reward_pool import check_rewards  # noqa: PLC0415  # loads OpenRLHF
 
-        return trial_lines(check_rewards(self.config.reward, checked.prompts, self.config.num_samples_per_step))
+        return trial_lines(check_rewards(self.config.reward, checked.prompts, self.config.num_generated_per_step))
 
     @contextlib.contextmanager
     def trainer(self, checked: Inputs, checkpoints: CheckpointStore) -> Iterator[UniGRPOTrainer]:

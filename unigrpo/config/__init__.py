@@ -7,6 +7,7 @@ A dotted flag is the path of a field: ``--algo.kl.init_coef 0.02``. Names are Op
 from unigrpo.config.algo import (
     AdvantageConfig,
     AlgoConfig,
+    GroupFilterConfig,
     KLConfig,
     LikelihoodConfig,
     MaskRatioConfig,
@@ -16,6 +17,7 @@ from unigrpo.config.algo import (
 from unigrpo.config.base import BaseRunConfig, CheckpointConfig, LoggerConfig
 from unigrpo.config.data import (
     DRAWING_TASKS,
+    RESPONSE_SPANS,
     TASKS,
     DataConfig,
     Fit,
@@ -38,6 +40,7 @@ from unigrpo.config.unigrpo import EvalConfig, RunConfig, TrainConfig
 
 __all__ = [
     "DRAWING_TASKS",
+    "RESPONSE_SPANS",
     "TASKS",
     "ActorConfig",
     "AdamConfig",
@@ -49,6 +52,7 @@ __all__ = [
     "DeepSpeedConfig",
     "EvalConfig",
     "Fit",
+    "GroupFilterConfig",
     "ImageConfig",
     "ImageSamplingConfig",
     "KLConfig",

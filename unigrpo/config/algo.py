@@ -82,6 +82,16 @@ class AdvantageConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GroupFilterConfig:
+    name: str = ""
+    """Filter of groups: the name of a file in unigrpo/algorithm/group_filter. `informative` keeps the groups whose
+    rewards differ (DAPO). If empty, a step trains on all groups. With a filter, log-probabilities are computed after
+    the rewards, and only for the groups that are kept."""
+    options: dict[str, Any] = field(default_factory=dict[str, Any])
+    """Keyword arguments of the filter, for example `{min_spread: 0.01}`."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class KLConfig:
     init_coef: float = 0.01
     """Coefficient beta of the KL divergence to the reference; 0 runs without a reference model."""
@@ -132,6 +142,8 @@ class AlgoConfig:
     """Objective that is made of log-likelihoods and advantages."""
     advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
     """Advantages from the rewards of a group."""
+    group_filter: GroupFilterConfig = field(default_factory=GroupFilterConfig)
+    """Choice of the groups that a step trains on."""
     kl: KLConfig = field(default_factory=KLConfig)
     """KL divergence to the frozen reference."""
     tasks: dict[str, TaskConfig] = field(default_factory=dict[str, TaskConfig])

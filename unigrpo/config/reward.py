@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from unigrpo.config.checks import choice, positive, require
-from unigrpo.config.data import TASKS
+from unigrpo.config.data import RESPONSE_SPANS, TASKS
 from unigrpo.config.paths import FunctionPath, OptionPaths
 
 COMPUTING = ("math_answer", "clip_score", "pick_score", "image_reward", "aesthetic", "jpeg_size")
@@ -28,6 +28,10 @@ class RewardTermConfig:
     only: Literal["", "with_gold", "without_gold"] = ""
     """Whether this reward scores only prompts with a gold answer, or only those without one, such as requests to
     describe an image; if empty, it scores both."""
+    span: Literal["", "thoughts", "image"] = ""
+    """Part of the response that this reward pays for: `thoughts` (the text) or `image`. Only the advantage of this
+    part depends on the reward. If empty, the reward pays for the whole response. A reward with a span lists its
+    tasks."""
     style: Literal["auto", "unigrpo", "trl", "openrlhf", "verl", "verl_batch"] = "auto"
     """Calling convention of a reward function. `auto` infers it from the signature."""
     required: bool = True
@@ -73,6 +77,13 @@ class RewardTermConfig:
         for task in self.tasks:
             choice(f"{where}: tasks", task, TASKS)
         choice(f"{where}: only", self.only, ("", "with_gold", "without_gold"))
+        choice(f"{where}: span", self.span, ("", "thoughts", "image"))
+        lacking = [task for task in self.tasks or TASKS if self.span and self.span not in RESPONSE_SPANS[task]]
+        require(
+            not lacking,
+            f"{where}: span is {self.span}, but the responses of {', '.join(lacking)} have no {self.span}; list only "
+            f"the tasks that have it: {', '.join(task for task in TASKS if self.span in RESPONSE_SPANS[task])}",
+        )
         for name in ("timeout_seconds", "load_timeout_seconds", "check_timeout_seconds", "attempts", "concurrency"):
             positive(f"{where}: {name}", getattr(self, name))
         for name in ("batch_size", "num_cpus", "num_gpus", "num_workers"):
@@ -95,6 +106,11 @@ class RewardConfig:
     max_steps_without_spread: int = 20
     """Number of steps in a row, in which the rewards are equal within every group, that ends the run; 0 never ends it.
     Every such step is warned of."""
+
+    @property
+    def has_spans(self) -> bool:
+        """Whether some reward pays for a part of the response alone."""
+        return any(term.span for term in self.terms)
 
     def __post_init__(self) -> None:
         require(len(self.terms) > 0, "reward.terms is empty; name at least one reward")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Literal
@@ -137,6 +138,10 @@ class RolloutConfig:
     """Number of prompts of one step."""
     n_samples_per_prompt: int = 8
     """Number of responses per prompt. They form the group whose rewards are compared."""
+    oversample: float = 1.0
+    """Number of prompts that are sampled for each prompt of batch_size, at least 1. A step samples
+    ceil(batch_size x oversample) prompts and trains on the first batch_size groups that algo.group_filter keeps; where
+    it keeps fewer, the step has fewer samples."""
     micro_batch_size: int = 64
     """Number of responses that a worker generates at once."""
     num_workers: int = 0
@@ -158,6 +163,7 @@ class RolloutConfig:
     def __post_init__(self) -> None:
         positive("rollout.batch_size", self.batch_size)
         positive("rollout.micro_batch_size", self.micro_batch_size)
+        require(self.oversample >= 1, f"rollout.oversample is {self.oversample}; it must be 1 or more")
         require(self.num_workers >= 0, f"rollout.num_workers is {self.num_workers}; it must be 0 or more")
         require(
             self.max_staleness in (0, 1),
@@ -180,3 +186,8 @@ class RolloutConfig:
                 getattr(self, name).temperature > 0,
                 f"rollout.{name}.temperature is 0: all samples of a prompt would be equal; use 1.0",
             )
+
+    @property
+    def num_sampled_prompts(self) -> int:
+        """Number of prompts that a step samples."""
+        return math.ceil(round(self.batch_size * self.oversample, 6))  # 10 x 1.1 is 11, whatever its rounding

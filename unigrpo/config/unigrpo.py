@@ -106,6 +106,11 @@ class RunConfig(BaseRunConfig):
             f"ranks; make rollout.batch_size a multiple of {ranks}",
         )
         require(
+            self.rollout.oversample == 1 or self.algo.group_filter.name != "",
+            f"rollout.oversample is {self.rollout.oversample}, but no algo.group_filter chooses among the groups; set "
+            "algo.group_filter.name informative, or rollout.oversample 1",
+        )
+        require(
             self.actor.loss_agg_mode != "fixed_length" or self.rollout.text.max_new_tokens > 0,
             "actor.loss_agg_mode fixed_length needs rollout.text.max_new_tokens",
         )
@@ -162,8 +167,13 @@ class RunConfig(BaseRunConfig):
 
     @property
     def num_samples_per_step(self) -> int:
-        """Number of samples of one step."""
+        """Largest number of samples that one step trains on."""
         return self.rollout.batch_size * self.rollout.n_samples_per_prompt
+
+    @property
+    def num_generated_per_step(self) -> int:
+        """Number of samples that one step generates."""
+        return self.rollout.num_sampled_prompts * self.rollout.n_samples_per_prompt
 
     def response_tokens(self, task: str, num_image_tokens: int) -> int:
         """Returns the largest number of tokens that a sample of a task adds to its prompt: text, an image, or both for

@@ -109,17 +109,17 @@ def unigrpo_flops(
     """
     generate = score = 0.0
     for task, share in shares.items():
-        samples = config.num_samples_per_step * share
+        samples, generated = config.num_samples_per_step * share, config.num_generated_per_step * share
         row, logits = prompt_tokens[task], 0.0
         if task != "t2i":
             text = Lengths(prompt=row, response=config.rollout.text.max_new_tokens)
             hidden_image = num_image_tokens if task == "r2i" else 0
             seen = Lengths(prompt=row, response=text.response + hidden_image)
-            generate += samples * text_flops(model, seen, config.rollout.text)
+            generate += generated * text_flops(model, seen, config.rollout.text)
             row, logits = text.row, text.response / 2 * model.vocabulary_size
         if task in ("t2i", "r2i"):
             image = Lengths(prompt=row, response=num_image_tokens)
-            generate += samples * image_flops(model, image, config.rollout.image, codebook_size)
+            generate += generated * image_flops(model, image, config.rollout.image, codebook_size)
             row, logits = image.row, logits + image.response / 2 * codebook_size
         # Half of the response is hidden in the mean, and read.
         score += samples * config.train.num_inner_updates * sum(pass_flops(model, row, row**2, logits))

@@ -75,7 +75,7 @@ def start_groups(config: RunConfig, prompts: Sequence[Prompt] = ()) -> Groups:
         placements=tuple(placements),
     )
     try:
-        groups.reward.initialize(prompts, config.num_samples_per_step)
+        groups.reward.initialize(prompts, config.num_generated_per_step)
         for group in groups.models:
             group.initialize(config)
         if rollout is not None:

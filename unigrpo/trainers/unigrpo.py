@@ -15,19 +15,21 @@ import torch
 from torch import Tensor
 
 from unigrpo.algorithm.advantage.base import load_advantage
+from unigrpo.algorithm.group_filter.base import kept_groups, load_group_filter
 from unigrpo.algorithm.objective.base import load_objective
-from unigrpo.config import RunConfig
+from unigrpo.config import RESPONSE_SPANS, RunConfig
 from unigrpo.data.prompt_stream import PromptStream, balance_across_ranks, prompt_shares
 from unigrpo.evaluation.held_out import evaluate
-from unigrpo.records import Prompt, Rollout, SampleRequest, TrainSample
+from unigrpo.records import Prompt, RewardOutput, Rollout, SampleRequest, TrainSample
 from unigrpo.runs.checkpoints import CheckpointStore
 from unigrpo.runs.image_grid import DRAWINGS, captioned_grid
 from unigrpo.trainers.base import Output, Trainer, TrainState, prompt_row
 from unigrpo.trainers.rollout_source import ColocatedRollouts, DisaggregatedRollouts, RolloutSource
-from unigrpo.training.planning import train_samples
-from unigrpo.training.reward_aggregation import RewardAggregator, valid_advantages
+from unigrpo.training.planning import Rewarded, train_samples
+from unigrpo.training.reward_aggregation import RewardAggregator, span_advantages
 from unigrpo.training.reward_failures import FailureGuard
 from unigrpo.training.reward_metrics import reward_metrics, task_metrics
+from unigrpo.training.unigrpo import with_their_groups
 from unigrpo.workers.group import WorkerGroup
 from unigrpo.workers.logprob_mismatch import is_comparable, is_exact
 from unigrpo.workers.policy import PolicyWorker
@@ -47,6 +49,10 @@ class UniGRPOState(TrainState):
 
     policy_version: int = 0
     """Number of optimizer steps of the policy."""
+
+
+Scores = tuple[dict[int, tuple[Tensor, ...] | None], dict[int, tuple[Tensor, ...] | None]]
+"""Log-probabilities by the place of the sample: old ones and those of the reference."""
 
 
 class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
@@ -87,54 +93,61 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
         self.policy, self.reference, self.rollout, self.reward = policy, reference, rollout, reward
         self.eval_prompts = eval_prompts
         settings, train = config.rollout, config.train
-        shares = prompt_shares(config.data)
-        self.prompts = PromptStream(prompts, settings.batch_size, settings.n_samples_per_prompt, train.seed, shares)
+        shares, number = prompt_shares(config.data), settings.num_sampled_prompts
+        self.prompts = PromptStream(prompts, number, settings.n_samples_per_prompt, train.seed, shares)
         self.source: RolloutSource = ColocatedRollouts(config, policy, self._requests)
         if rollout is not None:
             self.source = DisaggregatedRollouts(config, policy, self._requests, rollout)
         self.reward_aggregator = RewardAggregator(config.reward, reward.names)
         self.failure_guard = FailureGuard(config.reward, reward.names)
         self.advantage = load_advantage(config.algo.advantage.file, config.algo.advantage.options)
+        chosen = config.algo.group_filter
+        self.group_filter = load_group_filter(chosen.name, chosen.options) if chosen.name else None
+        self.objective = load_objective(config.algo.objective.name, config.algo.objective.arguments)
 
     def train_step(self, step: int, output: Output) -> dict[str, float]:
         """Runs one step, from prompts to new weights. Returns its metrics."""
-        config, timer, version = self.config, self.timer, self.state.policy_version
+        timer, version = self.timer, self.state.policy_version
         with timer.phase("sync"):
             self.source.start(step, version)
         with timer.phase("generate"):
             rollouts = self.source.rollouts(step, version)
         wait_for_rewards = self.reward.start(rollouts)  # their processes work while the models score
         parity = self._parity(step, rollouts)
+        early = [i for i, rollout in enumerate(rollouts) if not self._waits_for_rewards(step, rollout)]
+        scores = self._start_scores(step, rollouts, early)
+        if self.group_filter is None:
+            self._start_next(step, version)
         with timer.phase("score"):
-            reference = self._start_reference(rollouts)
-            old = self._old_log_probs(step, rollouts)
-        if config.rollout.max_staleness > 0 and step + 1 < config.train.num_steps:
-            with timer.phase("sync"):
-                self.source.start(step + 1, version)
-        with timer.phase("score"):
-            ref = reference()
+            old, ref = scores()
         with timer.phase("reward"):
             outputs, reward_work = wait_for_rewards()
-        groups = torch.tensor([rollout.request.group_id for rollout in rollouts])
-        totals, valid = self.reward_aggregator.aggregate(outputs, groups)
-        spread = config.algo.advantage.min_spread
-        advantages = valid_advantages(totals, groups, valid, self.advantage, min_spread=spread).float()
+        rewarded = self._rewarded(rollouts, outputs)
+        kept = self._kept(rollouts, rewarded)
+        late = self._with_gradient(rollouts, rewarded, sorted(set(kept) - set(early)))
+        with timer.phase("score"):
+            for known, more in zip((old, ref), self._start_scores(step, rollouts, late)(), strict=True):
+                known |= more
+        if self.group_filter is not None:
+            self._start_next(step, version)
         updates: list[dict[str, float]] = []
+        totals, valid, advantages = rewarded.totals, rewarded.valid, rewarded.advantages
         if self.failure_guard.check_missing(outputs, valid, rollouts) and valid.any():
-            self.failure_guard.check_spread(advantages, outputs, rollouts)
+            self.failure_guard.check_spread(advantages[kept], outputs, rollouts)
             with timer.phase("update"):
-                updates = self._update(train_samples(rollouts, advantages, valid, old, ref))
+                updates = self._update(train_samples(rollouts, rewarded, kept, old, ref)) if kept else []
         rewards = [{"reward": t, "rewards": o.parts} for t, o in zip(totals.tolist(), outputs, strict=True)]
         output.rollouts(step + 1, self._rows(step, rollouts, rewards, advantages))
         return {
-            **reward_metrics(outputs, totals, groups, valid),
-            **task_metrics([rollout.request.prompt.task for rollout in rollouts], outputs, totals, groups, valid),
+            **reward_metrics(outputs, totals, rewarded.groups, valid),
+            **task_metrics([r.request.prompt.task for r in rollouts], outputs, totals, rewarded.groups, valid),
             **reward_work,
             **_advantage_metrics(advantages),
             **_over_ranks(updates),
             **parity,
             **_rollout_metrics(rollouts, version),
             **self._throughput(rollouts),
+            "rollout/kept_groups": float(len(set(rewarded.groups[kept].tolist()))),
             "policy_version": float(self.state.policy_version),
         }
 
@@ -154,21 +167,76 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
     def _requests(self, step: int) -> list[SampleRequest]:
         return balance_across_ranks(self.prompts.requests(step), self.policy.size)
 
-    def _old_log_probs(self, step: int, rollouts: list[Rollout]) -> Sequence[tuple[Tensor, ...] | None]:
-        if "old" not in load_objective(self.config.algo.objective.name, self.config.algo.objective.arguments).needs:
-            return [None] * len(rollouts)
-        return self.source.old_log_probs(rollouts, self._is_checked(step))
+    def _rewarded(self, rollouts: list[Rollout], outputs: Sequence[RewardOutput]) -> Rewarded:
+        """Returns totals and advantages of the samples of a step."""
+        requests = [rollout.request for rollout in rollouts]
+        groups = torch.tensor([request.group_id for request in requests])
+        totals, valid = self.reward_aggregator.aggregate(outputs, groups)
+        by_span = self.reward_aggregator.span_totals(outputs, groups, [request.prompt.task for request in requests])
+        spread = self.config.algo.advantage.min_spread
+        advantages = span_advantages(by_span, groups, valid, self.advantage, min_spread=spread).float()
+        return Rewarded(groups=groups, totals=totals, by_span=by_span, valid=valid, advantages=advantages)
 
-    def _start_reference(self, rollouts: list[Rollout]) -> Callable[[], Sequence[tuple[Tensor, ...] | None]]:
-        """Returns a function that waits for the reference's log-probabilities. On its own GPUs, the reference starts
-        at once.
+    def _kept(self, rollouts: Sequence[Rollout], rewarded: Rewarded) -> list[int]:
+        """Returns the places of the samples that the step trains on, in the order in which the ranks get them."""
+        if self.group_filter is None:
+            return list(range(len(rollouts)))
+        number = self.config.rollout.batch_size
+        groups = set(kept_groups(rewarded.by_span, rewarded.groups, rewarded.valid, self.group_filter, number))
+        return self._balanced(rollouts, [i for i, r in enumerate(rollouts) if r.request.group_id in groups])
+
+    def _balanced(self, rollouts: Sequence[Rollout], places: Sequence[int]) -> list[int]:
+        """Returns the places of some samples in an order that gives each rank as many of each task."""
+        by_id = {rollouts[i].request.sample_id: i for i in places}
+        in_order = [rollouts[by_id[sample_id]].request for sample_id in sorted(by_id)]
+        return [by_id[request.sample_id] for request in balance_across_ranks(in_order, self.policy.size)]
+
+    def _waits_for_rewards(self, step: int, rollout: Rollout) -> bool:
+        """Whether a sample is scored after its reward is known, because it may need no scores.
+
+        That is so for every sample that a group filter may leave out, and for samples without a KL, of which those
+        with the advantage 0 have no gradient. Rollouts that are generated a step ahead are scored at once, because
+        their workers go on with the next ones.
+        """
+        if self.group_filter is not None:
+            return True
+        has_kl = self.config.has_reference and self.config.kl_coef(rollout.request.prompt.task) > 0
+        return not (has_kl or self._is_checked(step) or self.config.rollout.max_staleness)
+
+    def _with_gradient(self, rollouts: Sequence[Rollout], rewarded: Rewarded, places: Sequence[int]) -> list[int]:
+        """Returns those of some samples that the update scores: with a reward, and with an advantage or a KL."""
+        counted = [i for i in places if rewarded.valid[i]]
+        kl = [self.config.has_reference and self.config.kl_coef(rollouts[i].request.prompt.task) > 0 for i in counted]
+        active = [bool(rewarded.advantages[i].any()) or has_kl for i, has_kl in zip(counted, kl, strict=True)]
+        scored = with_their_groups(active, rewarded.groups[counted].tolist(), self.objective)
+        return self._balanced(rollouts, [i for i, one in zip(counted, scored, strict=True) if one])
+
+    def _start_scores(self, step: int, rollouts: Sequence[Rollout], places: Sequence[int]) -> Callable[[], Scores]:
+        """Computes old log-probabilities of some samples, and starts those of the reference.
+
+        Returns:
+            A function that waits for the reference and returns the old and the reference log-probabilities by place.
+        """
+        with self.timer.phase("score"):
+            reference = self._start_reference(rollouts, places)
+            old: dict[int, tuple[Tensor, ...] | None] = {}
+            if "old" in self.objective.needs and places:
+                found = self.source.old_log_probs([rollouts[i] for i in places], self._is_checked(step))
+                old = dict(zip(places, found, strict=True))
+        return lambda: (old, reference())
+
+    def _start_reference(
+        self, rollouts: Sequence[Rollout], places: Sequence[int]
+    ) -> Callable[[], dict[int, tuple[Tensor, ...] | None]]:
+        """Returns a function that waits for the reference's log-probabilities of some samples. On its own GPUs, the
+        reference starts at once.
 
         Rollouts of tasks without a KL are not sent to it.
         """
         config = self.config
-        needed = [i for i, r in enumerate(rollouts) if config.has_reference and config.kl_coef(r.request.prompt.task)]
+        needed = [i for i in places if config.has_reference and config.kl_coef(rollouts[i].request.prompt.task)]
         if not needed:
-            return lambda: [None] * len(rollouts)
+            return dict
         sent = [rollouts[i] for i in needed]
         if self.reference is None:
             wait = partial(self.policy.map, PolicyWorker.base_log_likelihood, sent)
@@ -176,12 +244,13 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
             wait = self.reference.start_map(ReferenceWorker.log_likelihood, sent)
         else:
             wait = partial(self.reference.map, ReferenceWorker.log_likelihood, sent)
+        return lambda: dict(zip(needed, wait(), strict=True))
 
-        def found() -> list[tuple[Tensor, ...] | None]:
-            by_place = dict(zip(needed, wait(), strict=True))
-            return [by_place.get(i) for i in range(len(rollouts))]
-
-        return found
+    def _start_next(self, step: int, version: int) -> None:
+        """Starts the rollouts of the next step where they may be a step old."""
+        if self.config.rollout.max_staleness > 0 and step + 1 < self.config.train.num_steps:
+            with self.timer.phase("sync"):
+                self.source.start(step + 1, version)
 
     def _update(self, samples: list[TrainSample]) -> list[dict[str, float]]:
         """Makes the inner updates. Returns the metrics of each rank."""
@@ -263,7 +332,8 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
             seen[task] += 1
         picked = [i for *_, i in sorted(order)[: self.config.logger.rollouts_per_step]]
         return [
-            _row("train", rollouts[i]) | rewards[i] | {"advantage": round(advantages[i].item(), 4)} for i in picked
+            _row("train", rollouts[i]) | rewards[i] | {"advantage": _written_advantage(rollouts[i], advantages[i])}
+            for i in picked
         ]
 
 
@@ -282,6 +352,13 @@ def _advantage_metrics(advantages: torch.Tensor) -> dict[str, float]:
         "advantage/max": advantages.max().item(),
         "advantage/min": advantages.min().item(),
     }
+
+
+def _written_advantage(rollout: Rollout, advantages: Tensor) -> float | dict[str, float]:
+    """Returns the advantage of a response, or of each of its parts by name if the rewards tell them apart."""
+    rounded = [round(value, 4) for value in advantages.tolist()]
+    spans = RESPONSE_SPANS[rollout.request.prompt.task]
+    return rounded[0] if len(rounded) == 1 else dict(zip(spans, rounded, strict=False))
 
 
 def _rollout_metrics(rollouts: list[Rollout], version: int) -> dict[str, float]:
@@ -305,4 +382,8 @@ def _num_steps(rollout: Rollout) -> int:
 def _row(kind: str, rollout: Rollout) -> dict[str, Any]:
     tokens = int(rollout.scored_mask.sum())
     row = prompt_row(kind, rollout.request.prompt, rollout.completion)
-    return row | {"raw_completion": rollout.raw_completion, "tokens": tokens}
+    return row | {
+        "raw_completion": rollout.raw_completion,
+        "tokens": tokens,
+        "is_full_length": rollout.is_full_length,
+    }

@@ -1,32 +1,57 @@
-"""Rollouts -> training samples."""
+"""Rollouts and rewards as training samples."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unigrpo.records import Rollout, TrainSample
 
 
+@dataclass(frozen=True, kw_only=True)
+class Rewarded:
+    """What the rewards say about the B samples of a step."""
+
+    groups: Int[Tensor, " B"]
+    """Prompt of each sample."""
+    totals: Float[Tensor, " B"]
+    """Weighted sum of all rewards."""
+    by_span: Float[Tensor, "B S"]
+    """Weighted sum of the rewards that pay for each part of the response; see
+    :meth:`~unigrpo.training.reward_aggregation.RewardAggregator.span_totals`."""
+    valid: Bool[Tensor, " B"]
+    """Whether a sample may be trained on."""
+    advantages: Float[Tensor, "B S"]
+    """Advantage of each part of the response."""
+
+
 def train_samples(
     rollouts: Sequence[Rollout],
-    advantages: Float[Tensor, " B"],
-    valid: Bool[Tensor, " B"],
-    old: Sequence[tuple[Tensor, ...] | None],
-    reference: Sequence[tuple[Tensor, ...] | None],
+    rewarded: Rewarded,
+    places: Sequence[int],
+    old: Mapping[int, tuple[Tensor, ...] | None],
+    reference: Mapping[int, tuple[Tensor, ...] | None],
 ) -> list[TrainSample]:
-    """All that the inner updates need of each rollout.
+    """Returns all that the inner updates need of some rollouts.
 
     Args:
-        rollouts: B rollouts.
-        advantages: Of the rollouts.
-        valid: Whether a rollout may be trained on.
-        old: Log-probabilities under the weights that wrote them, for each inner update; None: not known.
-        reference: The same under the reference; None: the rollout is not compared with it.
+        rollouts: Rollouts of a step.
+        rewarded: Their rewards.
+        places: Indices of the rollouts to train on.
+        old: For each index, log-probabilities under the weights that generated the rollout, for each inner update;
+            absent or None where they are not known.
+        reference: The same under the reference; absent where the rollout is not compared with it.
     """
     return [
-        TrainSample(rollout=rollout, advantage=advantage, is_valid=bool(keep), old_log_probs=o, ref_log_probs=r)
-        for rollout, advantage, keep, o, r in zip(rollouts, advantages.tolist(), valid, old, reference, strict=True)
+        TrainSample(
+            rollout=rollouts[i],
+            advantages=tuple(rewarded.advantages[i].tolist()),
+            is_valid=bool(rewarded.valid[i]),
+            old_log_probs=old.get(i),
+            ref_log_probs=reference.get(i),
+        )
+        for i in places
     ]

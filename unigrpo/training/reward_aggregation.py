@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unigrpo.algorithm.advantage.base import AdvantageEstimator, group_advantages
-from unigrpo.config import RewardConfig
+from unigrpo.config import RESPONSE_SPANS, RewardConfig, RewardTermConfig
 from unigrpo.records import RewardOutput
 
 
@@ -36,16 +36,69 @@ class RewardAggregator:
         """
         totals = torch.zeros(len(outputs), dtype=torch.float64)
         valid = torch.ones(len(outputs), dtype=torch.bool)
+        for term, values, is_missing in self._counted(outputs, groups):
+            if term.required:
+                valid &= ~is_missing
+            totals += term.weight * values
+        return totals, valid
+
+    def span_totals(
+        self, outputs: Sequence[RewardOutput], groups: Int[Tensor, " B"], tasks: Sequence[str]
+    ) -> Float[Tensor, "B S"]:
+        """Returns the total reward of each part of each response.
+
+        A reward with a ``span`` counts for that part alone, and another for every part.
+
+        Args:
+            outputs: The rewards of B samples.
+            groups: Prompt of each sample.
+            tasks: Task of each sample.
+
+        Returns:
+            One column for each part, in the order of writing; 0 where a response has fewer parts. One column for the
+            whole response if no reward has a span.
+        """
+        if not any(term.span for term in self._terms.values()):
+            return self.aggregate(outputs, groups)[0][:, None]
+        width = max(len(spans) for spans in RESPONSE_SPANS.values())
+        totals = torch.zeros(len(outputs), width, dtype=torch.float64)
+        for term, values, _ in self._counted(outputs, groups):
+            for part in range(width):
+                pays = torch.tensor([_pays_for(term, task, part) for task in tasks], dtype=torch.bool)
+                totals[pays, part] += term.weight * values[pays]
+        return totals
+
+    def _counted(
+        self, outputs: Sequence[RewardOutput], groups: Int[Tensor, " B"]
+    ) -> Iterator[tuple[RewardTermConfig, Float[Tensor, " B"], Bool[Tensor, " B"]]]:
+        """Yields each reward that has a weight, with its values and where it is missing. The value is 0 where the
+        reward does not count."""
         for name, term in self._terms.items():
             if term.weight == 0:
                 continue
             values, is_missing = reward_values(outputs, name)
-            if term.required:
-                valid &= ~is_missing
-            else:
+            if not term.required:
                 values[torch.isin(groups, groups[is_missing])] = 0.0
-            totals += term.weight * values
-        return totals, valid
+            yield term, values, is_missing
+
+
+def _pays_for(term: RewardTermConfig, task: str, part: int) -> bool:
+    """Whether a reward pays for a part of the responses of a task."""
+    spans = RESPONSE_SPANS[task]
+    return part < len(spans) and term.span in ("", spans[part])
+
+
+def span_advantages(
+    totals: Float[Tensor, "B S"],
+    groups: Int[Tensor, " B"],
+    valid: Bool[Tensor, " B"],
+    estimator: str | AdvantageEstimator,
+    *,
+    min_spread: float = 0.0,
+) -> Float[Tensor, "B S"]:
+    """Returns the advantages of each part of each response; see :func:`valid_advantages`."""
+    parts = [valid_advantages(part, groups, valid, estimator, min_spread=min_spread) for part in totals.unbind(dim=1)]
+    return torch.stack(parts, dim=1)
 
 
 def valid_advantages(

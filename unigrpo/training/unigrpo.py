@@ -171,7 +171,7 @@ def _columns(
     clips = [config.clip_bounds(task) for task in tasks]
     spans = [int(spans_of(rollout).max()) for rollout in rollouts]
     return Columns(
-        advantage=column([s.advantage for s in kept])[:, None].expand(-1, num_spans),
+        advantage=table([_advantages(sample, num_spans) for sample in kept]),
         group=torch.tensor([r.request.group_id for r in rollouts], dtype=torch.long, device=device),
         task=torch.tensor([TASKS.index(task) for task in tasks], dtype=torch.long, device=device),
         num_tokens=table([num_scored(rollout, num_spans) for rollout in rollouts]),
@@ -203,12 +203,29 @@ def _on(entries: Entries, device: torch.device) -> Entries:
 
 def _active(kept: Sequence[TrainSample], columns: Columns, objective: Objective) -> list[bool]:
     """Which samples have a gradient: an advantage, or a KL to the reference."""
-    active = [sample.advantage != 0 or sample.ref_log_probs is not None for sample in kept]
+    active = [any(sample.advantages) or sample.ref_log_probs is not None for sample in kept]
+    return with_their_groups(active, columns.group.tolist(), objective)
+
+
+def with_their_groups(active: Sequence[bool], groups: Sequence[int], objective: Objective) -> list[bool]:
+    """Returns which samples are scored if some have a gradient: these, or their whole groups if the objective compares
+    the samples of a group.
+
+    Args:
+        active: Whether a sample has a gradient of its own.
+        groups: Prompt of each sample.
+        objective: The objective of the run.
+    """
     if objective.scope == "unit":
-        return active
-    groups = columns.group.tolist()
+        return list(active)
     needed = {group for group, one in zip(groups, active, strict=True) if one}
     return [group in needed for group in groups]
+
+
+def _advantages(sample: TrainSample, num_spans: int) -> Tensor:
+    """Returns the advantage (S,) of each part of the response."""
+    own = torch.tensor(sample.advantages, dtype=torch.float32)
+    return own.expand(num_spans) if len(own) == 1 else own[:num_spans]
 
 
 def _with_known(

@@ -133,6 +133,12 @@ class TaskSampler:
         """Returns the generated text up to the first end-of-text; empty without text."""
         return self._decode(drawn, keep_end_of_turn=True)
 
+    def is_full_length(self, drawn: Drawn) -> bool:
+        """Whether the generated text has no end-of-text; False without text."""
+        if drawn.text is None:
+            return False
+        return bool((drawn.text.token_ids[drawn.text.response_mask] != self.vocabulary.end_of_text_id).all())
+
     def _decode(self, drawn: Drawn, *, keep_end_of_turn: bool) -> str:
         if drawn.text is None:
             return ""

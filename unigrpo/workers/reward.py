@@ -114,6 +114,8 @@ def reward_inputs(rollouts: Sequence[Rollout]) -> list[RewardInput]:
             raw_completion=rollout.raw_completion,
             completion_ids=tuple(rollout.token_ids[rollout.scored_mask].tolist()),
             prompt_ids=_prompt_ids(rollout),
+            num_tokens=int((rollout.scored_mask & ~rollout.image_mask).sum()),
+            is_full_length=rollout.is_full_length,
             label=prompt.label,
             task=prompt.task,
             image=None if rollout.image is None else Image.fromarray(rollout.image),

@@ -102,6 +102,7 @@ class RolloutGenerator:
                 policy_version=version,
                 completion=self._sampler.completion(one),
                 raw_completion=self._sampler.raw_completion(one),
+                is_full_length=self._sampler.is_full_length(one),
                 image=None if picture is None else np.asarray(picture),
                 **one.row(),
             )

@@ -1,0 +1,1 @@
+"""Group filters: one file each, named as in the config."""

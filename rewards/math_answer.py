@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from rewards.base import Reward, RewardInput, check_text_prompt
-from rewards.grading.gold_check import check_gold
+from rewards.grading.gold import check_gold
 from rewards.grading.grader import KINDS, Grader
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from rewards.grading import units
 from rewards.grading.latex import canonical
 
 _GOLD = re.compile(r"[(\[]?([A-Ja-j])[)\].:]?")
@@ -45,11 +46,7 @@ _GOES_ON = re.compile(
     re.VERBOSE,
 )
 """What may stand behind a letter without a mark."""
-_HEDGE = re.compile(
-    r"""\b(?: or|not|neither|nor|either|both|except|maybe|perhaps|possibly|unsure|isn't|incorrect|wrong|false|but
-      |between|cannot|could|might|guess )\b | [/|?] | 或 | 不 | 和""",
-    re.IGNORECASE | re.VERBOSE,
-)
+_HEDGING_SIGN = re.compile("[/|?或不和]")
 
 
 def gold_letter(gold: str) -> str | None:
@@ -91,12 +88,16 @@ def letter(text: str, is_strict: bool = False) -> str | None:
     letters = {m[1] for m in _LETTER.finditer(text) if not (m[1] in "AI" and _ARTICLE.match(text, m.end()))}
     if not found:
         is_alone = not is_strict and len(letters) == 1 and len(text) <= 160 and _NAMED.search(text)
-        return letters.pop() if is_alone and not _HEDGE.search(text) and not re.search("none|all of", text) else None
+        return letters.pop() if is_alone and not _hedges(text) else None
     chosen = (found[1] or found[2] or found[3]).upper()
     rest = text[found.end() :]
     if found[1] or rest[:1] in {".", ")", ":"}:
         option = rest.lstrip(".):, '$")
         return None if rest.startswith("..") or _OPTION.search(option) or _TAKEN_BACK.match(option) else chosen
     is_article = chosen == "A" and _ARTICLE.match(rest) and not re.match(r"\s+(?:because|since)\b", rest)
-    is_hedged = letters - {chosen} or _HEDGE.search(rest) or is_article
+    is_hedged = letters - {chosen} or _hedges(rest) or is_article
     return None if is_hedged or not _GOES_ON.match(rest.lstrip("$'")) else chosen
+
+
+def _hedges(text: str) -> bool:
+    return bool(_HEDGING_SIGN.search(text) or units.DOUBTS & set(re.findall("[a-z']+", text.lower())))

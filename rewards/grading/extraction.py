@@ -38,7 +38,7 @@ _JOIN = re.compile(
 )
 _FACTOR_BEFORE = re.compile(r"(?:\d|(?<![-\w])-|\\pm\s?)$")
 _FACTOR_BEHIND = re.compile(
-    r"""\s?(?: [+*/]\s?[\d\\(] | \\(?:sqrt|pi|frac|cdot|times|div|pm)(?![a-z]) )
+    r"""\s?(?: [+*/±]\s?[\d\\(] | \\(?:sqrt|pi|frac|cdot|times|div|pm)(?![a-z]) )
       | \^(?!\s*\{?\\circ) | -\d | \d | [a-z](?![a-z])""",
     re.VERBOSE,
 )

@@ -1,4 +1,4 @@
-"""Gold answers: where they stand in the text of a data set, and how they are compared."""
+"""Gold answers: where they stand in the text of a data set, how they are compared, and which cannot be matched."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ _READERS: dict[str, tuple[str, dict[str, Callable[[str], str | None]]]] = {
     "auto": (_MATHEMATICS, {
         "yes_no": phrases.yes_or_no,
         "choice": lambda bare: _letter(bare) if bare.strip("()[].: ").isupper() else None,
-        "number": _if(lambda bare: "\\" not in bare and numbers.parse(bare)),
+        "number": _if(lambda bare: not {"\\", "="} & set(bare) and numbers.parse(bare)),
         "math": _mathematics,
     }),
     "gsm8k": ("a number as GSM8K's gold", {"number": _number}),
@@ -82,3 +82,33 @@ _READERS: dict[str, tuple[str, dict[str, Callable[[str], str | None]]]] = {
 }  # fmt: skip
 """What a gold of each kind must be, and the forms that it may have; the first that can read it decides."""
 KINDS = tuple(_READERS)
+_MISSING = re.compile(r"[+-]?(nan|inf|infinity)|null|n/a|\[?not found\]?|undefined|(?-i:None)", re.IGNORECASE)
+"""What programs write where an answer is missing. The infinity of mathematics is ``\\infty``."""
+MOST_WORDS = 12
+"""Words of a gold that a policy can be expected to say exactly."""
+
+
+def check_gold(gold: str, kind: str, is_right: Callable[[str, str], bool]) -> None:
+    """Refuses a gold that no answer can match.
+
+    Args:
+        gold: Gold answer as in the prompt file.
+        kind: How answers are compared.
+        is_right: Grades an answer (first) by the gold (second).
+
+    Raises:
+        ValueError: The gold is missing, prose, not of the kind, or not right as its own answer.
+    """
+    bare = prepare(gold, kind)[1].strip()
+    if _MISSING.fullmatch(bare):
+        raise ValueError(f"expected a gold answer, found {bare!r}, which stands for a missing value")
+    num_words = len(re.findall("[A-Za-z]{2,}", re.sub(r"\\[A-Za-z]+", " ", bare)))
+    if num_words > MOST_WORDS:
+        raise ValueError(
+            f"expected a short gold answer, found {num_words} words, which no answer repeats exactly: {bare[:80]!r}"
+        )
+    if not is_right(gold, gold):
+        raise ValueError(
+            f"the gold {bare[:80]!r} is graded as wrong where it is the answer itself, so that no answer could be "
+            "paid; repair it, or choose another kind"
+        )

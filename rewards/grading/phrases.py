@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from rewards.grading.latex import canonical
+from rewards.grading.units import DOUBTS
 
 _SAID = re.compile(
     r"(?:yes|no)\b(?!\.\s*\d|-\w)[*]*\s*(?:$|[^\w\s?]|(?:it|there|they|the|this|that|these|those|because|since|both|all)\b)",
@@ -17,10 +18,6 @@ _CLASSES = (
     {"rubber": "rubber", "matte": "rubber", "metal": "metal", "metallic": "metal", "shiny": "metal"},
 )
 """CLEVR's colours, shapes, sizes and materials with their synonyms (Johnson et al., 2017)."""
-_HEDGES = frozenset(
-    "or no not never maybe perhaps possibly either neither nor both unsure could might isn't unknown guess wrong "
-    "than".split()
-)
 
 
 def tokens(text: str) -> list[str]:
@@ -52,7 +49,7 @@ def same_word(gold: str, text: str) -> bool:
         if wanted:
             found = {names[_stem(word)] for word in theirs if _stem(word) in names}
             is_said = len(theirs) <= 6 or names.get(_stem(theirs[-1])) == wanted
-            return is_said and found == {wanted} and not _HEDGES & set(theirs)
+            return is_said and found == {wanted} and not DOUBTS & set(theirs)
     while theirs and theirs[0] in {"the", "a", "an", "it", "is", "it's"} and ours != theirs:
         theirs = theirs[1:]
     return ours == theirs

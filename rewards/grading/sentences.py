@@ -6,6 +6,7 @@ import re
 from collections.abc import Set
 
 from rewards.grading import numbers, units
+from rewards.grading.expressions import FUNCTIONS
 from rewards.grading.numbers import Number
 
 _TOKEN = re.compile(r"[$€£¥₹¢]?\d[\d.,/]*")
@@ -41,9 +42,7 @@ def number_of(sentence: str) -> Number | None:
     """
     if len(sentence) > numbers.LONGEST:
         return None
-    text = re.sub(r"(?<=\s)May\b", "month", numbers.spelled(sentence).replace("$ ", "$"))
-    if text.count("$") == 2 and re.search(r"\$[^$]*\d[^$ ]*\$", text):
-        text = text.replace("$", "")
+    text = re.sub(r"(?<=\s)May\b", "month", numbers.spelled(sentence))
     if "=" in text:
         return _right_side(text)
     tokens = list(_TOKEN.finditer(text))
@@ -83,8 +82,7 @@ def formula(text: str, strict: bool = False) -> str:
     outside = re.sub(r"\$[^$]+\$", " ", text)
     if strict or len(segments) != 1 or not re.search(r"[A-Za-z]{2,}", outside) or re.search(r"\d", outside):
         return text
-    is_unit = text.strip().startswith("$") and units.canonical(outside.strip(" ."))
-    return text if is_unit or _doubted(_WORD.findall(outside.lower())) else segments[0]
+    return text if _doubted(_WORD.findall(outside.lower())) else segments[0]
 
 
 def _doubted(names: list[str], hedges: Set[str] = _AROUND_FORMULA) -> bool:
@@ -94,7 +92,7 @@ def _doubted(names: list[str], hedges: Set[str] = _AROUND_FORMULA) -> bool:
 def _right_side(text: str) -> Number | None:
     """The last side of a true equation whose other sides are calculations, apart from words before the first."""
     first, *middle, right = text.split("=")
-    number, left = number_of(right), _LEFT_SIDE.fullmatch(re.sub(r"∠\s*\d", "∠A", first))
+    number, left = number_of(right), _LEFT_SIDE.fullmatch(first)
     if number is None or left is None:
         return None
     if left["words"].strip() and not left["calculation"] and not numbers.NAME.fullmatch(left["words"].split()[-1]):
@@ -110,7 +108,7 @@ def _beside_words(text: str, token: re.Match[str]) -> Number | None:
     names = _WORD.findall(before.lower())
     if names == ["see"] or re.search(r"[^A-Za-z'\s,.:=()*-]|[^\s:=(*]$", before):
         return None
-    if _doubted(names, _BEFORE) or {*names[-1:]} & _LABELS:
+    if _doubted(names, _BEFORE) or {*names[-1:]} & (_LABELS | FUNCTIONS):
         return None
     number = numbers.read(text[start:])
     if number:

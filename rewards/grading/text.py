@@ -19,17 +19,12 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 _RAISED = {ord(sign): plain for sign, plain in zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "0123456789-+n", strict=True)}
 _LOWERED = {ord(sign): plain for sign, plain in zip("₀₁₂₃₄₅₆₇₈₉", "0123456789", strict=True)}
-_COMMANDS = {
-    "×": "times", "·": "cdot", "⋅": "cdot", "∙": "cdot", "÷": "div", "∞": "infty", "π": "pi", "±": "pm",
-    "≤": "le", "≥": "ge", "≠": "ne", "≈": "approx", "∪": "cup", "∩": "cap", "∈": "in", "∅": "emptyset", "θ": "theta",
-    "∓": "mp", "∴": "therefore", "ℝ": "mathbb{R}",
-}  # fmt: skip
 _SIGNS = {
     **{ord(sign): "-" for sign in "−‐‑‒–﹣"},  # no em dash: it is punctuation
     **dict.fromkeys((0xA0, *range(0x2000, 0x200B), 0x202F, 0x3000), " "),
-    **{ord(sign): f"\\{command} " for sign, command in _COMMANDS.items()},
-    **{ord(sign): plain for sign, plain in zip("º˚⁄∕’‘“”\u066b\u066c", "°°//''\"\".,", strict=True)},
-    ord("。"): ". ", ord("、"): ", ", ord("∶"): ":",
+    **{ord(sign): plain for sign, plain in zip("×·⋅∙÷º˚⁄∕’‘“”\u066b\u066c∶∓", "****/°°//''\"\".,:±", strict=True)},
+    ord("π"): "\\pi ", ord("θ"): "\\theta ", ord("∴"): "\\therefore ", ord("ℝ"): "\\mathbb{R}", ord("∅"): "⦃⦄",
+    ord("。"): ". ", ord("、"): ", ",
 }  # fmt: skip
 _ROOT = re.compile(r"([√∛∜])\s*(?:\(([^()]{0,200})\)|(\d+(?:\.\d+)?|[A-Za-z]))")
 _ROOTS = {"√": "\\sqrt", "∛": "\\sqrt[3]", "∜": "\\sqrt[4]"}

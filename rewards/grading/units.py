@@ -17,15 +17,17 @@ _NAMES = {
 }  # fmt: skip
 KNOWN = {alias: name for name, aliases in _NAMES.items() for alias in (name, *aliases.split())}
 CURRENCY = "$€£¥₹¢"
-HEDGES = frozenset(
-    "or never up closer next within far different near close above below under beyond anything basis and plus "
-    "minus times divided over to not no maybe perhaps possibly probably either neither nor than squared cubed "
-    "factorial dozen dozens half halves third thirds quarter quarters hundred hundreds thousand thousands million "
-    "millions billion billions trillion percent power root mod modulo choose negative if but wrong incorrect "
-    "could might may between least most about nearly almost roughly around except without unknown guess point "
-    "double twice triple pi isn't can't cannot versus vs unless unsure depends score pair pairs false true "
-    "undefined infinity couple few several multiplied print eval exec import return lambda equals through "
-    "until".split()
+DOUBTS = frozenset(
+    "or not no never neither nor either both except maybe perhaps possibly probably unsure unknown unless wrong but "
+    "incorrect false between cannot can't isn't could might may guess than if depends versus vs without".split()
+)
+"""Words that leave open which answer is meant, or say that it is another one."""
+HEDGES = DOUBTS | frozenset(
+    "up closer next within far different near close above below under beyond anything basis and plus minus times "
+    "divided over to squared cubed factorial dozen dozens half halves third thirds quarter quarters hundred hundreds "
+    "thousand thousands million millions billion billions trillion percent power root mod modulo choose negative "
+    "least most about nearly almost roughly around point double twice triple pi score pair pairs true undefined "
+    "infinity couple few several multiplied print eval exec import return lambda equals through until".split()
 )
 """Words beside a number that make it another number, or no definite one."""
 

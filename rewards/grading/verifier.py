@@ -1,4 +1,4 @@
-"""Comparing expressions in a process of its own, which ends when its CPU time is spent and is started again."""
+"""A process of its own compares expressions, so that a comparison that never ends can be ended."""
 
 from __future__ import annotations
 
@@ -8,111 +8,117 @@ import signal
 import subprocess
 import sys
 import threading
+from multiprocessing.connection import wait
 from pathlib import Path
 
 DEADLINE = 2.0
 """CPU seconds for one comparison."""
+WALL_LIMIT = 300.0
+"""Seconds of wall-clock time for one comparison and the start of its process, even where all processors are busy."""
 COMPARISONS_PER_PROCESS = 5000
-"""Comparisons before a fresh process, because sympy's caches grow."""
+"""Comparisons before a fresh process, because the caches of sympy grow."""
 
 
 class VerifierTimeout(Exception):
-    """A comparison has spent its CPU time."""
+    """A comparison has spent its CPU time, or its process has been silent for too long."""
 
 
 class VerifierError(Exception):
-    """The process died, or the comparison raised."""
+    """The process died, or the comparison raised an exception."""
 
 
 class VerifierUnavailable(RuntimeError):
-    """The process cannot start at all, so that no answer could be compared."""
+    """The process cannot start at all, so that no answer can be compared."""
 
 
 class Verifier:
-    """One comparing process, started when first needed. Threads may share it."""
+    """One process that compares expressions; it starts when it is first needed, and threads may share it."""
 
-    def __init__(self, deadline: float = DEADLINE) -> None:
-        self._deadline = deadline
+    def __init__(self, deadline: float = DEADLINE, wall_limit: float = WALL_LIMIT) -> None:
+        """Sets the limits of one comparison: `deadline` in CPU seconds, `wall_limit` in wall-clock seconds."""
+        self._deadline, self._wall_limit = deadline, wall_limit
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
-        self._is_ready = False
-        self._used = 0
+        self._num_compared = 0
 
     def __call__(self, gold: str, answer: str) -> bool:
-        """Whether two LaTeX expressions, or two relations, are equal.
+        """Returns whether two LaTeX expressions, or two relations, are equal.
 
         Raises:
-            VerifierTimeout: The comparison has spent its CPU time; the process is replaced.
+            VerifierTimeout: The comparison has reached one of its limits; another process takes over.
             VerifierError: There is no outcome for another reason.
             VerifierUnavailable: The process does not start, for example because math-verify is not installed.
         """
         with self._lock:
-            self._start()
-            line = self._ask(json.dumps([gold, answer]) + "\n")
+            process = self._running()
+            line = self._ask(process, json.dumps([gold, answer]) + "\n")
             if not line:
-                status = self._end()
-                self._spawn()  # it starts while other answers are compared
-                if status == -signal.SIGPROF:
-                    raise VerifierTimeout(f"a comparison has spent its {self._deadline} s of CPU time")
-                raise VerifierError(f"the process that compares expressions died with status {status}")
-            self._used += 1
+                raise self._failure(is_silent=line is None)
+            self._num_compared += 1
         outcome = json.loads(line)
         if outcome is None:
-            raise VerifierError(f"the comparison raised on {answer[:100]!r}")
+            raise VerifierError(f"the comparison raised an exception on {answer[:100]!r}")
         return bool(outcome)
 
     def load(self) -> None:
-        """Starts the process.
+        """Starts the process and waits until it answers.
 
         Raises:
             VerifierUnavailable: It does not start.
         """
-        with self._lock:
-            self._start()
+        self("1", "1")
 
     def close(self) -> None:
         """Ends the process."""
         with self._lock:
             self._end()
 
-    def __getstate__(self) -> dict[str, float]:
-        return {"deadline": self._deadline}
+    def __reduce__(self) -> tuple[type[Verifier], tuple[float, float]]:
+        return Verifier, (self._deadline, self._wall_limit)
 
-    def __setstate__(self, state: dict[str, float]) -> None:
-        self.__init__(state["deadline"])
-
-    def _start(self) -> None:
-        if self._process is not None and (self._used >= COMPARISONS_PER_PROCESS or self._process.poll() is not None):
+    def _running(self) -> subprocess.Popen[bytes]:
+        process = self._process
+        if process and (self._num_compared >= COMPARISONS_PER_PROCESS or process.poll() is not None):
             self._end()
-        if self._process is None:
-            self._spawn()
-        if not self._is_ready and self._ask() != "ready":
-            raise VerifierUnavailable(
-                f"the process that compares expressions did not start (status {self._end()}); is math-verify==0.9.0 "
-                f"installed for {sys.executable}?"
-            )
-        self._is_ready = True
+        return self._process or self._start()
 
-    def _spawn(self) -> None:
+    def _start(self) -> subprocess.Popen[bytes]:
         path = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
+        self._num_compared = 0
         self._process = subprocess.Popen(
             [sys.executable, "-m", "rewards.grading.worker", str(self._deadline)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0,
             start_new_session=True, env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
-        self._is_ready, self._used = False, 0
+        return self._process
 
-    def _ask(self, question: str = "") -> str:
-        """The process's next line; empty if it died."""
-        assert self._process and self._process.stdin and self._process.stdout
+    def _ask(self, process: subprocess.Popen[bytes], question: str) -> str | None:
+        """The next line of the process; empty if it died, and None if it stayed silent."""
+        assert process.stdin and process.stdout
         try:
-            self._process.stdin.write(question.encode())
-            return self._process.stdout.readline().decode().strip()
+            process.stdin.write(question.encode())
+            is_answered = wait([process.stdout], self._wall_limit)  # pyright: ignore[reportArgumentType] - has a fileno
+            return process.stdout.readline().decode().strip() if is_answered else None
         except OSError:
             return ""
 
+    def _failure(self, is_silent: bool) -> Exception:
+        """Ends the process, starts another one, and says why the first gave no answer."""
+        was_new, status = not self._num_compared, self._end()
+        if was_new and status and status > 0:
+            return VerifierUnavailable(
+                f"the process that compares expressions did not start (status {status}); is math-verify==0.9.0 "
+                f"installed for {sys.executable}?"
+            )
+        self._start()  # while other answers are compared
+        if is_silent:
+            return VerifierTimeout(f"a comparison gave no answer within {self._wall_limit} s of wall-clock time")
+        if status == -signal.SIGPROF:
+            return VerifierTimeout(f"a comparison has spent its {self._deadline} s of CPU time")
+        return VerifierError(f"the process that compares expressions died with status {status}")
+
     def _end(self) -> int | None:
-        """Ends the process, and returns its status; negative for the signal that had ended it before."""
+        """Ends the process, and returns its status, which is negative for a signal that had ended it before."""
         process, self._process = self._process, None
         if process is None:
             return None

@@ -1,4 +1,4 @@
-"""The process that compares expressions: one JSON line in, one out; it limits its own CPU time and memory."""
+"""The process that compares expressions reads and writes JSON lines, and limits its own CPU time and memory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ def main(cpu_seconds: float) -> None:
     from rewards.grading.symbolic import equal  # noqa: PLC0415 - after the memory limit
 
     equal("\\sqrt{x}", "x^{1/2}")  # what sympy loads at its first use is no part of a comparison
-    answers.write("ready\n")
     for line in sys.stdin:
         signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
         try:

@@ -59,6 +59,20 @@ def test_time_in_which_the_process_computes_nothing_does_not_count():
     verify.close()
 
 
+def test_a_process_that_sleeps_is_ended_by_the_wall_clock_and_the_next_works():
+    verify = Verifier(wall_limit=20.0)
+    verify.load()
+    verify._wall_limit = 0.3
+    stopped = process_of(verify)
+    os.kill(stopped, signal.SIGSTOP)
+    with pytest.raises(VerifierTimeout, match="wall-clock"):
+        verify("1", "1")
+    verify._wall_limit = 60.0
+    assert verify("1", "1") is True
+    assert process_of(verify) != stopped
+    verify.close()
+
+
 def test_a_process_that_dies_is_replaced(verify):
     verify.load()
     os.kill(process_of(verify), signal.SIGKILL)

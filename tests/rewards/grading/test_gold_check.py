@@ -2,7 +2,7 @@
 
 import pytest
 
-from rewards.grading.gold_check import MOST_WORDS
+from rewards.grading.gold import MOST_WORDS
 from rewards.math_answer import MathAnswer
 
 

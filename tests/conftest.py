@@ -57,6 +57,12 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         subprocess.run([sys.executable, str(script)], check=True)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts files that start Ray in front: they mostly wait, so they should not be the last ones of a parallel run."""
+    starts_ray = {item.path for item in items if item.get_closest_marker("ray")}
+    items.sort(key=lambda item: item.path not in starts_ray)
+
+
 def save_tiny_tokenizer(folder: Path) -> None:
     """One token per printable ASCII character, and the special tokens in front."""
     names = [*SPECIAL_TOKENS.values(), *string.printable]

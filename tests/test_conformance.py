@@ -4,34 +4,51 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 COMMAND = Path(__file__).parent / "conformance.py"
 OUTPUT = ["case", "status", "max_abs_diff", "tolerance", "why"]
 
 
-def run(folder: Path) -> tuple[int, dict[str, dict[str, Any]], dict[str, Any], str]:
-    """Exit status, the line of each case, the summary, and what was written to stderr."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, str(COMMAND), str(folder)], capture_output=True, text=True, env=environment, cwd=folder.parent
-    )
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
+def results(stdout: str) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """The line of each case, and the summary."""
+    lines = [json.loads(line) for line in stdout.splitlines()]
     cases = {line["case"]: line for line in lines[:-1]}
     assert all(list(line) == OUTPUT for line in cases.values())
-    return done.returncode, cases, lines[-1]["summary"] if lines else {}, done.stderr
+    return cases, lines[-1]["summary"] if lines else {}
+
+
+def run_in_this_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Exit status of the command, without the seconds that a process takes to start."""
+    monkeypatch.setattr(sys, "argv", [str(COMMAND), str(folder)])
+    is_deterministic = torch.are_deterministic_algorithms_enabled()
+    try:
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(COMMAND), run_name="__main__")
+    finally:
+        torch.use_deterministic_algorithms(is_deterministic)
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
 
 
 def test_every_public_case_passes(golden_folder: Path) -> None:
-    status, cases, summary, errors = run(golden_folder)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, str(COMMAND), str(golden_folder)],
+        capture_output=True, text=True, env=environment, cwd=golden_folder.parent, check=False,
+    )  # fmt: skip
+    cases, summary = results(done.stdout)
     assert {name: line["why"] for name, line in cases.items() if line["status"] == "fail"} == {}
-    assert status == 0, errors
+    assert done.returncode == 0, done.stderr
     names = [case["name"] for case in json.loads((golden_folder / "cases.json").read_text())["cases"]]
     assert list(cases) == names
     assert summary == {"cases": 80, "pass": 77, "fail": 0, "not_applicable": 3}
@@ -44,7 +61,9 @@ def test_every_public_case_passes(golden_folder: Path) -> None:
             assert line["tolerance"]
 
 
-def test_wrong_numbers_missing_files_and_unknown_kinds_fail(golden_folder: Path, tmp_path: Path) -> None:
+def test_wrong_numbers_missing_files_and_unknown_kinds_fail(
+    golden_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     entries = {case["name"]: case for case in json.loads((golden_folder / "cases.json").read_text())["cases"]}
     folder = tmp_path / "cases"
     folder.mkdir()
@@ -66,8 +85,8 @@ def test_wrong_numbers_missing_files_and_unknown_kinds_fail(golden_folder: Path,
     arrays["out.cosine"][3] += 1e-3
     save_file(arrays, folder / "mask_schedules.safetensors")
     (folder / "cases.json").write_text(json.dumps({"cases": cases}))
-    status, found, summary, _ = run(folder)
-    assert status == 1
+    assert run_in_this_process(folder, monkeypatch) == 1
+    found, summary = results(capsys.readouterr().out)
     assert summary == {"cases": 6, "pass": 2, "fail": 4, "not_applicable": 0}
     assert found["num_transfer_tokens_other"]["status"] == found["text_generate_other"]["status"] == "pass"
     assert "out.cosine is off by 0.001" in found["mask_schedules"]["why"]
@@ -76,7 +95,10 @@ def test_wrong_numbers_missing_files_and_unknown_kinds_fail(golden_folder: Path,
     assert "gone.safetensors" in found["unit_rope"]["why"]
 
 
-def test_a_folder_without_cases_is_an_error(tmp_path: Path) -> None:
-    status, cases, _, errors = run(tmp_path)
-    assert (status, cases) == (2, {})
-    assert "no list of cases in cases.json" in errors
+def test_a_folder_without_cases_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_in_this_process(tmp_path, monkeypatch) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "no list of cases in cases.json" in printed.err

@@ -131,7 +131,13 @@ def local(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return fit_here(run_config(tiny_model_folder, 1), tmp_path_factory.mktemp("local"))
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["one rank", "two ranks, reference apart"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(1, marks=pytest.mark.slow, id="one rank"),
+        pytest.param(2, id="two ranks, reference apart"),
+    ],
+)
 def on_ray(
     request: pytest.FixtureRequest, cluster: None, tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Run]:

@@ -153,7 +153,7 @@ class DataConfig:
         positive("data.max_prompt_tokens", self.max_prompt_tokens)
         choice("data.prompt_template", self.prompt_template, get_args(PromptTemplate))
         for task, template in self.prompt_templates.items():
-            choice("data.prompt_templates", task, [task for task in TASKS if task != "t2i"])
+            choice("data.prompt_templates", task, tuple(task for task in TASKS if task != "t2i"))
             choice(f"data.prompt_templates.{task}", template, get_args(PromptTemplate))
         for task in self.instructions:
             choice("data.instructions", task, TASKS)

@@ -62,7 +62,7 @@ def kept_groups(
         At most ``max_groups`` group numbers, ascending.
     """
     kept: list[int] = []
-    for group in sorted(set(group_ids.tolist())):
+    for group in sorted({int(group) for group in group_ids}):
         rows = rewards[(group_ids == group) & valid]
         if len(rows) >= 2 and any(group_filter.keeps(part) for part in rows.unbind(dim=1)):
             kept.append(group)

@@ -42,6 +42,8 @@ def project_environment(root: Path, package: Path) -> dict[str, Any]:
         "UNIGRPO_COMMIT": commit[0].strip() if commit else "unknown",
         "UNIGRPO_SUBMIT_DIR": str(root),
         "PYTHONUNBUFFERED": "1",
+        # How long Ray waits for a job that it stops: the job finishes its step and saves a checkpoint.
+        "RAY_JOB_STOP_WAIT_TIME_S": os.environ.get("UNIGRPO_STOP_SECONDS", "30"),
     }
     return {"working_dir": str(package), "env_vars": variables}
 

@@ -19,18 +19,27 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import psutil
 from job_package import project_environment
 
 ANSWER_SECONDS = 3.0
 """How long a job server may take to say its version."""
+DEFAULT_SERVER = "http://127.0.0.1:8265"
+"""Where Ray puts a job server unless it is told otherwise."""
+TEMPORARY = "/unigrpo-ray-"
+"""Part of the folder of a head that a launch script starts, and that ends with its command."""
 
 
 def main() -> int:
-    """The command. Returns its exit status: 0 if a server answers or took the job (or the job ended well), else 1."""
+    """The command. Returns its exit status: 0 if a server answers or took the job (or the job ended well), else 1.
+
+    ``find`` returns 0 with a URL on standard output, 1 if there is no server of this user, and 2 if there are several.
+    """
     parser = argparse.ArgumentParser(description="Talks to Ray's job server for the launch scripts.")
     commands = parser.add_subparsers(dest="command", required=True)
     asked = commands.add_parser("answers", help="says why no job server answers, if none does")
     asked.add_argument("address", help="URL of the job server")
+    commands.add_parser("find", help="prints the URL of the only job server that this user has started here")
     job = commands.add_parser("submit", help="submits a job, and shows its output until it ends")
     job.add_argument("--address", required=True, help="URL of the job server")
     job.add_argument("--job_id", required=True, help="name of the job")
@@ -44,11 +53,56 @@ def main() -> int:
         if problem:
             sys.stdout.write(f"{problem}\n")
         return 1 if problem else 0
+    if parsed.command == "find":
+        return find()
     try:
         return submit(parsed)
     except (OSError, RuntimeError, ValueError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
+
+
+def find() -> int:
+    """Prints the URL of the job server of this user, and names on standard error a server of another user.
+
+    A server of another user is never used unasked: it would run this user's code, and its owner may end it.
+
+    Returns:
+        0, or 1 if there is none, or 2 if there are several.
+    """
+    own = [url for url in own_servers() if not why_silent(url)]
+    if len(own) > 1:
+        shown = ", ".join(own)
+        sys.stderr.write(
+            f"error: several Ray job servers of yours run here ({shown}); choose one: RAY_ADDRESS={own[0]}\n"
+        )
+        return 2
+    if own:
+        sys.stdout.write(f"{own[0]}\n")
+        return 0
+    if not why_silent(DEFAULT_SERVER):
+        sys.stderr.write(
+            f"{DEFAULT_SERVER} is a Ray job server that you have not started here; it is not used unless RAY_ADDRESS "
+            "names it\n"
+        )
+    return 1
+
+
+def own_servers() -> list[str]:
+    """The URLs of the job servers whose dashboard runs here as this user, without those of launch scripts."""
+    found: list[str] = []
+    for process in psutil.process_iter(["cmdline", "uids"]):
+        words = process.info["cmdline"] or []
+        if process.info["uids"] is None or process.info["uids"].real != os.getuid():
+            continue
+        if not any(word.endswith("ray/dashboard/dashboard.py") for word in words):
+            continue
+        options = dict(word[2:].split("=", 1) for word in words if word.startswith("--") and "=" in word)
+        host, port = options.get("host", ""), options.get("port", "")
+        if port and TEMPORARY not in options.get("temp-dir", "") + options.get("log-dir", ""):
+            host = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(host, host)
+            found.append(f"http://{host}:{port}")
+    return sorted(set(found))
 
 
 def why_silent(address: str) -> str:

@@ -1,6 +1,7 @@
 # shellcheck shell=bash
-# A job server to submit to: the one that RAY_ADDRESS names or that answers on this machine, else a local Ray head that
-# is stopped again at the end, and nothing else is. Sourced after install.sh.
+# A job server to submit to: the one that RAY_ADDRESS names or that this user has started on this machine, else a local Ray
+# head that is stopped again at the end, and nothing else is. Sourced after install.sh.
+# Environment: UNIGRPO_STOP_SECONDS=30  how long a job that is stopped may take to finish its step and save a checkpoint
 
 ray_bin=$(dirname "$PYTHON")/ray
 export RAY_USAGE_STATS_ENABLED=0
@@ -38,13 +39,14 @@ start_or_find_ray() {
             "($reason). Give its URL, such as http://HOST:8265, or unset RAY_ADDRESS to start a local one"
         return
     fi
-    RAY_ADDRESS=http://127.0.0.1:8265
+    local status=0
+    RAY_ADDRESS=$("$PYTHON" launch/job_server.py find) || status=$?
     export RAY_ADDRESS
-    if job_server_answers "$RAY_ADDRESS" >/dev/null; then
-        say "using the Ray job server at $RAY_ADDRESS"
-        return
-    fi
-    start_local_ray
+    case $status in
+    0) say "using your Ray job server at $RAY_ADDRESS" ;;
+    1) start_local_ray ;;
+    *) exit 1 ;; # its message stands above
+    esac
 }
 
 start_local_ray() {
@@ -92,17 +94,25 @@ new_token() { "$PYTHON" -c 'import secrets; print(secrets.token_hex(32))'; }
 check_settings() { "$PYTHON" -m unigrpo "$@" --check_settings || exit $?; }
 
 # submit_job SUBCOMMAND ARGUMENTS...: runs `unigrpo SUBCOMMAND` as a job in a copy of this folder; its status is the job's.
+# It comes back early, and the job goes on, if a signal comes for which the script has a trap that does not exit.
 submit_job() {
     clean_up_at_exit
     job_id=$(new_job_id)
     # In the background, since bash runs a trap only when the command in front has ended.
     "$PYTHON" launch/job_server.py submit --address "$RAY_ADDRESS" --job_id "$job_id" --ship_project -- \
-        "$PYTHON" -m unigrpo "$@" &
+        "${UNIGRPO_CLUSTER_PYTHON:-$PYTHON}" -m unigrpo "$@" &
     submit_pid=$!
     local status=0
     wait "$submit_pid" || status=$?
-    submit_pid=
+    kill -0 "$submit_pid" 2>/dev/null || submit_pid=
     return $status
+}
+
+# Stops the job, which finishes its step and saves a checkpoint if it can within UNIGRPO_STOP_SECONDS.
+stop_job() {
+    say "stopping the job"
+    timeout "$((${UNIGRPO_STOP_SECONDS:-30} + 20))" "$ray_bin" job stop --address "$RAY_ADDRESS" "$job_id" \
+        >/dev/null 2>&1 || true
 }
 
 clean_up_at_exit() {
@@ -116,8 +126,7 @@ clean_up() {
     trap '' HUP INT TERM
     if [ -n "${submit_pid:-}" ]; then
         kill "$submit_pid" 2>/dev/null || true
-        say "stopping the job"
-        timeout 20 "$ray_bin" job stop --address "$RAY_ADDRESS" "$job_id" >/dev/null 2>&1 || true
+        stop_job
     fi
     if [ -n "${ray_pid:-}" ]; then
         if ! kill -0 "$ray_pid" 2>/dev/null; then

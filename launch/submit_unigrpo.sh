@@ -7,8 +7,8 @@ usage() {
     cat <<'TEXT'
 bash launch/submit_unigrpo.sh CONFIG [--section.name VALUE ...]
 
-Runs UniGRPO with CONFIG as a Ray job on this machine, and shows its output: on the job server that answers here, else
-on a local Ray head that is stopped at the end. Example:
+Runs UniGRPO with CONFIG as a Ray job on this machine, and shows its output: on the job server that you have started here,
+else on a local Ray head that is stopped at the end. Example:
   bash launch/submit_unigrpo.sh launch/configs/mmada_8b/unigrpo.yaml --run_dir runs/first --train.num_steps 100
 The flags are those of the command: `unigrpo train --help`.
 Relative paths of config and flags are below this folder. A copy of what git lists in it travels to the cluster.

@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from unigrpo import ConfigError
 from unigrpo.checks.unigrpo import check_checkpoint, check_inputs
 from unigrpo.config import (
     ActorConfig,
@@ -185,7 +187,7 @@ def test_more_steps_than_an_image_has_codes_are_refused_where_images_are_drawn(m
 def test_a_checkpoint_of_another_number_of_ranks_is_refused(run, tmp_path):
     store = CheckpointStore(tmp_path / "checkpoints", max_num=1)
     store.save(1, {"num_policy_ranks": 2}, lambda folder: None)
-    check_checkpoint(run, store)  # not resuming: nobody reads it
+    check_checkpoint(changed(run, ckpt=dataclasses.replace(run.ckpt, load_enable=False)), store)  # nobody reads it
     resuming = changed(run, ckpt=dataclasses.replace(run.ckpt, load_enable=True))
     with pytest.raises(ValueError, match="sharded over 2 policy ranks, the run has 1"):
         check_checkpoint(resuming, store)
@@ -199,6 +201,26 @@ def resumed(run, tmp_path) -> tuple[RunConfig, CheckpointStore]:
     run = changed(run, run_dir=str(tmp_path), train=TrainConfig(num_steps=4))
     (tmp_path / "config.yaml").write_text(config_text(run))
     return changed(run, ckpt=dataclasses.replace(run.ckpt, load_enable=True)), store
+
+
+def test_a_run_goes_on_unasked_only_with_its_own_settings(resumed, caplog):
+    run, store = resumed
+    automatic = changed(run, ckpt=dataclasses.replace(run.ckpt, load_enable="auto"))
+    assert type(run)().ckpt.load_enable == "auto", "the default"
+    with pytest.raises(ConfigError, match=r"holds no run; give the run_dir of the run that wrote it"):
+        check_checkpoint(automatic, store)
+    metrics = Path(run.run_dir) / "metrics.jsonl"
+    metrics.write_text("{}\n")
+    check_checkpoint(automatic, store)
+    check_checkpoint(changed(automatic, train=TrainConfig(num_steps=9)), store)
+    with pytest.raises(
+        ConfigError, match=r"other settings: train.seed: 42 -> 9. Choose another --run_dir for a new run"
+    ):
+        check_checkpoint(changed(automatic, train=TrainConfig(num_steps=4, seed=9)), store)
+    caplog.clear()
+    empty = CheckpointStore(metrics.parent / "none", max_num=1)
+    check_checkpoint(automatic, empty)
+    assert "holds a run without a checkpoint; it starts again" in caplog.text
 
 
 def test_a_run_cannot_be_resumed_to_fewer_steps_than_are_finished(resumed):

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 from builders import Recorder
@@ -15,6 +19,7 @@ from unigrpo.config import ActorConfig, CheckpointConfig, RunConfig, TrainConfig
 from unigrpo.config.corpora import SourceConfig
 from unigrpo.config.denoising import ModalityConfig, StageConfig
 from unigrpo.runs.checkpoints import CheckpointStore
+from unigrpo.runs.stopping import RunStopped, StopRequest
 from unigrpo.trainers.base import Output, StepTimer, Trainer, TrainState
 from unigrpo.trainers.denoising import StageState, StageTrainer
 from unigrpo.trainers.unigrpo import UniGRPOState, UniGRPOTrainer
@@ -102,6 +107,60 @@ def test_a_resumed_run_goes_on_and_one_that_had_ended_is_measured_once_more(tmp_
     assert ended.resume() == 5
     assert ended.fit(Recorder())["eval"] == {"before": {"accuracy": -3.0}, "after": {"accuracy": -2.0}}
     assert ended.evaluated == [5]
+
+
+class SignalledTrainer(LoopTrainer):
+    """Gets signals in a step or in an evaluation."""
+
+    signals: Mapping[str, Sequence[signal.Signals]] = MappingProxyType({})
+
+    def train_step(self, step: int, output: Output) -> dict[str, float]:
+        for number in self.signals.get(f"step {step + 1}", ()):
+            os.kill(os.getpid(), number)
+        return super().train_step(step, output)
+
+    def evaluate(self, output: Output) -> dict[str, float]:
+        for number in self.signals.get(f"evaluation {self.state.step}", ()):
+            os.kill(os.getpid(), number)
+        return super().evaluate(output)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_after_a_signal_the_step_is_finished_and_saved_and_a_resumed_run_goes_on_as_if_nothing_had_happened(
+    tmp_path, number
+):
+    before = signal.getsignal(number)
+    trainer, stop, output = SignalledTrainer(loop_config(), tmp_path), StopRequest(), Recorder()
+    trainer.signals = {"step 2": [number]}
+    with stop.handled(), pytest.raises(RunStopped, match="after step 2 of 5"):
+        trainer.fit(output, stop)
+    assert (stop.received, stop.ending_signal, signal.getsignal(number)) == (number, number, before)
+    assert (list(output.rows), trainer.evaluated) == ([0, 1, 2], [0, 2])
+    assert trainer.worker.saved == [".writing_step_00000002"]
+    resumed = LoopTrainer(loop_config(), tmp_path)
+    assert resumed.resume() == 2
+    summary = resumed.fit(output)
+    straight = Recorder()
+    assert LoopTrainer(loop_config(), tmp_path / "straight").fit(straight)["eval"] == summary["eval"]
+    assert [row["loss/total"] for row in list(output.rows.values())[1:]] == [0.0, 1.0, 2.0, 3.0, 4.0]
+    assert [list(row) for row in output.rows.values()] == [list(row) for row in straight.rows.values()]
+
+
+def test_a_signal_in_the_last_step_lets_the_run_end(tmp_path):
+    trainer, stop = SignalledTrainer(loop_config(), tmp_path), StopRequest()
+    trainer.signals = {"step 5": [signal.SIGTERM]}
+    with stop.handled():
+        assert trainer.fit(Recorder(), stop)["steps"] == 5
+
+
+@pytest.mark.parametrize("signals", [{"step 2": [signal.SIGUSR1, signal.SIGTERM]}, {"evaluation 0": [signal.SIGTERM]}])
+def test_a_second_signal_and_one_outside_of_a_step_end_the_run_at_once(tmp_path, signals):
+    trainer, stop = SignalledTrainer(loop_config(), tmp_path), StopRequest()
+    trainer.signals = signals
+    with stop.handled(), pytest.raises(KeyboardInterrupt):
+        trainer.fit(Recorder(), stop)
+    assert stop.ending_signal == next(iter(signals.values()))[0]
+    assert trainer.worker.saved == []
 
 
 def test_only_what_workers_do_within_a_step_counts_for_it(tmp_path):

@@ -28,14 +28,17 @@ from unigrpo.models.checkpoint_io import load_config
 from unigrpo.models.loading import find_image_tokenizer, load_tokenizer
 from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.records import Prompt
-from unigrpo.runs.checkpoints import CheckpointStore
+from unigrpo.runs.checkpoints import Checkpoint, CheckpointStore
 from unigrpo.runs.config_file import changed_settings
+from unigrpo.runs.directory import holds_run
 from unigrpo.workers.reward import applies_to
 
 logger = logging.getLogger(__name__)
 
 FIXED_SETTINGS = ("actor.model_name_or_path", "ds.lora.", "ds.zero_stage")
 """Settings to which the files of a checkpoint belong: the model whose weights they change, and how they are split."""
+FREE_SETTINGS = ("train.num_steps", "train.collective_timeout_minutes", "ckpt.", "logger.")
+"""Settings that a run may change when it goes on unasked: they do not change what a step does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,11 +198,15 @@ def check_checkpoint(config: RunConfig | StageConfig, checkpoints: CheckpointSto
     """Checks the checkpoint that a run would go on from, if it is to.
 
     Raises:
-        ValueError: None is whole, it is further than the run is to go, or it was written by another number of ranks or
-            with settings that its files belong to.
+        ValueError: None is whole, it is further than the run is to go, it was written by another number of ranks or
+            with settings that its files belong to, or it belongs to another run and resuming was not requested.
     """
-    found = checkpoints.latest() if config.ckpt.load_enable else None
+    found = None if config.ckpt.load_enable is False else checkpoints.latest()
+    if config.ckpt.load_enable == "auto":
+        _check_same_run(config, found)
     if found is None:
+        if holds_run(config):
+            logger.warning("run_dir %s holds a run without a checkpoint; it starts again", config.run_dir)
         return
     ranks = found.state["num_policy_ranks"]
     if ranks != config.actor.num_ranks:
@@ -215,6 +222,26 @@ def check_checkpoint(config: RunConfig | StageConfig, checkpoints: CheckpointSto
         )
     _check_changed_settings(config)
     logger.info("going on from %s, %d steps finished", found.folder, found.step)
+
+
+def _check_same_run(config: RunConfig | StageConfig, found: Checkpoint | None) -> None:
+    """Raises ValueError if the run directory or the checkpoint belongs to another run than this one."""
+    if found is not None and not holds_run(config):
+        raise ConfigError(
+            f"{found.folder} is there, but run_dir {config.run_dir} holds no run; give the run_dir of the run that "
+            "wrote it, or another --ckpt.path, or go on from it by --ckpt.load_enable true"
+        )
+    if not holds_run(config):
+        return
+    changed = changed_settings(config, Path(config.run_dir))
+    shown = [
+        f"{name}: {before} -> {now}" for name, (before, now) in changed.items() if not name.startswith(FREE_SETTINGS)
+    ]
+    if shown:
+        raise ConfigError(
+            f"run_dir {config.run_dir} holds a run with other settings: {'; '.join(shown)}. Choose another --run_dir "
+            "for a new run, or go on with the changed settings by --ckpt.load_enable true"
+        )
 
 
 def _check_changed_settings(config: RunConfig | StageConfig) -> None:

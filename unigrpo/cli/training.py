@@ -23,6 +23,7 @@ from unigrpo.runs.directory import RunDirectory, check_unused
 from unigrpo.runs.errors import OutputError
 from unigrpo.runs.lock import locked
 from unigrpo.runs.report import write_report
+from unigrpo.runs.stopping import RunStopped, StopRequest
 from unigrpo.trainers.denoising import StageTrainer
 from unigrpo.trainers.rollout_source import StalenessError
 from unigrpo.trainers.unigrpo import LogprobMismatchError, UniGRPOTrainer
@@ -159,7 +160,7 @@ def run_training(job: TrainingJob[Any, Any], *, is_dry_run: bool, gpu: str, mfu:
     with locked(Path(config.run_dir), "--run_dir"), locked(checkpoint_path(config), "--ckpt.path"):
         checked, checkpoints = _checked(job)
         job.connect()
-        return _status(lambda: train(job, checked, checkpoints))
+        return _status(lambda stop: train(job, checked, checkpoints, stop))
 
 
 def _plan(job: TrainingJob[Any, Any], assumed: Assumptions) -> int:
@@ -171,7 +172,7 @@ def _plan(job: TrainingJob[Any, Any], assumed: Assumptions) -> int:
     checked, _ = _checked(job)
     job.connect()
     plan = job.plan(checked, assumed)
-    return _status(lambda: sys.stdout.write(job.check_rewards(checked) + plan))
+    return _status(lambda _: sys.stdout.write(job.check_rewards(checked) + plan))
 
 
 def _checked(job: TrainingJob[Any, Any]) -> tuple[Any, CheckpointStore]:
@@ -184,24 +185,38 @@ def _checked(job: TrainingJob[Any, Any]) -> tuple[Any, CheckpointStore]:
     return checked, checkpoints
 
 
-def _status(work: Callable[[], object]) -> int:
-    """Does the work, and reports an error of a run in one line. Returns the exit status."""
+def _status(work: Callable[[StopRequest], object]) -> int:
+    """Does the work, and reports an error of a run, or a signal that ended it, in one line.
+
+    Returns:
+        The exit status: 1 after an error, and 128 plus the signal's number after a signal, as shells have it.
+    """
+    stop = StopRequest()
     try:
-        work()
+        with stop.handled():
+            work(stop)
         return 0
+    except RunStopped as error:
+        message = f"stopped by {stop.ending_signal.name} {error}; the same command goes on from there"
+    except KeyboardInterrupt:
+        message = (
+            f"stopped by {stop.ending_signal.name}; the same command goes on from the last checkpoint, if there is one"
+        )
     except RUN_ERRORS as error:
         logger.debug("the whole error", exc_info=True)
         sys.stderr.write(f"error: {error}\n")
         return 1
+    sys.stderr.write(f"{message}\n")
+    return 128 + stop.ending_signal
 
 
-def train(job: TrainingJob[Any, Any], checked: Any, checkpoints: CheckpointStore) -> None:
+def train(job: TrainingJob[Any, Any], checked: Any, checkpoints: CheckpointStore, stop: StopRequest) -> None:
     """Trains, exports the policy, and prints the summary and the paths of the results."""
     folder = Path(job.config.run_dir).resolve()
     with job.trainer(checked, checkpoints) as trainer:
-        first_step = trainer.resume() if job.config.ckpt.load_enable else 0
+        first_step = 0 if job.config.ckpt.load_enable is False else trainer.resume()
         with contextlib.closing(RunDirectory(job.config, first_step)) as output:
-            summary = trainer.fit(output)
+            summary = trainer.fit(output, stop)
             trainer.export(folder / "policy")
             output.summary(summary)
     results = job.results(folder)

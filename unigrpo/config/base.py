@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from unigrpo.config.checks import positive, require, valid_seed
 from unigrpo.config.data import ImageConfig
@@ -21,8 +21,12 @@ class BaseTrainConfig:
     """Number of samples of one forward and backward pass on one rank."""
     seed: int = 42
     """Seed of all random numbers of the run."""
+    collective_timeout_minutes: float = 15.0
+    """How long a rank waits for the others in a collective operation (NCCL, gloo) before the run ends with an error.
+    One rank must be able to write its part of a checkpoint in that time."""
 
     def __post_init__(self) -> None:
+        positive("train.collective_timeout_minutes", self.collective_timeout_minutes)
         positive("train.num_steps", self.num_steps)
         positive("train.micro_batch_size", self.micro_batch_size)
         valid_seed("train.seed", self.seed)
@@ -36,8 +40,10 @@ class CheckpointConfig:
     """Save a checkpoint every this many steps; 0 saves only at the end."""
     max_num: int = 2
     """Number of latest checkpoints to keep, in addition to the best one."""
-    load_enable: bool = False
-    """Resume from the newest complete checkpoint, if there is one."""
+    load_enable: bool | Literal["auto"] = "auto"
+    """Whether to resume from the newest complete checkpoint, if there is one. `auto` does so if the settings are those
+    of the run in run_dir, so that a scheduler may start the same command again; train.num_steps, ckpt and logger may
+    differ. `true` allows other settings, too, and lists them. `false` refuses a run_dir that holds a run."""
     best_metric_key: str = "eval/reward_total"
     """Metric that selects the best checkpoint; higher is better."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -15,10 +17,17 @@ from unigrpo.workers.stats import WorkerStats
 
 Result = TypeVar("Result")
 
+logger = logging.getLogger(__name__)
+
 GRACE_SECONDS = 3.0
 """How long other workers may report failures after the first: a worker that dies makes its peers fail, often
 sooner."""
 
+REMINDER_SECONDS = 120.0
+"""How long a call may take, at least, before the log names the workers that are awaited; then twice as long, and so
+on."""
+USUAL_FACTOR = 3.0
+"""How many times as long as the longest call of the same method a call may take before that."""
 CLOSE_SECONDS = 3.0
 """How long closing waits for workers that are still busy."""
 
@@ -48,6 +57,8 @@ class RayGroup:
         self._role = role
         self.actors = list(actors)
         self.stats = WorkerStats(len(self.actors))
+        self._longest: dict[str, float] = {}
+        """Seconds of the longest call of each method."""
 
     @property
     def size(self) -> int:
@@ -108,24 +119,43 @@ class RayGroup:
         return [unpack(result) for result, _ in answers]
 
     def _results(self, refs: list[Any], method: str) -> list[Any]:
-        """Returns the results in the order of the workers; waits no longer than for the first failure."""
+        """Returns the results in the order of the workers; waits no longer than for the first failure.
+
+        The log names the workers that take unusually long, since a process that is stopped, or that waits for another
+        one, raises nothing.
+        """
         results: dict[int, Any] = {}
+        started = time.monotonic()
+        reminder = max(REMINDER_SECONDS, USUAL_FACTOR * self._longest.get(method, 0.0))
         while len(results) < len(refs):
-            pending = [ref for index, ref in enumerate(refs) if index not in results]
-            ready, _ = ray.wait(pending)
+            pending = {index: ref for index, ref in enumerate(refs) if index not in results}
+            ready, _ = ray.wait(list(pending.values()), timeout=max(0.0, started + reminder - time.monotonic()))
+            if not ready:
+                self._warn_of_waiting(list(pending), method, time.monotonic() - started)
+                reminder *= 2
+                continue
             try:
                 results[refs.index(ready[0])] = ray.get(ready[0])
             except RayError:
                 raise self._error(_failures(refs), method) from None
+        self._longest[method] = max(self._longest.get(method, 0.0), time.monotonic() - started)
         return [results[index] for index in range(len(refs))]
+
+    def _warn_of_waiting(self, workers: Sequence[int], method: str, seconds: float) -> None:
+        usual = f"; the longest {method} before took {self._longest[method]:.0f} s" if method in self._longest else ""
+        logger.warning(
+            "%s: still in %s after %.0f s, %d of %d have ended it%s. If it never ends, see whether a process is "
+            "stopped or a node is gone (ray status)",
+            self._name(*workers), method, seconds, self.size - len(workers), self.size, usual,
+        )  # fmt: skip
 
     def _error(self, failures: dict[int, RayError], method: str) -> WorkerError:
         """Returns one error for all failures; a death explains the others."""
         for index, error in failures.items():
             if isinstance(error, (RayActorError, OutOfMemoryError)):
                 died = WorkerDied(
-                    f"{self._name(index)} died in {method}: {_first_line(error)}. The last checkpoint is whole: start "
-                    "again with --ckpt.load_enable true. If its memory ran out, lower the micro-batch sizes"
+                    f"{self._name(index)} died in {method}: {_first_line(error)}. The last checkpoint is whole: the "
+                    "same command goes on from it. If its memory ran out, lower the micro-batch sizes"
                 )
                 died.__cause__ = error
                 return died

@@ -20,6 +20,20 @@ from unigrpo.distributed import compat
 class UniGRPOStrategy(DeepspeedStrategy):
     """DeepSpeed strategy in which the caller decides when an optimizer step is made, with the AdamW of torch."""
 
+    def setup_distributed(self, timeout: timedelta | None = None) -> None:
+        """Joins the process group that the environment describes.
+
+        Args:
+            timeout: How long a rank waits for the others in a collective; None takes the run's setting.
+        """
+        super().setup_distributed(timeout or self.collective_timeout)
+
+    @property
+    def collective_timeout(self) -> timedelta:
+        """How long a rank waits for the others in a collective."""
+        args: Any = self.args
+        return timedelta(minutes=args.train.collective_timeout_minutes)
+
     def get_ds_train_config(
         self, optim_dict: dict[str, Any] | None = None, *, max_norm: float | None = None
     ) -> dict[str, Any]:
@@ -38,8 +52,9 @@ class UniGRPOStrategy(DeepspeedStrategy):
 class CPUDeepspeedStrategy(UniGRPOStrategy):
     """The same strategy over gloo, without CUDA calls, pinned memory or compiled extensions."""
 
-    def setup_distributed(self, timeout: timedelta = timedelta(minutes=60)) -> None:
-        """Joins the process group that the environment describes."""
+    def setup_distributed(self, timeout: timedelta | None = None) -> None:
+        """Joins the process group that the environment describes, over gloo."""
+        timeout = timeout or self.collective_timeout
         transformers.set_seed(self.seed)
         compat.skip_shared_memory_build()
         compat.use_cpu_barrier()
@@ -94,7 +109,9 @@ def strategy_arguments(config: BaseRunConfig) -> Namespace:
             ring_attn_size=1,
             ring_attn_head_stride=1,
         ),
-        train=Namespace(dynamic_batch_enable=False),
+        train=Namespace(
+            dynamic_batch_enable=False, collective_timeout_minutes=config.train.collective_timeout_minutes
+        ),
     )
 
 

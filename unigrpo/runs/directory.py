@@ -89,10 +89,15 @@ def check_unused(config: BaseRunConfig) -> None:
     """Refuses to write a new run over an old one.
 
     Raises:
-        ValueError: The directory holds a run, and resuming was not requested.
+        ValueError: The directory holds a run, and resuming is not allowed.
     """
-    if (Path(config.run_dir) / "metrics.jsonl").exists() and not config.ckpt.load_enable:
+    if holds_run(config) and config.ckpt.load_enable is False:
         raise ConfigError(
             f"run_dir {config.run_dir} already holds a run; choose another --run_dir, or go on with it by "
             "--ckpt.load_enable true"
         )
+
+
+def holds_run(config: BaseRunConfig) -> bool:
+    """Whether a run has written to the directory."""
+    return (Path(config.run_dir) / "metrics.jsonl").exists()

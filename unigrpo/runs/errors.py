@@ -44,7 +44,7 @@ def _cause(folder: Path, error: Exception) -> str:
     if not folder.exists():
         return f"{folder} was deleted or moved during the run; start again, and leave it where it is"
     free = shutil.disk_usage(folder).free
-    go_on = "then go on with --ckpt.load_enable true"
+    go_on = "then start the same command again, which goes on from the last checkpoint"
     if getattr(error, "errno", None) in FULL or free < FULL_BYTES:
         return f"the disk of {folder} or its quota is full ({free / 1e9:.2f} GB are free); make room, {go_on}"
     if isinstance(error, OSError):

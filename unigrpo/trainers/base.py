@@ -16,6 +16,7 @@ from PIL.Image import Image
 from unigrpo.config import BaseRunConfig
 from unigrpo.records import Prompt
 from unigrpo.runs.checkpoints import CheckpointStore
+from unigrpo.runs.stopping import RunStopped, StopRequest
 from unigrpo.workers.group import WorkerGroup
 from unigrpo.workers.trained import TrainedWorker
 
@@ -107,15 +108,20 @@ class Trainer(ABC, Generic[Config, State]):
     def shown(self, values: dict[str, float]) -> dict[str, str]:
         """Returns the few metrics of a step that the progress bar shows, formatted."""
 
-    def fit(self, output: Output) -> dict[str, Any]:
+    def fit(self, output: Output, stop: StopRequest | None = None) -> dict[str, Any]:
         """Runs all steps that are left, with evaluations and checkpoints.
 
         Args:
             output: Destination of metrics and samples.
+            stop: Says whether a signal has asked the run to end; None if nobody handles signals.
 
         Returns:
             The summary: steps, seconds, and the held-out metrics before and after.
+
+        Raises:
+            RunStopped: A signal came. The step that it came in is finished and saved, and there are more steps.
         """
+        stop = stop or StopRequest()
         config, state = self.config, self.state
         started = time.monotonic() - state.wall_seconds
         after = state.before
@@ -125,17 +131,20 @@ class Trainer(ABC, Generic[Config, State]):
             if after and state.step == 0:  # later evaluations stand in the metrics of their step
                 output.metrics(0, self._prefixed(after))
         for step in range(state.step, config.train.num_steps):
-            values = self._timed_step(step, output)
-            state.step = step + 1
-            state.wall_seconds = time.monotonic() - started
-            is_last = state.step == config.train.num_steps
-            if is_last or self._is_due(self._evaluation_steps):
-                after = self.evaluate(output)
-                values |= self._prefixed(after)
-            output.metrics(state.step, values)
-            output.progress(state.step, self.shown(values))
-            if is_last or self._is_due(config.ckpt.save_steps):
-                self.save(values)
+            with stop.delayed():
+                values = self._timed_step(step, output)
+                state.step = step + 1
+                state.wall_seconds = time.monotonic() - started
+                is_last = state.step == config.train.num_steps
+                if is_last or self._is_due(self._evaluation_steps):
+                    after = self.evaluate(output)
+                    values |= self._prefixed(after)
+                output.metrics(state.step, values)
+                output.progress(state.step, self.shown(values))
+                if is_last or stop.received or self._is_due(config.ckpt.save_steps):
+                    self.save(values)
+            if stop.received and not is_last:
+                raise RunStopped(f"after step {state.step} of {config.train.num_steps}")
         return {
             "steps": state.step,
             "wall_seconds": round(state.wall_seconds, 1),

@@ -1,0 +1,47 @@
+"""Which job server of this machine the launch scripts use without being told."""
+
+from __future__ import annotations
+
+import os
+from types import SimpleNamespace
+from typing import Any
+
+import job_server
+import pytest
+
+ME, OTHER = os.getuid(), os.getuid() + 1
+DASHBOARD = "/x/site-packages/ray/dashboard/dashboard.py"
+
+
+def process(*options: str, uid: int = ME, program: str = DASHBOARD) -> Any:
+    return SimpleNamespace(info={"cmdline": ["python", "-u", program, *options], "uids": SimpleNamespace(real=uid)})
+
+
+OWN = process("--host=127.0.0.1", "--port=8265", "--temp-dir=/tmp/ray")
+FOREIGN = process("--host=127.0.0.1", "--port=8265", "--temp-dir=/tmp/ray", uid=OTHER)
+SECOND = process("--host=0.0.0.0", "--port=8300", "--temp-dir=/tmp/second")
+TEMPORARY = process("--host=127.0.0.1", "--port=20001", "--temp-dir=/tmp/unigrpo-ray-a1b2")
+UNRELATED = process("--port=1", program="/x/dashboard.py")
+ENDED = SimpleNamespace(info={"cmdline": None, "uids": None})
+
+
+@pytest.mark.parametrize(
+    ("processes", "answering", "status", "printed", "said"),
+    [
+        ([OWN, TEMPORARY, UNRELATED, ENDED], {"http://127.0.0.1:8265"}, 0, "http://127.0.0.1:8265\n", ""),
+        ([SECOND], {"http://127.0.0.1:8300", "http://127.0.0.1:8265"}, 0, "http://127.0.0.1:8300\n", ""),
+        ([OWN], set(), 1, "", ""),
+        ([FOREIGN, TEMPORARY], {"http://127.0.0.1:8265"}, 1, "", "that you have not started here; it is not used"),
+        ([], {"http://127.0.0.1:8265"}, 1, "", "that you have not started here; it is not used"),
+        ([], set(), 1, "", ""),
+        ([OWN, SECOND], {"http://127.0.0.1:8265", "http://127.0.0.1:8300"}, 2, "", "choose one: RAY_ADDRESS=http"),
+    ],
+)
+def test_only_a_job_server_of_this_user_is_used(monkeypatch, capsys, processes, answering, status, printed, said):
+    monkeypatch.setattr(job_server.psutil, "process_iter", lambda _: processes)
+    monkeypatch.setattr(job_server, "why_silent", lambda url: "" if url in answering else "refused")
+    assert job_server.find() == status
+    output = capsys.readouterr()
+    assert output.out == printed
+    assert said in output.err
+    assert bool(said) == bool(output.err)

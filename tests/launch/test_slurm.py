@@ -1,0 +1,179 @@
+"""The Slurm script on stand-ins of Slurm, Ray and the job server: head, time limit, requeue, container."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CONFIG = "launch/configs/tiny_text.yaml"
+
+SRUN = """
+echo "srun $*" >>"$LOG"
+case "$*" in
+*hostname*) echo "127.0.0.1 10.9.8.7 fe80::1" ;;
+*) exec sleep 60 ;;
+esac
+"""
+SCONTROL = """
+echo "scontrol $*" >>"$LOG"
+case "$*" in
+'show hostnames'*) echo node1; echo node2 ;;
+'show node '*) echo "NodeName=$3 Arch=x86_64 NodeAddr=${NODE_ADDR:-$3} NodeHostName=$3" ;;
+esac
+"""
+GETENT = """
+case "$2" in
+10.*) echo "$2 STREAM" ;;
+node1) echo "127.0.1.1 STREAM node1" ;;
+esac
+"""
+RAY = """
+echo "ray $*" >>"$LOG"
+case "$*" in
+'job stop'*) touch "$STATE/stopped" ;;
+'job status'*) echo "Job 'x' ${JOB_ENDS:-was stopped}" ;;
+esac
+"""
+PYTHON = f"""
+case "$*" in
+*'job_server.py answers'*) ;;
+*'job_server.py submit'*)
+    echo "python $* RESTARTS=${{SLURM_RESTART_COUNT:-0}} STOP=$UNIGRPO_STOP_SECONDS" >>"$LOG"
+    touch "$STATE/started"
+    [ -z "${{JOB_STATUS:-}}" ] || exit "$JOB_STATUS"
+    until [ -e "$STATE/stopped" ]; do sleep 0.05; done
+    ;;
+'- http'*) ;;  # asks Ray for its nodes
+*) exec {sys.executable} "$@" ;;
+esac
+"""
+
+Submit = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def slurm(tmp_path: Path) -> Submit:
+    """Starts the script as Slurm does; what the stand-ins are told stands in ``log``."""
+    folders = {"slurm": {"srun": SRUN, "scontrol": SCONTROL, "getent": GETENT}, "bin": {"ray": RAY, "python": PYTHON}}
+    for folder, programs in folders.items():
+        (tmp_path / folder).mkdir()
+        for name, body in programs.items():
+            (tmp_path / folder / name).write_text(f"#!/usr/bin/env bash{body}")
+            (tmp_path / folder / name).chmod(0o755)
+
+    def submit(*arguments: str, **variables: str) -> subprocess.Popen[str]:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "UNIGRPO_", "SLURM_"))}
+        environment |= {
+            "PATH": f"{tmp_path}/slurm:{os.environ['PATH']}", "LOG": f"{tmp_path}/log", "STATE": str(tmp_path),
+            "SLURM_JOB_ID": "77", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_SUBMIT_DIR": str(ROOT),
+            "SLURM_CPUS_ON_NODE": "96", "UNIGRPO_INSTALL": "never", "UNIGRPO_VENV": str(tmp_path),
+        }  # fmt: skip
+        return subprocess.Popen(
+            ["bash", "launch/slurm.sbatch", "unigrpo", CONFIG, *arguments],
+            cwd=ROOT, env=environment | variables, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    return submit
+
+
+def log(tmp_path: Path) -> list[str]:
+    return (tmp_path / "log").read_text().splitlines()
+
+
+def wait_for_the_job(tmp_path: Path, job: subprocess.Popen[str]) -> None:
+    while not (tmp_path / "started").exists():
+        assert job.poll() is None, job.communicate()[0]
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("status", ["0", "1"])
+def test_the_script_starts_ray_on_all_nodes_and_ends_with_the_status_of_the_run(slurm, tmp_path, status):
+    job = slurm("--actor.num_nodes", "2", JOB_STATUS=status)
+    output, _ = job.communicate(timeout=60)
+    assert job.returncode == int(status), output
+    head, worker = [line for line in log(tmp_path) if " start " in line]
+    common = "--export ALL --cpus-per-task 96 --cpu-bind none --nodelist"
+    assert f"{common} node1 {tmp_path}/bin/ray start --block --disable-usage-stats --head" in head
+    assert "--node-ip-address 10.9.8.7 --port 6379 --dashboard-host 127.0.0.1" in head, "not 127.0.1.1 of /etc/hosts"
+    assert f"{common} node2 {tmp_path}/bin/ray start --block --disable-usage-stats --address 10.9.8.7:6379" in worker
+    [submitted] = [line for line in log(tmp_path) if "submit" in line]
+    assert f"-m unigrpo train --config {CONFIG} --actor.num_nodes 2 RESTARTS=0 STOP=540" in submitted
+    assert not [line for line in log(tmp_path) if "requeue" in line]
+
+
+@pytest.mark.parametrize(
+    ("variables", "address"),
+    [({"NODE_ADDR": "10.1.1.1"}, "10.1.1.1"), ({"RAY_HEAD_IP": "10.2.2.2", "NODE_ADDR": "10.1.1.1"}, "10.2.2.2")],
+)
+def test_the_head_has_the_address_that_slurm_or_the_user_gives(slurm, tmp_path, variables, address):
+    slurm(JOB_STATUS="0", **variables).communicate(timeout=60)
+    assert f"--head --node-ip-address {address} " in "\n".join(log(tmp_path))
+
+
+def test_near_the_time_limit_the_run_is_stopped_and_the_job_goes_back_into_the_queue(slurm, tmp_path):
+    job = slurm()
+    wait_for_the_job(tmp_path, job)
+    job.send_signal(signal.SIGUSR1)  # as --signal=B:USR1@600 does
+    output, _ = job.communicate(timeout=60)
+    assert job.returncode == 128 + signal.SIGUSR1, output
+    told = log(tmp_path)
+    [stop] = [
+        n for n, line in enumerate(told) if line.startswith("ray job stop --address http://127.0.0.1:8265 unigrpo-")
+    ]
+    [requeue] = [n for n, line in enumerate(told) if line == "scontrol requeue 77"]
+    assert stop < requeue
+    (tmp_path / "started").unlink()
+    (tmp_path / "stopped").unlink()
+    again = slurm(SLURM_RESTART_COUNT="1", JOB_STATUS="0")
+    again.communicate(timeout=60)
+    first, second = [line for line in log(tmp_path) if "submit" in line]
+    assert second.endswith("RESTARTS=1 STOP=540")
+    assert (
+        first.partition(" -- ")[2].partition(" RESTARTS")[0] == second.partition(" -- ")[2].partition(" RESTARTS")[0]
+    ), "the same command, which goes on by itself"
+
+
+def test_a_run_that_ends_while_it_is_stopped_is_not_put_into_the_queue(slurm, tmp_path):
+    job = slurm(JOB_ENDS="succeeded")
+    wait_for_the_job(tmp_path, job)
+    job.send_signal(signal.SIGUSR1)
+    output, _ = job.communicate(timeout=60)
+    assert job.returncode == 0, output
+    assert "scontrol requeue 77" not in log(tmp_path)
+
+
+def test_sigterm_stops_the_run_without_putting_it_into_the_queue(slurm, tmp_path):
+    job = slurm()
+    wait_for_the_job(tmp_path, job)
+    job.send_signal(signal.SIGTERM)
+    output, _ = job.communicate(timeout=60)
+    assert job.returncode == 143, output
+    assert [line for line in log(tmp_path) if line.startswith("ray job stop ")]
+    assert "scontrol requeue 77" not in log(tmp_path)
+
+
+def test_with_a_container_ray_and_the_run_live_in_it(slurm, tmp_path):
+    slurm(JOB_STATUS="0", UNIGRPO_CONTAINER="unigrpo.sqsh", UNIGRPO_CONTAINER_MOUNTS="/shared:/shared").communicate(
+        timeout=60
+    )
+    starts = [line for line in log(tmp_path) if " start " in line]
+    assert len(starts) == 2
+    container = "--container-image unigrpo.sqsh --container-mounts /shared:/shared /opt/venv/bin/ray start --block"
+    assert all(container in line for line in starts)
+    [submitted] = [line for line in log(tmp_path) if "submit" in line]
+    assert "-- /opt/venv/bin/python -m unigrpo train" in submitted
+
+
+def test_the_script_asks_slurm_for_what_a_requeue_needs():
+    options = [
+        line.split()[1] for line in (ROOT / "launch" / "slurm.sbatch").read_text().splitlines() if "#SBATCH" in line
+    ]
+    assert {"--requeue", "--signal=B:USR1@600", "--mem=0", "--open-mode=append"} <= set(options)

@@ -28,11 +28,13 @@ def untimed(row: dict[str, float]) -> dict[str, float]:
 
 
 class Recorder:
-    """An output that keeps everything it gets: metrics and images by step, samples as (step, row)."""
+    """An output that keeps everything it gets: metrics, held-out scores and images by step, samples as
+    (step, row)."""
 
     def __init__(self) -> None:
         self.rows: dict[int, dict[str, float]] = {}
         self.samples: list[tuple[int, dict[str, Any]]] = []
+        self.held_out: dict[int, list[dict[str, Any]]] = {}
         self.grids: dict[int, Mapping[str, Image]] = {}
         self.shown: list[tuple[int, dict[str, str]]] = []
 
@@ -41,6 +43,9 @@ class Recorder:
 
     def rollouts(self, step: int, rows: list[dict[str, Any]]) -> None:
         self.samples += [(step, row) for row in rows]
+
+    def scores(self, step: int, rows: list[dict[str, Any]]) -> None:
+        self.held_out[step] = rows
 
     def images(self, step: int, grids: Mapping[str, Image]) -> None:
         self.grids[step] = grids

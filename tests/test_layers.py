@@ -24,12 +24,13 @@ ORDER = (
     "evaluation",
     "checks",
     "trainers",
+    "library",
     "distributed",
     "cli",
 )
 """Packages of unigrpo/, each of which may import those before it."""
-NEVER = {("distributed", "trainers"), ("trainers", "distributed"), ("checks", "evaluation"), ("evaluation", "checks")}
-"""Pairs of packages of one level: neither may import the other."""
+NEVER = {("distributed", "trainers"), ("distributed", "library"), ("checks", "evaluation"), ("evaluation", "checks")}
+"""Pairs of packages of which the first must not import the second, although it stands after it."""
 USES_REWARDS = {"workers", "checks", "distributed", "cli"}
 CLUSTER = {"ray", "deepspeed", "openrlhf", "vllm"}
 PURE = {"torch", "jaxtyping", "unigrpo", "__future__"}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rewards.base import Reward, RewardInput
+from rewards.functions import FunctionReward
 from rewards.loading import load_reward
 from rewards.runtime.errors import describe
 from rewards.runtime.scoring import Scores, missing, score
@@ -45,15 +46,18 @@ class RewardHost:
     and it may end the process.
     """
 
-    def __init__(self, spec: RewardSpec, *, owns_process: bool = True) -> None:
+    def __init__(
+        self, spec: RewardSpec, *, owns_process: bool = True, function: Callable[..., Any] | None = None
+    ) -> None:
         """Builds nothing yet.
 
         Args:
             spec: The reward.
             owns_process: Whether a KeyboardInterrupt can only be the reward's own, because nobody presses Ctrl-C in
                 this process.
+            function: A function of this process, which is the reward; None loads the one that `spec` names.
         """
-        self._spec, self._owns_process = spec, owns_process
+        self._spec, self._owns_process, self._function = spec, owns_process, function
         self._reward: Reward | None = None
 
     def build(self) -> RewardInfo:
@@ -65,7 +69,7 @@ class RewardHost:
         spec = self._spec
         try:
             with no_forked_child():
-                self._reward = reward = load_reward(spec.name, spec.options, spec.style)
+                self._reward = reward = self._load()
         except ValueError:
             raise
         except BaseException as error:  # KeyboardInterrupt, for example
@@ -111,6 +115,12 @@ class RewardHost:
         with contextlib.suppress(BaseException), no_forked_child():
             if self._reward is not None:
                 self._reward.close()
+
+    def _load(self) -> Reward:
+        spec = self._spec
+        if self._function is None:
+            return load_reward(spec.name, spec.options, spec.style)
+        return FunctionReward(self._function, spec.name, spec.options, spec.style)
 
     @property
     def _built(self) -> Reward:

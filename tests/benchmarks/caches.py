@@ -17,8 +17,8 @@ import torch
 from measure import write
 
 from unigrpo.checks.unigrpo import held_out_prompts
-from unigrpo.cli.arguments import config_from_args, parse, run_parser
 from unigrpo.config import ImageSamplingConfig, RunConfig, TextSamplingConfig
+from unigrpo.config.parsing import config_from_args, parse, run_parser
 from unigrpo.data.prompt_stream import repeat_prompts
 from unigrpo.evaluation.held_out import EVALUATION_STEP
 from unigrpo.models.checkpoint_io import load_policy

@@ -11,14 +11,12 @@ import logging
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import ray
 import torch
 from measure import extra_row, write
-from PIL.Image import Image
 from transformers import AutoTokenizer
 
 from unigrpo.config import (
@@ -35,6 +33,7 @@ from unigrpo.distributed.placement import start_groups
 from unigrpo.models.mmada import MMadaModelLM
 from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.runs.checkpoints import CheckpointStore
+from unigrpo.trainers.base import NoOutput
 from unigrpo.trainers.unigrpo import UniGRPOTrainer
 from unigrpo.training.optimizer_step import LocalEngine
 from unigrpo.training.scoring import ScoringSettings
@@ -53,20 +52,8 @@ def digits(*, completions: list[str], **_: Any) -> list[float]:
     return [sum(c.isdigit() for c in text) / max(len(text), 1) for text in completions]
 
 
-class Nowhere:
+class Nowhere(NoOutput):
     """An output that keeps nothing."""
-
-    def metrics(self, step: int, values: dict[str, float]) -> None:
-        pass
-
-    def rollouts(self, step: int, rows: list[dict[str, Any]]) -> None:
-        pass
-
-    def images(self, step: int, grids: Mapping[str, Image]) -> None:
-        pass
-
-    def progress(self, step: int, shown: dict[str, str]) -> None:
-        pass
 
 
 def main() -> None:

@@ -6,9 +6,9 @@ import pytest
 import yaml
 
 from unigrpo import ConfigError
-from unigrpo.cli.arguments import config_from_args, parse, run_parser
 from unigrpo.config import RewardTermConfig, RunConfig
 from unigrpo.config.denoising import StageConfig
+from unigrpo.config.parsing import config_from_args, parse, run_parser
 from unigrpo.runs.config_file import config_text
 
 

@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unigrpo.cli import demo
-from unigrpo.cli.demo import Demo, DemoConfig, build_page
+from unigrpo.cli import demo_page
 from unigrpo.cli.demo_guard import MAX_UPLOAD_BYTES, RequestGuard
+from unigrpo.cli.demo_page import Demo, build_page
 from unigrpo.cli.images import GREY
 from unigrpo.config import ImageSamplingConfig, TextSamplingConfig
+from unigrpo.config.generate import DemoConfig
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def picture(tmp_path: Path) -> str:
     return str(tmp_path / "red.png")
 
 
-def hidden(words: demo.Words) -> int:
+def hidden(words: demo_page.Words) -> int:
     return sum(colour == "hidden" for _, colour in words)
 
 
@@ -114,7 +115,7 @@ def test_a_checkpoint_without_image_tokenizer_says_which_tabs_do_not_work_and_wh
 
 def test_the_page_listens_on_loopback_and_answers_its_own_page_alone(loaded):
     page = build_page(loaded)
-    _, address, shared = demo.launch(page, loaded.config, prevent_thread_lock=True)
+    _, address, shared = demo_page.launch(page, loaded.config, prevent_thread_lock=True)
     try:
         assert address.startswith("http://127.0.0.1:")
         assert not shared
@@ -182,13 +183,13 @@ def test_every_tab_works_in_a_browser(loaded, picture):
     if chromium is None:
         pytest.skip("needs Chromium on PATH, for example apt-get install chromium")
     page = build_page(loaded)
-    _, address, _ = demo.launch(page, loaded.config, prevent_thread_lock=True)
+    _, address, _ = demo_page.launch(page, loaded.config, prevent_thread_lock=True)
     try:
         with playwright.sync_playwright() as tools:
             browser = tools.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
             tab = browser.new_page()
             tab.goto(address, timeout=60_000)
-            for task, (name, _, _) in demo.TASKS.items():
+            for task, (name, _, _) in demo_page.TASKS.items():
                 tab.get_by_role("tab", name=name, exact=True).click()
                 if task == "mmu":
                     tab.locator("input[type=file]").first.set_input_files(picture)

@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from unigrpo.cli import generate
+from unigrpo.cli import generate, generation
 from unigrpo.cli.generate_inputs import check_inputs
-from unigrpo.cli.images import GREY, grid, image_frames, text_frames
+from unigrpo.cli.images import GREY, image_frames, text_frames
 from unigrpo.models.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
 
 TEXT = ["--text.max_new_tokens", "8", "--text.block_length", "4", "--text.num_denoising_steps", "4"]
@@ -75,10 +75,14 @@ def test_images_are_drawn_with_a_grid(model_folder, tmp_path, prompt_file):
     assert {p.size for p in pictures} == {(16, 16)}
     assert len({p.tobytes() for p in pictures}) == 6
     page = Image.open(tmp_path / "out" / "grid.png")
-    assert page.size == (2 * 20 + 4, 3 * 20 + 4)
-    for number, picture in enumerate(pictures):
-        x, y = 4 + number % 2 * 20, 4 + number // 2 * 20
-        assert page.crop((x, y, x + 16, y + 16)).tobytes() == picture.tobytes()
+    head = page.height - 2 * 260
+    assert (page.width, 0 < head < 40) == (3 * 260, True)
+    for number, picture in enumerate(pictures):  # a column for each prompt, below its caption
+        x, y = number // 2 * 260, head + number % 2 * 260
+        large = picture.resize((256, 256), Image.Resampling.NEAREST)
+        assert page.crop((x, y, x + 256, y + 256)).tobytes() == large.tobytes()
+    captions = [page.crop((x, 0, x + 256, head)) for x in (0, 260, 520)]
+    assert len({caption.tobytes() for caption in captions}) == 3
 
 
 def test_images_are_read(model_folder, tmp_path, images):
@@ -151,11 +155,6 @@ def test_the_frames_of_a_text_have_one_size_and_all_differ():
     assert len({f.tobytes() for f in frames}) == 4
 
 
-def test_a_grid_is_about_square_and_scales_down():
-    page = grid([Image.new("RGB", (512, 512), "red")] * 5)
-    assert page.size == (3 * 260 + 4, 2 * 260 + 4)
-
-
 # What is refused, and before the model is loaded.
 
 
@@ -187,7 +186,7 @@ def test_a_grid_is_about_square_and_scales_down():
 def test_wrong_input_is_refused_by_name_before_the_model_is_loaded(
     model_folder, tmp_path, monkeypatch, task, flags, message
 ):
-    monkeypatch.setattr(generate, "load_policy", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(generation, "load_policy", lambda *_: pytest.fail("the model was loaded"))
     with pytest.raises(ValueError, match=message):
         run(model_folder, tmp_path / "out", task, "cat", *flags)
     assert not (tmp_path / "out").exists()
@@ -213,8 +212,96 @@ def test_a_text_checkpoint_and_a_missing_or_foreign_image_tokenizer_are_refused(
 
 def test_samples_are_not_overwritten(model_folder, tmp_path):
     run(model_folder, tmp_path / "out", "text", "cat")
-    with pytest.raises(ValueError, match=r"holds samples\.jsonl already"):
+    with pytest.raises(ValueError, match=r"holds samples\.jsonl already \(all\); name another folder"):
         run(model_folder, tmp_path / "out", "text", "cat")
+
+
+def test_a_stopped_command_says_so_and_the_same_command_goes_on_with_the_same_samples(
+    model_folder, tmp_path, prompt_file, monkeypatch, capsys
+):
+    whole = run(model_folder, tmp_path / "whole", "text", prompt_file)
+    calls = []
+
+    def stop(*_: object, **__: object) -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    original = generation._write
+    monkeypatch.setattr(generation, "_write", lambda *a: (stop(), original(*a))[1])
+    flags = ["--task", "text", "--model", str(model_folder), "--prompts", prompt_file, *TEXT, *IMAGE]
+    flags += ["--output", str(tmp_path / "out"), "--batch_size", "2"]
+    assert generate.run(flags) == 130
+    assert "stopped after 2 of 3 samples; the same command goes on" in capsys.readouterr().err
+    with (tmp_path / "out" / "samples.jsonl").open("a") as lines:
+        lines.write('{"number": 2, "cut off')
+    with pytest.raises(ValueError, match=r"holds samples\.jsonl already \(other settings: seed\)"):
+        generate.run([*flags, "--seed", "9"])
+    assert run(model_folder, tmp_path / "out", "text", prompt_file) == whole
+
+
+def test_the_answers_are_printed(model_folder, tmp_path, prompt_file, capsys):
+    rows = run(model_folder, tmp_path / "out", "r2i", prompt_file)
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[:3] == ["a cat", f"  seed 0, text: {rows[0]['text']}", "  seed 0, image: images/00000.png"]
+    assert shown[-2:] == [f"samples: {tmp_path}/out/samples.jsonl", f"images:  {tmp_path}/out/grid.png"]
+
+
+def test_settings_may_stand_in_a_file(model_folder, tmp_path):
+    file = tmp_path / "settings.yaml"
+    file.write_text("text: {max_new_tokens: 8, block_length: 4, num_denoising_steps: 4}\ntask: text\nseed: 3\n")
+    flags = ["--config", str(file), "--model", str(model_folder), "--prompts", "cat", "--output", str(tmp_path)]
+    config = generate.parse_config([*flags, "--seed", "4"])
+    assert (config.task, config.text.block_length, config.seed, config.images) == ("text", 4, 4, ())
+
+
+# Layouts of evaluators.
+
+
+def test_the_layout_of_geneval_keeps_the_line_of_each_prompt(model_folder, tmp_path):
+    line = {"tag": "counting", "include": [{"class": "bench", "count": 2}], "prompt": "two benches"}
+    file = tmp_path / "metadata.jsonl"
+    file.write_text(json.dumps(line) + "\n" + json.dumps({**line, "prompt": "a bench"}) + "\n")
+    rows = run(model_folder, tmp_path / "out", "t2i", str(file), "--num_samples", "2", "--layout", "geneval")
+    folder = tmp_path / "out" / "geneval"
+    assert json.loads((folder / "00000" / "metadata.jsonl").read_text()) == line
+    images = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))
+    assert images == [f"0000{i}/samples/0000{j}.png" for i in range(2) for j in range(2)]
+    assert (folder / images[2]).read_bytes() == (tmp_path / "out" / rows[2]["image"]).read_bytes()
+
+
+def test_the_layout_of_dpg_bench_has_four_images_in_one_file_named_by_the_prompt(model_folder, tmp_path):
+    prompts = tmp_path / "prompts"
+    prompts.mkdir()
+    (prompts / "partiprompts12.txt").write_text("a red\nbarn")
+    rows = run(model_folder, tmp_path / "out", "t2i", str(prompts), "--num_samples", "4", "--layout", "dpg")
+    assert {row["prompt"] for row in rows} == {"a red barn"}
+    page = Image.open(tmp_path / "out" / "dpg" / "partiprompts12.png")
+    assert page.size == (32, 32)
+    for row, corner in zip(rows, ((0, 0), (16, 0), (0, 16), (16, 16)), strict=True):
+        x, y = corner
+        assert page.crop((x, y, x + 16, y + 16)).tobytes() == Image.open(tmp_path / "out" / row["image"]).tobytes()
+
+
+def test_the_layout_of_wise_names_an_image_by_its_prompt_id(model_folder, tmp_path):
+    file = tmp_path / "wise.json"
+    file.write_text(json.dumps([{"Prompt": "the tallest animal", "Category": "nature", "prompt_id": 401}]))
+    (row,) = run(model_folder, tmp_path / "out", "t2i", str(file), "--layout", "wise")
+    written = tmp_path / "out" / "wise" / "401.png"
+    assert written.read_bytes() == (tmp_path / "out" / row["image"]).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("task", "flags", "message"),
+    [
+        ("t2i", ["--layout", "wise"], "layout 'wise' needs a column 'prompt_id'"),
+        ("t2i", ["--layout", "wise", "--num_samples", "2"], "takes 1 images per prompt; num_samples is 2"),
+        ("text", ["--layout", "geneval"], "layout 'geneval' is for images, but task text generates none"),
+    ],
+)
+def test_a_layout_that_does_not_fit_is_refused(model_folder, tmp_path, task, flags, message):
+    with pytest.raises(ValueError, match=message):
+        run(model_folder, tmp_path / "out", task, "cat", *flags)
 
 
 def test_one_image_serves_all_prompts_and_other_numbers_must_match(model_folder, tmp_path, prompt_file, images):

@@ -54,16 +54,32 @@ def test_the_exit_status_is_the_one_of_the_subcommand(monkeypatch):
     assert run_command("three", []) == 3
 
 
-@pytest.mark.parametrize("name", ["train", "pretrain", "mixcot"])
-def test_the_help_of_a_training_command_loads_neither_torch_nor_ray(name):
-    script = (
-        "import sys\nfrom unigrpo.cli.main import main\n"
-        f"try: main(['{name}', '--help'])\nexcept SystemExit: pass\n"
-        "print('LOADED', sorted({'torch', 'ray', 'transformers'} & set(sys.modules)))"
-    )
+def test_the_help_of_no_command_loads_a_package_that_takes_seconds():
+    script = """import sys
+from unigrpo.cli.main import COMMANDS, main
+for name in COMMANDS:
+    try:
+        main([name, "--help"])
+    except SystemExit:
+        pass
+    slow = {"torch", "ray", "transformers", "datasets", "pandas", "sympy"}
+    print("LOADED by", name, sorted(slow & set(sys.modules)))
+"""
     shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-    assert shown.endswith("LOADED []\n")
-    assert f"usage: unigrpo {name}" in shown
+    assert [line for line in shown.splitlines() if line.startswith("LOADED by")] == [
+        f"LOADED by {name} []" for name in COMMANDS
+    ]
+    assert [name for name in COMMANDS if f"usage: unigrpo {name}" not in shown] == []
+    assert "Path to a configuration file" not in shown
+
+
+def test_ctrl_c_is_one_line(capsys, monkeypatch):
+    def stopped(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("unigrpo.cli.report.run", stopped)
+    assert main(["report", "run"]) == 130
+    assert capsys.readouterr().err == "\nunigrpo report was stopped by Ctrl-C\n"
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from unigrpo.cli.arguments import config_from_args, parse, run_parser
 from unigrpo.config.denoising import StageConfig
+from unigrpo.config.parsing import config_from_args, parse, run_parser
 
 FOLDER = Path(__file__).parents[2] / "launch" / "configs" / "mmada_8b"
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from unigrpo.cli.arguments import config_from_args, parse, run_parser
 from unigrpo.config import (
     ActorConfig,
     CheckpointConfig,
@@ -24,6 +23,7 @@ from unigrpo.config import (
     TrainConfig,
 )
 from unigrpo.config.denoising import ValidationConfig
+from unigrpo.config.parsing import config_from_args, parse, run_parser
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from rewards.base import RewardInput
 from rewards.loading import load_reward
 from rewards.remote import Remote
 from rewards.try_reward import main
-from unigrpo.cli.arguments import config_from_args, parse, run_parser
 from unigrpo.config import RunConfig
+from unigrpo.config.parsing import config_from_args, parse, run_parser
 
 FOLDER = Path(__file__).parents[2] / "examples" / "custom_reward"
 INPUTS = [

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import re
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
@@ -86,8 +85,10 @@ class Page(HTMLParser):
 
     @property
     def images(self) -> list[str]:
-        """Sources of the images."""
-        return [str(image.attributes["src"]) for image in self.root.all("img")]
+        """Files of the images of the run, which the page holds, and sources of the others."""
+        sources = [str(image.attributes["src"]) for image in self.root.all("img")]
+        assert [source[:80] for source in sources if not source.startswith("data:image/png;base64,")] == []
+        return [str(image.attributes.get("data-file") or image.attributes["src"]) for image in self.root.all("img")]
 
 
 def write_run(folder: Path, *, is_finished: bool = True, completion: str = "5") -> Path:
@@ -135,12 +136,16 @@ def test_a_finished_run_has_its_plots_and_its_table(tmp_path):
     folder = write_run(tmp_path / "run")
     page = Page(write_report(folder))
     assert page.find("headline").text == "3 steps in 30 s, 10.00 s per step."
-    assert page.find("held-out").all("tr")[0].text == "task greedy: before after gain"
-    assert page.rows("held-out") == [["", "math_answer", "0.250", "0.750", "+0.500"]]
+    assert page.find("held-out").all("tr")[0].text == "task greedy: before after gain 95% interval prompts"
+    assert page.rows("held-out") == [["", "math_answer", "0.250", "0.750", "+0.500", "", ""]]
     assert page.find("config").text == "# commit: abc run_dir: x"
     assert page.images == ["reward_curve.png", "optimization.png", "time.png"]
-    for name in page.images:
+    for name, image in zip(page.images, page.root.all("img"), strict=True):
         assert Image.open(folder / name).size > (100, 100)
+        assert base64.b64decode(str(image.attributes["src"]).partition(",")[2]) == (folder / name).read_bytes()
+    html = (folder / "report.html").read_text()
+    assert '<meta name="viewport" content="width=device-width' in html
+    assert "prefers-color-scheme: dark" in html
 
 
 def test_a_run_that_died_has_a_report_too(tmp_path):
@@ -227,10 +232,10 @@ def test_a_stage_shows_losses_held_out_losses_and_what_its_workers_reached(tmp_p
     ]  # fmt: skip
     assert page.rows("workers") == [["denoising", "25%", "300", "30.3%", "70.00"]]
     assert page.rows("held-out") == [
-        ["t2i", "nats_per_token", "6.000", "4.500", "-1.500"],
-        ["t2i", "nats_per_token_ratio_0.25", "5.000", "5.500", "+0.500"],
+        ["t2i", "nats_per_token", "6.000", "4.500", "-1.500", "", ""],
+        ["t2i", "nats_per_token_ratio_0.25", "5.000", "5.500", "+0.500", "", ""],
     ]
-    verdicts = [row.all("td")[-1].attributes["class"] for row in page.find("held-out").all("tr")[1:]]
+    verdicts = [row.all("td")[4].attributes["class"] for row in page.find("held-out").all("tr")[1:]]
     assert verdicts == ["n good", "n bad"], "a lower loss is better"
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert drawn(rows, validation_panels) == {"t2i": [[6.0, 4.5], [5.0, 5.5]]}
@@ -298,19 +303,72 @@ def test_the_same_prompts_are_answered_before_and_after(tmp_path):
     assert not page.has("samples"), "held-out samples are no samples of the training"
 
 
-def test_each_task_has_its_rows_in_the_table_and_all_together_stand_last(tmp_path):
-    folder = write_run(tmp_path / "run")
-    after = {"a_greedy": 0.5, "a_greedy/text": 0.4, "a_greedy/mmu": 0.6, "a_sampled/mmu": 0.2, "reward_total": 1.0}
-    write_summary(folder, {**after, "a_greedy/mmu": 0.7}, after)
-    page = Page(write_report(folder))
-    assert page.rows("held-out") == [
-        ["text", "a", "0.400", "0.400", "+0.000", "", "", ""],
-        ["mmu", "a", "0.700", "0.600", "-0.100", "0.200", "0.200", "+0.000"],
-        ["all", "a", "0.500", "0.500", "+0.000", "", "", ""],
+def held_out_classes(page: Page) -> list[list[str]]:
+    """The classes of the cells with a gain, row by row."""
+    rows = page.find("held-out").all("tr")[1:]
+    classes = [[str(cell.attributes.get("class")) for cell in row.all("td")] for row in rows]
+    return [
+        [c.removeprefix("n ") for c in one if c.removeprefix("n ") in ("good", "bad", "unclear")] for one in classes
     ]
-    classes = [str(cell.attributes.get("class")).split() for cell in page.find("held-out").all("td")]
-    assert sum("bad" in one for one in classes) == 1
-    assert not any("good" in one for one in classes)
+
+
+def test_each_task_has_its_rows_and_a_mean_over_tasks_has_none(tmp_path):
+    folder = write_run(tmp_path / "run")
+    after = {
+        "a_greedy": 0.5, "a_greedy/text": 0.4, "a_greedy/mmu": 0.6, "a_sampled/mmu": 0.2, "reward_total": 1.0,
+        "yes_share_greedy": 1.0,
+    }  # fmt: skip
+    write_summary(folder, {**after, "a_greedy/mmu": 0.7, "yes_share_greedy": 0.6}, after)
+    page = Page(write_report(folder))
+    nothing = [""] * 5
+    assert page.rows("held-out") == [
+        ["text", "a", "0.400", "0.400", "+0.000", "", "", *nothing],
+        ["mmu", "a", "0.700", "0.600", "-0.100", "", "", "0.200", "0.200", "+0.000", "", ""],
+        ["all", "yes_share", "0.600", "1.000", "+0.400", "", "", *nothing],
+    ]
+    assert {one for row in held_out_classes(page) for one in row} == {"unclear"}, "no interval and no better side"
+
+
+def test_a_gain_has_its_prompts_and_interval_and_is_grey_inside_it(tmp_path):
+    folder = write_run(tmp_path / "run")
+    gains = {
+        "clear": [1.0, 0.0, 1.0, 1.0, 1.0],
+        "worse": [-1.0, -1.0, -1.0, 0.0, -1.0],
+        "unclear": [1.0, -1.0, 1.0, 0, 0],
+    }
+    rows = [
+        {
+            "step": step, "task": "text", "prompt_id": f"p:{i}",
+            "scores": {f"{name}_greedy": 0.5 + (values[i] if step else 0.0) for name, values in gains.items()},
+        }
+        for step in (0, 3)
+        for i in range(5)
+    ]  # fmt: skip
+    write_lines(folder / "scores.jsonl", rows)
+    before = {f"{name}_greedy": 0.5 for name in gains}
+    write_summary(folder, before, {f"{name}_greedy": 0.5 + sum(values) / 5 for name, values in gains.items()})
+    page = Page(write_report(folder))
+    # By hand: mean 0.8, standard deviation 0.4472, standard error 0.2, and 2.7764 for 4 degrees of freedom.
+    assert page.rows("held-out") == [
+        ["", "clear", "0.500", "1.300", "+0.800", "+0.245 to +1.355", "5"],
+        ["", "worse", "0.500", "-0.300", "-0.800", "-1.355 to -0.245", "5"],
+        ["", "unclear", "0.500", "0.700", "+0.200", "-0.839 to +1.239", "5"],
+    ]
+    assert held_out_classes(page) == [["good"], ["bad"], ["unclear"]]
+
+
+def test_the_head_names_model_data_seed_machine_and_duration(tmp_path):
+    folder = write_run(tmp_path / "run")
+    settings = "actor: {model_name_or_path: m/x, num_gpus_per_node: 2, num_nodes: 1}\ntrain: {seed: 7}\n"
+    (folder / "config.yaml").write_text(settings + "data: {prompt_dataset: [{path: a.jsonl}, {path: b.jsonl}]}\n")
+    summary = json.loads((folder / "summary.json").read_text()) | {"machine": "2 CPU cores", "wall_seconds": 90.0}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    page = Page(write_report(folder))
+    facts = {row.all("th")[0].text: row.all("td")[0].text for row in page.find("facts").all("tr")}
+    assert facts == {
+        "model": "m/x", "data": "a.jsonl, b.jsonl", "seed": "7", "machine": "2 CPU cores, 2 policy ranks",
+        "duration": "1.5 min",
+    }  # fmt: skip
 
 
 def test_the_work_of_each_role_is_drawn_and_its_means_stand_in_a_table(tmp_path):
@@ -352,7 +410,7 @@ def test_an_image_of_a_prompt_stands_in_the_page_and_a_lost_one_is_named(tmp_pat
     ]
     write_lines(folder / "rollouts.jsonl", rows)
     page = Page(write_report(folder))
-    (data,) = re.findall(r"data:image/png;base64,(.+)", "\n".join(page.images))
+    (data,) = (image.partition(",")[2] for image in page.images if image.startswith("data:"))
     shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
     assert shown.shape == (48, 96, 3)
     assert (shown == [255, 0, 0]).all()

@@ -13,7 +13,6 @@ import pytest
 import torch
 from builders import Recorder
 from PIL import Image
-from transformers import AutoTokenizer
 
 from unigrpo.checks.unigrpo import check_inputs
 from unigrpo.config import (
@@ -35,20 +34,12 @@ from unigrpo.config import (
     TrainConfig,
 )
 from unigrpo.data.prompts import load_prompts
-from unigrpo.models.image_tokenizer import load_image_tokenizer
-from unigrpo.models.mmada import MMadaModelLM
-from unigrpo.models.vocabulary import Vocabulary
+from unigrpo.library.trainer import LocalTrainer
 from unigrpo.records import Prompt
-from unigrpo.runs.checkpoints import CheckpointStore
-from unigrpo.trainers.unigrpo import LogprobMismatchError, UniGRPOTrainer
-from unigrpo.training.optimizer_step import LocalEngine
+from unigrpo.trainers.unigrpo import LogprobMismatchError
 from unigrpo.training.passes import entry_log_probs
-from unigrpo.training.scoring import ScoringSettings
-from unigrpo.workers.group import LocalGroup
 from unigrpo.workers.logprob_mismatch import _row_at
 from unigrpo.workers.policy import PolicyWorker
-from unigrpo.workers.reference import ReferenceWorker
-from unigrpo.workers.reward import LocalRewards
 
 TASKS = ("text", "mmu", "t2i", "r2i")
 
@@ -105,23 +96,8 @@ def config(model: Path, prompt_file: str, **algo: Any) -> RunConfig:
     )
 
 
-def make_trainer(run: RunConfig, path: Path, prompts: list[Prompt], eval_prompts: list[Prompt]) -> UniGRPOTrainer:
-    folder = run.actor.model_name_or_path
-    model, reference = (MMadaModelLM.from_pretrained(folder) for _ in range(2))
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    vocabulary = Vocabulary.from_pretrained_parts(model.config, tokenizer)
-    image_tokenizer = load_image_tokenizer(str(Path(folder) / "image_tokenizer"))
-    engine = LocalEngine(model, run.actor, run.num_optimizer_steps)
-    settings = ScoringSettings.of_run(run, vocabulary)
-    return UniGRPOTrainer(
-        run,
-        policy=LocalGroup(PolicyWorker(run, engine, tokenizer, image_tokenizer)),
-        reference=LocalGroup(ReferenceWorker(run, reference.eval(), torch.device("cpu"), settings)),
-        reward=LocalRewards(run.reward),
-        prompts=prompts,
-        eval_prompts=eval_prompts,
-        checkpoints=CheckpointStore(path / "checkpoints", max_num=2),
-    )
+def make_trainer(run: RunConfig, path: Path, prompts: list[Prompt], eval_prompts: list[Prompt]) -> LocalTrainer:
+    return LocalTrainer(dataclasses.replace(run, run_dir=str(path)), prompts=prompts, eval_prompts=eval_prompts)
 
 
 COMBINATIONS = [*itertools.combinations(TASKS, 1), *itertools.combinations(TASKS, 2), TASKS]

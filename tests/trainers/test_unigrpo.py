@@ -29,19 +29,14 @@ from unigrpo.config import (
     TrainConfig,
 )
 from unigrpo.data.prompt_stream import PromptStream
+from unigrpo.library.trainer import LocalTrainer
 from unigrpo.models.mmada import MMadaModelLM
-from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.records import RewardOutput, TrainSample
-from unigrpo.runs.checkpoints import CheckpointStore
 from unigrpo.trainers.unigrpo import UniGRPOTrainer
 from unigrpo.training.batching import NonFiniteLossError
-from unigrpo.training.optimizer_step import LocalEngine
 from unigrpo.training.reward_failures import RewardError
-from unigrpo.training.scoring import ScoringSettings
-from unigrpo.workers.group import LocalGroup
 from unigrpo.workers.policy import PolicyWorker
 from unigrpo.workers.reference import ReferenceWorker
-from unigrpo.workers.reward import LocalRewards
 
 
 def config(folder, **train: int) -> RunConfig:
@@ -60,23 +55,9 @@ def config(folder, **train: int) -> RunConfig:
     )
 
 
-def make_trainer(run: RunConfig, path, eval_prompts=()) -> UniGRPOTrainer:
-    model = MMadaModelLM.from_pretrained(run.actor.model_name_or_path)
-    reference = MMadaModelLM.from_pretrained(run.actor.model_name_or_path).eval()
-    tokenizer = AutoTokenizer.from_pretrained(run.actor.model_name_or_path)
-    vocabulary = Vocabulary.from_pretrained_parts(model.config, tokenizer)
-    engine = LocalEngine(model, run.actor, run.train.num_steps * run.train.num_inner_updates)
-    return UniGRPOTrainer(
-        run,
-        policy=LocalGroup(PolicyWorker(run, engine, tokenizer)),
-        reference=LocalGroup(
-            ReferenceWorker(run, reference, torch.device("cpu"), ScoringSettings.of_run(run, vocabulary))
-        ),
-        reward=LocalRewards(run.reward),
-        prompts=SUMS,
-        eval_prompts=list(eval_prompts),
-        checkpoints=CheckpointStore(path / "checkpoints", max_num=3),
-    )
+def make_trainer(run: RunConfig, path, eval_prompts=()) -> LocalTrainer:
+    run = dataclasses.replace(run, run_dir=str(path))
+    return LocalTrainer(run, prompts=SUMS, eval_prompts=eval_prompts)
 
 
 def weights(trainer: UniGRPOTrainer) -> dict[str, torch.Tensor]:

@@ -89,8 +89,12 @@ def check_algorithm(config: RunConfig) -> None:
         )
 
 
-def check_inputs(config: RunConfig) -> Inputs:
+def check_inputs(config: RunConfig, *, asks_rewards: bool = True) -> Inputs:
     """Loads and checks all inputs of a run.
+
+    Args:
+        config: The run.
+        asks_rewards: Whether the rewards are built, in processes of their own, and asked about each prompt.
 
     Raises:
         ValueError: Something is wrong; the message names the file and line, or the setting.
@@ -110,7 +114,7 @@ def check_inputs(config: RunConfig) -> Inputs:
     )
     check_shares(prompts, prompt_shares(data))
     held_out = held_out_prompts(config, bad) if config.eval.dataset else []
-    checked = check_prompts(prompts + held_out, config, bad)
+    checked = check_prompts(prompts + held_out, config, bad, asks_rewards=asks_rewards)
     inputs = Inputs(
         prompts=[prompt for prompt, usable in zip(prompts, checked.is_usable[: len(prompts)], strict=True) if usable],
         eval_prompts=[p for p, usable in zip(held_out, checked.is_usable[len(prompts) :], strict=True) if usable],
@@ -163,7 +167,7 @@ class CheckedPrompts:
 
 
 def check_prompts(
-    prompts: list[Prompt], config: RunConfig, bad: BadRows, *, needs_weight: bool = True
+    prompts: list[Prompt], config: RunConfig, bad: BadRows, *, needs_weight: bool = True, asks_rewards: bool = True
 ) -> CheckedPrompts:
     """Checks tasks, images, lengths, special tokens and golds.
 
@@ -172,6 +176,7 @@ def check_prompts(
         config: The run.
         bad: Counts the prompts that cannot be used.
         needs_weight: Some reward with a weight must pay for each task, as training needs; else any reward does.
+        asks_rewards: Whether the rewards are asked about each prompt.
 
     Raises:
         ValueError: Something is wrong with the run, or with too many prompts; the message names the file and line, or
@@ -180,7 +185,8 @@ def check_prompts(
     _check_tasks(prompts, config, needs_weight)
     problems = _image_problems(prompts)
     lengths, num_codes = _lengths(prompts, load_tokenizer(config.actor.model_name_or_path), config, problems)
-    _add_reward_problems(prompts, config, problems)
+    if asks_rewards:
+        _add_reward_problems(prompts, config, problems)
     for place, (reason, message) in sorted(problems.items()):
         bad.add(prompts[place].dataset, reason, message)
     bad.check()

@@ -6,19 +6,17 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
 from jsonargparse import ArgumentParser
 
 from unigrpo import ConfigError
-from unigrpo.cli.arguments import config_from_args, parse
 from unigrpo.cli.main import run_old_name
 from unigrpo.config.checks import valid_seed
-from unigrpo.models.checkpoint_io import load_policy, save_policy
-from unigrpo.models.image_tokens import add_image_tokens
-from unigrpo.models.loading import load_tokenizer
-from unigrpo.models.vocabulary import PUBLISHED_CODEBOOK_SIZE
+from unigrpo.config.parsing import config_from_args, parse
+
+if TYPE_CHECKING:
+    from unigrpo.models.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +27,8 @@ class GrowConfig:
     """Folder or Hub name of a text-only checkpoint, such as GSAI-ML/LLaDA-8B-Instruct."""
     output: str
     """Folder to write; it must not exist yet."""
-    codebook_size: int = PUBLISHED_CODEBOOK_SIZE
-    """Number of image codes, which must be that of the image tokenizer."""
+    codebook_size: int = 8192
+    """Number of image codes, which must be that of the image tokenizer; the published one has 8192."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Type of the written weights."""
     seed: int = 0
@@ -51,14 +49,26 @@ def run(arguments: Sequence[str]) -> int:
     )
     parser.add_class_arguments(GrowConfig)
     config = config_from_args(parse(parser, arguments), GrowConfig)
+    vocabulary = grow(config)
+    first, stop = vocabulary.image_slice
+    sys.stdout.write(f"{config.output}: image codes are the tokens {first} to {stop - 1}\n")
+    return 0
+
+
+def grow(config: GrowConfig) -> Vocabulary:
+    """Writes the larger checkpoint. Returns its vocabulary."""
+    import torch  # noqa: PLC0415  # takes seconds, which --help need not wait for
+
+    from unigrpo.models.checkpoint_io import load_policy, save_policy  # noqa: PLC0415
+    from unigrpo.models.image_tokens import add_image_tokens  # noqa: PLC0415
+    from unigrpo.models.loading import load_tokenizer  # noqa: PLC0415
+
     tokenizer = load_tokenizer(config.model)
     model = load_policy(config.model, getattr(torch, config.dtype), "sdpa")
     generator = torch.Generator().manual_seed(config.seed)
     vocabulary = add_image_tokens(model, tokenizer, generator=generator, codebook_size=config.codebook_size)
     save_policy(model, tokenizer, config.output)
-    first, stop = vocabulary.image_slice
-    sys.stdout.write(f"{config.output}: image codes are the tokens {first} to {stop - 1}\n")
-    return 0
+    return vocabulary
 
 
 if __name__ == "__main__":

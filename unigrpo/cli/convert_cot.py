@@ -16,7 +16,6 @@ from unigrpo import ConfigError
 from unigrpo.cli.main import run_old_name
 from unigrpo.data.bad_samples import BadSample
 from unigrpo.data.cot_format import ANSWER_KEYS, QUESTION_KEYS, THINKING_KEYS, CotError, convert_row, matches_gold
-from unigrpo.data.tables import open_table
 
 logger = logging.getLogger(__name__)
 KEPT, UNCHECKED = "kept", "kept, but no gold to compare with"
@@ -64,6 +63,8 @@ def convert_file(
     Raises:
         ValueError: The input cannot be read, the output is not a place for a file, or no row was kept.
     """
+    from unigrpo.data.tables import open_table  # noqa: PLC0415  # takes seconds, which --help need not wait for
+
     table = open_table(source, split)
     if not target.absolute().parent.is_dir() or target.is_dir():
         raise ConfigError(f"--output {target}: expected a file name in a folder that exists")

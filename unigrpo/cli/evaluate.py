@@ -1,46 +1,33 @@
 """Measures checkpoints on held-out prompts of all tasks, with the rewards and the code of the evaluation in training.
 
-Needs no Ray. Writes results.json, a table as results.md, and every sample with its rewards as samples.jsonl. Example:
+Needs no Ray. Writes results.json, a table as results.md, and every sample with its rewards as samples.jsonl. The
+settings of training that are not listed here may stand in the config file, and have no effect. Example:
   unigrpo evaluate --models stage1/policy mixcot/policy unigrpo/policy --config my.yaml --output out
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import torch
-from PIL import Image
-
-from unigrpo import ConfigError
-from unigrpo.checks.unigrpo import check_prompts, held_out_prompts
-from unigrpo.cli.arguments import config_from_args, parse, run_parser
-from unigrpo.cli.generate_inputs import torch_device
 from unigrpo.cli.main import run_old_name
 from unigrpo.cli.paths import UserPaths, with_absolute_paths
-from unigrpo.config import RunConfig, prompt_files
-from unigrpo.data.bad_samples import BadRows
-from unigrpo.evaluation.held_out import Measured, measure_all
-from unigrpo.models.checkpoint_io import load_policy
-from unigrpo.models.loading import find_image_tokenizer, load_tokenizer
-from unigrpo.records import Prompt
-from unigrpo.runs.config_file import config_text
-from unigrpo.training.optimizer_step import LocalEngine
-from unigrpo.workers.group import LocalGroup
-from unigrpo.workers.policy import PolicyWorker
-from unigrpo.workers.reward_pool import RewardPool, local_reward_pool
+from unigrpo.config import RunConfig
+from unigrpo.config.parsing import config_from_args, hide_flags, parse, run_parser
 
-RESULTS = "results.json"
+UNUSED = (
+    "run_dir", "algo", "ckpt", "logger", "ref", "train", "actor", "ds.zero_stage", "ds.adam_offload", "ds.lora",
+    "data.prompt_dataset", "data.prompt_split", "data.max_samples", "rollout.batch_size", "rollout.num_workers",
+    "rollout.n_samples_per_prompt", "rollout.max_staleness", "eval.steps", "reward.max_",
+)  # fmt: skip
+"""Beginnings of the names of settings that an evaluation does not read."""
 
 
 def run(arguments: Sequence[str]) -> int:
     """Runs ``unigrpo evaluate``. Returns the exit status."""
     parser = run_parser("unigrpo evaluate", __doc__ or "")
+    hide_flags(parser, UNUSED, but=("train.seed", "actor.model_name_or_path"))
     parser.add_argument(
         "--models", nargs="+", default=(), help="checkpoints to compare, in the order of the columns of the table"
     )
@@ -50,85 +37,11 @@ def run(arguments: Sequence[str]) -> int:
     user = UserPaths()
     config, output = with_absolute_paths(config_from_args(parsed, RunConfig)), Path(user.resolve_output(parsed.output))
     models = [user.resolve_input(model) for model in parsed.models] or [config.actor.model_name_or_path]
-    if (output / RESULTS).exists():
-        raise ConfigError(f"output {output} holds {RESULTS} already; name another folder")
-    if not config.eval.dataset:
-        raise ConfigError("eval.dataset is empty; name the held-out prompts")
-    bad = BadRows(config.data.max_bad_fraction)
-    prompts = held_out_prompts(config, bad)
-    configs = [replace(config, actor=replace(config.actor, model_name_or_path=model)) for model in models]
-    usable = [check_prompts(prompts, one, bad, needs_weight=False).is_usable for one in configs]
-    prompts = [prompt for prompt, *found in zip(prompts, *usable, strict=True) if all(found)]
-    device = torch_device(parsed.device)
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "config.yaml").write_text(config_text(config))
-    with contextlib.closing(local_reward_pool(config.reward)) as rewards:
-        rewards.initialize()
-        results = [evaluate_model(one, prompts, rewards, device, output) for one in configs]
-    record = {
-        "dataset": ", ".join(file.path for file in prompt_files(config.eval.dataset)),
-        "prompts": len(prompts),
-        "seed": config.seed,
-        "rewards": [term.name for term in config.reward.terms],
-        "models": dict(zip(models, results, strict=True)),
-    }
-    (output / RESULTS).write_text(json.dumps(record, indent=1) + "\n")
-    table = results_table(models, results)
-    (output / "results.md").write_text(table + "\n")
+    from unigrpo.cli.evaluation import RESULTS, evaluate  # noqa: PLC0415  # loads torch, which --help need not
+
+    table = evaluate(config, models, output, parsed.device)
     sys.stdout.write(f"{table}\n\nresults: {output / RESULTS}\nsamples: {output / 'samples.jsonl'}\n")
     return 0
-
-
-def evaluate_model(
-    config: RunConfig, prompts: list[Prompt], rewards: RewardPool, device: torch.device, output: Path
-) -> dict[str, float]:
-    """Returns the metrics of one checkpoint and appends its samples to the file of samples."""
-    name = config.actor.model_name_or_path
-    dtype = torch.bfloat16 if device.type == "cuda" and config.ds.param_dtype == "bf16" else torch.float32
-    model = load_policy(name, dtype, config.ds.attn_implementation, compile=config.ds.compile)
-    model.to(device)  # type: ignore[arg-type]
-    image_tokenizer = find_image_tokenizer(config.image.tokenizer, name)
-    if image_tokenizer is not None:
-        image_tokenizer.to(device)  # type: ignore[arg-type]
-    policy = PolicyWorker(config, LocalEngine(model, config.actor, 1), load_tokenizer(name), image_tokenizer)
-    measured = measure_all(LocalGroup(policy), rewards, prompts, config)
-    with (output / "samples.jsonl").open("a", encoding="utf-8") as lines:
-        for kind, one in measured.items():
-            lines.writelines(json.dumps(row) + "\n" for row in _rows(name, kind, one, output))
-    return {key: value for one in measured.values() for key, value in one.metrics.items()}
-
-
-def results_table(models: Sequence[str], results: Sequence[dict[str, float]]) -> str:
-    """Returns a Markdown table with a row per metric and a column per checkpoint; with several tasks, one row for each
-    task."""
-    by_task = [name for name in results[0] if "/" in name or name.startswith("yes_")]
-    if not any("/" in name for name in by_task):
-        by_task = list(results[0])
-    head = ["metric", *map(_short, models)]
-    rows = [[name, *(f"{result[name]:.3f}" for result in results)] for name in by_task]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))
-
-
-def _short(model: str) -> str:
-    """Returns the last two parts of a path, which distinguish runs whose folders are all called `policy`."""
-    return "/".join(Path(model).parts[-2:])
-
-
-def _rows(model: str, kind: str, measured: Measured, output: Path) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    for rollout, rewards in zip(measured.rollouts, measured.outputs, strict=True):
-        prompt = rollout.request.prompt
-        row = {
-            "model": model, "kind": kind, "prompt_id": prompt.id, "task": prompt.task, "prompt": prompt.text,
-            "label": prompt.label, "completion": rollout.completion, "rewards": rewards.parts,
-        }  # fmt: skip
-        if rollout.image is not None:
-            (output / "images").mkdir(exist_ok=True)
-            number = sum(1 for _ in (output / "images").iterdir())
-            row["image"] = f"images/{number:06d}.png"
-            Image.fromarray(rollout.image).save(output / row["image"])
-        rows.append(row)
-    return rows
 
 
 if __name__ == "__main__":

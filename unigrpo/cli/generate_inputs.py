@@ -2,101 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from unigrpo import ConfigError
-from unigrpo.config import (
-    DRAWING_TASKS,
-    DataConfig,
-    Fit,
-    ImageSamplingConfig,
-    PromptFileConfig,
-    PromptTemplate,
-    TextSamplingConfig,
-    check_image_steps,
-    check_text_steps,
-)
-from unigrpo.config.checks import valid_seed
+from unigrpo.config import DRAWING_TASKS, PromptFileConfig, check_image_steps
+from unigrpo.config.generate import GenerateConfig
 from unigrpo.data.files import is_table_name
 from unigrpo.data.images import read_image
 from unigrpo.data.prompting import encode_prompt
 from unigrpo.data.prompts import load_prompts
+from unigrpo.library.policy import torch_device
 from unigrpo.models.checkpoint_io import load_config
 from unigrpo.models.image_tokenizer import ImageTokenizer, load_image_tokenizer
 from unigrpo.models.loading import load_tokenizer
 from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.records import Prompt
-
-SAMPLES = "samples.jsonl"
-
-
-@dataclass(frozen=True, kw_only=True)
-class GenerateConfig:
-    """Settings of ``unigrpo generate``."""
-
-    task: Literal["text", "mmu", "t2i", "r2i"]
-    """Task: `text` (text reasoning), `mmu` (image understanding), `t2i` (text to image) or `r2i` (thinking, then text
-    to image)."""
-    model: str
-    """Folder or Hub name of a checkpoint in the published MMaDA or LLaDA format."""
-    prompts: str
-    """A text; a .txt file with one prompt per line; or a .jsonl file with a column `prompt`, and for mmu `image`. If
-    the file has a column `task`, the lines of this task are used."""
-    output: str
-    """Folder to write; it must not hold samples yet."""
-    images: tuple[str, ...] = ()
-    """Image files for mmu: one for each prompt, or one for all prompts, or several for one prompt."""
-    image_tokenizer: str = ""
-    """Folder or Hub name of the image tokenizer, such as showlab/magvitv2. If empty, it is the folder
-    `image_tokenizer` of the model."""
-    resolution: int = 512
-    """Height and width of input and generated images, in pixels; a multiple of the image tokenizer's square, which is
-    16."""
-    fit: Fit = "crop"
-    """How an input image becomes square: `crop` keeps the middle, `stretch` resizes both sides, `pad` adds white."""
-    text: TextSamplingConfig = field(default_factory=TextSamplingConfig)
-    """Sampling of text."""
-    image: ImageSamplingConfig = field(default_factory=ImageSamplingConfig)
-    """Sampling of images."""
-    num_samples: int = 1
-    """Number of samples per prompt."""
-    batch_size: int = 8
-    """Number of samples that are generated together. It changes speed and memory, and not the samples."""
-    seed: int = 0
-    """Seed of the first sample. Sample number i, from 0, uses seed + i, which samples.jsonl records."""
-    max_text_tokens: int = 0
-    """Largest number of text tokens of a prompt, in r2i together with its thoughts; a longer prompt is an error. 0
-    takes the number from the model's config.json, or 512."""
-    prompt_template: PromptTemplate = "chat"
-    """How a prompt becomes tokens: `chat` applies the tokenizer's chat template, `chat_one_newline` that of MMaDA,
-    `chat_two_newlines` that of LLaDA, and `plain` none. Captions of t2i never have a template."""
-    instruction: str = ""
-    """Text that is put before every prompt except captions of t2i, for example the request to think first."""
-    device: str = "auto"
-    """Device of the model: `auto` uses the GPU if there is one; other values are cpu, cuda, cuda:1 ..."""
-    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
-    """Type of the weights; `auto` is bfloat16 on a GPU and float32 on a CPU."""
-    gif: bool = False
-    """Also write animations of the denoising."""
-
-    def __post_init__(self) -> None:
-        for name in ("resolution", "num_samples", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0")
-        valid_seed("seed", self.seed)
-        check_text_steps("text.", self.text)
-        if self.max_text_tokens < 0:
-            raise ConfigError(f"max_text_tokens is {self.max_text_tokens}; it must be 0 or more")
-
-    @property
-    def data(self) -> DataConfig:
-        """The settings of prompts."""
-        return DataConfig(prompt_template=self.prompt_template, instruction=self.instruction)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,8 +45,6 @@ def check_inputs(config: GenerateConfig) -> Inputs:
     Raises:
         ValueError: Something is wrong; the message names the file or the setting.
     """
-    if (Path(config.output) / SAMPLES).exists():
-        raise ConfigError(f"output {config.output!r} holds {SAMPLES} already; name another folder")
     torch_device(config.device)
     prompts = _read_prompts(config)
     model_config = load_config(config.model)
@@ -155,31 +77,18 @@ def check_inputs(config: GenerateConfig) -> Inputs:
     )
 
 
-def torch_device(name: str) -> torch.device:
-    """Returns the device that a name means.
-
-    Raises:
-        ValueError: There is no such device.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); use auto") from error
-    return device
-
-
 def _read_prompts(config: GenerateConfig) -> list[Prompt]:
     file = Path(config.prompts)
-    is_file = len(config.prompts) < 4096 and file.is_file()
+    is_path = len(config.prompts) < 4096
+    is_file, is_folder = is_path and file.is_file(), is_path and file.is_dir()
     if is_file:
         files = (PromptFileConfig(path=config.prompts),)
         if config.task == "mmu" and config.images:  # the rows need no images of their own
             prompts = load_prompts(files, tasks=("text", "mmu"))
         else:
             prompts = load_prompts(files, default_task=config.task, tasks=(config.task,))
+    elif is_folder:
+        prompts = _prompt_folder(file)
     elif is_table_name(config.prompts):
         raise ConfigError(f"prompts {config.prompts!r}: no such file (looked in {Path.cwd()})")
     else:
@@ -187,6 +96,14 @@ def _read_prompts(config: GenerateConfig) -> list[Prompt]:
     if not prompts:
         raise ConfigError(f"prompts {config.prompts!r} holds no prompt; give a text or a file with one per line")
     return [replace(prompt, task=config.task) for prompt in _with_images(prompts, config)]
+
+
+def _prompt_folder(folder: Path) -> list[Prompt]:
+    """Returns the prompts of a folder of text files with one prompt each, such as that of DPG-Bench."""
+    return [
+        Prompt(id=file.name, text=" ".join(file.read_text(encoding="utf-8").split()), metadata={"item_id": file.stem})
+        for file in sorted(folder.glob("*.txt"))
+    ]
 
 
 def _with_images(prompts: list[Prompt], config: GenerateConfig) -> list[Prompt]:

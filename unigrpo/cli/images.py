@@ -1,4 +1,4 @@
-"""Images of generated samples: a grid, and animations of the denoising."""
+"""Animations of the denoising of generated samples."""
 
 from __future__ import annotations
 
@@ -12,31 +12,11 @@ from jaxtyping import Int
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-MAX_SIDE = 256
-"""Largest side of an image in the grid, in pixels."""
 GAP = 4
 GREY = (128, 128, 128)
 STEP_MILLISECONDS, LAST_MILLISECONDS = 200, 2000
 HIDDEN = "_"
 COLUMNS, LINE_PIXELS, CHARACTER_PIXELS = 80, 14, 7
-
-
-def grid(images: Sequence[Image.Image], columns: int | None = None) -> Image.Image:
-    """Returns images side by side, row by row, scaled down to :data:`MAX_SIDE`.
-
-    Args:
-        images: At least one image.
-        columns: Number of images per row; None makes the grid about square.
-    """
-    columns = columns or math.ceil(math.sqrt(len(images)))
-    small = [image.copy() for image in images]
-    for image in small:
-        image.thumbnail((MAX_SIDE, MAX_SIDE))
-    width, height = (max(sizes) + GAP for sizes in zip(*(image.size for image in small), strict=True))
-    page = Image.new("RGB", (columns * width + GAP, math.ceil(len(small) / columns) * height + GAP), "white")
-    for number, image in enumerate(small):
-        page.paste(image, (GAP + number % columns * width, GAP + number // columns * height))
-    return page
 
 
 def image_frames(image: Image.Image, commit_step: Int[Tensor, " N"]) -> list[Image.Image]:

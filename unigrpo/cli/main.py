@@ -15,6 +15,9 @@ from dataclasses import dataclass
 
 from unigrpo import CheckpointError, ConfigError, DataError, __version__
 
+STOPPED = 130
+"""Exit status after Ctrl-C, as shells have it."""
+
 
 @dataclass(frozen=True)
 class Command:
@@ -91,6 +94,9 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
     except (ConfigError, DataError, CheckpointError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
+    except KeyboardInterrupt:
+        sys.stderr.write(f"\nunigrpo {name} was stopped by Ctrl-C\n")
+        return STOPPED
 
 
 def run_old_name(module: str, name: str) -> None:

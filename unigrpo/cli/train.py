@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from unigrpo.cli.arguments import add_plan_arguments, config_from_args, parse, require_config_file, run_parser
 from unigrpo.cli.paths import with_absolute_paths
+from unigrpo.cli.training_flags import add_plan_arguments, require_config_file
 from unigrpo.config import RunConfig
+from unigrpo.config.parsing import config_from_args, parse, run_parser
 from unigrpo.runs.tracking import check_tracking
 
 

@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from unigrpo import ConfigError
-from unigrpo.cli.arguments import add_plan_arguments, config_from_args, parse, require_config_file, run_parser
 from unigrpo.cli.paths import UserPaths, with_absolute_paths
+from unigrpo.cli.training_flags import add_plan_arguments, require_config_file
 from unigrpo.config.denoising import StageConfig
+from unigrpo.config.parsing import config_from_args, parse, run_parser
 from unigrpo.runs.tracking import check_tracking
 
 

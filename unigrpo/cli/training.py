@@ -17,7 +17,7 @@ from unigrpo.config import RunConfig
 from unigrpo.config.denoising import StageConfig
 from unigrpo.distributed import cluster
 from unigrpo.distributed.ray_group import WorkerError
-from unigrpo.runs.checkpoints import CheckpointStore
+from unigrpo.runs.checkpoints import CheckpointStore, checkpoint_path
 from unigrpo.runs.config_file import check_no_secret_is_missing
 from unigrpo.runs.directory import RunDirectory, check_unused
 from unigrpo.runs.errors import OutputError
@@ -223,11 +223,6 @@ def train(job: TrainingJob[Any, Any], checked: Any, checkpoints: CheckpointStore
     width = max(map(len, results)) + 1
     sys.stdout.write(f"\n{summary_table(summary)}\n")
     sys.stdout.write("".join(f"{name + ':':<{width}} {path}\n" for name, path in results.items()))
-
-
-def checkpoint_path(config: RunConfig | StageConfig) -> Path:
-    """Returns the folder of the checkpoints of a run."""
-    return Path(config.ckpt.path or Path(config.run_dir) / "checkpoints").resolve()
 
 
 def summary_table(summary: dict[str, Any]) -> str:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from unigrpo.config.checks import positive, require, valid_seed
 from unigrpo.config.data import ImageConfig
 from unigrpo.config.model import ActorConfig, DeepSpeedConfig
 from unigrpo.config.paths import OutputPath
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +111,23 @@ class BaseRunConfig(ABC):
     def max_text_tokens(self) -> int | None:
         """Number of text tokens before an image that the run trains the model on; None keeps the checkpoint's."""
         return None
+
+    @classmethod
+    def from_yaml(cls, file: str | Path, overrides: Mapping[str, Any] | None = None) -> Self:
+        """Returns the config of a YAML file, with the checks and errors of the commands.
+
+        Relative paths in the file stay relative to the working directory of the process.
+
+        Args:
+            file: The YAML file, such as ``launch/configs/tiny_text.yaml``.
+            overrides: Values that replace those of the file, by dotted name: ``{"train.num_steps": 1}``.
+
+        Raises:
+            ConfigError: The file cannot be read, or a name or value is wrong.
+        """
+        from unigrpo.config.parsing import config_from_yaml  # noqa: PLC0415  # it reads the classes of this module
+
+        return config_from_yaml(cls, file, overrides or {})
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the plain nested dictionary that is written to ``config.yaml``."""

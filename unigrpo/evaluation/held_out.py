@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -28,21 +29,46 @@ class Measured:
     metrics: dict[str, float]
     rollouts: list[Rollout]
     outputs: list[RewardOutput]
+    totals: list[float | None]
+    """Weighted sum of the rewards of each rollout; None if a required reward is missing."""
 
 
-def evaluate(
-    policy: WorkerGroup, reward: RewardScorer, prompts: list[Prompt], config: RunConfig
-) -> tuple[dict[str, float], list[Rollout]]:
-    """Returns held-out metrics and the greedy rollouts.
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """An evaluation of the policy on the held-out prompts."""
 
-    Returns:
-        The metrics of :func:`measure_all`, and ``reward_total``: the sampled one, or the greedy one if nothing was
-        sampled.
-    """
+    metrics: dict[str, float]
+    """The metrics of :func:`measure_all`, and ``reward_total``: the sampled one, or the greedy one if nothing was
+    sampled."""
+    rollouts: list[Rollout]
+    """The greedy rollouts."""
+    scores: list[dict[str, Any]]
+    """One row per prompt with ``prompt_id``, ``task`` and ``scores``: each reward and the total, by the names of the
+    metrics; the mean over the samples of the prompt that have the reward."""
+
+
+def evaluate(policy: WorkerGroup, reward: RewardScorer, prompts: list[Prompt], config: RunConfig) -> Evaluation:
+    """Evaluates the policy on held-out prompts."""
     measured = measure_all(policy, reward, prompts, config)
     metrics = {name: value for one in measured.values() for name, value in one.metrics.items()}
     metrics["reward_total"] = metrics[f"reward_total_{list(measured)[-1]}"]
-    return metrics, measured["greedy"].rollouts
+    return Evaluation(metrics=metrics, rollouts=measured["greedy"].rollouts, scores=prompt_scores(measured, prompts))
+
+
+def prompt_scores(measured: Mapping[str, Measured], prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
+    """Returns the rows of :attr:`Evaluation.scores`."""
+    rows: list[dict[str, Any]] = [{"prompt_id": p.id, "task": p.task, "scores": {}} for p in prompts]
+    for kind, one in measured.items():
+        values: list[dict[str, list[float]]] = [{} for _ in prompts]
+        parts = zip(one.rollouts, one.outputs, one.totals, strict=True)
+        for rollout, output, total in parts:
+            own = values[rollout.request.group_id]
+            for name, value in {**output.parts, "reward_total": total}.items():
+                if value is not None:
+                    own.setdefault(f"{name}_{kind}", []).append(value)
+        for row, own in zip(rows, values, strict=True):
+            row["scores"] |= {name: sum(found) / len(found) for name, found in own.items()}
+    return rows
 
 
 def measure_all(
@@ -90,7 +116,8 @@ def _measure(
             rows = torch.tensor([other == task for other in tasks])
             means = reward_means(_chosen(outputs, rows), totals[rows], valid[rows])
             metrics |= {f"{name}_{kind}/{task}": value for name, value in means.items()}
-    return Measured(metrics=metrics, rollouts=rollouts, outputs=outputs)
+    sums = [total if is_valid else None for total, is_valid in zip(totals.tolist(), valid.tolist(), strict=True)]
+    return Measured(metrics=metrics, rollouts=rollouts, outputs=outputs, totals=sums)
 
 
 def _chosen(outputs: Sequence[RewardOutput], rows: torch.Tensor) -> list[RewardOutput]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from unigrpo import CheckpointError
+from unigrpo.config import BaseRunConfig
 from unigrpo.runs.errors import output_errors
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,11 @@ class Checkpoint:
     """Number of steps that were finished when it was written."""
     state: dict[str, Any]
     """State of the trainer."""
+
+
+def checkpoint_path(config: BaseRunConfig) -> Path:
+    """Returns the folder of the checkpoints of a run."""
+    return Path(config.ckpt.path or Path(config.run_dir) / "checkpoints").resolve()
 
 
 class CheckpointStore:

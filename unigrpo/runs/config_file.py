@@ -62,7 +62,7 @@ def changed_settings(config: DictConfig, folder: Path) -> dict[str, tuple[Any, A
         old = yaml.safe_load(path.read_text())
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} cannot be read ({error}); put it back, or delete it to go on without") from error
-    before, now = _flat(old), _flat(_plain(config))
+    before, now = flat_settings(old), flat_settings(_plain(config))
     names = [name for name in {**before, **now} if name not in NOT_COMPARED]
     absent = "(absent)"
     return {
@@ -74,7 +74,7 @@ def changed_settings(config: DictConfig, folder: Path) -> dict[str, tuple[Any, A
 
 def check_no_secret_is_missing(config: DictConfig) -> None:
     """Raises ValueError if a setting holds what stands in ``config.yaml`` in place of a secret."""
-    for name, value in _flat(config.to_dict()).items():
+    for name, value in flat_settings(config.to_dict()).items():
         if HIDDEN in str(value):
             raise ConfigError(
                 f"{name} holds {HIDDEN!r}, which stands in config.yaml in place of a secret; give the secret again"
@@ -136,14 +136,14 @@ def _plain(config: DictConfig) -> dict[str, Any]:
     return json.loads(json.dumps(without_secrets(config.to_dict())))
 
 
-def _flat(value: Any, name: str = "") -> dict[str, Any]:
+def flat_settings(value: Any, name: str = "") -> dict[str, Any]:
     """Returns the leaves of nested dictionaries by their dotted names."""
     if not isinstance(value, dict) or not value:
         return {name: value}
     return {
         inner: leaf
         for key, child in value.items()
-        for inner, leaf in _flat(child, f"{name}.{key}" if name else str(key)).items()
+        for inner, leaf in flat_settings(child, f"{name}.{key}" if name else str(key)).items()
     }
 
 

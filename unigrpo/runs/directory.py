@@ -15,6 +15,7 @@ from unigrpo import ConfigError
 from unigrpo.config import BaseRunConfig
 from unigrpo.runs.config_file import CONFIG_FILE, changed_settings, config_text
 from unigrpo.runs.errors import output_errors
+from unigrpo.runs.machine import describe_machine
 from unigrpo.runs.metrics import MetricsWriter
 
 
@@ -54,6 +55,11 @@ class RunDirectory:
         table = [{"task": row["task"], "prompt": row["prompt"], "answer": row["completion"]} for row in texts]
         self._writer.write_texts(step, "eval/answers", table)
 
+    def scores(self, step: int, rows: list[dict[str, Any]]) -> None:
+        """Appends held-out scores to ``scores.jsonl``."""
+        with output_errors("the scores", self.path):
+            self._writer.write_scores(step, rows)
+
     def images(self, step: int, grids: Mapping[str, Image]) -> None:
         """Writes each grid to ``<name>/step_<step>.png``, and shows it in TensorBoard."""
         with output_errors("the images", self.path):
@@ -67,7 +73,8 @@ class RunDirectory:
         self._bar.update(step - self._bar.n)
 
     def summary(self, summary: dict[str, Any]) -> None:
-        """Writes ``summary.json``."""
+        """Writes ``summary.json``, with the machine of this process."""
+        summary = {**summary, "machine": describe_machine()}
         with output_errors("the summary", self.path):
             (self.path / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
 

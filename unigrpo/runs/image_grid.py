@@ -13,32 +13,36 @@ DRAWINGS = "drawings"
 RECONSTRUCTIONS = "reconstructions"
 """Folder of the grids of held-out images: the original, through the image tokenizer, and as the model predicts it."""
 CELL_PIXELS = 128
-"""Side of an image in a grid, in pixels."""
+"""Side of an image in a grid of a run, in pixels."""
 GAP = 4
 LINE = 12
 """Height of a line of text, in pixels."""
 MAX_LINES = 4
-CHARACTERS = 22
-"""Number of characters of a line of text as wide as an image."""
+CHARACTER_PIXELS = 5.8
+"""Width of a character of a caption, in pixels."""
 
 
-def captioned_grid(columns: Sequence[tuple[str, Sequence[np.ndarray | None]]]) -> Image.Image:
+def captioned_grid(
+    columns: Sequence[tuple[str, Sequence[np.ndarray | None]]], cell_pixels: int = CELL_PIXELS
+) -> Image.Image:
     """Returns a grid with one column for each caption and its images below it.
 
     Args:
         columns: Captions with their images, uint8 (H, W, 3); None leaves a cell empty.
+        cell_pixels: Side of an image in the grid.
     """
-    texts = [textwrap.wrap(text, CHARACTERS)[:MAX_LINES] for text, _ in columns]
+    texts = [textwrap.wrap(text, int(cell_pixels / CHARACTER_PIXELS))[:MAX_LINES] for text, _ in columns]
+    cell = cell_pixels + GAP
     head = LINE * max(map(len, texts)) + GAP
     num_rows = max(len(pictures) for _, pictures in columns)
-    page = Image.new("RGB", (len(columns) * (CELL_PIXELS + GAP), head + num_rows * (CELL_PIXELS + GAP)), "white")
+    page = Image.new("RGB", (len(columns) * cell, head + num_rows * cell), "white")
     pen, font = ImageDraw.Draw(page), ImageFont.load_default(size=10)
     for column, (lines, (_, pictures)) in enumerate(zip(texts, columns, strict=True)):
-        left = column * (CELL_PIXELS + GAP)
+        left = column * cell
         pen.multiline_text((left + 1, 1), "\n".join(lines), fill="black", font=font, spacing=1)
         for row, picture in enumerate(pictures):
             if picture is not None:
-                page.paste(square(picture), (left, head + row * (CELL_PIXELS + GAP)))
+                page.paste(square(picture, cell_pixels), (left, head + row * cell))
     return page
 
 
@@ -58,6 +62,7 @@ def stack_vertically(pages: Sequence[Image.Image]) -> tuple[Image.Image, int]:
     return page, num_rows
 
 
-def square(picture: np.ndarray) -> Image.Image:
-    """Resizes an image to the size of a cell without interpolation."""
-    return Image.fromarray(picture).resize((CELL_PIXELS, CELL_PIXELS), Image.Resampling.NEAREST)
+def square(picture: np.ndarray, side: int) -> Image.Image:
+    """Resizes an image to a square, without interpolation where it becomes larger."""
+    method = Image.Resampling.NEAREST if side >= max(picture.shape[:2]) else Image.Resampling.LANCZOS
+    return Image.fromarray(picture).resize((side, side), method)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
+from unigrpo.runs.scores import SCORES_FILE
 from unigrpo.runs.tracking import check_tracking
 
 METRICS_FILE = "metrics.jsonl"
@@ -53,6 +54,10 @@ class MetricsWriter:
         """Writes samples of one step."""
         _append(self._folder / ROLLOUTS_FILE, [{"step": step, **row} for row in rows])
 
+    def write_scores(self, step: int, rows: list[dict[str, Any]]) -> None:
+        """Writes the held-out scores of one evaluation."""
+        _append(self._folder / SCORES_FILE, [{"step": step, **row} for row in rows])
+
     def write_images(self, step: int, images: dict[str, np.ndarray]) -> None:
         """Sends images (uint8, height x width x 3) to TensorBoard and W&B; the caller writes the files."""
         if self._tensorboard is not None:
@@ -78,7 +83,7 @@ class MetricsWriter:
 
     def truncate_after(self, step: int) -> None:
         """Deletes what was written after a step, because a resumed run writes it again. -1 deletes everything."""
-        for name in (METRICS_FILE, ROLLOUTS_FILE):
+        for name in (METRICS_FILE, ROLLOUTS_FILE, SCORES_FILE):
             path = self._folder / name
             if path.exists():
                 kept = [line for line in path.read_text().splitlines() if _step(line) <= step]

@@ -1,4 +1,7 @@
-"""The report of a run: one page with curves, before and after, KL and clipping, times, work and samples."""
+"""The report of a run: one page with curves, before and after, KL and clipping, times, work and samples.
+
+The page holds its images and loads nothing, so that it can be sent as one file.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +12,32 @@ import re
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from PIL import Image
 
 from unigrpo import ConfigError
 from unigrpo.data.images import read_image
+from unigrpo.runs.config_file import CONFIG_FILE
 from unigrpo.runs.image_grid import DRAWINGS, RECONSTRUCTIONS, stack_vertically
 from unigrpo.runs.metrics import METRICS_FILE, ROLLOUTS_FILE, read_lines
 from unigrpo.runs.report_plots import Rows, mean_seconds, write_plots
+from unigrpo.runs.scores import SCORES_FILE, Scores, paired_gain, scores_at
 
 MAX_SAMPLES = 24
 THUMBNAIL = 96
 """Longer side of a prompt's image, in pixels."""
 END = re.compile(r"(<\|[^|<>\s]{1,40}\|>\s*)+$")
 """Special tokens at the end of a response."""
+
+
+def template(name: str) -> Template:
+    """Returns a template of this package."""
+    environment = Environment(
+        loader=PackageLoader("unigrpo", "runs"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters["without_end"] = lambda text: END.sub("", text).strip()
+    return environment.get_template(name)
 
 
 def write_report(folder: Path) -> Path:
@@ -44,15 +59,12 @@ def write_report(folder: Path) -> Path:
     summary = json.loads(summary_file.read_text()) if summary_file.exists() else {}
     rollouts = read_lines(folder / ROLLOUTS_FILE)
     steps = [row for row in metrics if row["step"] > 0]
-    environment = Environment(
-        loader=PackageLoader("unigrpo", "runs"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters["without_end"] = lambda text: END.sub("", text).strip()
-    page = environment.get_template("report.html.jinja").render(
+    page = template("report.html.jinja").render(
         name=folder.name,
         num_steps=len(steps),
         summary=summary,
-        held_out=held_out_table(summary.get("eval", {})),
+        facts=run_facts(folder, summary, metrics),
+        held_out=held_out_table(summary.get("eval", {}), read_lines(folder / SCORES_FILE)),
         plots=write_plots(folder, metrics),
         workers=worker_table(steps),
         rates=throughput(steps),
@@ -61,18 +73,56 @@ def write_report(folder: Path) -> Path:
         samples=spread_samples([row for row in rollouts if row.get("kind") == "train"]),
         config=config_file.read_text() if config_file.exists() else "",
         thumbnail_data=thumbnail_data,
+        file_data=lambda name: file_data(folder / name),
     )
     path = folder / "report.html"
     path.write_text(page, encoding="utf-8")
     return path
 
 
-def held_out_table(evaluations: dict[str, dict[str, float]]) -> dict[str, Any]:
+def run_facts(folder: Path, summary: dict[str, Any], metrics: Rows) -> dict[str, str]:
+    """Returns what a reader has to know about a run: model, data, seed, machine and duration, where they are known."""
+    config: Any = read_config(folder)
+    data, held_out = config.get("data", {}), config.get("eval", {})
+    ranks = config.get("actor", {}).get("num_nodes", 1) * config.get("actor", {}).get("num_gpus_per_node", 1)
+    machine = summary.get("machine", "")
+    seconds = summary.get("wall_seconds", sum(row.get("time/step_seconds", 0.0) for row in metrics))
+    facts = {
+        "model": config.get("actor", {}).get("model_name_or_path", ""),
+        "data": _file_names(data.get("prompt_dataset", "")),
+        "held out": _file_names(held_out.get("dataset", "")),
+        "seed": str(config.get("train", {}).get("seed", "")),
+        "machine": f"{machine}, {ranks} policy rank{'s' * (ranks != 1)}" if machine else "",
+        "duration": f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min",
+    }
+    return {name: value for name, value in facts.items() if value}
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Returns the settings of a run by their sections; empty if the directory holds none."""
+    path = folder / CONFIG_FILE
+    return (yaml.safe_load(path.read_text()) or {}) if path.exists() else {}
+
+
+def _file_names(dataset: Any) -> str:
+    """Returns the names of the data of a run, which are a path or a list of files with settings."""
+    files = dataset if isinstance(dataset, list) else [dataset]
+    return ", ".join(str(file["path"] if isinstance(file, dict) else file) for file in files)
+
+
+def held_out_table(evaluations: dict[str, dict[str, float]], scores: Rows) -> dict[str, Any]:
     """Returns a row for each held-out metric, before and after the run, each way of sampling side by side.
 
-    The rows of each task come first, then those of all tasks together. A validation loss is a way of its own.
+    With several tasks, a metric that each task has is not shown for all together, because that mean also depends on
+    the mix of prompts. A validation loss is a way of its own.
+
+    Args:
+        evaluations: The metrics `before` and `after` the run.
+        scores: The rows of ``scores.jsonl``, from which the intervals are computed.
     """
     before, after = evaluations.get("before", {}), evaluations.get("after", {})
+    steps = sorted({row["step"] for row in scores})
+    pair = (scores_at(scores, steps[0]), scores_at(scores, steps[-1])) if len(steps) > 1 else None
     rows: dict[tuple[str, str], dict[str, str]] = {}
     for name in after:
         loss = re.fullmatch(r"validation/(.+?)_(nats_per_token.*)", name)
@@ -82,28 +132,39 @@ def held_out_table(evaluations: dict[str, dict[str, float]]) -> dict[str, Any]:
         elif reward:
             rows.setdefault((reward[3] or "", reward[1]), {})[reward[2]] = name
     tasks = list(dict.fromkeys(task for task, _ in rows))
+    by_task = {metric for task, metric in rows if task}
+    rows = {(task, metric): names for (task, metric), names in rows.items() if task or metric not in by_task}
     kinds = [kind for kind in ("greedy", "sampled", "loss") if any(kind in names for names in rows.values())]
     table = [
         {
             "task": task or ("all" if len(tasks) > 1 else ""),
             "metric": metric,
-            "changes": [_change(names.get(kind, ""), before, after) for kind in kinds],
+            "changes": [_change(names.get(kind, ""), before, after, pair, task) for kind in kinds],
         }
         for (task, metric), names in sorted(rows.items(), key=lambda row: (not row[0][0], tasks.index(row[0][0])))
     ]
     return {"kinds": kinds, "rows": table}
 
 
-def _change(name: str, before: dict[str, float], after: dict[str, float]) -> dict[str, Any] | None:
-    """Returns a metric before and after; the verdict is `good` or `bad` if a direction is better."""
+def _change(
+    name: str, before: dict[str, float], after: dict[str, float], pair: tuple[Scores, Scores] | None, task: str
+) -> dict[str, Any] | None:
+    """Returns a metric before and after with the number of prompts and the interval of the gain.
+
+    The verdict is `good` or `bad` only if one direction is better and the interval excludes 0. A validation loss has
+    no interval and always a verdict: it is measured on the same masks every time.
+    """
     if name not in before or name not in after:
         return None
     gain = after[name] - before[name]
+    paired = paired_gain(*pair, name.removesuffix(f"/{task}"), task) if pair else None
+    is_loss, has_better_side = name.startswith("validation/"), not name.startswith("yes_share")
     verdict = ""
-    if float(f"{gain:.3f}") != 0 and not name.startswith("yes_share"):
-        is_better = gain < 0 if name.startswith("validation/") else gain > 0
-        verdict = "good" if is_better else "bad"
-    return {"before": before[name], "after": after[name], "gain": gain, "verdict": verdict}
+    if has_better_side and float(f"{gain:.3f}") != 0 and (is_loss or (paired is not None and paired.is_clear)):
+        verdict = "good" if (gain < 0) == is_loss else "bad"
+    return {
+        "before": before[name], "after": after[name], "gain": gain, "verdict": verdict, "paired": paired,
+    }  # fmt: skip
 
 
 def worker_table(rows: Rows) -> list[dict[str, Any]]:
@@ -172,6 +233,11 @@ def thumbnail_data(path: str) -> str:
     data = io.BytesIO()
     small.save(data, "PNG")
     return f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"
+
+
+def file_data(path: Path) -> str:
+    """Returns a PNG file as a data URL."""
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 def _mean(rows: Rows, name: str) -> float | None:

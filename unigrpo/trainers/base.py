@@ -33,6 +33,10 @@ class Output(Protocol):
         """Writes samples of one step; `kind` says whether they belong to training or to an evaluation."""
         ...
 
+    def scores(self, step: int, rows: list[dict[str, Any]]) -> None:
+        """Writes the held-out scores of each prompt, by which two evaluations are compared."""
+        ...
+
     def images(self, step: int, grids: Mapping[str, Image]) -> None:
         """Writes grids of images of one step, by name."""
         ...
@@ -40,6 +44,25 @@ class Output(Protocol):
     def progress(self, step: int, shown: dict[str, str]) -> None:
         """Shows a finished step to the user."""
         ...
+
+
+class NoOutput:
+    """An :class:`Output` that writes nothing."""
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        """Writes nothing."""
+
+    def rollouts(self, step: int, rows: list[dict[str, Any]]) -> None:
+        """Writes nothing."""
+
+    def scores(self, step: int, rows: list[dict[str, Any]]) -> None:
+        """Writes nothing."""
+
+    def images(self, step: int, grids: Mapping[str, Image]) -> None:
+        """Writes nothing."""
+
+    def progress(self, step: int, shown: dict[str, str]) -> None:
+        """Shows nothing."""
 
 
 @dataclass

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -37,6 +37,7 @@ from unigrpo.workers.reference import ReferenceWorker
 from unigrpo.workers.reward import RewardScorer
 
 logger = logging.getLogger(__name__)
+Item = TypeVar("Item")
 
 
 class LogprobMismatchError(RuntimeError):
@@ -295,21 +296,28 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
         if not self.eval_prompts:
             return {}
         logger.info("evaluating on %d held-out prompts", len(self.eval_prompts))
-        metrics, rollouts = evaluate(self.policy, self.reward, self.eval_prompts, self.config)
+        found = evaluate(self.policy, self.reward, self.eval_prompts, self.config)
         by_task: dict[str, list[Rollout]] = {}
-        for rollout in rollouts:
+        for rollout in found.rollouts:
             by_task.setdefault(rollout.request.prompt.task, []).append(rollout)
-        first = [r for task in by_task.values() for r in task[: max(8, self.config.logger.rollouts_per_step)]]
-        output.rollouts(self.state.step, [_row("eval", rollout) for rollout in first])
-        columns = [(r.request.prompt.text, (r.image,)) for r in first if r.image is not None]
+        number = max(8, self.config.logger.rollouts_per_step)
+        chosen = [rollout for task in by_task.values() for rollout in spread(task, number)]
+        output.rollouts(self.state.step, [_row("eval", rollout) for rollout in chosen])
+        output.scores(self.state.step, found.scores)
+        columns = [(r.request.prompt.text, (r.image,)) for r in chosen if r.image is not None]
         if columns:
             output.images(self.state.step, {DRAWINGS: captioned_grid(columns)})
-        return metrics
+        return found.metrics
 
     def shown(self, values: dict[str, float]) -> dict[str, str]:
-        """Returns reward, KL and seconds."""
+        """Returns rewards, KL and seconds. With several tasks each has its reward: a total also changes with the mix
+        of prompts."""
+        prefix = "reward/total_mean/"
+        rewards = {name.removeprefix(prefix): f"{v:.3f}" for name, v in values.items() if name.startswith(prefix)}
+        if len(rewards) < 2:
+            rewards = {"reward": f"{values.get('reward/total_mean', math.nan):.3f}"}
         return {
-            "reward": f"{values.get('reward/total_mean', math.nan):.3f}",
+            **rewards,
             "KL": f"{values.get('kl/reference_nats', 0.0):.4f}",
             "s/step": f"{values['time/step_seconds']:.2f}",
         }
@@ -335,6 +343,16 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
             _row("train", rollouts[i]) | rewards[i] | {"advantage": _written_advantage(rollouts[i], advantages[i])}
             for i in picked
         ]
+
+
+def spread(items: Sequence[Item], number: int) -> list[Item]:
+    """Returns at most so many items, evenly spaced: the first ones of a file are often all of one kind.
+
+    >>> spread([0, 1, 2, 3, 4, 5], 3)
+    [0, 2, 4]
+    """
+    count = min(len(items), number)
+    return [items[i * len(items) // count] for i in range(count)]
 
 
 def _over_ranks(updates: list[dict[str, float]]) -> dict[str, float]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
 
@@ -46,10 +46,21 @@ class LocalRewards:
     :class:`~unigrpo.workers.reward_pool.RewardPool` for rewards in processes of their own.
     """
 
-    def __init__(self, config: RewardConfig) -> None:
-        """Builds and loads all rewards. Raises ValueError if one cannot be, or if two have the same name."""
+    def __init__(self, config: RewardConfig, functions: Mapping[str, Callable[..., Any]] | None = None) -> None:
+        """Builds and loads all rewards.
+
+        Args:
+            config: The rewards.
+            functions: Functions of this process that take the place of the terms with their names.
+
+        Raises:
+            ValueError: A reward cannot be built, or two have the same name.
+        """
         self._terms = config.terms
-        self._hosts = [RewardHost(reward_spec(term), owns_process=False) for term in config.terms]
+        given = functions or {}
+        self._hosts = [
+            RewardHost(reward_spec(term), owns_process=False, function=given.get(term.name)) for term in config.terms
+        ]
         self._names = [host.load().name for host in self._hosts]
         check_names(self._names)
 

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import re
-from collections.abc import Sequence
+from argparse import SUPPRESS
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, get_loader, set_loader, set_parsing_settings
 
 from unigrpo import ConfigError
-from unigrpo.cli.old_names import renamed_config, renamed_flags
-from unigrpo.config import RunConfig
+from unigrpo.config.old_names import renamed_config, renamed_flags
+from unigrpo.config.unigrpo import RunConfig
 
 Config = TypeVar("Config")
 UNKNOWN_KEY = re.compile(r"[Oo]ption '([^']+)'")
 """The key in the parser's message about a key of a YAML file that it does not know."""
+SECTION_HELP = "Path to a configuration file."
+"""The parser's help of a flag that reads a section of settings from a file, of which there are twenty."""
 FLAG = re.compile(r"--[A-Za-z][\w.]*")
 ELSEWHERE = {
     "beta": "algo.kl.init_coef",
@@ -98,31 +103,28 @@ def run_parser(program: str, description: str, config: type = RunConfig) -> Argu
     )
     parser.add_argument("--config", action="config", help="YAML file with settings; flags after it override it")
     parser.add_class_arguments(config)
+    hide_sections(parser)
     return parser
 
 
-def add_plan_arguments(parser: ArgumentParser) -> None:
-    """Adds the flags of a dry run."""
-    parser.add_argument(
-        "--dry_run",
-        action="store_true",
-        help="check the config and the inputs, print the memory and time that the run needs, and stop",
-    )
-    parser.add_argument(
-        "--check_settings",
-        action="store_true",
-        help="check flags, config file and experiment tracking alone, in a second, and stop",
-    )
-    parser.add_argument("--gpu", default="auto", help="dry_run: GPU to plan for, such as h100_80gb, h200 or a100_80gb")
-    parser.add_argument(
-        "--mfu", type=float, default=0.4, help="dry_run: fraction of the GPU's arithmetic that is reached, 0 to 1"
-    )
+def hide_sections(parser: ArgumentParser) -> None:
+    """Leaves the flags that read a whole section from a file out of the help of a parser, which still takes them."""
+    for action in parser._actions:
+        if action.help == SECTION_HELP:
+            action.help = SUPPRESS
 
 
-def require_config_file(parsed: Any) -> None:
-    """Raises ConfigError if a command line names no config file, because the defaults alone describe no useful run."""
-    if not parsed.config:
-        raise ConfigError("no config; name a YAML file, such as --config launch/configs/tiny/unigrpo.yaml")
+def hide_flags(parser: ArgumentParser, prefixes: Sequence[str], but: Sequence[str] = ()) -> None:
+    """Leaves flags out of the help of a parser, which still takes them.
+
+    Args:
+        parser: The parser.
+        prefixes: Beginnings of the dotted names of the flags.
+        but: Names that stay in the help.
+    """
+    for action in parser._actions:
+        if action.dest.startswith(tuple(prefixes)) and action.dest not in but:
+            action.help = SUPPRESS
 
 
 def parse(parser: ArgumentParser, arguments: Sequence[str], config: type | None = None) -> Any:
@@ -146,7 +148,7 @@ def parse(parser: ArgumentParser, arguments: Sequence[str], config: type | None 
         raise ConfigError(f"the config file is no UTF-8 text ({error}); save it as UTF-8") from error
     except ArgumentError as error:
         message = " ".join(str(error).replace('in "<unicode string>", ', "at ").split())
-        flags = set(FLAG.findall(parser.format_help()))
+        flags = {flag for action in parser._actions for flag in action.option_strings if FLAG.fullmatch(flag)}
         wrong = [name for a in given if a.startswith("--") and (name := a.split("=")[0]) not in flags]
         if wrong:
             raise ConfigError(f"{message}{_hint(wrong[0], flags, '--')}") from error
@@ -203,3 +205,21 @@ def _field_names(config: type | None) -> set[str]:
 def config_from_args(parsed: Any, config: type[Config]) -> Config:
     """Returns the config of a parsed command line."""
     return config(**{field.name: parsed[field.name] for field in dataclasses.fields(config)})  # type: ignore[arg-type]
+
+
+def config_from_yaml(config: type[Config], file: str | Path, overrides: Mapping[str, Any]) -> Config:
+    """Returns the config of a YAML file, read as the commands read it.
+
+    Args:
+        config: The class of the config.
+        file: The YAML file.
+        overrides: Values that replace those of the file, by dotted name: ``{"train.num_steps": 1}``.
+
+    Raises:
+        ConfigError: The file cannot be read, or a name or value in it or in `overrides` is wrong.
+    """
+    arguments = ["--config", str(file)]
+    for name, value in overrides.items():
+        arguments += [f"--{name}", value if isinstance(value, str) else json.dumps(value)]
+    parsed = parse(run_parser(config.__name__, "", config), arguments, config)
+    return config_from_args(parsed, config)

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import yaml
 
-from unigrpo.cli.arguments import config_from_args, parse, run_parser
-from unigrpo.cli.old_names import renamed_config, renamed_flags
 from unigrpo.config import RunConfig
 from unigrpo.config.denoising import StageConfig
+from unigrpo.config.old_names import renamed_config, renamed_flags
+from unigrpo.config.parsing import config_from_args, parse, run_parser
 
 
 def config(*arguments: str, kind: Any = RunConfig) -> Any:
@@ -18,7 +18,7 @@ def config(*arguments: str, kind: Any = RunConfig) -> Any:
 
 
 def test_old_keys_of_a_file_mean_the_new_settings(tmp_path, caplog):
-    caplog.set_level(logging.WARNING, logger="unigrpo.cli.old_names")
+    caplog.set_level(logging.WARNING, logger="unigrpo.config.old_names")
     file = tmp_path / "old.yaml"
     file.write_text(
         "pictures: {resolution: 256, fit: squash}\ntrain: {parity_steps: 3, parity_limit: 0.25, num_steps: 7}\n"

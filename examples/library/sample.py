@@ -1,0 +1,23 @@
+"""Samples an answer and an image, and prints the order in which the tokens of the answer were fixed.
+
+Run it in the folder of the project: python examples/library/sample.py [MODEL] [OUTPUT.png]
+"""
+
+import sys
+
+import unigrpo
+
+model = sys.argv[1] if len(sys.argv) > 1 else "examples/tiny/mixcot"
+output = sys.argv[2] if len(sys.argv) > 2 else "out/sample.png"
+
+policy = unigrpo.Policy.from_pretrained(model)
+text = unigrpo.TextSamplingConfig(max_new_tokens=20, num_denoising_steps=10, block_length=10)
+answer = policy.sample("3+4+5=", text=text)[0]
+print("answer:", answer.text)
+for step in range(int(answer.commit_step.max()) + 1):
+    print(f"step {step}:", policy.tokenizer.batch_decode(answer.token_ids[answer.commit_step == step][:, None]))
+
+image = unigrpo.ImageSamplingConfig(num_denoising_steps=8, guidance_scale=2)
+drawing = policy.sample("a large red circle on the left", task="t2i", image=image, resolution=64)[0].image
+drawing.save(output)
+print("image:", output)

@@ -1,0 +1,45 @@
+"""One step of UniGRPO in its parts: samples, rewards, advantages, old log-probabilities, inner updates.
+
+Run it in the folder of the project: python examples/library/step_by_hand.py
+"""
+
+import torch
+
+import unigrpo
+
+config = unigrpo.RunConfig.from_yaml(
+    "launch/configs/tiny_text.yaml", {"rollout.batch_size": 2, "algo.kl.init_coef": 0, "train.num_inner_updates": 2}
+)
+policy = unigrpo.Policy.from_pretrained(config.actor.model_name_or_path, dtype="float32")
+worker = policy.worker(config)  # the policy with an AdamW optimizer
+
+# A group of samples for each prompt. The random numbers of a sample depend on seed, step and sample_id alone.
+prompts = [unigrpo.Prompt(id=f"sum {n}", text=f"{n}+{n}=", label=str(2 * n)) for n in (3, 4)]
+size = config.rollout.n_samples_per_prompt
+requests = [
+    unigrpo.SampleRequest(prompt=prompts[i // size], group_id=i // size, sample_id=i, step=0)
+    for i in range(size * len(prompts))
+]
+rollouts = worker.generate(requests, config.rollout.text, config.rollout.image)
+
+# Rewards, and how much better each sample is than the others of its group.
+reward = unigrpo.load_reward("math_answer")
+inputs = [
+    unigrpo.RewardInput(prompt=r.request.prompt.text, completion=r.completion, label=r.request.prompt.label)
+    for r in rollouts
+]
+rewards = torch.tensor([value or 0.0 for value in reward(inputs)])
+advantages = unigrpo.group_advantages(rewards, torch.tensor([r.request.group_id for r in rollouts]))
+
+# The views of the first inner update of one sample: its masked copies, and the log-probabilities of the masked tokens.
+views = unigrpo.ViewSampler(config).views(rollouts[0], 0)
+old = worker.log_likelihood(rollouts)
+print("views of the first sample:", type(views).__name__, "scored tokens:", len(old[0][0]))
+
+samples = [
+    unigrpo.TrainSample(rollout=rollout, advantage=advantage, is_valid=True, old_log_probs=log_probs)
+    for rollout, advantage, log_probs in zip(rollouts, advantages.tolist(), old, strict=True)
+]
+metrics = worker.update(samples)[0]
+print("mean reward:", round(rewards.mean().item(), 3))
+print("loss:", metrics["loss/policy"], "gradient norm:", metrics["grad_norm"])

@@ -1,0 +1,214 @@
+"""The work of ``unigrpo generate``: it samples, writes each batch when it is finished, and can go on after a stop."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from unigrpo import ConfigError
+from unigrpo.cli.generate_inputs import Inputs, check_inputs
+from unigrpo.cli.images import image_frames, save_gif, text_frames
+from unigrpo.cli.layouts import check_layout, write_layout
+from unigrpo.config.generate import GenerateConfig
+from unigrpo.library.policy import torch_device
+from unigrpo.models.checkpoint_io import load_policy
+from unigrpo.models.mmada import MMadaModelLM
+from unigrpo.records import Prompt
+from unigrpo.runs.image_grid import captioned_grid
+from unigrpo.workers.generation import Drawn, TaskSampler
+
+SAMPLES, SETTINGS = "samples.jsonl", "settings.json"
+MAX_COLUMNS, MAX_ROWS = 16, 8
+"""Largest number of prompts, and of samples of each, in the grid."""
+GRID_PIXELS = 256
+"""Side of an image in the grid."""
+MAX_PRINTED = 32
+"""Largest number of samples that are printed."""
+SPEED_ALONE = ("batch_size", "device", "gif", "layout")
+"""Settings that may differ where a stopped command goes on, because they do not change the samples."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One sample to generate."""
+
+    number: int
+    prompt: Prompt
+    seed: int
+
+
+class CountedModel:
+    """A model that advances a progress bar with every forward pass."""
+
+    def __init__(self, model: MMadaModelLM, bar: Any) -> None:
+        self.device = model.device
+        self._model, self._bar = model, bar
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self._bar.update()
+        return self._model(*args, **kwargs)
+
+
+def generate(config: GenerateConfig) -> int:
+    """Generates all samples that are not there yet, and prints them.
+
+    Returns:
+        The exit status: 130 after Ctrl-C.
+
+    Raises:
+        ValueError: An input is wrong, or the output folder holds other samples.
+    """
+    inputs = check_inputs(config)
+    check_layout(config.layout, inputs.prompts)
+    if inputs.image_tokenizer is not None:
+        config = replace(config, image=replace(config.image, num_image_tokens=inputs.num_image_tokens))
+    folder = Path(config.output)
+    prompts = [prompt for prompt in inputs.prompts for _ in range(config.num_samples)]
+    jobs = [Job(number=i, prompt=prompt, seed=config.seed + i) for i, prompt in enumerate(prompts)]
+    num_finished = _finished(config, folder, len(jobs))
+    device = torch_device(config.device)
+    names = {"auto": "bfloat16" if device.type == "cuda" else "float32"}
+    dtype = getattr(torch, names.get(config.dtype, config.dtype))
+    model = load_policy(config.model, dtype, "sdpa").to(device)  # type: ignore[arg-type]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / SETTINGS).write_text(json.dumps(asdict(config), indent=1) + "\n")
+    try:
+        _sample(model, config, inputs, jobs[num_finished:], folder)
+    except KeyboardInterrupt:
+        done = len(_rows(folder))
+        sys.stderr.write(f"\nstopped after {done} of {len(jobs)} samples; the same command goes on with the others\n")
+        return 130
+    _show(config, inputs.prompts, folder)
+    return 0
+
+
+def _finished(config: GenerateConfig, folder: Path, num_jobs: int) -> int:
+    """Returns the number of samples that a stopped command left in the folder, without a line that is cut off.
+
+    Raises:
+        ConfigError: All samples are there, or they have other settings.
+    """
+    if not (folder / SAMPLES).exists():
+        return 0
+    rows = _rows(folder)
+    problem = "all" if len(rows) >= num_jobs else ""
+    try:
+        found = json.loads((folder / SETTINGS).read_text())
+    except (OSError, ValueError):
+        found = {}
+    own = json.loads(json.dumps(asdict(config)))
+    changed = sorted(key for key in own if key not in SPEED_ALONE and found.get(key) != own[key])
+    problem = f"other settings: {', '.join(changed)}" if changed else problem
+    if problem:
+        raise ConfigError(f"output {config.output!r} holds {SAMPLES} already ({problem}); name another folder")
+    (folder / SAMPLES).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    sys.stderr.write(f"{len(rows)} of {num_jobs} samples are there; going on\n")
+    return len(rows)
+
+
+def _rows(folder: Path) -> list[dict[str, Any]]:
+    """Returns the whole lines of the samples."""
+    *whole, _ = (folder / SAMPLES).read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in whole]
+
+
+def _sample(model: MMadaModelLM, config: GenerateConfig, inputs: Inputs, jobs: Sequence[Job], folder: Path) -> None:
+    """Generates samples and writes each batch when it is finished."""
+    sampler = TaskSampler(
+        tokenizer=inputs.tokenizer, vocabulary=inputs.vocabulary, data=config.data,
+        image_tokenizer=inputs.image_tokenizer, resolution=config.resolution, fit=config.fit,
+        max_text_tokens=inputs.max_text_tokens,
+    )  # fmt: skip
+    batches = [jobs[first : first + config.batch_size] for first in range(0, len(jobs), config.batch_size)]
+    text_steps = config.text.num_denoising_steps * (config.task != "t2i")
+    image_steps = config.image.num_denoising_steps * (config.task in ("t2i", "r2i"))
+    with (
+        (folder / SAMPLES).open("a", encoding="utf-8") as lines,
+        closing(tqdm(total=len(batches) * (text_steps + image_steps), desc=config.task, unit="pass")) as bar,
+    ):
+        for number, batch in enumerate(batches, start=1):
+            generators = [torch.Generator(model.device).manual_seed(job.seed) for job in batch]
+            drawn = sampler.draw(
+                CountedModel(model, bar), [job.prompt for job in batch], config.text, config.image, generators
+            )
+            images = sampler.pictures(drawn)
+            for job, one, picture in zip(batch, drawn, images, strict=True):
+                lines.write(json.dumps(_write(job, one, picture, config, sampler, folder)) + "\n")
+            lines.flush()
+            bar.n = number * (text_steps + image_steps)  # texts may have ended early
+            bar.set_postfix(samples=f"{batch[-1].number + 1 - jobs[0].number}/{len(jobs)}")
+
+
+def _show(config: GenerateConfig, prompts: Sequence[Prompt], folder: Path) -> None:
+    """Prints the samples, and writes the grid and the layout of an evaluator."""
+    rows = _rows(folder)
+    write: Callable[[str], Any] = sys.stdout.write
+    for number, row in enumerate(rows[:MAX_PRINTED]):
+        if number % config.num_samples == 0:
+            write(f"{row['prompt']}\n")
+        for name in ("text", "image"):
+            if name in row:
+                write(f"  seed {row['seed']}, {name}: {row[name]}\n")
+    if len(rows) > MAX_PRINTED:
+        write(f"... and {len(rows) - MAX_PRINTED} more samples in the file\n")
+    write(f"samples: {folder / SAMPLES}\n")
+    if "image" not in rows[0]:
+        return
+    files = [folder / row["image"] for row in rows]
+    by_prompt = [files[i : i + config.num_samples] for i in range(0, len(files), config.num_samples)]
+    columns = [
+        (prompt.text, [np.asarray(Image.open(file).convert("RGB")) for file in own[:MAX_ROWS]])
+        for prompt, own in zip(prompts[:MAX_COLUMNS], by_prompt, strict=False)
+    ]
+    captioned_grid(columns, GRID_PIXELS).save(folder / "grid.png")
+    write(f"images:  {folder / 'grid.png'}\n")
+    target = write_layout(config.layout, folder, list(zip(prompts, by_prompt, strict=True)))
+    if target is not None:
+        write(f"{config.layout}: {target}\n")
+
+
+def _write(
+    job: Job, drawn: Drawn, picture: Image.Image | None, config: GenerateConfig, sampler: TaskSampler, folder: Path
+) -> dict[str, Any]:
+    """Writes the files of one sample and returns its line."""
+    row: dict[str, Any] = {
+        "number": job.number,
+        "prompt_id": job.prompt.id,
+        "task": job.prompt.task,
+        "prompt": job.prompt.text,
+        "seed": job.seed,
+    }
+    if job.prompt.images:
+        row["input_image"] = job.prompt.images[0]
+    if drawn.text is not None:
+        text = drawn.text
+        row["text"] = sampler.completion(drawn)
+        row["num_tokens"] = int(text.scored_mask.sum())
+        if config.gif:
+            tokens = sampler.tokenizer.batch_decode(text.token_ids[text.scored_mask][:, None])
+            row["text_gif"] = _path(folder, "gifs", f"{job.number:05d}_text.gif")
+            save_gif(text_frames(tokens, text.commit_step[text.scored_mask]), folder / row["text_gif"])
+    if drawn.image is not None and picture is not None:
+        row["image"] = _path(folder, "images", f"{job.number:05d}.png")
+        picture.save(folder / row["image"])
+        if config.gif:
+            row["image_gif"] = _path(folder, "gifs", f"{job.number:05d}_image.gif")
+            frames = image_frames(picture, drawn.image.commit_step[drawn.image.response_mask])
+            save_gif(frames, folder / row["image_gif"])
+    return row
+
+
+def _path(folder: Path, part: str, name: str) -> str:
+    """Returns the path of a file below the output folder and creates its folder."""
+    (folder / part).mkdir(exist_ok=True)
+    return f"{part}/{name}"

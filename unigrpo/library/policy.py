@@ -1,0 +1,280 @@
+"""A checkpoint with everything that belongs to it, which generates text and images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Int
+from PIL.Image import Image
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from unigrpo import ConfigError
+from unigrpo.config import (
+    DRAWING_TASKS,
+    TASKS,
+    DataConfig,
+    Fit,
+    ImageSamplingConfig,
+    RunConfig,
+    TextSamplingConfig,
+    check_image_steps,
+    check_text_steps,
+)
+from unigrpo.config.checks import choice, positive, valid_seed
+from unigrpo.models.checkpoint_io import load_policy, save_policy
+from unigrpo.models.image_tokenizer import ImageTokenizer
+from unigrpo.models.loading import find_image_tokenizer, load_tokenizer
+from unigrpo.models.lora import add_lora
+from unigrpo.models.mmada import MMadaModelLM
+from unigrpo.models.vocabulary import Vocabulary
+from unigrpo.records import Prompt
+from unigrpo.training.batching import micro_batches
+from unigrpo.training.optimizer_step import LocalEngine
+from unigrpo.workers.generation import Drawn, TaskSampler
+from unigrpo.workers.policy import PolicyWorker
+
+Dtype = Literal["auto", "bfloat16", "float32"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """What the policy generated for one prompt."""
+
+    prompt: Prompt
+    """The prompt."""
+    seed: int
+    """Seed of the sample's random numbers."""
+    text: str
+    """The generated text, or the thoughts before an image; empty for `t2i`."""
+    image: Image | None
+    """The generated image, RGB; None for `text` and `mmu`."""
+    token_ids: Int[Tensor, " L"]
+    """Prompt and response as token ids."""
+    commit_step: Int[Tensor, " L"]
+    """Denoising step at which each token was fixed; -1 outside the response. The steps of an image are numbered after
+    those of its thoughts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """A masked-diffusion language model with its tokenizer, vocabulary and image tokenizer."""
+
+    model: MMadaModelLM
+    """The transformer, a module of torch and a model of transformers."""
+    tokenizer: PreTrainedTokenizerBase
+    """Tokenizer of text."""
+    vocabulary: Vocabulary
+    """Ids of special tokens and of image codes."""
+    image_tokenizer: ImageTokenizer | None
+    """Encoder and decoder of images; None if the model has text only, or if there is no image tokenizer."""
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        image_tokenizer: str = "",
+        device: str = "auto",
+        dtype: Dtype = "auto",
+        attn_implementation: str = "sdpa",
+        compile: bool = False,
+    ) -> Policy:
+        """Loads a model and the tokenizers that belong to it. No code of the checkpoint is run.
+
+        Args:
+            name: Folder or Hub name of a checkpoint in the published MMaDA or LLaDA format.
+            image_tokenizer: Folder or Hub name of the image tokenizer, such as showlab/magvitv2. If empty, it is the
+                folder `image_tokenizer` of the model, if there is one.
+            device: `auto` uses the GPU if there is one; other values are cpu, cuda, cuda:1 ...
+            dtype: Type of the weights; `auto` is bfloat16 on a GPU and float32 on a CPU.
+            attn_implementation: `sdpa`, `eager` or `flash_attention_2`.
+            compile: Fuse norms, rotary positions and gates with torch.compile.
+
+        Raises:
+            CheckpointError: A part of the checkpoint is missing or broken.
+            ConfigError: There is no such device.
+        """
+        where = torch_device(device)
+        choice("dtype", dtype, ("auto", "bfloat16", "float32"))
+        kind = {"auto": "bfloat16" if where.type == "cuda" else "float32"}.get(dtype, dtype)
+        tokenizer = load_tokenizer(str(name), "model")
+        model = load_policy(name, getattr(torch, kind), attn_implementation, compile=compile)
+        model.to(where)  # type: ignore[arg-type]
+        codes = find_image_tokenizer(image_tokenizer, str(name))
+        if codes is not None:
+            codes.to(where)  # type: ignore[arg-type]
+        vocabulary = Vocabulary.from_pretrained_parts(model.config, tokenizer)
+        return cls(model=model, tokenizer=tokenizer, vocabulary=vocabulary, image_tokenizer=codes)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes a folder that :meth:`from_pretrained` and transformers read.
+
+        Args:
+            folder: The folder, which may exist; weights in it are replaced.
+        """
+        save_policy(self.model, self.tokenizer, folder)
+        if self.image_tokenizer is not None:
+            self.image_tokenizer.save_pretrained(Path(folder) / "image_tokenizer")
+
+    def task_sampler(self, data: DataConfig, *, resolution: int, fit: Fit) -> TaskSampler:
+        """Returns what generation needs besides weights and sampling settings.
+
+        Args:
+            data: Template and instruction of the prompts.
+            resolution: Height and width of images, in pixels.
+            fit: How an input image becomes square.
+        """
+        return TaskSampler(
+            tokenizer=self.tokenizer,
+            vocabulary=self.vocabulary,
+            data=data,
+            image_tokenizer=self.image_tokenizer,
+            resolution=resolution,
+            fit=fit,
+            max_text_tokens=self.model.config.max_text_tokens,
+        )
+
+    @torch.no_grad()
+    def sample(
+        self,
+        prompts: str | Prompt | Sequence[str | Prompt],
+        *,
+        task: str = "text",
+        images: Sequence[str | Path] = (),
+        text: TextSamplingConfig | None = None,
+        image: ImageSamplingConfig | None = None,
+        resolution: int = 512,
+        fit: Fit = "crop",
+        data: DataConfig | None = None,
+        seed: int = 0,
+        batch_size: int = 8,
+    ) -> list[Sample]:
+        """Generates one sample for each prompt.
+
+        Args:
+            prompts: One or more texts or prompts. Repeat a prompt to get several samples of it.
+            task: `text` (text reasoning), `mmu` (image understanding), `t2i` (text to image) or `r2i` (thinking, then
+                text to image).
+            images: Files of the input images, one for each prompt; only for `mmu`.
+            text: Sampling settings of text; None takes the defaults of :class:`TextSamplingConfig`.
+            image: Sampling settings of images; None takes the defaults of :class:`ImageSamplingConfig`. The number of
+                image tokens follows from the resolution.
+            resolution: Height and width of images, in pixels.
+            fit: How an input image becomes square: `crop` keeps the middle, `stretch` resizes both sides, `pad` adds
+                white.
+            data: Template and instruction of the prompts; None takes the defaults of :class:`DataConfig`.
+            seed: Seed of the first sample; sample number i uses seed + i. It decides the sample, whatever the batch.
+            batch_size: Number of samples that are generated together.
+
+        Returns:
+            The samples in the order of the prompts.
+
+        Raises:
+            ConfigError: A setting is wrong, or the model cannot do the task.
+        """
+        asked = _prompts(prompts, task, images)
+        text, image = text or TextSamplingConfig(), image or ImageSamplingConfig()
+        sampler = self.task_sampler(data or DataConfig(), resolution=resolution, fit=fit)
+        self._check_task(task)
+        valid_seed("seed", seed)
+        positive("batch_size", batch_size)
+        if task != "t2i":
+            check_text_steps("text.", text)
+        if task in DRAWING_TASKS:
+            check_image_steps("image.", image, sampler.num_image_tokens)
+            image = replace(image, num_image_tokens=sampler.num_image_tokens)
+        was_training = self.model.training
+        self.model.eval()
+        samples: list[Sample] = []
+        for batch in micro_batches(list(enumerate(asked, start=seed)), batch_size):
+            generators = [torch.Generator(self.model.device).manual_seed(number) for number, _ in batch]
+            drawn = sampler.draw(self.model, [prompt for _, prompt in batch], text, image, generators)
+            pictures = sampler.pictures(drawn)
+            samples += [
+                _sample(prompt, number, one, picture, sampler)
+                for (number, prompt), one, picture in zip(batch, drawn, pictures, strict=True)
+            ]
+        self.model.train(was_training)
+        return samples
+
+    def worker(self, config: RunConfig) -> PolicyWorker:
+        """Returns this policy with an AdamW optimizer: it generates rollouts, scores them, and makes inner updates.
+
+        The weights are trained in their own type, so load them with ``dtype="float32"``.
+
+        Args:
+            config: The run; with ``ds.lora.rank`` the model gets adapters, and only these are trained.
+
+        Raises:
+            ConfigError: The model has adapters already.
+        """
+        if getattr(self.model, "peft_config", None):
+            raise ConfigError("the policy has LoRA adapters already; load it again for another worker")
+        if config.ds.lora.rank:
+            add_lora(self.model, config.ds.lora)
+        if config.actor.gradient_checkpointing_enable:
+            self.model.gradient_checkpointing_enable()
+        engine = LocalEngine(self.model, config.actor, config.num_optimizer_steps)
+        return PolicyWorker(config, engine, self.tokenizer, self.image_tokenizer)
+
+    def _check_task(self, task: str) -> None:
+        if task == "text":
+            return
+        if self.vocabulary.codebook_size == 0:
+            raise ConfigError(f"task is {task!r}, but the model has text only (codebook_size is 0)")
+        if self.image_tokenizer is None:
+            raise ConfigError(
+                f"task {task!r} needs an image tokenizer; name one in Policy.from_pretrained(..., image_tokenizer=...)"
+            )
+
+
+def torch_device(name: str) -> torch.device:
+    """Returns the device that a name means.
+
+    Raises:
+        ConfigError: There is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); use auto") from error
+    return device
+
+
+def _prompts(prompts: str | Prompt | Sequence[str | Prompt], task: str, images: Sequence[str | Path]) -> list[Prompt]:
+    choice("task", task, TASKS)
+    given = [prompts] if isinstance(prompts, (str, Prompt)) else list(prompts)
+    asked = [
+        replace(one, task=task) if isinstance(one, Prompt) else Prompt(id=f"prompt {i}", text=one, task=task)
+        for i, one in enumerate(given)
+    ]
+    if images:
+        if len(images) != len(asked):
+            raise ConfigError(f"images has {len(images)} files for {len(asked)} prompts; give one for each prompt")
+        asked = [replace(one, images=(str(file),)) for one, file in zip(asked, images, strict=True)]
+    for one in asked:
+        if len(one.images) != (task == "mmu"):
+            raise ConfigError(
+                f"{one.id}: task {task!r} takes {int(task == 'mmu')} image per prompt, found {len(one.images)}"
+            )
+    return asked
+
+
+def _sample(prompt: Prompt, seed: int, drawn: Drawn, picture: Image | None, sampler: TaskSampler) -> Sample:
+    row = drawn.row()
+    return Sample(
+        prompt=prompt,
+        seed=seed,
+        text=sampler.completion(drawn),
+        image=picture,
+        token_ids=row["token_ids"],
+        commit_step=row["commit_step"],
+    )

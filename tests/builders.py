@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +27,18 @@ DIGITS_REWARD = f"{__file__}:digits_reward"
 def untimed(row: dict[str, float]) -> dict[str, float]:
     """Returns the metrics of a step that are the same on every machine."""
     return {k: v for k, v in row.items() if not k.startswith(("time/", "throughput/", "memory/", "perf/"))}
+
+
+def undocumented_metrics(names: Iterable[str]) -> list[str]:
+    """Returns the metrics that docs/metrics.md does not explain. `<...>` in a name there stands for one part of it."""
+    page = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text()
+    cells = re.findall(r"^\| (`.*?`) \|", page, flags=re.MULTILINE)
+    known = [name for cell in cells for name in re.findall(r"`([^`]+)`", cell)]
+    patterns = [
+        re.compile(re.sub(r"<\w+>", "[^/]+", re.escape(name).replace(r"\<", "<").replace(r"\>", ">")))
+        for name in known
+    ]
+    return sorted(name for name in set(names) if not any(pattern.fullmatch(name) for pattern in patterns))
 
 
 class Recorder:

@@ -1,10 +1,13 @@
 """Metric files: a line a step, and after a resume nothing of the steps that are made again."""
 
 import json
+import re
+import sys
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from unigrpo.runs import metrics
 from unigrpo.runs.metrics import MetricsWriter, read_lines
 
 
@@ -39,3 +42,43 @@ def test_weights_and_biases_without_package_or_key_is_an_error(tmp_path, monkeyp
     monkeypatch.delenv("WANDB_MODE", raising=False)
     with pytest.raises(ValueError, match=r"wandb is not installed|WANDB_API_KEY is not"):
         MetricsWriter(tmp_path, tensorboard=False, wandb_project="mine")
+
+
+class FakeRun:
+    """What a W&B run gets."""
+
+    def __init__(self, started: dict) -> None:
+        self.started, self.logged, self.metrics = started, [], []
+
+    def define_metric(self, name, step_metric=None):
+        self.metrics.append((name, step_metric))
+
+    def log(self, values):
+        self.logged.append(values)
+
+    def finish(self):
+        pass
+
+
+def test_a_resumed_run_goes_on_in_the_same_run_of_weights_and_biases(tmp_path, monkeypatch):
+    runs = []
+
+    def init(**started):
+        runs.append(FakeRun(started))
+        return runs[-1]
+
+    monkeypatch.setattr(metrics, "check_tracking", lambda project: None)
+    monkeypatch.setitem(sys.modules, "wandb", type("wandb", (), {"init": staticmethod(init)}))
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for _ in range(2):
+        writer = MetricsWriter(folder, tensorboard=False, wandb_project="mine", settings={"train": {"seed": 3}})
+        writer.write(1, {"grad_norm": 0.5})
+        writer.close()
+    first, second = (run.started for run in runs)
+    assert first == second
+    assert (first["project"], first["name"], first["resume"]) == ("mine", "run", "allow")
+    assert first["config"] == {"train": {"seed": 3}}
+    assert re.fullmatch(r"[0-9a-f]{8}", first["id"])
+    assert runs[1].logged == [{"step": 1, "grad_norm": 0.5}], "no step of W&B's own, which would drop a repeated one"
+    assert runs[1].metrics == [("step", None), ("*", "step")]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import Recorder
+from builders import Recorder, undocumented_metrics
 from PIL import Image
 
 from unigrpo.checks.unigrpo import check_inputs
@@ -121,6 +121,12 @@ def test_any_mixture_of_tasks_trains_and_scores_as_it_sampled(tiny_unified_folde
     after = summary["eval"]["after"]
     if len(tasks) > 1:
         assert {f"reward_total_sampled/{task}" for task in tasks} <= set(after)
+    assert undocumented_metrics(name for row in output.rows.values() for name in row) == []
+    first, last = output.held_out[0], output.held_out[2]
+    assert [(row["prompt_id"], row["task"]) for row in first] == [(prompt.id, prompt.task) for prompt in prompts]
+    for name in ("reward_total_greedy", "reward_total_sampled"):
+        mean = sum(row["scores"][name] for row in last) / len(last)
+        assert mean == pytest.approx(after[name]), "the metric is the mean over the prompts"
 
 
 def test_rollouts_of_each_task_have_their_own_spans(tiny_unified_folder, prompt_file, tmp_path):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from builders import Recorder
+from builders import Recorder, undocumented_metrics
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -148,6 +148,7 @@ def test_a_stage_reports_every_modality_and_what_the_model_can(whole):
     assert after["validation/t2i_nats_per_token"] != before["validation/t2i_nats_per_token"]
     assert sorted({step for step, _ in output.samples}) == list(output.grids) == [0, 4]
     json.dumps(summary)
+    assert undocumented_metrics(name for row in output.rows.values() for name in row) == []
 
 
 def test_a_step_tells_what_its_worker_did_and_the_memory_it_took(whole):

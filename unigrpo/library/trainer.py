@@ -12,7 +12,7 @@ from typing import Any
 
 from unigrpo import ConfigError
 from unigrpo.checks.unigrpo import check_algorithm, check_checkpoint, check_inputs
-from unigrpo.config import RewardTermConfig, RunConfig
+from unigrpo.config import LoRAConfig, RewardTermConfig, RunConfig
 from unigrpo.library.policy import Policy
 from unigrpo.records import Prompt
 from unigrpo.runs.checkpoints import CheckpointStore, checkpoint_path
@@ -25,6 +25,7 @@ from unigrpo.training.scoring import ScoringSettings
 from unigrpo.workers.group import LocalGroup
 from unigrpo.workers.reference import ReferenceWorker
 from unigrpo.workers.reward import LocalRewards
+from unigrpo.workers.stats import FlopMeter
 
 logger = logging.getLogger(__name__)
 
@@ -163,4 +164,5 @@ def _reference(config: RunConfig, policy: Policy) -> LocalGroup:
     """Returns a frozen copy of the policy as it is before the first step."""
     frozen = copy.deepcopy(policy.model).eval().requires_grad_(False)
     settings = ScoringSettings.of_run(config, policy.vocabulary)
-    return LocalGroup(ReferenceWorker(config, frozen, frozen.device, settings))
+    meter = FlopMeter(frozen, LoRAConfig())
+    return LocalGroup(ReferenceWorker(config, frozen, frozen.device, settings, meter))

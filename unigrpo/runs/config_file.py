@@ -43,7 +43,7 @@ def config_text(config: DictConfig) -> str:
     """Returns the resolved config as YAML for ``--config``, with commit and versions as comments at the top."""
     lines = [f"# commit: {commit()}", f"# python: {sys.version.split()[0]}"]
     lines += [f"# {name}: {_version(name)}" for name in PACKAGES]
-    return "\n".join(lines) + "\n" + yaml.safe_dump(_plain(config), sort_keys=False)
+    return "\n".join(lines) + "\n" + yaml.safe_dump(plain_config(config), sort_keys=False)
 
 
 def changed_settings(config: DictConfig, folder: Path) -> dict[str, tuple[Any, Any]]:
@@ -62,7 +62,7 @@ def changed_settings(config: DictConfig, folder: Path) -> dict[str, tuple[Any, A
         old = yaml.safe_load(path.read_text())
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} cannot be read ({error}); put it back, or delete it to go on without") from error
-    before, now = flat_settings(old), flat_settings(_plain(config))
+    before, now = flat_settings(old), flat_settings(plain_config(config))
     names = [name for name in {**before, **now} if name not in NOT_COMPARED]
     absent = "(absent)"
     return {
@@ -132,7 +132,8 @@ def _without_url_secrets(text: str) -> str:
     return QUERY_OF_URL.sub(parameter, USER_OF_URL.sub(rf"\1{HIDDEN}@", text)) if "://" in text else text
 
 
-def _plain(config: DictConfig) -> dict[str, Any]:
+def plain_config(config: DictConfig) -> dict[str, Any]:
+    """Returns the settings of a config without secrets, in types of JSON."""
     return json.loads(json.dumps(without_secrets(config.to_dict())))
 
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from unigrpo import ConfigError
 from unigrpo.config import BaseRunConfig
-from unigrpo.runs.config_file import CONFIG_FILE, changed_settings, config_text
+from unigrpo.runs.config_file import CONFIG_FILE, changed_settings, config_text, plain_config
 from unigrpo.runs.errors import output_errors
 from unigrpo.runs.machine import describe_machine
 from unigrpo.runs.metrics import MetricsWriter
@@ -36,7 +36,10 @@ class RunDirectory:
             _keep_config(config, self.path, first_step)
             (self.path / CONFIG_FILE).write_text(config_text(config))
         self._writer = MetricsWriter(
-            self.path, tensorboard=config.logger.tensorboard, wandb_project=config.logger.wandb_project
+            self.path,
+            tensorboard=config.logger.tensorboard,
+            wandb_project=config.logger.wandb_project,
+            settings=plain_config(config),
         )
         self._writer.truncate_after(first_step if first_step else -1)
         self._bar = tqdm(

@@ -9,6 +9,7 @@ import html
 import importlib
 import json
 import os
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +21,31 @@ from unigrpo.runs.tracking import check_tracking
 
 METRICS_FILE = "metrics.jsonl"
 ROLLOUTS_FILE = "rollouts.jsonl"
+WANDB_ID_FILE = "wandb_id.txt"
+STEP = "step"
+"""Name under which W&B gets the step."""
 
 
 class MetricsWriter:
     """Appends to the files of a run directory; every line is on disk when a call returns."""
 
-    def __init__(self, folder: Path, *, tensorboard: bool, wandb_project: str = "") -> None:
+    def __init__(
+        self, folder: Path, *, tensorboard: bool, wandb_project: str = "", settings: dict[str, Any] | None = None
+    ) -> None:
         """Opens the files.
 
         Args:
             folder: The run directory.
             tensorboard: Also write TensorBoard files.
             wandb_project: Also send to this Weights & Biases project; the key comes from WANDB_API_KEY.
+            settings: The config of the run without secrets, which Weights & Biases shows beside it.
 
         Raises:
             ValueError: W&B was requested and is not installed or has no key.
         """
         self._folder = folder
         self._tensorboard = SummaryWriter(str(folder / "tensorboard")) if tensorboard else None
-        self._wandb = _start_wandb(wandb_project, folder) if wandb_project else None
+        self._wandb = _start_wandb(wandb_project, folder, settings or {}) if wandb_project else None
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Writes the metrics of one step."""
@@ -48,7 +55,7 @@ class MetricsWriter:
                 self._tensorboard.add_scalar(name, value, step)
             self._tensorboard.flush()
         if self._wandb is not None:
-            self._wandb.log(values, step=step)
+            self._log(step, values)
 
     def write_rollouts(self, step: int, rows: list[dict[str, Any]]) -> None:
         """Writes samples of one step."""
@@ -66,7 +73,7 @@ class MetricsWriter:
             self._tensorboard.flush()
         if self._wandb is not None:
             to_wandb = importlib.import_module("wandb").Image
-            self._wandb.log({name: to_wandb(image) for name, image in images.items()}, step=step)
+            self._log(step, {name: to_wandb(image) for name, image in images.items()})
 
     def write_texts(self, step: int, name: str, rows: list[dict[str, str]]) -> None:
         """Sends a table of texts, whose rows have the same columns, to TensorBoard and W&B."""
@@ -79,7 +86,12 @@ class MetricsWriter:
             self._tensorboard.flush()
         if self._wandb is not None:
             data = [[row[column] for column in columns] for row in rows]
-            self._wandb.log({name: importlib.import_module("wandb").Table(columns=columns, data=data)}, step=step)
+            self._log(step, {name: importlib.import_module("wandb").Table(columns=columns, data=data)})
+
+    def _log(self, step: int, values: dict[str, Any]) -> None:
+        # The step is a value, because W&B drops what comes with a smaller step of its own than the last one, as all
+        # steps do that a resumed run makes again.
+        self._wandb.log({STEP: step, **values})
 
     def truncate_after(self, step: int) -> None:
         """Deletes what was written after a step, because a resumed run writes it again. -1 deletes everything."""
@@ -125,6 +137,20 @@ def _step(line: str) -> float:
         return float("inf")
 
 
-def _start_wandb(project: str, folder: Path) -> Any:
+def _start_wandb(project: str, folder: Path, settings: dict[str, Any]) -> Any:
+    """Starts the W&B run of a run directory, or goes on with it: the directory keeps its id."""
     check_tracking(project)
-    return importlib.import_module("wandb").init(project=project, name=folder.name, dir=str(folder))
+    kept = folder / WANDB_ID_FILE
+    if not kept.exists():
+        kept.write_text(uuid.uuid4().hex[:8] + "\n")
+    run = importlib.import_module("wandb").init(
+        project=project,
+        name=folder.name,
+        id=kept.read_text().strip(),
+        resume="allow",
+        config=settings,
+        dir=str(folder),
+    )
+    run.define_metric(STEP)
+    run.define_metric("*", step_metric=STEP)
+    return run

@@ -6,7 +6,9 @@
 #              UNIGRPO_INSTALL=never           use the environment as it is; it must have Ray
 #              UNIGRPO_DEVICE=cpu|gpu          the kind of machine to install for and run on, instead of what nvidia-smi says
 
-say() { printf '\033[1m[%s]\033[0m %s\n' "$(date +%H:%M:%S)" "$*"; }
+bold='' plain=''
+if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then bold=$'\033[1m' plain=$'\033[0m'; fi # no colours in files
+say() { printf '%s[%s]%s %s\n' "$bold" "$(date +%H:%M:%S)" "$plain" "$*"; }
 fail() {
     printf 'error: %s\n' "$*" >&2
     exit 1

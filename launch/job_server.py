@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import os
 import shlex
 import sys
@@ -142,6 +143,7 @@ def submit(parsed: argparse.Namespace) -> int:
     """
     from ray.job_submission import JobStatus, JobSubmissionClient  # noqa: PLC0415  # seconds, which asking must not take
 
+    logging.getLogger("ray").setLevel(logging.WARNING)  # its lines about the package say nothing to act on
     client = JobSubmissionClient(parsed.address)
     with tempfile.TemporaryDirectory(prefix="unigrpo-job-") as package:
         client.submit_job(  # uploads the package

@@ -127,6 +127,7 @@ clean_up() {
     if [ -n "${submit_pid:-}" ]; then
         kill "$submit_pid" 2>/dev/null || true
         stop_job
+        say "the same command${run_dir:+ with --run_dir $run_dir} goes on from the last checkpoint, if there is one"
     fi
     if [ -n "${ray_pid:-}" ]; then
         if ! kill -0 "$ray_pid" 2>/dev/null; then

@@ -32,6 +32,9 @@ Each line of the input is a JSON object with the fields
                 geoqa   a letter, or a number or expression with its unit
                 clevr   a number, yes or no, or a word
                 auto    by the look of the gold
+The samples.jsonl of `unigrpo evaluate` and `unigrpo generate` can be graded as it is: its texts are the predictions,
+its labels the golds, and the kind is auto or that of --kind.
+
 Other fields are kept. Each line of the output has three more:
   correct     true or false
   extracted   the answer as written, or null
@@ -132,7 +135,7 @@ def _parsed(line: bytes, kind: str | None) -> dict[str, Any]:
         raise ValueError(f"is no JSON ({type(error).__name__}: {error})") from error
     if not isinstance(item, dict):
         raise ValueError("expected a JSON object with the fields prediction, gold and kind")
-    item = {"kind": kind, **item} if kind else item
+    item = _named(item, kind)
     missing = [name for name in ("prediction", "gold", "kind") if name not in item]
     if missing:
         raise ValueError(f"has no field {', '.join(missing)}; found {list(item)[:8]}")
@@ -143,6 +146,23 @@ def _parsed(line: bytes, kind: str | None) -> dict[str, Any]:
     if item["kind"] not in KINDS:
         raise ValueError(f"unknown kind {item['kind']!r:.80}; choose one of {', '.join(KINDS)}")
     return item
+
+
+def _named(item: dict[str, Any], kind: str | None) -> dict[str, Any]:
+    """Returns a line with the fields of a prediction.
+
+    In ``samples.jsonl`` of `unigrpo evaluate` or `unigrpo generate` the text is `completion` or `text` and the gold
+    `label`; `kind` says there how the sample was drawn, and becomes `sampling`.
+
+    Args:
+        item: The line.
+        kind: Kind of lines that name none.
+    """
+    text = item.get("completion", item.get("text"))
+    if "prediction" in item or "label" not in item or not isinstance(text, str):
+        return {"kind": kind, **item} if kind else item
+    sampling = {"sampling": item["kind"]} if "kind" in item else {}
+    return {**item, **sampling, "prediction": text, "gold": item["label"], "kind": kind or "auto"}
 
 
 def _summary(counts: Counter[tuple[str, str]]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import AutoConfig, AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPModel
+from transformers.utils.logging import disable_progress_bar
 
 from rewards.imaging.batches import choose_device, require_batch_size, slices
 from rewards.imaging.prompt_tokens import PromptTokens
@@ -88,6 +90,8 @@ def _pooled(features: object) -> Tensor:
 
 def _load_model(model: str) -> CLIPModel:
     source = local_path(model) or model
+    if not sys.stderr.isatty():
+        disable_progress_bar()  # in a file it is a wall of lines
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:

@@ -122,3 +122,21 @@ def test_the_module_runs_as_a_program(tmp_path):
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
     assert "1 (100.0%)" in done.stdout
     assert "grading: 100%" in done.stderr
+
+
+def test_the_samples_of_evaluate_and_generate_are_graded_as_they_are(tmp_path):
+    source, target = tmp_path / "samples.jsonl", tmp_path / "graded.jsonl"
+    rows = [
+        {"kind": "greedy", "prompt_id": "p:1", "label": "7", "completion": "<think>3+4</think>7", "rewards": {}},
+        {"number": 0, "prompt": "3+4=", "label": "7", "text": "<think>3+4</think>8"},
+    ]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    grade_file(source, target)
+    graded = [json.loads(line) for line in target.read_text().splitlines()]
+    assert [(row["correct"], row["extracted"], row["kind"]) for row in graded] == [
+        (True, "7", "auto"),
+        (False, "8", "auto"),
+    ]
+    assert (graded[0]["sampling"], graded[0]["prompt_id"]) == ("greedy", "p:1")
+    grade_file(source, target, "gsm8k")
+    assert {json.loads(line)["kind"] for line in target.read_text().splitlines()} == {"gsm8k"}

@@ -40,7 +40,6 @@ def parse_config(arguments: Sequence[str]) -> GenerateConfig:
         usage="%(prog)s [--config FILE.yaml] --task TASK --model MODEL --prompts PROMPTS --output FOLDER [...]",
         exit_on_error=False,
         allow_abbrev=False,
-        parser_mode="unigrpo_yaml",
     )
     parser.add_argument("--config", action="config", help="YAML file with settings; flags after it override it")
     parser.add_argument(

@@ -188,6 +188,8 @@ def _write(
         "prompt": job.prompt.text,
         "seed": job.seed,
     }
+    if job.prompt.label is not None:
+        row["label"] = job.prompt.label
     if job.prompt.images:
         row["input_image"] = job.prompt.images[0]
     if drawn.text is not None:

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import socket
+import sys
 import warnings
 from dataclasses import dataclass
 
@@ -40,6 +41,8 @@ def connect(needs: ResourceRequest) -> None:
     """
     defaults = {"TOKENIZERS_PARALLELISM": "false", "RAY_USAGE_STATS_ENABLED": "0"}
     variables = {k: v for k, v in defaults.items() if k not in os.environ} | loopback_without_proxy()
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
+        os.environ.setdefault("RAY_COLOR_PREFIX", "0")  # workers' names in files without colours
     if os.environ.get("RAY_ADDRESS") == "auto":
         del os.environ["RAY_ADDRESS"]  # with it, Ray takes any cluster
     try:
@@ -51,6 +54,7 @@ def connect(needs: ResourceRequest) -> None:
             ray.init(
                 address=address,
                 ignore_reinit_error=True,
+                logging_level=logging.WARNING,  # the line below says what its lines say
                 runtime_env={"env_vars": variables},
             )
         logger.info("joined the Ray cluster at %s", cluster.whose)

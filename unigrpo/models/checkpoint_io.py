@@ -4,7 +4,9 @@ writing."""
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from unigrpo import CheckpointError
 from unigrpo.models.config_check import check_config, read_config
@@ -76,14 +79,15 @@ def load_policy(
     folder = local_folder(name)
     weight_files(folder, (SINGLE_FILE,))
     try:
-        loaded: Any = MMadaModelLM.from_pretrained(
-            folder,
-            config=config,
-            dtype=dtype,
-            attn_implementation=attn_implementation,
-            output_loading_info=True,
-            use_safetensors=True,  # pickled weights beside them would win otherwise
-        )
+        with no_bar_in_files():
+            loaded: Any = MMadaModelLM.from_pretrained(
+                folder,
+                config=config,
+                dtype=dtype,
+                attn_implementation=attn_implementation,
+                output_loading_info=True,
+                use_safetensors=True,  # pickled weights beside them would win otherwise
+            )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, SafetensorError) as error:
         raise CheckpointError(
             f"{name}: the weights could not be loaded; copy or download the checkpoint again ({first_line(error)})"
@@ -93,6 +97,19 @@ def load_policy(
     check_finite(name, model.state_dict())
     model.set_fused_ops(functions)
     return model
+
+
+@contextmanager
+def no_bar_in_files() -> Iterator[None]:
+    """Turns transformers' progress bar off while the context lives, unless standard error is a terminal."""
+    was_enabled = is_progress_bar_enabled()
+    if not sys.stderr.isatty():
+        disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            enable_progress_bar()
 
 
 def load_config(name: str | Path) -> MMadaConfig:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from PIL.Image import Image
-from tqdm import tqdm
 
 from unigrpo import ConfigError
 from unigrpo.config import BaseRunConfig
@@ -17,6 +16,7 @@ from unigrpo.runs.config_file import CONFIG_FILE, changed_settings, config_text,
 from unigrpo.runs.errors import output_errors
 from unigrpo.runs.machine import describe_machine
 from unigrpo.runs.metrics import MetricsWriter
+from unigrpo.runs.progress import progress
 
 
 class RunDirectory:
@@ -42,9 +42,7 @@ class RunDirectory:
             settings=plain_config(config),
         )
         self._writer.truncate_after(first_step if first_step else -1)
-        self._bar = tqdm(
-            total=config.train.num_steps, initial=first_step, desc=config.title, unit="step", mininterval=0, ascii=" #"
-        )
+        self._progress = progress(config.title, config.train.num_steps, first_step)
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         with output_errors("the metrics", self.path):
@@ -72,8 +70,7 @@ class RunDirectory:
         self._writer.write_images(step, {f"eval/{name}": np.asarray(grid) for name, grid in grids.items()})
 
     def progress(self, step: int, shown: dict[str, str]) -> None:
-        self._bar.set_postfix(shown, refresh=False)
-        self._bar.update(step - self._bar.n)
+        self._progress.show(step, shown)
 
     def summary(self, summary: dict[str, Any]) -> None:
         """Writes ``summary.json``, with the machine of this process."""
@@ -83,7 +80,7 @@ class RunDirectory:
 
     def close(self) -> None:
         """Ends the progress bar and flushes the writers."""
-        self._bar.close()
+        self._progress.close()
         with output_errors("the metrics", self.path):
             self._writer.close()
 

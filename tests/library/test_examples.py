@@ -65,8 +65,8 @@ def test_every_public_name_can_be_imported_and_an_unknown_one_is_an_attribute_er
     assert sorted(unigrpo.__all__) == unigrpo.__all__
     assert [name for name in unigrpo.__all__ if getattr(unigrpo, name) is None] == []
     assert set(unigrpo._MODULES) < set(unigrpo.__all__)
-    with pytest.raises(AttributeError, match="polcy"):
-        _ = unigrpo.polcy
+    with pytest.raises(AttributeError, match="sampler_of_nothing"):
+        _ = unigrpo.sampler_of_nothing
 
 
 def test_auto_classes_load_our_models_after_an_import_that_loads_no_torch():

@@ -3,21 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from rewards.grading.grader import Grader
-
 CASES = Path(__file__).parents[2] / "fixtures" / "grading"
-
-
-@pytest.fixture(scope="module")
-def grader() -> Iterator[Grader]:
-    grader = Grader(deadline=10.0)
-    yield grader
-    grader.close()
 
 
 @pytest.mark.parametrize("file", sorted(CASES.glob("*.jsonl")), ids=lambda file: file.stem)

@@ -3,18 +3,10 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
 
 import pytest
 
 from rewards.grading.grader import KINDS, Grader, prepare
-
-
-@pytest.fixture(scope="module")
-def grader() -> Iterator[Grader]:
-    grader = Grader()
-    yield grader
-    grader.close()
 
 
 def test_a_grade_says_what_was_extracted(grader):

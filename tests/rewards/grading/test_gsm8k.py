@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from rewards.grading.grader import Grader
 
 DATA = Path(__file__).parents[2] / "fixtures" / "gsm8k" / "test_64.jsonl"
 """Rows of GSM8K's test set (arXiv:2110.14168, MIT licence)."""
@@ -36,13 +33,6 @@ def solutions() -> list[tuple[str, str]]:
     """Solutions and their numbers."""
     answers = [json.loads(line)["answer"] for line in DATA.read_text(encoding="utf-8").splitlines()]
     return [(answer, answer.rpartition("####")[2].strip().replace(",", "")) for answer in answers]
-
-
-@pytest.fixture(scope="module")
-def grader() -> Iterator[Grader]:
-    grader = Grader()
-    yield grader
-    grader.close()
 
 
 def changed(number: str) -> set[str]:

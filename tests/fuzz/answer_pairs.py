@@ -1,0 +1,96 @@
+"""The golds of the fixtures are graded as answers to each other: no gold is paid for another value.
+
+python tests/fuzz/answer_pairs.py --count 60000 --seed 0
+
+tests/fixtures/grading/equal_golds.json lists the pairs that are one answer, such as 0.5 and \\frac{1}{2}; a person has
+read them. Every other pair must be wrong, and a pair must have the same verdict in either order, except where it has a
+percent sign: 10\\% may be given as 0.1, and 0.1 may not be given as 10\\%.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from rewards.grading.gold import prepare
+from rewards.grading.grader import Grader
+
+CASES = Path(__file__).parents[1] / "fixtures" / "grading"
+KINDS = ("auto", "math")
+
+
+class Pair(NamedTuple):
+    """A gold, another gold as its answer, and the kind of the comparison."""
+
+    gold: str
+    answer: str
+    kind: str
+
+    def swapped(self) -> Pair:
+        """The same pair in the other order."""
+        return Pair(self.answer, self.gold, self.kind)
+
+
+def equal_pairs() -> set[Pair]:
+    """The pairs that are one answer."""
+    rows = json.loads((CASES / "equal_golds.json").read_text(encoding="utf-8"))
+    return {Pair(row["gold"], row["answer"], kind) for row in rows for kind in row["kinds"]}
+
+
+def golds() -> list[str]:
+    """The distinct golds of the fixtures without their marks, and without the letters of options."""
+    found = set()
+    for file in sorted(CASES.glob("*.jsonl")):
+        for line in file.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            try:
+                found.update(prepare(row["gold"], kind)[1] for kind in (row["kind"], *KINDS))
+            except ValueError:  # a letter in brackets is no gold of mathematics
+                continue
+    return sorted(gold for gold in found if not re.fullmatch(r"\(?[A-J]\)?|\\text\{\([A-J]\)\}", gold))
+
+
+def random_pairs(count: int, seed: int) -> list[Pair]:
+    """Pairs of different golds in random order."""
+    texts, drawn = golds(), random.Random(seed)
+    pairs = [(gold, answer) for gold in texts for answer in texts if gold != answer]
+    return [Pair(*pair, drawn.choice(KINDS)) for pair in drawn.sample(pairs, min(count, len(pairs)))]
+
+
+def wrong_verdicts(grader: Grader, pairs: Iterable[Pair]) -> list[str]:
+    """What is wrong with the verdicts of pairs, as sentences."""
+    equal, problems = equal_pairs(), []
+    for pair in pairs:
+        grade = grader(f"\\boxed{{{pair.answer}}}", pair.gold, pair.kind)
+        if grade.status not in ("ok", "no_answer"):
+            problems.append(f"{pair} ended with the status {grade.status}")
+        elif grade.correct != (pair in equal):
+            problems.append(f"{pair} is {'paid' if grade.correct else 'not paid'}")
+        elif grade.correct and pair.swapped() not in equal and "%" not in pair.gold + pair.answer:
+            problems.append(f"{pair} is paid in one order alone")
+    return problems
+
+
+def main() -> None:
+    """Grades the pairs and ends with status 1 if a verdict is wrong."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=60_000, help="number of pairs (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the pairs (default: %(default)s)")
+    given = parser.parse_args()
+    grader = Grader(deadline=10.0)
+    pairs = random_pairs(given.count, given.seed)
+    problems = wrong_verdicts(grader, pairs)
+    grader.close()
+    sys.stdout.write("".join(f"{problem}\n" for problem in problems))
+    sys.stdout.write(f"{len(pairs)} pairs, {len(problems)} wrong verdicts\n")
+    sys.exit(bool(problems))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,16 @@
+"""One grader for all tests of grading, so that they share one process that compares expressions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from rewards.grading.grader import Grader
+
+
+@pytest.fixture(scope="session")
+def grader() -> Iterator[Grader]:
+    grader = Grader(deadline=10.0)
+    yield grader
+    grader.close()

@@ -1,0 +1,121 @@
+"""What must hold for all answers: tried on seeded random ones and on the golds of the fixtures."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from pathlib import Path
+
+import pytest
+
+from rewards.grading.gold import prepare
+from rewards.grading.grader import KINDS
+
+CASES = Path(__file__).parents[2] / "fixtures" / "grading"
+PHRASINGS = ("\\boxed{%s}", "The answer is %s.", "#### %s", "<answer>$%s$</answer>", "%s", "So we get %s.")
+
+
+def unsolved_equations(drawn: random.Random) -> list[tuple[str, list[int]]]:
+    """An equation that is not solved or not true, and the numbers that it might be paid for."""
+    a, b, c = drawn.randint(2, 9), drawn.randint(1, 30), drawn.randint(1, 30)
+    name = drawn.choice("xyznk")
+    return [
+        (f"{a}{name}={a * b}", [b, a * b]),
+        (f"{b}+{name}={c + b}", [c, c + b]),
+        (f"{name}^2-{a + b}{name}+{a * b}=0", [0, a, b]),
+        (f"{name}-y{b}=0", [0]),
+        (f"\\frac{{{name}}}{{{a}}} = {b}", [b, a * b]),
+        (f"\\sqrt{{{name}}} = {a}", [a, a * a]),
+        (f"{b} - {c} = {b - c + a}", [b - c, b - c + a]),
+        (f"{b} \\times {a} = {a * b + c} - {c + 1}", [a * b, a * b + c, a * b - 1]),
+        (f"{b} + {c} = {name}", [c]),
+        (f"{name} > {b}", [b, b + 1]),
+        (f"{name} \\ne {b}", [b]),
+        (f"{name} + {c} = {name} + {c}", [c, 0]),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["auto", "math", "gsm8k", "geoqa"])
+def test_an_unsolved_or_false_equation_is_never_paid_for_a_number(grader, kind):
+    drawn = random.Random(0)
+    paid = [
+        (equation, value)
+        for _ in range(12)
+        for equation, values in unsolved_equations(drawn)
+        for value in values
+        if grader(drawn.choice(PHRASINGS) % equation, str(value), kind).correct
+    ]
+    assert paid == []
+
+
+def golds(kind: str) -> list[str]:
+    """The distinct golds of the fixtures that can be graded as a kind, without their marks."""
+    found = set()
+    for file in sorted(CASES.glob("*.jsonl")):
+        for line in file.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            if row["kind"] in (kind, "math"):
+                try:
+                    found.add(prepare(row["gold"], kind)[1])
+                except ValueError:
+                    continue
+    return sorted(found)
+
+
+RESPELLED = (
+    ("in dollars", lambda text: f"${text}$"),
+    ("as a displayed formula", lambda text: f"\\[ {text} \\]"),
+    ("with a full stop", lambda text: text + "."),
+    ("with thin spaces around it", lambda text: f"\\, {text} \\,"),
+    ("with spaces around signs", lambda text: re.sub(r"(?<=[\w)}])([+=<>])(?=[\w(\\])", r" \1 ", text)),
+    ("with display fractions", lambda text: re.sub(r"\\frac(?=[\s{])", r"\\dfrac", text)),
+    ("with sized brackets", lambda text: re.sub(r"(?<![\\a-z])\((.*?)\)", r"\\left(\1\\right)", text)),
+    ("with other names of signs", lambda text: text.replace("\\le ", "\\leq ").replace("\\ge ", "\\geqslant ")),
+    ("with another product", lambda text: text.replace("\\times", "\\cdot")),
+    ("with an upright e", lambda text: re.sub(r"(?<![\\A-Za-z{])e(?=\^)", r"\\mathrm{e}", text)),
+    ("in Unicode", lambda text: text.replace("\\infty", "∞").replace("\\pi", "π").replace("\\cup", "∪")),
+    ("with a Unicode minus", lambda text: text.replace("-", "−") if "\\begin" not in text else text),
+    ("in bold", lambda text: f"\\mathbf{{{text}}}" if "{" not in text else text),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("respell", [change for _, change in RESPELLED], ids=[name for name, _ in RESPELLED])
+def test_an_answer_in_another_spelling_keeps_its_verdict(grader, respell):
+    texts, changed = golds("math"), []
+    others = random.Random(1)
+    for answer in texts:
+        for gold in (answer, others.choice(texts)):
+            one = grader(f"\\boxed{{{answer}}}", gold, "math").correct
+            other = grader(f"\\boxed{{{respell(answer)}}}", gold, "math").correct
+            if one != other:
+                changed.append((gold, answer, respell(answer), one, other))
+    assert changed == []
+
+
+@pytest.mark.parametrize("kind", ["auto", "math"])
+def test_every_gold_is_its_own_right_answer(grader, kind):
+    assert [gold for gold in golds(kind) if not grader(f"\\boxed{{{gold}}}", gold, kind).correct] == []
+
+
+def nested(depth: int, drawn: random.Random) -> str:
+    pairs = drawn.choices([("{", "}"), ("(", ")"), ("\\frac{1}{", "}"), ("\\sqrt{", "}"), ("[", "]"), ("\\{", "\\}"),
+                           ("-(", ")"), ("x^{", "}"), ("\\text{", "}"), ("1,(", ")"), ("\\boxed{", "}")],
+                          k=3)  # fmt: skip
+    opened = "".join(pairs[level % 3][0] for level in range(depth))
+    return f"{opened}2{''.join(pairs[level % 3][1] for level in reversed(range(depth)))}"
+
+
+@pytest.mark.parametrize("depth", [9, 45, 51, 5000])
+def test_deep_nesting_has_an_outcome(grader, depth):
+    drawn = random.Random(depth)
+    for _ in range(4):
+        answer = nested(depth, drawn)
+        for kind, gold in (("auto", "(1,(2,3))"), ("math", "\\frac{1}{2}"), ("gsm8k", "2"), ("choice", "B")):
+            for text in (answer, f"\\boxed{{{answer}}}", answer.rstrip(")}]")):
+                assert grader(text, gold, kind).status in ("ok", "no_answer", "timeout", "error")
+        for kind in KINDS:
+            try:
+                grader("\\boxed{2}", answer, kind)
+            except ValueError as error:
+                assert "expected" in str(error)

@@ -18,7 +18,7 @@ from unigrpo import ConfigError
 from unigrpo.algorithm.schedule import hidden_share
 from unigrpo.config import ImageSamplingConfig
 from unigrpo.models.sampling.cache import KeyValueCache
-from unigrpo.models.sampling.remasking import draw, guide
+from unigrpo.models.sampling.remasking import draw, exponential_noise, guide, uniform_noise
 from unigrpo.models.vocabulary import Vocabulary
 
 UNKNOWN = -1
@@ -139,12 +139,14 @@ def sample_images(
     batch = _start(prompts, guides, settings, vocabulary, generators, known, device)
     commit_step = torch.full(batch.image.shape, -1, device=device)
     commit_log_probs = torch.zeros(batch.image.shape, device=device)
+    is_finite = torch.ones((), dtype=torch.bool, device=device)
     for step in range(settings.num_denoising_steps):
         hidden = batch.image == vocabulary.mask_id
         left = hidden.sum(dim=1).tolist()
         if not any(left):
             break
         drawn, log_probs, confidence = _candidates(model, batch, hidden, left, settings, vocabulary)
+        is_finite &= log_probs.isfinite().all()
         kept = hidden
         if step < settings.num_denoising_steps - 1:
             counts = mask_counts(settings, step, hidden.sum(dim=1))
@@ -153,6 +155,8 @@ def sample_images(
         batch.show(torch.where(kept, drawn, batch.image))
         commit_step[kept] = step
         commit_log_probs = torch.where(kept, log_probs, commit_log_probs)
+    if not is_finite:  # asked once, because the answer waits for the device
+        raise ConfigError("the model's logits are not finite; check its weights, or use an earlier checkpoint")
     return [
         _finish(batch.image[row], prompt, commit_step[row], commit_log_probs[row], vocabulary)
         for row, prompt in enumerate(prompts)
@@ -276,7 +280,7 @@ def _padded(
     return _Rows(
         tokens=tokens.to(device),
         token_mask=token_mask.to(device),
-        is_padded=not bool(token_mask.all()),
+        is_padded=len({len(prompt) for prompt in prompts}) > 1,
         columns=columns,
         cache=KeyValueCache() if settings.cache == "text" else None,
     )
@@ -295,19 +299,13 @@ def _candidates(
     Confidence is the log-probability before the temperature.
     """
     logits = _logits(model, batch, hidden, sum(left), settings, vocabulary)
-    scaled = logits / settings.temperature if settings.temperature > 0 else logits
+    scaled = logits if settings.temperature in (0, 1) else logits / settings.temperature
     if settings.temperature > 0:
-        noise = [
-            torch.empty(count, logits.shape[1], device=g.device).exponential_(generator=g).to(logits.device)
-            for count, g in zip(left, batch.generators, strict=True)
-        ]
-        drawn = draw(scaled, torch.cat(noise))
+        drawn = draw(scaled, exponential_noise(left, logits.shape[1], batch.generators, logits.device))
     else:
         drawn = scaled.argmax(dim=-1)
     log_probs = scaled.log_softmax(-1).gather(1, drawn[:, None])[:, 0]
-    if not log_probs.isfinite().all():
-        raise ConfigError("the model's logits are not finite; check its weights, or use an earlier checkpoint")
-    plain = log_probs if settings.temperature in (0, 1) else logits.log_softmax(-1).gather(1, drawn[:, None])[:, 0]
+    plain = log_probs if scaled is logits else logits.log_softmax(-1).gather(1, drawn[:, None])[:, 0]
     return (
         batch.image.masked_scatter(hidden, drawn + vocabulary.image_offset),
         torch.zeros_like(hidden, dtype=torch.float32).masked_scatter(hidden, log_probs),
@@ -339,11 +337,8 @@ def _logits(
 
 def _remasking_noise(batch: _Batch, hidden: Bool[Tensor, "B N"], left: Sequence[int]) -> Float[Tensor, "B N"]:
     """Returns Gumbel noise at the masked positions."""
-    uniform = [
-        torch.rand(count, generator=g, device=g.device).to(hidden.device)
-        for count, g in zip(left, batch.generators, strict=True)
-    ]
-    return torch.zeros_like(hidden, dtype=torch.float32).masked_scatter(hidden, gumbel(torch.cat(uniform)))
+    noise = gumbel(uniform_noise(left, batch.generators, hidden.device))
+    return torch.zeros_like(hidden, dtype=torch.float32).masked_scatter(hidden, noise)
 
 
 def _finish(image: Tensor, prompt: Tensor, steps: Tensor, log_probs: Tensor, vocabulary: Vocabulary) -> ImageSample:

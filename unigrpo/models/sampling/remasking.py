@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -35,24 +37,55 @@ def guide(
     conditional: Float[Tensor, "*any V"], unconditional: Float[Tensor, "*any V"], scale: float
 ) -> Float[Tensor, "*any V"]:
     """Returns logits of classifier-free guidance, ``u + (scale + 1)(c - u)``: a scale of 0 is no guidance."""
-    return unconditional + (scale + 1) * (conditional - unconditional)
+    return (conditional - unconditional).mul_(scale + 1).add_(unconditional)  # one copy, as logits are large
 
 
-def keep_top_p(logits: Float[Tensor, "N V"], top_p: float) -> Float[Tensor, "N V"]:
-    """Returns logits with minus infinity outside the smallest set of tokens whose probability reaches ``top_p``."""
-    if top_p >= 1:
-        return logits
+def draw_top_p(logits: Float[Tensor, "N V"], top_p: float, uniform: Float[Tensor, " N"]) -> Int[Tensor, " N"]:
+    """Samples one token per row from the smallest set of tokens whose probability reaches ``top_p``.
+
+    The tokens are ordered by probability, and the sample is where the cumulative probability passes a uniform random
+    number times that of the set (inverse transform sampling). One random number per row is enough.
+
+    Args:
+        logits: Logits, already divided by the temperature.
+        top_p: Probability of the set, in (0, 1].
+        uniform: Uniform random numbers in [0, 1).
+    """
     ordered, index = logits.sort(dim=-1, descending=True)
-    before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
-    return torch.full_like(logits, -torch.inf).scatter(-1, index, ordered.masked_fill(before >= top_p, -torch.inf))
+    upto = ordered.softmax(-1).cumsum(-1)
+    size = (upto < top_p).sum(-1, keepdim=True).clamp(max=logits.shape[-1] - 1)  # the last place of the set, from 0
+    place = torch.searchsorted(upto, uniform[:, None] * upto.gather(-1, size), right=True)
+    return index.gather(-1, torch.minimum(place, size))[:, 0]
 
 
-def draw(logits: Float[Tensor, "N V"], noise: Float[Tensor, "N V"]) -> Int[Tensor, " N"]:
+def exponential_noise(
+    counts: Sequence[int], size: int, generators: Sequence[torch.Generator], device: torch.device
+) -> Float[Tensor, "N size"]:
+    """Returns samples of the exponential distribution with rate 1: ``counts[i]`` rows from ``generators[i]``."""
+    noise = torch.empty(sum(counts), size, device=generators[0].device)
+    for rows, generator in zip(noise.split(list(counts)), generators, strict=True):
+        rows.exponential_(generator=generator)
+    return noise.to(device)
+
+
+def uniform_noise(
+    counts: Sequence[int], generators: Sequence[torch.Generator], device: torch.device
+) -> Float[Tensor, " N"]:
+    """Returns uniform random numbers in [0, 1): ``counts[i]`` of them from ``generators[i]``."""
+    drawn = [torch.rand(count, generator=g, device=g.device) for count, g in zip(counts, generators, strict=True)]
+    return torch.cat(drawn).to(device)
+
+
+def draw(logits: Float[Tensor, "N V"], noise: Float[Tensor, "N V"], excluded: int | None = None) -> Int[Tensor, " N"]:
     """Samples one token per row from the softmax of the logits by an exponential race, which equals adding Gumbel
     noise.
 
     Args:
         logits: Logits, already divided by the temperature.
-        noise: Samples of the exponential distribution with rate 1.
+        noise: Samples of the exponential distribution with rate 1. They are overwritten.
+        excluded: Token that is never sampled.
     """
-    return (logits - noise.log()).argmax(dim=-1)
+    scores = noise.log_().neg_().add_(logits)
+    if excluded is not None:
+        scores[:, excluded] = -torch.inf
+    return scores.argmax(dim=-1)

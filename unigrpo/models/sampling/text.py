@@ -16,7 +16,16 @@ from torch import Tensor
 from unigrpo import ConfigError
 from unigrpo.config import TextSamplingConfig
 from unigrpo.models.sampling.cache import KeyValueCache
-from unigrpo.models.sampling.remasking import at_least, commit_counts, draw, guide, keep_top_p, most_confident
+from unigrpo.models.sampling.remasking import (
+    at_least,
+    commit_counts,
+    draw,
+    draw_top_p,
+    exponential_noise,
+    guide,
+    most_confident,
+    uniform_noise,
+)
 from unigrpo.models.vocabulary import Vocabulary
 
 
@@ -172,7 +181,7 @@ def _start(
         token_mask=token_mask,
         commit_step=torch.full(shape, -1, device=device),
         log_probs=torch.zeros(shape, device=device),
-        is_padded=not token_mask.all(),
+        is_padded=len({len(p) for p in prompts}) > 1 or len({len(suffix) for suffix in suffixes}) > 1,
         response_length=settings.max_new_tokens,
     )
 
@@ -210,14 +219,17 @@ def _fill_block(
                 masked, left = masked[unfinished], [left[row] for row in unfinished]
         elif count == 0:
             break  # more steps than tokens: nothing is fixed, so nothing needs computing
-        logits = _logits(model, part, columns, masked, sum(left), settings, vocabulary, cache)
-        drawn, log_probs, confidence = _candidates(logits, left, part.generators, settings, vocabulary)
+        # Where the confidence does not decide, only the tokens that are fixed need logits and noise.
+        chosen = _chosen_at_random(masked, left, count, part.generators, settings)
+        read, numbers = (masked, left) if chosen is None else (chosen, _numbers(chosen, count, settings))
+        logits = _logits(model, part, columns, read, sum(numbers), settings, vocabulary, cache)
+        drawn, log_probs, confidence = _candidates(logits, numbers, part.generators, settings, vocabulary)
         is_finite &= log_probs.isfinite().all()
-        confidence = confidence.nan_to_num(0.0)  # so that the count holds until the end of the block, which raises
-        scores = torch.full(masked.shape, -torch.inf, device=masked.device).masked_scatter(masked, confidence)
-        chosen = at_least(scores, settings.threshold) if count == 0 else most_confident(scores, count)
+        if chosen is None:
+            confidence = confidence.nan_to_num(0.0)  # so that the count holds until the end of the block, which raises
+            chosen = _chosen(masked, confidence, count, settings)
         for target, values in ((part.tokens, drawn), (part.log_probs, log_probs)):
-            _commit(target[:, columns], masked, chosen, values)
+            _commit(target[:, columns], read, chosen, values)
         part.commit_step[:, columns].masked_fill_(chosen, block * len(counts) + step)
         left = [n - count for n in left]
     batch.put(rows, part)
@@ -231,38 +243,62 @@ def _commit(block: Tensor, masked: Bool[Tensor, "B l"], chosen: Bool[Tensor, "B 
     block.copy_(torch.where(chosen, spread, block))
 
 
+def _chosen(
+    masked: Bool[Tensor, "B l"], confidence: Float[Tensor, " N"], count: int, settings: TextSamplingConfig
+) -> Bool[Tensor, "B l"]:
+    """Returns the positions that a step fixes: the ``count`` most confident of each row, or with 0 all above the
+    threshold."""
+    scores = torch.full(masked.shape, -torch.inf, device=masked.device).masked_scatter(masked, confidence)
+    return at_least(scores, settings.threshold) if count == 0 else most_confident(scores, count)
+
+
+def _chosen_at_random(
+    masked: Bool[Tensor, "B l"],
+    left: Sequence[int],
+    count: int,
+    generators: Sequence[torch.Generator],
+    settings: TextSamplingConfig,
+) -> Bool[Tensor, "B l"] | None:
+    """Returns the positions that a step fixes under random remasking, which are known before tokens are sampled; None
+    under another."""
+    if settings.remasking != "random":
+        return None
+    return _chosen(masked, uniform_noise(left, generators, masked.device), count, settings)
+
+
+def _numbers(chosen: Bool[Tensor, "B l"], count: int, settings: TextSamplingConfig) -> list[int]:
+    """Returns how many positions of each row are chosen; only under a threshold must the device be asked."""
+    return chosen.sum(dim=1).tolist() if settings.threshold > 0 else [count] * len(chosen)
+
+
 def _candidates(
     logits: Float[Tensor, "N V"],
-    left: Sequence[int],
+    numbers: Sequence[int],
     generators: Sequence[torch.Generator],
     settings: TextSamplingConfig,
     vocabulary: Vocabulary,
 ) -> tuple[Int[Tensor, " N"], Float[Tensor, " N"], Float[Tensor, " N"]]:
-    """Returns a token for every masked position of the block, its log-probability and its confidence.
+    """Returns a token for each position with logits, its log-probability and its confidence.
 
     The mask token itself is never sampled; the log-probability is still that of the whole vocabulary, as in training.
-    ``left`` is the number of masked positions of each row.
+    ``numbers`` holds the number of positions of each row. Logits are large, so few copies of them are made.
     """
-    scaled = logits / settings.temperature if settings.temperature > 0 else logits
-    allowed = scaled.clone()
-    allowed[:, vocabulary.mask_id] = -torch.inf
-    if settings.temperature > 0:
-        noise = [
-            torch.empty(count, logits.shape[1], device=g.device).exponential_(generator=g).to(logits.device)
-            for count, g in zip(left, generators, strict=True)
-        ]
-        drawn = draw(keep_top_p(allowed, settings.top_p), torch.cat(noise))
+    scaled = logits if settings.temperature in (0, 1) else logits / settings.temperature
+    if settings.temperature > 0 and settings.top_p == 1:
+        noise = exponential_noise(numbers, logits.shape[1], generators, logits.device)
+        drawn = draw(scaled, noise, excluded=vocabulary.mask_id)
+        del noise
     else:
-        drawn = allowed.argmax(dim=-1)
+        allowed = scaled.index_fill(1, torch.tensor([vocabulary.mask_id], device=logits.device), -torch.inf)
+        if settings.temperature > 0:
+            drawn = draw_top_p(allowed, settings.top_p, uniform_noise(numbers, generators, logits.device))
+        else:
+            drawn = allowed.argmax(dim=-1)
+        del allowed
     log_probs = scaled.log_softmax(-1).gather(1, drawn[:, None])[:, 0]
-    if settings.remasking == "random":
-        uniform = [
-            torch.rand(count, generator=g, device=g.device).to(logits.device)
-            for count, g in zip(left, generators, strict=True)
-        ]
-        return drawn, log_probs, torch.cat(uniform)
-    plain = log_probs if settings.temperature in (0, 1) else logits.log_softmax(-1).gather(1, drawn[:, None])[:, 0]
-    return drawn, log_probs, plain.exp()
+    if scaled is logits:
+        return drawn, log_probs, log_probs.exp()
+    return drawn, log_probs, logits.log_softmax(-1).gather(1, drawn[:, None])[:, 0].exp()
 
 
 def _logits(

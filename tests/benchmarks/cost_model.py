@@ -92,7 +92,8 @@ def predicted_flops(size: Size, model: MMadaModelLM) -> dict[str, float]:
     for number in range(NUM_ROWS // 2):
         for sample, ids in ((text_sample(size, number), size.num_ids), (image_sample(size, number), codes)):
             row = len(sample.rollout.token_ids)
-            mixed += sum(pass_flops(measured, row, row**2, int(views.views(sample.rollout, 0).weight.sum()) * ids))
+            read = int(views.views(sample.rollout, 0).weight.sum())
+            mixed += sum(pass_flops(measured, row, row**2, read, read * ids))
     passes = 3 if size.name == "small" else 4
     texts = {
         f"texts, cache {cache}": NUM_ROWS * text_flops(measured, text, replace(size.text, cache=cache))

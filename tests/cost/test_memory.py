@@ -14,11 +14,17 @@ from unigrpo.config import (
     RunConfig,
     TrainConfig,
 )
-from unigrpo.cost.memory import ModelSize, memory_plan
+from unigrpo.cost.memory import ModelSize, Rows, memory_plan
 from unigrpo.models.mmada import MMadaConfig
 
 MMADA_8B = ModelSize(
-    num_parameters=8_082_690_048, num_layers=32, width=4096, vocabulary_size=134_656, num_trainable=8_082_690_048
+    num_parameters=8_082_690_048,
+    num_layers=32,
+    width=4096,
+    mlp_width=12_288,
+    kv_width=4096,
+    vocabulary_size=134_656,
+    num_trainable=8_082_690_048,
 )
 
 
@@ -30,7 +36,7 @@ def plan(*, ranks=8, zero_stage: Literal[0, 2, 3] = 3, adam_offload=False, beta=
         train=TrainConfig(micro_batch_size=1),
         ds=DeepSpeedConfig(zero_stage=zero_stage, adam_offload=adam_offload),
     )
-    return memory_plan(config, MMADA_8B, longest_row=384)
+    return memory_plan(config, MMADA_8B, Rows(longest=384))
 
 
 def test_training_state_of_the_8b_model_is_16_bytes_per_parameter_before_sharding():
@@ -66,7 +72,7 @@ def test_lora_trains_little_and_keeps_no_second_copy():
     # rank x (in + out) of q, k, v, attn_out (4096 to 4096) and of the three of the MLP (4096, 12288), in 32 layers
     assert size.num_trainable == 32 * 16 * (4 * 2 * 4096 + 3 * (4096 + 12288))
     config = RunConfig(ds=DeepSpeedConfig(zero_stage=2, lora=lora))
-    gpu = memory_plan(config, size, longest_row=384).gpu
+    gpu = memory_plan(config, size, Rows(longest=384)).gpu
     assert "reference" not in gpu
     assert gpu["weights"] == pytest.approx((size.num_parameters) * 2 / 1e9)
     assert gpu["gradients"] + gpu["optimizer"] == pytest.approx(size.num_trainable * 14 / 1e9)

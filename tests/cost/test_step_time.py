@@ -59,12 +59,12 @@ def test_a_forward_pass_costs_what_torch_counts(num_read):
 def test_the_8b_anchors_of_sampling():
     """512 tokens x 128 passes x 16 GFLOP are 1.05 PFLOP: 121 tokens a second at half of 989 TFLOP/s.
 
-    That counts the head at every token; we read it where tokens are hidden.
+    That counts the head and the whole last layer at every token; we compute them where tokens are read.
     """
     model = ModelSize.of(MMadaConfig(), LoRAConfig())
     flops = text_flops(model, Lengths(prompt=256, response=256), TextSamplingConfig())
-    assert flops == pytest.approx(1.05e15, rel=0.12)
-    assert 256 / (flops / (0.5 * 989e12)) == pytest.approx(121, rel=0.14)
+    assert flops == pytest.approx(1.05e15, rel=0.14)
+    assert 256 / (flops / (0.5 * 989e12)) == pytest.approx(121, rel=0.15)
 
 
 def test_twice_the_gpus_halve_the_arithmetic_but_not_the_network():

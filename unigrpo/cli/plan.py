@@ -11,15 +11,19 @@ from unigrpo import ConfigError
 from unigrpo.checks.denoising import StageInputs, row_lengths
 from unigrpo.checks.unigrpo import Inputs
 from unigrpo.config import BaseRunConfig, RolloutConfig, RunConfig
+from unigrpo.config.data import DRAWING_TASKS
 from unigrpo.config.denoising import StageConfig
 from unigrpo.cost.hardware import Hardware, find_hardware
 from unigrpo.cost.memory import (
     MemoryPlan,
     ModelSize,
+    Rows,
     check_fits,
     check_rollouts_fit,
     memory_plan,
     rollout_memory_gb,
+    room_gb,
+    stage_memory,
     training_memory,
 )
 from unigrpo.cost.step_time import StepFlops, stage_flops, step_seconds, unigrpo_flops, whole_step
@@ -98,16 +102,25 @@ def unigrpo_plan(config: RunConfig, inputs: Inputs | None, assumed: Assumptions)
         f"estimator   {config.algo.likelihood.name}, mask ratios {config.algo.mask_ratio.schedule}",
         f"workers     {_workers(config)}",
     ]
-    memory = memory_plan(config, size, row)
+    rows = Rows(
+        longest=row,
+        longest_image=max(
+            (longest[t] + config.response_tokens(t, codes) for t in DRAWING_TASKS if t in longest), default=0
+        ),
+        image_tokens=0 if set(longest) <= {"text"} else codes,
+    )
+    memory = memory_plan(config, size, rows)
     lines += _memory_lines(memory, "policy GPU", assumed.hardware)
     if config.has_dedicated_reference_gpus:
-        lines.append(f"            {memory.gpu['weights']:.2f} GB on each of {config.num_policy_ranks} reference GPUs")
+        gigabytes = memory.gpu["weights"] + memory.gpu["score"]
+        lines.append(f"            {gigabytes:.2f} GB on each of {config.num_policy_ranks} reference GPUs")
     if config.rollout.num_workers:
-        gigabytes = rollout_memory_gb(config, size, row)
+        gigabytes = rollout_memory_gb(config, size, rows)
         check_rollouts_fit(gigabytes, assumed.hardware)
         lines.append(f"            {gigabytes:.2f} GB on each of {config.rollout.num_workers} rollout GPUs")
     lines += [
-        f"            {term.num_gpus:g} of a GPU beside the policy's for each of {term.min_workers} x {term.name}"
+        f"            {term.num_gpus:g} of a GPU ({term.num_gpus * room_gb(assumed.hardware):.1f} GB) beside the "
+        f"policy's for each of {term.min_workers} x {term.name}"
         for term in config.reward.terms
         if term.num_gpus
     ]
@@ -170,7 +183,7 @@ def stage_plan(config: StageConfig, inputs: StageInputs | None, assumed: Assumpt
             for source, number in sizes.items()
         ]
     lines.append(f"workers     {config.actor.num_ranks} GPUs")
-    memory = training_memory(config, size, config.train.micro_batch_size * max(rows.values()))
+    memory = stage_memory(config, size, max(rows.values()))
     lines += _memory_lines(memory, "GPU", assumed.hardware)
     check_fits(memory, config, assumed.hardware)
     lines += _time_lines(config, size, stage_flops(config, size, rows), 1, assumed)

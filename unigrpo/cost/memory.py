@@ -12,19 +12,25 @@ import torch
 
 from unigrpo import ConfigError
 from unigrpo.config import BaseRunConfig, LoRAConfig, RunConfig
+from unigrpo.config.denoising import StageConfig
 from unigrpo.cost.hardware import Hardware
+from unigrpo.models.image_tokenizer import IMAGE_BATCH_SIZE, ImageTokenizer, ImageTokenizerConfig
 from unigrpo.models.lora import add_lora
-from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
+from unigrpo.models.mmada import HEAD_CHUNK_ROWS, MMadaConfig, MMadaModelLM
+from unigrpo.models.vocabulary import PUBLISHED_CODEBOOK_SIZE
 
 OPTIMIZER_BYTES = 12
 TYPE_BYTES = {"fp32": 4, "bf16": 2}
-LAYER_TENSORS = 16
-"""Number of tensors of the model's width that one layer keeps for the backward pass: norms, q, k, v, attention and its
-output, residuals, and the three of the MLP at about three widths each."""
 USABLE_SHARE = 0.92
 """Usable fraction of a GPU's memory. The CUDA context, NCCL's buffers and fragmentation take the rest."""
-HEAD_ROWS = 1024
-"""Number of rows whose float32 logits exist at once."""
+REDUCE_BUCKET = 500_000_000
+"""Number of gradients that DeepSpeed collects before it reduces them (``reduce_bucket_size``)."""
+MAX_LIVE_PARAMETERS = 1_000_000_000
+"""Number of weights that ZeRO-3 keeps gathered (``stage3_max_live_parameters``)."""
+TOKENIZER_FEATURES = 5
+"""Number of feature maps of full resolution that the image tokenizer holds at once."""
+PHASES = ("encode", "generate", "score", "update", "optimizer step")
+"""Parts of a step that use the same memory one after the other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +40,9 @@ class ModelSize:
     num_parameters: int
     num_layers: int
     width: int
+    mlp_width: int
+    kv_width: int
+    """Number of key values of a token in one layer: heads of keys times their size."""
     vocabulary_size: int
     num_trainable: int
     """Number of parameters that the optimizer has: all, or those of the LoRA adapters."""
@@ -55,6 +64,8 @@ class ModelSize:
             num_trainable=model.num_parameters(only_trainable=True),
             num_layers=config.n_layers,
             width=config.d_model,
+            mlp_width=config.mlp_hidden_size,
+            kv_width=config.n_kv_heads * config.d_model // config.n_heads,
             vocabulary_size=config.embedding_size,
         )
 
@@ -64,51 +75,215 @@ class MemoryPlan:
     """Memory of one policy rank, in gigabytes (1e9 bytes)."""
 
     gpu: dict[str, float]
-    """Memory on the GPU, by purpose."""
+    """Memory on the GPU, by purpose. :data:`PHASES` follow one another; everything else stays."""
     cpu: dict[str, float]
     """Memory that is moved to the CPU, by purpose."""
 
     @property
     def gpu_total(self) -> float:
-        """Largest memory at one time: generation and updates alternate."""
-        turns = {name: self.gpu.get(name, 0.0) for name in ("activations", "logits", "sampling")}
-        steady = sum(self.gpu.values()) - sum(turns.values())
-        return steady + max(turns["activations"] + turns["logits"], turns["sampling"])
+        """Largest memory at one time: all that stays, and the largest phase."""
+        phases = [gigabytes for name, gigabytes in self.gpu.items() if name in PHASES]
+        return sum(self.gpu.values()) - sum(phases) + max(phases, default=0.0)
+
+    @property
+    def largest(self) -> str:
+        """Name of the largest part of the largest memory."""
+        phase = max((name for name in self.gpu if name in PHASES), key=lambda name: self.gpu[name], default="")
+        return max((name for name in self.gpu if name not in PHASES or name == phase), key=lambda name: self.gpu[name])
 
 
-def memory_plan(config: RunConfig, model: ModelSize, longest_row: int) -> MemoryPlan:
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Numbers of tokens of the longest rows of a run."""
+
+    longest: int
+    """Prompt and response together."""
+    longest_image: int = 0
+    """Prompt and generated image together; 0 if the run generates no images."""
+    image_tokens: int = 0
+    """Number of codes of an image; 0 if the run has no images."""
+    codebook_size: int = PUBLISHED_CODEBOOK_SIZE
+
+
+def memory_plan(config: RunConfig, model: ModelSize, rows: Rows) -> MemoryPlan:
     """Estimates the memory of one policy rank, with the reference if it shares the GPU.
 
     Args:
         config: The run.
         model: Size of the policy.
-        longest_row: Number of tokens of the longest prompt and response together.
+        rows: Lengths of the longest rows.
     """
-    plan = training_memory(config, model, config.train.micro_batch_size * longest_row)
+    tokens = pass_tokens(config, rows.longest)
+    plan = training_memory(config, model, tokens)
+    plan.gpu["score"] = scoring_gb(model, tokens, config.ds.param_dtype)
     # With rollout workers too: held-out prompts are answered here. The weights are there, or under ZeRO-3 a share.
-    spared = 0.0 if config.ds.zero_stage == 3 else _weights_gb(config, model)
-    plan.gpu["sampling"] = rollout_memory_gb(config, model, longest_row) - spared
+    copied = _weights_gb(config, model) if config.ds.zero_stage == 3 else 0.0
+    plan.gpu["generate"] = copied + generation_gb(config, model, rows)
+    if rows.image_tokens:
+        plan.gpu["image tokenizer"] = image_tokenizer_gb()
     if config.has_reference_workers and config.train.colocate_actor_ref:
         where = plan.cpu if config.ref.offload else plan.gpu
         where["reference"] = plan.gpu["weights"]
+        # Its process keeps the memory of its passes, and gives it back only when it moves its weights away.
+        plan.gpu["reference's passes"] = plan.gpu["score"]
     return plan
 
 
-def rollout_memory_gb(config: RunConfig, model: ModelSize, longest_row: int) -> float:
-    """Returns the gigabytes (1e9 bytes) that generation needs on a GPU, whole weights included; see
-    :func:`memory_plan`."""
-    # One pass without gradient: a layer's tensors, and the logits of the positions that it reads.
-    tokens = config.rollout.micro_batch_size * longest_row
-    once = tokens * model.width * TYPE_BYTES[config.ds.param_dtype] * LAYER_TENSORS / 1e9
-    return _weights_gb(config, model) + once + _logits_gb(model)
+def stage_memory(config: StageConfig, model: ModelSize, longest_row: int) -> MemoryPlan:
+    """Estimates the memory of one rank of pretraining or Mix-CoT, which encodes the images of its rows, too."""
+    plan = training_memory(config, model, config.train.micro_batch_size * longest_row)
+    if set(config.modalities) - {"lm", "lm_chat"}:
+        plan.gpu["image tokenizer"] = image_tokenizer_gb()
+        plan.gpu["encode"] = image_coding_gb(config.image.resolution)
+    return plan
+
+
+def pass_tokens(config: RunConfig, longest_row: int) -> int:
+    """Returns the largest number of tokens of a scoring or training pass, padding included."""
+    if config.train.micro_batch_tokens:
+        return max(config.train.micro_batch_tokens, longest_row)
+    return config.train.micro_batch_size * longest_row
+
+
+def rollout_memory_gb(config: RunConfig, model: ModelSize, rows: Rows) -> float:
+    """Returns the gigabytes (1e9 bytes) of a rollout worker, which generates, and scores if it is a step ahead."""
+    work = [generation_gb(config, model, rows)]
+    if config.rollout.max_staleness:
+        work.append(scoring_gb(model, pass_tokens(config, rows.longest), config.ds.param_dtype))
+    tokenizer = image_tokenizer_gb() if rows.image_tokens else 0.0
+    return _weights_gb(config, model) + tokenizer + max(work)
+
+
+def generation_gb(config: RunConfig, model: ModelSize, rows: Rows) -> float:
+    """Returns the gigabytes of generation without the weights: the larger one of text and images."""
+    text, image, dtype = config.rollout.text, config.rollout.image, config.ds.param_dtype
+    batch = config.rollout.micro_batch_size
+    guided = 2 if text.guidance_scale > 0 else 1
+    needed = [
+        sampling_gb(
+            model,
+            dtype,
+            tokens=guided * batch * rows.longest,
+            cached_tokens=guided * batch * rows.longest if text.cache != "none" else 0,
+            num_logits=batch * text.block_length * model.vocabulary_size,
+            copies=logit_copies(text.temperature, text.top_p, text.guidance_scale),
+        )
+    ]
+    if rows.longest_image:
+        # The unconditional rows have almost no prompt; they make passes of their own, but their cache stays.
+        unconditional = batch * (rows.image_tokens + 5) if image.guidance_scale > 0 else 0
+        tokens = batch * rows.longest_image
+        needed.append(
+            sampling_gb(
+                model,
+                dtype,
+                tokens=tokens,
+                cached_tokens=tokens + unconditional if image.cache != "none" else 0,
+                num_logits=batch * rows.image_tokens * rows.codebook_size,
+                copies=logit_copies(image.temperature, 1.0, image.guidance_scale),
+            )
+        )
+    if rows.image_tokens:
+        needed.append(image_coding_gb(config.image.resolution))
+    return max(needed)
+
+
+def sampling_gb(
+    model: ModelSize, dtype: str, *, tokens: int, cached_tokens: int, num_logits: int, copies: float
+) -> float:
+    """Returns the gigabytes of a sampling step: caches, and the larger one of its pass and of its float32 logits.
+
+    Args:
+        model: Size of the model.
+        dtype: Type of the weights.
+        tokens: Number of tokens of the pass.
+        cached_tokens: Number of tokens whose keys and values are kept.
+        num_logits: Number of logits of the tokens to sample, after guidance.
+        copies: Number of float32 copies of these logits that exist at once; see :func:`logit_copies`.
+    """
+    of_layer = cached_tokens * 2 * model.kv_width * TYPE_BYTES[dtype]
+    # The keys and values of the last layer are among the tensors of its pass.
+    in_pass = of_layer * (model.num_layers - 1) + _pass_bytes(model, tokens, dtype)
+    return max(in_pass, of_layer * model.num_layers + copies * 4 * num_logits) / 1e9
+
+
+def logit_copies(temperature: float, top_p: float, guidance_scale: float) -> int:
+    """Returns the largest number of float32 copies of the sampled logits that exist at once.
+
+    The logits and their noise or log-softmax are two copies; a temperature makes another one. Guidance holds those of
+    two rows and the result. A cut by ``top_p`` holds the allowed logits, the sorted ones, their indices (twice as
+    large), their probabilities and the cumulative sum.
+    """
+    scaled = temperature not in (0, 1)
+    drawn = 2 if top_p >= 1 else 7
+    return max(drawn + scaled, 3 if guidance_scale > 0 else 0)
+
+
+def scoring_gb(model: ModelSize, tokens: int, dtype: str) -> float:
+    """Returns the gigabytes of a pass that computes log-probabilities without gradients, weights left out."""
+    residual = tokens * model.width * TYPE_BYTES[dtype]
+    return max(_pass_bytes(model, tokens, dtype), residual + 2 * _chunk_bytes(model, tokens)) / 1e9
+
+
+def update_gb(model: ModelSize, tokens: int, dtype: str, *, is_recomputed: bool) -> float:
+    """Returns the gigabytes of a pass with gradients and its backward pass, beyond weights and their gradients.
+
+    In bfloat16 a layer keeps 10 tensors of the model's width for the backward pass (two float32 copies of a norm's
+    input count twice), keys and values, and 4 of the MLP's width. The last layer keeps less, because its MLP sees only
+    the tokens that are read.
+
+    Args:
+        model: Size of the model.
+        tokens: Number of tokens of the pass.
+        dtype: Type of the weights.
+        is_recomputed: Whether the layers keep only their inputs (gradient checkpointing).
+    """
+    bytes_each = TYPE_BYTES[dtype]
+    width, norms = model.width, 0 if dtype == "bf16" else 2  # float32 norms keep no copy of another type
+    layer = (10 - norms) * width + 2 * model.kv_width + 4 * model.mlp_width
+    last = (6 - norms // 2) * width + 2 * model.kv_width
+    head_gradient = model.vocabulary_size * width * bytes_each
+    chunk = _chunk_bytes(model, tokens)
+    # Of several chunks of rows, autograd adds up the gradients of the head's weights: two and their sum.
+    head = 3 * head_gradient if tokens > HEAD_CHUNK_ROWS else max(3 * chunk, head_gradient + chunk / 2)
+    # The gradients of a layer's activations beside what it keeps: three of the model's width and one of the MLP's.
+    backward = 3 * width + model.mlp_width
+    if is_recomputed:
+        kept, backward = model.num_layers * width, layer + backward
+    else:
+        kept = (model.num_layers - 1) * layer + last
+    return (tokens * kept * bytes_each + max(head, tokens * backward * bytes_each)) / 1e9
+
+
+def image_tokenizer_gb() -> float:
+    """Returns the gigabytes of the published image tokenizer's weights, which are float32."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in ImageTokenizer(ImageTokenizerConfig()).parameters()) * 4 / 1e9
+
+
+def image_coding_gb(resolution: int) -> float:
+    """Returns the gigabytes of encoding or decoding a batch of images of this height and width, in pixels."""
+    stem = ImageTokenizerConfig().stem_channels
+    return TOKENIZER_FEATURES * IMAGE_BATCH_SIZE * stem * resolution**2 * 4 / 1e9
+
+
+def _pass_bytes(model: ModelSize, tokens: int, dtype: str) -> int:
+    """Returns the bytes of a layer's tensors in a pass without gradients.
+
+    Beside the residual stream before and after attention and the norm's output there are two tensors of the MLP; or,
+    in attention, the query and the key in float32, rotated and not, which are as large as nine of bfloat16.
+    """
+    attention = 9 if dtype == "bf16" else 6
+    return tokens * max(3 * model.width + 2 * model.mlp_width, attention * model.width) * TYPE_BYTES[dtype]
+
+
+def _chunk_bytes(model: ModelSize, tokens: int) -> int:
+    """Returns the bytes of the float32 logits of one chunk of rows."""
+    return min(tokens, HEAD_CHUNK_ROWS) * model.vocabulary_size * 4
 
 
 def _weights_gb(config: BaseRunConfig, model: ModelSize) -> float:
     return model.num_parameters / 1e9 * TYPE_BYTES[config.ds.param_dtype]
-
-
-def _logits_gb(model: ModelSize) -> float:
-    return 3 * HEAD_ROWS * model.vocabulary_size * 4 / 1e9
 
 
 def check_fits(plan: MemoryPlan, config: BaseRunConfig, hardware: Hardware) -> None:
@@ -120,14 +295,14 @@ def check_fits(plan: MemoryPlan, config: BaseRunConfig, hardware: Hardware) -> N
     room = room_gb(hardware)
     if plan.gpu_total <= room:
         return
-    largest = max(plan.gpu, key=lambda name: plan.gpu[name])
+    largest = plan.largest
     changes = [
         ("ds.zero_stage 3", config.ds.zero_stage < 3 and config.actor.num_ranks > 1),
         ("more GPUs (actor.num_nodes, actor.num_gpus_per_node)", True),
         ("ds.adam_offload true", not config.ds.adam_offload),
         ("ref.offload true", "reference" in plan.gpu and config.ds.zero_stage < 3),
-        ("a smaller train.micro_batch_size", largest in ("activations", "logits")),
-        ("a smaller rollout.micro_batch_size", largest == "sampling"),
+        ("a smaller train.micro_batch_size", largest in ("update", "score", "reference's passes")),
+        ("a smaller rollout.micro_batch_size", largest == "generate"),
         ("actor.gradient_checkpointing_enable true", not config.actor.gradient_checkpointing_enable),
     ]
     raise ConfigError(
@@ -157,20 +332,46 @@ def training_memory(config: BaseRunConfig, model: ModelSize, tokens: int, num_ra
     Args:
         config: The run or stage.
         model: Its size.
-        tokens: Of one micro-batch.
-        num_ranks: In the place of the run's own.
+        tokens: Number of tokens of one micro-batch.
+        num_ranks: Number of ranks in the place of the run's own.
     """
     bytes_each, stage = TYPE_BYTES[config.ds.param_dtype], config.ds.zero_stage
     ranks = num_ranks or config.actor.num_ranks
     trained = model.num_trainable / 1e9
-    kept_layers = 1 if config.actor.gradient_checkpointing_enable else model.num_layers
-    kept = tokens * model.width * bytes_each * (LAYER_TENSORS * kept_layers + model.num_layers)
+    own_gradients = trained / (ranks if stage >= 2 else 1)
+    passes = update_gb(model, tokens, config.ds.param_dtype, is_recomputed=config.actor.gradient_checkpointing_enable)
     gpu = {
         "weights": _weights_gb(config, model) / (ranks if stage == 3 else 1),
-        "gradients": trained * bytes_each / (ranks if stage >= 2 else 1),
-        "activations": kept / 1e9,
-        "logits": _logits_gb(model),
+        "gradients": own_gradients * bytes_each,
+        "update": passes + zero_buffers_gb(config, model, ranks),
+        # A float32 copy of the gradients that the optimizer of this rank takes, and the flat copy it is made of.
+        "optimizer step": trained / (ranks if stage >= 1 else 1) * (4 + bytes_each),
     }
     cpu: dict[str, float] = {}
     (cpu if config.ds.adam_offload else gpu)["optimizer"] = trained * OPTIMIZER_BYTES / (ranks if stage >= 1 else 1)
     return MemoryPlan(gpu=gpu, cpu=cpu)
+
+
+def zero_buffers_gb(config: BaseRunConfig, model: ModelSize, ranks: int) -> float:
+    """Returns the gigabytes of DeepSpeed's buffers during a backward pass.
+
+    The reduction holds a bucket of gradients and a flat copy of it, which is as large as the head if that is larger.
+    ZeRO-2 holds the gradients of the present micro-batch beside the sum of the earlier ones, and ZeRO-3 the weights
+    that are gathered.
+
+    Args:
+        config: The run or stage.
+        model: Its size.
+        ranks: Number of ranks.
+    """
+    bytes_each, stage = TYPE_BYTES[config.ds.param_dtype], config.ds.zero_stage
+    if stage == 0 or ranks == 1:
+        return 0.0
+    bucket = min(REDUCE_BUCKET, model.num_trainable)
+    head = model.vocabulary_size * model.width if model.num_trainable == model.num_parameters else 0
+    buffers = (bucket + max(bucket, head)) / 1e9
+    if stage == 2:
+        buffers += model.num_trainable / ranks / 1e9
+    if stage == 3:
+        buffers += min(MAX_LIVE_PARAMETERS, model.num_parameters) / 1e9
+    return buffers * bytes_each

@@ -1,8 +1,8 @@
 """Estimate of the time of a step, from its arithmetic and the speed of the GPUs.
 
 A forward pass costs 2 FLOPs for each weight of the layers and token, and 4 x layers x width for each pair of tokens
-that see each other; the head costs 2 x width x vocabulary where it is read. A backward pass costs two forward passes,
-and recomputing activations another one.
+that see each other; the head costs 2 x width x vocabulary where it is read, and the last layer leaves out what nobody
+reads. A backward pass costs two forward passes, and recomputing activations another one.
 """
 
 from __future__ import annotations
@@ -30,21 +30,30 @@ class Lengths:
         return self.prompt + self.response
 
 
-def pass_flops(model: ModelSize, tokens: float, pairs: float, logits: float) -> tuple[float, float]:
+def pass_flops(model: ModelSize, tokens: float, pairs: float, read: float, logits: float) -> tuple[float, float]:
     """Returns the floating-point operations of a forward pass, in the layers and in the head.
+
+    The last layer computes its MLP and the output of its attention only for the tokens that are read.
 
     Args:
         model: Size of the model.
         tokens: Number of tokens that go through the layers.
         pairs: Number of pairs of tokens of which one attends to the other.
+        read: Number of tokens at which the head is applied.
         logits: Number of logits that are computed.
     """
-    return 2 * model.layer_parameters * tokens + 4 * model.num_layers * model.width * pairs, 2 * model.width * logits
+    matrices = model.layer_parameters * tokens - after_attention(model) * (tokens - read)
+    return 2 * matrices + 4 * model.num_layers * model.width * pairs, 2 * model.width * logits
+
+
+def after_attention(model: ModelSize) -> int:
+    """Returns the number of weights of a layer's output of attention and its MLP."""
+    return model.width * (model.width + 3 * model.mlp_width)
 
 
 def forward_flops(model: ModelSize, row: int, read: float) -> float:
     """Returns the floating-point operations of a forward pass of one row, of which ``read`` tokens have logits."""
-    return sum(pass_flops(model, row, row**2, read * model.vocabulary_size))
+    return sum(pass_flops(model, row, row**2, read, read * model.vocabulary_size))
 
 
 def text_flops(model: ModelSize, lengths: Lengths, text: TextSamplingConfig) -> float:
@@ -55,12 +64,13 @@ def text_flops(model: ModelSize, lengths: Lengths, text: TextSamplingConfig) -> 
     """
     num_blocks = text.max_new_tokens // text.block_length
     steps = max(1, text.num_denoising_steps // num_blocks)
-    row, logits = lengths.row, (text.block_length + text.block_length / steps) / 2 * model.vocabulary_size
+    fixed = text.block_length / steps
+    row, read = lengths.row, fixed if text.remasking == "random" else (text.block_length + fixed) / 2
     total = 0.0
     for start in range(lengths.prompt, lengths.prompt + text.max_new_tokens, text.block_length):
         seen = {"none": row, "prefix": row - start, "dual": text.block_length}[text.cache]
         for columns in (row, *[seen] * (steps - 1)):
-            total += sum(pass_flops(model, columns, columns * row, logits))
+            total += sum(pass_flops(model, columns, columns * row, read, read * model.vocabulary_size))
     return (2 if text.guidance_scale > 0 else 1) * total
 
 
@@ -70,11 +80,11 @@ def image_flops(model: ModelSize, lengths: Lengths, image: ImageSamplingConfig, 
     The unconditional pass of guidance has almost no prompt, and a cache leaves out the prompt.
     """
     rows = [lengths.row] + ([lengths.response + 5] if image.guidance_scale > 0 else [])
-    logits, total = lengths.response / 2 * codebook_size, 0.0
+    read, total = lengths.response / 2, 0.0
     for row in rows:
         seen = lengths.response + 1 if image.cache == "text" else row
         for columns in (row, *[seen] * (image.num_denoising_steps - 1)):
-            total += sum(pass_flops(model, columns, columns * row, logits))
+            total += sum(pass_flops(model, columns, columns * row, read, read * codebook_size))
     return total
 
 
@@ -110,19 +120,20 @@ def unigrpo_flops(
     generate = score = 0.0
     for task, share in shares.items():
         samples, generated = config.num_samples_per_step * share, config.num_generated_per_step * share
-        row, logits = prompt_tokens[task], 0.0
+        row, read, logits = prompt_tokens[task], 0.0, 0.0
         if task != "t2i":
             text = Lengths(prompt=row, response=config.rollout.text.max_new_tokens)
             hidden_image = num_image_tokens if task == "r2i" else 0
             seen = Lengths(prompt=row, response=text.response + hidden_image)
             generate += generated * text_flops(model, seen, config.rollout.text)
-            row, logits = text.row, text.response / 2 * model.vocabulary_size
+            row, read, logits = text.row, text.response / 2, text.response / 2 * model.vocabulary_size
         if task in ("t2i", "r2i"):
             image = Lengths(prompt=row, response=num_image_tokens)
             generate += generated * image_flops(model, image, config.rollout.image, codebook_size)
-            row, logits = image.row, logits + image.response / 2 * codebook_size
+            row, read = image.row, read + image.response / 2
+            logits += image.response / 2 * codebook_size
         # Half of the response is hidden in the mean, and read.
-        score += samples * config.train.num_inner_updates * sum(pass_flops(model, row, row**2, logits))
+        score += samples * config.train.num_inner_updates * sum(pass_flops(model, row, row**2, read, logits))
     passes = 4 if config.actor.gradient_checkpointing_enable else 3
     scorers = 2 if config.has_reference and not config.has_dedicated_reference_gpus else 1
     return StepFlops(generate=generate, score=scorers * score, update=passes * score)

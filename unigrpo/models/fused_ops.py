@@ -18,23 +18,43 @@ from torch import Tensor
 from unigrpo import ConfigError
 
 
+def _may_overwrite() -> bool:
+    """Whether intermediate results may be overwritten: the backward pass would need them, and torch.compile plans its
+    memory itself. New memory costs a CPU as much as the arithmetic."""
+    return not (torch.is_grad_enabled() or torch.compiler.is_compiling())
+
+
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Applies a root-mean-square norm in float32 and casts back before the weight is applied."""
     wide = x.float()
-    wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
-    return weight * wide.to(x.dtype)
+    squared = wide.pow(2)
+    scale = torch.rsqrt(squared.mean(-1, keepdim=True) + eps)
+    if not _may_overwrite():
+        return weight * (wide * scale).to(x.dtype)
+    return torch.mul(wide, scale, out=squared).to(x.dtype).mul_(weight)
 
 
 def rotate(x: Float[Tensor, "B H L D"], cos: Float[Tensor, "L D"], sin: Float[Tensor, "L D"]) -> Tensor:
     """Rotates queries or keys by their position, in float32."""
     wide = x.float()
     first, second = wide.chunk(2, dim=-1)
-    return (wide * cos + torch.cat((-second, first), dim=-1) * sin).to(x.dtype)
+    if not _may_overwrite():
+        return (wide * cos + torch.cat((-second, first), dim=-1) * sin).to(x.dtype)
+    half = first.shape[-1]
+    turned = wide * cos
+    turned[..., :half] -= second * sin[:, :half]
+    turned[..., half:] += first * sin[:, half:]
+    return turned.to(x.dtype)
 
 
 def gate(x: Tensor, by: Tensor) -> Tensor:
-    """Returns SiLU of ``x``, times ``by``."""
-    return F.silu(x) * by
+    """Returns SiLU of ``x``, times ``by``; without gradients the result takes the memory of ``x``."""
+    return F.silu(x, inplace=True).mul_(by) if _may_overwrite() else F.silu(x) * by
+
+
+def add_residual(new: Tensor, x: Tensor) -> Tensor:
+    """Returns the sum of a layer's output and its input; without gradients it takes the memory of ``new``."""
+    return new.add_(x) if _may_overwrite() else x + new
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import ModelOutput
 
 from unigrpo import CheckpointError
-from unigrpo.models.fused_ops import FusedOps
+from unigrpo.models.fused_ops import FusedOps, add_residual
 from unigrpo.models.sampling.cache import KeyValueCache
 from unigrpo.models.vocabulary import PUBLISHED_IDS
 from unigrpo.models.weight_files import give_modes_of_config
@@ -135,11 +135,15 @@ def eager_attention(
     return (weights @ value).transpose(1, 2), None
 
 
-def _select(hidden: Float[Tensor, "B L D"], positions: Bool[Tensor, "B L"], count: int | None) -> Float[Tensor, "N D"]:
-    """Returns ``hidden`` at ``positions``. Without their count, the CPU waits for a GPU to learn it."""
+def _flat_index(positions: Bool[Tensor, "B L"], count: int | None) -> Int[Tensor, " N"]:
+    """Returns where ``positions`` is True in all B L positions. Without their count, the CPU waits for a GPU to learn
+    it."""
     if count is None:
-        return hidden[positions]
-    index = torch.nonzero_static(positions.flatten(), size=count, fill_value=0)[:, 0]
+        return positions.flatten().nonzero()[:, 0]
+    return torch.nonzero_static(positions.flatten(), size=count, fill_value=0)[:, 0]
+
+
+def _select(hidden: Float[Tensor, "B L D"], index: Int[Tensor, " N"]) -> Float[Tensor, "N D"]:
     return hidden.flatten(0, 1).index_select(0, index)
 
 
@@ -166,14 +170,31 @@ class Block(nn.Module):
         self.ff_out = nn.Linear(config.mlp_hidden_size, width, bias=False)
 
     def forward(
-        self, x: Tensor, mask: Tensor | None, cos: Tensor, sin: Tensor, update: UpdateKeyValues | None = None
+        self,
+        x: Float[Tensor, "B L D"],
+        mask: Tensor | None,
+        cos: Tensor,
+        sin: Tensor,
+        update: UpdateKeyValues | None = None,
+        index: Int[Tensor, " N"] | None = None,
     ) -> Tensor:
-        x = x + self._attend(self.attn_norm(x), mask, cos, sin, update)
+        """Returns the residual stream (B, L, D) after the block, or (N, D) at the positions ``index`` alone.
+
+        All positions have keys and values, but what follows attention is computed only where the output is read.
+        """
+        residual = x if index is None else _select(x, index)
+        x = add_residual(self._attend(self.attn_norm(x), mask, cos, sin, update, index), residual)
         h = self.ff_norm(x)
-        return x + self.ff_out(self.fused_ops.gate(self.ff_proj(h), self.up_proj(h)))
+        return add_residual(self.ff_out(self.fused_ops.gate(self.ff_proj(h), self.up_proj(h))), x)
 
     def _attend(
-        self, h: Tensor, mask: Tensor | None, cos: Tensor, sin: Tensor, update: UpdateKeyValues | None
+        self,
+        h: Tensor,
+        mask: Tensor | None,
+        cos: Tensor,
+        sin: Tensor,
+        update: UpdateKeyValues | None,
+        index: Tensor | None,
     ) -> Tensor:
         def heads(projected: Tensor) -> Tensor:
             return projected.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
@@ -187,7 +208,8 @@ class Block(nn.Module):
         if self.config._attn_implementation != "eager":
             attention = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation]
         out, _ = attention(self, query, key, value, mask, dropout=0.0, scaling=self.head_dim**-0.5, is_causal=False)
-        return self.attn_out(out.flatten(-2))
+        out = out.flatten(-2)
+        return self.attn_out(out if index is None else _select(out, index))
 
 
 class Head(nn.Linear):
@@ -359,16 +381,20 @@ class MMadaModelLM(PreTrainedModel):
         mask = self._attention_mask(attention_mask, columns)
         head_dim = self.config.d_model // self.config.n_heads
         cos, sin = (part[columns] for part in rotary_table(columns.stop, head_dim, self.config.rope_theta, device))
-        states = [hidden]
+        states = [hidden] if output_hidden_states else None
+        index = None if positions is None else _flat_index(positions, num_positions)
         for layer, block in enumerate(self.transformer.blocks):
+            is_last = layer == len(self.transformer.blocks) - 1
+            read = index if is_last and states is None else None
             if self.gradient_checkpointing and self.training:
-                hidden = checkpoint(block, hidden, mask, cos, sin, use_reentrant=False)
+                hidden = checkpoint(block, hidden, mask, cos, sin, None, read, use_reentrant=False)
             else:
-                hidden = block(hidden, mask, cos, sin, None if cache is None else partial(cache.update, layer))
-            states.append(hidden)
-        kept = tuple(states) if output_hidden_states else None
-        if positions is not None:
-            hidden = _select(hidden, positions, num_positions)
+                hidden = block(hidden, mask, cos, sin, None if cache is None else partial(cache.update, layer), read)
+            if states is not None:
+                states.append(hidden)
+        kept = None if states is None else tuple(states)
+        if index is not None and states is not None:
+            hidden = _select(hidden, index)
         hidden = self.transformer.ln_f(hidden)
         if targets is None:
             return MMadaOutput(logits=self.transformer.ff_out(hidden, vocab_slice), hidden_states=kept)

@@ -55,8 +55,8 @@ class FlopMeter:
         self.flops = 0.0
         config = cast(MMadaConfig, model.config)
         self._size = ModelSize.of(config, lora)
-        self._last_matrices = config.n_layers * config.d_model * config.mlp_hidden_size
-        """Weights of the last matrix of every layer."""
+        self._last_matrix = config.d_model * config.mlp_hidden_size
+        """Number of weights of the last matrix of a layer."""
         self._watched = model
         self._hook(model)
 
@@ -77,14 +77,15 @@ class FlopMeter:
         read = _num_read(tokens, kwargs)
         sliced = read if kwargs.get("is_sliced") is None else int(kwargs["is_sliced"].sum())
         layers, head = pass_flops(
-            self._size, rows * columns, rows * columns * seen, sliced * (last - first) + (read - sliced) * whole
+            self._size, rows * columns, rows * columns * seen, read, sliced * (last - first) + (read - sliced) * whole
         )
         if torch.is_grad_enabled() and module.training:
             # Backward: the gradients of activations, and those of the weights that are trained.
             backward = 1 + self._size.num_trainable / self._size.num_parameters
             again = 0.0
             if module.gradient_checkpointing:  # a layer is computed again up to its last matrix, whose input suffices
-                again = layers - 2 * self._last_matrices * rows * columns
+                tokens_of_layers = (self._size.num_layers - 1) * rows * columns + read
+                again = layers - 2 * self._last_matrix * tokens_of_layers
             layers += layers * backward + again
             head *= 2 + backward  # its logits are computed again instead of kept
         self.flops += layers + head

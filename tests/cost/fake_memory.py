@@ -1,0 +1,60 @@
+"""Memory of tensors that are never allocated: a count of live bytes under FakeTensorMode."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of all tensors that operations return, until their storage is freed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0
+        self.peak = 0
+        self._storages: dict[int, int] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                self._count(leaf.untyped_storage())
+        return result
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key in self._storages:
+            return
+        self._storages[key] = storage.nbytes()
+        self.now += storage.nbytes()
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._free, key)
+
+    def _free(self, key: int) -> None:
+        self.now -= self._storages.pop(key)
+
+    @contextmanager
+    def measured(self) -> Iterator[list[float]]:
+        """Yields a list; after the block it holds the largest number of GB (1e9 bytes) beyond those before it."""
+        before, found = self.now, []
+        self.peak = self.now
+        yield found
+        found.append((self.peak - before) / 1e9)
+
+
+@contextmanager
+def fake_memory() -> Iterator[LiveBytes]:
+    """Makes all tensors fake, and yields the counter of their bytes."""
+    live = LiveBytes()
+    with FakeTensorMode(allow_non_fake_inputs=True), live:
+        yield live

@@ -1,0 +1,108 @@
+"""Generation of a tiny unified step against that of an earlier commit: CPU seconds in one run, and equal tokens.
+
+python tests/benchmarks/generation.py [--commit 55aacb9] [--prompts 8]
+
+The step is that of launch/configs/tiny/unigrpo.yaml: texts, image understanding and images, eight samples per prompt.
+The earlier commit is checked out into a temporary folder, and a process of each tree generates in turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+WORKER = Path(__file__).parent / "generation_worker.py"
+BASELINE = "55aacb9"
+ROUNDS = 3
+TARGET = 1.3
+
+
+class Worker:
+    """A process that generates with the code of one tree."""
+
+    def __init__(self, tree: Path, num_prompts: int) -> None:
+        environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
+        self._process = subprocess.Popen(
+            [sys.executable, str(WORKER), str(num_prompts)],
+            cwd=ROOT,  # both trees read the model and the prompts of this one
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def generate(self) -> dict[str, Any]:
+        """Returns the CPU seconds of each task and the digest of all tokens."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write("generate\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit("a process ended without a result; see its messages above")
+        return json.loads(line)
+
+    def close(self) -> None:
+        """Ends the process."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def compare(baseline: Path, ours: Path, num_prompts: int, rounds: int) -> dict[str, Any]:
+    """Returns the CPU seconds of each task in both trees, and whether all tokens are equal.
+
+    Args:
+        baseline: Tree of the earlier commit.
+        ours: Tree to compare with it.
+        num_prompts: Number of prompts of each task.
+        rounds: Number of measurements of each tree, after one that is not counted.
+    """
+    workers = [Worker(tree, num_prompts) for tree in (baseline, ours)]
+    try:
+        results = [[worker.generate() for worker in workers] for _ in range(rounds + 1)]
+    finally:
+        for worker in workers:
+            worker.close()
+    found: dict[str, Any] = {}
+    for task in results[0][0]["seconds"]:
+        before, now = (statistics.median(pair[i]["seconds"][task] for pair in results[1:]) for i in (0, 1))
+        same = all(pair[0]["tokens"][task] == pair[1]["tokens"][task] for pair in results)
+        found[task] = {"baseline": before, "ours": now, "equal_tokens": same}
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--commit", default=BASELINE, help="the earlier commit")
+    parser.add_argument("--prompts", type=int, default=8, help="prompts of each task; the config has 16")
+    chosen = parser.parse_args()
+    from measure import row, write  # noqa: PLC0415  # this process computes nothing before
+
+    git = ["git", "-C", str(ROOT), "worktree"]
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder) / "tree"
+        subprocess.run([*git, "add", "--quiet", "--detach", str(tree), chosen.commit], check=True)
+        try:
+            found = compare(tree, ROOT, chosen.prompts, ROUNDS)
+        finally:
+            subprocess.run([*git, "remove", "--force", str(tree)], check=True)
+    different = [task for task, one in found.items() if not one["equal_tokens"]]
+    if different:
+        raise AssertionError(f"the tokens of {', '.join(different)} differ from those of {chosen.commit}")
+    rows = [row(f"generating {task}", one["baseline"], one["ours"], "s") for task, one in found.items()]
+    total = [sum(one[side] for one in found.values()) for side in ("baseline", "ours")]
+    rows.append(row("generating a tiny unified step", total[0], total[1], "s", TARGET, "all tokens"))
+    write("generation", rows, baseline_commit=chosen.commit, prompts=chosen.prompts)
+
+
+if __name__ == "__main__":
+    main()

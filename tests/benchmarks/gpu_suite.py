@@ -1,0 +1,457 @@
+"""What one GPU of 80 GB or more shows about the 8B model in 8 minutes; see gpu_suite.sh.
+
+Weights are random: times, memory and rounding depend on the shapes. The result of every part is written before the
+next part starts, so that a run that is cut off keeps what it has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import gc
+import json
+import math
+import platform
+import statistics
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from absent_packages import ABSENT
+from measure import computing_clock, peak_bytes
+from samples import scoring_settings
+from sizes import SIZES, Size
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from unigrpo.config import ImageSamplingConfig, LoRAConfig, TextSamplingConfig
+from unigrpo.cost.hardware import gpu_of_this_machine
+from unigrpo.cost.memory import ModelSize, logit_copies, sampling_gb, scoring_gb, update_gb
+from unigrpo.cost.step_time import Lengths, forward_flops, image_flops, text_flops
+from unigrpo.models.fused_ops import FusedOps, compiled
+from unigrpo.models.mmada import MMadaModelLM
+from unigrpo.models.sampling.image import ImageSample, sample_images
+from unigrpo.models.sampling.text import TextSample, sample_text
+from unigrpo.records import Prompt, Rollout, SampleRequest
+from unigrpo.workers.logprob_mismatch import parity_gaps
+
+RESERVE_SECONDS = 20.0
+"""A part starts only with this much time left beyond its own estimate."""
+
+
+@dataclass
+class Suite:
+    """The model, its work, and what was measured so far."""
+
+    size: Size
+    model: MMadaModelLM
+    rows: int
+    """Number of rows of a sampling batch."""
+    row: int
+    """Number of tokens of a row of scoring and training."""
+    new_tokens: int
+    """Number of generated tokens of a text."""
+    results: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def dtype(self) -> str:
+        return "bf16" if self.size.dtype == torch.bfloat16 else "fp32"
+
+    @property
+    def sizes(self) -> ModelSize:
+        return ModelSize.of(self.model.config, LoRAConfig())
+
+    def text(self, **changes: Any) -> TextSamplingConfig:
+        steps = self.new_tokens // 2
+        same = {"max_new_tokens": self.new_tokens, "num_denoising_steps": steps, "stop_at_end_of_text": False}
+        return replace(self.size.text, **(same | changes))
+
+    def prompts(self) -> list[Tensor]:
+        length = self.row // 4
+        return self.size.text_tokens([length] * self.rows)
+
+    def sample_text(self, settings: TextSamplingConfig) -> list[TextSample]:
+        generators = self.size.generators(self.rows)
+        return sample_text(self.model.eval(), self.prompts(), settings, self.size.vocabulary, generators=generators)
+
+    def sample_images(self, settings: ImageSamplingConfig) -> list[ImageSample]:
+        prompts = self.size.image_tokens([self.row // 8] * self.rows)
+        return sample_images(
+            self.model.eval(),
+            prompts,
+            settings,
+            self.size.vocabulary,
+            generators=self.size.generators(self.rows),
+            unconditional=[self.size.empty_image_tokens()] * self.rows,
+        )
+
+    def batch(self, rows: int, read: int) -> dict[str, Any]:
+        """Arguments of a pass over whole rows, of each of which ``read`` tokens are scored."""
+        device = self.model.device
+        positions = torch.zeros(rows, self.row, dtype=torch.bool, device=device)
+        positions[:, -read:] = True
+        return {
+            "input_ids": torch.randint(100, 1000, (rows, self.row), device=device),
+            "positions": positions,
+            "num_positions": rows * read,
+            "targets": torch.randint(100, 1000, (rows * read,), device=device),
+        }
+
+    @torch.no_grad()
+    def score(self, rows: int) -> Tensor:
+        return self.model.eval()(**self.batch(rows, self.row // 4)).log_probs
+
+    def update(self, rows: int, *, is_recomputed: bool) -> None:
+        """A forward and a backward pass whose gradients of weights are dropped as soon as they exist."""
+
+        def drop(parameter: Tensor) -> None:
+            parameter.grad = None
+
+        self.model.gradient_checkpointing = is_recomputed
+        hooks = [p.register_post_accumulate_grad_hook(drop) for p in self.model.train().parameters()]
+        try:
+            self.model(**self.batch(rows, self.row // 4)).log_probs.sum().backward()
+        finally:
+            for hook in hooks:
+                hook.remove()
+            self.model.eval()
+
+    def speed(self, flops: float, seconds: float) -> dict[str, float | None]:
+        """TFLOP/s and the fraction of the GPU's peak; None for a GPU that the hardware table does not know."""
+        kind = gpu_of_this_machine() if torch.cuda.is_available() else None
+        tflops = flops / seconds / 1e12
+        return {"seconds": seconds, "tflops": tflops, "mfu": None if kind is None else tflops / kind.tflops}
+
+
+def timed(call: Callable[[], Any], rounds: int = 1, *, is_warm: bool = False) -> float:
+    """Returns the median seconds of a call, after one that is not counted."""
+    if not is_warm:
+        call()
+    seconds = []
+    for _ in range(rounds):
+        started = computing_clock()
+        call()
+        seconds.append(computing_clock() - started)
+    return statistics.median(seconds)
+
+
+def peak_gb(call: Callable[[], Any]) -> float:
+    """Returns the largest memory of a call beyond that before it, in 1e9 bytes."""
+    gc.collect()
+    return peak_bytes(call) / 1e9
+
+
+def machine(suite: Suite) -> dict[str, Any]:
+    """Versions and hardware."""
+    found: dict[str, Any] = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "absent": ABSENT,
+        "parameters": suite.model.num_parameters(),
+        "gpu": None,
+    }
+    if torch.cuda.is_available():
+        gpu = torch.cuda.get_device_properties(0)
+        found |= {"gpu": gpu.name, "memory_gb": gpu.total_memory / 1e9, "cuda": torch.version.cuda}
+    return found
+
+
+def precision(suite: Suite) -> dict[str, Any]:
+    """Log-probabilities (nats) in bfloat16 against those of the same weights in float32."""
+    with torch.no_grad():
+        inputs = suite.batch(2, suite.row // 4)
+        narrow = suite.model.to(torch.bfloat16)(**inputs).log_probs  # type: ignore[arg-type]
+        wide_model = copy.deepcopy(suite.model).float()
+        wide = wide_model(**inputs).log_probs
+        del wide_model
+        suite.model.to(suite.size.dtype)  # type: ignore[arg-type]
+    gap = (narrow - wide).abs()
+    return {"mean_gap": gap.mean().item(), "largest_gap": gap.max().item(), "spread": wide.std().item()}
+
+
+def parity(suite: Suite) -> dict[str, Any]:
+    """Log-probabilities (nats) that the samplers record against those of the training path."""
+    found = {}
+    text = suite.sample_text(suite.text())
+    images = suite.sample_images(replace(suite.size.image, guidance_scale=0.0))
+    for task, samples in (("text", text), ("t2i", images)):
+        rollouts = [_rollout(number, task, sample) for number, sample in enumerate(samples)]
+        gaps = parity_gaps(suite.model, rollouts, scoring_settings(suite.size), suite.model.device, seed=0)
+        tokens = sum(gap.num_tokens for gap in gaps)
+        found[task] = {
+            "mean_gap": sum(gap.total for gap in gaps) / tokens,
+            "largest_gap": max(gap.largest for gap in gaps),
+            "tokens": tokens,
+        }
+    return found
+
+
+def _rollout(number: int, task: Any, sample: TextSample | ImageSample) -> Rollout:
+    is_image = isinstance(sample, ImageSample)
+    return Rollout(
+        request=SampleRequest(prompt=Prompt(id=str(number), text="", task=task), group_id=0, sample_id=number, step=0),
+        policy_version=0,
+        token_ids=sample.token_ids,
+        response_mask=sample.response_mask,
+        scored_mask=sample.scored_mask,
+        completion="",
+        commit_step=sample.commit_step,
+        commit_log_probs=sample.commit_log_probs,
+        image_mask=sample.response_mask if is_image else torch.zeros_like(sample.response_mask),
+    )
+
+
+def text_rollouts(suite: Suite) -> dict[str, Any]:
+    """Generation of texts with every cache."""
+    found = {}
+    ways: dict[str, dict[str, Any]] = {
+        "dual and threshold": {"cache": "dual", "threshold": 0.9},
+        "dual": {"cache": "dual"},
+        "prefix": {"cache": "prefix"},
+        "none": {},
+    }
+    suite.sample_text(suite.text(cache="dual", num_denoising_steps=suite.new_tokens // suite.size.text.block_length))
+    for name, changes in ways.items():
+        settings = suite.text(**changes)
+        seconds = timed(lambda settings=settings: suite.sample_text(settings), is_warm=True)
+        lengths = Lengths(prompt=suite.row // 4, response=suite.new_tokens)
+        flops = suite.rows * text_flops(suite.sizes, lengths, settings)
+        speed = {"seconds": seconds} if "threshold" in changes else suite.speed(flops, seconds)
+        found[name] = speed | {"tokens_per_second": suite.rows * suite.new_tokens / seconds}
+    return found
+
+
+def image_rollouts(suite: Suite) -> dict[str, Any]:
+    """Generation of images with every cache."""
+    found = {}
+    suite.sample_images(replace(suite.size.image, num_denoising_steps=1))
+    for cache in ("text", "none"):
+        settings = replace(suite.size.image, cache=cache)
+        seconds = timed(lambda settings=settings: suite.sample_images(settings), is_warm=True)
+        lengths = Lengths(prompt=suite.row // 8, response=settings.num_image_tokens)
+        flops = suite.rows * image_flops(suite.sizes, lengths, settings, suite.size.vocabulary.codebook_size)
+        found[cache] = suite.speed(flops, seconds) | {"images_per_second": suite.rows / seconds}
+    return found
+
+
+def scoring(suite: Suite) -> dict[str, Any]:
+    """A scoring pass."""
+    flops = suite.rows * forward_flops(suite.sizes, suite.row, suite.row // 4)
+    return suite.speed(flops, timed(lambda: suite.score(suite.rows), 3))
+
+
+def update(suite: Suite) -> dict[str, Any]:
+    """Forward and backward passes with and without gradient checkpointing, without an optimizer."""
+    rows = max(1, suite.rows // 4)
+    flops = rows * forward_flops(suite.sizes, suite.row, suite.row // 4)
+    return {
+        name: suite.speed(
+            (4 if is_recomputed else 3) * flops,
+            timed(lambda again=is_recomputed: suite.update(rows, is_recomputed=again), 2),
+        )
+        for name, is_recomputed in (("with checkpointing", True), ("without checkpointing", False))
+    }
+
+
+def logit_memory(suite: Suite) -> dict[str, Any]:
+    """Memory of log-probabilities against that of all logits, in 1e9 bytes."""
+    inputs = suite.batch(1, suite.row // 4)
+    whole = {"input_ids": inputs["input_ids"]}
+    with torch.no_grad():
+        return {
+            "log_probs_gb": peak_gb(lambda: suite.model(**inputs)),
+            "all_logits_gb": peak_gb(lambda: suite.model(**whole).logits.float().log_softmax(-1)),
+        }
+
+
+def attention(suite: Suite) -> dict[str, Any]:
+    """Seconds of one layer's attention by kernel, without and with a mask for padding."""
+    config, device = suite.model.config, suite.model.device
+    shape = (suite.rows, config.n_heads, suite.row, config.d_model // config.n_heads)
+    q, k, v = (torch.randn(shape, device=device, dtype=suite.size.dtype) for _ in range(3))
+    mask = torch.ones(suite.rows, 1, suite.row, suite.row, dtype=torch.bool, device=device)
+    mask[0, :, :, 0] = False
+    found: dict[str, Any] = {}
+    kernels = (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.MATH)
+    for kernel in kernels:
+        for name, used in (("", None), (" with mask", mask)):
+            try:
+                with sdpa_kernel(kernel), torch.no_grad():
+                    call = torch.nn.functional.scaled_dot_product_attention
+                    found[kernel.name + name] = timed(lambda used=used, call=call: call(q, k, v, attn_mask=used), 3)
+            except RuntimeError as error:
+                found[kernel.name + name] = f"not available: {str(error).splitlines()[0]}"
+    return found
+
+
+def fused(suite: Suite) -> dict[str, Any]:
+    """A scoring pass with ds.compile against one without, and the seconds of the compilation."""
+    plain = timed(lambda: suite.score(suite.rows), 3)
+    suite.model.set_fused_ops(compiled())
+    try:
+        started = time.monotonic()
+        suite.score(suite.rows)
+        compilation = time.monotonic() - started
+        fast = timed(lambda: suite.score(suite.rows), 3)
+    finally:
+        suite.model.set_fused_ops(FusedOps())
+    return {"plain_seconds": plain, "compiled_seconds": fast, "compilation_seconds": compilation}
+
+
+def memory_plan(suite: Suite) -> dict[str, Any]:
+    """The plan's gigabytes against the measured ones."""
+    size, dtype, rows, few = suite.sizes, suite.dtype, suite.rows, max(1, suite.rows // 4)
+    settings = suite.text(cache="dual", num_denoising_steps=suite.new_tokens // suite.size.text.block_length)
+    tokens = rows * (suite.row // 4 + suite.new_tokens)
+    image = replace(suite.size.image, cache="text", num_denoising_steps=2)
+    image_tokens = rows * (suite.row // 8 + image.num_image_tokens + 1)
+    unconditional = rows * (image.num_image_tokens + 5)
+    planned = {
+        "score": (lambda: suite.score(rows), scoring_gb(size, rows * suite.row, dtype, rows * suite.row // 4)),
+        "text, cache dual": (
+            lambda: suite.sample_text(settings),
+            sampling_gb(
+                size,
+                dtype,
+                tokens=tokens,
+                cached_tokens=tokens,
+                num_logits=rows * settings.block_length * size.vocabulary_size,
+                copies=logit_copies(settings.temperature, settings.top_p, 0.0),
+            ),
+        ),
+        "image, cache text": (
+            lambda: suite.sample_images(image),
+            sampling_gb(
+                size,
+                dtype,
+                tokens=image_tokens,
+                cached_tokens=image_tokens + unconditional,
+                num_logits=rows * image.num_image_tokens * suite.size.vocabulary.codebook_size,
+                copies=logit_copies(image.temperature, 1.0, image.guidance_scale),
+            ),
+        ),
+        "update with checkpointing": (
+            lambda: suite.update(few, is_recomputed=True),
+            update_gb(size, few * suite.row, dtype, few * suite.row // 4, is_recomputed=True),
+        ),
+        "update without checkpointing": (
+            lambda: suite.update(few, is_recomputed=False),
+            update_gb(size, few * suite.row, dtype, few * suite.row // 4, is_recomputed=False),
+        ),
+    }
+    found = {}
+    for name, (call, expected) in planned.items():
+        measured = peak_gb(call)
+        found[name] = {"measured_gb": measured, "planned_gb": expected, "error": expected / measured - 1}
+    return found
+
+
+def cost_model(suite: Suite) -> dict[str, Any]:
+    """Seconds that the plan predicts from the MFU of scoring, against those measured."""
+    done = suite.results
+    speed = done["scoring"]["tflops"] * 1e12
+    lengths = Lengths(prompt=suite.row // 4, response=suite.new_tokens)
+    found = {}
+    for cache in ("none", "prefix", "dual"):
+        predicted = suite.rows * text_flops(suite.sizes, lengths, suite.text(cache=cache)) / speed
+        found[f"text, cache {cache}"] = (done["text_rollouts"][cache]["seconds"], predicted)
+    codes = suite.size.vocabulary.codebook_size
+    image = Lengths(prompt=suite.row // 8, response=suite.size.image.num_image_tokens)
+    for cache in ("none", "text"):
+        predicted = suite.rows * image_flops(suite.sizes, image, replace(suite.size.image, cache=cache), codes) / speed
+        found[f"image, cache {cache}"] = (done["image_rollouts"][cache]["seconds"], predicted)
+    work = done["update"]["with checkpointing"]
+    found["update"] = (work["seconds"], work["tflops"] * 1e12 * work["seconds"] / speed)
+    return {
+        name: {"measured": measured, "predicted": predicted, "error": predicted / measured - 1}
+        for name, (measured, predicted) in found.items()
+    }
+
+
+PARTS: dict[str, tuple[Callable[[Suite], dict[str, Any]], float]] = {
+    "machine": (machine, 1),
+    "scoring": (scoring, 10),
+    "update": (update, 20),
+    "memory_plan": (memory_plan, 40),
+    "text_rollouts": (text_rollouts, 60),
+    "image_rollouts": (image_rollouts, 40),
+    "cost_model": (cost_model, 1),
+    "parity": (parity, 40),
+    "precision": (precision, 20),
+    "attention": (attention, 10),
+    "logit_memory": (logit_memory, 5),
+    "fused": (fused, 90),
+}
+"""Parts in their order, each with the seconds that it may need on a GPU; the most important ones come first."""
+
+
+def build(size: Size) -> Suite:
+    """Returns the suite of a size: rows of 1,792 tokens for the 8B model."""
+    model = size.build()
+    if size.name == "8b":
+        return Suite(size=size, model=model, rows=16, row=1792, new_tokens=128)
+    return Suite(size=size, model=model, rows=4, row=64, new_tokens=2 * size.text.block_length)
+
+
+def run(suite: Suite, out: Path, parts: list[str], seconds: float) -> dict[str, Any]:
+    """Measures the parts as long as there is time, and writes the file after each of them."""
+    deadline = time.monotonic() + seconds
+    results = suite.results
+    for name in parts:
+        part, estimate = PARTS[name]
+        left = deadline - time.monotonic()
+        if left < estimate + RESERVE_SECONDS:
+            results[name] = {"skipped": f"{left:.0f} s were left, and the part may need {estimate:.0f} s"}
+        else:
+            started = time.monotonic()
+            try:
+                results[name] = _rounded(part(suite))
+            except Exception as error:  # another part may still work
+                traceback.print_exc()
+                results[name] = {"failed": f"{type(error).__name__}: {error}"}
+            results[name]["wall_seconds"] = round(time.monotonic() - started, 2)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(results, indent=1) + "\n")
+        sys.stdout.write(json.dumps({name: results[name]}) + "\n")
+        sys.stdout.flush()
+    return results
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _rounded(one) for name, one in value.items()}
+    return float(f"{value:.4g}") if isinstance(value, float) and math.isfinite(value) else value
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=SIZES, default="8b", help="small runs on a CPU")
+    parser.add_argument("--minutes", type=float, default=8.0, help="time after which no part starts")
+    parser.add_argument("--out", type=Path, default=Path("gpu_suite.json"), help="JSON file of the results")
+    parser.add_argument("--parts", default=",".join(PARTS), help="parts to measure, joined by commas")
+    chosen = parser.parse_args()
+    unknown = sorted(set(chosen.parts.split(",")) - PARTS.keys())
+    if unknown:
+        parser.error(f"--parts: no {', '.join(unknown)}; choose among {', '.join(PARTS)}")
+    size = SIZES[chosen.size]
+    if chosen.size == "8b" and not torch.cuda.is_available():
+        parser.error("the 8B model needs a GPU, and torch sees none; --size small runs on a CPU")
+    if chosen.size == "8b" and torch.cuda.get_device_properties(0).total_memory < 79e9:
+        parser.error("the 8B model needs a GPU of 80 GB")
+    started = time.monotonic()
+    suite = build(size)
+    results = run(suite, chosen.out, chosen.parts.split(","), 60 * chosen.minutes - (time.monotonic() - started))
+    sys.exit(any("failed" in part for part in results.values()))
+
+
+if __name__ == "__main__":
+    main()

@@ -125,10 +125,10 @@ def test_scoring(live, model):
 
 
 @pytest.mark.parametrize("is_recomputed", [False, True])
-@pytest.mark.parametrize(("rows", "read"), [(4, 1024), (16, 256)])
+@pytest.mark.parametrize(("rows", "read"), [(4, 1024), (2, 256)])
 def test_update(rows, read, is_recomputed, live, model):
     found = measured_update(model, live, rows, read, is_recomputed=is_recomputed)
-    planned = planned_update_gb(size(config()), rows * ROW, "bf16", is_recomputed=is_recomputed)
+    planned = planned_update_gb(size(config()), rows * ROW, "bf16", rows * read, is_recomputed=is_recomputed)
     assert planned == pytest.approx(found, rel=WITHIN)
 
 

@@ -219,13 +219,21 @@ def logit_copies(temperature: float, top_p: float, guidance_scale: float) -> int
     return max(drawn + scaled, 3 if guidance_scale > 0 else 0)
 
 
-def scoring_gb(model: ModelSize, tokens: int, dtype: str) -> float:
-    """Returns the gigabytes of a pass that computes log-probabilities without gradients, weights left out."""
+def scoring_gb(model: ModelSize, tokens: int, dtype: str, read: int | None = None) -> float:
+    """Returns the gigabytes of a pass that computes log-probabilities without gradients, weights left out.
+
+    Args:
+        model: Size of the model.
+        tokens: Number of tokens of the pass.
+        dtype: Type of the weights.
+        read: Number of tokens that are scored; None for all.
+    """
     residual = tokens * model.width * TYPE_BYTES[dtype]
-    return max(_pass_bytes(model, tokens, dtype), residual + 2 * _chunk_bytes(model, tokens)) / 1e9
+    chunk = _chunk_bytes(model, tokens if read is None else read)
+    return max(_pass_bytes(model, tokens, dtype), residual + 2 * chunk) / 1e9
 
 
-def update_gb(model: ModelSize, tokens: int, dtype: str, *, is_recomputed: bool) -> float:
+def update_gb(model: ModelSize, tokens: int, dtype: str, read: int | None = None, *, is_recomputed: bool) -> float:
     """Returns the gigabytes of a pass with gradients and its backward pass, beyond weights and their gradients.
 
     In bfloat16 a layer keeps 10 tensors of the model's width for the backward pass (two float32 copies of a norm's
@@ -236,6 +244,7 @@ def update_gb(model: ModelSize, tokens: int, dtype: str, *, is_recomputed: bool)
         model: Size of the model.
         tokens: Number of tokens of the pass.
         dtype: Type of the weights.
+        read: Number of tokens that are scored; None for all.
         is_recomputed: Whether the layers keep only their inputs (gradient checkpointing).
     """
     bytes_each = TYPE_BYTES[dtype]
@@ -243,9 +252,10 @@ def update_gb(model: ModelSize, tokens: int, dtype: str, *, is_recomputed: bool)
     layer = (10 - norms) * width + 2 * model.kv_width + 4 * model.mlp_width
     last = (6 - norms // 2) * width + 2 * model.kv_width
     head_gradient = model.vocabulary_size * width * bytes_each
-    chunk = _chunk_bytes(model, tokens)
+    read = tokens if read is None else read
+    chunk = _chunk_bytes(model, read)
     # Of several chunks of rows, autograd adds up the gradients of the head's weights: two and their sum.
-    head = 3 * head_gradient if tokens > HEAD_CHUNK_ROWS else max(3 * chunk, head_gradient + chunk / 2)
+    head = 3 * head_gradient if read > HEAD_CHUNK_ROWS else max(3 * chunk, head_gradient + chunk / 2)
     # The gradients of a layer's activations beside what it keeps: three of the model's width and one of the MLP's.
     backward = 3 * width + model.mlp_width
     if is_recomputed:
@@ -277,9 +287,9 @@ def _pass_bytes(model: ModelSize, tokens: int, dtype: str) -> int:
     return tokens * max(3 * model.width + 2 * model.mlp_width, attention * model.width) * TYPE_BYTES[dtype]
 
 
-def _chunk_bytes(model: ModelSize, tokens: int) -> int:
+def _chunk_bytes(model: ModelSize, read: int) -> int:
     """Returns the bytes of the float32 logits of one chunk of rows."""
-    return min(tokens, HEAD_CHUNK_ROWS) * model.vocabulary_size * 4
+    return min(read, HEAD_CHUNK_ROWS) * model.vocabulary_size * 4
 
 
 def _weights_gb(config: BaseRunConfig, model: ModelSize) -> float:

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from unigrpo import DataError, __version__
+from unigrpo.cli import completion
 from unigrpo.cli.main import COMMANDS, GROUPS, Command, help_text, main, run_command
 
 
@@ -71,6 +72,25 @@ for name in COMMANDS:
     ]
     assert [name for name in COMMANDS if f"usage: unigrpo {name}" not in shown] == []
     assert "Path to a configuration file" not in shown
+
+
+def test_the_completion_script_completes_commands_flags_and_files(tmp_path):
+    script = completion.script("bash")
+    assert completion.script("zsh") == "autoload -U +X bashcompinit && bashcompinit\n" + script
+    (tmp_path / "run.yaml").touch()
+
+    def completed(*words):
+        line = " ".join(f"'{word}'" for word in ("unigrpo", *words))
+        asked = f'COMP_WORDS=({line}); COMP_CWORD={len(words)}; _unigrpo; printf "%s\\n" "${{COMPREPLY[@]}}"'
+        done = subprocess.run(
+            ["bash", "-c", f"{script}\n{asked}"], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        return done.stdout.split()
+
+    assert completed("ev") == ["evaluate"]
+    assert completed("train", "--train.num_s") == ["--train.num_steps"]
+    assert "--layout" in completed("generate", "--")
+    assert completed("train", "--config", "ru") == ["run.yaml"]
 
 
 def test_ctrl_c_is_one_line(capsys, monkeypatch):

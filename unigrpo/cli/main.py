@@ -52,6 +52,9 @@ GROUPS: dict[str, dict[str, Command]] = {
         "grade": Command("rewards.grade:main", "grade a file of predictions"),
         "try-reward": Command("rewards.try_reward:main", "run a reward on a file of samples, without training"),
     },
+    "Shell": {
+        "completion": Command("unigrpo.cli.completion:run", "print a script that completes commands and flags"),
+    },
 }
 COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}
 

@@ -23,27 +23,84 @@ UNKNOWN_KEY = re.compile(r"[Oo]ption '([^']+)'")
 """The key in the parser's message about a key of a YAML file that it does not know."""
 SECTION_HELP = "Path to a configuration file."
 """The parser's help of a flag that reads a section of settings from a file, of which there are twenty."""
+TYPE_ERROR = re.compile(r'Parser key "(?P<name>[^"]+)": Expected a (?P<kinds>.+)\. Got value: (?P<value>.*)')
+UNION_ERROR = re.compile(
+    r'Parser key "(?P<name>[^"]+)": Does not validate against any of the Union subtypes Subtypes: \[(?P<kinds>.+)\] '
+    r"Errors: .* Given value: (?P<value>.*)"
+)
+"""The parser's messages about a value that is not of the type, or of one of the types, of its setting."""
+KIND = re.compile(r"<class '[^']+'>|typing\.Literal\[[^\]]*\]")
+TYPE_WORDS = {
+    "NoneType": "null",
+    "bool": "true or false",
+    "dict": "settings in braces, such as {name: value}",
+    "float": "a number",
+    "int": "a whole number",
+    "list": "a list, such as [a, b]",
+    "str": "a text",
+    "tuple": "a list, such as [a, b]",
+}
 FLAG = re.compile(r"--[A-Za-z][\w.]*")
 ELSEWHERE = {
+    "actor_learning_rate": "actor.adam.lr",
+    "adam_betas": "actor.adam.betas",
+    "adam_epsilon": "actor.adam.eps",
+    "advantage_estimator": "algo.advantage.name",
     "beta": "algo.kl.init_coef",
-    "kl_coef": "algo.kl.init_coef",
-    "learning_rate": "actor.adam.lr",
-    "lr": "actor.adam.lr",
-    "num_generations": "rollout.n_samples_per_prompt",
-    "max_completion_length": "rollout.text.max_new_tokens",
-    "max_prompt_length": "data.max_prompt_tokens",
-    "temperature": "rollout.text.temperature",
+    "ckpt_path": "ckpt.path",
+    "cliprange": "actor.eps_clip_low_high",
     "epsilon": "actor.eps_clip_low_high",
-    "num_iterations": "train.num_inner_updates",
-    "per_device_train_batch_size": "train.micro_batch_size",
+    "epsilon_high": "actor.eps_clip_low_high",
+    "eps_clip": "actor.eps_clip_low_high",
+    "eps_clip_low_high": "actor.eps_clip_low_high",
+    "eval_steps": "eval.steps",
+    "generate_max_len": "rollout.text.max_new_tokens",
+    "gradient_checkpointing": "actor.gradient_checkpointing_enable",
+    "init_kl_coef": "algo.kl.init_coef",
+    "input_key": "data.input_key",
+    "kl_coef": "algo.kl.init_coef",
+    "label_key": "data.label_key",
+    "learning_rate": "actor.adam.lr",
+    "load_checkpoint": "ckpt.load_enable",
+    "lora_alpha": "ds.lora.alpha",
+    "lora_rank": "ds.lora.rank",
+    "lr": "actor.adam.lr",
+    "lr_scheduler_type": "actor.lr_scheduler",
+    "lr_warmup_ratio": "actor.lr_warmup_ratio",
+    "max_completion_length": "rollout.text.max_new_tokens",
+    "max_grad_norm": "actor.max_norm",
+    "max_norm": "actor.max_norm",
+    "max_prompt_length": "data.max_prompt_tokens",
+    "max_samples": "data.max_samples",
     "max_steps": "train.num_steps",
-    "output_dir": "run_dir",
+    "micro_train_batch_size": "train.micro_batch_size",
+    "micro_rollout_batch_size": "rollout.micro_batch_size",
     "model_name_or_path": "actor.model_name_or_path",
+    "n_samples_per_prompt": "rollout.n_samples_per_prompt",
+    "num_generations": "rollout.n_samples_per_prompt",
+    "num_iterations": "train.num_inner_updates",
+    "output_dir": "run_dir",
+    "per_device_train_batch_size": "train.micro_batch_size",
     "pretrain": "actor.model_name_or_path",
     "prompt_data": "data.prompt_dataset",
+    "prompt_max_len": "data.max_prompt_tokens",
+    "remote_rm_url": "reward.terms",
+    "report_to": "logger.wandb_project",
+    "resume_from_checkpoint": "ckpt.load_enable",
     "reward_funcs": "reward.terms",
-    "train_batch_size": "rollout.batch_size",
+    "reward_weights": "reward.terms",
+    "rollout_batch_size": "rollout.batch_size",
+    "save_path": "run_dir",
+    "save_steps": "ckpt.save_steps",
     "seed": "train.seed",
+    "temperature": "rollout.text.temperature",
+    "top_p": "rollout.text.top_p",
+    "train_batch_size": "rollout.batch_size",
+    "use_wandb": "logger.wandb_project",
+    "wandb_project": "logger.wandb_project",
+    "warmup_ratio": "actor.lr_warmup_ratio",
+    "weight_decay": "actor.adam.weight_decay",
+    "zero_stage": "ds.zero_stage",
 }
 """Names of settings in TRL and OpenRLHF, and their names here."""
 
@@ -149,6 +206,7 @@ def parse(parser: ArgumentParser, arguments: Sequence[str], config: type | None 
     except ArgumentError as error:
         message = " ".join(str(error).replace('in "<unicode string>", ', "at ").split())
         flags = {flag for action in parser._actions for flag in action.option_strings if FLAG.fullmatch(flag)}
+        message = _in_words(message)
         wrong = [name for a in given if a.startswith("--") and (name := a.split("=")[0]) not in flags]
         if wrong:
             raise ConfigError(f"{message}{_hint(wrong[0], flags, '--')}") from error
@@ -176,6 +234,27 @@ def _require_sections(config: type, parsed: Any, prefix: str = "") -> None:
                 f"{prefix}{name} is {value!r} in the config; it is a section, so write {name}: {{SETTING: VALUE}}"
             )
         _require_sections(hint, value, f"{prefix}{name}.")
+
+
+def _in_words(message: str) -> str:
+    """Returns the parser's message about a value of a wrong type in words.
+
+    >>> _in_words('Parser key "train.num_steps": Expected a <class \'int\'>. Got value: ten')
+    "train.num_steps is 'ten'; it must be a whole number"
+    """
+    found = TYPE_ERROR.fullmatch(message) or UNION_ERROR.fullmatch(message)
+    if found is None:
+        return message
+    kinds = [_kind_in_words(kind) for kind in KIND.findall(found["kinds"])]
+    return f"{found['name']} is {found['value']!r}; it must be {' or '.join(kinds)}"
+
+
+def _kind_in_words(kind: str) -> str:
+    """Returns a type of the parser's messages in words."""
+    if kind.startswith("typing.Literal"):
+        return f"one of {kind.removeprefix('typing.Literal')[1:-1]}"
+    name = kind.removeprefix("<class '").removesuffix("'>")
+    return TYPE_WORDS.get(name, f"a {name.rpartition('.')[2]}")
 
 
 def _hint(wrong: str, known: set[str], prefix: str) -> str:

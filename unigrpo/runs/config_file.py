@@ -9,7 +9,7 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import yaml
 
@@ -33,6 +33,7 @@ NOT_COMPARED = ("run_dir", "ckpt.load_enable", "ckpt.path")
 """Settings in which a resumed run may differ from its beginning without any effect on the training."""
 
 
+@runtime_checkable
 class DictConfig(Protocol):
     """A config that can be written."""
 

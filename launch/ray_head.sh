@@ -54,8 +54,8 @@ start_local_ray() {
     cpus=$(nproc)
     # Without a GPU, two are declared, so that the same placement runs; four CPUs hold the default workers.
     has_gpu || options=(--num-gpus 2 --object-store-memory 300000000)
-    mapfile -t ports < <(free_ports 4)
-    [ ${#ports[@]} -eq 4 ] || fail "no free port on this machine; end a program that listens on one, and start again"
+    mapfile -t ports < <(free_ports 3)
+    [ ${#ports[@]} -eq 3 ] || fail "no free port on this machine; end a program that listens on one, and start again"
     ray_tmp=$(mktemp -d /tmp/unigrpo-ray-XXXXXX)
     gcs_address=127.0.0.1:${ports[0]}
     RAY_ADDRESS=http://127.0.0.1:${ports[1]}
@@ -63,13 +63,13 @@ start_local_ray() {
     say "starting a local Ray head at $gcs_address (a few seconds)"
     clean_up_at_exit
     # In a process group of its own, so that stopping it stops its children and nobody else's.
-    setsid "$ray_bin" start --head --block --disable-usage-stats --node-ip-address 127.0.0.1 --port "${ports[0]}" \
-        --dashboard-host 127.0.0.1 --dashboard-port "${ports[1]}" --ray-client-server-port "${ports[2]}" \
-        --dashboard-agent-listen-port "${ports[3]}" --num-cpus $((cpus > 4 ? cpus : 4)) "${options[@]}" \
+    setsid "$PYTHON" launch/ray_without_client.py start --head --block --disable-usage-stats \
+        --node-ip-address 127.0.0.1 --port "${ports[0]}" --dashboard-host 127.0.0.1 --dashboard-port "${ports[1]}" \
+        --dashboard-agent-listen-port "${ports[2]}" --num-cpus $((cpus > 4 ? cpus : 4)) "${options[@]}" \
         --temp-dir "$ray_tmp" >"$ray_tmp.log" 2>&1 &
     ray_pid=$!
     local started=$SECONDS
-    while kill -0 "$ray_pid" 2>/dev/null && [ $((SECONDS - started)) -lt 120 ]; do
+    while kill -0 "$ray_pid" 2>/dev/null && [ $((SECONDS - started)) -lt 180 ]; do
         job_server_answers "$RAY_ADDRESS" >/dev/null && return
         sleep 1
     done

@@ -109,6 +109,8 @@ def test_no_port_of_a_local_head_is_reachable_from_outside(ray_head):
         if connection.status == psutil.CONN_LISTEN
     ]
     assert len(listening) >= 8, "the head's own ports were not found"
+    commands = [" ".join(process.cmdline()) for process in processes if process.is_running()]
+    assert not any("ray.util.client" in command for command in commands), "a client server that gives up ends the head"
     loopback = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
     assert [one for one in listening if one[1] not in loopback] == []
 

@@ -8,13 +8,13 @@ import torch
 import unigrpo
 
 config = unigrpo.RunConfig.from_yaml(
-    "launch/configs/tiny_text.yaml", {"rollout.batch_size": 2, "algo.kl.init_coef": 0, "train.num_inner_updates": 2}
+    "launch/configs/tiny_text.yaml", {"rollout.batch_size": 4, "algo.kl.init_coef": 0, "train.num_inner_updates": 2}
 )
 policy = unigrpo.Policy.from_pretrained(config.actor.model_name_or_path, dtype="float32")
 worker = policy.worker(config)  # the policy with an AdamW optimizer
 
 # A group of samples for each prompt. The random numbers of a sample depend on seed, step and sample_id alone.
-prompts = [unigrpo.Prompt(id=f"sum {n}", text=f"{n}+{n}=", label=str(2 * n)) for n in (3, 4)]
+prompts = unigrpo.load_prompts("examples/tiny/prompts/train.jsonl")[: config.rollout.batch_size]
 size = config.rollout.n_samples_per_prompt
 requests = [
     unigrpo.SampleRequest(prompt=prompts[i // size], group_id=i // size, sample_id=i, step=0)
@@ -37,7 +37,7 @@ old = worker.log_likelihood(rollouts)
 print("views of the first sample:", type(views).__name__, "scored tokens:", len(old[0][0]))
 
 samples = [
-    unigrpo.TrainSample(rollout=rollout, advantage=advantage, is_valid=True, old_log_probs=log_probs)
+    unigrpo.TrainSample(rollout=rollout, advantages=(advantage,), is_valid=True, old_log_probs=log_probs)
     for rollout, advantage, log_probs in zip(rollouts, advantages.tolist(), old, strict=True)
 ]
 metrics = worker.update(samples)[0]

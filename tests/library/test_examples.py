@@ -50,7 +50,7 @@ def test_the_readme_makes_a_step_in_twenty_lines_and_the_weights_change(project,
     ("script", "expected"),
     [
         ("sample.py", ["answer: ", "step 9:", "image: out/sample.png"]),
-        ("one_step.py", ["step 1: reward 0."]),
+        ("one_step.py", ["step 1: reward "]),
         ("step_by_hand.py", ["views of the first sample: Views", "mean reward: ", "gradient norm: "]),
     ],
 )

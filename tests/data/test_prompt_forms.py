@@ -80,6 +80,7 @@ def test_the_turns_before_the_question_are_kept_and_the_other_columns_travel(tmp
         ([SYSTEM], r"a\.jsonl:1: expected user and assistant in turn, and the user last; found \['system'\]"),
         ([{"role": "assistant", "content": "3"}], r"a\.jsonl:1: expected user and assistant in turn"),
         (["1+2="], r"a\.jsonl:1: expected turns like"),
+        ([{"role": [], "content": "1+2="}], r"a\.jsonl:1: no role \[\]"),
         ([{"role": "user", "content": 5}], r"a\.jsonl:1: expected text in each turn, found 5"),
         ([{"role": "user", "content": " "}], r"a\.jsonl:1: 'prompt' must be a text that is not empty"),
     ],

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
+from unigrpo import CheckpointError
 from unigrpo.models import weight_files
 from unigrpo.models.checkpoint_io import load_config, load_policy, save_policy
 from unigrpo.models.loading import load_tokenizer
@@ -364,10 +365,24 @@ def test_a_missing_tensor_is_refused_and_not_drawn_at_random(folder):
         load(folder)
 
 
-def test_a_tensor_of_another_shape_is_refused(folder):
+def test_a_tensor_of_another_shape_is_refused_before_the_model_takes_memory(folder, monkeypatch):
+    monkeypatch.setattr(MMadaModelLM, "from_pretrained", lambda *_, **__: pytest.fail("the model was made"))
     change_weights(folder, lambda weights: weights.update({QUERY: torch.zeros(8, 16)}))
-    with pytest.raises(ValueError, match="weights could not be loaded"):
+    with pytest.raises(
+        CheckpointError, match=rf"1 tensors have another shape .* such as {QUERY}: \[8, 16\], expected \[16"
+    ):
         load(folder)
+    change_config(folder, d_model=4096, n_layers=5)
+    with pytest.raises(CheckpointError, match=r"tensors are missing: model\.transformer\.blocks\.2"):
+        load(folder)
+
+
+def test_a_field_that_transformers_refuses_is_one_line(folder):
+    change_config(folder, architectures=[0.5])
+    with pytest.raises(
+        CheckpointError, match=r"model: config.json has a value that is not possible \(.*architectures"
+    ):
+        load_config(folder)
 
 
 def test_a_tensor_that_the_model_does_not_have_is_refused(folder):

@@ -11,6 +11,8 @@ from unigrpo import DataError
 logger = logging.getLogger(__name__)
 MAX_SHOWN = 5
 """Largest number of problems that one error lists."""
+MAX_CHARACTERS = 500
+"""Length from which the middle of a problem's message is left out; rows may hold values of any length."""
 
 
 class BadSample(Exception):
@@ -53,7 +55,7 @@ class BadRows:
             reason: A few words that are the same for all rows with this problem.
             message: What was found, with file and line.
         """
-        self._problems.setdefault(file, []).append((reason, message))
+        self._problems.setdefault(file, []).append((reason, shortened(message)))
 
     def check(self) -> None:
         """Logs the bad rows since the last call.
@@ -74,6 +76,12 @@ class BadRows:
             f"{listed(messages)}\n{' and '.join(counts)} cannot be used, more than data.max_bad_fraction "
             f"{self._max_fraction:g} allows; repair the data or raise it"
         )
+
+
+def shortened(message: str) -> str:
+    """Returns a message without its middle if it is long, so that it still says where it began and what to do."""
+    half = MAX_CHARACTERS // 2
+    return message if len(message) <= MAX_CHARACTERS else f"{message[:half]} ... {message[-half:]}"
 
 
 def listed(messages: Sequence[str]) -> str:

@@ -48,14 +48,14 @@ def _turn(turn: object, where: str) -> tuple[str, str]:
     if not isinstance(turn, Mapping):
         raise BadSample("no chat", f"{where}: expected turns like {{role, content}}, found {turn!r:.60}")
     role = turn.get("role", turn.get("from"))
-    if role not in ROLES:
-        raise BadSample("unknown role", f"{where}: no role {role!r}; expected one of {list(ROLES)}")
+    if not isinstance(role, str) or role not in ROLES:
+        raise BadSample("unknown role", f"{where}: no role {role!r:.60}; expected one of {list(ROLES)}")
     content = turn.get("content", turn.get("value"))
     if isinstance(content, (list, tuple)):
         content = "\n".join(_part(part) for part in content if _part(part))
     if not isinstance(content, str):
         raise BadSample("no chat", f"{where}: expected text in each turn, found {content!r:.60}")
-    return ROLES[str(role)], content.strip()
+    return ROLES[role], content.strip()
 
 
 def _part(part: object) -> str:

@@ -27,6 +27,7 @@ from unigrpo.models.weight_files import (
     SINGLE_FILE,
     check_finite,
     check_names,
+    check_shapes,
     first_line,
     local_folder,
     weight_files,
@@ -77,7 +78,10 @@ def load_policy(
     if max_text_tokens is not None:
         config.max_text_tokens = max_text_tokens
     folder = local_folder(name)
-    weight_files(folder, (SINGLE_FILE,))
+    files = weight_files(folder, (SINGLE_FILE,))
+    with torch.device("meta"):
+        shapes = {name: tensor.shape for name, tensor in MMadaModelLM(config).state_dict().items()}
+    check_shapes(name, files, shapes)
     try:
         with no_bar_in_files():
             loaded: Any = MMadaModelLM.from_pretrained(
@@ -133,7 +137,10 @@ def load_config(name: str | Path) -> MMadaConfig:
         if values.get(key, expected) != expected:
             raise CheckpointError(f"{name}: {key} is {values[key]!r} in config.json, only {expected!r} is supported")
     check_config(name, values)
-    return MMadaConfig.from_dict(values)
+    try:
+        return MMadaConfig.from_dict(values)
+    except Exception as error:  # transformers checks the fields that it knows in many ways
+        raise CheckpointError(f"{name}: config.json has a value that is not possible ({first_line(error)})") from error
 
 
 def save_policy(

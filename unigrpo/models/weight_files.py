@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -121,6 +122,31 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def check_shapes(folder: str | Path, files: Sequence[Path], expected: Mapping[str, torch.Size]) -> None:
+    """Compares the headers of files of weights with the model of the config, before the model takes any memory.
+
+    Args:
+        folder: The checkpoint, named in errors.
+        files: Its files of weights.
+        expected: Shape of each tensor of the model, by name.
+
+    Raises:
+        ValueError: A tensor of the model is missing, or has another shape.
+    """
+    found: dict[str, list[int]] = {}
+    for file in files:
+        with safe_open(file, "pt") as opened:
+            found |= {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118  # no mapping
+    check_names(folder, expected.keys() - found.keys(), set())
+    other = [name for name, shape in expected.items() if list(shape) != found[name]]
+    if other:
+        first = sorted(other)[0]
+        raise CheckpointError(
+            f"{folder}: {len(other)} tensors have another shape than config.json gives them, such as {first}: "
+            f"{found[first]}, expected {list(expected[first])}; the file and the config are of different models"
+        )
+
+
 def check_finite(folder: str | Path, tensors: Mapping[str, Tensor]) -> None:
     """Refuses weights of which some are not finite.
 
@@ -157,5 +183,5 @@ def summarise_names(names: list[str] | set[str]) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """Returns the type of an error and the first line of its message."""
-    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
+    """Returns the type of an error and the first line of its message, of which at most 300 characters."""
+    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0][:300]}"

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import gzip
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from unigrpo.data.bad_samples import BadSample
 from unigrpo.data.tables import open_table
@@ -185,3 +188,31 @@ def test_the_deepest_json_that_is_read_can_be_written_again():
     assert json.dumps(deepest) == nested(MAX_DEPTH - 1)
     with pytest.raises(BadSample, match=f"here: lists or objects are nested more than {MAX_DEPTH} deep"):
         parse_json(nested(MAX_DEPTH + 1), "here")
+
+
+def test_parquet_is_read_by_row_groups_and_nothing_is_written(tmp_path, monkeypatch):
+    """Seven rows in groups of two: a row needs its own group alone, which stays in memory."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    path, read = tmp_path / "a.parquet", []
+    parquet.write_table(pa.table({"text": [f"row {i}" for i in range(7)], "n": range(7)}), path, row_group_size=2)
+    own = parquet.ParquetFile.read_row_group
+    monkeypatch.setattr(parquet.ParquetFile, "read_row_group", lambda file, i: read.append(i) or own(file, i))
+    table = pickle.loads(pickle.dumps(open_table(str(path))))
+    assert len(table) == 7
+    assert [table.row(i) for i in (6, 2, 3, 6)] == [{"text": f"row {i}", "n": i} for i in (6, 2, 3, 6)]
+    assert read == [3, 1]
+    assert table.key(6) == "a.parquet[6]"
+    assert [one.name for one in tmp_path.iterdir()] == ["a.parquet"]
+
+
+def test_a_broken_row_group_names_its_rows_and_the_others_are_read(tmp_path):
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pa.table({"text": ["a" * 99, "b" * 99, "c" * 99]}), path, row_group_size=1, compression="gzip")
+    start = parquet.read_metadata(path).row_group(1).column(0).data_page_offset
+    content = bytearray(path.read_bytes())
+    content[start : start + 40] = b"\xff" * 40
+    path.write_bytes(content)
+    table = open_table(str(path))
+    assert table.row(2) == {"text": "c" * 99}
+    with pytest.raises(BadSample, match=r"a.parquet\[1\]: "):
+        table.row(1)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import datasets
-from datasets.exceptions import DatasetGenerationError
+from pyarrow import parquet
 
 from unigrpo import DataError
 from unigrpo.data.bad_samples import BadSample
-from unigrpo.data.files import is_table_name
+from unigrpo.data.files import Parts, is_table_name
 
+logger = logging.getLogger(__name__)
 Row = Mapping[str, Any]
+KEPT_GROUPS = 16
+"""Number of row groups of parquet files that stay in the memory of a process."""
+LARGE_GROUP = 20_000
+"""Number of rows above which a row group is too large to be decoded for a single row."""
 SAVED_MARKS = ("dataset_info.json", "dataset_dict.json")
 """Files that `save_to_disk` writes."""
 
@@ -21,16 +28,18 @@ SAVED_MARKS = ("dataset_info.json", "dataset_dict.json")
 class ArrowTable:
     """A data set that `datasets` maps into memory. Images stay encoded, and classes are given by name."""
 
-    def __init__(self, data: datasets.Dataset, name: str, folder: Path) -> None:
+    def __init__(self, data: datasets.Dataset, name: str, folder: Path, first: int = 0) -> None:
         """Wraps the rows.
 
         Args:
             data: The rows.
             name: Name for errors.
             folder: Folder to which image paths are relative.
+            first: Number of the first row in errors.
         """
         self.folder = folder
         self._name = name
+        self._first = first
         self._classes = {c: f for c, f in data.features.items() if isinstance(f, datasets.ClassLabel)}
         for column, feature in data.features.items():
             encoded = _encoded(feature)
@@ -42,7 +51,7 @@ class ArrowTable:
         return len(self._data)
 
     def key(self, index: int) -> str:
-        return f"{self._name}[{index}]"
+        return f"{self._name}[{self._first + index}]"
 
     def row(self, index: int) -> Row:
         try:
@@ -57,23 +66,71 @@ class ArrowTable:
         return names[value] if value is not None and 0 <= value < len(names) else None
 
 
-def open_arrow_file(path: Path, name: str) -> ArrowTable:
+class ParquetTable:
+    """A parquet file, of which the row groups that are in use are in memory; nothing is converted or written."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        """Reads the positions of the row groups.
+
+        Args:
+            path: The file.
+            name: Name for errors.
+
+        Raises:
+            ValueError: The file is not parquet.
+        """
+        self.folder = path.parent
+        self._path, self._name = path, name
+        try:
+            with parquet.ParquetFile(path) as file:
+                sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+                datasets.Features.from_arrow_schema(file.schema_arrow)
+        except (OSError, ValueError, TypeError, NotImplementedError) as error:  # pyarrow's own are among these
+            raise DataError(f"{path}: no parquet file could be read ({type(error).__name__}: {error})") from error
+        if max(sizes, default=0) > LARGE_GROUP:
+            logger.warning(
+                "%s: its row groups have up to %d rows, and reading one row at random decodes a whole group; write it "
+                "again with groups of some 1000 rows",
+                path,
+                max(sizes),
+            )
+        self._parts = Parts(sizes)
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def key(self, index: int) -> str:
+        return f"{self._name}[{index}]"
+
+    def row(self, index: int) -> Row:
+        number, place = self._parts.locate(index)
+        return _row_group(self._path, number, self._name, index - place).row(place)
+
+
+@functools.lru_cache(maxsize=KEPT_GROUPS)
+def _row_group(path: Path, number: int, name: str, first: int) -> ArrowTable:
+    """Returns a row group of a parquet file, whose first row has the number ``first`` in errors."""
+    try:
+        with parquet.ParquetFile(path) as file:
+            data = datasets.Dataset(datasets.table.InMemoryTable(file.read_row_group(number)))
+    except (OSError, ValueError) as error:
+        message = str(error).splitlines()[0]
+        raise BadSample("unreadable row", f"{name}[{first}]: {type(error).__name__}: {message}") from error
+    return ArrowTable(data, name, path.parent, first)
+
+
+def open_arrow_file(path: Path, name: str) -> ArrowTable | ParquetTable:
     """Opens a parquet or Arrow file.
 
     Raises:
         ValueError: The file cannot be read.
     """
+    if path.suffix != ".arrow":
+        return ParquetTable(path, name)
     try:
-        if path.suffix == ".arrow":
-            data = datasets.Dataset.from_file(str(path))
-        else:
-            data = datasets.Dataset.from_parquet(str(path))
+        data = datasets.Dataset.from_file(str(path))
     except Exception as error:  # pyarrow and datasets each raise their own kinds
-        cause = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
-        raise DataError(
-            f"{path}: no {path.suffix[1:]} file could be read ({type(cause).__name__}: {cause})"
-        ) from error
-    assert isinstance(data, datasets.Dataset)
+        raise DataError(f"{path}: no arrow file could be read ({type(error).__name__}: {error})") from error
     return ArrowTable(data, name, path.parent)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoTokenizer
 
 from unigrpo.cli import train, train_stage
-from unigrpo.config import ImageSamplingConfig, LoRAConfig, RunConfig, TextSamplingConfig, TrainConfig
+from unigrpo.config import (
+    DeepSpeedConfig,
+    ImageSamplingConfig,
+    LoRAConfig,
+    RunConfig,
+    TextSamplingConfig,
+    TrainConfig,
+)
 from unigrpo.cost.hardware import KINDS, find_hardware
 from unigrpo.cost.memory import ModelSize
 from unigrpo.cost.step_time import (
@@ -67,22 +75,52 @@ def test_the_8b_anchors_of_sampling():
     assert 256 / (flops / (0.5 * 989e12)) == pytest.approx(121, rel=0.15)
 
 
+def seconds_of(work: StepFlops, gpu: str, num_gpus: int, mfu: float = 0.4, **more: Any) -> dict[str, float]:
+    config = RunConfig(
+        ds=DeepSpeedConfig(zero_stage=more.pop("zero_stage", 2), overlap_comm=more.pop("overlap", False))
+    )
+    return step_seconds(work, config, ModelSize.of(MMadaConfig(), LoRAConfig()), KINDS[gpu], num_gpus, mfu=mfu, **more)
+
+
 def test_twice_the_gpus_halve_the_arithmetic_but_not_the_network():
-    model, work = ModelSize.of(MMadaConfig(), LoRAConfig()), StepFlops(generate=1e18, score=1e17, update=2e17)
-    eight, sixteen = (step_seconds(work, model, KINDS["h100_80gb"], n, 1, 2, 0.4) for n in (8, 16))
+    work = StepFlops(generate=1e18, score=1e17, update=2e17)
+    eight, sixteen = (seconds_of(work, "h100_80gb", n) for n in (8, 16))
     for role in ("generate", "score", "update"):
         assert sixteen[role] == pytest.approx(eight[role] / 2)
     assert sixteen["gradients"] > eight["gradients"]
-    assert step_seconds(work, model, KINDS["h100_80gb"], 1, 1, 2, 0.4)["gradients"] == 0
+    assert seconds_of(work, "h100_80gb", 1)["gradients"] == pytest.approx(0, abs=1e-6)
+
+
+def test_gradients_are_reduced_after_every_pass_or_once():
+    """16.165 GB of gradients pass a ring twice, the weights once: 7/8 of them at 450 GB/s, 63/64 at 8 x 50 GB/s."""
+    nothing = StepFlops(generate=0.0, score=0.0, update=0.0)
+    node = seconds_of(nothing, "h100_80gb", 8, zero_stage=2, num_passes=12, num_updates=4)["gradients"]
+    assert node == pytest.approx(4 * (2 * 12 + 1) * 16.165 * 7 / 8 / 450, rel=1e-3)
+    once = seconds_of(nothing, "h100_80gb", 64, zero_stage=1, num_passes=12)["gradients"]
+    assert once == pytest.approx(3 * 16.165 * 63 / 64 / 400, rel=1e-3)
+    slow = dataclasses.replace(KINDS["h100_80gb"], nics=2, nic_gb=25)
+    assert slow.ring_gb(64) == 50
+    assert slow.ring_gb(8) == 450
+
+
+def test_overlap_hides_the_reduction_behind_the_backward_passes():
+    long, short = (StepFlops(generate=0.0, score=0.0, update=flops) for flops in (1e18, 1e15))
+    gathering = 16.165 * 7 / 8 / 450
+    assert seconds_of(long, "h100_80gb", 8, num_passes=12, overlap=True)["gradients"] == pytest.approx(
+        gathering, rel=1e-3
+    )
+    apart = seconds_of(short, "h100_80gb", 8, num_passes=12)
+    hidden = apart["gradients"] - seconds_of(short, "h100_80gb", 8, num_passes=12, overlap=True)["gradients"]
+    assert hidden == pytest.approx(2 / 3 * apart["update"])
 
 
 def test_rollout_workers_take_generation_over_and_a_step_ahead_it_overlaps():
-    model, work = ModelSize.of(MMadaConfig(), LoRAConfig()), StepFlops(generate=4e18, score=1e18, update=2e18)
-    alone = step_seconds(work, model, KINDS["h200"], 8, 1, 2, 0.5)
-    helped = step_seconds(work, model, KINDS["h200"], 8, 1, 2, 0.5, num_rollout_gpus=16)
+    work = StepFlops(generate=4e18, score=1e18, update=2e18)
+    alone = seconds_of(work, "h200", 8, 0.5)
+    helped = seconds_of(work, "h200", 8, 0.5, num_rollout_gpus=16)
     assert helped["generate"] == pytest.approx(alone["generate"] / 2)
     assert helped["update"] == alone["update"]
-    # 16.2 GB over the network of several nodes, 50 GB a second
+    # 16.2 GB over one network card, 50 GB a second
     assert helped["sync"] == pytest.approx(16.165 / 50, rel=1e-3)
     rest = helped["score"] + helped["update"] + helped["gradients"]
     assert whole_step(helped, 0) == pytest.approx(helped["generate"] + rest + helped["sync"])

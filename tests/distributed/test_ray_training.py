@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import deepspeed
 import pytest
 import torch
 from ray import cloudpickle
@@ -19,6 +20,8 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from unigrpo.config import ActorConfig, AdamConfig, DeepSpeedConfig, RolloutConfig, RunConfig, TrainConfig
+from unigrpo.cost.memory import ModelSize
+from unigrpo.cost.step_time import update_traffic
 from unigrpo.distributed.actors import ModelActor
 from unigrpo.distributed.engine import StrategyEngine
 from unigrpo.distributed.placement import model_group, place
@@ -82,6 +85,27 @@ class Trainer:
         """Sum over the tokens of a sequence."""
         return cross_entropy(self.engine.forward(item[None]).logits[0], item, reduction="sum")
 
+    def traffic(self, items: Sequence[Tensor]) -> list[dict[str, int]]:
+        """Bytes that this rank sums and gathers in a step: those of the largest tensor of each collective call."""
+        backend = deepspeed.comm.comm.cdb
+        found, own = {"reduced": 0, "gathered": 0}, dict(backend.__dict__)
+
+        def counted(kind: str, call: Any) -> Any:
+            def wrapped(*args: Any, **kwargs: Any) -> Any:
+                found[kind] += max(t.nbytes for t in (*args, *kwargs.values()) if isinstance(t, Tensor))
+                return call(*args, **kwargs)
+
+            return wrapped
+
+        for name, kind in (("all_reduce", "reduced"), ("all_gather_into_tensor", "gathered")):
+            setattr(backend, name, counted(kind, getattr(backend, name)))
+        try:
+            self.train(items)
+        finally:
+            backend.__dict__.clear()
+            backend.__dict__.update(own)
+        return [found]
+
     def train_but_lose(self, items: Sequence[Tensor], rank: int) -> list[tuple[float, float, float]]:
         if self.engine.rank == rank:
             os._exit(9)
@@ -136,6 +160,7 @@ class Run:
     group: WorkerGroup
     steps: list[tuple[float, float, float]]
     weights: dict[str, Tensor]
+    zero_stage: int = 0
 
 
 def train(group: WorkerGroup, folder: Path) -> Run:
@@ -153,7 +178,7 @@ def sharded(cluster: None, tmp_path_factory: pytest.TempPathFactory, request: py
     config = replace(CONFIG, ds=replace(CONFIG.ds, zero_stage=request.param))
     group = model_group("policy", TrainerActor, config, place(CONFIG.actor.num_ranks), share=1.0)
     group.initialize(config)
-    yield train(group, tmp_path_factory.mktemp("sharded"))
+    yield replace(train(group, tmp_path_factory.mktemp("sharded")), zero_stage=request.param)
     group.close()
 
 
@@ -169,6 +194,19 @@ def test_losses_norms_rates_and_weights_are_those_of_the_local_engine(sharded: R
     for key, weight in sharded.weights.items():
         # Adam divides by the root of tiny second moments, which magnifies the rounding of the gradients.
         torch.testing.assert_close(weight, local.weights[key], atol=2e-5, rtol=0)
+
+
+def test_the_plan_counts_the_bytes_that_are_sent(sharded: Run) -> None:
+    """Four passes of each rank in one optimizer step."""
+    if sharded.zero_stage == 3:
+        pytest.skip("ZeRO-3 gathers no weights as small as those of this model")
+    found = sharded.group.map(Trainer.traffic, sequences(30))[0]
+    number = small_model().num_parameters()
+    sizes = {"num_layers": 2, "width": 32, "mlp_width": 48, "kv_width": 32, "vocabulary_size": 40}
+    size = ModelSize(num_parameters=number, num_trainable=number, **sizes)
+    planned = update_traffic(CONFIG, size, num_passes=4)
+    assert found == {"reduced": pytest.approx(planned.reduced, rel=0.01), "gathered": pytest.approx(planned.gathered)}
+    assert planned.reduced == 4 * number * 4
 
 
 def test_ranks_with_texts_images_and_both_train_together_under_zero3(cluster: None) -> None:

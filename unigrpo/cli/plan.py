@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from unigrpo import ConfigError
@@ -26,7 +27,15 @@ from unigrpo.cost.memory import (
     stage_memory,
     training_memory,
 )
-from unigrpo.cost.step_time import StepFlops, stage_flops, step_seconds, unigrpo_flops, whole_step
+from unigrpo.cost.step_time import (
+    StepFlops,
+    stage_flops,
+    stage_passes,
+    step_seconds,
+    unigrpo_flops,
+    unigrpo_passes,
+    whole_step,
+)
 from unigrpo.distributed import cluster
 from unigrpo.models.checkpoint_io import load_config
 from unigrpo.models.mmada import MMadaConfig
@@ -130,7 +139,9 @@ def unigrpo_plan(config: RunConfig, inputs: Inputs | None, assumed: Assumptions)
     else:
         prompt = {task: config.data.max_prompt_tokens // 2 + (codes if task == "mmu" else 0) for task in counts}
     flops = unigrpo_flops(config, size, prompt, codes, shares, PUBLISHED_CODEBOOK_SIZE)
-    lines += _time_lines(config, size, flops, config.train.num_inner_updates, assumed, config.rollout)
+    mean_row = sum(share * (prompt[task] + config.response_tokens(task, codes)) for task, share in shares.items())
+    passes = partial(unigrpo_passes, config, mean_row=mean_row)
+    lines += _time_lines(config, size, flops, config.train.num_inner_updates, passes, assumed, config.rollout)
     per_sample = flops.generate / config.num_generated_per_step / (assumed.hardware.tflops * 1e12 * assumed.mfu)
     lines.append(f"            {1 / per_sample:.2f} samples a second by each generating GPU, if all steps are needed")
     return "\n".join([*lines, *_ending(inputs is not None)])
@@ -186,7 +197,7 @@ def stage_plan(config: StageConfig, inputs: StageInputs | None, assumed: Assumpt
     memory = stage_memory(config, size, max(rows.values()))
     lines += _memory_lines(memory, "GPU", assumed.hardware)
     check_fits(memory, config, assumed.hardware)
-    lines += _time_lines(config, size, stage_flops(config, size, rows), 1, assumed)
+    lines += _time_lines(config, size, stage_flops(config, size, rows), 1, partial(stage_passes, config), assumed)
     return "\n".join([*lines, *_ending(inputs is not None)])
 
 
@@ -223,12 +234,14 @@ def _time_lines(
     size: ModelSize,
     flops: StepFlops,
     num_updates: int,
+    num_passes: Callable[[int], int],
     assumed: Assumptions,
     rollout: RolloutConfig | None = None,
 ) -> list[str]:
     """Returns the seconds of a step, for the run's own number of policy GPUs and others; rewards are not counted.
 
-    The number of rollout workers per policy GPU is that of the run.
+    The number of rollout workers per policy GPU is that of the run. ``num_passes`` returns the passes of each rank in
+    an optimizer step, from the number of policy GPUs.
     """
     own = config.actor.num_ranks
     rollout = rollout or RolloutConfig()
@@ -241,9 +254,16 @@ def _time_lines(
     ]
     for number in sorted({*NUM_GPUS, own}):
         seconds = step_seconds(
-            flops, size, assumed.hardware, number, num_updates, config.ds.zero_stage, assumed.mfu,
-            math.ceil(rollout.num_workers * number / own),
-        )  # fmt: skip
+            flops,
+            config,
+            size,
+            assumed.hardware,
+            number,
+            mfu=assumed.mfu,
+            num_updates=num_updates,
+            num_passes=num_passes(number),
+            num_rollout_gpus=math.ceil(rollout.num_workers * number / own),
+        )
         values = [*(seconds[role] for role in roles), whole_step(seconds, rollout.max_staleness)]
         own_mark = "  <- this run" if number == own else ""
         if training_memory(config, size, 1, number).gpu_total > assumed.hardware.memory_gb:

@@ -105,6 +105,9 @@ class DeepSpeedConfig:
     """What DeepSpeed shards over the ranks: 1 shards optimizer states, 2 also gradients, 3 also weights."""
     param_dtype: Literal["fp32", "bf16"] = "bf16"
     """Data type of the weights in the forward pass. The optimizer keeps float32 copies."""
+    overlap_comm: bool = True
+    """Reduce gradients while the backward pass goes on, with a second buffer of 1 GB. Only ds.zero_stage 2 uses it,
+    because it reduces after every pass; ds.zero_stage 1 reduces once in an optimizer step."""
     adam_offload: bool = False
     """Keep optimizer states in CPU memory."""
     attn_implementation: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
@@ -114,6 +117,11 @@ class DeepSpeedConfig:
     compiler must be installed."""
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     """LoRA adapters. The base model without them is the reference, so that no second copy of the weights is kept."""
+
+    @property
+    def overlaps_reduction(self) -> bool:
+        """Whether gradients are reduced while the backward pass goes on."""
+        return self.overlap_comm and self.zero_stage == 2
 
     def __post_init__(self) -> None:
         require(self.zero_stage in (0, 1, 2, 3), f"ds.zero_stage is {self.zero_stage}; choose one of [0, 1, 2, 3]")

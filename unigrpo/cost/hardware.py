@@ -20,22 +20,40 @@ class Hardware:
     """Dense bfloat16 operations, in units of 1e12 per second."""
     link_gb: float
     """Bandwidth to the other GPUs of its node, in units of 1e9 bytes per second and direction."""
-    network_gb: float
-    """Bandwidth to GPUs of other nodes, in units of 1e9 bytes per second and direction."""
+    nics: int
+    """Number of network cards of a node."""
+    nic_gb: float
+    """Bandwidth of one network card, in units of 1e9 bytes per second and direction."""
+
+    @property
+    def network_gb(self) -> float:
+        """Bandwidth between two nodes over all their network cards, in units of 1e9 bytes per second and direction."""
+        return self.nics * self.nic_gb
+
+    def ring_gb(self, num_gpus: int) -> float:
+        """Returns the bandwidth of a ring through this many GPUs, in units of 1e9 bytes per second and direction.
+
+        The GPUs of a node are neighbors in the ring, so that it crosses each border between two nodes once, over all
+        network cards.
+        """
+        return self.link_gb if num_gpus <= GPUS_PER_NODE else min(self.link_gb, self.network_gb)
+
+
+GPUS_PER_NODE = 8
 
 
 KINDS = {
     kind.name: kind
     for kind in (
-        Hardware(name="a100_40gb", memory_gb=42.9, tflops=312, link_gb=300, network_gb=25),
-        Hardware(name="a100_80gb", memory_gb=85.9, tflops=312, link_gb=300, network_gb=25),
-        Hardware(name="h100_80gb", memory_gb=85.5, tflops=989, link_gb=450, network_gb=50),
-        Hardware(name="h200", memory_gb=150.7, tflops=989, link_gb=450, network_gb=50),
-        Hardware(name="b200", memory_gb=191.0, tflops=2250, link_gb=900, network_gb=50),
+        Hardware(name="a100_40gb", memory_gb=42.9, tflops=312, link_gb=300, nics=8, nic_gb=25),
+        Hardware(name="a100_80gb", memory_gb=85.9, tflops=312, link_gb=300, nics=8, nic_gb=25),
+        Hardware(name="h100_80gb", memory_gb=85.5, tflops=989, link_gb=450, nics=8, nic_gb=50),
+        Hardware(name="h200", memory_gb=150.7, tflops=989, link_gb=450, nics=8, nic_gb=50),
+        Hardware(name="b200", memory_gb=191.0, tflops=2250, link_gb=900, nics=8, nic_gb=50),
     )
 }
-"""GPUs by the names that ``--gpu`` accepts. The network is that of the vendors' own systems, 200 or 400 gigabits per
-GPU."""
+"""GPUs by the names that ``--gpu`` accepts. The network is that of the vendors' own systems, a card of 200 or 400
+gigabits per GPU."""
 DEFAULT = "h100_80gb"
 
 

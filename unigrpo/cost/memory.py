@@ -365,9 +365,9 @@ def training_memory(config: BaseRunConfig, model: ModelSize, tokens: int, num_ra
 def zero_buffers_gb(config: BaseRunConfig, model: ModelSize, ranks: int) -> float:
     """Returns the gigabytes of DeepSpeed's buffers during a backward pass.
 
-    The reduction holds a bucket of gradients and a flat copy of it, which is as large as the head if that is larger.
-    ZeRO-2 holds the gradients of the present micro-batch beside the sum of the earlier ones, and ZeRO-3 the weights
-    that are gathered.
+    The reduction holds a bucket of gradients, or two with overlap, and a flat copy of one, which is as large as the
+    head if that is larger. ZeRO-2 holds the gradients of the present micro-batch beside the sum of the earlier ones,
+    and ZeRO-3 the weights that are gathered.
 
     Args:
         config: The run or stage.
@@ -379,7 +379,7 @@ def zero_buffers_gb(config: BaseRunConfig, model: ModelSize, ranks: int) -> floa
         return 0.0
     bucket = min(REDUCE_BUCKET, model.num_trainable)
     head = model.vocabulary_size * model.width if model.num_trainable == model.num_parameters else 0
-    buffers = (bucket + max(bucket, head)) / 1e9
+    buffers = ((2 if config.ds.overlaps_reduction else 1) * bucket + max(bucket, head)) / 1e9
     if stage == 2:
         buffers += model.num_trainable / ranks / 1e9
     if stage == 3:

@@ -7,14 +7,16 @@ reads. A backward pass costs two forward passes, and recomputing activations ano
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-from unigrpo.config import ImageSamplingConfig, RunConfig, TextSamplingConfig
+from unigrpo.config import BaseRunConfig, ImageSamplingConfig, RunConfig, TextSamplingConfig
 from unigrpo.config.denoising import StageConfig
-from unigrpo.cost.hardware import Hardware
-from unigrpo.cost.memory import ModelSize
+from unigrpo.cost.hardware import GPUS_PER_NODE, Hardware
+from unigrpo.cost.memory import TYPE_BYTES, ModelSize
 
-GPUS_PER_NODE = 8
+BACKWARD_SHARE = 2 / 3
+"""Fraction of an update in which gradients come into being, so that their reduction can go on at the same time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,14 +149,58 @@ def stage_flops(config: StageConfig, model: ModelSize, rows: dict[str, int]) -> 
     return StepFlops(generate=0.0, score=0.0, update=passes * total)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Traffic:
+    """Bytes that every rank contributes to the collective operations of one optimizer step."""
+
+    reduced: float = 0.0
+    """Gradients whose sum over the ranks every rank gets."""
+    scattered: float = 0.0
+    """Gradients of whose sum every rank gets its share."""
+    gathered: float
+    """Weights, put together from the ranks' shares."""
+
+    def seconds(self, hardware: Hardware, num_gpus: int, backward_seconds: float = 0.0) -> float:
+        """Returns the time on a ring that is not hidden behind a backward pass.
+
+        A sum passes over the ring twice, and a scattered sum or a gathering once.
+
+        Args:
+            hardware: The GPUs and their links.
+            num_gpus: Number of ranks.
+            backward_seconds: Time in which gradients are reduced while others are computed.
+        """
+        speed = hardware.ring_gb(num_gpus) * 1e9 * num_gpus / max(num_gpus - 1, 1e-9)
+        sums = (2 * self.reduced + self.scattered) / speed
+        return max(0.0, sums - backward_seconds) + self.gathered / speed
+
+
+def update_traffic(config: BaseRunConfig, model: ModelSize, num_passes: int) -> Traffic:
+    """Returns the communication of one optimizer step of this many forward and backward passes on each rank.
+
+    DeepSpeed's ZeRO-1 sums the gradients once, and ZeRO-2 and 3 after every pass, because they keep only the rank's
+    own part. The weights are gathered once, and by ZeRO-3 for every pass: forward, backward, and again where
+    activations are computed again.
+    """
+    stage, bytes_each = config.ds.zero_stage, TYPE_BYTES[config.ds.param_dtype]
+    gradients, weights = model.num_trainable * bytes_each, model.num_parameters * bytes_each
+    if stage == 3:
+        gatherings = (3 if config.actor.gradient_checkpointing_enable else 2) * num_passes
+        return Traffic(scattered=num_passes * gradients, gathered=gatherings * weights)
+    sums = num_passes if stage == 2 else 1
+    return Traffic(reduced=sums * gradients, gathered=gradients if stage > 0 else 0.0)
+
+
 def step_seconds(
     flops: StepFlops,
+    config: BaseRunConfig,
     model: ModelSize,
     hardware: Hardware,
     num_gpus: int,
-    num_updates: int,
-    zero_stage: int,
+    *,
     mfu: float,
+    num_updates: int = 1,
+    num_passes: int = 1,
     num_rollout_gpus: int = 0,
 ) -> dict[str, float]:
     """Returns the seconds of a step by role. `gradients` is their communication among policy ranks, and `sync` the
@@ -162,32 +208,48 @@ def step_seconds(
 
     Args:
         flops: Operations of the step.
+        config: The run or stage.
         model: Size of the policy.
         hardware: The GPUs.
         num_gpus: Number of policy GPUs.
-        num_updates: Number of optimizer steps of a step.
-        zero_stage: Stage of ZeRO. Under ZeRO-3 weights are communicated for every pass.
         mfu: Fraction of the GPUs' arithmetic that the passes reach.
+        num_updates: Number of optimizer steps of a step.
+        num_passes: Number of forward and backward passes of each rank in an optimizer step.
         num_rollout_gpus: Number of GPUs of rollout workers; 0 generates on the policy's GPUs.
     """
     speed = hardware.tflops * 1e12 * mfu
-
-    def bandwidth(gpus: int) -> float:
-        return (hardware.link_gb if gpus <= GPUS_PER_NODE else hardware.network_gb) * 1e9
-
-    moved = model.num_parameters if zero_stage == 3 else model.num_trainable
-    weights = 2 * moved * (num_gpus - 1) / num_gpus
-    # Gradients are reduced and scattered and weights gathered once; ZeRO-3 gathers them forward and backward.
-    journeys = 3 if zero_stage == 3 else 2
+    traffic = update_traffic(config, model, num_passes)
+    update = flops.update / speed / num_gpus
+    hidden = BACKWARD_SHARE * update / num_updates if config.ds.overlaps_reduction else 0.0
     seconds = {
         "generate": flops.generate / speed / (num_rollout_gpus or num_gpus),
         "score": flops.score / speed / num_gpus,
-        "update": flops.update / speed / num_gpus,
-        "gradients": journeys * weights * num_updates / bandwidth(num_gpus),
+        "update": update,
+        "gradients": num_updates * traffic.seconds(hardware, num_gpus, hidden),
     }
-    if num_rollout_gpus:
-        seconds["sync"] = 2 * model.num_trainable / bandwidth(num_gpus + num_rollout_gpus)
+    if num_rollout_gpus:  # from one GPU over one card, or over the links of a node
+        is_one_node = num_gpus + num_rollout_gpus <= GPUS_PER_NODE
+        sending = hardware.link_gb if is_one_node else hardware.nic_gb
+        seconds["sync"] = TYPE_BYTES[config.ds.param_dtype] * model.num_trainable / (sending * 1e9)
     return seconds
+
+
+def unigrpo_passes(config: RunConfig, num_gpus: int, mean_row: float) -> int:
+    """Returns the number of passes of each rank in an inner update with one view of each sample.
+
+    Args:
+        config: The run.
+        num_gpus: Number of policy GPUs.
+        mean_row: Mean number of tokens of a row.
+    """
+    rows, room = config.num_samples_per_step / num_gpus, config.train.micro_batch_tokens
+    return math.ceil(rows * mean_row / room if room else rows / config.train.micro_batch_size)
+
+
+def stage_passes(config: StageConfig, num_gpus: int) -> int:
+    """Returns the number of passes of each rank in a step of pretraining or Mix-CoT."""
+    sizes = [modality.batch_size for modality in config.modalities.values()]
+    return sum(math.ceil(size / num_gpus / config.train.micro_batch_size) for size in sizes)
 
 
 def whole_step(seconds: dict[str, float], max_staleness: int) -> float:

@@ -102,7 +102,7 @@ def strategy_arguments(config: BaseRunConfig) -> Namespace:
             adam_offload=config.ds.adam_offload and torch.cuda.is_available(),
             zpg=1,
             grad_accum_dtype=None,
-            overlap_comm=False,
+            overlap_comm=config.ds.overlaps_reduction,
             deepcompile=False,
             use_universal_ckpt=False,
             tensor_parallel_size=1,

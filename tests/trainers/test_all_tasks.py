@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import shutil
@@ -127,6 +128,28 @@ def test_any_mixture_of_tasks_trains_and_scores_as_it_sampled(tiny_unified_folde
     for name in ("reward_total_greedy", "reward_total_sampled"):
         mean = sum(row["scores"][name] for row in last) / len(last)
         assert mean == pytest.approx(after[name]), "the metric is the mean over the prompts"
+
+
+def test_generated_images_are_sent_to_rewards_alone(tiny_unified_folder, prompt_file, tmp_path, monkeypatch):
+    seen = {}
+
+    def spied(worker, method, rollout_of):
+        own = getattr(worker, method)
+
+        @functools.wraps(own)
+        def call(self, items, *args, **kwargs):
+            seen.setdefault((worker.__name__, method), []).extend(rollout_of(item).image for item in items)
+            return own(self, items, *args, **kwargs)
+
+        monkeypatch.setattr(worker, method, call)
+
+    spied(PolicyWorker, "update", lambda sample: sample.rollout)
+    spied(PolicyWorker, "log_likelihood", lambda rollout: rollout)
+    spied(ReferenceWorker, "log_likelihood", lambda rollout: rollout)
+    prompts = [p for p in load_prompts(prompt_file) if p.task in ("t2i", "r2i")]
+    make_trainer(config(tiny_unified_folder, prompt_file), tmp_path, prompts, []).fit(Recorder())
+    assert len(seen) >= 2
+    assert {image for images in seen.values() for image in images} == {None}
 
 
 def test_rollouts_of_each_task_have_their_own_spans(tiny_unified_folder, prompt_file, tmp_path):

@@ -6,7 +6,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -114,9 +114,10 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
         with timer.phase("generate"):
             rollouts = self.source.rollouts(step, version)
         wait_for_rewards = self.reward.start(rollouts)  # their processes work while the models score
-        parity = self._parity(step, rollouts)
+        scored = [replace(rollout, image=None) for rollout in rollouts]  # models do not look at pixels
+        parity = self._parity(step, scored)
         early = [i for i, rollout in enumerate(rollouts) if not self._waits_for_rewards(step, rollout)]
-        scores = self._start_scores(step, rollouts, early)
+        scores = self._start_scores(step, scored, early)
         if self.group_filter is None:
             self._start_next(step, version)
         with timer.phase("score"):
@@ -127,7 +128,7 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
         kept = self._kept(rollouts, rewarded)
         late = self._with_gradient(rollouts, rewarded, sorted(set(kept) - set(early)))
         with timer.phase("score"):
-            for known, more in zip((old, ref), self._start_scores(step, rollouts, late)(), strict=True):
+            for known, more in zip((old, ref), self._start_scores(step, scored, late)(), strict=True):
                 known |= more
         if self.group_filter is not None:
             self._start_next(step, version)
@@ -136,7 +137,7 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
         if self.failure_guard.check_missing(outputs, valid, rollouts) and valid.any():
             self.failure_guard.check_spread(advantages[kept], outputs, rollouts)
             with timer.phase("update"):
-                updates = self._update(train_samples(rollouts, rewarded, kept, old, ref)) if kept else []
+                updates = self._update(train_samples(scored, rewarded, kept, old, ref)) if kept else []
         rewards = [{"reward": t, "rewards": o.parts} for t, o in zip(totals.tolist(), outputs, strict=True)]
         output.rollouts(step + 1, self._rows(step, rollouts, rewards, advantages))
         return {

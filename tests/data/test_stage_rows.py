@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 import pytest
+import torch
 
 from unigrpo.data.corpora.sample import CorpusSample
 from unigrpo.data.stage_rows import CorpusLoader, LoadedSample, StepDataset, StepLoader
@@ -54,3 +56,25 @@ def test_a_source_that_cannot_be_used_is_an_error_of_its_step_alone():
     with pytest.raises(ValueError, match="source lm/text: too many"):
         [positions(steps.at(step)) for step in (23, 24)]
     assert positions(steps.at(25))
+
+
+class Images(Positions):
+    """A corpus of images whose pixels all have the value of their position."""
+
+    def read(self, modality: str, positions: Sequence[int]) -> list[LoadedSample]:
+        return [
+            replace(sample, pixels=torch.full((3, 2, 2), sample.position, dtype=torch.uint8))
+            for sample in super().read(modality, positions)
+        ]
+
+
+def test_the_pixels_of_a_step_travel_as_one_tensor_of_bytes():
+    dataset = StepDataset(cast(CorpusLoader, Images()), {"t2i": 4, "mmu": 2}, rank=0, world_size=1)
+    sent = dataset[3]
+    assert not isinstance(sent, ValueError)
+    for name, number in (("t2i", 4), ("mmu", 2)):
+        assert sent[name].pixels is not None
+        assert (sent[name].pixels.shape, sent[name].pixels.dtype) == ((number, 3, 2, 2), torch.uint8)
+        assert all(sample.pixels is None for sample in sent[name].samples)
+    for batch in StepLoader(dataset, num_workers=0).at(3).values():
+        assert all(sample.pixels.unique().tolist() == [sample.position] for sample in batch)

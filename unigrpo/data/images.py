@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image, ImageFile
 from torch import Tensor
 
@@ -80,6 +80,11 @@ def square_pixels(image: Image.Image, resolution: int, fit: Fit = "crop") -> Flo
     Raises:
         ValueError: There is no such ``fit``.
     """
+    return normalized(square_bytes(image, resolution, fit))
+
+
+def square_bytes(image: Image.Image, resolution: int, fit: Fit = "crop") -> UInt8[Tensor, "3 R R"]:
+    """Returns an RGB image as a square of this size, as the 8-bit values of :func:`square_pixels`."""
     if fit == "crop":
         square = _crop(image, resolution)
     elif fit == "stretch":
@@ -88,7 +93,12 @@ def square_pixels(image: Image.Image, resolution: int, fit: Fit = "crop") -> Flo
         square = _pad(image, resolution)
     else:
         raise DataError(f"fit: no {fit!r}; choose one of ['crop', 'pad', 'stretch']")
-    return torch.from_numpy(np.array(square)).permute(2, 0, 1).float() / 255 * 2 - 1
+    return torch.from_numpy(np.array(square)).permute(2, 0, 1)
+
+
+def normalized(pixels: UInt8[Tensor, "*B 3 R R"]) -> Float[Tensor, "*B 3 R R"]:
+    """Returns 8-bit values as numbers in [-1, 1]."""
+    return pixels.float() / 255 * 2 - 1
 
 
 def _check_size(size: tuple[int, int]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -15,7 +16,7 @@ from unigrpo.data.corpora.order import rank_positions
 from unigrpo.data.corpora.rows import RowEncoder
 from unigrpo.data.corpora.sample import CorpusSample
 from unigrpo.data.corpora.stream import CorpusStream
-from unigrpo.data.images import square_pixels
+from unigrpo.data.images import square_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +26,32 @@ class LoadedSample:
     position: int
     sample: CorpusSample
     """The sample without its image, which is in `pixels`."""
-    pixels: Tensor | None
-    """Pixels (3, R, R) in [-1, 1]; None for text."""
+    pixels: UInt8[Tensor, "3 R R"] | None
+    """Pixels as 8-bit values; None for text."""
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """Samples on their way from a loader process: all their pixels are one tensor, because each tensor takes an open
+    file, of which a process may have 1024."""
+
+    samples: list[LoadedSample]
+    pixels: UInt8[Tensor, "B 3 R R"] | None
+
+    @classmethod
+    def of(cls, samples: Sequence[LoadedSample]) -> _Sent:
+        """Takes the pixels out of the samples."""
+        pixels = [sample.pixels for sample in samples if sample.pixels is not None]
+        if not pixels:
+            return cls(list(samples), None)
+        assert len(pixels) == len(samples), "a modality has images in all of its samples or in none"
+        return cls([replace(sample, pixels=None) for sample in samples], torch.stack(pixels))
+
+    def received(self) -> list[LoadedSample]:
+        """Returns the samples with their pixels."""
+        if self.pixels is None:
+            return self.samples
+        return [replace(sample, pixels=p) for sample, p in zip(self.samples, self.pixels, strict=True)]
 
 
 class CorpusLoader:
@@ -84,10 +109,10 @@ class CorpusLoader:
     def _pixels(self, sample: CorpusSample) -> Tensor | None:
         if sample.image is None:
             return None
-        return square_pixels(sample.image, self._resolution, self._fit[sample.source])
+        return square_bytes(sample.image, self._resolution, self._fit[sample.source])
 
 
-class StepDataset(Dataset["dict[str, list[LoadedSample]] | ValueError"]):
+class StepDataset(Dataset["dict[str, _Sent] | ValueError"]):
     """The samples that one rank reads in each step, for a torch DataLoader.
 
     An error is returned as a value, because torch would hide its message in the traceback of the loader's process.
@@ -98,10 +123,12 @@ class StepDataset(Dataset["dict[str, list[LoadedSample]] | ValueError"]):
         self._batch_sizes = dict(batch_sizes)
         self._rank, self._world_size = rank, world_size
 
-    def __getitem__(self, step: int) -> dict[str, list[LoadedSample]] | ValueError:
+    def __getitem__(self, step: int) -> dict[str, _Sent] | ValueError:
         try:
             return {
-                name: self._reader.read(name, rank_positions(step * size, size, self._rank, self._world_size))
+                name: _Sent.of(
+                    self._reader.read(name, rank_positions(step * size, size, self._rank, self._world_size))
+                )
                 for name, size in self._batch_sizes.items()
             }
         except ValueError as error:
@@ -124,7 +151,7 @@ class StepLoader:
 
     def __init__(self, dataset: StepDataset, num_workers: int) -> None:
         self._dataset, self._num_workers = dataset, num_workers
-        self._steps: Iterator[dict[str, list[LoadedSample]] | ValueError] = iter(())
+        self._steps: Iterator[dict[str, _Sent] | ValueError] = iter(())
         self._next = -1
 
     def at(self, step: int) -> dict[str, list[LoadedSample]]:
@@ -144,9 +171,10 @@ class StepLoader:
                 )
             )
         self._next = step + 1
-        samples = next(self._steps)
-        if isinstance(samples, ValueError):
-            raise samples
+        sent = next(self._steps)
+        if isinstance(sent, ValueError):
+            raise sent
+        samples = {name: batch.received() for name, batch in sent.items()}
         if self._num_workers:  # the loader processes counted for themselves
             self._dataset.count(samples)
         return samples

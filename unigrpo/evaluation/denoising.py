@@ -171,7 +171,7 @@ class StageEvaluator(DenoisingWorker):
         ).logits
         predicted = codes.masked_scatter(masked[:, image], logits.argmax(dim=-1).cpu())
         decode = self.noiser.image_tokenizer.codes_to_images
-        originals = ((pixels + 1) / 2).clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).numpy()
+        originals = pixels.permute(0, 2, 3, 1).numpy()
         images = zip(originals, decode(codes), decode(predicted), rows.mask_ratio.tolist(), strict=True)
         return [
             Reconstruction(

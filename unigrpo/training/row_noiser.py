@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from unigrpo import ConfigError
 from unigrpo.config.denoising import NoiseConfig
 from unigrpo.data.corpora.rows import RowEncoder
+from unigrpo.data.images import normalized
 from unigrpo.data.stage_rows import LoadedSample
 from unigrpo.models.image_tokenizer import ImageTokenizer
 from unigrpo.models.vocabulary import Vocabulary
@@ -55,13 +56,13 @@ class RowNoiser:
             raise ConfigError("image.tokenizer is empty, but there are images; name the folder of an image tokenizer")
         return self._image_tokenizer
 
-    def pixels(self, samples: Sequence[LoadedSample]) -> Float[Tensor, "B 3 R R"]:
-        """Returns the images of samples, in [-1, 1]."""
+    def pixels(self, samples: Sequence[LoadedSample]) -> UInt8[Tensor, "B 3 R R"]:
+        """Returns the images of samples, as 8-bit values on the CPU."""
         return torch.stack([sample.pixels for sample in samples if sample.pixels is not None])
 
     def codes(self, samples: Sequence[LoadedSample]) -> Int[Tensor, "B N"]:
         """Returns the image codes of samples, on the CPU."""
-        return self.image_tokenizer.encode(self.pixels(samples).to(self._device)).cpu()
+        return self.image_tokenizer.encode(normalized(self.pixels(samples).to(self._device))).cpu()
 
     def noised(self, modality: str, samples: Sequence[LoadedSample], purpose: str) -> NoisedRows:
         """Returns the rows of samples with the noise of their positions.

@@ -41,6 +41,7 @@ from unigrpo.trainers.unigrpo import LogprobMismatchError
 from unigrpo.training.passes import entry_log_probs
 from unigrpo.workers.logprob_mismatch import _row_at
 from unigrpo.workers.policy import PolicyWorker
+from unigrpo.workers.reference import ReferenceWorker
 
 TASKS = ("text", "mmu", "t2i", "r2i")
 

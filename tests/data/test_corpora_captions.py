@@ -1,5 +1,9 @@
 """Captions, cleaned."""
 
+import json
+import pickle
+
+import numpy as np
 import pytest
 import torch
 
@@ -65,6 +69,32 @@ def test_questions_must_be_a_list_of_texts(tmp_path, content):
 def test_a_file_of_captions_must_be_there(tmp_path):
     with pytest.raises(ValueError, match=r"captions\.json: could not be read \(FileNotFoundError: No such file"):
         open_store(CaptionConfig(store="json", path=str(tmp_path / "captions.json")))
+
+
+def test_captions_in_an_index_folder_are_shared_files_and_those_of_the_json_file(tmp_path, monkeypatch):
+    captions: dict[str, object] = {f"key {i}": f"caption {i} ü" for i in range(50)}
+    captions |= {"several": ["a", "b"], "": "empty key", "number": 7, "nothing": None}
+    path, folder = tmp_path / "captions.json", tmp_path / "index"
+    path.write_text(json.dumps(captions))
+    config = CaptionConfig(store="json", path=str(path))
+    first = open_store(config, str(folder))
+    monkeypatch.setattr("unigrpo.data.corpora.captions.parse_json", lambda *_: pytest.fail("the file is read again"))
+    again = pickle.loads(pickle.dumps(open_store(config, str(folder))))
+    assert len(pickle.dumps(again)) < 500, "no caption is sent to a loader process"
+    for store in (first, again):
+        assert {key: store.find("", key) for key in captions} == captions
+        assert store.find("", "no such key") is None
+        assert isinstance(store.captions._captions, np.memmap)
+    path.write_text(json.dumps({"key 1": "changed"}))
+    monkeypatch.undo()
+    assert open_store(config, str(folder)).find("", "key 1") == "changed"
+
+
+@pytest.mark.parametrize("content", ["{}", '{"a": "b"}'])
+def test_few_captions_are_found_too(tmp_path, content):
+    (tmp_path / "c.json").write_text(content)
+    store = open_store(CaptionConfig(store="json", path=str(tmp_path / "c.json")), str(tmp_path))
+    assert (store.find("", "a"), store.find("", "z")) == (json.loads(content).get("a"), None)
 
 
 @pytest.mark.parametrize(

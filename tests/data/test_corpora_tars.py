@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from webdataset.compat import WebDataset
 
+from unigrpo.cli.main import main
 from unigrpo.config.corpora import CaptionConfig, SourceConfig
 from unigrpo.data.bad_samples import BadSample
 from unigrpo.data.corpora.sources import Webdataset
@@ -245,3 +246,17 @@ def test_understanding_asks_one_of_the_questions(tmp_path):
     assert chats == {
         (("user", question), ("assistant", "a red square")) for question in ("What is it?", "Describe it.")
     }
+
+
+def test_many_processes_store_the_index_that_a_source_reads(tmp_path, capsys, monkeypatch):
+    for number in range(3):
+        write_tar(tmp_path / f"{number}.tar", {f"{i}.txt": b"a" for i in range(number + 1)})
+    folder, pattern = tmp_path / "index", str(tmp_path / "{0,1,2}.tar")
+    assert main(["index-tars", pattern, "--index_folder", str(folder), "--workers", "2"]) == 0
+    assert capsys.readouterr().out == "3 of 3 tars, 6 samples\n"
+    assert len(list(folder.iterdir())) == 3
+    monkeypatch.setattr(tarfile, "open", lambda *_, **__: pytest.fail("a header is read again"))
+    paths = [tmp_path / f"{number}.tar" for number in range(3)]
+    assert len(TarSamples(paths, str(folder))) == 6
+    assert main(["index-tars", pattern, "--index_folder", str(folder), "--workers", "0"]) == 2
+    assert "--workers is 0" in capsys.readouterr().err

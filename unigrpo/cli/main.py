@@ -49,6 +49,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         "convert-cot": Command(
             "unigrpo.cli.convert_cot:run", "convert solved questions to the format of chains of thought"
         ),
+        "index-tars": Command("unigrpo.cli.index_tars:run", "store the positions of the samples in webdataset tars"),
         "grade": Command("rewards.grade:main", "grade a file of predictions"),
         "try-reward": Command("rewards.try_reward:main", "run a reward on a file of samples, without training"),
     },

@@ -98,7 +98,9 @@ class SourceConfig:
     geometry, whose border `crop` would lose, and pads Geo170K."""
     index_folder: OutputPath = ""
     """For `webdataset`: folder in which the positions of the samples in each tar are stored, so that a later start
-    need not read all tar headers (a minute for a million samples). If empty, nothing is stored."""
+    need not read all tar headers (a minute for a million samples). `unigrpo index-tars` stores them in parallel
+    before a run. With `captions.store json`, the captions are stored there as a table that all processes map into
+    memory. If empty, nothing is stored."""
     captions: CaptionConfig = field(default_factory=CaptionConfig)
     """Captions of an image source."""
     columns: ColumnConfig = field(default_factory=ColumnConfig)

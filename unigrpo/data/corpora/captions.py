@@ -13,6 +13,7 @@ import torch
 from unigrpo import DataError
 from unigrpo.config.corpora import CaptionConfig
 from unigrpo.data.bad_samples import BadSample
+from unigrpo.data.corpora.mapped_captions import MappedCaptions, open_mapped
 from unigrpo.data.corpora.sample import Messages
 from unigrpo.data.text import checked, decode, parse_json, read_bytes
 
@@ -28,7 +29,7 @@ SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
 class CaptionStore:
     """Captions that are not stored with the images."""
 
-    captions: Mapping[str, object] | None
+    captions: Mapping[str, object] | MappedCaptions | None
     """Captions by key; None if each is in its own file."""
     files: str
     """Path of a caption's file, with {shard} and {key}."""
@@ -50,12 +51,20 @@ def random_item(items: Sequence[Any], draws: torch.Generator) -> Any:
     return items[int(torch.randint(len(items), (1,), generator=draws))]
 
 
-def open_store(config: CaptionConfig) -> CaptionStore | None:
+def open_store(config: CaptionConfig, index_folder: str = "") -> CaptionStore | None:
     """Returns the store of captions that are not with the images; None for those that are, and for class names.
+
+    Args:
+        config: Where the captions are.
+        index_folder: Folder for a table of the captions of a JSON file, which processes share; empty keeps the
+            captions in the memory of each process.
 
     Raises:
         ValueError: The file of captions is missing or is not a JSON object.
     """
+    if config.store == "json" and index_folder:
+        path = Path(config.path).expanduser()
+        return CaptionStore(open_mapped(path, index_folder, lambda: _read_json(config.path, dict)), "")
     if config.store == "json":
         return CaptionStore(_read_json(config.path, dict), "")
     if config.store == "beside":

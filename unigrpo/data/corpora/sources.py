@@ -86,7 +86,7 @@ class ImageFolder:
             raise DataError(f"{config.path}: none of {len(files)} files ends in {', '.join(IMAGE_ENDINGS)}")
         logger.info("%s: %d images, %d other files", config.path, len(self._names), len(files) - len(self._names))
         self._captioned = Captioned(config)
-        self._store = open_store(config.captions)
+        self._store = open_store(config.captions, config.index_folder)
         self._classes = {} if self._store else _class_names(config.captions.path, self._names, self._folder)
 
     def __len__(self) -> int:
@@ -111,7 +111,7 @@ class Webdataset:
         """
         self._tars = TarSamples(expand_paths(config.path, "webdataset tars"), config.index_folder)
         self._captioned = Captioned(config)
-        self._store = open_store(config.captions)
+        self._store = open_store(config.captions, config.index_folder)
         self._member, _, self._field = config.captions.member.partition(".")
 
     def __len__(self) -> int:

@@ -5,9 +5,14 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import multiprocessing
 import os
 import tarfile
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -18,6 +23,8 @@ from unigrpo.data.bad_samples import BadSample
 from unigrpo.data.files import Parts
 
 logger = logging.getLogger(__name__)
+NUM_THREADS = 16
+"""Number of tars whose headers are read at the same time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +67,8 @@ class TarSamples:
             ValueError: A file is not a tar, is compressed, or the tars have no sample.
         """
         self._paths = paths
-        self._spans = [_remembered_spans(path, index_folder) for path in paths]
+        with ThreadPoolExecutor(NUM_THREADS) as pool:  # on network storage most of the time is waiting
+            self._spans = list(pool.map(partial(_remembered_spans, folder=index_folder), paths))
         self._parts = Parts([len(spans) for spans in self._spans])
         if not len(self._parts):
             raise DataError(f"{paths[0]}: no sample in {len(paths)} tars; name members like 0001.jpg, 0001.txt")
@@ -95,18 +103,43 @@ class TarSamples:
         return TarSample(tar=path, key=key, members=members)
 
 
-def _remembered_spans(path: Path, folder: str) -> np.ndarray:
-    """Returns the spans from a file that is named after the tar, its size and its time."""
-    if not folder:
-        return _spans(path)
+def index_tars(paths: Sequence[Path], folder: str, num_workers: int) -> Iterator[int]:
+    """Stores the positions of the samples in tars, for sources with this ``index_folder``.
+
+    Args:
+        paths: The tars. Those whose positions are stored already are read from there.
+        folder: Folder of the positions.
+        num_workers: Number of processes.
+
+    Yields:
+        The number of samples of each tar, in the order of ``paths``.
+
+    Raises:
+        ValueError: A file is not a tar.
+    """
+    with ProcessPoolExecutor(num_workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for spans in pool.map(partial(_remembered_spans, folder=folder), paths):
+            yield len(spans)
+
+
+def index_file(path: Path, folder: str) -> Path:
+    """Returns where the positions of a tar are stored: a file that is named after the tar, its size and its time."""
     found = path.stat()
     name = repr((str(path.absolute()), found.st_size, found.st_mtime_ns))
-    index = Path(folder).expanduser() / f"{path.stem}-{hashlib.blake2b(name.encode(), digest_size=8).hexdigest()}.npy"
+    digest = hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
+    return Path(folder).expanduser() / f"{path.stem}-{digest}.npy"
+
+
+def _remembered_spans(path: Path, folder: str) -> np.ndarray:
+    """Returns the spans from the file of :func:`index_file`, which is written if it does not exist."""
+    if not folder:
+        return _spans(path)
+    index = index_file(path, folder)
     if index.is_file():
         return np.load(index)
     spans = _spans(path)
     index.parent.mkdir(parents=True, exist_ok=True)
-    part = index.with_suffix(f".{os.getpid()}.part")
+    part = index.with_suffix(f".{os.getpid()}.{threading.get_ident()}.part")
     with part.open("wb") as file:
         np.save(file, spans)
     part.replace(index)  # whole or not at all, also where several ranks write it

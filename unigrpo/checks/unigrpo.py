@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +38,10 @@ from unigrpo.workers.reward import applies_to
 
 logger = logging.getLogger(__name__)
 
+NUM_TIMED_IMAGES = 64
+"""Number of images of prompts from whose decoding the time for all is estimated."""
+NOTABLE_SECONDS = 10.0
+"""Estimated duration from which the log announces the decoding of the images of prompts."""
 FIXED_SETTINGS = ("actor.model_name_or_path", "ds.lora.", "ds.zero_stage")
 """Settings to which the files of a checkpoint belong: the model whose weights they change, and how they are split."""
 FREE_SETTINGS = ("train.num_steps", "train.collective_timeout_minutes", "ckpt.", "logger.")
@@ -391,15 +398,32 @@ def _check_tasks(prompts: list[Prompt], config: RunConfig, needs_weight: bool) -
 
 
 def _image_problems(prompts: list[Prompt]) -> Problems:
-    """The prompts whose images cannot be read."""
-    problems: Problems = {}
-    for place, prompt in enumerate(prompts):
-        try:
-            for name in prompt.images:
-                read_image(name)
-        except ValueError as error:
-            problems[place] = ("broken image", f"{prompt.id}: {error}")
-    return problems
+    """Returns the prompts whose images cannot be read. Each image is decoded once, several at the same time."""
+    images = list(dict.fromkeys(image for prompt in prompts for image in prompt.images))
+    num_threads = len(os.sched_getaffinity(0))
+    started, few = time.monotonic(), min(len(images), NUM_TIMED_IMAGES)
+    with ThreadPoolExecutor(num_threads) as pool:  # decoding does not hold Python's lock
+        messages = list(pool.map(_image_problem, images[:few]))
+        seconds = (time.monotonic() - started) / max(few, 1) * len(images)
+        if seconds > NOTABLE_SECONDS:
+            logger.info("decoding %d images of prompts takes about %.0f s", len(images), seconds)
+        messages += pool.map(_image_problem, images[few:])
+    found = {image: message for image, message in zip(images, messages, strict=True) if message}
+    return {
+        place: ("broken image", f"{prompt.id}: {found[image]}")
+        for place, prompt in enumerate(prompts)
+        for image in reversed(prompt.images)  # the first broken one is named
+        if image in found
+    }
+
+
+def _image_problem(image: str) -> str:
+    """Returns why an image cannot be read; empty if it can."""
+    try:
+        read_image(image)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _add_reward_problems(prompts: list[Prompt], config: RunConfig, problems: Problems) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import ray
 import torch
+import torch.distributed as dist
 from openrlhf.trainer.ray.launcher import BaseModelActor
 from openrlhf.trainer.ray.utils import ray_noset_visible_devices
 from transformers import PreTrainedModel
@@ -102,7 +103,7 @@ class RolloutActor(WorkerActor):
         if torch.cuda.is_available():  # Ray shows each process its own GPU alone, unless it was told not to
             device = torch.device("cuda", int(ray.get_gpu_ids()[0]) if ray_noset_visible_devices() else 0)
         torch.set_num_threads(1)
-        model = load_model(config)
+        model = load_model(config, check_values=False)
         if config.ds.lora.rank:
             add_lora(model, config.ds.lora)
         model.to(device).eval()  # type: ignore[arg-type]
@@ -119,7 +120,7 @@ class ReferenceActor(ModelActor):
 
     def build(self, config: RunConfig, strategy: UniGRPOStrategy) -> ReferenceWorker:
         """Returns the reference worker on a DeepSpeed engine without an optimizer."""
-        engine: Any = strategy.prepare(load_model(config).requires_grad_(False))
+        engine: Any = strategy.prepare(load_model(config, check_values=False).requires_grad_(False))
         engine.eval()
         tokenizer = load_tokenizer(config.actor.model_name_or_path)
         vocabulary = Vocabulary.from_pretrained_parts(engine.module.config, tokenizer)
@@ -144,7 +145,7 @@ class ReferenceActor(ModelActor):
 
 def training_engine(config: BaseRunConfig, strategy: UniGRPOStrategy) -> StrategyEngine:
     """Returns the model of the run behind DeepSpeed."""
-    model = load_model(config)
+    model = load_model(config, check_values=dist.get_rank() % config.actor.num_gpus_per_node == 0)
     if config.ds.lora.rank:
         add_lora(model, config.ds.lora)
     if config.actor.gradient_checkpointing_enable:
@@ -158,8 +159,13 @@ def image_tokenizer_on(config: RunConfig, device: torch.device) -> ImageTokenize
     return None if found is None else found.to(device)  # type: ignore[arg-type]
 
 
-def load_model(config: BaseRunConfig) -> PreTrainedModel:
-    """Returns the model of a checkpoint folder, in the type of ``ds.param_dtype``."""
+def load_model(config: BaseRunConfig, *, check_values: bool = True) -> PreTrainedModel:
+    """Returns the model of a checkpoint folder, in the type of ``ds.param_dtype``.
+
+    Args:
+        config: The run or stage.
+        check_values: Look for NaN and infinity. The first policy rank of each node does it for the whole node.
+    """
     dtype = torch.bfloat16 if config.ds.param_dtype == "bf16" else torch.float32
     return load_policy(
         config.actor.model_name_or_path,
@@ -167,6 +173,7 @@ def load_model(config: BaseRunConfig) -> PreTrainedModel:
         config.ds.attn_implementation,
         compile=config.ds.compile,
         max_text_tokens=config.max_text_tokens,
+        check_values=check_values,
     )
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +24,17 @@ from unigrpo.distributed.ray_group import RayGroup
 from unigrpo.distributed.reward_pool import RewardPool
 from unigrpo.records import Prompt
 
+logger = logging.getLogger(__name__)
 PLACEMENT_SECONDS = 60.0
 """How long to wait for resources that the cluster has but other jobs may hold."""
+
+
+@contextmanager
+def logged_seconds(part: str) -> Iterator[None]:
+    """Logs how long a part of the start took."""
+    started = time.monotonic()
+    yield
+    logger.info("start of %s: %.1f s", part, time.monotonic() - started)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,11 +87,14 @@ def start_groups(config: RunConfig, prompts: Sequence[Prompt] = ()) -> Groups:
         placements=tuple(placements),
     )
     try:
-        groups.reward.initialize(prompts, config.num_generated_per_step)
+        with logged_seconds("rewards"):
+            groups.reward.initialize(prompts, config.num_generated_per_step)
         for group in groups.models:
-            group.initialize(config)
+            with logged_seconds(group.role):
+                group.initialize(config)
         if rollout is not None:
-            weight_channel.connect(policy, rollout)
+            with logged_seconds("channel for weights"):
+                weight_channel.connect(policy, rollout)
     except BaseException:
         groups.close()
         raise
@@ -109,7 +124,8 @@ def start_stage(config: StageConfig) -> StageGroups:
     placement = place(config.actor.num_ranks)
     groups = StageGroups(workers=model_group("stage", DenoisingActor, config, placement, 1.0), placement=placement)
     try:
-        groups.workers.initialize(config)
+        with logged_seconds(groups.workers.role):
+            groups.workers.initialize(config)
     except BaseException:
         groups.close()
         raise

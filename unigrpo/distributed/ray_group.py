@@ -61,6 +61,11 @@ class RayGroup:
         """Seconds of the longest call of each method."""
 
     @property
+    def role(self) -> str:
+        """What the workers do, such as `policy`."""
+        return self._role
+
+    @property
     def size(self) -> int:
         """Number of workers."""
         return len(self.actors)

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from unigrpo.config import ImageSamplingConfig, RunConfig, TextSamplingConfig
-from unigrpo.data.prompt_stream import repeat_prompts
+from unigrpo.data.prompt_stream import balance_across_ranks, repeat_prompts
 from unigrpo.evaluation.yes_no import yes_no_metrics
-from unigrpo.records import Prompt, RewardOutput, Rollout
+from unigrpo.records import Prompt, RewardOutput, Rollout, SampleRequest
 from unigrpo.training.reward_aggregation import RewardAggregator
 from unigrpo.training.reward_metrics import reward_means
 from unigrpo.workers.group import WorkerGroup
@@ -102,7 +102,7 @@ def _measure(
     kind: str,
 ) -> Measured:
     requests = repeat_prompts(prompts, num_samples, EVALUATION_STEP)
-    rollouts = policy.map(PolicyWorker.generate, requests, *settings)
+    rollouts = generate_balanced(policy, requests, settings)
     outputs, _ = reward.score(rollouts)
     totals, valid = RewardAggregator(config.reward, reward.names).aggregate(
         outputs, torch.tensor([r.group_id for r in requests])
@@ -118,6 +118,18 @@ def _measure(
             metrics |= {f"{name}_{kind}/{task}": value for name, value in means.items()}
     sums = [total if is_valid else None for total, is_valid in zip(totals.tolist(), valid.tolist(), strict=True)]
     return Measured(metrics=metrics, rollouts=rollouts, outputs=outputs, totals=sums)
+
+
+def generate_balanced(
+    policy: WorkerGroup,
+    requests: Sequence[SampleRequest],
+    settings: tuple[TextSamplingConfig, ImageSamplingConfig],
+) -> list[Rollout]:
+    """Returns one rollout for each request, in their order, after every worker generated as many of each task."""
+    dealt = balance_across_ranks(list(requests), policy.size)
+    rollouts = policy.map(PolicyWorker.generate, dealt, *settings)
+    by_sample = {rollout.request.sample_id: rollout for rollout in rollouts}
+    return [by_sample[request.sample_id] for request in requests]
 
 
 def _chosen(outputs: Sequence[RewardOutput], rows: torch.Tensor) -> list[RewardOutput]:

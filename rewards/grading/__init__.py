@@ -1,1 +1,1 @@
-"""Exact grading: clean the text, extract the answer, compare by kind. Nothing here is a reward by itself."""
+"""Grading cleans a response, extracts its answer and compares it with the gold by the kind of the gold."""

@@ -1,4 +1,4 @@
-"""A mathematical answer as a typed value, such as a number, an interval, a matrix or an expression."""
+"""A mathematical answer is parsed into a typed value, such as a number, an interval, a matrix or an expression."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from rewards.grading.latex import strip_wrapping
 from rewards.grading.numbers import NAME, Number
 
 Time = NamedTuple("Time", [("hour", int), ("minute", int), ("second", int), ("is_half_known", bool)])
-"""A time of day; the half of the day is known by "p.m.", or by an hour above 12."""
+"""A time of day. The half of the day is known by "p.m.", or by an hour above 12."""
 Numeral = NamedTuple("Numeral", [("digits", str), ("base", str)])
-"""A numeral with its base, which is compared as written."""
+"""A numeral with its base, such as ``101_2``. It is compared as written."""
 Choice = NamedTuple("Choice", [("letter", str)])
 """The letter of an option, or a single capital."""
 Interval = NamedTuple("Interval", [("low", str), ("high", str), ("brackets", str), ("name", str)])
-"""An interval; its variable is named where it was written as an inequality."""
+"""An interval. It has the name of its variable where it was written as an inequality."""
 Sequence = NamedTuple("Sequence", [("brackets", str), ("items", tuple[str, ...])])
-"""The items of a list (no brackets), a tuple, or a set (``⦃⦄``)."""
+"""The items of a list, which has no brackets, of a tuple, or of a set, whose brackets are ``⦃⦄``."""
 Union = NamedTuple("Union", [("parts", tuple["Interval | Sequence", ...])])
-"""Intervals and sets of which each holds a part."""
+"""Intervals and sets that together are one set."""
 Matrix = NamedTuple("Matrix", [("rows", tuple[tuple[str, ...], ...])])
-"""The cells of a matrix by rows."""
+"""A matrix as rows of cells."""
 Relation = NamedTuple("Relation", [("sides", tuple[str, ...]), ("signs", tuple[str, ...])])
 """The sides of an equation or inequality, and the signs between them."""
 Expression = NamedTuple("Expression", [("text", str), ("unit", str)])
@@ -36,13 +36,13 @@ Value = Number | Time | Numeral | Choice | Interval | Union | Sequence | Matrix 
 
 
 class Parsed(NamedTuple):
-    """What an answer says."""
+    """An answer in canonical spelling with its typed values."""
 
     text: str
     values: tuple[Value, ...]
-    """Usually one; all sides of an equation such as ``2 + 5 = 7``, which must all be right."""
+    """Usually this is one value. An equation such as ``2 + 5 = 7`` has one for each side, and all must be right."""
     name: str = ""
-    """What it is said to be the value of: ``x`` in ``x = 7``."""
+    """This is ``x`` for ``x = 7``, and empty for an answer without a name."""
 
 
 _TIME = re.compile(
@@ -71,7 +71,7 @@ MIRRORED = {"<": ">", ">": "<", "≤": "≥", "≥": "≤", "≠": "≠", "=": "
 
 
 def parse(text: str) -> Parsed:
-    """The typed value of a text in canonical spelling.
+    """Returns the typed value of a text in canonical spelling.
 
     >>> parse("x = 7").name, parse("x^2 = 49").values, parse("(1, 2]").values
     ('x', (Relation(sides=('x^2', '49'), signs=('=',)),), (Interval(low='1', high='2', brackets='(]', name=''),))
@@ -92,7 +92,7 @@ def parse(text: str) -> Parsed:
 
 
 def _is_name(text: str, sides: list[str]) -> bool:
-    """Whether an equation's first side is a name that its other sides do not hold."""
+    """Returns whether the first side of an equation is a name that its other sides do not contain."""
     name = text.lstrip("\\")
     is_name = bool(sides and all(sides) and NAME.fullmatch(text)) and name not in FUNCTIONS | {"e", "i"}
     return is_name and not any(name in symbols(side) for side in sides)
@@ -108,7 +108,7 @@ def _first(text: str, readers: tuple[Callable[[str], Value | None], ...]) -> Val
 
 
 def _without_coordinates(text: str) -> str:
-    """``(x, y) = (2, 3)`` and ``P(2, 3)`` -> ``(2, 3)``."""
+    """Turns ``(x, y) = (2, 3)`` and ``P(2, 3)`` into ``(2, 3)``."""
     named = _COORDINATES.match(text)
     if named:
         names = [name.strip().lstrip("\\") for name in named[1].split(",")]
@@ -182,7 +182,7 @@ def _bracketed(text: str) -> Value | None:
 
 
 def _interval(text: str) -> Interval | None:
-    """An interval by its brackets, or an inequality."""
+    """Reads an interval from its brackets, or from an inequality."""
     if text[:1] not in ("(", "[") or text[-1] not in ")]" or not is_bracketed(text):
         return _inequality(text)
     ends = [end.lstrip("+").strip() for end in split(text[1:-1], COMMA)]
@@ -216,7 +216,7 @@ def _expression(text: str) -> Expression | None:
 
 
 def _unit(text: str) -> tuple[str, str]:
-    """A quantity -> the expression and its unit."""
+    """Splits a quantity into the expression and its unit."""
     if text.endswith("°"):
         return text.replace("°", "").strip(), "degree"
     found = _UNIT_AT_END.fullmatch(text)
@@ -236,6 +236,6 @@ def _both_signs(text: str) -> list[str]:
 
 
 _NOTATIONS = (_time, _numeral, _choice, _number, _matrix, _bracketed, _union, _list)
-"""Readers of notations, tried before equations, since x = 1, 2 is a list."""
+"""These readers come before the split at equals signs, because ``x = 1, 2`` is a list."""
 _FORMS = (_inequality, _relation, _expression)
-"""Readers of formulas."""
+"""These readers take what is left after the split at equals signs."""

@@ -1,4 +1,4 @@
-"""The exact value of a calculation with rational numbers."""
+"""Calculations with rational numbers are evaluated exactly."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ import operator
 import re
 from fractions import Fraction
 
-_LONGEST = 320  # characters
+_LONGEST = 320
+"""Number of characters of the longest calculation."""
 _LARGEST_EXPONENT = 1000
-_MOST_BITS = 8192  # of a power
+_MOST_BITS = 8192
+"""Number of bits of the largest power."""
 _CALCULATION = re.compile(r"[\d\s+\-*/^(){}.]*\d[\d\s+\-*/^(){}.]*")
 _GROUPS = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?![\d,])")
 _DECIMAL = re.compile(r"(\d*)\.(\d+)|(\d+)\.")
 
 
 def value(text: str) -> Fraction | None:
-    """The value of a calculation with + - * / ^ and brackets; None for anything else, or too large powers.
+    """Returns the value of a calculation with + - * / ^ and brackets, or None for other texts and for large powers.
 
     >>> value("48/2 + 1,000"), value("2^{-3}"), value("2x"), value("9^{9^9}")
     (Fraction(1024, 1), Fraction(1, 8), None, None)

@@ -1,4 +1,4 @@
-"""Brackets of a formula in canonical spelling: how deep they are, where they close, and what stands between them."""
+"""These functions find how deep brackets are nested, where they close, and what stands between separators."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterator
 
 DEEPEST = 50
-"""Deepest nesting of brackets that is read."""
+"""The grader reads no deeper nesting of brackets."""
 OPEN, CLOSE = "([{⦃", ")]}⦄"
 COMMA = re.compile(",")
 
 
 def depth(text: str) -> int | None:
-    """Deepest nesting of brackets; None if they do not close, or are deeper than ``DEEPEST``."""
+    """Returns the deepest nesting of brackets, or None if they do not close or are deeper than ``DEEPEST``."""
     depth = deepest = braces = 0
     for sign in text:
         step = (sign in OPEN) - (sign in CLOSE)
@@ -23,7 +23,7 @@ def depth(text: str) -> int | None:
 
 
 def is_bracketed(text: str) -> bool:
-    """Whether the first sign is a bracket that closes with the last sign."""
+    """Returns whether the first sign is a bracket that the last sign closes."""
     depth = 0
     for place, sign in enumerate(text):
         depth += (sign in OPEN) - (sign in CLOSE)
@@ -33,7 +33,7 @@ def is_bracketed(text: str) -> bool:
 
 
 def outside(text: str, pattern: re.Pattern[str]) -> Iterator[re.Match[str]]:
-    """The matches of a pattern that stand outside all brackets."""
+    """Yields the matches of a pattern that stand outside of all brackets."""
     seen = depth = 0
     for found in pattern.finditer(text):
         depth += sum((sign in OPEN) - (sign in CLOSE) for sign in text[seen : found.start()])
@@ -43,7 +43,7 @@ def outside(text: str, pattern: re.Pattern[str]) -> Iterator[re.Match[str]]:
 
 
 def split(text: str, pattern: re.Pattern[str]) -> list[str]:
-    """The parts between separators that stand outside all brackets.
+    """Returns the parts between separators that stand outside of all brackets.
 
     >>> split("(1, 2), 3", re.compile(","))
     ['(1, 2)', '3']
@@ -54,7 +54,7 @@ def split(text: str, pattern: re.Pattern[str]) -> list[str]:
 
 
 def without_brackets(text: str) -> str:
-    """The text without parentheses or braces around all of it, unless they hold a list or the letter of an option."""
+    """Removes parentheses and braces around the whole text, unless they hold a list or the letter of an option."""
     text = text.strip()
     for _ in range(DEEPEST):
         inner = text[1:-1].strip()

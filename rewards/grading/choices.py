@@ -1,4 +1,4 @@
-"""Letters of multiple choice."""
+"""These functions read which letter of a multiple choice question a text chooses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LEAD = re.compile(
 )
 _FIRST = re.compile(r"[(\[]([A-Ja-j])[)\]]|([A-J])(?![A-Za-z0-9'])|([a-j])(?=[).:](?![a-z])|$)")
 _DENIED = re.compile(r"(?<=[\w).])\s*[,;(]\s*(?:and )?not [(\[]?[A-J][)\]]?\)?\.?$")
-"""An option that is named to say that it is not chosen."""
+"""This matches an option that the text rules out."""
 _EXPLANATION = re.compile(r"\n\s*[*_]*(?:explanation|reason|because|rationale)", re.IGNORECASE)
 _LETTER = re.compile(r"(?<![A-Za-z0-9'\\])([A-J])(?![A-Za-z0-9'])")
 _NAMED = re.compile(
@@ -28,7 +28,7 @@ _NAMED = re.compile(
       |definitely|indeed )\W{1,3}[A-J](?![A-Za-z0-9']) | 选 | ^\W*[A-J](?![A-Za-z0-9'])""",
     re.VERBOSE,
 )
-"""A letter that stands for an option, not for an angle or a point."""
+"""This matches a letter that stands for an option, and not for an angle or a point."""
 _ONLY_LETTERS = re.compile(
     r"""(?: [\s,;/|&.()\[\]:?+*-] | [A-J](?![A-Za-z])
       | (?i: and|or|not|both|neither|nor|either|none|all|of|the|above|options?|answers?|is )\b )+""",
@@ -36,21 +36,21 @@ _ONLY_LETTERS = re.compile(
 )
 _ARTICLE = re.compile(r"\s+(?!(?:and|or|is|to|also|too|works|may|might|could|would|seems)\b)[a-z]")
 _OPTION = re.compile(r"\b[A-J][).:]|[(\[][A-J][)\]]|\b(?:or|and|not|be|option|choose|/) [(\[]?[A-J]\b|[.,;]\s*[A-J]$")
-"""Another letter inside the text of the chosen option."""
+"""This matches another letter inside the text of the chosen option."""
 _DOUBT = re.compile(r"\b(?:or|be|option|choose|answer is|wait|actually|maybe) [(\[]?[A-J]\b")
-"""Another choice inside the reasons for the chosen option."""
+"""This matches another choice inside the reasons for the chosen option."""
 _TAKEN_BACK = re.compile(r"(?:or|and|no|wait|actually)\b|not\s+[(\[]?[A-J]\b|[/|?]", re.IGNORECASE)
 _GOES_ON = re.compile(
     r"""\s*(?: $ | ! | 选项 | 正确 | [,;(](?!\s*$) | [-—–]\s )
       | \s+(?:is|are|because|since|as|for|with|would|was|seems|must|has)\b | \s+[\d\\$√]""",
     re.VERBOSE,
 )
-"""What may stand behind a letter without a mark."""
+"""This matches what may follow a letter that has no mark such as a full stop."""
 _HEDGING_SIGN = re.compile("[/|?或不和]")
 
 
 def gold_letter(gold: str) -> str | None:
-    """The letter that a gold is, or None.
+    """Returns the letter that a gold consists of, or None.
 
     >>> gold_letter("(B)"), gold_letter("both")
     ('B', None)
@@ -60,7 +60,7 @@ def gold_letter(gold: str) -> str | None:
 
 
 def names_options(text: str) -> bool:
-    """Whether a text is about options: it chooses one, or holds nothing but letters and the words between them.
+    """Returns whether a text chooses an option, or has only letters and the words between them.
 
     >>> names_options("A or B"), names_options("(D)"), names_options("\\\\langle H\\\\rangle")
     (True, True, False)
@@ -69,7 +69,7 @@ def names_options(text: str) -> bool:
 
 
 def letter(text: str, is_strict: bool = False) -> str | None:
-    """The one letter that a text chooses; None for none, two, a hedge, or the article "A".
+    """Returns the one letter that a text chooses, or None for two letters, a doubt, or the article "A".
 
     Args:
         text: An extracted answer.

@@ -1,4 +1,4 @@
-"""Whether a mathematical answer is the gold: one table says how values of two types compare."""
+"""A mathematical answer is compared with the gold; one table says how values of two types compare."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ from rewards.grading.latex import canonical
 from rewards.grading.numbers import Number
 
 _MOST_ITEMS = 64
-"""Longest list, and largest matrix, that is compared."""
+"""Longer lists and larger matrices are not compared."""
 _DEEPEST = 8
-"""Nesting of lists that is compared."""
+"""Lists that are nested more deeply are not compared."""
 _SYMBOL = re.compile(r"[A-Za-z]|[A-Z]{2}")
-"""A variable, or a segment by its ends in either order."""
+"""This matches a variable, or a segment that is named by its ends, in either order."""
 _ARTICLE = re.compile(r"(?:an?|the) (?=[a-z]{3})", re.IGNORECASE)
 
 
 def is_usable(gold: str) -> bool:
-    """Whether a gold can be compared: not empty, not too long, brackets closed."""
+    """Returns whether a gold can be compared: it is not empty or too long, and its brackets close."""
     text = canonical(gold)
     return bool(text) and len(text) <= LONGEST and depth(text) is not None
 
 
 def same(gold: str, answer: str, verify: Callable[[str, str], bool], any_form: bool = False) -> bool:
-    """Whether an answer is the gold.
+    """Returns whether an answer is the gold.
 
     Args:
         gold: Gold answer, LaTeX or plain.
@@ -152,11 +152,11 @@ _RULES: dict[tuple[type, type], Callable[[_Comparison, Any, Any], bool]] = {
     (Matrix, Matrix): _Comparison.matrices,
     (Sequence, Sequence): _Comparison.sequences,
 }
-"""How a gold of one type and an answer of another compare; two types that have no rule are never the same."""
+"""A gold of the first type and an answer of the second are compared by a rule; types without a rule are different."""
 
 
 def _key(text: str) -> str:
-    """Two texts of one key are the same answer."""
+    """Returns a key that is the same for two spellings of one answer."""
     text = text.rstrip(".")
     if not has_words(text):
         return re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", text)
@@ -175,7 +175,7 @@ def _names_agree(gold: Parsed, answer: Parsed) -> bool:
 
 
 def _as_relation(side: Parsed) -> Relation | None:
-    """A relation, or a formula with its name, such as ``y = 2x + 3``, as one."""
+    """Returns a relation, and ``y = 2x + 3`` as a relation too, or None."""
     value = side.values[0] if len(side.values) == 1 else None
     if isinstance(value, Expression) and side.name and symbols(value.text):
         return Relation((side.name, value.text), ("=",))
@@ -199,13 +199,13 @@ def _as_interval(sequence: Sequence) -> Interval:
 
 
 def _as_point(sequence: Sequence) -> Sequence:
-    """``x = 3, y = 4`` -> ``(3, 4)``."""
+    """Turns ``x = 3, y = 4`` into ``(3, 4)``."""
     values = None if sequence.brackets else _coordinates(sequence)
     return Sequence("()", values) if values else sequence
 
 
 def _coordinates(sequence: Sequence) -> tuple[str, ...] | None:
-    """The values of items that name different variables, in the order of the names; None for other items."""
+    """Returns the values of items with different names, sorted by name, or None if there are other items."""
     named = sorted(tuple(map(str.strip, item.split("=", 1))) for item in sequence.items if re.match("[a-z] ?=", item))
     distinct = len({name for name, _ in named}) == len(sequence.items) > 1
     return tuple(value for _, value in named) if distinct else None
@@ -216,7 +216,7 @@ def _distinct(sequence: Sequence) -> tuple[str, ...]:
 
 
 def _match(ours: Items[Any], theirs: Items[Any], equal: Callable[[Any, Any], bool]) -> bool:
-    """Whether two unordered lists hold the same."""
+    """Returns whether two lists hold the same items in any order."""
     if len(ours) != len(theirs) or len(ours) > _MOST_ITEMS:
         return False
     left = list(theirs)

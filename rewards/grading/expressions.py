@@ -1,4 +1,4 @@
-"""Single expressions and relations: which of them sympy reads as they are meant, and how they are written for it."""
+"""These functions decide which expressions sympy can read, and write them so that it reads them exactly."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import re
 from rewards.grading.brackets import COMMA, depth, split
 
 LONGEST = 1000
-"""Longest expression, in characters."""
+"""Number of characters of the longest expression."""
 DEEPEST = 30
-"""Deepest nesting of brackets."""
+"""Sympy is not asked about deeper nesting of brackets."""
 FUNCTIONS = frozenset(
     "sin cos tan cot sec csc log ln exp arcsin arccos arctan sinh cosh tanh max min gcd lcm mod det".split()
 )
@@ -20,7 +20,7 @@ _BARE_FUNCTION = re.compile(r"(?<![\\A-Za-z])(sin|cos|tan|cot|sec|csc|log|ln|exp
 _ANGLE_FUNCTION = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 _DEGREES = re.compile(r"(\d+(?:\.\d+)?|[a-z]|\\[a-z]+)\s*°")
 _SMALL_WORDS = frozenset("or of is as at in on no to an be by do go he if it me my so up us we am".split())
-"""Two letters that are no product."""
+"""These pairs of letters are words, and not products of two variables."""
 _TOO_LARGE = re.compile(
     r"""\^\s*[{(]?\s*(?: \d{4,} | [\d.]+\s*[\^!] )  # 9^{9^9}
       | \d{4,}\s*! | !\s*! | \)\s*!\s*[)!]
@@ -28,17 +28,17 @@ _TOO_LARGE = re.compile(
     re.VERBOSE,
 )
 _MISREAD = re.compile(r"%|:|\?|≈|…|\"|(?<!_)\d \d|\\text|mod|'|°")
-"""What sympy's parser reads as something else."""
+"""Sympy's parser reads these signs as something else."""
 _DECIMAL = re.compile(r"(?<![\d.])(\d*)\.(\d+)(?![\d.])")
-"""Exact as a fraction; sympy's parser would round it."""
+"""Decimals are written as fractions, because sympy's parser would round them."""
 _IMAGINARY = re.compile(r"(\\[A-Za-z]+|_\{\w*\}|[A-Za-z]{2,})|i")
-"""sympy's parser takes i for a variable."""
+"""The letter i is written as a root of -1, because sympy's parser takes it for a variable."""
 _LATEX = {"⦃": "\\{", "⦄": "\\}", "≥": "\\geq ", "≤": "\\leq ", "≠": "\\neq ", "∪": "\\cup ", "∞": "\\infty ",
           "±": "\\pm ", "*": "\\cdot "}  # fmt: skip
 
 
 def is_readable(text: str) -> bool:
-    """Whether sympy reads an expression as it is meant: no words, no lists, no towers of powers."""
+    """Returns whether sympy reads an expression as it is meant: it has no words, lists or towers of powers."""
     if len(text) > LONGEST or (depth(text) or 0) > DEEPEST or len(split(text, COMMA)) > 1:
         return False
     if _TOO_LARGE.search(text) or _MISREAD.search(text):
@@ -50,24 +50,24 @@ def is_readable(text: str) -> bool:
 
 
 def has_words(text: str) -> bool:
-    """Whether two letters stand together outside of LaTeX's commands."""
+    """Returns whether two letters stand together outside of the commands of LaTeX."""
     return bool(_WORD.search(_COMMAND.sub(" ", text)))
 
 
 def symbols(text: str) -> set[str]:
-    """Variables of an expression: letters and commands that are no function and no constant."""
+    """Returns the variables of an expression: letters and commands that are neither functions nor constants."""
     bare = _BARE_FUNCTION.sub(" ", re.sub(r"\\(?:begin|end)\{\w+\}", " ", text))
     names = {name.removeprefix("\\") for name in re.findall(r"\\[a-z]+|[A-Za-z]", bare)}
     return names - FUNCTIONS - _CONSTANTS
 
 
 def in_radians(text: str) -> str:
-    """The text with the degrees in sines and their like as radians."""
+    """Writes the degrees in sines and other functions of angles as radians."""
     return _DEGREES.sub(r"(\1*\\pi/180)", text) if "°" in text and _ANGLE_FUNCTION.search(text) else text
 
 
 def latex(text: str) -> str:
-    """LaTeX that sympy's parser reads exactly."""
+    """Writes an expression as LaTeX that sympy's parser reads exactly."""
     for sign, command in _LATEX.items():
         text = text.replace(sign, command)
     text = re.sub(r"_(\w)", r"_{\1}", _BARE_FUNCTION.sub(r"\\\1", text))

@@ -1,4 +1,4 @@
-"""Where the final answer stands in a response, in time linear in its length.
+"""The final answer of a response is found in time that is linear in its length.
 
 Only what follows the last ``</think>`` counts, and inside of it the last ``<answer>`` tag; a tag that is not closed
 leaves no answer. What is left holds candidates, the surest first:
@@ -23,11 +23,11 @@ from dataclasses import dataclass
 from rewards.grading.text import clean, without_padding
 
 SHORT = 200
-"""Longest whole text, and longest last sentence, in characters, that can be an answer."""
+"""Number of characters of the longest whole text, and of the longest last sentence, that can be an answer."""
 LONGEST = 2000
-"""Longest answer, in characters."""
+"""Number of characters of the longest answer."""
 _MOST_BOXES = 20
-"""Boxes that are joined to one answer."""
+"""Number of boxes that are joined to one answer at most."""
 
 _BOX = re.compile(r"\\(?:boxed|fbox)(?: (?P<bare> \s*-?[\d.,]+ | \s+[^\s{}$]+ ) | \s*\{ )", re.VERBOSE)
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
@@ -42,7 +42,7 @@ _FACTOR_BEHIND = re.compile(
       | \^(?!\s*\{?\\circ) | -\d | \d | [a-z](?![a-z])""",
     re.VERBOSE,
 )
-"""What makes a box a part of an expression, not the whole of it."""
+"""A box with this beside it is a part of an expression."""
 _HASHES = re.compile(r"####([^\n]*)")
 _HEADING = re.compile(
     r"""[\s*_]*(?: step|part|case|method|section|question|problem|solution|calculation|conclusion|explanation|final
@@ -77,20 +77,20 @@ _RETRACTED = re.compile(
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer as it was written."""
+    """An answer, and how it was found."""
 
     text: str
-    """The span."""
+    """The answer as it was written."""
     rule: str
-    """`tag`, `box`, `hash`, `clause`, `rest` (all that follows the thoughts), `whole` or `sentence`."""
+    """One of `tag`, `box`, `hash`, `clause`, `rest` (all that follows the thoughts), `whole` and `sentence`."""
 
 
 _Found = tuple[Answer, int] | None
-"""An answer, and where it ends."""
+"""An answer, and the place where it ends."""
 
 
 def extract(text: str, letters: bool = False) -> Answer | None:
-    """The surest answer of a response, or None.
+    """Returns the surest answer of a response, or None.
 
     >>> extract("<think>2+2</think>The answer is 4.")
     Answer(text='4', rule='clause')
@@ -99,7 +99,7 @@ def extract(text: str, letters: bool = False) -> Answer | None:
 
 
 def candidates(text: str, letters: bool = False) -> Iterator[Answer]:
-    """The answers that a response may mean, the surest first.
+    """Yields the answers that a response may mean, the surest first.
 
     Args:
         text: Response of a model.
@@ -147,7 +147,7 @@ def _is_taken_back(text: str, end: int) -> bool:
 
 
 def _boxes(text: str) -> list[tuple[int, str, int]]:
-    """Start, content and end of the outermost boxes; none if one is not closed."""
+    """Returns start, content and end of the outermost boxes, and an empty list if one of them is not closed."""
     boxes: list[tuple[int, str, int]] = []
     end = 0
     while found := _BOX.search(text, end):
@@ -205,7 +205,7 @@ def _option_line(text: str) -> _Found:
 
 
 def _sentence_at(text: str, start: int) -> _Found:
-    """What stands from a place to the end of the sentence, or of the displayed formula."""
+    """Returns the text from a place to the end of the sentence, or of the displayed formula."""
     for opened, closed in _DISPLAY:
         if text.startswith(opened, start):
             stop = text.find(closed, start + 2)
@@ -220,7 +220,7 @@ def _sentence_at(text: str, start: int) -> _Found:
 
 
 def _last_sentence(text: str) -> str:
-    """The last of several sentences, if it is short, complete, and takes nothing back."""
+    """Returns the last of several sentences if it is short and complete and takes nothing back."""
     end = text.rstrip("*_$ \n")
     if not end.endswith((".", "!")):
         return ""

@@ -1,4 +1,4 @@
-"""Gold answers: where they stand in the text of a data set, how they are compared, and which cannot be matched."""
+"""Gold answers are found in the texts of data sets, matched with a comparison, and refused where none can be right."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _MARKED = re.compile(
       | \banswer\b[^\n]{0,60}?(?: : | \bis\b )""",
     re.IGNORECASE | re.VERBOSE,
 )
-"""What a whole solution has, and a bare answer has not."""
+"""A whole solution has one of these marks, and a bare answer has none."""
 
 
 def extract_gold(text: str) -> str:
-    """The bare gold of a data set's text, which may be a whole solution.
+    """Returns the bare gold of a data set's text, which may be a whole solution.
 
     The answer is taken from ``<answer>`` tags, a box, a line after ``####``, "A:" or "Answer:"; a text without any of
     them is the answer itself. The result is empty where a mark holds no answer, such as a box that is not closed.
@@ -38,7 +38,7 @@ def extract_gold(text: str) -> str:
 
 @lru_cache(maxsize=4096)  # the samples of one prompt share their gold
 def prepare(gold: str, kind: str) -> tuple[str, str]:
-    """How to compare (`number`, `choice`, `yes_no`, `word`, `math` or `geo_number`), and the bare gold.
+    """Returns how to compare (`number`, `choice`, `yes_no`, `word`, `math` or `geo_number`), and the bare gold.
 
     Raises:
         ValueError: Unknown kind, or a gold that cannot be graded as this kind.
@@ -80,12 +80,12 @@ _READERS: dict[str, tuple[str, dict[str, Callable[[str], str | None]]]] = {
         "word": _if(lambda bare: re.fullmatch(r"[\w '.-]+", bare) and 0 < len(phrases.tokens(bare)) <= 3),
     }),
 }  # fmt: skip
-"""What a gold of each kind must be, and the forms that it may have; the first that can read it decides."""
+"""Each kind has a name for error messages, and readers of the forms of its gold; the first that reads it decides."""
 KINDS = tuple(_READERS)
 _MISSING = re.compile(r"[+-]?(nan|inf|infinity)|null|n/a|\[?not found\]?|undefined|(?-i:None)", re.IGNORECASE)
-"""What programs write where an answer is missing. The infinity of mathematics is ``\\infty``."""
+"""Programs write these words where an answer is missing. The infinity of mathematics is ``\\infty``."""
 MOST_WORDS = 12
-"""Words of a gold that a policy can be expected to say exactly."""
+"""A policy cannot be expected to repeat a gold of more words exactly."""
 
 
 def check_gold(gold: str, kind: str, is_right: Callable[[str, str], bool]) -> None:

@@ -1,4 +1,4 @@
-"""A response and a gold -> right or not, and how it went."""
+"""The grader decides whether a response is right, and says how the comparison ended."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ Status = Literal["ok", "no_answer", "timeout", "error"]
 
 @dataclass(frozen=True)
 class Grade:
-    """What became of one response."""
+    """The verdict on one response."""
 
     correct: bool
     extracted: str | None
-    """The answer as written, None if there is none."""
+    """The answer as it was written, or None if there is none."""
     status: Status
 
 
 class Grader:
-    """Grades responses of one kind or of several; holds the process that compares expressions.
+    """Grades responses of all kinds, and owns the process that compares expressions.
 
     Attributes:
         counts: Number of grades by status.
@@ -78,7 +78,7 @@ class Grader:
 
 
 def _can_answer(answer: Answer, form: str) -> bool:
-    """Whether a candidate says something about a gold of this form, right or wrong; if not, the next one is asked."""
+    """Returns whether a candidate can answer a gold of this form at all; if not, the next candidate counts."""
     if form == "choice":
         return choices.names_options(answer.text)
     if form == "yes_no":
@@ -117,7 +117,7 @@ def _same(answer: Answer, gold: str, form: str, verify: Verifier, any_form: bool
 
 
 def _number(answer: Answer) -> numbers.Number | None:
-    """The number that an answer is or, by the rule that found it, that it states."""
+    """Returns the number that an answer is, or that it states as a sentence."""
     text = answer.text.rstrip("!") if answer.rule == "clause" else answer.text
     number = numbers.parse(text)
     if number or answer.rule in ("box", "tag", "rest"):

@@ -1,4 +1,4 @@
-"""One spelling for what LaTeX, Markdown and keyboards spell in many ways."""
+"""LaTeX, Markdown and plain text of one meaning get one spelling."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ _RULES = tuple(
 )  # fmt: skip
 _PLAIN = re.compile(r"[\w\s.,:;?%$()+-]*")
 _NAMES = re.compile(r"pi\b|inf|all real|sqrt|\.\.\.", re.IGNORECASE)
-"""What is spelled in another way although it has no sign."""
+"""These words have another spelling although they contain no sign."""
 _WRAPPERS = [pair.split() for pair in ("$$ $$", "$ $", "** **", "* *", "__ __", "_ _", "` `", "' '", '" "', "{ }",
                                        r"\( \)", r"\[ \]")]  # fmt: skip
 _END = re.compile(r"(?<![\s,;:。])(?:\s|\\[!,;:> ]|[,;:。])+$")
@@ -70,12 +70,12 @@ _PREFIX = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _ROUNDED = re.compile(r"(?<=\S)\s*(?:\\approx(?![a-z])|≈)\s*[\d.,]+\s*$")
-"""The decimals of an exact answer."""
+"""This matches the decimals that follow an exact answer."""
 
 
 @lru_cache(maxsize=4096)  # the samples of one prompt share their gold
 def canonical(text: str) -> str:
-    """The text in one spelling: signs for commands, no fonts and no spacing, nothing around it.
+    """Returns the text in one spelling: signs instead of commands, without fonts, spacing and wrapping.
 
     >>> canonical("$\\\\dfrac12\\\\,\\\\mathrm{cm}$."), canonical("x \\\\geq 3"), canonical("\\\\{1,2\\\\}")
     ('\\\\frac{1}{2} cm', 'x ≥ 3', '⦃1,2⦄')
@@ -92,7 +92,7 @@ def canonical(text: str) -> str:
 
 
 def strip_wrapping(text: str) -> str:
-    """The text without quotes, dollar signs, Markdown, "=", "approximately" and the sentence's end around it."""
+    """Removes quotes, dollar signs, Markdown, "=", "approximately" and the end of the sentence around a text."""
     before = None
     while text != before:
         before = text

@@ -1,4 +1,4 @@
-"""Numbers in English words -> digits."""
+"""Numbers in English words become digits."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _NUMBER = re.compile(
 
 
 def to_digits(text: str) -> str:
-    """The text with digits for numbers in words.
+    """Returns the text with digits for numbers in words.
 
     >>> to_digits("two hundred and six cups"), to_digits("three and a half"), to_digits("third")
     ('206 cups', '7/2', 'third')

@@ -1,4 +1,4 @@
-"""Numbers as people write them -> exact fractions with units, and how two of them compare."""
+"""Numbers as people write them become exact fractions with units, which are compared."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rewards.grading.latex import canonical, strip_wrapping
 from rewards.grading.number_words import SCALES, to_digits
 
 LONGEST = 320
-"""Longest text, in characters, that can be a number."""
+"""Number of characters of the longest text that can be a number."""
 _LARGEST_EXPONENT = 400
 
 _GROUPED = "|".join(rf"\d{{1,3}}(?:{sign}\d{{3}})+(?!{sign}?\d)" for sign in (",", "[ ]", "'", "_"))
@@ -33,33 +33,33 @@ NAME = re.compile(
     (?:_\w+ | _\{\w+\})? (?:\^\{-1\})? (?:\([a-z](?:,\s*[a-z])*\))? :?""",
     re.VERBOSE,
 )
-"""What a value may be said to be the value of. Letters such as xy are a product, so their equation is not solved."""
+"""This matches the name of a value. Letters such as xy are a product, so their equation is not solved."""
 _EQUALS = re.compile("=")
 _DENIED = re.compile(r"(?<=\S)\s*[,;(]\s*(?:and )?not \$?[\d.,]*\d\)?\.?$")
-"""A number that is named to say that it is not the answer."""
+"""This matches a number that the text rules out."""
 _ECHO = re.compile(r"([^()]+) \((\$?[\d.,]+)\)")
-"""A number that is said again."""
+"""This matches a number that is repeated in parentheses."""
 _CALCULATOR = re.compile(r"<<[^<>\n]{0,200}>>")
-"""GSM8K's notes."""
+"""GSM8K writes calculations between these marks."""
 
 
 @dataclass(frozen=True)
 class Number:
-    """An exact number with what stood beside it."""
+    """An exact number with its unit and percent sign."""
 
     value: Fraction
     unit: str = ""
-    """Canonical unit or currency; empty where none was written."""
+    """The canonical unit or currency, or an empty text where none was written."""
     percent: bool = False
 
 
 def spelled(text: str) -> str:
-    """The text in canonical spelling, with digits for words, and without GSM8K's notes."""
+    """Returns the text in canonical spelling, with digits for words, and without the calculations of GSM8K."""
     return to_digits(canonical(_CALCULATOR.sub("", text)))
 
 
 def parse(text: str) -> Number | None:
-    """The number that a text is, or None if it is more or less than one number.
+    """Returns the number that a text is, or None if it is more or less than one number.
 
     >>> parse("$1,080.50"), parse("3 1/2 cups").value, parse("12 or 13"), parse("5 - 3 = 9")
     (Number(value=Fraction(2161, 2), unit='$', percent=False), Fraction(7, 2), None, None)
@@ -70,7 +70,7 @@ def parse(text: str) -> Number | None:
 
 
 def read(text: str, loose_units: bool = True) -> Number | None:
-    """The number that a text in canonical spelling is.
+    """Returns the number that a text in canonical spelling is, or None.
 
     Args:
         text: An answer.
@@ -96,9 +96,9 @@ def read(text: str, loose_units: bool = True) -> Number | None:
 
 
 def same(gold: Number, found: Number) -> bool:
-    """Whether a number is the gold.
+    """Returns whether a number is the gold.
 
-    A percentage is its bare number; it is the fraction only if the gold has the sign.
+    A percentage equals its bare number. It equals the fraction only if the gold has the percent sign.
     """
     if units.conflict(gold.unit, found.unit) or (gold.percent and found.unit) or (found.percent and gold.unit):
         return False
@@ -108,12 +108,12 @@ def same(gold: Number, found: Number) -> bool:
 
 
 def calculated(text: str) -> Fraction | None:
-    """The value of a calculation whose numbers may have currencies, degrees or the percent sign."""
+    """Returns the value of a calculation whose numbers may have currencies, degrees or the percent sign."""
     return arithmetic.value(re.sub(rf"[{units.CURRENCY}°]", "", re.sub(r"(?<=\d)%", "/100", text)))
 
 
 def _solution(text: str) -> Number | None:
-    """The right side of a solved and true equation such as ``x = 7`` or ``n = 2 + 5 = 7``."""
+    """Returns the right side of a solved and true equation such as ``x = 7`` or ``n = 2 + 5 = 7``."""
     left, *others = split(text, _EQUALS)
     number = parse(others[-1]) if others and others[-1] else None
     sides = others[:-1] if NAME.fullmatch(left) else [left, *others[:-1]]
@@ -121,7 +121,7 @@ def _solution(text: str) -> Number | None:
 
 
 def _numeral(text: str) -> tuple[Fraction, str] | None:
-    """The value of the numeral that a text begins with, and the text behind it."""
+    """Returns the value of the numeral that a text begins with, and the text behind it."""
     for pattern, value in _NUMERALS:
         found = pattern.match(text)
         if not found:

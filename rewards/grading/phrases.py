@@ -1,4 +1,4 @@
-"""Yes, no and the words that answer CLEVR questions."""
+"""Answers of words are compared: yes, no, and the words that answer CLEVR questions."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _CLASSES = (
 
 
 def tokens(text: str) -> list[str]:
-    """The words of an extracted answer, in small letters."""
+    """Returns the words of an extracted answer in small letters."""
     return re.findall(r"[^\W_]+(?:'[a-z]+)?", canonical(text).casefold())
 
 
 def yes_or_no(text: str) -> str | None:
-    """The one word that a text is, if that is yes or no."""
+    """Returns "yes" or "no" if the text is that one word, and else None."""
     found = tokens(text)
     return found[0] if found in (["yes"], ["no"]) else None
 
 
 def same_yes_no(gold: str, text: str) -> bool:
-    """Whether a text says the gold "yes" or "no" first and the other nowhere."""
+    """Returns whether a text begins with the gold "yes" or "no" and does not contain the other."""
     found = tokens(text)
     if found[:1] != [gold] or len(found) > 30 or not _SAID.match(canonical(text).lstrip("*(")):
         return False
@@ -40,7 +40,7 @@ def same_yes_no(gold: str, text: str) -> bool:
 
 
 def same_word(gold: str, text: str) -> bool:
-    """Whether a text gives the gold word: the same words, or one word of the gold's CLEVR class and no hedge."""
+    """Returns whether a text has the words of the gold, or a synonym of CLEVR and no doubt."""
     ours, theirs = tokens(gold), tokens(text)
     if not ours or "?" in text or len(theirs) > 12:
         return False

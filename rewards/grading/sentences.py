@@ -1,4 +1,4 @@
-"""The only number, or the only formula, of a sentence that neither hedges nor leaves a calculation open."""
+"""The only number or formula of a sentence is found if the sentence leaves no doubt and no open calculation."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _LABELS = frozenset(
     "page line box step question chapter figure problem option item row section part case equation table "
     "january february march april may june july august september october november december".split()
 )
-"""Words whose number names a thing and counts nothing."""
+"""A number behind one of these words is a label and counts nothing."""
 _PREPOSITIONS = frozenset("to for in at on by".split())
-"""Words before a number that is only mentioned."""
+"""A sentence mentions a number behind one of these words, and does not state it."""
 _SAID = re.compile(r".*(?:[A-Za-z]+ [A-Za-z]+|[A-Za-z]:|'s) ", re.DOTALL)
 _STATED = re.compile(
     r"(?:so |therefore,? |thus,? |hence,? )?(?:the|it)\b[A-Za-z ,∠△]* (?:is|equals|measures) ([^.]+(?:\.\d[^.]*)?)\.?",
@@ -31,11 +31,11 @@ _EITHER = re.compile(r"\beither [a-z ]+ or [a-z]+")
 _LEFT_SIDE = re.compile(
     r"(?P<words>[^\d=+*/^\\_(){}<>-]*?)(?:(?<![A-Za-z])(?P<calculation>[\d($.][\d\s+\-*/^().,$%°{}]*))?"
 )
-"""The left side of a solved equation: words, a name, or words with a calculation behind them."""
+"""This matches the left side of a solved equation: words, a name, or words before a calculation."""
 
 
 def number_of(sentence: str) -> Number | None:
-    """The only number of a sentence that neither hedges nor calculates, or None.
+    """Returns the only number of a sentence without doubt and open calculation, or None.
 
     >>> number_of("Natalia sold 72 clips in April and May."), number_of("72 or so"), number_of("so 2 + 5 = 7").value
     (Number(value=Fraction(72, 1), unit='', percent=False), None, Fraction(7, 1))
@@ -50,7 +50,7 @@ def number_of(sentence: str) -> Number | None:
 
 
 def stated(sentence: str, is_answer: bool = False) -> Number | None:
-    """The only number of a sentence that states it, and does not only mention it.
+    """Returns the only number of a sentence that states it, or None if the sentence only mentions it.
 
     Args:
         sentence: A sentence.
@@ -68,7 +68,7 @@ def stated(sentence: str, is_answer: bool = False) -> Number | None:
 
 
 def formula(text: str, strict: bool = False) -> str:
-    """The formula of a sentence such as "the length is $2x$ cm"; the text itself where that is not clear.
+    """Returns the formula of a sentence such as "the length is $2x$ cm", or the text where that is not clear.
 
     Args:
         text: An extracted answer.
@@ -90,7 +90,7 @@ def _doubted(names: list[str], hedges: Set[str] = _AROUND_FORMULA) -> bool:
 
 
 def _right_side(text: str) -> Number | None:
-    """The last side of a true equation whose other sides are calculations, apart from words before the first."""
+    """Returns the last side of a true equation whose other sides are calculations, with words before the first."""
     first, *middle, right = text.split("=")
     number, left = number_of(right), _LEFT_SIDE.fullmatch(first)
     if number is None or left is None:
@@ -102,7 +102,7 @@ def _right_side(text: str) -> Number | None:
 
 
 def _beside_words(text: str, token: re.Match[str]) -> Number | None:
-    """The number at a token, if the words before and behind it leave no doubt."""
+    """Returns the number at a token if the words before and behind it leave no doubt."""
     start = token.start() - (text[max(0, token.start() - 1)] == "-")
     before, after = text[:start], text[token.end() :]
     names = _WORD.findall(before.lower())

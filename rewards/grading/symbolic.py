@@ -1,4 +1,4 @@
-"""Whether two LaTeX expressions or relations are equal, by sympy: exact numbers, and functions at many points.
+"""Sympy decides whether two LaTeX expressions or relations are equal.
 
 Numbers are compared by a difference that sympy evaluates until it is known to be nonzero, or zero to 300 digits, so no
 tolerance is absolute. Functions are compared at fixed points of the gold's real domain: a variable counts as positive
@@ -20,19 +20,19 @@ from sympy.core.function import AppliedUndef
 from sympy.core.relational import Relational
 
 _DIGITS = 300
-"""Two numbers that agree to so many digits are equal."""
+"""Two numbers that agree to this number of digits are equal."""
 _NUM_POINTS, _MIN_POINTS, _NUM_TRIALS = 6, 3, 24
-"""Points at which two functions must agree; fewest points, or else they are simplified; points that are tried."""
+"""Two functions must agree at the first number of points, or at least at the second of the third number of trials."""
 _RANGES = ((1, 30), (-30, -1), (-30, 30))
-"""The numerators of one point lie in one of these."""
+"""The numerators of one point lie in one of these ranges."""
 _CONVERSION = ConversionConfig(interpret_as_mixed_fractions=False, lowercase_symbols=False)
 _ORIENTED = {"Equality": ("=", 1), "Unequality": ("≠", 1), "StrictGreaterThan": (">", 1), "GreaterThan": ("≥", 1),
              "StrictLessThan": (">", -1), "LessThan": ("≥", -1)}  # fmt: skip
-"""Sign of a relation once all of it stands on the left, and what the left side is then multiplied with."""
+"""The sign of a relation whose right side is subtracted, and the factor that gives it this sign."""
 
 
 def equal(gold: str, answer: str) -> bool:
-    """Whether an answer equals the gold; False where either cannot be parsed.
+    """Returns whether an answer equals the gold, and False where one of them cannot be parsed.
 
     Args:
         gold: A LaTeX expression, or a relation with one sign.
@@ -66,7 +66,7 @@ def _is_same_function(gold: sympy.Expr, answer: sympy.Expr) -> bool:
 
 
 def _is_same_relation(gold: Relational, answer: Relational) -> bool:
-    """Whether two equations or inequalities differ by a factor, which must be positive for inequalities."""
+    """Returns whether two equations or inequalities differ by a factor, which must be positive for inequalities."""
     (sign, ours), (other, theirs) = _oriented(gold), _oriented(answer)
     values = [(ours.subs(point), theirs.subs(point)) for point in _points(ours.free_symbols | theirs.free_symbols, [])]
     values = [pair for pair in values if _is_zero(pair[0]) is False and _is_zero(pair[1]) is False][:_NUM_POINTS]
@@ -84,7 +84,7 @@ def _oriented(relation: Relational) -> tuple[str, Any]:
 
 
 def _evaluated(tree: Any) -> Any:
-    """The tree with sums, powers and functions evaluated, real odd roots, and unknown functions as variables."""
+    """Evaluates sums, powers and functions, with real odd roots, and with variables for unknown functions."""
     if isinstance(tree, AppliedUndef):
         return sympy.Symbol(str(tree))
     if not tree.args:
@@ -102,7 +102,7 @@ def _is_odd_root(exponent: Any) -> bool:
 
 
 def _points(variables: set[Any], roots: list[tuple[Any, Any]]) -> Iterator[dict[Any, Any]]:
-    """Points with rational coordinates at which some powers, given by base and exponent, are real."""
+    """Yields points with rational coordinates at which powers, given by base and exponent, are real."""
     symbols = sorted(variables, key=str)
     for trial in range(_NUM_TRIALS if symbols else 1):
         low, high = _RANGES[trial % len(_RANGES)]
@@ -113,7 +113,7 @@ def _points(variables: set[Any], roots: list[tuple[Any, Any]]) -> Iterator[dict[
 
 
 def _roots(tree: sympy.Expr) -> Iterator[tuple[Any, Any]]:
-    """Base and exponent of what is real for a negative base only where the exponent is whole."""
+    """Yields base and exponent of the roots and logarithms that are not real for a negative base."""
     for part in sympy.preorder_traversal(tree):
         if isinstance(part, sympy.log):
             yield _evaluated(part.args[0]), sympy.S.Half
@@ -122,7 +122,7 @@ def _roots(tree: sympy.Expr) -> Iterator[tuple[Any, Any]]:
 
 
 def _is_zero(number: sympy.Expr) -> bool | None:
-    """Whether a number is zero; None for what is no finite number."""
+    """Returns whether a number is zero, or None if it is no finite number."""
     try:
         value = number.evalf(10, maxn=_DIGITS, strict=True)
     except PrecisionExhausted:

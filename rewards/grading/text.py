@@ -1,17 +1,18 @@
-"""Model output -> plain characters: special tokens, padding, Unicode digits and signs; linear time, capped."""
+"""The characters of a response become plain ones: special tokens, padding, and digits and signs of Unicode."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 
-CAP = 65_536  # characters kept, from the end
+CAP = 65_536
+"""Number of characters that are read, counted from the end."""
 MASK = "<|mdm_mask|>"
-"""What MMaDA's tokenizer prints for a position that is still masked."""
+"""The tokenizer of MMaDA prints this for a position that is still masked."""
 SEPARATOR = "\x1f"
-"""Stands where a special token stood: white space to Python, but no part of any number."""
+"""This replaces a special token. It is white space to Python, but part of no number."""
 UNDECIDED = "\ufffd"
-"""Stands where a mask token stood: no answer holds it."""
+"""This replaces a mask token. No right answer contains it."""
 
 SPECIAL = re.compile(r"<\|[^|<>\s]{1,40}\|>|</?s>|<(?:pad|bos|eos|unk)>", re.IGNORECASE)
 _MASK = re.compile(re.escape(MASK) + r"|<\|mask\|>|\[MASK\]")
@@ -31,7 +32,7 @@ _ROOTS = {"√": "\\sqrt", "∛": "\\sqrt[3]", "∜": "\\sqrt[4]"}
 
 
 def without_padding(text: str) -> str:
-    """The text without the special tokens and white space at its end."""
+    """Returns the text without the special tokens and white space at its end."""
     end = len(text)
     while end:
         if text[end - 1].isspace() or text[end - 1] == "\0":
@@ -45,7 +46,7 @@ def without_padding(text: str) -> str:
 
 
 def clean(text: str) -> str:
-    """The last ``CAP`` characters: ASCII digits and signs, special tokens as separators, no control characters."""
+    """Returns the last ``CAP`` characters in plain form, with separators for special tokens."""
     text = text[-CAP:].replace("\x08oxed", "\\boxed")  # what "\boxed" becomes in a string that is not raw
     text = _CONTROL.sub("", text.replace("\r", "\n"))
     if "<" in text or "[" in text:

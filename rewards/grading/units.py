@@ -1,4 +1,4 @@
-"""Units and currencies: the names of one unit -> one name."""
+"""Units and currencies get one name each."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DOUBTS = frozenset(
     "or not no never neither nor either both except maybe perhaps possibly probably unsure unknown unless wrong but "
     "incorrect false between cannot can't isn't could might may guess than if depends versus vs without".split()
 )
-"""Words that leave open which answer is meant, or say that it is another one."""
+"""These words leave open which answer is meant, or say that it is another one."""
 HEDGES = DOUBTS | frozenset(
     "up closer next within far different near close above below under beyond anything basis and plus minus times "
     "divided over to squared cubed factorial dozen dozens half halves third thirds quarter quarters hundred hundreds "
@@ -29,7 +29,7 @@ HEDGES = DOUBTS | frozenset(
     "least most about nearly almost roughly around point double twice triple pi score pair pairs true undefined "
     "infinity couple few several multiplied print eval exec import return lambda equals through until".split()
 )
-"""Words beside a number that make it another number, or no definite one."""
+"""These words beside a number make it another number, or no definite one."""
 
 _POWERS = {"square": "^2", "sq": "^2", "cubic": "^3", "cu": "^3", "平方": "^2", "立方": "^3"}
 _KNOWN_NAMES = {name + power for name in KNOWN.values() for power in ("", "^2", "^3")}
@@ -42,11 +42,11 @@ _CJK = re.compile(
 )
 _SAME = {"mile/h": "mph", "degree celsius": "celsius", "degree fahrenheit": "fahrenheit", "us $": "$"}
 KIND = re.compile(r"\b(?:different|distinct|possible)\s+(?=[a-z]{3})(?!(?:from|than|to)\b)", re.IGNORECASE)
-"""Says how things are counted, and changes no number."""
+"""These words say how things are counted, and change no number."""
 
 
 def canonical(text: str) -> str | None:
-    """One name for a unit such as ``km/h``, ``square cm`` or ``eggs``; None for what is no unit.
+    """Returns one name for a unit such as ``km/h``, ``square cm`` or ``eggs``, or None for what is no unit.
 
     >>> canonical("square centimeters"), canonical("cm^2"), canonical("red eggs"), canonical("x")
     ('cm^2', 'cm^2', 'red egg', None)
@@ -82,7 +82,7 @@ def _name(word: str) -> str | None:
 
 
 def kinds(unit: str, text: str) -> set[str]:
-    """What the names of a canonical unit are: `letter`, `rare letter`, `known`, `noun` or (another) `word`.
+    """Returns what the names of a canonical unit are: `letter`, `rare letter`, `known`, `noun` or (another) `word`.
 
     Args:
         unit: Canonical unit.
@@ -102,7 +102,7 @@ def _kind(name: str, text: str) -> str:
 
 
 def conflict(gold: str, found: str) -> bool:
-    """Whether two canonical units cannot mean the same; a missing unit conflicts with none."""
+    """Returns whether two canonical units cannot mean the same. A missing unit conflicts with none."""
     if not gold or not found or gold == found:
         return False
     ours, theirs = set(re.split(r"[ /]", gold)), set(re.split(r"[ /]", found))

@@ -83,17 +83,19 @@ class Verifier:
         return self._process or self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        path = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
+        root = str(Path(__file__).parents[2])
+        path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
         self._num_compared = 0
         self._process = subprocess.Popen(
             [sys.executable, "-m", "rewards.grading.worker", str(self._deadline)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0,
             start_new_session=True, env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+            cwd=root,  # a folder "rewards" of the user's would come first on the path
         )  # fmt: skip
         return self._process
 
     def _ask(self, process: subprocess.Popen[bytes], question: str) -> str | None:
-        """The next line of the process; empty if it died, and None if it stayed silent."""
+        """Returns the next line of the process: an empty one if it died, and None if it stayed silent."""
         assert process.stdin and process.stdout
         try:
             process.stdin.write(question.encode())

@@ -8,7 +8,8 @@ import resource
 import signal
 import sys
 
-MEMORY = 2 * 1024**3  # bytes of address space
+MEMORY = 2 * 1024**3
+"""Number of bytes of address space that the process may have."""
 
 
 def main(cpu_seconds: float) -> None:

@@ -1,11 +1,19 @@
 """Answers per second of the grader against math-verify alone, on the same predictions in the same run.
 
 python tests/benchmarks/grader.py
+python tests/benchmarks/grader.py --against 55aacb9   (seconds per 1,000 answers of this tree and of another commit)
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 from math_verify import parse, verify
@@ -13,7 +21,8 @@ from measure import interleaved, row, write
 
 from rewards.grading.grader import Grader
 
-CASES = Path(__file__).parent.parent / "fixtures" / "grading"
+ROOT = Path(__file__).parents[2]
+CASES = ROOT / "tests" / "fixtures" / "grading"
 ROUNDS = 3
 
 
@@ -32,7 +41,62 @@ def mathematics() -> list[tuple[str, str, str]]:
     return [(row["prediction"], row["gold"], row["kind"]) for row in rows]
 
 
+def grade_once() -> None:
+    """Prints the CPU seconds per 1,000 answers of the grader on the path, with those of its process of sympy."""
+    cases = solutions(2000) + mathematics()
+    started = _cpu_seconds()
+    grader = Grader()
+    for text, gold, kind in cases:
+        grader(text, gold, kind)
+    grader.close()
+    sys.stdout.write(f"{1000 * (_cpu_seconds() - started) / len(cases)}\n")
+
+
+def _cpu_seconds() -> float:
+    """CPU seconds of this process and of the child processes that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+def compare(commit: str) -> None:
+    """Prints the median seconds of this tree and of another commit, which grade the same answers in turn."""
+    with tempfile.TemporaryDirectory() as folder:
+        other = Path(folder) / "tree"
+        subprocess.run(["git", "-C", str(ROOT), "worktree", "add", "-q", "--detach", str(other), commit], check=True)
+        try:
+            seconds: dict[Path, list[float]] = {other: [], ROOT: []}
+            for _ in range(ROUNDS):
+                for tree, measured in seconds.items():
+                    environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
+                    command = [sys.executable, __file__, "--grade_once"]
+                    done = subprocess.run(
+                        command, cwd=tree, env=environment, capture_output=True, text=True, check=True
+                    )
+                    measured.append(float(done.stdout))
+        finally:
+            subprocess.run(["git", "-C", str(ROOT), "worktree", "remove", "--force", str(other)], check=True)
+    before, now = (statistics.median(measured) for measured in seconds.values())
+    sys.stdout.write(
+        f"CPU seconds per 1,000 answers: {before:.2f} at {commit}, {now:.2f} now, ratio {now / before:.2f}\n"
+    )
+
+
 def main() -> None:
+    """Runs the benchmark that the arguments ask for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--against", metavar="COMMIT", help="compare with this commit instead of math-verify")
+    parser.add_argument("--grade_once", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.grade_once:
+        grade_once()
+    elif given.against:
+        compare(given.against)
+    else:
+        against_math_verify()
+
+
+def against_math_verify() -> None:
+    """Writes the answers per second of the grader and of math-verify."""
     rows, rates = [], {}
     grader = Grader()
     for name, cases in (("ordinary solutions", solutions(500)), ("hard mathematics", mathematics())):

@@ -39,6 +39,7 @@ def test_a_gold_is_one_letter(gold, expected):
         ("not A", None),
         ("B? or C", None),
         ("B, not C", "B"),
+        ("B is it, unless I am wrong", None),
         ("12", None),
         ("", None),
     ],

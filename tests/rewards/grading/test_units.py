@@ -32,7 +32,7 @@ def test_a_unit_has_one_name(text, expected):
 @pytest.mark.parametrize(
     ("gold", "answer", "expected"),
     [("cm", "cm", False), ("", "cm", False), ("cm", "m", True), ("cm", "cm^2", True), ("egg", "white egg", False),
-     ("egg", "cup", True), ("km/h", "km", True)],
+     ("egg", "cup", True), ("egg", "apple", True), ("km/h", "km", True)],
 )  # fmt: skip
 def test_two_units_conflict_unless_one_may_mean_the_other(gold, answer, expected):
     assert conflict(gold, answer) is expected

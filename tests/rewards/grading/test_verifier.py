@@ -131,6 +131,16 @@ def test_a_process_that_cannot_start_is_no_wrong_answer(monkeypatch):
         Verifier()("1", "2")
 
 
+def test_a_folder_of_the_same_name_in_the_working_directory_does_no_harm(tmp_path, monkeypatch):
+    (tmp_path / "rewards" / "grading").mkdir(parents=True)
+    for package in (tmp_path / "rewards", tmp_path / "rewards" / "grading"):
+        (package / "__init__.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    verify = Verifier()
+    assert verify("1", "1") is True
+    verify.close()
+
+
 def test_closing_ends_the_process():
     verify = Verifier()
     verify.load()

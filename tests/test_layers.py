@@ -26,6 +26,7 @@ ORDER = (
     "trainers",
     "library",
     "distributed",
+    "integrations",
     "cli",
 )
 """Packages of unigrpo/, each of which may import those before it."""

@@ -118,6 +118,12 @@ class RolloutActor(WorkerActor):
 class ReferenceActor(ModelActor):
     """One rank of the frozen reference."""
 
+    def initialize(self, config: BaseRunConfig) -> None:
+        """Builds the worker. With ``ref.offload`` its weights leave the GPU at once: the policy evaluates first."""
+        super().initialize(config)
+        if self._offload:
+            self._move_to_cpu()
+
     def build(self, config: RunConfig, strategy: UniGRPOStrategy) -> ReferenceWorker:
         """Returns the reference worker on a DeepSpeed engine without an optimizer."""
         engine: Any = strategy.prepare(load_model(config, check_values=False).requires_grad_(False))
@@ -139,8 +145,11 @@ class ReferenceActor(ModelActor):
         try:
             return super().run(method, arguments)
         finally:
-            self._engine.module.to("cpu")
-            torch.cuda.empty_cache()
+            self._move_to_cpu()
+
+    def _move_to_cpu(self) -> None:
+        self._engine.module.to("cpu")
+        torch.cuda.empty_cache()
 
 
 def training_engine(config: BaseRunConfig, strategy: UniGRPOStrategy) -> StrategyEngine:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import random
-import sys
 import time
 import types
 
+import inputs
 import pytest
 import torch
-
-sys.path.insert(0, __file__.rpartition("/")[0])
-import inputs
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,10 @@ import dataclasses
 import functools
 import itertools
 import json
+import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -39,7 +41,7 @@ from unigrpo.library.trainer import LocalTrainer
 from unigrpo.records import Prompt
 from unigrpo.trainers.unigrpo import LogprobMismatchError
 from unigrpo.training.passes import entry_log_probs
-from unigrpo.workers.logprob_mismatch import _row_at
+from unigrpo.workers.logprob_mismatch import LogprobGap, _row_at
 from unigrpo.workers.policy import PolicyWorker
 from unigrpo.workers.reference import ReferenceWorker
 
@@ -250,9 +252,38 @@ def test_a_sampler_that_records_something_else_stops_the_run(tiny_unified_folder
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PolicyWorker, "generate", shifted)
         with pytest.raises(
-            LogprobMismatchError, match=r"by 1 nats on prompts.jsonl:1, more than train.logprob_mismatch_limit 0.5"
+            LogprobMismatchError,
+            match=r"by 1 nats a token of task text \(at most 1, on prompts.jsonl:\d\), more than "
+            r"train.logprob_mismatch_limit 0.2",
         ):
             trainer.fit(Recorder())
+
+
+@pytest.mark.parametrize(
+    ("gaps", "message"),
+    [
+        ([(0.4, 2.5, 4), (0.3, 0.1, 4)], ""),  # one token in eight is 2.5 off: logged, and no reason to stop
+        ([(0.8, 0.3, 4), (0.9, 0.3, 4)], r"differ by 0.213 nats a token of task text \(at most 0.3, on a:0\)"),
+        ([(0.1, 0.1, 4), (math.nan, math.nan, 4)], r"differ by nan nats"),
+    ],
+)
+def test_the_mean_over_the_tokens_of_a_task_stops_the_run(tiny_unified_folder, prompt_file, tmp_path, gaps, message):
+    trainer = make_trainer(config(tiny_unified_folder, prompt_file), tmp_path, load_prompts(prompt_file), [])
+    samples = trainer.config.rollout.n_samples_per_prompt
+    rollouts: list[Any] = [
+        SimpleNamespace(request=SimpleNamespace(prompt=Prompt(id=f"a:{n // samples}", text="1", task="text")))
+        for n in range(len(gaps) * samples)
+    ]
+    found = [LogprobGap(total=total, largest=largest, num_tokens=tokens) for total, largest, tokens in gaps]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer.source, "parity", lambda _: found)
+        if not message:
+            assert trainer._parity(0, rollouts) == {
+                "logprob_mismatch/largest_nats": 2.5, "logprob_mismatch/mean_nats": pytest.approx(0.7 / 8)
+            }  # fmt: skip
+            return
+        with pytest.raises(LogprobMismatchError, match=message):
+            trainer._parity(0, rollouts)
 
 
 def test_a_sample_does_not_depend_on_the_tasks_around_it(tiny_unified_folder, prompt_file, tmp_path):

@@ -31,9 +31,9 @@ class TrainConfig(BaseTrainConfig):
     logprob_mismatch_steps: int = 10
     """Compare the sampler's log-probabilities with those of the training path in the first step and every this many
     steps after it; 0 never compares them."""
-    logprob_mismatch_limit: float = 0.5
-    """Largest allowed difference of these log-probabilities, in nats. A larger one ends the run. The rounding of
-    bfloat16 gives differences of some hundredths."""
+    logprob_mismatch_limit: float = 0.2
+    """Largest allowed mean of these differences over the tokens of a task, in nats. A larger one ends the run. The
+    rounding of bfloat16 gives a mean of some hundredths, with single tokens above 1."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

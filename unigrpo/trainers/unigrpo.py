@@ -31,7 +31,7 @@ from unigrpo.training.reward_failures import FailureGuard
 from unigrpo.training.reward_metrics import reward_metrics, task_metrics
 from unigrpo.training.unigrpo import with_their_groups
 from unigrpo.workers.group import WorkerGroup
-from unigrpo.workers.logprob_mismatch import is_comparable, is_exact
+from unigrpo.workers.logprob_mismatch import LogprobGap, is_comparable, is_exact, mean_gap
 from unigrpo.workers.policy import PolicyWorker
 from unigrpo.workers.reference import ReferenceWorker
 from unigrpo.workers.reward import RewardScorer
@@ -276,16 +276,21 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
         if not compared:
             return {}
         gaps = self.source.parity(compared)
+        by_task: dict[str, list[tuple[LogprobGap, str]]] = {}
         for rollout, gap in zip(compared, gaps, strict=True):
-            prompt = rollout.request.prompt
-            if is_exact(self.config, prompt.task) and not gap.largest <= train.logprob_mismatch_limit:
+            by_task.setdefault(rollout.request.prompt.task, []).append((gap, rollout.request.prompt.id))
+        for task, found in by_task.items():
+            mean, (worst, prompt) = mean_gap([gap for gap, _ in found]), max(found, key=lambda one: one[0].largest)
+            if is_exact(self.config, task) and not mean <= train.logprob_mismatch_limit:
                 raise LogprobMismatchError(
-                    f"sampler and training path differ by {gap.largest:.3g} nats on {prompt.id}, more than "
-                    f"train.logprob_mismatch_limit {train.logprob_mismatch_limit}: they do not see the same model "
-                    "or input"
+                    f"sampler and training path differ by {mean:.3g} nats a token of task {task} (at most "
+                    f"{worst.largest:.3g}, on {prompt}), more than train.logprob_mismatch_limit "
+                    f"{train.logprob_mismatch_limit}: they do not see the same model or input"
                 )
-        mean = sum(gap.total for gap in gaps) / sum(gap.num_tokens for gap in gaps)
-        return {"logprob_mismatch/largest_nats": max(gap.largest for gap in gaps), "logprob_mismatch/mean_nats": mean}
+        return {
+            "logprob_mismatch/largest_nats": max(gap.largest for gap in gaps),
+            "logprob_mismatch/mean_nats": mean_gap(gaps),
+        }
 
     def _is_checked(self, step: int) -> bool:
         """Whether sampler, scoring and training are compared in this step."""

@@ -28,6 +28,11 @@ class LogprobGap:
     num_tokens: int
 
 
+def mean_gap(gaps: Sequence[LogprobGap]) -> float:
+    """Returns the mean difference of the tokens of some samples, in nats."""
+    return sum(gap.total for gap in gaps) / sum(gap.num_tokens for gap in gaps)
+
+
 def is_comparable(config: RunConfig, task: str) -> bool:
     """Whether the sampler's probabilities are those of the model: not those of guidance or of a truncated
     vocabulary."""

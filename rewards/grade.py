@@ -1,4 +1,4 @@
-"""Grades a file of predictions: ``python -m rewards.grade --input F.jsonl --output G.jsonl``."""
+"""Grades a file of predictions: ``unigrpo grade --input F.jsonl --output G.jsonl``."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class InputError(Exception):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command; ends with status 2 for a bad input."""
     parser = argparse.ArgumentParser(
-        prog="python -m rewards.grade", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="unigrpo grade", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--input", type=Path, required=True, metavar="F.jsonl", help="file of predictions")
     parser.add_argument("--output", type=Path, required=True, metavar="G.jsonl", help="file to write")

@@ -1,6 +1,6 @@
 """Runs a reward on a file of samples, without training.
 
-Usage: python -m rewards.try_reward --reward SPEC --input F.jsonl
+Usage: unigrpo try-reward --reward SPEC --input F.jsonl
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rewards.runtime.scoring import Scores
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns its exit status: 2 for wrong input or a reward that fails, 1 if a value is missing."""
-    parser = argparse.ArgumentParser(prog="python -m rewards.try_reward", description=__doc__)
+    parser = argparse.ArgumentParser(prog="unigrpo try-reward", description=__doc__)
     parser.add_argument("--reward", required=True, help="as `name` in reward.terms: math_answer, my.py:function ...")
     parser.add_argument(
         "--input",

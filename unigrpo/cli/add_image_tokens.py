@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from jsonargparse import ArgumentParser
 
@@ -14,9 +14,6 @@ from unigrpo import ConfigError
 from unigrpo.cli.main import run_old_name
 from unigrpo.config.checks import valid_seed
 from unigrpo.config.parsing import config_from_args, parse
-
-if TYPE_CHECKING:
-    from unigrpo.models.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,14 +46,13 @@ def run(arguments: Sequence[str]) -> int:
     )
     parser.add_class_arguments(GrowConfig)
     config = config_from_args(parse(parser, arguments), GrowConfig)
-    vocabulary = grow(config)
-    first, stop = vocabulary.image_slice
+    first, stop = grow(config)
     sys.stdout.write(f"{config.output}: image codes are the tokens {first} to {stop - 1}\n")
     return 0
 
 
-def grow(config: GrowConfig) -> Vocabulary:
-    """Writes the larger checkpoint. Returns its vocabulary."""
+def grow(config: GrowConfig) -> tuple[int, int]:
+    """Writes the larger checkpoint. Returns the first image code's token and the one after the last."""
     import torch  # noqa: PLC0415  # takes seconds, which --help need not wait for
 
     from unigrpo.models.checkpoint_io import load_policy, save_policy  # noqa: PLC0415
@@ -68,7 +64,7 @@ def grow(config: GrowConfig) -> Vocabulary:
     generator = torch.Generator().manual_seed(config.seed)
     vocabulary = add_image_tokens(model, tokenizer, generator=generator, codebook_size=config.codebook_size)
     save_policy(model, tokenizer, config.output)
-    return vocabulary
+    return vocabulary.image_slice
 
 
 if __name__ == "__main__":

@@ -41,7 +41,12 @@ class Prompt:
     """The prompt as chat messages with ``role`` and ``content``, of which ``text`` is the last; empty if the prompt
     file has it as a string."""
     instruction: str | None = None
-    """Text that is put before ``text`` instead of the run's instruction; None if the run's is used."""
+    """Text that is put before ``text`` instead of the run's instruction, or around it if it has ``{prompt}``; None if
+    the run's is used."""
+    template: str | None = None
+    """Chat template instead of the run's; None if the run's is used."""
+    response_start: str = ""
+    """Text with which the answer starts, as the last part of what the policy is given."""
 
 
 @dataclass(frozen=True, kw_only=True)

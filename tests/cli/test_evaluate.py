@@ -1,11 +1,15 @@
 """The evaluation command: a table over checkpoints, every sample kept, the same numbers as in training."""
 
 import json
+import shutil
 
 import pytest
 from PIL import Image
 
 from unigrpo.cli import evaluate
+from unigrpo.config import ImageSamplingConfig, TextSamplingConfig
+from unigrpo.config.evaluation import PROTOCOLS, EvaluationProtocol
+from unigrpo.workers.policy import PolicyWorker
 
 TEXT = ["--rollout.text.max_new_tokens", "8", "--rollout.text.block_length", "4",
         "--rollout.text.num_denoising_steps", "4"]  # fmt: skip
@@ -63,3 +67,57 @@ def test_every_checkpoint_gets_a_column_and_every_sample_a_line(tiny_unified_fol
 def test_wrong_input_is_refused(tiny_unified_folder, tmp_path, flags, changes, message):
     with pytest.raises(ValueError, match=message):
         evaluate.run(["--models", str(tiny_unified_folder), "--output", str(tmp_path / "out"), *flags, *changes])
+
+
+def test_a_broken_off_evaluation_goes_on_and_gives_the_same_numbers(tiny_unified_folder, tmp_path, flags, monkeypatch):
+    model = str(tiny_unified_folder)
+    command = ["--models", model, *flags, "--rollout.micro_batch_size", "2"]
+    assert evaluate.run([*command, "--output", str(tmp_path / "whole")]) == 0
+    whole = json.loads((tmp_path / "whole" / "results.json").read_text())["models"][model]
+    broken = tmp_path / "broken"
+    shutil.copytree(tmp_path / "whole", broken)
+    (broken / "results.json").unlink()
+    lines = (broken / "samples.jsonl").read_text().splitlines()
+    (broken / "samples.jsonl").write_text("\n".join(lines[:4]) + "\n" + lines[4][:30])
+    asked = []
+    generate = PolicyWorker.generate
+
+    def counted(self, requests, *settings):
+        asked.extend(requests)
+        return generate(self, requests, *settings)
+
+    monkeypatch.setattr(PolicyWorker, "generate", counted)
+    assert evaluate.run([*command, "--output", str(broken)]) == 0
+    assert len(asked) == len(lines) - 4 == 5
+    assert json.loads((broken / "results.json").read_text())["models"][model] == whole
+    again = [json.loads(line) for line in (broken / "samples.jsonl").read_text().splitlines()]
+    assert sorted(map(str, again)) == sorted(str(json.loads(line)) for line in lines)
+    (broken / "results.json").unlink()
+    with pytest.raises(ValueError, match=r"holds samples of other settings \(train.seed\)"):
+        evaluate.run([*command, "--output", str(broken), "--train.seed", "7"])
+
+
+@pytest.mark.slow
+def test_processes_give_the_numbers_of_one(tiny_unified_folder, tmp_path, flags):
+    model = str(tiny_unified_folder)
+    found = []
+    for number in ("1", "2"):
+        output = tmp_path / number
+        command = ["--models", model, *flags, "--device", "cpu", "--num_processes", number]
+        assert evaluate.run([*command, "--output", str(output)]) == 0
+        found.append(json.loads((output / "results.json").read_text())["models"][model])
+    assert found[0] == found[1]
+
+
+def test_a_preset_is_recorded_with_its_source(tiny_unified_folder, tmp_path, flags, capsys):
+    protocol = EvaluationProtocol(
+        source="a page", text=TextSamplingConfig(max_new_tokens=8, num_denoising_steps=2, block_length=4),
+        image=ImageSamplingConfig(num_denoising_steps=2), instructions={"text": "Add. "}, response_start="<",
+    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PROTOCOLS, "d1", protocol)
+        command = ["--models", str(tiny_unified_folder), *flags, "--eval.preset", "d1", "--data.tasks", "[text]"]
+        assert evaluate.run([*command, "--output", str(tmp_path / "out")]) == 0
+    record = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert (record["preset"], record["protocol"]) == ("d1", "a page")
+    assert "3 samples in 1 processes (d1: a page)" in capsys.readouterr().out

@@ -1,11 +1,14 @@
 """The config refuses what cannot work, and says what to write instead."""
 
 import dataclasses
+import re
+import shlex
 from pathlib import Path
 
 import pytest
 import yaml
 
+from unigrpo.cli.prepare import held_out_file, prepare_parser
 from unigrpo.config import (
     ActorConfig,
     CheckpointConfig,
@@ -14,6 +17,7 @@ from unigrpo.config import (
     ImageSamplingConfig,
     KLConfig,
     MaskRatioConfig,
+    PromptFileConfig,
     RefConfig,
     RewardConfig,
     RewardTermConfig,
@@ -21,6 +25,7 @@ from unigrpo.config import (
     RunConfig,
     TextSamplingConfig,
     TrainConfig,
+    prompt_files,
 )
 from unigrpo.config.denoising import ValidationConfig
 from unigrpo.config.parsing import config_from_args, parse, run_parser
@@ -75,6 +80,15 @@ from unigrpo.config.parsing import config_from_args, parse, run_parser
             lambda: DataConfig(prompt_templates={"mmu": "none"}),  # type: ignore[dict-item]
             "data.prompt_templates.mmu: no 'none'",
         ),
+        (
+            lambda: RewardTermConfig(name="a", on_policy_gpus=True, num_gpus=0.5),
+            "on_policy_gpus has one process on each GPU of the policy; leave out num_workers and num_gpus",
+        ),
+        (
+            lambda: RewardConfig(terms=tuple(RewardTermConfig(name=n, on_policy_gpus=True) for n in "abcdef")),
+            "6 rewards have on_policy_gpus; at most 5",
+        ),
+        (lambda: CheckpointConfig(export_steps=-1), "ckpt.export_steps is -1"),
         (lambda: RewardTermConfig(name="a", only="gold"), "reward.terms: a: only: no 'gold'"),  # type: ignore[arg-type]
         (
             lambda: RunConfig(actor=ActorConfig(num_gpus_per_node=3)),
@@ -140,3 +154,21 @@ def test_unigrpo_asks_with_the_words_and_the_template_that_stage_2_trains():
     assert data.instruction_of("text").endswith("i.e. <think> reasoning process here </think> answer here\n")
     assert data.instruction_of("r2i").endswith("i.e. <think> detailed description here </think> image here\n")
     assert {data.template_of("mmu"), *(stage["layout"]["template"] for stage in stages)} == {"chat_one_newline"}
+
+
+@pytest.mark.parametrize("name", ["unigrpo", "unigrpo_gsm8k", "unigrpo_lora"])
+def test_every_data_file_of_an_8b_config_is_one_that_its_header_prepares(name):
+    text = (Path(__file__).parents[2] / "launch" / "configs" / "mmada_8b" / f"{name}.yaml").read_text()
+    values = yaml.safe_load(text)
+    named = {
+        file.path
+        for files in (values["data"]["prompt_dataset"], values["eval"]["dataset"])
+        for file in prompt_files(files if isinstance(files, str) else tuple(PromptFileConfig(**one) for one in files))
+    }
+    written: set[str] = set()
+    for line in re.findall(r"^#   unigrpo (prepare .*)$", text, re.MULTILINE):
+        given = prepare_parser().parse_args(shlex.split(line.partition("  #")[0])[1:])
+        written |= {str(given.output)} | ({str(held_out_file(given.output))} if given.held_out else set())
+    assert written == named
+    weights = [one.get("weight") for one in values["data"]["prompt_dataset"]] if name == "unigrpo" else [1]
+    assert all(weights)

@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from unigrpo import CheckpointError
+from unigrpo.config import LoRAConfig
+from unigrpo.cost.memory import ModelSize
 from unigrpo.models import weight_files
 from unigrpo.models.checkpoint_io import load_config, load_policy, save_policy
 from unigrpo.models.loading import load_tokenizer
@@ -254,8 +256,33 @@ def test_another_architecture_is_refused(folder, model_type):
 )
 def test_a_variant_of_the_transformer_is_refused(folder, name, value):
     change_config(folder, **{name: value})
-    with pytest.raises(ValueError, match=f"{name} is {value!r} in config.json, only"):
+    with pytest.raises(ValueError, match=f"another architecture than LLaDA's.* {name} is {value!r} in place of"):
         load(folder)
+
+
+def test_all_differences_of_an_architecture_are_named_at_once(folder):
+    """iLLaDA-8B ties its embeddings (arXiv:2606.25331, table 1); its grouped heads alone would be no hindrance."""
+    change_config(folder, tie_word_embeddings=True, weight_tying=True, n_kv_heads=1)
+    message = "weight_tying is True in place of False, tie_word_embeddings is True in place of False$"
+    with pytest.raises(ValueError, match=message):
+        load(folder)
+
+
+def test_the_config_of_llada_8b_and_of_llada_1_5_has_the_published_number_of_parameters(tmp_path):
+    values = {
+        "model_type": "llada", "architectures": ["LLaDAModelLM"], "activation_type": "silu", "alibi": False,
+        "attention_layer_norm": False, "bias_for_layer_norm": False, "block_group_size": 1, "block_type": "llama",
+        "d_model": 4096, "embedding_size": 126464, "eos_token_id": 126081, "flash_attention": False,
+        "include_bias": False, "include_qkv_bias": False, "init_fn": "mitchell", "init_std": 0.02,
+        "input_emb_norm": False, "layer_norm_type": "rms", "mask_token_id": 126336, "max_sequence_length": 4096,
+        "mlp_hidden_size": 12288, "mlp_ratio": 4, "n_heads": 32, "n_kv_heads": 32, "n_layers": 32,
+        "pad_token_id": 126081, "rms_norm_eps": 1e-05, "rope": True, "rope_full_precision": True,
+        "rope_theta": 500000.0, "scale_logits": False, "tie_word_embeddings": False, "vocab_size": 126464,
+        "weight_tying": False, "torch_dtype": "bfloat16",
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    # The index of the published weights says 16,031,162,368 bytes of bfloat16.
+    assert ModelSize.of(load_config(tmp_path), LoRAConfig()).num_parameters == 16_031_162_368 // 2
 
 
 @pytest.mark.parametrize(

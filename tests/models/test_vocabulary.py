@@ -90,6 +90,38 @@ def test_a_tokenizer_without_chat_tokens_has_no_end_of_header(unk_token_id):
     assert Vocabulary.from_pretrained_parts(MMadaConfig(), tokenizer).end_header_id is None  # type: ignore[arg-type]
 
 
+class OtherTokenizer(Tokenizer):
+    """A tokenizer with special tokens of its own."""
+
+    def __init__(self, bos_token_id=1, eos_token_id=2, mask_token_id=None):
+        super().__init__(155136)
+        self.bos_token_id, self.eos_token_id, self.mask_token_id = bos_token_id, eos_token_id, mask_token_id
+
+
+def test_another_text_model_has_the_ids_of_its_config_and_tokenizer():
+    config = MMadaConfig(vocab_size=155136, mask_token_id=5, eos_token_id=2)
+    vocabulary = Vocabulary.from_pretrained_parts(config, OtherTokenizer(mask_token_id=5))  # type: ignore[arg-type]
+    assert (vocabulary.mask_id, vocabulary.begin_of_text_id, vocabulary.end_of_text_id) == (5, 1, 2)
+    assert (vocabulary.t2i_id, vocabulary.codebook_size) == (-1, 0)
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "message"),
+    [
+        (
+            OtherTokenizer(bos_token_id=None),
+            "tokenizer has no bos_token_id, and .* name the special tokens",
+        ),
+        (OtherTokenizer(mask_token_id=6), "mask_token_id is 6 in the tokenizer, and 5 elsewhere"),
+        (OtherTokenizer(eos_token_id=3), "eos_token_id is 2 in the config.json, and 3 elsewhere"),
+    ],
+)
+def test_ids_that_nobody_says_or_that_differ_are_not_guessed(tokenizer, message):
+    config = MMadaConfig(vocab_size=155136, mask_token_id=5, eos_token_id=2)
+    with pytest.raises(ValueError, match=message):
+        Vocabulary.from_pretrained_parts(config, tokenizer)
+
+
 def test_codes_and_token_ids_are_each_others_inverse():
     tokenizer = Tokenizer(126349)
     vocabulary = Vocabulary.from_pretrained_parts(MMadaConfig(codebook_size=8192), tokenizer)  # type: ignore[arg-type]

@@ -135,3 +135,27 @@ def test_the_last_two_and_the_best_are_kept(tmp_path):
         save(store, step, metric)
     assert sorted(f.name for f in tmp_path.glob("step_*")) == ["step_00000002", "step_00000004", "step_00000005"]
     assert json.loads((tmp_path / "best.json").read_text())["checkpoint"] == "step_00000002"
+
+
+def test_a_disk_without_room_for_a_checkpoint_is_named_before_anything_is_written(tmp_path):
+    def write(folder):
+        raise AssertionError("written")
+
+    store = CheckpointStore(tmp_path, 2, expected_bytes=10**18)
+    with pytest.raises(
+        OutputError, match=r"checkpoint of step 1 could not be written: the disk .* 1000000000.00 GB are"
+    ):
+        store.save(1, {}, write)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_size_of_the_last_checkpoint_is_expected_of_the_next(tmp_path, monkeypatch):
+    def write(folder):
+        (folder / "weights.bin").write_bytes(bytes(1000))
+
+    store = CheckpointStore(tmp_path, 2)
+    asked = []
+    monkeypatch.setattr("unigrpo.runs.checkpoints.check_room", lambda folder, num_bytes: asked.append(num_bytes))
+    store.save(1, {}, write)
+    store.save(2, {}, write)
+    assert asked == [0, 1000]

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -21,6 +21,7 @@ from unigrpo.algorithm.objective.base import load_objective
 from unigrpo.checks.rewards import refused_prompts
 from unigrpo.config import DRAWING_TASKS, TASKS, ImageConfig, ImageSamplingConfig, RunConfig, check_image_steps
 from unigrpo.config.denoising import StageConfig
+from unigrpo.config.evaluation import EvaluationProtocol
 from unigrpo.data.bad_samples import BadRows, raise_problems
 from unigrpo.data.chat import chat_text, chat_variant
 from unigrpo.data.images import read_image
@@ -141,7 +142,7 @@ def check_inputs(config: RunConfig, *, asks_rewards: bool = True) -> Inputs:
 
 
 def held_out_prompts(config: RunConfig, bad: BadRows | None = None) -> list[Prompt]:
-    """The prompts of ``eval.dataset``.
+    """The prompts of ``eval.dataset``, as the protocol of the evaluation asks them.
 
     Args:
         config: The run.
@@ -150,7 +151,7 @@ def held_out_prompts(config: RunConfig, bad: BadRows | None = None) -> list[Prom
     Raises:
         ValueError: They cannot be read, or too many rows are no prompts.
     """
-    return load_prompts(
+    prompts = load_prompts(
         config.eval.dataset,
         split=config.eval.split,
         input_key=config.data.input_key,
@@ -158,6 +159,22 @@ def held_out_prompts(config: RunConfig, bad: BadRows | None = None) -> list[Prom
         tasks=config.data.tasks,
         max_samples=config.eval.max_samples,
         bad=bad or BadRows(config.data.max_bad_fraction),
+    )
+    return [asked_by(config.protocol, prompt) for prompt in prompts]
+
+
+def asked_by(protocol: EvaluationProtocol, prompt: Prompt) -> Prompt:
+    """Returns a prompt with the template, the instruction and the start of the answer of a protocol.
+
+    An instruction of the prompt's own file stays.
+    """
+    if prompt.task == "t2i":
+        return prompt
+    instruction = prompt.instruction
+    if instruction is None and protocol.instructions is not None:
+        instruction = protocol.instructions.get(prompt.task, "")
+    return replace(
+        prompt, template=protocol.prompt_template, instruction=instruction, response_start=protocol.response_start
     )
 
 
@@ -329,10 +346,13 @@ def _lengths(
     has_images = any(prompt.task != "text" for prompt in prompts)
     num_codes = check_image_tokenizer(config.image, model, vocabulary) if has_images else 0
     check_image_tokens("rollout", config.rollout.image, config.image.resolution, num_codes, prompts)
+    if config.eval.dataset:
+        check_image_tokens("eval", config.protocol.image, config.image.resolution, num_codes, prompts)
     codes = torch.zeros(num_codes, dtype=torch.long)
     room = config.rollout.max_text_tokens or model_config.max_text_tokens
     lengths: dict[int, int] = {}
-    for template in {config.data.template_of(prompt.task) for prompt in prompts if prompt.task != "t2i"} - {"plain"}:
+    templates = {p.template or config.data.template_of(p.task) for p in prompts if p.task != "t2i"}
+    for template in templates - {"plain"}:
         chat_text("a", tokenizer, template)  # a template that fails on everything is no bad row
     for place, prompt in enumerate(prompts):
         try:

@@ -79,7 +79,12 @@ class Demo:
         self._sampler = TaskSampler(
             tokenizer=tokenizer,
             vocabulary=Vocabulary.from_pretrained_parts(self._model.config, tokenizer),
-            data=DataConfig(prompt_template=config.prompt_template, instruction=config.instruction),
+            data=DataConfig(
+                prompt_template=config.prompt_template,
+                prompt_templates=config.prompt_templates,
+                instruction=config.instruction,
+                instructions=config.instructions,
+            ),
             image_tokenizer=image_tokenizer,
             resolution=config.resolution,
             fit=config.fit,

@@ -1,7 +1,8 @@
 """Measures checkpoints on held-out prompts of all tasks, with the rewards and the code of the evaluation in training.
 
-Needs no Ray. Writes results.json, a table as results.md, and every sample with its rewards as samples.jsonl. The
-settings of training that are not listed here may stand in the config file, and have no effect. Example:
+Needs no Ray, and uses all GPUs of this machine. The same command goes on where an evaluation was broken off. Writes
+results.json, a table as results.md, and every sample with its rewards as samples.jsonl. The settings of training that
+are not listed here may stand in the config file, and have no effect. Example:
   unigrpo evaluate --models stage1/policy mixcot/policy unigrpo/policy --config my.yaml --output out
 """
 
@@ -32,14 +33,17 @@ def run(arguments: Sequence[str]) -> int:
         "--models", nargs="+", default=(), help="checkpoints to compare, in the order of the columns of the table"
     )
     parser.add_argument("--output", required=True, help="folder to write; it must not hold results yet")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
+    parser.add_argument("--device", default="auto", help="auto (all GPUs), cpu, cuda, cuda:1 ...")
+    parser.add_argument(
+        "--num_processes", type=int, default=0, help="processes with a copy of the model each; 0 is one for each GPU"
+    )
     parsed = parse(parser, arguments, RunConfig)
     user = UserPaths()
     config, output = with_absolute_paths(config_from_args(parsed, RunConfig)), Path(user.resolve_output(parsed.output))
     models = [user.resolve_input(model) for model in parsed.models] or [config.actor.model_name_or_path]
     from unigrpo.cli.evaluation import RESULTS, evaluate  # noqa: PLC0415  # loads torch, which --help need not
 
-    table = evaluate(config, models, output, parsed.device)
+    table = evaluate(config, models, output, parsed.device, parsed.num_processes)
     sys.stdout.write(f"{table}\n\nresults: {output / RESULTS}\nsamples: {output / 'samples.jsonl'}\n")
     return 0
 

@@ -4,49 +4,60 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from PIL import Image
+from tqdm import tqdm
 
 from unigrpo import ConfigError
 from unigrpo.checks.unigrpo import check_prompts, held_out_prompts
-from unigrpo.config import RunConfig, prompt_files
+from unigrpo.cli.plan import PUBLISHED_DOWNSCALE
+from unigrpo.config import LoRAConfig, RunConfig, prompt_files
+from unigrpo.cost.evaluation import evaluation_flops
+from unigrpo.cost.hardware import gpu_of_this_machine
+from unigrpo.cost.memory import ModelSize
 from unigrpo.data.bad_samples import BadRows
-from unigrpo.evaluation.held_out import Measured, measure_all
+from unigrpo.data.prompt_stream import repeat_prompts
+from unigrpo.evaluation.held_out import EVALUATION_STEP, generate_balanced, summarize, ways_of_sampling
+from unigrpo.evaluation.samples import SampleFile
 from unigrpo.library.policy import torch_device
-from unigrpo.models.checkpoint_io import load_policy
+from unigrpo.models.checkpoint_io import load_config, load_policy
 from unigrpo.models.loading import find_image_tokenizer, load_tokenizer
+from unigrpo.models.vocabulary import PUBLISHED_CODEBOOK_SIZE
 from unigrpo.records import Prompt
-from unigrpo.runs.config_file import config_text
+from unigrpo.runs.config_file import changed_settings, config_text
 from unigrpo.training.optimizer_step import LocalEngine
-from unigrpo.workers.group import LocalGroup
+from unigrpo.workers.group import LocalGroup, WorkerGroup
 from unigrpo.workers.policy import PolicyWorker
+from unigrpo.workers.process_group import ProcessGroup
 from unigrpo.workers.reward_pool import RewardPool, local_reward_pool
 
 RESULTS = "results.json"
+ASSUMED_MFU = 0.4
+"""Fraction of a GPU's arithmetic that the estimate of the hours assumes."""
 
 
-def evaluate(config: RunConfig, models: Sequence[str], output: Path, device_name: str) -> str:
+def evaluate(config: RunConfig, models: Sequence[str], output: Path, device_name: str, num_processes: int = 0) -> str:
     """Measures checkpoints and writes ``results.json``, ``results.md`` and ``samples.jsonl``.
 
     Args:
-        config: The run whose held-out prompts, rewards and sampling are used.
+        config: The run whose held-out prompts, rewards and protocol are used.
         models: The checkpoints.
-        output: Folder to write.
+        output: Folder to write, or that of an evaluation that was broken off.
         device_name: `auto`, cpu, cuda, cuda:1 ...
+        num_processes: Number of processes with a copy of the model each; 0 is one for each GPU.
 
     Returns:
         A Markdown table with one column for each checkpoint.
 
     Raises:
-        ConfigError: The output holds results already, or there are no held-out prompts.
+        ConfigError: The output holds results already or samples of other settings, or there are no held-out prompts.
     """
-    if (output / RESULTS).exists():
-        raise ConfigError(f"output {output} holds {RESULTS} already; name another folder")
     if not config.eval.dataset:
         raise ConfigError("eval.dataset is empty; name the held-out prompts")
     bad = BadRows(config.data.max_bad_fraction)
@@ -54,16 +65,18 @@ def evaluate(config: RunConfig, models: Sequence[str], output: Path, device_name
     configs = [replace(config, actor=replace(config.actor, model_name_or_path=model)) for model in models]
     usable = [check_prompts(prompts, one, bad, needs_weight=False).is_usable for one in configs]
     prompts = [prompt for prompt, *found in zip(prompts, *usable, strict=True) if all(found)]
-    device = torch_device(device_name)
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "config.yaml").write_text(config_text(config))
+    devices = _devices(device_name, num_processes)
+    samples = _open_output(output, config, models)
+    _announce(configs, prompts, devices)
     with contextlib.closing(local_reward_pool(config.reward)) as rewards:
         rewards.initialize()
-        results = [evaluate_model(one, prompts, rewards, device, output) for one in configs]
+        results = [evaluate_model(n, one, prompts, rewards, devices, samples) for n, one in enumerate(configs)]
     record = {
         "dataset": ", ".join(file.path for file in prompt_files(config.eval.dataset)),
         "prompts": len(prompts),
         "seed": config.seed,
+        "preset": config.eval.preset,
+        "protocol": config.protocol.source,
         "rewards": [term.name for term in config.reward.terms],
         "models": dict(zip(models, results, strict=True)),
     }
@@ -73,23 +86,120 @@ def evaluate(config: RunConfig, models: Sequence[str], output: Path, device_name
     return table
 
 
-def evaluate_model(
-    config: RunConfig, prompts: list[Prompt], rewards: RewardPool, device: torch.device, output: Path
-) -> dict[str, float]:
-    """Returns the metrics of one checkpoint and appends its samples to the file of samples."""
+def _devices(name: str, num_processes: int) -> list[str]:
+    """Returns the device of each process. Raises ConfigError if one cannot be used."""
+    if name == "auto" and torch.cuda.is_available():
+        number = num_processes or torch.cuda.device_count()
+        return [f"cuda:{process % torch.cuda.device_count()}" for process in range(number)]
+    return [str(torch_device(name))] * max(num_processes, 1)
+
+
+def _open_output(output: Path, config: RunConfig, models: Sequence[str]) -> SampleFile:
+    """Creates the folder, or opens that of an evaluation that was broken off.
+
+    Raises:
+        ConfigError: It holds results, or samples of other settings or models.
+    """
+    if (output / RESULTS).exists():
+        raise ConfigError(f"output {output} holds {RESULTS} already; name another folder")
+    output.mkdir(parents=True, exist_ok=True)
+    names = output / "models.json"
+    if names.exists():
+        changed = list(changed_settings(config, output))
+        changed += ["--models"] * (json.loads(names.read_text()) != list(models))
+        if changed:
+            raise ConfigError(
+                f"output {output} holds samples of other settings ({', '.join(changed[:5])}); give the same ones to "
+                "go on, or name another folder"
+            )
+    (output / "config.yaml").write_text(config_text(config))
+    names.write_text(json.dumps(list(models)) + "\n")
+    return SampleFile(output)
+
+
+def _announce(configs: Sequence[RunConfig], prompts: Sequence[Prompt], devices: Sequence[str]) -> None:
+    """Prints the protocol, the number of samples, and on GPUs the time that they take by their arithmetic."""
+    config = configs[0]
+    number = len(prompts) * sum(way.num_samples for way in ways_of_sampling(config)) * len(configs)
+    text = f"{number} samples in {len(devices)} processes ({config.eval.preset}: {config.protocol.source})"
+    hardware = gpu_of_this_machine() if devices[0].startswith("cuda") else None
+    if hardware is None:
+        sys.stdout.write(f"{text}; the bar shows the time that is left\n")
+        return
+    flops = sum(_estimated_flops(one, prompts) for one in configs)
+    hours = flops / (hardware.tflops * 1e12 * ASSUMED_MFU) / len(set(devices)) / 3600
+    sys.stdout.write(f"{text}: about {hours:.1f} hours on {len(set(devices))} x {hardware.name}, or less\n")
+
+
+def _estimated_flops(config: RunConfig, prompts: Sequence[Prompt]) -> float:
+    """Returns the floating-point operations of all samples of a checkpoint, with prompts half as long as they may
+    be."""
+    size = ModelSize.of(load_config(config.actor.model_name_or_path), LoRAConfig())
+    codes = (config.image.resolution // PUBLISHED_DOWNSCALE) ** 2
+    numbers = Counter(prompt.task for prompt in prompts)
+    tokens = {task: config.data.max_prompt_tokens // 2 + (codes if task == "mmu" else 0) for task in numbers}
+    return evaluation_flops(config, size, numbers, tokens, codes, PUBLISHED_CODEBOOK_SIZE)
+
+
+def policy_worker(config: RunConfig, device: str) -> PolicyWorker:
+    """Returns the worker of one process, with the checkpoint on its device."""
+    place = torch_device(device)
     name = config.actor.model_name_or_path
-    dtype = torch.bfloat16 if device.type == "cuda" and config.ds.param_dtype == "bf16" else torch.float32
+    dtype = torch.bfloat16 if place.type == "cuda" and config.ds.param_dtype == "bf16" else torch.float32
     model = load_policy(name, dtype, config.ds.attn_implementation, compile=config.ds.compile)
-    model.to(device)  # type: ignore[arg-type]
+    model.to(place)  # type: ignore[arg-type]
     image_tokenizer = find_image_tokenizer(config.image.tokenizer, name)
     if image_tokenizer is not None:
-        image_tokenizer.to(device)  # type: ignore[arg-type]
-    policy = PolicyWorker(config, LocalEngine(model, config.actor, 1), load_tokenizer(name), image_tokenizer)
-    measured = measure_all(LocalGroup(policy), rewards, prompts, config)
-    with (output / "samples.jsonl").open("a", encoding="utf-8") as lines:
-        for kind, one in measured.items():
-            lines.writelines(json.dumps(row) + "\n" for row in _rows(name, kind, one, output))
-    return {key: value for one in measured.values() for key, value in one.metrics.items()}
+        image_tokenizer.to(place)  # type: ignore[arg-type]
+    return PolicyWorker(config, LocalEngine(model, config.actor, 1), load_tokenizer(name), image_tokenizer)
+
+
+def _start(config: RunConfig, devices: Sequence[str]) -> WorkerGroup:
+    if len(devices) == 1:
+        return LocalGroup(policy_worker(config, devices[0]))
+    return ProcessGroup([partial(policy_worker, config, device) for device in devices])
+
+
+def evaluate_model(
+    number: int,
+    config: RunConfig,
+    prompts: list[Prompt],
+    rewards: RewardPool,
+    devices: Sequence[str],
+    samples: SampleFile,
+) -> dict[str, float]:
+    """Returns the metrics of one checkpoint. Samples that are in the file are not generated again.
+
+    Args:
+        number: Number of the checkpoint.
+        config: The run with this checkpoint.
+        prompts: Held-out prompts.
+        rewards: The rewards.
+        devices: Device of each process.
+        samples: Receives the samples as they are finished.
+    """
+    ways = ways_of_sampling(config)
+    requests = {way.name: repeat_prompts(prompts, way.num_samples, EVALUATION_STEP) for way in ways}
+    waiting = {
+        name: [one for one in found if (number, name, one.sample_id) not in samples.done]
+        for name, found in requests.items()
+    }
+    if any(waiting.values()):
+        bar = tqdm(total=sum(map(len, waiting.values())), desc=f"model {number + 1}", unit="sample")
+        with contextlib.closing(_start(config, devices)) as policy, contextlib.closing(bar):
+            part = config.rollout.micro_batch_size * policy.size
+            for way in ways:
+                missing = sorted(waiting[way.name], key=lambda one: one.prompt.task)
+                for batch in (missing[first : first + part] for first in range(0, len(missing), part)):
+                    rollouts = generate_balanced(policy, batch, (way.text, way.image))
+                    outputs, _ = rewards.score(rollouts)
+                    samples.append((number, config.actor.model_name_or_path), way.name, rollouts, outputs)
+                    bar.update(len(batch))
+    metrics: dict[str, float] = {}
+    for name, found in requests.items():
+        outputs = [samples.done[number, name, one.sample_id] for one in found]
+        metrics |= summarize(found, outputs, config, rewards.names, name)[0]
+    return metrics
 
 
 def results_table(models: Sequence[str], results: Sequence[dict[str, float]]) -> str:
@@ -106,20 +216,3 @@ def results_table(models: Sequence[str], results: Sequence[dict[str, float]]) ->
 def _short(model: str) -> str:
     """Returns the last two parts of a path, which distinguish runs whose folders are all called `policy`."""
     return "/".join(Path(model).parts[-2:])
-
-
-def _rows(model: str, kind: str, measured: Measured, output: Path) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    for rollout, rewards in zip(measured.rollouts, measured.outputs, strict=True):
-        prompt = rollout.request.prompt
-        row = {
-            "model": model, "kind": kind, "prompt_id": prompt.id, "task": prompt.task, "prompt": prompt.text,
-            "label": prompt.label, "completion": rollout.completion, "rewards": rewards.parts,
-        }  # fmt: skip
-        if rollout.image is not None:
-            (output / "images").mkdir(exist_ok=True)
-            number = sum(1 for _ in (output / "images").iterdir())
-            row["image"] = f"images/{number:06d}.png"
-            Image.fromarray(rollout.image).save(output / row["image"])
-        rows.append(row)
-    return rows

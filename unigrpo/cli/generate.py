@@ -1,7 +1,8 @@
 """Generates with a checkpoint: text, answers about images, images, or thoughts and then images.
 
 Prints the answers, and writes samples.jsonl with one line per sample (prompt, seed, text, image), the images, a grid
-with one column per prompt, and settings.json. Examples:
+with one column per prompt, and settings.json. For a policy that a run exported, the defaults of resolution, fit,
+template, instruction and sampling are those of the run (sampling.json). Examples:
   unigrpo generate --task t2i --model FOLDER --prompts "a red square" --output out
   unigrpo generate --config launch/configs/tiny/demo.yaml --task text --prompts "3+4=" --output out
 """
@@ -15,6 +16,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from unigrpo.cli.main import run_old_name
+from unigrpo.cli.policy_defaults import set_policy_defaults
 from unigrpo.config import ImageSamplingConfig
 from unigrpo.config.generate import GenerateConfig
 from unigrpo.config.parsing import hide_sections, parse
@@ -50,6 +52,7 @@ def parse_config(arguments: Sequence[str]) -> GenerateConfig:
     # The number of image tokens follows from the resolution.
     parser.add_class_arguments(ImageSamplingConfig, "image", skip={"num_image_tokens"})
     hide_sections(parser)
+    set_policy_defaults(parser, arguments)
     parsed = parse(parser, arguments)
     values: dict[str, Any] = {f.name: parsed[f.name] for f in fields(GenerateConfig)}
     values["images"] = tuple(parsed.images or ())

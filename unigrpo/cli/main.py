@@ -40,6 +40,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         "generate": Command("unigrpo.cli.generate:run", "generate text, answers about images, or images"),
         "demo": Command("unigrpo.cli.demo:run", "open a local web page that shows every denoising step"),
         "evaluate": Command("unigrpo.cli.evaluate:run", "compare checkpoints on held-out prompts"),
+        "export": Command("unigrpo.cli.export:run", "write a model folder from a checkpoint, and push it to the Hub"),
         "report": Command("unigrpo.cli.report:run", "write the report of a run directory again"),
         "add-image-tokens": Command("unigrpo.cli.add_image_tokens:run", "add image tokens to a LLaDA checkpoint"),
     },

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,9 +12,24 @@ from pathlib import Path
 from unigrpo import ConfigError
 from unigrpo.checks.denoising import StageInputs, row_lengths
 from unigrpo.checks.unigrpo import Inputs
+from unigrpo.cli.plan_run import (
+    advice_line,
+    assumed_shares,
+    disk_lines,
+    download_lines,
+    reward_time_lines,
+    reward_times,
+    shares_of_prompts,
+    waiting_seconds,
+    whole_run_lines,
+)
 from unigrpo.config import BaseRunConfig, RolloutConfig, RunConfig
 from unigrpo.config.data import DRAWING_TASKS
 from unigrpo.config.denoising import StageConfig
+from unigrpo.config.reward import POLICY_GPU_SHARE
+from unigrpo.cost.disk import disk_plan, free_gb
+from unigrpo.cost.downloads import downloads
+from unigrpo.cost.evaluation import evaluation_flops
 from unigrpo.cost.hardware import Hardware, find_hardware
 from unigrpo.cost.memory import (
     MemoryPlan,
@@ -27,6 +43,7 @@ from unigrpo.cost.memory import (
     stage_memory,
     training_memory,
 )
+from unigrpo.cost.rewards import RewardTime
 from unigrpo.cost.step_time import (
     StepFlops,
     stage_flops,
@@ -40,6 +57,7 @@ from unigrpo.distributed import cluster
 from unigrpo.models.checkpoint_io import load_config
 from unigrpo.models.mmada import MMadaConfig
 from unigrpo.models.vocabulary import PUBLISHED_CODEBOOK_SIZE
+from unigrpo.runs.checkpoints import checkpoint_path
 from unigrpo.workers.reward_pool import Trial
 
 PUBLISHED_DOWNSCALE = 16
@@ -87,9 +105,8 @@ def unigrpo_plan(config: RunConfig, inputs: Inputs | None, assumed: Assumptions)
     size, lines = _model_lines(config, inputs is not None)
     updates = config.train.num_steps * config.train.num_inner_updates
     if inputs is not None:
-        counts = {
-            task: sum(p.task == task for p in inputs.prompts) for task in dict.fromkeys(p.task for p in inputs.prompts)
-        }
+        shares = shares_of_prompts(config, inputs.prompts)
+        counts = Counter(prompt.task for prompt in inputs.prompts)
         codes = inputs.num_image_tokens
         longest = {task: max(tokens) for task, tokens in inputs.prompt_tokens.items()}
         lines.append(
@@ -97,13 +114,11 @@ def unigrpo_plan(config: RunConfig, inputs: Inputs | None, assumed: Assumptions)
             f"longest {inputs.longest_prompt} tokens"
         )
     else:
-        counts = dict.fromkeys(_paid_tasks(config), 1)
+        shares = assumed_shares(config, _paid_tasks(config))
         codes = _published_codes(config.image.resolution)
-        longest = {task: config.data.max_prompt_tokens + (codes if task == "mmu" else 0) for task in counts}
-        lines.append(
-            f"prompts     assumed: as many of each of {', '.join(counts)}, half of data.max_prompt_tokens long"
-        )
-    shares = {task: number / sum(counts.values()) for task, number in counts.items()}
+        longest = {task: config.data.max_prompt_tokens + (codes if task == "mmu" else 0) for task in shares.tasks}
+        mix = ", ".join(f"{share:.0%} {task}" for task, share in shares.tasks.items())
+        lines.append(f"prompts     assumed: {mix}, half of data.max_prompt_tokens long")
     row = max((tokens + config.response_tokens(task, codes) for task, tokens in longest.items()), default=0)
     lines += [
         f"steps       {config.train.num_steps} of {config.num_samples_per_step} samples, {updates} optimizer steps",
@@ -133,18 +148,52 @@ def unigrpo_plan(config: RunConfig, inputs: Inputs | None, assumed: Assumptions)
         for term in config.reward.terms
         if term.num_gpus
     ]
+    lines += [
+        f"            {POLICY_GPU_SHARE:g} of each policy GPU for {term.name}"
+        for term in config.reward.terms
+        if term.on_policy_gpus
+    ]
     check_fits(memory, config, assumed.hardware)
     if inputs is not None:
         prompt = {task: round(sum(tokens) / len(tokens)) for task, tokens in inputs.prompt_tokens.items()}
     else:
-        prompt = {task: config.data.max_prompt_tokens // 2 + (codes if task == "mmu" else 0) for task in counts}
-    flops = unigrpo_flops(config, size, prompt, codes, shares, PUBLISHED_CODEBOOK_SIZE)
-    mean_row = sum(share * (prompt[task] + config.response_tokens(task, codes)) for task, share in shares.items())
+        prompt = {task: config.data.max_prompt_tokens // 2 + (codes if task == "mmu" else 0) for task in shares.tasks}
+    flops = unigrpo_flops(config, size, prompt, codes, shares.tasks, PUBLISHED_CODEBOOK_SIZE)
+    mean_row = sum(
+        share * (prompt[task] + config.response_tokens(task, codes)) for task, share in shares.tasks.items()
+    )
     passes = partial(unigrpo_passes, config, mean_row=mean_row)
-    lines += _time_lines(config, size, flops, config.train.num_inner_updates, passes, assumed, config.rollout)
+
+    def times_of(num_gpus: int) -> dict[str, RewardTime]:
+        return reward_times(config, shares, assumed.hardware, assumed.mfu, num_gpus)
+
+    num_updates = config.train.num_inner_updates
+    time_lines, seconds = _time_lines(config, size, flops, num_updates, passes, assumed, times_of)
+    lines += time_lines
     per_sample = flops.generate / config.num_generated_per_step / (assumed.hardware.tflops * 1e12 * assumed.mfu)
     lines.append(f"            {1 / per_sample:.2f} samples a second by each generating GPU, if all steps are needed")
+    lines += reward_time_lines(config, times_of(config.num_policy_ranks))
+    if inputs is not None:
+        held_out = dict(Counter(prompt.task for prompt in inputs.eval_prompts))
+    else:
+        held_out = {task: share * config.eval.max_samples for task, share in shares.tasks.items()}
+    evaluation = 0.0
+    if config.eval.dataset:
+        evaluation = evaluation_flops(config, size, held_out, prompt, codes, PUBLISHED_CODEBOOK_SIZE)
+    evaluation /= assumed.hardware.tflops * 1e12 * assumed.mfu * config.num_policy_ranks
+    lines += whole_run_lines(config, whole_step(seconds, config.rollout.max_staleness), evaluation)
+    lines += _resource_lines(config, size, seconds)
     return "\n".join([*lines, *_ending(inputs is not None)])
+
+
+def _resource_lines(config: RunConfig | StageConfig, size: ModelSize, seconds: dict[str, float]) -> list[str]:
+    """Returns the lines about disk, downloads and what to change first."""
+    disk, free = disk_plan(config, size), free_gb(checkpoint_path(config))
+    return [
+        *disk_lines(config, disk, free),
+        *download_lines(downloads(config)),
+        advice_line(config, seconds, disk, free),
+    ]
 
 
 def trial_lines(trials: Sequence[Trial]) -> str:
@@ -197,7 +246,11 @@ def stage_plan(config: StageConfig, inputs: StageInputs | None, assumed: Assumpt
     memory = stage_memory(config, size, max(rows.values()))
     lines += _memory_lines(memory, "GPU", assumed.hardware)
     check_fits(memory, config, assumed.hardware)
-    lines += _time_lines(config, size, stage_flops(config, size, rows), 1, partial(stage_passes, config), assumed)
+    passes = partial(stage_passes, config)
+    time_lines, seconds = _time_lines(config, size, stage_flops(config, size, rows), 1, passes, assumed)
+    lines += time_lines
+    lines += whole_run_lines(config, whole_step(seconds, 0), 0.0)
+    lines += _resource_lines(config, size, seconds)
     return "\n".join([*lines, *_ending(inputs is not None)])
 
 
@@ -211,7 +264,8 @@ def _model_lines(config: BaseRunConfig, is_checked: bool) -> tuple[ModelSize, li
 
 def _workers(config: RunConfig) -> str:
     needs = cluster.required(config)
-    processes = sum(term.min_workers for term in config.reward.terms)
+    ranks = config.num_policy_ranks
+    processes = sum(ranks if term.on_policy_gpus else term.min_workers for term in config.reward.terms)
     return (
         f"{needs.gpus} GPUs, {needs.cpus} CPUs: {config.num_policy_ranks} policy ranks, "
         + (f"{config.rollout.num_workers} rollout workers, " if config.rollout.num_workers else "")
@@ -236,22 +290,36 @@ def _time_lines(
     num_updates: int,
     num_passes: Callable[[int], int],
     assumed: Assumptions,
-    rollout: RolloutConfig | None = None,
-) -> list[str]:
-    """Returns the seconds of a step, for the run's own number of policy GPUs and others; rewards are not counted.
+    reward_times_of: Callable[[int], Mapping[str, RewardTime]] = lambda _: {},
+) -> tuple[list[str], dict[str, float]]:
+    """Returns the lines about the time of a step, for the run's own number of policy GPUs and others.
 
-    The number of rollout workers per policy GPU is that of the run. ``num_passes`` returns the passes of each rank in
-    an optimizer step, from the number of policy GPUs.
+    The number of rollout workers per policy GPU is that of the run.
+
+    Args:
+        config: The run.
+        size: Size of the model.
+        flops: Operations of a step.
+        num_updates: Number of optimizer steps of a step.
+        num_passes: Returns the passes of each rank in an optimizer step, from the number of policy GPUs.
+        assumed: Hardware and speed.
+        reward_times_of: Time of the rewards, by the number of policy GPUs.
+
+    Returns:
+        The lines, and the seconds by role of the run itself.
     """
     own = config.actor.num_ranks
-    rollout = rollout or RolloutConfig()
+    rollout = config.rollout if isinstance(config, RunConfig) else RolloutConfig()
     roles = [role for role in ("generate", "score", "update") if getattr(flops, role)] + ["gradients"]
     roles += ["sync"] * (rollout.num_workers > 0)
+    roles += ["rewards"] * bool(reward_times_of(own))
     heads = " ".join(f"{name:>9}" for name in [*roles, "step"])
     lines = [
-        f"step time   seconds, without rewards, at {assumed.mfu:.0%} of the arithmetic of {assumed.hardware.name}:",
+        f"step time   seconds at {assumed.mfu:.0%} of the arithmetic of {assumed.hardware.name}"
+        + ("; rewards: the wait for them after scoring:" if "rewards" in roles else ":"),
         f"            {'GPUs':>6} {heads}",
     ]
+    of_run: dict[str, float] = {}
     for number in sorted({*NUM_GPUS, own}):
         seconds = step_seconds(
             flops,
@@ -264,12 +332,16 @@ def _time_lines(
             num_passes=num_passes(number),
             num_rollout_gpus=math.ceil(rollout.num_workers * number / own),
         )
+        if "rewards" in roles:
+            seconds["rewards"] = waiting_seconds(reward_times_of(number), seconds["score"])
+        if number == own:
+            of_run = seconds
         values = [*(seconds[role] for role in roles), whole_step(seconds, rollout.max_staleness)]
         own_mark = "  <- this run" if number == own else ""
         if training_memory(config, size, 1, number).gpu_total > assumed.hardware.memory_gb:
             own_mark += "  (weights and optimizer do not fit)"
         lines.append(f"            {number:>6} " + " ".join(f"{value:>9.2f}" for value in values) + own_mark)
-    return lines
+    return lines, of_run
 
 
 def _published_codes(resolution: int) -> int:

@@ -61,6 +61,20 @@ GENERATED = ("countdown", "sudoku")
 
 def run(arguments: Sequence[str]) -> int:
     """Runs ``unigrpo prepare``. Returns the exit status."""
+    given = prepare_parser().parse_args(list(arguments))
+    record = prepare(
+        given.name, given.output, given.source, given.split, given.max_rows, given.seed, held_out=given.held_out
+    )
+    for what, number in record["rows"].items():
+        sys.stdout.write(f"{number:8d}  {what}\n")
+    sys.stdout.write(f"written to {given.output} (source {record['source']}, licence {record['licence']})\n")
+    if given.held_out:
+        sys.stdout.write(f"held out: {held_out_file(given.output)}\n")
+    return 0
+
+
+def prepare_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command line."""
     parser = argparse.ArgumentParser(prog="unigrpo prepare", description=__doc__, epilog=HELP)
     parser.add_argument("name", choices=SETS, help="data set; countdown and sudoku are generated without --source")
     parser.add_argument("--output", type=Path, required=True, metavar="F.jsonl", help="prompt file to write")
@@ -75,16 +89,7 @@ def run(arguments: Sequence[str]) -> int:
         help="also write N rows into F_test.jsonl, for sets with one split",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of generated puzzles (default: %(default)s)")
-    given = parser.parse_args(list(arguments))
-    record = prepare(
-        given.name, given.output, given.source, given.split, given.max_rows, given.seed, held_out=given.held_out
-    )
-    for what, number in record["rows"].items():
-        sys.stdout.write(f"{number:8d}  {what}\n")
-    sys.stdout.write(f"written to {given.output} (source {record['source']}, licence {record['licence']})\n")
-    if given.held_out:
-        sys.stdout.write(f"held out: {held_out_file(given.output)}\n")
-    return 0
+    return parser
 
 
 def held_out_file(output: Path) -> Path:

@@ -13,10 +13,14 @@ from typing import Any, Generic, TypeVar
 from unigrpo.checks.denoising import StageInputs, check_stage
 from unigrpo.checks.unigrpo import Inputs, check_checkpoint, check_inputs
 from unigrpo.cli.plan import Assumptions, assumptions, is_local_checkpoint, stage_plan, trial_lines, unigrpo_plan
+from unigrpo.cli.plan_run import check_disk
 from unigrpo.config import RunConfig
 from unigrpo.config.denoising import StageConfig
+from unigrpo.cost.disk import disk_plan
+from unigrpo.cost.memory import ModelSize
 from unigrpo.distributed import cluster
 from unigrpo.distributed.ray_group import WorkerError
+from unigrpo.models.checkpoint_io import load_config
 from unigrpo.runs.checkpoints import CheckpointStore, checkpoint_path
 from unigrpo.runs.config_file import check_no_secret_is_missing
 from unigrpo.runs.directory import RunDirectory, check_unused
@@ -169,18 +173,25 @@ def _plan(job: TrainingJob[Any, Any], assumed: Assumptions) -> int:
         check_unused(job.config)
         sys.stdout.write(job.plan(None, assumed))
         return 0
-    checked, _ = _checked(job)
+    checked, _ = _checked(job, is_dry_run=True)
     job.connect()
     plan = job.plan(checked, assumed)
     return _status(lambda _: sys.stdout.write(job.check_rewards(checked) + plan))
 
 
-def _checked(job: TrainingJob[Any, Any]) -> tuple[Any, CheckpointStore]:
+def _checked(job: TrainingJob[Any, Any], *, is_dry_run: bool = False) -> tuple[Any, CheckpointStore]:
     """Checks directories, inputs and the checkpoint to resume from. Raises ValueError."""
     check_no_secret_is_missing(job.config)
     check_unused(job.config)
     checked = job.check()
-    checkpoints = CheckpointStore(checkpoint_path(job.config), job.config.ckpt.max_num)
+    model = ModelSize.of(load_config(job.config.actor.model_name_or_path), job.config.ds.lora)
+    disk = disk_plan(job.config, model)
+    if not is_dry_run:  # whose plan says it
+        warning = check_disk(job.config, disk)
+        if warning:
+            logger.warning("%s", warning)
+    path, number = checkpoint_path(job.config), job.config.ckpt.max_num
+    checkpoints = CheckpointStore(path, number, expected_bytes=int(disk.checkpoint_gb * 1e9))
     check_checkpoint(job.config, checkpoints)
     return checked, checkpoints
 

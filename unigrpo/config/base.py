@@ -49,11 +49,15 @@ class CheckpointConfig:
     """Whether to resume from the newest complete checkpoint, if there is one. `auto` does so if the settings are those
     of the run in run_dir, so that a scheduler may start the same command again; train.num_steps, ckpt and logger may
     differ. `true` allows other settings, too, and lists them. `false` refuses a run_dir that holds a run."""
+    export_steps: int = 0
+    """Write the model folder `policy` every this many steps, besides at the end; 0 writes it only at the end.
+    `unigrpo export` writes one from any checkpoint."""
     best_metric_key: str = "eval/reward_total"
     """Metric that selects the best checkpoint; higher is better."""
 
     def __post_init__(self) -> None:
         require(self.save_steps >= 0, f"ckpt.save_steps is {self.save_steps}; it must be 0 or more")
+        require(self.export_steps >= 0, f"ckpt.export_steps is {self.export_steps}; it must be 0 or more")
         positive("ckpt.max_num", self.max_num)
 
 

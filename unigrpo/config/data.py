@@ -127,7 +127,8 @@ class DataConfig:
     """Templates that differ by task, under the keys `text`, `mmu` and `r2i`. A task without an entry uses
     data.prompt_template. Captions of `t2i` never have a template."""
     instruction: str = ""
-    """Text that is put before every question of `text`, `mmu` and `r2i`, for example the request to think first."""
+    """Text that is put before every question of `text`, `mmu` and `r2i`, for example the request to think first. If it
+    has `{prompt}`, the question stands there."""
     instructions: dict[str, str] = field(default_factory=dict[str, str])
     """Instructions that differ by task, under the keys `text`, `mmu`, `t2i` and `r2i`. A task without an entry uses
     data.instruction, and `t2i` then uses none. The instruction of a prompt file replaces both."""

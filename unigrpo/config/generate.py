@@ -106,8 +106,12 @@ class DemoConfig:
     """Sampling of images. Steps, temperature and guidance can be changed on the page."""
     prompt_template: PromptTemplate = "chat"
     """How a prompt becomes tokens, with the choices of `unigrpo generate`."""
+    prompt_templates: dict[str, PromptTemplate] = field(default_factory=dict[str, PromptTemplate])
+    """Templates that differ by task, as data.prompt_templates."""
     instruction: str = ""
     """Text that is put before every question."""
+    instructions: dict[str, str] = field(default_factory=dict[str, str])
+    """Instructions that differ by task, as data.instructions."""
     host: str = "127.0.0.1"
     """Address to listen on. With another address than loopback, everybody who reaches this machine can use the
     model."""

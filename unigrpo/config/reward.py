@@ -11,6 +11,8 @@ from unigrpo.config.paths import FunctionPath, OptionPaths
 
 COMPUTING = ("math_answer", "clip_score", "pick_score", "image_reward", "aesthetic", "jpeg_size")
 """Rewards that keep a CPU busy while they score."""
+POLICY_GPU_SHARE = 0.1
+"""Share of a policy's GPU that a process of a reward with `on_policy_gpus` takes."""
 SMALL_SHARE = 0.1
 """CPUs of a process that computes little."""
 
@@ -54,6 +56,9 @@ class RewardTermConfig:
     measured rate asks for and free CPUs allow."""
     concurrency: int = 1
     """Number of simultaneous calls in one process, each in a thread."""
+    on_policy_gpus: bool = False
+    """Whether each GPU of the policy also has a process of this reward. The process takes a tenth of the GPU from the
+    policy as Ray counts, and scores while the policy does. Rewards with a model of images need this or many CPUs."""
     num_cpus: float | None = None
     """Number of CPUs of one process, as Ray counts them. The default is 1 for rewards that keep a CPU busy, such as
     those with a model, and 0.1 for functions and for rewards that wait for a server."""
@@ -86,6 +91,10 @@ class RewardTermConfig:
         )
         for name in ("timeout_seconds", "load_timeout_seconds", "check_timeout_seconds", "attempts", "concurrency"):
             positive(f"{where}: {name}", getattr(self, name))
+        require(
+            not self.on_policy_gpus or (self.num_workers, self.num_gpus) == (0, 0),
+            f"{where}: on_policy_gpus has one process on each GPU of the policy; leave out num_workers and num_gpus",
+        )
         for name in ("batch_size", "num_cpus", "num_gpus", "num_workers"):
             value = getattr(self, name)
             require(value is None or value >= 0, f"{where}: {name} is {value}; it must be 0 or more")
@@ -116,6 +125,8 @@ class RewardConfig:
         require(len(self.terms) > 0, "reward.terms is empty; name at least one reward")
         names = [t.name for t in self.terms]
         require(len(set(names)) == len(names), f"reward.terms names a reward twice: {names}")
+        beside = sum(t.on_policy_gpus for t in self.terms)
+        require(beside <= 5, f"{beside} rewards have on_policy_gpus; at most 5 of them leave the policy half of a GPU")
         require(any(t.weight for t in self.terms), "every weight of reward.terms is 0; train on at least one reward")
         require(0 <= self.max_missing_share <= 1, f"reward.max_missing_share is {self.max_missing_share}; use 0 to 1")
         positive("reward.max_failed_steps", self.max_failed_steps)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from unigrpo.config.algo import AlgoConfig, LikelihoodConfig, MaskRatioConfig, TaskConfig
 from unigrpo.config.base import BaseRunConfig, BaseTrainConfig
-from unigrpo.config.checks import positive, require
+from unigrpo.config.checks import choice, positive, require
 from unigrpo.config.data import DRAWING_TASKS, DataConfig, PromptFiles, prompt_files
+from unigrpo.config.evaluation import PROTOCOLS, EvaluationProtocol
 from unigrpo.config.model import ActorConfig, RefConfig
 from unigrpo.config.paths import OutputPath
 from unigrpo.config.reward import RewardConfig
-from unigrpo.config.rollout import RolloutConfig
+from unigrpo.config.rollout import ImageSamplingConfig, RolloutConfig, TextSamplingConfig, check_text_steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,10 +63,26 @@ class EvalConfig:
     """Evaluate every this many steps, and before and after training; 0 evaluates only before and after."""
     n_samples_per_prompt: int = 4
     """Number of sampled responses per prompt, in addition to the greedy one."""
+    preset: Literal["training", "mmada_paper", "llada", "d1"] = "training"
+    """Protocol of the evaluation. `training` asks as in training and samples by eval.text and eval.image. The others
+    are declared by papers, and set lengths, steps, blocks, guidance, template, instructions and the grader
+    (docs/evaluation.md)."""
+    text: TextSamplingConfig | None = None
+    """Sampling of text in evaluations with the preset `training`. If empty, it is rollout.text."""
+    image: ImageSamplingConfig | None = None
+    """Sampling of images in evaluations with the preset `training`. If empty, it is rollout.image."""
 
     def __post_init__(self) -> None:
         if self.dataset:
             prompt_files(self.dataset)
+        choice("eval.preset", self.preset, ("training", *PROTOCOLS))
+        for name in ("text", "image"):
+            require(
+                self.preset == "training" or getattr(self, name) is None,
+                f"eval.{name} is set, but eval.preset {self.preset} sets it; leave out one of them",
+            )
+        if self.text is not None:
+            check_text_steps("eval.text.", self.text)
         for name in ("max_samples", "steps", "n_samples_per_prompt"):
             value = getattr(self, name)
             require(value >= 0, f"eval.{name} is {value}; it must be 0 or more")
@@ -114,10 +131,25 @@ class RunConfig(BaseRunConfig):
             self.actor.loss_agg_mode != "fixed_length" or self.rollout.text.max_new_tokens > 0,
             "actor.loss_agg_mode fixed_length needs rollout.text.max_new_tokens",
         )
+        for term in self.reward.terms:
+            kind = term.options.get("kind", "auto")
+            require(
+                self.eval.preset == "training" or term.name != "math_answer" or kind == "auto",
+                f"reward.terms: math_answer has kind {kind!r}, but eval.preset {self.eval.preset} grades by `auto`; "
+                "leave kind out",
+            )
         require(
             not (self.ref.offload and self.ds.zero_stage == 3),
             "ref.offload is not for ds.zero_stage 3, which shards the reference; leave one of them out",
         )
+
+    @property
+    def protocol(self) -> EvaluationProtocol:
+        """The protocol of evaluations."""
+        if self.eval.preset != "training":
+            return PROTOCOLS[self.eval.preset]
+        text, image = self.eval.text or self.rollout.text, self.eval.image or self.rollout.image
+        return EvaluationProtocol(source="the settings of the run", text=text, image=image)
 
     @property
     def num_policy_ranks(self) -> int:
@@ -178,5 +210,8 @@ class RunConfig(BaseRunConfig):
     def response_tokens(self, task: str, num_image_tokens: int) -> int:
         """Returns the largest number of tokens that a sample of a task adds to its prompt: text, an image, or both for
         `r2i`."""
-        text = 0 if task == "t2i" else self.rollout.text.max_new_tokens
+        longest = self.rollout.text.max_new_tokens
+        if self.eval.dataset:
+            longest = max(longest, self.protocol.text.max_new_tokens)
+        text = 0 if task == "t2i" else longest
         return text + (num_image_tokens if task in DRAWING_TASKS else 0)

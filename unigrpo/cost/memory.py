@@ -14,6 +14,7 @@ from unigrpo import ConfigError
 from unigrpo.config import BaseRunConfig, LoRAConfig, RunConfig
 from unigrpo.config.denoising import StageConfig
 from unigrpo.cost.hardware import Hardware
+from unigrpo.cost.rewards import gpu_memory_gb
 from unigrpo.models.image_tokenizer import IMAGE_BATCH_SIZE, ImageTokenizer, ImageTokenizerConfig
 from unigrpo.models.lora import add_lora
 from unigrpo.models.mmada import HEAD_CHUNK_ROWS, MMadaConfig, MMadaModelLM
@@ -121,6 +122,8 @@ def memory_plan(config: RunConfig, model: ModelSize, rows: Rows) -> MemoryPlan:
     plan.gpu["generate"] = copied + generation_gb(config, model, rows)
     if rows.image_tokens:
         plan.gpu["image tokenizer"] = image_tokenizer_gb()
+    if any(term.on_policy_gpus for term in config.reward.terms):
+        plan.gpu["rewards"] = gpu_memory_gb(config.reward.terms)
     if config.has_reference_workers and config.train.colocate_actor_ref:
         where = plan.cpu if config.ref.offload else plan.gpu
         where["reference"] = plan.gpu["weights"]

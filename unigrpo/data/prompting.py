@@ -18,6 +18,9 @@ from unigrpo.data.text import checked
 from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.records import Prompt
 
+PLACE = "{prompt}"
+"""Place of the prompt in an instruction; without it, the prompt follows the instruction."""
+
 
 def encode_prompt(
     prompt: Prompt,
@@ -51,8 +54,9 @@ def encode_prompt(
         raise DataError(str(error)) from error
     is_caption = prompt.task == "t2i"
     of_file = None if is_caption else prompt.instruction
-    text = (data.instruction_of(prompt.task) if of_file is None else of_file) + prompt.text
-    template = data.template_of(prompt.task)
+    instruction = data.instruction_of(prompt.task) if of_file is None else of_file
+    text = instruction.replace(PLACE, prompt.text) if PLACE in instruction else instruction + prompt.text
+    template = prompt.template or data.template_of(prompt.task)
     earlier = prompt.messages[:-1]
     if earlier and (is_caption or template == "plain"):
         why = "task 't2i' takes one caption" if is_caption else "the template plain has no turns"
@@ -60,9 +64,11 @@ def encode_prompt(
     if is_caption:
         ids = tokenizer.encode(text, add_special_tokens=False)
     elif template == "plain":
-        ids = [vocabulary.begin_of_text_id, *tokenizer.encode(text, add_special_tokens=False)]
+        whole = text + prompt.response_start
+        ids = [vocabulary.begin_of_text_id, *tokenizer.encode(whole, add_special_tokens=False)]
     else:
-        ids = tokenizer.encode(chat_text(text, tokenizer, template, earlier), add_special_tokens=False)
+        whole = chat_text(text, tokenizer, template, earlier) + prompt.response_start
+        ids = tokenizer.encode(whole, add_special_tokens=False)
     if vocabulary.mask_id in ids:
         raise DataError(f"{prompt.id}: the text contains the mask token, which would be sampled over; remove it")
     if is_caption:

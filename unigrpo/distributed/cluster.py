@@ -137,10 +137,10 @@ def required(config: RunConfig) -> ResourceRequest:
     if config.has_dedicated_reference_gpus:
         models *= 2
     models += config.rollout.num_workers
-    terms = config.reward.terms
+    terms, ranks = config.reward.terms, config.num_policy_ranks
     return ResourceRequest(
         gpus=models + math.ceil(sum(t.min_workers * t.num_gpus for t in terms)),
-        cpus=models + math.ceil(sum(t.min_workers * t.cpus for t in terms)),
+        cpus=models + math.ceil(sum((ranks if t.on_policy_gpus else t.min_workers) * t.cpus for t in terms)),
     )
 
 

@@ -18,6 +18,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from unigrpo import ConfigError
 from unigrpo.config import BaseRunConfig, RunConfig
 from unigrpo.config.denoising import StageConfig
+from unigrpo.config.reward import POLICY_GPU_SHARE
 from unigrpo.distributed import weight_channel
 from unigrpo.distributed.actors import DenoisingActor, ModelActor, PolicyActor, ReferenceActor, RolloutActor
 from unigrpo.distributed.ray_group import RayGroup
@@ -68,14 +69,17 @@ def start_groups(config: RunConfig, prompts: Sequence[Prompt] = ()) -> Groups:
         ValueError: The cluster's resources are not free.
         WorkerError: A worker could not start.
     """
-    share = 0.5 if config.has_reference_workers and config.train.colocate_actor_ref else 1.0
-    placements = [place(config.actor.num_ranks)]
+    beside = [term for term in config.reward.terms if term.on_policy_gpus]
+    model_gpus = 1.0 - POLICY_GPU_SHARE * len(beside)
+    is_shared = config.has_reference_workers and config.train.colocate_actor_ref
+    share = model_gpus / 2 if is_shared else model_gpus
+    placements = [place(config.actor.num_ranks, 1 + sum(term.cpus for term in beside))]
     reference = rollout = None
     policy = model_group("policy", PolicyActor, config, placements[0], share)
     if config.has_reference_workers:
-        if share == 1.0:
+        if not is_shared:
             placements.append(place(config.actor.num_ranks))
-        reference = model_group("reference", ReferenceActor, config, placements[-1], share)
+        reference = model_group("reference", ReferenceActor, config, placements[-1], share if is_shared else 1.0)
     if config.rollout.num_workers:
         placements.append(place(config.rollout.num_workers))
         rollout = rollout_group(placements[-1])
@@ -83,7 +87,7 @@ def start_groups(config: RunConfig, prompts: Sequence[Prompt] = ()) -> Groups:
         policy=policy,
         reference=reference,
         rollout=rollout,
-        reward=RewardPool(config.reward),
+        reward=RewardPool(config.reward, placements[0]),
         placements=tuple(placements),
     )
     try:
@@ -159,9 +163,9 @@ def rollout_group(placement: PlacementGroup) -> RayGroup:
     )
 
 
-def place(num_workers: int) -> PlacementGroup:
-    """Reserves one GPU and one CPU for each worker, on as few nodes as possible."""
-    placement = placement_group([{"GPU": 1, "CPU": 1}] * num_workers, strategy="PACK")
+def place(num_workers: int, cpus: float = 1) -> PlacementGroup:
+    """Reserves one GPU and some CPUs for each worker, on as few nodes as possible."""
+    placement = placement_group([{"GPU": 1, "CPU": cpus}] * num_workers, strategy="PACK")
     try:
         ray.get(placement.ready(), timeout=PLACEMENT_SECONDS)
     except GetTimeoutError as error:

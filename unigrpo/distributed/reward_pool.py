@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.util.placement_group import PlacementGroup
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rewards.runtime.host import RewardInfo
 from rewards.runtime.process import CLOSE_SECONDS, DeadlineMissed, ProcessFailed
 from rewards.runtime.scoring import Scores
 from unigrpo import ConfigError
 from unigrpo.config import RewardConfig, RewardTermConfig
+from unigrpo.config.reward import POLICY_GPU_SHARE
 from unigrpo.distributed.ray_group import WorkerFailed, cause_of
 from unigrpo.distributed.reward_actor import RewardActor
 from unigrpo.records import Prompt
@@ -28,9 +33,35 @@ RELOAD_SECONDS = reward_pool.RELOAD_SECONDS
 class RewardPool(reward_pool.RewardPool):
     """All rewards of a run, each in Ray actors of its own; the samples of a step lie in Ray's store."""
 
-    def __init__(self, config: RewardConfig) -> None:
-        """Starts all actors; see the base class."""
-        super().__init__(config, _RayReward, share=ray.put, reload_seconds=_reload_seconds, free_cpus=_free_cpus)
+    def __init__(self, config: RewardConfig, policy: PlacementGroup | None = None) -> None:
+        """Starts all actors; see the base class.
+
+        Args:
+            config: The rewards.
+            policy: Bundles of the policy's GPUs, each of which has room for a process of every reward with
+                ``on_policy_gpus``. Without them, such a reward has one process, on any GPU.
+        """
+        self._policy = policy
+        self._num_started: Counter[str] = Counter()
+        bundles = policy.bundle_count if policy else 1
+        terms = tuple(_beside_the_policy(term, bundles) if term.on_policy_gpus else term for term in config.terms)
+        self._beside = {term.name for term in config.terms if term.on_policy_gpus} if policy else set()
+        super().__init__(
+            replace(config, terms=terms),
+            self._start_actor,
+            share=ray.put,
+            reload_seconds=_reload_seconds,
+            free_cpus=_free_cpus,
+        )
+
+    def _start_actor(self, term: RewardTermConfig) -> _RayReward:
+        """Starts a process of a reward; the first ones beside the policy take the bundles in turn."""
+        if self._policy is None or term.name not in self._beside:
+            return _RayReward(term)
+        number = self._num_started[term.name]
+        self._num_started[term.name] += 1
+        bundle = number if number < self._policy.bundle_count else -1  # one that is started again takes the free place
+        return _RayReward(term, PlacementGroupSchedulingStrategy(self._policy, bundle))
 
     def initialize(self, prompts: Sequence[Prompt] = (), samples_per_step: int = 0) -> None:
         """Waits until every reward is loaded; see the base class.
@@ -68,6 +99,11 @@ def check_rewards(config: RewardConfig, prompts: Sequence[Prompt] = (), samples_
         return pool.try_out(prompts, samples_per_step) if prompts else []
 
 
+def _beside_the_policy(term: RewardTermConfig, num_gpus: int) -> RewardTermConfig:
+    """Returns a reward with ``on_policy_gpus`` as one with a process on each of these GPUs."""
+    return replace(term, on_policy_gpus=False, num_gpus=POLICY_GPU_SHARE, num_workers=num_gpus)
+
+
 def _free_cpus() -> float:
     return ray.available_resources().get("CPU", 0.0)
 
@@ -79,9 +115,10 @@ def _reload_seconds(load_seconds: float) -> float:
 class _RayReward:
     """A reward in a Ray actor; a :class:`~unigrpo.workers.reward_pool.RewardHandle`."""
 
-    def __init__(self, term: RewardTermConfig) -> None:
+    def __init__(self, term: RewardTermConfig, place: PlacementGroupSchedulingStrategy | None = None) -> None:
         actor: Any = ray.remote(num_cpus=term.cpus, num_gpus=term.num_gpus)(RewardActor)
-        self._actor = actor.options(max_concurrency=term.concurrency).remote(reward_spec(term))
+        options: dict[str, Any] = {"scheduling_strategy": place} if place else {}
+        self._actor = actor.options(max_concurrency=term.concurrency, **options).remote(reward_spec(term))
 
     def load(self, *, seconds: float) -> RewardInfo:
         return self._outcome(self._actor.load.remote(), seconds)

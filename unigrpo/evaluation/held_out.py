@@ -1,4 +1,4 @@
-"""Mean rewards on held-out prompts: greedy, and sampled as in training, with the same random numbers every time."""
+"""Mean rewards on held-out prompts: greedy, and sampled, with the same random numbers every time."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Evaluation:
     """An evaluation of the policy on the held-out prompts."""
 
     metrics: dict[str, float]
-    """The metrics of :func:`measure_all`, and ``reward_total``: the sampled one, or the greedy one if nothing was
+    """The metrics of :func:`summarize`, and ``reward_total``: the sampled one, or the greedy one if nothing was
     sampled."""
     rollouts: list[Rollout]
     """The greedy rollouts."""
@@ -76,35 +76,76 @@ def measure_all(
 ) -> dict[str, Measured]:
     """Measures `greedy` samples, and `sampled` ones if the config asks for them.
 
-    The metrics are ``<reward>_greedy`` and ``<reward>_sampled`` for each reward and for the weighted ``reward_total``.
-    With several tasks each also has a metric by task, such as ``math_answer_sampled/mmu``. Yes-or-no questions add
-    those of :func:`~unigrpo.evaluation.yes_no.yes_no_metrics`. A reward that is missing for a sample is left out of
-    the mean.
+    Args:
+        policy: Workers of the policy.
+        reward: The rewards.
+        prompts: Held-out prompts, as the protocol asks them.
+        config: The run, whose protocol says how to sample.
+
+    Returns:
+        Metrics of :func:`summarize`, rollouts and rewards by the way of sampling.
     """
-    text, image = config.rollout.text, config.rollout.image
-    greedy = (
-        replace(text, temperature=0.0, top_p=1.0),
-        replace(image, temperature=0.0, remasking_temperature=0.0),
-    )
-    measured = {"greedy": _measure(policy, reward, prompts, 1, greedy, config, "greedy")}
-    if num_samples := config.eval.n_samples_per_prompt:
-        measured["sampled"] = _measure(policy, reward, prompts, num_samples, (text, image), config, "sampled")
+    measured: dict[str, Measured] = {}
+    for way in ways_of_sampling(config):
+        requests = repeat_prompts(prompts, way.num_samples, EVALUATION_STEP)
+        rollouts = generate_balanced(policy, requests, (way.text, way.image))
+        outputs, _ = reward.score(rollouts)
+        metrics, totals = summarize(requests, outputs, config, reward.names, way.name)
+        measured[way.name] = Measured(metrics=metrics, rollouts=rollouts, outputs=outputs, totals=totals)
     return measured
 
 
-def _measure(
-    policy: WorkerGroup,
-    reward: RewardScorer,
-    prompts: list[Prompt],
-    num_samples: int,
-    settings: tuple[TextSamplingConfig, ImageSamplingConfig],
+@dataclass(frozen=True, kw_only=True)
+class WayOfSampling:
+    """One way of sampling the answers to held-out prompts."""
+
+    name: str
+    """`greedy` or `sampled`."""
+    num_samples: int
+    """Number of samples of a prompt."""
+    text: TextSamplingConfig
+    image: ImageSamplingConfig
+
+
+def ways_of_sampling(config: RunConfig) -> list[WayOfSampling]:
+    """Returns the greedy way and, if the config asks for samples, the sampled one, with the lengths and steps of the
+    run's protocol."""
+    text, image = config.protocol.text, config.protocol.image
+    greedy = WayOfSampling(
+        name="greedy",
+        num_samples=1,
+        text=replace(text, temperature=0.0, top_p=1.0),
+        image=replace(image, temperature=0.0, remasking_temperature=0.0),
+    )
+    if not config.eval.n_samples_per_prompt:
+        return [greedy]
+    return [
+        greedy,
+        WayOfSampling(name="sampled", num_samples=config.eval.n_samples_per_prompt, text=text, image=image),
+    ]
+
+
+def summarize(
+    requests: Sequence[SampleRequest],
+    outputs: Sequence[RewardOutput],
     config: RunConfig,
+    reward_names: Sequence[str],
     kind: str,
-) -> Measured:
-    requests = repeat_prompts(prompts, num_samples, EVALUATION_STEP)
-    rollouts = generate_balanced(policy, requests, settings)
-    outputs, _ = reward.score(rollouts)
-    totals, valid = RewardAggregator(config.reward, reward.names).aggregate(
+) -> tuple[dict[str, float], list[float | None]]:
+    """Returns the metrics of samples of one kind, and the total reward of each sample, None where it is missing.
+
+    The metrics are ``<reward>_<kind>`` for each reward and for the weighted ``reward_total``. With several tasks each
+    also has a metric by task, such as ``math_answer_sampled/mmu``. Yes-or-no questions add those of
+    :func:`~unigrpo.evaluation.yes_no.yes_no_metrics`. A reward that is missing for a sample is left out of the mean.
+
+    Args:
+        requests: What was sampled.
+        outputs: Rewards of each sample.
+        config: The run.
+        reward_names: Names of the rewards, in the order of the config.
+        kind: `greedy` or `sampled`.
+    """
+    totals, valid = RewardAggregator(config.reward, reward_names).aggregate(
         outputs, torch.tensor([r.group_id for r in requests])
     )
     metrics = {f"{name}_{kind}": value for name, value in reward_means(outputs, totals, valid).items()}
@@ -117,7 +158,7 @@ def _measure(
             means = reward_means(_chosen(outputs, rows), totals[rows], valid[rows])
             metrics |= {f"{name}_{kind}/{task}": value for name, value in means.items()}
     sums = [total if is_valid else None for total, is_valid in zip(totals.tolist(), valid.tolist(), strict=True)]
-    return Measured(metrics=metrics, rollouts=rollouts, outputs=outputs, totals=sums)
+    return metrics, sums
 
 
 def generate_balanced(

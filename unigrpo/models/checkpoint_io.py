@@ -46,6 +46,7 @@ ARCHITECTURE: dict[str, Any] = {
     "layer_norm_type": "rms",
     "rope": True,
     "scale_logits": False,
+    "tie_word_embeddings": False,
     "weight_tying": False,
 }
 """Published config keys that choose another transformer than ours, each with the one value that we support."""
@@ -136,9 +137,16 @@ def load_config(name: str | Path) -> MMadaConfig:
     found = values.pop("model_type", None)
     if found not in MODEL_TYPES:
         raise CheckpointError(f"{name}: model_type is {found!r}, expected one of {', '.join(MODEL_TYPES)}")
-    for key, expected in ARCHITECTURE.items():
-        if values.get(key, expected) != expected:
-            raise CheckpointError(f"{name}: {key} is {values[key]!r} in config.json, only {expected!r} is supported")
+    differences = [
+        f"{key} is {values[key]!r} in place of {expected!r}"
+        for key, expected in ARCHITECTURE.items()
+        if values.get(key, expected) != expected
+    ]
+    if differences:
+        raise CheckpointError(
+            f"{name}: another architecture than LLaDA's, which alone is supported; in config.json "
+            f"{', '.join(differences)}"
+        )
     check_config(name, values)
     try:
         return MMadaConfig.from_dict(values)

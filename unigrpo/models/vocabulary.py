@@ -25,6 +25,8 @@ PUBLISHED_IDS = {
 PUBLISHED_TOKENIZER_LENGTH = 126349
 """Id of the first image code: the length of the tokenizer, and not that of the padded vocabulary, 126464."""
 PUBLISHED_CODEBOOK_SIZE = 8192
+NO_TOKEN = -1
+"""Id of a token for images in a text-only checkpoint that has no such token."""
 TOKEN_NAMES = {"begin_of_text": "<|startoftext|>", "end_of_text": "<|endoftext|>", "mask": "<|mdm_mask|>"}
 """Tokens whose ids reveal a tokenizer of another checkpoint."""
 END_HEADER = "<|end_header_id|>"
@@ -79,12 +81,15 @@ class Vocabulary:
     def from_pretrained_parts(cls, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
         """Returns the ids of a checkpoint: those of its config key ``special_token_ids``, or else the published ones.
 
+        A text-only checkpoint with another mask id, such as iLLaDA's, has the mask of its config, and the first and
+        last token of its tokenizer.
+
         Raises:
             ValueError: The tokenizer's length differs from the published one, so that all image ids would move; it has
                 a special token at another id; the image codes do not fit into the embedding; or ``special_token_ids``
                 lacks some.
         """
-        own = getattr(config, "special_token_ids", None)
+        own = getattr(config, "special_token_ids", None) or _text_ids(config, tokenizer)
         ids = own or PUBLISHED_IDS
         missing = sorted(PUBLISHED_IDS.keys() - ids.keys())
         if missing:
@@ -130,6 +135,39 @@ class Vocabulary:
             image_offset=len(tokenizer),
             codebook_size=codebook_size,
         )
+
+
+def _text_ids(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> dict[str, int] | None:
+    """Returns the ids of a text-only checkpoint that is not LLaDA-8B, or None if it may be one.
+
+    Config and tokenizer say the ids, and are not contradicted by each other; nothing is guessed.
+
+    Raises:
+        CheckpointError: One of them says nothing, or they differ.
+    """
+    mask = getattr(config, "mask_token_id", None)
+    if mask in (None, PUBLISHED_IDS["mask"]) or getattr(config, "codebook_size", 0):
+        return None
+    if len(tokenizer) == PUBLISHED_TOKENIZER_LENGTH:
+        return None
+    found: dict[str, int] = {"mask": mask}
+    for name, key in (("begin_of_text", "bos_token_id"), ("end_of_text", "eos_token_id")):
+        said = getattr(tokenizer, key, None)
+        if not isinstance(said, int):
+            raise CheckpointError(
+                f"the tokenizer has no {key}, and the checkpoint is none of the published ones; name the special "
+                "tokens in special_token_ids of config.json"
+            )
+        found[name] = said
+    for name, key in (("mask", "mask_token_id"), ("begin_of_text", "bos_token_id"), ("end_of_text", "eos_token_id")):
+        for where, source in (("config.json", config), ("tokenizer", tokenizer)):
+            other = getattr(source, key, None)
+            if isinstance(other, int) and other != found[name]:
+                raise CheckpointError(
+                    f"{key} is {other} in the {where}, and {found[name]} elsewhere; correct one of them, or name the "
+                    "special tokens in special_token_ids of config.json"
+                )
+    return {name: found.get(name, NO_TOKEN) for name in PUBLISHED_IDS}
 
 
 def _token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int | None:

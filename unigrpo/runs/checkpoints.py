@@ -19,7 +19,7 @@ from typing import Any
 
 from unigrpo import CheckpointError
 from unigrpo.config import BaseRunConfig
-from unigrpo.runs.errors import output_errors
+from unigrpo.runs.errors import check_room, output_errors
 
 logger = logging.getLogger(__name__)
 
@@ -49,9 +49,17 @@ def checkpoint_path(config: BaseRunConfig) -> Path:
 class CheckpointStore:
     """The checkpoints of a run: the last ``max_num`` and the best."""
 
-    def __init__(self, path: Path, max_num: int) -> None:
+    def __init__(self, path: Path, max_num: int, *, expected_bytes: int = 0) -> None:
+        """Opens the folder.
+
+        Args:
+            path: Folder of all checkpoints.
+            max_num: Number of latest checkpoints to keep.
+            expected_bytes: Size of a checkpoint before the first is written, whose size is then taken; 0 if unknown.
+        """
         self.path = path
         self._max_num = max_num
+        self._expected_bytes = expected_bytes
         self._intact: set[Path] = set()
         """Checkpoints whose checksums this process has computed or compared."""
 
@@ -76,6 +84,7 @@ class CheckpointStore:
         with output_errors(f"the checkpoint of step {step}", self.path):
             partial.mkdir(parents=True)
             try:
+                check_room(partial, self._expected_bytes)
                 write(partial)
                 mark = {"step": step, "metric": metric, "state": state, "files": _described(partial)}
                 _write_json(partial / COMPLETE_FILE, mark)
@@ -85,6 +94,7 @@ class CheckpointStore:
             except Exception:
                 shutil.rmtree(partial, ignore_errors=True)
                 raise
+            self._expected_bytes = sum(file["bytes"] for file in mark["files"].values())
             self._intact.add(final)
             if metric is not None and metric > self._best()[1]:
                 _write_json(self.path / BEST_FILE, {"checkpoint": final.name, "metric": metric})
@@ -113,17 +123,32 @@ class CheckpointStore:
         return None
 
     def _best(self) -> tuple[str, float]:
-        try:
-            best = json.loads((self.path / BEST_FILE).read_text())
-        except FileNotFoundError:
-            return "", float("-inf")
-        return best["checkpoint"], best["metric"]
+        return _best(self.path)
 
     def _rotate(self) -> None:
         folders = sorted(self.path.glob("step_*"))
         for folder in folders[: -self._max_num]:
             if folder.name != self._best()[0]:
                 shutil.rmtree(folder)
+
+
+def saved_steps(path: Path) -> dict[int, Path]:
+    """Returns the folders of all checkpoints by their steps, whole or not."""
+    return {int(folder.name.removeprefix("step_")): folder for folder in sorted(path.glob("step_*"))}
+
+
+def named_best(path: Path) -> str:
+    """Returns the name of the folder of the best checkpoint; empty if none was compared."""
+    return _best(path)[0]
+
+
+def _best(path: Path) -> tuple[str, float]:
+    """Returns name and metric of the best checkpoint."""
+    try:
+        best = json.loads((path / BEST_FILE).read_text())
+    except FileNotFoundError:
+        return "", float("-inf")
+    return best["checkpoint"], best["metric"]
 
 
 def read(folder: Path) -> Checkpoint:

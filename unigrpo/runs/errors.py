@@ -39,6 +39,13 @@ def output_errors(what: str, folder: Path) -> Iterator[None]:
         raise OutputError(f"{what} could not be written: {cause} ({shown})") from error
 
 
+def check_room(folder: Path, num_bytes: int) -> None:
+    """Raises OSError for a full disk if a folder's disk has less room than this, before anything is written."""
+    free = shutil.disk_usage(folder).free
+    if free < num_bytes:
+        raise OSError(errno.ENOSPC, f"{num_bytes / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free")
+
+
 def _cause(folder: Path, error: Exception) -> str:
     """Returns what is wrong with the directory and what to do; empty if it is fine."""
     if not folder.exists():

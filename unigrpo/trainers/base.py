@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +17,8 @@ from PIL.Image import Image
 from unigrpo.config import BaseRunConfig
 from unigrpo.records import Prompt
 from unigrpo.runs.checkpoints import CheckpointStore
+from unigrpo.runs.errors import output_errors
+from unigrpo.runs.model_card import Progress, write_model_card
 from unigrpo.runs.stopping import RunStopped, StopRequest
 from unigrpo.workers.group import WorkerGroup
 from unigrpo.workers.trained import TrainedWorker
@@ -118,6 +121,8 @@ class Trainer(ABC, Generic[Config, State]):
         self.checkpoints = checkpoints
         self.timer = StepTimer(self.phases)
         self._evaluation_steps = evaluation_steps
+        self._progress = Progress(step=state.step)
+        """What the model card says about the present weights."""
 
     @abstractmethod
     def train_step(self, step: int, output: Output) -> dict[str, float]:
@@ -153,6 +158,7 @@ class Trainer(ABC, Generic[Config, State]):
             state.before = state.before or after
             if after and state.step == 0:  # later evaluations stand in the metrics of their step
                 output.metrics(0, self._prefixed(after))
+        self._note_progress(after)
         for step in range(state.step, config.train.num_steps):
             with stop.delayed():
                 values = self._timed_step(step, output)
@@ -166,6 +172,9 @@ class Trainer(ABC, Generic[Config, State]):
                 output.progress(state.step, self.shown(values))
                 if is_last or stop.received or self._is_due(config.ckpt.save_steps):
                     self.save(values)
+                self._note_progress(after)
+                if not is_last and self._is_due(config.ckpt.export_steps):
+                    self.export(Path(config.run_dir).resolve() / "policy")
             if stop.received and not is_last:
                 raise RunStopped(f"after step {state.step} of {config.train.num_steps}")
         return {
@@ -187,6 +196,7 @@ class Trainer(ABC, Generic[Config, State]):
             return 0
         self.state = type(self.state)(**found.state)
         self.load_model(found.folder)
+        self._note_progress({})
         return self.state.step
 
     def load_model(self, folder: Path) -> None:
@@ -194,8 +204,28 @@ class Trainer(ABC, Generic[Config, State]):
         self._trained.call(TrainedWorker.load, folder)
 
     def export(self, folder: Path) -> None:
-        """Writes the trained model as a Hugging Face folder."""
-        self._trained.call(TrainedWorker.export, folder)
+        """Writes the trained model as a Hugging Face folder with a model card. An older one there is replaced when the
+        new one is whole.
+
+        Raises:
+            OutputError: The disk did not take it.
+        """
+        part, old = (folder.with_name(f".{folder.name}.{mark}") for mark in ("part", "old"))
+        with output_errors("the policy", folder.parent):
+            for leftover in (part, old):
+                shutil.rmtree(leftover, ignore_errors=True)
+            part.mkdir(parents=True)
+            self._trained.call(TrainedWorker.export, part)
+            write_model_card(part, self.config, self._progress)
+            if folder.exists():
+                folder.rename(old)
+            part.rename(folder)
+            shutil.rmtree(old, ignore_errors=True)
+
+    def _note_progress(self, after: dict[str, float]) -> None:
+        """Keeps what the model card says about the present weights, with the metrics of the last evaluation."""
+        before = self._prefixed(self.state.before)
+        self._progress = Progress(step=self.state.step, before=before, after=self._prefixed(after))
 
     @property
     def _trained(self) -> WorkerGroup:

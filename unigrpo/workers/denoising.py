@@ -11,6 +11,7 @@ from unigrpo.config.denoising import StageConfig
 from unigrpo.data.corpora.rows import RowEncoder
 from unigrpo.data.stage_rows import CorpusLoader, StepDataset, StepLoader
 from unigrpo.models.loading import find_image_tokenizer, load_tokenizer
+from unigrpo.models.sampling_defaults import SamplingDefaults
 from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.training.denoising import denoising_update
 from unigrpo.training.optimizer_step import Engine
@@ -31,7 +32,7 @@ class DenoisingWorker(TrainedWorker):
         image_tokenizer = find_image_tokenizer(config.image.tokenizer, config.actor.model_name_or_path)
         if image_tokenizer is not None:
             image_tokenizer.to(engine.device)  # type: ignore[arg-type]
-        super().__init__(engine, config.ds.lora, tokenizer, image_tokenizer)
+        super().__init__(engine, config.ds.lora, tokenizer, image_tokenizer, SamplingDefaults.of_run(config))
         self._config = config
         self.vocabulary = Vocabulary.from_pretrained_parts(engine.model.config, tokenizer)
         self._encoder = RowEncoder(tokenizer, self.vocabulary, config.layout)

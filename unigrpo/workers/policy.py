@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from unigrpo.config import ImageSamplingConfig, RunConfig, TextSamplingConfig
 from unigrpo.models.image_tokenizer import ImageTokenizer
 from unigrpo.models.lora import without_lora
+from unigrpo.models.sampling_defaults import SamplingDefaults
 from unigrpo.records import Rollout, SampleRequest, TrainSample
 from unigrpo.training.batching import micro_batches
 from unigrpo.training.optimizer_step import Engine
@@ -31,7 +32,7 @@ class PolicyWorker(TrainedWorker):
         tokenizer: PreTrainedTokenizerBase,
         image_tokenizer: ImageTokenizer | None = None,
     ) -> None:
-        super().__init__(engine, config.ds.lora, tokenizer, image_tokenizer)
+        super().__init__(engine, config.ds.lora, tokenizer, image_tokenizer, SamplingDefaults.of_run(config))
         self._config = config
         self._writer = RolloutGenerator(config, engine.model.config, tokenizer, image_tokenizer)
         self._scoring = ScoringSettings.of_run(config, self._writer.vocabulary)

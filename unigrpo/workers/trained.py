@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from unigrpo.config import LoRAConfig
 from unigrpo.models.checkpoint_io import save_tokenizer_and_config
 from unigrpo.models.image_tokenizer import ImageTokenizer
+from unigrpo.models.sampling_defaults import SamplingDefaults
 from unigrpo.training.optimizer_step import Engine
 from unigrpo.workers.stats import FlopMeter
 
@@ -23,10 +24,12 @@ class TrainedWorker:
         lora: LoRAConfig,
         tokenizer: PreTrainedTokenizerBase,
         image_tokenizer: ImageTokenizer | None,
+        sampling: SamplingDefaults,
     ) -> None:
         self._engine = engine
         self._tokenizer = tokenizer
         self._image_tokenizer = image_tokenizer
+        self._sampling = sampling
         self.meter = FlopMeter(engine.model, lora)
 
     @property
@@ -43,10 +46,11 @@ class TrainedWorker:
         self._engine.load(folder / "policy")
 
     def export(self, folder: Path) -> None:
-        """Writes the model as a Hugging Face folder with tokenizer and image tokenizer."""
+        """Writes the model as a Hugging Face folder with tokenizer, image tokenizer and sampling settings."""
         self._engine.export(folder)
         if self._engine.rank == 0:
             save_tokenizer_and_config(self._engine.model.config, self._tokenizer, folder)
+            self._sampling.write(folder)
             if self._image_tokenizer is not None:
                 self._image_tokenizer.save_pretrained(folder / "image_tokenizer")
         self._engine.barrier()

@@ -1,0 +1,112 @@
+"""``sampling.json`` of an exported policy: how its run sampled, which ``generate`` and ``demo`` take over."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from unigrpo import CheckpointError
+from unigrpo.config import DataConfig, ImageConfig, ImageSamplingConfig, RolloutConfig, RunConfig, TextSamplingConfig
+from unigrpo.config.denoising import StageConfig
+
+FILE = "sampling.json"
+NOT_OF_THE_POLICY = ("num_image_tokens", "cache")
+"""Settings that follow from others, or change the speed alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingDefaults:
+    """Sampling settings of a policy."""
+
+    resolution: int
+    """Height and width of images, in pixels."""
+    fit: str
+    """How an input image becomes square."""
+    prompt_template: str
+    prompt_templates: dict[str, str] = field(default_factory=dict[str, str])
+    """Templates by task, where they differ."""
+    instruction: str = ""
+    instructions: dict[str, str] = field(default_factory=dict[str, str])
+    """Instructions by task, where they differ."""
+    max_text_tokens: int = 0
+    """Number of text tokens before an image in `r2i`; 0 takes it from the policy's config.json."""
+    text: dict[str, Any] = field(default_factory=dict[str, Any])
+    """Sampling of text, by the names of TextSamplingConfig."""
+    image: dict[str, Any] = field(default_factory=dict[str, Any])
+    """Sampling of images, by the names of ImageSamplingConfig."""
+
+    @classmethod
+    def of_run(cls, config: RunConfig | StageConfig) -> SamplingDefaults:
+        """Returns how a run samples: a UniGRPO run its rollouts, a stage its validation samples."""
+        if isinstance(config, RunConfig):
+            return cls._of(config.image, config.data, config.rollout)
+        data = DataConfig(prompt_template=config.layout.template)
+        return cls._of(config.image, data, RolloutConfig(text=config.validation.text, image=config.validation.image))
+
+    @classmethod
+    def _of(cls, image: ImageConfig, data: DataConfig, rollout: RolloutConfig) -> SamplingDefaults:
+        return cls(
+            resolution=image.resolution,
+            fit=image.fit,
+            prompt_template=data.prompt_template,
+            prompt_templates=dict(data.prompt_templates),
+            instruction=data.instruction,
+            instructions=dict(data.instructions),
+            max_text_tokens=rollout.max_text_tokens,
+            text=_settings(rollout.text),
+            image=_settings(rollout.image),
+        )
+
+    def write(self, folder: str | Path) -> None:
+        """Writes the file into the folder of a policy."""
+        (Path(folder) / FILE).write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+    @classmethod
+    def read(cls, folder: str | Path) -> SamplingDefaults | None:
+        """Returns what the folder of a policy says; None if it has no such file.
+
+        Raises:
+            CheckpointError: The file cannot be read, or lacks a setting.
+        """
+        file = Path(folder) / FILE
+        if not file.is_file():
+            return None
+        try:
+            values = json.loads(file.read_text("utf-8"))
+            known = {field.name for field in fields(cls)}
+            return cls(**{name: value for name, value in values.items() if name in known})
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise CheckpointError(
+                f"{file} cannot be read ({type(error).__name__}: {error}); export the policy again, or delete the "
+                "file and give the settings as flags"
+            ) from error
+
+    def flags(self, task: str = "") -> dict[str, Any]:
+        """Returns the settings under the names of the flags of ``generate`` and ``demo``.
+
+        Args:
+            task: Task whose template and instruction become those of all; empty keeps them by task.
+        """
+        data = DataConfig(
+            prompt_template=self.prompt_template,  # type: ignore[arg-type]
+            prompt_templates=self.prompt_templates,  # type: ignore[arg-type]
+            instruction=self.instruction,
+            instructions=self.instructions,
+        )
+        return {
+            "resolution": self.resolution,
+            "fit": self.fit,
+            "prompt_template": data.template_of(task),
+            "instruction": data.instruction_of(task),
+            "prompt_templates": self.prompt_templates,
+            "instructions": self.instructions,
+            "max_text_tokens": self.max_text_tokens,
+            **{f"text.{name}": value for name, value in self.text.items()},
+            **{f"image.{name}": value for name, value in self.image.items()},
+        }
+
+
+def _settings(sampling: TextSamplingConfig | ImageSamplingConfig) -> dict[str, Any]:
+    return {name: value for name, value in asdict(sampling).items() if name not in NOT_OF_THE_POLICY}

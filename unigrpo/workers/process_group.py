@@ -1,0 +1,85 @@
+"""A group of workers in processes of this machine, one for each GPU, without Ray."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from typing import Any
+
+from unigrpo import CheckpointError
+from unigrpo.workers.group import shares
+from unigrpo.workers.stats import WorkerStats
+
+_worker: Any = None
+"""The worker of this process."""
+
+
+class ProcessGroup:
+    """Workers of one role in processes; see :class:`~unigrpo.workers.group.WorkerGroup`."""
+
+    def __init__(self, makers: Sequence[Callable[[], Any]]) -> None:
+        """Starts a process for each worker.
+
+        Args:
+            makers: Functions that make the workers, each in its process. They must be picklable.
+
+        Raises:
+            CheckpointError: A process ended while it made its worker.
+        """
+        self.size = len(makers)
+        self.stats = WorkerStats(self.size)
+        context = get_context("spawn")  # CUDA does not survive a fork
+        self._processes = [ProcessPoolExecutor(1, mp_context=context) for _ in makers]
+        self._results([one.submit(_make, maker) for one, maker in zip(self._processes, makers, strict=True)])
+
+    def map(self, method: Callable[..., list[Any]], items: Sequence[Any], *args: Any, **kwargs: Any) -> list[Any]:
+        """Gives each worker a contiguous part of the items and returns the results in the order of the workers."""
+        return self.start_map(method, items, *args, **kwargs)()
+
+    def call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> list[Any]:
+        """Runs the method on every worker with the same arguments and returns one result each."""
+        return self.start_call(method, *args, **kwargs)()
+
+    def start_map(
+        self, method: Callable[..., list[Any]], items: Sequence[Any], *args: Any, **kwargs: Any
+    ) -> Callable[[], list[Any]]:
+        """Starts :meth:`map` and returns at once. Calling the returned function waits for the results."""
+        parts = zip(self._processes, shares(items, self.size), strict=True)
+        futures = [one.submit(_run, pickle.dumps((method, (part, *args), kwargs))) for one, part in parts if part]
+        return lambda: [result for results in self._results(futures) for result in results]
+
+    def start_call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Callable[[], list[Any]]:
+        """Starts :meth:`call` and returns at once. Calling the returned function waits for the results."""
+        packed = pickle.dumps((method, args, kwargs))
+        futures = [one.submit(_run, packed) for one in self._processes]
+        return lambda: self._results(futures)
+
+    def close(self) -> None:
+        """Ends the processes."""
+        for process in self._processes:
+            process.shutdown(cancel_futures=True)
+
+    def _results(self, futures: Sequence[Future[bytes]]) -> list[Any]:
+        try:
+            return [pickle.loads(future.result()) for future in futures]
+        except BrokenProcessPool as error:
+            raise CheckpointError(
+                "a process of a worker ended by itself, often because memory was short; lower "
+                "rollout.micro_batch_size, or use fewer processes"
+            ) from error
+
+
+def _make(maker: Callable[[], Any]) -> bytes:
+    """Makes the worker of this process."""
+    global _worker  # one worker is what this process is for
+    _worker = maker()
+    return pickle.dumps(None)
+
+
+def _run(packed: bytes) -> bytes:
+    """Calls a method of the worker. Tensors travel by value, since shared ones would keep a file open each."""
+    method, args, kwargs = pickle.loads(packed)
+    return pickle.dumps(method(_worker, *args, **kwargs))

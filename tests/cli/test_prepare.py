@@ -87,6 +87,44 @@ def test_held_out_rows_share_no_image_with_the_others(tmp_path):
     assert not seen[0] & seen[1] and len(seen[1]) == 3
 
 
+def test_a_downloaded_copy_of_math_is_read_by_its_last_boxes(tmp_path):
+    copy = tmp_path / "MATH"
+    (copy / "data").mkdir(parents=True)
+    (copy / "README.md").write_text("---\nlicense: [mit]\n---\nA copy.\n")
+    solutions = {
+        "Find x.": "First \\boxed{1} is wrong. So $x=\\boxed{\\frac{3}{4}}$.",
+        "Which set?": "It is $\\boxed{\\{1, 2\\}}$.",
+        "Prove it.": "This holds.",
+    }
+    rows = [{"problem": p, "level": "Level 5", "type": "Algebra", "solution": s} for p, s in solutions.items()]
+    datasets.Dataset.from_list(rows).to_parquet(copy / "data" / "train-00000-of-00001.parquet")
+    datasets.Dataset.from_list(rows[:1]).to_parquet(copy / "data" / "test-00000-of-00001.parquet")
+    prompts, record = prepared(tmp_path, "math", "--source", str(copy))
+    assert [(p.text, p.label) for p in prompts] == [("Find x.", "\\frac{3}{4}"), ("Which set?", "\\{1, 2\\}")]
+    assert record["rows"] == {"kept": 2, "dropped: unusable gold or image": 1} and record["licence"] == "mit"
+    test, _ = prepared(tmp_path, "math", "--source", str(copy), "--split", "test")
+    assert [p.text for p in test] == ["Find x."]
+
+
+def test_a_downloaded_copy_of_clevr_is_read_with_its_images(tmp_path):
+    copy = tmp_path / "clevr" / "data"
+    copy.mkdir(parents=True)
+    rows = [
+        {
+            "image": embedded("red", "JPEG"),
+            "problem": "<image> How many cubes are there?",
+            "solution": "<answer> 3 </answer>",
+        },
+        {"image": embedded("blue"), "problem": "Is it metal?", "solution": "<answer>yes</answer>"},
+        {"image": embedded("blue"), "problem": "How many?", "solution": "<answer> </answer>"},
+    ]
+    datasets.Dataset.from_list(rows).to_parquet(copy / "train-00000-of-00001.parquet")
+    prompts, record = prepared(tmp_path, "clevr", "--source", str(tmp_path / "clevr"))
+    assert [(p.text, p.label) for p in prompts] == [("How many cubes are there?", "3"), ("Is it metal?", "yes")]
+    assert [read_image(p.images[0]).size for p in prompts] == [(3, 2), (3, 2)]
+    assert record["rows"]["kept"] == 2 and sum(record["rows"].values()) == 3
+
+
 def test_captions_become_prompts_to_draw(tmp_path):
     (tmp_path / "captions.txt").write_text("a red circle\na red circle\na ship\n")
     prompts, record = prepared(tmp_path, "captions", "--source", str(tmp_path / "captions.txt"))

@@ -37,7 +37,7 @@ from unigrpo.cost.disk import DiskPlan, disk_plan, free_gb
 from unigrpo.cost.downloads import downloads
 from unigrpo.cost.evaluation import evaluation_flops
 from unigrpo.cost.hardware import KINDS
-from unigrpo.cost.memory import ModelSize, memory_plan
+from unigrpo.cost.memory import ModelSize, Rows, memory_plan
 from unigrpo.cost.step_time import Lengths, image_flops, text_flops
 from unigrpo.models.mmada import MMadaConfig
 from unigrpo.records import Prompt
@@ -151,8 +151,8 @@ def test_rewards_take_cpus_or_the_policys_gpus_and_only_the_wait_after_scoring_c
 
 def test_rewards_on_the_policys_gpus_count_in_its_memory():
     config = config_of(RewardTermConfig(name="clip_score", on_policy_gpus=True))
-    assert memory_plan(config, EIGHT_B, 100).gpu["rewards"] == pytest.approx(2.7)
-    assert "rewards" not in memory_plan(config_of(RewardTermConfig(name="clip_score")), EIGHT_B, 100).gpu
+    assert memory_plan(config, EIGHT_B, Rows(longest=100)).gpu["rewards"] == pytest.approx(2.7)
+    assert "rewards" not in memory_plan(config_of(RewardTermConfig(name="clip_score")), EIGHT_B, Rows(longest=100)).gpu
 
 
 def test_an_evaluation_costs_its_own_lengths_for_every_sample():

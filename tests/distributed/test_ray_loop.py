@@ -28,6 +28,7 @@ from unigrpo.config import (
     TextSamplingConfig,
     TrainConfig,
 )
+from unigrpo.distributed.export import export_checkpoint
 from unigrpo.distributed.placement import Groups, start_groups
 from unigrpo.distributed.ray_group import WorkerDied, WorkerFailed
 from unigrpo.models.lora import add_lora
@@ -62,7 +63,8 @@ def run_config(folder: Path, ranks: int, *, has_dedicated_reference_gpus: bool =
             lr_scheduler="cosine_with_min_lr",
             lr_warmup_ratio=0.3,
         ),
-        reward=RewardConfig(terms=(RewardTermConfig(name=DIGITS_REWARD, num_workers=ranks),)),
+        # With two ranks, the reward has a process beside each of them, and else one of its own.
+        reward=RewardConfig(terms=(RewardTermConfig(name=DIGITS_REWARD, on_policy_gpus=ranks > 1),)),
         train=TrainConfig(
             num_steps=NUM_STEPS,
             num_inner_updates=2,
@@ -143,6 +145,7 @@ def on_ray(
 ) -> Iterator[Run]:
     config = run_config(tiny_model_folder, request.param, has_dedicated_reference_gpus=request.param == 2)
     groups: Groups = start_groups(config)
+    assert [len(term.processes) for term in groups.reward._terms] == [request.param]
     yield fit(config, tmp_path_factory.mktemp("ray"), groups.policy, groups.reference, groups.reward)
     groups.close()
 
@@ -189,6 +192,11 @@ def test_rollout_workers_lora_and_sharding_change_nothing(
             if ds.lora.rank:
                 assert torch.equal(weight, start[key]) != ("blocks" in key and "norm" not in key)
         assert expected.rows[NUM_STEPS]["kl/reference_nats"] > 0
+        newest = CheckpointStore(tmp_path / "ray" / "checkpoints", 1).latest()
+        assert newest is not None
+        export_checkpoint(config, newest.folder, tmp_path / "offline")
+        offline = MMadaModelLM.from_pretrained(tmp_path / "offline").state_dict()
+        assert all(torch.equal(offline[key], weight) for key, weight in finished.weights.items())
         if groups.rollout is not None:
             # One that dies is named, and its process ends the step instead of hanging it.
             ray.kill(groups.rollout.actors[1])

@@ -263,7 +263,7 @@ def test_a_variant_of_the_transformer_is_refused(folder, name, value):
 def test_all_differences_of_an_architecture_are_named_at_once(folder):
     """iLLaDA-8B ties its embeddings (arXiv:2606.25331, table 1); its grouped heads alone would be no hindrance."""
     change_config(folder, tie_word_embeddings=True, weight_tying=True, n_kv_heads=1)
-    message = "weight_tying is True in place of False, tie_word_embeddings is True in place of False$"
+    message = "in config.json tie_word_embeddings is True in place of False, weight_tying is True in place of False$"
     with pytest.raises(ValueError, match=message):
         load(folder)
 

@@ -76,10 +76,10 @@ def parse(text: str) -> Parsed:
     >>> parse("x = 7").name, parse("x^2 = 49").values, parse("(1, 2]").values
     ('x', (Relation(sides=('x^2', '49'), signs=('=',)),), (Interval(low='1', high='2', brackets='(]', name=''),))
     """
-    text = _without_coordinates(without_brackets(text))
+    name, text = _named_point(without_brackets(text))
     whole = _first(text, _NOTATIONS)
     if whole:
-        return Parsed(text, (whole,))
+        return Parsed(text, (whole,), name)
     sides = split(text, _EQUALS)
     if not _is_name(sides[0], sides[1:]) and _is_name(sides[-1], sides[:-1]):
         sides = [sides[-1], *sides[:-1]]  # 7 = x
@@ -107,13 +107,13 @@ def _first(text: str, readers: tuple[Callable[[str], Value | None], ...]) -> Val
     return next((value for value in (read(text) for read in readers) if value is not None), None)
 
 
-def _without_coordinates(text: str) -> str:
-    """Turns ``(x, y) = (2, 3)`` and ``P(2, 3)`` into ``(2, 3)``."""
+def _named_point(text: str) -> tuple[str, str]:
+    """Splits ``(x, y) = (2, 3)`` and ``P(2, 3)`` into the name and ``(2, 3)``; the name of other texts is empty."""
     named = _COORDINATES.match(text)
     if named:
         names = [name.strip().lstrip("\\") for name in named[1].split(",")]
-        return text[named.end() :] if names == sorted(names) else text
-    return text[1:] if _POINT.match(text) else text
+        return (", ".join(names), text[named.end() :]) if names == sorted(names) else ("", text)
+    return (text[0], text[1:]) if _POINT.match(text) else ("", text)
 
 
 def _time(text: str) -> Time | None:

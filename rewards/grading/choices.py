@@ -22,7 +22,7 @@ _FIRST = re.compile(r"[(\[]([A-Ja-j])[)\]]|([A-J])(?![A-Za-z0-9'])|([a-j])(?=[).
 _DENIED = re.compile(r"(?<=[\w).])\s*[,;(]\s*(?:and )?not [(\[]?[A-J][)\]]?\)?\.?$")
 """This matches an option that the text rules out."""
 _EXPLANATION = re.compile(r"\n\s*[*_]*(?:explanation|reason|because|rationale)", re.IGNORECASE)
-_LETTER = re.compile(r"(?<![A-Za-z0-9'\\])([A-J])(?![A-Za-z0-9'])")
+_LETTER = re.compile(r"(?<![A-Za-z0-9'\\∠])(?<!∠ )([A-J])(?![A-Za-z0-9']|\s*=)")
 _NAMED = re.compile(
     r"""\b(?i: options?|choice|answer|letter|is|be|it's|choose|pick|select|with|so|therefore|thus|hence|only|clearly
       |definitely|indeed )\W{1,3}[A-J](?![A-Za-z0-9']) | 选 | ^\W*[A-J](?![A-Za-z0-9'])""",

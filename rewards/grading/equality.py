@@ -71,11 +71,14 @@ class _Comparison:
         if _key(gold) == _key(answer):
             return True
         ours, theirs = parse(gold), parse(answer)
-        if _key(ours.text) == _key(theirs.text):
+        is_named_alike = _names_agree(ours, theirs)
+        if is_named_alike and _key(ours.text) == _key(theirs.text):
             return True
         if any(isinstance(value, Relation) for value in ours.values + theirs.values):
             return self.relations(_as_relation(ours), _as_relation(theirs))
-        return _names_agree(ours, theirs) and all(self.values(ours.values[-1], value) for value in theirs.values)
+        if not is_named_alike:
+            return self.relations(_as_relation(ours), _as_relation(theirs))
+        return all(self.values(ours.values[-1], value) for value in theirs.values)
 
     def values(self, gold: Value, answer: Value) -> bool:
         rule = _RULES.get((type(gold), type(answer)))
@@ -130,7 +133,7 @@ class _Comparison:
         if self.any_form and gold.brackets != answer.brackets:
             gold, answer = _as_point(gold), _as_point(answer)
         if {gold.brackets, answer.brackets} <= {"", "⦃⦄"} and "…" not in gold.items:
-            if _coordinates(gold) and not _coordinates(answer):
+            if bool(_coordinates(gold)) != bool(_coordinates(answer)):
                 return False
             return _match(_distinct(gold), _distinct(answer), self.parts)
         same_shape = gold.brackets == answer.brackets and len(gold.items) == len(answer.items) <= _MOST_ITEMS
@@ -167,7 +170,8 @@ def _key(text: str) -> str:
 def _names_agree(gold: Parsed, answer: Parsed) -> bool:
     ours, theirs = gold.name, answer.name
     if not ours or not theirs:
-        return not theirs or theirs not in symbols(gold.text)
+        formulas = [value.text for value in gold.values if isinstance(value, Expression)]
+        return not theirs or theirs not in symbols(" ".join(formulas))
     if _SYMBOL.fullmatch(ours) and _SYMBOL.fullmatch(theirs):
         return sorted(ours) == sorted(theirs)
     of_x = re.fullmatch(r"y?[a-z]\(x\)y?", ours + theirs)  # y = 2x and f(x) = 2x

@@ -3,8 +3,8 @@
 python tests/fuzz/answer_pairs.py --count 60000 --seed 0
 
 tests/fixtures/grading/equal_golds.json lists the pairs that are one answer, such as 0.5 and \\frac{1}{2}; a person has
-read them. Every other pair must be wrong, and a pair must have the same verdict in either order, except where it has a
-percent sign: 10\\% may be given as 0.1, and 0.1 may not be given as 10\\%.
+read them. Every other pair must be wrong, and a pair must have the same verdict in either order, with two exceptions:
+10\\% may be given as 0.1, and 0.1 may not be given as 10\\%; 0<x<1 may be given as (0,1), which may also be a point.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def wrong_verdicts(grader: Grader, pairs: Iterable[Pair]) -> list[str]:
             problems.append(f"{pair} ended with the status {grade.status}")
         elif grade.correct != (pair in equal):
             problems.append(f"{pair} is {'paid' if grade.correct else 'not paid'}")
-        elif grade.correct and pair.swapped() not in equal and "%" not in pair.gold + pair.answer:
+        elif grade.correct and pair.swapped() not in equal and not re.search("[%<]", pair.gold):
             problems.append(f"{pair} is paid in one order alone")
     return problems
 

@@ -12,6 +12,10 @@ _OWN = (str(_PROJECT / "rewards"), str(_PROJECT / "unigrpo"))
 _LIBRARIES = tuple({str(Path(sysconfig.get_path(name)).resolve()) for name in ("stdlib", "purelib", "platlib")})
 
 
+MAX_CHARACTERS = 500
+"""Length at which the message of an error is cut; that of a user's code may have any length."""
+
+
 def describe(error: BaseException) -> str:
     """Returns type and message of an error, with file and line of the user's code that it comes from.
 
@@ -27,9 +31,11 @@ def describe(error: BaseException) -> str:
 
 
 def _message(error: BaseException) -> str:
-    """The message on one line. Reading it may fail, since a user's class can define it."""
+    """The message on one line, cut if it is long. Reading it may fail, since a user's class can define it."""
     try:
-        return " ".join(str(error).split())
+        text = str(error)
+        message = " ".join(text[: 2 * MAX_CHARACTERS].split())
+        return message if len(message) <= MAX_CHARACTERS else f"{message[:MAX_CHARACTERS]}..."
     except Exception as other:  # any __str__ may stand here
         return f"its message cannot be read ({type(other).__name__})"
 

@@ -193,3 +193,41 @@ def test_a_reward_that_fails_or_misses_its_deadline_is_refused_before_the_run(po
     options = {"notes": str(tmp_path / "calls"), "seconds": 0.1} if name == "Costly" else {}
     with pytest.raises(RewardNotReady, match=message):
         pool(term(name, options=options, **settings)).try_out(PROMPTS, 100)
+
+
+BAD_REWARDS: dict[str, float | str] = {
+    "prints_without_end": 10.0,
+    "holds_the_interpreter": "did not answer within 2 s",
+    "moves_away": 11.0,
+    "closes_everything": 12.0,
+    "raises_what_cannot_be_shown": "raised Unshown: its message cannot be read",
+    "exits_quietly": "raised SystemExit: 0",
+    "interrupts": "raised KeyboardInterrupt",
+    "returns_one_in_another": "returned 1 values for 3 samples",
+    "returns_too_few": "returned 1 values for 3 samples",
+    "returns_what_cannot_be_a_number": "returned something that is no number: MemoryError",
+    "starts_a_thread_that_raises": 13.0,
+    "shouts_an_error": "raised ValueError: xxx",
+    "keeps_what_it_gets": 14.0,
+    "forks_and_returns": 8.0,
+    "kills_itself": "ended its own process (exit status 1)",
+    "returns_what_no_float_holds": "returned something that is no number",
+}
+"""What each bad reward gives to every sample, or the beginning of the reason why it gives nothing."""
+
+
+@pytest.mark.slow
+def test_bad_rewards_neither_end_the_run_nor_take_the_rewards_of_others(pool):
+    seconds = {"holds_the_interpreter": 2.0}
+    bad = [term(name, required=False, attempts=1, timeout_seconds=seconds.get(name, 60.0)) for name in BAD_REWARDS]
+    rewards = pool(term("length"), *bad)
+    for _ in range(2):
+        outputs, _ = rewards.score(ROLLOUTS[:3])
+        assert values(outputs, "length") == [0, 1, 2]
+        for name, expected in BAD_REWARDS.items():
+            if isinstance(expected, float):
+                assert values(outputs, name) == [expected] * 3, name
+            else:
+                assert values(outputs, name) == [None] * 3, name
+                assert outputs[0].reasons[name].startswith(expected), name
+                assert len(outputs[0].reasons[name]) < 1000, name

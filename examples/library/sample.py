@@ -18,6 +18,7 @@ for step in range(int(answer.commit_step.max()) + 1):
     print(f"step {step}:", policy.tokenizer.batch_decode(answer.token_ids[answer.commit_step == step][:, None]))
 
 image = unigrpo.ImageSamplingConfig(num_denoising_steps=8, guidance_scale=2)
-drawing = policy.sample("a large red circle on the left", task="t2i", image=image, resolution=64)[0].image
-drawing.save(output)
+drawing = policy.sample("a large red circle on the left", task="t2i", image=image, resolution=64)[0]
+assert drawing.image is not None  # it is None for text
+drawing.image.save(output)
 print("image:", output)

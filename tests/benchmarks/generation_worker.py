@@ -31,12 +31,13 @@ def run_config() -> Any:
         image=config.ImageSamplingConfig(num_denoising_steps=8, guidance_scale=0.0),
     )
     is_new = hasattr(config, "ImageConfig")
-    images = config.ImageConfig(resolution=64) if is_new else config.PicturesConfig(resolution=64)  # type: ignore[attr-defined]
+    images = (config.ImageConfig if is_new else config.PicturesConfig)(resolution=64)  # type: ignore[attr-defined]
+    section: dict[str, Any] = {"image" if is_new else "pictures": images}
     return config.RunConfig(
         data=config.DataConfig(max_prompt_tokens=40),
         rollout=settings,
         actor=config.ActorConfig(model_name_or_path=MODEL),
-        **{"image" if is_new else "pictures": images},
+        **section,
     )
 
 

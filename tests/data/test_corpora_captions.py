@@ -78,22 +78,26 @@ def test_captions_in_an_index_folder_are_shared_files_and_those_of_the_json_file
     path.write_text(json.dumps(captions))
     config = CaptionConfig(store="json", path=str(path))
     first = open_store(config, str(folder))
+    assert first is not None
     monkeypatch.setattr("unigrpo.data.corpora.captions.parse_json", lambda *_: pytest.fail("the file is read again"))
     again = pickle.loads(pickle.dumps(open_store(config, str(folder))))
     assert len(pickle.dumps(again)) < 500, "no caption is sent to a loader process"
     for store in (first, again):
         assert {key: store.find("", key) for key in captions} == captions
         assert store.find("", "no such key") is None
-        assert isinstance(store.captions._captions, np.memmap)
+        assert isinstance(store.captions._captions, np.memmap)  # type: ignore[attr-defined]
     path.write_text(json.dumps({"key 1": "changed"}))
     monkeypatch.undo()
-    assert open_store(config, str(folder)).find("", "key 1") == "changed"
+    changed = open_store(config, str(folder))
+    assert changed is not None
+    assert changed.find("", "key 1") == "changed"
 
 
 @pytest.mark.parametrize("content", ["{}", '{"a": "b"}'])
 def test_few_captions_are_found_too(tmp_path, content):
     (tmp_path / "c.json").write_text(content)
     store = open_store(CaptionConfig(store="json", path=str(tmp_path / "c.json")), str(tmp_path))
+    assert store is not None
     assert (store.find("", "a"), store.find("", "z")) == (json.loads(content).get("a"), None)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import datasets
 import pyarrow as pa
 import pytest
+from datasets import config as datasets_config
 from pyarrow import parquet
 
 from unigrpo.data.bad_samples import BadSample
@@ -192,7 +193,7 @@ def test_the_deepest_json_that_is_read_can_be_written_again():
 
 def test_parquet_is_read_by_row_groups_and_nothing_is_written(tmp_path, monkeypatch):
     """Seven rows in groups of two: a row needs its own group alone, which stays in memory."""
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(datasets_config, "HF_DATASETS_CACHE", tmp_path / "cache")
     path, read = tmp_path / "a.parquet", []
     parquet.write_table(pa.table({"text": [f"row {i}" for i in range(7)], "n": range(7)}), path, row_group_size=2)
     own = parquet.ParquetFile.read_row_group

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import deepspeed
 import pytest
 import torch
+from deepspeed.comm import comm
 from ray import cloudpickle
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -87,7 +87,7 @@ class Trainer:
 
     def traffic(self, items: Sequence[Tensor]) -> list[dict[str, int]]:
         """Bytes that this rank sums and gathers in a step: those of the largest tensor of each collective call."""
-        backend = deepspeed.comm.comm.cdb
+        backend = comm.cdb
         found, own = {"reduced": 0, "gathered": 0}, dict(backend.__dict__)
 
         def counted(kind: str, call: Any) -> Any:

@@ -251,7 +251,8 @@ class Answers:
 
     def __init__(self, folder: Path) -> None:
         self.content = b""
-        self._server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), lambda *given: self._answer(*given))
+        answer: Any = self._answer  # a handler class is called as a function
+        self._server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), answer)
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{self._server.server_address[1]}/v1"

@@ -37,7 +37,9 @@ def test_the_readme_samples_an_image_in_five_lines(project):
 def test_the_readme_makes_a_step_in_twenty_lines_and_the_weights_change(project, capsys):
     assert len(BLOCKS[1].splitlines()) <= 20
     exec(BLOCKS[1], {})
-    reward, norm = re.fullmatch(r"reward (\S+) gradient norm (\S+)\n", capsys.readouterr().out).groups()
+    printed = re.fullmatch(r"reward (\S+) gradient norm (\S+)\n", capsys.readouterr().out)
+    assert printed is not None
+    reward, norm = printed.groups()
     assert 0 < float(reward) <= 1
     assert float(norm) > 0
     trained = unigrpo.Policy.from_pretrained(project / "out/policy", device="cpu").model.state_dict()

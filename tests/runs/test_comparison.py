@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from unigrpo.cli import report
@@ -37,6 +38,7 @@ def test_values_come_with_the_interval_of_the_difference_to_the_first_run(tmp_pa
     runs = [read_run(write_run(tmp_path / name, 0.1, gain)) for name, gain in (("a", 0.0), ("b", 1.0))]
     ((metric, [(first, none), (second, gain)]),) = held_out_rows(runs)
     assert (metric, first, none, second) == ("a_greedy", 0.0, None, 1.0)
+    assert gain is not None
     # Differences 0, 1, 1, 1, 1, 1: mean 5/6, standard deviation 0.40825, standard error 1/6, quantile 2.5706.
     assert (gain.n, gain.low) == (6, pytest.approx(5 / 6 - 2.5706 / 6, abs=1e-3))
 
@@ -48,7 +50,7 @@ def test_each_metric_has_a_panel_with_a_line_of_each_run(tmp_path, monkeypatch):
     class Recorded(comparison.Figure):
         def savefig(self, *args, **kwargs):
             for axes in self.axes:
-                drawn[axes.get_title()] = [line.get_ydata().tolist() for line in axes.lines]
+                drawn[axes.get_title()] = [np.asarray(line.get_ydata()).tolist() for line in axes.lines]
             super().savefig(*args, **kwargs)
 
     monkeypatch.setattr(comparison, "Figure", Recorded)

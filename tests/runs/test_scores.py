@@ -30,8 +30,10 @@ def test_only_prompts_that_both_evaluations_scored_are_compared():
 
 
 def test_a_gain_of_all_prompts_is_clear_and_no_change_is_not():
-    assert paired_gain(scores(0, 0, 0, 0), scores(1, 1, 1, 1), "a_greedy").is_clear
-    assert not paired_gain(scores(0, 1, 0, 1), scores(0, 1, 0, 1), "a_greedy").is_clear
+    all_gain = paired_gain(scores(0, 0, 0, 0), scores(1, 1, 1, 1), "a_greedy")
+    none_gains = paired_gain(scores(0, 1, 0, 1), scores(0, 1, 0, 1), "a_greedy")
+    assert all_gain is not None and all_gain.is_clear
+    assert none_gains is not None and not none_gains.is_clear
 
 
 def test_the_scores_of_a_step_are_found():

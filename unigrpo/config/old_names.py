@@ -1,5 +1,8 @@
 """Names of settings of version 0.1, which this version still accepts."""
 
+# pyright: standard
+# jsonargparse and YAML have values of unknown type.
+
 from __future__ import annotations
 
 import logging

@@ -1,5 +1,8 @@
 """Command lines: one YAML file and dotted flags become a config, and each error is one line."""
 
+# pyright: standard
+# jsonargparse and YAML have values of unknown type.
+
 from __future__ import annotations
 
 import dataclasses

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+from datasets.table import InMemoryTable
 from pyarrow import parquet
 
 from unigrpo import DataError
@@ -112,7 +113,7 @@ def _row_group(path: Path, number: int, name: str, first: int) -> ArrowTable:
     """Returns a row group of a parquet file, whose first row has the number ``first`` in errors."""
     try:
         with parquet.ParquetFile(path) as file:
-            data = datasets.Dataset(datasets.table.InMemoryTable(file.read_row_group(number)))
+            data = datasets.Dataset(InMemoryTable(file.read_row_group(number)))
     except (OSError, ValueError) as error:
         message = str(error).splitlines()[0]
         raise BadSample("unreadable row", f"{name}[{first}]: {type(error).__name__}: {message}") from error

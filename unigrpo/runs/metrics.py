@@ -91,7 +91,8 @@ class MetricsWriter:
     def _log(self, step: int, values: dict[str, Any]) -> None:
         # The step is a value, because W&B drops what comes with a smaller step of its own than the last one, as all
         # steps do that a resumed run makes again.
-        self._wandb.log({STEP: step, **values})
+        if self._wandb is not None:
+            self._wandb.log({STEP: step, **values})
 
     def truncate_after(self, step: int) -> None:
         """Deletes what was written after a step, because a resumed run writes it again. -1 deletes everything."""

@@ -94,7 +94,7 @@ def test_a_downloaded_copy_of_math_is_read_by_its_last_boxes(tmp_path):
     solutions = {
         "Find x.": "First \\boxed{1} is wrong. So $x=\\boxed{\\frac{3}{4}}$.",
         "Which set?": "It is $\\boxed{\\{1, 2\\}}$.",
-        "Prove it.": "This holds.",
+        "Prove it.": "We prove it by induction over n, since the sum is even for all n.",
     }
     rows = [{"problem": p, "level": "Level 5", "type": "Algebra", "solution": s} for p, s in solutions.items()]
     datasets.Dataset.from_list(rows).to_parquet(copy / "data" / "train-00000-of-00001.parquet")

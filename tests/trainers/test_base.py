@@ -36,6 +36,7 @@ class FakeWorker:
     def __init__(self) -> None:
         self.saved: list[str] = []
         self.loaded: list[str] = []
+        self.exported: list[str] = []
         self._engine = self
 
     def work(self) -> None:
@@ -47,6 +48,17 @@ class FakeWorker:
 
     def load(self, folder: Path) -> None:
         self.loaded.append(folder.name)
+
+    rank = 1
+    """Not the rank that writes the tokenizer."""
+
+    def export(self, folder: Path) -> None:
+        number = len(self.exported)
+        self.exported.append(folder.name)
+        (folder / f"weights_{number}.bin").touch()
+
+    def barrier(self) -> None:
+        return None
 
 
 class LoopTrainer(Trainer[RunConfig, TrainState]):
@@ -91,6 +103,21 @@ def test_evaluations_and_checkpoints_come_when_due_and_at_the_end(tmp_path):
     assert json.loads((tmp_path / "best.json").read_text()) == {"checkpoint": "step_00000005", "metric": -2.0}
     assert summary["steps"] == 5
     assert summary["eval"] == {"before": {"accuracy": -3.0}, "after": {"accuracy": -2.0}}
+
+
+def test_the_policy_is_replaced_as_a_whole_during_the_run_with_a_card_of_its_step(tmp_path):
+    config = replace(loop_config(), run_dir=str(tmp_path / "run"), ckpt=CheckpointConfig(export_steps=2))
+    trainer = LoopTrainer(config, tmp_path / "checkpoints")
+    trainer.fit(Recorder())
+    folder = tmp_path / "run" / "policy"
+    assert trainer.worker.exported == [".policy.part"] * 2  # after steps 2 and 4; the command exports the last one
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "weights_1.bin"]
+    assert [path.name for path in folder.parent.iterdir()] == ["policy"]
+    card = (folder / "README.md").read_text()
+    assert "/run, step 4" in card
+    assert "| eval/accuracy | -3.000 | -1.000 |" in card
+    trainer.export(folder)
+    assert "/run, step 5" in (folder / "README.md").read_text()
 
 
 def test_a_resumed_run_goes_on_and_one_that_had_ended_is_measured_once_more(tmp_path):

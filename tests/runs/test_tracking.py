@@ -40,7 +40,10 @@ def test_what_a_project_needs_is_named(monkeypatch, is_installed, variables, mes
 
 @pytest.mark.parametrize(("command", "config"), [("train", "tiny/unigrpo.yaml"), ("pretrain", "tiny/stage1_1.yaml")])
 def test_settings_are_checked_without_model_data_or_ray(command, config, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "wandb" else find(name, *rest)
+    )
     file = Path(__file__).parents[2] / "launch" / "configs" / config
     given = ["--config", str(file), "--run_dir", str(tmp_path), "--train.num_steps", "3", "--check_settings"]
     assert run_command(command, given) == 0

@@ -76,10 +76,9 @@ class Recorder:
 def rollout_without_tokens(sample_id: int, completion: str, prompt: Prompt | None = None) -> Rollout:
     """Returns a rollout of which only the text counts, as rewards see it."""
     empty = torch.zeros(0)
+    request = SampleRequest(prompt=prompt or Prompt(id="p", text="t"), group_id=0, sample_id=sample_id, step=0)
     return Rollout(
-        request=SampleRequest(
-            prompt=prompt or Prompt(id="p", text="t"), group_id=0, sample_id=sample_id, step=0
-        ),
+        key=request.key, prompt=request.prompt,
         policy_version=0, token_ids=empty.long(), response_mask=empty.bool(), scored_mask=empty.bool(),
         completion=completion, commit_step=empty.long(), commit_log_probs=empty, image_mask=empty.bool(),
     )  # fmt: skip

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from unigrpo.algorithm.advantage.base import group_advantages, load_advantage
     from unigrpo.algorithm.likelihood.base import load_estimator
     from unigrpo.algorithm.objective.base import load_objective
+    from unigrpo.batches import TrainBatch, TrajectoryBatch
     from unigrpo.config import (
         DataConfig,
         ImageSamplingConfig,
@@ -67,7 +68,9 @@ _MODULES = {
     "ScoringSettings": "unigrpo.training.scoring_settings",
     "StageConfig": "unigrpo.config.denoising",
     "TextSamplingConfig": "unigrpo.config",
+    "TrainBatch": "unigrpo.batches",
     "TrainSample": "unigrpo.records",
+    "TrajectoryBatch": "unigrpo.batches",
     "ViewSampler": "unigrpo.training.views",
     "group_advantages": "unigrpo.algorithm.advantage.base",
     "load_advantage": "unigrpo.algorithm.advantage.base",
@@ -100,7 +103,9 @@ __all__ = [
     "ScoringSettings",
     "StageConfig",
     "TextSamplingConfig",
+    "TrainBatch",
     "TrainSample",
+    "TrajectoryBatch",
     "ViewSampler",
     "__version__",
     "group_advantages",

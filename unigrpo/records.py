@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from unigrpo.image_store import StoredImage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +51,13 @@ class Prompt:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleRequest:
-    """One sample to generate. Its random numbers depend on (run seed, step, sample_id) alone."""
+class SampleKey:
+    """What tells one sample from all others. Its random numbers depend on (run seed, step, sample_id) alone."""
 
-    prompt: Prompt
+    prompt_id: str
+    """Identifier of the prompt, by which messages name the sample."""
+    task: str
+    """One of :data:`unigrpo.config.TASKS`."""
     group_id: int
     """Index of the prompt in the step's batch; equal for the samples of one prompt."""
     sample_id: int
@@ -63,20 +67,40 @@ class SampleRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rollout:
-    """One finished response, without padding. L is the length of prompt and response together."""
+class SampleRequest:
+    """One sample to generate."""
 
-    request: SampleRequest
-    policy_version: int
-    """Number of optimizer steps of the policy that generated this response."""
+    prompt: Prompt
+    group_id: int
+    """See :class:`SampleKey`, as for the two others."""
+    sample_id: int
+    step: int
+
+    @property
+    def key(self) -> SampleKey:
+        """Name of the sample."""
+        return SampleKey(
+            prompt_id=self.prompt.id,
+            task=self.prompt.task,
+            group_id=self.group_id,
+            sample_id=self.sample_id,
+            step=self.step,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trajectory:
+    """One prompt with its response and the way in which the sampler generated it, without padding. L is the length of
+    prompt and response together."""
+
     token_ids: Int[Tensor, " L"]
     """The clean sequence x0."""
     response_mask: Bool[Tensor, " L"]
     """True on tokens that the policy generated."""
     scored_mask: Bool[Tensor, " L"]
     """True on response tokens up to and including the first end-of-text. Later tokens are padding and never scored."""
-    completion: str
-    """The response as text, cut at the first token that ends the turn or the text. Empty for images."""
+    image_mask: Bool[Tensor, " L"]
+    """True on image tokens of the response, whose probabilities are normalized over the image codes alone."""
     commit_step: Int[Tensor, " L"]
     """Denoising step at which the sampler fixed the token; -1 outside the response."""
     commit_log_probs: Float[Tensor, " L"]
@@ -84,15 +108,31 @@ class Rollout:
     commit_entropy: Float[Tensor, " L"] | None = None
     """Entropy (nats) of the distribution that the token was drawn from; 0 outside the response. None if the sampler
     did not record it."""
-    image_mask: Bool[Tensor, " L"]
-    """True on image tokens of the response, whose probabilities are normalized over the image codes alone."""
-    image: np.ndarray | None = None
-    """Generated image, uint8 (H, W, 3)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyedTrajectory(Trajectory):
+    """The trajectory of one sample of a step: what models need to score it."""
+
+    key: SampleKey
+    policy_version: int
+    """Number of optimizer steps of the policy that generated this response."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollout(KeyedTrajectory):
+    """One finished sample with its prompt, text and image."""
+
+    prompt: Prompt
+    completion: str
+    """The response as text, cut at the first token that ends the turn or the text. Empty for images."""
+    raw_completion: str = ""
+    """The response as text, cut at the first end-of-text, with the tokens that end a turn."""
     is_full_length: bool = False
     """Whether the text of the response ends without an end-of-text, because it has no more tokens. False without
     text."""
-    raw_completion: str = ""
-    """The response as text, cut at the first end-of-text, with the tokens that end a turn."""
+    image: StoredImage | None = None
+    """Generated image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,9 +174,9 @@ class MaskPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSample:
-    """A rollout with everything that its K inner updates need."""
+    """A sample with everything that its K inner updates need."""
 
-    rollout: Rollout
+    rollout: KeyedTrajectory
     advantages: tuple[float, ...]
     """Advantage of the whole response, or one for each part of the response in the order of writing, with 0 for parts
     that it does not have."""

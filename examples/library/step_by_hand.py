@@ -20,26 +20,24 @@ requests = [
     unigrpo.SampleRequest(prompt=prompts[i // size], group_id=i // size, sample_id=i, step=0)
     for i in range(size * len(prompts))
 ]
-rollouts = worker.generate(requests, config.rollout.text, config.rollout.image)
+generated = worker.generate(requests, 0, config.rollout.text, config.rollout.image)  # by the weights of version 0
+rollouts = generated.rollouts([request.prompt for request in requests])
 
 # Rewards, and how much better each sample is than the others of its group.
 reward = unigrpo.load_reward("math_answer")
-inputs = [
-    unigrpo.RewardInput(prompt=r.request.prompt.text, completion=r.completion, label=r.request.prompt.label)
-    for r in rollouts
-]
+inputs = [unigrpo.RewardInput(prompt=r.prompt.text, completion=r.completion, label=r.prompt.label) for r in rollouts]
 rewards = torch.tensor([value or 0.0 for value in reward(inputs)])
-advantages = unigrpo.group_advantages(rewards, torch.tensor([r.request.group_id for r in rollouts]))
+advantages = unigrpo.group_advantages(rewards, torch.tensor([r.key.group_id for r in rollouts]))
 
 # The views of the first inner update of one sample: its masked copies, and the log-probabilities of the masked tokens.
 views = unigrpo.ViewSampler(config).views(rollouts[0], 0)
-old = worker.log_likelihood(rollouts)
+old = worker.log_likelihood(unigrpo.TrajectoryBatch.of(rollouts)).rows()
 print("views of the first sample:", type(views).__name__, "scored tokens:", len(old[0][0]))
 
 samples = [
     unigrpo.TrainSample(rollout=rollout, advantages=(advantage,), is_valid=True, old_log_probs=log_probs)
     for rollout, advantage, log_probs in zip(rollouts, advantages.tolist(), old, strict=True)
 ]
-metrics = worker.update(samples)[0]
+metrics = worker.update(unigrpo.TrainBatch.of(samples))[0]
 print("mean reward:", round(rewards.mean().item(), 3))
 print("loss:", metrics["loss/policy"], "gradient norm:", metrics["grad_norm"])

@@ -110,7 +110,8 @@ def drawn(setup: Setup, changes: dict[str, object], num_samples: int, **more: fl
     image: ImageSamplingConfig = replace(rollout.image, **known(rollout.image, {**changes, **more}))
     if more.get("temperature") == 0.0:
         image = replace(image, remasking_temperature=0.0)
-    return setup.policy.generate(repeat_prompts(setup.prompts, num_samples, EVALUATION_STEP), text, image)
+    requests = repeat_prompts(setup.prompts, num_samples, EVALUATION_STEP)
+    return setup.policy.generate(requests, 0, text, image).rollouts([request.prompt for request in requests])
 
 
 def known(settings: object, changes: dict[str, object]) -> dict[str, object]:
@@ -137,7 +138,7 @@ def equal_tokens(first: Sequence[Rollout], second: Sequence[Rollout]) -> float:
 def mean_reward(setup: Setup, rollouts: Sequence[Rollout]) -> float:
     """Of the weighted total."""
     outputs, _ = setup.rewards.score(list(rollouts))
-    groups = torch.tensor([r.request.group_id for r in rollouts])
+    groups = torch.tensor([r.key.group_id for r in rollouts])
     totals, valid = RewardAggregator(setup.config.reward, setup.rewards.names).aggregate(outputs, groups)
     return totals[valid].mean().item()
 

@@ -38,7 +38,7 @@ from unigrpo.models.fused_ops import FusedOps, compiled
 from unigrpo.models.mmada import MMadaModelLM
 from unigrpo.models.sampling.image import ImageSample, sample_images
 from unigrpo.models.sampling.text import TextSample, sample_text
-from unigrpo.records import Prompt, Rollout, SampleRequest
+from unigrpo.records import KeyedTrajectory, SampleKey
 from unigrpo.workers.logprob_mismatch import parity_gaps
 
 RESERVE_SECONDS = 20.0
@@ -193,15 +193,14 @@ def parity(suite: Suite) -> dict[str, Any]:
     return found
 
 
-def _rollout(number: int, task: Any, sample: TextSample | ImageSample) -> Rollout:
+def _rollout(number: int, task: Any, sample: TextSample | ImageSample) -> KeyedTrajectory:
     is_image = isinstance(sample, ImageSample)
-    return Rollout(
-        request=SampleRequest(prompt=Prompt(id=str(number), text="", task=task), group_id=0, sample_id=number, step=0),
+    return KeyedTrajectory(
+        key=SampleKey(prompt_id=str(number), task=task, group_id=0, sample_id=number, step=0),
         policy_version=0,
         token_ids=sample.token_ids,
         response_mask=sample.response_mask,
         scored_mask=sample.scored_mask,
-        completion="",
         commit_step=sample.commit_step,
         commit_log_probs=sample.commit_log_probs,
         image_mask=sample.response_mask if is_image else torch.zeros_like(sample.response_mask),

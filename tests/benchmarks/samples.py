@@ -11,7 +11,7 @@ from torch import Tensor
 
 from unigrpo.config import AlgoConfig, KLConfig, MaskRatioConfig, RunConfig, TrainConfig
 from unigrpo.data.collate import pad_rows
-from unigrpo.records import Prompt, Rollout, SampleRequest, TrainSample
+from unigrpo.records import KeyedTrajectory, SampleKey, TrainSample
 from unigrpo.training.scoring_settings import ScoringSettings
 from unigrpo.training.views import ViewSampler
 
@@ -72,13 +72,12 @@ def _sample(size: Size, number: int, prompt: Tensor, response: Tensor, end: Tens
     written = torch.zeros(len(tokens), dtype=torch.bool)
     written[len(prompt) : len(prompt) + len(response)] = True
     task = "t2i" if len(end) else "text"
-    rollout = Rollout(
-        request=SampleRequest(prompt=Prompt(id=str(number), text="", task=task), group_id=0, sample_id=number, step=0),
+    rollout = KeyedTrajectory(
+        key=SampleKey(prompt_id=str(number), task=task, group_id=0, sample_id=number, step=0),
         policy_version=0,
         token_ids=tokens,
         response_mask=written,
         scored_mask=written,
-        completion="",
         commit_step=written.long() - 1,
         commit_log_probs=torch.zeros(len(tokens)),
         image_mask=written if len(end) else torch.zeros_like(written),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 import threading
@@ -9,14 +10,21 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import ray
+import torch
+from builders import rollout_without_tokens
 from ray import cloudpickle
 
+from unigrpo.batches import GeneratedBatch, TrajectoryBatch
 from unigrpo.config import RunConfig
 from unigrpo.distributed.actors import WorkerActor
+from unigrpo.distributed.image_store import RayStore
 from unigrpo.distributed.ray_group import RayGroup, WorkerDied, WorkerFailed
+from unigrpo.image_store import ArrayStore, StoredImage
 from unigrpo.workers.group import LocalGroup
+from unigrpo.workers.reward import reward_batch
 
 pytestmark = pytest.mark.ray
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers cannot import a test file
@@ -40,6 +48,19 @@ class Worker:
 
     def name(self) -> int:
         return self.rank
+
+    def paint(self, batch: TrajectoryBatch) -> GeneratedBatch:
+        """Images that hold the number of their sample, and log-probabilities that are written to in place."""
+        batch.commit_log_probs.values.add_(1.0)
+        pixels = [np.full((4, 4, 3), number, dtype=np.uint8) for number in batch.sample_ids.tolist()]
+        store = ArrayStore(pixels)
+        return GeneratedBatch(
+            trajectories=batch,
+            completions=("",) * len(batch),
+            raw_completions=("",) * len(batch),
+            is_full_length=torch.zeros(len(batch), dtype=torch.bool),
+            images=tuple(StoredImage(store, place) for place in range(len(batch))),
+        )
 
     def refuse_if(self, rank: int) -> None:
         if self.rank == rank:
@@ -116,3 +137,28 @@ def test_a_death_is_reported_even_if_a_peer_fails_first(cluster: None) -> None:
     with pytest.raises(WorkerDied, match="reward worker 1 died"):
         group.call(Worker.name)
     group.close()
+
+
+def test_batches_travel_in_columns_and_images_stay_where_they_were_made(group: RayGroup) -> None:
+    samples = [
+        dataclasses.replace(
+            rollout_without_tokens(number, ""),
+            token_ids=torch.arange(number),
+            response_mask=torch.ones(number, dtype=torch.bool),
+            scored_mask=torch.ones(number, dtype=torch.bool),
+            image_mask=torch.zeros(number, dtype=torch.bool),
+            commit_step=torch.arange(number),
+            commit_log_probs=torch.full((number,), float(number)),
+        )
+        for number in range(5)
+    ]
+    sent = TrajectoryBatch.of(samples)
+    made = group.map(Worker.paint, sent)
+    assert [row.tolist() for row in made.trajectories.commit_log_probs.rows()] == [[n + 1.0] * n for n in range(5)]
+    made.trajectories.commit_log_probs.values.zero_()  # not the read-only memory of Ray
+    stores = {id(image.store): image.store for image in made.images if image is not None}
+    assert len(stores) == 3  # one for each worker
+    assert all(isinstance(store, RayStore) for store in stores.values())
+    rollouts = made.rollouts([rollout.prompt for rollout in samples])
+    seen = reward_batch(rollouts).part(1, 4)
+    assert [np.asarray(item.image).max() for item in seen] == [1, 2, 3]

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from unigrpo.distributed.tensor_transfer import pack, unpack
 
 from unigrpo.config import RunConfig
 from unigrpo.distributed.actors import ModelActor, ReferenceActor
-from unigrpo.distributed.tensor_transfer import pack, unpack
 
 
 class Module:

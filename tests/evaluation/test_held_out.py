@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 
+from unigrpo.batches import GeneratedBatch
 from unigrpo.config import ImageSamplingConfig, TextSamplingConfig
 from unigrpo.data.prompt_stream import repeat_prompts
 from unigrpo.evaluation.held_out import generate_balanced
@@ -19,7 +20,8 @@ NOTHING = torch.zeros(0, dtype=torch.bool)
 
 def rollout(request: SampleRequest) -> Rollout:
     return Rollout(
-        request=request, policy_version=0, token_ids=NOTHING.long(), response_mask=NOTHING, scored_mask=NOTHING,
+        key=request.key, prompt=request.prompt, policy_version=0, token_ids=NOTHING.long(), response_mask=NOTHING,
+        scored_mask=NOTHING,
         completion="", commit_step=NOTHING.long(), commit_log_probs=NOTHING.float(), image_mask=NOTHING,
     )  # fmt: skip
 
@@ -29,15 +31,15 @@ class Four:
 
     size = 4
 
-    def map(self, _: Any, requests: Sequence[SampleRequest], *settings: Any) -> list[Rollout]:
+    def map(self, _: Any, requests: Sequence[SampleRequest], *settings: Any) -> GeneratedBatch:
         self.asked = [Counter(request.prompt.task for request in share) for share in shares(requests, self.size)]
-        return [rollout(request) for request in requests]
+        return GeneratedBatch.of([rollout(request) for request in requests])
 
 
 def test_every_worker_gets_as_many_images_and_the_order_stays() -> None:
     tasks = ["text"] * 8 + ["mmu"] * 4 + ["t2i"] * 4
     prompts = [Prompt(id=str(i), text="x", task=cast(Any, task)) for i, task in enumerate(tasks)]
     requests, group = repeat_prompts(prompts, 2, 0), Four()
-    found = generate_balanced(cast(WorkerGroup, group), requests, (TextSamplingConfig(), ImageSamplingConfig()))
-    assert [one.request for one in found] == requests
+    found = generate_balanced(cast(WorkerGroup, group), requests, 0, (TextSamplingConfig(), ImageSamplingConfig()))
+    assert [one.key for one in found] == [request.key for request in requests]
     assert group.asked == [Counter(text=4, mmu=2, t2i=2)] * 4

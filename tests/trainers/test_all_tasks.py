@@ -7,6 +7,7 @@ import functools
 import itertools
 import json
 import math
+import pickle
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ import torch
 from builders import Recorder, undocumented_metrics
 from PIL import Image
 
+from unigrpo.batches import TrainBatch, TrajectoryBatch
 from unigrpo.checks.unigrpo import check_inputs
 from unigrpo.config import (
     ActorConfig,
@@ -38,8 +40,8 @@ from unigrpo.config import (
 )
 from unigrpo.data.prompts import load_prompts
 from unigrpo.library.trainer import LocalTrainer
-from unigrpo.records import Prompt
-from unigrpo.trainers.unigrpo import LogprobMismatchError
+from unigrpo.records import Prompt, Rollout, SampleRequest
+from unigrpo.trainers.unigrpo import LogprobMismatchError, UniGRPOTrainer
 from unigrpo.training.passes import entry_log_probs
 from unigrpo.workers.logprob_mismatch import LogprobGap, _row_at
 from unigrpo.workers.policy import PolicyWorker
@@ -136,37 +138,41 @@ def test_any_mixture_of_tasks_trains_and_scores_as_it_sampled(tiny_unified_folde
 def test_generated_images_are_sent_to_rewards_alone(tiny_unified_folder, prompt_file, tmp_path, monkeypatch):
     seen = {}
 
-    def spied(worker, method, rollout_of):
+    def spied(worker, method):
         own = getattr(worker, method)
 
         @functools.wraps(own)
-        def call(self, items, *args, **kwargs):
-            seen.setdefault((worker.__name__, method), []).extend(rollout_of(item).image for item in items)
-            return own(self, items, *args, **kwargs)
+        def call(self, batch, *args, **kwargs):
+            seen.setdefault(type(batch), []).append(pickle.dumps(batch))
+            return own(self, batch, *args, **kwargs)
 
         monkeypatch.setattr(worker, method, call)
 
-    spied(PolicyWorker, "update", lambda sample: sample.rollout)
-    spied(PolicyWorker, "log_likelihood", lambda rollout: rollout)
-    spied(ReferenceWorker, "log_likelihood", lambda rollout: rollout)
+    spied(PolicyWorker, "update")
+    spied(PolicyWorker, "log_likelihood")
+    spied(ReferenceWorker, "log_likelihood")
     prompts = [p for p in load_prompts(prompt_file) if p.task in ("t2i", "r2i")]
     make_trainer(config(tiny_unified_folder, prompt_file), tmp_path, prompts, []).fit(Recorder())
-    assert len(seen) >= 2
-    assert {image for images in seen.values() for image in images} == {None}
+    assert seen.keys() == {TrajectoryBatch, TrainBatch}
+    assert not [sent for batches in seen.values() for sent in batches if b"StoredImage" in sent]
+
+
+def generated(trainer: UniGRPOTrainer, run: RunConfig, requests: list[SampleRequest]) -> list[Rollout]:
+    """Returns what the policy generates for some requests."""
+    batch = trainer.policy.map(PolicyWorker.generate, requests, 0, run.rollout.text, run.rollout.image)
+    return batch.rollouts([request.prompt for request in requests])
 
 
 def test_rollouts_of_each_task_have_their_own_spans(tiny_unified_folder, prompt_file, tmp_path):
     run = config(tiny_unified_folder, prompt_file)
     prompts = load_prompts(prompt_file)
     trainer = make_trainer(run, tmp_path, prompts, [])
-    rollouts = trainer.policy.map(
-        PolicyWorker.generate, trainer.prompts.requests(0), run.rollout.text, run.rollout.image
-    )
+    rollouts = generated(trainer, run, trainer.prompts.requests(0))
     vocabulary = trainer.policy.worker._writer.vocabulary  # type: ignore[attr-defined]
     first, stop = vocabulary.image_slice
     seen = set()
     for rollout in rollouts:
-        task = rollout.request.prompt.task
+        task = rollout.key.task
         seen.add(task)
         image = rollout.token_ids[rollout.image_mask]
         assert len(image) == (16 if task in ("t2i", "r2i") else 0)
@@ -193,7 +199,7 @@ def test_a_drawing_has_the_row_that_the_policy_was_trained_with(
     prompts = [p for p in load_prompts(prompt_file) if p.task == "r2i"]
     trainer = make_trainer(run, tmp_path, prompts, [])
     requests = trainer.prompts.requests(0)
-    rollouts = trainer.policy.map(PolicyWorker.generate, requests, run.rollout.text, run.rollout.image)
+    rollouts = generated(trainer, run, requests)
     for rollout in rollouts:
         thoughts = int((rollout.response_mask & ~rollout.image_mask).nonzero()[-1]) + 1
         # Task token, text, start-of-image, codes, end-of-image; without a room one end-of-text closes the text.
@@ -226,9 +232,7 @@ def test_thoughts_that_end_early_are_compared_with_what_the_image_was_drawn_behi
     with torch.no_grad():  # a model that likes to end
         head = worker._engine.model.transformer.ff_out.weight
         head[worker._writer.vocabulary.end_of_text_id] *= 3
-    rollouts = [r for step in range(4) for r in trainer.policy.map(
-        PolicyWorker.generate, trainer.prompts.requests(step), run.rollout.text, run.rollout.image
-    )]  # fmt: skip
+    rollouts = [r for step in range(4) for r in generated(trainer, run, trainer.prompts.requests(step))]
     never = [r for r in rollouts if bool((r.response_mask & (r.commit_step < 0)).any())]
     assert len(never) > 10
     for step in never[0].commit_step.unique().tolist():
@@ -247,7 +251,10 @@ def test_a_sampler_that_records_something_else_stops_the_run(tiny_unified_folder
     generate = PolicyWorker.generate
 
     def shifted(self, *arguments):
-        return [dataclasses.replace(r, commit_log_probs=r.commit_log_probs - 1.0) for r in generate(self, *arguments)]
+        batch = generate(self, *arguments)
+        recorded = batch.trajectories.commit_log_probs
+        wrong = dataclasses.replace(recorded, values=recorded.values - 1.0)
+        return dataclasses.replace(batch, trajectories=dataclasses.replace(batch.trajectories, commit_log_probs=wrong))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PolicyWorker, "generate", shifted)
@@ -271,30 +278,29 @@ def test_the_mean_over_the_tokens_of_a_task_stops_the_run(tiny_unified_folder, p
     trainer = make_trainer(config(tiny_unified_folder, prompt_file), tmp_path, load_prompts(prompt_file), [])
     samples = trainer.config.rollout.n_samples_per_prompt
     rollouts: list[Any] = [
-        SimpleNamespace(request=SimpleNamespace(prompt=Prompt(id=f"a:{n // samples}", text="1", task="text")))
+        SimpleNamespace(key=SimpleNamespace(prompt_id=f"a:{n // samples}", task="text"))
         for n in range(len(gaps) * samples)
     ]
     found = [LogprobGap(total=total, largest=largest, num_tokens=tokens) for total, largest, tokens in gaps]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer.source, "parity", lambda _: found)
-        if not message:
-            assert trainer._parity(0, rollouts) == {
-                "logprob_mismatch/largest_nats": 2.5, "logprob_mismatch/mean_nats": pytest.approx(0.7 / 8)
-            }  # fmt: skip
-            return
-        with pytest.raises(LogprobMismatchError, match=message):
-            trainer._parity(0, rollouts)
+    step: Any = SimpleNamespace(rollouts=rollouts, mismatch=lambda _: found)
+    if not message:
+        assert trainer._parity(0, step) == {
+            "logprob_mismatch/largest_nats": 2.5, "logprob_mismatch/mean_nats": pytest.approx(0.7 / 8)
+        }  # fmt: skip
+        return
+    with pytest.raises(LogprobMismatchError, match=message):
+        trainer._parity(0, step)
 
 
 def test_a_sample_does_not_depend_on_the_tasks_around_it(tiny_unified_folder, prompt_file, tmp_path):
     run = config(tiny_unified_folder, prompt_file)
     trainer = make_trainer(run, tmp_path, load_prompts(prompt_file), [])
     requests = trainer.prompts.requests(0)
-    settings = (run.rollout.text, run.rollout.image)
-    together = trainer.policy.map(PolicyWorker.generate, requests, *settings)
+    together = generated(trainer, run, requests)
     for request, one in zip(requests, together, strict=True):
-        alone = trainer.policy.map(PolicyWorker.generate, [request], *settings)[0]
+        (alone,) = generated(trainer, run, [request])
         assert torch.equal(alone.token_ids, one.token_ids)
+        assert (alone.key, alone.prompt) == (request.key, request.prompt)
 
 
 def test_inputs_of_all_tasks_are_checked(tiny_unified_folder, prompt_file):

@@ -15,6 +15,7 @@ from builders import DIGITS_REWARD, SUMS, Recorder, untimed
 from torch import Tensor
 from transformers import AutoTokenizer
 
+from unigrpo.batches import TrajectoryBatch
 from unigrpo.config import (
     ActorConfig,
     AdamConfig,
@@ -30,7 +31,7 @@ from unigrpo.models.mmada import MMadaModelLM
 from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.records import Rollout
 from unigrpo.runs.checkpoints import CheckpointStore
-from unigrpo.trainers.rollout_source import StalenessError
+from unigrpo.trainers.rollout_source import Generated, ReleasedError, StalenessError, rollouts_of
 from unigrpo.trainers.unigrpo import UniGRPOTrainer
 from unigrpo.training.optimizer_step import LocalEngine
 from unigrpo.training.scoring import ScoringSettings
@@ -126,20 +127,20 @@ def test_fresh_rollouts_of_workers_give_the_run_without_them_bit_for_bit(
 
 
 def test_a_step_ahead_old_log_probabilities_are_those_of_the_weights_that_wrote(
-    tiny_model_folder: Path, tmp_path: Path
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = run_config(tiny_model_folder, 1, max_staleness=1)
     trainer = make_trainer(run, tmp_path)
     at_start: list[dict[str, Tensor]] = []
     scored: list[tuple[Sequence[Rollout], Sequence[tuple[Tensor, ...] | None]]] = []
-    old_log_probs = trainer.source.old_log_probs
+    old_log_probs = Generated.old_log_probs
 
-    def watched(rollouts: Sequence[Rollout], checked: bool) -> Sequence[tuple[Tensor, ...] | None]:
+    def watched(self: Generated, rollouts: Sequence[Rollout], checked: bool) -> Sequence[tuple[Tensor, ...] | None]:
         at_start.append(policy_weights(trainer))
-        scored.append((rollouts, old_log_probs(rollouts, checked=True)))
+        scored.append((rollouts, old_log_probs(self, rollouts, checked=True)))
         return scored[-1][1]
 
-    trainer.source.old_log_probs = watched  # type: ignore[method-assign]
+    monkeypatch.setattr(Generated, "old_log_probs", watched)
     output = Recorder()
     trainer.fit(output)
     assert [row["rollout/staleness"] for row in output.rows.values()] == [0] + [NUM_INNER_UPDATES] * 3
@@ -148,12 +149,12 @@ def test_a_step_ahead_old_log_probabilities_are_those_of_the_weights_that_wrote(
     for step, (rollouts, old) in enumerate(scored):
         check = make_trainer(run_config(tiny_model_folder, 0), tmp_path / f"check{step}")
         check.policy.worker._engine.model.load_state_dict(writers[step])  # type: ignore[attr-defined]
-        expected = check.policy.map(PolicyWorker.log_likelihood, rollouts)
-        drawn = check.policy.map(
-            PolicyWorker.generate, [r.request for r in rollouts], run.rollout.text, run.rollout.image
-        )
+        expected = check.policy.map(PolicyWorker.log_likelihood, TrajectoryBatch.of(rollouts)).rows()
+        requests = check.prompts.requests(step)
+        settings = (run.rollout.text, run.rollout.image)
+        drawn = rollouts_of(check.policy.map(PolicyWorker.generate, requests, 0, *settings), requests)
         for rollout, got, log_probs, again in zip(rollouts, old, expected, drawn, strict=True):
-            assert got is not None
+            assert got is not None and log_probs is not None
             assert len(got) == NUM_INNER_UPDATES
             assert all(torch.equal(a, b) and len(a) > 0 for a, b in zip(got, log_probs, strict=True))
             assert torch.equal(rollout.token_ids, again.token_ids)
@@ -197,6 +198,31 @@ def test_rollouts_that_are_older_than_allowed_are_refused(tiny_model_folder: Pat
     trainer.state.policy_version += 1  # an update nobody waited for
     with pytest.raises(StalenessError, match=r"3 optimizer steps old.*max_staleness 1 allows 2"):
         trainer.train_step(1, Recorder())
+
+
+def test_log_probabilities_are_refused_once_the_next_rollouts_may_have_started(
+    tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    trainer = make_trainer(run_config(tiny_model_folder, 1, max_staleness=1), tmp_path)
+    generated = trainer.source.generate(0, 0)
+    assert len(generated.old_log_probs(generated.rollouts[:2], checked=True)) == 2
+    generated.release()
+    generated.release()  # the next rollouts are started once
+    for ask in (generated.mismatch, lambda rollouts: generated.old_log_probs(rollouts, checked=False)):
+        with pytest.raises(ReleasedError, match="compute log-probabilities before `release`"):
+            ask(generated.rollouts)
+    following = trainer.source.generate(1, 0)
+    assert {rollout.key.step for rollout in following.rollouts} == {1}
+
+
+def test_the_steps_of_a_source_may_be_asked_for_in_any_order(tiny_model_folder: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(run_config(tiny_model_folder, 1, max_staleness=1), tmp_path)
+    for step in (2, 0):
+        generated = trainer.source.generate(step, 0)
+        generated.release()
+        expected = [request.sample_id for request in trainer.prompts.requests(step)]
+        assert [r.key.sample_id for r in generated.rollouts] == expected
+        assert {(r.key.step, r.policy_version) for r in generated.rollouts} == {(step, 0)}
 
 
 def test_a_resumed_run_starts_with_fresh_rollouts(tiny_model_folder: Path, tmp_path: Path) -> None:

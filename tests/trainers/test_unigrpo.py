@@ -13,6 +13,7 @@ import torch
 from builders import DIGITS_REWARD, SUMS, Recorder
 from transformers import AutoTokenizer
 
+from unigrpo.batches import TrajectoryBatch
 from unigrpo.config import (
     ActorConfig,
     AdamConfig,
@@ -31,7 +32,8 @@ from unigrpo.config import (
 from unigrpo.data.prompt_stream import PromptStream
 from unigrpo.library.trainer import LocalTrainer
 from unigrpo.models.mmada import MMadaModelLM
-from unigrpo.records import RewardOutput, TrainSample
+from unigrpo.records import RewardOutput, Rollout, TrainSample
+from unigrpo.trainers.rollout_source import Generated
 from unigrpo.trainers.unigrpo import UniGRPOTrainer
 from unigrpo.training.batching import NonFiniteLossError
 from unigrpo.training.reward_failures import RewardError
@@ -252,17 +254,19 @@ def test_a_step_with_too_few_rewards_changes_no_weights_and_the_next_goes_on(tin
     assert "grad_norm" in output.rows[2]
 
 
-def test_rewards_are_started_before_the_models_score_and_waited_for_afterwards(tiny_model_folder, tmp_path):
+def test_rewards_are_started_before_the_models_score_and_waited_for_afterwards(
+    tiny_model_folder, tmp_path, monkeypatch
+):
     trainer = make_trainer(config(tiny_model_folder), tmp_path)
     order = []
 
     def watched(owner, name, what):
         function = getattr(owner, name)
-        setattr(owner, name, lambda *arguments: order.append(what) or function(*arguments))
+        monkeypatch.setattr(owner, name, lambda *arguments: order.append(what) or function(*arguments))
 
     watched(trainer.reward, "start", "rewards begin")
     watched(trainer.reward, "score", "rewards end")  # in one process they are scored when they are waited for
-    watched(trainer.source, "old_log_probs", "policy scores")
+    watched(Generated, "old_log_probs", "policy scores")
     watched(trainer.reference, "map", "reference scores")
     watched(trainer, "_update", "update")
     trainer.train_step(0, Recorder())
@@ -356,7 +360,7 @@ def test_a_step_trains_on_the_first_informative_groups_in_the_order_of_the_promp
     for step, samples in enumerate(seen):
         prompts = [request.prompt for request in asked.requests(step)[::4]]
         expected = [prompt.id for prompt in prompts if int(prompt.text[0]) % 2 == 0][:2]
-        assert [s.rollout.request.prompt.id for s in samples[::4]] == expected
+        assert [s.rollout.key.prompt_id for s in samples[::4]] == expected
         assert len(samples) == 4 * len(expected)
         assert output.rows[step + 1]["rollout/kept_groups"] == len(expected)
     assert len(seen) == 4
@@ -368,12 +372,13 @@ def test_the_groups_that_are_left_out_do_not_change_the_update(tiny_model_folder
     seen = watched(trainer)
     trainer.train_step(0, Recorder())
     alone = make_trainer(run, tmp_path / "alone")
-    rollouts = [sample.rollout for sample in seen[0]]
-    old = alone.policy.map(PolicyWorker.log_likelihood, rollouts)
+    rollouts = [sample.rollout for sample in seen[0] if isinstance(sample.rollout, Rollout)]
+    batch = TrajectoryBatch.of(rollouts)
+    old = alone.policy.map(PolicyWorker.log_likelihood, batch).rows()
     assert alone.reference is not None
-    ref = alone.reference.map(ReferenceWorker.log_likelihood, rollouts)
+    ref = alone.reference.map(ReferenceWorker.log_likelihood, batch).rows()
     rewards = even_prompts_differ(
-        prompts=[r.request.prompt.text for r in rollouts], completions=[r.completion for r in rollouts]
+        prompts=[r.prompt.text for r in rollouts], completions=[r.completion for r in rollouts]
     )
     groups = torch.tensor(rewards, dtype=torch.float64).view(-1, 4)
     advantages = (groups - groups.mean(1, keepdim=True)) / groups.std(1, correction=0, keepdim=True)
@@ -412,14 +417,18 @@ def test_a_resumed_run_with_oversampling_equals_one_that_was_never_stopped(
 
 @pytest.mark.parametrize("filtering", [True, False])
 def test_samples_without_advantage_and_without_kl_are_scored_by_nobody(
-    filtering: bool, tiny_model_folder: Path, tmp_path: Path
+    filtering: bool, tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = filtered(tiny_model_folder, oversample=1.0, kl=0.0, filtering=filtering)
     trainer = make_trainer(run, tmp_path)
     scored: list[str] = []
-    old = trainer.source.old_log_probs
-    trainer.source.old_log_probs = lambda rollouts, checked: (  # type: ignore[method-assign]
-        scored.extend(r.request.prompt.text for r in rollouts) or old(rollouts, checked)
+    old = Generated.old_log_probs
+    monkeypatch.setattr(
+        Generated,
+        "old_log_probs",
+        lambda generated, rollouts, checked: (
+            scored.extend(r.prompt.text for r in rollouts) or old(generated, rollouts, checked)
+        ),
     )
     output = Recorder()
     trainer.fit(output)

@@ -25,7 +25,7 @@ from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
 from unigrpo.models.sampling.image import sample_images
 from unigrpo.models.sampling.text import sample_text
 from unigrpo.models.vocabulary import Vocabulary
-from unigrpo.records import Prompt, Rollout, SampleRequest, TrainSample
+from unigrpo.records import KeyedTrajectory, SampleKey, TrainSample
 from unigrpo.training.denoising import NoisedRows, denoising_update
 from unigrpo.training.optimizer_step import LocalEngine
 from unigrpo.training.scoring import ScoringSettings, score
@@ -82,14 +82,13 @@ def samples(tasks: str) -> list[TrainSample]:
         tokens = torch.randint(100, 1000, (PROMPT + RESPONSE,), generator=draws)
         tokens[PROMPT:] = torch.randint(low, high, (RESPONSE,), generator=draws)
         written = torch.arange(len(tokens)) >= PROMPT
-        prompt = Prompt(id=str(number), text="", task="t2i" if letter == "i" else "text")
-        rollout = Rollout(
-            request=SampleRequest(prompt=prompt, group_id=0, sample_id=number, step=0),
+        task = "t2i" if letter == "i" else "text"
+        rollout = KeyedTrajectory(
+            key=SampleKey(prompt_id=str(number), task=task, group_id=0, sample_id=number, step=0),
             policy_version=0,
             token_ids=tokens,
             response_mask=written,
             scored_mask=written,
-            completion="",
             commit_step=written.long() - 1,
             commit_log_probs=torch.zeros(len(tokens)),
             image_mask=written if letter == "i" else torch.zeros_like(written),

@@ -23,7 +23,7 @@ from unigrpo.config import (
     TrainConfig,
 )
 from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
-from unigrpo.records import Prompt, Rollout, SampleRequest, TrainSample
+from unigrpo.records import KeyedTrajectory, SampleKey, TrainSample
 from unigrpo.rng import keyed_generator
 from unigrpo.training.batching import NonFiniteLossError
 from unigrpo.training.optimizer_step import LocalEngine
@@ -64,7 +64,7 @@ def model():
     return MMadaModelLM(MMadaConfig(vocab_size=FIRST_CODE + NUM_CODES, mask_token_id=MASK, **sizes))
 
 
-def rollout(task: str, number: int) -> Rollout:
+def rollout(task: str, number: int) -> KeyedTrajectory:
     """A prompt, thoughts or an answer of 5 tokens and 2 of padding, and 4 codes, where the task has them."""
     generator = keyed_generator("rollout", task, number)
 
@@ -91,9 +91,10 @@ def rollout(task: str, number: int) -> Rollout:
         response, scored, is_image = response + [True] * 4, scored + [True] * 4, is_image + [True] * 4
         steps += [6, 5, 6, 7]
     fixed = torch.tensor(steps) >= 0
-    return Rollout(
-        request=SampleRequest(
-            prompt=Prompt(id=f"{task}:{number // 2}", text="", task=task),
+    return KeyedTrajectory(
+        key=SampleKey(
+            prompt_id=f"{task}:{number // 2}",
+            task=task,
             group_id=10 * TASKS.index(task) + number // 2,
             sample_id=100 * TASKS.index(task) + number,
             step=0,
@@ -102,7 +103,6 @@ def rollout(task: str, number: int) -> Rollout:
         token_ids=torch.cat(parts),
         response_mask=torch.tensor(response),
         scored_mask=torch.tensor(scored),
-        completion="",
         commit_step=torch.tensor(steps),
         commit_log_probs=-torch.rand(len(steps), generator=generator) * fixed,
         commit_entropy=torch.rand(len(steps), generator=generator) * fixed,
@@ -137,7 +137,7 @@ def train_samples(config, engine, rollouts, advantages=ADVANTAGES, known=True) -
             advantages=(a,),
             is_valid=True,
             old_log_probs=one if known else (nothing, *one[1:]),
-            ref_log_probs=tuple(x - 0.1 for x in one) if config.kl_coef(r.request.prompt.task) else None,
+            ref_log_probs=tuple(x - 0.1 for x in one) if config.kl_coef(r.key.task) else None,
         )
         for r, a, one in zip(rollouts, advantages, scored, strict=True)
     ]
@@ -226,7 +226,7 @@ def test_a_task_may_have_an_estimator_and_mask_ratios_of_its_own():
     config = dataclasses.replace(config, algo=dataclasses.replace(config.algo, tasks=tasks))
     sampler = ViewSampler(config)
     for sample in ROLLOUTS:
-        task = sample.request.prompt.task
+        task = sample.key.task
         views = [sampler.views(sample, k) for k in range(3)]
         assert {v.num_views for v in views} == {2 if task in ("t2i", "r2i") else 1}  # r2i has two parts
     shares = [ViewSampler(config).views(rollout("text", n), k).weight.sum() / 5 for n in range(40) for k in range(3)]

@@ -27,9 +27,10 @@ def outputs(a: list[float | None], b: list[float | None]) -> list[RewardOutput]:
 
 def rollouts(number: int) -> list[Rollout]:
     empty = torch.zeros(0)
+    prompts = [Prompt(id=f"p{i // 3}", text="t") for i in range(number)]
     return [
         Rollout(
-            request=SampleRequest(prompt=Prompt(id=f"p{i // 3}", text="t"), group_id=i // 3, sample_id=i, step=0),
+            key=SampleRequest(prompt=prompts[i], group_id=i // 3, sample_id=i, step=0).key, prompt=prompts[i],
             policy_version=0, token_ids=empty.long(), response_mask=empty.bool(), scored_mask=empty.bool(),
             completion=f"c{i}", commit_step=empty.long(), commit_log_probs=empty, image_mask=empty.bool(),
         )

@@ -12,7 +12,7 @@ from builders import rollout_without_tokens
 from PIL import Image
 
 from unigrpo.models.sampling.text import TextSample
-from unigrpo.records import Prompt, Rollout, SampleRequest
+from unigrpo.records import Prompt, Rollout
 from unigrpo.workers.generation import Drawn, TaskSampler
 from unigrpo.workers.reward import reward_inputs
 
@@ -43,10 +43,7 @@ def test_rewards_see_token_ids_and_the_text_with_and_without_its_end():
     response = torch.tensor([0, 0, 0, 1, 1, 1, 1]).bool()
     made = dataclasses.replace(
         rollout(0, Path("a.png")),
-        request=SampleRequest(
-            prompt=Prompt(id="p", text="2+3=", messages=({"role": "user", "content": "2+3="},)),
-            group_id=0, sample_id=0, step=0,
-        ),
+        prompt=Prompt(id="p", text="2+3=", messages=({"role": "user", "content": "2+3="},)),
         token_ids=tokens, response_mask=response, scored_mask=torch.tensor([0, 0, 0, 1, 1, 1, 0]).bool(),
         completion="5", raw_completion="5<|eot_id|>", commit_step=tokens, commit_log_probs=tokens.float(),
         image_mask=torch.zeros(7).bool(),
@@ -61,7 +58,7 @@ def test_rewards_see_how_long_the_text_is_and_whether_it_was_cut_off():
     tokens = torch.tensor([7, 4, 5, 9, 30, 31])
     made = dataclasses.replace(
         rollout(0, Path("a.png")),
-        request=SampleRequest(prompt=Prompt(id="p", text="a cat", task="r2i"), group_id=0, sample_id=0, step=0),
+        prompt=Prompt(id="p", text="a cat", task="r2i"),
         token_ids=tokens, response_mask=torch.tensor([0, 1, 1, 0, 1, 1]).bool(),
         scored_mask=torch.tensor([0, 1, 1, 0, 1, 1]).bool(), commit_step=tokens, commit_log_probs=tokens.float(),
         image_mask=torch.tensor([0, 0, 0, 0, 1, 1]).bool(), is_full_length=True,

@@ -191,7 +191,7 @@ def evaluate_model(
             for way in ways:
                 missing = sorted(waiting[way.name], key=lambda one: one.prompt.task)
                 for batch in (missing[first : first + part] for first in range(0, len(missing), part)):
-                    rollouts = generate_balanced(policy, batch, (way.text, way.image))
+                    rollouts = generate_balanced(policy, batch, 0, (way.text, way.image))
                     outputs, _ = rewards.score(rollouts)
                     samples.append((number, config.actor.model_name_or_path), way.name, rollouts, outputs)
                     bar.update(len(batch))

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import torch
 
 from unigrpo import DataError
 from unigrpo.config import DataConfig, prompt_files
 from unigrpo.data.corpora.order import Mixture
-from unigrpo.records import Prompt, SampleRequest
+from unigrpo.records import Prompt, Rollout, SampleRequest
 from unigrpo.rng import keyed_generator
+
+Named = TypeVar("Named", SampleRequest, Rollout)
+"""A sample to generate, or a generated one."""
 
 
 def prompt_shares(data: DataConfig) -> dict[str, float]:
@@ -77,18 +81,18 @@ class PromptStream:
         return prompts[self._orders[name][1][index]]
 
 
-def balance_across_ranks(requests: list[SampleRequest], num_ranks: int) -> list[SampleRequest]:
-    """Orders the requests so that equal contiguous parts hold the same number of each task, with groups kept together.
+def balance_across_ranks(samples: list[Named], num_ranks: int) -> list[Named]:
+    """Orders samples so that equal contiguous parts hold the same number of each task, with groups kept together.
 
     An image takes many times as long as a text: the other ranks would wait for a rank with more images.
     """
     if num_ranks == 1:
-        return requests
-    groups: dict[int, list[SampleRequest]] = {}
-    for request in requests:
-        groups.setdefault(request.group_id, []).append(request)
-    by_task = sorted(groups.values(), key=lambda group: group[0].prompt.task)
-    return [request for rank in range(num_ranks) for group in by_task[rank::num_ranks] for request in group]
+        return samples
+    groups: dict[int, list[Named]] = {}
+    for sample in samples:
+        groups.setdefault(sample.key.group_id, []).append(sample)
+    by_task = sorted(groups.values(), key=lambda group: group[0].key.task)
+    return [sample for rank in range(num_ranks) for group in by_task[rank::num_ranks] for sample in group]
 
 
 def repeat_prompts(prompts: list[Prompt], num_samples: int, step: int) -> list[SampleRequest]:

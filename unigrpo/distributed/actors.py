@@ -14,12 +14,13 @@ from openrlhf.trainer.ray.utils import ray_noset_visible_devices
 from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
+from unigrpo.batches import GeneratedBatch
 from unigrpo.config import BaseRunConfig, LoRAConfig, RunConfig
 from unigrpo.config.denoising import StageConfig
 from unigrpo.distributed.devices import check_gpu
 from unigrpo.distributed.engine import StrategyEngine, max_over_ranks
+from unigrpo.distributed.image_store import RayStore
 from unigrpo.distributed.strategy import UniGRPOStrategy, make_strategy
-from unigrpo.distributed.tensor_transfer import Packed, pack, unpack
 from unigrpo.distributed.weight_channel import Broadcast, join_store, open_store
 from unigrpo.evaluation.denoising import StageEvaluator
 from unigrpo.models.checkpoint_io import load_policy
@@ -43,11 +44,13 @@ class WorkerActor:
         """Builds the worker. This is not in the constructor, so that an error reaches the caller unchanged."""
         raise NotImplementedError
 
-    def run(self, method: str, arguments: Packed) -> tuple[Packed, Work]:
-        """Calls a method of the worker with positional and keyword arguments. Returns its result and what it cost."""
-        args, kwargs = unpack(arguments)
+    def run(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Work]:
+        """Calls a method of the worker with positional and keyword arguments. Returns its result and what it cost.
+
+        Generated images stay in Ray's store until somebody looks at them.
+        """
         result, work = timed(self.worker, lambda: getattr(self.worker, method)(*args, **kwargs))
-        return pack(result), work
+        return (in_ray_store(result) if isinstance(result, GeneratedBatch) else result), work
 
     def close(self) -> None:
         """Lets the worker end what it started."""
@@ -137,13 +140,13 @@ class ReferenceActor(ModelActor):
         agree = partial(max_over_ranks, device=engine.device)
         return ReferenceWorker(config, engine, engine.device, settings, meter, agree)
 
-    def run(self, method: str, arguments: Packed) -> tuple[Packed, Work]:
+    def run(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Work]:
         """Calls a method of the worker. With ``ref.offload`` the weights are on the GPU only during the call."""
         if not self._offload:
-            return super().run(method, arguments)
+            return super().run(method, args, kwargs)
         self._engine.module.to(self._engine.device)
         try:
-            return super().run(method, arguments)
+            return super().run(method, args, kwargs)
         finally:
             self._move_to_cpu()
 
@@ -160,6 +163,12 @@ def training_engine(config: BaseRunConfig, strategy: UniGRPOStrategy) -> Strateg
     if config.actor.gradient_checkpointing_enable:
         model.gradient_checkpointing_enable()
     return StrategyEngine(model, config, strategy)
+
+
+def in_ray_store(batch: GeneratedBatch) -> GeneratedBatch:
+    """Returns the batch with its images in Ray's store instead of this process."""
+    pixels = batch.pixels()
+    return batch.stored(RayStore(ray.put(pixels))) if pixels else batch
 
 
 def image_tokenizer_on(config: RunConfig, device: torch.device) -> ImageTokenizer | None:

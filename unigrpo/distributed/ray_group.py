@@ -11,8 +11,7 @@ import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 
 from unigrpo.config import BaseRunConfig
-from unigrpo.distributed.tensor_transfer import pack, unpack
-from unigrpo.workers.group import shares
+from unigrpo.workers.group import joined, parts
 from unigrpo.workers.stats import WorkerStats
 
 Result = TypeVar("Result")
@@ -70,10 +69,8 @@ class RayGroup:
         """Number of workers."""
         return len(self.actors)
 
-    def map(
-        self, method: Callable[..., list[Result]], items: Sequence[Any], *args: Any, **kwargs: Any
-    ) -> list[Result]:
-        """Gives each worker a contiguous part of ``items`` and returns the results in the order of the workers.
+    def map(self, method: Callable[..., Result], items: Any, *args: Any, **kwargs: Any) -> Result:
+        """Gives each worker a contiguous part of ``items`` and joins the results in the order of the workers.
 
         Raises:
             WorkerError: See :meth:`call`.
@@ -89,22 +86,19 @@ class RayGroup:
         """
         return self.start_call(method, *args, **kwargs)()
 
-    def start_map(
-        self, method: Callable[..., list[Result]], items: Sequence[Any], *args: Any, **kwargs: Any
-    ) -> Callable[[], list[Result]]:
+    def start_map(self, method: Callable[..., Result], items: Any, *args: Any, **kwargs: Any) -> Callable[[], Result]:
         """Starts :meth:`map` without waiting. Calling the returned function waits, and raises."""
         name = method.__name__
         refs = [
-            actor.run.remote(name, pack(((share, *args), kwargs)))
-            for actor, share in zip(self.actors, shares(items, self.size), strict=True)
+            actor.run.remote(name, (part, *args), kwargs)
+            for actor, part in zip(self.actors, parts(items, self.size), strict=True)
         ]
-        return lambda: [result for part in self._booked(refs, name) for result in part]
+        return lambda: joined(self._booked(refs, name))
 
     def start_call(self, method: Callable[..., Result], *args: Any, **kwargs: Any) -> Callable[[], list[Result]]:
         """Starts :meth:`call` without waiting. Calling the returned function waits, and raises."""
         name = method.__name__
-        arguments = pack((args, kwargs))
-        refs = [actor.run.remote(name, arguments) for actor in self.actors]
+        refs = [actor.run.remote(name, args, kwargs) for actor in self.actors]
         return lambda: self._booked(refs, name)
 
     def initialize(self, config: BaseRunConfig) -> None:
@@ -121,7 +115,7 @@ class RayGroup:
         """Returns the results of a method in the order of the workers and records what it cost."""
         answers = self._results(refs, method)
         self.stats.book(method, [work for _, work in answers])
-        return [unpack(result) for result, _ in answers]
+        return [result for result, _ in answers]
 
     def _results(self, refs: list[Any], method: str) -> list[Any]:
         """Returns the results in the order of the workers; waits no longer than for the first failure.

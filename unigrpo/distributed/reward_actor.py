@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from rewards.base import RewardInput
+from rewards.runtime.batch import RewardBatch
 from rewards.runtime.host import RewardHost, RewardInfo
 from rewards.runtime.scoring import Scores
 from unigrpo.distributed.devices import check_gpu
@@ -18,6 +16,6 @@ class RewardActor(RewardHost):
         check_gpu()
         return super().load()
 
-    def score_range(self, inputs: Sequence[RewardInput], start: int, stop: int) -> Scores:
+    def score_range(self, inputs: RewardBatch, start: int, stop: int) -> Scores:
         """Scores a range of the inputs."""
-        return self.score(inputs[start:stop])
+        return self.score(inputs.part(start, stop))

@@ -47,9 +47,19 @@ class Evaluation:
     metrics; the mean over the samples of the prompt that have the reward."""
 
 
-def evaluate(policy: WorkerGroup, reward: RewardScorer, prompts: list[Prompt], config: RunConfig) -> Evaluation:
-    """Evaluates the policy on held-out prompts."""
-    measured = measure_all(policy, reward, prompts, config)
+def evaluate(
+    policy: WorkerGroup, reward: RewardScorer, prompts: list[Prompt], config: RunConfig, version: int = 0
+) -> Evaluation:
+    """Evaluates the policy on held-out prompts.
+
+    Args:
+        policy: Workers of the policy.
+        reward: The rewards.
+        prompts: Held-out prompts.
+        config: The run.
+        version: Number of optimizer steps of the policy.
+    """
+    measured = measure_all(policy, reward, prompts, config, version)
     metrics = {name: value for one in measured.values() for name, value in one.metrics.items()}
     metrics["reward_total"] = metrics[f"reward_total_{list(measured)[-1]}"]
     return Evaluation(metrics=metrics, rollouts=measured["greedy"].rollouts, scores=prompt_scores(measured, prompts))
@@ -62,7 +72,7 @@ def prompt_scores(measured: Mapping[str, Measured], prompts: Sequence[Prompt]) -
         values: list[dict[str, list[float]]] = [{} for _ in prompts]
         parts = zip(one.rollouts, one.outputs, one.totals, strict=True)
         for rollout, output, total in parts:
-            own = values[rollout.request.group_id]
+            own = values[rollout.key.group_id]
             for name, value in {**output.parts, "reward_total": total}.items():
                 if value is not None:
                     own.setdefault(f"{name}_{kind}", []).append(value)
@@ -72,7 +82,7 @@ def prompt_scores(measured: Mapping[str, Measured], prompts: Sequence[Prompt]) -
 
 
 def measure_all(
-    policy: WorkerGroup, reward: RewardScorer, prompts: list[Prompt], config: RunConfig
+    policy: WorkerGroup, reward: RewardScorer, prompts: list[Prompt], config: RunConfig, version: int = 0
 ) -> dict[str, Measured]:
     """Measures `greedy` samples, and `sampled` ones if the config asks for them.
 
@@ -81,6 +91,7 @@ def measure_all(
         reward: The rewards.
         prompts: Held-out prompts, as the protocol asks them.
         config: The run, whose protocol says how to sample.
+        version: Number of optimizer steps of the policy.
 
     Returns:
         Metrics of :func:`summarize`, rollouts and rewards by the way of sampling.
@@ -88,7 +99,7 @@ def measure_all(
     measured: dict[str, Measured] = {}
     for way in ways_of_sampling(config):
         requests = repeat_prompts(prompts, way.num_samples, EVALUATION_STEP)
-        rollouts = generate_balanced(policy, requests, (way.text, way.image))
+        rollouts = generate_balanced(policy, requests, version, (way.text, way.image))
         outputs, _ = reward.score(rollouts)
         metrics, totals = summarize(requests, outputs, config, reward.names, way.name)
         measured[way.name] = Measured(metrics=metrics, rollouts=rollouts, outputs=outputs, totals=totals)
@@ -164,12 +175,14 @@ def summarize(
 def generate_balanced(
     policy: WorkerGroup,
     requests: Sequence[SampleRequest],
+    version: int,
     settings: tuple[TextSamplingConfig, ImageSamplingConfig],
 ) -> list[Rollout]:
     """Returns one rollout for each request, in their order, after every worker generated as many of each task."""
     dealt = balance_across_ranks(list(requests), policy.size)
-    rollouts = policy.map(PolicyWorker.generate, dealt, *settings)
-    by_sample = {rollout.request.sample_id: rollout for rollout in rollouts}
+    generated = policy.map(PolicyWorker.generate, dealt, version, *settings)
+    rollouts = generated.rollouts([request.prompt for request in dealt])
+    by_sample = {rollout.key.sample_id: rollout for rollout in rollouts}
     return [by_sample[request.sample_id] for request in requests]
 
 

@@ -50,13 +50,13 @@ class SampleFile:
         """
         with self._file.open("a", encoding="utf-8") as lines:
             for rollout, output in zip(rollouts, outputs, strict=True):
-                key = (model[0], kind, rollout.request.sample_id)
+                key = (model[0], kind, rollout.key.sample_id)
                 lines.write(json.dumps(self._row(key, model[1], rollout, output)) + "\n")
                 self.done[key] = output
 
     def _row(self, key: Key, model: str, rollout: Rollout, output: RewardOutput) -> dict[str, Any]:
         number, kind, sample = key
-        prompt = rollout.request.prompt
+        prompt = rollout.prompt
         row: dict[str, Any] = {
             "model": model, "model_number": number, "kind": kind, "sample": sample, "prompt_id": prompt.id,
             "task": prompt.task, "prompt": prompt.text, "label": prompt.label, "completion": rollout.completion,
@@ -65,5 +65,5 @@ class SampleFile:
         if rollout.image is not None:
             (self._folder / IMAGES).mkdir(exist_ok=True)
             row["image"] = f"{IMAGES}/{number}_{kind}_{sample:06d}.png"
-            Image.fromarray(rollout.image).save(self._folder / row["image"])
+            Image.fromarray(rollout.image.pixels()).save(self._folder / row["image"])
         return row

@@ -6,9 +6,8 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 from unigrpo.algorithm.advantage.base import load_advantage
 from unigrpo.algorithm.group_filter.base import kept_groups, load_group_filter
 from unigrpo.algorithm.objective.base import load_objective
+from unigrpo.batches import TrainBatch, TrajectoryBatch
 from unigrpo.config import RESPONSE_SPANS, RunConfig
 from unigrpo.data.prompt_stream import PromptStream, balance_across_ranks, prompt_shares
 from unigrpo.evaluation.held_out import evaluate
@@ -24,7 +24,7 @@ from unigrpo.records import Prompt, RewardOutput, Rollout, SampleRequest, TrainS
 from unigrpo.runs.checkpoints import CheckpointStore
 from unigrpo.runs.image_grid import DRAWINGS, captioned_grid
 from unigrpo.trainers.base import Output, Trainer, TrainState, prompt_row
-from unigrpo.trainers.rollout_source import ColocatedRollouts, DisaggregatedRollouts, RolloutSource
+from unigrpo.trainers.rollout_source import ColocatedRollouts, DisaggregatedRollouts, Generated, RolloutSource
 from unigrpo.training.planning import Rewarded, train_samples
 from unigrpo.training.reward_aggregation import RewardAggregator, span_advantages
 from unigrpo.training.reward_failures import FailureGuard
@@ -109,17 +109,14 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
     def train_step(self, step: int, output: Output) -> dict[str, float]:
         """Runs one step, from prompts to new weights. Returns its metrics."""
         timer, version = self.timer, self.state.policy_version
-        with timer.phase("sync"):
-            self.source.start(step, version)
-        with timer.phase("generate"):
-            rollouts = self.source.rollouts(step, version)
+        generated = self.source.generate(step, version, timer.phase)
+        rollouts = generated.rollouts
         wait_for_rewards = self.reward.start(rollouts)  # their processes work while the models score
-        scored = [replace(rollout, image=None) for rollout in rollouts]  # models do not look at pixels
-        parity = self._parity(step, scored)
+        parity = self._parity(step, generated)
         early = [i for i, rollout in enumerate(rollouts) if not self._waits_for_rewards(step, rollout)]
-        scores = self._start_scores(step, scored, early)
-        if self.group_filter is None:
-            self._start_next(step, version)
+        scores = self._start_scores(step, generated, early)
+        if len(early) == len(rollouts):
+            generated.release()
         with timer.phase("score"):
             old, ref = scores()
         with timer.phase("reward"):
@@ -128,21 +125,20 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
         kept = self._kept(rollouts, rewarded)
         late = self._with_gradient(rollouts, rewarded, sorted(set(kept) - set(early)))
         with timer.phase("score"):
-            for known, more in zip((old, ref), self._start_scores(step, scored, late)(), strict=True):
+            for known, more in zip((old, ref), self._start_scores(step, generated, late)(), strict=True):
                 known |= more
-        if self.group_filter is not None:
-            self._start_next(step, version)
+        generated.release()
         updates: list[dict[str, float]] = []
         totals, valid, advantages = rewarded.totals, rewarded.valid, rewarded.advantages
         if self.failure_guard.check_missing(outputs, valid, rollouts) and valid.any():
             self.failure_guard.check_spread(advantages[kept], outputs, rollouts)
             with timer.phase("update"):
-                updates = self._update(train_samples(scored, rewarded, kept, old, ref)) if kept else []
+                updates = self._update(train_samples(rollouts, rewarded, kept, old, ref)) if kept else []
         rewards = [{"reward": t, "rewards": o.parts} for t, o in zip(totals.tolist(), outputs, strict=True)]
         output.rollouts(step + 1, self._rows(step, rollouts, rewards, advantages))
         return {
             **reward_metrics(outputs, totals, rewarded.groups, valid),
-            **task_metrics([r.request.prompt.task for r in rollouts], outputs, totals, rewarded.groups, valid),
+            **task_metrics([r.key.task for r in rollouts], outputs, totals, rewarded.groups, valid),
             **reward_work,
             **_advantage_metrics(advantages),
             **_over_ranks(updates),
@@ -171,10 +167,9 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
 
     def _rewarded(self, rollouts: list[Rollout], outputs: Sequence[RewardOutput]) -> Rewarded:
         """Returns totals and advantages of the samples of a step."""
-        requests = [rollout.request for rollout in rollouts]
-        groups = torch.tensor([request.group_id for request in requests])
+        groups = torch.tensor([rollout.key.group_id for rollout in rollouts])
         totals, valid = self.reward_aggregator.aggregate(outputs, groups)
-        by_span = self.reward_aggregator.span_totals(outputs, groups, [request.prompt.task for request in requests])
+        by_span = self.reward_aggregator.span_totals(outputs, groups, [rollout.key.task for rollout in rollouts])
         spread = self.config.algo.advantage.min_spread
         advantages = span_advantages(by_span, groups, valid, self.advantage, min_spread=spread).float()
         return Rewarded(groups=groups, totals=totals, by_span=by_span, valid=valid, advantages=advantages)
@@ -185,13 +180,13 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
             return list(range(len(rollouts)))
         number = self.config.rollout.batch_size
         groups = set(kept_groups(rewarded.by_span, rewarded.groups, rewarded.valid, self.group_filter, number))
-        return self._balanced(rollouts, [i for i, r in enumerate(rollouts) if r.request.group_id in groups])
+        return self._balanced(rollouts, [i for i, r in enumerate(rollouts) if r.key.group_id in groups])
 
     def _balanced(self, rollouts: Sequence[Rollout], places: Sequence[int]) -> list[int]:
         """Returns the places of some samples in an order that gives each rank as many of each task."""
-        by_id = {rollouts[i].request.sample_id: i for i in places}
-        in_order = [rollouts[by_id[sample_id]].request for sample_id in sorted(by_id)]
-        return [by_id[request.sample_id] for request in balance_across_ranks(in_order, self.policy.size)]
+        by_id = {rollouts[i].key.sample_id: i for i in places}
+        in_order = [rollouts[by_id[sample_id]] for sample_id in sorted(by_id)]
+        return [by_id[rollout.key.sample_id] for rollout in balance_across_ranks(in_order, self.policy.size)]
 
     def _waits_for_rewards(self, step: int, rollout: Rollout) -> bool:
         """Whether a sample is scored after its reward is known, because it may need no scores.
@@ -202,28 +197,29 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
         """
         if self.group_filter is not None:
             return True
-        has_kl = self.config.has_reference and self.config.kl_coef(rollout.request.prompt.task) > 0
+        has_kl = self.config.has_reference and self.config.kl_coef(rollout.key.task) > 0
         return not (has_kl or self._is_checked(step) or self.config.rollout.max_staleness)
 
     def _with_gradient(self, rollouts: Sequence[Rollout], rewarded: Rewarded, places: Sequence[int]) -> list[int]:
         """Returns those of some samples that the update scores: with a reward, and with an advantage or a KL."""
         counted = [i for i in places if rewarded.valid[i]]
-        kl = [self.config.has_reference and self.config.kl_coef(rollouts[i].request.prompt.task) > 0 for i in counted]
+        kl = [self.config.has_reference and self.config.kl_coef(rollouts[i].key.task) > 0 for i in counted]
         active = [bool(rewarded.advantages[i].any()) or has_kl for i, has_kl in zip(counted, kl, strict=True)]
         scored = with_their_groups(active, rewarded.groups[counted].tolist(), self.objective)
         return self._balanced(rollouts, [i for i, one in zip(counted, scored, strict=True) if one])
 
-    def _start_scores(self, step: int, rollouts: Sequence[Rollout], places: Sequence[int]) -> Callable[[], Scores]:
+    def _start_scores(self, step: int, generated: Generated, places: Sequence[int]) -> Callable[[], Scores]:
         """Computes old log-probabilities of some samples, and starts those of the reference.
 
         Returns:
             A function that waits for the reference and returns the old and the reference log-probabilities by place.
         """
         with self.timer.phase("score"):
-            reference = self._start_reference(rollouts, places)
+            reference = self._start_reference(generated.rollouts, places)
             old: dict[int, tuple[Tensor, ...] | None] = {}
             if "old" in self.objective.needs and places:
-                found = self.source.old_log_probs([rollouts[i] for i in places], self._is_checked(step))
+                samples = [generated.rollouts[i] for i in places]
+                found = generated.old_log_probs(samples, self._is_checked(step))
                 old = dict(zip(places, found, strict=True))
         return lambda: (old, reference())
 
@@ -236,31 +232,25 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
         Rollouts of tasks without a KL are not sent to it.
         """
         config = self.config
-        needed = [i for i in places if config.has_reference and config.kl_coef(rollouts[i].request.prompt.task)]
+        needed = [i for i in places if config.has_reference and config.kl_coef(rollouts[i].key.task)]
         if not needed:
             return dict
-        sent = [rollouts[i] for i in needed]
+        sent = TrajectoryBatch.of([rollouts[i] for i in needed])
         if self.reference is None:
             wait = partial(self.policy.map, PolicyWorker.base_log_likelihood, sent)
         elif config.has_dedicated_reference_gpus:
             wait = self.reference.start_map(ReferenceWorker.log_likelihood, sent)
         else:
             wait = partial(self.reference.map, ReferenceWorker.log_likelihood, sent)
-        return lambda: dict(zip(needed, wait(), strict=True))
-
-    def _start_next(self, step: int, version: int) -> None:
-        """Starts the rollouts of the next step where they may be a step old."""
-        if self.config.rollout.max_staleness > 0 and step + 1 < self.config.train.num_steps:
-            with self.timer.phase("sync"):
-                self.source.start(step + 1, version)
+        return lambda: dict(zip(needed, wait().rows(), strict=True))
 
     def _update(self, samples: list[TrainSample]) -> list[dict[str, float]]:
         """Makes the inner updates. Returns the metrics of each rank."""
-        updates = self.policy.map(PolicyWorker.update, samples)
+        updates = self.policy.map(PolicyWorker.update, TrainBatch.of(samples))
         self.state.policy_version += self.config.train.num_inner_updates
         return updates
 
-    def _parity(self, step: int, rollouts: list[Rollout]) -> dict[str, float]:
+    def _parity(self, step: int, generated: Generated) -> dict[str, float]:
         """Compares sampler and training path on one sample of each prompt, every ``train.logprob_mismatch_steps``
         steps.
 
@@ -270,15 +260,15 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
         train = self.config.train
         if not self._is_checked(step):
             return {}
-        first = rollouts[:: self.config.rollout.n_samples_per_prompt]
-        compared = [r for r in first if is_comparable(self.config, r.request.prompt.task)]
+        first = generated.rollouts[:: self.config.rollout.n_samples_per_prompt]
+        compared = [r for r in first if is_comparable(self.config, r.key.task)]
         compared = compared[: len(compared) // self.policy.size * self.policy.size]  # as many on every rank
         if not compared:
             return {}
-        gaps = self.source.parity(compared)
+        gaps = generated.mismatch(compared)
         by_task: dict[str, list[tuple[LogprobGap, str]]] = {}
         for rollout, gap in zip(compared, gaps, strict=True):
-            by_task.setdefault(rollout.request.prompt.task, []).append((gap, rollout.request.prompt.id))
+            by_task.setdefault(rollout.key.task, []).append((gap, rollout.key.prompt_id))
         for task, found in by_task.items():
             mean, (worst, prompt) = mean_gap([gap for gap, _ in found]), max(found, key=lambda one: one[0].largest)
             if is_exact(self.config, task) and not mean <= train.logprob_mismatch_limit:
@@ -302,15 +292,15 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
         if not self.eval_prompts:
             return {}
         logger.info("evaluating on %d held-out prompts", len(self.eval_prompts))
-        found = evaluate(self.policy, self.reward, self.eval_prompts, self.config)
+        found = evaluate(self.policy, self.reward, self.eval_prompts, self.config, self.state.policy_version)
         by_task: dict[str, list[Rollout]] = {}
         for rollout in found.rollouts:
-            by_task.setdefault(rollout.request.prompt.task, []).append(rollout)
+            by_task.setdefault(rollout.key.task, []).append(rollout)
         number = max(8, self.config.logger.rollouts_per_step)
         chosen = [rollout for task in by_task.values() for rollout in spread(task, number)]
         output.rollouts(self.state.step, [_row("eval", rollout) for rollout in chosen])
         output.scores(self.state.step, found.scores)
-        columns = [(r.request.prompt.text, (r.image,)) for r in chosen if r.image is not None]
+        columns = [(r.prompt.text, (r.image.pixels(),)) for r in chosen if r.image is not None]
         if columns:
             output.images(self.state.step, {DRAWINGS: captioned_grid(columns)})
         return found.metrics
@@ -328,20 +318,16 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
             "s/step": f"{values['time/step_seconds']:.2f}",
         }
 
-    def load_model(self, folder: Path) -> None:
-        """Loads the policy of a checkpoint, with the version of its weights."""
-        self.policy.call(PolicyWorker.resume, folder, self.state.policy_version)
-
     def _rows(
         self, step: int, rollouts: list[Rollout], rewards: list[dict[str, Any]], advantages: torch.Tensor
     ) -> list[dict[str, Any]]:
         """Returns rollouts of this step to look at: one of each of a few prompts, of the tasks in turn."""
         groups = range(0, len(rollouts), self.config.rollout.n_samples_per_prompt)
-        tasks = sorted({rollouts[i].request.prompt.task for i in groups})
+        tasks = sorted({rollouts[i].key.task for i in groups})
         seen: Counter[str] = Counter()
         order: list[tuple[int, int, int]] = []
         for i in groups:
-            task = rollouts[i].request.prompt.task
+            task = rollouts[i].key.task
             order.append((seen[task], (tasks.index(task) - step) % len(tasks), i))
             seen[task] += 1
         picked = [i for *_, i in sorted(order)[: self.config.logger.rollouts_per_step]]
@@ -381,7 +367,7 @@ def _advantage_metrics(advantages: torch.Tensor) -> dict[str, float]:
 def _written_advantage(rollout: Rollout, advantages: Tensor) -> float | dict[str, float]:
     """Returns the advantage of a response, or of each of its parts by name if the rewards tell them apart."""
     rounded = [round(value, 4) for value in advantages.tolist()]
-    spans = RESPONSE_SPANS[rollout.request.prompt.task]
+    spans = RESPONSE_SPANS[rollout.key.task]
     return rounded[0] if len(rounded) == 1 else dict(zip(spans, rounded, strict=False))
 
 
@@ -405,7 +391,7 @@ def _num_steps(rollout: Rollout) -> int:
 
 def _row(kind: str, rollout: Rollout) -> dict[str, Any]:
     tokens = int(rollout.scored_mask.sum())
-    row = prompt_row(kind, rollout.request.prompt, rollout.completion)
+    row = prompt_row(kind, rollout.prompt, rollout.completion)
     return row | {
         "raw_completion": rollout.raw_completion,
         "tokens": tokens,

@@ -14,7 +14,7 @@ from unigrpo.algorithm.likelihood.base import Views
 from unigrpo.algorithm.masking import apply_mask
 from unigrpo.config import RunConfig
 from unigrpo.data.collate import pad_rows
-from unigrpo.records import Rollout
+from unigrpo.records import KeyedTrajectory
 from unigrpo.training.scoring_settings import ScoringSettings
 
 
@@ -36,7 +36,7 @@ class PassRow:
         return int(self.is_scored.sum())
 
 
-def rows_of(rollouts: Sequence[Rollout], views: Sequence[Views]) -> list[PassRow]:
+def rows_of(rollouts: Sequence[KeyedTrajectory], views: Sequence[Views]) -> list[PassRow]:
     """The views that score something, sample by sample."""
     return [
         PassRow(

@@ -89,9 +89,9 @@ class FailureGuard:
         first = int((~valid).nonzero()[0])
         reasons = outputs[first].reasons
         name = next(name for name in reasons if self._terms[name].required and self._terms[name].weight)
-        request = rollouts[first].request
+        key = rollouts[first].key
         return (
             f"reward {name!r} {reasons[name]}: {int((~valid).sum())} of {len(outputs)} samples have no reward, the "
-            f"first is sample {request.sample_id} of prompt {request.prompt.id}; completion: "
+            f"first is sample {key.sample_id} of prompt {key.prompt_id}; completion: "
             f"{rollouts[first].completion[:200]!r}"
         )

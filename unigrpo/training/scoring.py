@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from unigrpo.config import RunConfig
-from unigrpo.records import Rollout
+from unigrpo.records import KeyedTrajectory
 from unigrpo.training.passes import PassRow, entry_log_probs, idle_row, packed, rows_of
 from unigrpo.training.scoring_settings import ScoringSettings
 from unigrpo.training.views import ViewSampler
@@ -32,7 +32,7 @@ def score(
     scorer: Scorer,
     config: RunConfig,
     settings: ScoringSettings,
-    rollouts: Sequence[Rollout],
+    rollouts: Sequence[KeyedTrajectory],
     updates: Iterable[int] | None = None,
 ) -> list[tuple[Tensor, ...]]:
     """Log-probabilities of each rollout in the views of some inner updates.

@@ -159,7 +159,7 @@ def _columns(
     config: RunConfig, kept: Sequence[TrainSample], num_views: Sequence[int], device: torch.device
 ) -> Columns:
     rollouts = [sample.rollout for sample in kept]
-    tasks = [rollout.request.prompt.task for rollout in rollouts]
+    tasks = [rollout.key.task for rollout in rollouts]
     num_spans = max((int(spans_of(rollout).max()) for rollout in rollouts), default=1)
 
     def column(values: Sequence[float]) -> Tensor:
@@ -172,7 +172,7 @@ def _columns(
     spans = [int(spans_of(rollout).max()) for rollout in rollouts]
     return Columns(
         advantage=table([_advantages(sample, num_spans) for sample in kept]),
-        group=torch.tensor([r.request.group_id for r in rollouts], dtype=torch.long, device=device),
+        group=torch.tensor([r.key.group_id for r in rollouts], dtype=torch.long, device=device),
         task=torch.tensor([TASKS.index(task) for task in tasks], dtype=torch.long, device=device),
         num_tokens=table([num_scored(rollout, num_spans) for rollout in rollouts]),
         # The views of a row are those of its parts, as many for each.
@@ -369,8 +369,8 @@ def _check_finite(engine: Engine, loss: Tensor, batch: InnerBatch, number: int |
 
 
 def _first_samples(group: Sequence[TrainSample]) -> str:
-    requests = [s.rollout.request for s in group[:3]]
-    named = ", ".join(f"{r.prompt.id} (sample {r.sample_id})" for r in requests)
+    keys = [sample.rollout.key for sample in group[:3]]
+    named = ", ".join(f"{key.prompt_id} (sample {key.sample_id})" for key in keys)
     return f"the batch starts with {named}"
 
 

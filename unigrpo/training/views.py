@@ -8,7 +8,7 @@ from torch import Tensor
 from unigrpo.algorithm.likelihood.base import LikelihoodEstimator, Row, Views, load_estimator
 from unigrpo.algorithm.masking import mask_ratios
 from unigrpo.config import TASKS, RunConfig
-from unigrpo.records import Rollout
+from unigrpo.records import KeyedTrajectory
 from unigrpo.rng import keyed_generator
 
 
@@ -26,12 +26,11 @@ class ViewSampler:
             likelihood = config.likelihood(task)
             self._estimators[task] = load_estimator(likelihood.name, likelihood.options)
 
-    def views(self, rollout: Rollout, inner_update: int) -> Views:
-        """The views of a rollout in one inner update."""
-        request = rollout.request
-        task = request.prompt.task
+    def views(self, rollout: KeyedTrajectory, inner_update: int) -> Views:
+        """The views of a sample in one inner update."""
+        task = rollout.key.task
         ratios = self._config.mask_ratio(task)
-        key = (self._config.seed, request.step, request.sample_id)
+        key = (self._config.seed, rollout.key.step, rollout.key.sample_id)
         ratio = mask_ratios(
             ratios.schedule,
             self._config.train.num_inner_updates,
@@ -48,7 +47,7 @@ class ViewSampler:
         )
 
 
-def row_of(rollout: Rollout) -> Row:
+def row_of(rollout: KeyedTrajectory) -> Row:
     """The rollout as an estimator sees it."""
     return Row(
         token_ids=rollout.token_ids,
@@ -62,12 +61,12 @@ def row_of(rollout: Rollout) -> Row:
     )
 
 
-def spans_of(rollout: Rollout) -> Tensor:
+def spans_of(rollout: KeyedTrajectory) -> Tensor:
     """Part of the response (L,) in the order of writing, from 1: text comes before an image. 0 elsewhere."""
     text = rollout.response_mask & ~rollout.image_mask
     return text.long() + rollout.image_mask.long() * (1 + int(text.any()))
 
 
-def num_scored(rollout: Rollout, num_spans: int) -> Tensor:
+def num_scored(rollout: KeyedTrajectory, num_spans: int) -> Tensor:
     """Scored tokens (S,) of each part of the response."""
     return torch.bincount(spans_of(rollout)[rollout.scored_mask], minlength=num_spans + 1)[1:]

@@ -7,9 +7,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, runtime_checkable
 
+from unigrpo.batches import Columnar
 from unigrpo.workers.stats import WorkerStats, timed
 
 Item = TypeVar("Item")
+Items = TypeVar("Items")
+"""Of several samples: a sequence or a columnar batch."""
 Result = TypeVar("Result")
 Arguments = ParamSpec("Arguments")
 
@@ -28,12 +31,15 @@ class WorkerGroup(Protocol):
 
     def map(
         self,
-        method: Callable[Concatenate[Any, Sequence[Item], Arguments], list[Result]],
-        items: Sequence[Item],
+        method: Callable[Concatenate[Any, Items, Arguments], Result],
+        items: Items,
         *args: Arguments.args,
         **kwargs: Arguments.kwargs,
-    ) -> list[Result]:
-        """Gives each worker a contiguous part of ``items`` and returns the results in the order of the workers."""
+    ) -> Result:
+        """Gives each worker a contiguous part of ``items`` and joins the results in the order of the workers.
+
+        Both are sequences or columnar batches.
+        """
         ...
 
     def call(
@@ -47,11 +53,11 @@ class WorkerGroup(Protocol):
 
     def start_map(
         self,
-        method: Callable[Concatenate[Any, Sequence[Item], Arguments], list[Result]],
-        items: Sequence[Item],
+        method: Callable[Concatenate[Any, Items, Arguments], Result],
+        items: Items,
         *args: Arguments.args,
         **kwargs: Arguments.kwargs,
-    ) -> Callable[[], list[Result]]:
+    ) -> Callable[[], Result]:
         """Starts :meth:`map` and returns at once. Calling the returned function waits for the results."""
         ...
 
@@ -79,6 +85,18 @@ def shares(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
     return [items[a:b] for a, b in itertools.pairwise(bounds)]
 
 
+def parts(items: Any, size: int) -> list[Any]:
+    """Splits a sequence or a columnar batch into contiguous parts whose lengths differ by at most one."""
+    return items.split(size) if isinstance(items, Columnar) else shares(items, size)
+
+
+def joined(results: Sequence[Any]) -> Any:
+    """Joins what the workers returned: lists or columnar batches."""
+    if isinstance(results[0], Columnar):
+        return type(results[0]).join(results)
+    return list(itertools.chain(*results))
+
+
 class LocalGroup:
     """One worker in this process."""
 
@@ -89,16 +107,14 @@ class LocalGroup:
         self.stats = WorkerStats(self.size)
         self._threads = ThreadPoolExecutor(max_workers=1)  # like an actor: what is started runs one after the other
 
-    def map(
-        self, method: Callable[..., list[Result]], items: Sequence[Any], *args: Any, **kwargs: Any
-    ) -> list[Result]:
+    def map(self, method: Callable[..., Result], items: Any, *args: Any, **kwargs: Any) -> Result:
         return self._booked(method, items, *args, **kwargs)
 
     def call(self, method: Callable[..., Result], *args: Any, **kwargs: Any) -> list[Result]:
         return [self._booked(method, *args, **kwargs)]
 
-    def start_map(self, method: Callable[..., list[Result]], *args: Any, **kwargs: Any) -> Callable[[], list[Result]]:
-        return self._threads.submit(self.map, method, *args, **kwargs).result
+    def start_map(self, method: Callable[..., Result], items: Any, *args: Any, **kwargs: Any) -> Callable[[], Result]:
+        return self._threads.submit(self.map, method, items, *args, **kwargs).result
 
     def start_call(self, method: Callable[..., Result], *args: Any, **kwargs: Any) -> Callable[[], list[Result]]:
         return self._threads.submit(self.call, method, *args, **kwargs).result

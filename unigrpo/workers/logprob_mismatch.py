@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from unigrpo.config import RunConfig
-from unigrpo.records import Rollout
+from unigrpo.records import KeyedTrajectory
 from unigrpo.rng import keyed_generator
 from unigrpo.training.passes import PassRow, entry_log_probs
 from unigrpo.training.scoring_settings import ScoringSettings
@@ -55,7 +55,7 @@ def is_exact(config: RunConfig, task: str) -> bool:
 @torch.no_grad()
 def parity_gaps(
     forward: Callable[..., Any],
-    rollouts: Sequence[Rollout],
+    rollouts: Sequence[KeyedTrajectory],
     settings: ScoringSettings,
     device: torch.device,
     seed: int,
@@ -75,7 +75,7 @@ def parity_gaps(
     return [LogprobGap(total=g.sum().item(), largest=g.max().item(), num_tokens=len(g)) for g in gaps]
 
 
-def _row_at(number: int, rollout: Rollout, step: int) -> PassRow:
+def _row_at(number: int, rollout: KeyedTrajectory, step: int) -> PassRow:
     """What the sampler saw at a step, and the tokens that it fixed there.
 
     All that it fixed at this step or later was masked. So was padding that it never sampled, but only until the part
@@ -93,9 +93,9 @@ def _row_at(number: int, rollout: Rollout, step: int) -> PassRow:
     )
 
 
-def _step(rollout: Rollout, seed: int) -> int:
+def _step(rollout: KeyedTrajectory, seed: int) -> int:
     """Returns a step at which the rollout fixed a token."""
     steps = rollout.commit_step[rollout.commit_step >= 0].unique()
-    request = rollout.request
-    draw = torch.rand(1, generator=keyed_generator(seed, request.step, request.sample_id, "parity"))
+    key = rollout.key
+    draw = torch.rand(1, generator=keyed_generator(seed, key.step, key.sample_id, "parity"))
     return int(steps[int(draw * len(steps))])

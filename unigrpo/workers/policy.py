@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from unigrpo.batches import GeneratedBatch, LogProbs, TrainBatch, TrajectoryBatch
 from unigrpo.config import ImageSamplingConfig, RunConfig, TextSamplingConfig
 from unigrpo.models.image_tokenizer import ImageTokenizer
 from unigrpo.models.lora import without_lora
 from unigrpo.models.sampling_defaults import SamplingDefaults
-from unigrpo.records import Rollout, SampleRequest, TrainSample
+from unigrpo.records import SampleRequest
 from unigrpo.training.batching import micro_batches
 from unigrpo.training.optimizer_step import Engine
 from unigrpo.training.scoring import ScoringSettings, score
@@ -36,56 +35,46 @@ class PolicyWorker(TrainedWorker):
         self._config = config
         self._writer = RolloutGenerator(config, engine.model.config, tokenizer, image_tokenizer)
         self._scoring = ScoringSettings.of_run(config, self._writer.vocabulary)
-        self._version = 0
         self.channel: WeightChannel | None = None
         """Weight channel, set on the first rank if there are rollout workers."""
 
     def generate(
-        self, requests: Sequence[SampleRequest], text: TextSamplingConfig, image: ImageSamplingConfig
-    ) -> list[Rollout]:
-        """Generates one response for each request."""
+        self, requests: Sequence[SampleRequest], version: int, text: TextSamplingConfig, image: ImageSamplingConfig
+    ) -> GeneratedBatch:
+        """Generates one response for each request with the present weights, which are of this version."""
         self._engine.model.eval()
         with self._engine.whole_model() as model, self.meter.watch(model):
-            return self._writer.write(model, self._version, requests, text, image)
+            return self._writer.write(model, version, requests, text, image)
 
-    def log_likelihood(
-        self, rollouts: Sequence[Rollout], updates: Sequence[int] | None = None
-    ) -> list[tuple[Tensor, ...]]:
+    def log_likelihood(self, batch: TrajectoryBatch, updates: Sequence[int] | None = None) -> LogProbs:
         """Returns the log-probabilities of :func:`~unigrpo.training.scoring.score` under the present weights."""
-        return score(self._engine, self._config, self._scoring, rollouts, updates)
+        return LogProbs.of(score(self._engine, self._config, self._scoring, batch.samples(), updates))
 
-    def base_log_likelihood(self, rollouts: Sequence[Rollout]) -> list[tuple[Tensor, ...]]:
+    def base_log_likelihood(self, batch: TrajectoryBatch) -> LogProbs:
         """Returns the same log-probabilities of the base model without LoRA adapters, which is the reference."""
         with without_lora(self._engine.model):
-            return self.log_likelihood(rollouts)
+            return self.log_likelihood(batch)
 
-    def parity(self, rollouts: Sequence[Rollout]) -> list[LogprobGap]:
+    def parity(self, samples: TrajectoryBatch) -> list[LogprobGap]:
         """Returns the differences between the sampler's log-probabilities and the training path's, at one step of each
         rollout."""
         # Through the engine, as in training: a copy of the weights could not show that they differ.
         gaps: list[LogprobGap] = []
-        for batch in micro_batches(rollouts, self._config.train.micro_batch_size):
+        for batch in micro_batches(samples.samples(), self._config.train.micro_batch_size):
             gaps += parity_gaps(self._engine.forward, batch, self._scoring, self._engine.device, self._config.seed)
         return gaps
 
-    def update(self, samples: Sequence[TrainSample]) -> list[dict[str, float]]:
+    def update(self, batch: TrainBatch) -> list[dict[str, float]]:
         """Makes the K optimizer steps.
 
         Returns:
             One entry with the metrics over all ranks; ``ratio/max`` and ``ratio/first_update_deviation`` are of this
             rank.
         """
-        metrics = unigrpo_updates(self._engine, self._config, self._scoring, samples)
-        self._version += self._config.train.num_inner_updates
-        return [metrics]
+        return [unigrpo_updates(self._engine, self._config, self._scoring, batch.samples())]
 
     def send_weights(self) -> None:
         """Sends the trained weights to the rollout workers; all ranks call it."""
         for weight in self._engine.trained_weights():
             if self.channel is not None:
                 self.channel.broadcast(weight)
-
-    def resume(self, folder: Path, policy_version: int) -> None:
-        """Goes on from what :meth:`save` wrote after so many optimizer steps."""
-        self.load(folder)
-        self._version = policy_version

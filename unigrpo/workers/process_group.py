@@ -10,7 +10,7 @@ from multiprocessing import get_context
 from typing import Any
 
 from unigrpo import CheckpointError
-from unigrpo.workers.group import shares
+from unigrpo.workers.group import joined, parts
 from unigrpo.workers.stats import WorkerStats
 
 _worker: Any = None
@@ -35,21 +35,20 @@ class ProcessGroup:
         self._processes = [ProcessPoolExecutor(1, mp_context=context) for _ in makers]
         self._results([one.submit(_make, maker) for one, maker in zip(self._processes, makers, strict=True)])
 
-    def map(self, method: Callable[..., list[Any]], items: Sequence[Any], *args: Any, **kwargs: Any) -> list[Any]:
-        """Gives each worker a contiguous part of the items and returns the results in the order of the workers."""
+    def map(self, method: Callable[..., Any], items: Any, *args: Any, **kwargs: Any) -> Any:
+        """Gives each worker a contiguous part of the items and joins the results in the order of the workers."""
         return self.start_map(method, items, *args, **kwargs)()
 
     def call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> list[Any]:
         """Runs the method on every worker with the same arguments and returns one result each."""
         return self.start_call(method, *args, **kwargs)()
 
-    def start_map(
-        self, method: Callable[..., list[Any]], items: Sequence[Any], *args: Any, **kwargs: Any
-    ) -> Callable[[], list[Any]]:
+    def start_map(self, method: Callable[..., Any], items: Any, *args: Any, **kwargs: Any) -> Callable[[], Any]:
         """Starts :meth:`map` and returns at once. Calling the returned function waits for the results."""
-        parts = zip(self._processes, shares(items, self.size), strict=True)
-        futures = [one.submit(_run, pickle.dumps((method, (part, *args), kwargs))) for one, part in parts if part]
-        return lambda: [result for results in self._results(futures) for result in results]
+        shared = list(zip(self._processes, parts(items, self.size), strict=True))
+        filled = [(process, part) for process, part in shared if part] or shared[:1]
+        futures = [process.submit(_run, pickle.dumps((method, (part, *args), kwargs))) for process, part in filled]
+        return lambda: joined(self._results(futures))
 
     def start_call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Callable[[], list[Any]]:
         """Starts :meth:`call` and returns at once. Calling the returned function waits for the results."""

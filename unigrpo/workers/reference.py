@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from unigrpo.batches import LogProbs, TrajectoryBatch
 from unigrpo.config import RunConfig
-from unigrpo.records import Rollout
 from unigrpo.training.scoring import ScoringSettings, score
 from unigrpo.workers.stats import FlopMeter
 
@@ -41,6 +40,6 @@ class ReferenceWorker:
         self._config = config
         self._settings = settings
 
-    def log_likelihood(self, rollouts: Sequence[Rollout]) -> list[tuple[Tensor, ...]]:
+    def log_likelihood(self, batch: TrajectoryBatch) -> LogProbs:
         """Returns the log-probabilities of :func:`~unigrpo.training.scoring.score`."""
-        return score(self, self._config, self._settings, rollouts)
+        return LogProbs.of(score(self, self._config, self._settings, batch.samples()))

@@ -6,9 +6,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from PIL import Image
-
 from rewards.base import RewardInput
+from rewards.runtime.batch import RewardBatch
 from rewards.runtime.host import RewardHost, RewardSpec
 from rewards.runtime.scoring import Scores
 from unigrpo import ConfigError
@@ -71,7 +70,8 @@ class LocalRewards:
     def score(self, rollouts: Sequence[Rollout]) -> tuple[list[RewardOutput], dict[str, float]]:
         scores: dict[str, list[Scores]] = {}
         seconds: dict[str, float] = {}
-        everything = reward_inputs(rollouts)
+        batch = reward_batch(rollouts)
+        everything = batch.part(0, len(rollouts))
         rows = {name: applicable_rows(term, rollouts) for name, term in zip(self._names, self._terms, strict=True)}
         for (name, found), host in zip(rows.items(), self._hosts, strict=True):
             started = time.monotonic()
@@ -106,16 +106,22 @@ def applies_to(term: RewardTermConfig, prompt: Prompt) -> bool:
 
 def applicable_rows(term: RewardTermConfig, rollouts: Sequence[Rollout]) -> list[int]:
     """Indices of the rollouts that a reward scores."""
-    return [i for i, rollout in enumerate(rollouts) if applies_to(term, rollout.request.prompt)]
+    return [i for i, rollout in enumerate(rollouts) if applies_to(term, rollout.prompt)]
+
+
+def reward_batch(rollouts: Sequence[Rollout]) -> RewardBatch:
+    """Returns rollouts as rewards see them. Raises ValueError if an image of a prompt cannot be read any more."""
+    return RewardBatch(reward_inputs(rollouts), [rollout.image for rollout in rollouts])
 
 
 def reward_inputs(rollouts: Sequence[Rollout]) -> list[RewardInput]:
-    """Returns rollouts as rewards see them. An image that several prompts name is read once, and sent once.
+    """Returns rollouts as rewards see them, without generated images. An image that several prompts name is read once,
+    and sent once.
 
     Raises:
         ValueError: An image of a prompt cannot be read any more.
     """
-    prompts = [rollout.request.prompt for rollout in rollouts]
+    prompts = [rollout.prompt for rollout in rollouts]
     pictures = {path: read_image(path) for path in {path for prompt in prompts for path in prompt.images}}
     return [
         RewardInput(
@@ -129,7 +135,6 @@ def reward_inputs(rollouts: Sequence[Rollout]) -> list[RewardInput]:
             is_full_length=rollout.is_full_length,
             label=prompt.label,
             task=prompt.task,
-            image=None if rollout.image is None else Image.fromarray(rollout.image),
             input_images=tuple(pictures[path] for path in prompt.images),
             metadata=dict(prompt.metadata),
         )

@@ -16,6 +16,7 @@ from typing import Any
 from PIL import Image
 
 from rewards.base import RewardInput
+from rewards.runtime.batch import RewardBatch
 from rewards.runtime.host import RewardInfo
 from rewards.runtime.process import DeadlineMissed, ProcessFailed
 from rewards.runtime.scoring import Scores, missing
@@ -28,7 +29,7 @@ from unigrpo.workers.reward import (
     applies_to,
     outputs,
     prompt_input,
-    reward_inputs,
+    reward_batch,
     work_metrics,
 )
 from unigrpo.workers.reward_process import Batch, LocalReward, ReplacedProcess, RewardHandle
@@ -214,7 +215,7 @@ class RewardPool:
         config: RewardConfig,
         start: Callable[[RewardTermConfig], RewardHandle],
         *,
-        share: Callable[[list[RewardInput]], Any] = list,
+        share: Callable[[RewardBatch], Any] = lambda batch: batch,
         reload_seconds: Callable[[float], float] | None = None,
         free_cpus: Callable[[], float] = lambda: 0.0,
     ) -> None:
@@ -274,11 +275,14 @@ class RewardPool:
     def score(self, rollouts: Sequence[Rollout]) -> tuple[list[RewardOutput], dict[str, float]]:
         """The rewards of each rollout; missing, with a reason, where a reward failed at all attempts."""
         started = time.monotonic()
-        everything = reward_inputs(rollouts)
+        batch, shared = reward_batch(rollouts), dict[tuple[int, ...], Any]()
         rows = {term.name: applicable_rows(term.config, rollouts) for term in self._terms}
+        for found in rows.values():  # rewards of the same samples share them
+            if tuple(found) not in shared:
+                shared[tuple(found)] = self._share(batch.select(found))
         with ThreadPoolExecutor(max_workers=len(self._terms)) as threads:
             work = {
-                term.name: threads.submit(term.score, self._share([everything[row] for row in found]), len(found))
+                term.name: threads.submit(term.score, shared[tuple(found)], len(found))
                 for term, found in zip(self._terms, rows.values(), strict=True)
             }
         results = {name: future.result() for name, future in work.items()}
@@ -314,7 +318,9 @@ class RewardPool:
         if not applicable:
             return None
         samples = _applicable_samples(term.config, prompts, samples_per_step)
-        return term.try_out(self._share([trial_input(prompt) for prompt in applicable]), len(applicable), samples)
+        stand_ins = [trial_input(prompt) for prompt in applicable]
+        shared = self._share(RewardBatch(stand_ins, [None] * len(stand_ins)))
+        return term.try_out(shared, len(applicable), samples)
 
     def _process_maker(self, term: RewardTermConfig) -> Callable[[], ReplacedProcess]:
         return lambda: ReplacedProcess(lambda: self._start(term), self._reload_seconds)

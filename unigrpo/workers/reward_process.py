@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from rewards.base import RewardInput
+from rewards.runtime.batch import RewardBatch
 from rewards.runtime.host import RewardInfo
 from rewards.runtime.process import DeadlineMissed, ProcessFailed, RewardProcess
 from rewards.runtime.scoring import Scores
@@ -52,8 +52,8 @@ class LocalReward:
     def load(self, *, seconds: float) -> RewardInfo:
         return self._process.load(seconds=seconds)
 
-    def score(self, inputs: Sequence[RewardInput], start: int, stop: int, *, seconds: float) -> Scores:
-        return self._process.score(inputs[start:stop], seconds=seconds)
+    def score(self, inputs: RewardBatch, start: int, stop: int, *, seconds: float) -> Scores:
+        return self._process.score(inputs.part(start, stop), seconds=seconds)
 
     def close(self) -> None:
         self._process.close()

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from unigrpo.batches import GeneratedBatch, LogProbs, TrajectoryBatch
 from unigrpo.config import ImageSamplingConfig, RunConfig, TextSamplingConfig
+from unigrpo.image_store import ArrayStore, StoredImage
 from unigrpo.models.image_tokenizer import ImageTokenizer
 from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.records import Rollout, SampleRequest
@@ -63,7 +65,7 @@ class RolloutGenerator:
         requests: Sequence[SampleRequest],
         text: TextSamplingConfig,
         image: ImageSamplingConfig,
-    ) -> list[Rollout]:
+    ) -> GeneratedBatch:
         """Generates one rollout for each request, in batches of one task.
 
         Args:
@@ -81,7 +83,8 @@ class RolloutGenerator:
             for part in micro_batches(rows, self._config.rollout.micro_batch_size):
                 drawn = self._draw(model, version, [requests[i] for i in part], text, image)
                 rollouts |= dict(zip(part, drawn, strict=True))
-        return [rollouts[i] for i in range(len(requests))]
+        batch = GeneratedBatch.of([rollouts[i] for i in range(len(requests))])
+        return batch.stored(ArrayStore(batch.pixels()))  # one store instead of one for each image
 
     def _draw(
         self,
@@ -98,12 +101,13 @@ class RolloutGenerator:
         pictures = self._sampler.pictures(drawn)
         return [
             Rollout(
-                request=request,
+                key=request.key,
+                prompt=request.prompt,
                 policy_version=version,
                 completion=self._sampler.completion(one),
                 raw_completion=self._sampler.raw_completion(one),
                 is_full_length=self._sampler.is_full_length(one),
-                image=None if picture is None else np.asarray(picture),
+                image=None if picture is None else StoredImage(ArrayStore([np.asarray(picture)]), 0),
                 **one.row(),
             )
             for request, one, picture in zip(requests, drawn, pictures, strict=True)
@@ -128,39 +132,35 @@ class RolloutWorker:
         self._writer = RolloutGenerator(config, model.config, tokenizer, image_tokenizer)
         self._scoring = ScoringSettings.of_run(config, self._writer.vocabulary)
         self.meter = FlopMeter(model, config.ds.lora)
-        self._version = 0
 
     def generate(
-        self, requests: Sequence[SampleRequest], text: TextSamplingConfig, image: ImageSamplingConfig
-    ) -> list[Rollout]:
-        """Generates one rollout for each request."""
-        return self._writer.write(self.forward, self._version, requests, text, image)
+        self, requests: Sequence[SampleRequest], version: int, text: TextSamplingConfig, image: ImageSamplingConfig
+    ) -> GeneratedBatch:
+        """Generates one rollout for each request with the present weights, which are of this version."""
+        return self._writer.write(self.forward, version, requests, text, image)
 
-    def log_likelihood(
-        self, rollouts: Sequence[Rollout], updates: Sequence[int] | None = None
-    ) -> list[tuple[Tensor, ...]]:
+    def log_likelihood(self, batch: TrajectoryBatch, updates: Sequence[int] | None = None) -> LogProbs:
         """Returns the log-probabilities of :func:`~unigrpo.training.scoring.score` under this worker's present
         weights."""
-        return score(self, self._config, self._scoring, rollouts, updates)
+        return LogProbs.of(score(self, self._config, self._scoring, batch.samples(), updates))
 
     def max_over_ranks(self, number: int) -> int:
         """Returns the number itself, because rollout workers make their passes independently."""
         return number
 
-    def parity(self, rollouts: Sequence[Rollout]) -> list[LogprobGap]:
+    def parity(self, samples: TrajectoryBatch) -> list[LogprobGap]:
         """Returns what :meth:`~unigrpo.workers.policy.PolicyWorker.parity` returns, with this worker's present
         weights."""
         gaps: list[LogprobGap] = []
-        for batch in micro_batches(rollouts, self._config.train.micro_batch_size):
+        for batch in micro_batches(samples.samples(), self._config.train.micro_batch_size):
             gaps += parity_gaps(self.forward, batch, self._scoring, self.device, self._config.seed)
         return gaps
 
-    def receive_weights(self, version: int) -> None:
-        """Receives the weights that the policy sends; they become this version."""
+    def receive_weights(self) -> None:
+        """Receives the weights that the policy sends."""
         assert self.channel is not None, "the worker was not connected with the policy"
         for weight in trained(self.forward):
             self.channel.broadcast(weight.data)
-        self._version = version
 
 
 def trained(model: PreTrainedModel) -> Iterable[torch.nn.Parameter]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +83,32 @@ def test_settings_of_another_version_differ_by_their_absence(tmp_path: Path):
     content["train"]["old"] = content["train"].pop("seed")
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(content))
     found = changed_settings(RunConfig(), tmp_path)
-    assert found == {"train.old": (42, "(absent)"), "train.seed": ("(absent)", 42)}
+    assert found == {"train.old": (42, "(absent)")}, "the seed is the default"
+    found = changed_settings(dataclasses.replace(RunConfig(), train=TrainConfig(seed=9)), tmp_path)
+    assert found == {"train.old": (42, "(absent)"), "train.seed": ("(absent)", 9)}
 
 
 def test_a_file_that_is_no_yaml_is_named(tmp_path: Path):
     (tmp_path / "config.yaml").write_text("a: [")
     with pytest.raises(ValueError, match=r"config.yaml cannot be read"):
         changed_settings(RunConfig(), tmp_path)
+
+
+def test_settings_that_the_old_file_lacks_are_compared_with_their_defaults(tmp_path):
+    """A newer version of the program has more settings; the same command still goes on with its run."""
+    run = dataclasses.replace(RunConfig(), reward=RewardConfig(terms=(RewardTermConfig(name="cot_format"),)))
+    old = run.to_dict()
+    del old["reward"]["terms"][0]["attempts"], old["eval"]["max_samples"], old["logger"]
+    old["pictures"] = old.pop("image")  # its old name
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(old))))
+    assert changed_settings(run, tmp_path) == {}
+    other = dataclasses.replace(
+        run,
+        reward=RewardConfig(terms=(RewardTermConfig(name="cot_format", attempts=7),)),
+        eval=dataclasses.replace(run.eval, max_samples=3),
+        train=TrainConfig(seed=9),
+    )
+    changed = changed_settings(other, tmp_path)
+    assert set(changed) == {"train.seed", "reward.terms", "eval.max_samples"}
+    assert changed["eval.max_samples"] == ("(absent)", 3)
+    assert changed["reward.terms"][1][0]["attempts"] == 7

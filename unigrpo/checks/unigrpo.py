@@ -33,7 +33,7 @@ from unigrpo.models.loading import find_image_tokenizer, load_tokenizer
 from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.records import Prompt
 from unigrpo.runs.checkpoints import Checkpoint, CheckpointStore
-from unigrpo.runs.config_file import changed_settings
+from unigrpo.runs.config_file import ABSENT, changed_settings
 from unigrpo.runs.directory import holds_run
 from unigrpo.workers.reward import applies_to
 
@@ -265,7 +265,9 @@ def _check_same_run(config: RunConfig | StageConfig, found: Checkpoint | None) -
         return
     changed = changed_settings(config, Path(config.run_dir))
     shown = [
-        f"{name}: {before} -> {now}" for name, (before, now) in changed.items() if not name.startswith(FREE_SETTINGS)
+        f"{name}: {before} -> {now}"
+        for name, (before, now) in changed.items()
+        if not name.startswith(FREE_SETTINGS) and now != ABSENT
     ]
     if shown:
         raise ConfigError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -14,11 +15,14 @@ from typing import Any, Protocol, runtime_checkable
 import yaml
 
 from unigrpo import ConfigError
+from unigrpo.config.old_names import renamed_config
 
 CONFIG_FILE = "config.yaml"
 PACKAGES = ("unigrpo", "torch", "transformers", "deepspeed", "ray", "openrlhf")
 HIDDEN = "(hidden)"
 """What stands in place of a secret."""
+ABSENT = "(absent)"
+"""What stands in place of the value of a setting that one of two versions of this program does not have."""
 SECRET_NAME = re.compile(
     r"(.*_)?(api_?key|password|passwd|passphrase|secret|credentials?|authorization|auth|cookie|token|signature)"
     r"|(.*_)?(access|secret|private|subscription)_key|key|sig"
@@ -50,6 +54,9 @@ def config_text(config: DictConfig) -> str:
 def changed_settings(config: DictConfig, folder: Path) -> dict[str, tuple[Any, Any]]:
     """Compares a config with the one that a directory holds.
 
+    A version of this program that has more settings than the one before changes no run by that: a setting that the
+    file lacks is compared only if it is not the default. Old names of settings are read as the new ones.
+
     Returns:
         The values there and here of each setting that differs, by its dotted name; empty if the directory holds none.
 
@@ -60,17 +67,38 @@ def changed_settings(config: DictConfig, folder: Path) -> dict[str, tuple[Any, A
     if not path.exists():
         return {}
     try:
-        old = yaml.safe_load(path.read_text())
+        old = renamed_config(yaml.safe_load(path.read_text()))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} cannot be read ({error}); put it back, or delete it to go on without") from error
-    before, now = flat_settings(old), flat_settings(plain_config(config))
+    before, now = flat_settings(old), flat_settings(_as_json(_without_new_defaults(config, old)))
     names = [name for name in {**before, **now} if name not in NOT_COMPARED]
-    absent = "(absent)"
     return {
-        name: (before.get(name, absent), now.get(name, absent))
+        name: (before.get(name, ABSENT), now.get(name, ABSENT))
         for name in names
-        if before.get(name, absent) != now.get(name, absent)
+        if before.get(name, ABSENT) != now.get(name, ABSENT)
     }
+
+
+def _without_new_defaults(now: Any, old: Any) -> Any:
+    """Returns a config or a part of it as plain values, without the defaults of settings that the old one lacks."""
+    if dataclasses.is_dataclass(now) and not isinstance(now, type):
+        known = old if isinstance(old, dict) else {}
+        return {
+            field.name: _without_new_defaults(value, known.get(field.name))
+            for field in dataclasses.fields(now)
+            if (value := getattr(now, field.name)) != _default(field) or field.name in known
+        }
+    if isinstance(now, (list, tuple)):
+        parts = old if isinstance(old, list) and len(old) == len(now) else [None] * len(now)
+        return [_without_new_defaults(value, part) for value, part in zip(now, parts, strict=True)]
+    if isinstance(now, dict):
+        known = old if isinstance(old, dict) else {}
+        return {name: _without_new_defaults(value, known.get(name)) for name, value in now.items()}
+    return now
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def check_no_secret_is_missing(config: DictConfig) -> None:
@@ -135,7 +163,11 @@ def _without_url_secrets(text: str) -> str:
 
 def plain_config(config: DictConfig) -> dict[str, Any]:
     """Returns the settings of a config without secrets, in types of JSON."""
-    return json.loads(json.dumps(without_secrets(config.to_dict())))
+    return _as_json(config.to_dict())
+
+
+def _as_json(values: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(without_secrets(values)))
 
 
 def flat_settings(value: Any, name: str = "") -> dict[str, Any]:

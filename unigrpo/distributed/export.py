@@ -72,7 +72,7 @@ def checkpoint_weights(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
             return torch.load(engine / WHOLE, map_location="cpu", mmap=True, weights_only=False)["module"]
         from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint  # noqa: PLC0415  # slow import
 
-        whole: dict[str, Tensor] = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=TAG)
+        whole: Any = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=TAG)
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"{engine}: the weights could not be read ({type(error).__name__}: {error}); name another --step"

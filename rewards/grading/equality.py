@@ -115,11 +115,10 @@ class _Comparison:
         return self.parts(gold.low, answer.low) and self.parts(gold.high, answer.high)
 
     def written_interval(self, gold: Interval, answer: Sequence) -> bool:
-        return len(answer.items) == 2 and self.intervals(gold, _as_interval(answer))
+        return len(answer.items) == 2 and self.intervals(gold, Interval(*answer.items, answer.brackets, ""))
 
     def closed_interval(self, gold: Sequence, answer: Interval) -> bool:
-        is_closed = gold.brackets == "[]" and len(gold.items) == 2  # (1, 2) may be a point
-        return is_closed and self.intervals(_as_interval(gold), answer)
+        return gold.brackets == "[]" and self.written_interval(answer, gold)  # (1, 2) may be a point
 
     def unions(self, gold: Union, answer: Union) -> bool:
         return _match(gold.parts, answer.parts, self.values)
@@ -196,10 +195,6 @@ def _formula(value: Number | Expression) -> str:
         return value.text
     top, bottom = value.value.as_integer_ratio()
     return "" if value.percent else str(top) if bottom == 1 else f"\\frac{{{top}}}{{{bottom}}}"
-
-
-def _as_interval(sequence: Sequence) -> Interval:
-    return Interval(sequence.items[0], sequence.items[1], sequence.brackets, "")
 
 
 def _as_point(sequence: Sequence) -> Sequence:

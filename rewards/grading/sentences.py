@@ -25,8 +25,7 @@ _STATED = re.compile(
 )
 _REASON = re.compile(r",?\s+(?:because|since|which)\b")
 _BEFORE = units.HEDGES - {"and", "to"}
-_AFTER = units.HEDGES - {"and", "over", "to", "through", "around", "about", "most"}
-_AROUND_FORMULA = units.HEDGES - {"to", "equals"}
+_AROUND = units.HEDGES - {"and", "over", "to", "through", "around", "about", "most", "equals"}
 _EITHER = re.compile(r"\beither [a-z ]+ or [a-z]+")
 _LEFT_SIDE = re.compile(
     r"(?P<words>[^\d=+*/^\\_(){}<>-]*?)(?:(?<![A-Za-z])(?P<calculation>[\d($.][\d\s+\-*/^().,$%°{}]*))?"
@@ -85,7 +84,7 @@ def formula(text: str, strict: bool = False) -> str:
     return text if _doubted(_WORD.findall(outside.lower())) else segments[0]
 
 
-def _doubted(names: list[str], hedges: Set[str] = _AROUND_FORMULA) -> bool:
+def _doubted(names: list[str], hedges: Set[str] = _AROUND) -> bool:
     return any(name in hedges or name.endswith("n't") for name in names)
 
 
@@ -114,6 +113,6 @@ def _beside_words(text: str, token: re.Match[str]) -> Number | None:
     if number:
         return number
     names = _WORD.findall(units.KIND.sub("", _EITHER.sub(" ", after.lower())))
-    if re.search(r"[^A-Za-z'\s,.()*%-]|^[^\s%,.*)]", after) or _doubted(names, _AFTER) or names[:1] == ["and"]:
+    if re.search(r"[^A-Za-z'\s,.()*%-]|^[^\s%,.*)]", after) or _doubted(names) or names[:1] == ["and"]:
         return None
     return numbers.read(text[start : token.end()])

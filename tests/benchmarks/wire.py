@@ -21,7 +21,6 @@ from typing import Any
 from measure import row, write
 
 ROOT = Path(__file__).parents[2]
-ROUNDS = 3
 LEAST_BYTES_RATIO = 3.0
 LEAST_OVERHEAD_RATIO = 1.0
 
@@ -30,13 +29,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--baseline", default="55aacb9", help="Commit to compare with.")
     parser.add_argument("--image_size", type=int, default=256, help="Height and width of the images, in pixels.")
+    parser.add_argument("--rounds", type=int, default=3, help="Number of runs of each checkout.")
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         old = Path(folder) / "baseline"
         subprocess.run(["git", "-C", str(ROOT), "worktree", "add", "-q", str(old), flags.baseline], check=True)
         try:
             runs: dict[str, list[dict[str, Any]]] = {"baseline": [], "ours": []}
-            for _ in range(ROUNDS):
+            for _ in range(flags.rounds):
                 for name, checkout in (("baseline", old), ("ours", ROOT)):
                     runs[name].append(measured(checkout, flags.image_size))
         finally:

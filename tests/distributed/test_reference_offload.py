@@ -6,7 +6,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from unigrpo.distributed.tensor_transfer import pack, unpack
 
 from unigrpo.config import RunConfig
 from unigrpo.distributed.actors import ModelActor, ReferenceActor
@@ -36,7 +35,7 @@ def test_the_reference_leaves_the_gpu_after_its_start_and_after_every_call(
     actor = object.__new__(ReferenceActor)
     actor.initialize(RunConfig())
     assert module.places == (["gpu", "cpu"] if offload else ["gpu"])
-    result, _ = actor.run("place", pack(((), {})))
-    assert unpack(result) == "done"
+    result, _ = actor.run("place", (), {})
+    assert result == "done"
     assert seen == ["gpu"]
     assert module.places == (["gpu", "cpu", "gpu", "cpu"] if offload else ["gpu"])

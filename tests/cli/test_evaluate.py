@@ -1,14 +1,18 @@
 """The evaluation command: a table over checkpoints, every sample kept, the same numbers as in training."""
 
 import json
+import re
 import shutil
 
 import pytest
 from PIL import Image
 
-from unigrpo.cli import evaluate
-from unigrpo.config import ImageSamplingConfig, TextSamplingConfig
+from unigrpo.cli import evaluate, evaluation
+from unigrpo.config import EvalConfig, ImageSamplingConfig, RunConfig, TextSamplingConfig
 from unigrpo.config.evaluation import PROTOCOLS, EvaluationProtocol
+from unigrpo.cost.hardware import KINDS
+from unigrpo.models.mmada import MMadaConfig
+from unigrpo.records import Prompt
 from unigrpo.workers.policy import PolicyWorker
 
 TEXT = ["--rollout.text.max_new_tokens", "8", "--rollout.text.block_length", "4",
@@ -121,3 +125,16 @@ def test_a_preset_is_recorded_with_its_source(tiny_unified_folder, tmp_path, fla
     record = json.loads((tmp_path / "out" / "results.json").read_text())
     assert (record["preset"], record["protocol"]) == ("d1", "a page")
     assert "3 samples in 1 processes (d1: a page)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("devices", "hours"), [(["cuda:0"], 8.8), (["cuda:0", "cuda:1"], 4.4)])
+def test_the_hours_of_gsm8k_by_the_papers_protocol_are_said_first(monkeypatch, capsys, devices, hours):
+    """1,319 answers of 1024 tokens in 512 steps take 24 s each at 40% of an H100's arithmetic."""
+    monkeypatch.setattr(evaluation, "gpu_of_this_machine", lambda: KINDS["h100_80gb"])
+    monkeypatch.setattr(evaluation, "load_config", lambda name: MMadaConfig())
+    config = RunConfig(eval=EvalConfig(dataset="a", preset="mmada_paper", n_samples_per_prompt=0))
+    evaluation._announce([config], [Prompt(id="a:1", text="x")] * 1319, devices)
+    said = capsys.readouterr().out
+    assert f"1319 samples in {len(devices)} processes (mmada_paper: arXiv:2505.15809v2" in said
+    found = float(re.search(r"about ([\d.]+) hours on \d x h100_80gb", said)[1])  # type: ignore[index]
+    assert found == pytest.approx(hours, rel=0.15)

@@ -115,7 +115,10 @@ class _Comparison:
         return self.parts(gold.low, answer.low) and self.parts(gold.high, answer.high)
 
     def written_interval(self, gold: Interval, answer: Sequence) -> bool:
-        return len(answer.items) == 2 and self.intervals(gold, Interval(*answer.items, answer.brackets, ""))
+        if len(answer.items) != 2:
+            return False
+        low, high = answer.items
+        return self.intervals(gold, Interval(low, high, answer.brackets, ""))
 
     def closed_interval(self, gold: Sequence, answer: Interval) -> bool:
         return gold.brackets == "[]" and self.written_interval(answer, gold)  # (1, 2) may be a point

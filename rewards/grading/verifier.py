@@ -99,7 +99,7 @@ class Verifier:
         assert process.stdin and process.stdout
         try:
             process.stdin.write(question.encode())
-            is_answered = wait([process.stdout], self._wall_limit)  # pyright: ignore[reportArgumentType] - has a fileno
+            is_answered = wait([process.stdout.fileno()], self._wall_limit)
             return process.stdout.readline().decode().strip() if is_answered else None
         except OSError:
             return ""

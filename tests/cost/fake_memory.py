@@ -6,11 +6,14 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from unigrpo.models import wide_linear
 
 
 class LiveBytes(TorchDispatchMode):
@@ -54,7 +57,11 @@ class LiveBytes(TorchDispatchMode):
 
 @contextmanager
 def fake_memory() -> Iterator[LiveBytes]:
-    """Makes all tensors fake, and yields the counter of their bytes."""
+    """Makes all tensors fake, and yields the counter of their bytes, as many as on a GPU."""
     live = LiveBytes()
-    with FakeTensorMode(allow_non_fake_inputs=True), live:
+    with (
+        patch.object(wide_linear, "has_wide_product", lambda x: True),
+        FakeTensorMode(allow_non_fake_inputs=True),
+        live,
+    ):
         yield live

@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from unigrpo.config import ImageSamplingConfig, LoRAConfig, TextSamplingConfig
 from unigrpo.cost.memory import ModelSize, image_coding_gb, image_tokenizer_gb, logit_copies, sampling_gb, scoring_gb
 from unigrpo.cost.memory import update_gb as planned_update_gb
+from unigrpo.models import wide_linear
 from unigrpo.models.image_tokenizer import IMAGE_BATCH_SIZE, ImageTokenizer, ImageTokenizerConfig
 from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
 from unigrpo.models.sampling import image as image_sampling
@@ -43,8 +44,11 @@ def fakes() -> tuple[FakeTensorMode, LiveBytes, MMadaModelLM]:
 
 
 @pytest.fixture
-def live(fakes: tuple[FakeTensorMode, LiveBytes, MMadaModelLM]) -> Iterator[LiveBytes]:
-    """Counts bytes; all tensors of the test are fake."""
+def live(
+    fakes: tuple[FakeTensorMode, LiveBytes, MMadaModelLM], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[LiveBytes]:
+    """Counts bytes, as many as on a GPU; all tensors of the test are fake."""
+    monkeypatch.setattr(wide_linear, "has_wide_product", lambda x: True)
     with fakes[0], fakes[1]:
         yield fakes[1]
 

@@ -235,9 +235,10 @@ def test_log_probs_are_the_softmax_at_the_positions(tiny, tokens, monkeypatch, c
 
 def test_no_more_rows_of_logits_than_a_chunk_exist_at_once(tiny, tokens, monkeypatch):
     monkeypatch.setattr(mmada, "HEAD_CHUNK_ROWS", 4)
-    head, rows = tiny.transformer.ff_out, []
-    compute = head._logits
-    monkeypatch.setattr(head, "_logits", lambda hidden, ids: rows.append(len(hidden)) or compute(hidden, ids))
+    rows, compute = [], mmada.wide_linear
+    monkeypatch.setattr(
+        mmada, "wide_linear", lambda hidden, weight: rows.append(len(hidden)) or compute(hidden, weight)
+    )
     out = tiny(tokens, positions=torch.ones_like(tokens).bool(), targets=tokens.flatten())
     assert rows == [4, 4, 4, 4, 2]
     out.log_probs.sum().backward()

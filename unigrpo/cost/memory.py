@@ -1,7 +1,8 @@
 """Estimate of the memory that one policy GPU of a run needs, before the run starts.
 
 The counts are those of mixed-precision Adam under ZeRO (arXiv:1910.02054, section 3.1): 12 bytes per parameter for the
-float32 master weights and the two moments, and one weight and one gradient in the type of the forward pass.
+float32 master weights and the two moments, one weight in the type of the forward pass, and one gradient in the type in
+which gradients are added up.
 """
 
 from __future__ import annotations
@@ -258,7 +259,7 @@ def update_gb(model: ModelSize, tokens: int, dtype: str, read: int | None = None
     read = tokens if read is None else read
     chunk = _chunk_bytes(model, read)
     # Of several chunks of rows, autograd adds up the gradients of the head's weights: two and their sum.
-    head = 3 * head_gradient if read > HEAD_CHUNK_ROWS else max(3 * chunk, head_gradient + chunk / 2)
+    head = 3 * head_gradient if read > HEAD_CHUNK_ROWS else max(3 * chunk, head_gradient + 1.5 * chunk)
     # The gradients of a layer's activations beside what it keeps: three of the model's width and one of the MLP's.
     backward = 3 * width + model.mlp_width
     if is_recomputed:
@@ -355,7 +356,7 @@ def training_memory(config: BaseRunConfig, model: ModelSize, tokens: int, num_ra
     passes = update_gb(model, tokens, config.ds.param_dtype, is_recomputed=config.actor.gradient_checkpointing_enable)
     gpu = {
         "weights": _weights_gb(config, model) / (ranks if stage == 3 else 1),
-        "gradients": own_gradients * bytes_each,
+        "gradients": own_gradients * TYPE_BYTES[config.ds.grad_accum_dtype],
         "update": passes + zero_buffers_gb(config, model, ranks),
         # A float32 copy of the gradients that the optimizer of this rank takes, and the flat copy it is made of.
         "optimizer step": trained / (ranks if stage >= 1 else 1) * (4 + bytes_each),

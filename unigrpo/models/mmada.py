@@ -24,10 +24,13 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import ModelOutput
 
 from unigrpo import CheckpointError
+from unigrpo.algorithm.kl import exact_kl
 from unigrpo.models.fused_ops import FusedOps, add_residual
 from unigrpo.models.sampling.cache import KeyValueCache
+from unigrpo.models.sampling.remasking import guide
 from unigrpo.models.vocabulary import PUBLISHED_IDS
 from unigrpo.models.weight_files import give_modes_of_config
+from unigrpo.models.wide_linear import wide_linear
 
 HEAD_CHUNK_ROWS = 1024
 """Number of rows whose logits exist at once when only log-probabilities are requested."""
@@ -90,6 +93,10 @@ class MMadaOutput(ModelOutput):
     """Logits (B, L, V'), or (N, V') at ``positions``; None where log-probabilities were requested."""
     log_probs: Tensor | None = None
     """Log-probabilities (N,) of ``targets``, float32, nats."""
+    exact_kl: Tensor | None = None
+    """KL divergence (N,) to the model of ``base`` at the positions of ``targets``, nats; None without ``base``."""
+    hidden: Tensor | None = None
+    """Hidden states (M, D) at ``positions`` behind the final norm; None unless they alone were requested."""
     hidden_states: tuple[Tensor, ...] | None = None
     """Input of every layer, and the output of the last layer before the final norm."""
 
@@ -227,33 +234,65 @@ class Head(nn.Linear):
         targets: Int[Tensor, " N"] | None = None,
         temperatures: Float[Tensor, " N"] | None = None,
         is_sliced: Bool[Tensor, " N"] | None = None,
+        is_guided: Bool[Tensor, " N"] | None = None,
+        guidance_scale: float = 0.0,
+        base: Float[Tensor, "M D"] | None = None,
     ) -> Tensor:
         """Returns the logits of the ids of ``vocab_slice``, or of all ids; with ``targets``, their log-probabilities
-        (N,).
+        (N,), or (N, 2) with ``base``: the second column is then the KL divergence to the base.
 
         Args:
-            input: Hidden states; (N, D) with ``targets``.
+            input: Hidden states; (N, D) with ``targets``, and after them one for each target of ``is_guided``.
             vocab_slice: First and one-past-last id that is computed.
             targets: Tokens whose log-probabilities are returned, in float32.
             temperatures: Divisor of the logits of each target.
             is_sliced: Targets to which the slice applies; the others use all ids. None applies it to all targets.
+            is_guided: Targets of guidance, to all of which the slice applies.
+            guidance_scale: Of these targets.
+            base: Hidden states of another model with this head, in the order of ``input``.
         """
         if targets is None or temperatures is None:
             return self._logits(input, vocab_slice)
-        if is_sliced is None:
-            return self._log_probs(input, targets, vocab_slice, temperatures)
-        log_probs = input.new_zeros(len(targets), dtype=torch.float32)
-        for rows, ids in ((is_sliced, vocab_slice), (~is_sliced, None)):
-            part = self._log_probs(input[rows], targets[rows], ids, temperatures[rows])
-            log_probs = log_probs.masked_scatter(rows, part)
-        return log_probs
+        if is_sliced is None and is_guided is None:
+            return self._log_probs(input, targets, vocab_slice, temperatures, base=base)
+        sliced = torch.ones_like(targets, dtype=torch.bool) if is_sliced is None else is_sliced
+        number, has_base = len(targets), base is not None
+        parts: list[tuple[Tensor, tuple[int, int] | None, bool]] = [(sliced, vocab_slice, False)]
+        if is_sliced is not None:
+            parts.append((~sliced, None, False))
+        if is_guided is not None:
+            parts[0] = (sliced & ~is_guided, vocab_slice, False)
+            parts.append((is_guided, vocab_slice, True))
+        result = input.new_zeros((number, 2) if has_base else (number,), dtype=torch.float32)
+        for rows, ids, guided in parts:
+            part = self._log_probs(
+                input[:number][rows],
+                targets[rows],
+                ids,
+                temperatures[rows],
+                guides=input[number:] if guided else None,
+                guidance_scale=guidance_scale,
+                base=None if base is None else base[:number][rows],
+                base_guides=base[number:] if base is not None and guided else None,
+            )
+            result = result.masked_scatter(rows[:, None].expand_as(result) if has_base else rows, part)
+        return result
 
     def _logits(self, hidden: Tensor, vocab_slice: tuple[int, int] | None) -> Tensor:
         return F.linear(hidden, self.weight if vocab_slice is None else self.weight[slice(*vocab_slice)])
 
     def _log_probs(
-        self, hidden: Tensor, targets: Tensor, vocab_slice: tuple[int, int] | None, temperatures: Tensor
-    ) -> Float[Tensor, " N"]:
+        self,
+        hidden: Tensor,
+        targets: Tensor,
+        vocab_slice: tuple[int, int] | None,
+        temperatures: Tensor,
+        *,
+        guides: Tensor | None = None,
+        guidance_scale: float = 0.0,
+        base: Tensor | None = None,
+        base_guides: Tensor | None = None,
+    ) -> Float[Tensor, " N"] | Float[Tensor, "N 2"]:
         """Returns log-probabilities in chunks of rows; the backward pass computes the logits again instead of storing
         them.
 
@@ -264,13 +303,29 @@ class Head(nn.Linear):
         """
         offset = 0 if vocab_slice is None else vocab_slice[0]
 
-        def chunk_log_probs(rows: Tensor, wanted: Tensor, divisors: Tensor) -> Tensor:
-            logits = self._logits(rows, vocab_slice).float() / divisors[:, None]
-            # No cross-entropy: it takes a target of -100, here an id 100 before the slice, for one to leave out.
-            return logits.log_softmax(-1).gather(1, wanted[:, None])[:, 0]
+        def all_log_probs(rows: Tensor, divisors: Tensor, without: Tensor | None) -> Tensor:
+            weight = self.weight if vocab_slice is None else self.weight[slice(*vocab_slice)]
+            logits = wide_linear(rows, weight)
+            if without is not None:
+                logits = guide(logits, wide_linear(without, weight), guidance_scale)
+            logits = logits / divisors[:, None]  # the same name, so that no third copy stays alive
+            return logits.log_softmax(-1)
 
+        def chunk_log_probs(rows: Tensor, wanted: Tensor, divisors: Tensor, *more: Tensor | None) -> Tensor:
+            without, of_base, base_without = more
+            log_probs = all_log_probs(rows, divisors, without)
+            # No cross-entropy: it takes a target of -100, here an id 100 before the slice, for one to leave out.
+            result = log_probs.gather(1, wanted[:, None])[:, 0]
+            if of_base is None:
+                return result
+            with torch.no_grad():
+                base_log_probs = all_log_probs(of_base, divisors, base_without)
+            return torch.stack([result, exact_kl(log_probs, base_log_probs)], dim=1)
+
+        given = (hidden, targets - offset, temperatures, guides, base, base_guides)
+        number = max(1, -(-len(hidden) // HEAD_CHUNK_ROWS))
         chunks = zip(
-            *(tensor.split(HEAD_CHUNK_ROWS) for tensor in (hidden, targets - offset, temperatures)), strict=True
+            *([None] * number if tensor is None else tensor.split(HEAD_CHUNK_ROWS) for tensor in given), strict=True
         )
         if torch.is_grad_enabled() and hidden.requires_grad:
             parts = [checkpoint(chunk_log_probs, *chunk, use_reentrant=False) for chunk in chunks]
@@ -350,7 +405,11 @@ class MMadaModelLM(PreTrainedModel):
         targets: Int[Tensor, " N"] | None = None,
         vocab_slice: tuple[int, int] | None = None,
         is_sliced: Bool[Tensor, " N"] | None = None,
+        is_guided: Bool[Tensor, " N"] | None = None,
+        guidance_scale: float = 0.0,
         temperature: float | Float[Tensor, " N"] = 1.0,
+        base: Float[Tensor, "M D"] | None = None,
+        without_head: bool = False,
         output_hidden_states: bool = False,
         cache: KeyValueCache | None = None,
     ) -> MMadaOutput:
@@ -367,7 +426,13 @@ class MMadaModelLM(PreTrainedModel):
                 stored.
             vocab_slice: First and one-past-last id that the head computes; the softmax is over these alone.
             is_sliced: Targets to which the slice applies; the others use the whole vocabulary. None applies it to all.
+            is_guided: Targets whose logits are those of classifier-free guidance. The last ``positions`` are then
+                those of the unconditional rows, one for each of these targets in their order; all use the slice.
+            guidance_scale: Of these targets.
             temperature: Divisor of the logits before the softmax of ``targets``; one for all or one for each.
+            base: Hidden states of another model with the same head at ``positions``, such as those of the model
+                without its adapters; then the KL divergence to it is returned, too.
+            without_head: Return only the hidden states at ``positions``.
             output_hidden_states: Also return the residual stream between the layers.
             cache: A new cache is filled by this pass. With a filled one, ``input_ids`` and ``positions`` are the
                 columns from ``cache.first`` on, and ``attention_mask`` is still that of whole rows.
@@ -396,16 +461,28 @@ class MMadaModelLM(PreTrainedModel):
         if index is not None and states is not None:
             hidden = _select(hidden, index)
         hidden = self.transformer.ln_f(hidden)
+        if without_head:
+            return MMadaOutput(hidden=hidden)
         if targets is None:
             return MMadaOutput(logits=self.transformer.ff_out(hidden, vocab_slice), hidden_states=kept)
-        if hidden.dim() != 2 or len(targets) != len(hidden):
+        num_guided = 0 if is_guided is None else int(is_guided.sum())
+        if hidden.dim() != 2 or len(targets) + num_guided != len(hidden):
             where = f"{len(hidden)} positions" if hidden.dim() == 2 else "no positions"
             raise CheckpointError(f"{len(targets)} targets for {where}; give one target for each True of positions")
         temperatures = torch.as_tensor(temperature, device=device).expand(len(targets))
-        log_probs = self.transformer.ff_out(
-            hidden, vocab_slice, targets=targets, temperatures=temperatures, is_sliced=is_sliced
+        scores = self.transformer.ff_out(
+            hidden,
+            vocab_slice,
+            targets=targets,
+            temperatures=temperatures,
+            is_sliced=is_sliced,
+            is_guided=is_guided,
+            guidance_scale=guidance_scale,
+            base=base,
         )
-        return MMadaOutput(log_probs=log_probs, hidden_states=kept)
+        if base is None:
+            return MMadaOutput(log_probs=scores, hidden_states=kept)
+        return MMadaOutput(log_probs=scores[:, 0], exact_kl=scores[:, 1], hidden_states=kept)
 
     def _attention_mask(self, mask: Tensor | None, columns: slice = slice(None)) -> Tensor | None:
         """Returns the mask in the form of the attention kernels, for queries in ``columns``."""

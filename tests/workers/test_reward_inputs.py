@@ -72,7 +72,12 @@ def test_a_text_is_of_full_length_if_it_has_no_end_of_text(response, expected):
     tokens = torch.tensor([2, 7, *response])  # an end-of-text of the prompt is no end of the response
     written = torch.tensor([False, False, True, True, True])
     text = TextSample(
-        token_ids=tokens, response_mask=written, scored_mask=written, commit_step=tokens, commit_log_probs=tokens
+        token_ids=tokens,
+        response_mask=written,
+        scored_mask=written,
+        commit_step=tokens,
+        commit_log_probs=tokens,
+        commit_entropy=tokens,
     )
     sampler = SimpleNamespace(vocabulary=SimpleNamespace(end_of_text_id=2))
     assert TaskSampler.is_full_length(sampler, Drawn(text=text)) is expected  # type: ignore[arg-type]

@@ -37,7 +37,8 @@ class Drawn:
 
         Thoughts stand before their image in the image's row; the steps of the image are numbered after theirs.
         """
-        names = ("token_ids", "response_mask", "scored_mask", "commit_step", "commit_log_probs")
+        recorded = ("commit_log_probs", "commit_entropy")
+        names = ("token_ids", "response_mask", "scored_mask", "commit_step", *recorded)
         if self.image is None:
             assert self.text is not None, "nothing was generated"
             text = {name: getattr(self.text, name) for name in names}
@@ -50,8 +51,8 @@ class Drawn:
             image["commit_step"] = torch.where(drawn, image["commit_step"] + steps.max() + 1, steps)
             for name in ("response_mask", "scored_mask"):
                 image[name] = image[name] | torch.nn.functional.pad(getattr(self.text, name), (0, room))
-            thought = torch.nn.functional.pad(self.text.commit_log_probs, (0, room))
-            image["commit_log_probs"] = image["commit_log_probs"] + thought
+            for name in recorded:
+                image[name] = image[name] + torch.nn.functional.pad(getattr(self.text, name), (0, room))
         return {**image, "image_mask": self.image.response_mask}
 
 

@@ -18,7 +18,7 @@ from unigrpo import ConfigError
 from unigrpo.algorithm.schedule import hidden_share
 from unigrpo.config import ImageSamplingConfig
 from unigrpo.models.sampling.cache import KeyValueCache
-from unigrpo.models.sampling.remasking import draw, exponential_noise, guide, uniform_noise
+from unigrpo.models.sampling.remasking import draw, exponential_noise, guide, log_prob_and_entropy, uniform_noise
 from unigrpo.models.vocabulary import Vocabulary
 
 UNKNOWN = -1
@@ -46,6 +46,8 @@ class ImageSample:
     commit_log_probs: Float[Tensor, " L"]
     """Log-probability (nats) of the token at that step, among the image codes, at the sampling temperature; 0
     elsewhere."""
+    commit_entropy: Float[Tensor, " L"]
+    """Entropy (nats) of the distribution of the token at that step, likewise; 0 elsewhere."""
 
 
 @dataclass
@@ -139,13 +141,14 @@ def sample_images(
     batch = _start(prompts, guides, settings, vocabulary, generators, known, device)
     commit_step = torch.full(batch.image.shape, -1, device=device)
     commit_log_probs = torch.zeros(batch.image.shape, device=device)
+    commit_entropy = torch.zeros_like(commit_log_probs)
     is_finite = torch.ones((), dtype=torch.bool, device=device)
     for step in range(settings.num_denoising_steps):
         hidden = batch.image == vocabulary.mask_id
         left = hidden.sum(dim=1).tolist()
         if not any(left):
             break
-        drawn, log_probs, confidence = _candidates(model, batch, hidden, left, settings, vocabulary)
+        drawn, log_probs, entropy, confidence = _candidates(model, batch, hidden, left, settings, vocabulary)
         is_finite &= log_probs.isfinite().all()
         kept = hidden
         if step < settings.num_denoising_steps - 1:
@@ -155,10 +158,11 @@ def sample_images(
         batch.show(torch.where(kept, drawn, batch.image))
         commit_step[kept] = step
         commit_log_probs = torch.where(kept, log_probs, commit_log_probs)
+        commit_entropy = torch.where(kept, entropy, commit_entropy)
     if not is_finite:  # asked once, because the answer waits for the device
         raise ConfigError("the model's logits are not finite; check its weights, or use an earlier checkpoint")
     return [
-        _finish(batch.image[row], prompt, commit_step[row], commit_log_probs[row], vocabulary)
+        _finish(batch.image[row], prompt, commit_step[row], commit_log_probs[row], commit_entropy[row], vocabulary)
         for row, prompt in enumerate(prompts)
     ]
 
@@ -293,8 +297,9 @@ def _candidates(
     left: Sequence[int],
     settings: ImageSamplingConfig,
     vocabulary: Vocabulary,
-) -> tuple[Int[Tensor, "B N"], Float[Tensor, "B N"], Float[Tensor, "B N"]]:
-    """Returns a token for every masked position, its log-probability and its confidence, which is infinite elsewhere.
+) -> tuple[Int[Tensor, "B N"], Float[Tensor, "B N"], Float[Tensor, "B N"], Float[Tensor, "B N"]]:
+    """Returns a token for every masked position, its log-probability, the entropy, and its confidence, which is
+    infinite elsewhere.
 
     Confidence is the log-probability before the temperature.
     """
@@ -304,11 +309,12 @@ def _candidates(
         drawn = draw(scaled, exponential_noise(left, logits.shape[1], batch.generators, logits.device))
     else:
         drawn = scaled.argmax(dim=-1)
-    log_probs = scaled.log_softmax(-1).gather(1, drawn[:, None])[:, 0]
+    log_probs, entropy = log_prob_and_entropy(scaled, drawn)
     plain = log_probs if scaled is logits else logits.log_softmax(-1).gather(1, drawn[:, None])[:, 0]
     return (
         batch.image.masked_scatter(hidden, drawn + vocabulary.image_offset),
         torch.zeros_like(hidden, dtype=torch.float32).masked_scatter(hidden, log_probs),
+        torch.zeros_like(hidden, dtype=torch.float32).masked_scatter(hidden, entropy),
         torch.full_like(hidden, torch.inf, dtype=torch.float32).masked_scatter(
             hidden, plain.clamp(min=math.log(MIN_PROBABILITY))
         ),
@@ -341,7 +347,9 @@ def _remasking_noise(batch: _Batch, hidden: Bool[Tensor, "B N"], left: Sequence[
     return torch.zeros_like(hidden, dtype=torch.float32).masked_scatter(hidden, noise)
 
 
-def _finish(image: Tensor, prompt: Tensor, steps: Tensor, log_probs: Tensor, vocabulary: Vocabulary) -> ImageSample:
+def _finish(
+    image: Tensor, prompt: Tensor, steps: Tensor, log_probs: Tensor, entropy: Tensor, vocabulary: Vocabulary
+) -> ImageSample:
     """Returns one row without padding; ``image`` holds token ids."""
     around = (len(prompt), 1)
     ids, steps = image.cpu(), torch.nn.functional.pad(steps.cpu(), around, value=-1)
@@ -353,4 +361,5 @@ def _finish(image: Tensor, prompt: Tensor, steps: Tensor, log_probs: Tensor, voc
         scored_mask=drawn,
         commit_step=steps,
         commit_log_probs=torch.nn.functional.pad(log_probs.cpu(), around),
+        commit_entropy=torch.nn.functional.pad(entropy.cpu(), around),
     )

@@ -89,3 +89,17 @@ def draw(logits: Float[Tensor, "N V"], noise: Float[Tensor, "N V"], excluded: in
     if excluded is not None:
         scores[:, excluded] = -torch.inf
     return scores.argmax(dim=-1)
+
+
+def log_prob_and_entropy(
+    logits: Float[Tensor, "N V"], tokens: Int[Tensor, " N"]
+) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
+    """Returns the log-probability of a token of each row, and the entropy of the row (nats).
+
+    The entropy is ``log Z - sum p logits``, which takes one copy of the logits.
+    """
+    probabilities = logits.log_softmax(-1)
+    log_probs = probabilities.gather(1, tokens[:, None])[:, 0]
+    log_normaliser = logits.gather(1, tokens[:, None])[:, 0] - log_probs
+    mean = probabilities.exp_().mul_(logits).sum(-1)
+    return log_probs, (log_normaliser - mean).clamp(min=0)

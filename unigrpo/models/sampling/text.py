@@ -23,6 +23,7 @@ from unigrpo.models.sampling.remasking import (
     draw_top_p,
     exponential_noise,
     guide,
+    log_prob_and_entropy,
     most_confident,
     uniform_noise,
 )
@@ -41,9 +42,12 @@ class TextSample:
     """Step at which the token was fixed, from 0; -1 where none was: the prompt, and padding that was never sampled."""
     commit_log_probs: Float[Tensor, " L"]
     """Log-probability (nats) of the token at that step, at the sampling temperature; 0 where none was fixed."""
+    commit_entropy: Float[Tensor, " L"]
+    """Entropy (nats) of the model's distribution of the token at that step, at the sampling temperature; 0 where none
+    was fixed."""
 
 
-TENSORS = ("tokens", "token_mask", "commit_step", "log_probs")
+TENSORS = ("tokens", "token_mask", "commit_step", "log_probs", "entropy")
 """Names of the tensors that a batch holds for each row."""
 
 
@@ -58,6 +62,7 @@ class _Batch:
     token_mask: Tensor
     commit_step: Tensor
     log_probs: Tensor
+    entropy: Tensor
     is_padded: bool
     """Whether a row is shorter than the longest row."""
     response_length: int
@@ -181,6 +186,7 @@ def _start(
         token_mask=token_mask,
         commit_step=torch.full(shape, -1, device=device),
         log_probs=torch.zeros(shape, device=device),
+        entropy=torch.zeros(shape, device=device),
         is_padded=len({len(p) for p in prompts}) > 1 or len({len(suffix) for suffix in suffixes}) > 1,
         response_length=settings.max_new_tokens,
     )
@@ -223,12 +229,12 @@ def _fill_block(
         chosen = _chosen_at_random(masked, left, count, part.generators, settings)
         read, numbers = (masked, left) if chosen is None else (chosen, _numbers(chosen, count, settings))
         logits = _logits(model, part, columns, read, sum(numbers), settings, vocabulary, cache)
-        drawn, log_probs, confidence = _candidates(logits, numbers, part.generators, settings, vocabulary)
+        drawn, log_probs, entropy, confidence = _candidates(logits, numbers, part.generators, settings, vocabulary)
         is_finite &= log_probs.isfinite().all()
         if chosen is None:
             confidence = confidence.nan_to_num(0.0)  # so that the count holds until the end of the block, which raises
             chosen = _chosen(masked, confidence, count, settings)
-        for target, values in ((part.tokens, drawn), (part.log_probs, log_probs)):
+        for target, values in ((part.tokens, drawn), (part.log_probs, log_probs), (part.entropy, entropy)):
             _commit(target[:, columns], read, chosen, values)
         part.commit_step[:, columns].masked_fill_(chosen, block * len(counts) + step)
         left = [n - count for n in left]
@@ -277,8 +283,8 @@ def _candidates(
     generators: Sequence[torch.Generator],
     settings: TextSamplingConfig,
     vocabulary: Vocabulary,
-) -> tuple[Int[Tensor, " N"], Float[Tensor, " N"], Float[Tensor, " N"]]:
-    """Returns a token for each position with logits, its log-probability and its confidence.
+) -> tuple[Int[Tensor, " N"], Float[Tensor, " N"], Float[Tensor, " N"], Float[Tensor, " N"]]:
+    """Returns a token for each position with logits, its log-probability, the entropy and its confidence.
 
     The mask token itself is never sampled; the log-probability is still that of the whole vocabulary, as in training.
     ``numbers`` holds the number of positions of each row. Logits are large, so few copies of them are made.
@@ -295,10 +301,10 @@ def _candidates(
         else:
             drawn = allowed.argmax(dim=-1)
         del allowed
-    log_probs = scaled.log_softmax(-1).gather(1, drawn[:, None])[:, 0]
+    log_probs, entropy = log_prob_and_entropy(scaled, drawn)
     if scaled is logits:
-        return drawn, log_probs, log_probs.exp()
-    return drawn, log_probs, logits.log_softmax(-1).gather(1, drawn[:, None])[:, 0].exp()
+        return drawn, log_probs, entropy, log_probs.exp()
+    return drawn, log_probs, entropy, logits.log_softmax(-1).gather(1, drawn[:, None])[:, 0].exp()
 
 
 def _logits(
@@ -358,4 +364,5 @@ def _finish(batch: _Batch, row: int, prompt_length: int, vocabulary: Vocabulary)
         scored_mask=response & (ends.cumsum(0) - ends.long() == 0),
         commit_step=batch.commit_step[row, whole].cpu(),
         commit_log_probs=batch.log_probs[row, whole].cpu(),
+        commit_entropy=batch.entropy[row, whole].cpu(),
     )

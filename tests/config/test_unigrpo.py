@@ -69,6 +69,12 @@ from unigrpo.config.parsing import config_from_args, parse, run_parser
         (lambda: ActorConfig(eps_clip_low_high=(1.5, 0.2)), "low is 1.5"),
         (lambda: ActorConfig(num_gpus_per_node=0), "actor.num_gpus_per_node is 0"),
         (lambda: DeepSpeedConfig(zero_stage=4), r"ds.zero_stage is 4; choose one of \[0, 1, 2, 3\]"),  # type: ignore[arg-type]
+        (
+            lambda: DeepSpeedConfig(zero_stage=1),
+            r"ds.grad_accum_dtype is fp32, which DeepSpeed.s ds.zero_stage 1 cannot do",
+        ),
+        (lambda: DeepSpeedConfig(adam_offload=True), r"ds.zero_stage 2 cannot do with ds.adam_offload; use"),
+        (lambda: DeepSpeedConfig(param_dtype="fp32", grad_accum_dtype="bf16"), "ds.grad_accum_dtype is bf16, but"),
         (lambda: RewardConfig(terms=()), "reward.terms is empty"),
         (lambda: RewardConfig(terms=(RewardTermConfig(name="a"), RewardTermConfig(name="a"))), "names a reward twice"),
         (lambda: TrainConfig(num_inner_updates=0), "train.num_inner_updates is 0"),

@@ -236,7 +236,7 @@ def check_learning_rates(case: Case) -> None:
                 lr_warmup_ratio=(warm - 0.5) / total,
                 min_lr_ratio=float(floor[1]) if floor else 0.0,
             )
-            scheduler = make_scheduler(optimizer, actor, total)
+            scheduler = make_scheduler(optimizer, actor, total, starts_at_zero=True)
         found = []
         for _ in range(len(case[match[0]])):
             found.append(scheduler.get_last_lr()[0])

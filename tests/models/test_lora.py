@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
 from unigrpo.config import LoRAConfig
+from unigrpo.models.checkpoint_io import load_policy, save_weights
 from unigrpo.models.lora import add_lora, merge_lora, without_lora
 from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
 
@@ -66,3 +70,29 @@ def test_the_base_is_seen_without_the_adapters_and_the_merged_weights_with_them(
 def test_wrong_settings_are_refused(change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LoRAConfig(**change)
+
+
+def test_an_export_keeps_what_adapters_learned_beside_bfloat16_weights(model: MMadaModelLM, tmp_path: Path) -> None:
+    """With B of 1e-4 beside weights of 0.02, 90% of the change would be lost in bfloat16."""
+    model = model.bfloat16()
+    base = {name: weight.clone() for name, weight in model.state_dict().items()}
+    add_lora(model, SETTINGS)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=1e-4)
+    save_weights(model, model.state_dict(), tmp_path)
+    exported = load_policy(tmp_path, torch.float32, "eager").state_dict()
+    weights = model.state_dict()
+    for name, weight in base.items():
+        layer = name.removesuffix(".weight")
+        expected = weight.double()
+        if f"{layer}.lora_B.default.weight" in weights:
+            expected += (
+                2
+                * weights[f"{layer}.lora_B.default.weight"].double()
+                @ weights[f"{layer}.lora_A.default.weight"].double()
+            )
+            assert not torch.equal(exported[name].double(), weight.double())
+        assert (exported[name].double() - expected).abs().max() < 1e-8
+    assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "float32"

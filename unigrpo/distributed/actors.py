@@ -9,6 +9,7 @@ from typing import Any
 import ray
 import torch
 import torch.distributed as dist
+from deepspeed import zero
 from openrlhf.trainer.ray.launcher import BaseModelActor
 from openrlhf.trainer.ray.utils import ray_noset_visible_devices
 from transformers import PreTrainedModel
@@ -138,7 +139,18 @@ class ReferenceActor(ModelActor):
         meter = FlopMeter(engine.module, LoRAConfig())
         settings = ScoringSettings.of_run(config, vocabulary)
         agree = partial(max_over_ranks, device=engine.device)
-        return ReferenceWorker(config, engine, engine.device, settings, meter, agree)
+        whole = partial(zero.GatheredParameters, modifier_rank=0, enabled=strategy.stage == 3)
+        return ReferenceWorker(
+            config,
+            engine,
+            engine.device,
+            settings,
+            meter,
+            agree,
+            model=engine.module,
+            whole=whole,
+            is_first=torch.distributed.get_rank() == 0,
+        )
 
     def run(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Work]:
         """Calls a method of the worker. With ``ref.offload`` the weights are on the GPU only during the call."""

@@ -1,4 +1,4 @@
-"""The only monkeypatches: changes that make OpenRLHF and DeepSpeed importable and usable without a GPU."""
+"""The only monkeypatches: they make OpenRLHF and DeepSpeed importable and usable without a GPU, and mend DeepSpeed."""
 
 from __future__ import annotations
 
@@ -90,3 +90,19 @@ def use_cpu_barrier() -> None:
     from openrlhf.utils.deepspeed import deepspeed  # noqa: PLC0415  # imports what install() stands in for
 
     deepspeed.torch_dist_barrier_and_cuda_sync = torch.distributed.barrier
+
+
+def add_gradients_in_their_type(optimizer: Any) -> None:
+    """Makes DeepSpeed's ZeRO-2 optimizer add up gradients in the type of its ``gradient_accumulation_dtype``.
+
+    By itself it starts the sum with the gradient of the first pass as it is, in the type of the weights, and therefore
+    adds up in this type.
+    """
+    if not hasattr(optimizer, "get_all_grad_tensors"):
+        return  # ZeRO-3 adds up as it is told
+    own = optimizer.get_all_grad_tensors
+
+    def converted(tensors: list[torch.Tensor], dtype: torch.dtype) -> list[torch.Tensor]:
+        return [gradient.to(dtype) for gradient in own(tensors, dtype)]
+
+    optimizer.get_all_grad_tensors = converted

@@ -16,9 +16,11 @@ from transformers import PreTrainedModel
 
 from unigrpo import CheckpointError
 from unigrpo.config import BaseRunConfig
+from unigrpo.distributed import compat
 from unigrpo.distributed.strategy import UniGRPOStrategy, training_settings
 from unigrpo.models.checkpoint_io import meta_copy, save_weights
-from unigrpo.models.lora import merge_lora
+from unigrpo.models.lora import add_adapters_like
+from unigrpo.training.optimizer_step import ScheduleLength, advance
 
 CHECKPOINT_TAG = "engine"
 """Name of DeepSpeed's folder inside a checkpoint."""
@@ -44,8 +46,10 @@ class StrategyEngine:
         """
         self._strategy = strategy
         self._is_sharded = config.ds.zero_stage == 3
-        self._engine, _, _ = strategy.prepare((model, training_settings(config)))
+        self._engine, _, scheduler = strategy.prepare((model, training_settings(config)))
+        advance(scheduler, ScheduleLength.of(config.actor, config.num_optimizer_steps).first)
         self._engine.optimizer.check_grad_overflow = True  # by itself DeepSpeed skips the check in float32
+        compat.add_gradients_in_their_type(self._engine.optimizer)
         self.model: PreTrainedModel = self._engine.module
         self.rank = dist.get_rank()
         self.world_size = dist.get_world_size()
@@ -61,8 +65,10 @@ class StrategyEngine:
         if not self._is_sharded:
             yield self.model
             return
+        # Adapters stay apart: merged into weights of few digits, most of what they learned would be rounded away.
         copy = meta_copy(self.model)
-        copy.load_state_dict(merge_lora(self.model, self._gathered()), assign=True)
+        add_adapters_like(copy, self.model)
+        copy.load_state_dict(self._gathered(), assign=True)
         yield copy.eval()
 
     def trained_weights(self) -> Iterator[Tensor]:

@@ -15,6 +15,7 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from unigrpo.config import BaseRunConfig
 from unigrpo.distributed import compat
+from unigrpo.training.optimizer_step import ScheduleLength
 
 
 class UniGRPOStrategy(DeepspeedStrategy):
@@ -40,6 +41,7 @@ class UniGRPOStrategy(DeepspeedStrategy):
         """Returns OpenRLHF's DeepSpeed settings, overridden by ours."""
         settings = super().get_ds_train_config(optim_dict, max_norm=max_norm)
         settings["managed_gradient_accumulation"] = False
+        settings["communication_data_type"] = self.grad_accum_dtype
         if optim_dict is not None:
             settings["optimizer"]["params"] |= {"torch_adam": True, **self.adam_options()}
         return settings
@@ -101,7 +103,7 @@ def strategy_arguments(config: BaseRunConfig) -> Namespace:
             param_dtype=config.ds.param_dtype,
             adam_offload=config.ds.adam_offload and torch.cuda.is_available(),
             zpg=1,
-            grad_accum_dtype=None,
+            grad_accum_dtype=config.ds.grad_accum_dtype,
             overlap_comm=config.ds.overlaps_reduction,
             deepcompile=False,
             use_universal_ckpt=False,
@@ -118,6 +120,7 @@ def strategy_arguments(config: BaseRunConfig) -> Namespace:
 def training_settings(config: BaseRunConfig) -> dict[str, Any]:
     """Returns optimizer and schedule of the policy in the form that ``DeepspeedStrategy.prepare`` takes."""
     actor = config.actor
+    length = ScheduleLength.of(actor, config.num_optimizer_steps)
     return {
         "optim": "adam",
         "adam": {
@@ -127,8 +130,8 @@ def training_settings(config: BaseRunConfig) -> dict[str, Any]:
             "weight_decay": actor.adam.weight_decay,
         },
         "lr_scheduler": actor.lr_scheduler,
-        "lr_warmup_ratio": actor.lr_warmup_ratio,
+        "lr_warmup_ratio": max(length.warmup - 0.5, 0) / length.total,  # OpenRLHF rounds their product up
         "min_lr_ratio": actor.min_lr_ratio,
         "max_norm": actor.max_norm,
-        "scheduler_steps": config.num_optimizer_steps,
+        "scheduler_steps": length.total,
     }

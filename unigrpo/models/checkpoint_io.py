@@ -187,12 +187,18 @@ def meta_copy(model: PreTrainedModel) -> PreTrainedModel:
 def save_weights(model: PreTrainedModel, weights: Mapping[str, Tensor], folder: str | Path) -> None:
     """Writes weights and config alone, with LoRA adapters merged.
 
+    The layers with adapters are written in float32, and the config says so: see
+    :func:`~unigrpo.models.lora.merge_lora`.
+
     Args:
         model: The model.
         weights: All its weights, by name.
         folder: Where to write.
     """
-    meta_copy(model).save_pretrained(folder, max_shard_size=MAX_SHARD_SIZE, state_dict=merge_lora(model, weights))
+    merged, copy = merge_lora(model, weights), meta_copy(model)
+    if any(weight.dtype == torch.float32 for weight in merged.values()):
+        copy = copy.float()
+    copy.save_pretrained(folder, max_shard_size=MAX_SHARD_SIZE, state_dict=merged)
 
 
 def save_tokenizer_and_config(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -93,16 +95,58 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     ]
 
 
-def make_scheduler(optimizer: torch.optim.Optimizer, actor: ActorConfig, num_optimizer_steps: int) -> Any:
-    """The learning-rate schedule of ``actor`` over the optimizer steps of the whole run."""
+@dataclass(frozen=True, kw_only=True)
+class ScheduleLength:
+    """Steps of a learning-rate schedule that starts at its step ``first``."""
+
+    first: int
+    warmup: int
+    total: int
+
+    @classmethod
+    def of(cls, actor: ActorConfig, num_optimizer_steps: int) -> ScheduleLength:
+        """The schedule of a run. With W steps of warm-up, their rates are 1/(W + 1) to W/(W + 1) of the peak.
+
+        A schedule whose warm-up starts with the rate 0 makes a first step that changes nothing. It has one step more
+        here and starts at its second one; after the warm-up all rates are the same.
+        """
+        warmup = math.ceil(num_optimizer_steps * actor.lr_warmup_ratio)
+        skipped = int(warmup > 0)
+        return cls(first=skipped, warmup=warmup + skipped, total=num_optimizer_steps + skipped)
+
+
+def make_scheduler(
+    optimizer: torch.optim.Optimizer, actor: ActorConfig, num_optimizer_steps: int, *, starts_at_zero: bool = False
+) -> Any:
+    """The learning-rate schedule of ``actor`` over the optimizer steps of the whole run.
+
+    Args:
+        optimizer: Whose rates it sets.
+        actor: Name, warm-up and floor of the schedule.
+        num_optimizer_steps: Of the whole run.
+        starts_at_zero: Whether the warm-up starts with the rate 0, as in the released code of MMaDA; see
+            :class:`ScheduleLength`.
+    """
     extra = {"min_lr_rate": actor.min_lr_ratio} if actor.lr_scheduler == "cosine_with_min_lr" else {}
-    return get_scheduler(
+    length = ScheduleLength.of(actor, num_optimizer_steps)
+    scheduler = get_scheduler(
         actor.lr_scheduler,
         optimizer,
-        num_warmup_steps=math.ceil(num_optimizer_steps * actor.lr_warmup_ratio),
-        num_training_steps=num_optimizer_steps,
+        num_warmup_steps=length.warmup - length.first * starts_at_zero,
+        num_training_steps=length.total - length.first * starts_at_zero,
         scheduler_specific_kwargs=extra,
     )
+    if not starts_at_zero:
+        advance(scheduler, length.first)
+    return scheduler
+
+
+def advance(scheduler: Any, num_steps: int) -> None:
+    """Moves a new schedule on by some steps."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step", category=UserWarning)
+        for _ in range(num_steps):
+            scheduler.step()
 
 
 class LocalEngine:

@@ -284,6 +284,7 @@ class TrainBatch(Columnar):
     advantages: Float[Tensor, "B S"]
     is_valid: Bool[Tensor, " B"]
     old_log_probs: LogProbs
+    behaviour_log_probs: LogProbs
     ref_log_probs: LogProbs
 
     def __len__(self) -> int:
@@ -297,6 +298,7 @@ class TrainBatch(Columnar):
             advantages=torch.tensor([sample.advantages for sample in samples], dtype=torch.float32),
             is_valid=torch.tensor([sample.is_valid for sample in samples], dtype=torch.bool),
             old_log_probs=LogProbs.of([sample.old_log_probs for sample in samples]),
+            behaviour_log_probs=LogProbs.of([sample.behaviour_log_probs for sample in samples]),
             ref_log_probs=LogProbs.of([sample.ref_log_probs for sample in samples]),
         )
 
@@ -304,13 +306,18 @@ class TrainBatch(Columnar):
         """Returns the samples one by one."""
         columns = zip(
             self.trajectories.samples(), self.advantages.tolist(), self.is_valid.tolist(), self.old_log_probs.rows(),
-            self.ref_log_probs.rows(), strict=True,
+            self.behaviour_log_probs.rows(), self.ref_log_probs.rows(), strict=True,
         )  # fmt: skip
         return [
             TrainSample(
-                rollout=sample, advantages=tuple(own), is_valid=valid, old_log_probs=old, ref_log_probs=reference
+                rollout=sample,
+                advantages=tuple(own),
+                is_valid=valid,
+                old_log_probs=old,
+                behaviour_log_probs=behaviour,
+                ref_log_probs=reference,
             )
-            for sample, own, valid, old, reference in columns
+            for sample, own, valid, old, behaviour, reference in columns
         ]
 
 

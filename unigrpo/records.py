@@ -185,5 +185,8 @@ class TrainSample:
     old_log_probs: tuple[Float[Tensor, " _"], ...] | None = None
     """Log-probabilities under the policy that generated the rollout, nats: for each of the K inner updates, those of
     the tokens that its views score, view by view."""
+    behaviour_log_probs: tuple[Float[Tensor, " _"], ...] | None = None
+    """Log-probabilities under the weights that generated the rollout in the same order, where the old policy is
+    another one; None where it is not, or where the steps of the sampler are scored."""
     ref_log_probs: tuple[Float[Tensor, " _"], ...] | None = None
     """Log-probabilities under the frozen reference in the same order; None where the task has no KL."""

@@ -22,6 +22,7 @@ from unigrpo.config import (
     EvalConfig,
     GroupFilterConfig,
     KLConfig,
+    ReferenceConfig,
     RewardConfig,
     RewardTermConfig,
     RolloutConfig,
@@ -130,9 +131,38 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(tiny_model_fo
     assert all(torch.equal(v, runs[1][1][k]) for k, v in runs[0][1].items())
 
 
-def test_a_resumed_run_equals_one_that_was_never_stopped(tiny_model_folder, tmp_path):
+def test_the_reference_follows_the_policy_every_few_steps(tiny_model_folder, tmp_path):
     run = config(tiny_model_folder)
-    run = dataclasses.replace(run, ckpt=dataclasses.replace(run.ckpt, save_steps=2))
+    run = dataclasses.replace(run, algo=dataclasses.replace(run.algo, reference=ReferenceConfig(reset_steps=2)))
+    trainer = make_trainer(run, tmp_path)
+    reference = trainer.reference.worker.forward  # type: ignore[union-attr]
+    name = "model.transformer.wte.weight"
+    seen = []
+    step = trainer.train_step
+
+    def watched(number, output):
+        values = step(number, output)
+        seen.append((weights(trainer)[name], reference.state_dict()[name].clone()))
+        return values
+
+    trainer.train_step = watched  # type: ignore[method-assign]
+    trainer.fit(Recorder())
+    policy, follower = zip(*seen, strict=True)
+    assert [torch.equal(follower[i], policy[i]) for i in range(4)] == [False, True, False, True]
+    assert torch.equal(follower[2], policy[1])
+    assert not list((tmp_path / "checkpoints").glob(".scratch*"))
+
+
+@pytest.mark.parametrize("reset_steps", [0, 1])
+def test_a_resumed_run_equals_one_that_was_never_stopped(tiny_model_folder, tmp_path, reset_steps):
+    """The second time with a reference that follows the policy."""
+    run = config(tiny_model_folder)
+    reference = ReferenceConfig(reset_steps=reset_steps, ema=0.5 * reset_steps)
+    run = dataclasses.replace(
+        run,
+        ckpt=dataclasses.replace(run.ckpt, save_steps=2),
+        algo=dataclasses.replace(run.algo, reference=reference),
+    )
     straight = Recorder()
     whole = make_trainer(run, tmp_path / "whole")
     whole.fit(straight)

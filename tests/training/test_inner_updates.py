@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from typing import Any
@@ -9,19 +10,23 @@ from typing import Any
 import pytest
 import torch
 
+from unigrpo.algorithm.objective.base import load_objective
 from unigrpo.config import (
     TASKS,
     ActorConfig,
     AdamConfig,
     AlgoConfig,
+    DeepSpeedConfig,
     KLConfig,
     LikelihoodConfig,
+    LoRAConfig,
     MaskRatioConfig,
     ObjectiveConfig,
     RunConfig,
     TaskConfig,
     TrainConfig,
 )
+from unigrpo.models.lora import add_lora
 from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
 from unigrpo.records import KeyedTrajectory, SampleKey, TrainSample
 from unigrpo.rng import keyed_generator
@@ -29,7 +34,7 @@ from unigrpo.training.batching import NonFiniteLossError
 from unigrpo.training.optimizer_step import LocalEngine
 from unigrpo.training.scoring import score
 from unigrpo.training.scoring_settings import ScoringSettings
-from unigrpo.training.unigrpo import unigrpo_updates
+from unigrpo.training.unigrpo import check_behaviour, unigrpo_updates
 from unigrpo.training.views import ViewSampler, row_of, spans_of
 
 MASK, FIRST_CODE, NUM_CODES = 1, 20, 8
@@ -278,7 +283,169 @@ def test_each_part_of_a_response_has_the_same_weight_and_its_own_advantage(model
 
 
 @pytest.mark.parametrize("method", ["unigrpo", "espo"])
-def test_a_loss_that_is_not_finite_stops_before_the_update(model, method):
-    config = run_config(method)
-    with pytest.raises(NonFiniteLossError, match=r"the loss of inner update 0 is nan; the batch starts with \w+:\d"):
+def test_a_loss_that_is_not_finite_ends_the_run_if_none_may_be_skipped(model, method):
+    config = run_config(method, max_skipped_updates=0)
+    message = r"the loss of inner update 0 is nan; the batch starts with \w+:\d.*; this update was not made, and"
+    with pytest.raises(NonFiniteLossError, match=message):
         updated(model, config, advantages=[float("nan")] * 8)
+
+
+@pytest.mark.parametrize("method", ["unigrpo", "espo"])
+def test_updates_that_are_not_finite_are_skipped_and_counted_up_to_a_limit(model, method, monkeypatch, caplog):
+    """The second of three updates has a gradient of NaN: the others are those of a run that never made it."""
+    config = run_config(method, max_skipped_updates=2)
+    step, number = LocalEngine.step, 0
+
+    def poisoned(self):
+        nonlocal number
+        number += 1
+        if number == 2:
+            next(self.model.parameters()).grad[:] = float("nan")
+        return step(self)
+
+    monkeypatch.setattr(LocalEngine, "step", poisoned)
+    metrics, weights = updated(model, config)
+    assert metrics["update/skipped"] == 1
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert all(value.isfinite().all() for value in weights.values())
+    assert "the gradient norm of inner update 1 is nan" in caplog.text
+    monkeypatch.undo()
+
+    engine = LocalEngine(model, config.actor, 100)
+    samples = train_samples(config, engine, ROLLOUTS, [float("nan")] * 8)
+    with pytest.raises(NonFiniteLossError, match=r"inner update 1 is nan.* train.max_skipped_updates allows 2 of"):
+        unigrpo_updates(engine, config, SETTINGS, samples, 1)  # one before this step, then two
+
+
+def test_a_step_without_any_finite_update_changes_nothing(model):
+    config = run_config("unigrpo", max_skipped_updates=3)
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    metrics, weights = updated(model, config, advantages=[float("nan")] * 8)
+    assert metrics == {"update/skipped": 3.0}
+    assert all(torch.equal(weights[name], value) for name, value in start.items())
+
+
+@pytest.mark.parametrize("cut", [{}, {"micro_batch_size": 1}])
+@pytest.mark.parametrize("method", ["unigrpo", "espo"])
+def test_the_exact_kl_is_that_of_whole_distributions(model, method, cut):
+    """Against a loop over tokens, with the base apart; as a loss it pulls the adapters back to it."""
+    base = copy.deepcopy(model).eval()
+    lora = LoRAConfig(rank=4, alpha=8)
+    add_lora(model, lora)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.1)
+    config = run_config(method, num_inner_updates=1, **cut)
+    kl = KLConfig(estimator="exact", init_coef=10.0)
+    config = dataclasses.replace(config, ds=DeepSpeedConfig(lora=lora), algo=dataclasses.replace(config.algo, kl=kl))
+    engine, sampler = LocalEngine(model, config.actor, 100), ViewSampler(config)
+
+    def loop():
+        """Mean over the scored tokens of all samples whose task has a KL."""
+        found = []
+        for sample in ROLLOUTS:
+            views = sampler.views(sample, 0)
+            if config.kl_coef(sample.key.task) == 0:
+                continue
+            for masked, weight in zip(views.is_masked, views.weight, strict=True):
+                xt = torch.where(masked, MASK, sample.token_ids)[None]
+                for place in (weight != 0).nonzero().flatten():
+                    is_code = bool(sample.image_mask[place])
+                    ids = slice(*SETTINGS.image_slice) if is_code else slice(None)
+                    temperature = SETTINGS.image_temperature if is_code else SETTINGS.text_temperature
+                    with torch.no_grad():
+                        p, q = ((m(xt).logits[0, place, ids] / temperature).log_softmax(-1) for m in (model, base))
+                    found.append((p.exp() * (p - q)).sum() * (weight[place] if method == "espo" else 1.0))
+        return found
+
+    expected = loop()
+    scored = score(engine, config, SETTINGS, ROLLOUTS)
+    samples = [
+        TrainSample(rollout=r, advantages=(0.0,), is_valid=True, old_log_probs=one)
+        for r, one in zip(ROLLOUTS, scored, strict=True)
+    ]
+    metrics = unigrpo_updates(engine, config, SETTINGS, samples)
+    assert metrics["grad_norm"] > 0
+    if method == "unigrpo":
+        assert metrics["kl/reference_nats"] == pytest.approx(float(sum(expected) / len(expected)), rel=1e-4)
+    assert "kl/reference_nats/t2i" not in metrics
+    for _ in range(40):
+        unigrpo_updates(engine, config, SETTINGS, samples)
+    assert sum(loop()) < 0.5 * sum(expected)
+
+
+def test_the_exact_kl_needs_the_base_in_the_same_process():
+    with pytest.raises(ValueError, match=r"algo.kl.estimator is exact, .* ds.lora.rank is 0; set ds.lora.rank"):
+        RunConfig(algo=AlgoConfig(kl=KLConfig(estimator="exact")))
+
+
+def decoupled(level="token", **rollout: Any) -> RunConfig:
+    """Trace replay whose objective weighs by what the sampler recorded."""
+    config = run_config("trace", num_inner_updates=1)
+    objective = ObjectiveConfig(level=level, options={"max_importance": 1.5})
+    algo = dataclasses.replace(config.algo, objective=objective, kl=KLConfig(init_coef=0.0))
+    return dataclasses.replace(config, algo=algo, rollout=dataclasses.replace(config.rollout, **rollout))
+
+
+def test_tokens_are_weighed_by_what_the_sampler_recorded(model, monkeypatch):
+    """min(1.5, old over behaviour probability) of every token, by a loop; the ratio to the old policy is 1."""
+    config = decoupled()
+    engine = LocalEngine(model, config.actor, 100)
+    rollouts = ROLLOUTS[:2]  # of text, with one token or two at a step
+    scored = score(engine, config, SETTINGS, rollouts)
+    losses = []
+    monkeypatch.setattr(LocalEngine, "backward", lambda self, loss: (losses.append(loss.item()), loss.backward()))
+    samples = [
+        TrainSample(rollout=r, advantages=(a,), is_valid=True, old_log_probs=one)
+        for r, a, one in zip(rollouts, (1.0, -0.5), scored, strict=True)
+    ]
+    unigrpo_updates(engine, config, SETTINGS, samples)
+    expected = 0.0
+    for sample, one in zip(samples, scored, strict=True):
+        views = ViewSampler(config).views(sample.rollout, 0)
+        places = (views.weight != 0).nonzero()[:, 1]
+        recorded = sample.rollout.commit_log_probs[places]
+        weights = (one[0] - recorded).exp().clamp(max=1.5)
+        assert (weights == 1.5).sum() + (weights < 1).sum() > 0
+        expected -= sample.advantages[0] * float(weights.mean()) / 2
+    assert sum(losses) == pytest.approx(expected, rel=1e-5)
+
+
+def test_older_weights_are_told_from_the_policy_before_the_updates(model):
+    """Two steps of staleness in the behaviour alone: ratios are 1, and the weights are those of the distance."""
+    config = run_config("unigrpo", num_inner_updates=1)
+    objective = ObjectiveConfig(options={"max_importance": 2.0})
+    algo = dataclasses.replace(config.algo, objective=objective, kl=KLConfig(init_coef=0.0))
+    config = dataclasses.replace(config, algo=algo)
+    engine = LocalEngine(model, config.actor, 100)
+    scored = score(engine, config, SETTINGS, ROLLOUTS)
+
+    def moved(distance):
+        samples = [
+            TrainSample(
+                rollout=r, advantages=(a,), is_valid=True, behaviour_log_probs=tuple(x - distance for x in one)
+            )
+            for r, a, one in zip(ROLLOUTS, ADVANTAGES, scored, strict=True)
+        ]
+        start = {name: value.clone() for name, value in model.state_dict().items()}
+        metrics = unigrpo_updates(LocalEngine(model, config.actor, 100), config, SETTINGS, samples)
+        model.load_state_dict(start)
+        return metrics
+
+    plain = moved(0.0)
+    assert moved(math.log(1.2))["grad_norm"] == pytest.approx(1.2 * plain["grad_norm"], rel=1e-4)
+    assert moved(math.log(0.5))["grad_norm"] == pytest.approx(0.5 * plain["grad_norm"], rel=1e-4)
+    assert moved(5.0)["grad_norm"] == pytest.approx(2.0 * plain["grad_norm"], rel=1e-4)  # truncated
+    assert moved(5.0)["ratio/mean"] == 1.0
+
+
+def test_weights_of_an_unknown_behaviour_are_refused():
+    config = decoupled()
+    objective = load_objective("clipped", config.algo.objective.arguments)
+    check_behaviour(config, objective)
+    fresh = dataclasses.replace(config, algo=dataclasses.replace(config.algo, likelihood=LikelihoodConfig()))
+    with pytest.raises(ValueError, match=r"max_importance weighs by what generated .* or max_importance 0"):
+        check_behaviour(fresh, objective)
+    stale = dataclasses.replace(fresh, rollout=dataclasses.replace(fresh.rollout, max_staleness=1, num_workers=1))
+    check_behaviour(stale, objective)

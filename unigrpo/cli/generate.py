@@ -50,7 +50,7 @@ def parse_config(arguments: Sequence[str]) -> GenerateConfig:
     parser.add_argument("--gif", action="store_true", help="also write an animation of the denoising of each sample")
     parser.add_class_arguments(GenerateConfig, skip={"images", "image", "gif"})
     # The number of image tokens follows from the resolution.
-    parser.add_class_arguments(ImageSamplingConfig, "image", skip={"num_image_tokens"})
+    parser.add_class_arguments(ImageSamplingConfig, "image", skip={"num_image_tokens", "score_guided"})
     hide_sections(parser)
     set_policy_defaults(parser, arguments)
     parsed = parse(parser, arguments)

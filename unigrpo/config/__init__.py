@@ -12,6 +12,7 @@ from unigrpo.config.algo import (
     LikelihoodConfig,
     MaskRatioConfig,
     ObjectiveConfig,
+    ReferenceConfig,
     TaskConfig,
 )
 from unigrpo.config.base import BaseRunConfig, CheckpointConfig, LoggerConfig
@@ -65,6 +66,7 @@ __all__ = [
     "PromptFiles",
     "PromptTemplate",
     "RefConfig",
+    "ReferenceConfig",
     "RewardConfig",
     "RewardTermConfig",
     "RolloutConfig",

@@ -97,7 +97,9 @@ class KLConfig:
     """Coefficient beta of the KL divergence to the reference; 0 runs without a reference model."""
     estimator: str = "k3"
     """Estimator of the KL divergence from log-ratios: `k2`, whose gradient is that of KL(policy || reference), or
-    `k3`, whose gradient is that of KL(reference || policy). `k1` has no gradient on average and is refused."""
+    `k3`, whose gradient is that of KL(reference || policy). `k1` has no gradient on average and is refused. `exact` is
+    KL(policy || reference) of the whole distribution at every scored token; it needs ds.lora, whose base model is the
+    reference and computes its part in the same passes."""
     level: str = "token"
     """Units whose log-ratios are added up before the KL is estimated; see algo.objective.level."""
 
@@ -106,10 +108,32 @@ class KLConfig:
         require(
             self.estimator != "k1",
             "algo.kl.estimator is 'k1', whose gradient is 0 on average: it would not hold the policy near the "
-            "reference; choose one of ['k2', 'k3']",
+            "reference; choose one of ['exact', 'k2', 'k3']",
         )
-        choice("algo.kl.estimator", self.estimator, ("k2", "k3"))
+        choice("algo.kl.estimator", self.estimator, ("exact", "k2", "k3"))
         choice("algo.kl.level", self.level, ("token", "view_token", "view", "span", "sequence"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceConfig:
+    reset_steps: int = 0
+    """Move the reference towards the policy every this many steps, so that the KL bounds how far the policy goes in
+    that time and not in the whole run; 0 keeps the first reference. Not with LoRA, whose reference is the base
+    model."""
+    ema: float = 0.0
+    """Part of the reference's weights that such a move keeps: 0 takes those of the policy, and a number near 1 makes
+    an exponential moving average, for which every rank of the reference keeps a float32 copy in CPU memory."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.reset_steps >= 0,
+            f"algo.reference.reset_steps is {self.reset_steps}; use 0 to keep the first reference",
+        )
+        require(0 <= self.ema < 1, f"algo.reference.ema is {self.ema}; it must lie in [0, 1)")
+        require(
+            self.ema == 0 or self.reset_steps > 0,
+            f"algo.reference.ema is {self.ema}, but reset_steps is 0, which never moves the reference",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +169,9 @@ class AlgoConfig:
     group_filter: GroupFilterConfig = field(default_factory=GroupFilterConfig)
     """Choice of the groups that a step trains on."""
     kl: KLConfig = field(default_factory=KLConfig)
-    """KL divergence to the frozen reference."""
+    """KL divergence to the reference."""
+    reference: ReferenceConfig = field(default_factory=ReferenceConfig)
+    """Moves of the reference towards the policy."""
     tasks: dict[str, TaskConfig] = field(default_factory=dict[str, TaskConfig])
     """Settings that differ by task, under the keys `text`, `mmu` (image understanding), `t2i` (text to image) and
     `r2i` (thinking, then text to image). A task without an entry uses the common settings."""

@@ -87,6 +87,10 @@ class ImageSamplingConfig:
     as the released code does."""
     guidance_scale: float = 3.5
     """Scale of classifier-free guidance against an unconditional prompt; 0 switches it off."""
+    score_guided: bool = False
+    """Whether UniGRPO scores images by the distribution of guidance that they were sampled from, with two passes for
+    each view. Otherwise it scores them without guidance, and clip and KL hold only this distribution: the guided one
+    may move many times as far. Nothing else reads this setting."""
     cache: ImageCache = "none"
     """`text` uses the prompt's keys and values of the first step, in which no code is known, in all later steps;
     `none` computes them in every step."""

@@ -36,8 +36,16 @@ class TrainConfig(BaseTrainConfig):
     """Largest allowed mean of these differences over the tokens of a task, in nats. A larger one ends the run. The
     rounding of bfloat16 gives a mean of some hundredths, with single tokens above 1."""
 
+    max_skipped_updates: int = 5
+    """Largest number of optimizer steps of the run that may be left out because their loss or gradient is not finite.
+    One more ends the run."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(
+            self.max_skipped_updates >= 0,
+            f"train.max_skipped_updates is {self.max_skipped_updates}; use 0 to end the run at the first one",
+        )
         for name in ("num_inner_updates", "logprob_mismatch_limit"):
             positive(f"train.{name}", getattr(self, name))
         require(
@@ -139,6 +147,16 @@ class RunConfig(BaseRunConfig):
                 "leave kind out",
             )
         require(
+            self.algo.reference.reset_steps == 0 or self.has_reference_workers,
+            "algo.reference.reset_steps moves the reference, and this run has none that can move: algo.kl.init_coef "
+            "is 0, or the reference is the base model of LoRA adapters; set reset_steps 0",
+        )
+        require(
+            self.algo.kl.estimator != "exact" or self.ds.lora.rank > 0,
+            "algo.kl.estimator is exact, which compares with the base model of LoRA adapters, and ds.lora.rank is 0; "
+            "set ds.lora.rank, or choose k2 or k3",
+        )
+        require(
             not (self.ref.offload and self.ds.zero_stage == 3),
             "ref.offload is not for ds.zero_stage 3, which shards the reference; leave one of them out",
         )
@@ -170,6 +188,11 @@ class RunConfig(BaseRunConfig):
     def has_dedicated_reference_gpus(self) -> bool:
         """Whether the reference has its own GPUs."""
         return self.has_reference_workers and not self.train.colocate_actor_ref
+
+    @property
+    def scores_guided(self) -> bool:
+        """Whether image codes are scored by the distribution of guidance."""
+        return self.rollout.image.score_guided and self.rollout.image.guidance_scale > 0
 
     def kl_coef(self, task: str) -> float:
         """Returns the KL coefficient of a task."""

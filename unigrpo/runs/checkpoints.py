@@ -11,8 +11,9 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,18 @@ class CheckpointStore:
                 _write_json(self.path / BEST_FILE, {"checkpoint": final.name, "metric": metric})
             self._rotate()
         return final
+
+    @contextmanager
+    def scratch(self, name: str) -> Iterator[Path]:
+        """Yields a new folder beside the checkpoints, which all workers can read; it is deleted after the context."""
+        folder = self.path / f".scratch_{name}"
+        shutil.rmtree(folder, ignore_errors=True)
+        with output_errors(f"the folder {folder.name}", self.path):
+            folder.mkdir(parents=True)
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def latest(self) -> Checkpoint | None:
         """Returns the newest complete checkpoint, or None if there is no checkpoint.

@@ -29,7 +29,7 @@ from unigrpo.training.planning import Rewarded, train_samples
 from unigrpo.training.reward_aggregation import RewardAggregator, span_advantages
 from unigrpo.training.reward_failures import FailureGuard
 from unigrpo.training.reward_metrics import reward_metrics, task_metrics
-from unigrpo.training.unigrpo import with_their_groups
+from unigrpo.training.unigrpo import check_behaviour, with_their_groups
 from unigrpo.workers.group import WorkerGroup
 from unigrpo.workers.logprob_mismatch import LogprobGap, is_comparable, is_exact, mean_gap
 from unigrpo.workers.policy import PolicyWorker
@@ -50,10 +50,14 @@ class UniGRPOState(TrainState):
 
     policy_version: int = 0
     """Number of optimizer steps of the policy."""
+    num_skipped: int = 0
+    """Number of them that were left out because their loss or gradient was not finite."""
 
 
-Scores = tuple[dict[int, tuple[Tensor, ...] | None], dict[int, tuple[Tensor, ...] | None]]
-"""Log-probabilities by the place of the sample: old ones and those of the reference."""
+ByPlace = dict[int, tuple[Tensor, ...] | None]
+"""Log-probabilities by the place of the sample."""
+Scores = tuple[ByPlace, ByPlace, ByPlace]
+"""Old log-probabilities, those of the reference, and those of the behaviour policy where it is not the old one."""
 
 
 class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
@@ -105,6 +109,9 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
         chosen = config.algo.group_filter
         self.group_filter = load_group_filter(chosen.name, chosen.options) if chosen.name else None
         self.objective = load_objective(config.algo.objective.name, config.algo.objective.arguments)
+        check_behaviour(config, self.objective)
+        self._warned_tasks: set[str] = set()
+        """Tasks whose log-probabilities cannot be compared, as the log says."""
 
     def train_step(self, step: int, output: Output) -> dict[str, float]:
         """Runs one step, from prompts to new weights. Returns its metrics."""
@@ -118,22 +125,23 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
         if len(early) == len(rollouts):
             generated.release()
         with timer.phase("score"):
-            old, ref = scores()
+            known = scores()
         with timer.phase("reward"):
             outputs, reward_work = wait_for_rewards()
         rewarded = self._rewarded(rollouts, outputs)
         kept = self._kept(rollouts, rewarded)
         late = self._with_gradient(rollouts, rewarded, sorted(set(kept) - set(early)))
         with timer.phase("score"):
-            for known, more in zip((old, ref), self._start_scores(step, generated, late)(), strict=True):
-                known |= more
+            for one, more in zip(known, self._start_scores(step, generated, late)(), strict=True):
+                one.update(more)
         generated.release()
         updates: list[dict[str, float]] = []
         totals, valid, advantages = rewarded.totals, rewarded.valid, rewarded.advantages
         if self.failure_guard.check_missing(outputs, valid, rollouts) and valid.any():
             self.failure_guard.check_spread(advantages[kept], outputs, rollouts)
             with timer.phase("update"):
-                updates = self._update(train_samples(rollouts, rewarded, kept, old, ref)) if kept else []
+                updates = self._update(train_samples(rollouts, rewarded, kept, *known)) if kept else []
+        self._move_reference(step)
         rewards = [{"reward": t, "rewards": o.parts} for t, o in zip(totals.tolist(), outputs, strict=True)]
         output.rollouts(step + 1, self._rows(step, rollouts, rewards, advantages))
         return {
@@ -212,16 +220,20 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
         """Computes old log-probabilities of some samples, and starts those of the reference.
 
         Returns:
-            A function that waits for the reference and returns the old and the reference log-probabilities by place.
+            A function that waits for the reference and returns the scores by place.
         """
         with self.timer.phase("score"):
             reference = self._start_reference(generated.rollouts, places)
-            old: dict[int, tuple[Tensor, ...] | None] = {}
+            old: ByPlace = {}
+            behaviour: ByPlace = {}
             if "old" in self.objective.needs and places:
                 samples = [generated.rollouts[i] for i in places]
                 found = generated.old_log_probs(samples, self._is_checked(step))
+                if "behaviour" in self.objective.needs and samples[0].policy_version != self.state.policy_version:
+                    behaviour = dict(zip(places, found, strict=True))
+                    found = self._proximal(samples)
                 old = dict(zip(places, found, strict=True))
-        return lambda: (old, reference())
+        return lambda: (old, reference(), behaviour)
 
     def _start_reference(
         self, rollouts: Sequence[Rollout], places: Sequence[int]
@@ -232,7 +244,8 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
         Rollouts of tasks without a KL are not sent to it.
         """
         config = self.config
-        needed = [i for i in places if config.has_reference and config.kl_coef(rollouts[i].key.task)]
+        needs_pass = config.has_reference and config.algo.kl.estimator != "exact"
+        needed = [i for i in places if needs_pass and config.kl_coef(rollouts[i].key.task)]
         if not needed:
             return dict
         sent = TrajectoryBatch.of([rollouts[i] for i in needed])
@@ -246,9 +259,26 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
 
     def _update(self, samples: list[TrainSample]) -> list[dict[str, float]]:
         """Makes the inner updates. Returns the metrics of each rank."""
-        updates = self.policy.map(PolicyWorker.update, TrainBatch.of(samples))
+        updates = self.policy.map(PolicyWorker.update, TrainBatch.of(samples), self.state.num_skipped)
+        self.state.num_skipped += int(updates[0]["update/skipped"])
         self.state.policy_version += self.config.train.num_inner_updates
         return updates
+
+    def _proximal(self, samples: Sequence[Rollout]) -> Sequence[tuple[Tensor, ...] | None]:
+        """Returns log-probabilities under the policy before the inner updates, of which the first computes its own."""
+        updates = list(range(1, self.config.train.num_inner_updates))
+        if not updates:
+            return [None] * len(samples)
+        return self.policy.map(PolicyWorker.log_likelihood, TrajectoryBatch.of(samples), updates).rows()
+
+    def _move_reference(self, step: int) -> None:
+        """Moves the reference towards the policy every ``algo.reference.reset_steps`` steps."""
+        every = self.config.algo.reference.reset_steps
+        if self.reference is None or every == 0 or (step + 1) % every:
+            return
+        with self.timer.phase("sync"), self.checkpoints.scratch("policy") as folder:
+            self.policy.call(PolicyWorker.write_weights, folder)
+            self.reference.call(ReferenceWorker.move_to, folder)
 
     def _parity(self, step: int, generated: Generated) -> dict[str, float]:
         """Compares sampler and training path on one sample of each prompt, every ``train.logprob_mismatch_steps``
@@ -263,8 +293,9 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
         first = generated.rollouts[:: self.config.rollout.n_samples_per_prompt]
         compared = [r for r in first if is_comparable(self.config, r.key.task)]
         compared = compared[: len(compared) // self.policy.size * self.policy.size]  # as many on every rank
+        skipped = self._skipped_tasks({r.key.task for r in first})
         if not compared:
-            return {}
+            return skipped
         gaps = generated.mismatch(compared)
         by_task: dict[str, list[tuple[LogprobGap, str]]] = {}
         for rollout, gap in zip(compared, gaps, strict=True):
@@ -280,7 +311,20 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
         return {
             "logprob_mismatch/largest_nats": max(gap.largest for gap in gaps),
             "logprob_mismatch/mean_nats": mean_gap(gaps),
+            **skipped,
         }
+
+    def _skipped_tasks(self, tasks: set[str]) -> dict[str, float]:
+        """Returns how many of the tasks cannot be compared, and names them in the log when they first occur."""
+        skipped = {task for task in tasks if not is_comparable(self.config, task)}
+        if skipped - self._warned_tasks:
+            logger.warning(
+                "the check of log-probabilities leaves out the tasks %s: guidance or top_p changes what the sampler "
+                "draws from; rollout.image.score_guided scores images as they are drawn",
+                ", ".join(sorted(skipped)),
+            )
+            self._warned_tasks |= skipped
+        return {"logprob_mismatch/skipped_tasks": float(len(skipped))}
 
     def _is_checked(self, step: int) -> bool:
         """Whether sampler, scoring and training are compared in this step."""
@@ -317,6 +361,17 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
             "KL": f"{values.get('kl/reference_nats', 0.0):.4f}",
             "s/step": f"{values['time/step_seconds']:.2f}",
         }
+
+    def load_model(self, folder: Path) -> None:
+        """Loads policy and reference of a checkpoint."""
+        super().load_model(folder)
+        if self.reference is not None:
+            self.reference.call(ReferenceWorker.load, folder)
+
+    def _save_model(self, folder: Path) -> None:
+        super()._save_model(folder)
+        if self.reference is not None:
+            self.reference.call(ReferenceWorker.save, folder)
 
     def _rows(
         self, step: int, rollouts: list[Rollout], rewards: list[dict[str, Any]], advantages: torch.Tensor
@@ -375,10 +430,12 @@ def _rollout_metrics(rollouts: list[Rollout], version: int) -> dict[str, float]:
     scored = [int(r.scored_mask.sum()) for r in rollouts]
     full = [n == int(r.response_mask.sum()) for r, n in zip(rollouts, scored, strict=True)]
     log_probs = sum(float(r.commit_log_probs[r.scored_mask].sum()) for r in rollouts)
+    entropy = sum(float(r.commit_entropy[r.scored_mask].sum()) for r in rollouts if r.commit_entropy is not None)
     return {
         "rollout/length_mean": sum(scored) / len(scored),
         "rollout/full_length": sum(full) / len(rollouts),
         "rollout/commit_log_prob_mean": log_probs / max(sum(scored), 1),
+        "rollout/entropy_mean": entropy / max(sum(scored), 1),
         "rollout/staleness": float(max(version - r.policy_version for r in rollouts)),
         "rollout/denoising_steps_mean": sum(_num_steps(r) for r in rollouts) / len(rollouts),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,11 @@ class PassRow:
         """Tokens that the view scores."""
         return int(self.is_scored.sum())
 
+    @property
+    def scores_codes(self) -> bool:
+        """Whether the view scores image codes."""
+        return bool((self.is_scored & self.image_mask).any())
+
 
 def rows_of(rollouts: Sequence[KeyedTrajectory], views: Sequence[Views]) -> list[PassRow]:
     """The views that score something, sample by sample."""
@@ -54,19 +60,24 @@ def rows_of(rollouts: Sequence[KeyedTrajectory], views: Sequence[Views]) -> list
 
 
 def packed(rows: Sequence[PassRow], config: RunConfig) -> list[list[int]]:
-    """Indices of the rows of each pass: rows of similar length, so that little is padded where tasks are mixed."""
+    """Indices of the rows of each pass: rows of similar length, so that little is padded where tasks are mixed.
+
+    A view that is scored with guidance counts as two rows.
+    """
     lengths = [len(row.token_ids) for row in rows]
+    copies = [2 if config.scores_guided and row.scores_codes else 1 for row in rows]
     order = sorted(range(len(rows)), key=lambda i: lengths[i])
     passes: list[list[int]] = []
+    taken = 0
     for i in order:
         room = config.train.micro_batch_tokens
-        fits = passes and (
-            (len(passes[-1]) + 1) * lengths[i] <= room if room else len(passes[-1]) < config.train.micro_batch_size
-        )
-        if fits:
+        number = taken + copies[i]
+        if passes and (number * lengths[i] <= room if room else number <= config.train.micro_batch_size):
             passes[-1].append(i)
+            taken = number
         else:
             passes.append([i])
+            taken = copies[i]
     return passes
 
 
@@ -86,22 +97,78 @@ def entry_log_probs(
     Returns:
         Nats, float32.
     """
+    xt, arguments = _arguments(rows, settings, device)
+    return forward(xt, **arguments).log_probs
+
+
+def entry_scores(
+    forward: Callable[..., Any],
+    rows: Sequence[PassRow],
+    settings: ScoringSettings,
+    device: torch.device,
+    as_base: Callable[[], AbstractContextManager[Any]],
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """The same with the KL divergence of the whole distribution to that of a base model, of each scored token.
+
+    Only hidden states of the base are kept, so that the distributions exist for a few rows at a time.
+
+    Args:
+        forward: As of :func:`entry_log_probs`.
+        rows: As there.
+        settings: As there.
+        device: As there.
+        as_base: A context in which ``forward`` is that of the base, which has the same head.
+
+    Returns:
+        Log-probabilities and KL(policy || base), nats, float32.
+    """
+    xt, arguments = _arguments(rows, settings, device)
+    with torch.no_grad(), as_base():
+        base = forward(xt, **arguments, without_head=True).hidden
+    found = forward(xt, **arguments, base=base)
+    return found.log_probs, found.exact_kl
+
+
+def _arguments(
+    rows: Sequence[PassRow], settings: ScoringSettings, device: torch.device
+) -> tuple[Tensor, dict[str, Any]]:
+    """Masked tokens and other arguments of the forward pass that scores some rows."""
 
     def padded(tensors: list[Tensor], fill: int | bool) -> Tensor:
         return pad_rows(tensors, fill).to(device)
 
+    guides = [_guide_row(row, settings) for row in rows if settings.guidance_scale > 0 and row.scores_codes]
+    num_scored = sum(row.num_scored for row in rows)
+    rows = [*rows, *guides]
     token_ids = padded([row.token_ids for row in rows], 0)
     token_mask = padded([torch.ones_like(row.is_masked) for row in rows], False)
     is_masked = padded([row.is_masked for row in rows], False)
     is_scored = padded([row.is_scored for row in rows], False)
-    is_image = padded([row.image_mask for row in rows], False)[is_scored]
-    return forward(
-        apply_mask(token_ids, is_masked, settings.mask_id),
-        attention_mask=None if token_mask.all() else token_mask,
-        positions=is_scored,
-        targets=token_ids[is_scored],
+    is_image = padded([row.image_mask for row in rows], False)[is_scored][:num_scored]
+    guidance = {"is_guided": is_image, "guidance_scale": settings.guidance_scale} if guides else {}
+    return apply_mask(token_ids, is_masked, settings.mask_id), {
+        "attention_mask": None if token_mask.all() else token_mask,
+        "positions": is_scored,
+        "targets": token_ids[is_scored][:num_scored],
         **settings.of(is_image),
-    ).log_probs
+        **guidance,
+    }
+
+
+def _guide_row(row: PassRow, settings: ScoringSettings) -> PassRow:
+    """The same codes behind the unconditional prompt, as the sampler of guided images sees them."""
+    assert settings.unconditional is not None, "guidance needs an unconditional prompt"
+    first = int(row.image_mask.nonzero()[0])
+    prompt = settings.unconditional
+    nothing = torch.zeros_like(prompt, dtype=torch.bool)
+    return PassRow(
+        sample=row.sample,
+        view=row.view,
+        token_ids=torch.cat([prompt, row.token_ids[first:]]),
+        is_masked=torch.cat([nothing, row.is_masked[first:]]),
+        is_scored=torch.cat([nothing, (row.is_scored & row.image_mask)[first:]]),
+        image_mask=torch.cat([nothing, row.image_mask[first:]]),
+    )
 
 
 def idle_row(settings: ScoringSettings) -> PassRow:

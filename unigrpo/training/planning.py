@@ -34,6 +34,7 @@ def train_samples(
     places: Sequence[int],
     old: Mapping[int, tuple[Tensor, ...] | None],
     reference: Mapping[int, tuple[Tensor, ...] | None],
+    behaviour: Mapping[int, tuple[Tensor, ...] | None] | None = None,
 ) -> list[TrainSample]:
     """Returns all that the inner updates need of some rollouts.
 
@@ -41,16 +42,19 @@ def train_samples(
         rollouts: Rollouts of a step.
         rewarded: Their rewards.
         places: Indices of the rollouts to train on.
-        old: For each index, log-probabilities under the weights that generated the rollout, for each inner update;
-            absent or None where they are not known.
+        old: For each index, log-probabilities under the old policy, for each inner update; absent or None where they
+            are not known.
         reference: The same under the reference; absent where the rollout is not compared with it.
+        behaviour: The same under the weights that generated the rollout; absent where these are the old policy.
     """
+    behaviour = behaviour or {}
     return [
         TrainSample(
             rollout=rollouts[i],
             advantages=tuple(rewarded.advantages[i].tolist()),
             is_valid=bool(rewarded.valid[i]),
             old_log_probs=old.get(i),
+            behaviour_log_probs=behaviour.get(i),
             ref_log_probs=reference.get(i),
         )
         for i in places

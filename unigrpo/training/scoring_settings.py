@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from unigrpo.config import RunConfig
+from unigrpo.data.layouts import t2i_unconditional_prompt
 from unigrpo.models.vocabulary import Vocabulary
 
 
@@ -23,15 +24,22 @@ class ScoringSettings:
     """First and one-past-last id of the image codes."""
     text_temperature: float
     image_temperature: float
+    guidance_scale: float = 0.0
+    """Of image codes; 0 scores them without guidance."""
+    unconditional: Int[Tensor, " Q"] | None = None
+    """Unconditional prompt of an image, where there is guidance."""
 
     @classmethod
     def of_run(cls, config: RunConfig, vocabulary: Vocabulary) -> ScoringSettings:
         """The settings of a run."""
+        image = config.rollout.image
         return cls(
             mask_id=vocabulary.mask_id,
             image_slice=vocabulary.image_slice,
             text_temperature=config.rollout.text.temperature,
-            image_temperature=config.rollout.image.temperature,
+            image_temperature=image.temperature,
+            guidance_scale=image.guidance_scale if config.scores_guided else 0.0,
+            unconditional=t2i_unconditional_prompt(vocabulary) if config.scores_guided else None,
         )
 
     def of(self, is_image: Bool[Tensor, " N"]) -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,12 +18,15 @@ from unigrpo.algorithm.loss_sums import Sums
 from unigrpo.algorithm.objective.base import KLPenalty, Objective, load_objective, total_loss
 from unigrpo.algorithm.two_pass import coefficients
 from unigrpo.config import TASKS, RunConfig
+from unigrpo.models.lora import without_lora
 from unigrpo.records import TrainSample
 from unigrpo.training.batching import NonFiniteLossError
 from unigrpo.training.optimizer_step import Engine
-from unigrpo.training.passes import PassRow, entry_log_probs, idle_row, packed, rows_of
+from unigrpo.training.passes import PassRow, entry_log_probs, entry_scores, idle_row, packed, rows_of
 from unigrpo.training.scoring_settings import ScoringSettings
 from unigrpo.training.views import ViewSampler, num_scored, spans_of
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +46,11 @@ class Loss:
             kl=KLPenalty(estimator=config.algo.kl.estimator, level=config.algo.kl.level),
             reduction=config.actor.loss_agg_mode,
         )
+
+    @property
+    def has_exact_kl(self) -> bool:
+        """Whether the KL is that of whole distributions, computed in the passes of the update."""
+        return self.kl.estimator == "exact"
 
     @property
     def levels(self) -> tuple[str, ...]:
@@ -79,40 +89,62 @@ class InnerBatch:
 
 
 def unigrpo_updates(
-    engine: Engine, config: RunConfig, settings: ScoringSettings, samples: Sequence[TrainSample]
+    engine: Engine,
+    config: RunConfig,
+    settings: ScoringSettings,
+    samples: Sequence[TrainSample],
+    num_skipped: int = 0,
 ) -> dict[str, float]:
     """Makes one optimizer step for each of the K inner updates.
+
+    An update whose loss or gradient is not finite is not made, and a warning says so.
 
     Args:
         engine: The policy and its optimizer.
         config: The run.
         settings: Vocabularies and temperatures.
         samples: This rank's share of the rollout batch, scored by the old policy and the reference where needed.
+        num_skipped: Updates of the steps before that were not made.
 
     Returns:
-        Means over the K updates and all ranks, but of this rank ``ratio/max``, and
+        Means over the updates that were made and over all ranks, but of this rank ``ratio/max``, and
         ``ratio/first_update_deviation``: the largest distance of a ratio from 1 before the first of them, where old
-        log-probabilities were computed for it; it is 0 unless scoring and training disagree.
+        log-probabilities were computed for it; it is 0 unless scoring and training disagree. ``update/skipped`` is
+        the number of updates that were not made.
 
     Raises:
-        NonFiniteLossError: A loss was not finite (that update was not made), or a gradient norm was not.
+        NonFiniteLossError: More than ``train.max_skipped_updates`` updates of the run were not made.
     """
     engine.model.train()
     loss, sampler = Loss.of_run(config), ViewSampler(config)
     updates: list[dict[str, float]] = []
+    skipped = 0
     for k in range(config.train.num_inner_updates):
         rate = engine.learning_rate()
         batch = inner_batch(engine, config, loss, sampler, samples, k)
-        sums, deviation = _accumulate(engine, settings, loss, batch, k)
+        sums, deviation, problem = _accumulate(engine, settings, loss, batch, k)
         norm = engine.step()
         if not math.isfinite(norm):
-            raise NonFiniteLossError(
-                f"the gradient norm of inner update {k} is {norm}; {_first_samples(samples)}; this update was not made"
-            )
+            skipped += 1
+            problem = problem or f"the gradient norm of inner update {k} is {norm}; {_first_samples(samples)}"
+            _check_skipped(config, f"{problem}; this update was not made", num_skipped + skipped)
+            continue
         metrics = sums.unpacked(engine.all_reduce_sum(sums.packed())).metrics()
         metrics |= {"grad_norm": norm, "learning_rate": rate} | _effective_share(metrics)
         updates.append(metrics | ({} if deviation is None else {"ratio/first_update_deviation": deviation}))
-    return _mean_metrics(updates)
+    return {**_mean_metrics(updates), "update/skipped": float(skipped)}
+
+
+def _check_skipped(config: RunConfig, problem: str, num_skipped: int) -> None:
+    """Warns of an update that was not made.
+
+    Raises:
+        NonFiniteLossError: There are too many of them.
+    """
+    limit = config.train.max_skipped_updates
+    if num_skipped > limit:
+        raise NonFiniteLossError(f"{problem}, and train.max_skipped_updates allows {limit} of them")
+    logger.warning("%s; it is number %d of the %d that the run allows", problem, num_skipped, limit)
 
 
 def inner_batch(
@@ -134,12 +166,22 @@ def inner_batch(
     total = engine.all_reduce_sum(torch.tensor(local, dtype=torch.float64)).tolist()
     counts = Counts(num_responses=total[0], num_tokens=dict(zip(grouped, total[1:], strict=True)))
 
-    active = _active(kept, columns, loss.objective)
+    if loss.has_exact_kl:
+        has_kl = [config.kl_coef(sample.rollout.key.task) > 0 for sample in kept]
+    else:
+        has_kl = [sample.ref_log_probs is not None for sample in kept]
+    active = _active(kept, has_kl, columns, loss.objective)
     rows = [row for row in rows_of([s.rollout for s in kept], views) if active[row.sample]]
     entries = index.at(torch.tensor(active, device=engine.device)[index.sample].nonzero().flatten())
     numbers = entries.sample.bincount(minlength=len(kept)).tolist()
     scored = [(sample, number) for sample, number, a in zip(kept, numbers, active, strict=True) if a]
     entries, has_old = _with_known(entries, scored, loss, k)
+    if "behaviour" in loss.objective.needs:
+        entries = replace(entries, behaviour=_behaviour(config, entries, scored, k))
+    if loss.has_exact_kl:
+        entries = replace(
+            entries, has_ref=torch.tensor(has_kl, dtype=torch.bool, device=engine.device)[entries.sample]
+        )
     passes = packed(rows, config)
     number = engine.max_over_ranks(len(passes))
     batch = InnerBatch(
@@ -201,9 +243,9 @@ def _on(entries: Entries, device: torch.device) -> Entries:
     return Entries(**moved)
 
 
-def _active(kept: Sequence[TrainSample], columns: Columns, objective: Objective) -> list[bool]:
+def _active(kept: Sequence[TrainSample], has_kl: Sequence[bool], columns: Columns, objective: Objective) -> list[bool]:
     """Which samples have a gradient: an advantage, or a KL to the reference."""
-    active = [any(sample.advantages) or sample.ref_log_probs is not None for sample in kept]
+    active = [any(sample.advantages) or kl for sample, kl in zip(kept, has_kl, strict=True)]
     return with_their_groups(active, columns.group.tolist(), objective)
 
 
@@ -260,6 +302,53 @@ def _with_known(
     return replace(entries, old=old, ref=ref, has_ref=has_ref), old is not None
 
 
+def _behaviour(
+    config: RunConfig,
+    entries: Entries,
+    scored: Sequence[tuple[TrainSample, int]],
+    k: int,
+) -> Tensor | None:
+    """Log-probabilities of the entries under what generated them; None if that was the old policy itself.
+
+    Where the steps of the sampler are scored, they are those that it recorded: of older weights, a cache or guidance.
+    Elsewhere they are those of the older weights in the same views.
+
+    Args:
+        config: The run.
+        entries: Of all scored samples.
+        scored: The scored samples, and how many entries each has.
+        k: Inner update.
+    """
+    if replays_the_sampler(config):
+        places = entries.position.cpu().split([number for _, number in scored])
+        parts = [s.rollout.commit_log_probs[at] for (s, _), at in zip(scored, places, strict=True)]
+    else:
+        parts = [s.behaviour_log_probs[k] for s, _ in scored if s.behaviour_log_probs is not None]
+        if not parts:
+            return None
+    return torch.cat([torch.zeros(0), *parts]).to(entries.weight.device)
+
+
+def replays_the_sampler(config: RunConfig) -> bool:
+    """Whether the views of all tasks are those that the sampler saw, step by step."""
+    used = [config.likelihood(task) for task in TASKS]
+    return all(one.name == "trace" and one.options.get("steps_per_view", 1) == 1 for one in used)
+
+
+def check_behaviour(config: RunConfig, objective: Objective) -> None:
+    """Refuses an objective that weighs by the behaviour policy where nothing is known of it.
+
+    Raises:
+        ConfigError: Rollouts are fresh, and their sampler's steps are not scored.
+    """
+    if "behaviour" in objective.needs and config.rollout.max_staleness == 0 and not replays_the_sampler(config):
+        raise ConfigError(
+            "algo.objective.options.max_importance weighs by what generated the responses, which is known for "
+            "rollout.max_staleness 1, or for algo.likelihood.name trace with steps_per_view 1 for all tasks; set one "
+            "of them, or max_importance 0"
+        )
+
+
 def _is_cut(batch: InnerBatch, loss: Loss) -> bool:
     """Whether some unit, or some group that an objective looks at as a whole, lies in several passes."""
     if loss.objective.scope == "group":
@@ -280,52 +369,63 @@ def _differs(place: Tensor, grouped: Units) -> bool:
 
 def _accumulate(
     engine: Engine, settings: ScoringSettings, loss: Loss, batch: InnerBatch, k: int
-) -> tuple[Sums, float | None]:
-    """Adds up the gradients of one inner update over the passes."""
+) -> tuple[Sums, float | None, str | None]:
+    """Adds up the gradients of one inner update over the passes.
+
+    Returns:
+        The metrics, the largest distance of a ratio from 1 if it is known, and what is wrong with the loss, if it is
+        not finite: then the gradients are not, either.
+    """
     if batch.needs_two_passes:
         return _two_passes(engine, settings, loss, batch, k)
     nothing = torch.zeros(0, dtype=torch.long, device=engine.device)
     _, total = loss(_with_own_old(batch.entries.at(nothing), loss, batch), batch.columns, batch.counts)
-    deviation = 0.0
+    deviation, problem = 0.0, None
     for number in range(len(batch.passes)):
-        log_probs = _pass_log_probs(engine, settings, batch, number)
+        log_probs, kl = _pass_scores(engine, settings, loss, batch, number)
         own = batch.entries_of(number).to(engine.device)
         if len(own) == 0:
             share = log_probs.sum() * 0.0
         else:
-            entries, columns = _part(batch, number, replace(batch.entries.at(own), log_probs=log_probs))
+            entries = replace(batch.entries.at(own), log_probs=log_probs, exact_kl=kl)
+            entries, columns = _part(batch, number, entries)
             share, sums = loss(_with_own_old(entries, loss, batch), columns, batch.counts)
             total = total + sums
             if batch.has_old and entries.old is not None:
                 deviation = max(deviation, _deviation(log_probs, entries.old))
-        _check_finite(engine, share, batch, number, k)
-        engine.backward(share)
-    return total, deviation if k == 0 and batch.has_old else None
+        found = _problem(engine, share, batch, number, k)
+        problem = problem or found
+        engine.backward(share if found is None else share * math.nan)
+    return total, deviation if k == 0 and batch.has_old else None, problem
 
 
 def _two_passes(
     engine: Engine, settings: ScoringSettings, loss: Loss, batch: InnerBatch, k: int
-) -> tuple[Sums, float | None]:
+) -> tuple[Sums, float | None, str | None]:
     """The same where a unit lies in several passes: all are scored without gradient first."""
     device = engine.device
     log_probs = torch.zeros_like(batch.entries.weight)
+    exact_kl = torch.zeros_like(log_probs) if loss.has_exact_kl else None
     with torch.no_grad():
         for number in range(len(batch.passes)):
-            found = _pass_log_probs(engine, settings, batch, number)
+            found, kl = _pass_scores(engine, settings, loss, batch, number)
             own = batch.entries_of(number).to(device)
             if len(own) > 0:
                 log_probs[own] = found
-    entries = _with_own_old(replace(batch.entries, log_probs=log_probs), loss, batch)
+                if exact_kl is not None and kl is not None:
+                    exact_kl[own] = kl
+    entries = _with_own_old(replace(batch.entries, log_probs=log_probs, exact_kl=exact_kl), loss, batch)
     whole = coefficients(lambda one: loss(one, batch.columns, batch.counts), entries)
-    _check_finite(engine, whole.loss, batch, None, k)
+    problem = _problem(engine, whole.loss, batch, None, k)
     for number in range(len(batch.passes)):
-        found = _pass_log_probs(engine, settings, batch, number)
+        found, kl = _pass_scores(engine, settings, loss, batch, number)
         own = batch.entries_of(number).to(device)
-        engine.backward(whole.surrogate(own, found) if len(own) > 0 else found.sum() * 0.0)
+        share = whole.surrogate(own, found, kl) if len(own) > 0 else found.sum() * 0.0
+        engine.backward(share if problem is None else share * math.nan)
     deviation = None
     if k == 0 and batch.has_old and entries.old is not None:
         deviation = _deviation(log_probs, entries.old)
-    return whole.sums, deviation
+    return whole.sums, deviation, problem
 
 
 def _with_own_old(entries: Entries, loss: Loss, batch: InnerBatch) -> Entries:
@@ -335,9 +435,14 @@ def _with_own_old(entries: Entries, loss: Loss, batch: InnerBatch) -> Entries:
     return entries
 
 
-def _pass_log_probs(engine: Engine, settings: ScoringSettings, batch: InnerBatch, number: int) -> Tensor:
+def _pass_scores(
+    engine: Engine, settings: ScoringSettings, loss: Loss, batch: InnerBatch, number: int
+) -> tuple[Tensor, Tensor | None]:
+    """Log-probabilities of a pass, and the KLs to the model without its adapters where the loss takes them."""
     rows = [batch.rows[i] for i in batch.passes[number]] or [idle_row(settings)]
-    return entry_log_probs(engine.forward, rows, settings, engine.device)
+    if not loss.has_exact_kl:
+        return entry_log_probs(engine.forward, rows, settings, engine.device), None
+    return entry_scores(engine.forward, rows, settings, engine.device, partial(without_lora, engine.model))
 
 
 def _part(batch: InnerBatch, number: int, entries: Entries) -> tuple[Entries, Columns]:
@@ -358,14 +463,15 @@ def _deviation(log_probs: Tensor, old: Tensor) -> float:
     return (log_probs.detach() - old).exp().sub(1).abs().max().item()
 
 
-def _check_finite(engine: Engine, loss: Tensor, batch: InnerBatch, number: int | None, k: int) -> None:
-    """Raises on every rank if the loss of any rank is not finite, before a gradient of it exists."""
+def _problem(engine: Engine, loss: Tensor, batch: InnerBatch, number: int | None, k: int) -> str | None:
+    """What is wrong on every rank if the loss of any rank is not finite; None if all are finite."""
     bad = 0.0 if torch.isfinite(loss) else 1.0
     if engine.all_reduce_sum(torch.tensor([bad], dtype=torch.float64)).item() > 0:
         rows = [] if number is None else [batch.rows[i].sample for i in batch.passes[number]]
         group = [batch.samples[i] for i in dict.fromkeys(rows)] or batch.samples
         where = _first_samples(group) if bad else "on another rank"
-        raise NonFiniteLossError(f"the loss of inner update {k} is {loss.item()}; {where}; this update was not made")
+        return f"the loss of inner update {k} is {loss.item()}; {where}"
+    return None
 
 
 def _first_samples(group: Sequence[TrainSample]) -> str:
@@ -391,5 +497,7 @@ def _mean_metrics(updates: list[dict[str, float]]) -> dict[str, float]:
     means = {name: sum(v) / len(v) for name, v in values.items()}
     if "ratio/max" in values:
         means["ratio/max"] = max(values["ratio/max"])
+    if not updates:
+        return {}
     last = ("ratio/clipped_fraction", "kl/old_nats", "ratio/effective_sample_share")
     return means | {f"{name}_last_update": updates[-1][name] for name in last if name in updates[-1]}

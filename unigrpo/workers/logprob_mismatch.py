@@ -34,15 +34,16 @@ def mean_gap(gaps: Sequence[LogprobGap]) -> float:
 
 
 def is_comparable(config: RunConfig, task: str) -> bool:
-    """Whether the sampler's probabilities are those of the model: not those of guidance or of a truncated
-    vocabulary."""
+    """Whether the sampler's probabilities are those that scoring computes: not those of a truncated vocabulary, or of
+    guidance that scoring leaves out."""
     text, image = config.rollout.text, config.rollout.image
     plain_text = text.guidance_scale == 0 and text.top_p == 1
+    same_image = image.guidance_scale == 0 or image.score_guided
     return {
         "text": plain_text,
         "mmu": plain_text,
-        "t2i": image.guidance_scale == 0,
-        "r2i": plain_text and image.guidance_scale == 0,
+        "t2i": same_image,
+        "r2i": plain_text and same_image,
     }[task]
 
 

@@ -64,14 +64,22 @@ class PolicyWorker(TrainedWorker):
             gaps += parity_gaps(self._engine.forward, batch, self._scoring, self._engine.device, self._config.seed)
         return gaps
 
-    def update(self, batch: TrainBatch) -> list[dict[str, float]]:
+    def update(self, batch: TrainBatch, num_skipped: int = 0) -> list[dict[str, float]]:
         """Makes the K optimizer steps.
+
+        Args:
+            batch: This rank's share.
+            num_skipped: Optimizer steps of the run that were left out so far.
 
         Returns:
             One entry with the metrics over all ranks; ``ratio/max`` and ``ratio/first_update_deviation`` are of this
             rank.
         """
-        return [unigrpo_updates(self._engine, self._config, self._scoring, batch.samples())]
+        return [unigrpo_updates(self._engine, self._config, self._scoring, batch.samples(), num_skipped)]
+
+    def write_weights(self, folder: Path) -> None:
+        """Writes the weights alone as a Hugging Face folder; all ranks call it."""
+        self._engine.export(folder)
 
     def send_weights(self) -> None:
         """Sends the trained weights to the rollout workers; all ranks call it."""

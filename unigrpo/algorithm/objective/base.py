@@ -36,8 +36,8 @@ class UnitLosses:
 class Objective(ABC):
     """Turns log-probabilities and advantages into the loss of an inner update."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"old"})
-    """Which optional log-probabilities of the entries it reads; the others are not computed."""
+    needs: frozenset[str] = frozenset({"old"})
+    """Which optional log-probabilities of the entries it reads, `old` and `behaviour`; the others are not computed."""
     scope: ClassVar[Literal["unit", "group"]] = "unit"
     """Whether the loss of a unit follows from the unit alone, or from all samples of its group: then all of them must
     be on one rank and in one call."""

@@ -25,7 +25,8 @@ class Clipped(Objective):
             stands for; or `weights`, the sum of the estimator's weights. By default `none` for tokens and `tokens`
             for larger units.
         max_importance: Above 0, every unit counts min(max_importance, old over behaviour probability), where the
-            response was not written by the old policy itself; 0 leaves this out.
+            response was not written by the old policy itself; 0 leaves this out. Then the old policy is that before
+            the first inner update, and not the one that generated the response.
 
     Source:
         PPO, arXiv:1707.06347, equation 7; separate bounds, DAPO, arXiv:2503.14476, section 3.1. `token`: UniGRPO,
@@ -41,6 +42,8 @@ class Clipped(Objective):
         self.level = level
         self._normalise = checked_normalisation(normalise, level)
         self._max_importance = max_importance
+        if max_importance > 0:
+            self.needs = frozenset({"old", "behaviour"})
 
     def losses(self, entries: Entries, columns: Columns) -> UnitLosses:
         grouped = units(entries, columns, self.level)

@@ -2,8 +2,9 @@
 
 python tests/fuzz/answer_pairs.py --count 60000 --seed 0
 
-tests/fixtures/grading/equal_golds.json lists the pairs that are one answer, such as 0.5 and \\frac{1}{2}; a person has
-read them. Every other pair must be wrong, and a pair must have the same verdict in either order, with two exceptions:
+tests/fixtures/grading/equal_golds.json lists the pairs that are one answer, such as 0.5 and 1/2. The list began
+as what the grader paid, and wrong pairs were taken out by reading it, so it shows changes better than missing answers.
+Every other pair must be wrong, and a pair must have the same verdict in either order, with two exceptions:
 10\\% may be given as 0.1, and 0.1 may not be given as 10\\%; 0<x<1 may be given as (0,1), which may also be a point.
 """
 

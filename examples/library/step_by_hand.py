@@ -32,6 +32,7 @@ advantages = unigrpo.group_advantages(rewards, torch.tensor([r.key.group_id for 
 # The views of the first inner update of one sample: its masked copies, and the log-probabilities of the masked tokens.
 views = unigrpo.ViewSampler(config).views(rollouts[0], 0)
 old = worker.log_likelihood(unigrpo.TrajectoryBatch.of(rollouts)).rows()
+assert old[0] is not None
 print("views of the first sample:", type(views).__name__, "scored tokens:", len(old[0][0]))
 
 samples = [

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from measure import write
 
+from unigrpo.batches import TrajectoryBatch
 from unigrpo.checks.unigrpo import held_out_prompts
 from unigrpo.config import ImageSamplingConfig, RunConfig, TextSamplingConfig
 from unigrpo.config.parsing import config_from_args, parse, run_parser
@@ -90,7 +91,7 @@ def compared(setup: Setup, variants: dict[str, dict[str, object]]) -> dict[str, 
         sampled = drawn(setup, changes, setup.config.eval.n_samples_per_prompt)
         plain = plain or [greedy, sampled]
         unguided = sampled if setup.prompts[0].task != "t2i" else drawn(setup, changes, 1, guidance_scale=0.0)
-        gaps = setup.policy.parity(unguided)
+        gaps = setup.policy.parity(TrajectoryBatch.of(unguided))
         results[name] = {
             "equal_tokens_greedy": equal_tokens(plain[0], greedy),
             "equal_tokens_sampled": equal_tokens(plain[1], sampled),

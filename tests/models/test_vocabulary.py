@@ -109,7 +109,7 @@ def test_another_text_model_has_the_ids_of_its_config_and_tokenizer():
     ("tokenizer", "message"),
     [
         (
-            OtherTokenizer(bos_token_id=None),
+            OtherTokenizer(bos_token_id=None),  # type: ignore[arg-type]
             "tokenizer has no bos_token_id, and .* name the special tokens",
         ),
         (OtherTokenizer(mask_token_id=6), "mask_token_id is 6 in the tokenizer, and 5 elsewhere"),

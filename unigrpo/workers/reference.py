@@ -75,7 +75,8 @@ class ReferenceWorker:
         found = dict(_weights_in(folder))
         for name, parameter in self._model.named_parameters():
             with self._whole(parameter), torch.no_grad():
-                before = self._averages.get(name, parameter.detach().float().cpu())
+                before = self._averages.get(name)
+                before = parameter.detach().float().cpu() if before is None else before
                 self._averages[name] = keep * before + (1 - keep) * found[name].float()
                 parameter.copy_(self._averages[name])
 

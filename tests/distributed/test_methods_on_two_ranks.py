@@ -11,7 +11,18 @@ import pytest
 import torch
 from ray import cloudpickle
 from torch import Tensor
-from training import test_inner_updates as methods
+from training import test_inner_updates
+from training.test_inner_updates import (
+    ADVANTAGES,
+    FIRST_CODE,
+    MASK,
+    METHODS,
+    NUM_CODES,
+    ROLLOUTS,
+    SETTINGS,
+    train_samples,
+)
+from training.test_inner_updates import run_config as method_config
 
 from unigrpo.config import AdamConfig, DeepSpeedConfig, RunConfig
 from unigrpo.distributed.actors import ModelActor
@@ -24,17 +35,17 @@ from unigrpo.training.optimizer_step import Engine, LocalEngine
 from unigrpo.training.unigrpo import unigrpo_updates
 from unigrpo.workers.group import WorkerGroup
 
-pytestmark = pytest.mark.ray
-for module in (sys.modules[__name__], methods):
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+for module in (sys.modules[__name__], test_inner_updates):
     cloudpickle.register_pickle_by_value(module)  # the workers cannot import a test file
 
-ITEMS = list(zip(methods.ROLLOUTS, methods.ADVANTAGES, strict=True))
+ITEMS = list(zip(ROLLOUTS, ADVANTAGES, strict=True))
 """Two samples of each task: texts on the first rank, images on the second."""
 Stage = Literal[2, 3]
 
 
 def run_config(method: str, stage: Stage = 2, dtype: Literal["fp32", "bf16"] = "fp32") -> RunConfig:
-    config = methods.run_config(method, num_inner_updates=2, micro_batch_size=2)
+    config = method_config(method, num_inner_updates=2, micro_batch_size=2)
     # With a large epsilon, Adam does not magnify the rounding of small gradients.
     actor = dataclasses.replace(config.actor, num_gpus_per_node=2, adam=AdamConfig(lr=1e-2, eps=1e-3))
     return dataclasses.replace(config, actor=actor, ds=DeepSpeedConfig(zero_stage=stage, param_dtype=dtype))
@@ -43,8 +54,8 @@ def run_config(method: str, stage: Stage = 2, dtype: Literal["fp32", "bf16"] = "
 def small_model(dtype: Literal["fp32", "bf16"], recomputes: bool = False) -> MMadaModelLM:
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"d_model": 16, "n_layers": 2, "n_heads": 2, "mlp_hidden_size": 32, "init_std": 0.3}
-    vocabulary = methods.FIRST_CODE + methods.NUM_CODES
-    model = MMadaModelLM(MMadaConfig(vocab_size=vocabulary, mask_token_id=methods.MASK, **sizes))
+    vocabulary = FIRST_CODE + NUM_CODES
+    model = MMadaModelLM(MMadaConfig(vocab_size=vocabulary, mask_token_id=MASK, **sizes))
     if recomputes:
         model.gradient_checkpointing_enable()
     return model if dtype == "fp32" else model.bfloat16()
@@ -52,8 +63,8 @@ def small_model(dtype: Literal["fp32", "bf16"], recomputes: bool = False) -> MMa
 
 def trained(engine: Engine, config: RunConfig, items: Sequence[tuple[KeyedTrajectory, float]]) -> dict[str, float]:
     """Metrics of two inner updates."""
-    samples = methods.train_samples(config, engine, [r for r, _ in items], [a for _, a in items])
-    return unigrpo_updates(engine, config, methods.SETTINGS, samples)
+    samples = train_samples(config, engine, [r for r, _ in items], [a for _, a in items])
+    return unigrpo_updates(engine, config, SETTINGS, samples)
 
 
 class MethodTrainer:
@@ -84,7 +95,7 @@ def group(cluster: None) -> Iterator[WorkerGroup]:
     made.close()
 
 
-@pytest.mark.parametrize("method", methods.METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_two_ranks_train_as_one_process(group: WorkerGroup, method: str) -> None:
     model = small_model("fp32")
     expected = trained(LocalEngine(model, run_config(method).actor, 100), run_config(method), ITEMS)

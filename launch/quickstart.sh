@@ -30,3 +30,4 @@ fi
 run_dir="$PWD/runs/quickstart-$(date +%Y%m%d-%H%M%S)"
 say "submitting the job to $RAY_ADDRESS; it writes to $run_dir"
 submit_job train --config launch/configs/tiny/unigrpo.yaml --run_dir "$run_dir" "$@"
+"$PYTHON" examples/tiny/closing_sentence.py "$run_dir" "$@"

@@ -1,0 +1,52 @@
+"""Says in one sentence what the quickstart taught the policy: python examples/tiny/closing_sentence.py RUN."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+DONE = {
+    "math_answer_sampled/text": "answers {after:.0%} of the held-out sums right ({before:.0%} before)",
+    "math_answer_sampled/mmu": "answers {after:.0%} of the held-out image questions right ({before:.0%} before)",
+    "shape_match_sampled/t2i": "draws {after:.0%} of the held-out captions right ({before:.0%} before)",
+}
+"""What the policy does, by the held-out metric that says how often."""
+
+
+def main() -> None:
+    """Prints the sentence of the run that the command line names, or nothing if its summary is on another machine."""
+    file = Path(run_directory(sys.argv[1:])) / "summary.json"
+    if file.exists():
+        print(sentence(json.loads(file.read_text())))
+
+
+def run_directory(arguments: list[str]) -> str:
+    """Returns the run directory: the first argument, unless a later --run_dir replaces it.
+
+    >>> run_directory(["runs/a", "--train.seed", "7", "--run_dir", "runs/b"])
+    'runs/b'
+    """
+    found, *flags = arguments
+    for flag, value in zip(flags, [*flags, ""][1:], strict=True):
+        if flag == "--run_dir":
+            found = value
+        elif flag.startswith("--run_dir="):
+            found = flag.removeprefix("--run_dir=")
+    return found
+
+
+def sentence(summary: dict[str, Any]) -> str:
+    """Returns what the policy does after the run and did before it, with the time that it took."""
+    before, after = summary["eval"]["before"], summary["eval"]["after"]
+    known = [name for name in DONE if name in before and name in after]
+    if not known:
+        return f"The policy was trained for {summary['wall_seconds']:.0f} s, and no held-out prompts measured it."
+    parts = [DONE[name].format(before=before[name], after=after[name]) for name in known]
+    listed = ", ".join(parts[:-1]) + (" and " if len(parts) > 1 else "") + parts[-1]
+    return f"After {summary['wall_seconds']:.0f} s and {summary['steps']} steps of UniGRPO, the policy {listed}."
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,218 @@
+"""Compares RL methods on the tiny world, in one process and without Ray.
+
+    python examples/tiny/compare_methods.py --output runs/comparison                       # everything: many hours
+    python examples/tiny/compare_methods.py --output runs/unigrpo --methods unigrpo --learning_rates 1e-4
+
+Every method trains on the same prompts with the same number of samples; only the settings of METHODS differ. The
+learning rate of a method is the one with the largest mean gain in a run with --tune_seed, which is not reported. Every
+finished run is a JSON file in the output folder, and a second call goes on after them. The results are results.json,
+table.md (at equal samples, and at the training time of the fastest method) and curves.png (mean of the seeds, with a
+band from the lowest to the highest).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from multi_seed import SHOWN
+
+from unigrpo import LocalTrainer
+from unigrpo.config import RunConfig
+from unigrpo.config.parsing import config_from_args, parse, run_parser
+from unigrpo.data.prompts import load_prompts
+from unigrpo.trainers.base import NoOutput
+
+matplotlib.use("Agg")
+CONFIG = "launch/configs/tiny/unigrpo.yaml"
+SAMPLED = {title: name.format("sampled") for title, name in SHOWN.items()}
+METHODS: dict[str, list[str]] = {
+    "unigrpo": [],
+    "unigrpo of the paper": ["--algo.mask_ratio.minimum", "0.0"],
+    "diffu-GRPO": ["--algo.likelihood.name", "all_masked"],
+    "coupled-GRPO": ["--algo.likelihood.name", "coupled", "--algo.mask_ratio.minimum", "0.0"],
+    "trace": ["--algo.likelihood.name", "trace"],
+    "ESPO": ["--algo.likelihood.name", "elbo_pair", "--algo.objective.level", "sequence"],
+    "SPG": [
+        *("--algo.likelihood.name", "block_masks", "--algo.likelihood.options", "{block_length: 10}"),
+        *("--algo.objective.name", "sandwich", "--actor.loss_agg_mode", "token_mean", "--algo.kl.init_coef", "0.0"),
+    ],
+    "wd1": [
+        *("--algo.likelihood.name", "all_masked", "--algo.objective.name", "weighted"),
+        *("--algo.advantage.name", "wd1", "--algo.kl.init_coef", "0.0"),
+    ],
+    "StableDRL": ["--algo.likelihood.name", "elbo_pair", "--algo.objective.name", "unconditional_clip"],
+}
+"""Settings of each method on top of the config: estimator, objective, advantage, and KL if its paper has none."""
+
+
+def main() -> None:
+    """Trains what is missing and writes table, figure and results."""
+    arguments = parse_arguments()
+    folder: Path = arguments.output
+    folder.mkdir(parents=True, exist_ok=True)
+    chosen: dict[str, list[dict[str, Any]]] = {}
+    for method in arguments.methods:
+        rate = arguments.learning_rates[0]
+        if len(arguments.learning_rates) > 1:
+            tuned = [known_run(folder, method, arguments.tune_seed, r, arguments) for r in arguments.learning_rates]
+            rate = max(tuned, key=mean_gain)["learning_rate"]
+        chosen[method] = [known_run(folder, method, seed, rate, arguments) for seed in arguments.seeds]
+    record = {
+        "config": arguments.config,
+        "settings": arguments.settings,
+        "commit": subprocess.run(("git", "rev-parse", "HEAD"), capture_output=True, text=True, check=False).stdout[
+            :-1
+        ],
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} CPU threads",
+        "hours": round(sum(run["seconds"] for file in folder.glob("run_*.json") for run in [read(file)]) / 3600, 2),
+        "runs": chosen,
+    }
+    (folder / "results.json").write_text(json.dumps(record, indent=1) + "\n")
+    text = table(chosen)
+    (folder / "table.md").write_text(text + "\n")
+    figure(chosen, folder / "curves.png")
+    print(text)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Returns the arguments of the command line; those that the script does not know are settings of the run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, help="folder to write, and to go on from")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS), help="methods to run")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="seeds to report")
+    parser.add_argument("--tune_seed", type=int, default=0, help="seed of the runs that choose the learning rate")
+    parser.add_argument(
+        "--learning_rates", type=float, nargs="+", default=[3e-5, 1e-4, 3e-4], help="rates to choose from"
+    )
+    parser.add_argument("--config", default=CONFIG, help="config of all runs (default: %(default)s)")
+    parser.add_argument("--eval_steps", type=int, default=8, help="steps between two points of the curves")
+    arguments, arguments.settings = parser.parse_known_args()
+    return arguments
+
+
+def known_run(folder: Path, method: str, seed: int, rate: float, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Returns the record of a run, which is trained if the folder has none."""
+    file = folder / f"run_{method.replace(' ', '_')}_seed{seed}_lr{rate:g}.json"
+    if not file.exists():
+        overrides = ["--train.seed", str(seed), "--actor.adam.lr", str(rate)]
+        overrides += ["--eval.steps", str(arguments.eval_steps), *METHODS[method], *arguments.settings]
+        parsed = parse(run_parser("compare_methods", ""), ["--config", arguments.config, *overrides], RunConfig)
+        print(f"{method}, seed {seed}, learning rate {rate:g}", flush=True)
+        points, seconds = train(config_from_args(parsed, RunConfig))
+        values = {"method": method, "seed": seed, "learning_rate": rate, "seconds": seconds, "points": points}
+        file.write_text(json.dumps(values, indent=1) + "\n")
+    return read(file)
+
+
+def read(file: Path) -> dict[str, Any]:
+    """Returns the record of a finished run."""
+    return json.loads(file.read_text())
+
+
+class Curve(NoOutput):
+    """The output of a run that keeps its held-out shares and the seconds of training until each."""
+
+    def __init__(self, tasks: Sequence[str]) -> None:
+        self.points: list[dict[str, float]] = []
+        self._seconds = 0.0
+        of_tasks = {title: name for title, name in SAMPLED.items() if name.partition("/")[2] in tasks}
+        # The metrics of a run with one task bear no name of a task.
+        self._names = {t: name if len(tasks) > 1 else name.partition("/")[0] for t, name in of_tasks.items()}
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        """Keeps a point if the step has held-out metrics."""
+        self._seconds += values.get("time/step_seconds", 0.0)
+        shares = {title: values[f"eval/{name}"] for title, name in self._names.items() if f"eval/{name}" in values}
+        if shares:
+            self.points.append({"step": step, "train_seconds": round(self._seconds, 1), **shares})
+            print(self.points[-1], flush=True)
+
+
+def train(config: RunConfig) -> tuple[list[dict[str, float]], float]:
+    """Runs a whole training in this process. Returns the points of its curve, and its seconds with evaluations."""
+    started = time.monotonic()
+    data, held_out = config.data, config.eval
+    output = Curve(data.tasks)
+    with (
+        tempfile.TemporaryDirectory() as run_dir,
+        LocalTrainer(
+            replace(config, run_dir=run_dir),
+            prompts=load_prompts(data.prompt_dataset, tasks=data.tasks, max_samples=data.max_samples),
+            eval_prompts=load_prompts(held_out.dataset, tasks=data.tasks, max_samples=held_out.max_samples),
+            device="cpu",
+        ) as trainer,
+    ):
+        trainer.fit(output)
+    return output.points, round(time.monotonic() - started, 1)
+
+
+def gains(run: dict[str, Any], seconds: float | None = None) -> dict[str, float]:
+    """Returns the gain of each task at the end of a run, or after so many seconds of its training, on the
+    straight line between two points of its curve."""
+    first, *_, last = run["points"]
+    titles = [title for title in SAMPLED if title in first]
+    if seconds is None:
+        return {title: last[title] - first[title] for title in titles}
+    times = [point["train_seconds"] for point in run["points"]]
+    shares = {title: [point[title] for point in run["points"]] for title in titles}
+    return {title: float(np.interp(seconds, times, shares[title])) - first[title] for title in titles}
+
+
+def mean_gain(run: dict[str, Any]) -> float:
+    """Returns the mean of the tasks' gains."""
+    return statistics.mean(gains(run).values())
+
+
+def table(chosen: dict[str, list[dict[str, Any]]]) -> str:
+    """Returns a Markdown table: the mean gain of the seeds and the lowest and highest in brackets, for each task at
+    equal samples and, after the bar, at the training time of the fastest method."""
+    fastest = min(statistics.mean(run["points"][-1]["train_seconds"] for run in runs) for runs in chosen.values())
+    titles = [title for title in SAMPLED if title in next(iter(chosen.values()))[0]["points"][0]]
+    head = ["method", "learning rate", *titles, "seconds of training"]
+    rows = [head, ["---"] * len(head)]
+    for method, runs in chosen.items():
+        cells: list[str] = []
+        for title in titles:
+            equal_samples = [gains(run)[title] for run in runs]
+            equal_time = statistics.mean(gains(run, fastest)[title] for run in runs)
+            low, high = min(equal_samples), max(equal_samples)
+            cells.append(f"{statistics.mean(equal_samples):+.3f} ({low:+.3f} to {high:+.3f}), {equal_time:+.3f}")
+        seconds = statistics.mean(run["points"][-1]["train_seconds"] for run in runs)
+        rows.append([method, f"{runs[0]['learning_rate']:g}", *cells, f"{seconds:.0f}"])
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def figure(chosen: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    """Draws the held-out share of each task by training step: the mean of the seeds, and a band from the lowest to
+    the highest."""
+    titles = [title for title in SAMPLED if title in next(iter(chosen.values()))[0]["points"][0]]
+    picture = Figure(figsize=(4 * len(titles), 3.6), layout="constrained")
+    axes = picture.subplots(1, len(titles), sharex=True, squeeze=False)[0]
+    for axis, title in zip(axes, titles, strict=True):
+        for i, (method, runs) in enumerate(chosen.items()):
+            steps = [point["step"] for point in runs[0]["points"]]
+            seeds = list(zip(*([point[title] for point in run["points"]] for run in runs), strict=True))
+            axis.plot(steps, [statistics.mean(values) for values in seeds], color=f"C{i}", label=method)
+            axis.fill_between(steps, [min(v) for v in seeds], [max(v) for v in seeds], color=f"C{i}", alpha=0.15)
+        axis.set(title=title, xlabel="step")
+    axes[0].set(ylabel="held-out share right, sampled")
+    axes[0].legend(fontsize="small")
+    picture.savefig(path, dpi=100)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""The comparison of methods on the tiny world, and the closing sentence of the quickstart."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+TINY = ROOT / "examples" / "tiny"
+
+
+@pytest.fixture(scope="module")
+def scripts() -> ModuleType:
+    """The scripts of examples/tiny, imported as they import each other."""
+    sys.path.insert(0, str(TINY))
+    try:
+        import closing_sentence  # noqa: PLC0415
+        import compare_methods  # noqa: PLC0415
+    finally:
+        sys.path.remove(str(TINY))
+    module = ModuleType("scripts")
+    module.__dict__.update(compare=compare_methods, closing=closing_sentence)
+    return module
+
+
+def a_run(rate: float, seed: int, sums: tuple[float, ...], seconds: float) -> dict[str, Any]:
+    points = [
+        {"step": i, "train_seconds": i * seconds / (len(sums) - 1), "sums": share} for i, share in enumerate(sums)
+    ]
+    return {"method": "m", "seed": seed, "learning_rate": rate, "seconds": seconds, "points": points}
+
+
+def test_gains_are_taken_at_equal_samples_and_at_the_time_of_the_fastest(scripts):
+    slow, fast = a_run(1e-4, 1, (0.2, 0.4, 0.8), 100.0), a_run(3e-5, 1, (0.2, 0.3, 0.3), 25.0)
+    assert scripts.compare.gains(slow) == {"sums": pytest.approx(0.6)}
+    assert scripts.compare.gains(slow, 25.0) == {"sums": pytest.approx(0.1)}, "half of the way to the second point"
+    assert scripts.compare.gains(slow, 75.0) == {"sums": pytest.approx(0.4)}
+    assert scripts.compare.gains(fast, 99.0) == {"sums": pytest.approx(0.1)}, "its last point"
+    assert scripts.compare.mean_gain(slow) > scripts.compare.mean_gain(fast)
+    other = a_run(1e-4, 2, (0.2, 0.2, 0.6), 100.0)
+    lines = scripts.compare.table({"slow": [slow, other], "fast": [fast]}).splitlines()
+    assert lines[0] == "| method | learning rate | sums | seconds of training |"
+    assert lines[2:] == [
+        "| slow | 0.0001 | +0.500 (+0.400 to +0.600), +0.050 | 100 |",
+        "| fast | 3e-05 | +0.100 (+0.100 to +0.100), +0.100 | 25 |",
+    ]
+
+
+def test_every_method_is_a_valid_config(scripts, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    compare = scripts.compare
+    made = {
+        name: compare.config_from_args(
+            compare.parse(compare.run_parser("x", ""), ["--config", compare.CONFIG, *settings]), compare.RunConfig
+        ).algo
+        for name, settings in compare.METHODS.items()
+    }
+    assert len(set(map(repr, made.values()))) == len(compare.METHODS), "two methods have the same settings"
+
+
+def test_a_small_comparison_chooses_the_rate_and_goes_on_from_finished_runs(scripts, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(ROOT)
+    arguments = [
+        "compare_methods.py", "--output", str(tmp_path), "--methods", "wd1", "--seeds", "1",
+        "--learning_rates", "1e-4", "1e-3", "--eval_steps", "0", "--data.tasks", "[text]",
+        "--rollout.batch_size", "1", "--rollout.n_samples_per_prompt", "2", "--train.num_steps", "1",
+        "--train.num_inner_updates", "1", "--eval.max_samples", "1", "--eval.n_samples_per_prompt", "1",
+        "--data.max_samples", "4",
+    ]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", arguments)
+    scripts.compare.main()
+    written = json.loads((tmp_path / "results.json").read_text())
+    (run,) = written["runs"]["wd1"]
+    assert run["seed"] == 1
+    assert [point["step"] for point in run["points"]] == [0, 1]
+    assert len(list(tmp_path.glob("run_wd1_seed*.json"))) == 3, "two rates with seed 0, one with seed 1"
+    assert (tmp_path / "curves.png").stat().st_size > 0
+    assert (tmp_path / "table.md").read_text().count("\n") == 3
+    capsys.readouterr()
+    monkeypatch.setattr(scripts.compare, "train", lambda config: pytest.fail("a finished run was trained again"))
+    scripts.compare.main()
+    assert (tmp_path / "table.md").read_text() in capsys.readouterr().out + "\n"
+
+
+def test_the_closing_sentence_says_what_was_learned(scripts):
+    before = {"math_answer_sampled/text": 0.31, "math_answer_greedy/text": 0.4, "shape_match_sampled/t2i": 0.6}
+    after = {name: value + 0.1 for name, value in before.items()}
+    summary = {"steps": 20, "wall_seconds": 280.4, "eval": {"before": before, "after": after}}
+    assert scripts.closing.sentence(summary) == (
+        "After 280 s and 20 steps of UniGRPO, the policy answers 41% of the held-out sums right (31% before) and "
+        "draws 70% of the held-out captions right (60% before)."
+    )
+    assert "no held-out prompts" in scripts.closing.sentence(summary | {"eval": {"before": {}, "after": {}}})
+    assert scripts.closing.run_directory(["runs/a"]) == "runs/a"
+    assert scripts.closing.run_directory(["runs/a", "--run_dir=runs/b"]) == "runs/b"
+    assert scripts.closing.run_directory(["runs/a", "--train.seed", "3"]) == "runs/a"

@@ -78,9 +78,9 @@ def test_the_8b_anchors_of_sampling():
 
 
 def seconds_of(work: StepFlops, gpu: str, num_gpus: int, mfu: float = 0.4, **more: Any) -> dict[str, float]:
-    config = RunConfig(
-        ds=DeepSpeedConfig(zero_stage=more.pop("zero_stage", 2), overlap_comm=more.pop("overlap", False))
-    )
+    stage, overlap = more.pop("zero_stage", 2), more.pop("overlap", False)
+    dtype = "bf16" if stage == 1 else "fp32"  # of the sums of gradients
+    config = RunConfig(ds=DeepSpeedConfig(zero_stage=stage, overlap_comm=overlap, grad_accum_dtype=dtype))
     return step_seconds(work, config, ModelSize.of(MMadaConfig(), LoRAConfig()), KINDS[gpu], num_gpus, mfu=mfu, **more)
 
 

@@ -68,6 +68,7 @@ def run_config(folder: Path, ranks: int, *, has_dedicated_reference_gpus: bool =
         train=TrainConfig(
             num_steps=NUM_STEPS,
             num_inner_updates=2,
+            max_skipped_updates=0,
             micro_batch_size=3 // ranks,
             colocate_actor_ref=not has_dedicated_reference_gpus,
         ),
@@ -155,8 +156,8 @@ def test_metrics_and_weights_are_those_of_one_process(on_ray: Run, local: Run) -
     for step, row in local.rows.items():
         assert on_ray.rows[step] == pytest.approx(row, rel=1e-4, abs=1e-6)
     assert max(row["grad_norm"] for row in local.rows.values()) > 0
-    for key, weight in local.weights.items():
-        torch.testing.assert_close(on_ray.weights[key], weight, atol=1e-5, rtol=0)
+    for key, weight in local.weights.items():  # Adam divides by the gradient's size, so that rounding moves a weight
+        torch.testing.assert_close(on_ray.weights[key], weight, atol=2e-5, rtol=0)
 
 
 def with_lora(zero_stage: Literal[2, 3]) -> DeepSpeedConfig:

@@ -180,15 +180,16 @@ def update_traffic(config: BaseRunConfig, model: ModelSize, num_passes: int) -> 
 
     DeepSpeed's ZeRO-1 sums the gradients once, and ZeRO-2 and 3 after every pass, because they keep only the rank's
     own part. The weights are gathered once, and by ZeRO-3 for every pass: forward, backward, and again where
-    activations are computed again.
+    activations are computed again. Gradients are sent in the type of their sum.
     """
     stage, bytes_each = config.ds.zero_stage, TYPE_BYTES[config.ds.param_dtype]
-    gradients, weights = model.num_trainable * bytes_each, model.num_parameters * bytes_each
+    gradients = model.num_trainable * TYPE_BYTES[config.ds.grad_accum_dtype]
+    weights, trained = model.num_parameters * bytes_each, model.num_trainable * bytes_each
     if stage == 3:
         gatherings = (3 if config.actor.gradient_checkpointing_enable else 2) * num_passes
         return Traffic(scattered=num_passes * gradients, gathered=gatherings * weights)
     sums = num_passes if stage == 2 else 1
-    return Traffic(reduced=sums * gradients, gathered=gradients if stage > 0 else 0.0)
+    return Traffic(reduced=sums * gradients, gathered=trained if stage > 0 else 0.0)
 
 
 def step_seconds(

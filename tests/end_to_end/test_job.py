@@ -62,7 +62,7 @@ def test_a_submitted_job_leaves_a_whole_run_folder(submitted):
     done, run = submitted
     assert done.returncode == 0, done.stdout + done.stderr
     assert "held out" in done.stdout
-    assert "5/5" in done.stdout + done.stderr
+    assert "step 5 of 5" in done.stdout + done.stderr
     summary = json.loads((run / "summary.json").read_text())
     assert summary["steps"] == 5
     assert summary["wall_seconds"] > 0

@@ -126,8 +126,15 @@ def test_a_tokenizer_with_added_tokens_is_refused(model, tokenizer):
         grow(model, tokenizer)
 
 
-def test_a_published_tokenizer_with_an_added_token_is_refused(model, tokenizer):
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [(126336, "every image id would move"), (2, "no tokens for the start and the end of an image")],
+)
+def test_a_published_tokenizer_with_an_added_token_and_one_without_image_tokens_are_refused(
+    model, tokenizer, mask, message
+):
     model.config.special_token_ids = None
-    with pytest.raises(ValueError, match="every image id would move"):
+    model.config.mask_token_id = mask
+    with pytest.raises(ValueError, match=message):
         grow(model, tokenizer)
     assert not getattr(model.config, "codebook_size", 0)

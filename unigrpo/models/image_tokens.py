@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from unigrpo import CheckpointError
 from unigrpo.models.mmada import MMadaModelLM
-from unigrpo.models.vocabulary import PUBLISHED_CODEBOOK_SIZE, Vocabulary
+from unigrpo.models.vocabulary import NO_TOKEN, PUBLISHED_CODEBOOK_SIZE, Vocabulary
 
 NOISE = 0.1
 """Standard deviation of new rows, in units of that of the rows of text tokens."""
@@ -39,14 +39,19 @@ def add_image_tokens(
         The vocabulary with the image codes.
 
     Raises:
-        ValueError: The model has image codes already, or the tokenizer belongs to another model.
+        ValueError: The model has image codes already, it has no special tokens for images, or the tokenizer belongs to
+            another model.
     """
     config = model.config
     if getattr(config, "codebook_size", 0):
         raise CheckpointError(
             f"the checkpoint has {config.codebook_size} image codes already; only text-only checkpoints are grown"
         )
-    Vocabulary.from_pretrained_parts(config, tokenizer)  # refuses a tokenizer that would move the codes
+    if Vocabulary.from_pretrained_parts(config, tokenizer).soi_id == NO_TOKEN:
+        raise CheckpointError(
+            "the checkpoint has no tokens for the start and the end of an image and for its tasks; name them in "
+            "special_token_ids of config.json"
+        )
     old_size = config.embedding_size
     if len(tokenizer) > old_size:
         raise CheckpointError(

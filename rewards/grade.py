@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from rewards.grading.grader import KINDS, Grader, prepare
 from rewards.grading.verifier import VerifierUnavailable
-from rewards.jsonl import numbered_lines
+from rewards.runtime.jsonl import numbered_lines
 
 SHOWN = 10
 """Bad lines that are listed."""

@@ -17,8 +17,8 @@ from typing import Any
 from PIL import Image
 
 from rewards.base import RewardInput
-from rewards.jsonl import numbered_lines
 from rewards.runtime.host import RewardInfo, RewardSpec
+from rewards.runtime.jsonl import numbered_lines
 from rewards.runtime.process import ProcessFailed, RewardProcess
 from rewards.runtime.scoring import Scores
 

@@ -285,7 +285,8 @@ def test_the_mean_over_the_tokens_of_a_task_stops_the_run(tiny_unified_folder, p
     step: Any = SimpleNamespace(rollouts=rollouts, mismatch=lambda _: found)
     if not message:
         assert trainer._parity(0, step) == {
-            "logprob_mismatch/largest_nats": 2.5, "logprob_mismatch/mean_nats": pytest.approx(0.7 / 8)
+            "logprob_mismatch/largest_nats": 2.5, "logprob_mismatch/mean_nats": pytest.approx(0.7 / 8),
+            "logprob_mismatch/skipped_tasks": 0.0,
         }  # fmt: skip
         return
     with pytest.raises(LogprobMismatchError, match=message):

@@ -240,7 +240,7 @@ def _require_sections(config: type, parsed: Any, prefix: str = "") -> None:
 
 
 def _in_words(message: str) -> str:
-    """Returns the parser's message about a value of a wrong type in words.
+    r"""Returns the parser's message about a value of a wrong type in words.
 
     >>> _in_words('Parser key "train.num_steps": Expected a <class \'int\'>. Got value: ten')
     "train.num_steps is 'ten'; it must be a whole number"

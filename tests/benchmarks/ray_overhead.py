@@ -2,7 +2,7 @@
 
 python tests/benchmarks/ray_overhead.py
 
-What the ledger books for the workers is taken off both, so that the difference is what Ray and its actors add.
+The seconds that the workers compute are subtracted from both, so that the difference is what Ray and its actors add.
 """
 
 from __future__ import annotations

@@ -119,7 +119,7 @@ class Vocabulary:
         if codebook_size and num_rows is not None and len(tokenizer) + codebook_size > num_rows:
             raise CheckpointError(
                 f"codebook_size is {codebook_size} behind {len(tokenizer)} tokens, but the embedding has {num_rows} "
-                "rows; a text-only checkpoint has to be grown first (unigrpo.models.image_tokens)"
+                "rows; add rows to a text-only checkpoint first, by `unigrpo add-image-tokens`"
             )
         return cls(
             mask_id=ids["mask"],

@@ -175,7 +175,9 @@ def _bracketed(text: str) -> Value | None:
         return _inequality(described[1].strip())
     items = [item for part in split(text[1:-1], COMMA) if part for item in _both_signs(part)]
     if text[0] == "⦃":
-        return _value(items[0]) if len(items) == 1 and items[0] != "⦃⦄" else Sequence("⦃⦄", tuple(items))
+        only = _value(items[0]) if len(items) == 1 and items[0][:1] != "⦃" else None
+        is_set = only is None or isinstance(only, Sequence) or (isinstance(only, Interval) and not only.name)
+        return Sequence("⦃⦄", tuple(items)) if is_set else only  # the set {x > 1} is x > 1, and {(0, 1)} is no (0, 1)
     if text[0] + text[-1] in ("(]", "[)") or "∞" in text:
         return _interval(text)
     return Sequence(text[0] + text[-1], tuple(items)) if len(items) > 1 else None

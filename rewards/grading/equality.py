@@ -134,6 +134,8 @@ class _Comparison:
     def sequences(self, gold: Sequence, answer: Sequence) -> bool:
         if self.any_form and gold.brackets != answer.brackets:
             gold, answer = _as_point(gold), _as_point(answer)
+        if gold.brackets != answer.brackets:
+            gold, answer = _only_item(gold), _only_item(answer)
         if {gold.brackets, answer.brackets} <= {"", "⦃⦄"} and "…" not in gold.items:
             if bool(_coordinates(gold)) != bool(_coordinates(answer)):
                 return False
@@ -204,6 +206,12 @@ def _as_point(sequence: Sequence) -> Sequence:
     """Turns ``x = 3, y = 4`` into ``(3, 4)``."""
     values = None if sequence.brackets else _coordinates(sequence)
     return Sequence("()", values) if values else sequence
+
+
+def _only_item(sequence: Sequence) -> Sequence:
+    """Turns a set with one point, as of the solutions of two equations, into the point."""
+    value = parse(sequence.items[0]).values[0] if sequence.brackets == "⦃⦄" and len(sequence.items) == 1 else None
+    return value if isinstance(value, Sequence) and value.brackets == "()" else sequence
 
 
 def _coordinates(sequence: Sequence) -> tuple[str, ...] | None:

@@ -10,6 +10,7 @@ from PIL import Image
 from rewards.base import Reward, RewardInput
 from rewards.imaging.batches import check_picture_prompt, describe, picture_and_prompt, require_batch_size
 from rewards.imaging.clip import ClipEncoder
+from rewards.reply import after_thoughts
 
 RANGES = {"percent": (0.0, 100.0), "cosine": (-1.0, 1.0)}
 
@@ -72,14 +73,4 @@ def _pair(item: RewardInput, index: int) -> tuple[Image.Image, str]:
         return picture_and_prompt(item, index)
     if len(item.input_images) != 1:
         raise ValueError(f"{describe(item, index)}: a caption needs one input image, found {len(item.input_images)}")
-    return item.input_images[0].convert("RGB"), caption(item.completion)
-
-
-def caption(completion: str) -> str:
-    """Returns the text of a response after its thoughts; nothing if they do not end.
-
-    >>> caption("<think>A dog?</think> A brown dog."), caption("<think>A dog"), caption("A dog")
-    ('A brown dog.', '', 'A dog')
-    """
-    after = completion.rpartition("</think>")[2]
-    return "" if "<think>" in after else after.strip()
+    return item.input_images[0].convert("RGB"), after_thoughts(item.completion)

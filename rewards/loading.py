@@ -17,7 +17,7 @@ from rewards.base import Reward
 from rewards.functions import FunctionReward
 from rewards.runtime.errors import describe
 
-HIDDEN = {"base", "functions", "grade", "http_client", "loading", "try_reward"}
+HIDDEN = {"base", "functions", "grade", "http_client", "loading", "reply", "try_reward"}
 """Files of this package that hold no reward."""
 
 

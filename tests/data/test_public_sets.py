@@ -93,6 +93,13 @@ def virl39k(folder: Path) -> str:
     return parquet(folder / "39Krelease.parquet", [row])
 
 
+def gqa(folder: Path) -> str:
+    (folder / "images").mkdir(parents=True)
+    (folder / "images" / "n1.png").write_bytes(png())
+    row = {"image": "n1.png", "question": "What color is the cup?", "answer": "red", "fullAnswer": "The cup is red."}
+    return jsonl(folder / "questions.jsonl", [row])
+
+
 R1V = {"image": IMAGE, "problem": "How many items?", "solution": "<answer> 3 </answer>"}
 MMMU: Row = {
     "id": "validation_Math_1", "question": "<image 1> Which is it?", "options": "['one', 'two']", "explanation": "",
@@ -101,6 +108,14 @@ MMMU: Row = {
 }  # fmt: skip
 POPE: Row = {"id": "0", "question_id": "1", "question": "Is there a cup in the image?", "answer": "yes",
              "image_source": "x", "image": IMAGE, "category": "random"}  # fmt: skip
+MME: Row = {"question_id": "count/1.png", "image": IMAGE, "question": "Are there two cups? Please answer yes or no.",
+            "answer": "No", "category": "count"}  # fmt: skip
+VQAV2: Row = {
+    "question_type": "how many", "multiple_choice_answer": "2", "image_id": 1, "answer_type": "number",
+    "question_id": 7,
+    "answers": [{"answer": answer, "answer_confidence": "yes", "answer_id": n} for n, answer in enumerate("2223", 1)],
+    "question": "How many cups?", "image": IMAGE,
+}  # fmt: skip
 VERL: Row = {"data_source": "math", "prompt": [{"role": "user", "content": "2+3?"}], "ability": "math",
              "reward_model": {"ground_truth": "5", "style": "rule"},
              "extra_info": {"index": "0", "split": "train"}}  # fmt: skip
@@ -141,6 +156,9 @@ SETS: dict[str, tuple[Callable[[Path], str], Expected]] = {
         ("mmu", "Find x. A. 1", "A", 1),
     ),
     "POPE": (lambda f: snapshot(f, [POPE], "test", image=EMBEDDED), ("mmu", "Is there a cup", "yes", 1)),
+    "MME": (lambda f: snapshot(f, [MME], "test", image=EMBEDDED), ("mmu", "Are there two cups", "No", 1)),
+    "VQAv2": (lambda f: snapshot(f, [VQAV2], "validation", image=EMBEDDED), ("mmu", "How many cups?", "2", 1)),
+    "GQA": (gqa, ("mmu", "What color is the cup?", "red", 1)),
     "MMMU": (
         lambda f: snapshot(f, [MMMU], "validation", image_1=EMBEDDED, image_2=EMBEDDED),
         ("mmu", "Which is it?\nA. one\nB. two", "B", 1),

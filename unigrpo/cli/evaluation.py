@@ -205,11 +205,9 @@ def evaluate_model(
 def results_table(models: Sequence[str], results: Sequence[dict[str, float]]) -> str:
     """Returns a Markdown table with a row per metric and a column per checkpoint; with several tasks, one row for each
     task."""
-    by_task = [name for name in results[0] if "/" in name or name.startswith("yes_")]
-    if not any("/" in name for name in by_task):
-        by_task = list(results[0])
+    names = [name for name in results[0] if not any(other.startswith(f"{name}/") for other in results[0])]
     head = ["metric", *map(_short, models)]
-    rows = [[name, *(f"{result[name]:.3f}" for result in results)] for name in by_task]
+    rows = [[name, *(f"{result[name]:.3f}" for result in results)] for name in names]
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))
 
 

@@ -10,6 +10,7 @@ import torch
 
 from unigrpo.config import ImageSamplingConfig, RunConfig, TextSamplingConfig
 from unigrpo.data.prompt_stream import balance_across_ranks, repeat_prompts
+from unigrpo.evaluation.mme import mme_metrics
 from unigrpo.evaluation.yes_no import yes_no_metrics
 from unigrpo.records import Prompt, RewardOutput, Rollout, SampleRequest
 from unigrpo.training.reward_aggregation import RewardAggregator
@@ -147,7 +148,8 @@ def summarize(
 
     The metrics are ``<reward>_<kind>`` for each reward and for the weighted ``reward_total``. With several tasks each
     also has a metric by task, such as ``math_answer_sampled/mmu``. Yes-or-no questions add those of
-    :func:`~unigrpo.evaluation.yes_no.yes_no_metrics`. A reward that is missing for a sample is left out of the mean.
+    :func:`~unigrpo.evaluation.yes_no.yes_no_metrics`, and questions of MME those of
+    :func:`~unigrpo.evaluation.mme.mme_metrics`. A reward that is missing for a sample is left out of the mean.
 
     Args:
         requests: What was sampled.
@@ -160,7 +162,8 @@ def summarize(
         outputs, torch.tensor([r.group_id for r in requests])
     )
     metrics = {f"{name}_{kind}": value for name, value in reward_means(outputs, totals, valid).items()}
-    answered = yes_no_metrics([request.prompt for request in requests], outputs)
+    prompts = [request.prompt for request in requests]
+    answered = yes_no_metrics(prompts, outputs) | mme_metrics(prompts, outputs)
     metrics |= {f"{name}_{kind}": value for name, value in answered.items()}
     tasks = [request.prompt.task for request in requests]
     if len(set(tasks)) > 1:

@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from unigrpo.image_store import StoredImage
 
@@ -102,12 +104,40 @@ class Trajectory:
     image_mask: Bool[Tensor, " L"]
     """True on image tokens of the response, whose probabilities are normalized over the image codes alone."""
     commit_step: Int[Tensor, " L"]
-    """Denoising step at which the sampler fixed the token; -1 outside the response."""
+    """Denoising step at which the sampler fixed the token, from 0; -1 where it fixed none: outside the response, and
+    in padding that was never sampled."""
     commit_log_probs: Float[Tensor, " L"]
-    """Log-probability (nats) of the token when the sampler fixed it; 0 outside the response."""
+    """Log-probability (nats) of the token at that step, at the sampling temperature; that of an image token is taken
+    among the image codes alone. 0 where no token was fixed."""
     commit_entropy: Float[Tensor, " L"] | None = None
-    """Entropy (nats) of the distribution that the token was drawn from; 0 outside the response. None if the sampler
-    did not record it."""
+    """Entropy (nats) of the distribution of the token at that step, likewise; 0 where no token was fixed. None if the
+    sampler did not record it."""
+
+    @property
+    def text_mask(self) -> Bool[Tensor, " L"]:
+        """True on text tokens that the policy generated."""
+        return self.response_mask & ~self.image_mask
+
+    def followed_by(self, image: Trajectory) -> Trajectory:
+        """Returns the whole of a response in two parts.
+
+        Args:
+            image: The second part, whose prompt begins with this trajectory. Its steps are counted from 0, and in the
+                result from the last step of this one.
+        """
+        room = (0, len(image.token_ids) - len(self.token_ids))
+        first_steps = pad(self.commit_step, room, value=-1)
+        later_steps = image.commit_step + first_steps.max() + 1
+        entropies = (self.commit_entropy, image.commit_entropy)
+        return Trajectory(
+            token_ids=image.token_ids,
+            response_mask=image.response_mask | pad(self.response_mask, room),
+            scored_mask=image.scored_mask | pad(self.scored_mask, room),
+            image_mask=image.image_mask,
+            commit_step=torch.where(image.commit_step >= 0, later_steps, first_steps),
+            commit_log_probs=image.commit_log_probs + pad(self.commit_log_probs, room),
+            commit_entropy=None if None in entropies else image.commit_entropy + pad(self.commit_entropy, room),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -71,7 +71,8 @@ def main() -> None:
         for task in TASKS:
             own = [request for request in requests if request.prompt.task == task]
             started = time.process_time()
-            rollouts = generator.write(model, 0, own, settings.rollout.text, settings.rollout.image)
+            generate = getattr(generator, "generate", None) or generator.write
+            rollouts = generate(model, 0, own, settings.rollout.text, settings.rollout.image)
             seconds[task] = time.process_time() - started
             ids = b"".join(one.token_ids.numpy().tobytes() for one in rollouts)
             tokens[task] = hashlib.sha256(ids).hexdigest()

@@ -36,9 +36,9 @@ from unigrpo.cost.memory import ModelSize, logit_copies, sampling_gb, scoring_gb
 from unigrpo.cost.step_time import Lengths, forward_flops, image_flops, text_flops
 from unigrpo.models.fused_ops import FusedOps, compiled
 from unigrpo.models.mmada import MMadaModelLM
-from unigrpo.models.sampling.image import ImageSample, sample_images
-from unigrpo.models.sampling.text import TextSample, sample_text
-from unigrpo.records import KeyedTrajectory, SampleKey
+from unigrpo.models.sampling.image import sample_images
+from unigrpo.models.sampling.text import sample_text
+from unigrpo.records import KeyedTrajectory, SampleKey, Trajectory
 from unigrpo.workers.logprob_mismatch import parity_gaps
 
 RESERVE_SECONDS = 20.0
@@ -76,11 +76,11 @@ class Suite:
         length = self.row // 4
         return self.size.text_tokens([length] * self.rows)
 
-    def sample_text(self, settings: TextSamplingConfig) -> list[TextSample]:
+    def sample_text(self, settings: TextSamplingConfig) -> list[Trajectory]:
         generators = self.size.generators(self.rows)
         return sample_text(self.model.eval(), self.prompts(), settings, self.size.vocabulary, generators=generators)
 
-    def sample_images(self, settings: ImageSamplingConfig) -> list[ImageSample]:
+    def sample_images(self, settings: ImageSamplingConfig) -> list[Trajectory]:
         prompts = self.size.image_tokens([self.row // 8] * self.rows)
         return sample_images(
             self.model.eval(),
@@ -193,17 +193,11 @@ def parity(suite: Suite) -> dict[str, Any]:
     return found
 
 
-def _rollout(number: int, task: Any, sample: TextSample | ImageSample) -> KeyedTrajectory:
-    is_image = isinstance(sample, ImageSample)
+def _rollout(number: int, task: Any, sample: Trajectory) -> KeyedTrajectory:
     return KeyedTrajectory(
         key=SampleKey(prompt_id=str(number), task=task, group_id=0, sample_id=number, step=0),
         policy_version=0,
-        token_ids=sample.token_ids,
-        response_mask=sample.response_mask,
-        scored_mask=sample.scored_mask,
-        commit_step=sample.commit_step,
-        commit_log_probs=sample.commit_log_probs,
-        image_mask=sample.response_mask if is_image else torch.zeros_like(sample.response_mask),
+        **vars(sample),
     )
 
 

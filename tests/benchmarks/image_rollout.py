@@ -15,7 +15,8 @@ from sizes import Size, chosen_size
 from torch import Tensor
 
 from unigrpo.config import ImageSamplingConfig
-from unigrpo.models.sampling.image import ImageSample, sample_images
+from unigrpo.models.sampling.image import sample_images
+from unigrpo.records import Trajectory
 
 
 def main() -> None:
@@ -23,7 +24,7 @@ def main() -> None:
     model, vocabulary = size.build(), size.vocabulary
     prompts, empty = size.image_tokens(size.image_prompts), size.empty_image_tokens()
 
-    def ours(settings: ImageSamplingConfig = size.image) -> list[ImageSample]:
+    def ours(settings: ImageSamplingConfig = size.image) -> list[Trajectory]:
         generators, guides = size.generators(len(prompts)), [empty] * len(prompts)
         return sample_images(model, prompts, settings, vocabulary, generators=generators, unconditional=guides)
 
@@ -60,9 +61,9 @@ def main() -> None:
     )
 
 
-def equality(size: Size, samples: list[ImageSample], tokens: Tensor, log_probs: Tensor) -> str:
+def equality(size: Size, samples: list[Trajectory], tokens: Tensor, log_probs: Tensor) -> str:
     """What ours drew against what the plain sampler drew from the same numbers."""
-    found = torch.stack([size.vocabulary.image_ids(one.codes) for one in samples])
+    found = torch.stack([one.token_ids[one.image_mask] for one in samples])
     kept = torch.stack([one.commit_log_probs[one.response_mask] for one in samples])
     share, gap = (found == tokens).float().mean().item(), (kept - log_probs).abs().max().item()
     if size.dtype == torch.float32 and (share < 1 or gap > 1e-3):

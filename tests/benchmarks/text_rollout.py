@@ -16,7 +16,8 @@ from torch import Tensor
 
 from unigrpo.config import TextSamplingConfig
 from unigrpo.models.mmada import MMadaModelLM
-from unigrpo.models.sampling.text import TextSample, sample_text
+from unigrpo.models.sampling.text import sample_text
+from unigrpo.records import Trajectory
 
 THRESHOLD = 0.9
 LOGIT_SPREAD = 80.0
@@ -34,7 +35,7 @@ def main() -> None:
     exact = replace(size.text, stop_at_end_of_text=False)
     fast = replace(exact, cache="dual", threshold=THRESHOLD)
 
-    def ours(settings: TextSamplingConfig) -> list[TextSample]:
+    def ours(settings: TextSamplingConfig) -> list[Trajectory]:
         chosen = sure if settings.threshold > 0 else model
         return sample_text(chosen, prompts, settings, size.vocabulary, generators=size.generators(len(prompts)))
 
@@ -94,7 +95,7 @@ def sharpened(model: MMadaModelLM, size: Size) -> MMadaModelLM:
     return sure
 
 
-def equality(model: MMadaModelLM, size: Size, settings: TextSamplingConfig, samples: Sequence[TextSample]) -> str:
+def equality(model: MMadaModelLM, size: Size, settings: TextSamplingConfig, samples: Sequence[Trajectory]) -> str:
     """The plain sampler with the numbers that ours drew, against what ours wrote."""
     noise = shared_noise(size, settings)
     tokens, log_probs = plain.sample_text(model, size.text_tokens(size.text_prompts), settings, size.vocabulary, noise)

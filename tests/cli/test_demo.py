@@ -39,7 +39,7 @@ def loaded(config: DemoConfig) -> Demo:
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> str:
+def red_image(tmp_path: Path) -> str:
     Image.new("RGB", (20, 16), "red").save(tmp_path / "red.png")
     return str(tmp_path / "red.png")
 
@@ -49,35 +49,35 @@ def hidden(words: demo_page.Words) -> int:
 
 
 @pytest.mark.parametrize("task", ["text", "mmu"])
-def test_the_hidden_words_of_an_answer_become_fewer_until_none_is_left(loaded, picture, task):
-    shown = loaded.run(task, "3+4=", picture if task == "mmu" else None, 4, 1.0, 0.0, 1)
+def test_the_hidden_words_of_an_answer_become_fewer_until_none_is_left(loaded, red_image, task):
+    shown = loaded.run(task, "3+4=", red_image if task == "mmu" else None, 4, 1.0, 0.0, 1)
     counts = [hidden(one.words) for one in shown]
     assert counts == sorted(counts, reverse=True)
     assert counts[0] == len(shown[0].words) > 0
     assert counts[-1] == 0
-    assert all(one.picture is None for one in shown)
+    assert all(one.image is None for one in shown)
 
 
-def test_a_drawing_is_uncovered_step_by_step(loaded):
+def test_an_image_is_uncovered_step_by_step(loaded):
     shown = loaded.run("t2i", "3+4", None, 3, 1.0, 1.0, 1)
-    greys = [int((np.asarray(one.picture) == GREY).all(axis=-1).sum()) for one in shown]
+    greys = [int((np.asarray(one.image) == GREY).all(axis=-1).sum()) for one in shown]
     assert greys[0] == 256 * 256
     assert greys == sorted(greys, reverse=True)
     assert greys[-1] < greys[0] / 2
     assert len(shown) == 1 + 3
 
 
-def test_thoughts_come_before_the_drawing(loaded):
+def test_thoughts_come_before_the_image(loaded):
     shown = loaded.run("r2i", "3+4", None, 3, 1.0, 0.0, 1)
-    covered = shown[0].picture
-    thinking = [one for one in shown if one.picture == covered]
+    covered = shown[0].image
+    thinking = [one for one in shown if one.image == covered]
     assert hidden(thinking[0].words) > 0
     assert hidden(thinking[-1].words) == 0
     assert len(shown) > len(thinking) > 1
 
 
-def test_the_same_seed_draws_the_same(loaded):
-    first, again, other = (loaded.run("t2i", "3", None, 3, 1.0, 0.0, seed)[-1].picture for seed in (1, 1, 2))
+def test_the_same_seed_generates_the_same_image(loaded):
+    first, again, other = (loaded.run("t2i", "3", None, 3, 1.0, 0.0, seed)[-1].image for seed in (1, 1, 2))
     assert first.tobytes() == again.tobytes() != other.tobytes()
 
 
@@ -199,13 +199,13 @@ def test_every_tab_works_in_a_browser(loaded, picture):
                 tab.locator(f"#{task}-prompt textarea").fill("3+4")
                 tab.locator(f"#{task}-run").click()
                 if task == "t2i":
-                    tab.locator(f"#{task}-drawing img").first.wait_for(timeout=30_000)
+                    tab.locator(f"#{task}-image img").first.wait_for(timeout=30_000)
                 else:
                     tab.locator(f"#{task}-words").get_by_text(re.compile(r"\S")).first.wait_for(timeout=30_000)
                 slider = tab.locator(f"#{task}-step input[type=range]")
                 playwright.expect(slider).not_to_have_attribute("max", "1", timeout=30_000)
                 playwright.expect(slider).to_have_value(slider.get_attribute("max") or "", timeout=30_000)
-                shown = tab.locator(f"#{task}-drawing img" if task == "t2i" else f"#{task}-words")
+                shown = tab.locator(f"#{task}-image img" if task == "t2i" else f"#{task}-words")
                 last = _content(shown)
                 for key in ["Home", "End"] * 10:  # again, if the last step comes in between
                     slider.press(key)

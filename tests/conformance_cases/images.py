@@ -18,7 +18,6 @@ from unigrpo.models.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
 from unigrpo.models.magvit import SignQuantizer
 from unigrpo.models.sampling.image import (
     UNKNOWN,
-    ImageSample,
     gumbel,
     least_sure,
     mask_counts,
@@ -27,6 +26,7 @@ from unigrpo.models.sampling.image import (
 )
 from unigrpo.models.sampling.remasking import guide
 from unigrpo.models.sampling.text import sample_text
+from unigrpo.records import Trajectory
 
 from .case import Case, recipe_weights, vocabulary
 
@@ -56,7 +56,7 @@ def check_sampling(case: Case) -> None:
     inputs = case["alt.network_input_per_step_cut_at_S" if is_trap else "out.network_input_per_step"]
     for row in range(len(codes)):
         sample, seen = sample_row(case, row)
-        case.exact(f"codes of row {row}", sample.codes, codes[row])
+        case.exact(f"codes of row {row}", sample.token_ids[-size - 1 : -1] - case.params["text_vocab"], codes[row])
         expected = inputs[:, row :: len(codes)].flatten(0, 1)
         case.require(f"{len(seen)} network inputs of row {row}, expected {len(expected)}", len(seen) == len(expected))
         for found, original in zip(seen, expected, strict=False):
@@ -73,7 +73,7 @@ def check_sampling(case: Case) -> None:
                 case.exact(f"hidden after step {step}", kept > step, case["out.remasked"][step, row])
 
 
-def sample_row(case: Case, row: int) -> tuple[ImageSample, list[Tensor]]:
+def sample_row(case: Case, row: int) -> tuple[Trajectory, list[Tensor]]:
     """One row by itself, since start- and end-of-image may be other tokens in each row, and what the network saw."""
     params, model, size = case.params, case.model(), case.params["seq_len"]
     ids, real = case["in.input_ids"][row], case["in.attention_mask"][row].bool()
@@ -192,7 +192,7 @@ def guided_ids(kind: str, logits: Tensor, scale: float, prompts: list[Tensor], s
         unconditional=prompts,
         generators=generators,
     )
-    return torch.stack([s.codes for s in images])
+    return torch.stack([s.token_ids[2:-1] - 10 for s in images])
 
 
 def check_quantizer(case: Case) -> None:

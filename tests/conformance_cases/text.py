@@ -9,12 +9,13 @@ from torch import Tensor
 
 from unigrpo.config import TextSamplingConfig
 from unigrpo.models.sampling.remasking import commit_counts, draw, most_confident
-from unigrpo.models.sampling.text import TextSample, sample_text
+from unigrpo.models.sampling.text import sample_text
+from unigrpo.records import Trajectory
 
 from .case import Case, NotApplicable, vocabulary
 
 
-def sample(case: Case, prompts: list[Tensor], end_id: int, **changes: Any) -> list[TextSample]:
+def sample(case: Case, prompts: list[Tensor], end_id: int, **changes: Any) -> list[Trajectory]:
     params = case.params
     settings = TextSamplingConfig(
         max_new_tokens=params["gen_length"],

@@ -168,7 +168,7 @@ def test_rollouts_of_each_task_have_their_own_spans(tiny_unified_folder, prompt_
     prompts = load_prompts(prompt_file)
     trainer = make_trainer(run, tmp_path, prompts, [])
     rollouts = generated(trainer, run, trainer.prompts.requests(0))
-    vocabulary = trainer.policy.worker._writer.vocabulary  # type: ignore[attr-defined]
+    vocabulary = trainer.policy.worker._generator.vocabulary  # type: ignore[attr-defined]
     first, stop = vocabulary.image_slice
     seen = set()
     for rollout in rollouts:
@@ -231,7 +231,7 @@ def test_thoughts_that_end_early_are_compared_with_what_the_image_was_drawn_behi
     worker: Any = trainer.policy.worker  # type: ignore[attr-defined]
     with torch.no_grad():  # a model that likes to end
         head = worker._engine.model.transformer.ff_out.weight
-        head[worker._writer.vocabulary.end_of_text_id] *= 3
+        head[worker._generator.vocabulary.end_of_text_id] *= 3
     rollouts = [r for step in range(4) for r in generated(trainer, run, trainer.prompts.requests(step))]
     never = [r for r in rollouts if bool((r.response_mask & (r.commit_step < 0)).any())]
     assert len(never) > 10

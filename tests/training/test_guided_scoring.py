@@ -22,7 +22,7 @@ from unigrpo.config import (
 from unigrpo.data.layouts import r2i_prompt, t2i_prompt, t2i_unconditional_prompt
 from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
 from unigrpo.models.sampling.image import sample_images
-from unigrpo.models.sampling.think_then_draw import think_then_draw
+from unigrpo.models.sampling.thoughts_and_image import sample_thoughts_and_images
 from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.records import KeyedTrajectory, SampleKey, TrainSample
 from unigrpo.training.optimizer_step import LocalEngine
@@ -31,7 +31,6 @@ from unigrpo.training.scoring import score
 from unigrpo.training.scoring_settings import ScoringSettings
 from unigrpo.training.unigrpo import unigrpo_updates
 from unigrpo.training.views import ViewSampler
-from unigrpo.workers.generation import Drawn
 from unigrpo.workers.logprob_mismatch import is_comparable, parity_gaps
 
 VOCABULARY = Vocabulary(
@@ -64,19 +63,17 @@ def sampled(model: MMadaModelLM, task: str) -> list[KeyedTrajectory]:
     texts = [[11, 12, 13][: n + 1] for n in range(3)]
     if task == "t2i":
         prompts = [t2i_prompt(text, VOCABULARY) for text in texts]
-        images = sample_images(model, prompts, IMAGE, VOCABULARY, generators=generators, unconditional=[GUIDE] * 3)
-        drawn = [Drawn(image=one) for one in images]
+        samples = sample_images(model, prompts, IMAGE, VOCABULARY, generators=generators, unconditional=[GUIDE] * 3)
     else:
         prompts = [r2i_prompt([*text, 10], VOCABULARY) for text in texts]
-        both = think_then_draw(
+        samples = sample_thoughts_and_images(
             model, prompts, CONFIG.rollout.text, IMAGE, VOCABULARY, generators=generators, unconditional=[GUIDE] * 3
         )
-        drawn = [Drawn(text=one.thought, image=one.image) for one in both]
     return [
         KeyedTrajectory(
-            key=SampleKey(prompt_id=f"{i}", task=task, group_id=0, sample_id=i, step=0), policy_version=0, **one.row()
+            key=SampleKey(prompt_id=f"{i}", task=task, group_id=0, sample_id=i, step=0), policy_version=0, **vars(one)
         )
-        for i, one in enumerate(drawn)
+        for i, one in enumerate(samples)
     ]
 
 

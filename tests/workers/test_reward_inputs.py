@@ -11,9 +11,8 @@ import torch
 from builders import rollout_without_tokens
 from PIL import Image
 
-from unigrpo.models.sampling.text import TextSample
-from unigrpo.records import Prompt, Rollout
-from unigrpo.workers.generation import Drawn, TaskSampler
+from unigrpo.records import Prompt, Rollout, Trajectory
+from unigrpo.workers.generation import TaskSampler
 from unigrpo.workers.reward import reward_inputs
 
 
@@ -71,13 +70,14 @@ def test_rewards_see_how_long_the_text_is_and_whether_it_was_cut_off():
 def test_a_text_is_of_full_length_if_it_has_no_end_of_text(response, expected):
     tokens = torch.tensor([2, 7, *response])  # an end-of-text of the prompt is no end of the response
     written = torch.tensor([False, False, True, True, True])
-    text = TextSample(
+    text = Trajectory(
         token_ids=tokens,
         response_mask=written,
         scored_mask=written,
+        image_mask=~written & written,
         commit_step=tokens,
-        commit_log_probs=tokens,
-        commit_entropy=tokens,
+        commit_log_probs=tokens.float(),
+        commit_entropy=tokens.float(),
     )
     sampler = SimpleNamespace(vocabulary=SimpleNamespace(end_of_text_id=2))
-    assert TaskSampler.is_full_length(sampler, Drawn(text=text)) is expected  # type: ignore[arg-type]
+    assert TaskSampler.is_full_length(sampler, text) is expected  # type: ignore[arg-type]

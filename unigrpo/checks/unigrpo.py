@@ -19,7 +19,7 @@ from unigrpo.algorithm.group_filter.base import load_group_filter
 from unigrpo.algorithm.likelihood.base import load_estimator
 from unigrpo.algorithm.objective.base import load_objective
 from unigrpo.checks.rewards import refused_prompts
-from unigrpo.config import DRAWING_TASKS, TASKS, ImageConfig, ImageSamplingConfig, RunConfig, check_image_steps
+from unigrpo.config import IMAGE_OUTPUT_TASKS, TASKS, ImageConfig, ImageSamplingConfig, RunConfig, check_image_steps
 from unigrpo.config.denoising import StageConfig
 from unigrpo.config.evaluation import EvaluationProtocol
 from unigrpo.data.bad_samples import BadRows, raise_problems
@@ -330,7 +330,7 @@ def check_image_tokens(
             f"{section}.image.num_image_tokens is {image.num_image_tokens}, but image.resolution {resolution} "
             f"makes {num_codes}; leave it out"
         )
-    if any(prompt.task in DRAWING_TASKS for prompt in prompts):
+    if any(prompt.task in IMAGE_OUTPUT_TASKS for prompt in prompts):
         check_image_steps(f"{section}.image.", image, num_codes)
 
 

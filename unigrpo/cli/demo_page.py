@@ -17,7 +17,7 @@ from unigrpo import ConfigError
 from unigrpo.cli.demo_guard import MAX_UPLOAD_BYTES, RequestGuard
 from unigrpo.cli.images import HIDDEN, image_frames
 from unigrpo.config import (
-    DRAWING_TASKS,
+    IMAGE_OUTPUT_TASKS,
     DataConfig,
     ImageSamplingConfig,
     TextSamplingConfig,
@@ -29,9 +29,8 @@ from unigrpo.config.generate import DemoConfig
 from unigrpo.library.policy import torch_device
 from unigrpo.models.checkpoint_io import load_policy
 from unigrpo.models.loading import find_image_tokenizer, load_tokenizer
-from unigrpo.models.sampling.text import TextSample
 from unigrpo.models.vocabulary import Vocabulary
-from unigrpo.records import Prompt
+from unigrpo.records import Prompt, Trajectory
 from unigrpo.workers.generation import TaskSampler
 
 logger = logging.getLogger(__name__)
@@ -41,9 +40,9 @@ SECONDS_PER_STEP = 0.12
 """Duration of each step while the denoising is played."""
 TASKS = {
     "text": ("Answer", "A question", "What is 3 + 4?"),
-    "mmu": ("Look", "A question about the image", "How many shapes are there?"),
-    "t2i": ("Draw", "What to draw", "a large red circle on the left"),
-    "r2i": ("Think, then draw", "What to draw", "draw a tomato on the left"),
+    "mmu": ("Describe", "A question about the image", "How many shapes are there?"),
+    "t2i": ("Generate", "What the image shows", "a large red circle on the left"),
+    "r2i": ("Think, then generate", "What the image shows", "draw a tomato on the left"),
 }
 """Name of the tab of each task, and label and placeholder of its text."""
 
@@ -56,7 +55,7 @@ class Shown:
     """One step of a denoising, as the page shows it."""
 
     words: Words
-    picture: Image.Image | None
+    image: Image.Image | None
 
 
 class Demo:
@@ -103,17 +102,24 @@ class Demo:
 
     def most_steps(self, task: str) -> int:
         """How many denoising steps a task may have: one for each token, or code of an image, that is sampled."""
-        return self._sampler.num_image_tokens if task in DRAWING_TASKS else self.config.text.max_new_tokens
+        return self._sampler.num_image_tokens if task in IMAGE_OUTPUT_TASKS else self.config.text.max_new_tokens
 
     def run(
-        self, task: str, prompt: str, picture: str | None, steps: int, temperature: float, guidance: float, seed: int
+        self,
+        task: str,
+        prompt: str,
+        input_image: str | None,
+        steps: int,
+        temperature: float,
+        guidance: float,
+        seed: int,
     ) -> list[Shown]:
         """Generates one sample and yields every step.
 
         Args:
             task: A key of :data:`TASKS`.
             prompt: Text of the user.
-            picture: File of an image, for `mmu`.
+            input_image: File of the input image, for `mmu`.
             steps: Number of forward passes of the image, or of the text if there is no image.
             temperature: Divisor of the logits.
             guidance: Scale of classifier-free guidance of images; 0 switches it off.
@@ -126,12 +132,12 @@ class Demo:
             raise ConfigError(reason)
         if not prompt.strip():
             raise ConfigError("The text is empty; write something.")
-        if task == "mmu" and not picture:
+        if task == "mmu" and not input_image:
             raise ConfigError("There is no image; upload one.")
         valid_seed("The seed", seed)
-        draws = task in DRAWING_TASKS
+        has_image = task in IMAGE_OUTPUT_TASKS
         text, image = self.config.text, self.config.image
-        if draws:
+        if has_image:
             image = replace(
                 image,
                 num_image_tokens=self._sampler.num_image_tokens,
@@ -141,27 +147,27 @@ class Demo:
             )
         else:
             text = replace(text, num_denoising_steps=steps, temperature=temperature)
-        one = Prompt(id="demo", text=prompt.strip(), task=task, images=(picture,) if picture else ())
+        one = Prompt(id="demo", text=prompt.strip(), task=task, images=(input_image,) if input_image else ())
         check_text_steps("", text)
-        if draws:
+        if has_image:
             check_image_steps("", image)
         self._check_length(one, text, image)
         generator = torch.Generator(self._model.device).manual_seed(seed)
-        drawn = self._sampler.draw(self._model, [one], text, image, [generator])[0]
-        words = self._words(drawn.text) if drawn.text is not None else [[]]
-        final = self._sampler.pictures([drawn])[0]
-        if final is None or drawn.image is None:
-            return [Shown(words=one, picture=None) for one in words]
+        sample = self._sampler.generate(self._model, [one], text, image, [generator])[0]
+        words = self._words(sample) if task != "t2i" else [[]]
+        final = self._sampler.images([sample])[0]
+        if final is None:
+            return [Shown(words=one, image=None) for one in words]
         large = final.resize((max(256, final.width), max(256, final.height)), Image.Resampling.NEAREST)
-        frames = image_frames(large, drawn.image.commit_step[drawn.image.response_mask])
-        thinking = [Shown(words=one, picture=frames[0]) for one in words[:-1]]
-        return thinking + [Shown(words=words[-1], picture=frame) for frame in frames]
+        frames = image_frames(large, sample.commit_step[sample.image_mask])
+        thinking = [Shown(words=one, image=frames[0]) for one in words[:-1]]
+        return thinking + [Shown(words=words[-1], image=frame) for frame in frames]
 
     def _check_length(self, prompt: Prompt, text: TextSamplingConfig, image: ImageSamplingConfig) -> None:
         """Raises ValueError for a prompt that leaves no room for its response."""
         tokens = len(self._sampler.encode([prompt])[0])
         response = text.max_new_tokens * (prompt.task != "t2i")
-        response += image.num_image_tokens * (prompt.task in DRAWING_TASKS)
+        response += image.num_image_tokens * (prompt.task in IMAGE_OUTPUT_TASKS)
         limit = self._model.config.max_sequence_length
         if tokens + response > limit:
             raise ConfigError(
@@ -169,9 +175,9 @@ class Demo:
                 "write a shorter text."
             )
 
-    def _words(self, sample: TextSample) -> list[Words]:
+    def _words(self, sample: Trajectory) -> list[Words]:
         """Returns the text after each step: masked tokens, the tokens of this step, and older ones."""
-        is_shown = sample.scored_mask
+        is_shown = sample.scored_mask & sample.text_mask
         tokens = self._sampler.tokenizer.batch_decode(sample.token_ids[is_shown][:, None])
         at = sample.commit_step[is_shown].tolist()
         special = set(self._sampler.tokenizer.all_special_tokens)
@@ -209,13 +215,13 @@ def build_page(demo: Demo) -> Any:
 
 def _build_tab(gradio: Any, demo: Demo, task: str) -> None:
     """Builds a tab with inputs on the left and the denoising on the right."""
-    draws = task in DRAWING_TASKS
-    sampling = demo.config.image if draws else demo.config.text
+    has_image = task in IMAGE_OUTPUT_TASKS
+    sampling = demo.config.image if has_image else demo.config.text
     _, label, placeholder = TASKS[task]
     with gradio.Row():
         with gradio.Column():
-            picture = gradio.Image(
-                type="filepath", label="Picture", visible=task == "mmu", height=256, sources=["upload", "clipboard"]
+            input_image = gradio.Image(
+                type="filepath", label="Image", visible=task == "mmu", height=256, sources=["upload", "clipboard"]
             )
             prompt = gradio.Textbox(label=label, placeholder=placeholder, elem_id=f"{task}-prompt")
             with gradio.Accordion("Sampling", open=False):
@@ -224,7 +230,7 @@ def _build_tab(gradio: Any, demo: Demo, task: str) -> None:
                 )
                 temperature = gradio.Slider(0, 2, sampling.temperature, step=0.05, label="Temperature")
                 guidance = gradio.Slider(
-                    0, 10, demo.config.image.guidance_scale, step=0.1, label="Guidance", visible=draws
+                    0, 10, demo.config.image.guidance_scale, step=0.1, label="Guidance", visible=has_image
                 )
                 seed = gradio.Number(0, label="Seed", precision=0, minimum=0, maximum=2**32 - 1)
             button = gradio.Button(TASKS[task][0], variant="primary", elem_id=f"{task}-run")
@@ -233,10 +239,10 @@ def _build_tab(gradio: Any, demo: Demo, task: str) -> None:
             words = gradio.HighlightedText(
                 label="Text", color_map=colours, visible=task != "t2i", elem_id=f"{task}-words", show_legend=True
             )
-            drawing = gradio.Image(
-                label="Drawing",
-                visible=draws,
-                elem_id=f"{task}-drawing",
+            output_image = gradio.Image(
+                label="Generated image",
+                visible=has_image,
+                elem_id=f"{task}-image",
                 height=320,
                 buttons=["download", "fullscreen"],
             )
@@ -253,20 +259,20 @@ def _build_tab(gradio: Any, demo: Demo, task: str) -> None:
         for number, one in enumerate(shown):
             time.sleep(SECONDS_PER_STEP if number else 0)
             slider = gradio.Slider(0, len(shown) - 1, number, step=1, label="Step")
-            yield one.words, one.picture, slider, shown
+            yield one.words, one.image, slider, shown
 
     def replay(number: float, shown: list[Shown]) -> tuple[Any, Any]:
-        one = shown[min(int(number), len(shown) - 1)] if shown else Shown(words=[], picture=None)
-        return one.words, one.picture
+        one = shown[min(int(number), len(shown) - 1)] if shown else Shown(words=[], image=None)
+        return one.words, one.image
 
-    inputs = [picture, prompt, steps, temperature, guidance, seed]
+    inputs = [input_image, prompt, steps, temperature, guidance, seed]
     for event in (button.click, prompt.submit):
-        event(play, inputs, [words, drawing, step, steps_state], api_name=False)
+        event(play, inputs, [words, output_image, step, steps_state], api_name=False)
     # Not `release`, which the keyboard and the number beside the slider do not cause.
     step.input(
         replay,
         [step, steps_state],
-        [words, drawing],
+        [words, output_image],
         api_name=False,
         show_progress="hidden",
         trigger_mode="always_last",

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from unigrpo import ConfigError
-from unigrpo.config import DRAWING_TASKS, PromptFileConfig, check_image_steps
+from unigrpo.config import IMAGE_OUTPUT_TASKS, PromptFileConfig, check_image_steps
 from unigrpo.config.generate import GenerateConfig
 from unigrpo.data.files import is_table_name
 from unigrpo.data.images import read_image
@@ -65,7 +65,7 @@ def check_inputs(config: GenerateConfig) -> Inputs:
         )
     image_tokenizer = _load_image_tokenizer(config, vocabulary)
     num_codes = (config.resolution // image_tokenizer.downscale) ** 2
-    if config.task in DRAWING_TASKS:
+    if config.task in IMAGE_OUTPUT_TASKS:
         check_image_steps("image.", config.image, num_codes)
     return Inputs(
         prompts=prompts,

@@ -23,9 +23,9 @@ from unigrpo.config.generate import GenerateConfig
 from unigrpo.library.policy import torch_device
 from unigrpo.models.checkpoint_io import load_policy
 from unigrpo.models.mmada import MMadaModelLM
-from unigrpo.records import Prompt
+from unigrpo.records import Prompt, Trajectory
 from unigrpo.runs.image_grid import captioned_grid
-from unigrpo.workers.generation import Drawn, TaskSampler
+from unigrpo.workers.generation import TaskSampler
 
 SAMPLES, SETTINGS = "samples.jsonl", "settings.json"
 MAX_COLUMNS, MAX_ROWS = 16, 8
@@ -138,12 +138,11 @@ def _sample(model: MMadaModelLM, config: GenerateConfig, inputs: Inputs, jobs: S
     ):
         for number, batch in enumerate(batches, start=1):
             generators = [torch.Generator(model.device).manual_seed(job.seed) for job in batch]
-            drawn = sampler.draw(
+            samples = sampler.generate(
                 CountedModel(model, bar), [job.prompt for job in batch], config.text, config.image, generators
             )
-            images = sampler.pictures(drawn)
-            for job, one, picture in zip(batch, drawn, images, strict=True):
-                lines.write(json.dumps(_write(job, one, picture, config, sampler, folder)) + "\n")
+            for job, sample, image in zip(batch, samples, sampler.images(samples), strict=True):
+                lines.write(json.dumps(_write(job, sample, image, config, sampler, folder)) + "\n")
             lines.flush()
             bar.n = number * (text_steps + image_steps)  # texts may have ended early
             bar.set_postfix(samples=f"{batch[-1].number + 1 - jobs[0].number}/{len(jobs)}")
@@ -178,7 +177,12 @@ def _show(config: GenerateConfig, prompts: Sequence[Prompt], folder: Path) -> No
 
 
 def _write(
-    job: Job, drawn: Drawn, picture: Image.Image | None, config: GenerateConfig, sampler: TaskSampler, folder: Path
+    job: Job,
+    sample: Trajectory,
+    image: Image.Image | None,
+    config: GenerateConfig,
+    sampler: TaskSampler,
+    folder: Path,
 ) -> dict[str, Any]:
     """Writes the files of one sample and returns its line."""
     row: dict[str, Any] = {
@@ -192,21 +196,20 @@ def _write(
         row["label"] = job.prompt.label
     if job.prompt.images:
         row["input_image"] = job.prompt.images[0]
-    if drawn.text is not None:
-        text = drawn.text
-        row["text"] = sampler.completion(drawn)
-        row["num_tokens"] = int(text.scored_mask.sum())
+    if sample.text_mask.any():
+        is_scored = sample.scored_mask & sample.text_mask
+        row["text"] = sampler.completion(sample)
+        row["num_tokens"] = int(is_scored.sum())
         if config.gif:
-            tokens = sampler.tokenizer.batch_decode(text.token_ids[text.scored_mask][:, None])
+            tokens = sampler.tokenizer.batch_decode(sample.token_ids[is_scored][:, None])
             row["text_gif"] = _path(folder, "gifs", f"{job.number:05d}_text.gif")
-            save_gif(text_frames(tokens, text.commit_step[text.scored_mask]), folder / row["text_gif"])
-    if drawn.image is not None and picture is not None:
+            save_gif(text_frames(tokens, sample.commit_step[is_scored]), folder / row["text_gif"])
+    if image is not None:
         row["image"] = _path(folder, "images", f"{job.number:05d}.png")
-        picture.save(folder / row["image"])
+        image.save(folder / row["image"])
         if config.gif:
             row["image_gif"] = _path(folder, "gifs", f"{job.number:05d}_image.gif")
-            frames = image_frames(picture, drawn.image.commit_step[drawn.image.response_mask])
-            save_gif(frames, folder / row["image_gif"])
+            save_gif(image_frames(image, sample.commit_step[sample.image_mask]), folder / row["image_gif"])
     return row
 
 

@@ -24,11 +24,11 @@ def image_frames(image: Image.Image, commit_step: Int[Tensor, " N"]) -> list[Ima
 
     Args:
         image: A square image.
-        commit_step: Step at which each code was kept, row by row.
+        commit_step: Step at which each code was kept, row by row. The first frame is before the first of them.
     """
     side = math.isqrt(len(commit_step))
     frames = []
-    for step in range(-1, int(commit_step.max()) + 1):
+    for step in range(int(commit_step.min()) - 1, int(commit_step.max()) + 1):
         hidden = (commit_step > step).reshape(side, side).to(torch.uint8) * 255
         mask = Image.fromarray(hidden.numpy()).resize(image.size, Image.Resampling.NEAREST)
         frames.append(Image.composite(Image.new("RGB", image.size, GREY), image, mask))

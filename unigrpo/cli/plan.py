@@ -24,7 +24,7 @@ from unigrpo.cli.plan_run import (
     whole_run_lines,
 )
 from unigrpo.config import BaseRunConfig, RolloutConfig, RunConfig
-from unigrpo.config.data import DRAWING_TASKS
+from unigrpo.config.data import IMAGE_OUTPUT_TASKS
 from unigrpo.config.denoising import StageConfig
 from unigrpo.config.reward import POLICY_GPU_SHARE
 from unigrpo.cost.disk import disk_plan, free_gb
@@ -129,7 +129,7 @@ def unigrpo_plan(config: RunConfig, inputs: Inputs | None, assumed: Assumptions)
     rows = Rows(
         longest=row,
         longest_image=max(
-            (longest[t] + config.response_tokens(t, codes) for t in DRAWING_TASKS if t in longest), default=0
+            (longest[t] + config.response_tokens(t, codes) for t in IMAGE_OUTPUT_TASKS if t in longest), default=0
         ),
         image_tokens=0 if set(longest) <= {"text"} else codes,
     )

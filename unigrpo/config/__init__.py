@@ -17,7 +17,7 @@ from unigrpo.config.algo import (
 )
 from unigrpo.config.base import BaseRunConfig, CheckpointConfig, LoggerConfig
 from unigrpo.config.data import (
-    DRAWING_TASKS,
+    IMAGE_OUTPUT_TASKS,
     RESPONSE_SPANS,
     TASKS,
     DataConfig,
@@ -40,7 +40,7 @@ from unigrpo.config.rollout import (
 from unigrpo.config.unigrpo import EvalConfig, RunConfig, TrainConfig
 
 __all__ = [
-    "DRAWING_TASKS",
+    "IMAGE_OUTPUT_TASKS",
     "RESPONSE_SPANS",
     "TASKS",
     "ActorConfig",

@@ -10,7 +10,7 @@ from unigrpo.config.paths import InputPath, PathKind, SourcePaths
 
 TASKS = ("text", "mmu", "t2i", "r2i")
 """MMaDA's task names: text reasoning, image understanding, text to image, and thinking before text to image."""
-DRAWING_TASKS = ("t2i", "r2i")
+IMAGE_OUTPUT_TASKS = ("t2i", "r2i")
 """Tasks whose response has an image."""
 RESPONSE_SPANS = {"text": ("thoughts",), "mmu": ("thoughts",), "t2i": ("image",), "r2i": ("thoughts", "image")}
 """Parts of the response of each task, in the order of writing."""

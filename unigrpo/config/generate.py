@@ -7,7 +7,7 @@ from typing import Literal
 
 from unigrpo import ConfigError
 from unigrpo.config.checks import valid_seed
-from unigrpo.config.data import DRAWING_TASKS, DataConfig, Fit, PromptTemplate
+from unigrpo.config.data import IMAGE_OUTPUT_TASKS, DataConfig, Fit, PromptTemplate
 from unigrpo.config.rollout import ImageSamplingConfig, TextSamplingConfig, check_text_steps
 
 
@@ -69,7 +69,7 @@ class GenerateConfig:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0")
         valid_seed("seed", self.seed)
-        if self.layout != "none" and self.task not in DRAWING_TASKS:
+        if self.layout != "none" and self.task not in IMAGE_OUTPUT_TASKS:
             raise ConfigError(f"layout {self.layout!r} is for images, but task {self.task} generates none")
         most = {"dpg": 4, "wise": 1}.get(self.layout)
         if most is not None and self.num_samples not in (1, most):

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from unigrpo.config.algo import AlgoConfig, LikelihoodConfig, MaskRatioConfig, TaskConfig
 from unigrpo.config.base import BaseRunConfig, BaseTrainConfig
 from unigrpo.config.checks import choice, positive, require
-from unigrpo.config.data import DRAWING_TASKS, DataConfig, PromptFiles, prompt_files
+from unigrpo.config.data import IMAGE_OUTPUT_TASKS, DataConfig, PromptFiles, prompt_files
 from unigrpo.config.evaluation import PROTOCOLS, EvaluationProtocol
 from unigrpo.config.model import ActorConfig, RefConfig
 from unigrpo.config.paths import OutputPath
@@ -237,4 +237,4 @@ class RunConfig(BaseRunConfig):
         if self.eval.dataset:
             longest = max(longest, self.protocol.text.max_new_tokens)
         text = 0 if task == "t2i" else longest
-        return text + (num_image_tokens if task in DRAWING_TASKS else 0)
+        return text + (num_image_tokens if task in IMAGE_OUTPUT_TASKS else 0)

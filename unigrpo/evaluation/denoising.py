@@ -195,13 +195,13 @@ class StageEvaluator(DenoisingWorker):
         if prompt.task in ("t2i", "r2i"):
             settings.append(replace(image, guidance_scale=0.0))
         generators = [keyed_generator(self._config.seed, "validation sample", prompt.id) for _ in settings]
-        drawn = [
-            sampler.draw(model, [prompt], validation.text, one, [generator])[0]
+        samples = [
+            sampler.generate(model, [prompt], validation.text, one, [generator])[0]
             for one, generator in zip(settings, generators, strict=True)
         ]
-        images = [None if one is None else np.asarray(one) for one in sampler.pictures(drawn)]
+        images = [None if one is None else np.asarray(one) for one in sampler.images(samples)]
         unguided = images[1] if len(images) > 1 else None
-        return Sample(prompt=prompt, text=sampler.completion(drawn[0]), image=images[0], image_unguided=unguided)
+        return Sample(prompt=prompt, text=sampler.completion(samples[0]), image=images[0], image_unguided=unguided)
 
     @contextmanager
     def _evaluated_model(self) -> Iterator[PreTrainedModel]:

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from unigrpo import ConfigError
 from unigrpo.config import (
-    DRAWING_TASKS,
+    IMAGE_OUTPUT_TASKS,
     TASKS,
     DataConfig,
     Fit,
@@ -35,7 +35,7 @@ from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.records import Prompt
 from unigrpo.training.batching import micro_batches
 from unigrpo.training.optimizer_step import LocalEngine
-from unigrpo.workers.generation import Drawn, TaskSampler
+from unigrpo.workers.generation import TaskSampler
 from unigrpo.workers.policy import PolicyWorker
 
 Dtype = Literal["auto", "bfloat16", "float32"]
@@ -185,7 +185,7 @@ class Policy:
         positive("batch_size", batch_size)
         if task != "t2i":
             check_text_steps("text.", text)
-        if task in DRAWING_TASKS:
+        if task in IMAGE_OUTPUT_TASKS:
             check_image_steps("image.", image, sampler.num_image_tokens)
             image = replace(image, num_image_tokens=sampler.num_image_tokens)
         was_training = self.model.training
@@ -193,11 +193,17 @@ class Policy:
         samples: list[Sample] = []
         for batch in micro_batches(list(enumerate(asked, start=seed)), batch_size):
             generators = [torch.Generator(self.model.device).manual_seed(number) for number, _ in batch]
-            drawn = sampler.draw(self.model, [prompt for _, prompt in batch], text, image, generators)
-            pictures = sampler.pictures(drawn)
+            generated = sampler.generate(self.model, [prompt for _, prompt in batch], text, image, generators)
             samples += [
-                _sample(prompt, number, one, picture, sampler)
-                for (number, prompt), one, picture in zip(batch, drawn, pictures, strict=True)
+                Sample(
+                    prompt=prompt,
+                    seed=number,
+                    text=sampler.completion(one),
+                    image=pixels,
+                    token_ids=one.token_ids,
+                    commit_step=one.commit_step,
+                )
+                for (number, prompt), one, pixels in zip(batch, generated, sampler.images(generated), strict=True)
             ]
         self.model.train(was_training)
         return samples
@@ -266,15 +272,3 @@ def _prompts(prompts: str | Prompt | Sequence[str | Prompt], task: str, images: 
                 f"{one.id}: task {task!r} takes {int(task == 'mmu')} image per prompt, found {len(one.images)}"
             )
     return asked
-
-
-def _sample(prompt: Prompt, seed: int, drawn: Drawn, picture: Image | None, sampler: TaskSampler) -> Sample:
-    row = drawn.row()
-    return Sample(
-        prompt=prompt,
-        seed=seed,
-        text=sampler.completion(drawn),
-        image=picture,
-        token_ids=row["token_ids"],
-        commit_step=row["commit_step"],
-    )

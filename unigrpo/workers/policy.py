@@ -34,8 +34,8 @@ class PolicyWorker(TrainedWorker):
     ) -> None:
         super().__init__(engine, config.ds.lora, tokenizer, image_tokenizer, SamplingDefaults.of_run(config))
         self._config = config
-        self._writer = RolloutGenerator(config, engine.model.config, tokenizer, image_tokenizer)
-        self._scoring = ScoringSettings.of_run(config, self._writer.vocabulary)
+        self._generator = RolloutGenerator(config, engine.model.config, tokenizer, image_tokenizer)
+        self._scoring = ScoringSettings.of_run(config, self._generator.vocabulary)
         self.channel: WeightChannel | None = None
         """Weight channel, set on the first rank if there are rollout workers."""
 
@@ -45,7 +45,7 @@ class PolicyWorker(TrainedWorker):
         """Generates one response for each request with the present weights, which are of this version."""
         self._engine.model.eval()
         with self._engine.whole_model() as model, self.meter.watch(model):
-            return self._writer.write(model, version, requests, text, image)
+            return self._generator.generate(model, version, requests, text, image)
 
     def log_likelihood(self, batch: TrajectoryBatch, updates: Sequence[int] | None = None) -> LogProbs:
         """Returns the log-probabilities of :func:`~unigrpo.training.scoring.score` under the present weights."""

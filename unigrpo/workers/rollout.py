@@ -58,7 +58,7 @@ class RolloutGenerator:
             max_text_tokens=config.rollout.max_text_tokens or model_config.max_text_tokens,
         )
 
-    def write(
+    def generate(
         self,
         model: PreTrainedModel,
         version: int,
@@ -81,12 +81,12 @@ class RolloutGenerator:
             rows = [i for i, request in enumerate(requests) if request.prompt.task == task]
             rows.sort(key=lambda i: len(requests[i].prompt.text))  # prompts of similar length: little padding
             for part in micro_batches(rows, self._config.rollout.micro_batch_size):
-                drawn = self._draw(model, version, [requests[i] for i in part], text, image)
-                rollouts |= dict(zip(part, drawn, strict=True))
+                generated = self._generate(model, version, [requests[i] for i in part], text, image)
+                rollouts |= dict(zip(part, generated, strict=True))
         batch = GeneratedBatch.of([rollouts[i] for i in range(len(requests))])
         return batch.stored(ArrayStore(batch.pixels()))  # one store instead of one for each image
 
-    def _draw(
+    def _generate(
         self,
         model: PreTrainedModel,
         version: int,
@@ -94,23 +94,24 @@ class RolloutGenerator:
         text: TextSamplingConfig,
         image: ImageSamplingConfig,
     ) -> list[Rollout]:
-        # On the model's device: noise over a whole vocabulary takes longer to draw and bring than a pass does.
+        # On the model's device: noise over a whole vocabulary takes longer to sample and copy than a pass does.
         key = self._config.seed
         generators = [keyed_generator(key, r.step, r.sample_id, "sample", device=model.device) for r in requests]
-        drawn = self._sampler.draw(model, [request.prompt for request in requests], text, image, generators)
-        pictures = self._sampler.pictures(drawn)
+        prompts = [request.prompt for request in requests]
+        samples = self._sampler.generate(model, prompts, text, image, generators)
+        images = self._sampler.images(samples)
         return [
             Rollout(
                 key=request.key,
                 prompt=request.prompt,
                 policy_version=version,
-                completion=self._sampler.completion(one),
-                raw_completion=self._sampler.raw_completion(one),
-                is_full_length=self._sampler.is_full_length(one),
-                image=None if picture is None else StoredImage(ArrayStore([np.asarray(picture)]), 0),
-                **one.row(),
+                completion=self._sampler.completion(sample),
+                raw_completion=self._sampler.raw_completion(sample),
+                is_full_length=self._sampler.is_full_length(sample),
+                image=None if pixels is None else StoredImage(ArrayStore([np.asarray(pixels)]), 0),
+                **vars(sample),
             )
-            for request, one, picture in zip(requests, drawn, pictures, strict=True)
+            for request, sample, pixels in zip(requests, samples, images, strict=True)
         ]
 
 
@@ -129,15 +130,15 @@ class RolloutWorker:
         self.channel: WeightChannel | None = None
         """Weight channel, set before weights are received."""
         self._config = config
-        self._writer = RolloutGenerator(config, model.config, tokenizer, image_tokenizer)
-        self._scoring = ScoringSettings.of_run(config, self._writer.vocabulary)
+        self._generator = RolloutGenerator(config, model.config, tokenizer, image_tokenizer)
+        self._scoring = ScoringSettings.of_run(config, self._generator.vocabulary)
         self.meter = FlopMeter(model, config.ds.lora)
 
     def generate(
         self, requests: Sequence[SampleRequest], version: int, text: TextSamplingConfig, image: ImageSamplingConfig
     ) -> GeneratedBatch:
         """Generates one rollout for each request with the present weights, which are of this version."""
-        return self._writer.write(self.forward, version, requests, text, image)
+        return self._generator.generate(self.forward, version, requests, text, image)
 
     def log_likelihood(self, batch: TrajectoryBatch, updates: Sequence[int] | None = None) -> LogProbs:
         """Returns the log-probabilities of :func:`~unigrpo.training.scoring.score` under this worker's present

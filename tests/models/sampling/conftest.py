@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from unigrpo.config import TextSamplingConfig
-from unigrpo.models.sampling.text import TextSample, sample_text
+from unigrpo.models.sampling.text import sample_text
 from unigrpo.models.vocabulary import Vocabulary
+from unigrpo.records import Trajectory
 
 
 @pytest.fixture(scope="session")
-def sample() -> Callable[..., list[TextSample]]:
+def sample() -> Callable[..., list[Trajectory]]:
     """Samples text with one generator per prompt; mask 37 and end-of-text 24 are those of the golden cases."""
 
     def run(
@@ -26,7 +27,7 @@ def sample() -> Callable[..., list[TextSample]]:
         end_id: int = 24,
         seeds: Sequence[int] | None = None,
         **settings: Any,
-    ) -> list[TextSample]:
+    ) -> list[Trajectory]:
         unread = {"begin_of_text_id": 0, "image_pad_id": 0, "soi_id": 0, "eoi_id": 0, "t2i_id": 0, "mmu_id": 0}
         vocabulary = Vocabulary(
             mask_id=mask_id,

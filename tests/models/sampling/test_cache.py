@@ -157,7 +157,7 @@ def test_with_one_layer_the_prompt_of_an_image_may_be_cached(prompts):
     plain, passes = images(model, prompts), len(widths)
     cached = images(model, prompts, cache="text")
     for one, other in zip(cached, plain, strict=True):
-        assert torch.equal(one.codes, other.codes)
+        assert torch.equal(one.token_ids, other.token_ids)
         torch.testing.assert_close(one.commit_log_probs, other.commit_log_probs, rtol=1e-4, atol=1e-4)
     assert set(widths[passes + 2 :]) == {17}, "after the first step only image and end-of-image are computed"
 

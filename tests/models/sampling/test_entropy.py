@@ -12,11 +12,10 @@ from unigrpo.config import ImageSamplingConfig, TextSamplingConfig
 from unigrpo.data.layouts import r2i_prompt, t2i_unconditional_prompt
 from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
 from unigrpo.models.sampling.remasking import log_prob_and_entropy
-from unigrpo.models.sampling.think_then_draw import think_then_draw
+from unigrpo.models.sampling.thoughts_and_image import sample_thoughts_and_images
 from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.records import KeyedTrajectory, SampleKey
 from unigrpo.training.views import row_of
-from unigrpo.workers.generation import Drawn
 
 VOCABULARY = Vocabulary(
     mask_id=1, begin_of_text_id=4, end_of_text_id=5, image_pad_id=6, soi_id=2, eoi_id=3, t2i_id=7, mmu_id=8,
@@ -38,51 +37,52 @@ def test_the_entropy_is_that_of_the_row() -> None:
 
 
 @pytest.fixture(scope="module")
-def drawn() -> tuple[MMadaModelLM, Any]:
+def generated() -> tuple[MMadaModelLM, Any]:
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"d_model": 16, "n_layers": 2, "n_heads": 2, "mlp_hidden_size": 32, "init_std": 0.4}
     model = MMadaModelLM(MMadaConfig(vocab_size=50, mask_token_id=1, **sizes)).eval()
     prompts = [r2i_prompt([11, 12, 10][-n:], VOCABULARY) for n in (1, 3)]
     guides = [t2i_unconditional_prompt(VOCABULARY)] * 2
     generators = [torch.Generator().manual_seed(i) for i in range(2)]
-    both = think_then_draw(model, prompts, TEXT, IMAGE, VOCABULARY, generators=generators, unconditional=guides)
-    return model, both
+    samples = sample_thoughts_and_images(
+        model, prompts, TEXT, IMAGE, VOCABULARY, generators=generators, unconditional=guides
+    )
+    return model, samples
 
 
-def test_every_token_of_a_sample_has_the_entropy_of_its_step(drawn: tuple[MMadaModelLM, Any]) -> None:
-    model, both = drawn
+def test_every_token_of_a_sample_has_the_entropy_of_its_step(generated: tuple[MMadaModelLM, Any]) -> None:
+    model, samples = generated
     guide = t2i_unconditional_prompt(VOCABULARY)
     codes = slice(*VOCABULARY.image_slice)
-    for one in both:
-        row = Drawn(text=one.thought, image=one.image).row()
-        tokens, steps, is_image = row["token_ids"], row["commit_step"], row["image_mask"]
+    for row in samples:
+        tokens, steps, is_image = row.token_ids, row.commit_step, row.image_mask
         first = int(is_image.nonzero()[0])
-        assert (row["commit_entropy"][steps < 0] == 0).all()
+        assert (row.commit_entropy[steps < 0] == 0).all()
         for step in range(int(steps.max()) + 1):
             fixed = steps == step
-            drawing = bool(is_image[fixed].any())
+            is_image_step = bool(is_image[fixed].any())
             # Padding that was never sampled is shown to the image, and masked while the thoughts are written.
-            masked = row["response_mask"] & ((steps >= step) | ((steps < 0) & ~torch.tensor(drawing)))
+            masked = row.response_mask & ((steps >= step) | ((steps < 0) & ~torch.tensor(is_image_step)))
             xt = torch.where(masked, VOCABULARY.mask_id, tokens)
             with torch.no_grad():
                 logits = model(xt[None]).logits[0]
-                if drawing:
+                if is_image_step:
                     logits = logits[:, codes]
                     without = model(torch.cat([guide, xt[first:]])[None]).logits[0, :, codes]
                     shown = torch.cat([torch.zeros(first, without.shape[1]), without[len(guide) :]])
                     logits = shown + 2 * (logits - shown)
-            log_probs = (logits / (1.3 if drawing else 0.7)).log_softmax(-1)
+            log_probs = (logits / (1.3 if is_image_step else 0.7)).log_softmax(-1)
             expected = -(log_probs.exp() * log_probs).sum(-1)[fixed]
-            torch.testing.assert_close(row["commit_entropy"][fixed], expected, rtol=0, atol=1e-4)
+            torch.testing.assert_close(row.commit_entropy[fixed], expected, rtol=0, atol=1e-4)
 
 
-def test_the_fast_form_of_justgrpo_takes_real_samples(drawn: tuple[MMadaModelLM, Any]) -> None:
+def test_the_fast_form_of_justgrpo_takes_real_samples(generated: tuple[MMadaModelLM, Any]) -> None:
     """It keeps the quarter of the tokens with the highest recorded entropy; before, samplers recorded none."""
-    one = drawn[1][0]
+    one = generated[1][0]
     sample = KeyedTrajectory(
         key=SampleKey(prompt_id="a", task="r2i", group_id=0, sample_id=0, step=0),
         policy_version=0,
-        **Drawn(text=one.thought, image=one.image).row(),
+        **vars(one),
     )
     row = row_of(sample)
     views = load_estimator("left_to_right", {"top_entropy": 0.25}).views(row, 0.5, torch.Generator())

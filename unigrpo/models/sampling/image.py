@@ -20,6 +20,7 @@ from unigrpo.config import ImageSamplingConfig
 from unigrpo.models.sampling.cache import KeyValueCache
 from unigrpo.models.sampling.remasking import draw, exponential_noise, guide, log_prob_and_entropy, uniform_noise
 from unigrpo.models.vocabulary import Vocabulary
+from unigrpo.records import Trajectory
 
 UNKNOWN = -1
 """Code that marks a position to generate, among known codes."""
@@ -28,26 +29,6 @@ MIN_PROBABILITY = 1e-20
 MIN_LENGTH_RATIO = 0.875
 """Smallest ratio of row lengths at which prompts and unconditional prompts share a pass; below it, padding costs
 more."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageSample:
-    """One prompt, its image and end-of-image, without padding, on the CPU. P prompt tokens, L = P + N + 1."""
-
-    token_ids: Int[Tensor, " L"]
-    codes: Int[Tensor, " N"]
-    """Codes of the image without the offset, row by row, known codes included."""
-    response_mask: Bool[Tensor, " L"]
-    """True on generated image tokens: neither on known ones nor on end-of-image."""
-    scored_mask: Bool[Tensor, " L"]
-    """Equal to the response mask, because an image has no padding."""
-    commit_step: Int[Tensor, " L"]
-    """Step at which the token was kept, from 0; -1 where none was generated."""
-    commit_log_probs: Float[Tensor, " L"]
-    """Log-probability (nats) of the token at that step, among the image codes, at the sampling temperature; 0
-    elsewhere."""
-    commit_entropy: Float[Tensor, " L"]
-    """Entropy (nats) of the distribution of the token at that step, likewise; 0 elsewhere."""
 
 
 @dataclass
@@ -114,10 +95,11 @@ def sample_images(
     generators: Sequence[torch.Generator],
     unconditional: Sequence[Int[Tensor, " Q"]] | None = None,
     known: Sequence[Int[Tensor, " N"] | None] | None = None,
-) -> list[ImageSample]:
-    """Generates one image after each prompt.
+) -> list[Trajectory]:
+    """Generates one image after each prompt. The results are on the CPU and end with end-of-image.
 
-    A sample depends on its own prompts, known codes and generator alone, and not on the others of the batch.
+    Known codes and end-of-image are no part of the response. A sample depends on its own prompts, known codes and
+    generator alone, and not on the others of the batch.
 
     Args:
         model: The forward pass of :class:`~unigrpo.models.mmada.MMadaModelLM`.
@@ -349,16 +331,16 @@ def _remasking_noise(batch: _Batch, hidden: Bool[Tensor, "B N"], left: Sequence[
 
 def _finish(
     image: Tensor, prompt: Tensor, steps: Tensor, log_probs: Tensor, entropy: Tensor, vocabulary: Vocabulary
-) -> ImageSample:
+) -> Trajectory:
     """Returns one row without padding; ``image`` holds token ids."""
     around = (len(prompt), 1)
-    ids, steps = image.cpu(), torch.nn.functional.pad(steps.cpu(), around, value=-1)
-    drawn = steps >= 0
-    return ImageSample(
-        token_ids=torch.cat([prompt.cpu(), ids, torch.tensor([vocabulary.eoi_id])]),
-        codes=vocabulary.image_codes(ids),
-        response_mask=drawn,
-        scored_mask=drawn,
+    steps = torch.nn.functional.pad(steps.cpu(), around, value=-1)
+    is_generated = steps >= 0
+    return Trajectory(
+        token_ids=torch.cat([prompt.cpu(), image.cpu(), torch.tensor([vocabulary.eoi_id])]),
+        response_mask=is_generated,
+        scored_mask=is_generated,
+        image_mask=is_generated,
         commit_step=steps,
         commit_log_probs=torch.nn.functional.pad(log_probs.cpu(), around),
         commit_entropy=torch.nn.functional.pad(entropy.cpu(), around),

@@ -28,24 +28,7 @@ from unigrpo.models.sampling.remasking import (
     uniform_noise,
 )
 from unigrpo.models.vocabulary import Vocabulary
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextSample:
-    """One prompt with its response, without padding, on the CPU."""
-
-    token_ids: Int[Tensor, " L"]
-    response_mask: Bool[Tensor, " L"]
-    scored_mask: Bool[Tensor, " L"]
-    """True on response tokens up to and including the first end-of-text."""
-    commit_step: Int[Tensor, " L"]
-    """Step at which the token was fixed, from 0; -1 where none was: the prompt, and padding that was never sampled."""
-    commit_log_probs: Float[Tensor, " L"]
-    """Log-probability (nats) of the token at that step, at the sampling temperature; 0 where none was fixed."""
-    commit_entropy: Float[Tensor, " L"]
-    """Entropy (nats) of the model's distribution of the token at that step, at the sampling temperature; 0 where none
-    was fixed."""
-
+from unigrpo.records import Trajectory
 
 TENSORS = ("tokens", "token_mask", "commit_step", "log_probs", "entropy")
 """Names of the tensors that a batch holds for each row."""
@@ -107,8 +90,8 @@ def sample_text(
     *,
     generators: Sequence[torch.Generator],
     suffixes: Sequence[Int[Tensor, " _S"]] | None = None,
-) -> list[TextSample]:
-    """Generates one response to each prompt.
+) -> list[Trajectory]:
+    """Generates one response to each prompt, on the CPU.
 
     A sample depends on its own prompt and generator alone, and not on the others of the batch.
 
@@ -134,7 +117,7 @@ def sample_text(
     batch = _start(
         prompts, suffixes or [torch.empty(0)] * len(prompts), settings, vocabulary, list(generators), device
     )
-    finished: list[TextSample | None] = [None] * len(prompts)
+    finished: list[Trajectory | None] = [None] * len(prompts)
     num_blocks = settings.max_new_tokens // settings.block_length
     for block in range(num_blocks):
         _fill_block(model, batch, block, settings, vocabulary)
@@ -351,16 +334,17 @@ def _done_rows(
     return (batch.tokens[:, batch.response] == vocabulary.end_of_text_id).any(dim=1).cpu()
 
 
-def _finish(batch: _Batch, row: int, prompt_length: int, vocabulary: Vocabulary) -> TextSample:
+def _finish(batch: _Batch, row: int, prompt_length: int, vocabulary: Vocabulary) -> Trajectory:
     """Takes a finished row out of the batch, without padding, and with end-of-text where nothing was sampled."""
     whole = slice(batch.prompt_length - prompt_length, batch.response.stop)
     tokens = batch.tokens[row, whole].cpu()
     tokens = torch.where(tokens == vocabulary.mask_id, vocabulary.end_of_text_id, tokens)
     response = torch.arange(len(tokens)) >= prompt_length
     ends = (tokens == vocabulary.end_of_text_id) & response
-    return TextSample(
+    return Trajectory(
         token_ids=tokens,
         response_mask=response,
+        image_mask=torch.zeros_like(response),
         scored_mask=response & (ends.cumsum(0) - ends.long() == 0),
         commit_step=batch.commit_step[row, whole].cpu(),
         commit_log_probs=batch.log_probs[row, whole].cpu(),

@@ -6,7 +6,6 @@ The row is that of training: task token, request, thoughts, end-of-text ..., sta
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,22 +14,13 @@ from torch import Tensor
 
 from unigrpo import ConfigError
 from unigrpo.config import ImageSamplingConfig, TextSamplingConfig
-from unigrpo.models.sampling.image import ImageSample, check_arguments, sample_images
-from unigrpo.models.sampling.text import TextSample, sample_text
+from unigrpo.models.sampling.image import check_arguments, sample_images
+from unigrpo.models.sampling.text import sample_text
 from unigrpo.models.vocabulary import Vocabulary
+from unigrpo.records import Trajectory
 
 
-@dataclass(frozen=True, kw_only=True)
-class ThoughtAndImage:
-    """The thoughts and the image of one prompt; each part has its own steps and log-probabilities."""
-
-    thought: TextSample
-    """Prompt and thoughts."""
-    image: ImageSample
-    """The whole row, in which prompt and thoughts are the prompt of the image."""
-
-
-def think_then_draw(
+def sample_thoughts_and_images(
     model: Callable[..., Any],
     prompts: Sequence[Int[Tensor, " _P"]],
     text_settings: TextSamplingConfig,
@@ -40,7 +30,7 @@ def think_then_draw(
     generators: Sequence[torch.Generator],
     unconditional: Sequence[Int[Tensor, " Q"]] | None = None,
     max_text_tokens: int | None = None,
-) -> list[ThoughtAndImage]:
+) -> list[Trajectory]:
     """Generates thoughts for each prompt, and then the image that they describe.
 
     While the thoughts are sampled, the masked image stands after them, as in training. A sample depends on its own
@@ -86,7 +76,7 @@ def think_then_draw(
         generators=generators,
         unconditional=unconditional,
     )
-    return [ThoughtAndImage(thought=t, image=i) for t, i in zip(thoughts, images, strict=True)]
+    return [thought.followed_by(image) for thought, image in zip(thoughts, images, strict=True)]
 
 
 def _closing(length: int, vocabulary: Vocabulary, max_text_tokens: int | None) -> Tensor:

@@ -11,8 +11,9 @@ import torch
 from unigrpo.config import ImageSamplingConfig, TextSamplingConfig
 from unigrpo.data.layouts import r2i_prompt, r2i_row, t2i_unconditional_prompt
 from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
-from unigrpo.models.sampling.think_then_draw import think_then_draw
+from unigrpo.models.sampling.thoughts_and_image import sample_thoughts_and_images
 from unigrpo.models.vocabulary import Vocabulary
+from unigrpo.records import Trajectory
 
 VOCABULARY = Vocabulary(
     mask_id=1,
@@ -50,10 +51,14 @@ def model():
     return ending
 
 
+def codes_of(sample: Trajectory) -> torch.Tensor:
+    return VOCABULARY.image_codes(sample.token_ids[sample.image_mask])
+
+
 def run(model, prompts, seeds, **changes: Any):
     arguments: dict[str, Any] = {"unconditional": GUIDES[: len(prompts)], **changes}
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    return think_then_draw(model, prompts, TEXT, IMAGE, VOCABULARY, generators=generators, **arguments)
+    return sample_thoughts_and_images(model, prompts, TEXT, IMAGE, VOCABULARY, generators=generators, **arguments)
 
 
 @pytest.mark.parametrize("max_text_tokens", [None, 16])
@@ -61,23 +66,24 @@ def test_a_batch_of_mixed_lengths_equals_one_by_one(model, max_text_tokens):
     together = run(model, PROMPTS, [0, 1, 2], max_text_tokens=max_text_tokens)
     for i, prompt in enumerate(PROMPTS):
         (alone,) = run(model, [prompt], [i], max_text_tokens=max_text_tokens)
-        for part, own in ((together[i].thought, alone.thought), (together[i].image, alone.image)):
-            assert torch.equal(part.token_ids, own.token_ids)
-            assert torch.equal(part.commit_step, own.commit_step)
-            torch.testing.assert_close(part.commit_log_probs, own.commit_log_probs, rtol=1e-4, atol=1e-4)
-    assert len({tuple(one.image.codes.tolist()) for one in together}) == 3
+        assert torch.equal(together[i].token_ids, alone.token_ids)
+        assert torch.equal(together[i].commit_step, alone.commit_step)
+        torch.testing.assert_close(together[i].commit_log_probs, alone.commit_log_probs, rtol=1e-4, atol=1e-4)
+    assert len({tuple(codes_of(one).tolist()) for one in together}) == 3
 
 
 def test_the_row_is_the_one_of_training(model):
     seen_ends = set()
     for prompt, one in zip(PROMPTS, run(model, PROMPTS, [0, 1, 2], max_text_tokens=16), strict=True):
-        response = one.thought.token_ids[one.thought.response_mask].tolist()
+        response = one.token_ids[one.text_mask].tolist()
         seen_ends.add(5 in response)
         text = [*prompt[1:].tolist(), *response]
-        expected = r2i_row(text, one.image.codes, VOCABULARY, max_text_tokens=16)
-        assert torch.equal(one.image.token_ids, expected.token_ids)
-        assert torch.equal(one.image.token_ids[: len(one.thought.token_ids)], one.thought.token_ids)
-        assert one.image.response_mask.nonzero().flatten().tolist() == list(range(18, 27))
+        expected = r2i_row(text, codes_of(one), VOCABULARY, max_text_tokens=16)
+        assert torch.equal(one.token_ids, expected.token_ids)
+        steps = one.commit_step
+        assert steps[one.image_mask].min() == steps[one.text_mask].max() + 1
+        assert torch.equal(steps >= 0, one.image_mask | (one.text_mask & (steps < steps[one.image_mask].min())))
+        assert one.image_mask.nonzero().flatten().tolist() == list(range(18, 27))
     assert seen_ends == {True, False}, "thoughts that end and thoughts that do not should both occur"
 
 
@@ -102,9 +108,9 @@ def test_thoughts_are_written_before_the_hidden_image_of_the_row_of_training():
 def test_without_a_length_one_end_of_text_closes_the_thoughts(model):
     for prompt, one in zip(PROMPTS, run(model, PROMPTS, [0, 1, 2]), strict=True):
         end = len(prompt) + 8
-        assert one.image.token_ids[end : end + 2].tolist() == [5, 2]
-        assert one.image.token_ids[-1] == 3
-        assert len(one.image.token_ids) == end + 2 + 9 + 1
+        assert one.token_ids[end : end + 2].tolist() == [5, 2]
+        assert one.token_ids[-1] == 3
+        assert len(one.token_ids) == end + 2 + 9 + 1
 
 
 def test_the_image_sees_the_thoughts():
@@ -121,9 +127,9 @@ def test_the_image_sees_the_thoughts():
     settings = ImageSamplingConfig(num_image_tokens=9, num_denoising_steps=3, guidance_scale=0.0)
     prompts = [r2i_prompt([11], VOCABULARY), r2i_prompt([12], VOCABULARY)]
     generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
-    first, second = think_then_draw(model, prompts, TEXT, settings, VOCABULARY, generators=generators)
-    assert first.image.codes.tolist() == [8] * 9
-    assert second.image.codes.tolist() == [0] * 9
+    first, second = sample_thoughts_and_images(model, prompts, TEXT, settings, VOCABULARY, generators=generators)
+    assert codes_of(first).tolist() == [8] * 9
+    assert codes_of(second).tolist() == [0] * 9
 
 
 def test_what_does_not_fit_and_missing_guidance_are_refused_before_anything_is_sampled():

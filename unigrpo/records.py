@@ -1,7 +1,6 @@
-"""Records that travel between the phases of a step: prompts, rollouts, rewards, mask plans and training samples.
+"""Records of one sample that travel between the phases of a step: its prompt, trajectory, text, image and rewards.
 
-Axes: B batch, L sequence, V views of one mask plan, K inner updates. A record of one sample has no padding; the
-workers pad when they collate.
+Axes: L tokens of the sample, without padding; K inner updates.
 """
 
 from __future__ import annotations
@@ -173,33 +172,6 @@ class RewardOutput:
     """Unweighted value of each reward, by name; None means that the reward is missing, which is not 0."""
     reasons: dict[str, str] = field(default_factory=dict[str, str])
     """Reason for each missing reward, by name."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SequenceMasks:
-    """Three masks of a padded batch: real tokens, generated tokens and scored tokens. Each contains the next."""
-
-    token_mask: Bool[Tensor, "B L"]
-    """False on padding."""
-    response_mask: Bool[Tensor, "B L"]
-    """True on tokens that the policy generated."""
-    scored_mask: Bool[Tensor, "B L"]
-    """True on the response without the padding after its first end-of-text."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MaskPlan:
-    """Tokens that each view masks, and the weight of each scored token.
-
-    The log-likelihood of a token is the weighted sum of its log-probabilities over the views. A plan for a response of
-    two tokens after one prompt token, both masked in one view: ``is_masked = [[[0, 1, 1]]]``, ``weight = [[[0., 1.,
-    1.]]]``.
-    """
-
-    is_masked: Bool[Tensor, "V B L"]
-    """True on tokens that the mask token replaces in this view."""
-    weight: Float[Tensor, "V B L"]
-    """Weight of the token in this view: 0 where it is not scored, and above 0 only where ``is_masked``."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,6 @@ from unigrpo.algorithm.denoising import (
     image_mask_ratio,
     labelled_mean_weights,
     likelihood_bound_weights,
-    stratified_mask_counts,
     text_mask,
     text_mask_probability,
 )
@@ -183,11 +182,3 @@ def test_the_bound_is_unbiased_over_all_masks_of_four_tokens():
         weight = likelihood_bound_weights(hidden, probability, torch.tensor([4]), num_rows=1.0)
         total += chance * denoising_loss(log_probs, weight).item()
     assert total == pytest.approx(-log_probs.mean().item(), rel=1e-5)
-
-
-def test_mask_counts_of_the_likelihood_are_those_of_the_original_code(golden):
-    params, arrays = golden("llada_likelihood_mask_counts")
-    for i, case in enumerate(params["cases"]):
-        counts = stratified_mask_counts(case["k"], case["batch"], case["answer_length"])
-        assert torch.equal(counts, arrays[f"out.counts.{i}"])
-        torch.testing.assert_close(counts / case["answer_length"], arrays[f"out.ratio.{i}"], rtol=0, atol=1e-7)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from algorithm.version_0_1 import version_0_1
 
 from unigrpo import plugins
 from unigrpo.algorithm.advantage.base import group_advantages
@@ -26,12 +27,10 @@ from unigrpo.algorithm.entries import (
     units,
     unscored_entries,
 )
-from unigrpo.algorithm.kl import exact_kl, kl_divergence
+from unigrpo.algorithm.kl import exact_kl, kl_estimate
 from unigrpo.algorithm.likelihood.base import Views
 from unigrpo.algorithm.objective.base import PACKAGE, KLPenalty, load_objective, total_loss
-from unigrpo.algorithm.reduction import Denominators
 from unigrpo.algorithm.two_pass import coefficients
-from unigrpo.algorithm.unigrpo_loss import unigrpo_loss
 from unigrpo.rng import keyed_generator
 
 NAMES = plugins.available(PACKAGE)
@@ -290,20 +289,19 @@ def test_the_token_ratio_is_the_loss_of_version_0_1_bit_for_bit(how, kl_estimato
     columns, entries = batch.columns, batch.entries
     leaf = dense(batch, entries.log_probs)[0].requires_grad_()
     scored = dense(batch, entries.weight)[0] > 0
-    expected, expected_sums = unigrpo_loss(
+    expected, known = version_0_1(
         leaf,
         dense(batch, entries.old)[0],
         dense(batch, entries.ref)[0],
         columns.advantage[:, 0],
         scored,
-        torch.tensor([0.1, 0.3, 0.6, 0.9]),
-        denominators=Denominators(num_responses=4.0, num_tokens=float(scored.sum()), response_length=8.0),
+        length=8.0,
         clip_low=columns.clip_low,
         clip_high=columns.clip_high,
         kl_coef=columns.kl_coef,
         loss_coef=columns.loss_coef,
         kl_estimator=kl_estimator,
-        aggregation=how,
+        how=how,
     )
     (gradient,) = torch.autograd.grad(expected, leaf)
     loss, found, sums = loss_and_gradient(batch, load_objective("clipped", {}), KLPenalty(estimator=kl_estimator), how)
@@ -312,9 +310,8 @@ def test_the_token_ratio_is_the_loss_of_version_0_1_bit_for_bit(how, kl_estimato
         torch.testing.assert_close(loss, expected.detach(), rtol=1e-6, atol=0)
     else:
         assert loss == expected.detach()
-    metrics, known = sums.metrics(), expected_sums.metrics()
-    for name in ("ratio/mean", "ratio/max", "ratio/clipped_fraction", "kl/reference_nats", "tokens/scored"):
-        assert metrics[name] == pytest.approx(known[name], rel=1e-6)
+    metrics = sums.metrics()
+    assert {name: metrics[name] for name in known} == pytest.approx(known, rel=1e-6)
 
 
 def samples_of(batch):
@@ -540,8 +537,22 @@ def test_reductions_are_those_of_a_loop(level, how):
     assert found.item() == pytest.approx(total, rel=1e-12)
 
 
+@pytest.mark.parametrize(("how", "token_level"), [("token_mean", True), ("masked_token_mean", False)])
+def test_the_reductions_are_those_of_openrlhf(openrlhf, how, token_level):
+    batch = part(make_batch(num_views=1), [0, 1, 2, 3])  # one part each
+    grouped = units(batch.entries, batch.columns, "token")
+    values = torch.rand(len(grouped), generator=keyed_generator("values"), dtype=torch.float64)
+    padded = dense(batch, values)[0]
+    expected = openrlhf.aggregate_loss(
+        padded, dense(batch, torch.ones_like(values))[0] > 0, token_level_loss=token_level,
+        batch_num_tokens=float(len(values)), global_batch_size=4.0,
+    )  # fmt: skip
+    found = reduce_units(values, grouped, batch.columns, how, batch.counts())
+    torch.testing.assert_close(found, expected, rtol=1e-7, atol=0)  # it adds 1e-8 to the token counts
+
+
 def test_a_fixed_length_is_that_of_the_task():
-    """A loss of 1 for every token of full responses is 1 for texts and for pictures, whatever their lengths."""
+    """A loss of 1 for every token of full responses is 1 for texts and for images, whatever their lengths."""
     num_text, num_image = 6, 24
     views = [
         Views(is_masked=torch.ones(1, n).bool(), weight=torch.ones(1, n), rate=torch.ones(1, n))
@@ -584,10 +595,9 @@ def test_only_k2_pulls_towards_the_reference_by_the_divergence_itself():
     backward = (reference.exp() * (reference - policy)).sum()
     (of_forward,) = torch.autograd.grad(forward, logits, retain_graph=True)
     (of_backward,) = torch.autograd.grad(backward, logits, retain_graph=True)
-    everywhere = torch.ones(1, 5, dtype=torch.bool)
     for estimator, expected in (("k1", torch.zeros(5).double()), ("k2", of_forward), ("k3", of_backward)):
-        values = kl_divergence(policy[None], reference[None], everywhere, estimator)
-        (gradient,) = torch.autograd.grad((policy.exp().detach() * values[0]).sum(), logits, retain_graph=True)
+        values = kl_estimate(reference - policy, estimator)
+        (gradient,) = torch.autograd.grad((policy.exp().detach() * values).sum(), logits, retain_graph=True)
         torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-12)
 
 

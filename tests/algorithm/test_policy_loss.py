@@ -7,8 +7,12 @@ import math
 import pytest
 import torch
 
-from unigrpo.algorithm.policy_loss import policy_loss
+from unigrpo.algorithm.policy_loss import PolicyLoss, clipped_surrogate
 from unigrpo.rng import keyed_generator
+
+
+def surrogate(new, old, advantages, clip_low=0.2, clip_high=0.2) -> PolicyLoss:
+    return clipped_surrogate(new - old, advantages, clip_low, clip_high)
 
 
 @pytest.fixture
@@ -19,20 +23,14 @@ def batch():
     old = -3 * torch.rand(shape, generator=generator, dtype=torch.float64)
     new = old + 0.4 * torch.randn(shape, generator=generator, dtype=torch.float64)
     advantages = torch.tensor([1.5, -0.7, 0.0, 0.3, -2.0], dtype=torch.float64)[:, None]
-    scored = torch.rand(shape, generator=generator) < 0.6
-    return new, old, advantages, scored
+    return new, old, advantages
 
 
 def test_every_token_is_that_of_a_loop(batch):
-    new, old, advantages, scored = batch
-    result = policy_loss(new, old, advantages, scored, clip_low=0.2, clip_high=0.28)
+    new, old, advantages = batch
+    result = surrogate(new, old, advantages, clip_low=0.2, clip_high=0.28)
     for row in range(5):
         for token in range(9):
-            if not scored[row, token]:
-                assert result.loss[row, token] == 0
-                assert result.ratio[row, token] == 0
-                assert not result.is_clipped[row, token]
-                continue
             ratio = math.exp(new[row, token] - old[row, token])
             advantage = advantages[row, 0].item()
             clipped = min(max(ratio, 0.8), 1.28)
@@ -43,11 +41,11 @@ def test_every_token_is_that_of_a_loop(batch):
 
 
 def test_a_clipped_token_gives_no_gradient_and_the_others_give_ratio_times_advantage(batch):
-    new, old, advantages, scored = batch
+    new, old, advantages = batch
     new.requires_grad_()
-    result = policy_loss(new, old, advantages, scored)
+    result = surrogate(new, old, advantages)
     result.loss.sum().backward()
-    follows = scored & ~result.is_clipped
+    follows = ~result.is_clipped
     torch.testing.assert_close(new.grad[follows], (-result.ratio * advantages)[follows])
     assert (new.grad[~follows] == 0).all()
     assert result.is_clipped.any()
@@ -55,27 +53,25 @@ def test_a_clipped_token_gives_no_gradient_and_the_others_give_ratio_times_advan
 
 
 def test_the_gradient_is_that_of_finite_differences(batch):
-    new, old, advantages, scored = batch
+    new, old, advantages = batch
     new.requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: policy_loss(x, old, advantages, scored).loss, (new,))
+    assert torch.autograd.gradcheck(lambda x: surrogate(x, old, advantages).loss, (new,))
 
 
 def test_advantages_may_differ_by_token(batch):
-    new, old, advantages, scored = batch
+    new, old, advantages = batch
     spread = advantages * torch.linspace(0.5, 2.0, 9, dtype=torch.float64)
-    by_token = policy_loss(new, old, spread, scored)
+    by_token = surrogate(new, old, spread)
     for token in range(9):
-        alone = policy_loss(
-            new[:, token : token + 1], old[:, token : token + 1], spread[:, token : token + 1], scored[:, token, None]
-        )
+        alone = surrogate(new[:, token, None], old[:, token, None], spread[:, token, None])
         assert torch.equal(alone.loss[:, 0], by_token.loss[:, token])
 
 
 def test_equal_log_probs_give_ratio_exactly_one_and_minus_the_advantage(batch):
-    new, _, advantages, scored = batch
-    result = policy_loss(new, new.clone(), advantages, scored)
-    assert (result.ratio[scored] == 1).all()
-    assert torch.equal(result.loss, torch.where(scored, -advantages, 0.0))
+    new, _, advantages = batch
+    result = surrogate(new, new.clone(), advantages)
+    assert (result.ratio == 1).all()
+    assert torch.equal(result.loss, -advantages.expand(new.shape))
     assert not result.is_clipped.any()
 
 
@@ -84,7 +80,7 @@ def test_equal_log_probs_give_ratio_exactly_one_and_minus_the_advantage(batch):
 def test_an_overflowing_ratio_leaves_loss_and_gradient_finite(advantage, log_ratio):
     new = torch.tensor([[log_ratio, -1.0]], requires_grad=True)
     old = torch.tensor([[0.0, -1.1]])
-    result = policy_loss(new, old, torch.tensor([[advantage]]), torch.tensor([[True, True]]))
+    result = surrogate(new, old, torch.tensor([[advantage]]))
     (gradient,) = torch.autograd.grad(result.loss.sum(), new)
     assert result.loss.isfinite().all()
     assert result.ratio[0, 0].item() == pytest.approx(math.exp(math.copysign(20, log_ratio)), rel=1e-6)
@@ -92,27 +88,17 @@ def test_an_overflowing_ratio_leaves_loss_and_gradient_finite(advantage, log_rat
     assert gradient[0, 1].item() == pytest.approx(-advantage * math.exp(0.1), rel=1e-6)
 
 
-def test_what_is_not_scored_may_be_anything():
-    new = torch.tensor([[torch.nan, -torch.inf, -1.0]], requires_grad=True)
-    old = torch.tensor([[0.0, torch.inf, -1.0]])
-    result = policy_loss(new, old, torch.tensor([[2.0]]), torch.tensor([[False, False, True]]))
-    (gradient,) = torch.autograd.grad(result.loss.sum(), new)
-    assert result.loss.tolist() == [[0.0, 0.0, -2.0]]
-    assert gradient.tolist() == [[0.0, 0.0, -2.0]]
-
-
 @pytest.mark.parametrize("level", ["token", "sequence"])
 def test_loss_gradient_and_clip_fraction_are_those_of_openrlhf(batch, openrlhf, level):
-    new, old, advantages, scored = batch
+    new, old, advantages = batch
     ours, theirs = new.clone().requires_grad_(), new.clone().requires_grad_()
-    result = policy_loss(ours, old, advantages, scored, clip_low=0.2, clip_high=0.28)
-    summed = result.loss.sum(dim=1)
-    loss = summed.sum() / scored.sum() if level == "token" else (summed / scored.sum(dim=1)).mean()
+    result = surrogate(ours, old, advantages, clip_low=0.2, clip_high=0.28)
+    loss = result.loss.mean()  # rows of equal length: both levels are the mean over all tokens
     loss.backward()
 
     reference = openrlhf.PolicyLoss(clip_eps_low=0.2, clip_eps_high=0.28, token_level_loss=level == "token")
-    expected, clip_fraction, *_ = reference(theirs, old, advantages, action_mask=scored)
+    expected, clip_fraction, *_ = reference(theirs, old, advantages, action_mask=torch.ones_like(new))
     expected.backward()
     torch.testing.assert_close(loss, expected, rtol=1e-7, atol=0)  # it adds 1e-8 to the token counts
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-7, atol=1e-15)
-    assert (result.is_clipped.sum() / scored.sum()).item() == pytest.approx(clip_fraction.item())
+    assert result.is_clipped.double().mean().item() == pytest.approx(clip_fraction.item())

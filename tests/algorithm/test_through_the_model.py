@@ -10,14 +10,7 @@ from safetensors.torch import load_file
 from transformers import AttentionInterface
 
 from unigrpo.algorithm.denoising import denoising_loss, labelled_mean_weights, likelihood_bound_weights
-from unigrpo.algorithm.likelihood.all_masked import AllMasked
-from unigrpo.algorithm.likelihood.base import combine_views
-from unigrpo.algorithm.masking import apply_mask, bernoulli_mask
-from unigrpo.algorithm.reduction import Denominators
-from unigrpo.algorithm.unigrpo_loss import unigrpo_loss
 from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
-from unigrpo.records import SequenceMasks
-from unigrpo.rng import keyed_generator
 
 GRADIENT_TOLERANCE: dict[str, Any] = {"rtol": 2e-3, "atol": 2e-5}
 """Stated by the golden cases: float32 through two layers."""
@@ -83,47 +76,3 @@ def test_the_denoising_losses_have_the_gradients_of_the_original_code(model, gol
     for name, gradient in gradients.items():
         if f"out.grad.{name}" in expected:
             torch.testing.assert_close(gradient, expected[f"out.grad.{name}"], **GRADIENT_TOLERANCE)
-
-
-def test_random_masking_rl_has_the_gradients_of_the_original_code(model, golden):
-    _, arrays = golden("rl_random_masking_end_to_end")
-    xt, scored = arrays["in.noisy_ids"], arrays["in.mask"]
-    log_probs = log_probs_where(model, xt, arrays["in.labels"], scored)
-    torch.testing.assert_close(log_probs[scored], arrays["out.lp_new"][scored], rtol=0, atol=2e-4)
-
-    # Its KL is to the old policy, and a sum over tokens beside a mean of surrogates: two calls.
-    settings: dict[str, Any] = {
-        "denominators": Denominators(num_responses=4.0, num_tokens=float(scored.sum()), response_length=1.0)
-    }
-    shared = (arrays["in.lp_old"], arrays["in.lp_old"])
-    nothing, ratios = torch.zeros(4), torch.full((4,), 0.5)
-    policy, _ = unigrpo_loss(log_probs, *shared, arrays["in.advantage"], scored, ratios, **settings)
-    kl, _ = unigrpo_loss(
-        log_probs, *shared, nothing, scored, ratios, kl_coef=0.01, aggregation="fixed_length", **settings
-    )
-    (policy + kl).backward()
-    torch.testing.assert_close((policy + kl).detach(), arrays["out.loss"][0], rtol=1e-4, atol=0)
-    gradients = parameter_gradients(model)
-    first = gradients["model.transformer.blocks.0.q_proj.weight"]
-    torch.testing.assert_close(first, arrays["out.grad_q_proj_block0"], **GRADIENT_TOLERANCE)
-    norm = torch.stack([g.norm() for g in gradients.values()]).norm()
-    torch.testing.assert_close(norm, arrays["out.grad_global_norm"][0], **GRADIENT_TOLERANCE)
-
-
-def test_all_masked_gives_the_log_probs_of_diffu_grpo(model, golden):
-    params, arrays = golden("d1_masking_and_logps")
-    x0, num_prompt = arrays["in.sequences"], params["prompt_length"]
-    response = (torch.arange(x0.shape[1]) >= num_prompt).expand(x0.shape)
-    everything = torch.ones_like(response)
-    masks = SequenceMasks(token_mask=everything, response_mask=response, scored_mask=response)
-    plan = AllMasked(0.0).draw(masks, torch.full((3,), 0.5), [keyed_generator(row) for row in range(3)])
-    share = torch.full((3,), params["p_mask_prompt"])
-    for iteration, draws in enumerate(arrays["in.rand_matrices"]):
-        hidden_prompt = bernoulli_mask(draws, share, ~response, at_least_one=False)
-        xt = apply_mask(x0, plan.is_masked[0] | hidden_prompt, params["mask_id"])
-        if iteration == 0:
-            assert torch.equal(xt, arrays["out.noisy_first"])
-        log_probs = combine_views(log_probs_where(model, xt, x0, response)[None], plan)
-        torch.testing.assert_close(
-            log_probs[:, num_prompt:].detach(), arrays["out.logps"][iteration], rtol=0, atol=2e-4
-        )

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 from transformers import AttentionInterface, get_scheduler
 
@@ -15,7 +16,6 @@ from unigrpo.algorithm.denoising import (
     image_mask_ratio,
     labelled_mean_weights,
     likelihood_bound_weights,
-    stratified_mask_counts,
     text_mask,
     text_mask_probability,
 )
@@ -243,6 +243,24 @@ def check_learning_rates(case: Case) -> None:
             optimizer.step()
             scheduler.step()
         case.close(match[0], torch.tensor(found, dtype=torch.float64), case[match[0]], **close)
+
+
+def stratified_mask_counts(first: int, num_samples: int, answer_length: int) -> Int[Tensor, " num_samples"]:
+    """How many answer tokens each sample of a Monte-Carlo likelihood bound hides: spread evenly over 1..answer_length.
+
+    The weight of a hidden token is ``answer_length / count``.
+
+    Args:
+        first: Count of the first sample, a uniform draw from 1..answer_length; the others follow at equal distances
+            and start again at 1.
+        num_samples: Noised copies of the sequence.
+        answer_length: Tokens of the answer.
+
+    Source:
+        LLaDA, arXiv:2502.09992, likelihood evaluation; its released code spreads the counts over the samples.
+    """
+    steps = torch.arange(num_samples, dtype=torch.float32) * (answer_length / num_samples)
+    return ((first + steps).round().long() - 1) % answer_length + 1
 
 
 def check_mask_counts(case: Case) -> None:

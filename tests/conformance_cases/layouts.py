@@ -53,12 +53,14 @@ def check_t2i(case: Case) -> None:
 
 
 def check_t2i_gen(case: Case) -> None:
-    sizes = {"num_image_tokens": case.params["N"], "max_text_tokens": case.params["S"]}
-    rows = [layouts.t2i_gen_row(text, vocabulary_of(case), **sizes) for text in texts_of(case)]
+    """An image to generate is one of training with all codes masked."""
+    codes = torch.zeros(case.params["N"], dtype=torch.long)
+    everything, ids = torch.ones_like(codes).bool(), vocabulary_of(case)
+    rows = [layouts.t2i_row(text, codes, everything, ids, max_text_tokens=case.params["S"]) for text in texts_of(case)]
     image = case["in.image_ids"]
     case.require("the image is not all masks", bool((image == case.params["mask_id"]).all()))
-    case.exact("ids", torch.stack([ids for ids, _ in rows]), case["out.input_ids"])
-    case.exact("mask", torch.stack([mask for _, mask in rows]), case["out.attention_mask"])
+    case.exact("ids", torch.stack([row.token_ids for row in rows]), case["out.input_ids"])
+    case.exact("mask", torch.stack([row.token_mask for row in rows]), case["out.attention_mask"])
 
 
 def check_lm(case: Case) -> None:

@@ -2,58 +2,115 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unigrpo.algorithm.advantage.base import group_advantages
-from unigrpo.algorithm.kl import kl_divergence
+from unigrpo.algorithm.entries import (
+    Columns,
+    Counts,
+    Entries,
+    Units,
+    per_unit,
+    reduce_units,
+    unit_counts,
+    units,
+    unscored_entries,
+)
+from unigrpo.algorithm.kl import kl_estimate
 from unigrpo.algorithm.likelihood.all_masked import AllMasked
-from unigrpo.algorithm.likelihood.base import combine_views, response_plan
+from unigrpo.algorithm.likelihood.base import Row, Views
 from unigrpo.algorithm.likelihood.coupled import coupled_weights
 from unigrpo.algorithm.likelihood.random_masking import mean_over_views
 from unigrpo.algorithm.masking import apply_mask, bernoulli_mask
-from unigrpo.algorithm.policy_loss import policy_loss
-from unigrpo.algorithm.reduction import fixed_length, masked_token_mean, token_mean
-from unigrpo.algorithm.trace import step_advantages, trace_views
-from unigrpo.records import SequenceMasks
-from unigrpo.rng import keyed_generator
+from unigrpo.algorithm.objective.base import load_objective
+from unigrpo.algorithm.trace import trace_views
 
 from .case import Case
 
-Reduction = Callable[[Tensor, Tensor], Tensor]
 NUMBER = r"([\d.]+)"
 
 
-def response_mean(values: Tensor, scored: Tensor) -> Tensor:
-    return masked_token_mean(values, scored, num_responses=float(len(values)))
+@dataclass(frozen=True)
+class Reduction:
+    """How the losses of the units become one number; by default divisors of the whole batch."""
+
+    how: str
+    num_tokens: float | None = None
+    length: float = 1.0
 
 
-def response_sum(values: Tensor, scored: Tensor) -> Tensor:
-    return fixed_length(values, scored, num_responses=float(len(values)), length=1.0)
+RESPONSE_MEAN = Reduction("masked_token_mean")
+RESPONSE_SUM = Reduction("fixed_length")
+BATCH_MEAN = Reduction("token_mean")
 
 
-def batch_mean(values: Tensor, scored: Tensor) -> Tensor:
-    return token_mean(values, scored, num_tokens=float(scored.sum()))
+@dataclass(frozen=True)
+class Batch:
+    """Padded rows (B, L) as the entries of the library: one view with weight 1, all of a response in one part."""
+
+    entries: Entries
+    columns: Columns
+    advantages: Tensor
+
+    @classmethod
+    def of(
+        cls, log_probs: Tensor, old: Tensor, reference: Tensor, advantages: Tensor, scored: Tensor, **settings: Any
+    ) -> Batch:
+        """Args: see the case; ``advantages`` of responses (B,) or tokens (B, L)."""
+        views = [Views(is_masked=row[None], weight=row[None].float(), rate=torch.ones(1, len(row))) for row in scored]
+        entries = unscored_entries(views, [torch.ones(len(row), dtype=torch.long) for row in scored])
+        at = entries.sample, entries.position
+        by_token = advantages.ndim == 2
+        entries = replace(
+            entries, log_probs=log_probs[at], old=old[at], ref=reference[at],
+            token_advantage=advantages[at] if by_token else None,
+        )  # fmt: skip
+        count, ones = len(scored), torch.ones(len(scored))
+        low, high = settings.get("clips", (0.2, 0.2))
+        columns = Columns(
+            advantage=torch.zeros(count, 1) if by_token else advantages[:, None], group=torch.arange(count),
+            task=torch.zeros(count, dtype=torch.long), num_tokens=scored.sum(dim=1, keepdim=True).float(),
+            num_views=ones[:, None], max_tokens=ones, clip_low=low * ones, clip_high=high * ones, kl_coef=ones,
+            loss_coef=ones, num_units={}, row_length=scored.shape[1],
+        )  # fmt: skip
+        levels = ("token", "sequence")
+        counts = {level: unit_counts(units(entries, columns, level), columns) for level in levels}
+        return cls(entries, replace(columns, num_units=counts), advantages)
+
+    def surrogate(self, reduction: Reduction, **options: Any) -> Tensor:
+        """Loss of the objective `clipped` with its options."""
+        found = load_objective("clipped", options).losses(self.entries, self.columns)
+        return self.reduced(found.loss, found.units, reduction)
+
+    def divergence(self, reduction: Reduction, estimator: str = "k3") -> Tensor:
+        """Estimate of the KL to the reference."""
+        assert self.entries.ref is not None
+        grouped = units(self.entries, self.columns, "token")
+        kl = kl_estimate(per_unit(self.entries.ref - self.entries.log_probs, grouped), estimator)
+        return self.reduced(kl, grouped, reduction)
+
+    def reduced(self, values: Tensor, grouped: Units, reduction: Reduction) -> Tensor:
+        num_tokens = reduction.num_tokens or float(self.columns.num_tokens.sum())
+        counts = Counts(num_responses=float(len(self.advantages)), num_tokens={grouped.level: num_tokens})
+        columns = replace(self.columns, max_tokens=torch.full_like(self.columns.max_tokens, reduction.length))
+        return reduce_units(values, grouped, columns, reduction.how, counts)
 
 
 def objective(
     log_probs: Tensor, old: Tensor, reference: Tensor, advantages: Tensor, scored: Tensor, **settings: Any
 ) -> Tensor:
     """Loss from the parts; ``policy`` and ``kl`` in the settings are the reductions of the two terms."""
-    surrogate = policy_loss(
-        log_probs,
-        old,
-        advantages[:, None] if advantages.ndim == 1 else advantages,
-        scored,
-        clip_low=settings["clip"],
-        clip_high=settings.get("clip_high", settings["clip"]),
-        max_log_ratio=10.0,
-    )
-    divergence = kl_divergence(log_probs, reference, scored, settings.get("kl_estimator", "k3"))
-    return settings["policy"](surrogate.loss, scored) + settings["beta"] * settings["kl"](divergence, scored)
+    clip = settings["clip"]
+    # The originals hold log-ratios within +-10, and the library within +-20.
+    near = old + (log_probs - old).clamp(-10, 10)
+    surrogate = Batch.of(near, old, reference, advantages, scored, clips=(clip, clip)).surrogate(settings["policy"])
+    whole = Batch.of(log_probs, old, reference, advantages, scored)
+    return surrogate + settings["beta"] * whole.divergence(settings["kl"], settings.get("kl_estimator", "k3"))
 
 
 def compare(case: Case, name: str, log_probs: Tensor, loss: Tensor) -> None:
@@ -69,7 +126,7 @@ def check_random_masking_objective(case: Case) -> None:
     by_token = "in.advantage_per_token" in case
     advantages = case["in.advantage_per_token" if by_token else "in.advantage"]
     scored, old = case["in.mask"].bool(), case["in.lp_old"]
-    parts: dict[str, Any] = {"policy": response_mean, "kl": response_mean if by_token else response_sum}
+    parts: dict[str, Any] = {"policy": RESPONSE_MEAN, "kl": RESPONSE_MEAN if by_token else RESPONSE_SUM}
     for match in case.names(rf"out\.loss\.(eps{NUMBER}_beta{NUMBER}_k3([01]))"):
         log_probs = case["in.lp_new"].clone().requires_grad_()
         settings = {
@@ -79,11 +136,15 @@ def check_random_masking_objective(case: Case) -> None:
         }
         compare(case, match[1], log_probs, objective(log_probs, old, old, advantages, scored, **parts, **settings))
     close = case.allowed(atol=1e-6, rtol=2e-5)
-    kl = kl_divergence(case["in.lp_new"], old, scored)
+    batch = Batch.of(case["in.lp_new"], old, old, advantages, scored)
     if "unit.kl_k3_sum_over_batch" in case:
-        case.close("kl_k3_sum_over_batch", response_sum(kl, scored)[None], case["unit.kl_k3_sum_over_batch"], **close)
+        case.close(
+            "kl_k3_sum_over_batch", batch.divergence(RESPONSE_SUM)[None], case["unit.kl_k3_sum_over_batch"], **close
+        )
     if "alt.kl_k3_mean_per_row" in case:
-        case.close("kl_k3_mean_per_row", response_mean(kl, scored)[None], case["alt.kl_k3_mean_per_row"], **close)
+        case.close(
+            "kl_k3_mean_per_row", batch.divergence(RESPONSE_MEAN)[None], case["alt.kl_k3_mean_per_row"], **close
+        )
 
 
 def check_end_to_end(case: Case) -> None:
@@ -91,7 +152,7 @@ def check_end_to_end(case: Case) -> None:
     out = model(case["in.noisy_ids"], positions=scored, targets=case["in.labels"][scored])
     log_probs = torch.zeros(scored.shape).masked_scatter(scored, out.log_probs)
     case.close("lp_new", log_probs[scored], case["out.lp_new"][scored], **case.allowed("lp", atol=2e-4))
-    parts: dict[str, Any] = {"policy": response_mean, "kl": response_sum, "clip": 0.2, "beta": 0.01}  # case's "checks"
+    parts: dict[str, Any] = {"policy": RESPONSE_MEAN, "kl": RESPONSE_SUM, "clip": 0.2, "beta": 0.01}  # case's "checks"
     loss = objective(log_probs, old, old, case["in.advantage"], scored, **parts)
     loss.backward()
     case.close("loss", loss[None], case["out.loss"], **case.allowed("loss", atol=0.0, rtol=1e-4))
@@ -108,39 +169,43 @@ def check_diffu_grpo(case: Case) -> None:
     for match in case.names(rf"out\.loss\.(eps{NUMBER}_beta{NUMBER}_iters(\d+))"):
         log_probs = case["in.lp_new"].clone().requires_grad_()
         old = case["in.lp_old"] if int(match[4]) > 1 else log_probs.detach()
-        parts: dict[str, Any] = {"policy": batch_mean, "kl": batch_mean}
+        parts: dict[str, Any] = {"policy": BATCH_MEAN, "kl": BATCH_MEAN}
         settings = {"clip": float(match[2]), "beta": float(match[3])}
         loss = objective(log_probs, old, reference, case["in.advantage"], scored, **parts, **settings)
         compare(case, match[1], log_probs, loss)
         if f"out.kl.{match[1]}" in case:
-            kl = batch_mean(kl_divergence(log_probs.detach(), reference, scored), scored)
+            kl = Batch.of(log_probs.detach(), old, reference, case["in.advantage"], scored).divergence(BATCH_MEAN)
             close = case.allowed(atol=1e-6, rtol=2e-5)
             case.close(f"kl.{match[1]}", kl[None], case[f"out.kl.{match[1]}"], **close)
 
 
 def check_trl(case: Case) -> None:
     params, scored = case.params, case["in.completion_mask"].bool()
-    reductions: dict[str, Reduction] = {
-        "grpo": response_mean,
-        "bnpo": batch_mean,
-        "dapo": lambda values, mask: token_mean(values, mask, num_tokens=float(params["num_items_in_batch"])),
-        "dr_grpo": lambda values, mask: fixed_length(
-            values, mask, num_responses=float(len(values)), length=float(params["max_completion_length"])
-        ),
+    reductions = {
+        "grpo": RESPONSE_MEAN,
+        "bnpo": BATCH_MEAN,
+        "dapo": Reduction("token_mean", num_tokens=float(params["num_items_in_batch"])),
+        "dr_grpo": Reduction("fixed_length", length=float(params["max_completion_length"])),
     }
     pattern = rf"out\.loss\.((\w+?)_low{NUMBER}_high{NUMBER}_beta{NUMBER}_(token|sequence))"
     for match in case.names(pattern):
         log_probs = case["in.lp_new"].clone().requires_grad_()
-        policies = [log_probs, case["in.lp_old"]]
-        if match[6] == "sequence":
-            # One ratio for the whole response: that of the mean log-probabilities.
-            lengths = scored.sum(dim=1).clamp(min=1)
-            policies = [((x * scored).sum(dim=1) / lengths)[:, None].expand(scored.shape) for x in policies]
-        clips = {"clip_low": float(match[3]), "clip_high": float(match[4])}
-        surrogate = policy_loss(policies[0], policies[1], case["in.advantage"][:, None], scored, **clips)
-        divergence = kl_divergence(log_probs, case["in.lp_ref"], scored)
-        loss = reductions[match[2]](surrogate.loss + float(match[5]) * divergence, scored)
+        policies = (log_probs, case["in.lp_old"], case["in.lp_ref"])
+        batch = Batch.of(*policies, case["in.advantage"], scored, clips=(float(match[3]), float(match[4])))
+        # The ratio of a response is that of the mean log-probabilities.
+        options = {"level": "sequence", "normalise": "weights"} if match[6] == "sequence" else {}
+        reduction = reductions[match[2]]
+        loss = batch.surrogate(reduction, **options) + float(match[5]) * batch.divergence(reduction)
         compare(case, match[1], log_probs, loss)
+
+
+def row_of(token_ids: Tensor, response: Tensor) -> Row:
+    """A sample whose response is scored as a whole."""
+    nothing = torch.zeros_like(response)
+    return Row(
+        token_ids=token_ids, response_mask=response, scored_mask=response, image_mask=nothing, span=response.long(),
+        commit_step=response.long() - 1, commit_log_probs=nothing.float(),
+    )  # fmt: skip
 
 
 @torch.no_grad()
@@ -148,15 +213,15 @@ def check_prompt_masking(case: Case) -> None:
     params, model, x0 = case.params, case.model(), case["in.sequences"]
     num_prompt, mask_id = params["prompt_length"], params["mask_id"]
     response = (torch.arange(x0.shape[1]) >= num_prompt).expand(x0.shape)
-    masks = SequenceMasks(token_mask=torch.ones_like(response), response_mask=response, scored_mask=response)
-    rows = len(x0)
-    plan = AllMasked(0.0).draw(masks, torch.full((rows,), 0.5), [keyed_generator(row) for row in range(rows)])
-    share = torch.full((rows,), params["p_mask_prompt"])
+    views = [AllMasked(0.0).views(row_of(*row), 0.5, torch.Generator()) for row in zip(x0, response, strict=True)]
+    is_masked = torch.cat([one.is_masked for one in views])
+    case.require("weights are not 1 on the response", bool((torch.cat([v.weight for v in views]) == response).all()))
+    share = torch.full((len(x0),), params["p_mask_prompt"])
     close = case.allowed("logps", atol=2e-4)
 
     def noised(draws: Tensor) -> Tensor:
         hidden_prompt = bernoulli_mask(draws, share, ~response, at_least_one=False)
-        return apply_mask(x0, plan.is_masked[0] | hidden_prompt, mask_id)
+        return apply_mask(x0, is_masked | hidden_prompt, mask_id)
 
     for iteration, draws in enumerate(case["in.rand_matrices"]):
         xt = noised(draws)
@@ -164,7 +229,7 @@ def check_prompt_masking(case: Case) -> None:
             case.exact("noisy_first", xt, case["out.noisy_first"])
         out = model(xt, positions=response, targets=x0[response])
         log_probs = torch.zeros(x0.shape).masked_scatter(response, out.log_probs)
-        found = combine_views(log_probs[None], plan)[:, num_prompt:]
+        found = log_probs[:, num_prompt:]
         case.close(f"logps of iteration {iteration}", found, case["out.logps"][iteration], **close)
         for match in case.names(rf"out\.logps_guidance{NUMBER}"):
             without = model(torch.where(response, xt, mask_id)).logits
@@ -207,32 +272,26 @@ def check_rows(case: Case) -> None:
     clean, response, steps = rows_of(case)
     is_end = response & (clean == params["eos"])
     scored = response & (is_end.cumsum(dim=1) - is_end.long() < params["post_num"])
-    masks = SequenceMasks(token_mask=response, response_mask=response, scored_mask=scored)
     rewards = torch.tensor(params["reward"])
     if "trace" in kind.lower():
-        views = [trace_views(step, own, params["shrink"]) for step, own in zip(steps, scored, strict=True)]
-        repeats = torch.tensor([len(hidden) for hidden, _ in views])
-        hidden, counted = (torch.cat(parts) for parts in zip(*views, strict=True))
+        traced = [trace_views(step, own, params["shrink"]) for step, own in zip(steps, scored, strict=True)]
+        repeats = torch.tensor([len(hidden) for hidden, _ in traced])
+        hidden, counted = (torch.cat(parts) for parts in zip(*traced, strict=True))
     else:
         times = params["mask_times_per_sample"]
         repeats = torch.full((len(clean),), times)
-        masks = SequenceMasks(
-            token_mask=response.repeat_interleave(repeats, 0),
-            response_mask=response.repeat_interleave(repeats, 0),
-            scored_mask=scored.repeat_interleave(repeats, 0),
-        )
+        whole = scored.repeat_interleave(repeats, 0)
+        tail = (response & ~scored).repeat_interleave(repeats, 0)
         ratio = params["lower_p"] + (params["upper_p"] - params["lower_p"]) * case["in.t_uniform"]
-        # What is drawn can be hidden nowhere else than in the response; its tail is hidden with all its tokens.
-        drawn = bernoulli_mask(case["in.rand_rows"], ratio, masks.scored_mask, at_least_one=False)
+        # The uniform numbers of the case mask nothing outside the response; its tail is masked with all its tokens.
+        masked = bernoulli_mask(case["in.rand_rows"], ratio, whole, at_least_one=False)
         if "coupled" in kind:
-            whole = masks.scored_mask
-            plan_views = torch.stack([whole, drawn, whole & ~drawn])
-            plan = response_plan(plan_views, coupled_weights(plan_views, ratio), masks)
-            hidden, counted = (x[1:].transpose(0, 1).flatten(0, 1) for x in (plan.is_masked, plan.weight > 0))
+            views = torch.stack([whole, masked, whole & ~masked])
+            weight = coupled_weights(views, ratio)
+            hidden, counted = (x[1:].transpose(0, 1).flatten(0, 1) for x in (views | tail, weight > 0))
             repeats = repeats * 2
         else:
-            plan = response_plan(drawn[None], mean_over_views(drawn[None]), masks)
-            hidden, counted = plan.is_masked[0], plan.weight[0] > 0
+            hidden, counted = masked | tail, mean_over_views(masked[None])[0] > 0
     rows = clean.repeat_interleave(repeats, 0)
     case.exact("noisy", apply_mask(rows, hidden, params["mask_id"]), noisy)
     case.exact("labels", rows.masked_fill(~response.repeat_interleave(repeats, 0), -100), labels)
@@ -257,6 +316,50 @@ def rows_of(case: Case) -> tuple[Tensor, Tensor, Tensor]:
     for row, (begin, own) in enumerate(zip(first.tolist(), params["step_map"], strict=True)):
         steps[row, begin : begin + len(own)] = torch.tensor(own)[: longest - begin]
     return clean, torch.arange(longest) >= first[:, None], steps
+
+
+def step_advantages(
+    values: Float[Tensor, "R L"],
+    scored: Bool[Tensor, "R L"],
+    sequence: Int[Tensor, " R"],
+    step: Int[Tensor, " R"],
+    rewards: Float[Tensor, " S"],
+    *,
+    discount: float,
+    decay: float,
+) -> tuple[Float[Tensor, "R L"], Float[Tensor, "R L"]]:
+    """Generalised advantages over the steps of a response, with a value for each token.
+
+    A step's value is the mean over its scored tokens, and the reward comes with the last step. The advantage of a
+    token is measured from its own value: ``r + discount V' - V_token + discount decay A'`` with value and advantage of
+    the next step.
+
+    Args:
+        values: Of each token, in the units of the reward.
+        scored: Tokens of each row's step; a row without any is left out.
+        sequence: Response of each row.
+        step: Order of the rows of one response.
+        rewards: Of each response.
+        discount: Gamma.
+        decay: Lambda.
+
+    Returns:
+        Advantages and discounted returns; 0 where not scored.
+    """
+    advantages, returns = torch.zeros_like(values), torch.zeros_like(values)
+    for number, reward in enumerate(rewards):
+        rows = ((sequence == number) & scored.any(dim=1)).nonzero().flatten()
+        value = advantage = later = values.new_zeros(())  # of the next step; there is none behind the last
+        for i, row in enumerate(rows[step[rows].argsort(descending=True)]):
+            now = scored[row]
+            own = reward if i == 0 else torch.zeros_like(reward)
+            gain = own + discount * (value + decay * advantage)
+            later = own + discount * later
+            value = values[row, now].mean()
+            advantage = gain - value
+            advantages[row, now] = gain - values[row, now]
+            returns[row, now] = later
+    return advantages, returns
 
 
 def check_step_advantages(case: Case) -> None:

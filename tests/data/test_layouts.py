@@ -86,16 +86,6 @@ def test_t2i_rows_are_the_originals(case, dropped):
     assert torch.equal(column(rows, "token_ids")[is_image].view_as(visible), visible)
 
 
-def test_t2i_rows_for_generation_are_the_originals(case):
-    params, arrays, texts, vocabulary = case("t2i_gen")
-    rows = [
-        layouts.t2i_gen_row(text, vocabulary, num_image_tokens=params["N"], max_text_tokens=params["S"])
-        for text in texts
-    ]
-    assert torch.equal(torch.stack([ids for ids, _ in rows]), arrays["out.input_ids"])
-    assert torch.equal(torch.stack([mask for _, mask in rows]), arrays["out.attention_mask"].bool())
-
-
 @pytest.mark.parametrize("length", [12, 23])
 def test_lm_rows_are_the_originals(case, length):
     params, arrays, texts, vocabulary = case(f"lm_len{length}")
@@ -146,7 +136,7 @@ def test_a_t2i_prompt_is_the_row_without_padding_up_to_the_image(case):
     checked = 0
     for text, ids, mask in zip(texts, arrays["out.input_ids"], arrays["out.attention_mask"].bool(), strict=True):
         if len(text) <= params["S"] - 2:
-            prompt = layouts.t2i_prompt(text, vocabulary, max_text_tokens=params["S"])
+            prompt = layouts.t2i_prompt(text, vocabulary)
             assert torch.equal(prompt, ids[mask][: -params["N"] - 1])
             checked += 1
     assert checked > 5
@@ -163,12 +153,12 @@ def test_mmu_and_r2i_prompts_begin_their_rows(case):
     _, _, texts, vocabulary = case("mmu")
     question = texts[3]  # the answer of this chat is empty
     understanding = layouts.mmu_row(codes, question, vocabulary, max_text_tokens=40).token_ids
-    prompt = layouts.mmu_prompt(codes, question, vocabulary, max_text_tokens=40)
+    prompt = layouts.mmu_prompt(codes, question, vocabulary)
     assert torch.equal(prompt, understanding[: len(prompt)])
     assert prompt[2:6].tolist() == [OFFSET + 5, OFFSET, OFFSET + 8191, OFFSET + 7]
     assert len(prompt) == 4 + 3 + 1 + len(question)
     thinking = layouts.r2i_row(question, codes, vocabulary, max_text_tokens=40).token_ids
-    prompt = layouts.r2i_prompt(question, vocabulary, max_text_tokens=40)
+    prompt = layouts.r2i_prompt(question, vocabulary)
     assert torch.equal(prompt, thinking[: len(prompt)])
     assert len(prompt) == 1 + 1 + len(question)
 
@@ -181,20 +171,6 @@ def test_begin_of_text_is_not_doubled_in_a_prompt(vocabulary):
         layouts.r2i_prompt([begin, 5], vocabulary),
     ):
         assert (prompt == begin).sum() == 1
-
-
-def test_a_prompt_longer_than_the_layout_is_refused(vocabulary):
-    text, codes = [5] * 9, torch.tensor([1])
-    limits = {"t2i": 11, "mmu": 10, "r2i": 10}  # begin-of-text is one token, and end-of-text after a caption
-    build = {
-        "t2i": lambda limit: layouts.t2i_prompt(text, vocabulary, max_text_tokens=limit),
-        "mmu": lambda limit: layouts.mmu_prompt(codes, text, vocabulary, max_text_tokens=limit),
-        "r2i": lambda limit: layouts.r2i_prompt(text, vocabulary, max_text_tokens=limit),
-    }
-    for task, limit in limits.items():
-        build[task](limit)
-        with pytest.raises(ValueError, match=f"{task} prompt has {limit} text tokens, more than max_text_tokens"):
-            build[task](limit - 1)
 
 
 @pytest.mark.parametrize("code", [-1, 8192, OFFSET])

@@ -7,7 +7,6 @@ of ranks and micro-batches add up, and so that an absent task is a sum over noth
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -105,21 +104,3 @@ def denoising_loss(log_probs: Float[Tensor, "B L"], weight: Float[Tensor, "B L"]
         weight: Of one of the functions above, times the coefficient of the task.
     """
     return -(weight * log_probs.masked_fill(weight == 0, 0.0)).sum()
-
-
-def stratified_mask_counts(first: int, num_samples: int, answer_length: int) -> Int[Tensor, " num_samples"]:
-    """How many answer tokens each sample of a Monte-Carlo likelihood bound hides: spread evenly over 1..answer_length.
-
-    The weight of a hidden token is ``answer_length / count``.
-
-    Args:
-        first: Count of the first sample, a uniform draw from 1..answer_length; the others follow at equal distances
-            and start again at 1.
-        num_samples: Noised copies of the sequence.
-        answer_length: Tokens of the answer.
-
-    Source:
-        LLaDA, arXiv:2502.09992, likelihood evaluation; its released code spreads the counts over the samples.
-    """
-    steps = torch.arange(num_samples, dtype=torch.float32) * (answer_length / num_samples)
-    return ((first + steps).round().long() - 1) % answer_length + 1

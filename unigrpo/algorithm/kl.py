@@ -1,48 +1,27 @@
-"""The KL divergence from the policy to the reference: estimates from the drawn token, and the exact value."""
+"""The KL divergence from the policy to the reference: estimates from the sampled token, and the exact value."""
 
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from unigrpo import ConfigError
 
 MAX_LOG_RATIO = 20.0
 """k3 stops growing where the reference finds a token e^20 times likelier."""
-ESTIMATORS = ("k1", "k2", "k3")
 PENALTIES = ("exact", "k2", "k3")
 """What a loss may use."""
 
 
-def kl_divergence(
-    log_probs: Float[Tensor, "B L"],
-    ref_log_probs: Float[Tensor, "B L"],
-    scored: Bool[Tensor, "B L"],
-    estimator: str = "k3",
-) -> Float[Tensor, "B L"]:
-    """:func:`kl_estimate` of every scored token, and 0 elsewhere.
-
-    Args:
-        log_probs: Under the policy, nats; anything where not scored.
-        ref_log_probs: Under the reference, same masks, nats.
-        scored: Tokens that count.
-        estimator: `k1`, `k2` or `k3`.
-
-    Raises:
-        ValueError: Unknown estimator.
-    """
-    return kl_estimate((ref_log_probs - log_probs).masked_fill(~scored, 0.0), estimator)
-
-
 def kl_estimate(difference: Float[Tensor, "*any"], estimator: str) -> Float[Tensor, "*any"]:
-    """KL(policy || reference), estimated from the log-probabilities of one drawn token.
+    """KL(policy || reference), estimated from the log-probabilities of one sampled token.
 
     With ``d = log p_reference - log p_policy`` of the token: k1 = -d, k2 = d^2 / 2, k3 = exp(d) - 1 - d. If the token
-    was drawn from the very distribution that is scored, k1 and k3 are unbiased; but a rollout draws its tokens where
-    other tokens were masked, so that on the masks of an inner update none of the three is.
+    was sampled from the very distribution that is scored, k1 and k3 are unbiased; but the sampler chose it where other
+    tokens were masked, so that on the masks of an inner update none of the three is.
 
-    As a loss they act differently. If the token was drawn from the policy, the average gradient of k1 is 0: it holds
+    As a loss they act differently. If the token was sampled from the policy, the average gradient of k1 is 0: it holds
     nothing back. That of k2 is the gradient of KL(policy || reference), and that of k3 is the gradient of
     KL(reference || policy).
 

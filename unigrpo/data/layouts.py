@@ -20,7 +20,6 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from unigrpo import DataError
 from unigrpo.models.vocabulary import Vocabulary
 
 IGNORED = -100
@@ -85,22 +84,6 @@ def t2i_row(
     labels = row.masked_fill(~is_real, IGNORED)
     labels[is_image] = image.masked_fill(~is_masked, IGNORED)
     return TrainingRow(token_ids=row, token_mask=is_real, prompt_mask=~is_image, labels=labels)
-
-
-def t2i_gen_row(
-    text_ids: Sequence[int], vocabulary: Vocabulary, *, num_image_tokens: int, max_text_tokens: int
-) -> tuple[Int[Tensor, " L"], Bool[Tensor, " L"]]:
-    """Returns a caption, padded and cut as in training, with an image to generate: the tokens, and which are not
-    padding.
-
-    Args:
-        text_ids: The caption; [] is the unconditional prompt.
-        vocabulary: Special ids.
-        num_image_tokens: N.
-        max_text_tokens: S.
-    """
-    row = _t2i(text_ids, torch.full((num_image_tokens,), vocabulary.mask_id), vocabulary, max_text_tokens)
-    return row, row != vocabulary.image_pad_id
 
 
 def lm_row(text_ids: Sequence[int], vocabulary: Vocabulary, *, num_tokens: int) -> TrainingRow:
@@ -176,21 +159,14 @@ def r2i_row(
     )
 
 
-def t2i_prompt(
-    text_ids: Sequence[int], vocabulary: Vocabulary, *, max_text_tokens: int | None = None
-) -> Int[Tensor, " P"]:
+def t2i_prompt(text_ids: Sequence[int], vocabulary: Vocabulary) -> Int[Tensor, " P"]:
     """Returns the tokens before a generated image: task token to start-of-image; end-of-image follows the image.
 
     Args:
         text_ids: The caption.
         vocabulary: Special ids.
-        max_text_tokens: S of the training; None allows any length.
-
-    Raises:
-        ValueError: The caption is longer than that.
     """
     text = [*_with_begin(text_ids, vocabulary), vocabulary.end_of_text_id]
-    _check_length("t2i", len(text), max_text_tokens)
     return _ids(vocabulary.t2i_id, *text, vocabulary.soi_id)
 
 
@@ -203,8 +179,6 @@ def mmu_prompt(
     image_codes: Int[Tensor, " N"],
     text_ids: Sequence[int],
     vocabulary: Vocabulary,
-    *,
-    max_text_tokens: int | None = None,
 ) -> Int[Tensor, " P"]:
     """Returns the tokens before an answer about an image.
 
@@ -212,33 +186,22 @@ def mmu_prompt(
         image_codes: Without the offset.
         text_ids: The question in its chat template, up to the assistant's header.
         vocabulary: Special ids.
-        max_text_tokens: Room for the question; None allows any length.
 
     Raises:
-        ValueError: The question is longer than that, or a code is outside the codebook.
+        ValueError: A code is outside the codebook.
     """
-    text = _with_begin(text_ids, vocabulary)
-    _check_length("mmu", len(text), max_text_tokens)
-    return torch.cat([_mmu_prefix(image_codes, vocabulary), _ids(*text)])
+    return torch.cat([_mmu_prefix(image_codes, vocabulary), _ids(*_with_begin(text_ids, vocabulary))])
 
 
-def r2i_prompt(
-    text_ids: Sequence[int], vocabulary: Vocabulary, *, max_text_tokens: int | None = None
-) -> Int[Tensor, " P"]:
+def r2i_prompt(text_ids: Sequence[int], vocabulary: Vocabulary) -> Int[Tensor, " P"]:
     """Returns the tokens before thoughts that an image follows: in training S text tokens, start-of-image, N codes,
     and end-of-image.
 
     Args:
         text_ids: The request in its chat template, up to the assistant's header.
         vocabulary: Special ids.
-        max_text_tokens: Room for the request; None allows any length.
-
-    Raises:
-        ValueError: The request is longer than that.
     """
-    text = _with_begin(text_ids, vocabulary)
-    _check_length("r2i", len(text), max_text_tokens)
-    return _ids(vocabulary.r2i_id, *text)
+    return _ids(vocabulary.r2i_id, *_with_begin(text_ids, vocabulary))
 
 
 def _t2i(text_ids: Sequence[int], image: Tensor, vocabulary: Vocabulary, max_text_tokens: int) -> Tensor:
@@ -282,14 +245,6 @@ def _text_row(row: Tensor, prompt_mask: Tensor) -> TrainingRow:
     """Returns a row without padding in which every token is a label."""
     everything = torch.ones(len(row), dtype=torch.bool)
     return TrainingRow(token_ids=row, token_mask=everything, prompt_mask=prompt_mask, labels=row.clone())
-
-
-def _check_length(task: str, num_tokens: int, limit: int | None) -> None:
-    if limit is not None and num_tokens > limit:
-        raise DataError(
-            f"the {task} prompt has {num_tokens} text tokens, more than max_text_tokens {limit}; shorten the text or "
-            "raise the limit"
-        )
 
 
 def _ids(*ids: int) -> Tensor:

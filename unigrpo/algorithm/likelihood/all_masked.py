@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from unigrpo import ConfigError
 from unigrpo.algorithm.likelihood.base import LikelihoodEstimator, Row, Views, span_views
 from unigrpo.algorithm.masking import bernoulli_mask, uniform_draws
-from unigrpo.records import MaskPlan, SequenceMasks
 
 
 class AllMasked(LikelihoodEstimator):
@@ -41,18 +36,3 @@ class AllMasked(LikelihoodEstimator):
             uniform_draws(prompt, [generator]), torch.tensor([self._prompt_mask_ratio]), prompt, at_least_one=False
         )
         return span_views(masked_prompt | row.response_mask, row.scored_mask[None].float(), 1.0, row)
-
-    def max_views(self, num_tokens: int) -> int:
-        return 1
-
-    def draw(
-        self, masks: SequenceMasks, mask_ratio: Float[Tensor, " B"], generators: Sequence[torch.Generator]
-    ) -> MaskPlan:
-        prompt = masks.token_mask & ~masks.response_mask
-        hidden_prompt = bernoulli_mask(
-            uniform_draws(prompt, generators),
-            torch.full_like(mask_ratio, self._prompt_mask_ratio),
-            prompt,
-            at_least_one=False,
-        )
-        return MaskPlan(is_masked=(hidden_prompt | masks.response_mask)[None], weight=masks.scored_mask.float()[None])

@@ -15,7 +15,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unigrpo import ConfigError, plugins
-from unigrpo.records import MaskPlan, SequenceMasks
 
 PACKAGE = "unigrpo.algorithm.likelihood"
 
@@ -130,25 +129,6 @@ class LikelihoodEstimator(ABC):
     ) -> Views:
         """The views of a row whose response is one part; the arguments are those of :meth:`views`."""
 
-    @abstractmethod
-    def max_views(self, num_tokens: int) -> int:
-        """The most views that a response part of ``num_tokens`` can have."""
-
-    def draw(
-        self, masks: SequenceMasks, mask_ratio: Float[Tensor, " B"], generators: Sequence[torch.Generator]
-    ) -> MaskPlan:
-        """The mask plan of one inner update.
-
-        Args:
-            masks: B padded sequences.
-            mask_ratio: Share of each response to hide, in [0, 1].
-            generators: One per response; its row of the plan depends on nothing else that is random.
-
-        Raises:
-            NotImplementedError: The estimator needs more of a sample than its masks.
-        """
-        raise NotImplementedError(f"{type(self).__name__} draws no mask plans from masks alone; call views")
-
 
 def load_estimator(name: str, options: Mapping[str, Any]) -> LikelihoodEstimator:
     """Builds the estimator of the file ``unigrpo/algorithm/likelihood/<name>.py``.
@@ -161,37 +141,6 @@ def load_estimator(name: str, options: Mapping[str, Any]) -> LikelihoodEstimator
         ValueError: No such file, or an option that its class does not have or allow; the message lists the right ones.
     """
     return plugins.build(PACKAGE, name, LikelihoodEstimator, options, setting="algo.likelihood")
-
-
-def response_plan(hidden: Bool[Tensor, "V B L"], weight: Float[Tensor, "V B L"], masks: SequenceMasks) -> MaskPlan:
-    """The plan of views that hide some scored tokens, and with them the padding after the first end-of-text.
-
-    A view that showed this padding would tell the model how long the answer is.
-
-    Args:
-        hidden: Scored tokens that each view hides.
-        weight: 0 where not hidden.
-        masks: Of the sequences.
-    """
-    return MaskPlan(is_masked=hidden | (masks.response_mask & ~masks.scored_mask), weight=weight)
-
-
-def combine_views(view_log_probs: Float[Tensor, "V B L"], plan: MaskPlan) -> Float[Tensor, "B L"]:
-    """The estimate of each token's log-likelihood: the weighted sum of its log-probabilities over the views.
-
-    Args:
-        view_log_probs: Nats; anything, even NaN, where the plan gives no weight.
-        plan: Whose weights count.
-
-    Returns:
-        Nats; 0 where no view scores the token.
-    """
-    return (plan.weight * view_log_probs.masked_fill(plan.weight == 0, 0.0)).sum(dim=0)
-
-
-def scored_tokens(plan: MaskPlan) -> Bool[Tensor, "B L"]:
-    """Tokens that at least one view scores: those that the objective averages over."""
-    return (plan.weight > 0).any(dim=0)
 
 
 def span_views(is_masked: Bool[Tensor, "V L"], weight: Float[Tensor, "V L"], rate: float | Tensor, row: Row) -> Views:

@@ -78,9 +78,6 @@ class BlockMasks(LikelihoodEstimator):
         weight = scored / share / self._num_views
         return span_views(is_masked[None], weight[None], share, row)
 
-    def max_views(self, num_tokens: int) -> int:
-        return self._num_views
-
 
 def _blocks(number: int, num_views: int, generator: torch.Generator) -> Int[Tensor, " V"]:
     """A block for each view: all different, or each as often as any other give or take one."""

@@ -15,12 +15,10 @@ from unigrpo.algorithm.likelihood.base import (
     Views,
     check_masking,
     common_bounds,
-    response_plan,
     span_views,
     unit_ratio,
 )
 from unigrpo.algorithm.masking import bernoulli_mask, exact_count_mask, uniform_draws
-from unigrpo.records import MaskPlan, SequenceMasks
 
 
 class Coupled(LikelihoodEstimator):
@@ -60,18 +58,6 @@ class Coupled(LikelihoodEstimator):
         views = torch.stack([scored, masked, scored & ~masked])
         rate = torch.stack([torch.ones_like(share), share, 1 - share])
         return span_views(views[:, 0], coupled_weights(views, share)[:, 0], rate, row)
-
-    def max_views(self, num_tokens: int) -> int:
-        return 3
-
-    def draw(
-        self, masks: SequenceMasks, mask_ratio: Float[Tensor, " B"], generators: Sequence[torch.Generator]
-    ) -> MaskPlan:
-        scored = masks.scored_mask
-        share = self._ratio_min + (self._ratio_max - self._ratio_min) * mask_ratio
-        hidden, share = self._draw(scored, share, generators)
-        views = torch.stack([scored, hidden, scored & ~hidden])
-        return response_plan(views, coupled_weights(views, share), masks)
 
     def _draw(
         self, scored: Bool[Tensor, "B L"], share: Float[Tensor, " B"], generators: Sequence[torch.Generator]

@@ -45,6 +45,3 @@ class ElboPair(LikelihoodEstimator):
         rate = torch.tensor([[size], [number - size]]) / (number + 1)
         weight = torch.where(masks, 1 / (2 * self._num_pairs * rate.clamp(min=1e-9)), 0.0)
         return span_views(masks, weight, rate, row)
-
-    def max_views(self, num_tokens: int) -> int:
-        return 2 * self._num_pairs

@@ -49,9 +49,6 @@ class ElboQuadrature(LikelihoodEstimator):
         rate = self._nodes[:, None]
         return span_views(masks, torch.where(masks, self._weights[:, None] / rate, 0.0), rate, row)
 
-    def max_views(self, num_tokens: int) -> int:
-        return len(self._nodes)
-
 
 def gauss_legendre(num_nodes: int) -> tuple[Float[Tensor, " Q"], Float[Tensor, " Q"]]:
     """Nodes, rising, and weights of the Gauss-Legendre rule on [0, 1]: the roots of a Legendre polynomial."""

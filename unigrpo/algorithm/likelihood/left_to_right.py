@@ -47,6 +47,3 @@ class LeftToRight(LikelihoodEstimator):
         return Views(
             is_masked=row.response_mask & (position >= places[:, None]), weight=weight, rate=torch.ones_like(weight)
         )
-
-    def max_views(self, num_tokens: int) -> int:
-        return math.ceil(self._top_entropy * num_tokens)

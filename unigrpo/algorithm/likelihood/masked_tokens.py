@@ -13,11 +13,9 @@ from unigrpo.algorithm.likelihood.base import (
     Row,
     Views,
     check_masking,
-    response_plan,
     span_views,
 )
 from unigrpo.algorithm.masking import ar_like_probability, bernoulli_mask, hide, mask_rate, uniform_draws
-from unigrpo.records import MaskPlan, SequenceMasks
 
 
 class MaskedTokens(LikelihoodEstimator):
@@ -50,15 +48,6 @@ class MaskedTokens(LikelihoodEstimator):
         probability = ar_like_probability(scored, ratio) if self._masking == "ar_like" else ratio[:, None]
         rate = mask_rate(scored, probability, self._masking)
         return span_views(is_masked, is_masked.float(), rate, row)
-
-    def max_views(self, num_tokens: int) -> int:
-        return 1
-
-    def draw(
-        self, masks: SequenceMasks, mask_ratio: Float[Tensor, " B"], generators: Sequence[torch.Generator]
-    ) -> MaskPlan:
-        hidden = self._draw(masks.scored_mask, mask_ratio, generators)
-        return response_plan(hidden[None], hidden.float()[None], masks)
 
     def _draw(
         self, scored: Bool[Tensor, "B L"], mask_ratio: Float[Tensor, " B"], generators: Sequence[torch.Generator]

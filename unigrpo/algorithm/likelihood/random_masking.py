@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -15,12 +13,10 @@ from unigrpo.algorithm.likelihood.base import (
     Views,
     check_masking,
     common_bounds,
-    response_plan,
     span_views,
     unit_ratio,
 )
 from unigrpo.algorithm.masking import hide, mask_rate
-from unigrpo.records import MaskPlan, SequenceMasks
 
 
 class RandomMasking(LikelihoodEstimator):
@@ -71,26 +67,6 @@ class RandomMasking(LikelihoodEstimator):
         is_masked = torch.cat([hide(scored, ratio[None], [generator], self._masking) for ratio in ratios])
         rate = torch.cat([mask_rate(scored, ratio[None, None], self._masking) for ratio in ratios])
         return span_views(is_masked, mean_over_views(is_masked), rate, row)
-
-    def max_views(self, num_tokens: int) -> int:
-        return self._num_views
-
-    def draw(
-        self, masks: SequenceMasks, mask_ratio: Float[Tensor, " B"], generators: Sequence[torch.Generator]
-    ) -> MaskPlan:
-        span = self._ratio_max - self._ratio_min
-        hidden = torch.stack(
-            [
-                hide(
-                    masks.scored_mask,
-                    self._ratio_min + span * _rotate(mask_ratio, view / self._num_views),
-                    generators,
-                    self._masking,
-                )
-                for view in range(self._num_views)
-            ]
-        )
-        return response_plan(hidden, mean_over_views(hidden), masks)
 
 
 def mean_over_views(is_masked: Bool[Tensor, "V *rows L"]) -> Float[Tensor, "V *rows L"]:

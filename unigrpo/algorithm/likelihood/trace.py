@@ -58,10 +58,6 @@ class Trace(LikelihoodEstimator):
         weight = scored[kept].float()
         return Views(is_masked=is_masked[kept], weight=weight, rate=torch.ones_like(weight))
 
-    def max_views(self, num_tokens: int) -> int:
-        most = -(-num_tokens // self._steps_per_view)
-        return min(most, self._num_views) if self._num_views else most
-
     def _drawn(
         self, scored: Bool[Tensor, "V L"], log_probs: Float[Tensor, " L"], generator: torch.Generator
     ) -> Int[Tensor, " K"]:

@@ -66,6 +66,31 @@ def test_training_passes_are_counted_with_backward_and_recomputation(is_recomput
     assert meter.flops == pytest.approx(counter.get_total_flops(), rel=1e-6)
 
 
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("of_base", [False, True])
+def test_guided_rows_and_the_base_of_the_exact_kl_are_counted(trained: bool, of_base: bool) -> None:
+    """Two conditional rows, the second one guided by the last row, as training passes them."""
+    model = small_model().train(trained)
+    meter = FlopMeter(model, LoRAConfig())
+    targets = TOKENS[:2][POSITIONS[:2]] % 20 + 40
+    is_guided = torch.arange(len(targets)) >= len(targets) // 2
+    base = torch.zeros(int(POSITIONS.sum()), 16) if of_base else None
+    sliced: dict[str, Any] = {"vocab_slice": (40, 60), "is_sliced": is_guided, "is_guided": is_guided}
+    with torch.set_grad_enabled(trained), FlopCounterMode(display=False) as counter:
+        found = model(TOKENS, positions=POSITIONS, targets=targets, guidance_scale=2.0, base=base, **sliced)
+        if trained:
+            found.log_probs.sum().backward()
+    assert meter.flops == pytest.approx(counter.get_total_flops(), rel=1e-6)
+
+
+def test_passes_without_the_head_do_not_count_it() -> None:
+    model = small_model().eval()
+    meter = FlopMeter(model, LoRAConfig())
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(TOKENS, positions=POSITIONS, without_head=True)
+    assert meter.flops == counter.get_total_flops() > 0
+
+
 def test_passes_with_a_cache_attend_to_whole_rows() -> None:
     model = small_model().eval()
     cache = KeyValueCache()

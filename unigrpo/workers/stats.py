@@ -74,11 +74,13 @@ class FlopMeter:
         seen = cache.num_columns if cache is not None and cache.is_filled else columns
         whole = self._size.vocabulary_size
         first, last = kwargs.get("vocab_slice") or (0, whole)
-        read = _num_read(tokens, kwargs)
-        sliced = read if kwargs.get("is_sliced") is None else int(kwargs["is_sliced"].sum())
+        read, guided = _num_read(tokens, kwargs), _num_true(kwargs.get("is_guided"))
+        sliced = read if kwargs.get("is_sliced") is None else _num_true(kwargs["is_sliced"]) + guided
         layers, head = pass_flops(
             self._size, rows * columns, rows * columns * seen, read, sliced * (last - first) + (read - sliced) * whole
         )
+        head = 0.0 if kwargs.get("without_head") else head
+        of_base = 0.0 if kwargs.get("base") is None else head  # its hidden states are given, its logits are computed
         if torch.is_grad_enabled() and module.training:
             # Backward: the gradients of activations, and those of the weights that are trained.
             backward = 1 + self._size.num_trainable / self._size.num_parameters
@@ -88,16 +90,21 @@ class FlopMeter:
                 again = layers - 2 * self._last_matrix * tokens_of_layers
             layers += layers * backward + again
             head *= 2 + backward  # its logits are computed again instead of kept
-        self.flops += layers + head
+            of_base *= 2
+        self.flops += layers + head + of_base
 
 
 def _num_read(tokens: torch.Tensor, kwargs: dict[str, Any]) -> int:
-    """Returns the number of positions whose logits are computed."""
+    """Returns the number of positions that the head reads: the unconditional rows of guidance have theirs, too."""
     if kwargs.get("targets") is not None:
-        return len(kwargs["targets"])
+        return len(kwargs["targets"]) + _num_true(kwargs.get("is_guided"))
     if kwargs.get("num_positions") is not None:
         return kwargs["num_positions"]
     return tokens.numel() if kwargs.get("positions") is None else int(kwargs["positions"].sum())
+
+
+def _num_true(mask: torch.Tensor | None) -> int:
+    return 0 if mask is None else int(mask.sum())
 
 
 def timed(worker: Any, call: Callable[[], Any]) -> tuple[Any, Work]:

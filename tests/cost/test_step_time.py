@@ -14,9 +14,12 @@ from transformers import AutoTokenizer
 
 from unigrpo.cli import train, train_stage
 from unigrpo.config import (
+    AlgoConfig,
     DeepSpeedConfig,
     ImageSamplingConfig,
+    KLConfig,
     LoRAConfig,
+    RolloutConfig,
     RunConfig,
     TextSamplingConfig,
     TrainConfig,
@@ -28,6 +31,7 @@ from unigrpo.cost.step_time import (
     StepFlops,
     forward_flops,
     image_flops,
+    pass_flops,
     step_seconds,
     text_flops,
     unigrpo_flops,
@@ -236,6 +240,39 @@ def test_drawing_costs_about_what_the_ledger_counts(cache, guidance, tiny_unifie
     predicted = 3 * image_flops(size, Lengths(prompt=15, response=64), settings, 32)
     # The head reads fewer places from step to step, by the schedule; here it is a large part of a small model.
     assert meter.flops == pytest.approx(predicted, rel=0.08)
+
+
+def test_scored_guidance_adds_the_unconditional_rows():
+    model, tokens = ModelSize.of(MMadaConfig(), LoRAConfig()), {"t2i": 50, "text": 50}
+    image = ImageSamplingConfig(guidance_scale=3.0)
+    plain, guided = (
+        RunConfig(rollout=RolloutConfig(image=dataclasses.replace(image, score_guided=scored)))
+        for scored in (False, True)
+    )
+    flops = [unigrpo_flops(config, model, tokens, 256, {"t2i": 1.0}, 8192) for config in (plain, guided)]
+    passes = guided.num_samples_per_step * guided.train.num_inner_updates
+    more = passes * sum(pass_flops(model, 261, 261**2, 128, 128 * 8192))
+    assert flops[1].update - flops[0].update == pytest.approx(3 * more)
+    assert flops[1].score - flops[0].score == pytest.approx(2 * more), "by the old policy and by the reference"
+    assert flops[1].generate == flops[0].generate
+    texts = [unigrpo_flops(config, model, tokens, 256, {"text": 1.0}, 8192) for config in (plain, guided)]
+    assert texts[0] == texts[1]
+
+
+def test_the_exact_kl_runs_the_base_in_the_update_and_no_reference_before_it():
+    model, tokens = ModelSize.of(MMadaConfig(), LoRAConfig(rank=8)), {"text": 50}
+    sampled, exact = (
+        RunConfig(
+            algo=AlgoConfig(kl=KLConfig(init_coef=0.01, estimator=name)), ds=DeepSpeedConfig(lora=LoRAConfig(rank=8))
+        )
+        for name in ("k3", "exact")
+    )
+    before, after = (unigrpo_flops(config, model, tokens, 256, {"text": 1.0}, 8192) for config in (sampled, exact))
+    assert after.score == before.score / 2
+    row, half = 50 + exact.rollout.text.max_new_tokens, exact.rollout.text.max_new_tokens / 2
+    layers, head = pass_flops(model, row, row**2, half, half * model.vocabulary_size)
+    passes = exact.num_samples_per_step * exact.train.num_inner_updates
+    assert after.update - before.update == pytest.approx(passes * (layers + 2 * head))
 
 
 def test_a_step_of_several_tasks_adds_up_and_thoughts_come_before_their_image():

@@ -81,13 +81,18 @@ def image_flops(model: ModelSize, lengths: Lengths, image: ImageSamplingConfig, 
 
     The unconditional pass of guidance has almost no prompt, and a cache leaves out the prompt.
     """
-    rows = [lengths.row] + ([lengths.response + 5] if image.guidance_scale > 0 else [])
+    rows = [lengths.row] + ([unconditional_row(lengths.response)] if image.guidance_scale > 0 else [])
     read, total = lengths.response / 2, 0.0
     for row in rows:
         seen = lengths.response + 1 if image.cache == "text" else row
         for columns in (row, *[seen] * (image.num_denoising_steps - 1)):
             total += sum(pass_flops(model, columns, columns * row, read, read * codebook_size))
     return total
+
+
+def unconditional_row(num_image_tokens: int) -> int:
+    """Returns the number of tokens of a row of guidance: an image with marks around it, and almost no prompt."""
+    return num_image_tokens + 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +124,8 @@ def unigrpo_flops(
         shares: Fraction of each task among the prompts; the fractions add up to 1.
         codebook_size: Number of image codes.
     """
-    generate = score = 0.0
+    generate = score = of_base = 0.0
+    is_exact = config.algo.kl.estimator == "exact"
     for task, share in shares.items():
         samples, generated = config.num_samples_per_step * share, config.num_generated_per_step * share
         row, read, logits = prompt_tokens[task], 0.0, 0.0
@@ -135,10 +141,20 @@ def unigrpo_flops(
             row, read = image.row, read + image.response / 2
             logits += image.response / 2 * codebook_size
         # Half of the response is hidden in the mean, and read.
-        score += samples * config.train.num_inner_updates * sum(pass_flops(model, row, row**2, read, logits))
+        rows = [(row, read, logits)]
+        if task in ("t2i", "r2i") and config.scores_guided:
+            read = num_image_tokens / 2
+            rows.append((unconditional_row(num_image_tokens), read, read * codebook_size))
+        for tokens, read, logits in rows:
+            layers, head = pass_flops(model, tokens, tokens**2, read, logits)
+            score += samples * config.train.num_inner_updates * (layers + head)
+            if is_exact and config.kl_coef(task) > 0:  # the head computes the logits of the base again, as its own
+                of_base += samples * config.train.num_inner_updates * (layers + 2 * head)
     passes = 4 if config.actor.gradient_checkpointing_enable else 3
-    scorers = 2 if config.has_reference and not config.has_dedicated_reference_gpus else 1
-    return StepFlops(generate=generate, score=scorers * score, update=passes * score)
+    has_reference_pass = config.has_reference and not is_exact and not config.has_dedicated_reference_gpus
+    return StepFlops(
+        generate=generate, score=(2 if has_reference_pass else 1) * score, update=passes * score + of_base
+    )
 
 
 def stage_flops(config: StageConfig, model: ModelSize, rows: dict[str, int]) -> StepFlops:

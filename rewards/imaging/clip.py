@@ -25,8 +25,8 @@ class ClipEncoder:
     """A ``CLIPModel`` in float32: bfloat16 moves cosines by 2e-3, as much as good and bad samples of a group differ.
 
     Args:
-        model: Folder or Hub name with the model.
-        processor: Folder or Hub name with the tokenizer and the image processor; None: that of the model.
+        model: Folder or Hub name with the model, or a loaded one.
+        processor: Folder or Hub name with the tokenizer and the image processor; None: that of the model's folder.
         device: torch's name, or ``auto``.
         batch_size: Largest number of texts or images that are encoded at once.
 
@@ -39,12 +39,16 @@ class ClipEncoder:
     """
 
     def __init__(
-        self, model: str, *, processor: str | None = None, device: str = "auto", batch_size: int = 64
+        self, model: str | CLIPModel, *, processor: str | None = None, device: str = "auto", batch_size: int = 64
     ) -> None:
-        processor = model if processor is None else processor
+        if processor is None:
+            if not isinstance(model, str):
+                raise ValueError("a loaded model has no folder; name that of its tokenizer and image processor")
+            processor = model
         self._batch_size = require_batch_size(batch_size)
         self._device = choose_device(device)
-        self._model = _load_model(model).to(self._device)  # pyright: ignore[reportArgumentType]
+        loaded = _load_model(model) if isinstance(model, str) else model
+        self._model = loaded.to(self._device)  # pyright: ignore[reportArgumentType]
         self._tokens, self._image_processor = _load_processor(processor, self._model.config)
 
     @property

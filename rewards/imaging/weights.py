@@ -56,7 +56,8 @@ def find_file(model: str, names: Collection[str]) -> Path:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Returns the tensors of a ``.safetensors`` file or of a pickled state dict, by name.
+    """Returns the tensors of a ``.safetensors`` file or of a pickled state dict, by name. A pickled checkpoint may
+    hold its state dict as ``state_dict``.
 
     A pickle is read with ``weights_only``, so that it cannot run code, and mapped, so that it is in memory once; the
     format from before torch 1.6 cannot be mapped.
@@ -71,6 +72,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
     except (SafetensorError, UnpicklingError, RuntimeError, EOFError, KeyError) as error:
         raise ValueError(f"{path} is not a file of weights that can be read safely: {error}") from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), Mapping):  # a checkpoint of a training
+        state = dict(state["state_dict"])
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path} does not hold a state dict: expected names with tensors")
     require_finite(state, str(path))

@@ -9,7 +9,10 @@ from unigrpo.config.checks import choice, positive, require
 from unigrpo.config.data import RESPONSE_SPANS, TASKS
 from unigrpo.config.paths import FunctionPath, OptionPaths
 
-COMPUTING = ("math_answer", "clip_score", "pick_score", "image_reward", "aesthetic", "jpeg_size")
+COMPUTING = (
+    "math_answer", "clip_score", "pick_score", "hpsv2", "image_reward", "aesthetic", "jpeg_size", "geneval",
+    "ocr",
+)  # fmt: skip
 """Rewards that keep a CPU busy while they score."""
 POLICY_GPU_SHARE = 0.1
 """Share of a policy's GPU that a process of a reward with `on_policy_gpus` takes."""

@@ -9,12 +9,18 @@ from dataclasses import dataclass
 from unigrpo.config import RewardTermConfig
 from unigrpo.cost.hardware import Hardware
 
-SAMPLE_FLOPS = {"clip_score": 1.7e11, "aesthetic": 1.7e11, "image_reward": 1.4e11, "pick_score": 3.4e11}
+SAMPLE_FLOPS = {
+    "clip_score": 1.7e11,
+    "aesthetic": 1.7e11,
+    "image_reward": 1.4e11,
+    "pick_score": 3.4e11,
+    "hpsv2": 3.4e11,
+}
 """Floating-point operations of one sample with the published weights: twice the weights of the image encoder times its
 tokens, and the text. ViT-L/14 has 304M weights and 257 tokens, BLIP's ViT-L/16 197 tokens, CLIP-H 632M weights."""
 CPU_FLOPS = 7.5e10
 """Operations a second of one CPU core: ViT-L/14 took 2.3 s for an image on an AMD EPYC."""
-RESIDENT_GB = {"clip_score": 1.7, "aesthetic": 1.7, "image_reward": 1.8, "pick_score": 3.9}
+RESIDENT_GB = {"clip_score": 1.7, "aesthetic": 1.7, "image_reward": 1.8, "pick_score": 3.9, "hpsv2": 3.9}
 """Weights of the published models in float32."""
 PROCESS_GB = 1.0
 """What a process takes on a GPU besides its weights: the CUDA context, and activations of a batch of images."""

@@ -12,7 +12,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from rewards.grading.grader import KINDS, Grader, prepare
+from rewards.grading.gold import KINDS, prepare
+from rewards.grading.grader import Grader
 from rewards.grading.verifier import VerifierUnavailable
 from rewards.runtime.jsonl import numbered_lines
 

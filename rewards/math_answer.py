@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from rewards.base import Reward, RewardInput, check_text_prompt
-from rewards.grading.gold import check_gold
-from rewards.grading.grader import KINDS, Grader
+from rewards.grading.gold import KINDS, check_gold
+from rewards.grading.grader import Grader
 
 
 class MathAnswer(Reward):

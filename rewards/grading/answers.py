@@ -10,6 +10,7 @@ from rewards.grading import arithmetic, numbers, units
 from rewards.grading.brackets import COMMA, is_bracketed, outside, split, without_brackets
 from rewards.grading.expressions import FUNCTIONS, in_radians, is_readable, symbols
 from rewards.grading.latex import strip_wrapping
+from rewards.grading.number_words import to_digits
 from rewards.grading.numbers import NAME, Number
 
 Time = NamedTuple("Time", [("hour", int), ("minute", int), ("second", int), ("is_half_known", bool)])
@@ -45,20 +46,15 @@ class Parsed(NamedTuple):
     """This is ``x`` for ``x = 7``, and empty for an answer without a name."""
 
 
-_TIME = re.compile(
-    r"(\d{1,2})(?::(\d{2})(?::(\d{2}))?)?\s*(?:([ap])\.?\s*m\.?)?(?:\s*o'clock)?\.?",
-    re.IGNORECASE,
-)
+_TIME = re.compile(r"(\d{1,2})(?::(\d{2})(?::(\d{2}))?)?\s*(?:([ap])\.?\s*m)?(?:\s*o'clock)?\.?", re.IGNORECASE)
 _NUMERAL = re.compile(r"\(?([0-9A-Za-z]+)\)?\s*(?:_\{?\s*\(?(\w+)\)?\s*\}?|\s+\(?(?:in )?base[ -](\w+)\)?)")
-_BASES = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9",
-          "ten": "10", "twelve": "12", "sixteen": "16"}  # fmt: skip
 _EQUALS, _RELATION, _UNSOLVED = re.compile("[=∈]"), re.compile("[<>≤≥≠=∈]"), re.compile("[<>≤≥≠∈]")
 _JOIN = re.compile(r"\s*,?\s+(?:and|or)\s+|\s*;\s*|,", re.IGNORECASE)
 _OR = re.compile(r"\s+or\s+|∪")
 _BOUNDED = re.compile(r"[A-Za-z](?:_\w)?|\\(?:theta|alpha|lambda)")
 _DESCRIBED = re.compile(r"⦃\s*[A-Za-z]\s*[|:]\s*([^=]+)⦄")
 _COORDINATES = re.compile(r"\(\s*([a-z\\]+(?:\s*,\s*[a-z\\]+)+)\s*\)\s*=\s*(?=\()")
-_POINT = re.compile(r"[A-Z](?=\([^()]*,)")
+_POINT = re.compile(r"([A-Z])(\([^()]*,.*)", re.DOTALL)
 _ROW_SPACE = re.compile(r"\\\\\s*\[-?[\d.]+\s*[a-z]{2}\]")
 _MATRIX = re.compile(r"\\begin\{pmatrix\}((?:(?!\\begin).)*)\\end\{pmatrix\}", re.DOTALL)
 _LETTER = re.compile(r"\(?([A-J])[).]?")
@@ -67,7 +63,7 @@ _UNIT_AT_END = re.compile(
     ( (?:(?:square|cubic|sq)[ ])? [A-Za-z°]+ (?:\s*/\s*[A-Za-z]+|[ ]per[ ][a-z]+)? (?:\^?\{?[23]\}?)? )""",
     re.VERBOSE,
 )
-MIRRORED = {"<": ">", ">": "<", "≤": "≥", "≥": "≤", "≠": "≠", "=": "=", "∈": "∋"}
+MIRRORED = dict(zip("<>≤≥≠=∈", "><≥≤≠=∋", strict=True))
 
 
 def parse(text: str) -> Parsed:
@@ -81,10 +77,9 @@ def parse(text: str) -> Parsed:
     if whole:
         return Parsed(text, (whole,), name)
     sides = split(text, _EQUALS)
-    if not _is_name(sides[0], sides[1:]) and _is_name(sides[-1], sides[:-1]):
-        sides = [sides[-1], *sides[:-1]]  # 7 = x
-    if _is_name(sides[0], sides[1:]):
-        return Parsed(text, tuple(map(_value, sides[1:])), sides[0])
+    for left, *others in (sides, [sides[-1], *sides[:-1]]):  # x = 7, 7 = x
+        if _is_name(left, others):
+            return Parsed(text, tuple(map(_value, others)), left)
     if all(sides) and not symbols(text) and not _UNSOLVED.search(text):
         return Parsed(text, tuple(map(_value, sides)))
     value = _value(text)
@@ -109,11 +104,11 @@ def _first(text: str, readers: tuple[Callable[[str], Value | None], ...]) -> Val
 
 def _named_point(text: str) -> tuple[str, str]:
     """Splits ``(x, y) = (2, 3)`` and ``P(2, 3)`` into the name and ``(2, 3)``; the name of other texts is empty."""
-    named = _COORDINATES.match(text)
-    if named:
-        names = [name.strip().lstrip("\\") for name in named[1].split(",")]
-        return (", ".join(names), text[named.end() :]) if names == sorted(names) else ("", text)
-    return (text[0], text[1:]) if _POINT.match(text) else ("", text)
+    named, point = _COORDINATES.match(text), _POINT.fullmatch(text)
+    names = [name.strip().lstrip("\\") for name in named[1].split(",")] if named else []
+    if named and names == sorted(names):
+        return ", ".join(names), text[named.end() :]
+    return (point[1], point[2]) if point else ("", text)
 
 
 def _time(text: str) -> Time | None:
@@ -128,10 +123,8 @@ def _time(text: str) -> Time | None:
 
 def _numeral(text: str) -> Numeral | None:
     found = _NUMERAL.fullmatch(text)
-    if not found or not any(sign.isdigit() for sign in found[1]):
-        return None
-    base = (found[2] or found[3]).lower()
-    return Numeral(found[1].upper(), _BASES.get(base, base))
+    is_numeral = found and re.search(r"\d", found[1])
+    return Numeral(found[1].upper(), to_digits((found[2] or found[3]).lower())) if found and is_numeral else None
 
 
 def _choice(text: str) -> Choice | None:
@@ -141,11 +134,9 @@ def _choice(text: str) -> Choice | None:
 
 def _number(text: str) -> Number | None:
     number = None if "=" in text else numbers.read(text, loose_units=False)
-    if number:
-        return number
-    bare, unit = _unit(text)
+    bare, unit = ("", "") if number else _unit(text)
     value = arithmetic.value(bare)
-    return None if value is None else Number(value, unit)
+    return number if value is None else Number(value, unit)
 
 
 def _matrix(text: str) -> Matrix | None:
@@ -163,24 +154,34 @@ def _union(text: str) -> Union | None:
 
 
 def _list(text: str) -> Sequence | None:
-    items = [item for part in split(text, _JOIN) if part for item in _both_signs(part)]
-    return Sequence("", tuple(items)) if len(items) > 1 else None
+    items = _items(text, _JOIN)
+    return Sequence("", items) if len(items) > 1 else None
 
 
 def _bracketed(text: str) -> Value | None:
-    if not text or text[0] not in "([⦃" or not is_bracketed(text):
+    if text[:1] not in tuple("([⦃") or not is_bracketed(text):
         return None
     described = _DESCRIBED.fullmatch(text)
     if described:
         return _inequality(described[1].strip())
-    items = [item for part in split(text[1:-1], COMMA) if part for item in _both_signs(part)]
+    items = _items(text[1:-1], COMMA)
     if text[0] == "⦃":
         only = _value(items[0]) if len(items) == 1 and items[0][:1] != "⦃" else None
         is_set = only is None or isinstance(only, Sequence) or (isinstance(only, Interval) and not only.name)
-        return Sequence("⦃⦄", tuple(items)) if is_set else only  # the set {x > 1} is x > 1, and {(0, 1)} is no (0, 1)
+        return Sequence("⦃⦄", items) if is_set else only  # the set {x > 1} is x > 1, and {(0, 1)} is no (0, 1)
     if text[0] + text[-1] in ("(]", "[)") or "∞" in text:
         return _interval(text)
-    return Sequence(text[0] + text[-1], tuple(items)) if len(items) > 1 else None
+    return Sequence(text[0] + text[-1], items) if len(items) > 1 else None
+
+
+def _items(text: str, separator: re.Pattern[str]) -> tuple[str, ...]:
+    """Returns the items of a list, in which ``a ± b`` stands for two."""
+    items: list[str] = []
+    for part in filter(None, split(text, separator)):
+        before, sign, after = part.partition("±")
+        plus = "+" if before.strip() and not before.rstrip().endswith("=") else ""
+        items += [f"{before}{plus}{after}", f"{before}-{after}"] if sign and "±" not in after else [part]
+    return tuple(items)
 
 
 def _interval(text: str) -> Interval | None:
@@ -198,10 +199,11 @@ def _inequality(text: str) -> Interval | None:
     sides, signs = relation
     if signs[0] in ">≥":
         sides, signs = sides[::-1], tuple(MIRRORED[sign] for sign in signs[::-1])
-    if len(sides) == 2 and bool(_BOUNDED.fullmatch(sides[0])) != bool(_BOUNDED.fullmatch(sides[1])):
-        sides, signs = (
-            (("-∞", *sides), ("<", *signs)) if _BOUNDED.fullmatch(sides[0]) else ((*sides, "∞"), (*signs, "<"))
-        )
+    is_bounded = [bool(_BOUNDED.fullmatch(side)) for side in sides]
+    if is_bounded == [True, False]:
+        sides, signs = ("-∞", *sides), ("<", *signs)
+    elif is_bounded == [False, True]:
+        sides, signs = (*sides, "∞"), (*signs, "<")
     if len(sides) != 3 or not _BOUNDED.fullmatch(sides[1]) or not set(signs) <= set("<≤"):
         return None
     return Interval(sides[0], sides[2].lstrip("+"), "(["[signs[0] == "≤"] + ")]"[signs[1] == "≤"], sides[1])
@@ -222,19 +224,9 @@ def _unit(text: str) -> tuple[str, str]:
     if text.endswith("°"):
         return text.replace("°", "").strip(), "degree"
     found = _UNIT_AT_END.fullmatch(text)
-    if not found or len(found[2]) < 2 or found[2].lower() in FUNCTIONS:
-        return text, ""
-    name = units.canonical(found[2])
-    known = name is not None and all(word.isdigit() or word in units.KNOWN for word in re.split(r"[ /^]", name))
-    return (without_brackets(found[1]), name) if name and known else (text, "")
-
-
-def _both_signs(text: str) -> list[str]:
-    if text.count("±") != 1:
-        return [text]
-    before, after = text.split("±")
-    plus = "+" if before.strip() and not before.rstrip().endswith("=") else ""
-    return [f"{before}{plus}{after}", f"{before}-{after}"]
+    name = units.canonical(found[2]) if found and len(found[2]) > 1 and found[2].lower() not in FUNCTIONS else None
+    is_known = name and all(word.isdigit() or word in units.KNOWN for word in re.split(r"[ /^]", name))
+    return (without_brackets(found[1]), name) if found and name and is_known else (text, "")
 
 
 _NOTATIONS = (_time, _numeral, _choice, _number, _matrix, _bracketed, _union, _list)

@@ -9,7 +9,6 @@ from fractions import Fraction
 
 _LONGEST = 320
 """Number of characters of the longest calculation."""
-_LARGEST_EXPONENT = 1000
 _MOST_BITS = 8192
 """Number of bits of the largest power."""
 _CALCULATION = re.compile(r"[\d\s+\-*/^(){}.]*\d[\d\s+\-*/^(){}.]*")
@@ -47,7 +46,7 @@ def _evaluated(node: ast.expr) -> Fraction:
 
 def _power(base: Fraction, exponent: Fraction) -> Fraction:
     bits = max(base.numerator.bit_length(), base.denominator.bit_length())
-    if exponent.denominator != 1 or abs(exponent) > _LARGEST_EXPONENT or bits * abs(exponent) > _MOST_BITS:
+    if exponent.denominator != 1 or bits * abs(exponent) > _MOST_BITS:
         raise ValueError("no rational number, or a large one")
     return base ** int(exponent)
 

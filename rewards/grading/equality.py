@@ -8,22 +8,8 @@ from collections.abc import Sequence as Items
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rewards.grading import numbers, units
-from rewards.grading.answers import (
-    MIRRORED,
-    Choice,
-    Expression,
-    Interval,
-    Matrix,
-    Numeral,
-    Parsed,
-    Relation,
-    Sequence,
-    Time,
-    Union,
-    Value,
-    parse,
-)  # fmt: skip
+from rewards.grading import answers, numbers, units
+from rewards.grading.answers import Expression, Interval, Matrix, Parsed, Relation, Sequence, Union, Value, parse
 from rewards.grading.brackets import depth
 from rewards.grading.expressions import LONGEST, has_words, latex, symbols
 from rewards.grading.latex import canonical
@@ -53,12 +39,8 @@ def same(gold: str, answer: str, verify: Callable[[str, str], bool], any_form: b
         verify: Compares two expressions, or two relations; called only for what cheaper comparisons leave open.
         any_form: A point may be given by its named coordinates, and they by a point.
     """
-    if len(answer) > LONGEST:
-        return False
-    ours, theirs = canonical(gold), canonical(answer)
-    if not theirs or "\ufffd" in theirs or depth(theirs) is None:
-        return False
-    return _Comparison(verify, any_form).texts(ours, theirs)
+    is_read = len(answer) <= LONGEST and is_usable(answer) and "\ufffd" not in answer
+    return is_read and _Comparison(verify, any_form).texts(canonical(gold), canonical(answer))
 
 
 @dataclass(frozen=True)
@@ -74,18 +56,19 @@ class _Comparison:
         is_named_alike = _names_agree(ours, theirs)
         if is_named_alike and _key(ours.text) == _key(theirs.text):
             return True
-        if any(isinstance(value, Relation) for value in ours.values + theirs.values):
-            return self.relations(_as_relation(ours), _as_relation(theirs))
-        if not is_named_alike:
-            return self.relations(_as_relation(ours), _as_relation(theirs))
-        return all(self.values(ours.values[-1], value) for value in theirs.values)
+        if is_named_alike and not any(isinstance(value, Relation) for value in ours.values + theirs.values):
+            return all(self.values(ours.values[-1], value) for value in theirs.values)
+        return self.relations(_as_relation(ours), _as_relation(theirs))
 
     def values(self, gold: Value, answer: Value) -> bool:
         rule = _RULES.get((type(gold), type(answer)))
-        return rule is not None and rule(self, gold, answer)
+        return gold == answer or (rule is not None and rule(self, gold, answer))
 
     def parts(self, gold: str, answer: str) -> bool:
         return self.level < _DEEPEST and replace(self, level=self.level + 1).texts(gold, answer)
+
+    def all_parts(self, gold: Items[str], answer: Items[str]) -> bool:
+        return len(gold) == len(answer) <= _MOST_ITEMS and all(map(self.parts, gold, answer))
 
     def formulas(self, gold: str, answer: str) -> bool:
         return symbols(gold) == symbols(answer) and self.verify(latex(gold), latex(answer))
@@ -93,32 +76,21 @@ class _Comparison:
     def relations(self, gold: Relation | None, answer: Relation | None) -> bool:
         if gold is None or answer is None:
             return False
-        if tuple(MIRRORED[sign] for sign in answer.signs[::-1]) == gold.signs != answer.signs:
+        if tuple(answers.MIRRORED[sign] for sign in answer.signs[::-1]) == gold.signs != answer.signs:
             answer = Relation(answer.sides[::-1], gold.signs)
         return gold.signs == answer.signs and all(map(self.formulas, _pairs(gold), _pairs(answer)))
 
-    def spelled(self, gold: Any, answer: Any) -> bool:
-        return gold == answer
-
-    def numbers(self, gold: Number, answer: Number) -> bool:
-        return numbers.same(gold, answer)
-
     def expressions(self, gold: Number | Expression, answer: Number | Expression) -> bool:
-        if units.conflict(gold.unit, answer.unit):
-            return False
         ours, theirs = _formula(gold), _formula(answer)
-        return bool(ours and theirs) and (_key(ours) == _key(theirs) or self.formulas(ours, theirs))
+        is_possible = ours and theirs and not units.conflict(gold.unit, answer.unit)
+        return bool(is_possible) and (_key(ours) == _key(theirs) or self.formulas(ours, theirs))
 
     def intervals(self, gold: Interval, answer: Interval) -> bool:
-        if gold.brackets != answer.brackets or len({gold.name, answer.name} - {""}) > 1:
-            return False
-        return self.parts(gold.low, answer.low) and self.parts(gold.high, answer.high)
+        is_alike = gold.brackets == answer.brackets and len({gold.name, answer.name} - {""}) <= 1
+        return is_alike and self.all_parts((gold.low, gold.high), (answer.low, answer.high))
 
     def written_interval(self, gold: Interval, answer: Sequence) -> bool:
-        if len(answer.items) != 2:
-            return False
-        low, high = answer.items
-        return self.intervals(gold, Interval(low, high, answer.brackets, ""))
+        return gold.brackets == answer.brackets and self.all_parts((gold.low, gold.high), answer.items)
 
     def closed_interval(self, gold: Sequence, answer: Interval) -> bool:
         return gold.brackets == "[]" and self.written_interval(answer, gold)  # (1, 2) may be a point
@@ -127,9 +99,8 @@ class _Comparison:
         return _match(gold.parts, answer.parts, self.values)
 
     def matrices(self, gold: Matrix, answer: Matrix) -> bool:
-        ours, theirs = ([cell for row in rows for cell in row] for rows in (gold.rows, answer.rows))
-        shapes = [len(row) for row in gold.rows] == [len(row) for row in answer.rows]
-        return shapes and len(ours) <= _MOST_ITEMS and all(map(self.parts, ours, theirs))
+        shapes, cells = zip(*((list(map(len, rows)), sum(rows, ())) for (rows,) in (gold, answer)), strict=True)
+        return shapes[0] == shapes[1] and self.all_parts(*cells)
 
     def sequences(self, gold: Sequence, answer: Sequence) -> bool:
         if self.any_form and gold.brackets != answer.brackets:
@@ -140,18 +111,14 @@ class _Comparison:
             if bool(_coordinates(gold)) != bool(_coordinates(answer)):
                 return False
             return _match(_distinct(gold), _distinct(answer), self.parts)
-        same_shape = gold.brackets == answer.brackets and len(gold.items) == len(answer.items) <= _MOST_ITEMS
-        return same_shape and all(map(self.parts, gold.items, answer.items))
+        return gold.brackets == answer.brackets and self.all_parts(gold.items, answer.items)
 
 
 _RULES: dict[tuple[type, type], Callable[[_Comparison, Any, Any], bool]] = {
-    (Number, Number): _Comparison.numbers,
+    (Number, Number): lambda _, gold, answer: numbers.same(gold, answer),
     (Number, Expression): _Comparison.expressions,
     (Expression, Number): _Comparison.expressions,
     (Expression, Expression): _Comparison.expressions,
-    (Time, Time): _Comparison.spelled,
-    (Numeral, Numeral): _Comparison.spelled,
-    (Choice, Choice): _Comparison.spelled,
     (Interval, Interval): _Comparison.intervals,
     (Interval, Sequence): _Comparison.written_interval,
     (Sequence, Interval): _Comparison.closed_interval,
@@ -159,7 +126,7 @@ _RULES: dict[tuple[type, type], Callable[[_Comparison, Any, Any], bool]] = {
     (Matrix, Matrix): _Comparison.matrices,
     (Sequence, Sequence): _Comparison.sequences,
 }
-"""A gold of the first type and an answer of the second are compared by a rule; types without a rule are different."""
+"""A gold of the first type and an answer of the second are compared by a rule; without one they must be the same."""
 
 
 def _key(text: str) -> str:
@@ -179,7 +146,7 @@ def _names_agree(gold: Parsed, answer: Parsed) -> bool:
     if _SYMBOL.fullmatch(ours) and _SYMBOL.fullmatch(theirs):
         return sorted(ours) == sorted(theirs)
     of_x = re.fullmatch(r"y?[a-z]\(x\)y?", ours + theirs)  # y = 2x and f(x) = 2x
-    return _key(ours) == _key(theirs) or bool(of_x) or bool(re.search("[a-z]{3}", ours + theirs))
+    return _key(ours) == _key(theirs) or bool(of_x or re.search("[a-z]{3}", ours + theirs))
 
 
 def _as_relation(side: Parsed) -> Relation | None:
@@ -231,8 +198,8 @@ def _match(ours: Items[Any], theirs: Items[Any], equal: Callable[[Any, Any], boo
         return False
     left = list(theirs)
     for item in ours:
-        found = next((place for place, other in enumerate(left) if equal(item, other)), None)
-        if found is None:
+        place = next((place for place, other in enumerate(left) if equal(item, other)), None)
+        if place is None:
             return False
-        del left[found]
+        del left[place]
     return True

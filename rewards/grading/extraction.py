@@ -16,7 +16,6 @@ Candidates 1 to 3 leave no answer if the text behind them takes them back ("wait
 from __future__ import annotations
 
 import re
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -29,18 +28,12 @@ LONGEST = 2000
 _MOST_BOXES = 20
 """Number of boxes that are joined to one answer at most."""
 
-_BOX = re.compile(r"\\(?:boxed|fbox)(?: (?P<bare> \s*-?[\d.,]+ | \s+[^\s{}$]+ ) | \s*\{ )", re.VERBOSE)
+_BOX = re.compile(r"\\(?:boxed|fbox)(?:(?P<bare>\s*-?[\d.,]+|\s+[^\s{}$]+)|\s*\{)")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
-_JOIN = re.compile(
-    r"""[\s$]* (?:\\(?:quad|qquad|[,;:!\ ]))* (?:,|;|/|\\text\{)? [\s$]* (?P<word>and|or|) [\s$]* \}? [\s$]*
-    (?:\\(?:quad|qquad|[,;:!\ ]))* [\s$]* (?:[A-Za-z](?:_\w|_\{\w\})?\s*=\s*)? [\s$]*""",
-    re.VERBOSE,
-)
+_BETWEEN_BOXES = re.compile(r"\\(?:q?quad|text\b|[,;:! ])|[\s$,;/{}]|[A-Za-z](?:_\w)?\s*=")
 _FACTOR_BEFORE = re.compile(r"(?:\d|(?<![-\w])-|\\pm\s?)$")
 _FACTOR_BEHIND = re.compile(
-    r"""\s?(?: [+*/±]\s?[\d\\(] | \\(?:sqrt|pi|frac|cdot|times|div|pm)(?![a-z]) )
-      | \^(?!\s*\{?\\circ) | -\d | \d | [a-z](?![a-z])""",
-    re.VERBOSE,
+    r"\s?(?:[+*/±]\s?[\d\\(]|\\(?:sqrt|pi|frac|cdot|times|div|pm)(?![a-z]))|\^(?!\s*\{?\\circ)|-?\d|[a-z](?![a-z])"
 )
 """A box with this beside it is a part of an expression."""
 _HASHES = re.compile(r"####([^\n]*)")
@@ -50,11 +43,9 @@ _HEADING = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _CLAUSE = re.compile(
-    r"""(?: \banswer\b (?: [^.\n:=?]{0,60}? \b(?:is|are|equals|(?:will|would|must|should)[ ]be)\b | [ \t*_]{0,8}[:=] )
-      | \banswer[\s*_]{0,8}\n
+    r"""(?: \banswer\b (?: [ \t*_]{0,8}[:=\n]| [^.\n:=?]{0,60}? \b(?:is|are|equals|(?:will|would|must|should)[ ]be)\b )
       | \b(?:correct|right|best)[ ](?:option|choice)\b[ \t]{0,4}(?:is|:)
-      | 答案\s{0,4}(?:应)?(?:是|为|选择?)?\s{0,4}:?
-      | (?:故|应|所以|因此|\\therefore)\s{0,4}选\s{0,4}(?:项|择)?\s{0,4}:? )
+      | 答案\s{0,4}(?:应?是|应?为|选择?)? | (?:故|应|所以|因此|\\therefore)\s{0,4}选\s{0,4}[项择]? )
     [\s*_]{0,16} :? [\s*_]{0,16}""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -66,11 +57,10 @@ _HEDGED = re.compile(r"[\s$})\]\\]*\(?\s*or\b", re.IGNORECASE)
 _RETRACTED = re.compile(
     r"""\b(?: wait | actually | scratch[ ]that | correction | on[ ]second[ ]thoughts? | hold[ ]on | i[ ]was[ ]wrong
       | my[ ]mistake | not[ ]sure | alternatively,?[ ](?:it|the[ ]answer|\$?\d)
-      | or[ ](?:maybe|perhaps|possibly|it|rather)
-      | (?:maybe|perhaps|possibly)[ ](?:it|the)
+      | (?:or[ ])?(?:maybe|perhaps|possibly)[ ](?:it|the) | or[ ](?:maybe|perhaps|possibly|it|rather)
       | (?:could|might|may)[ ](?:also[ ]|instead[ ])?be
         (?![ ](?:verified|checked|written|simplified|expressed|seen|found|rounded)\b)
-      | no,[ ](?:it|the|that) | that[ ]is[ ]wrong | that's[ ]wrong )\b""",
+      | no,[ ](?:it|the|that) | that(?:'s|[ ]is)[ ]wrong )\b""",
     re.IGNORECASE | re.VERBOSE,
 )
 
@@ -110,31 +100,26 @@ def candidates(text: str, letters: bool = False) -> Iterator[Answer]:
     if opened > closed:
         return
     text = clean(text[closed + len("</think>") :] if closed >= 0 else text)
-    lower = text.lower() if "<" in text else ""
+    lower = text.lower()
     tag = lower.rfind("<answer>")
     if tag < 0:
         yield from _untagged(text, "rest" if closed >= 0 else "whole", letters)
         return
     end = lower.find("</answer>", tag)
-    inside = text[tag + len("<answer>") : max(end, 0)].strip()
-    if inside and not _is_taken_back(text, end + len("</answer>")):
-        yield from _untagged(inside, "tag", letters)
+    if not _is_taken_back(text, end + len("</answer>")):
+        yield from _untagged(text[tag + len("<answer>") : max(end, 0)], "tag", letters)
 
 
 def _untagged(text: str, otherwise: str, letters: bool) -> Iterator[Answer]:
-    has_box = "\\boxed" in text or "\\fbox" in text
-    marked = [_boxed(text)] if has_box else []
-    marked += [_after_hashes(text), _clause(text, letters)]
-    if has_box and marked[0] is None:
+    box = _boxed(text)
+    if box is None and ("\\boxed" in text or "\\fbox" in text):
         return
-    for found in filter(None, marked):
-        answer, end = found
+    marked = [found for found in (box, _after_hashes(text), _clause(text, letters)) if found]
+    for answer, end in marked:
         if _is_taken_back(text, end):
             return
         yield answer
-    if any(marked):
-        return
-    text = text.strip()
+    text = "" if marked else text.strip()
     if 0 < len(text) <= (LONGEST if otherwise == "tag" else SHORT):
         yield Answer(text, otherwise)
     sentence = _last_sentence(text)
@@ -170,47 +155,39 @@ def _boxed(text: str) -> _Found:
         return None
     parts, word = [boxes[-1][1]], "and"
     for (_, content, end), (start, _, _) in zip(reversed(boxes[:-1]), reversed(boxes), strict=False):
-        joined = _JOIN.fullmatch(text, end, start) if start - end < 40 and "\n" not in text[end:start] else None
-        if not joined or len(parts) == _MOST_BOXES:
+        joined = _BETWEEN_BOXES.sub("", text[end:start]) if "\n" not in text[end:start] else "\n"
+        if joined not in ("", "and", "or") or len(parts) == _MOST_BOXES:
             break
-        word = "or" if joined["word"] == "or" else word
+        word = "or" if joined == "or" else word
         if content not in parts:
             parts.insert(0, content)
     answer = re.sub(r"\\(?:boxed|fbox)\b", "", f" {word} ".join(parts))
     if len(parts) == _MOST_BOXES or not 0 < len(answer) <= LONGEST:
         return None
-    return Answer(answer.rstrip(".") if answer.count("{") else answer, "box"), boxes[-1][2]
+    return Answer(answer.rstrip(".") if "{" in answer else answer, "box"), boxes[-1][2]
 
 
 def _after_hashes(text: str) -> _Found:
-    lines = [(line[1].strip("# \t"), line.end()) for line in _HASHES.finditer(text)]
-    lines = [(line, end) for line, end in lines if 0 < len(line) <= LONGEST and not _HEADING.match(line)]
-    return (Answer(lines[-1][0], "hash"), lines[-1][1]) if lines else None
+    lines = [(Answer(line[1].strip("# \t"), "hash"), line.end()) for line in _HASHES.finditer(text)]
+    lines = [line for line in lines if 0 < len(line[0].text) <= LONGEST and not _HEADING.match(line[0].text)]
+    return lines[-1] if lines else None
 
 
 def _clause(text: str, letters: bool) -> _Found:
-    last = next(iter(deque(_CLAUSE.finditer(text), maxlen=1)), None)
-    if letters and last is None:
-        return _option_line(text)
+    """Returns the text after the last "answer is" to the end of its sentence, or of its displayed formula."""
+    ends = [found.end() for found in _CLAUSE.finditer(text)]
+    options = list(_OPTION_LINE.finditer(text)) if letters and not ends else []
+    if len(options) == 1 and "\n" not in text[options[0].end() :].strip():
+        return Answer(text[options[0].start() :].strip(), "clause"), len(text)
     line = None if letters else _LAST_LINE.match(text, text.rstrip().rfind("\n") + 1)
-    start = max(found.end() if found else -1 for found in (last, line))
-    return _sentence_at(text, start) if start >= 0 else None
-
-
-def _option_line(text: str) -> _Found:
-    options = list(_OPTION_LINE.finditer(text))
-    if len(options) != 1 or "\n" in text[options[0].end() :].strip():
+    ends += [line.end()] if line else []
+    if not ends:
         return None
-    return Answer(text[options[0].start() :].strip(), "clause"), len(text)
-
-
-def _sentence_at(text: str, start: int) -> _Found:
-    """Returns the text from a place to the end of the sentence, or of the displayed formula."""
+    start = max(ends)
     for opened, closed in _DISPLAY:
-        if text.startswith(opened, start):
-            stop = text.find(closed, start + 2)
-            if 0 <= stop <= start + LONGEST:
-                return Answer(text[start + 2 : stop].strip(), "clause"), stop
+        stop = text.find(closed, start + 2) if text.startswith(opened, start) else -1
+        if 0 <= stop <= start + LONGEST:
+            return Answer(text[start + 2 : stop].strip(), "clause"), stop
     end = _SENTENCE_END.search(text, start)
     stop = end.start() if end else len(text)
     span, mark = text[start:stop].strip(), text[stop : stop + 1]
@@ -221,9 +198,7 @@ def _sentence_at(text: str, start: int) -> _Found:
 
 def _last_sentence(text: str) -> str:
     """Returns the last of several sentences if it is short and complete and takes nothing back."""
-    end = text.rstrip("*_$ \n")
-    if not end.endswith((".", "!")):
-        return ""
-    starts = [found.end() for found in _SENTENCE_END.finditer(end[-SHORT - 1 : -1])]
-    sentence = end[-SHORT - 1 :][starts[-1] :].strip() if starts else ""
+    end = text.rstrip("*_$ \n")[-SHORT - 1 :]
+    starts = [found.end() for found in _SENTENCE_END.finditer(end[:-1])] if end.endswith((".", "!")) else []
+    sentence = end[starts[-1] :].strip() if starts else ""
     return "" if _RETRACTED.search(sentence) else re.sub(r"(?<=[a-z])[.!]+$", "", sentence)

@@ -9,11 +9,10 @@ from typing import Literal
 
 from rewards.grading import choices, equality, numbers, phrases, sentences
 from rewards.grading.extraction import Answer, candidates
-from rewards.grading.gold import KINDS, prepare
+from rewards.grading.gold import prepare
 from rewards.grading.number_words import to_digits
 from rewards.grading.verifier import Verifier, VerifierError, VerifierTimeout
 
-__all__ = ["KINDS", "Grade", "Grader", "prepare"]
 Status = Literal["ok", "no_answer", "timeout", "error"]
 
 
@@ -45,8 +44,8 @@ class Grader:
         Args:
             prediction: Response of the model, with its thoughts and special tokens.
             gold: Gold answer as in the data set.
-            kind: One of ``KINDS``. Where the kind is `auto`, the answer may have another form than the gold: a
-                calculation for a number, and named coordinates for a point.
+            kind: One of :data:`rewards.grading.gold.KINDS`. Where it is `auto`, the answer may have another form than
+                the gold: a calculation for a number, and named coordinates for a point.
 
         Raises:
             ValueError: The gold cannot be graded as this kind.

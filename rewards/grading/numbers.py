@@ -18,7 +18,19 @@ _LARGEST_EXPONENT = 400
 
 _GROUPED = "|".join(rf"\d{{1,3}}(?:{sign}\d{{3}})+(?!{sign}?\d)" for sign in (",", "[ ]", "'", "_"))
 _DIGITS = rf"(?:(?:{_GROUPED}|\d+)(?:\.\d*)?|\.\d+)"
-_POWER = r"10\s*\^\s*\{?\s*([-+]?\d{1,5})\s*\}?"
+_NUMERAL = re.compile(
+    rf"(?:(\d+)\s+(?:and\s+)?(?=\d+\s*/\s*\d+(?![\d.,])))?({_DIGITS})(?:\s*/\s*({_DIGITS})|[eE]([-+]?\d{{1,5}})(?![\d.]))?"
+)
+"""This matches 1,080.5 or 7/2 or 3 1/2 or 1.5e3."""
+_PLAINER: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
+    (re.compile(r"\\frac\s*\{\s*([-+]?[\d.,]+)\s*\}\s*\{\s*([\d.,]+)\s*\}(?!\d)"), r" \1/\2"),
+    (re.compile(r"(?<![\d.,])(\d{1,3}(?:\.\d{3})+),(\d{1,2})(?!\d)"), lambda m: f"{m[1].replace('.', '')}.{m[2]}"),
+    (re.compile(r"(\d*\.(\d*))\\(?:overline|bar|dot)\s*\{?\s*(\d{1,30})\s*\}?"), lambda m: str(
+        _decimal(f"0{m[1]}0") + Fraction(int(m[3]), (10 ** len(m[3]) - 1) * 10 ** len(m[2])))),
+    (re.compile(r"(\s*(?:\*|[xX]\s+|[xX](?=10))\s*|(?<![\d.*]))10\s*\^\s*\{?\s*([-+]?\d{1,5})\s*\}?"),
+     lambda m: f"{'' if m[1] else 1}e{m[2]}"),
+)  # fmt: skip
+"""Fractions, 2.450,00, repeating decimals and powers of ten are written as numerals above."""
 _SIGN = re.compile(
     rf"""([-+]?) \s* ( (?:us|a|c)?[{units.CURRENCY}] | (?:rs\.?|usd|eur|gbp|inr)(?=[\s\d]) )? \s* ([-+]?) \s*""",
     re.IGNORECASE | re.VERBOSE,
@@ -34,6 +46,12 @@ NAME = re.compile(
     re.VERBOSE,
 )
 """This matches the name of a value. Letters such as xy are a product, so their equation is not solved."""
+_LEFT_SIDE = re.compile(
+    rf"""(?: (?:(?:[A-Za-z,']{{2,}}|a)[ ,]+)* (?:{NAME.pattern})?
+      | [^\d=+*/^\\_(){{}}<>-]*? (?<![A-Za-z])(?P<calculation>[\d($.][\d\s+\-*/^().,$%°{{}}]*) )""",
+    re.VERBOSE,
+)
+"""This matches the left side of a solved equation: words and a name, or words before a calculation."""
 _EQUALS = re.compile("=")
 _DENIED = re.compile(r"(?<=\S)\s*[,;(]\s*(?:and )?not \$?[\d.,]*\d\)?\.?$")
 """This matches a number that the text rules out."""
@@ -84,8 +102,11 @@ def read(text: str, loose_units: bool = True) -> Number | None:
     if text[:1] + text[-1:] in ("()", "[]") and text.count(text[0]) == 1:
         text = text[1:-1].strip()
     if "=" in text:
-        return _solution(text)
+        return solution(text, parse)
     text = re.sub(r"(?:negative|minus) (?=[\d$.])", "-", text, flags=re.IGNORECASE)
+    for pattern, plainer in _PLAINER if re.search(r"[\\^,]", text) else ():
+        text = pattern.sub(plainer, text, count=1)
+    text = text.strip()
     signs = _SIGN.match(text)
     assert signs is not None  # every part of it may be empty
     numeral = None if signs[1] and signs[3] else _numeral(text[signs.end() :])
@@ -112,62 +133,29 @@ def calculated(text: str) -> Fraction | None:
     return arithmetic.value(re.sub(rf"[{units.CURRENCY}°]", "", re.sub(r"(?<=\d)%", "/100", text)))
 
 
-def _solution(text: str) -> Number | None:
-    """Returns the right side of a solved and true equation such as ``x = 7`` or ``n = 2 + 5 = 7``."""
-    left, *others = split(text, _EQUALS)
-    number = parse(others[-1]) if others and others[-1] else None
-    sides = others[:-1] if NAME.fullmatch(left) else [left, *others[:-1]]
+def solution(text: str, read_right: Callable[[str], Number | None]) -> Number | None:
+    """Returns the right side of a solved and true equation such as ``x = 7``, ``n = 2 + 5 = 7``, ``so 2 + 5 = 7``."""
+    first, *others = split(text, _EQUALS)
+    left = _LEFT_SIDE.fullmatch(first)
+    number = read_right(others[-1]) if left and others and others[-1] else None
+    sides = [left["calculation"], *others[:-1]] if left and left["calculation"] else others[:-1]
     return number if number and all(calculated(side) == number.value for side in sides) else None
 
 
 def _numeral(text: str) -> tuple[Fraction, str] | None:
     """Returns the value of the numeral that a text begins with, and the text behind it."""
-    for pattern, value in _NUMERALS:
-        found = pattern.match(text)
-        if not found:
-            continue
-        try:
-            number = value(*found.groups())
-        except (ValueError, ZeroDivisionError):
-            return None
-        scale = _SCALE.match(text, found.end())
-        return (number * SCALES[scale[1].lower()], text[scale.end() :]) if scale else (number, text[found.end() :])
-    return None
+    found = _NUMERAL.match(text)
+    if not found or abs(int(found[4] or 0)) > _LARGEST_EXPONENT or (found[3] and not _decimal(found[3])):
+        return None
+    value = int(found[1] or 0) + _decimal(found[2]) / _decimal(found[3] or "1") * Fraction(10) ** int(found[4] or 0)
+    scale = _SCALE.match(text, found.end())
+    return (value * SCALES[scale[1].lower()], text[scale.end() :]) if scale else (value, text[found.end() :])
 
 
 def _decimal(text: str) -> Fraction:
     return Fraction(re.sub(r"[, '_]", "", text))
 
 
-def _power(exponent: str) -> Fraction:
-    if abs(int(exponent)) > _LARGEST_EXPONENT:
-        raise ValueError("exponent too large")
-    return Fraction(10) ** int(exponent)
-
-
-_NUMERALS: tuple[tuple[re.Pattern[str], Callable[..., Fraction]], ...] = tuple(
-    (re.compile(pattern, re.IGNORECASE | re.VERBOSE), value)
-    for pattern, value in (
-        # 3\frac{1}{2}
-        (r"(\d*) \s* (?:and\s+)? \\frac \s* \{\s*([-+]?[\d.,]+)\s*\} \s* \{\s*([-+]?[\d.,]+)\s*\}",
-         lambda whole, top, bottom: int(whole or 0) + _decimal(top) / _decimal(bottom)),
-        # 3 1/2, 3 and a half
-        (r"(\d+) \s+ (?:and\s+)? (\d+) \s*/\s* (\d+) (?![\d.,])",
-         lambda whole, top, bottom: int(whole) + Fraction(int(top), int(bottom))),
-        # 2.450,00
-        (r"(\d{1,3}(?:\.\d{3})+,\d{1,2}) (?!\d)",
-         lambda number: Fraction(number.replace(".", "").replace(",", "."))),
-        # 0.1\overline{6}
-        (r"(\d*\.(\d*)) \\(?:overline|bar|dot) \s* \{?\s* (\d{1,30}) \s*\}?",
-         lambda start, fixed, again:
-         _decimal(f"0{start}0") + Fraction(int(again), (10 ** len(again) - 1) * 10 ** len(fixed))),
-        (_POWER, _power),
-        # 1,080.5, 7/2, 1.5e3, 1.5*10^3
-        (rf"({_DIGITS}) (?: \s*/\s* ({_DIGITS}) | [eE]([-+]?\d{{1,5}})(?![\d.])"
-         rf" | \s*(?:\*|[xX]\s+|[xX](?=10))\s*{_POWER} )?",
-         lambda number, divisor, e, power: _decimal(number) / _decimal(divisor or "1") * _power(e or power or "0")),
-    )
-)  # fmt: skip
 _PERMITTED = {
     # (the unit is glued to the number, any noun may be a unit): kinds of units
     (False, True): {"letter", "rare letter", "known", "noun", "word"},

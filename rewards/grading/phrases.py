@@ -19,6 +19,9 @@ _CLASSES = (
 )
 """CLEVR's colours, shapes, sizes and materials with their synonyms (Johnson et al., 2017)."""
 
+_AND_NUMBER = re.compile(r"\band\s+\d")
+"""This matches a second answer, of another kind."""
+
 
 def tokens(text: str) -> list[str]:
     """Returns the words of an extracted answer in small letters."""
@@ -49,7 +52,7 @@ def same_word(gold: str, text: str) -> bool:
         if wanted:
             found = {names[_stem(word)] for word in theirs if _stem(word) in names}
             is_said = len(theirs) <= 6 or names.get(_stem(theirs[-1])) == wanted
-            return is_said and found == {wanted} and not DOUBTS & set(theirs)
+            return is_said and found == {wanted} and not DOUBTS & set(theirs) and not _AND_NUMBER.search(text)
     while theirs and theirs[0] in {"the", "a", "an", "it", "is", "it's"} and ours != theirs:
         theirs = theirs[1:]
     return ours == theirs

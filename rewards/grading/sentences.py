@@ -27,10 +27,6 @@ _REASON = re.compile(r",?\s+(?:because|since|which)\b")
 _BEFORE = units.HEDGES - {"and", "to"}
 _AROUND = units.HEDGES - {"and", "over", "to", "through", "around", "about", "most", "equals"}
 _EITHER = re.compile(r"\beither [a-z ]+ or [a-z]+")
-_LEFT_SIDE = re.compile(
-    r"(?P<words>[^\d=+*/^\\_(){}<>-]*?)(?:(?<![A-Za-z])(?P<calculation>[\d($.][\d\s+\-*/^().,$%°{}]*))?"
-)
-"""This matches the left side of a solved equation: words, a name, or words before a calculation."""
 
 
 def number_of(sentence: str) -> Number | None:
@@ -43,7 +39,7 @@ def number_of(sentence: str) -> Number | None:
         return None
     text = re.sub(r"(?<=\s)May\b", "month", numbers.spelled(sentence))
     if "=" in text:
-        return _right_side(text)
+        return numbers.solution(text, number_of)
     tokens = list(_TOKEN.finditer(text))
     return _beside_words(text, tokens[0]) if len(tokens) == 1 else None
 
@@ -86,18 +82,6 @@ def formula(text: str, strict: bool = False) -> str:
 
 def _doubted(names: list[str], hedges: Set[str] = _AROUND) -> bool:
     return any(name in hedges or name.endswith("n't") for name in names)
-
-
-def _right_side(text: str) -> Number | None:
-    """Returns the last side of a true equation whose other sides are calculations, with words before the first."""
-    first, *middle, right = text.split("=")
-    number, left = number_of(right), _LEFT_SIDE.fullmatch(first)
-    if number is None or left is None:
-        return None
-    if left["words"].strip() and not left["calculation"] and not numbers.NAME.fullmatch(left["words"].split()[-1]):
-        return None
-    sides = [left["calculation"], *middle] if left["calculation"] else middle
-    return number if all(numbers.calculated(side.strip()) == number.value for side in sides) else None
 
 
 def _beside_words(text: str, token: re.Match[str]) -> Number | None:

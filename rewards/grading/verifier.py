@@ -17,6 +17,7 @@ WALL_LIMIT = 300.0
 """Seconds of wall-clock time for one comparison and the start of its process, even where all processors are busy."""
 COMPARISONS_PER_PROCESS = 5000
 """Comparisons before a fresh process, because the caches of sympy grow."""
+_ROOT = str(Path(__file__).parents[2])
 
 
 class VerifierTimeout(Exception):
@@ -50,8 +51,7 @@ class Verifier:
             VerifierUnavailable: The process does not start, for example because math-verify is not installed.
         """
         with self._lock:
-            process = self._running()
-            line = self._ask(process, json.dumps([gold, answer]) + "\n")
+            line = self._ask(json.dumps([gold, answer]) + "\n")
             if not line:
                 raise self._failure(is_silent=line is None)
             self._num_compared += 1
@@ -61,11 +61,7 @@ class Verifier:
         return bool(outcome)
 
     def load(self) -> None:
-        """Starts the process and waits until it answers.
-
-        Raises:
-            VerifierUnavailable: It does not start.
-        """
+        """Starts the process and waits until it answers; VerifierUnavailable is raised if it does not start."""
         self("1", "1")
 
     def close(self) -> None:
@@ -76,26 +72,22 @@ class Verifier:
     def __reduce__(self) -> tuple[type[Verifier], tuple[float, float]]:
         return Verifier, (self._deadline, self._wall_limit)
 
-    def _running(self) -> subprocess.Popen[bytes]:
-        process = self._process
-        if process and (self._num_compared >= COMPARISONS_PER_PROCESS or process.poll() is not None):
-            self._end()
-        return self._process or self._start()
-
     def _start(self) -> subprocess.Popen[bytes]:
-        root = str(Path(__file__).parents[2])
-        path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+        path = os.pathsep.join([_ROOT, *filter(None, [os.environ.get("PYTHONPATH")])])
         self._num_compared = 0
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "rewards.grading.worker", str(self._deadline)],
+            [sys.executable, "-m", "rewards.grading.symbolic", str(self._deadline)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0,
             start_new_session=True, env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-            cwd=root,  # a folder "rewards" of the user's would come first on the path
+            cwd=_ROOT,  # a folder "rewards" of the user's would come first on the path
         )  # fmt: skip
         return self._process
 
-    def _ask(self, process: subprocess.Popen[bytes], question: str) -> str | None:
+    def _ask(self, question: str) -> str | None:
         """Returns the next line of the process: an empty one if it died, and None if it stayed silent."""
+        if self._process and (self._num_compared >= COMPARISONS_PER_PROCESS or self._process.poll() is not None):
+            self._end()
+        process = self._process or self._start()
         assert process.stdin and process.stdout
         try:
             process.stdin.write(question.encode())

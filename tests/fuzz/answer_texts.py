@@ -18,7 +18,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from rewards.grading.grader import KINDS, Grader
+from rewards.grading.gold import KINDS
+from rewards.grading.grader import Grader
 
 CASES = Path(__file__).parents[1] / "fixtures" / "grading"
 LONGEST_SECONDS = 120.0

@@ -6,7 +6,8 @@ import pickle
 
 import pytest
 
-from rewards.grading.grader import KINDS, Grader, prepare
+from rewards.grading.gold import KINDS, prepare
+from rewards.grading.grader import Grader
 
 
 def test_a_grade_says_what_was_extracted(grader):

@@ -28,7 +28,8 @@ def test_yes_and_no_stand_first_and_alone(gold, text, expected):
     [("gray", "grey", True), ("cube", "the large block", True), ("cube", "cube or sphere", False),
      ("red", "not red", False), ("metal", "shiny", True), ("cube", "cubes", True),
      ("red", "blue", False), ("a dog", "dog", False),
-     ("dog", "the dog", True), ("dog", "dog?", False)],
+     ("dog", "the dog", True), ("red", "red and 98", False),
+     ("red", "red because 2+2=4", True), ("dog", "dog?", False)],
 )  # fmt: skip
 def test_a_word_is_its_synonym_of_clevr(gold, text, expected):
     assert same_word(gold, text) is expected

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rewards.grading.gold import prepare
-from rewards.grading.grader import KINDS
+from rewards.grading.gold import KINDS, prepare
 
 CASES = Path(__file__).parents[2] / "fixtures" / "grading"
 PHRASINGS = ("\\boxed{%s}", "The answer is %s.", "#### %s", "<answer>$%s$</answer>", "%s", "So we get %s.")

@@ -20,6 +20,8 @@ import httpx
 from PIL import Image
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
 
+from rewards.runtime import plain_pickle
+
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -50,6 +52,7 @@ class Client:
         requests_per_second: float = 0.0,
         attempts: int = 4,
         timeout_seconds: float = 60.0,
+        is_pickle: bool = False,
     ) -> None:
         """Checks the settings and opens no connection.
 
@@ -60,6 +63,8 @@ class Client:
             requests_per_second: Largest number of requests that start in a second; 0 is no limit.
             attempts: Attempts of each request, with growing pauses. A `Retry-After` of the server is respected.
             timeout_seconds: Time limit of one whole attempt, from connecting to the last byte of the answer.
+            is_pickle: Whether messages are pickled instead of JSON. Of answers only plain values are read
+                (:mod:`rewards.runtime.plain_pickle`).
 
         Raises:
             ValueError: A setting is out of range, or a URL is no HTTP URL.
@@ -83,6 +88,7 @@ class Client:
         self._interval = 1 / requests_per_second if requests_per_second > 0 else 0.0
         self._attempts = attempts
         self._timeout = timeout_seconds
+        self._is_pickle = is_pickle
 
     def post_all(self, bodies: Sequence[Any]) -> list[Any]:
         """Posts every body.
@@ -142,7 +148,11 @@ class Client:
     async def _post(self, client: httpx.AsyncClient, url: str, body: Any) -> Any:
         """The answer, or the error of the last attempt."""
         try:
-            content = json.dumps(body, allow_nan=False, default=str).encode()
+            content = (
+                plain_pickle.dumps(body)
+                if self._is_pickle
+                else json.dumps(body, allow_nan=False, default=str).encode()
+            )
             async for attempt in AsyncRetrying(
                 stop=stop_after_attempt(self._attempts),
                 wait=_pause,
@@ -151,7 +161,7 @@ class Client:
                 reraise=True,
             ):
                 with attempt:
-                    return await self._before_deadline(_answer(client, "POST", url, content))
+                    return await self._before_deadline(_answer(client, "POST", url, content, self._is_pickle))
         except (httpx.HTTPError, httpx.InvalidURL, ValueError, RecursionError) as error:
             self.counts["failed_requests"] += 1
             return error
@@ -167,19 +177,22 @@ class Client:
             raise httpx.ReadTimeout(f"no whole answer within {self._timeout:g} s") from error
 
 
-async def _answer(client: httpx.AsyncClient, method: str, url: str, content: bytes | None = None) -> Any:
-    """The JSON of an answer.
+async def _answer(
+    client: httpx.AsyncClient, method: str, url: str, content: bytes | None = None, is_pickle: bool = False
+) -> Any:
+    """The JSON of an answer, or the values of its pickle.
 
     Raises:
         httpx.HTTPError: The request failed.
-        ValueError: The answer is no JSON, too deeply nested, or larger than :data:`MAX_ANSWER_BYTES`.
+        ValueError: The answer is not in this format, too deeply nested, or larger than :data:`MAX_ANSWER_BYTES`.
     """
-    headers = {"Content-Type": "application/json"} if content is not None else None
+    kind = "application/octet-stream" if is_pickle else "application/json"
+    headers = {"Content-Type": kind} if content is not None else None
     async with client.stream(method, url, content=content, headers=headers) as response:
         response.raise_for_status()
         raw = await _body(response)
     try:
-        return json.loads(raw)
+        return plain_pickle.loads(raw) if is_pickle else json.loads(raw)
     except RecursionError as error:
         raise ValueError("the answer is nested too deeply") from error
 
@@ -212,6 +225,13 @@ def finite_number(value: Any) -> float | None:
     except OverflowError:
         return None
     return number if math.isfinite(number) else None
+
+
+def jpeg_bytes(image: Image.Image) -> bytes:
+    """An image as JPEG, for servers that read nothing else. Its quality of 95 changes pixels slightly."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
 
 
 def png_base64(image: Image.Image) -> str:

@@ -10,6 +10,7 @@ import base64
 import binascii
 import functools
 import json
+import re
 from collections.abc import Mapping
 
 from unigrpo import DataError
@@ -21,6 +22,7 @@ EMBEDDED = "embedded:"
 BASE64_STARTS = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR", "Qk0")
 """Starts of JPEG, PNG, GIF, WebP and BMP files in base64."""
 LONGEST_PATH = 4096
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
 def images_in(cell: object, where: str) -> list[bytes | str]:
@@ -67,12 +69,12 @@ def embedded_bytes(name: str) -> bytes:
     Raises:
         ValueError: The table has changed since then, so that there is no such image.
     """
-    place = json.loads(name.removeprefix(EMBEDDED))
     try:
+        place = json.loads(name.removeprefix(EMBEDDED))
         cell = _table(place["table"], place["split"]).row(place["row"])[place["column"]]
         image = images_in(cell, name)[place["position"]]
-    except (BadSample, LookupError) as error:
-        raise DataError(f"{name}: there is no such image any more ({type(error).__name__}: {error})") from error
+    except (BadSample, LookupError, TypeError, json.JSONDecodeError) as error:
+        raise DataError(f"{name:.200}: there is no such image any more ({type(error).__name__}: {error})") from error
     if isinstance(image, str):
         raise DataError(f"{name}: there is no such image any more; found the path {image}")
     return image
@@ -86,13 +88,16 @@ def _table(path: str, split: str) -> Table:
 def _from_text(text: str, where: str) -> bytes | str:
     """Returns a path, or the bytes of base64."""
     text = text.strip()
-    if text.startswith(("http://", "https://")):
+    address = _ADDRESS.match(text)
+    if address and address[1].lower() != "file":
         raise BadSample("image on the web", f"{where}: {text[:80]} is an address; download it and give its path")
+    if text.startswith(EMBEDDED):
+        raise BadSample("no image", f"{where}: {text[:80]!r} is a name that this program alone gives")
     if text.startswith("data:"):
         return _decoded(text.partition(",")[2], where)
     if len(text) > LONGEST_PATH or (len(text) > 255 and text.startswith(BASE64_STARTS)):
         return _decoded(text, where)
-    return text.removeprefix("file://")
+    return text[address.end() :] if address else text
 
 
 def _decoded(text: str, where: str) -> bytes:

@@ -32,7 +32,7 @@ def expand_paths(paths: str, what: str) -> list[Path]:
     [PosixPath('unigrpo/records.py'), PosixPath('unigrpo/rng.py')]
 
     Raises:
-        ValueError: A path names no file.
+        ValueError: A path names no file, or something that is no file, such as a pipe.
     """
     found: list[Path] = []
     for pattern in split_paths(paths):
@@ -41,7 +41,19 @@ def expand_paths(paths: str, what: str) -> list[Path]:
             if not files:
                 raise DataError(f"{name}: no such file (looked in {Path.cwd()}); expected {what}")
             found += files
+    for file in found:
+        check_regular(file)
     return found
+
+
+def check_regular(path: Path) -> None:
+    """Refuses a pipe, a device or a socket: reading one may wait, or fill the memory, without end.
+
+    Raises:
+        ValueError: The path exists and is neither a file nor a folder.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise DataError(f"{path}: expected a file, found a pipe, a device or a socket; copy its content into a file")
 
 
 def split_paths(paths: str) -> list[str]:

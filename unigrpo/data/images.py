@@ -17,6 +17,7 @@ from torch import Tensor
 from unigrpo import DataError
 from unigrpo.config import Fit
 from unigrpo.data.embedded_images import EMBEDDED, embedded_bytes
+from unigrpo.data.files import check_regular
 
 WHITE = (255, 255, 255)
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
@@ -64,6 +65,8 @@ def read_image(path: str | Path | BinaryIO) -> Image.Image:
     if isinstance(path, str) and path.startswith(EMBEDDED):
         source = io.BytesIO(embedded_bytes(path))
     try:
+        if isinstance(source, (str, Path)):
+            check_regular(Path(source))
         with Image.open(source, formats=FORMATS) as opened:
             _check_size(opened.size)
             opened.load()

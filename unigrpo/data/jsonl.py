@@ -12,7 +12,7 @@ import numpy as np
 from unigrpo import DataError
 from unigrpo.data.bad_samples import BadSample
 from unigrpo.data.files import GZIP
-from unigrpo.data.text import parse_json, parse_object, read_bytes
+from unigrpo.data.text import check_value, parse_object, parse_unchecked, read_bytes
 
 Row = Mapping[str, Any]
 
@@ -84,7 +84,7 @@ class JsonList:
         self.folder = path.parent
         self._name = name
         try:
-            rows = parse_json(read_bytes(path), str(path))
+            rows = parse_unchecked(read_bytes(path), str(path))
         except BadSample as error:
             raise DataError(f"{error}; write one object per line into a .jsonl file?") from error
         if not isinstance(rows, list):
@@ -99,6 +99,7 @@ class JsonList:
 
     def row(self, index: int) -> Row:
         row = self._rows[index]
+        check_value(row, self.key(index))
         if isinstance(row, str):
             return {"text": row}
         if not isinstance(row, dict):

@@ -15,7 +15,7 @@ from typing import Any
 
 from unigrpo import DataError
 from unigrpo.data.bad_samples import BadSample
-from unigrpo.data.files import GZIP
+from unigrpo.data.files import GZIP, check_regular
 
 MAX_DEPTH = 100
 """Largest depth of nested lists and objects. Deeper rows are refused, because Python's own JSON and pickle fail on
@@ -28,6 +28,7 @@ def read_bytes(path: Path) -> bytes:
     Raises:
         ValueError: The file cannot be read or decompressed.
     """
+    check_regular(path)
     try:
         return gzip.decompress(path.read_bytes()) if path.suffix == GZIP else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
@@ -86,11 +87,22 @@ def parse_json(content: bytes | str, where: str) -> Any:
     """Returns JSON as Python's values, with all text in it checked.
 
     Raises:
-        BadSample: It is not UTF-8, not JSON, too deep, has a key twice in one object, or invalid text.
+        BadSample: See :func:`parse_unchecked` and :func:`check_value`.
+    """
+    value = parse_unchecked(content, where)
+    check_value(value, where)
+    return value
+
+
+def parse_unchecked(content: bytes | str, where: str) -> Any:
+    """Returns JSON as Python's values, for a caller that calls :func:`check_value` on the rows in it.
+
+    Raises:
+        BadSample: It is not UTF-8, not JSON, far too deep, or has a key twice in one object.
     """
     text = decode(content, where) if isinstance(content, bytes) else content
     try:
-        value = json.loads(text, object_pairs_hook=_object)
+        return json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         raise BadSample(
             "no JSON", f"{where}: not JSON ({error.msg} at column {error.colno}): {text[:60]!r}"
@@ -99,8 +111,6 @@ def parse_json(content: bytes | str, where: str) -> Any:
         raise BadSample("too deep", f"{where}: lists or objects are nested more than {MAX_DEPTH} deep") from error
     except ValueError as error:
         raise BadSample("no JSON", f"{where}: not JSON ({error}): {text[:60]!r}") from error
-    check_value(value, where)
-    return value
 
 
 def check_value(value: object, where: str) -> None:

@@ -20,7 +20,7 @@ from sizes import Size, chosen_size
 from torch import Tensor
 from torch.nn import LinearCrossEntropyOptions
 
-from unigrpo.models.mmada import Head
+from unigrpo.models.output_head import Head
 
 Method = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """(hidden (N, D), weight (V, D), targets (N,), temperatures (N,)) -> log-probabilities (N,)."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from unigrpo.models.fused_ops import rotate
-from unigrpo.models.mmada import RMSNorm, rotary_table
+from unigrpo.models.transformer_block import RMSNorm, rotary_table
 
 from .case import Case
 

@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 
 from unigrpo.models.checkpoint_io import load_policy, meta_copy
 from unigrpo.models.fused_ops import FusedOps, compiled
-from unigrpo.models.mmada import Block, MMadaConfig, MMadaModelLM, RMSNorm
+from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
+from unigrpo.models.transformer_block import Block, RMSNorm
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler (g++)")
 SIZES = {"d_model": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "mlp_hidden_size": 48, "vocab_size": 40}

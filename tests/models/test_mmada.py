@@ -8,9 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from unigrpo.models import mmada
+from unigrpo.models import output_head
 from unigrpo.models.fused_ops import rotate
-from unigrpo.models.mmada import MMadaConfig, MMadaModelLM, RMSNorm, rotary_table
+from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
+from unigrpo.models.transformer_block import RMSNorm, rotary_table
 
 LOGITS: dict[str, Any] = {"rtol": 2e-5, "atol": 2e-4}
 """Stated by the golden cases: float32 through two layers."""
@@ -212,7 +213,7 @@ def test_logits_at_positions_are_those_of_the_whole(tiny, tokens):
 @pytest.mark.parametrize("vocab_slice", [None, (10, 25)])
 @pytest.mark.parametrize("chunk_rows", [3, 1024])
 def test_log_probs_are_the_softmax_at_the_positions(tiny, tokens, monkeypatch, chunk_rows, vocab_slice, temperature):
-    monkeypatch.setattr(mmada, "HEAD_CHUNK_ROWS", chunk_rows)
+    monkeypatch.setattr(output_head, "HEAD_CHUNK_ROWS", chunk_rows)
     generator = torch.Generator().manual_seed(3)
     positions = torch.rand(tokens.shape, generator=generator) < 0.6
     first, end = vocab_slice or (0, VOCAB_SIZE)
@@ -234,10 +235,10 @@ def test_log_probs_are_the_softmax_at_the_positions(tiny, tokens, monkeypatch, c
 
 
 def test_no_more_rows_of_logits_than_a_chunk_exist_at_once(tiny, tokens, monkeypatch):
-    monkeypatch.setattr(mmada, "HEAD_CHUNK_ROWS", 4)
-    rows, compute = [], mmada.wide_linear
+    monkeypatch.setattr(output_head, "HEAD_CHUNK_ROWS", 4)
+    rows, compute = [], output_head.wide_linear
     monkeypatch.setattr(
-        mmada, "wide_linear", lambda hidden, weight: rows.append(len(hidden)) or compute(hidden, weight)
+        output_head, "wide_linear", lambda hidden, weight: rows.append(len(hidden)) or compute(hidden, weight)
     )
     out = tiny(tokens, positions=torch.ones_like(tokens).bool(), targets=tokens.flatten())
     assert rows == [4, 4, 4, 4, 2]
@@ -248,7 +249,7 @@ def test_no_more_rows_of_logits_than_a_chunk_exist_at_once(tiny, tokens, monkeyp
 @pytest.mark.parametrize("num_sliced", [None, 0, 5, 18])
 def test_a_pass_calls_the_head_once_whatever_its_rows_are(tiny, tokens, monkeypatch, num_sliced):
     """Under ZeRO-3 each call gathers its weights from all ranks, which wait for each other."""
-    monkeypatch.setattr(mmada, "HEAD_CHUNK_ROWS", 4)
+    monkeypatch.setattr(output_head, "HEAD_CHUNK_ROWS", 4)
     is_sliced = None if num_sliced is None else torch.arange(18) < num_sliced
     calls = []
     tiny.transformer.ff_out.register_forward_hook(lambda *_: calls.append(1))
@@ -280,7 +281,7 @@ def test_one_target_per_position_is_required(tiny, tokens, positions, num_target
 
 
 def test_a_target_outside_the_slice_is_an_error_and_not_certain(tiny, tokens):
-    tiny.transformer.ff_out = mmada.Head(16, 200, bias=False)
+    tiny.transformer.ff_out = output_head.Head(16, 200, bias=False)
     everywhere = torch.ones_like(tokens).bool()
     targets = torch.full((18,), 50)  # 100 before the slice: the number that a cross-entropy leaves out
     with pytest.raises(RuntimeError, match="out of bounds"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from unigrpo.models.mmada import Head
+from unigrpo.models.output_head import Head
 from unigrpo.models.wide_linear import wide_linear
 
 WIDTH, VOCABULARY, NUM_TOKENS = 256, 512, 48

@@ -20,7 +20,7 @@ from unigrpo.config import (
     TextSamplingConfig,
     TrainConfig,
 )
-from unigrpo.models import mmada
+from unigrpo.models import output_head
 from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
 from unigrpo.models.sampling.image import sample_images
 from unigrpo.models.sampling.text import sample_text
@@ -61,7 +61,7 @@ class Largest(TorchDispatchMode):
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> MMadaModelLM:
     """Narrow, with many ids, and a head that takes few rows at once."""
-    monkeypatch.setattr(mmada, "HEAD_CHUNK_ROWS", CHUNK_ROWS)
+    monkeypatch.setattr(output_head, "HEAD_CHUNK_ROWS", CHUNK_ROWS)
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"d_model": 8, "n_layers": 2, "n_heads": 2, "mlp_hidden_size": 16}
     return MMadaModelLM(MMadaConfig(vocab_size=NUM_IDS, **sizes)).eval()

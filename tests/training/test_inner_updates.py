@@ -31,10 +31,11 @@ from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
 from unigrpo.records import KeyedTrajectory, SampleKey, TrainSample
 from unigrpo.rng import keyed_generator
 from unigrpo.training.batching import NonFiniteLossError
+from unigrpo.training.behaviour import check_behaviour
 from unigrpo.training.optimizer_step import LocalEngine
 from unigrpo.training.scoring import score
 from unigrpo.training.scoring_settings import ScoringSettings
-from unigrpo.training.unigrpo import check_behaviour, unigrpo_updates
+from unigrpo.training.unigrpo import unigrpo_updates
 from unigrpo.training.views import ViewSampler, row_of, spans_of
 
 MASK, FIRST_CODE, NUM_CODES = 1, 20, 8

@@ -9,7 +9,7 @@ from torch import Tensor
 from unigrpo import ConfigError
 
 MAX_LOG_RATIO = 20.0
-"""k3 stops growing where the reference finds a token e^20 times likelier."""
+"""Largest log-ratio of a ratio or of k3, nats (a factor of 5e8): beyond it they are constant and give no gradient."""
 PENALTIES = ("exact", "k2", "k3")
 """What a loss may use."""
 

@@ -18,7 +18,8 @@ from unigrpo.cost.hardware import Hardware
 from unigrpo.cost.rewards import gpu_memory_gb
 from unigrpo.models.image_tokenizer import IMAGE_BATCH_SIZE, ImageTokenizer, ImageTokenizerConfig
 from unigrpo.models.lora import add_lora
-from unigrpo.models.mmada import HEAD_CHUNK_ROWS, MMadaConfig, MMadaModelLM
+from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
+from unigrpo.models.output_head import HEAD_CHUNK_ROWS
 from unigrpo.models.vocabulary import PUBLISHED_CODEBOOK_SIZE
 
 OPTIMIZER_BYTES = 12

@@ -26,11 +26,12 @@ from unigrpo.runs.checkpoints import CheckpointStore
 from unigrpo.runs.image_grid import DRAWINGS, captioned_grid
 from unigrpo.trainers.base import Output, Trainer, TrainState, prompt_row
 from unigrpo.trainers.rollout_source import ColocatedRollouts, DisaggregatedRollouts, Generated, RolloutSource
+from unigrpo.training.behaviour import check_behaviour
+from unigrpo.training.inner_batch import with_their_groups
 from unigrpo.training.planning import Rewarded, train_samples
 from unigrpo.training.reward_aggregation import RewardAggregator, span_advantages
 from unigrpo.training.reward_failures import FailureGuard
 from unigrpo.training.reward_metrics import reward_metrics, task_metrics
-from unigrpo.training.unigrpo import check_behaviour, with_their_groups
 from unigrpo.workers.group import WorkerGroup
 from unigrpo.workers.logprob_mismatch import LogprobGap, is_comparable, is_exact, mean_gap
 from unigrpo.workers.policy import PolicyWorker

@@ -1,6 +1,8 @@
-"""The views of a rollout in each inner update: every worker draws them itself, and all draw the same."""
+"""The views of a rollout in each inner update: every worker samples them itself, and all sample the same."""
 
 from __future__ import annotations
+
+from dataclasses import fields
 
 import torch
 from torch import Tensor
@@ -8,14 +10,14 @@ from torch import Tensor
 from unigrpo.algorithm.likelihood.base import LikelihoodEstimator, Row, Views, load_estimator
 from unigrpo.algorithm.masking import mask_ratios
 from unigrpo.config import TASKS, RunConfig
-from unigrpo.records import KeyedTrajectory
+from unigrpo.records import KeyedTrajectory, Trajectory
 from unigrpo.rng import keyed_generator
 
 
 class ViewSampler:
-    """Draws the views of a run's rollouts.
+    """Samples the views of a run's rollouts.
 
-    The draws of a sample depend on (seed, step, sample_id, inner update) alone: not on world size, rank, order or
+    The views of a sample depend on (seed, step, sample_id, inner update) alone: not on world size, rank, order or
     process.
     """
 
@@ -49,16 +51,7 @@ class ViewSampler:
 
 def row_of(rollout: KeyedTrajectory) -> Row:
     """The rollout as an estimator sees it."""
-    return Row(
-        token_ids=rollout.token_ids,
-        response_mask=rollout.response_mask,
-        scored_mask=rollout.scored_mask,
-        image_mask=rollout.image_mask,
-        span=spans_of(rollout),
-        commit_step=rollout.commit_step,
-        commit_log_probs=rollout.commit_log_probs,
-        commit_entropy=rollout.commit_entropy,
-    )
+    return Row(**{field.name: getattr(rollout, field.name) for field in fields(Trajectory)}, span=spans_of(rollout))
 
 
 def spans_of(rollout: KeyedTrajectory) -> Tensor:

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 
 from unigrpo.config import ImageSamplingConfig
 from unigrpo.models.fused_ops import rotate
-from unigrpo.models.mmada import MMadaConfig, MMadaModelLM, eager_attention, rotary_table
+from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
 from unigrpo.models.sampling.cache import KeyValueCache
 from unigrpo.models.sampling.image import sample_images
+from unigrpo.models.transformer_block import eager_attention, rotary_table
 from unigrpo.models.vocabulary import Vocabulary
 
 MASK, END, SOI = 37, 24, 2

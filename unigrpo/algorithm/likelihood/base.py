@@ -15,30 +15,18 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unigrpo import ConfigError, plugins
+from unigrpo.records import Trajectory
 
 PACKAGE = "unigrpo.algorithm.likelihood"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """One finished sample of L tokens, without padding of a batch."""
+class Row(Trajectory):
+    """One finished sample of L tokens, without padding of a batch, with the parts of its response."""
 
-    token_ids: Int[Tensor, " L"]
-    response_mask: Bool[Tensor, " L"]
-    """Tokens that the policy wrote."""
-    scored_mask: Bool[Tensor, " L"]
-    """Response tokens that count: those up to and including the first end-of-text."""
-    image_mask: Bool[Tensor, " L"]
-    """Response tokens that are image codes."""
     span: Int[Tensor, " L"]
     """Part of the response in the order of writing, from 1: the answer, the image, or the thoughts and then their
     image. 0 outside the response."""
-    commit_step: Int[Tensor, " L"]
-    """Step at which the sampler fixed the token; -1 where it never did."""
-    commit_log_probs: Float[Tensor, " L"]
-    """Log-probability of the token when it was fixed, nats; 0 where it never was."""
-    commit_entropy: Float[Tensor, " L"] | None = None
-    """Entropy of the distribution that the token was drawn from, nats; None if the sampler did not record it."""
 
     @property
     def num_spans(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from unigrpo.algorithm.entries import Columns, Entries, units
+from unigrpo.algorithm.kl import MAX_LOG_RATIO
 from unigrpo.algorithm.objective.base import (
     Objective,
     UnitLosses,
@@ -14,7 +15,6 @@ from unigrpo.algorithm.objective.base import (
     unit_advantages,
     weighted_sum,
 )
-from unigrpo.algorithm.policy_loss import MAX_LOG_RATIO
 
 
 class Cispo(Objective):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from unigrpo.algorithm.entries import Columns, Entries, per_unit, regrouped, units
+from unigrpo.algorithm.kl import MAX_LOG_RATIO
 from unigrpo.algorithm.objective.base import Objective, UnitLosses, old_log_probs, weighted_sum
-from unigrpo.algorithm.policy_loss import MAX_LOG_RATIO
 
 
 class Geometric(Objective):

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unigrpo.algorithm.entries import Columns, Entries, Units, response_mean, units
+from unigrpo.algorithm.kl import MAX_LOG_RATIO
 from unigrpo.algorithm.objective.base import (
     Objective,
     UnitLosses,
@@ -16,7 +17,6 @@ from unigrpo.algorithm.objective.base import (
     unit_advantages,
     weighted_sum,
 )
-from unigrpo.algorithm.policy_loss import MAX_LOG_RATIO
 
 
 class UnconditionalClip(Objective):

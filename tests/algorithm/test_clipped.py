@@ -7,11 +7,11 @@ import math
 import pytest
 import torch
 
-from unigrpo.algorithm.policy_loss import PolicyLoss, clipped_surrogate
+from unigrpo.algorithm.objective.clipped import Surrogate, clipped_surrogate
 from unigrpo.rng import keyed_generator
 
 
-def surrogate(new, old, advantages, clip_low=0.2, clip_high=0.2) -> PolicyLoss:
+def surrogate(new, old, advantages, clip_low=0.2, clip_high=0.2) -> Surrogate:
     return clipped_surrogate(new - old, advantages, clip_low, clip_high)
 
 

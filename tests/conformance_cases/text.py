@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from unigrpo.config import TextSamplingConfig
-from unigrpo.models.sampling.remasking import commit_counts, draw, most_confident
+from unigrpo.models.sampling.remasking import commit_counts, draw, most_confident, sample_tokens
 from unigrpo.models.sampling.text import sample_text
 from unigrpo.records import Trajectory
 
@@ -108,7 +108,7 @@ def check_gumbel(case: Case) -> None:
     logits, uniform = case["in.logits"].flatten(0, -2), case["in.uniform"].flatten(0, -2)
     for match in case.names(r"out\.argmax_T([\d.]+)"):
         temperature, expected = float(match[1]), case[match[0]]
-        drawn = draw(logits / temperature, -uniform.log()) if temperature > 0 else logits.argmax(-1)
+        drawn = sample_tokens(logits / temperature, -uniform.log()) if temperature > 0 else logits.argmax(-1)
         case.exact(match[0], drawn.view(expected.shape), expected)
 
 

@@ -106,7 +106,7 @@ def test_captions_are_dropped_below_their_probability(encoder, vocabulary):
     sample = CorpusSample(key="a:1", task="t2i", text="a dog")
     is_masked = torch.tensor([True, False, True, False])
     kept, dropped = (
-        encoder(condition_dropout=0.1).row(sample, image_codes=CODES, is_masked=is_masked, condition_draw=draw)
+        encoder(condition_dropout=0.1).row(sample, image_codes=CODES, is_masked=is_masked, condition_uniform=draw)
         for draw in (0.1, 0.099)
     )
     assert (kept.token_mask.sum() - dropped.token_mask.sum()) == len("a dog")

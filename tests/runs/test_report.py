@@ -19,7 +19,7 @@ from unigrpo.config import LoggerConfig, RunConfig
 from unigrpo.runs.directory import RunDirectory
 from unigrpo.runs.image_grid import captioned_grid
 from unigrpo.runs.report import write_report
-from unigrpo.runs.report_plots import draw_panels, moving_average, reward_panels, validation_panels
+from unigrpo.runs.report_plots import moving_average, plot_panels, reward_panels, validation_panels
 
 
 @dataclass
@@ -186,7 +186,7 @@ def test_the_moving_average_by_hand():
 def drawn(rows: list[dict[str, Any]], panels: Any) -> dict[str, list[list[float]]]:
     """Values of all lines of each panel, by its title."""
     figure = Figure()
-    draw_panels(figure, rows, panels(rows))
+    plot_panels(figure, rows, panels(rows))
     return {
         axes.get_title(): [np.asarray(line.get_ydata()).tolist() for line in axes.lines]
         for axes in figure.axes

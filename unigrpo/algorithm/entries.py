@@ -163,10 +163,10 @@ def unscored_entries(views: Sequence[Views], spans: Sequence[Int[Tensor, " _"]])
         spans: Part of the response of each token of each sample, from 1.
     """
     columns: dict[str, list[Tensor]] = {name: [] for name in ("weight", "rate", "sample", "view", "position", "span")}
-    for number, (drawn, span) in enumerate(zip(views, spans, strict=True)):
-        view, position = (drawn.weight != 0).nonzero(as_tuple=True)
-        columns["weight"].append(drawn.weight[view, position])
-        columns["rate"].append(drawn.rate[view, position])
+    for number, (own, span) in enumerate(zip(views, spans, strict=True)):
+        view, position = (own.weight != 0).nonzero(as_tuple=True)
+        columns["weight"].append(own.weight[view, position])
+        columns["rate"].append(own.rate[view, position])
         columns["sample"].append(torch.full_like(view, number))
         columns["view"].append(view)
         columns["position"].append(position)

@@ -19,7 +19,7 @@ def hidden_share(
     Args:
         schedule: `cosine`: cos(pi t / 2); `linear`: 1 - t; `pow` with an exponent, such as `pow2` or `pow0.5`:
             1 - t^exponent; `sigmoid`: the part of a sigmoid between ``start`` and ``end``, rescaled to [0, 1].
-        t: Time in [0, 1]: a uniform draw in training, the finished share of the steps in sampling.
+        t: Time in [0, 1]: a uniform random number in training, the finished fraction of the steps in sampling.
         start: Left end of the sigmoid, before division by ``tau``.
         end: Right end of the sigmoid.
         tau: Width of the sigmoid.

@@ -324,7 +324,7 @@ def check_image_tokenizer(image: ImageConfig, model: str, vocabulary: Vocabulary
 def check_image_tokens(
     section: str, image: ImageSamplingConfig, resolution: int, num_codes: int, prompts: Sequence[Prompt]
 ) -> None:
-    """Raises ValueError if a section of the config does not fit the number of codes of the images it draws."""
+    """Raises ValueError if the sampling settings of a section do not fit the number of codes of the images."""
     if num_codes and image.num_image_tokens not in (num_codes, ImageSamplingConfig().num_image_tokens):
         raise ConfigError(
             f"{section}.image.num_image_tokens is {image.num_image_tokens}, but image.resolution {resolution} "

@@ -13,12 +13,12 @@ THINK_FIRST = (
     "here\n"
 )
 """Request by which MMaDA-8B-MixCoT was trained to answer (training/data.py of its repository)."""
-THINK_THEN_DRAW = (
+THINK_BEFORE_IMAGE = (
     "You should first think out a more detailed version of the description and then provide the user with the image. "
     "The detailed description is enclosed within <think> </think> tags, i.e. <think> detailed description here "
     "</think> image here\n"
 )
-"""Request by which it was trained to think and draw (parquet/my_dataset.py of its repository)."""
+"""Request by which it was trained to think and to generate an image (parquet/my_dataset.py of its repository)."""
 D1_REQUEST = (
     "You are a math expert. You will be given a question to solve. Solve it step by step. Wrap the final answer in a "
     "\\boxed{}. \nRespond in the following format:\n<reasoning>\nYour reasoning here\n</reasoning>\n<answer>\n"
@@ -50,7 +50,7 @@ PROTOCOLS = {
         text=TextSamplingConfig(max_new_tokens=1024, num_denoising_steps=512, block_length=64),
         image=ImageSamplingConfig(num_denoising_steps=50, guidance_scale=3.5, remasking_anneal="compounding"),
         prompt_template="chat_one_newline",
-        instructions={"text": THINK_FIRST, "mmu": THINK_FIRST, "r2i": THINK_THEN_DRAW},
+        instructions={"text": THINK_FIRST, "mmu": THINK_FIRST, "r2i": THINK_BEFORE_IMAGE},
     ),
     "llada": EvaluationProtocol(
         source="EVAL.md of LLaDA, GSM8K with blocks: 256 tokens, 256 steps, blocks of 8; four examples are left out",

@@ -220,8 +220,8 @@ def logit_copies(temperature: float, top_p: float, guidance_scale: float) -> int
     large), their probabilities and the cumulative sum.
     """
     scaled = temperature not in (0, 1)
-    drawn = 2 if top_p >= 1 else 7
-    return max(drawn + scaled, 3 if guidance_scale > 0 else 0)
+    copies = 2 if top_p >= 1 else 7
+    return max(copies + scaled, 3 if guidance_scale > 0 else 0)
 
 
 def scoring_gb(model: ModelSize, tokens: int, dtype: str, read: int | None = None) -> float:

@@ -42,15 +42,15 @@ class TrainingRow:
     """The clean token, or :data:`IGNORED`."""
 
 
-def drop_condition(text_ids: Sequence[int], draw: float, probability: float) -> Sequence[int]:
+def drop_condition(text_ids: Sequence[int], uniform: float, probability: float) -> Sequence[int]:
     """Returns the caption, or with ``probability`` an empty one, which trains the unconditional branch of guidance.
 
     Args:
         text_ids: Tokens of the caption.
-        draw: Uniform random number in [0, 1), one for each row.
+        uniform: Uniform random number in [0, 1), one for each row.
         probability: MMaDA uses 0.1, for `t2i` only.
     """
-    return [] if draw < probability else text_ids
+    return [] if uniform < probability else text_ids
 
 
 def t2i_row(

@@ -60,14 +60,14 @@ def countdown_puzzle(seed: int, index: int) -> tuple[list[int], int]:
         seed: Chooses the puzzles.
         index: Number of the puzzle.
     """
-    draws = keyed_generator(seed, "countdown", index)
+    generator = keyed_generator(seed, "countdown", index)
     while True:
-        numbers = [_draw(draws, 1, 100) for _ in range(_draw(draws, 3, 5))]
+        numbers = [_integer(generator, 1, 100) for _ in range(_integer(generator, 3, 5))]
         left = list(numbers)
         while len(left) > 1:
-            a, b = (left.pop(_draw(draws, 0, len(left))) for _ in range(2))
+            a, b = (left.pop(_integer(generator, 0, len(left))) for _ in range(2))
             results = [a + b, a * b, *([a - b] if a > b else []), *([a // b] if a % b == 0 else [])]
-            left.append(results[_draw(draws, 0, len(results))])
+            left.append(results[_integer(generator, 0, len(results))])
         if 10 <= left[0] <= 100:
             return numbers, left[0]
 
@@ -79,12 +79,12 @@ def sudoku_puzzle(seed: int, index: int) -> tuple[str, str]:
         seed: Chooses the puzzles.
         index: Number of the puzzle.
     """
-    draws = keyed_generator(seed, "sudoku", index)
+    generator = keyed_generator(seed, "sudoku", index)
     grids = SUDOKU_GRIDS
-    solution = grids[_draw(draws, 0, len(grids))]
+    solution = grids[_integer(generator, 0, len(grids))]
     cells = list(solution)
-    num_empty = _draw(draws, 6, 13)
-    for place in torch.randperm(16, generator=draws).tolist():
+    num_empty = _integer(generator, 6, 13)
+    for place in torch.randperm(16, generator=generator).tolist():
         kept, cells[place] = cells[place], "0"
         fitting = sum(all(cell in ("0", digit) for cell, digit in zip(cells, grid, strict=True)) for grid in grids)
         if fitting > 1:
@@ -99,8 +99,8 @@ def is_held_out(label: str) -> bool:
     return hashlib.blake2b(label.encode(), digest_size=8).digest()[0] % 10 == 0
 
 
-def _draw(draws: torch.Generator, low: int, high: int) -> int:
-    return int(torch.randint(low, high, (1,), generator=draws))
+def _integer(generator: torch.Generator, low: int, high: int) -> int:
+    return int(torch.randint(low, high, (1,), generator=generator))
 
 
 def _sudoku_grids() -> list[str]:

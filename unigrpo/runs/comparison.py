@@ -22,7 +22,7 @@ SHOWN = (
     "reward/total_mean", "eval/reward_total", "validation/", "loss/total", "kl/reference_nats", "grad_norm",
     "ratio/clipped_fraction", "rollout/length_mean", "time/step_seconds",
 )  # fmt: skip
-"""Metrics that are drawn: a name means itself and its value by task, and one with a slash at its end all that begin
+"""Metrics that are plotted: a name means itself and its value by task, and one with a slash at its end all that begin
 so."""
 
 

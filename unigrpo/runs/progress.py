@@ -38,7 +38,7 @@ def progress(title: str, num_steps: int, first_step: int) -> Progress:
 
 
 class ProgressBar:
-    """A bar that is drawn again with every step."""
+    """A bar that is written again with every step."""
 
     def __init__(self, title: str, num_steps: int, first_step: int) -> None:
         self._bar = tqdm(total=num_steps, initial=first_step, desc=title, unit="step", mininterval=0, ascii=" #")

@@ -41,7 +41,7 @@ def template(name: str) -> Template:
 
 
 def write_report(folder: Path) -> Path:
-    """Draws the plots of a run and writes its page, also of a run that is still going or died.
+    """Makes the plots of a run and writes its page, also of a run that is still going or died.
 
     Args:
         folder: A run directory.

@@ -1,4 +1,4 @@
-"""The plots of a report: which metrics share a panel, and how the panels are drawn."""
+"""The plots of a report: which metrics share a panel, and how the panels are plotted."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Panel:
 
 
 def write_plots(folder: Path, metrics: Rows) -> dict[str, str]:
-    """Draws every plot whose metrics the run has, into files of the run directory.
+    """Plots everything whose metrics the run has, into files of the run directory.
 
     Args:
         folder: The run directory.
@@ -53,7 +53,7 @@ def write_plots(folder: Path, metrics: Rows) -> dict[str, str]:
     """
     steps = [row for row in metrics if row["step"] > 0]
     plots: dict[str, tuple[str, bool, Callable[[Figure], None]]] = {
-        file: (title, bool(panels), partial(draw_panels, rows=metrics, panels=panels))
+        file: (title, bool(panels), partial(plot_panels, rows=metrics, panels=panels))
         for file, title, panels in (
             ("reward_curve.png", "Reward", reward_panels(metrics)),
             ("losses.png", "Loss", loss_panels(metrics)),
@@ -62,13 +62,13 @@ def write_plots(folder: Path, metrics: Rows) -> dict[str, str]:
             ("optimization.png", "KL, clipping and gradients", optimization_panels(metrics)),
         )
     }
-    plots["time.png"] = "Time of each step", bool(_phases(steps)), partial(draw_time, rows=steps)
-    plots["roles.png"] = "Work of each role", bool(mean_seconds(steps)), partial(draw_roles, rows=steps)
+    plots["time.png"] = "Time of each step", bool(_phases(steps)), partial(plot_time, rows=steps)
+    plots["roles.png"] = "Work of each role", bool(mean_seconds(steps)), partial(plot_roles, rows=steps)
     titles: dict[str, str] = {}
-    for file, (title, has_data, draw) in plots.items():
+    for file, (title, has_data, plot) in plots.items():
         if steps and has_data:
             figure = Figure(figsize=(9, 4), layout="constrained")
-            draw(figure)
+            plot(figure)
             figure.savefig(folder / file, dpi=120)
             titles[file] = title
     return titles
@@ -142,15 +142,15 @@ def optimization_panels(rows: Rows) -> list[Panel]:
     return [panel for panel in panels if any(curve.metric in names for curve in panel.curves)]
 
 
-def draw_panels(figure: Figure, rows: Rows, panels: list[Panel]) -> None:
-    """Draws each panel with axes of its own, since units differ."""
+def plot_panels(figure: Figure, rows: Rows, panels: list[Panel]) -> None:
+    """Plots each panel with axes of its own, since units differ."""
     num_columns = min(len(panels), MAX_COLUMNS)
     num_rows = -(-len(panels) // num_columns)
     figure.set_size_inches(9, 1 + 3 * num_rows)
     grid = figure.subplots(num_rows, num_columns, squeeze=False).flat
     for axes, panel in zip(grid, panels, strict=False):
         for i, curve in enumerate(panel.curves):
-            _draw_curve(axes, rows, curve, f"C{i}")
+            _plot_curve(axes, rows, curve, f"C{i}")
         axes.set_title(panel.title, fontsize=10)
         axes.set_xlabel("step")
         if len(panel.curves) > 1:
@@ -159,8 +159,8 @@ def draw_panels(figure: Figure, rows: Rows, panels: list[Panel]) -> None:
         axes.axis("off")
 
 
-def _draw_curve(axes: Axes, rows: Rows, curve: Curve, color: str) -> None:
-    """Values of training are drawn thin under their moving average, held-out ones as points."""
+def _plot_curve(axes: Axes, rows: Rows, curve: Curve, color: str) -> None:
+    """Plots values of training thin under their moving average, and held-out ones as points."""
     found = [(row["step"], row[curve.metric]) for row in rows if curve.metric in row]
     steps, values = [step for step, _ in found], [value for _, value in found]
     if curve.is_held_out:
@@ -171,8 +171,8 @@ def _draw_curve(axes: Axes, rows: Rows, curve: Curve, color: str) -> None:
     axes.plot(steps, moving_average(values), color=color, linewidth=2, label=curve.label, marker=marker)
 
 
-def draw_time(figure: Figure, rows: Rows) -> None:
-    """Draws the seconds of each phase of every step, one on top of another."""
+def plot_time(figure: Figure, rows: Rows) -> None:
+    """Plots the seconds of each phase of every step, one on top of another."""
     phases = _phases(rows)
     values = [[row.get(f"time/{name}_seconds", 0.0) for row in rows for _ in range(2)] for name in phases]
     total = sum(map(sum, values)) or 1.0
@@ -184,8 +184,8 @@ def draw_time(figure: Figure, rows: Rows) -> None:
     figure.legend(loc="outside lower center", ncols=len(phases), frameon=False)
 
 
-def draw_roles(figure: Figure, rows: Rows) -> None:
-    """Draws a bar for each role: the seconds of its methods in the mean step, and its idle rest."""
+def plot_roles(figure: Figure, rows: Rows) -> None:
+    """Plots a bar for each role: the seconds of its methods in the mean step, and its idle rest."""
     axes = figure.subplots()
     work = mean_seconds(rows)
     methods = [*sorted({method for spent in work.values() for method in spent} - {"idle"}), "idle"]

@@ -49,13 +49,13 @@ def rows_of(rollouts: Sequence[KeyedTrajectory], views: Sequence[Views]) -> list
             sample=number,
             view=view,
             token_ids=rollout.token_ids,
-            is_masked=drawn.is_masked[view],
-            is_scored=drawn.weight[view] != 0,
+            is_masked=own.is_masked[view],
+            is_scored=own.weight[view] != 0,
             image_mask=rollout.image_mask,
         )
-        for number, (rollout, drawn) in enumerate(zip(rollouts, views, strict=True))
-        for view in range(drawn.num_views)
-        if (drawn.weight[view] != 0).any()
+        for number, (rollout, own) in enumerate(zip(rollouts, views, strict=True))
+        for view in range(own.num_views)
+        if (own.weight[view] != 0).any()
     ]
 
 

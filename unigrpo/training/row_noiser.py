@@ -81,7 +81,10 @@ class RowNoiser:
             ]
             rows = [
                 self._encoder.row(
-                    sample.sample, image_codes=c, is_masked=is_masked, condition_draw=torch.rand(1, generator=g).item()
+                    sample.sample,
+                    image_codes=c,
+                    is_masked=is_masked,
+                    condition_uniform=torch.rand(1, generator=g).item(),
                 )
                 for sample, c, (is_masked, _), g in zip(samples, codes, masks, generators, strict=True)
             ]

@@ -80,7 +80,7 @@ def _row_at(number: int, rollout: KeyedTrajectory, step: int) -> PassRow:
     """What the sampler saw at a step, and the tokens that it fixed there.
 
     All that it fixed at this step or later was masked. So was padding that it never sampled, but only until the part
-    of the response was finished: an image is drawn behind thoughts whose padding is end-of-text.
+    of the response was finished: an image is generated after thoughts whose padding is end-of-text.
     """
     fixed, span = rollout.commit_step == step, spans_of(rollout)
     never = (rollout.commit_step < 0) & (span >= span[fixed].min())
@@ -98,5 +98,5 @@ def _step(rollout: KeyedTrajectory, seed: int) -> int:
     """Returns a step at which the rollout fixed a token."""
     steps = rollout.commit_step[rollout.commit_step >= 0].unique()
     key = rollout.key
-    draw = torch.rand(1, generator=keyed_generator(seed, key.step, key.sample_id, "parity"))
-    return int(steps[int(draw * len(steps))])
+    uniform = torch.rand(1, generator=keyed_generator(seed, key.step, key.sample_id, "parity"))
+    return int(steps[int(uniform * len(steps))])

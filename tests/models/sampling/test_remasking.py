@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from unigrpo.models.sampling.remasking import at_least, draw, draw_top_p, most_confident
+from unigrpo.models.sampling.remasking import at_least, most_confident, sample_tokens, sample_top_p
 
 INF = float("inf")
 
@@ -14,7 +14,7 @@ INF = float("inf")
 def test_a_draw_is_the_gumbel_draw_of_the_original(golden, temperature):
     _, arrays = golden("gumbel_noise")
     logits, uniform = arrays["in.logits"].flatten(0, 1), arrays["in.uniform"].flatten(0, 1)
-    drawn = draw(logits / temperature, -uniform.log())
+    drawn = sample_tokens(logits / temperature, -uniform.log())
     assert torch.equal(drawn, arrays[f"out.argmax_T{temperature}"].flatten())
 
 
@@ -42,7 +42,7 @@ def test_the_largest_stays_below_the_threshold_too():
 def test_top_p_draws_from_the_smallest_set_that_reaches_it_in_proportion(top_p, kept):
     probabilities = torch.tensor([0.1, 0.5, 0.25, 0.15])
     uniform = (torch.arange(10_000) + 0.5) / 10_000  # every ten-thousandth of the distribution once
-    drawn = draw_top_p(probabilities.log().expand(len(uniform), 4), top_p, uniform)
+    drawn = sample_top_p(probabilities.log().expand(len(uniform), 4), top_p, uniform)
     expected = torch.zeros(4)
     expected[kept] = probabilities[kept] / probabilities[kept].sum()
     torch.testing.assert_close(drawn.bincount(minlength=4) / len(uniform), expected, atol=2e-4, rtol=0)
@@ -51,11 +51,11 @@ def test_top_p_draws_from_the_smallest_set_that_reaches_it_in_proportion(top_p, 
 def test_the_largest_uniform_number_draws_the_last_token_of_the_set():
     logits = torch.tensor([[0.1, 0.5, 0.25, 0.15]]).log()
     almost_one = torch.tensor([1 - 2**-24])
-    assert [draw_top_p(logits, top_p, almost_one).item() for top_p in (0.3, 0.7, 0.8, 1.0)] == [1, 2, 3, 0]
+    assert [sample_top_p(logits, top_p, almost_one).item() for top_p in (0.3, 0.7, 0.8, 1.0)] == [1, 2, 3, 0]
 
 
 def test_an_excluded_token_is_never_drawn():
     logits = torch.tensor([[9.0, 1.0, 0.0]]).repeat(50, 1)
     noise = torch.rand(50, 3, generator=torch.Generator().manual_seed(0)) + 0.1
-    assert set(draw(logits, noise.clone()).tolist()) == {0}
-    assert 0 not in draw(logits, noise, excluded=0).tolist()
+    assert set(sample_tokens(logits, noise.clone()).tolist()) == {0}
+    assert 0 not in sample_tokens(logits, noise, excluded=0).tolist()

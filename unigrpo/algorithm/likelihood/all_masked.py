@@ -12,9 +12,9 @@ from unigrpo.algorithm.masking import bernoulli_mask, uniform_draws
 class AllMasked(LikelihoodEstimator):
     """log pi(o_i) = log p(o_i | partly masked prompt, nothing of the response), for all tokens in one pass.
 
-    The mask ratio of the inner update is not used. The prompt's mask is drawn anew for every inner update. All that
+    The mask ratio of the inner update is not used. The prompt is masked anew for every inner update. All that
     the response is given counts as prompt here: also task tokens, the codes of an input image, and the thoughts
-    before a drawing.
+    before an image.
 
     Args:
         prompt_mask_ratio: Probability that a prompt token is masked; 0 shows the whole prompt.

@@ -76,7 +76,7 @@ class Views:
 
 
 class LikelihoodEstimator(ABC):
-    """Draws the views of a response.
+    """Masks a response in several ways: its views.
 
     A view scores a token only where it masks it. The prompt and the padding after the first end-of-text are never
     scored, and a view that masks some of the response masks this padding too: it would tell how long the answer is.

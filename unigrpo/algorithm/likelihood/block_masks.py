@@ -12,10 +12,10 @@ from unigrpo.algorithm.masking import lowest_draws, uniform_draws
 
 
 class BlockMasks(LikelihoodEstimator):
-    """Each view draws a block of the response: before it all is shown, behind it all is masked, within it a part is.
+    """Each view has a block of the response: before it all is shown, after it all is masked, within it a part is.
 
     The number of masked tokens of the block is uniform between 1 (or the lowest share that ``algo.mask_ratio``
-    allows) and all of them (or the highest share). Blocks of one response differ until all were drawn. Every masked
+    allows) and all of them (or the highest share). Blocks of one response differ until all were chosen. Every masked
     token is scored, those behind the block too. The weight of a token is 1 over the view's share of masked tokens and
     over the number of views, so that the weighted sum over the number of tokens is the mean over the views of the
     mean log-probability of their masked tokens; ``rate`` is that share. The mask ratio of the inner update is not
@@ -52,8 +52,8 @@ class BlockMasks(LikelihoodEstimator):
         # A token's place in the response; behind it the padding follows, which is masked anyway.
         block = torch.where(row.response_mask, (row.response_mask.cumsum(0) - 1) // length, -1)
         views = [
-            self._view(row, block, int(drawn), generator, bounds)
-            for drawn in _blocks(-(-number // length), self._num_views, generator)
+            self._view(row, block, int(one), generator, bounds)
+            for one in _blocks(-(-number // length), self._num_views, generator)
         ]
         return Views.joined(views, len(row.token_ids))
 
@@ -61,18 +61,18 @@ class BlockMasks(LikelihoodEstimator):
         self,
         row: Row,
         block: Int[Tensor, " L"],
-        drawn: int,
+        number: int,
         generator: torch.Generator,
         bounds: tuple[float, float],
     ) -> Views:
-        inside = row.scored_mask & (block == drawn)
+        inside = row.scored_mask & (block == number)
         size = int(inside.sum())
         fewest, most = max(int(size * bounds[0]), 1), max(int(size * bounds[1]), 1)
         count = int(torch.randint(fewest, most + 1, (), generator=generator))
         chosen = lowest_draws(uniform_draws(inside[None], [generator]), torch.tensor([count]), inside[None])[0]
-        before = block < drawn
+        before = block < number
         context = uniform_draws(before[None], [generator])[0] < self._context_mask_ratio
-        is_masked = chosen | (row.response_mask & (block > drawn)) | (before & context)
+        is_masked = chosen | (row.response_mask & (block > number)) | (before & context)
         scored = is_masked & row.scored_mask
         share = scored.sum() / row.scored_mask.sum()
         weight = scored / share / self._num_views

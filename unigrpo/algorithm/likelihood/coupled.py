@@ -54,12 +54,12 @@ class Coupled(LikelihoodEstimator):
         low, high = common_bounds("coupled", (self._ratio_min, self._ratio_max), bounds)
         share = (low + (high - low) * unit_ratio(mask_ratio, bounds))[None]
         scored = row.scored_mask[None]
-        masked, share = self._draw(scored, share, [generator])
+        masked, share = self._mask(scored, share, [generator])
         views = torch.stack([scored, masked, scored & ~masked])
         rate = torch.stack([torch.ones_like(share), share, 1 - share])
         return span_views(views[:, 0], coupled_weights(views, share)[:, 0], rate, row)
 
-    def _draw(
+    def _mask(
         self, scored: Bool[Tensor, "B L"], share: Float[Tensor, " B"], generators: Sequence[torch.Generator]
     ) -> tuple[Bool[Tensor, "B L"], Float[Tensor, " B"]]:
         """A mask of each row, and t."""

@@ -44,12 +44,12 @@ class MaskedTokens(LikelihoodEstimator):
     ) -> Views:
         scored = row.scored_mask[None]
         ratio = torch.tensor([mask_ratio])
-        is_masked = self._draw(scored, ratio, [generator])
+        is_masked = self._mask(scored, ratio, [generator])
         probability = ar_like_probability(scored, ratio) if self._masking == "ar_like" else ratio[:, None]
         rate = mask_rate(scored, probability, self._masking)
         return span_views(is_masked, is_masked.float(), rate, row)
 
-    def _draw(
+    def _mask(
         self, scored: Bool[Tensor, "B L"], mask_ratio: Float[Tensor, " B"], generators: Sequence[torch.Generator]
     ) -> Bool[Tensor, "B L"]:
         if self._masking == "ar_like":

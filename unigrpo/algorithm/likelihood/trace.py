@@ -21,8 +21,8 @@ class Trace(LikelihoodEstimator):
     Args:
         steps_per_view: Steps that are merged into one view; more than 1 costs less, and shows fewer tokens than the
             sampler saw.
-        num_views: Views of a response part that are kept, drawn anew for every inner update; 0 keeps all.
-        choose: How they are drawn: `uniform`, or `uncertain`, with probabilities proportional to
+        num_views: Views of a response part that are kept, chosen anew for every inner update; 0 keeps all.
+        choose: How they are chosen: `uniform`, or `uncertain`, with probabilities proportional to
             exp(-mean log-probability of the view's tokens when they were written / temperature).
         temperature: Of `uncertain`, nats.
 
@@ -54,11 +54,11 @@ class Trace(LikelihoodEstimator):
         is_masked = is_masked | (row.response_mask & (row.commit_step < 0))
         kept = scored.any(dim=1).nonzero().flatten()
         if 0 < self._num_views < len(kept):
-            kept = kept[self._drawn(scored[kept], row.commit_log_probs, generator)]
+            kept = kept[self._kept(scored[kept], row.commit_log_probs, generator)]
         weight = scored[kept].float()
         return Views(is_masked=is_masked[kept], weight=weight, rate=torch.ones_like(weight))
 
-    def _drawn(
+    def _kept(
         self, scored: Bool[Tensor, "V L"], log_probs: Float[Tensor, " L"], generator: torch.Generator
     ) -> Int[Tensor, " K"]:
         """Numbers of the views that are kept, in order. Without replacement, by the Gumbel-max trick."""

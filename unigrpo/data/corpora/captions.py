@@ -46,9 +46,9 @@ class CaptionStore:
         return checked(decode(path.read_bytes(), str(path)), str(path)) if path.is_file() else None
 
 
-def random_item(items: Sequence[Any], draws: torch.Generator) -> Any:
+def random_item(items: Sequence[Any], generator: torch.Generator) -> Any:
     """Returns one of the items, each with the same probability."""
-    return items[int(torch.randint(len(items), (1,), generator=draws))]
+    return items[int(torch.randint(len(items), (1,), generator=generator))]
 
 
 def open_store(config: CaptionConfig, index_folder: str = "") -> CaptionStore | None:
@@ -84,7 +84,7 @@ def read_questions(path: str) -> Sequence[str]:
     return questions
 
 
-def clean_caption(caption: object, config: CaptionConfig, task: str, where: str, draws: torch.Generator) -> str:
+def clean_caption(caption: object, config: CaptionConfig, task: str, where: str, generator: torch.Generator) -> str:
     """Returns one caption as it is trained.
 
     Args:
@@ -92,19 +92,19 @@ def clean_caption(caption: object, config: CaptionConfig, task: str, where: str,
         config: How captions are cleaned.
         task: Task of the sample; only `t2i` captions are shortened.
         where: File and line for errors.
-        draws: Random number generator.
+        generator: Random number generator.
 
     Raises:
         BadSample: There is no text.
     """
     if isinstance(caption, (list, tuple)) and caption:
-        caption = random_item(caption, draws)
+        caption = random_item(caption, generator)
     text = caption.strip() if isinstance(caption, str) else ""
     if config.first_line_only:
         text = text.partition("\n")[0]
-    text = PERSON_TAG.sub(lambda tag: _person(tag.group(), draws), text)
+    text = PERSON_TAG.sub(lambda tag: _person(tag.group(), generator), text)
     if task == "t2i":
-        if float(torch.rand(1, generator=draws)) < config.first_sentence_probability:
+        if float(torch.rand(1, generator=generator)) < config.first_sentence_probability:
             text = first_sentence(text)
         for phrase in config.drop_phrases:
             text = text.replace(phrase, "")
@@ -123,13 +123,13 @@ def first_sentence(text: str) -> str:
     return text[: end.end()] if end else text
 
 
-def describe(caption: str, questions: Sequence[str], instruction: str, draws: torch.Generator) -> Messages:
+def describe(caption: str, questions: Sequence[str], instruction: str, generator: torch.Generator) -> Messages:
     """Returns a random request, with the caption as its answer."""
-    return (("user", instruction + random_item(questions, draws)), ("assistant", caption))
+    return (("user", instruction + random_item(questions, generator)), ("assistant", caption))
 
 
-def _person(tags: str, draws: torch.Generator) -> str:
-    return "people" if tags.lower().count("<person>") > 1 else random_item(PERSON_WORDS, draws)
+def _person(tags: str, generator: torch.Generator) -> str:
+    return "people" if tags.lower().count("<person>") > 1 else random_item(PERSON_WORDS, generator)
 
 
 def _read_json(path: str, kind: type) -> Any:

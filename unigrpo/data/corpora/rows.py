@@ -49,7 +49,7 @@ class RowEncoder:
         *,
         image_codes: Int[Tensor, " N"] | None = None,
         is_masked: Bool[Tensor, " N"] | None = None,
-        condition_draw: float = 1.0,
+        condition_uniform: float = 1.0,
     ) -> TrainingRow:
         """Returns the row of a sample, before noise.
 
@@ -57,7 +57,7 @@ class RowEncoder:
             sample: A sample of any task.
             image_codes: Codes of its image, for `t2i`, `mmu` and `r2i`.
             is_masked: Codes that noise masks, for `t2i`, whose row has them masked.
-            condition_draw: Uniform random number in [0, 1), for `t2i`: the caption is dropped below
+            condition_uniform: Uniform random number in [0, 1), for `t2i`: the caption is dropped below
                 ``condition_dropout``.
 
         Raises:
@@ -82,7 +82,7 @@ class RowEncoder:
             return _with_targets(row, is_target, 1, room)
         if is_masked is None:
             raise DataError(f"{sample.key}: task t2i needs is_masked: which codes are masked")
-        ids = layouts.drop_condition(ids, condition_draw, layout.condition_dropout)
+        ids = layouts.drop_condition(ids, condition_uniform, layout.condition_dropout)
         return layouts.t2i_row(ids, image_codes, is_masked, vocabulary, max_text_tokens=room)
 
     def _encode(self, sample: CorpusSample) -> tuple[list[int], list[bool]]:

@@ -31,12 +31,12 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def read(self, index: int, draws: torch.Generator) -> CorpusSample:
+    def read(self, index: int, generator: torch.Generator) -> CorpusSample:
         """Returns one sample.
 
         Args:
             index: Number of the sample.
-            draws: Random number generator for everything random in a sample, such as the choice of its caption.
+            generator: Random number generator for everything random in a sample, such as the choice of its caption.
 
         Raises:
             BadSample: It cannot be used.
@@ -51,17 +51,17 @@ class Captioned:
         self._config = config
         self._questions = read_questions(config.captions.questions) if config.task == "mmu" else ()
 
-    def sample(self, key: str, image: Image.Image, caption: object, draws: torch.Generator) -> CorpusSample:
+    def sample(self, key: str, image: Image.Image, caption: object, generator: torch.Generator) -> CorpusSample:
         """Returns the sample of an image and its caption.
 
         Raises:
             BadSample: There is no caption.
         """
         config = self._config
-        text = clean_caption(caption, config.captions, config.task, key, draws)
+        text = clean_caption(caption, config.captions, config.task, key, generator)
         if config.task == "t2i":
             return CorpusSample(key=key, task="t2i", text=text, image=image)
-        messages = describe(text, self._questions, config.instruction, draws)
+        messages = describe(text, self._questions, config.instruction, generator)
         return CorpusSample(key=key, task="mmu", messages=messages, image=image)
 
 
@@ -92,12 +92,12 @@ class ImageFolder:
     def __len__(self) -> int:
         return len(self._names)
 
-    def read(self, index: int, draws: torch.Generator) -> CorpusSample:
+    def read(self, index: int, generator: torch.Generator) -> CorpusSample:
         name = Path(self._names[index])
         where = str(self._folder / name)
         key = name.with_suffix("").as_posix()
         caption = self._store.find("", key) if self._store else self._classes[name.parent.name]
-        return self._captioned.sample(where, open_image(self._folder / name, where), caption, draws)
+        return self._captioned.sample(where, open_image(self._folder / name, where), caption, generator)
 
 
 class Webdataset:
@@ -117,14 +117,14 @@ class Webdataset:
     def __len__(self) -> int:
         return len(self._tars)
 
-    def read(self, index: int, draws: torch.Generator) -> CorpusSample:
+    def read(self, index: int, generator: torch.Generator) -> CorpusSample:
         found = self._tars.read(index)
         where = f"{found.tar}:{found.key}"
         content = next((found.members[ending] for ending in IMAGE_ENDINGS if ending in found.members), None)
         if content is None:
             raise BadSample("missing image", f"{where}: no image among the members {sorted(found.members)}; {APART}")
         caption = self._store.find(found.tar.stem, found.key) if self._store else self._inside(found, where)
-        return self._captioned.sample(where, open_image(content, where), caption, draws)
+        return self._captioned.sample(where, open_image(content, where), caption, generator)
 
     def _inside(self, found: TarSample, where: str) -> object:
         content = found.members.get(self._member)

@@ -93,11 +93,11 @@ class CorpusStream(torch.utils.data.Dataset[CorpusSample]):
         index = shuffled_index(place, len(source), self._seed, name)
         skipped: list[Skipped] = []
         while True:
-            draws = keyed_generator(self._seed, name, "sample", place, len(skipped))
+            generator = keyed_generator(self._seed, name, "sample", place, len(skipped))
             if skipped:
-                index = int(torch.randint(len(source), (1,), generator=draws))
+                index = int(torch.randint(len(source), (1,), generator=generator))
             try:
-                sample = source.read(index, draws)
+                sample = source.read(index, generator)
                 if self._check:
                     self._check(sample)
             except BadSample as error:

@@ -36,10 +36,10 @@ class TableSource:
     def __len__(self) -> int:
         return len(self.table)
 
-    def read(self, index: int, draws: torch.Generator) -> CorpusSample:
-        return self.convert(self.table.row(index), self.table.key(index), draws)
+    def read(self, index: int, generator: torch.Generator) -> CorpusSample:
+        return self.convert(self.table.row(index), self.table.key(index), generator)
 
-    def convert(self, row: Row, key: str, draws: torch.Generator) -> CorpusSample:
+    def convert(self, row: Row, key: str, generator: torch.Generator) -> CorpusSample:
         """Returns the sample of a row."""
         raise NotImplementedError
 
@@ -85,11 +85,11 @@ class TextSource(TableSource):
         super().__init__(config)
         self._text = self.column(config.columns.text, ("content", "text"))
 
-    def convert(self, row: Row, key: str, draws: torch.Generator) -> CorpusSample:
+    def convert(self, row: Row, key: str, generator: torch.Generator) -> CorpusSample:
         text = _text(row, self._text, key)
         spare = len(text) - self.config.max_characters
         if self.config.max_characters and spare > 0:
-            start = int(torch.randint(spare + 1, (1,), generator=draws))
+            start = int(torch.randint(spare + 1, (1,), generator=generator))
             text = text[start : start + self.config.max_characters]
         return CorpusSample(key=key, task="lm", text=text)
 
@@ -102,11 +102,11 @@ class ChatSource(TableSource):
         self._turns = self.column(config.columns.text, ("messages", "conversations", "content", "text"))
         self._image = self.column(config.columns.image, ("image",)) if config.task == "mmu" else ""
 
-    def convert(self, row: Row, key: str, draws: torch.Generator) -> CorpusSample:
+    def convert(self, row: Row, key: str, generator: torch.Generator) -> CorpusSample:
         messages = read_messages(row.get(self._turns), key)
         if self.config.random_turns:
             num_answers = sum(role == "assistant" for role, _ in messages)
-            messages = leading_turns(messages, 1 + int(torch.randint(num_answers, (1,), generator=draws)))
+            messages = leading_turns(messages, 1 + int(torch.randint(num_answers, (1,), generator=generator)))
         messages = with_instruction(messages, self.config.instruction)
         image = self.image(row, self._image, key) if self._image else None
         return CorpusSample(key=key, task=self.config.task, messages=messages, image=image)
@@ -122,7 +122,7 @@ class VqaSource(TableSource):
         self._question = self.column(columns.question, ("question", "problem", "prompt"))
         self._answer = self.column(columns.answer, ("solution", "answer"))
 
-    def convert(self, row: Row, key: str, draws: torch.Generator) -> CorpusSample:
+    def convert(self, row: Row, key: str, generator: torch.Generator) -> CorpusSample:
         question, answer = (_text(row, column, key) for column in (self._question, self._answer))
         turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
         messages = with_instruction(read_messages(turns, key), self.config.instruction)
@@ -138,9 +138,9 @@ class CaptionSource(TableSource):
         self._caption = self.column(config.columns.text, ("caption", "captions", "text", "prompt"))
         self._captioned = Captioned(config)
 
-    def convert(self, row: Row, key: str, draws: torch.Generator) -> CorpusSample:
+    def convert(self, row: Row, key: str, generator: torch.Generator) -> CorpusSample:
         image = self.image(row, self._image, key)
-        return self._captioned.sample(key, image, row.get(self._caption), draws)
+        return self._captioned.sample(key, image, row.get(self._caption), generator)
 
 
 class CotSource(TableSource):
@@ -150,7 +150,7 @@ class CotSource(TableSource):
         super().__init__(config)
         self._image = "" if config.task == "lm_chat" else self.column(config.columns.image, ("image",))
 
-    def convert(self, row: Row, key: str, draws: torch.Generator) -> CorpusSample:
+    def convert(self, row: Row, key: str, generator: torch.Generator) -> CorpusSample:
         try:
             found = convert_row(row, needs_answer=self.config.task != "r2i")
         except CotError as error:

@@ -18,7 +18,13 @@ from unigrpo import ConfigError
 from unigrpo.algorithm.schedule import hidden_share
 from unigrpo.config import ImageSamplingConfig
 from unigrpo.models.sampling.cache import KeyValueCache
-from unigrpo.models.sampling.remasking import draw, exponential_noise, guide, log_prob_and_entropy, uniform_noise
+from unigrpo.models.sampling.remasking import (
+    exponential_noise,
+    guide,
+    log_prob_and_entropy,
+    sample_tokens,
+    uniform_noise,
+)
 from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.records import Trajectory
 
@@ -130,14 +136,14 @@ def sample_images(
         left = hidden.sum(dim=1).tolist()
         if not any(left):
             break
-        drawn, log_probs, entropy, confidence = _candidates(model, batch, hidden, left, settings, vocabulary)
+        sampled, log_probs, entropy, confidence = _candidates(model, batch, hidden, left, settings, vocabulary)
         is_finite &= log_probs.isfinite().all()
         kept = hidden
         if step < settings.num_denoising_steps - 1:
             counts = mask_counts(settings, step, hidden.sum(dim=1))
             noise = _remasking_noise(batch, hidden, left) * remasking_temperature(settings, step)
             kept = hidden & ~least_sure(confidence + noise, counts)
-        batch.show(torch.where(kept, drawn, batch.image))
+        batch.show(torch.where(kept, sampled, batch.image))
         commit_step[kept] = step
         commit_log_probs = torch.where(kept, log_probs, commit_log_probs)
         commit_entropy = torch.where(kept, entropy, commit_entropy)
@@ -288,13 +294,13 @@ def _candidates(
     logits = _logits(model, batch, hidden, sum(left), settings, vocabulary)
     scaled = logits if settings.temperature in (0, 1) else logits / settings.temperature
     if settings.temperature > 0:
-        drawn = draw(scaled, exponential_noise(left, logits.shape[1], batch.generators, logits.device))
+        sampled = sample_tokens(scaled, exponential_noise(left, logits.shape[1], batch.generators, logits.device))
     else:
-        drawn = scaled.argmax(dim=-1)
-    log_probs, entropy = log_prob_and_entropy(scaled, drawn)
-    plain = log_probs if scaled is logits else logits.log_softmax(-1).gather(1, drawn[:, None])[:, 0]
+        sampled = scaled.argmax(dim=-1)
+    log_probs, entropy = log_prob_and_entropy(scaled, sampled)
+    plain = log_probs if scaled is logits else logits.log_softmax(-1).gather(1, sampled[:, None])[:, 0]
     return (
-        batch.image.masked_scatter(hidden, drawn + vocabulary.image_offset),
+        batch.image.masked_scatter(hidden, sampled + vocabulary.image_offset),
         torch.zeros_like(hidden, dtype=torch.float32).masked_scatter(hidden, log_probs),
         torch.zeros_like(hidden, dtype=torch.float32).masked_scatter(hidden, entropy),
         torch.full_like(hidden, torch.inf, dtype=torch.float32).masked_scatter(

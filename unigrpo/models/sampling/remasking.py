@@ -40,7 +40,7 @@ def guide(
     return (conditional - unconditional).mul_(scale + 1).add_(unconditional)  # one copy, as logits are large
 
 
-def draw_top_p(logits: Float[Tensor, "N V"], top_p: float, uniform: Float[Tensor, " N"]) -> Int[Tensor, " N"]:
+def sample_top_p(logits: Float[Tensor, "N V"], top_p: float, uniform: Float[Tensor, " N"]) -> Int[Tensor, " N"]:
     """Samples one token per row from the smallest set of tokens whose probability reaches ``top_p``.
 
     The tokens are ordered by probability, and the sample is where the cumulative probability passes a uniform random
@@ -72,11 +72,13 @@ def uniform_noise(
     counts: Sequence[int], generators: Sequence[torch.Generator], device: torch.device
 ) -> Float[Tensor, " N"]:
     """Returns uniform random numbers in [0, 1): ``counts[i]`` of them from ``generators[i]``."""
-    drawn = [torch.rand(count, generator=g, device=g.device) for count, g in zip(counts, generators, strict=True)]
-    return torch.cat(drawn).to(device)
+    numbers = [torch.rand(count, generator=g, device=g.device) for count, g in zip(counts, generators, strict=True)]
+    return torch.cat(numbers).to(device)
 
 
-def draw(logits: Float[Tensor, "N V"], noise: Float[Tensor, "N V"], excluded: int | None = None) -> Int[Tensor, " N"]:
+def sample_tokens(
+    logits: Float[Tensor, "N V"], noise: Float[Tensor, "N V"], excluded: int | None = None
+) -> Int[Tensor, " N"]:
     """Samples one token per row from the softmax of the logits by an exponential race, which equals adding Gumbel
     noise.
 

@@ -19,12 +19,12 @@ from unigrpo.models.sampling.cache import KeyValueCache
 from unigrpo.models.sampling.remasking import (
     at_least,
     commit_counts,
-    draw,
-    draw_top_p,
     exponential_noise,
     guide,
     log_prob_and_entropy,
     most_confident,
+    sample_tokens,
+    sample_top_p,
     uniform_noise,
 )
 from unigrpo.models.vocabulary import Vocabulary
@@ -212,12 +212,12 @@ def _fill_block(
         chosen = _chosen_at_random(masked, left, count, part.generators, settings)
         read, numbers = (masked, left) if chosen is None else (chosen, _numbers(chosen, count, settings))
         logits = _logits(model, part, columns, read, sum(numbers), settings, vocabulary, cache)
-        drawn, log_probs, entropy, confidence = _candidates(logits, numbers, part.generators, settings, vocabulary)
+        sampled, log_probs, entropy, confidence = _candidates(logits, numbers, part.generators, settings, vocabulary)
         is_finite &= log_probs.isfinite().all()
         if chosen is None:
             confidence = confidence.nan_to_num(0.0)  # so that the count holds until the end of the block, which raises
             chosen = _chosen(masked, confidence, count, settings)
-        for target, values in ((part.tokens, drawn), (part.log_probs, log_probs), (part.entropy, entropy)):
+        for target, values in ((part.tokens, sampled), (part.log_probs, log_probs), (part.entropy, entropy)):
             _commit(target[:, columns], read, chosen, values)
         part.commit_step[:, columns].masked_fill_(chosen, block * len(counts) + step)
         left = [n - count for n in left]
@@ -275,19 +275,19 @@ def _candidates(
     scaled = logits if settings.temperature in (0, 1) else logits / settings.temperature
     if settings.temperature > 0 and settings.top_p == 1:
         noise = exponential_noise(numbers, logits.shape[1], generators, logits.device)
-        drawn = draw(scaled, noise, excluded=vocabulary.mask_id)
+        sampled = sample_tokens(scaled, noise, excluded=vocabulary.mask_id)
         del noise
     else:
         allowed = scaled.index_fill(1, torch.tensor([vocabulary.mask_id], device=logits.device), -torch.inf)
         if settings.temperature > 0:
-            drawn = draw_top_p(allowed, settings.top_p, uniform_noise(numbers, generators, logits.device))
+            sampled = sample_top_p(allowed, settings.top_p, uniform_noise(numbers, generators, logits.device))
         else:
-            drawn = allowed.argmax(dim=-1)
+            sampled = allowed.argmax(dim=-1)
         del allowed
-    log_probs, entropy = log_prob_and_entropy(scaled, drawn)
+    log_probs, entropy = log_prob_and_entropy(scaled, sampled)
     if scaled is logits:
-        return drawn, log_probs, entropy, log_probs.exp()
-    return drawn, log_probs, entropy, logits.log_softmax(-1).gather(1, drawn[:, None])[:, 0].exp()
+        return sampled, log_probs, entropy, log_probs.exp()
+    return sampled, log_probs, entropy, logits.log_softmax(-1).gather(1, sampled[:, None])[:, 0].exp()
 
 
 def _logits(

@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 
 from rewards.base import Reward, RewardInput
-from rewards.imaging.batches import check_picture_prompt, generated_picture, require_batch_size
+from rewards.imaging.batches import check_image_prompt, generated_image, require_batch_size
 from rewards.imaging.clip import ClipEncoder
 from rewards.imaging.score_head import ScoreHead
 from rewards.imaging.weights import find_file, load_exactly, read_weights
@@ -61,9 +61,9 @@ class Aesthetic(Reward):
     def __call__(self, inputs: Sequence[RewardInput]) -> list[float | None]:
         if not inputs:
             return []
-        pictures = [generated_picture(item, i) for i, item in enumerate(inputs)]
+        images = [generated_image(item, i) for i, item in enumerate(inputs)]
         with torch.inference_mode():
-            return self._head(self._encoder.encode_pictures(pictures)).tolist()
+            return self._head(self._encoder.encode_images(images)).tolist()
 
     def check_prompt(self, prompt: RewardInput) -> None:
-        check_picture_prompt(prompt)
+        check_image_prompt(prompt)

@@ -8,7 +8,7 @@ from functools import cached_property
 from PIL import Image
 
 from rewards.base import Reward, RewardInput
-from rewards.imaging.batches import check_picture_prompt, describe, picture_and_prompt, require_batch_size
+from rewards.imaging.batches import check_image_prompt, describe, image_and_prompt, require_batch_size
 from rewards.imaging.clip import ClipEncoder
 from rewards.reply import after_thoughts
 
@@ -60,17 +60,17 @@ class ClipScore(Reward):
         if not inputs:
             return []
         pairs = [_pair(item, i) for i, item in enumerate(inputs)]
-        cosines = self._encoder.cosines([picture for picture, _ in pairs], [text for _, text in pairs])
+        cosines = self._encoder.cosines([image for image, _ in pairs], [text for _, text in pairs])
         return (100 * cosines.clamp(min=0) if self._is_percent else cosines).tolist()
 
     def check_prompt(self, prompt: RewardInput) -> None:
         if prompt.task != "mmu":
-            check_picture_prompt(prompt)
+            check_image_prompt(prompt)
 
 
 def _pair(item: RewardInput, index: int) -> tuple[Image.Image, str]:
     if item.task != "mmu":
-        return picture_and_prompt(item, index)
+        return image_and_prompt(item, index)
     if len(item.input_images) != 1:
         raise ValueError(f"{describe(item, index)}: a caption needs one input image, found {len(item.input_images)}")
     return item.input_images[0].convert("RGB"), after_thoughts(item.completion)

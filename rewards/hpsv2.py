@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from rewards.base import Reward, RewardInput
-from rewards.imaging.batches import check_picture_prompt, picture_and_prompt, require_batch_size
+from rewards.imaging.batches import check_image_prompt, image_and_prompt, require_batch_size
 from rewards.imaging.clip import ClipEncoder
 from rewards.imaging.open_clip_weights import load_open_clip
 from rewards.imaging.weights import find_file, local_path
@@ -66,9 +66,9 @@ class HpsV2(Reward):
     def __call__(self, inputs: Sequence[RewardInput]) -> list[float | None]:
         if not inputs:
             return []
-        pairs = [picture_and_prompt(item, i) for i, item in enumerate(inputs)]
-        cosines = self._encoder.cosines([picture for picture, _ in pairs], [prompt for _, prompt in pairs])
+        pairs = [image_and_prompt(item, i) for i, item in enumerate(inputs)]
+        cosines = self._encoder.cosines([image for image, _ in pairs], [prompt for _, prompt in pairs])
         return (self._factor * cosines).tolist()
 
     def check_prompt(self, prompt: RewardInput) -> None:
-        check_picture_prompt(prompt)
+        check_image_prompt(prompt)

@@ -12,9 +12,9 @@ from transformers import BertTokenizer
 
 from rewards.base import Reward, RewardInput
 from rewards.imaging.batches import (
-    check_picture_prompt,
+    check_image_prompt,
     choose_device,
-    picture_and_prompt,
+    image_and_prompt,
     require_batch_size,
     slices,
 )
@@ -59,16 +59,16 @@ class ImageReward(Reward):
 
     @torch.inference_mode()
     def __call__(self, inputs: Sequence[RewardInput]) -> list[float | None]:
-        pairs = [picture_and_prompt(item, i) for i, item in enumerate(inputs)]
+        pairs = [image_and_prompt(item, i) for i, item in enumerate(inputs)]
         scores: list[float | None] = []
         for part in slices(pairs, self._batch_size):
             token_ids, mask = self._tokens([prompt for _, prompt in part])
-            pixels = to_pixels([picture for picture, _ in part], self._network.image_size)
+            pixels = to_pixels([image for image, _ in part], self._network.image_size)
             scores += self._score(token_ids, mask, pixels)
         return scores
 
     def check_prompt(self, prompt: RewardInput) -> None:
-        check_picture_prompt(prompt)
+        check_image_prompt(prompt)
 
     def _score(self, *arguments: Tensor) -> list[float]:
         device = choose_device(self._device)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from PIL import Image
 
 from rewards.base import Reward, RewardInput
-from rewards.imaging.batches import check_picture_prompt, generated_picture
+from rewards.imaging.batches import check_image_prompt, generated_image
 
 RANGES = {"small": (float("-inf"), 0.0), "large": (0.0, float("inf"))}
 
@@ -39,14 +39,14 @@ class JpegSize(Reward):
         self.unit = self.unit if prefer == "small" else "kilobytes of the JPEG"
 
     def __call__(self, inputs: Sequence[RewardInput]) -> list[float | None]:
-        return [self._sign * kilobytes(generated_picture(item, i), self._quality) for i, item in enumerate(inputs)]
+        return [self._sign * kilobytes(generated_image(item, i), self._quality) for i, item in enumerate(inputs)]
 
     def check_prompt(self, prompt: RewardInput) -> None:
-        check_picture_prompt(prompt)
+        check_image_prompt(prompt)
 
 
-def kilobytes(picture: Image.Image, quality: int) -> float:
+def kilobytes(image: Image.Image, quality: int) -> float:
     """Returns the size of an image as a JPEG."""
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=quality)
+    image.save(buffer, "JPEG", quality=quality)
     return buffer.tell() / 1000

@@ -115,14 +115,14 @@ class Judge(Reward):
         text = self._template.format(
             prompt=item.prompt, completion=item.completion, label=item.label or "", low=self._low, high=self._high
         )
-        pictures = [*item.input_images, *([item.image] if item.image is not None else [])]
+        images = [*item.input_images, *([item.image] if item.image is not None else [])]
         content: list[dict[str, Any]] = [{"type": "text", "text": text}]
-        for picture in pictures:
-            url = f"data:image/png;base64,{png_base64(picture)}"
+        for image in images:
+            url = f"data:image/png;base64,{png_base64(image)}"
             content.append({"type": "image_url", "image_url": {"url": url}})
         body: dict[str, Any] = {
             "model": self._model,
-            "messages": [{"role": "user", "content": content if pictures else text}],
+            "messages": [{"role": "user", "content": content if images else text}],
             "temperature": 0.0,
             "max_tokens": self._max_tokens,
         }

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from rewards.base import Reward, RewardInput
-from rewards.imaging.batches import check_picture_prompt, generated_picture
+from rewards.imaging.batches import check_image_prompt, generated_image
 
 LONGEST = 2000
 """Number of characters that are compared at most."""
@@ -60,12 +60,12 @@ class Ocr(Reward):
 
     def __call__(self, inputs: Sequence[RewardInput]) -> list[float | None]:
         return [
-            accuracy(self._read(generated_picture(item, number)), wanted_text(item), allow_more=self._allow_more)
+            accuracy(self._read(generated_image(item, number)), wanted_text(item), allow_more=self._allow_more)
             for number, item in enumerate(inputs)
         ]
 
     def check_prompt(self, prompt: RewardInput) -> None:
-        check_picture_prompt(prompt)
+        check_image_prompt(prompt)
         if not _compared(wanted_text(prompt)):
             raise ValueError(
                 'the prompt asks for no text; put it into double quotes ("..."), or give it as gold answer'

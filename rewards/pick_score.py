@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from rewards.base import Reward, RewardInput
-from rewards.imaging.batches import check_picture_prompt, picture_and_prompt, require_batch_size
+from rewards.imaging.batches import check_image_prompt, image_and_prompt, require_batch_size
 from rewards.imaging.clip import ClipEncoder
 
 RANGES = {"logit": (-100.0, 100.0), "cosine": (-1.0, 1.0)}
@@ -58,10 +58,10 @@ class PickScore(Reward):
     def __call__(self, inputs: Sequence[RewardInput]) -> list[float | None]:
         if not inputs:
             return []
-        pairs = [picture_and_prompt(item, i) for i, item in enumerate(inputs)]
-        cosines = self._encoder.cosines([picture for picture, _ in pairs], [prompt for _, prompt in pairs])
+        pairs = [image_and_prompt(item, i) for i, item in enumerate(inputs)]
+        cosines = self._encoder.cosines([image for image, _ in pairs], [prompt for _, prompt in pairs])
         factor = self._encoder.logit_scale if self._is_logit else 1.0
         return (factor * cosines).tolist()
 
     def check_prompt(self, prompt: RewardInput) -> None:
-        check_picture_prompt(prompt)
+        check_image_prompt(prompt)

@@ -133,7 +133,7 @@ class Remote(Reward):
             "tasks": [i.task for i in inputs],
             "metadata": [dict(i.metadata) for i in inputs],
             "images": [None if i.image is None else png_base64(i.image) for i in inputs],
-            "input_images": [[png_base64(picture) for picture in i.input_images] for i in inputs],
+            "input_images": [[png_base64(image) for image in i.input_images] for i in inputs],
         }
 
     def _values(self, answer: Any, count: int) -> list[float | None] | None:

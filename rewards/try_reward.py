@@ -82,7 +82,7 @@ def read_samples(path: Path) -> list[RewardInput]:
 
 
 def _sample(row: dict[str, Any], folder: Path) -> RewardInput:
-    picture = Image.open(folder / row["image"]).convert("RGB") if row.get("image") else None
+    image = Image.open(folder / row["image"]).convert("RGB") if row.get("image") else None
     inputs = tuple(Image.open(folder / name).convert("RGB") for name in row.get("images") or ())
     texts = ("prompt", "completion", "label", "task", "raw_completion", "completion_ids", "prompt_ids", "messages")
     known = {name: row[name] for name in texts if name in row}
@@ -95,7 +95,7 @@ def _sample(row: dict[str, Any], folder: Path) -> RewardInput:
     known["is_full_length"] = bool(row.get("is_full_length", False))
     taken = {field.name for field in dataclasses.fields(RewardInput)} | {"images"}
     metadata = {name: value for name, value in row.items() if name not in taken}
-    return RewardInput(**known, image=picture, input_images=inputs, metadata=metadata)
+    return RewardInput(**known, image=image, input_images=inputs, metadata=metadata)
 
 
 def _first_problem(file: str, problems: Sequence[str]) -> str:

@@ -15,42 +15,42 @@ PICTURE_TASKS = ("t2i", "r2i")
 """Tasks whose samples are images."""
 
 
-def generated_picture(item: RewardInput, index: int) -> Image.Image:
+def generated_image(item: RewardInput, index: int) -> Image.Image:
     """Returns the generated image of the sample at this index of the batch.
 
     Raises:
         ValueError: It is missing, empty, or not RGB; the message names the sample.
     """
-    picture: object = item.image
-    if picture is None:
+    image: object = item.image
+    if image is None:
         raise ValueError(f"{describe(item, index)} has no generated image; this reward scores only images")
-    if not isinstance(picture, Image.Image):
-        raise ValueError(f"{describe(item, index)}: the image is a {type(picture).__name__}, not a PIL image")
-    if 0 in picture.size:
-        raise ValueError(f"{describe(item, index)}: the image is empty, {picture.width} x {picture.height} pixels")
-    if picture.mode != "RGB":
+    if not isinstance(image, Image.Image):
+        raise ValueError(f"{describe(item, index)}: the image is a {type(image).__name__}, not a PIL image")
+    if 0 in image.size:
+        raise ValueError(f"{describe(item, index)}: the image is empty, {image.width} x {image.height} pixels")
+    if image.mode != "RGB":
         raise ValueError(
-            f"{describe(item, index)}: the image has mode {picture.mode!r}, expected 'RGB'; use .convert('RGB')"
+            f"{describe(item, index)}: the image has mode {image.mode!r}, expected 'RGB'; use .convert('RGB')"
         )
-    return picture
+    return image
 
 
-def picture_and_prompt(item: RewardInput, index: int) -> tuple[Image.Image, str]:
+def image_and_prompt(item: RewardInput, index: int) -> tuple[Image.Image, str]:
     """Returns the generated image of a sample, and the text that it should fit.
 
     That text is the prompt. A prompt of task ``r2i`` may be a riddle ("the tallest animal"); its label, if it has one,
     says what to see ("a giraffe") and replaces the prompt.
 
     Raises:
-        ValueError: As :func:`generated_picture`; or the prompt is empty.
+        ValueError: As :func:`generated_image`; or the prompt is empty.
     """
     prompt: object = item.prompt
     if not isinstance(prompt, str) or not prompt.strip():
         raise ValueError(f"{describe(item, index)} has no prompt to compare its image with")
-    return generated_picture(item, index), (item.label if item.task == "r2i" else None) or prompt
+    return generated_image(item, index), (item.label if item.task == "r2i" else None) or prompt
 
 
-def check_picture_prompt(prompt: RewardInput) -> None:
+def check_image_prompt(prompt: RewardInput) -> None:
     """Checks a prompt before there are samples.
 
     Raises:

@@ -73,17 +73,17 @@ class ClipEncoder:
         return torch.cat(parts)[[rows[text] for text in texts]]
 
     @torch.inference_mode()
-    def encode_pictures(self, pictures: Sequence[Image.Image]) -> Tensor:
+    def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
         """Returns unit vectors (N, width) on the CPU."""
         parts: list[Tensor] = []
-        for part in slices(pictures, self._batch_size):
+        for part in slices(images, self._batch_size):
             pixels = self._image_processor(list(part), return_tensors="pt")["pixel_values"]
             parts.append(_pooled(self._model.get_image_features(pixel_values=pixels.to(self._device))))
         return torch.cat(parts)
 
-    def cosines(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> Tensor:
+    def cosines(self, images: Sequence[Image.Image], texts: Sequence[str]) -> Tensor:
         """Returns the cosine of each image with its own text (N,); other pairs are not compared."""
-        return (self.encode_pictures(pictures) * self.encode_texts(texts)).sum(dim=1).clamp(-1.0, 1.0)
+        return (self.encode_images(images) * self.encode_texts(texts)).sum(dim=1).clamp(-1.0, 1.0)
 
 
 def _pooled(features: object) -> Tensor:

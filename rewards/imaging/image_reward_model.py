@@ -168,21 +168,21 @@ def to_published_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def to_pixels(pictures: Sequence[Image.Image], size: int) -> Tensor:
+def to_pixels(images: Sequence[Image.Image], size: int) -> Tensor:
     """Converts RGB images to float32 (N, 3, size, size): shorter side to ``size``, middle square, CLIP's mean and
     deviation.
 
     Sides and margins are rounded as torchvision does, which the published preprocessing uses; transformers' processor
     takes another column where an odd number of columns is cut off.
     """
-    return torch.stack([_pixels(picture, size) for picture in pictures])
+    return torch.stack([_pixels(image, size) for image in images])
 
 
-def _pixels(picture: Image.Image, size: int) -> Tensor:
-    shorter = min(picture.size)
-    width, height = (int(size * side / shorter) for side in picture.size)
+def _pixels(image: Image.Image, size: int) -> Tensor:
+    shorter = min(image.size)
+    width, height = (int(size * side / shorter) for side in image.size)
     left, top = round((width - size) / 2), round((height - size) / 2)
-    resized = picture.resize((width, height), Image.Resampling.BICUBIC)
+    resized = image.resize((width, height), Image.Resampling.BICUBIC)
     array = np.asarray(resized.crop((left, top, left + size, top + size)), dtype=np.float32) / 255
     standard = (array - np.array(CHANNEL_MEAN, np.float32)) / np.array(CHANNEL_STD, np.float32)
     return torch.from_numpy(standard).permute(2, 0, 1).contiguous()

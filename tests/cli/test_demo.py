@@ -176,7 +176,7 @@ def test_a_body_without_a_length_is_cut_off_at_the_limit():
 
 
 @pytest.mark.browser
-def test_every_tab_works_in_a_browser(loaded, picture):
+def test_every_tab_works_in_a_browser(loaded, red_image):
     """Needs playwright (pip) and Chromium (a package of the system, on PATH)."""
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -192,7 +192,7 @@ def test_every_tab_works_in_a_browser(loaded, picture):
             for task, (name, _, _) in demo_page.TASKS.items():
                 tab.get_by_role("tab", name=name, exact=True).click()
                 if task == "mmu":
-                    tab.locator("input[type=file]").first.set_input_files(picture)
+                    tab.locator("input[type=file]").first.set_input_files(red_image)
                 if task == "text":  # once: the message stays for a while
                     tab.locator(f"#{task}-run").click()
                     tab.get_by_text("The text is empty").first.wait_for(timeout=20_000)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from unigrpo.config import TextSamplingConfig
-from unigrpo.models.sampling.remasking import commit_counts, draw, most_confident, sample_tokens
+from unigrpo.models.sampling.remasking import commit_counts, most_confident, sample_tokens
 from unigrpo.models.sampling.text import sample_text
 from unigrpo.records import Trajectory
 

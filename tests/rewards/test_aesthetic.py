@@ -39,7 +39,7 @@ def test_the_number_is_the_heads_on_the_pictures_unit_vector(
 ) -> None:
     batch = [sample(0), sample(1, "prompts do not matter"), sample(0, "")]
     values = load_reward("aesthetic", {"model": str(clip_folder), "head": str(head), "batch_size": 2})(batch)
-    vectors = ClipEncoder(str(clip_folder)).encode_pictures([item.image for item in batch if item.image]).double()
+    vectors = ClipEncoder(str(clip_folder)).encode_images([item.image for item in batch if item.image]).double()
     torch.testing.assert_close(vectors.norm(dim=1), torch.ones(3, dtype=torch.float64), atol=1e-6, rtol=0)
     matrix, offset = collapsed(torch.load(next(head.glob("*.pth")), weights_only=True))
     expected = (vectors @ matrix.T + offset).squeeze(1).tolist()

@@ -34,15 +34,15 @@ def captioned_grid(
     texts = [textwrap.wrap(text, int(cell_pixels / CHARACTER_PIXELS))[:MAX_LINES] for text, _ in columns]
     cell = cell_pixels + GAP
     head = LINE * max(map(len, texts)) + GAP
-    num_rows = max(len(pictures) for _, pictures in columns)
+    num_rows = max(len(images) for _, images in columns)
     page = Image.new("RGB", (len(columns) * cell, head + num_rows * cell), "white")
     pen, font = ImageDraw.Draw(page), ImageFont.load_default(size=10)
-    for column, (lines, (_, pictures)) in enumerate(zip(texts, columns, strict=True)):
+    for column, (lines, (_, images)) in enumerate(zip(texts, columns, strict=True)):
         left = column * cell
         pen.multiline_text((left + 1, 1), "\n".join(lines), fill="black", font=font, spacing=1)
-        for row, picture in enumerate(pictures):
-            if picture is not None:
-                page.paste(square(picture, cell_pixels), (left, head + row * cell))
+        for row, image in enumerate(images):
+            if image is not None:
+                page.paste(square(image, cell_pixels), (left, head + row * cell))
     return page
 
 
@@ -62,7 +62,7 @@ def stack_vertically(pages: Sequence[Image.Image]) -> tuple[Image.Image, int]:
     return page, num_rows
 
 
-def square(picture: np.ndarray, side: int) -> Image.Image:
+def square(image: np.ndarray, side: int) -> Image.Image:
     """Resizes an image to a square, without interpolation where it becomes larger."""
-    method = Image.Resampling.NEAREST if side >= max(picture.shape[:2]) else Image.Resampling.LANCZOS
-    return Image.fromarray(picture).resize((side, side), method)
+    method = Image.Resampling.NEAREST if side >= max(image.shape[:2]) else Image.Resampling.LANCZOS
+    return Image.fromarray(image).resize((side, side), method)

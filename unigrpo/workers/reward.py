@@ -122,7 +122,7 @@ def reward_inputs(rollouts: Sequence[Rollout]) -> list[RewardInput]:
         ValueError: An image of a prompt cannot be read any more.
     """
     prompts = [rollout.prompt for rollout in rollouts]
-    pictures = {path: read_image(path) for path in {path for prompt in prompts for path in prompt.images}}
+    input_images = {path: read_image(path) for path in {path for prompt in prompts for path in prompt.images}}
     return [
         RewardInput(
             prompt=prompt.text,
@@ -135,7 +135,7 @@ def reward_inputs(rollouts: Sequence[Rollout]) -> list[RewardInput]:
             is_full_length=rollout.is_full_length,
             label=prompt.label,
             task=prompt.task,
-            input_images=tuple(pictures[path] for path in prompt.images),
+            input_images=tuple(input_images[path] for path in prompt.images),
             metadata=dict(prompt.metadata),
         )
         for prompt, rollout in zip(prompts, rollouts, strict=True)

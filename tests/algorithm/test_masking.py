@@ -13,9 +13,9 @@ from unigrpo.algorithm.masking import (
     apply_mask,
     bernoulli_mask,
     exact_count_mask,
-    hide,
     interpolate_ratios,
     mask_ratios,
+    mask_tokens,
     stride_ratios,
     uniform_draws,
 )
@@ -43,7 +43,7 @@ def test_another_key_gives_other_numbers(other):
 def test_the_global_generator_is_untouched():
     before = torch.get_rng_state()
     eligible = torch.ones(2, 5, dtype=torch.bool)
-    hide(eligible, mask_ratios("stride", 4, generators(2))[0], generators(2), "bernoulli")
+    mask_tokens(eligible, mask_ratios("stride", 4, generators(2))[0], generators(2), "bernoulli")
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -96,7 +96,7 @@ def test_an_unknown_schedule_is_named_with_the_right_ones():
 
 
 def subset_probability(subset, ratio, size):
-    """Of a Bernoulli mask that hides one uniformly random token where chance hides none."""
+    """Of a Bernoulli mask that masks one uniformly random token where chance masks none."""
     chance = ratio ** len(subset) * (1 - ratio) ** (size - len(subset))
     if len(subset) == 0:
         return 0.0
@@ -119,13 +119,13 @@ def test_every_subset_of_four_tokens_is_hidden_as_often_as_enumeration_says(rati
 
 @pytest.mark.parametrize("size", range(1, 9))
 @pytest.mark.parametrize("ratio", [0.0, 0.1, 0.25, 0.5, 0.75, 1.0])
-def test_exact_count_hides_the_rounded_share_and_at_least_one(size, ratio):
+def test_exact_count_masks_the_rounded_share_and_at_least_one(size, ratio):
     draws = torch.rand(20, size, generator=keyed_generator(size))
     hidden = exact_count_mask(draws, torch.full((20,), ratio), torch.ones(20, size, dtype=torch.bool))
     assert (hidden.sum(dim=1) == max(1, round(ratio * size))).all()
 
 
-def test_exact_count_hides_every_pair_of_four_tokens_equally_often():
+def test_exact_count_masks_every_pair_of_four_tokens_equally_often():
     rows = 24_000
     draws = torch.rand(rows, 4, generator=keyed_generator("pairs"))
     hidden = exact_count_mask(draws, torch.full((rows,), 0.5), torch.ones(rows, 4, dtype=torch.bool))
@@ -135,16 +135,18 @@ def test_exact_count_hides_every_pair_of_four_tokens_equally_often():
 
 
 @pytest.mark.parametrize("mask", [bernoulli_mask, exact_count_mask])
-def test_a_row_without_eligible_tokens_hides_nothing(mask):
+def test_a_row_without_eligible_tokens_masks_nothing(mask):
     eligible = torch.tensor([[False, False], [True, False]])
     hidden = mask(torch.rand(2, 2, generator=keyed_generator(0)), torch.tensor([1.0, 0.0]), eligible)
     assert hidden.tolist() == [[False, False], [True, False]]
 
 
 @pytest.mark.parametrize("masking", ["bernoulli", "exact_count"])
-def test_hidden_tokens_grow_with_the_ratio_for_the_same_draws(masking):
+def test_masked_tokens_grow_with_the_ratio_for_the_same_draws(masking):
     eligible = torch.rand(16, 12, generator=keyed_generator("eligible")) < 0.7
-    views = [hide(eligible, torch.full((16,), ratio), generators(16), masking) for ratio in (0.1, 0.4, 0.8, 1.0)]
+    views = [
+        mask_tokens(eligible, torch.full((16,), ratio), generators(16), masking) for ratio in (0.1, 0.4, 0.8, 1.0)
+    ]
     for fewer, more in itertools.pairwise(views):
         assert not (fewer & ~more).any()
     assert torch.equal(views[-1], eligible)
@@ -159,7 +161,7 @@ def test_draws_ignore_padding_and_row_order():
     assert torch.equal(uniform_draws(both, [keyed_generator(1), keyed_generator(5)])[1][long[0]], drawn[short])
 
 
-def test_apply_mask_hides_and_leaves_the_rest():
+def test_apply_mask_masks_and_leaves_the_rest():
     x0 = torch.tensor([[3, 4, 5]])
     views = torch.tensor([[[True, False, False]], [[False, False, True]]])
     assert apply_mask(x0, views, 99).tolist() == [[[99, 4, 5]], [[3, 4, 99]]]

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from unigrpo.algorithm.schedule import hidden_share
+from unigrpo.algorithm.schedule import masked_fraction
 
 SCHEDULES = ["cosine", "linear", "pow2", "pow0.5", "pow3", "sigmoid"]
 
@@ -15,18 +15,18 @@ SCHEDULES = ["cosine", "linear", "pow2", "pow0.5", "pow3", "sigmoid"]
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_schedules_are_those_of_the_original_code(golden, schedule):
     _, arrays = golden("mask_schedules")
-    torch.testing.assert_close(hidden_share(schedule, arrays["in.t"]), arrays[f"out.{schedule}"], rtol=0, atol=2e-6)
+    torch.testing.assert_close(masked_fraction(schedule, arrays["in.t"]), arrays[f"out.{schedule}"], rtol=0, atol=2e-6)
 
 
 def test_the_sigmoid_takes_its_ends_and_width(golden):
     _, arrays = golden("mask_schedules")
-    share = hidden_share("sigmoid", arrays["in.t"], start=-2.0, end=4.0, tau=0.7)
+    share = masked_fraction("sigmoid", arrays["in.t"], start=-2.0, end=4.0, tau=0.7)
     torch.testing.assert_close(share, arrays["out.sigmoid_start-2_end4_tau0.7"], rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_a_schedule_falls_from_one_to_about_zero(schedule):
-    share = hidden_share(schedule, torch.linspace(0, 1, 1001))
+    share = masked_fraction(schedule, torch.linspace(0, 1, 1001))
     assert share[0].item() == pytest.approx(1.0)
     assert share[-1].item() == pytest.approx(0.0, abs=1e-6)
     assert (share.diff() <= 0).all()
@@ -34,10 +34,10 @@ def test_a_schedule_falls_from_one_to_about_zero(schedule):
 
 
 def test_cosine_at_one_third_is_half_the_root_of_three():
-    assert hidden_share("cosine", torch.tensor([1 / 3])).item() == pytest.approx(math.sqrt(3) / 2)
+    assert masked_fraction("cosine", torch.tensor([1 / 3])).item() == pytest.approx(math.sqrt(3) / 2)
 
 
 @pytest.mark.parametrize("schedule", ["cos", "pow", "powx", "pow-1", "pownan", ""])
 def test_a_wrong_schedule_is_refused(schedule):
     with pytest.raises(ValueError, match="mask schedule"):
-        hidden_share(schedule, torch.tensor([0.5]))
+        masked_fraction(schedule, torch.tensor([0.5]))

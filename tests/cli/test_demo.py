@@ -44,14 +44,14 @@ def red_image(tmp_path: Path) -> str:
     return str(tmp_path / "red.png")
 
 
-def hidden(words: demo_page.Words) -> int:
-    return sum(colour == "hidden" for _, colour in words)
+def num_masked(words: demo_page.Words) -> int:
+    return sum(colour == "masked" for _, colour in words)
 
 
 @pytest.mark.parametrize("task", ["text", "mmu"])
-def test_the_hidden_words_of_an_answer_become_fewer_until_none_is_left(loaded, red_image, task):
+def test_the_masked_words_of_an_answer_become_fewer_until_none_is_left(loaded, red_image, task):
     shown = loaded.run(task, "3+4=", red_image if task == "mmu" else None, 4, 1.0, 0.0, 1)
-    counts = [hidden(one.words) for one in shown]
+    counts = [num_masked(one.words) for one in shown]
     assert counts == sorted(counts, reverse=True)
     assert counts[0] == len(shown[0].words) > 0
     assert counts[-1] == 0
@@ -71,8 +71,8 @@ def test_thoughts_come_before_the_image(loaded):
     shown = loaded.run("r2i", "3+4", None, 3, 1.0, 0.0, 1)
     covered = shown[0].image
     thinking = [one for one in shown if one.image == covered]
-    assert hidden(thinking[0].words) > 0
-    assert hidden(thinking[-1].words) == 0
+    assert num_masked(thinking[0].words) > 0
+    assert num_masked(thinking[-1].words) == 0
     assert len(shown) > len(thinking) > 1
 
 
@@ -219,5 +219,5 @@ def test_every_tab_works_in_a_browser(loaded, red_image):
 
 
 def _content(shown: Any) -> str:
-    """What a place of the page shows: the address of its picture, or its text."""
+    """What a place of the page shows: the address of its image, or its text."""
     return str(shown.first.get_attribute("src") or shown.first.inner_text())

@@ -20,7 +20,7 @@ from unigrpo.algorithm.denoising import (
     text_mask_probability,
 )
 from unigrpo.algorithm.masking import apply_mask
-from unigrpo.algorithm.schedule import hidden_share
+from unigrpo.algorithm.schedule import masked_fraction
 from unigrpo.config import ActorConfig
 from unigrpo.models.mmada import MMadaModelLM
 from unigrpo.training.optimizer_step import make_scheduler
@@ -35,7 +35,7 @@ TASKS = ("t2i", "lm", "mmu", "r2i")
 def check_schedules(case: Case) -> None:
     for match in case.names(r"out\.([a-z]+[\d.]*)(?:_start(-?[\d.]+)_end(-?[\d.]+)_tau([\d.]+))?"):
         ends = dict(zip(("start", "end", "tau"), map(float, filter(None, match.groups()[1:])), strict=False))
-        found = hidden_share(match[1], case["in.t"], **ends)
+        found = masked_fraction(match[1], case["in.t"], **ends)
         case.close(match[0], found, case[match[0]], **case.allowed(atol=2e-6))
 
 

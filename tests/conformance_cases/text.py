@@ -83,7 +83,9 @@ def seeded(case: Case, temperature: float, *, random: bool) -> Tensor:
             drawn = logits.argmax(-1)
             if temperature > 0:
                 uniform = torch.rand(logits.shape, dtype=torch.float64, generator=generator)
-                drawn = draw((logits / temperature).flatten(0, 1), -uniform.log().flatten(0, 1)).view(tokens.shape)
+                drawn = sample_tokens((logits / temperature).flatten(0, 1), -uniform.log().flatten(0, 1)).view(
+                    tokens.shape
+                )
             confidence = logits.softmax(-1).gather(2, drawn[..., None])[..., 0]
             if random:
                 confidence = torch.rand(tokens.shape, generator=generator).double()

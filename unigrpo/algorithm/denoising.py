@@ -1,8 +1,8 @@
 """Masked denoising for pretraining and Mix-CoT: noising of images and text, and the weights of their losses.
 
 Every loss is a weighted sum of masked cross-entropies, ``-(weight * log_probs).sum()``; a task is which tokens are
-hidden and by what each one is divided. Divisors are counts of the whole batch of an optimizer step, so that the shares
-of ranks and micro-batches add up, and so that an absent task is a sum over nothing: 0, never NaN.
+masked and by what each one is divided. Divisors are counts of the whole batch of an optimizer step, so that the
+partial losses of ranks and micro-batches add up, and so that an absent task is a sum over nothing: 0, never NaN.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from unigrpo.algorithm.schedule import hidden_share
+from unigrpo.algorithm.schedule import masked_fraction
 
 MIN_PROBABILITY = 1e-3
 """Lowest probability of hiding a text token; its inverse bounds the weight of a token."""
@@ -19,21 +19,21 @@ MIN_PROBABILITY = 1e-3
 def image_mask_ratio(
     times: Float[Tensor, " B"], schedule: str = "cosine", *, min_ratio: float = 0.0
 ) -> Float[Tensor, " B"]:
-    """Share of each image's tokens to hide.
+    """Fraction of each image's tokens to mask.
 
     Args:
         times: Uniform draws in [0, 1).
-        schedule: Of :func:`unigrpo.algorithm.schedule.hidden_share`.
-        min_ratio: Lower bound of the share.
+        schedule: Of :func:`unigrpo.algorithm.schedule.masked_fraction`.
+        min_ratio: Lower bound of the fraction.
     """
-    return hidden_share(schedule, times).clamp(min=min_ratio)
+    return masked_fraction(schedule, times).clamp(min=min_ratio)
 
 
 def image_mask(mask_ratio: Float[Tensor, " B"], draws: Float[Tensor, "B N"]) -> Bool[Tensor, "B N"]:
-    """Hides exactly the rounded share of each image's tokens, at least one, in a uniformly random subset.
+    """Masks exactly the rounded fraction of each image's tokens, at least one, in a uniformly random subset.
 
     Args:
-        mask_ratio: Share to hide; ``N * mask_ratio`` is rounded half to even.
+        mask_ratio: Fraction to mask; ``N * mask_ratio`` is rounded half to even.
         draws: Uniform in [0, 1).
 
     Source:
@@ -45,7 +45,7 @@ def image_mask(mask_ratio: Float[Tensor, " B"], draws: Float[Tensor, "B N"]) -> 
 
 
 def text_mask_probability(times: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
-    """Probability that a text token is hidden: the uniform draw, lifted into [0.001, 1].
+    """Probability that a text token is masked: the uniform draw, lifted into [0.001, 1].
 
     Source:
         LLaDA, arXiv:2502.09992, Algorithm 1.
@@ -85,8 +85,8 @@ def likelihood_bound_weights(
 
     Args:
         is_masked: Hidden tokens.
-        probability: With which each row's tokens were hidden.
-        answer_length: Eligible tokens of each row, hidden or not; for `lm` the row length L. 0 counts as 1.
+        probability: With which each row's tokens were masked.
+        answer_length: Eligible tokens of each row, masked or not; for `lm` the row length L. 0 counts as 1.
         num_rows: Rows of the task in the whole batch.
 
     Source:
@@ -97,7 +97,7 @@ def likelihood_bound_weights(
 
 
 def denoising_loss(log_probs: Float[Tensor, "B L"], weight: Float[Tensor, "B L"]) -> Float[Tensor, ""]:
-    """The weighted masked cross-entropy, nats; this shard's share of the whole batch's loss.
+    """The weighted masked cross-entropy, nats; the partial loss of this rank.
 
     Args:
         log_probs: Of the clean tokens given the noised rows; anything, even NaN, where ``weight`` is 0.

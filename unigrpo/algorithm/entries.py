@@ -284,7 +284,7 @@ def tokens_of(grouped: Units) -> float:
 def response_mean(values: Float[Tensor, " U"], grouped: Units, columns: Columns) -> Float[Tensor, " B"]:
     """Mean over the units of each part of a response, then over its parts; 0 without units.
 
-    The number of units is that of all passes: a pass that sees some of them returns a share.
+    The number of units is that of all passes: a pass that sees some of them returns a partial mean.
     """
     count = columns.num_units[grouped.level]
     means = per_span(values, grouped, columns) / count.clamp(min=1)
@@ -294,7 +294,7 @@ def response_mean(values: Float[Tensor, " U"], grouped: Units, columns: Columns)
 def reduce_units(
     values: Float[Tensor, " U"], grouped: Units, columns: Columns, how: str, counts: Counts
 ) -> Float[Tensor, ""]:
-    """This shard's share of the loss of the whole batch: the shares of all passes and ranks add up.
+    """The partial loss of these units: the partial losses of all passes and ranks add up to that of the whole batch.
 
     Args:
         values: Loss of each unit.

@@ -103,30 +103,30 @@ def bernoulli_mask(
     *,
     at_least_one: bool = True,
 ) -> Bool[Tensor, "B L"]:
-    """Hides each eligible token on its own, where its draw is below the mask ratio.
+    """Masks each eligible token on its own, where its draw is below the mask ratio.
 
     Args:
         draws: Uniform in [0, 1).
-        mask_ratio: Probability of being hidden, of all tokens of a row or of each.
-        eligible: The others are never hidden.
-        at_least_one: In a row where no draw is below the ratio, hide the eligible token with the lowest draw: a
+        mask_ratio: Probability of being masked, of all tokens of a row or of each.
+        eligible: The others are never masked.
+        at_least_one: In a row where no draw is below the ratio, mask the eligible token with the lowest draw: a
             uniformly random one, from the same generator. Only where all tokens of a row have one probability.
     """
-    hidden = draws < (mask_ratio[:, None] if mask_ratio.dim() == 1 else mask_ratio)
+    masked = draws < (mask_ratio[:, None] if mask_ratio.dim() == 1 else mask_ratio)
     if at_least_one:
-        hidden = hidden | (_ranks(draws, eligible) == 0)
-    return hidden & eligible
+        masked = masked | (_ranks(draws, eligible) == 0)
+    return masked & eligible
 
 
 def exact_count_mask(
     draws: Float[Tensor, "B L"], mask_ratio: Float[Tensor, " B"], eligible: Bool[Tensor, "B L"]
 ) -> Bool[Tensor, "B L"]:
-    """Hides the rounded share of the eligible tokens, at least one: those with the lowest draws.
+    """Masks the rounded fraction of the eligible tokens, at least one: those with the lowest draws.
 
     Args:
         draws: Uniform in [0, 1).
-        mask_ratio: Share to hide; ``mask_ratio * tokens`` is rounded half to even.
-        eligible: The others are neither hidden nor counted.
+        mask_ratio: Fraction to mask; ``mask_ratio * tokens`` is rounded half to even.
+        eligible: The others are neither masked nor counted.
     """
     return lowest_draws(draws, (mask_ratio * eligible.sum(dim=1)).round().clamp(min=1), eligible)
 
@@ -138,17 +138,17 @@ def lowest_draws(
     return (_ranks(draws, eligible) < count[:, None]) & eligible
 
 
-def hide(
+def mask_tokens(
     eligible: Bool[Tensor, "B L"],
     mask_ratio: Float[Tensor, " B"],
     generators: Sequence[torch.Generator],
     masking: str,
 ) -> Bool[Tensor, "B L"]:
-    """Draws which eligible tokens are hidden: at least one in every row that has any.
+    """Masks some of the eligible tokens: at least one in every row that has any.
 
     Args:
-        eligible: Tokens that may be hidden.
-        mask_ratio: Share (`exact_count`) or probability (`bernoulli`).
+        eligible: Tokens that may be masked.
+        mask_ratio: Fraction (`exact_count`) or probability (`bernoulli`).
         generators: One per row.
         masking: `bernoulli` or `exact_count`.
     """
@@ -179,11 +179,12 @@ def ar_like_probability(eligible: Bool[Tensor, "B L"], mask_ratio: Float[Tensor,
 
 
 def mask_rate(eligible: Bool[Tensor, "B L"], probability: Float[Tensor, "B _"], masking: str) -> Float[Tensor, "B L"]:
-    """Probability with which :func:`hide` masks each eligible token; 1 for the others.
+    """Probability with which :func:`mask_tokens` masks each eligible token; 1 for the others.
 
     Args:
         eligible: Tokens that may be masked.
-        probability: Of masking each token by chance, or the share to mask (`exact_count`), of a row or of each token.
+        probability: Probability of masking each token by chance, or the fraction to mask (`exact_count`); of a row or
+            of each token.
         masking: `exact_count`, or any name of a masking by chance that masks at least one token.
     """
     count = eligible.sum(dim=1, keepdim=True)
@@ -196,7 +197,7 @@ def mask_rate(eligible: Bool[Tensor, "B L"], probability: Float[Tensor, "B _"], 
 
 
 def apply_mask(x0: Int[Tensor, "B L"], is_masked: Bool[Tensor, "*V B L"], mask_id: int) -> Int[Tensor, "*V B L"]:
-    """The corrupted views xt: ``x0`` with the mask token where it is hidden."""
+    """The corrupted views xt: ``x0`` with the mask token where it is masked."""
     return torch.where(is_masked, mask_id, x0)
 
 

@@ -1,4 +1,4 @@
-"""Mask schedules: how much of an image is hidden at a time t, in training as in sampling."""
+"""Mask schedules: how much of an image is masked at a time t, in training as in sampling."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor
 from unigrpo import ConfigError
 
 
-def hidden_share(
+def masked_fraction(
     schedule: str, t: Float[Tensor, "*any"], *, start: float = -3.0, end: float = 3.0, tau: float = 1.0
 ) -> Float[Tensor, "*any"]:
-    """Share of the tokens that are hidden at time t: 1 at t = 0, 0 at t = 1, falling in between.
+    """Fraction of the tokens that are masked at time t: 1 at t = 0, 0 at t = 1, falling in between.
 
     Args:
         schedule: `cosine`: cos(pi t / 2); `linear`: 1 - t; `pow` with an exponent, such as `pow2` or `pow0.5`:
@@ -31,19 +31,19 @@ def hidden_share(
         MaskGIT, arXiv:2202.04200, section 3.3; `sigmoid` of arXiv:2301.10972.
     """
     if schedule == "cosine":
-        share = torch.cos(t * (math.pi / 2))
+        fraction = torch.cos(t * (math.pi / 2))
     elif schedule == "linear":
-        share = 1 - t
+        fraction = 1 - t
     elif schedule == "sigmoid":
         low, high = (1 / (1 + math.exp(-x / tau)) for x in (start, end))
-        share = (high - torch.sigmoid((t * (end - start) + start) / tau)) / (high - low)
+        fraction = (high - torch.sigmoid((t * (end - start) + start) / tau)) / (high - low)
     elif schedule.startswith("pow"):
-        share = 1 - t.pow(_exponent(schedule))
+        fraction = 1 - t.pow(_exponent(schedule))
     else:
         raise ConfigError(
             f"mask schedule: no {schedule!r}; choose one of ['cosine', 'linear', 'pow<exponent>', 'sigmoid']"
         )
-    return share.clamp(0.0, 1.0)
+    return fraction.clamp(0.0, 1.0)
 
 
 def _exponent(schedule: str) -> float:

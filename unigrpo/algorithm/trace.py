@@ -17,17 +17,17 @@ def trace_views(
 ) -> tuple[Bool[Tensor, "V L"], Bool[Tensor, "V L"]]:
     """Views of a response as its writer saw it: one for each group of steps, which are scored in it.
 
-    >>> hidden, scored = trace_views(torch.tensor([-1, 2, 0, 1]), torch.tensor([False, True, True, True]), 2)
-    >>> hidden.int().tolist(), scored.int().tolist()
+    >>> masked, scored = trace_views(torch.tensor([-1, 2, 0, 1]), torch.tensor([False, True, True, True]), 2)
+    >>> masked.int().tolist(), scored.int().tolist()
     ([[0, 1, 1, 1], [0, 1, 0, 0]], [[0, 0, 1, 1], [0, 1, 0, 0]])
 
     Args:
         commit_step: Step at which the sampler fixed each token; -1 where none was.
-        scored: Tokens that count; the others are hidden like their step, and never scored.
+        scored: Tokens that count; the others are masked like their step, and never scored.
         steps_per_view: Steps that are merged into one view, from the first; the last view may have fewer.
 
     Returns:
-        Tokens that each view hides: those of its steps and of all later ones; and those that it scores.
+        Tokens that each view masks: those of its steps and of all later ones; and those that it scores.
 
     Raises:
         ValueError: ``steps_per_view`` is below 1.

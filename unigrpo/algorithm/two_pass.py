@@ -34,10 +34,10 @@ class Coefficients:
             log_probs: Their log-probabilities, with a gradient.
             exact_kl: Their exact KLs, with a gradient, if there are any.
         """
-        share = (self.log_probs[at] * log_probs).sum()
+        partial_loss = (self.log_probs[at] * log_probs).sum()
         if self.exact_kl is not None and exact_kl is not None:
-            share = share + (self.exact_kl[at] * exact_kl).sum()
-        return share
+            partial_loss = partial_loss + (self.exact_kl[at] * exact_kl).sum()
+        return partial_loss
 
 
 def coefficients(loss: Callable[[Entries], tuple[Tensor, Sums]], entries: Entries) -> Coefficients:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from unigrpo import ConfigError
 from unigrpo.cli.demo_guard import MAX_UPLOAD_BYTES, RequestGuard
-from unigrpo.cli.images import HIDDEN, image_frames
+from unigrpo.cli.images import MASKED, image_frames
 from unigrpo.config import (
     IMAGE_OUTPUT_TASKS,
     DataConfig,
@@ -184,7 +184,7 @@ class Demo:
         shown = [(token, step) for token, step in zip(tokens, at, strict=True) if token not in special]
 
         def word(token: str, step: int, now: int) -> tuple[str, str | None]:
-            return (HIDDEN, "hidden") if step > now else (token, "new" if step == now else None)
+            return (MASKED, "masked") if step > now else (token, "new" if step == now else None)
 
         return [[word(token, step, now) for token, step in shown] for now in range(-1, max(at, default=-1) + 2)]
 
@@ -235,7 +235,7 @@ def _build_tab(gradio: Any, demo: Demo, task: str) -> None:
                 seed = gradio.Number(0, label="Seed", precision=0, minimum=0, maximum=2**32 - 1)
             button = gradio.Button(TASKS[task][0], variant="primary", elem_id=f"{task}-run")
         with gradio.Column():
-            colours = {"hidden": "#d0d0d0", "new": "#ffb347"}
+            colours = {"masked": "#d0d0d0", "new": "#ffb347"}
             words = gradio.HighlightedText(
                 label="Text", color_map=colours, visible=task != "t2i", elem_id=f"{task}-words", show_legend=True
             )

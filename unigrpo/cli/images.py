@@ -15,7 +15,7 @@ from torch import Tensor
 GAP = 4
 GREY = (128, 128, 128)
 STEP_MILLISECONDS, LAST_MILLISECONDS = 200, 2000
-HIDDEN = "_"
+MASKED = "_"
 COLUMNS, LINE_PIXELS, CHARACTER_PIXELS = 80, 14, 7
 
 
@@ -29,14 +29,14 @@ def image_frames(image: Image.Image, commit_step: Int[Tensor, " N"]) -> list[Ima
     side = math.isqrt(len(commit_step))
     frames = []
     for step in range(int(commit_step.min()) - 1, int(commit_step.max()) + 1):
-        hidden = (commit_step > step).reshape(side, side).to(torch.uint8) * 255
-        mask = Image.fromarray(hidden.numpy()).resize(image.size, Image.Resampling.NEAREST)
+        masked = (commit_step > step).reshape(side, side).to(torch.uint8) * 255
+        mask = Image.fromarray(masked.numpy()).resize(image.size, Image.Resampling.NEAREST)
         frames.append(Image.composite(Image.new("RGB", image.size, GREY), image, mask))
     return frames
 
 
 def text_frames(tokens: Sequence[str], commit_step: Int[Tensor, " R"]) -> list[Image.Image]:
-    """Returns the text at each step, with :data:`HIDDEN` for every token that was not fixed yet.
+    """Returns the text at each step, with :data:`MASKED` for every token that was not fixed yet.
 
     Args:
         tokens: Text of each token.
@@ -44,7 +44,7 @@ def text_frames(tokens: Sequence[str], commit_step: Int[Tensor, " R"]) -> list[I
     """
     shown = [(token, step) for token, step in zip(tokens, commit_step.tolist(), strict=True) if step >= 0]
     texts = [
-        "".join(token if at <= step else HIDDEN for token, at in shown)
+        "".join(token if at <= step else MASKED for token, at in shown)
         for step in range(-1, max((at for _, at in shown), default=-1) + 1)
     ]
     pages = [[part for line in text.split("\n") for part in textwrap.wrap(line, COLUMNS) or [""]] for text in texts]

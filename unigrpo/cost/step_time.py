@@ -140,7 +140,7 @@ def unigrpo_flops(
             generate += generated * image_flops(model, image, config.rollout.image, codebook_size)
             row, read = image.row, read + image.response / 2
             logits += image.response / 2 * codebook_size
-        # Half of the response is hidden in the mean, and read.
+        # Half of the response is masked in the mean, and read.
         rows = [(row, read, logits)]
         if task in ("t2i", "r2i") and config.scores_guided:
             read = num_image_tokens / 2

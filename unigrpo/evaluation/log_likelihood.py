@@ -64,15 +64,15 @@ def bound_log_likelihood(
     total = 0.0
     device = getattr(model, "device", torch.device("cpu"))
     for rows in micro_batches(range(num_samples), batch_size):
-        hidden, weight = is_masked[list(rows)], length / numbers[list(rows)].double()
+        masked, weight = is_masked[list(rows)], length / numbers[list(rows)].double()
         clean = torch.cat([prompt, response]).expand(len(rows), -1)
-        positions = torch.cat([torch.zeros(len(rows), len(prompt), dtype=torch.bool), hidden], dim=1)
+        positions = torch.cat([torch.zeros(len(rows), len(prompt), dtype=torch.bool), masked], dim=1)
         log_probs = model(
             clean.masked_fill(positions, mask_id).to(device),
             positions=positions.to(device),
             targets=clean[positions].to(device),
         ).log_probs
-        total += float((log_probs.cpu().double() * weight.repeat_interleave(hidden.sum(dim=1))).sum())
+        total += float((log_probs.cpu().double() * weight.repeat_interleave(masked.sum(dim=1))).sum())
     return total / num_samples
 
 
@@ -101,16 +101,16 @@ def trace_log_likelihood(
     """
     device = getattr(model, "device", torch.device("cpu"))
     tokens = torch.cat([prompt, response]).to(device)
-    hidden = torch.cat([torch.zeros_like(prompt), torch.ones_like(response)]).bool().to(device)
+    masked = torch.cat([torch.zeros_like(prompt), torch.ones_like(response)]).bool().to(device)
     nats, is_greedy = 0.0, True
-    while hidden.any():
-        row = tokens.masked_fill(hidden, mask_id)[None]
-        log_probs = model(row, positions=hidden[None]).logits.float().log_softmax(dim=-1)
+    while masked.any():
+        row = tokens.masked_fill(masked, mask_id)[None]
+        log_probs = model(row, positions=masked[None]).logits.float().log_softmax(dim=-1)
         best, guesses = log_probs.max(dim=-1)
         chosen = best.argsort(descending=True, stable=True)[:tokens_per_step]
-        places = hidden.nonzero()[:, 0][chosen]
+        places = masked.nonzero()[:, 0][chosen]
         own = tokens[places]
         nats += float(log_probs[chosen, own].double().sum())
         is_greedy &= bool((guesses[chosen] == own).all())
-        hidden[places] = False
+        masked[places] = False
     return TraceLikelihood(nats=nats, is_greedy=is_greedy)

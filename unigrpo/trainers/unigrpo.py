@@ -1,4 +1,4 @@
-"""The UniGRPO loop: prompts, rollouts, rewards, mask plans, scores, inner updates. It sees groups, never Ray."""
+"""The UniGRPO loop: prompts, rollouts, rewards, scores, advantages, inner updates. It sees groups, never Ray."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class NoisedRows:
     """B rows of one modality, padded on the right to L."""
 
     input_ids: Int[Tensor, "B L"]
-    """With the hidden tokens."""
+    """With the masked tokens."""
     token_mask: Bool[Tensor, "B L"]
     targets: Int[Tensor, "B L"]
     """The clean tokens; anything where not counted."""
@@ -40,7 +40,7 @@ class NoisedRows:
     mask_ratio: Float[Tensor, " B"]
     """Share of a row's tokens that noise hid, or the probability of hiding one."""
     answer_length: Int[Tensor, " B"]
-    """Tokens that noise may hide, in each row."""
+    """Tokens that noise may mask, in each row."""
     is_labelled_mean: bool
     """Whether the loss is the plain mean over counted tokens (t2i), or the likelihood bound (all others)."""
 
@@ -70,13 +70,13 @@ class LossCounts:
 def image_noise(
     num_tokens: int, generator: torch.Generator, schedule: str, min_ratio: float
 ) -> tuple[Bool[Tensor, " N"], float]:
-    """Which codes of one t2i image are hidden, and the share that was asked for."""
+    """Which codes of one t2i image are masked, and the fraction that was asked for."""
     ratio = image_mask_ratio(torch.rand(1, generator=generator), schedule, min_ratio=min_ratio)
     return image_mask(ratio, torch.rand(1, num_tokens, generator=generator))[0], ratio.item()
 
 
 def noised_images(rows: Sequence[TrainingRow], ratios: Sequence[float]) -> NoisedRows:
-    """Rows of t2i, whose codes are hidden already; the tokens on either side of an image count, as MMaDA trains."""
+    """Rows of t2i, whose codes are masked already; the tokens on either side of an image count, as MMaDA trains."""
     token_ids, token_mask = _stacked(rows)
     labels = torch.stack([row.labels for row in rows])
     image = ~torch.stack([row.prompt_mask for row in rows])
@@ -103,12 +103,12 @@ def without_end_padding(row: TrainingRow, vocabulary: Vocabulary) -> TrainingRow
 
 
 def noised_texts(rows: Sequence[TrainingRow], generators: Sequence[torch.Generator], mask_id: int) -> NoisedRows:
-    """Rows of the other modalities: what is no prompt is hidden token by token, with one probability per row.
+    """Rows of the other modalities: what is no prompt is masked token by token, with one probability per row.
 
     Args:
         rows: Clean rows of one length L.
         generators: One per row.
-        mask_id: Token that hides.
+        mask_id: The mask token.
     """
     token_ids, token_mask = _stacked(rows)
     eligible = ~torch.stack([row.prompt_mask for row in rows]) & token_mask

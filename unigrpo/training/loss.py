@@ -41,5 +41,5 @@ class Loss:
         return tuple(dict.fromkeys((self.objective.level, self.kl.level)))
 
     def __call__(self, entries: Entries, columns: Columns, counts: Counts) -> tuple[Tensor, Sums]:
-        """This shard's share of the loss, and the metrics."""
+        """The partial loss, and the metrics."""
         return total_loss(self.objective, self.kl, entries, columns, counts, self.reduction)

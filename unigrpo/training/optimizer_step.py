@@ -23,7 +23,7 @@ NO_DECAY = ("bias", "norm.weight", "ln_f.weight")
 
 @runtime_checkable
 class Engine(Protocol):
-    """A model with its optimizer. Losses are shares: the gradients of all micro-batches and ranks are summed."""
+    """A model with its optimizer. It takes partial losses: the gradients of all micro-batches and ranks are summed."""
 
     model: PreTrainedModel
     rank: int
@@ -47,7 +47,7 @@ class Engine(Protocol):
         ...
 
     def backward(self, loss: Tensor) -> None:
-        """Adds the gradient of this micro-batch's share of the loss."""
+        """Adds the gradient of the partial loss of this micro-batch."""
         ...
 
     def step(self) -> float:

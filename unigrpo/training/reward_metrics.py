@@ -18,7 +18,7 @@ def reward_metrics(
     groups: Int[Tensor, " B"],
     valid: Bool[Tensor, " B"],
 ) -> dict[str, float]:
-    """Mean, spread and share of missing values of each reward, and shares of groups that teach nothing."""
+    """Mean, spread and fraction of missing values of each reward, and fraction of groups that teach nothing."""
     metrics = {f"reward/{k}": v for k, v in _spread("total", totals[valid], groups[valid]).items()}
     for name in _names(outputs):
         paid = torch.tensor([name in o.parts for o in outputs])

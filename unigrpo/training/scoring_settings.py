@@ -19,7 +19,7 @@ class ScoringSettings:
     """What the sampler drew from, so that scoring looks at the same distribution."""
 
     mask_id: int
-    """Token that hides."""
+    """The mask token."""
     image_slice: tuple[int, int]
     """First and one-past-last id of the image codes."""
     text_temperature: float

@@ -43,7 +43,7 @@ def unigrpo_updates(
         engine: The policy and its optimizer.
         config: The run.
         settings: Vocabularies and temperatures.
-        samples: This rank's share of the rollout batch, scored by the old policy and the reference where needed.
+        samples: This rank's part of the rollout batch, scored by the old policy and the reference where needed.
         num_skipped: Updates of the steps before that were not made.
 
     Returns:
@@ -105,17 +105,17 @@ def _accumulate(
         log_probs, kl = _pass_scores(engine, settings, loss, batch, number)
         own = batch.entries_of(number).to(engine.device)
         if len(own) == 0:
-            share = log_probs.sum() * 0.0
+            partial_loss = log_probs.sum() * 0.0
         else:
             entries = replace(batch.entries.at(own), log_probs=log_probs, exact_kl=kl)
             entries, columns = _part(batch, number, entries)
-            share, sums = loss(_with_own_old(entries, loss, batch), columns, batch.counts)
+            partial_loss, sums = loss(_with_own_old(entries, loss, batch), columns, batch.counts)
             total = total + sums
             if batch.has_old and entries.old is not None:
                 deviation = max(deviation, _deviation(log_probs, entries.old))
-        found = _problem(engine, share, batch, number, k)
+        found = _problem(engine, partial_loss, batch, number, k)
         problem = problem or found
-        engine.backward(share if found is None else share * math.nan)
+        engine.backward(partial_loss if found is None else partial_loss * math.nan)
     return total, deviation if k == 0 and batch.has_old else None, problem
 
 
@@ -140,8 +140,8 @@ def _two_passes(
     for number in range(len(batch.passes)):
         found, kl = _pass_scores(engine, settings, loss, batch, number)
         own = batch.entries_of(number).to(device)
-        share = whole.surrogate(own, found, kl) if len(own) > 0 else found.sum() * 0.0
-        engine.backward(share if problem is None else share * math.nan)
+        partial_loss = whole.surrogate(own, found, kl) if len(own) > 0 else found.sum() * 0.0
+        engine.backward(partial_loss if problem is None else partial_loss * math.nan)
     deviation = None
     if k == 0 and batch.has_old and entries.old is not None:
         deviation = _deviation(log_probs, entries.old)
@@ -201,7 +201,7 @@ def _first_samples(group: Sequence[TrainSample]) -> str:
 
 
 def _effective_share(metrics: dict[str, float]) -> dict[str, float]:
-    """Effective sample size of the ratios as a share of their number: 1 if they are all equal."""
+    """Effective sample size of the ratios as a fraction of their number: 1 if they are all equal."""
     square = metrics.get("ratio/square_mean", 0.0)
     return {"ratio/effective_sample_share": metrics["ratio/mean"] ** 2 / square} if square > 0 else {}
 

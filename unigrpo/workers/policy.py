@@ -69,7 +69,7 @@ class PolicyWorker(TrainedWorker):
         """Makes the K optimizer steps.
 
         Args:
-            batch: This rank's share.
+            batch: This rank's part.
             num_skipped: Optimizer steps of the run that were left out so far.
 
         Returns:

@@ -100,7 +100,7 @@ class LikelihoodEstimator(ABC):
 
         Args:
             row: The sample.
-            mask_ratio: Share of the response to mask, within ``bounds``.
+            mask_ratio: Fraction of the response to mask, within ``bounds``.
             generator: Source of all random numbers of these views.
             bounds: Lowest and highest mask ratio that the run allows.
         """

@@ -14,12 +14,12 @@ from unigrpo.algorithm.masking import lowest_draws, uniform_draws
 class BlockMasks(LikelihoodEstimator):
     """Each view has a block of the response: before it all is shown, after it all is masked, within it a part is.
 
-    The number of masked tokens of the block is uniform between 1 (or the lowest share that ``algo.mask_ratio``
-    allows) and all of them (or the highest share). Blocks of one response differ until all were chosen. Every masked
-    token is scored, those behind the block too. The weight of a token is 1 over the view's share of masked tokens and
-    over the number of views, so that the weighted sum over the number of tokens is the mean over the views of the
-    mean log-probability of their masked tokens; ``rate`` is that share. The mask ratio of the inner update is not
-    used. The codes of an image are one block.
+    The number of masked tokens of the block is uniform between 1 (or the lowest fraction that ``algo.mask_ratio``
+    allows) and all of them (or the highest fraction). Blocks of one response differ until all were chosen. Every
+    masked token is scored, those behind the block too. The weight of a token is 1 over the view's fraction of masked
+    tokens and over the number of views, so that the weighted sum over the number of tokens is the mean over the views
+    of the mean log-probability of their masked tokens; ``rate`` is that fraction. The mask ratio of the inner update
+    is not used. The codes of an image are one block.
 
     Args:
         num_views: Masked copies of each response.
@@ -74,9 +74,9 @@ class BlockMasks(LikelihoodEstimator):
         context = uniform_draws(before[None], [generator])[0] < self._context_mask_ratio
         is_masked = chosen | (row.response_mask & (block > number)) | (before & context)
         scored = is_masked & row.scored_mask
-        share = scored.sum() / row.scored_mask.sum()
-        weight = scored / share / self._num_views
-        return span_views(is_masked[None], weight[None], share, row)
+        fraction = scored.sum() / row.scored_mask.sum()
+        weight = scored / fraction / self._num_views
+        return span_views(is_masked[None], weight[None], fraction, row)
 
 
 def _blocks(number: int, num_views: int, generator: torch.Generator) -> Int[Tensor, " V"]:

@@ -32,11 +32,11 @@ class Coupled(LikelihoodEstimator):
     Args:
         ratio_min: Lowest t, above 0.
         ratio_max: Highest t, below 1.
-        masking: `bernoulli` masks each token by chance, `exact_count` exactly the rounded share.
+        masking: `bernoulli` masks each token by chance, `exact_count` exactly the rounded fraction.
 
     Source:
         coupled-GRPO of DiffuCoder, arXiv:2506.20639, section 4, and its released code: t uniform in [0.2, 0.8].
-        With `exact_count`, t is the share that was masked.
+        With `exact_count`, t is the fraction that was masked.
     """
 
     def __init__(self, ratio_min: float = 0.2, ratio_max: float = 0.8, masking: str = "bernoulli") -> None:
@@ -52,26 +52,26 @@ class Coupled(LikelihoodEstimator):
         self, row: Row, mask_ratio: float, generator: torch.Generator, bounds: tuple[float, float]
     ) -> Views:
         low, high = common_bounds("coupled", (self._ratio_min, self._ratio_max), bounds)
-        share = (low + (high - low) * unit_ratio(mask_ratio, bounds))[None]
+        fraction = (low + (high - low) * unit_ratio(mask_ratio, bounds))[None]
         scored = row.scored_mask[None]
-        masked, share = self._mask(scored, share, [generator])
+        masked, fraction = self._mask(scored, fraction, [generator])
         views = torch.stack([scored, masked, scored & ~masked])
-        rate = torch.stack([torch.ones_like(share), share, 1 - share])
-        return span_views(views[:, 0], coupled_weights(views, share)[:, 0], rate, row)
+        rate = torch.stack([torch.ones_like(fraction), fraction, 1 - fraction])
+        return span_views(views[:, 0], coupled_weights(views, fraction)[:, 0], rate, row)
 
     def _mask(
-        self, scored: Bool[Tensor, "B L"], share: Float[Tensor, " B"], generators: Sequence[torch.Generator]
+        self, scored: Bool[Tensor, "B L"], fraction: Float[Tensor, " B"], generators: Sequence[torch.Generator]
     ) -> tuple[Bool[Tensor, "B L"], Float[Tensor, " B"]]:
         """A mask of each row, and t."""
         draws = uniform_draws(scored, generators)
         if self._masking == "exact_count":
-            masked = exact_count_mask(draws, share, scored)
+            masked = exact_count_mask(draws, fraction, scored)
             return masked, masked.sum(dim=1) / scored.sum(dim=1).clamp(min=1)
         # Forcing a token into an empty mask would bias the weights 1 / t; the fully masked view scores it anyway.
-        return bernoulli_mask(draws, share, scored, at_least_one=False), share
+        return bernoulli_mask(draws, fraction, scored, at_least_one=False), fraction
 
 
-def coupled_weights(views: Bool[Tensor, "3 B L"], share: Float[Tensor, " B"]) -> Float[Tensor, "3 B L"]:
+def coupled_weights(views: Bool[Tensor, "3 B L"], fraction: Float[Tensor, " B"]) -> Float[Tensor, "3 B L"]:
     """1/2 in the fully masked view, 1/(2t) in the mask, 1/(2(1 - t)) in its complement; 0 where nothing is masked."""
-    weight = 0.5 / torch.stack([torch.ones_like(share), share, 1 - share])
+    weight = 0.5 / torch.stack([torch.ones_like(fraction), fraction, 1 - fraction])
     return torch.where(views, weight[:, :, None], 0.0)

@@ -15,7 +15,7 @@ from unigrpo.algorithm.likelihood.base import (
     check_masking,
     span_views,
 )
-from unigrpo.algorithm.masking import ar_like_probability, bernoulli_mask, hide, mask_rate, uniform_draws
+from unigrpo.algorithm.masking import ar_like_probability, bernoulli_mask, mask_rate, mask_tokens, uniform_draws
 
 
 class MaskedTokens(LikelihoodEstimator):
@@ -26,7 +26,7 @@ class MaskedTokens(LikelihoodEstimator):
     ratio; `masked_token_mean` divides by the number of masked tokens and has no such weights.
 
     Args:
-        masking: `bernoulli` masks each token by chance, `exact_count` exactly the rounded share, and `ar_like` each
+        masking: `bernoulli` masks each token by chance, `exact_count` exactly the rounded fraction, and `ar_like` each
             token by chance with a probability that rises with its place in the response, up to 1 for the last one.
 
     Source:
@@ -56,4 +56,4 @@ class MaskedTokens(LikelihoodEstimator):
             probability = ar_like_probability(scored, mask_ratio)
             # The last token is always masked, so that none has to be forced in.
             return bernoulli_mask(uniform_draws(scored, generators), probability, scored, at_least_one=False)
-        return hide(scored, mask_ratio, generators, self._masking)
+        return mask_tokens(scored, mask_ratio, generators, self._masking)

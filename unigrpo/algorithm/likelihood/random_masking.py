@@ -16,7 +16,7 @@ from unigrpo.algorithm.likelihood.base import (
     span_views,
     unit_ratio,
 )
-from unigrpo.algorithm.masking import hide, mask_rate
+from unigrpo.algorithm.masking import mask_rate, mask_tokens
 
 
 class RandomMasking(LikelihoodEstimator):
@@ -31,7 +31,7 @@ class RandomMasking(LikelihoodEstimator):
         num_views: Masked copies of each response; the cost grows with them.
         ratio_min: Lowest mask ratio of a view.
         ratio_max: Highest mask ratio of a view.
-        masking: `bernoulli` masks each token by chance, `exact_count` exactly the rounded share.
+        masking: `bernoulli` masks each token by chance, `exact_count` exactly the rounded fraction.
 
     Source:
         "Random masking" of dLLM-RL and TraceRL, arXiv:2509.06949: ratio uniform in [0.1, 0.9], two views. There the
@@ -64,7 +64,7 @@ class RandomMasking(LikelihoodEstimator):
         unit = unit_ratio(mask_ratio, bounds)
         ratios = [low + (high - low) * _rotate(unit, view / self._num_views) for view in range(self._num_views)]
         scored = row.scored_mask[None]
-        is_masked = torch.cat([hide(scored, ratio[None], [generator], self._masking) for ratio in ratios])
+        is_masked = torch.cat([mask_tokens(scored, ratio[None], [generator], self._masking) for ratio in ratios])
         rate = torch.cat([mask_rate(scored, ratio[None, None], self._masking) for ratio in ratios])
         return span_views(is_masked, mean_over_views(is_masked), rate, row)
 

@@ -54,7 +54,7 @@ class Objective(ABC):
         """
 
     def __call__(self, entries: Entries, columns: Columns, counts: Counts, how: str) -> tuple[Tensor, Sums]:
-        """This shard's share of the loss, and the metrics.
+        """The partial loss, and the metrics.
 
         Args:
             entries: See :meth:`losses`.
@@ -63,11 +63,13 @@ class Objective(ABC):
             how: Reduction; see :func:`unigrpo.algorithm.entries.reduce_units`.
         """
         found = self.losses(entries, columns)
-        share = reduce_units(columns.loss_coef[found.units.sample] * found.loss, found.units, columns, how, counts)
-        sums = Sums(totals={"loss/policy": share.detach().double()})
+        partial_loss = reduce_units(
+            columns.loss_coef[found.units.sample] * found.loss, found.units, columns, how, counts
+        )
+        sums = Sums(totals={"loss/policy": partial_loss.detach().double()})
         if found.log_ratio is not None:
             sums = sums.joined(_ratio_sums(found.log_ratio, found, entries, columns))
-        return share, sums
+        return partial_loss, sums
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +86,7 @@ class KLPenalty:
         check_level("algo.kl.level", self.level)
 
     def __call__(self, entries: Entries, columns: Columns, counts: Counts, how: str) -> tuple[Tensor, Sums]:
-        """As :meth:`Objective.__call__`; without reference log-probabilities the share is 0."""
+        """As :meth:`Objective.__call__`; without reference log-probabilities it is 0."""
         if entries.ref is None and entries.exact_kl is None:
             nothing = columns.kl_coef.new_zeros(())
             none = torch.zeros(2, dtype=torch.float64, device=nothing.device)
@@ -106,9 +108,9 @@ class KLPenalty:
             kl = kl / grouped.size
         counted = _with_reference(entries, grouped)
         factor = (columns.loss_coef * columns.kl_coef)[grouped.sample]
-        share = reduce_units(factor * kl, grouped, columns, how, counts)
-        return share, Sums(
-            totals={"loss/kl": share.detach().double()},
+        partial_loss = reduce_units(factor * kl, grouped, columns, how, counts)
+        return partial_loss, Sums(
+            totals={"loss/kl": partial_loss.detach().double()},
             means={"kl/reference_nats": mean_of(kl[counted])},
             optional_means=by_task("kl/reference_nats", kl, grouped, columns, counted),
         )
@@ -124,7 +126,7 @@ def _with_reference(entries: Entries, grouped: Units) -> Bool[Tensor, " U"]:
 def total_loss(
     objective: Objective, kl: KLPenalty, entries: Entries, columns: Columns, counts: Counts, how: str
 ) -> tuple[Float[Tensor, ""], Sums]:
-    """This shard's share of ``objective + kl_coef * KL``, to be minimised, and the metrics."""
+    """The partial loss ``objective + kl_coef * KL``, to be minimised, and the metrics."""
     policy, sums = objective(entries, columns, counts, how)
     penalty, more = kl(entries, columns, counts, how)
     total = policy + penalty

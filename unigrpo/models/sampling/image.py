@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unigrpo import ConfigError
-from unigrpo.algorithm.schedule import hidden_share
+from unigrpo.algorithm.schedule import masked_fraction
 from unigrpo.config import ImageSamplingConfig
 from unigrpo.models.sampling.cache import KeyValueCache
 from unigrpo.models.sampling.remasking import (
@@ -50,13 +50,13 @@ class _Rows:
     cache: KeyValueCache | None
 
     def logits(
-        self, model: Callable[..., Any], hidden: Bool[Tensor, "B N"], num_hidden: int, vocabulary: Vocabulary
+        self, model: Callable[..., Any], masked: Bool[Tensor, "B N"], num_masked: int, vocabulary: Vocabulary
     ) -> Float[Tensor, "M V"]:
         """Returns float32 logits of the image codes at the masked positions of all rows, which hold each image R/B
         times."""
-        copies = len(self.tokens) // len(hidden)
+        copies = len(self.tokens) // len(masked)
         positions = torch.zeros_like(self.token_mask)
-        positions[:, self.columns] = hidden.repeat(copies, 1)
+        positions[:, self.columns] = masked.repeat(copies, 1)
         tokens, arguments = self.tokens, {} if self.cache is None else {"cache": self.cache}
         if self.cache is not None and self.cache.is_filled:
             self.cache.first = self.columns.start
@@ -65,7 +65,7 @@ class _Rows:
             tokens,
             attention_mask=self.token_mask if self.is_padded else None,
             positions=positions,
-            num_positions=copies * num_hidden,
+            num_positions=copies * num_masked,
             vocab_slice=vocabulary.image_slice,
             **arguments,
         )
@@ -132,17 +132,17 @@ def sample_images(
     commit_entropy = torch.zeros_like(commit_log_probs)
     is_finite = torch.ones((), dtype=torch.bool, device=device)
     for step in range(settings.num_denoising_steps):
-        hidden = batch.image == vocabulary.mask_id
-        left = hidden.sum(dim=1).tolist()
+        masked = batch.image == vocabulary.mask_id
+        left = masked.sum(dim=1).tolist()
         if not any(left):
             break
-        sampled, log_probs, entropy, confidence = _candidates(model, batch, hidden, left, settings, vocabulary)
+        sampled, log_probs, entropy, confidence = _candidates(model, batch, masked, left, settings, vocabulary)
         is_finite &= log_probs.isfinite().all()
-        kept = hidden
+        kept = masked
         if step < settings.num_denoising_steps - 1:
-            counts = mask_counts(settings, step, hidden.sum(dim=1))
-            noise = _remasking_noise(batch, hidden, left) * remasking_temperature(settings, step)
-            kept = hidden & ~least_sure(confidence + noise, counts)
+            counts = mask_counts(settings, step, masked.sum(dim=1))
+            noise = _remasking_noise(batch, masked, left) * remasking_temperature(settings, step)
+            kept = masked & ~least_sure(confidence + noise, counts)
         batch.show(torch.where(kept, sampled, batch.image))
         commit_step[kept] = step
         commit_log_probs = torch.where(kept, log_probs, commit_log_probs)
@@ -155,7 +155,7 @@ def sample_images(
     ]
 
 
-def mask_counts(settings: ImageSamplingConfig, step: int, num_hidden: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
+def mask_counts(settings: ImageSamplingConfig, step: int, num_masked: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
     """Returns the number of codes to mask again after a step: the schedule's fraction of all N, but fewer than before.
 
     The last step, which keeps all codes, asks for no count, so the result is never 0.
@@ -163,11 +163,11 @@ def mask_counts(settings: ImageSamplingConfig, step: int, num_hidden: Int[Tensor
     Args:
         settings: Schedule, number of steps and N.
         step: Number of the step, from 0.
-        num_hidden: Number of masked codes before the step.
+        num_masked: Number of masked codes before the step.
     """
-    share = hidden_share(settings.schedule, torch.tensor((step + 1) / settings.num_denoising_steps))
-    count = int((settings.num_image_tokens * share).floor())
-    return (num_hidden - 1).clamp(max=count).clamp(min=1)
+    fraction = masked_fraction(settings.schedule, torch.tensor((step + 1) / settings.num_denoising_steps))
+    count = int((settings.num_image_tokens * fraction).floor())
+    return (num_masked - 1).clamp(max=count).clamp(min=1)
 
 
 def remasking_temperature(settings: ImageSamplingConfig, step: int) -> float:
@@ -281,7 +281,7 @@ def _padded(
 def _candidates(
     model: Callable[..., Any],
     batch: _Batch,
-    hidden: Bool[Tensor, "B N"],
+    masked: Bool[Tensor, "B N"],
     left: Sequence[int],
     settings: ImageSamplingConfig,
     vocabulary: Vocabulary,
@@ -291,7 +291,7 @@ def _candidates(
 
     Confidence is the log-probability before the temperature.
     """
-    logits = _logits(model, batch, hidden, sum(left), settings, vocabulary)
+    logits = _logits(model, batch, masked, sum(left), settings, vocabulary)
     scaled = logits if settings.temperature in (0, 1) else logits / settings.temperature
     if settings.temperature > 0:
         sampled = sample_tokens(scaled, exponential_noise(left, logits.shape[1], batch.generators, logits.device))
@@ -300,11 +300,11 @@ def _candidates(
     log_probs, entropy = log_prob_and_entropy(scaled, sampled)
     plain = log_probs if scaled is logits else logits.log_softmax(-1).gather(1, sampled[:, None])[:, 0]
     return (
-        batch.image.masked_scatter(hidden, sampled + vocabulary.image_offset),
-        torch.zeros_like(hidden, dtype=torch.float32).masked_scatter(hidden, log_probs),
-        torch.zeros_like(hidden, dtype=torch.float32).masked_scatter(hidden, entropy),
-        torch.full_like(hidden, torch.inf, dtype=torch.float32).masked_scatter(
-            hidden, plain.clamp(min=math.log(MIN_PROBABILITY))
+        batch.image.masked_scatter(masked, sampled + vocabulary.image_offset),
+        torch.zeros_like(masked, dtype=torch.float32).masked_scatter(masked, log_probs),
+        torch.zeros_like(masked, dtype=torch.float32).masked_scatter(masked, entropy),
+        torch.full_like(masked, torch.inf, dtype=torch.float32).masked_scatter(
+            masked, plain.clamp(min=math.log(MIN_PROBABILITY))
         ),
     )
 
@@ -312,27 +312,27 @@ def _candidates(
 def _logits(
     model: Callable[..., Any],
     batch: _Batch,
-    hidden: Bool[Tensor, "B N"],
-    num_hidden: int,
+    masked: Bool[Tensor, "B N"],
+    num_masked: int,
     settings: ImageSamplingConfig,
     vocabulary: Vocabulary,
 ) -> Float[Tensor, "M V"]:
     """Returns float32 logits of the image codes at the M masked positions; with guidance, against the unconditional
     rows."""
-    logits = batch.rows.logits(model, hidden, num_hidden, vocabulary)
+    logits = batch.rows.logits(model, masked, num_masked, vocabulary)
     if settings.guidance_scale == 0:
         return logits
     if batch.guides is None:
         with_prompt, without = logits.chunk(2)
     else:
-        with_prompt, without = logits, batch.guides.logits(model, hidden, num_hidden, vocabulary)
+        with_prompt, without = logits, batch.guides.logits(model, masked, num_masked, vocabulary)
     return guide(with_prompt, without, settings.guidance_scale)
 
 
-def _remasking_noise(batch: _Batch, hidden: Bool[Tensor, "B N"], left: Sequence[int]) -> Float[Tensor, "B N"]:
+def _remasking_noise(batch: _Batch, masked: Bool[Tensor, "B N"], left: Sequence[int]) -> Float[Tensor, "B N"]:
     """Returns Gumbel noise at the masked positions."""
-    noise = gumbel(uniform_noise(left, batch.generators, hidden.device))
-    return torch.zeros_like(hidden, dtype=torch.float32).masked_scatter(hidden, noise)
+    noise = gumbel(uniform_noise(left, batch.generators, masked.device))
+    return torch.zeros_like(masked, dtype=torch.float32).masked_scatter(masked, noise)
 
 
 def _finish(

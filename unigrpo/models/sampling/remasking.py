@@ -15,8 +15,8 @@ def commit_counts(num_masked: int, num_steps: int) -> list[int]:
     >>> commit_counts(7, 3)
     [3, 2, 2]
     """
-    share, rest = divmod(num_masked, num_steps)
-    return [share + (step < rest) for step in range(num_steps)]
+    equal, rest = divmod(num_masked, num_steps)
+    return [equal + (step < rest) for step in range(num_steps)]
 
 
 def most_confident(confidence: Float[Tensor, "B L"], count: int) -> Bool[Tensor, "B L"]:

@@ -10,6 +10,17 @@ from typing import Any
 import torch
 from PIL.Image import Image
 
+from unigrpo.config import (
+    ActorConfig,
+    AdamConfig,
+    DeepSpeedConfig,
+    RewardConfig,
+    RewardTermConfig,
+    RolloutConfig,
+    RunConfig,
+    TextSamplingConfig,
+    TrainConfig,
+)
 from unigrpo.records import Prompt, Rollout, SampleRequest
 
 SUMS = [Prompt(id=f"sums:{i}", text=f"{i}+{i}=", label=str(2 * i)) for i in range(6)]
@@ -22,6 +33,41 @@ def digits_reward(*, completions: list[str], **_: Any) -> list[float]:
 
 DIGITS_REWARD = f"{__file__}:digits_reward"
 """Name of :func:`digits_reward` in a config."""
+
+
+def small_run(
+    folder: Path,
+    *,
+    rollout: Mapping[str, Any] | None = None,
+    actor: Mapping[str, Any] | None = None,
+    train: Mapping[str, Any] | None = None,
+    **sections: Any,
+) -> RunConfig:
+    """Returns a run of UniGRPO on sums: two prompts with four samples each, two inner updates, float32.
+
+    Args:
+        folder: The model.
+        rollout: Other values of its section, as the next two.
+        actor: See above.
+        train: See above.
+        sections: Other sections.
+    """
+    text = TextSamplingConfig(max_new_tokens=8, num_denoising_steps=4, block_length=4)
+    small: dict[str, Any] = {"batch_size": 2, "n_samples_per_prompt": 4, "micro_batch_size": 8, "text": text}
+    trained: dict[str, Any] = {
+        "model_name_or_path": str(folder), "adam": AdamConfig(lr=1e-3), "lr_warmup_ratio": 0.0,
+    }  # fmt: skip
+    steps: dict[str, Any] = {"num_steps": 4, "num_inner_updates": 2, "micro_batch_size": 4}
+    return RunConfig(
+        rollout=RolloutConfig(**{**small, **(rollout or {})}),
+        actor=ActorConfig(**{**trained, **(actor or {})}),
+        train=TrainConfig(**{**steps, **(train or {})}),
+        **{
+            "reward": RewardConfig(terms=(RewardTermConfig(name=DIGITS_REWARD),)),
+            "ds": DeepSpeedConfig(param_dtype="fp32"),
+            **sections,
+        },
+    )
 
 
 def untimed(row: dict[str, float]) -> dict[str, float]:

@@ -6,13 +6,15 @@ import dataclasses
 import inspect
 import itertools
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from algorithm.version_0_1 import version_0_1
 
-from unigrpo import plugins
+from unigrpo import algorithm, plugins
 from unigrpo.algorithm.advantage.base import group_advantages
 from unigrpo.algorithm.entries import (
     LEVELS,
@@ -28,6 +30,7 @@ from unigrpo.algorithm.entries import (
     unscored_entries,
 )
 from unigrpo.algorithm.kl import exact_kl, kl_estimate
+from unigrpo.algorithm.likelihood import base as likelihood
 from unigrpo.algorithm.likelihood.base import Views
 from unigrpo.algorithm.objective.base import PACKAGE, KLPenalty, load_objective, total_loss
 from unigrpo.algorithm.two_pass import coefficients
@@ -139,8 +142,16 @@ def part(batch, samples):
     return Batch(entries, batch.columns.at(index, batch.columns.row_length))
 
 
-def test_the_folder_has_the_objectives_of_the_readme():
-    assert {"clipped", "unconditional_clip", "sandwich", "weighted", "cispo", "geometric"} <= set(NAMES)
+@pytest.mark.parametrize(
+    ("package", "heading"), [(PACKAGE, "Objectives"), (likelihood.PACKAGE, "Likelihood estimators")]
+)
+def test_the_paper_index_has_a_row_for_every_file(package, heading):
+    index = Path(inspect.getfile(algorithm)).with_name("README.md").read_text(encoding="utf-8")
+    section = index.split(f"## {heading}\n")[1].split("\n## ")[0]
+    assert sorted(re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE)) == plugins.available(package)
+
+
+def test_all_levels_of_every_objective_are_tested():
     assert len(CASES) == 4 * len(LEVELS) + 2
 
 

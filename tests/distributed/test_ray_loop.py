@@ -12,21 +12,17 @@ from typing import Literal
 import pytest
 import ray
 import torch
-from builders import DIGITS_REWARD, SUMS, Recorder, untimed
+from builders import DIGITS_REWARD, SUMS, Recorder, small_run, untimed
 from torch import Tensor
 from transformers import AutoTokenizer, set_seed
 
 from unigrpo.config import (
-    ActorConfig,
     AdamConfig,
     DeepSpeedConfig,
     LoRAConfig,
     RewardConfig,
     RewardTermConfig,
-    RolloutConfig,
     RunConfig,
-    TextSamplingConfig,
-    TrainConfig,
 )
 from unigrpo.distributed.export import export_checkpoint
 from unigrpo.distributed.placement import Groups, start_groups
@@ -49,31 +45,20 @@ NUM_STEPS = 3
 
 
 def run_config(folder: Path, ranks: int, *, has_dedicated_reference_gpus: bool = False) -> RunConfig:
-    return RunConfig(
-        rollout=RolloutConfig(
-            batch_size=2,
-            n_samples_per_prompt=4,
-            micro_batch_size=4,
-            text=TextSamplingConfig(max_new_tokens=8, num_denoising_steps=4, block_length=4),
-        ),
-        actor=ActorConfig(
-            model_name_or_path=str(folder),
-            num_gpus_per_node=ranks,
-            adam=AdamConfig(lr=1e-3, weight_decay=0.1),
-            lr_scheduler="cosine_with_min_lr",
-            lr_warmup_ratio=0.3,
-        ),
+    return small_run(
+        folder,
+        rollout={"micro_batch_size": 4},
+        actor={
+            "num_gpus_per_node": ranks, "adam": AdamConfig(lr=1e-3, weight_decay=0.1),
+            "lr_scheduler": "cosine_with_min_lr", "lr_warmup_ratio": 0.3,
+        },
+        train={
+            "num_steps": NUM_STEPS, "max_skipped_updates": 0, "micro_batch_size": 3 // ranks,
+            "colocate_actor_ref": not has_dedicated_reference_gpus,
+        },
         # With two ranks, the reward has a process beside each of them, and else one of its own.
         reward=RewardConfig(terms=(RewardTermConfig(name=DIGITS_REWARD, on_policy_gpus=ranks > 1),)),
-        train=TrainConfig(
-            num_steps=NUM_STEPS,
-            num_inner_updates=2,
-            max_skipped_updates=0,
-            micro_batch_size=3 // ranks,
-            colocate_actor_ref=not has_dedicated_reference_gpus,
-        ),
-        ds=DeepSpeedConfig(param_dtype="fp32"),
-    )
+    )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

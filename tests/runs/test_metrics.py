@@ -1,9 +1,12 @@
 """Metric files: a line a step, and after a resume nothing of the steps that are made again."""
 
+import importlib.util
 import json
 import re
 import sys
+from importlib.machinery import ModuleSpec
 
+import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -40,8 +43,11 @@ def test_after_a_resume_later_steps_and_a_line_cut_off_by_a_kill_are_gone(tmp_pa
 def test_weights_and_biases_without_package_or_key_is_an_error(tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    with pytest.raises(ValueError, match=r"wandb is not installed|WANDB_API_KEY is not"):
-        MetricsWriter(tmp_path, tensorboard=False, wandb_project="mine")
+    for is_installed, message in ((False, "wandb is not installed"), (True, "WANDB_API_KEY is not")):
+        spec = ModuleSpec("wandb", None) if is_installed else None
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name, spec=spec: spec)
+        with pytest.raises(ValueError, match=message):
+            MetricsWriter(tmp_path, tensorboard=False, wandb_project="mine")
 
 
 class FakeRun:
@@ -60,6 +66,26 @@ class FakeRun:
         pass
 
 
+def fake_wandb(init):
+    """W&B, whose images and tables are what they were made of."""
+    made = {"Image": staticmethod(lambda image: ("image", image.shape)), "Table": staticmethod(lambda **table: table)}
+    return type("wandb", (), {"init": staticmethod(init), **made})
+
+
+def test_weights_and_biases_gets_images_and_texts_with_their_step(tmp_path, monkeypatch):
+    run = FakeRun({})
+    monkeypatch.setattr(metrics, "check_tracking", lambda project: None)
+    monkeypatch.setitem(sys.modules, "wandb", fake_wandb(lambda **_: run))
+    writer = MetricsWriter(tmp_path, tensorboard=False, wandb_project="mine")
+    writer.write_images(2, {"grid": np.zeros((4, 6, 3), dtype=np.uint8)})
+    writer.write_texts(3, "answers", [{"prompt": "1", "answer": "a"}, {"prompt": "2", "answer": "b"}])
+    writer.write_texts(3, "none", [])
+    assert run.logged == [
+        {"step": 2, "grid": ("image", (4, 6, 3))},
+        {"step": 3, "answers": {"columns": ["prompt", "answer"], "data": [["1", "a"], ["2", "b"]]}},
+    ]
+
+
 def test_a_resumed_run_goes_on_in_the_same_run_of_weights_and_biases(tmp_path, monkeypatch):
     runs = []
 
@@ -68,7 +94,7 @@ def test_a_resumed_run_goes_on_in_the_same_run_of_weights_and_biases(tmp_path, m
         return runs[-1]
 
     monkeypatch.setattr(metrics, "check_tracking", lambda project: None)
-    monkeypatch.setitem(sys.modules, "wandb", type("wandb", (), {"init": staticmethod(init)}))
+    monkeypatch.setitem(sys.modules, "wandb", fake_wandb(init))
     folder = tmp_path / "run"
     folder.mkdir()
     for _ in range(2):

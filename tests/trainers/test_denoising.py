@@ -235,6 +235,8 @@ def test_loader_processes_change_nothing_and_count_what_is_broken(world, tiny_un
         make_trainer(config, tmp_path / str(num_workers)).fit(output)
         rows.append(output.untimed)
     assert rows[0] == rows[1]
+    assert sum(row.get("broken/mmu/vqa", 0) for row in rows[0].values()) > 0, "no sample without an image was read"
+    assert all(row["loss/total"] > 0 for step, row in rows[0].items() if step > 0)
 
 
 def test_an_error_of_a_loader_process_is_as_short_as_without(world, tiny_unified_folder, tmp_path):

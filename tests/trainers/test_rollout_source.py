@@ -11,21 +11,15 @@ from typing import Any
 
 import pytest
 import torch
-from builders import DIGITS_REWARD, SUMS, Recorder, untimed
+from builders import SUMS, Recorder, small_run, untimed
 from torch import Tensor
 from transformers import AutoTokenizer
 
 from unigrpo.batches import TrajectoryBatch
 from unigrpo.config import (
-    ActorConfig,
     AdamConfig,
-    DeepSpeedConfig,
-    RewardConfig,
-    RewardTermConfig,
     RolloutConfig,
     RunConfig,
-    TextSamplingConfig,
-    TrainConfig,
 )
 from unigrpo.models.mmada import MMadaModelLM
 from unigrpo.models.vocabulary import Vocabulary
@@ -45,21 +39,11 @@ NUM_INNER_UPDATES = 2
 
 
 def run_config(folder: Path, num_workers: int, max_staleness: int = 0) -> RunConfig:
-    return RunConfig(
-        rollout=RolloutConfig(
-            batch_size=2,
-            n_samples_per_prompt=4,
-            micro_batch_size=8,
-            num_workers=num_workers,
-            max_staleness=max_staleness,
-            text=TextSamplingConfig(max_new_tokens=8, num_denoising_steps=4, block_length=4),
-        ),
-        actor=ActorConfig(model_name_or_path=str(folder), adam=AdamConfig(lr=3e-3), lr_warmup_ratio=0.0),
-        reward=RewardConfig(terms=(RewardTermConfig(name=DIGITS_REWARD),)),
-        train=TrainConfig(
-            num_steps=4, num_inner_updates=NUM_INNER_UPDATES, micro_batch_size=4, logprob_mismatch_steps=1
-        ),
-        ds=DeepSpeedConfig(param_dtype="fp32"),
+    return small_run(
+        folder,
+        rollout={"num_workers": num_workers, "max_staleness": max_staleness},
+        actor={"adam": AdamConfig(lr=3e-3)},
+        train={"num_inner_updates": NUM_INNER_UPDATES, "logprob_mismatch_steps": 1},
     )
 
 

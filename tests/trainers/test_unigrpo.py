@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import math
 import shutil
 import threading
 from pathlib import Path
@@ -10,25 +11,19 @@ from typing import Any
 
 import pytest
 import torch
-from builders import DIGITS_REWARD, SUMS, Recorder
+from builders import DIGITS_REWARD, SUMS, Recorder, small_run
 from transformers import AutoTokenizer
 
 from unigrpo.batches import TrajectoryBatch
 from unigrpo.config import (
-    ActorConfig,
-    AdamConfig,
     AlgoConfig,
-    DeepSpeedConfig,
     EvalConfig,
     GroupFilterConfig,
     KLConfig,
     ReferenceConfig,
     RewardConfig,
     RewardTermConfig,
-    RolloutConfig,
     RunConfig,
-    TextSamplingConfig,
-    TrainConfig,
 )
 from unigrpo.data.prompt_stream import PromptStream
 from unigrpo.library.trainer import LocalTrainer
@@ -43,19 +38,7 @@ from unigrpo.workers.reference import ReferenceWorker
 
 
 def config(folder, **train: int) -> RunConfig:
-    return RunConfig(
-        rollout=RolloutConfig(
-            batch_size=2,
-            n_samples_per_prompt=4,
-            micro_batch_size=8,
-            text=TextSamplingConfig(max_new_tokens=8, num_denoising_steps=4, block_length=4),
-        ),
-        actor=ActorConfig(model_name_or_path=str(folder), adam=AdamConfig(lr=1e-3), lr_warmup_ratio=0.0),
-        reward=RewardConfig(terms=(RewardTermConfig(name=DIGITS_REWARD),)),
-        train=dataclasses.replace(TrainConfig(num_steps=4, num_inner_updates=2, micro_batch_size=4), **train),
-        eval=EvalConfig(n_samples_per_prompt=1),
-        ds=DeepSpeedConfig(param_dtype="fp32"),
-    )
+    return small_run(folder, train=train, eval=EvalConfig(n_samples_per_prompt=1))
 
 
 def make_trainer(run: RunConfig, path, eval_prompts=()) -> LocalTrainer:
@@ -90,7 +73,15 @@ def test_a_step_reports_everything_that_a_user_looks_at(tiny_model_folder, tmp_p
         "eval/reward_total",
     ):  # fmt: skip
         assert name in row, name
+    assert {name for name, value in row.items() if not math.isfinite(value)} == set()
     assert row["throughput/tokens_per_second"] > 0
+    rewards = [sample["reward"] for _, sample in output.samples if sample["kind"] == "train"]
+    assert len(rewards) > 1
+    assert min(rewards) <= row["reward/total_mean"] <= max(rewards)
+    assert row["loss/total"] == pytest.approx(row["loss/policy"] + row["loss/kl"])
+    assert 0 < row["tokens/scored"] <= 2 * 8 * 8  # two updates of 8 responses of 8 tokens
+    assert row["kl/reference_nats"] > 0  # after the first of the two updates
+    assert 0 <= row["ratio/clipped_fraction"] <= 1
     assert summary["steps"] == 1
     assert set(summary["eval"]["before"]) == set(summary["eval"]["after"])
     json.dumps(summary)

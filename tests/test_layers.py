@@ -124,7 +124,7 @@ def test_the_developer_guide_shows_the_same_order():
         ("unigrpo/evaluation/held_out.py", "from unigrpo.checks.unigrpo import Inputs"),
         ("unigrpo/workers/policy.py", "def f():\n    from deepspeed import ops"),
         ("unigrpo/training/optimizer_step.py", "from unigrpo.distributed import engine"),
-        ("unigrpo/records.py", "from unigrpo.data.collate import pad_rows"),
+        ("unigrpo/records.py", "from unigrpo.data.chat import chat_text"),
         ("unigrpo/records.py", "from unigrpo.config import TASKS"),
         ("unigrpo/config/algo.py", "from unigrpo.algorithm import kl"),
         ("rewards/base.py", "from unigrpo.records import Prompt"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from unigrpo.algorithm.trace import trace_views
+from unigrpo.algorithm.likelihood.trace import trace_views
 
 STEPS = torch.tensor([-1, 4, 0, 0, 7, 2, -1])
 SCORED = torch.tensor([False, True, True, True, True, False, False])
@@ -23,8 +23,6 @@ def test_a_view_shows_what_was_written_before_and_scores_its_own_steps(steps_per
     assert torch.equal(scored.sum(dim=0), SCORED.long()), "every scored token is scored once"
 
 
-def test_nothing_written_gives_no_view_and_no_merging_is_refused():
+def test_nothing_written_gives_no_view():
     hidden, scored = trace_views(torch.full((3,), -1), torch.ones(3, dtype=torch.bool), 2)
     assert hidden.shape == scored.shape == (0, 3)
-    with pytest.raises(ValueError, match="steps_per_view is 0"):
-        trace_views(STEPS, SCORED, 0)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from sizes import Size
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from unigrpo.config import AlgoConfig, KLConfig, MaskRatioConfig, RunConfig, TrainConfig
-from unigrpo.data.collate import pad_rows
 from unigrpo.records import KeyedTrajectory, SampleKey, TrainSample
 from unigrpo.training.scoring_settings import ScoringSettings
 from unigrpo.training.views import ViewSampler
@@ -91,7 +91,7 @@ def full_rows(size: Size, samples: Sequence[TrainSample], device: torch.device) 
     views = [ViewSampler(run_config(1)).views(rollout, 0) for rollout in rollouts]
 
     def padded(tensors: list[Tensor]) -> Tensor:
-        rows = pad_rows(tensors, 0)
+        rows = pad_sequence(list(tensors), batch_first=True)
         return torch.nn.functional.pad(rows, (0, size.row_length - rows.shape[1])).to(device)
 
     return FullRows(

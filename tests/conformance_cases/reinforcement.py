@@ -26,9 +26,9 @@ from unigrpo.algorithm.likelihood.all_masked import AllMasked
 from unigrpo.algorithm.likelihood.base import Row, Views
 from unigrpo.algorithm.likelihood.coupled import coupled_weights
 from unigrpo.algorithm.likelihood.random_masking import mean_over_views
+from unigrpo.algorithm.likelihood.trace import trace_views
 from unigrpo.algorithm.masking import apply_mask, bernoulli_mask
 from unigrpo.algorithm.objective.base import load_objective
-from unigrpo.algorithm.trace import trace_views
 
 from .case import Case
 

@@ -57,6 +57,16 @@ def chat_text(
         ) from error
 
 
+def header(role: str) -> str:
+    """Returns the header of a turn."""
+    return f"{HEADER_TOKENS[0]}{role}{HEADER_TOKENS[1]}"
+
+
+def turn_parts(role: str, content: str, newlines: str) -> tuple[str, str]:
+    """Returns the header of a turn, and its text with the newlines before it and the end-of-turn token."""
+    return header(role), f"{newlines}{content.strip()}{HEADER_TOKENS[2]}"
+
+
 def chat_variant(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """Returns the key of :data:`NEWLINES` that equals the tokenizer's own template; None if none does."""
     vocabulary = tokenizer.get_vocab()
@@ -74,7 +84,6 @@ def _published(messages: Sequence[Mapping[str, str]], tokenizer: PreTrainedToken
         raise DataError(
             f"data.prompt_template is {template}, but the tokenizer has no {', '.join(missing)}; use chat or plain"
         )
-    start, end, end_of_turn = HEADER_TOKENS
     newlines = NEWLINES[template]
-    turns = (f"{start}{m['role']}{end}{newlines}{m['content'].strip()}{end_of_turn}" for m in messages)
-    return f"{tokenizer.bos_token}{''.join(turns)}{start}assistant{end}{newlines}"
+    turns = ("".join(turn_parts(m["role"], m["content"], newlines)) for m in messages)
+    return f"{tokenizer.bos_token}{''.join(turns)}{header('assistant')}{newlines}"

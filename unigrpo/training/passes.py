@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from unigrpo.algorithm.likelihood.base import Views
 from unigrpo.algorithm.masking import apply_mask
 from unigrpo.config import RunConfig
-from unigrpo.data.collate import pad_rows
 from unigrpo.records import KeyedTrajectory
 from unigrpo.training.scoring_settings import ScoringSettings
 
@@ -134,17 +134,17 @@ def _arguments(
 ) -> tuple[Tensor, dict[str, Any]]:
     """Masked tokens and other arguments of the forward pass that scores some rows."""
 
-    def padded(tensors: list[Tensor], fill: int | bool) -> Tensor:
-        return pad_rows(tensors, fill).to(device)
+    def padded(tensors: list[Tensor]) -> Tensor:
+        return pad_sequence(tensors, batch_first=True).to(device)
 
     guides = [_guide_row(row, settings) for row in rows if settings.guidance_scale > 0 and row.scores_codes]
     num_scored = sum(row.num_scored for row in rows)
     rows = [*rows, *guides]
-    token_ids = padded([row.token_ids for row in rows], 0)
-    token_mask = padded([torch.ones_like(row.is_masked) for row in rows], False)
-    is_masked = padded([row.is_masked for row in rows], False)
-    is_scored = padded([row.is_scored for row in rows], False)
-    is_image = padded([row.image_mask for row in rows], False)[is_scored][:num_scored]
+    token_ids = padded([row.token_ids for row in rows])
+    token_mask = padded([torch.ones_like(row.is_masked) for row in rows])
+    is_masked = padded([row.is_masked for row in rows])
+    is_scored = padded([row.is_scored for row in rows])
+    is_image = padded([row.image_mask for row in rows])[is_scored][:num_scored]
     guidance = {"is_guided": is_image, "guidance_scale": settings.guidance_scale} if guides else {}
     return apply_mask(token_ids, is_masked, settings.mask_id), {
         "attention_mask": None if token_mask.all() else token_mask,

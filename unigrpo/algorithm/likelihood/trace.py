@@ -8,7 +8,6 @@ from torch import Tensor
 
 from unigrpo import ConfigError
 from unigrpo.algorithm.likelihood.base import LikelihoodEstimator, Row, Views
-from unigrpo.algorithm.trace import trace_views
 
 
 class Trace(LikelihoodEstimator):
@@ -66,6 +65,33 @@ class Trace(LikelihoodEstimator):
         if self._choose == "uncertain":
             keys = keys - (scored * log_probs).sum(dim=1) / scored.sum(dim=1) / self._temperature
         return keys.topk(self._num_views).indices.sort().values
+
+
+def trace_views(
+    commit_step: Int[Tensor, " L"], scored: Bool[Tensor, " L"], steps_per_view: int
+) -> tuple[Bool[Tensor, "V L"], Bool[Tensor, "V L"]]:
+    """Views of a response as its writer saw it: one for each group of steps, which are scored in it.
+
+    >>> masked, scored = trace_views(torch.tensor([-1, 2, 0, 1]), torch.tensor([False, True, True, True]), 2)
+    >>> masked.int().tolist(), scored.int().tolist()
+    ([[0, 1, 1, 1], [0, 1, 0, 0]], [[0, 0, 1, 1], [0, 1, 0, 0]])
+
+    Args:
+        commit_step: Step at which the sampler fixed each token; -1 where none was.
+        scored: Tokens that count; the others are masked like their step, and never scored.
+        steps_per_view: Steps that are merged into one view, from the first; the last view may have fewer.
+
+    Returns:
+        Tokens that each view masks: those of its steps and of all later ones; and those that it scores.
+    """
+    steps = torch.tensor(sorted({int(step) for step in commit_step if step >= 0}), device=commit_step.device)
+    if len(steps) == 0:
+        nothing = scored.new_zeros(0, len(scored))
+        return nothing, nothing
+    view = torch.searchsorted(steps, commit_step) // steps_per_view
+    view = torch.where(commit_step >= 0, view, -1)
+    number = torch.arange(int(view.max()) + 1, device=view.device)[:, None]
+    return view >= number, (view == number) & scored
 
 
 def _require_steps(row: Row) -> None:

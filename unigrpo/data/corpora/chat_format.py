@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from unigrpo import DataError
 from unigrpo.data.bad_samples import BadSample
-from unigrpo.data.chat import HEADER_TOKENS, NEWLINES, chat_variant
+from unigrpo.data.chat import HEADER_TOKENS, NEWLINES, chat_variant, turn_parts
 from unigrpo.data.corpora.sample import Messages
 from unigrpo.data.prompt_chats import ROLES
 
@@ -104,12 +104,11 @@ def render_segments(messages: Messages, newlines: str | None, *, every_turn: boo
         if [role for role, _ in messages] != ["user", "assistant"]:
             raise BadSample("too many turns", "the template plain has room for one request and one answer")
         return [(messages[0][1], False), (messages[1][1], True)]
-    start, end, end_of_turn = HEADER_TOKENS
     segments: list[Segment] = []
     for number, (role, content) in enumerate(messages):
         is_target = role == "assistant" and (every_turn or number == len(messages) - 1)
-        segments.append((f"{start}{role}{end}", False))
-        segments.append((f"{newlines}{content.strip()}{end_of_turn}", is_target))
+        head, text = turn_parts(role, content, newlines)
+        segments += [(head, False), (text, is_target)]
     return segments
 
 

@@ -39,7 +39,7 @@ from unigrpo.models.mmada import MMadaModelLM
 from unigrpo.models.sampling.image import sample_images
 from unigrpo.models.sampling.text import sample_text
 from unigrpo.records import KeyedTrajectory, SampleKey, Trajectory
-from unigrpo.workers.logprob_mismatch import parity_gaps
+from unigrpo.workers.logprob_mismatch import logprob_gaps
 
 RESERVE_SECONDS = 20.0
 """A part starts only with this much time left beyond its own estimate."""
@@ -183,7 +183,7 @@ def parity(suite: Suite) -> dict[str, Any]:
     images = suite.sample_images(replace(suite.size.image, guidance_scale=0.0))
     for task, samples in (("text", text), ("t2i", images)):
         rollouts = [_rollout(number, task, sample) for number, sample in enumerate(samples)]
-        gaps = parity_gaps(suite.model, rollouts, scoring_settings(suite.size), suite.model.device, seed=0)
+        gaps = logprob_gaps(suite.model, rollouts, scoring_settings(suite.size), suite.model.device, seed=0)
         tokens = sum(gap.num_tokens for gap in gaps)
         found[task] = {
             "mean_gap": sum(gap.total for gap in gaps) / tokens,

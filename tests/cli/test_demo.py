@@ -107,8 +107,8 @@ def test_the_page_refuses_more_steps_than_tokens_or_codes(loaded):
 def test_a_checkpoint_without_image_tokenizer_says_which_tabs_do_not_work_and_why(config, tmp_path):
     shutil.copytree(config.model, tmp_path / "model", ignore=shutil.ignore_patterns("image_tokenizer"))
     textual = Demo(replace(config, model=str(tmp_path / "model")))
-    assert textual.why_not("text") == ""
-    assert "--image_tokenizer" in textual.why_not("t2i")
+    assert textual.reason_unavailable("text") == ""
+    assert "--image_tokenizer" in textual.reason_unavailable("t2i")
     with pytest.raises(ValueError, match="No image tokenizer"):
         textual.run("t2i", "3", None, 3, 1.0, 0.0, 0)
 

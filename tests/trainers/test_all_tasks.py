@@ -284,13 +284,13 @@ def test_the_mean_over_the_tokens_of_a_task_stops_the_run(tiny_unified_folder, p
     found = [LogprobGap(total=total, largest=largest, num_tokens=tokens) for total, largest, tokens in gaps]
     step: Any = SimpleNamespace(rollouts=rollouts, mismatch=lambda _: found)
     if not message:
-        assert trainer._parity(0, step) == {
+        assert trainer._logprob_mismatch(0, step) == {
             "logprob_mismatch/largest_nats": 2.5, "logprob_mismatch/mean_nats": pytest.approx(0.7 / 8),
             "logprob_mismatch/skipped_tasks": 0.0,
         }  # fmt: skip
         return
     with pytest.raises(LogprobMismatchError, match=message):
-        trainer._parity(0, step)
+        trainer._logprob_mismatch(0, step)
 
 
 def test_a_sample_does_not_depend_on_the_tasks_around_it(tiny_unified_folder, prompt_file, tmp_path):

@@ -75,9 +75,8 @@ def test_a_step_reports_everything_that_a_user_looks_at(tiny_model_folder, tmp_p
         assert name in row, name
     assert {name for name, value in row.items() if not math.isfinite(value)} == set()
     assert row["throughput/tokens_per_second"] > 0
-    rewards = [sample["reward"] for _, sample in output.samples if sample["kind"] == "train"]
-    assert len(rewards) > 1
-    assert min(rewards) <= row["reward/total_mean"] <= max(rewards)
+    assert 0 < row["reward/total_mean"] < 1  # a share of digits, which differs between samples
+    assert row["reward/total_std"] > 0
     assert row["loss/total"] == pytest.approx(row["loss/policy"] + row["loss/kl"])
     assert 0 < row["tokens/scored"] <= 2 * 8 * 8  # two updates of 8 responses of 8 tokens
     assert row["kl/reference_nats"] > 0  # after the first of the two updates

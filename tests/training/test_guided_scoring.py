@@ -31,7 +31,7 @@ from unigrpo.training.scoring import score
 from unigrpo.training.scoring_settings import ScoringSettings
 from unigrpo.training.unigrpo import unigrpo_updates
 from unigrpo.training.views import ViewSampler
-from unigrpo.workers.logprob_mismatch import is_comparable, parity_gaps
+from unigrpo.workers.logprob_mismatch import is_comparable, logprob_gaps
 
 VOCABULARY = Vocabulary(
     mask_id=1, begin_of_text_id=4, end_of_text_id=5, image_pad_id=6, soi_id=2, eoi_id=3, t2i_id=7, mmu_id=8,
@@ -86,9 +86,9 @@ def test_the_guided_sampler_and_scoring_agree_at_every_step(model, task):
     assert min(steps) >= 2
     largest = blind = 0.0
     for seed in range(12):
-        gaps = parity_gaps(model, rollouts, settings, torch.device("cpu"), seed)
+        gaps = logprob_gaps(model, rollouts, settings, torch.device("cpu"), seed)
         largest = max(largest, *(gap.largest for gap in gaps))
-        gaps = parity_gaps(model, rollouts, plain, torch.device("cpu"), seed)
+        gaps = logprob_gaps(model, rollouts, plain, torch.device("cpu"), seed)
         blind = max(blind, *(gap.largest for gap in gaps))
     assert largest < 2e-5
     assert blind > 0.5  # unguided scoring is another distribution

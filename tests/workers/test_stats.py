@@ -128,9 +128,9 @@ def test_a_copy_is_counted_as_long_as_it_is_watched_and_the_model_once() -> None
 
 def test_a_page_of_the_ledger_adds_up() -> None:
     page = WorkerStats(size=2)
-    page.book("generate", [Work(seconds=3.0, flops=6e12, possible_flops=3e13, peak_gb=5.0), Work(seconds=1.0)])
-    page.book("generate", [Work(seconds=2.0, flops=2e12, possible_flops=2e13, peak_gb=4.0), Work(seconds=0.0)])
-    page.book("save", [Work(seconds=1.0), Work(seconds=1.0)])
+    page.record("generate", [Work(seconds=3.0, flops=6e12, possible_flops=3e13, peak_gb=5.0), Work(seconds=1.0)])
+    page.record("generate", [Work(seconds=2.0, flops=2e12, possible_flops=2e13, peak_gb=4.0), Work(seconds=0.0)])
+    page.record("save", [Work(seconds=1.0), Work(seconds=1.0)])
     metrics = page.take("policy", step_seconds=10.0)
     assert metrics == {
         "perf/policy_generate_seconds": 3.0,  # (3 + 1 + 2 + 0) / 2 workers

@@ -124,8 +124,8 @@ def check_inputs(config: RunConfig, *, asks_rewards: bool = True) -> Inputs:
     held_out = held_out_prompts(config, bad) if config.eval.dataset else []
     checked = check_prompts(prompts + held_out, config, bad, asks_rewards=asks_rewards)
     inputs = Inputs(
-        prompts=[prompt for prompt, usable in zip(prompts, checked.is_usable[: len(prompts)], strict=True) if usable],
-        eval_prompts=[p for p, usable in zip(held_out, checked.is_usable[len(prompts) :], strict=True) if usable],
+        prompts=[prompt for prompt, valid in zip(prompts, checked.is_valid[: len(prompts)], strict=True) if valid],
+        eval_prompts=[p for p, valid in zip(held_out, checked.is_valid[len(prompts) :], strict=True) if valid],
         prompt_tokens=checked.tokens,
         num_image_tokens=checked.num_image_tokens,
     )
@@ -182,7 +182,7 @@ def asked_by(protocol: EvaluationProtocol, prompt: Prompt) -> Prompt:
 class CheckedPrompts:
     """What the checks of prompts found."""
 
-    is_usable: list[bool]
+    is_valid: list[bool]
     """For each prompt. The others were counted as bad rows of their file."""
     tokens: dict[str, list[int]]
     """Length of every usable prompt by task, input images included."""
@@ -220,7 +220,7 @@ def check_prompts(
             tokens.setdefault(prompts[place].task, []).append(length)
     _warn_of_long_rows(tokens, config, num_codes)
     return CheckedPrompts(
-        is_usable=[place not in problems for place in range(len(prompts))], tokens=tokens, num_image_tokens=num_codes
+        is_valid=[place not in problems for place in range(len(prompts))], tokens=tokens, num_image_tokens=num_codes
     )
 
 

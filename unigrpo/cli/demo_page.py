@@ -90,7 +90,7 @@ class Demo:
             max_text_tokens=self._model.config.max_text_tokens,
         )
 
-    def why_not(self, task: str) -> str:
+    def reason_unavailable(self, task: str) -> str:
         """Returns why the checkpoint cannot do a task; empty if it can."""
         if task == "text":
             return ""
@@ -128,7 +128,7 @@ class Demo:
         Raises:
             ValueError: An input is missing or does not fit.
         """
-        if reason := self.why_not(task):
+        if reason := self.reason_unavailable(task):
             raise ConfigError(reason)
         if not prompt.strip():
             raise ConfigError("The text is empty; write something.")
@@ -206,7 +206,7 @@ def build_page(demo: Demo) -> Any:
         )
         for task in TASKS:
             with gradio.Tab(TASKS[task][0], id=task):
-                if reason := demo.why_not(task):
+                if reason := demo.reason_unavailable(task):
                     gradio.Markdown(f"*Not available.* {reason}")
                 else:
                     _build_tab(gradio, demo, task)

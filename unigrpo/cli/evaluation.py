@@ -63,8 +63,8 @@ def evaluate(config: RunConfig, models: Sequence[str], output: Path, device_name
     bad = BadRows(config.data.max_bad_fraction)
     prompts = held_out_prompts(config, bad)
     configs = [replace(config, actor=replace(config.actor, model_name_or_path=model)) for model in models]
-    usable = [check_prompts(prompts, one, bad, needs_weight=False).is_usable for one in configs]
-    prompts = [prompt for prompt, *found in zip(prompts, *usable, strict=True) if all(found)]
+    valid = [check_prompts(prompts, one, bad, needs_weight=False).is_valid for one in configs]
+    prompts = [prompt for prompt, *found in zip(prompts, *valid, strict=True) if all(found)]
     devices = _devices(device_name, num_processes)
     samples = _open_output(output, config, models)
     _announce(configs, prompts, devices)

@@ -114,7 +114,7 @@ def unigrpo_plan(config: RunConfig, inputs: Inputs | None, assumed: Assumptions)
             f"longest {inputs.longest_prompt} tokens"
         )
     else:
-        shares = assumed_shares(config, _paid_tasks(config))
+        shares = assumed_shares(config, _rewarded_tasks(config))
         codes = _published_codes(config.image.resolution)
         longest = {task: config.data.max_prompt_tokens + (codes if task == "mmu" else 0) for task in shares.tasks}
         mix = ", ".join(f"{share:.0%} {task}" for task, share in shares.tasks.items())
@@ -208,19 +208,19 @@ def trial_lines(trials: Sequence[Trial]) -> str:
     return "".join(lines)
 
 
-def _paid_tasks(config: RunConfig) -> list[str]:
+def _rewarded_tasks(config: RunConfig) -> list[str]:
     """Returns the tasks of a run, as far as its rewards and ``data.tasks`` determine them.
 
     Raises:
         ValueError: No reward scores a task of the run.
     """
     asked = config.data.tasks
-    paid = dict.fromkeys(task for term in config.reward.terms for task in term.tasks or asked or ("text",))
-    tasks = [task for task in paid if not asked or task in asked]
+    rewarded = dict.fromkeys(task for term in config.reward.terms for task in term.tasks or asked or ("text",))
+    tasks = [task for task in rewarded if not asked or task in asked]
     if not tasks:
         raise ConfigError(
-            f"data.tasks is {list(asked)}, but reward.terms score only {list(paid)}; add a reward whose tasks hold "
-            "one of the run's, or change data.tasks"
+            f"data.tasks is {list(asked)}, but reward.terms score only {list(rewarded)}; add a reward whose tasks "
+            "hold one of the run's, or change data.tasks"
         )
     return tasks
 

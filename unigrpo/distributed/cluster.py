@@ -86,15 +86,15 @@ def find_cluster() -> FoundCluster:
         ConnectionError: There is none.
     """
     heads = local_heads()
-    told = os.environ.get("RAY_ADDRESS", "")
-    if told:
-        if "://" in told:
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address:
+        if "://" in address:
             raise ValueError(
-                f"RAY_ADDRESS is {told}, which is not the address of a head; give HOST:PORT, such as HOST:6379, or "
+                f"RAY_ADDRESS is {address}, which is not the address of a head; give HOST:PORT, such as HOST:6379, or "
                 "submit a job to that URL with launch/submit_unigrpo.sh"
             )
-        known = [head for head in heads if head.address == told]
-        return FoundCluster(told, f"{known[0] if known else told}, as RAY_ADDRESS says")
+        known = [head for head in heads if head.address == address]
+        return FoundCluster(address, f"{known[0] if known else address}, as RAY_ADDRESS says")
     own = [head for head in heads if head.is_own]
     if len(own) > 1:
         shown = "; ".join(map(str, own))

@@ -30,12 +30,12 @@ def install() -> None:
     """
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    for root, why_not in (("vllm", "UniGRPO does not use it"), ("flash_attn", _why_not_importable("flash_attn"))):
-        if why_not and root not in sys.modules:
-            _put_placeholders(root, why_not)
+    for root, reason in (("vllm", "UniGRPO does not use it"), ("flash_attn", _reason_not_importable("flash_attn"))):
+        if reason and root not in sys.modules:
+            _put_placeholders(root, reason)
 
 
-def _why_not_importable(root: str) -> str:
+def _reason_not_importable(root: str) -> str:
     """The reason why a package cannot be imported; empty if it can."""
     try:
         importlib.import_module(root)
@@ -46,30 +46,30 @@ def _why_not_importable(root: str) -> str:
     return ""
 
 
-def _put_placeholders(root: str, why_not: str) -> None:
+def _put_placeholders(root: str, reason: str) -> None:
     names = [name for name in PLACEHOLDERS if name.split(".")[0] == root]
     for name in names:
-        sys.modules[name] = _placeholder(name, PLACEHOLDERS[name], why_not)
+        sys.modules[name] = _placeholder(name, PLACEHOLDERS[name], reason)
     for name in names:
         parent, _, child = name.rpartition(".")
         if parent:
             setattr(sys.modules[parent], child, sys.modules[name])
 
 
-def _placeholder(name: str, attributes: tuple[str, ...], why_not: str) -> ModuleType:
-    module = ModuleType(name, f"Stands in for {name}, and raises when it is used: {why_not}.")
+def _placeholder(name: str, attributes: tuple[str, ...], reason: str) -> ModuleType:
+    module = ModuleType(name, f"Stands in for {name}, and raises when it is used: {reason}.")
     module.__spec__ = importlib.machinery.ModuleSpec(name, loader=None, is_package=True)
     module.__path__ = []
     for attribute in attributes:
-        setattr(module, attribute, _missing(f"{name}.{attribute}", why_not))
+        setattr(module, attribute, _missing(f"{name}.{attribute}", reason))
     return module
 
 
-def _missing(path: str, why_not: str) -> Any:
+def _missing(path: str, reason: str) -> Any:
     """Returns a class, because OpenRLHF names some of these in annotations."""
 
     def refuse(*_: object, **__: object) -> NoReturn:
-        raise ImportError(f"{path} was used, but {path.split('.')[0]} is a placeholder here: {why_not}")
+        raise ImportError(f"{path} was used, but {path.split('.')[0]} is a placeholder here: {reason}")
 
     return type(path.rpartition(".")[2], (), {"__new__": refuse})
 

@@ -114,7 +114,7 @@ class RayGroup:
     def _booked(self, refs: list[Any], method: str) -> list[Any]:
         """Returns the results of a method in the order of the workers and records what it cost."""
         answers = self._results(refs, method)
-        self.stats.book(method, [work for _, work in answers])
+        self.stats.record(method, [work for _, work in answers])
         return [result for result, _ in answers]
 
     def _results(self, refs: list[Any], method: str) -> list[Any]:

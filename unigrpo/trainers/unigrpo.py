@@ -121,7 +121,7 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
         generated = self.source.generate(step, version, timer.phase)
         rollouts = generated.rollouts
         wait_for_rewards = self.reward.start(rollouts)  # their processes work while the models score
-        parity = self._parity(step, generated)
+        mismatch = self._logprob_mismatch(step, generated)
         early = [i for i, rollout in enumerate(rollouts) if not self._waits_for_rewards(step, rollout)]
         scores = self._start_scores(step, generated, early)
         if len(early) == len(rollouts):
@@ -152,7 +152,7 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
             **reward_work,
             **_advantage_metrics(advantages),
             **_over_ranks(updates),
-            **parity,
+            **mismatch,
             **_rollout_metrics(rollouts, version),
             **self._throughput(rollouts),
             "rollout/kept_groups": float(len(set(rewarded.groups[kept].tolist()))),
@@ -282,7 +282,7 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
             self.policy.call(PolicyWorker.write_weights, folder)
             self.reference.call(ReferenceWorker.move_to, folder)
 
-    def _parity(self, step: int, generated: Generated) -> dict[str, float]:
+    def _logprob_mismatch(self, step: int, generated: Generated) -> dict[str, float]:
         """Compares sampler and training path on one sample of each prompt, every ``train.logprob_mismatch_steps``
         steps.
 

@@ -21,11 +21,11 @@ def reward_metrics(
     """Mean, spread and fraction of missing values of each reward, and fraction of groups that teach nothing."""
     metrics = {f"reward/{k}": v for k, v in _spread("total", totals[valid], groups[valid]).items()}
     for name in _names(outputs):
-        paid = torch.tensor([name in o.parts for o in outputs])
+        is_applied = torch.tensor([name in o.parts for o in outputs])
         values, is_missing = reward_values(outputs, name)
-        found = paid & ~is_missing
+        found = is_applied & ~is_missing
         metrics |= {f"reward/{k}": v for k, v in _spread(name, values[found], groups[found]).items()}
-        metrics[f"reward/{name}_missing_share"] = (is_missing.sum() / paid.sum()).item()
+        metrics[f"reward/{name}_missing_share"] = (is_missing.sum() / is_applied.sum()).item()
     return metrics | {
         "reward/zero_spread_groups": metrics.pop("reward/total_zero_spread_groups", 0.0),
         "reward/left_out_share": 1 - valid.double().mean().item(),

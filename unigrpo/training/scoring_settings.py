@@ -1,4 +1,4 @@
-"""What the sampler drew from, so that scoring looks at the same distribution."""
+"""The distribution from which the sampler sampled, so that scoring uses the same one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from unigrpo.models.vocabulary import Vocabulary
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringSettings:
-    """What the sampler drew from, so that scoring looks at the same distribution."""
+    """The distribution from which the sampler sampled, so that scoring uses the same one."""
 
     mask_id: int
     """The mask token."""

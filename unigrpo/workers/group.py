@@ -124,5 +124,5 @@ class LocalGroup:
 
     def _booked(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         result, work = timed(self.worker, lambda: method(self.worker, *args, **kwargs))
-        self.stats.book(method.__name__, [work])
+        self.stats.record(method.__name__, [work])
         return result

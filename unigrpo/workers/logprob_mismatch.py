@@ -54,7 +54,7 @@ def is_exact(config: RunConfig, task: str) -> bool:
 
 
 @torch.no_grad()
-def parity_gaps(
+def logprob_gaps(
     forward: Callable[..., Any],
     rollouts: Sequence[KeyedTrajectory],
     settings: ScoringSettings,

@@ -17,7 +17,7 @@ from unigrpo.training.batching import micro_batches
 from unigrpo.training.optimizer_step import Engine
 from unigrpo.training.scoring import ScoringSettings, score
 from unigrpo.training.unigrpo import unigrpo_updates
-from unigrpo.workers.logprob_mismatch import LogprobGap, parity_gaps
+from unigrpo.workers.logprob_mismatch import LogprobGap, logprob_gaps
 from unigrpo.workers.rollout import RolloutGenerator, WeightChannel
 from unigrpo.workers.trained import TrainedWorker
 
@@ -62,7 +62,7 @@ class PolicyWorker(TrainedWorker):
         # Through the engine, as in training: a copy of the weights could not show that they differ.
         gaps: list[LogprobGap] = []
         for batch in micro_batches(samples.samples(), self._config.train.micro_batch_size):
-            gaps += parity_gaps(self._engine.forward, batch, self._scoring, self._engine.device, self._config.seed)
+            gaps += logprob_gaps(self._engine.forward, batch, self._scoring, self._engine.device, self._config.seed)
         return gaps
 
     def update(self, batch: TrainBatch, num_skipped: int = 0) -> list[dict[str, float]]:

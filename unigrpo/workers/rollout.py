@@ -21,7 +21,7 @@ from unigrpo.rng import keyed_generator
 from unigrpo.training.batching import micro_batches
 from unigrpo.training.scoring import ScoringSettings, score
 from unigrpo.workers.generation import TaskSampler
-from unigrpo.workers.logprob_mismatch import LogprobGap, parity_gaps
+from unigrpo.workers.logprob_mismatch import LogprobGap, logprob_gaps
 from unigrpo.workers.stats import FlopMeter
 
 
@@ -154,7 +154,7 @@ class RolloutWorker:
         weights."""
         gaps: list[LogprobGap] = []
         for batch in micro_batches(samples.samples(), self._config.train.micro_batch_size):
-            gaps += parity_gaps(self.forward, batch, self._scoring, self.device, self._config.seed)
+            gaps += logprob_gaps(self.forward, batch, self._scoring, self.device, self._config.seed)
         return gaps
 
     def receive_weights(self) -> None:

@@ -141,7 +141,7 @@ class WorkerStats:
         self._size = size
         self._work: dict[str, Work] = {}
 
-    def book(self, method: str, work: Iterable[Work]) -> None:
+    def record(self, method: str, work: Iterable[Work]) -> None:
         """Adds the cost of one call of a method, one entry per worker."""
         for one in work:
             self._work[method] = self._work[method] + one if method in self._work else one

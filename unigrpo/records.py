@@ -127,7 +127,9 @@ class Trajectory:
         room = (0, len(image.token_ids) - len(self.token_ids))
         first_steps = pad(self.commit_step, room, value=-1)
         later_steps = image.commit_step + first_steps.max() + 1
-        entropies = (self.commit_entropy, image.commit_entropy)
+        entropy = image.commit_entropy
+        if entropy is not None and self.commit_entropy is not None:
+            entropy = entropy + pad(self.commit_entropy, room)
         return Trajectory(
             token_ids=image.token_ids,
             response_mask=image.response_mask | pad(self.response_mask, room),
@@ -135,7 +137,7 @@ class Trajectory:
             image_mask=image.image_mask,
             commit_step=torch.where(image.commit_step >= 0, later_steps, first_steps),
             commit_log_probs=image.commit_log_probs + pad(self.commit_log_probs, room),
-            commit_entropy=None if None in entropies else image.commit_entropy + pad(self.commit_entropy, room),
+            commit_entropy=entropy if self.commit_entropy is not None else None,
         )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from tokenizers import Tokenizer
 
@@ -11,8 +13,8 @@ from unigrpo.models.vocabulary import Vocabulary
 from .case import Case, NotApplicable
 
 
-def vocabulary_of(case: Case) -> Vocabulary:
-    params, reserved = case.params, case.params["reserved"]
+def vocabulary_of(params: dict[str, Any]) -> Vocabulary:
+    reserved = params["reserved"]
     return Vocabulary(
         mask_id=params["mask_id"],
         begin_of_text_id=params["bos"],
@@ -42,7 +44,7 @@ def compare(case: Case, rows: list[layouts.TrainingRow], **masks: str) -> None:
 
 def check_t2i(case: Case) -> None:
     visible, labels = case["in.image_ids_masked"], case["in.image_labels"]
-    hidden, ids = labels != layouts.IGNORED, vocabulary_of(case)
+    hidden, ids = labels != layouts.IGNORED, vocabulary_of(case.params)
     codes = torch.where(hidden, labels, visible)
     draws = case["in.dropout_uniform"].tolist()
     rows = []
@@ -55,7 +57,7 @@ def check_t2i(case: Case) -> None:
 def check_t2i_gen(case: Case) -> None:
     """An image to generate is one of training with all codes masked."""
     codes = torch.zeros(case.params["N"], dtype=torch.long)
-    everything, ids = torch.ones_like(codes).bool(), vocabulary_of(case)
+    everything, ids = torch.ones_like(codes).bool(), vocabulary_of(case.params)
     rows = [layouts.t2i_row(text, codes, everything, ids, max_text_tokens=case.params["S"]) for text in texts_of(case)]
     image = case["in.image_ids"]
     case.require("the image is not all masks", bool((image == case.params["mask_id"]).all()))
@@ -69,7 +71,7 @@ def check_lm(case: Case) -> None:
 
 def lm_rows(case: Case) -> list[layouts.TrainingRow]:
     length = case.params["max_seq_len"]
-    return [layouts.lm_row(text, vocabulary_of(case), num_tokens=length) for text in texts_of(case)]
+    return [layouts.lm_row(text, vocabulary_of(case.params), num_tokens=length) for text in texts_of(case)]
 
 
 def check_lm_chat(case: Case) -> None:
@@ -78,7 +80,7 @@ def check_lm_chat(case: Case) -> None:
 
 def chat_rows(case: Case) -> list[layouts.TrainingRow]:
     length = case.params["max_seq_len"]
-    return [layouts.lm_chat_row(text, vocabulary_of(case), num_tokens=length) for text in texts_of(case)]
+    return [layouts.lm_chat_row(text, vocabulary_of(case.params), num_tokens=length) for text in texts_of(case)]
 
 
 def check_mmu(case: Case) -> None:
@@ -86,7 +88,7 @@ def check_mmu(case: Case) -> None:
 
 
 def mmu_rows(case: Case) -> list[layouts.TrainingRow]:
-    ids = vocabulary_of(case)
+    ids = vocabulary_of(case.params)
     return [
         layouts.mmu_row(codes, text, ids, max_text_tokens=case.params["S"])
         for text, codes in zip(texts_of(case), case["in.image_ids"], strict=True)
@@ -94,7 +96,7 @@ def mmu_rows(case: Case) -> list[layouts.TrainingRow]:
 
 
 def check_r2i(case: Case) -> None:
-    ids = vocabulary_of(case)
+    ids = vocabulary_of(case.params)
     rows = [
         layouts.r2i_row(text, codes, ids, max_text_tokens=case.params["S"])
         for text, codes in zip(texts_of(case), case["in.image_ids"], strict=True)

@@ -6,30 +6,12 @@ import dataclasses
 
 import pytest
 import torch
+from conformance_cases.layouts import vocabulary_of
 from tokenizers import Tokenizer
 
 from unigrpo.data import layouts
-from unigrpo.models.vocabulary import Vocabulary
 
 OFFSET = 126349
-
-
-def vocabulary_of(params):
-    reserved = params["reserved"]
-    return Vocabulary(
-        mask_id=params["mask_id"],
-        begin_of_text_id=params["bos"],
-        end_of_text_id=params["eos"],
-        end_header_id=params["end_header"],
-        soi_id=reserved["<|soi|>"],
-        eoi_id=reserved["<|eoi|>"],
-        t2i_id=reserved["<|t2i|>"],
-        mmu_id=reserved["<|mmu|>"],
-        r2i_id=reserved["<|r2i|>"],
-        image_pad_id=reserved["[iPAD]"],
-        image_offset=OFFSET,
-        codebook_size=8192,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +22,8 @@ def case(golden, golden_folder):
         params, arrays = golden(f"prompt_{name}")
         tokenizer = Tokenizer.from_file(str(golden_folder / params["tokenizer"]))
         texts = [tokenizer.encode(text, add_special_tokens=False).ids for text in params["texts"]]
-        return params, arrays, texts, vocabulary_of(params)
+        vocabulary = dataclasses.replace(vocabulary_of(params), image_offset=OFFSET, codebook_size=8192)
+        return params, arrays, texts, vocabulary
 
     return load
 

@@ -23,7 +23,7 @@ def image_mask_ratio(
 
     Args:
         times: Uniform draws in [0, 1).
-        schedule: Of :func:`unigrpo.algorithm.schedule.masked_fraction`.
+        schedule: A schedule of :func:`unigrpo.algorithm.schedule.masked_fraction`.
         min_ratio: Lower bound of the fraction.
     """
     return masked_fraction(schedule, times).clamp(min=min_ratio)
@@ -100,7 +100,8 @@ def denoising_loss(log_probs: Float[Tensor, "B L"], weight: Float[Tensor, "B L"]
     """The weighted masked cross-entropy, nats; the partial loss of this rank.
 
     Args:
-        log_probs: Of the clean tokens given the noised rows; anything, even NaN, where ``weight`` is 0.
-        weight: Of one of the functions above, times the coefficient of the task.
+        log_probs: Log-probabilities of the clean tokens given the noised rows; anything, even NaN, where ``weight`` is
+            0.
+        weight: Weights of one of the functions above, times the coefficient of the task.
     """
     return -(weight * log_probs.masked_fill(weight == 0, 0.0)).sum()

@@ -28,20 +28,21 @@ class Entries:
     """Scored tokens, sample by sample, then view by view, then by position."""
 
     log_probs: Float[Tensor, " N"]
-    """Under the policy, nats; carries the gradient."""
+    """Log-probabilities under the policy, nats, which carry the gradient; the next three are in the same views."""
     old: Float[Tensor, " N"] | None = None
-    """Under the policy before the inner updates, in the same views."""
+    """Log-probabilities under the policy before the inner updates."""
     ref: Float[Tensor, " N"] | None = None
-    """Under the reference, in the same views."""
+    """Log-probabilities under the reference."""
     has_ref: Bool[Tensor, " N"] | None = None
     """False where ``ref`` means nothing, since the sample is not compared with the reference. None: ``ref`` is known
     everywhere."""
     behaviour: Float[Tensor, " N"] | None = None
-    """Under what wrote the response, where that is not the old policy: older weights, a cache, a cut vocabulary."""
+    """Log-probabilities under what generated the response, where that is not the old policy: older weights, a cache,
+    or a vocabulary that was cut."""
     exact_kl: Float[Tensor, " N"] | None = None
     """KL(policy || reference) of the whole distribution at the token, nats; carries the gradient."""
     weight: Float[Tensor, " N"]
-    """Of the estimator; not 0."""
+    """Weight that the estimator gives to the entry; not 0."""
     rate: Float[Tensor, " N"]
     """Probability with which the view masks the token."""
     sample: Int[Tensor, " N"]
@@ -69,6 +70,7 @@ class Columns:
     """What an objective knows of B samples."""
 
     advantage: Float[Tensor, "B S"]
+    """Advantage of each part of the response."""
     group: Int[Tensor, " B"]
     """Prompt of each sample."""
     task: Int[Tensor, " B"]
@@ -76,6 +78,7 @@ class Columns:
     num_tokens: Float[Tensor, "B S"]
     """Scored tokens of the response, whether or not a view scores them."""
     num_views: Float[Tensor, "B S"]
+    """Views of each part of the response."""
     max_tokens: Float[Tensor, " B"]
     """Longest response that the sampler writes for the task, tokens."""
     clip_low: Float[Tensor, " B"]
@@ -87,7 +90,7 @@ class Columns:
     loss_coef: Float[Tensor, " B"]
     """Factor of surrogate and KL."""
     num_units: Mapping[str, Float[Tensor, "B S"]]
-    """By level: units of the sample in this inner update, in all passes; see :func:`unit_counts`."""
+    """Number of units of each sample in this inner update, in all passes, by level; see :func:`unit_counts`."""
     row_length: int
     """Tokens of the longest row."""
     tasks: tuple[str, ...] = ()
@@ -107,7 +110,7 @@ class Columns:
         """Some of the samples.
 
         Args:
-            index: Which.
+            index: Numbers of the samples.
             row_length: Tokens of their longest row.
         """
         rows: dict[str, Any] = {name: getattr(self, name)[index] for name in _PER_SAMPLE}
@@ -128,7 +131,7 @@ class Counts:
     num_responses: float
     """Responses, those without a scored token included: they contribute 0."""
     num_tokens: Mapping[str, float]
-    """By level: tokens that the units stand for, for `token_mean`; see :func:`tokens_of`."""
+    """Number of tokens that the units stand for, by level, for `token_mean`; see :func:`tokens_of`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +162,7 @@ def unscored_entries(views: Sequence[Views], spans: Sequence[Int[Tensor, " _"]])
     """The entries of samples before any log-probability is known, which stands as 0.
 
     Args:
-        views: Of each sample.
+        views: Views of each sample.
         spans: Part of the response of each token of each sample, from 1.
     """
     columns: dict[str, list[Tensor]] = {name: [] for name in ("weight", "rate", "sample", "view", "position", "span")}
@@ -184,7 +187,7 @@ def units(entries: Entries, columns: Columns, level: str) -> Units:
 
     Args:
         entries: All that belong to their units.
-        columns: Of their samples.
+        columns: Columns of their samples.
         level: One of ``LEVELS``.
 
     Raises:
@@ -299,13 +302,13 @@ def reduce_units(
     Args:
         values: Loss of each unit.
         grouped: The units.
-        columns: Of their samples.
+        columns: Columns of their samples.
         how: `masked_token_mean`: mean over the units of each part of a response, then over its parts, then over all
             responses; `token_mean`: mean over all units of the batch, each counted for the tokens that it stands for;
             `fixed_length`: sum over the units of a response, counted alike, over the longest response of its task,
             then mean over all responses. The last two weigh a response by the number of its scored tokens, and so by
             its mask ratio where a unit is a token.
-        counts: Of the whole batch.
+        counts: Counts of the whole batch.
 
     Raises:
         ValueError: Unknown reduction.

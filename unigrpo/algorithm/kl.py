@@ -53,8 +53,8 @@ def exact_kl(log_probs: Float[Tensor, "*N V"], ref_log_probs: Float[Tensor, "*N 
     """KL(policy || reference) of whole distributions, nats: the right value with the right gradient.
 
     Args:
-        log_probs: Of all V tokens under the policy, normalised.
-        ref_log_probs: Of all V tokens under the reference, normalised.
+        log_probs: Log-probabilities of all V tokens under the policy, normalised.
+        ref_log_probs: Log-probabilities of all V tokens under the reference, normalised.
     """
     # 0 log 0 counts 0; an infinite log-probability must not turn the gradient into NaN.
     return (log_probs.exp() * (log_probs - ref_log_probs).masked_fill(log_probs == -torch.inf, 0.0)).sum(dim=-1)

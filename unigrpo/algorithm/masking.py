@@ -91,8 +91,8 @@ def uniform_draws(eligible: Bool[Tensor, "B L"], generators: Sequence[torch.Gene
     draws = torch.full(eligible.shape, torch.inf, device=eligible.device)
     for row, generator in enumerate(generators):
         count = int(eligible[row].sum())
-        drawn = torch.rand(count, generator=generator, device=generator.device)
-        draws[row, eligible[row]] = drawn.to(eligible.device)
+        own = torch.rand(count, generator=generator, device=generator.device)
+        draws[row, eligible[row]] = own.to(eligible.device)
     return draws
 
 

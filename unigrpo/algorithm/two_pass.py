@@ -48,7 +48,7 @@ def coefficients(loss: Callable[[Entries], tuple[Tensor, Sums]], entries: Entrie
     many views a sample has and however many samples a group.
 
     Args:
-        loss: Of all entries of this rank.
+        loss: Function of all entries of this rank.
         entries: Scored without gradient, by the same weights that the passes with gradient will use.
     """
     leaves = [entries.log_probs.detach().requires_grad_()]

@@ -196,7 +196,7 @@ def check_prompts(
     """Checks tasks, images, lengths, special tokens and golds.
 
     Args:
-        prompts: Of any task.
+        prompts: Prompts of any tasks.
         config: The run.
         bad: Counts the prompts that cannot be used.
         needs_weight: Some reward with a weight must pay for each task, as training needs; else any reward does.
@@ -302,8 +302,7 @@ def check_image_tokenizer(image: ImageConfig, model: str, vocabulary: Vocabulary
     """
     if not vocabulary.codebook_size:
         raise ConfigError(
-            f"{model}: a text-only checkpoint, but there are images; give it image codes by "
-            "`python -m unigrpo.cli.add_image_tokens`"
+            f"{model}: a text-only checkpoint, but there are images; give it image codes by `unigrpo add-image-tokens`"
         )
     tokenizer = find_image_tokenizer(image.tokenizer, model)
     if tokenizer is None:

@@ -117,7 +117,7 @@ def prepare(
         name: One of :data:`SETS`.
         output: The prompt file; its folder is created.
         source: Any path that prompts are read from; empty takes the set's name on the Hub or generates.
-        split: Of the source. Of generated puzzles, `test` has those that no other split has.
+        split: Split of the source. The split `test` of generated puzzles has those that no other split has.
         max_rows: Largest number of rows to keep; 0 keeps all, or 10,000 generated ones.
         seed: Seed of generated puzzles.
         held_out: Number of the kept rows that go into :func:`held_out_file` instead, chosen by the hashes of their

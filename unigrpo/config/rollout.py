@@ -124,7 +124,7 @@ def check_image_steps(section: str, image: ImageSamplingConfig, num_codes: int |
     """Raises ValueError for more denoising steps than an image has codes; see :func:`check_text_steps`.
 
     Args:
-        section: Of the config, for the message, with its dot.
+        section: Name of the section in the config with its dot, for the message.
         image: The settings.
         num_codes: Codes of an image where they are known; else the number in the settings is the bound.
     """

@@ -145,7 +145,7 @@ def matches_gold(sample: CotSample, grade: Grade) -> bool | None:
     The paper keeps only those multimodal samples whose answer matches (section 2.2).
 
     Args:
-        sample: Of :func:`convert_row`.
+        sample: Result of :func:`convert_row`.
         grade: Compares the answer with the gold.
     """
     if sample.gold is None or sample.is_answer_gold:

@@ -58,7 +58,7 @@ class UniGRPOLM(TemplateLM):
             max_new_tokens: Length of generated responses; that of the task is not used.
             num_denoising_steps: Number of forward passes of a response.
             block_length: Length of the blocks that are generated from left to right.
-            temperature: Of generation where a task does not set one; 0 takes the most likely tokens.
+            temperature: Temperature of generation where a task does not set one; 0 takes the most likely tokens.
             seed: Seed of all random numbers.
             batch_size: Number of rows of one forward pass; `auto` is 8.
             max_batch_size: Not used; the harness gives it.

@@ -57,7 +57,7 @@ def check_config(name: str | Path, values: Mapping[str, Any]) -> None:
 
     Args:
         name: The checkpoint, named in errors.
-        values: Of config.json; keys that are missing take the model's defaults.
+        values: Content of config.json; keys that are missing take the model's defaults.
 
     Raises:
         ValueError: A value is not possible; the message names the key.

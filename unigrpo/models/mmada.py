@@ -139,7 +139,7 @@ class MMadaModelLM(PreTrainedModel):
             is_sliced: Targets to which the slice applies; the others use the whole vocabulary. None applies it to all.
             is_guided: Targets whose logits are those of classifier-free guidance. The last ``positions`` are then
                 those of the unconditional rows, one for each of these targets in their order; all use the slice.
-            guidance_scale: Of these targets.
+            guidance_scale: Scale of the guidance of these targets.
             temperature: Divisor of the logits before the softmax of ``targets``; one for all or one for each.
             base: Hidden states of another model with the same head at ``positions``, such as those of the model
                 without its adapters; then the KL divergence to it is returned, too.

@@ -45,7 +45,7 @@ class Head(nn.Linear):
             temperatures: Divisor of the logits of each target.
             is_sliced: Targets to which the slice applies; the others use all ids. None applies it to all targets.
             is_guided: Targets of guidance, to all of which the slice applies.
-            guidance_scale: Of these targets.
+            guidance_scale: Scale of the guidance of these targets.
             base: Hidden states of another model with this head, in the order of ``input``.
         """
         if targets is None or temperatures is None:

@@ -18,7 +18,7 @@ def wide_linear(x: Float[Tensor, "N D"], weight: Float[Tensor, "V D"]) -> Float[
 
     Args:
         x: Inputs.
-        weight: Of the type of ``x``. The gradients have this type, too.
+        weight: Weight of the same type as ``x``, which the gradients have, too.
     """
     if x.dtype == torch.float32:
         return F.linear(x, weight)

@@ -321,8 +321,8 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
         skipped = {task for task in tasks if not is_comparable(self.config, task)}
         if skipped - self._warned_tasks:
             logger.warning(
-                "the check of log-probabilities leaves out the tasks %s: guidance or top_p changes what the sampler "
-                "draws from; rollout.image.score_guided scores images as they are drawn",
+                "the check of log-probabilities leaves out the tasks %s: guidance or top_p changes the distribution "
+                "that is sampled; rollout.image.score_guided scores guided images by this distribution",
                 ", ".join(sorted(skipped)),
             )
             self._warned_tasks |= skipped

@@ -27,7 +27,7 @@ def behaviour_log_probs(
 
     Args:
         config: The run.
-        entries: Of all scored samples.
+        entries: Entries of all scored samples.
         scored: The scored samples, and how many entries each has.
         k: Inner update.
     """

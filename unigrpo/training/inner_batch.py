@@ -29,9 +29,9 @@ class InnerBatch:
     samples: Sequence[TrainSample]
     """Those with a reward."""
     entries: Entries
-    """Of the samples that have a gradient, not yet scored."""
+    """Entries of the samples that have a gradient; their log-probabilities are not known yet."""
     columns: Columns
-    """Of ``samples``."""
+    """Columns of ``samples``."""
     counts: Counts
     rows: Sequence[PassRow]
     passes: Sequence[Sequence[int]]
@@ -177,9 +177,9 @@ def _with_known(
     """The entries with old and reference log-probabilities, and whether the old ones are known.
 
     Args:
-        entries: Of all scored samples.
+        entries: Entries of all scored samples.
         scored: These samples, and how many entries each has.
-        loss: Of the run.
+        loss: Loss of the run.
         k: Inner update.
     """
     device, nothing = entries.weight.device, torch.zeros(0)

@@ -121,9 +121,9 @@ def make_scheduler(
     """The learning-rate schedule of ``actor`` over the optimizer steps of the whole run.
 
     Args:
-        optimizer: Whose rates it sets.
+        optimizer: Optimizer whose learning rates it sets.
         actor: Name, warm-up and floor of the schedule.
-        num_optimizer_steps: Of the whole run.
+        num_optimizer_steps: Number of optimizer steps of the whole run.
         starts_at_zero: Whether the warm-up starts with the rate 0, as in the released code of MMaDA; see
             :class:`ScheduleLength`.
     """

@@ -92,7 +92,7 @@ def entry_log_probs(
         forward: The model, or the engine that holds it.
         rows: At least one. They go through the model together.
         settings: Vocabularies and temperatures, as in sampling.
-        device: Of the model.
+        device: Device of the model.
 
     Returns:
         Nats, float32.
@@ -113,10 +113,10 @@ def entry_scores(
     Only hidden states of the base are kept, so that the distributions exist for a few rows at a time.
 
     Args:
-        forward: As of :func:`entry_log_probs`.
-        rows: As there.
-        settings: As there.
-        device: As there.
+        forward: As in :func:`entry_log_probs`, like the next three.
+        rows: Rows that go through the model together.
+        settings: Vocabularies and temperatures.
+        device: Device of the model.
         as_base: A context in which ``forward`` is that of the base, which has the same head.
 
     Returns:

@@ -39,7 +39,7 @@ def task_metrics(
     groups: Int[Tensor, " B"],
     valid: Bool[Tensor, " B"],
 ) -> dict[str, float]:
-    """Of each task: its total reward and each single one, their spread, and groups that teach nothing."""
+    """Returns the metrics of each task: rewards, their spread, and the fraction of groups that teach nothing."""
     metrics: dict[str, float] = {}
     for task in dict.fromkeys(tasks):
         of_task = torch.tensor([other == task for other in tasks])

@@ -25,7 +25,7 @@ class ScoringSettings:
     text_temperature: float
     image_temperature: float
     guidance_scale: float = 0.0
-    """Of image codes; 0 scores them without guidance."""
+    """Scale with which image codes are scored; 0 scores them without guidance."""
     unconditional: Int[Tensor, " Q"] | None = None
     """Unconditional prompt of an image, where there is guidance."""
 

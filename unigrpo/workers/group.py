@@ -12,7 +12,7 @@ from unigrpo.workers.stats import WorkerStats, timed
 
 Item = TypeVar("Item")
 Items = TypeVar("Items")
-"""Of several samples: a sequence or a columnar batch."""
+"""Something of several samples: a sequence or a columnar batch."""
 Result = TypeVar("Result")
 Arguments = ParamSpec("Arguments")
 

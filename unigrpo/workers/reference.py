@@ -42,7 +42,7 @@ class ReferenceWorker:
         """Args:
         config: The run.
         forward: The model.
-        device: Of the model.
+        device: Device of the model.
         settings: Vocabularies and temperatures.
         meter: Counts the arithmetic.
         max_over_ranks: The largest number of all ranks that must make equally many passes.

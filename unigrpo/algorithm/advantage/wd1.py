@@ -16,7 +16,7 @@ class WeightDifference(AdvantageEstimator):
     therefore divides the sum of the paper by the size of the group. Use it with the objective `weighted`.
 
     Args:
-        temperature: Of both softmaxes, in units of the reward.
+        temperature: Temperature of both softmaxes, in units of the reward.
 
     Source:
         wd1, arXiv:2507.08838: temperature 1, on rewards minus their mean, which changes neither softmax.

@@ -23,7 +23,7 @@ class Trace(LikelihoodEstimator):
         num_views: Views of a response part that are kept, chosen anew for every inner update; 0 keeps all.
         choose: How they are chosen: `uniform`, or `uncertain`, with probabilities proportional to
             exp(-mean log-probability of the view's tokens when they were written / temperature).
-        temperature: Of `uncertain`, nats.
+        temperature: Temperature of `uncertain`, nats.
 
     Source:
         TraceRL, arXiv:2509.06949, section 4, which keeps all views. With ``steps_per_view`` 1, CJ-GRPO,

@@ -50,7 +50,7 @@ class Objective(ABC):
 
         Args:
             entries: Whole units; whole groups where ``scope`` is `group`.
-            columns: Of their samples.
+            columns: Columns of their samples.
         """
 
     def __call__(self, entries: Entries, columns: Columns, counts: Counts, how: str) -> tuple[Tensor, Sums]:
@@ -58,8 +58,8 @@ class Objective(ABC):
 
         Args:
             entries: See :meth:`losses`.
-            columns: Of their samples.
-            counts: Of the whole batch.
+            columns: Columns of their samples.
+            counts: Counts of the whole batch.
             how: Reduction; see :func:`unigrpo.algorithm.entries.reduce_units`.
         """
         found = self.losses(entries, columns)
@@ -86,7 +86,7 @@ class KLPenalty:
         check_level("algo.kl.level", self.level)
 
     def __call__(self, entries: Entries, columns: Columns, counts: Counts, how: str) -> tuple[Tensor, Sums]:
-        """As :meth:`Objective.__call__`; without reference log-probabilities it is 0."""
+        """Returns what :meth:`Objective.__call__` returns; the partial loss is 0 without a reference."""
         if entries.ref is None and entries.exact_kl is None:
             nothing = columns.kl_coef.new_zeros(())
             none = torch.zeros(2, dtype=torch.float64, device=nothing.device)
@@ -169,8 +169,8 @@ def weighted_sum(values: Float[Tensor, " N"], entries: Entries, grouped: Units, 
     """The weighted sum over the entries of each unit: the estimate of the unit's log-likelihood or log-ratio.
 
     Args:
-        values: Of the entries.
-        entries: Whose weights count.
+        values: Values of the entries.
+        entries: Entries whose weights count.
         grouped: The units.
         normalise: `none`; `tokens` divides by the number of tokens that a unit stands for; `weights` divides by the
             sum of the weights, which gives their mean.

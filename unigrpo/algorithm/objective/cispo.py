@@ -22,7 +22,7 @@ class Cispo(Objective):
 
     Args:
         level: Units of the ratio.
-        normalise: As of `clipped`, for ratio and log-probability alike.
+        normalise: As in `clipped`, for ratio and log-probability alike.
         two_sided: Also holds the ratio above ``1 - clip_low``; the source bounds it from above alone.
 
     Source:

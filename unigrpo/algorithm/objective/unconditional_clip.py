@@ -28,7 +28,7 @@ class UnconditionalClip(Objective):
 
     Args:
         level: Units of the ratio.
-        normalise: As of `clipped`, for ratio and log-probability alike.
+        normalise: As in `clipped`, for ratio and log-probability alike.
 
     Source:
         StableDRL, arXiv:2603.06743. Its released code clips the weights from above alone and normalises them over

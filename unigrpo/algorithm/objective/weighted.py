@@ -18,7 +18,7 @@ class Weighted(Objective):
 
     Args:
         level: Units.
-        normalise: As of `clipped`.
+        normalise: As in `clipped`.
 
     Source:
         wd1, arXiv:2507.08838, with the advantage estimator `wd1` and the likelihood `all_masked`.

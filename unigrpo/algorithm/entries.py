@@ -80,7 +80,7 @@ class Columns:
     num_views: Float[Tensor, "B S"]
     """Views of each part of the response."""
     max_tokens: Float[Tensor, " B"]
-    """Longest response that the sampler writes for the task, tokens."""
+    """Tokens of the longest response that the sampler generates for the task."""
     clip_low: Float[Tensor, " B"]
     """The ratio is not followed below ``1 - clip_low``."""
     clip_high: Float[Tensor, " B"]

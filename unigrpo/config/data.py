@@ -13,7 +13,7 @@ TASKS = ("text", "mmu", "t2i", "r2i")
 IMAGE_OUTPUT_TASKS = ("t2i", "r2i")
 """Tasks whose response has an image."""
 RESPONSE_SPANS = {"text": ("thoughts",), "mmu": ("thoughts",), "t2i": ("image",), "r2i": ("thoughts", "image")}
-"""Parts of the response of each task, in the order of writing."""
+"""Parts of the response of each task, in the order of generation."""
 Fit = Literal["crop", "stretch", "pad"]
 """How an image becomes a square.
 

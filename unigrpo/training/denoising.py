@@ -96,7 +96,7 @@ def noised_images(rows: Sequence[TrainingRow], ratios: Sequence[float]) -> Noise
 
 
 def without_end_padding(row: TrainingRow, vocabulary: Vocabulary) -> TrainingRow:
-    """The row with everything behind the first end-of-text of its filled-up text taken for padding."""
+    """The row with everything after the first end-of-text of its filled-up text taken for padding."""
     is_end = row.token_ids == vocabulary.end_of_text_id
     is_fill = is_end & torch.cat([torch.tensor([False]), is_end[:-1]])
     return replace(row, token_mask=row.token_mask & ~is_fill)

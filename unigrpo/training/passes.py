@@ -156,7 +156,7 @@ def _arguments(
 
 
 def _guide_row(row: PassRow, settings: ScoringSettings) -> PassRow:
-    """The same codes behind the unconditional prompt, as the sampler of guided images sees them."""
+    """The same codes after the unconditional prompt, as the sampler of guided images sees them."""
     assert settings.unconditional is not None, "guidance needs an unconditional prompt"
     first = int(row.image_mask.nonzero()[0])
     prompt = settings.unconditional

@@ -209,8 +209,8 @@ def _effective_share(metrics: dict[str, float]) -> dict[str, float]:
 def _mean_metrics(updates: list[dict[str, float]]) -> dict[str, float]:
     """Mean of each metric over the updates that have it; ``ratio/max`` is the largest, and ``_last_update`` the last.
 
-    The last update is the furthest from the policy that wrote the rollouts: its clip fraction says whether there are
-    too many inner updates, and the mean hides it.
+    The last update is the furthest from the policy that generated the rollouts: its clip fraction says whether there
+    are too many inner updates, and the mean hides it.
     """
     names = dict.fromkeys(name for update in updates for name in update)
     values = {name: [u[name] for u in updates if name in u] for name in names}

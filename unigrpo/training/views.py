@@ -55,7 +55,7 @@ def row_of(rollout: KeyedTrajectory) -> Row:
 
 
 def spans_of(rollout: KeyedTrajectory) -> Tensor:
-    """Part of the response (L,) in the order of writing, from 1: text comes before an image. 0 elsewhere."""
+    """Part of the response (L,) in the order of generation, from 1: text comes before an image. 0 elsewhere."""
     text = rollout.response_mask & ~rollout.image_mask
     return text.long() + rollout.image_mask.long() * (1 + int(text.any()))
 

@@ -25,7 +25,7 @@ class Row(Trajectory):
     """One finished sample of L tokens, without padding of a batch, with the parts of its response."""
 
     span: Int[Tensor, " L"]
-    """Part of the response in the order of writing, from 1: the answer, the image, or the thoughts and then their
+    """Part of the response in the order of generation, from 1: the answer, the image, or the thoughts and then their
     image. 0 outside the response."""
 
     @property
@@ -95,8 +95,8 @@ class LikelihoodEstimator(ABC):
     ) -> Views:
         """The views of a row in one inner update.
 
-        A response of several parts is scored part by part in the order of writing, as it was sampled: views of a part
-        show all that was written before it, padding included, and mask all that was written after it.
+        A response of several parts is scored part by part in the order in which it was sampled: views of a part
+        show all that was generated before it, padding included, and mask all that was generated after it.
 
         Args:
             row: The sample.

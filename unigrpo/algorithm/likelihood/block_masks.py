@@ -1,4 +1,4 @@
-"""SPG: views that stand within one block of the response, as a sampler that writes block by block sees it."""
+"""SPG: views that mask one block of the response, as a sampler sees it that generates block by block."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class BlockMasks(LikelihoodEstimator):
 
     The number of masked tokens of the block is uniform between 1 (or the lowest fraction that ``algo.mask_ratio``
     allows) and all of them (or the highest fraction). Blocks of one response differ until all were chosen. Every
-    masked token is scored, those behind the block too. The weight of a token is 1 over the view's fraction of masked
+    masked token is scored, those after the block too. The weight of a token is 1 over the view's fraction of masked
     tokens and over the number of views, so that the weighted sum over the number of tokens is the mean over the views
     of the mean log-probability of their masked tokens; ``rate`` is that fraction. The mask ratio of the inner update
     is not used. The codes of an image are one block.
@@ -49,7 +49,7 @@ class BlockMasks(LikelihoodEstimator):
         if number == 0:
             return Views.joined([], len(row.token_ids))
         length = number if row.image_mask.any() else self._block_length
-        # A token's place in the response; behind it the padding follows, which is masked anyway.
+        # A token's place in the response; the padding follows after it, which is masked anyway.
         block = torch.where(row.response_mask, (row.response_mask.cumsum(0) - 1) // length, -1)
         views = [
             self._view(row, block, int(one), generator, bounds)

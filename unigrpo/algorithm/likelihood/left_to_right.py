@@ -13,13 +13,13 @@ from unigrpo.algorithm.likelihood.base import LikelihoodEstimator, Row, Views
 class LeftToRight(LikelihoodEstimator):
     """log pi(o) = sum over tokens i of log p(o_i | prompt, the response before i).
 
-    The log-likelihood is exact for a sampler that writes one token at a time from left to right:
+    The log-likelihood is exact for a sampler that fixes one token at a time from left to right:
     ``rollout.text.block_length`` 1. The mask ratio of the inner update is not used. The codes of an image are taken
     row by row. The cost is one forward pass for each scored token.
 
     Args:
         top_entropy: Share of the scored tokens that are kept: those whose distribution had the highest entropy when
-            they were written, and at least one. 1 keeps all.
+            they were fixed, and at least one. 1 keeps all.
 
     Source:
         JustGRPO, arXiv:2601.15165; its fast form keeps the quarter of the tokens with the highest entropy.

@@ -1,4 +1,4 @@
-"""TraceRL: the response as its writer saw it, step by step; each view scores what was written next."""
+"""TraceRL: the response as its sampler saw it, step by step; each view scores the tokens that were fixed next."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Trace(LikelihoodEstimator):
             sampler saw.
         num_views: Views of a response part that are kept, chosen anew for every inner update; 0 keeps all.
         choose: How they are chosen: `uniform`, or `uncertain`, with probabilities proportional to
-            exp(-mean log-probability of the view's tokens when they were written / temperature).
+            exp(-mean log-probability of the view's tokens when they were fixed / temperature).
         temperature: Temperature of `uncertain`, nats.
 
     Source:
@@ -70,7 +70,7 @@ class Trace(LikelihoodEstimator):
 def trace_views(
     commit_step: Int[Tensor, " L"], scored: Bool[Tensor, " L"], steps_per_view: int
 ) -> tuple[Bool[Tensor, "V L"], Bool[Tensor, "V L"]]:
-    """Views of a response as its writer saw it: one for each group of steps, which are scored in it.
+    """Views of a response as its sampler saw it: one for each group of steps, which are scored in it.
 
     >>> masked, scored = trace_views(torch.tensor([-1, 2, 0, 1]), torch.tensor([False, True, True, True]), 2)
     >>> masked.int().tolist(), scored.int().tolist()

@@ -14,10 +14,10 @@ from unigrpo import ConfigError
 Plugin = TypeVar("Plugin")
 
 
-def available(package: str, *, hidden: tuple[str, ...] = ("base",)) -> list[str]:
+def available(package: str) -> list[str]:
     """Returns the names that :func:`load` accepts for a package, sorted."""
     found = importlib.import_module(package)
-    return sorted(m.name for m in pkgutil.iter_modules(found.__path__) if m.name not in hidden)
+    return sorted(m.name for m in pkgutil.iter_modules(found.__path__) if m.name != "base")
 
 
 def load(package: str, name: str, *, setting: str) -> ModuleType:

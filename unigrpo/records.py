@@ -182,8 +182,8 @@ class TrainSample:
 
     rollout: KeyedTrajectory
     advantages: tuple[float, ...]
-    """Advantage of the whole response, or one for each part of the response in the order of generation, with 0 for parts
-    that it does not have."""
+    """Advantage of the whole response, or one for each part of the response in the order of generation, with 0 for
+    parts that it does not have."""
     is_valid: bool
     """False for a sample whose reward is missing. Nothing of it is scored, and it is not counted."""
     old_log_probs: tuple[Float[Tensor, " _"], ...] | None = None

@@ -55,8 +55,8 @@ class RewardAggregator:
             tasks: Task of each sample.
 
         Returns:
-            One column for each part, in the order of generation; 0 where a response has fewer parts. One column for the
-            whole response if no reward has a span.
+            One column for each part, in the order of generation; 0 where a response has fewer parts. One column for
+            the whole response if no reward has a span.
         """
         if not any(term.span for term in self._terms.values()):
             return self.aggregate(outputs, groups)[0][:, None]

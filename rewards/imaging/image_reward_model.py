@@ -155,6 +155,19 @@ def to_transformers_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
+def to_published_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Changes names of :class:`ImageRewardModel` to published names."""
+    renamed: dict[str, Tensor] = {}
+    for name, value in weights.items():
+        if name.startswith("vision."):
+            for published, ours in RENAMED:
+                name = name.replace(ours, published)
+        part = name.partition(".")[0] + "."
+        published = next(key for key, ours in PARTS.items() if ours == part)
+        renamed[published + name.removeprefix(part)] = value
+    return renamed
+
+
 def to_pixels(images: Sequence[Image.Image], size: int) -> Tensor:
     """Converts RGB images to float32 (N, 3, size, size): shorter side to ``size``, middle square, CLIP's mean and
     deviation.

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from rewards.base import Reward, RewardInput
-from rewards.imaging.batches import check_picture_prompt, generated_picture
+from rewards.imaging.batches import check_image_prompt, generated_image
 from rewards.imaging.clip import ClipEncoder
 from rewards.imaging.detector import Detector
 from rewards.imaging.scene import COLORS, Box, read_scene, requirements_met
@@ -84,10 +84,10 @@ class Geneval(Reward):
         return ClipEncoder(self._clip_name, device=self._device)
 
     def __call__(self, inputs: Sequence[RewardInput]) -> list[float | None]:
-        return [self._value(generated_picture(item, number), item) for number, item in enumerate(inputs)]
+        return [self._value(generated_image(item, number), item) for number, item in enumerate(inputs)]
 
     def check_prompt(self, prompt: RewardInput) -> None:
-        check_picture_prompt(prompt)
+        check_image_prompt(prompt)
         scene = read_scene(prompt.metadata)
         if not self._clip_name and any(one.color for one in scene.include):
             raise ValueError("the prompt asks for a color, and the option `clip` is empty")
@@ -106,7 +106,7 @@ class Geneval(Reward):
         left, top = (max(math.floor(edge), 0) for edge in (box.left, box.top))
         right, bottom = max(math.ceil(box.right), left + 1), max(math.ceil(box.bottom), top + 1)
         part = image.crop((left, top, min(right, image.width), min(bottom, image.height)))
-        return COLORS[int((self._colors[name] @ self._clip.encode_pictures([part])[0]).argmax())]
+        return COLORS[int((self._colors[name] @ self._clip.encode_images([part])[0]).argmax())]
 
     def _color_vector(self, color: str, name: str) -> Tensor:
         mean = self._clip.encode_texts([text.format(color=color, name=name) for text in COLOR_QUERIES]).mean(dim=0)

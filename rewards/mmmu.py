@@ -114,7 +114,7 @@ def matches_open(response: str, golds: Sequence[str]) -> bool:
     found = [value for text in texts for value in _values(text)]
     wanted = [value for gold in golds for value in _values(gold)]
     return any(
-        value in found if isinstance(value, float) else any(value in one for one in found if isinstance(one, str))
+        value in found if isinstance(value, float) else any(str(value) in one for one in found if isinstance(one, str))
         for value in wanted
     )
 

@@ -112,7 +112,7 @@ def human_answers(item: RewardInput) -> list[str]:
         answers = answers.get("answer")
     if not isinstance(answers, Sequence) or isinstance(answers, str):
         raise ValueError(f"expected a list of answers in the column `answers`, found {answers!r:.80}")
-    texts = [one.get("answer") if isinstance(one, Mapping) else one for one in answers]
+    texts: list[Any] = [one.get("answer") if isinstance(one, Mapping) else one for one in answers]
     if not all(isinstance(text, str) for text in texts):
         raise ValueError(f"expected texts, or objects with `answer`, in the column `answers`; found {answers!r:.80}")
     return texts

@@ -61,7 +61,7 @@ class Detector:
         except (OSError, ValueError, ImportError) as error:
             raise ValueError(f"model {model!r} is no object detector that transformers can load: {error}") from error
         self._model = loaded.to(self._device).eval().requires_grad_(False)
-        self._classes: set[str] = set() if self._takes_texts else set(config.id2label.values())
+        self._classes: set[str] = set() if self._takes_texts else set((config.id2label or {}).values())
 
     @torch.inference_mode()
     def find(self, image: Image.Image, names: Sequence[str], threshold: float) -> dict[str, list[Box]]:
@@ -88,9 +88,8 @@ class Detector:
             by_text = dict(zip(texts, names, strict=True))
             own = (self._model.config.id2label[number] for number in found["labels"].tolist())
             labels = [by_text.get(name, "") for name in own]
-        boxes = [
-            Box(*edges, score) for edges, score in zip(found["boxes"].tolist(), found["scores"].tolist(), strict=True)
-        ]
+        numbers: list[list[float]] = torch.cat([found["boxes"], found["scores"][:, None]], dim=1).tolist()
+        boxes = [Box(left, top, right, bottom, score) for left, top, right, bottom, score in numbers]
         return {
             name: kept([box for box, label in zip(boxes, labels, strict=True) if label == name], self._max_overlap)
             for name in names

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig, CLIPConfig, CLIPModel
 
 from rewards.imaging.weights import load_exactly, local_path, read_weights
@@ -61,7 +61,8 @@ def load_open_clip(path: Path, config_of: str) -> CLIPModel:
     load_exactly(model, weights, str(path), assign=True)
     with torch.device("cpu"):
         for tower in (model.text_model.embeddings, model.vision_model.embeddings):
-            tower.position_ids = torch.arange(tower.position_embedding.num_embeddings)[None]
+            ids = torch.arange(tower.position_embedding.num_embeddings)[None]
+            tower.position_ids = nn.Buffer(ids, persistent=False)
     return model.eval().requires_grad_(False)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 from zipfile import is_zipfile
 
 import torch
@@ -65,6 +66,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: The file has another format, holds anything but tensors with names, or values that are not finite.
     """
+    state: Any
     try:
         if path.suffix == ".safetensors":
             state = load_file(path)

@@ -144,9 +144,11 @@ def owlv2_folder(clip_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def detr_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random DETR with three of COCO's classes."""
     folder = tmp_path_factory.mktemp("detr")
-    backbone = ResNetConfig(embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], out_features=["stage2"])
+    unseen: dict[str, Any] = {"out_features": ["stage2"]}  # arguments that the signatures leave out
+    backbone = ResNetConfig(embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], **unseen)
+    unseen = {"use_timm_backbone": False, "backbone": None}
     config = DetrConfig(
-        use_timm_backbone=False, backbone_config=backbone, backbone=None, d_model=16, num_queries=5, encoder_layers=1,
+        **unseen, backbone_config=backbone, d_model=16, num_queries=5, encoder_layers=1,
         decoder_layers=1, encoder_ffn_dim=16, decoder_ffn_dim=16, encoder_attention_heads=2, decoder_attention_heads=2,
         id2label={0: "dog", 1: "cat", 2: "mouse"}, label2id={"dog": 0, "cat": 1, "mouse": 2},
     )  # fmt: skip

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
-
 from PIL import Image
+from torch import Tensor
 
-from rewards.base import Reward, RewardInput
-from rewards.imaging.batches import check_image_prompt, describe, image_and_prompt, require_batch_size
+from rewards.base import RewardInput
+from rewards.imaging.batches import describe, require_batch_size
 from rewards.imaging.clip import ClipEncoder
+from rewards.imaging.clip_reward import ClipReward
 from rewards.reply import after_thoughts
 
 RANGES = {"percent": (0.0, 100.0), "cosine": (-1.0, 1.0)}
 
 
-class ClipScore(Reward):
+class ClipScore(ClipReward):
     """Cosine of the embeddings of a generated image and its prompt, or of an input image and its caption.
 
     A sample of task ``mmu`` is a caption: its answer, after the thoughts, is compared with the prompt's image.
@@ -33,7 +32,6 @@ class ClipScore(Reward):
     name = "clip_score"
     range = RANGES["percent"]
     unit = "percent: 100 times the cosine, not below 0"
-    is_costly = True
 
     def __init__(
         self,
@@ -49,28 +47,20 @@ class ClipScore(Reward):
         self.unit = self.unit if self._is_percent else "cosine"
         self._model, self._device, self._batch_size = model, device, require_batch_size(batch_size)
 
-    def load(self) -> None:
-        _ = self._encoder
-
-    @cached_property
-    def _encoder(self) -> ClipEncoder:
+    def load_encoder(self) -> ClipEncoder:
         return ClipEncoder(self._model, device=self._device, batch_size=self._batch_size)
 
-    def __call__(self, inputs: Sequence[RewardInput]) -> list[float | None]:
-        if not inputs:
-            return []
-        pairs = [_pair(item, i) for i, item in enumerate(inputs)]
-        cosines = self._encoder.cosines([image for image, _ in pairs], [text for _, text in pairs])
-        return (100 * cosines.clamp(min=0) if self._is_percent else cosines).tolist()
+    def values(self, cosines: Tensor) -> Tensor:
+        return 100 * cosines.clamp(min=0) if self._is_percent else cosines
+
+    def image_and_text(self, item: RewardInput, index: int) -> tuple[Image.Image, str]:
+        if item.task != "mmu":
+            return super().image_and_text(item, index)
+        if len(item.input_images) != 1:
+            number = len(item.input_images)
+            raise ValueError(f"{describe(item, index)}: a caption needs one input image, found {number}")
+        return item.input_images[0].convert("RGB"), after_thoughts(item.completion)
 
     def check_prompt(self, prompt: RewardInput) -> None:
         if prompt.task != "mmu":
-            check_image_prompt(prompt)
-
-
-def _pair(item: RewardInput, index: int) -> tuple[Image.Image, str]:
-    if item.task != "mmu":
-        return image_and_prompt(item, index)
-    if len(item.input_images) != 1:
-        raise ValueError(f"{describe(item, index)}: a caption needs one input image, found {len(item.input_images)}")
-    return item.input_images[0].convert("RGB"), after_thoughts(item.completion)
+            super().check_prompt(prompt)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
+from torch import Tensor
 
-from rewards.base import Reward, RewardInput
-from rewards.imaging.batches import check_image_prompt, image_and_prompt, require_batch_size
-from rewards.imaging.clip import ClipEncoder
+from rewards.imaging.batches import require_batch_size
+from rewards.imaging.clip import CLIP_H, ClipEncoder
+from rewards.imaging.clip_reward import ClipReward
 from rewards.imaging.open_clip_weights import load_open_clip
 from rewards.imaging.weights import find_file, local_path
 
-CLIP = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 FILES = ("HPS_v2.1_compressed.pt", "HPS_v2_compressed.pt")
 """Published files, the newer version first."""
 
 
-class HpsV2(Reward):
+class HpsV2(ClipReward):
     """Cosine of the embeddings of a generated image and its prompt.
 
     Args:
@@ -35,12 +33,11 @@ class HpsV2(Reward):
     name = "hpsv2"
     range = (-1.0, 1.0)
     unit = "cosine"
-    is_costly = True
 
     def __init__(
         self,
         model: str = "xswu/HPSv2",
-        processor: str = CLIP,
+        processor: str = CLIP_H,
         scale: str = "cosine",
         device: str = "auto",
         batch_size: int = 64,
@@ -53,22 +50,11 @@ class HpsV2(Reward):
         self._model, self._processor = model, processor
         self._device, self._batch_size = device, require_batch_size(batch_size)
 
-    def load(self) -> None:
-        _ = self._encoder
-
-    @cached_property
-    def _encoder(self) -> ClipEncoder:
+    def load_encoder(self) -> ClipEncoder:
         path = local_path(self._model)
         is_transformers = path is not None and (path / "config.json").is_file()
         model = self._model if is_transformers else load_open_clip(find_file(self._model, FILES), self._processor)
         return ClipEncoder(model, processor=self._processor, device=self._device, batch_size=self._batch_size)
 
-    def __call__(self, inputs: Sequence[RewardInput]) -> list[float | None]:
-        if not inputs:
-            return []
-        pairs = [image_and_prompt(item, i) for i, item in enumerate(inputs)]
-        cosines = self._encoder.cosines([image for image, _ in pairs], [prompt for _, prompt in pairs])
-        return (self._factor * cosines).tolist()
-
-    def check_prompt(self, prompt: RewardInput) -> None:
-        check_image_prompt(prompt)
+    def values(self, cosines: Tensor) -> Tensor:
+        return self._factor * cosines

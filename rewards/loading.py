@@ -17,7 +17,7 @@ from rewards.base import Reward
 from rewards.functions import FunctionReward
 from rewards.runtime.errors import describe
 
-HIDDEN = {"base", "functions", "grade", "http_client", "loading", "reply", "try_reward"}
+HIDDEN = {"base", "functions", "grade", "http_client", "loading", "reply", "try_reward", "yes_no"}
 """Files of this package that hold no reward."""
 
 
@@ -36,7 +36,7 @@ def load_reward(spec: str, options: Mapping[str, Any] | None = None, style: str 
     options = dict(options or {})
     if ":" not in spec:
         return _built(_class_of(spec), spec, options)
-    found = _attribute(spec)
+    found = find_callable(spec)
     if _is_reward_class(found):
         return _built(found, spec, options)
     if inspect.isclass(found):
@@ -84,7 +84,12 @@ def _built(build: Callable[..., Any], spec: str, options: dict[str, Any]) -> Any
     return built
 
 
-def _attribute(spec: str) -> Callable[..., Any]:
+def find_callable(spec: str) -> Callable[..., Any]:
+    """Imports the function or class that ``path/to/file.py:name`` or ``package.module:name`` names.
+
+    Raises:
+        ValueError: No such file, one that does not import, or no such name in it.
+    """
     where, _, name = spec.rpartition(":")
     module = _file(where, spec) if where.endswith(".py") else _module(where, spec)
     found = getattr(module, name, None)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from rewards.base import Reward, RewardInput
 from rewards.imaging.batches import check_image_prompt, generated_image
+from rewards.loading import find_callable
 
 LONGEST = 2000
 """Number of characters that are compared at most."""
@@ -32,7 +33,8 @@ class Ocr(Reward):
     Args:
         allow_more: Whether an image that shows the whole text and more has the reward 1, as in Flow-GRPO. Otherwise
             further text counts as errors.
-        reader: An OCR model of your own: `package.module:function` from a PIL image to its text. Empty: RapidOCR.
+        reader: An OCR model of your own: ``package.module:function`` or ``path/to/file.py:function`` from a PIL image
+            to its text. Empty: RapidOCR.
 
     Source:
         Flow-GRPO, arXiv:2505.05470, section 4.1 (visual text rendering).
@@ -45,7 +47,9 @@ class Ocr(Reward):
 
     def __init__(self, allow_more: bool = True, reader: str = "") -> None:
         if reader and reader.count(":") != 1:
-            raise ValueError(f"ocr: reader is {reader!r}; expected package.module:function")
+            raise ValueError(
+                f"ocr: reader is {reader!r}; expected package.module:function or path/to/file.py:function"
+            )
         self._allow_more, self._reader_name = allow_more, reader
 
     def load(self) -> None:
@@ -55,8 +59,7 @@ class Ocr(Reward):
     def _read(self) -> Reader:
         if not self._reader_name:
             return rapid_ocr()
-        module, _, name = self._reader_name.partition(":")
-        return getattr(importlib.import_module(module), name)
+        return find_callable(self._reader_name)
 
     def __call__(self, inputs: Sequence[RewardInput]) -> list[float | None]:
         return [

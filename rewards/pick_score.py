@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
+from torch import Tensor
 
-from rewards.base import Reward, RewardInput
-from rewards.imaging.batches import check_image_prompt, image_and_prompt, require_batch_size
-from rewards.imaging.clip import ClipEncoder
+from rewards.imaging.batches import require_batch_size
+from rewards.imaging.clip import CLIP_H, ClipEncoder
+from rewards.imaging.clip_reward import ClipReward
 
 RANGES = {"logit": (-100.0, 100.0), "cosine": (-1.0, 1.0)}
 
 
-class PickScore(Reward):
+class PickScore(ClipReward):
     """Scaled cosine of the embeddings of a generated image and its prompt.
 
     Args:
@@ -30,12 +29,11 @@ class PickScore(Reward):
     name = "pick_score"
     range = RANGES["logit"]
     unit = "logit: cosine times the model's scale, which is at most 100"
-    is_costly = True
 
     def __init__(
         self,
         model: str = "yuvalkirstain/PickScore_v1",
-        processor: str | None = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+        processor: str | None = CLIP_H,
         scale: str = "logit",
         device: str = "auto",
         batch_size: int = 64,
@@ -48,20 +46,8 @@ class PickScore(Reward):
         self._model, self._processor = model, processor
         self._device, self._batch_size = device, require_batch_size(batch_size)
 
-    def load(self) -> None:
-        _ = self._encoder
-
-    @cached_property
-    def _encoder(self) -> ClipEncoder:
+    def load_encoder(self) -> ClipEncoder:
         return ClipEncoder(self._model, processor=self._processor, device=self._device, batch_size=self._batch_size)
 
-    def __call__(self, inputs: Sequence[RewardInput]) -> list[float | None]:
-        if not inputs:
-            return []
-        pairs = [image_and_prompt(item, i) for i, item in enumerate(inputs)]
-        cosines = self._encoder.cosines([image for image, _ in pairs], [prompt for _, prompt in pairs])
-        factor = self._encoder.logit_scale if self._is_logit else 1.0
-        return (factor * cosines).tolist()
-
-    def check_prompt(self, prompt: RewardInput) -> None:
-        check_image_prompt(prompt)
+    def values(self, cosines: Tensor) -> Tensor:
+        return (self.encoder.logit_scale if self._is_logit else 1.0) * cosines

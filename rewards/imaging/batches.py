@@ -11,7 +11,7 @@ from PIL import Image
 from rewards.base import RewardInput
 
 Item = TypeVar("Item")
-PICTURE_TASKS = ("t2i", "r2i")
+IMAGE_TASKS = ("t2i", "r2i")
 """Tasks whose samples are images."""
 
 
@@ -56,8 +56,8 @@ def check_image_prompt(prompt: RewardInput) -> None:
     Raises:
         ValueError: Its samples are not images, or it is empty.
     """
-    if prompt.task not in PICTURE_TASKS:
-        raise ValueError(f"task {prompt.task!r} makes no image; this reward takes {' and '.join(PICTURE_TASKS)}")
+    if prompt.task not in IMAGE_TASKS:
+        raise ValueError(f"task {prompt.task!r} makes no image; this reward takes {' and '.join(IMAGE_TASKS)}")
     if not prompt.prompt.strip():
         raise ValueError("the prompt is empty; this reward compares it with the image")
 

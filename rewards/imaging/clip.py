@@ -17,6 +17,8 @@ from rewards.imaging.batches import choose_device, require_batch_size, slices
 from rewards.imaging.prompt_tokens import PromptTokens
 from rewards.imaging.weights import local_path, require_finite
 
+CLIP_H = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+"""Hub name of the CLIP-H whose processor PickScore and HPSv2 use."""
 LEGACY_END_ID = 2
 """Wrong end id in OpenAI's published configs, with which transformers pools at the largest id of a text."""
 

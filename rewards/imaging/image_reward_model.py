@@ -71,17 +71,17 @@ class ImageRewardModel(nn.Module):
         Returns:
             (N,), in standard deviations over the authors' data.
         """
-        picture_tokens = self.vision(pixel_values=pixels).last_hidden_state
-        hidden = self.text_hidden(token_ids, attention_mask, picture_tokens)
+        image_tokens = self.vision(pixel_values=pixels).last_hidden_state
+        hidden = self.text_hidden(token_ids, attention_mask, image_tokens)
         return (self.head(hidden[:, 0]) - MEAN) / STD
 
-    def text_hidden(self, token_ids: Tensor, attention_mask: Tensor, picture_tokens: Tensor) -> Tensor:
+    def text_hidden(self, token_ids: Tensor, attention_mask: Tensor, image_tokens: Tensor) -> Tensor:
         """Returns the hidden states of the text encoder (N, L, width): each token attends to the whole text and
         image."""
         return self.text(
             input_ids=token_ids,
             attention_mask=attention_mask,
-            encoder_hidden_states=picture_tokens,
+            encoder_hidden_states=image_tokens,
             is_decoder=False,  # True, as in the config that builds the cross-attention, would hide later tokens
         ).last_hidden_state
 

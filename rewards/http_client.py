@@ -9,6 +9,7 @@ import itertools
 import json
 import logging
 import math
+import pickle
 import time
 import zlib
 from collections import Counter
@@ -149,9 +150,7 @@ class Client:
         """The answer, or the error of the last attempt."""
         try:
             content = (
-                plain_pickle.dumps(body)
-                if self._is_pickle
-                else json.dumps(body, allow_nan=False, default=str).encode()
+                pickle.dumps(body) if self._is_pickle else json.dumps(body, allow_nan=False, default=str).encode()
             )
             async for attempt in AsyncRetrying(
                 stop=stop_after_attempt(self._attempts),

@@ -140,7 +140,8 @@ class Remote(Reward):
         """Returns the rewards of an answer; None for an answer that is not as expected."""
         found = answer if isinstance(answer, dict) else {}
         values = next((found[name] for name in self._fields if name in found), None)
-        values = values.tolist() if isinstance(values, np.ndarray | np.generic) else values
+        if isinstance(values, np.generic) or (isinstance(values, np.ndarray) and values.size == count):
+            values = values.tolist()  # an array of another size may be too large for a list
         if isinstance(values, int | float) and count == 1:
             values = [values]
         if not isinstance(values, list) or len(values) != count:

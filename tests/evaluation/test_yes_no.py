@@ -33,3 +33,12 @@ def test_other_golds_and_missing_rewards_are_left_out():
     assert yes_no_metrics(*zip(*rows, strict=True))["yes_share"] == 0.5
     assert yes_no_metrics(*zip(*rows[:1], strict=True)) == {}
     assert yes_no_metrics(*zip(*rows[2:3], strict=True)) == {}
+
+
+def test_categories_that_are_numbers_have_their_f1():
+    prompts = [
+        Prompt(id="p", text="?", label=gold, metadata={"category": n}) for n in (1, 2) for gold in ("yes", "no")
+    ]
+    outputs = [RewardOutput(parts={"pope": value}) for value in (1.0, 1.0, 0.0, 1.0)]
+    metrics = yes_no_metrics(prompts, outputs)
+    assert (metrics["yes_no_f1_1"], metrics["yes_no_f1_2"]) == (1.0, 0.0)

@@ -25,7 +25,7 @@ def yes_no_metrics(prompts: Sequence[Prompt], outputs: Sequence[RewardOutput]) -
     if not metrics or not any("pope" in output.parts for output in outputs):
         return metrics
     for category in sorted({str(prompt.metadata["category"]) for prompt in prompts if "category" in prompt.metadata}):
-        members = [number for number, prompt in enumerate(prompts) if prompt.metadata.get("category") == category]
+        members = [number for number, prompt in enumerate(prompts) if str(prompt.metadata.get("category")) == category]
         own = _metrics([prompts[number] for number in members], [outputs[number] for number in members])
         if own:
             metrics[f"yes_no_f1_{category}"] = own["yes_no_f1"]

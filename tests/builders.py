@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from PIL.Image import Image
 
+from rewards.base import RewardInput
+from rewards.loading import load_reward
 from unigrpo.config import (
     ActorConfig,
     AdamConfig,
@@ -29,6 +31,14 @@ SUMS = [Prompt(id=f"sums:{i}", text=f"{i}+{i}=", label=str(2 * i)) for i in rang
 def digits_reward(*, completions: list[str], **_: Any) -> list[float]:
     """Returns the share of digits in each completion, in which samples of a random model already differ."""
     return [sum(c.isdigit() for c in text) / max(len(text), 1) for text in completions]
+
+
+def graded(name: str, completion: str, label: str | None, **metadata: Any) -> float | None:
+    """Returns the reward of one answer to a question about an image, whose prompt is checked first."""
+    question = RewardInput(prompt="?", completion=completion, label=label, task="mmu", metadata=metadata)
+    reward = load_reward(name)
+    reward.check_prompt(question)
+    return reward([question])[0]
 
 
 DIGITS_REWARD = f"{__file__}:digits_reward"

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+
 import pytest
 import torch
+from algorithm.objective_batch import (
+    BATCH,
+    Batch,
+    part,
+)
 
-from unigrpo.algorithm.kl import kl_estimate
+from unigrpo.algorithm.kl import exact_kl, kl_estimate
+from unigrpo.algorithm.objective.base import KLPenalty
 from unigrpo.rng import keyed_generator
 
 ESTIMATORS = ["k1", "k2", "k3"]
@@ -79,3 +88,62 @@ def test_values_and_gradients_are_those_of_openrlhf(estimator, openrlhf):
 def test_an_unknown_estimator_is_named_with_the_right_ones():
     with pytest.raises(ValueError, match=r"no 'k4'; choose one of \['k1', 'k2', 'k3'\]"):
         kl_estimate(log_probs("b") - log_probs("a"), "k4")
+
+
+def test_the_exact_kl_has_the_value_and_the_gradient_of_the_divergence():
+    generator = keyed_generator("exact")
+    logits = torch.randn(4, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    reference = torch.randn(4, 5, generator=generator, dtype=torch.float64).log_softmax(-1)
+    value = exact_kl(logits.log_softmax(-1), reference)
+    expected = torch.nn.functional.kl_div(reference, logits.log_softmax(-1), reduction="none", log_target=True).sum(-1)
+    torch.testing.assert_close(value, expected)
+    assert torch.autograd.gradcheck(lambda x: exact_kl(x.log_softmax(-1), reference), (logits,))
+    cut = logits.detach().clone()
+    cut[:, 0] = -torch.inf  # a token that is never drawn
+    cut.requires_grad_()
+    (gradient,) = torch.autograd.grad(exact_kl(cut.log_softmax(-1), reference).sum(), cut)
+    assert gradient.isfinite().all()
+
+
+def test_only_k2_pulls_towards_the_reference_by_the_divergence_itself():
+    """The exact expectation over a vocabulary of five tokens: gradients of k1, k2 and k3."""
+    generator = keyed_generator("pull")
+    logits = torch.randn(5, generator=generator, dtype=torch.float64, requires_grad=True)
+    policy = logits.log_softmax(-1)
+    reference = torch.randn(5, generator=generator, dtype=torch.float64).log_softmax(-1)
+    forward = (policy.exp() * (policy - reference)).sum()
+    backward = (reference.exp() * (reference - policy)).sum()
+    (of_forward,) = torch.autograd.grad(forward, logits, retain_graph=True)
+    (of_backward,) = torch.autograd.grad(backward, logits, retain_graph=True)
+    for estimator, expected in (("k1", torch.zeros(5).double()), ("k2", of_forward), ("k3", of_backward)):
+        values = kl_estimate(reference - policy, estimator)
+        (gradient,) = torch.autograd.grad((policy.exp().detach() * values).sum(), logits, retain_graph=True)
+        torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_k1_is_refused_as_a_loss():
+    with pytest.raises(ValueError, match=r"algo.kl.estimator is 'k1', whose gradient is 0.*'exact', 'k2', 'k3'"):
+        KLPenalty(estimator="k1")
+    with pytest.raises(ValueError, match="no 'k4'"):
+        KLPenalty(estimator="k4")
+    with pytest.raises(ValueError, match="exact needs the KL of whole distributions"):
+        KLPenalty(estimator="exact")(
+            dataclasses.replace(BATCH.entries, exact_kl=None), BATCH.columns, BATCH.counts(), "token_mean"
+        )
+
+
+def test_a_sample_that_is_not_compared_has_no_kl_and_an_unknown_reference_is_no_excuse():
+    has_ref = BATCH.entries.sample != 2
+    some = Batch(dataclasses.replace(BATCH.entries, has_ref=has_ref), BATCH.columns)
+    kl, counts = KLPenalty(), BATCH.counts()
+    share, sums = kl(some.entries, some.columns, counts, "masked_token_mean")
+    whole, _ = kl(BATCH.entries, BATCH.columns, counts, "masked_token_mean")
+    own = part(BATCH, [2])
+    alone, _ = kl(own.entries, own.columns, counts, "masked_token_mean")
+    assert share.item() == pytest.approx((whole - alone).item())
+    compared = part(BATCH, [0, 1, 3, 4, 5])
+    _, expected = kl(compared.entries, compared.columns, counts, "masked_token_mean")
+    assert sums.metrics()["kl/reference_nats"] == pytest.approx(expected.metrics()["kl/reference_nats"])
+    assert BATCH.entries.ref is not None
+    broken = dataclasses.replace(some.entries, ref=BATCH.entries.ref * math.nan)
+    assert kl(broken, some.columns, counts, "masked_token_mean")[0].isnan()

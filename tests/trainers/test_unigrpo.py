@@ -50,7 +50,7 @@ def weights(trainer: UniGRPOTrainer) -> dict[str, torch.Tensor]:
     return {k: v.clone() for k, v in trainer.policy.worker._engine.model.state_dict().items()}  # type: ignore[attr-defined]
 
 
-def test_the_work_of_an_evaluation_is_booked_in_no_step(tiny_model_folder, tmp_path):
+def test_the_work_of_an_evaluation_is_recorded_in_no_step(tiny_model_folder, tmp_path):
     output = Recorder()
     run = config(tiny_model_folder, num_steps=1)
     run = dataclasses.replace(run, eval=EvalConfig(n_samples_per_prompt=8))  # many times the step's own samples

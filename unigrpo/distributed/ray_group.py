@@ -93,13 +93,13 @@ class RayGroup:
             actor.run.remote(name, (part, *args), kwargs)
             for actor, part in zip(self.actors, parts(items, self.size), strict=True)
         ]
-        return lambda: joined(self._booked(refs, name))
+        return lambda: joined(self._recorded(refs, name))
 
     def start_call(self, method: Callable[..., Result], *args: Any, **kwargs: Any) -> Callable[[], list[Result]]:
         """Starts :meth:`call` without waiting. Calling the returned function waits, and raises."""
         name = method.__name__
         refs = [actor.run.remote(name, args, kwargs) for actor in self.actors]
-        return lambda: self._booked(refs, name)
+        return lambda: self._recorded(refs, name)
 
     def initialize(self, config: BaseRunConfig) -> None:
         """Builds the workers, without a time limit. Raises as :meth:`call` does."""
@@ -111,7 +111,7 @@ class RayGroup:
         for actor in self.actors:
             ray.kill(actor)
 
-    def _booked(self, refs: list[Any], method: str) -> list[Any]:
+    def _recorded(self, refs: list[Any], method: str) -> list[Any]:
         """Returns the results of a method in the order of the workers and records what it cost."""
         answers = self._results(refs, method)
         self.stats.record(method, [work for _, work in answers])

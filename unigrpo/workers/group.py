@@ -108,10 +108,10 @@ class LocalGroup:
         self._threads = ThreadPoolExecutor(max_workers=1)  # like an actor: what is started runs one after the other
 
     def map(self, method: Callable[..., Result], items: Any, *args: Any, **kwargs: Any) -> Result:
-        return self._booked(method, items, *args, **kwargs)
+        return self._recorded(method, items, *args, **kwargs)
 
     def call(self, method: Callable[..., Result], *args: Any, **kwargs: Any) -> list[Result]:
-        return [self._booked(method, *args, **kwargs)]
+        return [self._recorded(method, *args, **kwargs)]
 
     def start_map(self, method: Callable[..., Result], items: Any, *args: Any, **kwargs: Any) -> Callable[[], Result]:
         return self._threads.submit(self.map, method, items, *args, **kwargs).result
@@ -122,7 +122,7 @@ class LocalGroup:
     def close(self) -> None:
         self._threads.shutdown()
 
-    def _booked(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def _recorded(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         result, work = timed(self.worker, lambda: method(self.worker, *args, **kwargs))
         self.stats.record(method.__name__, [work])
         return result

@@ -39,16 +39,18 @@ class ReferenceWorker:
         whole: Callable[[Tensor], AbstractContextManager[Any]] = nullcontext,
         is_first: bool = True,
     ) -> None:
-        """Args:
-        config: The run.
-        forward: The model.
-        device: Device of the model.
-        settings: Vocabularies and temperatures.
-        meter: Counts the arithmetic.
-        max_over_ranks: The largest number of all ranks that must make equally many passes.
-        model: The model whose weights can be moved; None: ``forward`` itself.
-        whole: A context in which a weight is whole, and after which all ranks have what the first one wrote into it.
-        is_first: Whether this is the first rank.
+        """Holds the frozen model of one rank.
+
+        Args:
+            config: The run.
+            forward: The model.
+            device: Device of the model.
+            settings: Vocabularies and temperatures.
+            meter: Counts the arithmetic.
+            max_over_ranks: The largest number of all ranks that must make equally many passes.
+            model: The model whose weights can be moved; None: ``forward`` itself.
+            whole: A context in which a weight is whole; after it all ranks have what the first one wrote into it.
+            is_first: Whether this is the first rank.
         """
         self.max_over_ranks = max_over_ranks
         self.meter = meter

@@ -19,7 +19,7 @@ from unigrpo.config import LoggerConfig, RunConfig
 from unigrpo.runs.directory import RunDirectory
 from unigrpo.runs.image_grid import captioned_grid
 from unigrpo.runs.report import write_report
-from unigrpo.runs.report_plots import moving_average, plot_panels, reward_panels, validation_panels
+from unigrpo.runs.report_plots import Curve, Panel, moving_average, plot_panels, reward_panels, validation_panels
 
 
 @dataclass
@@ -188,10 +188,23 @@ def drawn(rows: list[dict[str, Any]], panels: Any) -> dict[str, list[list[float]
     figure = Figure()
     plot_panels(figure, rows, panels(rows))
     return {
-        axes.get_title(): [np.asarray(line.get_ydata()).tolist() for line in axes.lines]
+        axes.get_title().replace("\n", " "): [np.asarray(line.get_ydata()).tolist() for line in axes.lines]
         for axes in figure.axes
         if axes.axison
     }
+
+
+def test_panels_that_stay_empty_are_not_shown_and_one_legend_serves_all():
+    names = ("a", "b", "c", "d", "e")
+    rows = [{"step": step} | {f"reward/{n}_mean/text": 0.5 for n in names} for step in (1, 2)]
+    curves = (Curve("reward/a_mean/text", "training"), Curve("eval/a", "held out", is_held_out=True))
+    figure = Figure(layout="constrained")
+    plot_panels(figure, rows, [Panel(f"a long name of the reward {n}", curves) for n in names])
+    assert [axes.axison for axes in figure.axes] == [True] * 5 + [False] * 3
+    assert [axes.get_legend() for axes in figure.axes] == [None] * 8
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["training", "held out"]
+    assert all(max(map(len, axes.get_title().splitlines())) <= 22 for axes in figure.axes[:5])
 
 
 def test_each_reward_has_a_panel_or_with_several_tasks_the_total_of_each(tmp_path):

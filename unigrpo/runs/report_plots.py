@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +20,8 @@ WINDOW = 10
 """Number of steps of the moving average."""
 MAX_COLUMNS = 4
 """Number of panels side by side."""
+TITLE_WIDTH = 22
+"""Number of characters of a line of a panel's title: more would reach into the next panel."""
 
 Rows = list[dict[str, Any]]
 
@@ -147,15 +150,20 @@ def plot_panels(figure: Figure, rows: Rows, panels: list[Panel]) -> None:
     num_columns = min(len(panels), MAX_COLUMNS)
     num_rows = -(-len(panels) // num_columns)
     figure.set_size_inches(9, 1 + 3 * num_rows)
-    grid = figure.subplots(num_rows, num_columns, squeeze=False).flat
+    grid = list(figure.subplots(num_rows, num_columns, squeeze=False).flat)
+    labels = [tuple(curve.label for curve in panel.curves) for panel in panels if len(panel.curves) > 1]
+    is_shared = len(labels) > 1 and len(set(labels)) == 1
     for axes, panel in zip(grid, panels, strict=False):
         for i, curve in enumerate(panel.curves):
             _plot_curve(axes, rows, curve, f"C{i}")
-        axes.set_title(panel.title, fontsize=10)
+        axes.set_title(textwrap.fill(panel.title, TITLE_WIDTH), fontsize=10)
         axes.set_xlabel("step")
-        if len(panel.curves) > 1:
-            axes.legend(fontsize="small")
-    for axes in list(grid)[len(panels) :]:
+        if len(panel.curves) > 1 and not is_shared:
+            axes.legend(fontsize="x-small")
+    if is_shared:  # one for all panels, which are narrower than its texts
+        labelled = next(axes for axes, panel in zip(grid, panels, strict=False) if len(panel.curves) > 1)
+        figure.legend(*labelled.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    for axes in grid[len(panels) :]:
         axes.axis("off")
 
 
@@ -181,7 +189,7 @@ def plot_time(figure: Figure, rows: Rows) -> None:
     axes = figure.subplots()
     axes.stackplot(edges, values, labels=labels)
     axes.set(title="seconds of each step", xlabel="step")
-    figure.legend(loc="outside lower center", ncols=len(phases), frameon=False)
+    figure.legend(loc="outside lower center", ncols=MAX_COLUMNS, frameon=False)
 
 
 def plot_roles(figure: Figure, rows: Rows) -> None:

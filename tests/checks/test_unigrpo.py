@@ -187,13 +187,12 @@ def test_more_steps_than_an_image_has_codes_are_refused_where_images_are_drawn(m
         check_inputs(mixed({"task": "t2i", "prompt": "x"}, reward=("jpeg_size",), rollout=rollout))
 
 
-def test_a_checkpoint_of_another_number_of_ranks_is_refused(run, tmp_path):
+def test_a_checkpoint_of_another_number_of_ranks_is_announced(run, tmp_path, caplog):
     store = CheckpointStore(tmp_path / "checkpoints", max_num=1)
     store.save(1, {"num_policy_ranks": 2}, lambda folder: None)
-    check_checkpoint(changed(run, ckpt=dataclasses.replace(run.ckpt, load_enable=False)), store)  # nobody reads it
-    resuming = changed(run, ckpt=dataclasses.replace(run.ckpt, load_enable=True))
-    with pytest.raises(ValueError, match="sharded over 2 policy ranks, the run has 1"):
-        check_checkpoint(resuming, store)
+    with caplog.at_level("INFO"):
+        check_checkpoint(changed(run, ckpt=dataclasses.replace(run.ckpt, load_enable=True)), store)
+    assert "was written by 2 policy ranks and is loaded on 1" in caplog.text
 
 
 @pytest.fixture
@@ -216,6 +215,10 @@ def test_a_run_goes_on_unasked_only_with_its_own_settings(resumed, caplog):
     metrics.write_text("{}\n")
     check_checkpoint(automatic, store)
     check_checkpoint(changed(automatic, train=TrainConfig(num_steps=9)), store)
+    with caplog.at_level("INFO"):
+        actor = dataclasses.replace(automatic.actor, num_nodes=2, num_gpus_per_node=4)
+        check_checkpoint(changed(automatic, actor=actor), store)
+    assert "was written by 1 policy ranks and is loaded on 8" in caplog.text
     with pytest.raises(
         ConfigError, match=r"other settings: train.seed: 42 -> 9. Choose another --run_dir for a new run"
     ):

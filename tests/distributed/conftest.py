@@ -1,4 +1,4 @@
-"""A local Ray cluster with declared GPUs, one for all tests of this folder."""
+"""A local Ray cluster with declared GPUs, one for all tests of this folder, and a process group of one process."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 import ray
+import torch
+import torch.nn.functional as F
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +16,17 @@ def cluster() -> Iterator[None]:
     ray.init(address="local", num_cpus=12, num_gpus=8, include_dashboard=False, object_store_memory=150 * 2**20)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def one_rank() -> Iterator[None]:
+    """The tests make a process group of this process alone, and it is gone after them."""
+    group = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 0}
+    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
+        for name, value in group.items():
+            patch.setenv(name, str(value))
+        patch.setattr(F, "linear", F.linear)  # ZeRO-3 replaces it, and the next tests count the passes of PyTorch's
+        yield
+    from deepspeed.comm import comm  # noqa: PLC0415  # seconds to import, which most tests do not need
+
+    comm.destroy_process_group()

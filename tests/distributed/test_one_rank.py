@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 import torch
-import torch.nn.functional as F
-from deepspeed.comm import comm
 from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_grad
 from torch import Tensor
 
@@ -22,18 +19,6 @@ from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
 
 NUM_PASSES, LENGTH = 64, 24
 TOKENS = torch.randint(3, 40, (NUM_PASSES, LENGTH), generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture(scope="module")
-def one_rank() -> Iterator[None]:
-    """The tests make a process group of this process alone, and it is gone after them."""
-    group = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 0}
-    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
-        for name, value in group.items():
-            patch.setenv(name, str(value))
-        patch.setattr(F, "linear", F.linear)  # ZeRO-3 replaces it, and the next tests count the passes of PyTorch's
-        yield
-    comm.destroy_process_group()
 
 
 def model() -> MMadaModelLM:

@@ -45,8 +45,16 @@ NOTABLE_SECONDS = 10.0
 """Estimated duration from which the log announces the decoding of the images of prompts."""
 FIXED_SETTINGS = ("actor.model_name_or_path", "ds.lora.", "ds.zero_stage")
 """Settings to which the files of a checkpoint belong: the model whose weights they change, and how they are split."""
-FREE_SETTINGS = ("train.num_steps", "train.collective_timeout_minutes", "ckpt.", "logger.")
-"""Settings that a run may change when it goes on unasked: they do not change what a step does."""
+FREE_SETTINGS = (
+    "train.num_steps",
+    "train.collective_timeout_minutes",
+    "actor.num_nodes",
+    "actor.num_gpus_per_node",
+    "ckpt.",
+    "logger.",
+)
+"""Settings that a run may change when it goes on unasked: they do not change what a step does, except for the rounding
+of sums over ranks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,8 +236,8 @@ def check_checkpoint(config: RunConfig | StageConfig, checkpoints: CheckpointSto
     """Checks the checkpoint that a run would go on from, if it is to.
 
     Raises:
-        ValueError: None is whole, it is further than the run is to go, it was written by another number of ranks or
-            with settings that its files belong to, or it belongs to another run and resuming was not requested.
+        ValueError: None is whole, it is further than the run is to go, it was written with settings that its files
+            belong to, or it belongs to another run and resuming was not requested.
     """
     found = None if config.ckpt.load_enable is False else checkpoints.latest()
     if config.ckpt.load_enable == "auto":
@@ -240,10 +248,8 @@ def check_checkpoint(config: RunConfig | StageConfig, checkpoints: CheckpointSto
         return
     ranks = found.state["num_policy_ranks"]
     if ranks != config.actor.num_ranks:
-        raise ConfigError(
-            f"{found.folder}: its optimizer states are sharded over {ranks} policy ranks, the run has "
-            f"{config.actor.num_ranks}; set actor.num_nodes x actor.num_gpus_per_node to {ranks}, or start a new run "
-            "from the exported policy"
+        logger.info(
+            "%s was written by %d policy ranks and is loaded on %d", found.folder, ranks, config.actor.num_ranks
         )
     if found.step > config.train.num_steps:
         raise ConfigError(

@@ -82,7 +82,7 @@ class TrainState:
     wall_seconds: float = 0.0
     """Training time of all sessions of the run."""
     num_policy_ranks: int = 1
-    """Number of ranks over which the optimizer states are sharded."""
+    """Number of ranks over which the optimizer states are sharded: in a checkpoint, of the ranks that wrote it."""
 
 
 Config = TypeVar("Config", bound=BaseRunConfig)
@@ -196,6 +196,7 @@ class Trainer(ABC, Generic[Config, State]):
             return 0
         self.state = type(self.state)(**found.state)
         self.load_model(found.folder)
+        self.state.num_policy_ranks = self.config.actor.num_ranks
         self._note_progress({})
         return self.state.step
 

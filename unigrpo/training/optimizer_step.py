@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, get_scheduler
 
+from unigrpo import CheckpointError
 from unigrpo.config import ActorConfig
 from unigrpo.models.checkpoint_io import save_weights
 
@@ -78,7 +79,7 @@ class Engine(Protocol):
         ...
 
     def load(self, folder: Path) -> None:
-        """Reads what :meth:`save` wrote; all ranks call it."""
+        """Reads what :meth:`save` wrote, on any number of ranks; all ranks call it."""
         ...
 
     def export(self, folder: Path) -> None:
@@ -208,6 +209,11 @@ class LocalEngine:
         torch.save(state, folder / "engine.pt")
 
     def load(self, folder: Path) -> None:
+        if not (folder / "engine.pt").is_file():
+            raise CheckpointError(
+                f"{folder}: engine.pt is missing: a run that uses DeepSpeed wrote this checkpoint; resume it by the "
+                "command that started it, or start a new run from its exported policy"
+            )
         state = torch.load(folder / "engine.pt", map_location=self.device, weights_only=True)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])

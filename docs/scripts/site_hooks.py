@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 INCLUDED = {
     "paper_index.md": "unigrpo/algorithm/README.md",
     "custom_reward_example.md": "examples/custom_reward/README.md",
+    "code_sandbox_example.md": "examples/code_sandbox/README.md",
     "library_examples.md": "examples/library/README.md",
     "tiny_example.md": "examples/tiny/README.md",
     "benchmarks.md": "tests/benchmarks/README.md",

@@ -28,5 +28,7 @@ def one_rank() -> Iterator[None]:
         patch.setattr(F, "linear", F.linear)  # ZeRO-3 replaces it, and the next tests count the passes of PyTorch's
         yield
     from deepspeed.comm import comm  # noqa: PLC0415  # seconds to import, which most tests do not need
+    from deepspeed.utils import groups  # noqa: PLC0415
 
     comm.destroy_process_group()
+    groups._WORLD_GROUP = None  # DeepSpeed would hand this group of the old process group to the next engine

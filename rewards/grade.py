@@ -20,6 +20,8 @@ from rewards.runtime.jsonl import numbered_lines
 SHOWN = 10
 """Bad lines that are listed."""
 STATUSES = ("ok", "no_answer", "timeout", "error")
+_FIELDS = {"prediction": ("text", (str,)), "gold": ("text or a number", (str, int, float)), "kind": ("text", (str,))}
+"""The types of the fields that a line must have, in words and as classes."""
 HELP = """\
 Compares the final answer of each prediction with its gold answer.
 
@@ -76,10 +78,10 @@ def grade_file(source: Path, target: Path, kind: str | None = None, deadline: fl
         deadline: CPU seconds for one comparison of two expressions.
 
     Returns:
-        A table of what came out, for a person.
+        A table of the outcomes by kind.
 
     Raises:
-        InputError: A missing file, or lines that cannot be graded; lists them with their numbers.
+        InputError: A file is missing, or lines, which are listed by number, cannot be graded.
     """
     total = _check(source, target, kind, deadline)
     counts: Counter[tuple[str, str]] = Counter()
@@ -101,7 +103,7 @@ def grade_file(source: Path, target: Path, kind: str | None = None, deadline: fl
 
 
 def _check(source: Path, target: Path, kind: str | None, deadline: float) -> int:
-    """Number of lines, all of which can be graded."""
+    """Returns the number of lines, all of which can be graded."""
     if not source.is_file():
         raise InputError(f"--input {source}: no such file")
     if target.is_dir() or not target.absolute().parent.is_dir():
@@ -110,8 +112,7 @@ def _check(source: Path, target: Path, kind: str | None, deadline: float) -> int
         raise InputError(f"--output {target}: is the input; choose another name")
     if not deadline > 0:
         raise InputError(f"--deadline {deadline}: expected more than 0 seconds")
-    problems: list[str] = []
-    total = 0
+    total, problems = 0, list[str]()
     for number, line in numbered_lines(source):
         total += 1
         try:
@@ -120,61 +121,43 @@ def _check(source: Path, target: Path, kind: str | None, deadline: float) -> int
         except ValueError as error:
             problems.append(f"line {number}: {error}")
     if problems:
-        more = f"\n... and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        raise InputError(
-            f"{source}: {len(problems)} of {total} lines cannot be graded\n" + "\n".join(problems[:SHOWN]) + more
-        )
+        more = [f"... and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
+        title = f"{source}: {len(problems)} of {total} lines cannot be graded"
+        raise InputError("\n".join([title, *problems[:SHOWN], *more]))
     if not total:
         raise InputError(f"{source}: holds no line")
     return total
 
 
 def _parsed(line: bytes, kind: str | None) -> dict[str, Any]:
+    """Returns a line with the fields of a prediction, which `samples.jsonl` has by other names."""
     try:
         item = json.loads(line.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"is no JSON ({type(error).__name__}: {error})") from error
     if not isinstance(item, dict):
         raise ValueError("expected a JSON object with the fields prediction, gold and kind")
-    item = _named(item, kind)
-    missing = [name for name in ("prediction", "gold", "kind") if name not in item]
-    if missing:
-        raise ValueError(f"has no field {', '.join(missing)}; found {list(item)[:8]}")
-    if not isinstance(item["prediction"], str):
-        raise ValueError(f"expected text as prediction, found {item['prediction']!r:.80}")
-    if isinstance(item["gold"], bool) or not isinstance(item["gold"], (str, int, float)):
-        raise ValueError(f"expected text or a number as gold, found {item['gold']!r:.80}")
-    if item["kind"] not in KINDS:
-        raise ValueError(f"unknown kind {item['kind']!r:.80}; choose one of {', '.join(KINDS)}")
+    text = item.get("completion", item.get("text"))
+    if "prediction" not in item and "label" in item and isinstance(text, str):
+        sampling = {"sampling": item["kind"]} if "kind" in item else {}  # the kind of a sample says how it was drawn
+        item = {**item, **sampling, "prediction": text, "gold": item["label"], "kind": kind or "auto"}
+    item = {"kind": kind, **item} if kind else item
+    for name, (expected, types) in _FIELDS.items():
+        if name not in item:
+            raise ValueError(f"has no field {name}; found {list(item)[:8]}")
+        if type(item[name]) not in types:
+            raise ValueError(f"expected {expected} as {name}, found {item[name]!r:.80}")
     return item
 
 
-def _named(item: dict[str, Any], kind: str | None) -> dict[str, Any]:
-    """Returns a line with the fields of a prediction.
-
-    In ``samples.jsonl`` of `unigrpo evaluate` or `unigrpo generate` the text is `completion` or `text` and the gold
-    `label`; `kind` says there how the sample was drawn, and becomes `sampling`.
-
-    Args:
-        item: The line.
-        kind: Kind of lines that name none.
-    """
-    text = item.get("completion", item.get("text"))
-    if "prediction" in item or "label" not in item or not isinstance(text, str):
-        return {"kind": kind, **item} if kind else item
-    sampling = {"sampling": item["kind"]} if "kind" in item else {}
-    return {**item, **sampling, "prediction": text, "gold": item["label"], "kind": kind or "auto"}
-
-
 def _summary(counts: Counter[tuple[str, str]]) -> str:
-    rows: list[tuple[str, ...]] = [("kind", "answers", "correct", *STATUSES)]
     kinds = sorted({kind for kind, _ in counts})
+    text = f"{'kind':>8}{'answers':>10}{'correct':>18}" + "".join(f"{status:>11}" for status in STATUSES)
     for name, members in [*((kind, [kind]) for kind in kinds), *([("all", kinds)] if len(kinds) > 1 else [])]:
-        by_status = [sum(counts[kind, status] for kind in members) for status in STATUSES]
-        right, total = sum(counts[kind, "correct"] for kind in members), sum(by_status)
-        rows.append((name, str(total), f"{right} ({right / total:.1%})", *map(str, by_status)))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+        right, *by_status = (sum(counts[kind, status] for kind in members) for status in ("correct", *STATUSES))
+        share = f"{right} ({right / sum(by_status):.1%})"
+        text += f"\n{name:>8}{sum(by_status):>10}{share:>18}" + "".join(f"{number:>11}" for number in by_status)
+    return text
 
 
 if __name__ == "__main__":

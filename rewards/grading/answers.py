@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from rewards.grading import arithmetic, numbers, units
-from rewards.grading.brackets import COMMA, is_bracketed, outside, split, without_brackets
-from rewards.grading.expressions import FUNCTIONS, in_radians, is_readable, symbols
+from rewards.grading.brackets import is_bracketed, outside, split, without_brackets
+from rewards.grading.expressions import in_radians, is_readable, symbols
 from rewards.grading.latex import strip_wrapping
 from rewards.grading.number_words import to_digits
 from rewards.grading.numbers import NAME, Number
@@ -17,8 +17,6 @@ Time = NamedTuple("Time", [("hour", int), ("minute", int), ("second", int), ("is
 """A time of day. The half of the day is known by "p.m.", or by an hour above 12."""
 Numeral = NamedTuple("Numeral", [("digits", str), ("base", str)])
 """A numeral with its base, such as ``101_2``. It is compared as written."""
-Choice = NamedTuple("Choice", [("letter", str)])
-"""The letter of an option, or a single capital."""
 Interval = NamedTuple("Interval", [("low", str), ("high", str), ("brackets", str), ("name", str)])
 """An interval. It has the name of its variable where it was written as an inequality."""
 Sequence = NamedTuple("Sequence", [("brackets", str), ("items", tuple[str, ...])])
@@ -33,7 +31,7 @@ Expression = NamedTuple("Expression", [("text", str), ("unit", str)])
 """A formula that sympy compares, with its unit where one is known."""
 Words = NamedTuple("Words", [("text", str)])
 """A text that is compared by its spelling."""
-Value = Number | Time | Numeral | Choice | Interval | Union | Sequence | Matrix | Relation | Expression | Words
+Value = Number | Time | Numeral | Interval | Union | Sequence | Matrix | Relation | Expression | Words
 
 
 class Parsed(NamedTuple):
@@ -46,20 +44,18 @@ class Parsed(NamedTuple):
     """This is ``x`` for ``x = 7``, and empty for an answer without a name."""
 
 
-_TIME = re.compile(r"(\d{1,2})(?::(\d{2})(?::(\d{2}))?)?\s*(?:([ap])\.?\s*m)?(?:\s*o'clock)?\.?", re.IGNORECASE)
+_TIME = re.compile(r"(\d{1,2})(?::(\d{2})(?::(\d{2}))?)?\s*(?:([ap])\.?\s*m)?\.?", re.IGNORECASE)
 _NUMERAL = re.compile(r"\(?([0-9A-Za-z]+)\)?\s*(?:_\{?\s*\(?(\w+)\)?\s*\}?|\s+\(?(?:in )?base[ -](\w+)\)?)")
-_EQUALS, _RELATION, _UNSOLVED = re.compile("[=∈]"), re.compile("[<>≤≥≠=∈]"), re.compile("[<>≤≥≠∈]")
-_JOIN = re.compile(r"\s*,?\s+(?:and|or)\s+|\s*;\s*|,", re.IGNORECASE)
-_OR = re.compile(r"\s+or\s+|∪")
-_BOUNDED = re.compile(r"[A-Za-z](?:_\w)?|\\(?:theta|alpha|lambda)")
+_JOIN = r"\s*,?\s+(?i:and|or)\s+|\s*;\s*|,"
+_RELATION = "[<>≤≥≠=∈]"
+_VARIABLE = re.compile(r"[A-Za-z](?:_\w)?|\\(?:theta|alpha|lambda)")
 _DESCRIBED = re.compile(r"⦃\s*[A-Za-z]\s*[|:]\s*([^=]+)⦄")
 _COORDINATES = re.compile(r"\(\s*([a-z\\]+(?:\s*,\s*[a-z\\]+)+)\s*\)\s*=\s*(?=\()")
 _POINT = re.compile(r"([A-Z])(\([^()]*,.*)", re.DOTALL)
-_ROW_SPACE = re.compile(r"\\\\\s*\[-?[\d.]+\s*[a-z]{2}\]")
-_MATRIX = re.compile(r"\\begin\{pmatrix\}((?:(?!\\begin).)*)\\end\{pmatrix\}", re.DOTALL)
-_LETTER = re.compile(r"\(?([A-J])[).]?")
+_MATRIX = re.compile(r"\\begin\{pmatrix\}(.*)\\end\{pmatrix\}", re.DOTALL)
+_ROW_END = re.compile(r"\\\\(?:\s*\[-?[\d.]+\s*[a-z]{2}\])?")
 _UNIT_AT_END = re.compile(
-    r"""(.*?[\w})π]) (?:\s+|(?<=[})]))
+    r"""(.*?[\w})π]) (?:\s+|(?=°)|(?<=[})]))
     ( (?:(?:square|cubic|sq)[ ])? [A-Za-z°]+ (?:\s*/\s*[A-Za-z]+|[ ]per[ ][a-z]+)? (?:\^?\{?[23]\}?)? )""",
     re.VERBOSE,
 )
@@ -76,21 +72,14 @@ def parse(text: str) -> Parsed:
     whole = _first(text, _NOTATIONS)
     if whole:
         return Parsed(text, (whole,), name)
-    sides = split(text, _EQUALS)
+    sides = split(text, "[=∈]")
     for left, *others in (sides, [sides[-1], *sides[:-1]]):  # x = 7, 7 = x
-        if _is_name(left, others):
+        if others and NAME.fullmatch(left) and not any(left.lstrip("\\") in symbols(side) for side in others):
             return Parsed(text, tuple(map(_value, others)), left)
-    if all(sides) and not symbols(text) and not _UNSOLVED.search(text):
+    if not symbols(text):
         return Parsed(text, tuple(map(_value, sides)))
     value = _value(text)
     return Parsed(text, (value,), value.name if isinstance(value, Interval) else "")
-
-
-def _is_name(text: str, sides: list[str]) -> bool:
-    """Returns whether the first side of an equation is a name that its other sides do not contain."""
-    name = text.lstrip("\\")
-    is_name = bool(sides and all(sides) and NAME.fullmatch(text)) and name not in FUNCTIONS | {"e", "i"}
-    return is_name and not any(name in symbols(side) for side in sides)
 
 
 def _value(text: str) -> Value:
@@ -105,7 +94,7 @@ def _first(text: str, readers: tuple[Callable[[str], Value | None], ...]) -> Val
 def _named_point(text: str) -> tuple[str, str]:
     """Splits ``(x, y) = (2, 3)`` and ``P(2, 3)`` into the name and ``(2, 3)``; the name of other texts is empty."""
     named, point = _COORDINATES.match(text), _POINT.fullmatch(text)
-    names = [name.strip().lstrip("\\") for name in named[1].split(",")] if named else []
+    names = split(named[1], ",") if named else []
     if named and names == sorted(names):
         return ", ".join(names), text[named.end() :]
     return (point[1], point[2]) if point else ("", text)
@@ -116,8 +105,7 @@ def _time(text: str) -> Time | None:
     if not found or not (found[2] or found[4]):
         return None
     hour, half = int(found[1]), (found[4] or "").lower()
-    if half and hour <= 12:
-        hour = hour % 12 + (12 if half == "p" else 0)
+    hour = hour % 12 + 12 * (half == "p") if half else hour
     return Time(hour, int(found[2] or 0), int(found[3] or 0), bool(half) or hour > 12)
 
 
@@ -125,11 +113,6 @@ def _numeral(text: str) -> Numeral | None:
     found = _NUMERAL.fullmatch(text)
     is_numeral = found and re.search(r"\d", found[1])
     return Numeral(found[1].upper(), to_digits((found[2] or found[3]).lower())) if found and is_numeral else None
-
-
-def _choice(text: str) -> Choice | None:
-    found = _LETTER.fullmatch(text)
-    return Choice(found[1]) if found else None
 
 
 def _number(text: str) -> Number | None:
@@ -141,14 +124,14 @@ def _number(text: str) -> Number | None:
 
 def _matrix(text: str) -> Matrix | None:
     found = _MATRIX.fullmatch(text)
-    if not found:
+    if not found or "\\begin" in found[1]:
         return None
-    rows = _ROW_SPACE.sub(r"\\\\", found[1]).strip().removesuffix("\\\\").split("\\\\")
-    return Matrix(tuple(tuple(cell.strip() for cell in row.split("&")) for row in rows))
+    rows = _ROW_END.split(found[1])
+    return Matrix(tuple(tuple(map(str.strip, row.split("&"))) for row in (rows if rows[-1].strip() else rows[:-1])))
 
 
 def _union(text: str) -> Union | None:
-    parts = [_interval(part) or (_bracketed(part) if part[:1] == "⦃" else None) for part in split(text, _OR)]
+    parts = tuple(_interval(part) or _bracketed(part) for part in split(text, r"\s+or\s+|∪"))
     sets = tuple(part for part in parts if isinstance(part, (Interval, Sequence)))
     return Union(sets) if len(parts) == len(sets) > 1 else None
 
@@ -159,12 +142,12 @@ def _list(text: str) -> Sequence | None:
 
 
 def _bracketed(text: str) -> Value | None:
-    if text[:1] not in tuple("([⦃") or not is_bracketed(text):
+    if not is_bracketed(text):
         return None
     described = _DESCRIBED.fullmatch(text)
     if described:
         return _inequality(described[1].strip())
-    items = _items(text[1:-1], COMMA)
+    items = _items(text[1:-1], ",")
     if text[0] == "⦃":
         only = _value(items[0]) if len(items) == 1 and items[0][:1] != "⦃" else None
         is_set = only is None or isinstance(only, Sequence) or (isinstance(only, Interval) and not only.name)
@@ -174,37 +157,33 @@ def _bracketed(text: str) -> Value | None:
     return Sequence(text[0] + text[-1], items) if len(items) > 1 else None
 
 
-def _items(text: str, separator: re.Pattern[str]) -> tuple[str, ...]:
+def _items(text: str, separator: str) -> tuple[str, ...]:
     """Returns the items of a list, in which ``a ± b`` stands for two."""
-    items: list[str] = []
-    for part in filter(None, split(text, separator)):
-        before, sign, after = part.partition("±")
-        plus = "+" if before.strip() and not before.rstrip().endswith("=") else ""
-        items += [f"{before}{plus}{after}", f"{before}-{after}"] if sign and "±" not in after else [part]
-    return tuple(items)
+    parts = filter(None, split(text, separator))
+    return tuple(item for part in parts for item in dict.fromkeys(part.replace("±", sign) for sign in "+-"))
 
 
 def _interval(text: str) -> Interval | None:
     """Reads an interval from its brackets, or from an inequality."""
-    if text[:1] not in ("(", "[") or text[-1] not in ")]" or not is_bracketed(text):
+    if text[:1] not in ("(", "[") or not is_bracketed(text):
         return _inequality(text)
-    ends = [end.lstrip("+").strip() for end in split(text[1:-1], COMMA)]
+    ends = [end.lstrip("+") for end in split(text[1:-1], ",")]
     return Interval(ends[0], ends[1], text[0] + text[-1], "") if len(ends) == 2 and all(ends) else None
 
 
 def _inequality(text: str) -> Interval | None:
     relation = _relation(text)
-    if relation is None or not all(relation.sides) or not set(relation.signs) <= set("<>≤≥"):
+    if relation is None or not all(relation.sides):
         return None
     sides, signs = relation
     if signs[0] in ">≥":
         sides, signs = sides[::-1], tuple(MIRRORED[sign] for sign in signs[::-1])
-    is_bounded = [bool(_BOUNDED.fullmatch(side)) for side in sides]
-    if is_bounded == [True, False]:
+    is_variable = [bool(_VARIABLE.fullmatch(side)) for side in sides]
+    if is_variable == [True, False]:
         sides, signs = ("-∞", *sides), ("<", *signs)
-    elif is_bounded == [False, True]:
+    elif is_variable == [False, True]:
         sides, signs = (*sides, "∞"), (*signs, "<")
-    if len(sides) != 3 or not _BOUNDED.fullmatch(sides[1]) or not set(signs) <= set("<≤"):
+    if len(sides) != 3 or not _VARIABLE.fullmatch(sides[1]) or not set(signs) <= set("<≤"):
         return None
     return Interval(sides[0], sides[2].lstrip("+"), "(["[signs[0] == "≤"] + ")]"[signs[1] == "≤"], sides[1])
 
@@ -220,16 +199,14 @@ def _expression(text: str) -> Expression | None:
 
 
 def _unit(text: str) -> tuple[str, str]:
-    """Splits a quantity into the expression and its unit."""
-    if text.endswith("°"):
-        return text.replace("°", "").strip(), "degree"
+    """Splits a quantity into the expression and its unit, which is empty where none is known."""
     found = _UNIT_AT_END.fullmatch(text)
-    name = units.canonical(found[2]) if found and len(found[2]) > 1 and found[2].lower() not in FUNCTIONS else None
-    is_known = name and all(word.isdigit() or word in units.KNOWN for word in re.split(r"[ /^]", name))
+    name = units.canonical(found[2]) if found and len(found[2]) > 1 - ("°" in text) else None
+    is_known = name and set(re.split(r"[ /^]", name)) <= {*units.KNOWN, "2", "3"}
     return (without_brackets(found[1]), name) if found and name and is_known else (text, "")
 
 
-_NOTATIONS = (_time, _numeral, _choice, _number, _matrix, _bracketed, _union, _list)
+_NOTATIONS = (_time, _numeral, _number, _matrix, _bracketed, _union, _list)
 """These readers come before the split at equals signs, because ``x = 1, 2`` is a list."""
 _FORMS = (_inequality, _relation, _expression)
 """These readers take what is left after the split at equals signs."""

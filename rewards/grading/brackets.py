@@ -3,64 +3,54 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from itertools import accumulate
 
 DEEPEST = 50
 """The grader reads no deeper nesting of brackets."""
 OPEN, CLOSE = "([{⦃", ")]}⦄"
-COMMA = re.compile(",")
+
+
+def _levels(text: str) -> list[int]:
+    """Returns how many brackets are open behind each sign."""
+    return list(accumulate((sign in OPEN) - (sign in CLOSE) for sign in text))
 
 
 def depth(text: str) -> int | None:
     """Returns the deepest nesting of brackets, or None if they do not close or are deeper than ``DEEPEST``."""
-    depth = deepest = braces = 0
-    for sign in text:
-        step = (sign in OPEN) - (sign in CLOSE)
-        depth += step
-        deepest = max(deepest, depth)
-        braces += step * (sign in "{}⦃⦄")
-    return deepest if depth == braces == 0 and deepest <= DEEPEST else None
+    levels = [0, *_levels(text)]
+    num_braces = sum((sign in "{⦃") - (sign in "}⦄") for sign in text)
+    return max(levels) if levels[-1] == num_braces == 0 and max(levels) <= DEEPEST else None
 
 
 def is_bracketed(text: str) -> bool:
     """Returns whether the first sign is a bracket that the last sign closes."""
-    depth = 0
-    for place, sign in enumerate(text):
-        depth += (sign in OPEN) - (sign in CLOSE)
-        if depth == 0:
-            return place == len(text) - 1 and sign in CLOSE
-    return False
+    levels = _levels(text)
+    return levels[-1:] == [0] and 0 not in levels[:-1] and text[-1] in CLOSE
 
 
-def outside(text: str, pattern: re.Pattern[str]) -> Iterator[re.Match[str]]:
-    """Yields the matches of a pattern that stand outside of all brackets."""
-    seen = depth = 0
-    for found in pattern.finditer(text):
-        depth += sum((sign in OPEN) - (sign in CLOSE) for sign in text[seen : found.start()])
-        seen = found.start()
-        if depth == 0:
-            yield found
+def outside(text: str, pattern: str) -> list[re.Match[str]]:
+    """Returns the matches of a pattern that stand outside of all brackets."""
+    matches = list(re.finditer(pattern, text))
+    levels = [0, *_levels(text)] if matches else []
+    return [found for found in matches if not levels[found.start()]]
 
 
-def split(text: str, pattern: re.Pattern[str]) -> list[str]:
+def split(text: str, pattern: str) -> list[str]:
     """Returns the parts between separators that stand outside of all brackets.
 
-    >>> split("(1, 2), 3", re.compile(","))
+    >>> split("(1, 2), 3", ",")
     ['(1, 2)', '3']
     """
-    places = [found.span() for found in outside(text, pattern)]
-    starts, ends = [0, *(end for _, end in places)], [*(start for start, _ in places), len(text)]
-    return [text[start:end].strip() for start, end in zip(starts, ends, strict=True)]
+    places = [0, *(place for found in outside(text, pattern) for place in found.span()), len(text)]
+    return [text[start:end].strip() for start, end in zip(places[::2], places[1::2], strict=True)]
 
 
 def without_brackets(text: str) -> str:
-    """Removes parentheses and braces around the whole text, unless they hold a list or the letter of an option."""
+    """Removes parentheses and braces around the whole text, unless the parentheses hold a list."""
     text = text.strip()
-    for _ in range(DEEPEST):
+    while text[:1] + text[-1:] in ("()", "{}") and text[1:-1].strip() and is_bracketed(text):
         inner = text[1:-1].strip()
-        if not inner or text[0] + text[-1] not in ("()", "{}") or not is_bracketed(text):
-            break
-        if text[0] == "(" and (len(split(inner, COMMA)) > 1 or re.fullmatch(r"[A-J]", inner)):
+        if text[0] == "(" and len(split(inner, ",")) > 1:
             break
         text = inner
     return text

@@ -31,13 +31,10 @@ def is_usable(gold: str) -> bool:
 
 
 def same(gold: str, answer: str, verify: Callable[[str, str], bool], any_form: bool = False) -> bool:
-    """Returns whether an answer is the gold.
+    """Returns whether an answer is the gold; both may be LaTeX or plain text.
 
-    Args:
-        gold: Gold answer, LaTeX or plain.
-        answer: Extracted answer.
-        verify: Compares two expressions, or two relations; called only for what cheaper comparisons leave open.
-        any_form: A point may be given by its named coordinates, and they by a point.
+    Only for what cheaper comparisons leave open, `verify` compares two expressions or two relations. With `any_form`,
+    a point may be given by its named coordinates, and they by a point.
     """
     is_read = len(answer) <= LONGEST and is_usable(answer) and "\ufffd" not in answer
     return is_read and _Comparison(verify, any_form).texts(canonical(gold), canonical(answer))
@@ -53,11 +50,11 @@ class _Comparison:
         if _key(gold) == _key(answer):
             return True
         ours, theirs = parse(gold), parse(answer)
-        is_named_alike = _names_agree(ours, theirs)
-        if is_named_alike and _key(ours.text) == _key(theirs.text):
-            return True
-        if is_named_alike and not any(isinstance(value, Relation) for value in ours.values + theirs.values):
-            return all(self.values(ours.values[-1], value) for value in theirs.values)
+        if _names_agree(ours, theirs):
+            if _key(ours.text) == _key(theirs.text):
+                return True
+            if not any(isinstance(value, Relation) for value in ours.values + theirs.values):
+                return all(self.values(ours.values[-1], value) for value in theirs.values)
         return self.relations(_as_relation(ours), _as_relation(theirs))
 
     def values(self, gold: Value, answer: Value) -> bool:
@@ -89,11 +86,11 @@ class _Comparison:
         is_alike = gold.brackets == answer.brackets and len({gold.name, answer.name} - {""}) <= 1
         return is_alike and self.all_parts((gold.low, gold.high), (answer.low, answer.high))
 
-    def written_interval(self, gold: Interval, answer: Sequence) -> bool:
+    def interval_as_written(self, gold: Interval, answer: Sequence) -> bool:
         return gold.brackets == answer.brackets and self.all_parts((gold.low, gold.high), answer.items)
 
     def closed_interval(self, gold: Sequence, answer: Interval) -> bool:
-        return gold.brackets == "[]" and self.written_interval(answer, gold)  # (1, 2) may be a point
+        return gold.brackets == "[]" and self.interval_as_written(answer, gold)  # (1, 2) may be a point
 
     def unions(self, gold: Union, answer: Union) -> bool:
         return _match(gold.parts, answer.parts, self.values)
@@ -103,24 +100,20 @@ class _Comparison:
         return shapes[0] == shapes[1] and self.all_parts(*cells)
 
     def sequences(self, gold: Sequence, answer: Sequence) -> bool:
-        if self.any_form and gold.brackets != answer.brackets:
-            gold, answer = _as_point(gold), _as_point(answer)
-        if gold.brackets != answer.brackets:
-            gold, answer = _only_item(gold), _only_item(answer)
+        for other_form in (_as_point,) * self.any_form + (_only_item,):
+            if gold.brackets != answer.brackets:
+                gold, answer = other_form(gold), other_form(answer)
         if {gold.brackets, answer.brackets} <= {"", "⦃⦄"} and "…" not in gold.items:
-            if bool(_coordinates(gold)) != bool(_coordinates(answer)):
-                return False
-            return _match(_distinct(gold), _distinct(answer), self.parts)
+            is_alike = bool(_coordinates(gold)) == bool(_coordinates(answer))
+            return is_alike and _match(_distinct(gold), _distinct(answer), self.parts)
         return gold.brackets == answer.brackets and self.all_parts(gold.items, answer.items)
 
 
 _RULES: dict[tuple[type, type], Callable[[_Comparison, Any, Any], bool]] = {
     (Number, Number): lambda _, gold, answer: numbers.same(gold, answer),
-    (Number, Expression): _Comparison.expressions,
-    (Expression, Number): _Comparison.expressions,
-    (Expression, Expression): _Comparison.expressions,
+    **dict.fromkeys(((Number, Expression), (Expression, Number), (Expression, Expression)), _Comparison.expressions),
     (Interval, Interval): _Comparison.intervals,
-    (Interval, Sequence): _Comparison.written_interval,
+    (Interval, Sequence): _Comparison.interval_as_written,
     (Sequence, Interval): _Comparison.closed_interval,
     (Union, Union): _Comparison.unions,
     (Matrix, Matrix): _Comparison.matrices,
@@ -141,8 +134,7 @@ def _key(text: str) -> str:
 def _names_agree(gold: Parsed, answer: Parsed) -> bool:
     ours, theirs = gold.name, answer.name
     if not ours or not theirs:
-        formulas = [value.text for value in gold.values if isinstance(value, Expression)]
-        return not theirs or theirs not in symbols(" ".join(formulas))
+        return not theirs or theirs not in symbols(" ".join(v.text for v in gold.values if isinstance(v, Expression)))
     if _SYMBOL.fullmatch(ours) and _SYMBOL.fullmatch(theirs):
         return sorted(ours) == sorted(theirs)
     of_x = re.fullmatch(r"y?[a-z]\(x\)y?", ours + theirs)  # y = 2x and f(x) = 2x
@@ -151,7 +143,7 @@ def _names_agree(gold: Parsed, answer: Parsed) -> bool:
 
 def _as_relation(side: Parsed) -> Relation | None:
     """Returns a relation, and ``y = 2x + 3`` as a relation too, or None."""
-    value = side.values[0] if len(side.values) == 1 else None
+    value = side.values[0]
     if isinstance(value, Expression) and side.name and symbols(value.text):
         return Relation((side.name, value.text), ("=",))
     return value if isinstance(value, Relation) else None
@@ -184,7 +176,7 @@ def _only_item(sequence: Sequence) -> Sequence:
 def _coordinates(sequence: Sequence) -> tuple[str, ...] | None:
     """Returns the values of items with different names, sorted by name, or None if there are other items."""
     named = sorted(tuple(map(str.strip, item.split("=", 1))) for item in sequence.items if re.match("[a-z] ?=", item))
-    distinct = len({name for name, _ in named}) == len(sequence.items) > 1
+    distinct = len(dict(named)) == len(sequence.items) > 1
     return tuple(value for _, value in named) if distinct else None
 
 
@@ -194,7 +186,7 @@ def _distinct(sequence: Sequence) -> tuple[str, ...]:
 
 def _match(ours: Items[Any], theirs: Items[Any], equal: Callable[[Any, Any], bool]) -> bool:
     """Returns whether two lists hold the same items in any order."""
-    if len(ours) != len(theirs) or len(ours) > _MOST_ITEMS:
+    if not len(ours) == len(theirs) <= _MOST_ITEMS:
         return False
     left = list(theirs)
     for item in ours:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from rewards.grading.brackets import COMMA, depth, split
+from rewards.grading.brackets import depth, split
 
 LONGEST = 1000
 """Number of characters of the longest expression."""
@@ -39,7 +39,7 @@ _LATEX = {"⦃": "\\{", "⦄": "\\}", "≥": "\\geq ", "≤": "\\leq ", "≠": "
 
 def is_readable(text: str) -> bool:
     """Returns whether sympy reads an expression as it is meant: it has no words, lists or towers of powers."""
-    if len(text) > LONGEST or (depth(text) or 0) > DEEPEST or len(split(text, COMMA)) > 1:
+    if len(text) > LONGEST or (depth(text) or 0) > DEEPEST or len(split(text, ",")) > 1:
         return False
     if _TOO_LARGE.search(text) or _MISREAD.search(text):
         return False

@@ -52,7 +52,6 @@ _LEFT_SIDE = re.compile(
     re.VERBOSE,
 )
 """This matches the left side of a solved equation: words and a name, or words before a calculation."""
-_EQUALS = re.compile("=")
 _DENIED = re.compile(r"(?<=\S)\s*[,;(]\s*(?:and )?not \$?[\d.,]*\d\)?\.?$")
 """This matches a number that the text rules out."""
 _ECHO = re.compile(r"([^()]+) \((\$?[\d.,]+)\)")
@@ -135,7 +134,7 @@ def calculated(text: str) -> Fraction | None:
 
 def solution(text: str, read_right: Callable[[str], Number | None]) -> Number | None:
     """Returns the right side of a solved and true equation such as ``x = 7``, ``n = 2 + 5 = 7``, ``so 2 + 5 = 7``."""
-    first, *others = split(text, _EQUALS)
+    first, *others = split(text, "=")
     left = _LEFT_SIDE.fullmatch(first)
     number = read_right(others[-1]) if left and others and others[-1] else None
     sides = [left["calculation"], *others[:-1]] if left and left["calculation"] else others[:-1]

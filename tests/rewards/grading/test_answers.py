@@ -7,7 +7,6 @@ from fractions import Fraction
 import pytest
 
 from rewards.grading.answers import (
-    Choice,
     Expression,
     Interval,
     Matrix,
@@ -27,7 +26,7 @@ TABLE = (
     ("3:45 p.m.", Time(15, 45, 0, True)),
     ("3:45", Time(3, 45, 0, False)),
     ("101_2", Numeral("101", "2")),
-    ("(B)", Choice("B")),
+    ("(B)", Expression("B", "")),
     ("(1,2]", Interval("1", "2", "(]", "")),
     ("x > 2", Interval("2", "∞", "()", "x")),
     ("1 < x ≤ 4", Interval("1", "4", "(]", "x")),

@@ -36,6 +36,7 @@ DIFFERENT = (
     ("x > 2", "y > 2"),
     ("1, 2", "1, 2, 3"),
     ("1, 1, 2", "1, 2, 3"),
+    ("1, 2", "\\emptyset"),
     ("1011_2", "1011_3"),
     ("3:45", "3:54"),
     ("\\begin{pmatrix}1&2\\end{pmatrix}", "\\begin{pmatrix}1\\\\2\\end{pmatrix}"),

@@ -25,7 +25,7 @@ def value(text: str) -> Fraction | None:
     text = _GROUPS.sub(lambda m: m[0].replace(",", ""), text)
     if len(text) > _LONGEST or not _CALCULATION.fullmatch(text):
         return None
-    text = text.translate({ord("{"): "(", ord("}"): ")", ord("^"): "**"})
+    text = text.replace("{", "(").replace("}", ")").replace("^", "**")
     text = _DECIMAL.sub(lambda m: f"({m[1]}{m[2]}/1{'0' * len(m[2])})" if m[2] else m[3], text)
     try:
         return _evaluated(ast.parse(re.sub(r"(?<!\d)0+(?=\d)", "", text).strip(), mode="eval").body)

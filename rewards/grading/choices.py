@@ -50,33 +50,20 @@ _HEDGING_SIGN = re.compile("[/|?或不和]")
 
 
 def gold_letter(gold: str) -> str | None:
-    """Returns the letter that a gold consists of, or None.
-
-    >>> gold_letter("(B)"), gold_letter("both")
-    ('B', None)
-    """
+    """Returns the letter that a gold such as "(B)" consists of, or None."""
     found = _GOLD.fullmatch(canonical(gold))
     return found[1].upper() if found else None
 
 
 def names_options(text: str) -> bool:
-    """Returns whether a text chooses an option, or has only letters and the words between them.
-
-    >>> names_options("A or B"), names_options("(D)"), names_options("\\\\langle H\\\\rangle")
-    (True, True, False)
-    """
+    """Returns whether a text chooses an option, or has only letters and the words between them, such as "A or B"."""
     return letter(text) is not None or bool(_ONLY_LETTERS.fullmatch(canonical(text)))
 
 
 def letter(text: str, is_strict: bool = False) -> str | None:
     """Returns the one letter that a text chooses, or None for two letters, a doubt, or the article "A".
 
-    Args:
-        text: An extracted answer.
-        is_strict: The letter must come first.
-
-    >>> letter("B) 12 cm"), letter("A or B"), letter("A large cube")
-    ('B', None, None)
+    With `is_strict`, the letter must come first.
     """
     text = _DENIED.sub("", canonical(text).replace("*", "")).strip()
     lead = _LEAD.match(text)

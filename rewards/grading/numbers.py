@@ -76,23 +76,14 @@ def spelled(text: str) -> str:
 
 
 def parse(text: str) -> Number | None:
-    """Returns the number that a text is, or None if it is more or less than one number.
-
-    >>> parse("$1,080.50"), parse("3 1/2 cups").value, parse("12 or 13"), parse("5 - 3 = 9")
-    (Number(value=Fraction(2161, 2), unit='$', percent=False), Fraction(7, 2), None, None)
-    """
+    """Returns the number that a text is, or None if it is more or less than one number."""
     if len(text) > LONGEST or "~~" in text:  # struck out
         return None
     return read(_DENIED.sub("", spelled(text)))
 
 
 def read(text: str, loose_units: bool = True) -> Number | None:
-    """Returns the number that a text in canonical spelling is, or None.
-
-    Args:
-        text: An answer.
-        loose_units: Any noun may be a unit, not only the known ones.
-    """
+    """Returns the number that a text in canonical spelling is, or None; with `loose_units` any noun is a unit."""
     text = to_digits(text)
     echo = _ECHO.fullmatch(text)
     if echo:
@@ -155,28 +146,18 @@ def _decimal(text: str) -> Fraction:
     return Fraction(re.sub(r"[, '_]", "", text))
 
 
-_PERMITTED = {
-    # (the unit is glued to the number, any noun may be a unit): kinds of units
-    (False, True): {"letter", "rare letter", "known", "noun", "word"},
-    (False, False): {"letter", "rare letter", "known", "noun"},
-    (True, True): {"letter", "known"},  # 5m is a length in a sentence
-    (True, False): {"known"},  # 5m is a product in a formula
-}
-
-
 def _with_unit(value: Fraction, currency: str, rest: str, loose: bool) -> Number | None:
     money = units.canonical(currency.rstrip(".")) or ""
     percent = _PERCENT.match(rest)
-    if percent:
-        rest = rest[percent.end() :]
-    glued = bool(rest) and rest[0].isascii() and not rest[0].isspace() and rest[0] not in units.CURRENCY
+    rest = rest[percent.end() :] if percent else rest
+    glued = rest[:1].isascii() and not rest[:1].isspace() and rest[:1] not in units.CURRENCY
     rest = strip_wrapping(rest)
     if re.fullmatch(r"\([A-Za-z ]+\)", rest):
         rest = rest[1:-1]
     if not rest:
         return Number(value, money, bool(percent))
     unit = None if rest[0] in ".,!?^*-+_(){}[]|&<>=:;\\'\"" else units.canonical(rest)
-    if unit is None or not units.kinds(unit, rest) <= _PERMITTED[glued, loose or (bool(percent) and not glued)]:
+    if unit is None or not units.is_plausible(unit, rest, glued, loose or (bool(percent) and not glued)):
         return None
     if money and unit != money and not _SHARE.match(rest) and (glued or len(rest) < 3):
         return None

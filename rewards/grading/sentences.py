@@ -30,11 +30,7 @@ _EITHER = re.compile(r"\beither [a-z ]+ or [a-z]+")
 
 
 def number_of(sentence: str) -> Number | None:
-    """Returns the only number of a sentence without doubt and open calculation, or None.
-
-    >>> number_of("Natalia sold 72 clips in April and May."), number_of("72 or so"), number_of("so 2 + 5 = 7").value
-    (Number(value=Fraction(72, 1), unit='', percent=False), None, Fraction(7, 1))
-    """
+    """Returns the only number of a sentence without doubt and open calculation, or None."""
     if len(sentence) > numbers.LONGEST:
         return None
     text = re.sub(r"(?<=\s)May\b", "month", numbers.spelled(sentence))
@@ -47,12 +43,7 @@ def number_of(sentence: str) -> Number | None:
 def stated(sentence: str, is_answer: bool = False) -> Number | None:
     """Returns the only number of a sentence that states it, or None if the sentence only mentions it.
 
-    Args:
-        sentence: A sentence.
-        is_answer: It stands behind "the answer is", so that it needs no other words.
-
-    >>> stated("So the total is 72, altogether.").value, stated("It comes to 72."), stated("log 12")
-    (Fraction(72, 1), None, None)
+    What stands behind "the answer is" (`is_answer`) needs no other words.
     """
     text = numbers.spelled(sentence)
     token = _TOKEN.search(text)
@@ -65,9 +56,7 @@ def stated(sentence: str, is_answer: bool = False) -> Number | None:
 def formula(text: str, strict: bool = False) -> str:
     """Returns the formula of a sentence such as "the length is $2x$ cm", or the text where that is not clear.
 
-    Args:
-        text: An extracted answer.
-        strict: Only "the length is 2x" counts, not a formula between other words.
+    With `strict`, only "the length is 2x" counts, and no formula between other words.
     """
     text = text if strict else _REASON.split(text, maxsplit=1)[0]
     said = _STATED.fullmatch(text.replace("$", "") if text.count("$") == 2 else text)

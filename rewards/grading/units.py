@@ -33,7 +33,7 @@ HEDGES = DOUBTS | frozenset(
 
 _POWERS = {"square": "^2", "sq": "^2", "cubic": "^3", "cu": "^3", "平方": "^2", "立方": "^3"}
 _KNOWN_NAMES = {name + power for name in KNOWN.values() for power in ("", "^2", "^3")}
-_RARE = {"n", "j", "w", "v"}  # units whose letter is more often a variable
+_RARE = {"n", "j", "w", "v"}  # their letters are more often variables
 _NO_NOUNS = frozenset("sinh cosh tanh arcsin arccos arctan sqrt frac theta alpha beta gamma base".split())
 _TOKEN = re.compile(r"[A-Za-z$€£¥₹¢°'\u4e00-\u9fff]+(?:\^?\{?[23]\}?(?!\d))?|[/.*-]|\S")
 _POWER = re.compile(r"(.+?)\^?\{?([23])\}?")
@@ -46,11 +46,7 @@ KIND = re.compile(r"\b(?:different|distinct|possible)\s+(?=[a-z]{3})(?!(?:from|t
 
 
 def canonical(text: str) -> str | None:
-    """Returns one name for a unit such as ``km/h``, ``square cm`` or ``eggs``, or None for what is no unit.
-
-    >>> canonical("square centimeters"), canonical("cm^2"), canonical("red eggs"), canonical("x")
-    ('cm^2', 'cm^2', 'red egg', None)
-    """
+    """Returns one name for a unit such as ``km/h``, ``square cm`` or ``eggs``, or None for what is no unit."""
     words = [word.lower() for word in _TOKEN.findall(KIND.sub("", re.sub("(平方|立方)(?=.)", r"\1 ", text)))]
     names: list[str | None] = []
     power = ""
@@ -81,24 +77,23 @@ def _name(word: str) -> str | None:
     return stem.removesuffix("s") if is_noun else None
 
 
-def kinds(unit: str, text: str) -> set[str]:
-    """Returns what the names of a canonical unit are: `letter`, `rare letter`, `known`, `noun` or (another) `word`.
+def is_plausible(unit: str, text: str, glued: bool, loose: bool) -> bool:
+    """Returns whether a text behind a number is its unit, and neither a factor nor a word such as "of".
 
     Args:
-        unit: Canonical unit.
-        text: The unit as it was written.
+        unit: Canonical name of the text.
+        text: The text as it was written.
+        glued: No space stands before it.
+        loose: It stands in a sentence, in which 5m is a length. In a formula 5m is a product.
     """
-    found = {_kind(name, text) for name in re.split(r"[ /]", unit) if name}
-    if re.match(r"[A-Za-z](?![A-Za-z])", text):
-        found.add("rare letter" if unit in _RARE or text[0] == "M" else "letter")  # 5M may be five million
-    return found
-
-
-def _kind(name: str, text: str) -> str:
-    if name in _KNOWN_NAMES:
-        return "known"
-    is_long = len(name) > 3 or (len(name) == 3 and name + "s" in text.lower())
-    return "noun" if is_long and re.search("[aeiou]", name) and name not in _NO_NOUNS else "word"
+    names = set(filter(None, re.split("[ /]", unit)))
+    if glued:
+        is_letter = re.match(r"[A-Za-z](?![A-Za-z])", text)
+        return names <= _KNOWN_NAMES and not (is_letter and (not loose or unit in _RARE or text[0] == "M"))
+    return loose or all(
+        re.search("[aeiou]", name) and name not in _NO_NOUNS and (len(name) > 3 or name + "s" in text.lower())
+        for name in names - _KNOWN_NAMES
+    )
 
 
 def conflict(gold: str, found: str) -> bool:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -51,7 +52,14 @@ class Verifier:
             VerifierUnavailable: The process does not start, for example because math-verify is not installed.
         """
         with self._lock:
-            line = self._ask(json.dumps([gold, answer]) + "\n")
+            if self._process and (self._num_compared >= COMPARISONS_PER_PROCESS or self._process.poll() is not None):
+                self._end()
+            process, line = self._process or self._start(), b""
+            assert process.stdin and process.stdout
+            with suppress(OSError):  # the process may die at any time
+                process.stdin.write(json.dumps([gold, answer]).encode() + b"\n")
+                is_silent = not wait([process.stdout.fileno()], self._wall_limit)
+                line = None if is_silent else process.stdout.readline()
             if not line:
                 raise self._failure(is_silent=line is None)
             self._num_compared += 1
@@ -83,19 +91,6 @@ class Verifier:
         )  # fmt: skip
         return self._process
 
-    def _ask(self, question: str) -> str | None:
-        """Returns the next line of the process: an empty one if it died, and None if it stayed silent."""
-        if self._process and (self._num_compared >= COMPARISONS_PER_PROCESS or self._process.poll() is not None):
-            self._end()
-        process = self._process or self._start()
-        assert process.stdin and process.stdout
-        try:
-            process.stdin.write(question.encode())
-            is_answered = wait([process.stdout.fileno()], self._wall_limit)
-            return process.stdout.readline().decode().strip() if is_answered else None
-        except OSError:
-            return ""
-
     def _failure(self, is_silent: bool) -> Exception:
         """Ends the process, starts another one, and says why the first gave no answer."""
         was_new, status = not self._num_compared, self._end()
@@ -117,6 +112,5 @@ class Verifier:
         if process is None:
             return None
         process.kill()
-        with process:  # closes the pipes and waits
-            pass
+        process.communicate()
         return process.returncode

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rewards.grading.units import canonical, conflict, kinds
+from rewards.grading.units import canonical, conflict, is_plausible
 
 
 @pytest.mark.parametrize(
@@ -39,9 +39,10 @@ def test_two_units_conflict_unless_one_may_mean_the_other(gold, answer, expected
 
 
 @pytest.mark.parametrize(
-    ("unit", "text", "expected"),
-    [("m", "m", {"known", "letter"}), ("cm", "cm", {"known"}), ("egg", "eggs", {"noun"}),
-     ("v", "V", {"known", "rare letter"}), ("xy", "xy", {"word"})],
+    ("text", "glued", "loose", "expected"),
+    [("cm", True, False, True), ("m", True, False, False), ("m", True, True, True), ("V", True, True, False),
+     ("eggs", True, True, False), ("eggs", False, False, True), ("xy", False, False, False), ("xy", False, True, True),
+     ("sqrt", False, False, False)],
 )  # fmt: skip
-def test_a_unit_is_known_a_noun_or_a_letter(unit, text, expected):
-    assert kinds(unit, text) & {"letter", "rare letter", "noun", "word"} == expected - {"known"}
+def test_a_word_is_a_unit_unless_it_may_be_a_factor(text, glued, loose, expected):
+    assert is_plausible(canonical(text) or text, text, glued, loose) is expected

@@ -176,7 +176,7 @@ def _only_item(sequence: Sequence) -> Sequence:
 def _coordinates(sequence: Sequence) -> tuple[str, ...] | None:
     """Returns the values of items with different names, sorted by name, or None if there are other items."""
     named = sorted(tuple(map(str.strip, item.split("=", 1))) for item in sequence.items if re.match("[a-z] ?=", item))
-    distinct = len(dict(named)) == len(sequence.items) > 1
+    distinct = len({name for name, _ in named}) == len(sequence.items) > 1
     return tuple(value for _, value in named) if distinct else None
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL.Image import Image
 
@@ -99,19 +100,21 @@ def undocumented_metrics(names: Iterable[str]) -> list[str]:
 
 class Recorder:
     """An output that keeps everything it gets: metrics, held-out scores and images by step, samples as
-    (step, row)."""
+    (step, row), and the images of the samples by step."""
 
     def __init__(self) -> None:
         self.rows: dict[int, dict[str, float]] = {}
         self.samples: list[tuple[int, dict[str, Any]]] = []
         self.held_out: dict[int, list[dict[str, Any]]] = {}
         self.grids: dict[int, Mapping[str, Image]] = {}
+        self.pictures: dict[int, Sequence[np.ndarray | None]] = {}
         self.shown: list[tuple[int, dict[str, str]]] = []
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         self.rows[step] = values
 
-    def rollouts(self, step: int, rows: list[dict[str, Any]]) -> None:
+    def rollouts(self, step: int, rows: list[dict[str, Any]], images: Sequence[np.ndarray | None] = ()) -> None:
+        self.pictures[step] = images
         self.samples += [(step, row) for row in rows]
 
     def scores(self, step: int, rows: list[dict[str, Any]]) -> None:

@@ -124,6 +124,8 @@ def test_any_mixture_of_tasks_trains_and_scores_as_it_sampled(tiny_unified_folde
     assert output.rows[1]["kl/reference_nats"] >= 0
     in_turn = [sorted(tasks)[step % len(tasks)] for step in range(2)]
     assert [row["task"] for _, row in output.samples if row["kind"] == "train"] == in_turn
+    shown = zip([row["task"] for step, row in output.samples if step == 0], output.pictures[0], strict=True)
+    assert all((image is not None) == (task in ("t2i", "r2i")) for task, image in shown)
     after = summary["eval"]["after"]
     if len(tasks) > 1:
         assert {f"reward_total_sampled/{task}" for task in tasks} <= set(after)

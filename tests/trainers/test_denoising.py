@@ -299,7 +299,7 @@ def test_images_and_texts_are_written(whole, world, tiny_unified_folder, tmp_pat
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard"), size_guidance={"images": 0})
     events.Reload()
     assert events.Tags()["images"] == ["eval/drawings", "eval/reconstructions"]
-    assert events.Tags()["tensors"] == ["eval/answers/text_summary"]
+    assert events.Tags()["tensors"] == ["eval/samples/text_summary"]
 
 
 def test_a_checked_stage_knows_its_sources_and_longest_row(world, tiny_unified_folder):

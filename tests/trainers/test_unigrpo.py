@@ -85,6 +85,9 @@ def test_a_step_reports_everything_that_a_user_looks_at(tiny_model_folder, tmp_p
     assert set(summary["eval"]["before"]) == set(summary["eval"]["after"])
     json.dumps(summary)
     assert [step for step, s in output.samples if s["kind"] == "train"] == [1]
+    before = [s for step, s in output.samples if step == 0]
+    assert sum(s["reward"] for s in before) / 2 == pytest.approx(summary["eval"]["before"]["reward_total_greedy"])
+    assert [list(s["rewards"].values()) for s in before] == [[s["reward"]] for s in before]  # one reward of weight 1
 
 
 def test_old_and_new_log_probabilities_are_equal_before_the_first_update(tiny_model_folder, tmp_path):

@@ -43,6 +43,8 @@ class Evaluation:
     sampled."""
     rollouts: list[Rollout]
     """The greedy rollouts."""
+    rewards: list[dict[str, Any]]
+    """Total and rewards of each greedy rollout, as :func:`reward_row` returns them."""
     scores: list[dict[str, Any]]
     """One row per prompt with ``prompt_id``, ``task`` and ``scores``: each reward and the total, by the names of the
     metrics; the mean over the samples of the prompt that have the reward."""
@@ -63,7 +65,18 @@ def evaluate(
     measured = measure_all(policy, reward, prompts, config, version)
     metrics = {name: value for one in measured.values() for name, value in one.metrics.items()}
     metrics["reward_total"] = metrics[f"reward_total_{list(measured)[-1]}"]
-    return Evaluation(metrics=metrics, rollouts=measured["greedy"].rollouts, scores=prompt_scores(measured, prompts))
+    greedy = measured["greedy"]
+    return Evaluation(
+        metrics=metrics,
+        rollouts=greedy.rollouts,
+        rewards=[reward_row(total, output) for total, output in zip(greedy.totals, greedy.outputs, strict=True)],
+        scores=prompt_scores(measured, prompts),
+    )
+
+
+def reward_row(total: float | None, output: RewardOutput) -> dict[str, Any]:
+    """Returns the columns `reward`, the weighted sum, and `rewards`, each reward by name, of a written sample."""
+    return {"reward": total, "rewards": output.parts}
 
 
 def prompt_scores(measured: Mapping[str, Measured], prompts: Sequence[Prompt]) -> list[dict[str, Any]]:

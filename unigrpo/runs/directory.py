@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +48,24 @@ class RunDirectory:
         with output_errors("the metrics", self.path):
             self._writer.write(step, values)
 
-    def rollouts(self, step: int, rows: list[dict[str, Any]]) -> None:
-        """Writes samples to ``rollouts.jsonl``, and shows the texts of held-out samples in TensorBoard."""
+    def rollouts(self, step: int, rows: list[dict[str, Any]], images: Sequence[np.ndarray | None] = ()) -> None:
+        """Writes samples to ``rollouts.jsonl``, and shows held-out samples with their rewards and images as a table in
+        TensorBoard, which has no images in tables, and Weights & Biases.
+
+        Args:
+            step: Number of finished steps.
+            rows: Columns of each sample.
+            images: The image that was generated for each row, uint8 (H, W, 3), or None; empty if no row has one.
+        """
         with output_errors("the samples", self.path):
             self._writer.write_rollouts(step, rows)
-        texts = [row for row in rows if row["kind"] == "eval" and row["completion"]]
-        table = [{"task": row["task"], "prompt": row["prompt"], "answer": row["completion"]} for row in texts]
-        self._writer.write_texts(step, "eval/answers", table)
+        held_out = [number for number, row in enumerate(rows) if row["kind"] == "eval"]
+        self._writer.write_table(
+            step,
+            "eval/samples",
+            _table([rows[number] for number in held_out]),
+            [images[number] for number in held_out] if images else (),
+        )
 
     def scores(self, step: int, rows: list[dict[str, Any]]) -> None:
         """Appends held-out scores to ``scores.jsonl``."""
@@ -83,6 +94,18 @@ class RunDirectory:
         self._progress.close()
         with output_errors("the metrics", self.path):
             self._writer.close()
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Returns task, prompt, answer and rewards of samples. All rows have the same columns."""
+    names = list(dict.fromkeys(name for row in rows for name in row.get("rewards", ())))
+    total = ["reward/total"] if any("reward" in row for row in rows) else []
+    return [
+        {"task": row["task"], "prompt": row["prompt"], "answer": row["completion"]}
+        | dict.fromkeys(total, row.get("reward"))
+        | {f"reward/{name}": row.get("rewards", {}).get(name) for name in names}
+        for row in rows
+    ]
 
 
 def _keep_config(config: BaseRunConfig, folder: Path, first_step: int) -> None:

@@ -10,12 +10,15 @@ import importlib
 import json
 import os
 import uuid
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
+from unigrpo.runs.config_file import flat_settings
 from unigrpo.runs.scores import SCORES_FILE
 from unigrpo.runs.tracking import check_tracking
 
@@ -38,13 +41,15 @@ class MetricsWriter:
             folder: The run directory.
             tensorboard: Also write TensorBoard files.
             wandb_project: Also send to this Weights & Biases project; the key comes from WANDB_API_KEY.
-            settings: The config of the run without secrets, which Weights & Biases shows beside it.
+            settings: The config of the run without secrets, which both show.
 
         Raises:
             ValueError: W&B was requested and is not installed or has no key.
         """
         self._folder = folder
         self._tensorboard = SummaryWriter(str(folder / "tensorboard")) if tensorboard else None
+        if self._tensorboard is not None and settings:
+            _write_hparams(self._tensorboard, settings)
         self._wandb = _start_wandb(wandb_project, folder, settings or {}) if wandb_project else None
 
     def write(self, step: int, values: dict[str, float]) -> None:
@@ -75,8 +80,21 @@ class MetricsWriter:
             to_wandb = importlib.import_module("wandb").Image
             self._log(step, {name: to_wandb(image) for name, image in images.items()})
 
-    def write_texts(self, step: int, name: str, rows: list[dict[str, str]]) -> None:
-        """Sends a table of texts, whose rows have the same columns, to TensorBoard and W&B."""
+    def write_table(
+        self,
+        step: int,
+        name: str,
+        rows: Sequence[Mapping[str, str | float | None]],
+        images: Sequence[np.ndarray | None] = (),
+    ) -> None:
+        """Sends a table to TensorBoard and W&B.
+
+        Args:
+            step: Number of finished steps.
+            name: Name of the table.
+            rows: Rows with the same columns. Without rows, nothing is sent.
+            images: The image of each row, uint8 (H, W, 3), or None. W&B shows them in a last column, if there are any.
+        """
         if not rows:
             return
         columns = list(rows[0])
@@ -85,8 +103,13 @@ class MetricsWriter:
             self._tensorboard.add_text(name, "\n".join(f"| {' | '.join(line)} |" for line in lines), step)
             self._tensorboard.flush()
         if self._wandb is not None:
-            data = [[row[column] for column in columns] for row in rows]
-            self._log(step, {name: importlib.import_module("wandb").Table(columns=columns, data=data)})
+            wandb = importlib.import_module("wandb")
+            data: list[list[Any]] = [[row[column] for column in columns] for row in rows]
+            if any(image is not None for image in images):
+                columns = [*columns, "image"]
+                for cells, image in zip(data, images, strict=True):
+                    cells.append(None if image is None else wandb.Image(image))
+            self._log(step, {name: wandb.Table(columns=columns, data=data)})
 
     def _log(self, step: int, values: dict[str, Any]) -> None:
         # The step is a value, because W&B drops what comes with a smaller step of its own than the last one, as all
@@ -125,8 +148,11 @@ def _append(path: Path, rows: list[dict[str, Any]]) -> None:
         file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
-def _cell(text: str) -> str:
-    """Returns a text as a cell of a Markdown table that shows it unchanged."""
+def _cell(value: str | float | None) -> str:
+    """Returns a cell of a Markdown table that shows a text unchanged, a number rounded, and nothing for None."""
+    if value is None:
+        return ""
+    text = value if isinstance(value, str) else f"{value:.4g}"
     return html.escape(text).replace("|", "&#124;").replace("\n", "<br>")
 
 
@@ -136,6 +162,19 @@ def _step(line: str) -> float:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):
         return float("inf")
+
+
+def _write_hparams(writer: SummaryWriter, settings: dict[str, Any]) -> None:
+    """Writes the settings for TensorBoard's tab HParams, which compares runs by them and takes metrics from the
+    scalars of the runs."""
+    values = {
+        name: value if isinstance(value, bool | int | float | str) else json.dumps(value)
+        for name, value in flat_settings(settings).items()
+    }
+    _, session_start, _ = hparams(values, {})
+    assert writer.file_writer is not None
+    writer.file_writer.add_summary(session_start)
+    writer.flush()
 
 
 def _start_wandb(project: str, folder: Path, settings: dict[str, Any]) -> Any:

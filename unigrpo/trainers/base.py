@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
+import numpy as np
 from PIL.Image import Image
 
 from unigrpo.config import BaseRunConfig
@@ -32,8 +33,14 @@ class Output(Protocol):
         """Writes the metrics of one step."""
         ...
 
-    def rollouts(self, step: int, rows: list[dict[str, Any]]) -> None:
-        """Writes samples of one step; `kind` says whether they belong to training or to an evaluation."""
+    def rollouts(self, step: int, rows: list[dict[str, Any]], images: Sequence[np.ndarray | None] = ()) -> None:
+        """Writes samples of one step.
+
+        Args:
+            step: Number of finished steps.
+            rows: Columns of each sample; `kind` says whether it belongs to training or to an evaluation.
+            images: The image that was generated for each row, uint8 (H, W, 3), or None; empty if they are not shown.
+        """
         ...
 
     def scores(self, step: int, rows: list[dict[str, Any]]) -> None:
@@ -55,7 +62,7 @@ class NoOutput:
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Writes nothing."""
 
-    def rollouts(self, step: int, rows: list[dict[str, Any]]) -> None:
+    def rollouts(self, step: int, rows: list[dict[str, Any]], images: Sequence[np.ndarray | None] = ()) -> None:
         """Writes nothing."""
 
     def scores(self, step: int, rows: list[dict[str, Any]]) -> None:

@@ -65,7 +65,8 @@ class StageTrainer(Trainer[StageConfig, StageState]):
         images."""
         logger.info("validating at step %d", self.state.step)
         metrics, result = validate(self.workers, self.validation_prompts, self.config)
-        output.rollouts(self.state.step, [prompt_row("eval", s.prompt, s.text) for s in result.samples])
+        rows = [prompt_row("eval", s.prompt, s.text) for s in result.samples]
+        output.rollouts(self.state.step, rows, [s.image for s in result.samples])
         output.images(self.state.step, image_grids(result))
         return metrics
 

@@ -20,7 +20,7 @@ from unigrpo.algorithm.objective.base import load_objective
 from unigrpo.batches import TrainBatch, TrajectoryBatch
 from unigrpo.config import RESPONSE_SPANS, RunConfig
 from unigrpo.data.prompt_stream import PromptStream, balance_across_ranks, prompt_shares
-from unigrpo.evaluation.held_out import evaluate
+from unigrpo.evaluation.held_out import evaluate, reward_row
 from unigrpo.records import Prompt, RewardOutput, Rollout, SampleRequest, TrainSample
 from unigrpo.runs.checkpoints import CheckpointStore
 from unigrpo.runs.image_grid import DRAWINGS, captioned_grid
@@ -144,7 +144,7 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
             with timer.phase("update"):
                 updates = self._update(train_samples(rollouts, rewarded, kept, *known)) if kept else []
         self._move_reference(step)
-        rewards = [{"reward": t, "rewards": o.parts} for t, o in zip(totals.tolist(), outputs, strict=True)]
+        rewards = [reward_row(t, o) for t, o in zip(totals.tolist(), outputs, strict=True)]
         output.rollouts(step + 1, self._rows(step, rollouts, rewards, advantages))
         return {
             **reward_metrics(outputs, totals, rewarded.groups, valid),
@@ -339,14 +339,19 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
             return {}
         logger.info("evaluating on %d held-out prompts", len(self.eval_prompts))
         found = evaluate(self.policy, self.reward, self.eval_prompts, self.config, self.state.policy_version)
-        by_task: dict[str, list[Rollout]] = {}
-        for rollout in found.rollouts:
-            by_task.setdefault(rollout.key.task, []).append(rollout)
+        by_task: dict[str, list[tuple[Rollout, dict[str, Any]]]] = {}
+        for rollout, rewards in zip(found.rollouts, found.rewards, strict=True):
+            by_task.setdefault(rollout.key.task, []).append((rollout, rewards))
         number = max(8, self.config.logger.rollouts_per_step)
-        chosen = [rollout for task in by_task.values() for rollout in spread(task, number)]
-        output.rollouts(self.state.step, [_row("eval", rollout) for rollout in chosen])
+        chosen = [one for task in by_task.values() for one in spread(task, number)]
+        images = [None if rollout.image is None else rollout.image.pixels() for rollout, _ in chosen]
+        output.rollouts(self.state.step, [_row("eval", rollout) | rewards for rollout, rewards in chosen], images)
         output.scores(self.state.step, found.scores)
-        columns = [(r.prompt.text, (r.image.pixels(),)) for r in chosen if r.image is not None]
+        columns = [
+            (rollout.prompt.text, (image,))
+            for (rollout, _), image in zip(chosen, images, strict=True)
+            if image is not None
+        ]
         if columns:
             output.images(self.state.step, {DRAWINGS: captioned_grid(columns)})
         return found.metrics

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import ray
-from openrlhf.trainer.ray.launcher import RayActorGroup
 from ray.exceptions import GetTimeoutError
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from unigrpo import ConfigError
@@ -139,28 +138,53 @@ def start_stage(config: StageConfig) -> StageGroups:
 def model_group(
     role: str, actor: type[ModelActor], config: BaseRunConfig, placement: PlacementGroup, share: float
 ) -> RayGroup:
-    """Returns one actor for each policy rank, with a fraction ``share`` of a GPU; two halves share one GPU."""
-    start: Any = RayActorGroup  # its annotations are narrower than what it takes
-    group = start(
-        config.actor.num_nodes,
-        config.actor.num_gpus_per_node,
-        ray.remote(num_gpus=1)(actor),
-        pg=placement,
-        num_gpus_per_actor=share,
-    )
-    return RayGroup(role, group._actor_handlers)
+    """Returns one actor for each policy rank, with a fraction ``share`` of a GPU; two halves share one GPU.
+
+    The ranks of one node follow each other. OpenRLHF's group of actors would take the bundles in the order of their
+    numbers, which Ray spreads over the nodes in any order.
+    """
+    start: Any = ray.remote(num_gpus=share, num_cpus=share)(actor)
+    num_ranks = config.actor.num_ranks
+    first, *others = (PlacementGroupSchedulingStrategy(placement, bundle) for bundle in bundles_by_node(placement))
+    actors = [start.options(scheduling_strategy=first).remote(num_ranks, 0, None, None)]
+    address, port = ray.get(actors[0].get_master_addr_port.remote())
+    for rank, bundle in enumerate(others, start=1):
+        actors.append(start.options(scheduling_strategy=bundle).remote(num_ranks, rank, address, port))
+    return RayGroup(role, actors)
 
 
 def rollout_group(placement: PlacementGroup) -> RayGroup:
-    """Returns one actor with a GPU for each bundle of the placement group."""
+    """Returns one actor with a GPU for each bundle of the placement group, those of one node after each other."""
     start: Any = ray.remote(num_gpus=1, num_cpus=1)(RolloutActor)
     return RayGroup(
         "rollout",
         [
             start.options(scheduling_strategy=PlacementGroupSchedulingStrategy(placement, bundle)).remote()
-            for bundle in range(placement.bundle_count)
+            for bundle in bundles_by_node(placement)
         ],
     )
+
+
+def bundles_by_node(placement: PlacementGroup) -> list[int]:
+    """Returns the numbers of the bundles of a ready placement group in the order in which ranks take them."""
+    table: Any = placement_group_table(placement)
+    return sorted_by_node(table["bundles_to_node_id"])
+
+
+def sorted_by_node(nodes: Mapping[int, str]) -> list[int]:
+    """Returns numbers of bundles such that those of one node follow each other.
+
+    Args:
+        nodes: The node of each bundle, by the bundle's number.
+
+    Returns:
+        The bundles of the node of bundle 0, then those of the node of the smallest bundle that is left, and so on;
+        within a node in ascending order.
+    """
+    by_node: dict[str, list[int]] = {}
+    for bundle in sorted(nodes):
+        by_node.setdefault(nodes[bundle], []).append(bundle)
+    return [bundle for bundles in by_node.values() for bundle in bundles]
 
 
 def place(num_workers: int, cpus: float = 1) -> PlacementGroup:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,13 +16,13 @@ from unigrpo.algorithm.advantage.base import load_advantage
 from unigrpo.algorithm.group_filter.base import load_group_filter
 from unigrpo.algorithm.likelihood.base import load_estimator
 from unigrpo.algorithm.objective.base import load_objective
+from unigrpo.checks.images import unreadable_images
 from unigrpo.checks.rewards import refused_prompts
 from unigrpo.config import IMAGE_OUTPUT_TASKS, TASKS, ImageConfig, ImageSamplingConfig, RunConfig, check_image_steps
 from unigrpo.config.denoising import StageConfig
 from unigrpo.config.evaluation import EvaluationProtocol
 from unigrpo.data.bad_samples import BadRows, raise_problems
 from unigrpo.data.chat import chat_text, chat_variant
-from unigrpo.data.images import read_image
 from unigrpo.data.prompt_stream import check_shares, prompt_shares
 from unigrpo.data.prompting import check_prompt_text, encode_prompt
 from unigrpo.data.prompts import load_prompts
@@ -39,10 +37,6 @@ from unigrpo.workers.reward import applies_to
 
 logger = logging.getLogger(__name__)
 
-NUM_TIMED_IMAGES = 64
-"""Number of images of prompts from whose decoding the time for all is estimated."""
-NOTABLE_SECONDS = 10.0
-"""Estimated duration from which the log announces the decoding of the images of prompts."""
 FIXED_SETTINGS = ("actor.model_name_or_path", "ds.lora.", "ds.zero_stage")
 """Settings to which the files of a checkpoint belong: the model whose weights they change, and how they are split."""
 FREE_SETTINGS = (
@@ -119,6 +113,7 @@ def check_inputs(config: RunConfig, *, asks_rewards: bool = True) -> Inputs:
     check_algorithm(config)
     tokenizer = load_tokenizer(config.actor.model_name_or_path)
     bad = BadRows(data.max_bad_fraction)
+    started = time.monotonic()
     prompts = load_prompts(
         data.prompt_dataset,
         split=data.prompt_split,
@@ -139,10 +134,11 @@ def check_inputs(config: RunConfig, *, asks_rewards: bool = True) -> Inputs:
     )
     check_shares(inputs.prompts, prompt_shares(data))
     logger.info(
-        "%d prompts to train on, %d held out, longest %d tokens",
+        "%d prompts to train on, %d held out, longest %d tokens; reading and checking them took %.1f s",
         len(inputs.prompts),
         len(inputs.eval_prompts),
         inputs.longest_prompt,
+        time.monotonic() - started,
     )
     if any(data.template_of(prompt.task) == "chat" for prompt in inputs.prompts if prompt.task != "t2i"):
         logger.info("the tokenizer's chat template is %s", chat_variant(tokenizer) or "a form of its own")
@@ -425,32 +421,14 @@ def _check_tasks(prompts: list[Prompt], config: RunConfig, needs_weight: bool) -
 
 
 def _image_problems(prompts: list[Prompt]) -> Problems:
-    """Returns the prompts whose images cannot be read. Each image is decoded once, several at the same time."""
-    images = list(dict.fromkeys(image for prompt in prompts for image in prompt.images))
-    num_threads = len(os.sched_getaffinity(0))
-    started, few = time.monotonic(), min(len(images), NUM_TIMED_IMAGES)
-    with ThreadPoolExecutor(num_threads) as pool:  # decoding does not hold Python's lock
-        messages = list(pool.map(_image_problem, images[:few]))
-        seconds = (time.monotonic() - started) / max(few, 1) * len(images)
-        if seconds > NOTABLE_SECONDS:
-            logger.info("decoding %d images of prompts takes about %.0f s", len(images), seconds)
-        messages += pool.map(_image_problem, images[few:])
-    found = {image: message for image, message in zip(images, messages, strict=True) if message}
+    """Returns the prompts whose images cannot be read. Each image is looked at once."""
+    found = unreadable_images(list(dict.fromkeys(image for prompt in prompts for image in prompt.images)))
     return {
         place: ("broken image", f"{prompt.id}: {found[image]}")
         for place, prompt in enumerate(prompts)
         for image in reversed(prompt.images)  # the first broken one is named
         if image in found
     }
-
-
-def _image_problem(image: str) -> str:
-    """Returns why an image cannot be read; empty if it can."""
-    try:
-        read_image(image)
-    except ValueError as error:
-        return str(error)
-    return ""
 
 
 def _add_reward_problems(prompts: list[Prompt], config: RunConfig, problems: Problems) -> None:

@@ -1,12 +1,20 @@
-"""Which bundle of a placement group each rank takes."""
+"""Which bundle of a placement group each rank takes, and with which config the workers start."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from unigrpo.distributed.placement import sorted_by_node
+from unigrpo.config import ActorConfig, BaseRunConfig, RolloutConfig, RunConfig
+from unigrpo.config.corpora import SourceConfig
+from unigrpo.config.denoising import ModalityConfig, StageConfig
+from unigrpo.distributed import placement
+from unigrpo.distributed.placement import sorted_by_node, start_groups, start_stage
+from unigrpo.models import weight_files
 
 
 @pytest.mark.parametrize(
@@ -27,3 +35,58 @@ def test_ranks_of_one_node_follow_each_other(nodes: str, expected: list[int]) ->
     along_the_ranks = [nodes[bundle] for bundle in bundles]
     changes = sum(before != after for before, after in pairwise(along_the_ranks))
     assert changes == len(set(nodes)) - 1
+
+
+class FakeGroup:
+    """A group of workers that keeps the config with which it is started."""
+
+    def __init__(self, role: str, configs: list[BaseRunConfig]) -> None:
+        self.role, self._configs = role, configs
+
+    def initialize(self, config: BaseRunConfig) -> None:
+        self._configs.append(config)
+
+    def close(self) -> None:
+        """Has nothing to end."""
+
+
+class FakeRewards:
+    """Rewards that start nothing."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def initialize(self, *_: Any) -> None:
+        """Starts nothing."""
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[BaseRunConfig]:
+    """The configs with which groups of workers are started."""
+    configs: list[BaseRunConfig] = []
+    monkeypatch.setattr(placement, "place", lambda *_: None)
+    monkeypatch.setattr(placement, "model_group", lambda role, *_: FakeGroup(role, configs))
+    monkeypatch.setattr(placement, "rollout_group", lambda _: FakeGroup("rollout", configs))
+    monkeypatch.setattr(placement, "RewardPool", FakeRewards)
+    monkeypatch.setattr(placement.weight_channel, "connect", lambda *_: None)
+    return configs
+
+
+@pytest.mark.parametrize("kind", ["unigrpo", "stage"])
+def test_workers_start_with_folders_in_place_of_names_on_the_hub(
+    started: list[BaseRunConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(
+        weight_files, "snapshot_download", lambda name, *, allow_patterns: asked.append(name) or str(tmp_path)
+    )
+    actor = ActorConfig(model_name_or_path="owner/policy", num_nodes=2, num_gpus_per_node=8)
+    if kind == "unigrpo":
+        start_groups(replace(RunConfig(), actor=actor, rollout=RolloutConfig(num_workers=4)))
+        assert len(started) == 3, "policy, reference and rollout"
+    else:
+        texts = SourceConfig(kind="text", task="lm", path="text.jsonl")
+        lm = ModalityConfig(batch_size=16, sources={"text": texts})
+        start_stage(StageConfig(actor=actor, lm=lm))
+    assert asked == ["owner/policy"]
+    assert {config.actor.model_name_or_path for config in started} == {str(tmp_path)}

@@ -22,6 +22,7 @@ from unigrpo.distributed import weight_channel
 from unigrpo.distributed.actors import DenoisingActor, ModelActor, PolicyActor, ReferenceActor, RolloutActor
 from unigrpo.distributed.ray_group import RayGroup
 from unigrpo.distributed.reward_pool import RewardPool
+from unigrpo.models.loading import with_local_folders
 from unigrpo.records import Prompt
 
 logger = logging.getLogger(__name__)
@@ -66,12 +67,14 @@ def start_groups(config: RunConfig, prompts: Sequence[Prompt] = ()) -> Groups:
 
     Raises:
         ValueError: The cluster's resources are not free.
+        CheckpointError: The Hub does not have the policy or the image tokenizer.
         WorkerError: A worker could not start.
     """
     beside = [term for term in config.reward.terms if term.on_policy_gpus]
     model_gpus = 1.0 - POLICY_GPU_SHARE * len(beside)
     is_shared = config.has_reference_workers and config.train.colocate_actor_ref
     share = model_gpus / 2 if is_shared else model_gpus
+    of_workers = with_local_folders(config)
     placements = [place(config.actor.num_ranks, 1 + sum(term.cpus for term in beside))]
     reference = rollout = None
     policy = model_group("policy", PolicyActor, config, placements[0], share)
@@ -94,7 +97,7 @@ def start_groups(config: RunConfig, prompts: Sequence[Prompt] = ()) -> Groups:
             groups.reward.initialize(prompts, config.num_generated_per_step)
         for group in groups.models:
             with logged_seconds(group.role):
-                group.initialize(config)
+                group.initialize(of_workers)
         if rollout is not None:
             with logged_seconds("channel for weights"):
                 weight_channel.connect(policy, rollout)
@@ -122,13 +125,15 @@ def start_stage(config: StageConfig) -> StageGroups:
 
     Raises:
         ValueError: The cluster's resources are not free.
+        CheckpointError: The Hub does not have the policy or the image tokenizer.
         WorkerError: A worker could not start.
     """
+    of_workers = with_local_folders(config)
     placement = place(config.actor.num_ranks)
     groups = StageGroups(workers=model_group("stage", DenoisingActor, config, placement, 1.0), placement=placement)
     try:
         with logged_seconds(groups.workers.role):
-            groups.workers.initialize(config)
+            groups.workers.initialize(of_workers)
     except BaseException:
         groups.close()
         raise

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from unigrpo import CheckpointError
+from unigrpo.config import BaseRunConfig
 from unigrpo.models.image_tokenizer import ImageTokenizer, load_image_tokenizer
-from unigrpo.models.weight_files import first_line
+from unigrpo.models.weight_files import first_line, local_folder
+
+Config = TypeVar("Config", bound=BaseRunConfig)
+
+
+def with_local_folders(config: Config) -> Config:
+    """Returns a config that names the folders of policy and image tokenizer in place of their names on the Hub.
+
+    The driver asks the Hub once, and the workers of all nodes read the folders. These lie in the cache of the Hub
+    (``HF_HOME``), which all nodes must see.
+
+    Raises:
+        CheckpointError: There is no such folder, and no such name on the Hub.
+    """
+    actor = replace(config.actor, model_name_or_path=str(local_folder(config.actor.model_name_or_path)))
+    tokenizer = config.image.tokenizer and str(local_folder(config.image.tokenizer))
+    return replace(config, actor=actor, image=replace(config.image, tokenizer=tokenizer))
 
 
 def load_tokenizer(folder: str, setting: str = "actor.model_name_or_path") -> PreTrainedTokenizerBase:
@@ -38,7 +57,7 @@ def find_image_tokenizer(name: str, model: str) -> ImageTokenizer | None:
     Raises:
         ValueError: The image tokenizer cannot be loaded.
     """
-    own = Path(model) / "image_tokenizer"
-    if not name and not own.is_dir():
-        return None
-    return load_image_tokenizer(name or str(own))
+    if name:
+        return load_image_tokenizer(name)
+    own = local_folder(model) / "image_tokenizer"
+    return load_image_tokenizer(str(own)) if own.is_dir() else None

@@ -38,7 +38,8 @@ def local_folder(name: str | Path, patterns: Sequence[str] = PATTERNS) -> Path:
         return Path(name)
     if not HUB_NAME.fullmatch(str(name)):
         raise CheckpointError(
-            f"{name}: there is no such folder; give the folder of a checkpoint, or a name on the Hub"
+            f"{name}: there is no such folder; give the folder of a checkpoint, or a name on the Hub. Folders and the "
+            "cache of the Hub (HF_HOME) must lie on a file system that all nodes see"
         )
     try:
         return Path(snapshot_download(str(name), allow_patterns=list(patterns)))

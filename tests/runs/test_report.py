@@ -240,8 +240,8 @@ def test_a_stage_shows_losses_held_out_losses_and_what_its_workers_reached(tmp_p
     Image.new("RGB", (8, 8)).save(folder / "reconstructions" / "step_00000002.png")
     page = Page(write_report(folder))
     assert page.images == [
-        "losses.png", "validation.png", "optimization.png", "time.png", "roles.png",
         "reconstructions/step_00000002.png",
+        "losses.png", "validation.png", "optimization.png", "time.png", "roles.png",
     ]  # fmt: skip
     assert page.rows("workers") == [["denoising", "25%", "300", "30.3%", "70.00"]]
     assert page.rows("held-out") == [
@@ -310,10 +310,26 @@ def test_the_same_prompts_are_answered_before_and_after(tmp_path):
     write_lines(
         folder / "rollouts.jsonl", [{**row, "step": s, "completion": f"<b>{text}<|eot_id|>"} for s, text in texts]
     )
-    page = Page(write_report(folder))
+    path = write_report(folder)
+    page = Page(path)
     assert page.find("answers").all("tr")[0].text == "prompt gold at step 0 at step 3"
     assert page.rows("answers") == [["how many?", "2", "<b>one", "<b>two"]]
     assert not page.has("samples"), "held-out samples are no samples of the training"
+    marks = ('id="facts"', 'id="answers"', 'id="held-out"', 'data-file="reward_curve.png"')
+    order = [path.read_text().index(mark) for mark in marks]
+    assert order == sorted(order), "people look at answers before and after first, then at numbers, then at curves"
+
+
+def test_the_answers_are_of_all_tasks_in_turn(tmp_path):
+    folder = write_run(tmp_path / "run")
+    rows = [
+        {"kind": "eval", "task": task, "prompt_id": f"{task}:{i}", "prompt": f"{task} {i}", "label": "", "step": step,
+         "completion": "x"}
+        for step in (0, 3) for task, number in (("text", 9), ("mmu", 2)) for i in range(number)
+    ]  # fmt: skip
+    write_lines(folder / "rollouts.jsonl", rows)
+    shown = [prompt for prompt, *_ in Page(write_report(folder)).rows("answers")]
+    assert shown == ["text 0", "mmu 0", "text 1", "mmu 1", "text 2", "text 3", "text 4", "text 5"]
 
 
 def held_out_classes(page: Page) -> list[list[str]]:

@@ -1,4 +1,4 @@
-"""The report of a run: one page with curves, before and after, KL and clipping, times, work and samples.
+"""The report of a run: one page with images and answers before and after, curves, times, work and samples.
 
 The page holds its images and loads nothing, so that it can be sent as one file.
 """
@@ -9,6 +9,7 @@ import base64
 import io
 import json
 import re
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from unigrpo.runs.report_plots import Rows, mean_seconds, write_plots
 from unigrpo.runs.scores import SCORES_FILE, Scores, paired_gain, scores_at
 
 MAX_SAMPLES = 24
+MAX_ANSWERS = 8
+"""Number of held-out answers before and after, which stand above the table and the curves."""
 THUMBNAIL = 96
 """Longer side of a prompt's image, in pixels."""
 END = re.compile(r"(<\|[^|<>\s]{1,40}\|>\s*)+$")
@@ -206,14 +209,18 @@ def image_grids(folder: Path) -> list[dict[str, Any]]:
 
 
 def answer_table(rollouts: Rows) -> dict[str, Any]:
-    """Returns pairs of rows: the same held-out prompt at the first and at the last evaluation."""
+    """Returns pairs of rows: the same held-out prompt at the first and at the last evaluation, the tasks in turn."""
     texts = [row for row in rollouts if row.get("kind") != "train" and row.get("completion")]
     steps = sorted({row["step"] for row in texts})
     if len(steps) < 2:
         return {"rows": []}
     before, after = ({r["prompt_id"]: r for r in texts if r["step"] == step} for step in (steps[0], steps[-1]))
-    pairs = [(before[name], row) for name, row in after.items() if name in before]
-    return {"first_step": steps[0], "last_step": steps[-1], "rows": pairs[:MAX_SAMPLES]}
+    pairs: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {}
+    for name, row in after.items():
+        if name in before:
+            pairs.setdefault(row.get("task", ""), []).append((before[name], row))
+    in_turn = [pair for turn in zip_longest(*pairs.values()) for pair in turn if pair is not None]
+    return {"first_step": steps[0], "last_step": steps[-1], "rows": in_turn[:MAX_ANSWERS]}
 
 
 def spread_samples(samples: Rows) -> Rows:

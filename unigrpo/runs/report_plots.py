@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import statistics
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -87,6 +88,17 @@ def moving_average(values: list[float], window: int = WINDOW) -> list[float]:
     return [sum(values[a : i + 1]) / (i + 1 - a) for i, a in enumerate(starts)]
 
 
+def half_widths(values: list[float], window: int = WINDOW) -> list[float]:
+    """Returns half the width of the 95% confidence interval of each :func:`moving_average`, from the spread of its
+    values. One value has no spread: 0.
+
+    >>> [round(half, 2) for half in half_widths([1.0, 3.0], window=2)]
+    [0.0, 1.96]
+    """
+    parts = [values[max(0, i + 1 - window) : i + 1] for i in range(len(values))]
+    return [1.96 * statistics.stdev(part) / len(part) ** 0.5 if len(part) > 1 else 0.0 for part in parts]
+
+
 def reward_panels(rows: Rows) -> list[Panel]:
     """Returns panels of the total and of each reward, or with several tasks of each task's total."""
     names = _names(rows)
@@ -168,7 +180,7 @@ def plot_panels(figure: Figure, rows: Rows, panels: list[Panel]) -> None:
 
 
 def _plot_curve(axes: Axes, rows: Rows, curve: Curve, color: str) -> None:
-    """Plots values of training thin under their moving average, and held-out ones as points."""
+    """Plots values of training thin under their moving average with a confidence band, and held-out ones as points."""
     found = [(row["step"], row[curve.metric]) for row in rows if curve.metric in row]
     steps, values = [step for step, _ in found], [value for _, value in found]
     if curve.is_held_out:
@@ -176,7 +188,10 @@ def _plot_curve(axes: Axes, rows: Rows, curve: Curve, color: str) -> None:
         return
     marker = "." if len(steps) < WINDOW else ""  # a line of one point cannot be seen
     axes.plot(steps, values, color=color, alpha=0.25, linewidth=1)
-    axes.plot(steps, moving_average(values), color=color, linewidth=2, label=curve.label, marker=marker)
+    average, half = moving_average(values), half_widths(values)
+    low, high = ([a + sign * h for a, h in zip(average, half, strict=True)] for sign in (-1, 1))
+    axes.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
+    axes.plot(steps, average, color=color, linewidth=2, label=curve.label, marker=marker)
 
 
 def plot_time(figure: Figure, rows: Rows) -> None:

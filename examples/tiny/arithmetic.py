@@ -1,31 +1,42 @@
-"""The tiny world: sums of three one-digit terms, with the thoughts that lead to the answer."""
+"""The tiny world: sums of three terms, with the thoughts that lead to the answer."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from pathlib import Path
 
 NUM_TERMS = 3
 NUM_TEST = 200
+NUM_SHOWN = 1500
+"""How many of the 5,832 sums of :func:`stage_split` the stages before UniGRPO see."""
 SEED = 2505
-SLIP_RATE = 0.25
-"""Share of wrong sums in the demonstrations: 44% of the answers that the policy imitates are wrong, as RL finds."""
+SLIP_RATE = 0.2
+"""Share of wrong additions in the demonstrations: 36% of their answers are wrong, as RL finds."""
 DEMONSTRATIONS_PER_PROBLEM = 16
 
 
-def problems(seed: int = SEED) -> list[tuple[int, ...]]:
-    """All sums of :data:`NUM_TERMS` terms from 1 to 9, in the order of the seed."""
-    terms = [(a, b, c) for a in range(1, 10) for b in range(1, 10) for c in range(1, 10)]
+def problems(seed: int = SEED, first: range = range(1, 10)) -> list[tuple[int, ...]]:
+    """All sums of a term of ``first`` and two from 1 to 9, in the order of the seed."""
+    terms = list(itertools.product(first, range(1, 10), range(1, 10)))
     random.Random(seed).shuffle(terms)
     return terms
 
 
 def split(seed: int = SEED) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
-    """Problems to train on and held-out ones, disjoint: together all 729."""
+    """Sums of one-digit terms to train on and held-out ones, disjoint: together all 729."""
     shuffled = problems(seed)
     num_test = min(NUM_TEST, len(shuffled) // 4)
     return shuffled[num_test:], shuffled[:num_test]
+
+
+def stage_split(seed: int = SEED) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]], list[tuple[int, ...]]]:
+    """Sums whose first term and totals have two digits, for the stages before UniGRPO, for UniGRPO, and held-out ones,
+    disjoint: together all 5,832."""
+    shuffled = problems(seed, first=range(10, 82))
+    others = shuffled[NUM_TEST:]
+    return others[:NUM_SHOWN], others[NUM_SHOWN:], shuffled[:NUM_TEST]
 
 
 def question(terms: tuple[int, ...]) -> str:
@@ -58,7 +69,7 @@ def thoughts_and_answer(terms: tuple[int, ...], slips: tuple[int, ...] = ()) -> 
 
 
 def draw_slips(rng: random.Random) -> tuple[int, ...]:
-    """For each sum of a response: 0, or one too many or too few with probability :data:`SLIP_RATE`."""
+    """For each addition of a response: 0, or one too many or too few with probability :data:`SLIP_RATE`."""
     return tuple(rng.choice((-1, 1)) if rng.random() < SLIP_RATE else 0 for _ in range(NUM_TERMS - 1))
 
 

@@ -1,4 +1,4 @@
-"""The tokenizers of the tiny models: characters for arithmetic, words for pictures, bytes for any text."""
+"""The tokenizers of the tiny models: characters for arithmetic, words for images, bytes for any text."""
 
 from __future__ import annotations
 

@@ -57,6 +57,21 @@ METHODS: dict[str, list[str]] = {
     "StableDRL": ["--algo.likelihood.name", "elbo_pair", "--algo.objective.name", "unconditional_clip"],
 }
 """Settings of each method on top of the config: estimator, objective, advantage, and KL if its paper has none."""
+ABLATIONS: dict[str, list[str]] = {
+    "masks from 0": ["--algo.mask_ratio.minimum", "0.0"],
+    "masks from 0.3": ["--algo.mask_ratio.minimum", "0.3"],
+    "masks from 0.9": ["--algo.mask_ratio.minimum", "0.9"],
+    "1 update": ["--train.num_inner_updates", "1"],
+    "2 updates": ["--train.num_inner_updates", "2"],
+    "8 updates": ["--train.num_inner_updates", "8"],
+    "groups of 8": ["--rollout.n_samples_per_prompt", "8", "--rollout.batch_size", "48"],
+    "groups of 32": ["--rollout.n_samples_per_prompt", "32", "--rollout.batch_size", "12"],
+    "KL 0.01": ["--algo.kl.init_coef", "0.01"],
+    "guided, not scored": ["--rollout.image.guidance_scale", "2.0"],
+    "guided, scored": ["--rollout.image.guidance_scale", "2.0", "--rollout.image.score_guided", "true"],
+    "dual cache, threshold": ["--rollout.text.cache", "dual", "--rollout.text.threshold", "0.9"],
+}
+"""Settings of UniGRPO that each differ from the config in one point, for --methods."""
 
 
 def main() -> None:
@@ -92,7 +107,9 @@ def parse_arguments() -> argparse.Namespace:
     """Returns the arguments of the command line; those that the script does not know are settings of the run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder to write, and to go on from")
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS), help="methods to run")
+    parser.add_argument(
+        "--methods", nargs="+", default=list(METHODS), choices=[*METHODS, *ABLATIONS], help="methods to run"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="seeds to report")
     parser.add_argument("--tune_seed", type=int, default=0, help="seed of the runs that choose the learning rate")
     parser.add_argument(
@@ -109,7 +126,7 @@ def known_run(folder: Path, method: str, seed: int, rate: float, arguments: argp
     file = folder / f"run_{method.replace(' ', '_')}_seed{seed}_lr{rate:g}.json"
     if not file.exists():
         overrides = ["--train.seed", str(seed), "--actor.adam.lr", str(rate)]
-        overrides += ["--eval.steps", str(arguments.eval_steps), *METHODS[method], *arguments.settings]
+        overrides += ["--eval.steps", str(arguments.eval_steps), *(METHODS | ABLATIONS)[method], *arguments.settings]
         parsed = parse(run_parser("compare_methods", ""), ["--config", arguments.config, *overrides], RunConfig)
         print(f"{method}, seed {seed}, learning rate {rate:g}", flush=True)
         points, seconds = train(config_from_args(parsed, RunConfig))
@@ -200,8 +217,8 @@ def figure(chosen: dict[str, list[dict[str, Any]]], path: Path) -> None:
     """Draws the held-out share of each task by training step: the mean of the seeds, and a band from the lowest to
     the highest."""
     titles = [title for title in SAMPLED if title in next(iter(chosen.values()))[0]["points"][0]]
-    picture = Figure(figsize=(4 * len(titles), 3.6), layout="constrained")
-    axes = picture.subplots(1, len(titles), sharex=True, squeeze=False)[0]
+    chart = Figure(figsize=(4 * len(titles), 3.6), layout="constrained")
+    axes = chart.subplots(1, len(titles), sharex=True, squeeze=False)[0]
     for axis, title in zip(axes, titles, strict=True):
         for i, (method, runs) in enumerate(chosen.items()):
             steps = [point["step"] for point in runs[0]["points"]]
@@ -211,7 +228,7 @@ def figure(chosen: dict[str, list[dict[str, Any]]], path: Path) -> None:
         axis.set(title=title, xlabel="step")
     axes[0].set(ylabel="held-out share right, sampled")
     axes[0].legend(fontsize="small")
-    picture.savefig(path, dpi=100)
+    chart.savefig(path, dpi=100)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Trains the tiny image tokenizer on the pictures of shapes.py: 16 codes of 8 bits for 64 x 64 pixels.
+"""Trains the tiny image tokenizer on the images of shapes.py: 16 codes of 8 bits for 64 x 64 pixels.
 
     python examples/tiny/make_image_tokenizer.py --output examples/tiny/image_tokenizer
 
 The real class and folder format with small numbers. Learns to restore the pixels, with the entropy term of lookup-free
 quantisation (arXiv:2310.05737, equation 4) so that all codes are used. Writes reconstructions.png to look at, and
-training.json with the share of held-out pictures in which the judge still reads what they show.
+training.json with the share of held-out images in which the judge still reads what they show.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def main() -> None:
     originals = [draw(scene) for scene in held_out]
     codes = model.eval().encode(as_pixels(originals))
     restored = model.codes_to_images(codes)
-    alike = [matches(picture, caption(scene)) for picture, scene in zip(restored, held_out, strict=True)]
+    alike = [matches(image, caption(scene)) for image, scene in zip(restored, held_out, strict=True)]
     record = {
         "command": "python " + " ".join(sys.argv),
         "seed": arguments.seed,
@@ -66,7 +66,7 @@ def main() -> None:
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         "loss": losses,
         "held_out": {
-            "pictures": len(held_out),
+            "images": len(held_out),
             "read_alike": round(sum(alike) / len(alike), 4),
             "codes_in_use": int(codes.unique().numel()),
         },
@@ -82,7 +82,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument("--num_steps", type=int, default=1500, help="optimizer steps (default: %(default)s)")
-    parser.add_argument("--batch_size", type=int, default=24, help="pictures of a step (default: %(default)s)")
+    parser.add_argument("--batch_size", type=int, default=24, help="images of a step (default: %(default)s)")
     parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and draws (default: %(default)s)")
     return parser.parse_args()
@@ -146,7 +146,7 @@ def entropy_term(latents: Tensor) -> Tensor:
 
 
 def side_by_side(originals: list[Image.Image], restored: list[Image.Image]) -> Image.Image:
-    """Pictures in the first row, what became of them below."""
+    """Images in the first row, what became of them below."""
     page = Image.new("RGB", (SIDE * len(originals), 2 * SIDE))
     for i, (above, below) in enumerate(zip(originals, restored, strict=True)):
         page.paste(above, (i * SIDE, 0))

@@ -3,7 +3,7 @@
     python examples/tiny/make_rewards.py --output examples/tiny
 
 writes ``clip/`` and ``image_reward/`` in the formats of the published models, so that the rewards load them as they
-load those, and beside the weights how often they rank the right picture of a held-out caption above a wrong one.
+load those, and beside the weights how often they rank the right image of a held-out caption above a wrong one.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from rewards.loading import load_reward
 
 SIDE = 64
 DRAWINGS = 4
-"""Pictures of each training scene."""
+"""Images of each training scene."""
 WIDTH, NUM_HEADS = 64, 4
 VISION: dict[str, Any] = {"hidden_size": WIDTH, "num_attention_heads": NUM_HEADS, "image_size": SIDE, "patch_size": 8}
 SPREAD = 0.1
@@ -56,7 +56,7 @@ WRONG_PER_PROMPT = 4
 def main() -> None:
     """Trains and saves both reward models, or the one that is asked for."""
     arguments = parse_arguments()
-    pictures = Pictures(arguments.seed)
+    images = Images(arguments.seed)
     for name, train in (("clip", train_clip), ("image_reward", train_image_reward)):
         if name not in arguments.only:
             continue
@@ -64,7 +64,7 @@ def main() -> None:
         folder: Path = arguments.output / name
         folder.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
-        losses = train(folder, pictures, arguments)
+        losses = train(folder, images, arguments)
         record = {
             "command": "python " + " ".join(sys.argv),
             "seed": arguments.seed,
@@ -90,7 +90,7 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-class Pictures:
+class Images:
     """Drawings of the training scenes, as pixels, and a generator that chooses among them."""
 
     def __init__(self, seed: int) -> None:
@@ -110,21 +110,21 @@ class Pictures:
         return self.rng.choice(moved if moved and self.rng.random() < 1 / 3 else known)
 
     def worse(self, scene: Scene) -> Image.Image:
-        """A picture of any other scene, or a damaged one of this."""
+        """An image of any other scene, or a damaged one of this."""
         if self.rng.random() < 0.5:
             return self._damaged(self.of(scene))
         return self.of(self.rng.choice([s for s in self.train_scenes if s != scene]))
 
-    def _damaged(self, picture: Image.Image) -> Image.Image:
+    def _damaged(self, image: Image.Image) -> Image.Image:
         damage = self.rng.randrange(3)
         if damage == 0:
-            return picture.filter(ImageFilter.GaussianBlur(self.rng.uniform(2, 8)))
+            return image.filter(ImageFilter.GaussianBlur(self.rng.uniform(2, 8)))
         if damage == 1:
             values = np.random.default_rng(self.rng.getrandbits(32)).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
-            return Image.blend(picture, Image.fromarray(values), self.rng.uniform(0.3, 1))
-        covered = picture.copy()
+            return Image.blend(image, Image.fromarray(values), self.rng.uniform(0.3, 1))
+        covered = image.copy()
         covered.paste(GROUND, self.rng.choice(HALVES))
-        return covered if covered.tobytes() != picture.tobytes() else Image.new("RGB", picture.size, GROUND)
+        return covered if covered.tobytes() != image.tobytes() else Image.new("RGB", image.size, GROUND)
 
 
 def kinds(scene: Scene) -> set[tuple[str, str, str]]:
@@ -132,8 +132,8 @@ def kinds(scene: Scene) -> set[tuple[str, str, str]]:
     return {(thing.size, thing.colour, thing.shape) for thing in scene}
 
 
-def train_clip(folder: Path, pictures: Pictures, arguments: argparse.Namespace) -> list[float]:
-    """Contrast of all pictures and captions of a batch, half of which are one attribute away from the other half."""
+def train_clip(folder: Path, images: Images, arguments: argparse.Namespace) -> list[float]:
+    """Contrast of all images and captions of a batch, half of which are one attribute away from the other half."""
     tokenizer = save_clip_tokenizer(folder)
     sizes = {"hidden_size": WIDTH, "num_attention_heads": NUM_HEADS, "intermediate_size": 160}
     text = {"vocab_size": len(tokenizer), "max_position_embeddings": 77, "num_hidden_layers": 2}
@@ -149,10 +149,10 @@ def train_clip(folder: Path, pictures: Pictures, arguments: argparse.Namespace) 
     )
 
     def loss_of_batch() -> Tensor:
-        chosen = pictures.rng.sample(pictures.train_scenes, arguments.batch_size // 2)
-        batch = list(dict.fromkeys([*chosen, *map(pictures.near, chosen)]))
+        chosen = images.rng.sample(images.train_scenes, arguments.batch_size // 2)
+        batch = list(dict.fromkeys([*chosen, *map(images.near, chosen)]))
         tokens = tokenizer([caption(scene) for scene in batch], padding=True, return_tensors="pt")
-        out = model(**tokens, pixel_values=to_pixels([pictures.of(scene) for scene in batch], SIDE))
+        out = model(**tokens, pixel_values=to_pixels([images.of(scene) for scene in batch], SIDE))
         targets = torch.arange(len(batch))
         return (cross_entropy(out.logits_per_image, targets) + cross_entropy(out.logits_per_text, targets)) / 2
 
@@ -161,8 +161,8 @@ def train_clip(folder: Path, pictures: Pictures, arguments: argparse.Namespace) 
     return losses
 
 
-def train_image_reward(folder: Path, pictures: Pictures, arguments: argparse.Namespace) -> list[float]:
-    """Preferences between a right and a worse picture of a caption (arXiv:2304.05977, equation 1)."""
+def train_image_reward(folder: Path, images: Images, arguments: argparse.Namespace) -> list[float]:
+    """Preferences between a right and a worse image of a caption (arXiv:2304.05977, equation 1)."""
     tokenizer = save_bert_tokenizer(folder)
     network = ImageRewardModel(
         BlipVisionConfig(
@@ -187,11 +187,11 @@ def train_image_reward(folder: Path, pictures: Pictures, arguments: argparse.Nam
     )
 
     def score(size: int) -> tuple[Tensor, Tensor]:
-        """Numbers of the head: of right pictures, and of worse ones for the same captions."""
+        """Numbers of the head: of right images, and of worse ones for the same captions."""
         half, quarter = size // 2, size // 4
-        chosen = pictures.rng.sample(pictures.train_scenes, half)
-        near = list(map(pictures.near, chosen))
-        shown = [*map(pictures.of, [*chosen, *near]), *map(pictures.worse, chosen[:quarter])]
+        chosen = images.rng.sample(images.train_scenes, half)
+        near = list(map(images.near, chosen))
+        shown = [*map(images.of, [*chosen, *near]), *map(images.worse, chosen[:quarter])]
         seen = network.vision(pixel_values=to_pixels(shown, SIDE)).last_hidden_state
         asked = [*chosen, *near, *chosen, *near, *chosen[:quarter]]
         tokens = tokenizer([caption(scene) for scene in asked], padding=True, return_tensors="pt")
@@ -242,12 +242,12 @@ def optimize(
 
 
 def measure(name: str, folder: Path) -> dict[str, float]:
-    """Share of held-out captions and wrong pictures for which the right picture scores higher, by the real reward."""
+    """Share of held-out captions and wrong images for which the right image scores higher, by the real reward."""
     options: dict[str, Any] = {"model": str(folder), "device": "cpu"}
     reward = (
         load_reward("clip_score", {**options, "scale": "cosine"}) if name == "clip" else load_reward(name, options)
     )
-    rng, everything = random.Random("held-out pictures"), scenes()
+    rng, everything = random.Random("held-out images"), scenes()
     results: dict[str, float] = {}
     for kind in ("one_attribute_wrong", "another_scene"):
         inputs: list[RewardInput] = []

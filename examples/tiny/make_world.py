@@ -3,7 +3,7 @@
     python examples/tiny/make_world.py --output runs/tiny_world --image_tokenizer runs/tiny_world/image_tokenizer
 
 Training data has errors as data from the web has: some captions are wrong in one thing, some thoughts misread the
-picture or slip in a sum. A policy that imitates them still knows better, which is what UniGRPO brings out.
+image or slip in a sum. A policy that imitates them still knows better, which is what UniGRPO brings out.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 from character_tokenizer import SPECIAL_TOKENS, save_word_tokenizer
 from prompt_images import picked_questions, png, write_prompts
 from questions import DESCRIBE, Question, answer, has_names, look, misread, request, words
-from shapes import Scene, caption, neighbours, split
+from shapes import Scene, caption, neighbours, split, stage_split
 from tqdm import tqdm
 from transformers import AutoTokenizer, GenerationConfig
 from webdataset.writer import TarWriter
@@ -32,9 +32,9 @@ from unigrpo.models.image_tokenizer import load_image_tokenizer
 from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
 
 WRONG_CAPTIONS = 0.3
-"""Share of captions and of drawing requests with a picture of something else."""
+"""Share of captions and of drawing requests with an image of something else."""
 MISREAD = 0.3
-"""Share of thoughts about a picture that misread it, with the answer that follows."""
+"""Share of thoughts about an image that misread it, with the answer that follows."""
 SIZES = {"pairs": 16000, "journey": 16000, "instructions": 12000, "reasoning": 30000, "drawing": 12000}
 """Rows of each source: several for each scene, so that right ones outnumber those with an error."""
 
@@ -64,30 +64,30 @@ class World:
     def __init__(self, folder: Path, seed: int) -> None:
         self._folder = folder
         self._rng = random.Random(seed)
-        self._scenes, self._held_out = split()
+        self._scenes, _ = stage_split()
+        _, self._held_out = split()
+        self._sums, _, self._held_out_sums = arithmetic.stage_split()
 
     def write_training(self) -> None:
         """All files that the stages train on."""
-        sums, _ = arithmetic.split()
         self.class_folders()
         for shard in range(4):
             self.tar(f"pairs/{shard:04d}.tar", self.pick(self._scenes, SIZES["pairs"] // 4), self.noisy_caption)
         self.journey(SIZES["journey"])
         self.path("requests.json").write_text(json.dumps([DESCRIBE]))
-        self.documents([s for terms in sums for s in arithmetic_sentences(terms)])
-        self.chats("chat.jsonl", sums)
+        self.documents([s for terms in self._sums for s in arithmetic_sentences(terms)])
+        self.chats("chat.jsonl", self._sums)
         self.conversations("instructions", self.pick(self._scenes, SIZES["instructions"]))
-        self.text_thoughts("thoughts.jsonl", sums, arithmetic.DEMONSTRATIONS_PER_PROBLEM)
-        self.picture_thoughts("reasoning", self.pick(self._scenes, SIZES["reasoning"]))
+        self.text_thoughts("thoughts.jsonl", self._sums, arithmetic.DEMONSTRATIONS_PER_PROBLEM)
+        self.image_thoughts("reasoning", self.pick(self._scenes, SIZES["reasoning"]))
         self.drawing_thoughts("drawing", self.pick(filter(has_names, self._scenes), SIZES["drawing"]))
 
     def write_held_out(self) -> None:
         """The files that validation measures the loss on, without errors."""
-        _, sums = arithmetic.split()
         scenes = self._held_out
         self.tar("held_out/pairs.tar", scenes, caption)
-        self.text_thoughts("held_out/thoughts.jsonl", sums, 1, slips=False)
-        self.picture_thoughts("held_out/reasoning", scenes, errors=0.0)
+        self.text_thoughts("held_out/thoughts.jsonl", self._held_out_sums, 1, slips=False)
+        self.image_thoughts("held_out/reasoning", scenes, errors=0.0)
         self.drawing_thoughts("held_out/drawing", [s for s in scenes if has_names(s)], errors=0.0)
 
     def pick(self, scenes: Iterable[Scene], number: int) -> list[Scene]:
@@ -105,17 +105,17 @@ class World:
         """Single shapes in folders that bear their names, like ImageNet."""
         for scene in self._scenes:
             if len(scene) == 1:
-                self.picture(scene, f"classes/{caption(scene).replace(' ', '_')}")
+                self.image_file(scene, f"classes/{caption(scene).replace(' ', '_')}")
 
     def tar(self, name: str, scenes: list[Scene], caption_of: Callable[[Scene], str]) -> None:
-        """A webdataset tar with captions beside the pictures."""
+        """A webdataset tar with captions beside the images."""
         path = self.path(name)
         with TarWriter(str(path)) as writer:
             for i, scene in enumerate(tqdm(scenes, desc=name)):
                 writer.write({"__key__": f"{path.stem}{i:06d}", "png": png(scene), "txt": caption_of(scene)})
 
     def journey(self, number: int) -> None:
-        """A tar of pictures, with a JSON file of prompts beside it, like JourneyDB."""
+        """A tar of images, with a JSON file of prompts beside it, like JourneyDB."""
         prompts: dict[str, list[str]] = {}
         with TarWriter(str(self.path("journey/000.tar"))) as writer:
             for i, scene in enumerate(tqdm(self.pick(self._scenes, number), desc="journey")):
@@ -139,10 +139,10 @@ class World:
         self.json_lines(name, rows)
 
     def conversations(self, name: str, scenes: list[Scene]) -> None:
-        """Pictures with two questions each, answered directly, like LLaVA's."""
+        """Images with two questions each, answered directly, like LLaVA's."""
         rows = []
         for scene in tqdm(scenes, desc=name):
-            file = self.picture(scene, name)
+            file = self.image_file(scene, name)
             first, second = self.some_questions(scene, 2)
             seen = self.seen(scene, first, MISREAD)
             turns = [("human", f"<image>\n{first}"), ("gpt", answer(first, seen)), ("human", str(second))]
@@ -162,23 +162,23 @@ class World:
                 rows.append({"question": arithmetic.question(terms), "reasoning": thinking, "answer": result})
         self.json_lines(name, rows)
 
-    def picture_thoughts(self, name: str, scenes: list[Scene], errors: float = MISREAD) -> None:
-        """Pictures, questions and answers after a look, as CSV like the paper's multimodal data."""
+    def image_thoughts(self, name: str, scenes: list[Scene], errors: float = MISREAD) -> None:
+        """Images, questions and answers after a look, as CSV like the paper's multimodal data."""
         rows = []
         for scene in tqdm(scenes, desc=name):
             question = self.some_questions(scene, 1)[0]
             seen = self.seen(scene, question, errors)
             solution = render(look(seen), answer(question, seen))
-            rows.append((self.picture(scene, name), str(question), solution))
+            rows.append((self.image_file(scene, name), str(question), solution))
         with self.path(f"{name}.csv").open("w", newline="") as file:
             csv.writer(file).writerows([("image", "question", "solution"), *rows])
 
     def drawing_thoughts(self, name: str, scenes: list[Scene], errors: float = WRONG_CAPTIONS) -> None:
-        """Requests by names, what to think of them, and the picture."""
+        """Requests by names, what to think of them, and the image."""
         rows = []
         for scene in tqdm(scenes, desc=name):
             drawn = self._rng.choice(neighbours(scene)) if self._rng.random() < errors else scene
-            file = self.picture(drawn, name)
+            file = self.image_file(drawn, name)
             rows.append({"question": request(scene), "reasoning": look(drawn), "image": file})
         self.json_lines(f"{name}.jsonl", rows)
 
@@ -189,7 +189,7 @@ class World:
     def seen(self, scene: Scene, question: Question, errors: float) -> Scene:
         return misread(scene, question, self._rng) if self._rng.random() < errors else scene
 
-    def picture(self, scene: Scene, folder: str) -> str:
+    def image_file(self, scene: Scene, folder: str) -> str:
         """A scene's file in a folder, written once; returns its name as the tables write it: relative to theirs."""
         name = f"{folder}/{caption(scene).replace(' ', '_')}.png"
         if not self.path(name).exists():
@@ -218,7 +218,7 @@ def write_first_model(folder: Path, image_tokenizer: Path, seed: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     save_word_tokenizer(folder, words())
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    pictures = load_image_tokenizer(image_tokenizer)
+    tokenizer_of_images = load_image_tokenizer(image_tokenizer)
     ids = {name: tokenizer.get_vocab()[token] for name, token in SPECIAL_TOKENS.items()}
     model = MMadaModelLM(
         MMadaConfig(
@@ -226,21 +226,21 @@ def write_first_model(folder: Path, image_tokenizer: Path, seed: int) -> None:
             n_layers=4,
             n_heads=4,
             mlp_hidden_size=384,
-            vocab_size=len(tokenizer) + pictures.codebook_size,
+            vocab_size=len(tokenizer) + tokenizer_of_images.codebook_size,
             max_sequence_length=256,
             mask_token_id=ids["mask"],
             bos_token_id=ids["begin_of_text"],
             eos_token_id=ids["end_of_text"],
             pad_token_id=ids["end_of_text"],
             special_token_ids=ids,
-            codebook_size=pictures.codebook_size,
+            codebook_size=tokenizer_of_images.codebook_size,
         )
     )
     model.generation_config = GenerationConfig(
         bos_token_id=ids["begin_of_text"], eos_token_id=ids["end_of_text"], pad_token_id=ids["end_of_text"]
     )
     model.save_pretrained(folder)
-    pictures.save_pretrained(folder / "image_tokenizer")
+    tokenizer_of_images.save_pretrained(folder / "image_tokenizer")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""The table and the picture of several runs of the quickstart: python examples/tiny/multi_seed.py RUN ..."""
+"""The table and the figure of several runs of the quickstart: python examples/tiny/multi_seed.py RUN ..."""
 
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ SHOWN = {
     "understanding": "math_answer_{}/mmu",
     "drawing": "shape_match_{}/t2i",
 }
-"""Share of held-out prompts answered or drawn right. The rule of shapes.py that reads pictures is never a reward."""
+"""Share of held-out prompts answered or drawn right. The rule of shapes.py that reads images is never a reward."""
 
 
 def main() -> None:
@@ -33,8 +34,9 @@ def main() -> None:
         "runs": [{key: run[key] for key in ("seed", "steps", "wall_seconds", "eval")} for run in runs],
     }
     (HERE / "multi_seed.json").write_text(json.dumps(record, indent=1) + "\n")
-    picture(runs, HERE / "reward_curve.png")
+    draw_figure(runs, HERE / "reward_curve.png")
     print(table(runs))
+    print(gains(runs))
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -64,23 +66,35 @@ def table(runs: list[dict[str, Any]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
 
 
-def picture(runs: list[dict[str, Any]], path: Path) -> None:
-    """Training reward and held-out points of every task: a column each, a colour for each seed."""
-    figure = Figure(figsize=(11, 5.6), layout="constrained")
-    axes = figure.subplots(2, len(SHOWN), sharex=True)
-    for column, (title, name) in enumerate(SHOWN.items()):
-        top, bottom = axes[0][column], axes[1][column]
-        name = name.format("sampled")
-        for i, run in enumerate(runs):
-            reward = f"reward/total_mean/{name.rpartition('/')[2]}"
-            x, y = _points(run["metrics"], reward)
-            top.plot(x, y, color=f"C{i}", alpha=0.2, linewidth=1)
-            top.plot(x, moving_average(y), color=f"C{i}", label=f"seed {run['seed']}")
-            bottom.plot(*_points(run["metrics"], f"eval/{name}"), "o-", color=f"C{i}")
-        top.set(title=f"{title}: training reward")
-        bottom.set(title=f"{title}: held-out share right", xlabel="step")
-    axes[0][0].legend()
-    figure.savefig(path, dpi=120)
+def gains(runs: list[dict[str, Any]]) -> str:
+    """Returns a sentence with the mean gain of each task and the smallest and largest of the seeds."""
+    parts: list[str] = []
+    for title, name in SHOWN.items():
+        key = name.format("sampled")
+        found = [run["eval"]["after"][key] - run["eval"]["before"][key] for run in runs]
+        parts.append(f"{title} {statistics.mean(found):+.3f} ({min(found):+.3f} to {max(found):+.3f})")
+    return f"Gains, sampled, mean of {len(runs)} seeds with the smallest and largest: {', '.join(parts)}."
+
+
+def draw_figure(runs: list[dict[str, Any]], path: Path) -> None:
+    """Draws the share that is right for each task, by step: on the prompts of training, which never come twice, as a
+    moving average of the seeds with a band from the lowest to the highest; and on held-out prompts as points."""
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    axes = figure.subplots(1, len(SHOWN), sharex=True, sharey=True)
+    for axis, (title, name) in zip(axes, SHOWN.items(), strict=True):
+        reward, _, task = name.partition("_{}/")
+        curves = [_points(run["metrics"], f"reward/{reward}_mean/{task}") for run in runs]
+        steps = curves[0][0]
+        seeds = list(zip(*(moving_average(values) for _, values in curves), strict=True))
+        axis.plot(steps, [statistics.mean(values) for values in seeds], color="C0", label="training prompts")
+        axis.fill_between(steps, [min(v) for v in seeds], [max(v) for v in seeds], color="C0", alpha=0.2)
+        for run in runs:
+            points = _points(run["metrics"], f"eval/{name.format('sampled')}")
+            axis.plot(*points, "o", color="C1", label="held-out prompts" if run is runs[0] else None)
+        axis.set(title=title, xlabel="step")
+    axes[0].set(ylabel="share right, sampled")
+    axes[0].legend()
+    figure.savefig(path, dpi=100)
 
 
 def _points(metrics: list[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:

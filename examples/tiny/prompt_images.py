@@ -2,7 +2,7 @@
 
 Usage: python examples/tiny/prompt_images.py
 
-The prompt files in examples/tiny/world are tracked; their 896 images are drawn by this script, which takes about a
+The prompt files in examples/tiny/world are tracked; their 384 images are drawn by this script, which takes about a
 second and does nothing if they are there. A checksum of the pixels guards that every machine draws the same images.
 """
 
@@ -23,15 +23,17 @@ import arithmetic
 import numpy as np
 from PIL import Image
 from questions import Question, answer, has_names, questions, request
-from shapes import Scene, caption, draw, split
+from shapes import Scene, caption, draw, split, stage_split
 
 from unigrpo.config import TASKS
 
 FOLDER = Path(__file__).parent / "world"
-PIXELS = "f2d3702ea9a877fbe4e25f9d0e0bd79514ee8147ded3ae9afd922076eed8a974"
+PIXELS = "c7bcf1840d2c10d83bf543df2201d863977320e7345dcafd050343422ec03ef0"
 """SHA-256 of the names and pixels of all images."""
-NUM_SINGLE = 24
-"""Largest number of prompts of each part that ask for an image of one shape; all others ask for two."""
+SCENES = {"train": 288, "test": 96}
+"""Scenes of each part. Each has a caption for t2i, and one for r2i if its things have names."""
+QUESTIONS = {"train": 2, "test": 1}
+"""Questions about each scene, and sums for each: RL on answers needs more prompts than RL on images."""
 
 
 def main() -> None:
@@ -81,39 +83,48 @@ def picked_questions(scene: Scene, number: int, rng: random.Random) -> Iterator[
 
 
 def write_prompts(folder: Path, seed: int) -> None:
-    """``train.jsonl`` and ``test.jsonl`` with prompts of all tasks, and the pictures that some ask about."""
+    """Writes ``train.jsonl`` and ``test.jsonl`` with prompts of all tasks that no stage before has seen, some of the
+    latter to ``validation.jsonl``, and the images that some ask about."""
     rng = random.Random(f"prompts {seed}")
-    numbers = {
-        "train": {"text": 547, "mmu": 800, "t2i": 500, "r2i": 160},
-        "test": dict.fromkeys(("text", "mmu", "t2i"), 96),
-    }
-    numbers["test"]["r2i"] = 48
-    for part, sums, scenes in zip(numbers, arithmetic.split(), split(), strict=True):
-        shutil.rmtree(folder / part, ignore_errors=True)
-        (folder / part).mkdir(parents=True)
-        rows = [{"task": "text", "prompt": arithmetic.question(t), "label": str(sum(t))} for t in sums]
-        rows = rows[: numbers[part]["text"]]
-        for i, scene in enumerate(rng.choices(scenes, k=numbers[part]["mmu"])):
-            name = f"{part}/{i:03d}.png"
-            (folder / name).write_bytes(png(scene))
-            question = next(picked_questions(scene, 1, rng))
-            rows.append({"task": "mmu", "prompt": str(question), "label": answer(question, scene), "image": name})
-        single = [scene for scene in scenes if len(scene) == 1][:NUM_SINGLE]
-        others = [scene for scene in scenes if len(scene) > 1]
-        for scene in [*single, *rng.sample(others, min(numbers[part]["t2i"] - len(single), len(others)))]:
-            rows.append({"task": "t2i", "prompt": caption(scene), "label": caption(scene)})
-        named = [scene for scene in scenes if has_names(scene)]
-        for scene in rng.sample(named, min(numbers[part]["r2i"], len(named))):
-            rows.append({"task": "r2i", "prompt": request(scene), "label": caption(scene)})
-        (folder / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    _, *sums = arithmetic.stage_split()
+    held_out = [scene for scene in split()[1] if len(scene) == 2]
+    for part, terms, scenes in zip(SCENES, sums, (stage_split()[1], held_out), strict=True):
+        rows = part_rows(folder, part, terms[: SCENES[part] * QUESTIONS[part]], scenes[: SCENES[part]], rng)
+        files = {part: [row for task in TASKS for row in rows[task]]}
         if part == "test":
-            shown = [row for task in TASKS for row in [r for r in rows if r["task"] == task][:4]]
-            (folder / "validation.jsonl").write_text("".join(json.dumps(row) + "\n" for row in shown))
+            files["validation"] = [row for task in TASKS for row in rows[task][:4]]
+        for name, chosen in files.items():
+            (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chosen))
+
+
+def part_rows(
+    folder: Path, part: str, sums: list[tuple[int, ...]], scenes: list[Scene], rng: random.Random
+) -> dict[str, list[dict[str, str]]]:
+    """Returns the prompts of one part by task: sums, and questions about each scene and its caption."""
+    shutil.rmtree(folder / part, ignore_errors=True)
+    (folder / part).mkdir(parents=True)
+    asked: list[dict[str, str]] = []
+    for i, scene in enumerate(scenes):
+        file = f"{part}/{i:03d}.png"
+        (folder / file).write_bytes(png(scene))
+        for question in picked_questions(scene, QUESTIONS[part], rng):
+            asked.append(_row("mmu", str(question), answer(question, scene)) | {"image": file})
+    named = [scene for scene in scenes if has_names(scene)]
+    return {
+        "text": [_row("text", arithmetic.question(terms), str(sum(terms))) for terms in sums],
+        "mmu": asked,
+        "t2i": [_row("t2i", caption(scene), caption(scene)) for scene in scenes],
+        "r2i": [_row("r2i", request(scene), caption(scene)) for scene in named],
+    }
+
+
+def _row(task: str, prompt: str, label: str) -> dict[str, str]:
+    return {"task": task, "prompt": prompt, "label": label}
 
 
 @cache
 def png(scene: Scene) -> bytes:
-    """The picture of a scene, as in a file."""
+    """The image of a scene, as in a file."""
     file = BytesIO()
     draw(scene).save(file, "PNG")
     return file.getvalue()

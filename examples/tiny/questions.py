@@ -1,4 +1,4 @@
-"""What the tiny world says about its pictures: questions, the look that answers them, and things to draw by name."""
+"""What the tiny world says about its images: questions, the look that answers them, and things to draw by name."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ BESIDE = {
 
 @dataclass(frozen=True)
 class Question:
-    """A question about a picture; it can also be asked of a picture that was misread."""
+    """A question about an image; it can also be asked of an image that was misread."""
 
     kind: str
     subject: str = ""
@@ -64,7 +64,7 @@ class Question:
 
 
 def look(scene: Scene) -> str:
-    """A picture in few words.
+    """An image in few words.
 
     >>> look((Thing("small", "red", "circle", "left"),))
     'small red circle left'
@@ -73,7 +73,7 @@ def look(scene: Scene) -> str:
 
 
 def questions(scene: Scene) -> list[Question]:
-    """All questions that a picture answers without doubt."""
+    """All questions that an image answers without doubt."""
     found = [Question("count")]
     for thing in scene:
         for attribute in ("size", "colour", "shape", "place"):
@@ -92,7 +92,7 @@ def questions(scene: Scene) -> list[Question]:
 
 
 def answer(question: Question, scene: Scene) -> str:
-    """The answer, from what is in the picture.
+    """The answer, from what is in the image.
 
     >>> answer(Question("colour", "circle"), (Thing("small", "red", "circle", "left"),))
     'red'

@@ -27,19 +27,23 @@ say "training the image tokenizer"
 say "reconstructions: $world/image_tokenizer/reconstructions.png"
 "$PYTHON" examples/tiny/make_world.py --output "$world" --image_tokenizer "$world/image_tokenizer"
 start_or_find_ray
+ranks=()
+if [ -n "${ray_pid:-}" ] && ! has_gpu; then
+    ranks=(--actor.num_gpus_per_node 2) # two processes use two CPU cores better than two threads of one do
+fi
 for stage in 1_1 1_2 1_3; do
     say "stage ${stage/_/.}"
-    submit_job pretrain --config "launch/configs/tiny/stage$stage.yaml"
+    submit_job pretrain --config "launch/configs/tiny/stage$stage.yaml" "${ranks[@]}"
 done
 for stage in 2_1 2_2; do
     say "stage ${stage/_/.}"
-    submit_job mixcot --config "launch/configs/tiny/stage$stage.yaml"
+    submit_job mixcot --config "launch/configs/tiny/stage$stage.yaml" "${ranks[@]}"
 done
-# Lower rates, and more weight on thoughts and answers, whose losses are small beside those of pictures.
+# Lower rates, and more weight on thoughts and answers, whose losses are small beside those of images.
 say "the end of stage 2.2"
 submit_job mixcot --config launch/configs/tiny/stage2_2.yaml --run_dir "$world/stage2_2_end" \
-    --init_from "$world/stage2_2" --train.num_steps 700 --actor.adam.lr 6.0e-4 --actor.min_lr_ratio 0.02 \
-    --lm_chat.loss_coef 2.0 --mmu.loss_coef 3.0
+    --init_from "$world/stage2_2" --train.num_steps 600 --actor.adam.lr 6.0e-4 --actor.min_lr_ratio 0.02 \
+    --lm_chat.loss_coef 4.0 --mmu.loss_coef 4.0 --t2i.loss_coef 2.0 "${ranks[@]}"
 say "measuring all stages on held-out prompts"
 "$PYTHON" -m unigrpo evaluate --config launch/configs/tiny/unigrpo.yaml --output "$world/evaluation" \
     --models "$world/start" "$world"/stage{1_1,1_2,1_3,2_1,2_2,2_2_end}/policy \

@@ -1,4 +1,4 @@
-"""The tiny world of pictures: one or two coloured shapes, their captions, and a judge that reads the pixels."""
+"""The tiny world of images: one or two coloured shapes, their captions, and a judge that reads the pixels."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ PHRASES = {
     "middle": "in the middle",
 }
 SHIFT, STRETCH, TINT = 2, 1, 12
-"""Most that a place, a radius (pixels) and a channel of a colour are off in a picture."""
+"""Most that a place, a radius (pixels) and a channel of a colour are off in an image."""
 FINE = 4
-"""Pixels of the drawing for one of the picture, so that its edges are smooth."""
+"""Pixels of the drawing for one of the image, so that its edges are smooth."""
 FEWEST_PIXELS = 40
 """A colour with fewer pixels is noise: the smallest triangle has 72."""
 PUREST = 0.96
@@ -37,11 +37,14 @@ CLOSEST = 0.7
 """Overlap (intersection over union) from which pixels are taken for a shape."""
 SEED = 2505
 HELD_OUT_RATIO = 0.15
+"""Share of the scenes that no model is trained on."""
+NUM_RL = 288
+"""Scenes of two things that UniGRPO trains on, and no stage before it."""
 
 
 @dataclass(frozen=True)
 class Thing:
-    """A shape in a picture; an empty attribute is not said, or not recognised."""
+    """A shape in an image; an empty attribute is not said, or not recognised."""
 
     size: str
     colour: str
@@ -56,7 +59,7 @@ Scene = tuple[Thing, ...]
 
 
 def scenes() -> list[Scene]:
-    """All that can be in a picture: one thing, or two of different colours, side by side or one above the other."""
+    """All that can be in an image: one thing, or two of different colours, side by side or one above the other."""
     kinds = [(size, colour, shape) for size in RADII for colour in COLOURS for shape in SHAPES]
     one = [(Thing(*kind, place),) for kind in kinds for place in PLACES]
     two = [
@@ -77,8 +80,17 @@ def split(seed: int = SEED) -> tuple[list[Scene], list[Scene]]:
     return shuffled[num_held_out:], shuffled[:num_held_out]
 
 
+def stage_split(seed: int = SEED) -> tuple[list[Scene], list[Scene]]:
+    """The training scenes of :func:`split` once more in two: those of the stages before UniGRPO, and :data:`NUM_RL`
+    of UniGRPO. The image tokenizer and the reward models are trained on both."""
+    training, _ = split(seed)
+    rl = [scene for scene in training if len(scene) == 2][:NUM_RL]
+    known = set(rl)
+    return [scene for scene in training if scene not in known], rl
+
+
 def caption(scene: Scene) -> str:
-    """What a picture shows.
+    """What an image shows.
 
     >>> caption((Thing("small", "red", "circle", "left"), Thing("large", "blue", "square", "right")))
     'a small red circle on the left and a large blue square on the right'
@@ -103,8 +115,8 @@ def neighbours(scene: Scene) -> list[Scene]:
 
 
 def draw(scene: Scene, rng: random.Random | None = None) -> Image.Image:
-    """A picture of a scene, RGB, 64 x 64: exact, or a little off as the generator draws it."""
-    picture = Image.new("RGB", (SIDE * FINE, SIDE * FINE), GROUND)
+    """An image of a scene, RGB, 64 x 64: exact, or a little off as the generator draws it."""
+    image = Image.new("RGB", (SIDE * FINE, SIDE * FINE), GROUND)
 
     def off(most: int) -> int:
         return rng.randint(-most, most) if rng else 0
@@ -113,8 +125,8 @@ def draw(scene: Scene, rng: random.Random | None = None) -> Image.Image:
         x, y = (coordinate + off(SHIFT) for coordinate in PLACES[thing.place])
         radius = RADII[thing.size] + off(STRETCH)
         red, green, blue = (min(255, max(0, channel + off(TINT))) for channel in COLOURS[thing.colour])
-        _draw_shape(picture, thing.shape, (x, y), radius, (red, green, blue))
-    return picture.resize((SIDE, SIDE), Image.Resampling.BOX)
+        _draw_shape(image, thing.shape, (x, y), radius, (red, green, blue))
+    return image.resize((SIDE, SIDE), Image.Resampling.BOX)
 
 
 def parse(text: str) -> Scene:
@@ -138,15 +150,15 @@ def parse(text: str) -> Scene:
     return tuple(things)
 
 
-def find(picture: Image.Image) -> Scene:
-    """The things in a picture by its pixels, at most one of each colour; one without colour is foreign to this world.
+def find(image: Image.Image) -> Scene:
+    """The things in an image by its pixels, at most one of each colour; one without colour is foreign to this world.
 
     A pixel at an edge is a mixture of the ground and a colour: its direction from the ground tells which one, its
     distance how much of it.
     """
-    if picture.size != (SIDE, SIDE):
-        picture = picture.resize((SIDE, SIDE), Image.Resampling.BOX)
-    offsets = np.asarray(picture.convert("RGB"), dtype=np.float32) - GROUND
+    if image.size != (SIDE, SIDE):
+        image = image.resize((SIDE, SIDE), Image.Resampling.BOX)
+    offsets = np.asarray(image.convert("RGB"), dtype=np.float32) - GROUND
     directions = np.array(list(COLOURS.values()), dtype=np.float32) - GROUND
     products = offsets @ directions.T
     lengths = np.linalg.norm(directions, axis=1)
@@ -158,20 +170,20 @@ def find(picture: Image.Image) -> Scene:
     return tuple(_recognise(name, mask) for name, mask in masks.items() if mask.sum() >= FEWEST_PIXELS)
 
 
-def matches(picture: Image.Image, text: str) -> bool:
-    """Whether a picture shows what a caption says, and nothing else.
+def matches(image: Image.Image, text: str) -> bool:
+    """Whether an image shows what a caption says, and nothing else.
 
     Raises:
         ValueError: The caption is not of this world.
     """
-    wanted, found = parse(text), {thing.colour: thing for thing in find(picture)}
+    wanted, found = parse(text), {thing.colour: thing for thing in find(image)}
     return len({thing.colour for thing in wanted}) == len(found) and all(
         thing.colour in found and _agrees(thing, found[thing.colour]) for thing in wanted
     )
 
 
 def shape_match(*, prompts: Sequence[str], images: Sequence[Image.Image], labels: Sequence[str | None]) -> list[float]:
-    """The judge as a reward: 1 for a picture that shows what its label says, or its prompt without one; else 0."""
+    """The judge as a reward: 1 for an image that shows what its label says, or its prompt without one; else 0."""
     wanted = [label or prompt for prompt, label in zip(prompts, labels, strict=True)]
     return [float(matches(image, text)) for text, image in zip(wanted, images, strict=True)]
 
@@ -203,19 +215,19 @@ def _overlap(mask: np.ndarray, shape: str, radius: int, centre: tuple[float, flo
 
 @cache
 def _outline(shape: str, radius: int) -> tuple[np.ndarray, float]:
-    """Pixels of a shape in the middle of a picture, and how far its centre of mass is below the middle."""
-    picture = Image.new("L", (SIDE * FINE, SIDE * FINE))
-    _draw_shape(picture, shape, (SIDE // 2, SIDE // 2), radius, 255)
-    mask = np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BOX)) > 127
+    """Pixels of a shape in the middle of an image, and how far its centre of mass is below the middle."""
+    image = Image.new("L", (SIDE * FINE, SIDE * FINE))
+    _draw_shape(image, shape, (SIDE // 2, SIDE // 2), radius, 255)
+    mask = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX)) > 127
     return mask, float(np.nonzero(mask)[0].mean() + 0.5 - SIDE / 2)
 
 
 def _draw_shape(
-    picture: Image.Image, shape: str, centre: tuple[int, int], radius: int, fill: int | tuple[int, int, int]
+    image: Image.Image, shape: str, centre: tuple[int, int], radius: int, fill: int | tuple[int, int, int]
 ) -> None:
     left, top = ((coordinate - radius) * FINE for coordinate in centre)
     right, bottom = ((coordinate + radius) * FINE - 1 for coordinate in centre)
-    pen = ImageDraw.Draw(picture)
+    pen = ImageDraw.Draw(image)
     if shape == "circle":
         pen.ellipse((left, top, right, bottom), fill=fill)
     elif shape == "square":

@@ -22,6 +22,7 @@ def tiny() -> ModuleType:
     """The scripts of examples/tiny, imported as they import each other."""
     sys.path.insert(0, str(TINY))
     try:
+        import arithmetic  # noqa: PLC0415
         import make_image_tokenizer  # noqa: PLC0415
         import make_world  # noqa: PLC0415
         import prompt_images  # noqa: PLC0415
@@ -32,6 +33,7 @@ def tiny() -> ModuleType:
         sys.path.remove(str(TINY))
     module = ModuleType("tiny")
     module.__dict__.update(
+        arithmetic=arithmetic,
         questions=questions,
         shapes=shapes,
         world=make_world,
@@ -67,7 +69,7 @@ def test_a_misread_picture_gives_another_answer(tiny):
     for scene in tiny.shapes.scenes()[::37]:
         for question in q.questions(scene):
             seen = q.misread(scene, question, rng)
-            if question.kind == "count":  # no picture that differs in one thing has another number of shapes
+            if question.kind == "count":  # no image that differs in one thing has another number of shapes
                 assert seen == scene
             else:
                 assert q.answer(question, seen) != q.answer(question, scene)
@@ -106,16 +108,52 @@ def test_the_entropy_term_is_that_of_the_softmax_over_all_codes(tiny):
     assert math.isclose(tiny.tokenizer.entropy_term(latents).item(), expected.item(), rel_tol=1e-5)
 
 
-def test_prompts_of_training_and_test_are_disjoint_and_shipped_as_the_command_writes_them(tiny, tmp_path):
+def test_prompts_are_unseen_and_disjoint_and_shipped_as_the_command_writes_them(tiny, tmp_path):
     tiny.world.write_prompts(tmp_path, 0)
-    parts = {}
-    for name in ("train", "test"):
+    parts: dict[str, list[dict[str, str]]] = {}
+    for name in ("train", "test", "validation"):
         text = (tmp_path / f"{name}.jsonl").read_text()
         assert text == (TINY / "world" / f"{name}.jsonl").read_text()
-        parts[name] = {
-            row["label"] + row["prompt"] for row in map(json.loads, text.splitlines()) if row["task"] != "mmu"
-        }
-    assert parts["train"].isdisjoint(parts["test"])
+        parts[name] = list(map(json.loads, text.splitlines()))
+    seen = {tiny.arithmetic.question(terms) for terms in tiny.arithmetic.stage_split()[0]}
+    seen |= {tiny.shapes.caption(scene) for scene in tiny.shapes.stage_split()[0]}
+    asked = {
+        part: [(row["prompt"], row["label"], row.get("image", "").partition("/")[2]) for row in rows]
+        for part, rows in parts.items()
+    }
+    for part in ("train", "test"):
+        assert len(set(asked[part])) == len(asked[part]), "no prompt stands there twice"
+        assert seen.isdisjoint({row["label"] if row["task"] == "t2i" else row["prompt"] for row in parts[part]})
+    without_images = [{one for one in asked[part] if not one[2]} for part in ("train", "test")]
+    assert without_images[0].isdisjoint(without_images[1])
+
+
+def test_no_scene_is_in_two_of_the_three_parts(tiny):
+    seen, rl = map(set, tiny.shapes.stage_split())
+    training, held_out = map(set, tiny.shapes.split())
+    assert len(seen) + len(rl) == len(seen | rl) == len(training)
+    assert seen | rl == training
+    assert training.isdisjoint(held_out)
+    assert len(rl) == tiny.shapes.NUM_RL
+
+
+def test_no_sum_is_in_two_of_the_three_parts(tiny):
+    parts = tiny.arithmetic.stage_split()
+    assert [len(part) for part in parts] == [1500, 72 * 81 - 1700, 200]
+    everything = {terms for part in parts for terms in part}
+    assert everything == {(a, b, c) for a in range(10, 82) for b in range(1, 10) for c in range(1, 10)}
+    assert {len(str(total)) for a, *others in everything for total in (a, a + others[0], a + sum(others))} == {2}
+
+
+def test_every_answer_about_an_image_is_that_of_its_scene(tiny):
+    scenes = tiny.shapes.stage_split()[1]
+    rows = map(json.loads, (TINY / "world" / "train.jsonl").read_text().splitlines())
+    for row in rows:
+        if row["task"] != "mmu":
+            continue
+        scene = scenes[int(Path(row["image"]).stem)]
+        answers = {str(q): tiny.questions.answer(q, scene) for q in tiny.questions.questions(scene)}
+        assert answers[row["prompt"]] == row["label"]
 
 
 def test_missing_images_are_drawn_and_others_are_refused(tiny, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from rewards.grading.grader import Grader
 
 
 class MathAnswer(Reward):
-    """1 if the final answer equals the gold, else 0; None if the comparison spent its CPU time or failed."""
+    """The value is 1 if the final answer equals the gold, else 0, and None if the comparison has no outcome."""
 
     name = "math_answer"
     range = (0.0, 1.0)

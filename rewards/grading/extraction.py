@@ -80,21 +80,12 @@ _Found = tuple[Answer, int] | None
 
 
 def extract(text: str, letters: bool = False) -> Answer | None:
-    """Returns the surest answer of a response, or None.
-
-    >>> extract("<think>2+2</think>The answer is 4.")
-    Answer(text='4', rule='clause')
-    """
+    """Returns the surest answer of a response, or None."""
     return next(candidates(text, letters), None)
 
 
 def candidates(text: str, letters: bool = False) -> Iterator[Answer]:
-    """Yields the answers that a response may mean, the surest first.
-
-    Args:
-        text: Response of a model.
-        letters: The answers are letters of options, so that a last line "A: 12" is option A.
-    """
+    """Yields the answers that a response may mean, the surest first; with `letters`, a line "A: 12" is option A."""
     text = without_padding(text)
     opened, closed = text.rfind("<think>"), text.rfind("</think>")
     if opened > closed:
@@ -133,8 +124,7 @@ def _is_taken_back(text: str, end: int) -> bool:
 
 def _boxes(text: str) -> list[tuple[int, str, int]]:
     """Returns start, content and end of the outermost boxes, and an empty list if one of them is not closed."""
-    boxes: list[tuple[int, str, int]] = []
-    end = 0
+    boxes, end = list[tuple[int, str, int]](), 0
     while found := _BOX.search(text, end):
         start = end = found.end()
         depth = 0 if found["bare"] else 1

@@ -25,9 +25,6 @@ def extract_gold(text: str) -> str:
 
     The answer is taken from ``<answer>`` tags, a box, a line after ``####``, "A:" or "Answer:"; a text without any of
     them is the answer itself. The result is empty where a mark holds no answer, such as a box that is not closed.
-
-    >>> extract_gold("2 + 5 = 7\\n#### 7"), extract_gold("<answer> B </answer>"), extract_gold("\\\\frac{1}{2}")
-    ('7', 'B', '\\\\frac{1}{2}')
     """
     text = clean(text).strip()
     if _MARKED.search(text):
@@ -89,15 +86,9 @@ MOST_WORDS = 12
 
 
 def check_gold(gold: str, kind: str, is_right: Callable[[str, str], bool]) -> None:
-    """Refuses a gold that no answer can match.
+    """Raises ValueError for a gold that is missing, prose, not of the kind, or not right as its own answer.
 
-    Args:
-        gold: Gold answer as in the prompt file.
-        kind: How answers are compared.
-        is_right: Grades an answer (first) by the gold (second).
-
-    Raises:
-        ValueError: The gold is missing, prose, not of the kind, or not right as its own answer.
+    `is_right` grades an answer (first) by the gold (second).
     """
     bare = prepare(gold, kind)[1].strip()
     if _MISSING.fullmatch(bare):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
@@ -72,8 +71,9 @@ class Grader:
             return Grade(False, answer.text, "timeout")
         except VerifierError:
             return Grade(False, answer.text, "error")
-        is_prose = answer.rule in ("whole", "sentence") and not _looks_like_an_answer(answer.text, form)
-        return Grade(False, None, "no_answer") if is_prose and not correct else Grade(correct, answer.text, "ok")
+        is_short = len(answer.text.split()) <= 6 or len(answer.text) <= 40
+        is_answer = answer.rule not in ("whole", "sentence") or (is_short and _can_answer(answer, form))
+        return Grade(correct, answer.text, "ok") if correct or is_answer else Grade(False, None, "no_answer")
 
 
 def _can_answer(answer: Answer, form: str) -> bool:
@@ -84,15 +84,7 @@ def _can_answer(answer: Answer, form: str) -> bool:
         return bool({"yes", "no"} & set(phrases.tokens(answer.text)))
     if form == "number" and answer.rule in ("rest", "whole", "sentence"):
         return _number(answer) is not None
-    return form != "number" or bool(re.search(r"\d", to_digits(answer.text)))
-
-
-def _looks_like_an_answer(text: str, form: str) -> bool:
-    if form == "number":
-        return numbers.parse(text) is not None
-    if form == "choice":
-        return choices.letter(text, True) is not None
-    return len(text.split()) <= 6 or len(text) <= 40
+    return form != "number" or any(map(str.isdigit, to_digits(answer.text)))
 
 
 def _same(answer: Answer, gold: str, form: str, verify: Verifier, any_form: bool) -> bool:

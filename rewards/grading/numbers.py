@@ -20,8 +20,10 @@ _GROUPED = "|".join(rf"\d{{1,3}}(?:{sign}\d{{3}})+(?!{sign}?\d)" for sign in (",
 _DIGITS = rf"(?:(?:{_GROUPED}|\d+)(?:\.\d*)?|\.\d+)"
 _NUMERAL = re.compile(
     rf"(?:(\d+)\s+(?:and\s+)?(?=\d+\s*/\s*\d+(?![\d.,])))?({_DIGITS})(?:\s*/\s*({_DIGITS})|[eE]([-+]?\d{{1,5}})(?![\d.]))?"
+    rf"(?:\s*({'|'.join(SCALES)})\b)?",
+    re.IGNORECASE,
 )
-"""This matches 1,080.5 or 7/2 or 3 1/2 or 1.5e3."""
+"""This matches 1,080.5 or 7/2 or 3 1/2 or 1.5e3 or 5 million."""
 _PLAINER: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
     (re.compile(r"\\frac\s*\{\s*([-+]?[\d.,]+)\s*\}\s*\{\s*([\d.,]+)\s*\}(?!\d)"), r" \1/\2"),
     (re.compile(r"(?<![\d.,])(\d{1,3}(?:\.\d{3})+),(\d{1,2})(?!\d)"), lambda m: f"{m[1].replace('.', '')}.{m[2]}"),
@@ -35,7 +37,6 @@ _SIGN = re.compile(
     rf"""([-+]?) \s* ( (?:us|a|c)?[{units.CURRENCY}] | (?:rs\.?|usd|eur|gbp|inr)(?=[\s\d]) )? \s* ([-+]?) \s*""",
     re.IGNORECASE | re.VERBOSE,
 )
-_SCALE = re.compile(rf"\s*({'|'.join(SCALES)})\b", re.IGNORECASE)
 _PERCENT = re.compile(r"\s*(?:%|percent\b|per cent\b|percentage points?\b)", re.IGNORECASE)
 _SHARE = re.compile(r"/|(?:per|each|a|in|every|total)\b", re.IGNORECASE)
 NAME = re.compile(
@@ -96,8 +97,7 @@ def read(text: str, loose_units: bool = True) -> Number | None:
     text = re.sub(r"(?:negative|minus) (?=[\d$.])", "-", text, flags=re.IGNORECASE)
     for pattern, plainer in _PLAINER if re.search(r"[\\^,]", text) else ():
         text = pattern.sub(plainer, text, count=1)
-    text = text.strip()
-    signs = _SIGN.match(text)
+    signs = _SIGN.match(text := text.strip())
     assert signs is not None  # every part of it may be empty
     numeral = None if signs[1] and signs[3] else _numeral(text[signs.end() :])
     if numeral is None:
@@ -113,9 +113,7 @@ def same(gold: Number, found: Number) -> bool:
     """
     if units.conflict(gold.unit, found.unit) or (gold.percent and found.unit) or (found.percent and gold.unit):
         return False
-    if gold.value == found.value:
-        return True
-    return gold.percent and not found.percent and not found.unit and found.value * 100 == gold.value
+    return gold.value in (found.value, found.value * (100 if gold.percent and not found.percent else 1))
 
 
 def calculated(text: str) -> Fraction | None:
@@ -138,8 +136,7 @@ def _numeral(text: str) -> tuple[Fraction, str] | None:
     if not found or abs(int(found[4] or 0)) > _LARGEST_EXPONENT or (found[3] and not _decimal(found[3])):
         return None
     value = int(found[1] or 0) + _decimal(found[2]) / _decimal(found[3] or "1") * Fraction(10) ** int(found[4] or 0)
-    scale = _SCALE.match(text, found.end())
-    return (value * SCALES[scale[1].lower()], text[scale.end() :]) if scale else (value, text[found.end() :])
+    return value * SCALES.get((found[5] or "").lower(), 1), text[found.end() :]
 
 
 def _decimal(text: str) -> Fraction:

@@ -24,7 +24,7 @@ def depth(text: str) -> int | None:
 
 def is_bracketed(text: str) -> bool:
     """Returns whether the first sign is a bracket that the last sign closes."""
-    levels = _levels(text)
+    levels = _levels(text) if text.startswith(tuple(OPEN)) else []
     return levels[-1:] == [0] and 0 not in levels[:-1] and text[-1] in CLOSE
 
 

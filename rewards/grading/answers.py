@@ -75,7 +75,7 @@ def parse(text: str) -> Parsed:
     sides = split(text, "[=∈]")
     for left, *others in (sides, [sides[-1], *sides[:-1]]):  # x = 7, 7 = x
         if others and NAME.fullmatch(left) and not any(left.lstrip("\\") in symbols(side) for side in others):
-            return Parsed(text, tuple(map(_value, others)), left)
+            return Parsed(text, tuple(("∈" in text and _interval(side)) or _value(side) for side in others), left)
     if not symbols(text):
         return Parsed(text, tuple(map(_value, sides)))
     value = _value(text)

@@ -90,7 +90,8 @@ class _Comparison:
         return gold.brackets == answer.brackets and self.all_parts((gold.low, gold.high), answer.items)
 
     def closed_interval(self, gold: Sequence, answer: Interval) -> bool:
-        return gold.brackets == "[]" and self.interval_as_written(answer, gold)  # (1, 2) may be a point
+        is_interval = gold.brackets == "[]" or not answer.name  # (1, 2) may be a point where the answer is 1 < x < 2
+        return is_interval and self.interval_as_written(answer, gold)
 
     def unions(self, gold: Union, answer: Union) -> bool:
         return _match(gold.parts, answer.parts, self.values)

@@ -19,7 +19,7 @@ _WORD = re.compile(r"[A-Za-z]{2,}")
 _BARE_FUNCTION = re.compile(r"(?<![\\A-Za-z])(sin|cos|tan|cot|sec|csc|log|ln|exp)(?![A-Za-z])")
 _ANGLE_FUNCTION = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 _DEGREES = re.compile(r"(\d+(?:\.\d+)?|[a-z]|\\[a-z]+)\s*°")
-_SMALL_WORDS = frozenset("or of is as at in on no to an be by do go he if it me my so up us we am".split())
+SMALL_WORDS = frozenset("or of is as at in on no to an be by do go he if it me my so up us we am".split())
 """These pairs of letters are words, and not products of two variables."""
 _TOO_LARGE = re.compile(
     r"""\^\s*[{(]?\s*(?: \d{4,} | [\d.]+\s*[\^!] )  # 9^{9^9}
@@ -45,7 +45,7 @@ def is_readable(text: str) -> bool:
         return False
     words = {word.lower() for word in _WORD.findall(_COMMAND.sub(" ", text))} - FUNCTIONS
     return not any(
-        len(word) > 3 or word in _SMALL_WORDS or (len(word) == 3 and re.search("[aeiou]", word)) for word in words
+        len(word) > 3 or word in SMALL_WORDS or (len(word) == 3 and re.search("[aeiou]", word)) for word in words
     )
 
 

@@ -43,7 +43,7 @@ NAME = re.compile(
     r"""(?:\\?(?:sin|cos|tan)\s*(?=[A-Z∠]))? (?:m?(?:∠|角|△)\s*)?
     (?: [A-Za-z] | (?<=∠)\d | [A-Z]{2,4} | \\[a-z]+
       | (?:[A-Za-z]{2,}[ ]){1,5} [A-Za-z]{2,} | sum | ans | [A-Z][a-z]{2} | [A-Za-z][a-z]{3,} )
-    (?:_\w+ | _\{\w+\})? (?:\^\{-1\})? (?:\([a-z](?:,\s*[a-z])*\))? :?""",
+    (?:_\w+ | _\{\w+\})? (?:\^\{-1\})? (?:\([a-z](?:,\s*[a-z])*\)|(?<=[fghP])\(-?\d+\))? :?""",
     re.VERBOSE,
 )
 """This matches the name of a value. Letters such as xy are a product, so their equation is not solved."""
@@ -148,7 +148,7 @@ def _with_unit(value: Fraction, currency: str, rest: str, loose: bool) -> Number
     percent = _PERCENT.match(rest)
     rest = rest[percent.end() :] if percent else rest
     glued = rest[:1].isascii() and not rest[:1].isspace() and rest[:1] not in units.CURRENCY
-    rest = strip_wrapping(rest)
+    rest = "*" if re.match(r"\s*\*\s", rest) else strip_wrapping(rest)  # a product, and no mark of Markdown
     if re.fullmatch(r"\([A-Za-z ]+\)", rest):
         rest = rest[1:-1]
     if not rest:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Set
 
 from rewards.grading import numbers, units
-from rewards.grading.expressions import FUNCTIONS
+from rewards.grading.expressions import FUNCTIONS, SMALL_WORDS
 from rewards.grading.numbers import Number
 
 _TOKEN = re.compile(r"[$€£¥₹¢]?\d[\d.,/]*")
@@ -24,6 +24,7 @@ _STATED = re.compile(
     re.IGNORECASE,
 )
 _REASON = re.compile(r",?\s+(?:because|since|which)\b")
+_SHORT_WORDS = SMALL_WORDS | {"a", "i", "s"} | {name for name in units.KNOWN if len(name) == 2}
 _BEFORE = units.HEDGES - {"and", "to"}
 _AROUND = units.HEDGES - {"and", "over", "to", "through", "around", "about", "most", "equals"}
 _EITHER = re.compile(r"\beither [a-z ]+ or [a-z]+")
@@ -78,7 +79,7 @@ def _beside_words(text: str, token: re.Match[str]) -> Number | None:
     start = token.start() - (text[max(0, token.start() - 1)] == "-")
     before, after = text[:start], text[token.end() :]
     names = _WORD.findall(before.lower())
-    if names == ["see"] or re.search(r"[^A-Za-z'\s,.:=()*-]|[^\s:=(*]$", before):
+    if names == ["see"] or re.search(r"[^A-Za-z'\s,.:=()*-]|[^\s:=(*]$|\b[b-z]\s+-\s*$", before):
         return None
     if _doubted(names, _BEFORE) or {*names[-1:]} & (_LABELS | FUNCTIONS):
         return None
@@ -87,5 +88,7 @@ def _beside_words(text: str, token: re.Match[str]) -> Number | None:
         return number
     names = _WORD.findall(units.KIND.sub("", _EITHER.sub(" ", after.lower())))
     if re.search(r"[^A-Za-z'\s,.()*%-]|^[^\s%,.*)]", after) or _doubted(names) or names[:1] == ["and"]:
+        return None
+    if names == ["i"] or any(len(name) <= 2 and name not in _SHORT_WORDS for name in names):  # 12 x is a product
         return None
     return numbers.read(text[start : token.end()])

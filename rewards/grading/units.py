@@ -18,8 +18,9 @@ _NAMES = {
 KNOWN = {alias: name for name, aliases in _NAMES.items() for alias in (name, *aliases.split())}
 CURRENCY = "$€£¥₹¢"
 DOUBTS = frozenset(
-    "or not no never neither nor either both except maybe perhaps possibly probably unsure unknown unless wrong but "
-    "incorrect false between cannot can't isn't could might may guess than if depends versus vs without".split()
+    "or not no never hardly barely scarcely neither nor either both except maybe perhaps possibly probably unsure "
+    "unknown unless wrong but incorrect false between cannot can't isn't could might may guess than if depends versus "
+    "vs without".split()
 )
 """These words leave open which answer is meant, or say that it is another one."""
 HEDGES = DOUBTS | frozenset(
@@ -87,6 +88,8 @@ def is_plausible(unit: str, text: str, glued: bool, loose: bool) -> bool:
         loose: It stands in a sentence, in which 5m is a length. In a formula 5m is a product.
     """
     names = set(filter(None, re.split("[ /]", unit)))
+    if re.match(r"/\s*\w(?!\w)", text):  # 12/n is a quotient
+        return False
     if glued:
         is_letter = re.match(r"[A-Za-z](?![A-Za-z])", text)
         return names <= _KNOWN_NAMES and not (is_letter and (not loose or unit in _RARE or text[0] == "M"))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from rewards.grading.extraction import extract
 from rewards.grading.gold import KINDS, prepare
 
 CASES = Path(__file__).parents[2] / "fixtures" / "grading"
@@ -46,6 +50,56 @@ def test_an_unsolved_or_false_equation_is_never_paid_for_a_number(grader, kind):
         if grader(drawn.choice(PHRASINGS) % equation, str(value), kind).correct
     ]
     assert paid == []
+
+
+FACTORS = (
+    "%d x", "%dx", "%d xy", "%d y^2", "%d\\pi", "%d \\sqrt{2}", "%d mod 5", "%d^2", "%d e", "%d \\cdot n", "%d*n",
+    "%d × n", "%d + n", "%d - n", "n + %d", "n - %d", "%d/n", "\\frac{%d}{n}", "%d \\pm 1", "%d, 13", "%d or 13",
+    "%d:13", "%d-13", "%d dozen", "%d over 2", "%d_2", "%d \\ln x", "ln %d", "\\sqrt{%d}", "%d f(x)", "\\frac{1}{%d}",
+    "%d < x", "x < %d", "at least %d", "about %d", "hardly %d", "%d(x+1)", "%d^{-1}",
+)  # fmt: skip
+"""Formulas with a number that is not their value."""
+
+
+@pytest.mark.parametrize("kind", ["auto", "math", "gsm8k", "geoqa"])
+def test_a_number_inside_a_formula_is_never_paid(grader, kind):
+    answers = [phrase % (formula % 12) for formula in FACTORS for phrase in PHRASINGS]
+    assert [answer for answer in answers if grader(answer, "12", kind).correct] == []
+
+
+def test_verdicts_are_symmetric(grader):
+    """A percentage may be given as a decimal but not the reverse, and 0<x<1 as (0,1), which may also be a point."""
+    rows = (json.loads(line) for line in (CASES / "math.jsonl").read_text(encoding="utf-8").splitlines()[::4])
+    pairs = {
+        (row["gold"], found.text) for row in rows if (found := extract(row["prediction"])) and found.rule == "box"
+    }
+    one_way, num_compared = [], 0
+    for gold, answer in sorted(pairs):
+        try:
+            forth, back = (grader(f"\\boxed{{{a}}}", g, "math").correct for a, g in ((answer, gold), (gold, answer)))
+        except ValueError:  # not every answer can be a gold
+            continue
+        num_compared += 1
+        if forth != back and not set("%<") & set(gold + answer):
+            one_way.append((gold, answer))
+    assert num_compared > 300
+    assert one_way == []
+
+
+def test_verdicts_do_not_depend_on_the_order_of_sets():
+    rows = [json.loads(line) for file in sorted(CASES.glob("*.jsonl")) for line in file.read_text().splitlines()[::40]]
+    program = """if True:
+        import json, sys
+        from rewards.grading.grader import Grader
+        grader = Grader(10.0)
+        print(json.dumps([grader(*row).correct for row in json.load(sys.stdin)]))
+        grader.close()"""
+    asked = [[row["prediction"], row["gold"], row["kind"]] for row in rows]
+    for seed in ("1", "2"):
+        done = subprocess.run([sys.executable, "-c", program], input=json.dumps(asked), text=True, check=True,
+                              stdout=subprocess.PIPE, cwd=Path(__file__).parents[3],
+                              env={**os.environ, "PYTHONHASHSEED": seed})  # fmt: skip
+        assert json.loads(done.stdout) == [row["correct"] for row in rows]
 
 
 def golds(kind: str) -> list[str]:

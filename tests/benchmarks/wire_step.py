@@ -59,8 +59,15 @@ class Worker:
         half = (TEXT + CODES) // 2
         return batches.LogProbs.of([(torch.zeros(half), torch.zeros(half)) for _ in range(len(samples))])
 
-    def update(self, samples: Any) -> list[dict[str, float]]:
-        return [{"loss/policy": float(len(samples)), "ratio/max": 1.0, "ratio/first_update_deviation": 0.0}]
+    def update(self, samples: Any, *_: Any) -> list[dict[str, float]]:
+        return [
+            {
+                "loss/policy": float(len(samples)),
+                "ratio/max": 1.0,
+                "ratio/first_update_deviation": 0.0,
+                "update/skipped": 0.0,
+            }
+        ]
 
     def _rollout(self, request: Any) -> Rollout:
         draws = torch.Generator().manual_seed(request.sample_id)

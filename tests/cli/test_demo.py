@@ -8,11 +8,14 @@ import shutil
 import socket
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import gradio
 import httpx
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from unigrpo.cli import demo_page
@@ -21,6 +24,7 @@ from unigrpo.cli.demo_page import Demo, build_page
 from unigrpo.cli.images import GREY
 from unigrpo.config import ImageSamplingConfig, TextSamplingConfig
 from unigrpo.config.generate import DemoConfig
+from unigrpo.records import Prompt
 
 
 @pytest.fixture(scope="module")
@@ -71,14 +75,74 @@ def test_thoughts_come_before_the_image(loaded):
     shown = loaded.run("r2i", "3+4", None, 3, 1.0, 0.0, 1)
     covered = shown[0].image
     thinking = [one for one in shown if one.image == covered]
-    assert num_masked(thinking[0].words) > 0
-    assert num_masked(thinking[-1].words) == 0
+    assert num_masked(thinking[0].thoughts) > 0
+    assert num_masked(thinking[-1].thoughts) == 0
+    assert all(one.words == [] for one in shown)
     assert len(shown) > len(thinking) > 1
 
 
 def test_the_same_seed_generates_the_same_image(loaded):
     first, again, other = (loaded.run("t2i", "3", None, 3, 1.0, 0.0, seed)[-1].image for seed in (1, 1, 2))
     assert first.tobytes() == again.tobytes() != other.tobytes()
+
+
+def test_a_batch_has_the_samples_of_the_following_seeds_in_a_grid(loaded):
+    one, two, three = (loaded.run("t2i", "3", None, 3, 1.0, 1.0, seed)[-1].image for seed in (5, 6, 7))
+    steps = loaded.run("t2i", "3", None, 3, 1.0, 1.0, 5, num_samples=3)
+    grid = np.asarray(steps[-1].image)
+    assert grid.shape == (512, 512, 3)
+    for image, (row, column) in zip((one, two, three), ((0, 0), (0, 256), (256, 0)), strict=True):
+        assert np.array_equal(grid[row : row + 256, column : column + 256], np.asarray(image))
+    assert (grid[256:, 256:] == 255).all()
+    assert len(steps) == 1 + 3
+
+
+def test_the_texts_of_a_batch_are_numbered_lines(loaded):
+    one, two = (loaded.run("text", "3", None, 4, 1.0, 0.0, seed)[-1] for seed in (5, 6))
+    both = loaded.run("text", "3", None, 4, 1.0, 0.0, 5, num_samples=2)[-1]
+    assert both.words == [("1: ", None), *one.words, ("\n2: ", None), *two.words]
+    assert both.thoughts == []
+
+
+def test_a_threshold_fixes_all_tokens_that_reach_it_in_one_step(loaded):
+    steps, fast = (loaded.run("text", "3", None, 4, 1.0, 0.0, 1, threshold=limit) for limit in (0.0, 1e-9))
+    assert [num_masked(one.words) > 0 for one in fast] == [True, False, False]
+    assert len(steps) == 1 + 4 + 1
+
+
+def test_thoughts_are_set_apart_from_the_answer_at_every_step():
+    tokens = ["<think>", "1", "</", "think>", "2", "<eot>"]
+    tokenizer = SimpleNamespace(batch_decode=lambda ids: [tokens[i] for i in ids[:, 0]], all_special_tokens=["<eot>"])
+    sample = SimpleNamespace(
+        scored_mask=torch.ones(6).bool(),
+        text_mask=torch.ones(6).bool(),
+        token_ids=torch.arange(6),
+        commit_step=torch.tensor([0, 1, 0, 0, 1, 0]),
+    )
+    demo = SimpleNamespace(_sampler=SimpleNamespace(tokenizer=tokenizer))
+    before, first, second, end = Demo._words(demo, sample)  # type: ignore[arg-type]
+    assert [word for word, _ in before[0]] == ["_"] * 4
+    assert first == ([("<think>", "new"), ("_", "masked"), ("</", "new"), ("think>", "new")], [("_", "masked")])
+    assert second[1] == [("2", "new")]
+    assert ["".join(word for word, _ in part) for part in end] == ["<think>1</think>", "2"]
+
+
+def test_the_page_shows_two_checkpoints_with_the_same_seed_beside_each_other(loaded, monkeypatch):
+    monkeypatch.setattr(demo_page, "SECONDS_PER_STEP", 0)
+    examples = [Prompt(id="a", text="1+1=", task="text"), Prompt(id="b", text="a circle", task="t2i")]
+    page = build_page(loaded, loaded, examples)
+    names = {getattr(block, "elem_id", "") for block in page.blocks.values()}
+    assert {"text-words", "text-words-2", "t2i-image", "t2i-image-2", "text-play"} <= names
+    offered = [block.samples for block in page.blocks.values() if isinstance(block, gradio.Dataset)]
+    assert offered == [[["1+1="]], [["a circle"]]]
+    generate, play = (next(one.fn for one in page.fns.values() if one.name == name) for name in ("generate", "play"))
+    values = (None, "3+4", 4, 1.0, 0.0, 0.0, 7, False, 1)
+    steps = list(generate(*values))
+    expected = loaded.run("text", "3+4", None, 4, 1.0, 0.0, 7)
+    assert [(step[1], step[4], step[-1]) for step in steps] == [(one.words, one.words, 7) for one in expected]
+    assert [step[:6] for step in play(steps[-1][-2])] == [step[:6] for step in steps]
+    fresh = [next(iter(generate(*values[:7], True, 1)))[-1] for _ in range(2)]
+    assert fresh[0] != fresh[1]
 
 
 @pytest.mark.parametrize(
@@ -182,6 +246,7 @@ def test_every_tab_works_in_a_browser(loaded, red_image):
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
         pytest.skip("needs Chromium on PATH, for example apt-get install chromium")
+    places = {"text": "#text-words", "mmu": "#mmu-words", "r2i": "#r2i-thoughts"}
     page = build_page(loaded)
     _, address, _ = demo_page.launch(page, loaded.config, prevent_thread_lock=True)
     try:
@@ -201,11 +266,11 @@ def test_every_tab_works_in_a_browser(loaded, red_image):
                 if task == "t2i":
                     tab.locator(f"#{task}-image img").first.wait_for(timeout=30_000)
                 else:
-                    tab.locator(f"#{task}-words").get_by_text(re.compile(r"\S")).first.wait_for(timeout=30_000)
+                    tab.locator(places[task]).get_by_text(re.compile(r"\S")).first.wait_for(timeout=30_000)
                 slider = tab.locator(f"#{task}-step input[type=range]")
                 playwright.expect(slider).not_to_have_attribute("max", "1", timeout=30_000)
                 playwright.expect(slider).to_have_value(slider.get_attribute("max") or "", timeout=30_000)
-                shown = tab.locator(f"#{task}-image img" if task == "t2i" else f"#{task}-words")
+                shown = tab.locator(f"#{task}-image img" if task == "t2i" else places[task])
                 last = _content(shown)
                 for key in ["Home", "End"] * 10:  # again, if the last step comes in between
                     slider.press(key)

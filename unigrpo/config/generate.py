@@ -93,6 +93,11 @@ class DemoConfig:
 
     model: str
     """Folder or Hub name of a checkpoint in the published MMaDA or LLaDA format."""
+    compare_model: str = ""
+    """Folder or Hub name of a second checkpoint. It gets the same prompts, seeds and settings, and the page shows it
+    beside the first. If empty, there is none."""
+    examples: str = ""
+    """Prompt file whose first prompts of each task the page offers as examples."""
     image_tokenizer: str = ""
     """Folder or Hub name of the image tokenizer, such as showlab/magvitv2. If empty, it is the folder
     `image_tokenizer` of the model."""
@@ -101,7 +106,7 @@ class DemoConfig:
     fit: Fit = "crop"
     """How an input image becomes square: `crop` keeps the middle, `stretch` resizes both sides, `pad` adds white."""
     text: TextSamplingConfig = field(default_factory=TextSamplingConfig)
-    """Sampling of text. Steps and temperature can be changed on the page."""
+    """Sampling of text. Steps, temperature and threshold can be changed on the page."""
     image: ImageSamplingConfig = field(default_factory=ImageSamplingConfig)
     """Sampling of images. Steps, temperature and guidance can be changed on the page."""
     prompt_template: PromptTemplate = "chat"

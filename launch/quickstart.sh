@@ -27,7 +27,7 @@ start_or_find_ray
 if [ -n "${ray_pid:-}" ] && ! has_gpu; then
     set -- --actor.num_gpus_per_node 2 "$@" # on a head of its own: two processes keep two CPU cores busier than one does
 fi
-run_dir="$PWD/runs/quickstart-$(date +%Y%m%d-%H%M%S)"
+run_dir=$(last_run_dir "$PWD/runs/quickstart-$(date +%Y%m%d-%H%M%S)" "$@")
 say "submitting the job to $RAY_ADDRESS; it writes to $run_dir"
-submit_job train --config launch/configs/tiny/unigrpo.yaml --run_dir "$run_dir" "$@"
-"$PYTHON" examples/tiny/closing_sentence.py "$run_dir" "$@"
+submit_job train --config launch/configs/tiny/unigrpo.yaml "$@" --run_dir "$run_dir"
+"$PYTHON" examples/tiny/closing_sentence.py "$run_dir"

@@ -93,6 +93,17 @@ new_token() { "$PYTHON" -c 'import secrets; print(secrets.token_hex(32))'; }
 # check_settings SUBCOMMAND ARGUMENTS...: ends the script if a flag or the config file is wrong, before Ray starts.
 check_settings() { "$PYTHON" -m unigrpo "$@" --check_settings || exit $?; }
 
+# last_run_dir DEFAULT ARGUMENTS...: prints the run directory that the training command takes from these arguments.
+last_run_dir() {
+    local found=$1 previous='' argument
+    for argument in "${@:2}"; do
+        case $previous in --run_dir) found=$argument ;; esac
+        case $argument in --run_dir=*) found=${argument#*=} ;; esac
+        previous=$argument
+    done
+    printf '%s\n' "$found"
+}
+
 # submit_job SUBCOMMAND ARGUMENTS...: runs `unigrpo SUBCOMMAND` as a job in a copy of this folder; its status is the job's.
 # It comes back early, and the job goes on, if a signal comes for which the script has a trap that does not exit.
 submit_job() {

@@ -17,24 +17,9 @@ DONE = {
 
 def main() -> None:
     """Prints the sentence of the run that the command line names, or nothing if its summary is on another machine."""
-    file = Path(run_directory(sys.argv[1:])) / "summary.json"
+    file = Path(sys.argv[1]) / "summary.json"
     if file.exists():
         print(sentence(json.loads(file.read_text())))
-
-
-def run_directory(arguments: list[str]) -> str:
-    """Returns the run directory: the first argument, unless a later --run_dir replaces it.
-
-    >>> run_directory(["runs/a", "--train.seed", "7", "--run_dir", "runs/b"])
-    'runs/b'
-    """
-    found, *flags = arguments
-    for flag, value in zip(flags, [*flags, ""][1:], strict=True):
-        if flag == "--run_dir":
-            found = value
-        elif flag.startswith("--run_dir="):
-            found = flag.removeprefix("--run_dir=")
-    return found
 
 
 def sentence(summary: dict[str, Any]) -> str:

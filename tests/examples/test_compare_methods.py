@@ -96,6 +96,3 @@ def test_the_closing_sentence_says_what_was_learned(scripts):
         "draws 70% of the held-out captions right (60% before)."
     )
     assert "no held-out prompts" in scripts.closing.sentence(summary | {"eval": {"before": {}, "after": {}}})
-    assert scripts.closing.run_directory(["runs/a"]) == "runs/a"
-    assert scripts.closing.run_directory(["runs/a", "--run_dir=runs/b"]) == "runs/b"
-    assert scripts.closing.run_directory(["runs/a", "--train.seed", "3"]) == "runs/a"

@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 SHOWN = {
     "sums": "math_answer_{}/text",
     "understanding": "math_answer_{}/mmu",
-    "drawing": "shape_match_{}/t2i",
+    "text to image": "shape_match_{}/t2i",
 }
 """Share of held-out prompts answered or drawn right. The rule of shapes.py that reads images is never a reward."""
 
@@ -83,9 +83,9 @@ def draw_figure(runs: list[dict[str, Any]], path: Path) -> None:
     axes = figure.subplots(1, len(SHOWN), sharex=True, sharey=True)
     for axis, (title, name) in zip(axes, SHOWN.items(), strict=True):
         reward, _, task = name.partition("_{}/")
-        curves = [_points(run["metrics"], f"reward/{reward}_mean/{task}") for run in runs]
-        steps = curves[0][0]
-        seeds = list(zip(*(moving_average(values) for _, values in curves), strict=True))
+        curves = [_moving_average(run["metrics"], f"reward/{reward}_mean/{task}") for run in runs]
+        steps = sorted(set.intersection(*map(set, curves)))  # a step may have no prompt of a task
+        seeds = [[curve[step] for curve in curves] for step in steps]
         axis.plot(steps, [statistics.mean(values) for values in seeds], color="C0", label="training prompts")
         axis.fill_between(steps, [min(v) for v in seeds], [max(v) for v in seeds], color="C0", alpha=0.2)
         for run in runs:
@@ -95,6 +95,11 @@ def draw_figure(runs: list[dict[str, Any]], path: Path) -> None:
     axes[0].set(ylabel="share right, sampled")
     axes[0].legend()
     figure.savefig(path, dpi=100)
+
+
+def _moving_average(metrics: list[dict[str, Any]], name: str) -> dict[int, float]:
+    steps, values = _points(metrics, name)
+    return dict(zip(steps, moving_average(values), strict=True))
 
 
 def _points(metrics: list[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:

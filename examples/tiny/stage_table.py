@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 from multi_seed import SHOWN
 
-COLUMNS = {**SHOWN, "thinking, then drawing": "shape_match_{}/r2i"}
+COLUMNS = {**SHOWN, "thinking, then text to image": "shape_match_{}/r2i"}
 
 
 def main() -> None:

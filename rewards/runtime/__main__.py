@@ -13,6 +13,7 @@ from typing import Any
 
 from rewards.runtime.errors import describe
 from rewards.runtime.host import RewardHost
+from rewards.runtime.memory import limit_memory
 
 
 def _serve(connection: Connection) -> None:
@@ -48,5 +49,6 @@ def _end_with_parent() -> None:
 
 if __name__ == "__main__":
     _end_with_parent()
+    limit_memory()
     with contextlib.suppress(EOFError, OSError):
         _serve(Connection(int(sys.argv[1])))

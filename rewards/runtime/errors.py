@@ -11,7 +11,7 @@ _PROJECT = Path(__file__).resolve().parents[2]
 _OWN = (str(_PROJECT / "rewards"), str(_PROJECT / "unigrpo"))
 _LIBRARIES = tuple({str(Path(sysconfig.get_path(name)).resolve()) for name in ("stdlib", "purelib", "platlib")})
 
-
+_NO_MEMORY = "this process has taken all the memory that it may; does the reward keep something of every call?"
 MAX_CHARACTERS = 500
 """Length at which the message of an error is cut; that of a user's code may have any length."""
 
@@ -33,7 +33,7 @@ def describe(error: BaseException) -> str:
 def _message(error: BaseException) -> str:
     """The message on one line, cut if it is long. Reading it may fail, since a user's class can define it."""
     try:
-        text = str(error)
+        text = str(error) or (_NO_MEMORY if isinstance(error, MemoryError) else "")
         message = " ".join(text[: 2 * MAX_CHARACTERS].split())
         return message if len(message) <= MAX_CHARACTERS else f"{message[:MAX_CHARACTERS]}..."
     except Exception as other:  # any __str__ may stand here

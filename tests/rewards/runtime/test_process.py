@@ -61,6 +61,12 @@ def starts_child(*, completions, file):
     open(file, "w").write(str(pid))
     return [0.0] * 2
 
+def leaks(*, completions):
+    kept = []
+    while len(kept) < 64:
+        kept.append(bytearray(1 << 22))
+    return [0.0] * 2
+
 class Unspeakable(Exception):
     def __str__(self):
         raise ValueError
@@ -236,3 +242,14 @@ def test_ending_the_process_ends_the_children_of_the_reward(start, tmp_path):
     else:
         os.kill(child, 9)
         pytest.fail("the child outlived its reward")
+
+
+def test_a_reward_that_leaks_runs_out_of_its_memory_and_the_process_serves_on(start, monkeypatch, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text("import rewards.runtime.memory as m\nm.free_memory = lambda: 200 << 20")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    process = start("leaks")
+    process.load(seconds=LONG)
+    for _ in range(2):
+        scores = process.score(INPUTS, seconds=LONG)
+        assert scores.values == [None, None]
+        assert "MemoryError: this process has taken all the memory that it may" in scores.reason

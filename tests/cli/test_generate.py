@@ -318,3 +318,12 @@ def test_help_explains_every_flag(capsys):
     shown = " ".join(capsys.readouterr().out.split())
     for part in ("r2i", "--gif", "--images", "--image.guidance_scale", "--text.block_length", "samples.jsonl"):
         assert part in shown
+
+
+def test_the_config_of_the_tiny_demo_is_one_for_generate_too() -> None:
+    root = Path(__file__).parents[2]
+    flags = ["--config", "launch/configs/tiny/demo.yaml", "--task", "text", "--prompts", "1+1=", "--output", "out"]
+    block = (root / "README.md").read_text()
+    assert f'TINY="{" ".join(flags[:2])}"' in block
+    config = generate.parse_config(["--config", str(root / flags[1]), *flags[2:]])
+    assert (config.model, config.resolution, config.text.max_new_tokens) == ("examples/tiny/mixcot", 64, 20)

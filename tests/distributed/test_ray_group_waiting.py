@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+from ray.exceptions import RayActorError, RayError
 
 from unigrpo.distributed import ray_group
-from unigrpo.distributed.ray_group import RayGroup
+from unigrpo.distributed.ray_group import RayGroup, WorkerDied, WorkerFailed
 
 
 class FakeRay:
@@ -16,16 +17,21 @@ class FakeRay:
     def __init__(self) -> None:
         self.now = 0.0
         self.started = 0.0
+        self.errors: dict[float, RayError] = {}
+        """Errors of calls in place of their values."""
 
     def monotonic(self) -> float:
         return self.now
 
-    def wait(self, refs: Sequence[float], timeout: float) -> tuple[list[float], list[float]]:
-        next_end = self.started + min(refs)
-        self.now = max(self.now, min(next_end, self.now + timeout))
-        return ([min(refs)] if self.now >= next_end else []), []
+    def wait(self, refs: Sequence[float], timeout: float, num_returns: int = 1) -> tuple[list[float], list[float]]:
+        end = self.started + sorted(refs)[num_returns - 1]
+        self.now = max(self.now, min(end, self.now + timeout))
+        done = [ref for ref in sorted(refs) if self.started + ref <= self.now][:num_returns]
+        return done, [ref for ref in refs if ref not in done]
 
     def get(self, ref: float) -> float:
+        if ref in self.errors:
+            raise self.errors[ref]
         return ref
 
 
@@ -61,3 +67,23 @@ def test_a_call_that_usually_takes_long_is_named_later(fake, caplog):
     assert [record.getMessage().partition(". If")[0] for record in caplog.records] == [
         "policy worker 1: still in generate after 987 s, 1 of 2 have ended it; the longest generate before took 329 s"
     ]
+
+
+def test_workers_for_which_the_others_waited_until_a_timeout_are_named(fake):
+    group = RayGroup("policy", [None, None, None, None])
+    fake.errors = {900.0: RayError("Timed out waiting 900000ms for recv"), 901.0: RayError("Connection closed")}
+    with pytest.raises(WorkerFailed) as failed:
+        waited(fake, group, 900.0, 5000.0, 901.0, 6000.0)
+    assert str(failed.value).startswith(
+        "policy worker 0 failed in generate: Timed out waiting 900000ms for recv; policy worker 2 failed in generate: "
+        "Connection closed. After 900 s, policy workers 1, 3 had neither ended generate nor failed"
+    )
+    fake.errors = {900.0: RayActorError()}
+    with pytest.raises(WorkerDied, match=r"policy worker 1 died in generate: .* After 900 s, policy worker 0 had nei"):
+        waited(fake, RayGroup("policy", [None, None]), 5000.0, 900.0)
+
+
+def test_an_error_that_comes_soon_names_nobody_else(fake):
+    fake.errors = {5.0: RayError("no gold")}
+    with pytest.raises(WorkerFailed, match=r"^policy worker 0 failed in generate: no gold$"):
+        waited(fake, RayGroup("policy", [None, None]), 5.0, 5000.0)

@@ -125,7 +125,7 @@ class RayGroup:
         """
         results: dict[int, Any] = {}
         started = time.monotonic()
-        reminder = max(REMINDER_SECONDS, USUAL_FACTOR * self._longest.get(method, 0.0))
+        unusual = reminder = max(REMINDER_SECONDS, USUAL_FACTOR * self._longest.get(method, 0.0))
         while len(results) < len(refs):
             pending = {index: ref for index, ref in enumerate(refs) if index not in results}
             ready, _ = ray.wait(list(pending.values()), timeout=max(0.0, started + reminder - time.monotonic()))
@@ -136,7 +136,9 @@ class RayGroup:
             try:
                 results[refs.index(ready[0])] = ray.get(ready[0])
             except RayError:
-                raise self._error(_failures(refs), method) from None
+                seconds = time.monotonic() - started
+                failures = _failures(refs)
+                raise self._error(failures, method, self._late(refs, method, seconds, unusual)) from None
         self._longest[method] = max(self._longest.get(method, 0.0), time.monotonic() - started)
         return [results[index] for index in range(len(refs))]
 
@@ -148,13 +150,25 @@ class RayGroup:
             self._name(*workers), method, seconds, self.size - len(workers), self.size, usual,
         )  # fmt: skip
 
-    def _error(self, failures: dict[int, RayError], method: str) -> WorkerError:
-        """Returns one error for all failures; a death explains the others."""
+    def _late(self, refs: list[Any], method: str, seconds: float, unusual: float) -> str:
+        """Returns the end of the message about a failure that came after an unusual time: the workers that have
+        neither failed nor ended the call. The others wait for them in a collective until it times out."""
+        _, waiting = ray.wait(refs, num_returns=len(refs), timeout=0)
+        if seconds < unusual or not waiting:
+            return ""
+        names = self._name(*(index for index, ref in enumerate(refs) if ref in waiting))
+        return (
+            f". After {seconds:.0f} s, {names} had neither ended {method} nor failed, and the others may have waited "
+            "for that: see whether a process is stopped or a node is gone (ray status)"
+        )
+
+    def _error(self, failures: dict[int, RayError], method: str, late: str) -> WorkerError:
+        """Returns one error for all failures, with the end of its message; a death explains the others."""
         for index, error in failures.items():
             if isinstance(error, (RayActorError, OutOfMemoryError)):
                 died = WorkerDied(
                     f"{self._name(index)} died in {method}: {_first_line(error)}. The last checkpoint is whole: the "
-                    "same command goes on from it. If its memory ran out, lower the micro-batch sizes"
+                    f"same command goes on from it. If its memory ran out, lower the micro-batch sizes{late}"
                 )
                 died.__cause__ = error
                 return died
@@ -162,7 +176,7 @@ class RayGroup:
         for index, error in failures.items():
             workers.setdefault(cause_of(error), []).append(index)
         failed = WorkerFailed(
-            "; ".join(f"{self._name(*w)} failed in {method}: {cause}" for cause, w in workers.items())
+            "; ".join(f"{self._name(*w)} failed in {method}: {cause}" for cause, w in workers.items()) + late
         )
         failed.__cause__ = next(iter(failures.values()))
         return failed

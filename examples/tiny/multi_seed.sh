@@ -8,7 +8,7 @@ if [ "${1:-}" = --help ] || [ "${1:-}" = -h ]; then
 bash examples/tiny/multi_seed.sh [--section.name VALUE ...]
 
 Runs the quickstart with the seeds 1, 2 and 3 in runs/multi_seed, which it removes first, and writes multi_seed.json and
-reward_curve.png beside this script. About half an hour on two idle CPU cores. Arguments go to every run.
+reward_curve.png beside this script. About 25 minutes on two CPU cores. Arguments go to every run.
 TEXT
     exit 0
 fi

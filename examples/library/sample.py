@@ -12,7 +12,7 @@ output = sys.argv[2] if len(sys.argv) > 2 else "out/sample.png"
 
 policy = unigrpo.Policy.from_pretrained(model)
 text = unigrpo.TextSamplingConfig(max_new_tokens=20, num_denoising_steps=10, block_length=10)
-answer = policy.sample("23+4+5=", text=text)[0]
+answer = policy.sample("70+5+4=", text=text)[0]
 print("answer:", answer.text)
 for step in range(int(answer.commit_step.max()) + 1):
     print(f"step {step}:", policy.tokenizer.batch_decode(answer.token_ids[answer.commit_step == step][:, None]))

@@ -65,8 +65,8 @@ PromptFiles = Annotated[tuple[PromptFileConfig, ...] | str, PathKind.SOURCES]
 def prompt_files(files: PromptFiles) -> tuple[PromptFileConfig, ...]:
     """The prompt files of a setting.
 
-    >>> [file.path for file in prompt_files("a.jsonl, b.jsonl")]
-    ['a.jsonl', 'b.jsonl']
+    >>> tuple(file.path for file in prompt_files("a.jsonl, b.jsonl"))
+    ('a.jsonl', 'b.jsonl')
 
     Raises:
         ValueError: A name is empty, a file stands there twice, or only some files have a weight.

@@ -92,8 +92,8 @@ def half_widths(values: list[float], window: int = WINDOW) -> list[float]:
     """Returns half the width of the 95% confidence interval of each :func:`moving_average`, from the spread of its
     values. One value has no spread: 0.
 
-    >>> [round(half, 2) for half in half_widths([1.0, 3.0], window=2)]
-    [0.0, 1.96]
+    >>> tuple(round(half, 2) for half in half_widths([1.0, 3.0], window=2))
+    (0.0, 1.96)
     """
     parts = [values[max(0, i + 1 - window) : i + 1] for i in range(len(values))]
     return [1.96 * statistics.stdev(part) / len(part) ** 0.5 if len(part) > 1 else 0.0 for part in parts]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -141,3 +143,12 @@ def rollout_without_tokens(sample_id: int, completion: str, prompt: Prompt | Non
         policy_version=0, token_ids=empty.long(), response_mask=empty.bool(), scored_mask=empty.bool(),
         completion=completion, commit_step=empty.long(), commit_log_probs=empty, image_mask=empty.bool(),
     )  # fmt: skip
+
+
+def load_script(path: Path) -> ModuleType:
+    """A script that stands in no package, such as one of the examples."""
+    spec = importlib.util.spec_from_file_location(f"{path.parent.name}_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import sys
@@ -10,11 +9,11 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import httpx
 import pytest
+from builders import load_script
 
 from rewards.code_execution import CodeExecution
 from rewards.try_reward import read_samples
@@ -22,15 +21,7 @@ from rewards.try_reward import read_samples
 FOLDER = Path(__file__).parents[2] / "examples" / "code_sandbox"
 
 
-def load_server() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("code_sandbox_server", FOLDER / "server.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-SERVER = load_server()
+SERVER = load_script(FOLDER / "server.py")
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = ROOT / "examples" / "tiny"
@@ -21,10 +22,11 @@ def scripts() -> ModuleType:
     try:
         import closing_sentence  # noqa: PLC0415
         import compare_methods  # noqa: PLC0415
+        import multi_seed  # noqa: PLC0415
     finally:
         sys.path.remove(str(TINY))
     module = ModuleType("scripts")
-    module.__dict__.update(compare=compare_methods, closing=closing_sentence)
+    module.__dict__.update(compare=compare_methods, closing=closing_sentence, seeds=multi_seed)
     return module
 
 
@@ -96,3 +98,20 @@ def test_the_closing_sentence_says_what_was_learned(scripts):
         "draws 70% of the held-out captions right (60% before)."
     )
     assert "no held-out prompts" in scripts.closing.sentence(summary | {"eval": {"before": {}, "after": {}}})
+
+
+def test_the_figure_of_seeds_has_the_steps_that_have_prompts_of_a_task_in_all_runs(scripts, tmp_path, monkeypatch):
+    def run(*steps: int) -> dict[str, Any]:
+        names = list(scripts.seeds.SHOWN.values())
+        training = [{"step": s} | {f"reward/{n.replace('_{}', '_mean')}": s / 10 for n in names} for s in steps]
+        return {"metrics": [{"step": 0} | {f"eval/{n.format('sampled')}": 0.5 for n in names}, *training]}
+
+    figures: list[Any] = []
+    monkeypatch.setattr(scripts.seeds, "Figure", lambda **kwargs: figures.append(Figure(**kwargs)) or figures[-1])
+    scripts.seeds.draw_figure([run(1, 2, 4), run(2, 3, 4)], tmp_path / "curve.png")
+    curve, *held_out = figures[0].axes[0].lines
+    assert curve.get_xdata().tolist() == [2, 4]
+    # Moving averages at steps 2 and 4: (0.1 + 0.2) / 2 and 0.7 / 3 in the first run, 0.2 and 0.9 / 3 in the second.
+    assert curve.get_ydata().tolist() == pytest.approx([(0.15 + 0.2) / 2, (0.7 / 3 + 0.3) / 2])
+    assert [line.get_ydata().tolist() for line in held_out] == [[0.5], [0.5]]
+    assert (tmp_path / "curve.png").stat().st_size > 0

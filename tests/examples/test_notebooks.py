@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 import base64
-import importlib.util
 import io
 import json
 import re
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from builders import load_script
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "examples" / "notebooks"
 
 
-def load_execute() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("execute_notebooks", FOLDER / "execute.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-EXECUTE = load_execute()
+EXECUTE = load_script(FOLDER / "execute.py")
 
 
 def outputs(notebook: dict[str, Any]) -> list[list[tuple[str, ...]]]:

@@ -12,6 +12,7 @@ import asyncio
 import json
 import logging
 import os
+import re
 import shlex
 import sys
 import tempfile
@@ -27,6 +28,8 @@ ANSWER_SECONDS = 3.0
 """How long a job server may take to say its version."""
 DEFAULT_SERVER = "http://127.0.0.1:8265"
 """Where Ray puts a job server unless it is told otherwise."""
+RAYS_OWN_LINE = re.compile(r"^.* -- Runtime env is setting up\.\n", re.MULTILINE)
+"""Line with which Ray's job server begins the output of every job."""
 TEMPORARY = "/unigrpo-ray-"
 """Part of the folder of a head that a launch script starts, and that ends with its command."""
 
@@ -143,7 +146,8 @@ def submit(parsed: argparse.Namespace) -> int:
     """
     from ray.job_submission import JobStatus, JobSubmissionClient  # noqa: PLC0415  # seconds, which asking must not take
 
-    logging.getLogger("ray").setLevel(logging.WARNING)  # its lines about the package say nothing to act on
+    # Its lines about the package say nothing to act on, and each of its modules sets a level of its own.
+    logging.getLogger("ray.dashboard.modules.dashboard_sdk").setLevel(logging.WARNING)
     client = JobSubmissionClient(parsed.address)
     with tempfile.TemporaryDirectory(prefix="unigrpo-job-") as package:
         client.submit_job(  # uploads the package
@@ -171,7 +175,7 @@ def _ended(status: str) -> str:
 
 async def _show_output(client: Any, job_id: str) -> None:
     async for lines in client.tail_job_logs(job_id):
-        sys.stdout.write(lines)
+        sys.stdout.write(RAYS_OWN_LINE.sub("", lines))
         sys.stdout.flush()
 
 

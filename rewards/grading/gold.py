@@ -79,8 +79,10 @@ _READERS: dict[str, tuple[str, dict[str, Callable[[str], str | None]]]] = {
 }  # fmt: skip
 """Each kind has a name for error messages, and readers of the forms of its gold; the first that reads it decides."""
 KINDS = tuple(_READERS)
-_MISSING = re.compile(r"[+-]?(nan|inf|infinity)|null|n/a|\[?not found\]?|undefined|(?-i:None)", re.IGNORECASE)
-"""Programs write these words where an answer is missing. The infinity of mathematics is ``\\infty``."""
+_MISSING = re.compile(
+    r"[+-]?(nan|inf|infinity)|null|n/a|\[?not found\]?|undefined|(?-i:None)|[-–—_?!.…*\s]+", re.IGNORECASE
+)
+"""What stands in data where an answer is missing. The infinity of mathematics is ``\\infty``."""
 MOST_WORDS = 12
 """A policy cannot be expected to repeat a gold of more words exactly."""
 

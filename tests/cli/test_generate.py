@@ -320,10 +320,15 @@ def test_help_explains_every_flag(capsys):
         assert part in shown
 
 
-def test_the_config_of_the_tiny_demo_is_one_for_generate_too() -> None:
+def test_the_tiny_model_of_the_readme_samples_as_it_was_trained_to(tmp_path) -> None:
     root = Path(__file__).parents[2]
-    flags = ["--config", "launch/configs/tiny/demo.yaml", "--task", "text", "--prompts", "1+1=", "--output", "out"]
-    block = (root / "README.md").read_text()
-    assert f'TINY="{" ".join(flags[:2])}"' in block
-    config = generate.parse_config(["--config", str(root / flags[1]), *flags[2:]])
-    assert (config.model, config.resolution, config.text.max_new_tokens) == ("examples/tiny/mixcot", 64, 20)
+    assert "TINY=examples/tiny/mixcot" in (root / "README.md").read_text()
+    flags = ["--task", "text", "--prompts", "70+5+4=", "--output", "out"]
+    config = generate.parse_config(["--model", str(root / "examples/tiny/mixcot"), *flags])
+    assert (config.resolution, config.text.max_new_tokens, config.text.num_denoising_steps) == (64, 20, 10)
+    assert (config.image.num_denoising_steps, config.image.guidance_scale) == (8, 2.0)
+    file = tmp_path / "generate.yaml"
+    file.write_text(f"model: {root / 'examples/tiny/mixcot'}\nimage: {{guidance_scale: 3.0}}\n")
+    of_file = generate.parse_config(["--config", str(file), *flags])
+    assert of_file.text == config.text
+    assert (of_file.image.num_denoising_steps, of_file.image.guidance_scale) == (8, 3.0)

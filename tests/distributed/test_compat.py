@@ -7,9 +7,11 @@ import importlib.util
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
+import torch
 from transformers.utils.import_utils import is_flash_attn_2_available
 
 from unigrpo.distributed import compat
@@ -32,6 +34,18 @@ def test_installing_twice_changes_nothing() -> None:
     before = {name: sys.modules.get(name) for name in compat.PLACEHOLDERS}
     compat.install()
     assert {name: sys.modules.get(name) for name in compat.PLACEHOLDERS} == before
+
+
+def test_warnings_that_only_deepspeed_can_act_on_are_ignored_and_no_others() -> None:
+    tensor = torch.zeros(1)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        compat.install()
+        for call in (torch.distributed.all_gather_into_tensor, torch.distributed.reduce_scatter_tensor):
+            with pytest.raises(ValueError, match="process group"):
+                call(tensor, tensor)
+        warnings.warn("`torch.distributed.all_gather_into_tensor` is deprecated", FutureWarning, stacklevel=1)
+    assert [Path(warning.filename).name for warning in caught] == [Path(__file__).name]
 
 
 def in_a_new_process(code: str, folder: Path) -> None:

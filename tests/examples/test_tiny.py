@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
+from unigrpo.config import RunConfig
+from unigrpo.config.denoising import StageConfig
 from unigrpo.models.mmada import MMadaModelLM
+from unigrpo.models.sampling_defaults import SamplingDefaults
 
 TINY = Path(__file__).parent.parent.parent / "examples" / "tiny"
 
@@ -68,3 +71,12 @@ def test_the_shipped_weights_do_what_their_record_says(tiny):
     measured = tiny[2].measure(model, AutoTokenizer.from_pretrained(TINY / "model"))
     # Another processor may round otherwise, and so draw some tokens otherwise: 182 problems, two of which may differ.
     assert measured == pytest.approx(record["held_out"], abs=0.011)
+
+
+@pytest.mark.parametrize(
+    ("folder", "kind", "config"),
+    [("model", RunConfig, "tiny_text.yaml"), ("mixcot", StageConfig, "tiny/stage2_2.yaml")],
+)
+def test_the_shipped_models_sample_as_their_runs_do(folder, kind, config):
+    settings = kind.from_yaml(TINY.parents[1] / "launch" / "configs" / config)
+    assert SamplingDefaults.read(TINY / folder) == SamplingDefaults.of_run(settings)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -45,3 +47,16 @@ def test_only_a_job_server_of_this_user_is_used(monkeypatch, capsys, processes, 
     assert output.out == printed
     assert said in output.err
     assert bool(said) == bool(output.err)
+
+
+class TailingClient:
+    """Sends the output of a job in two parts, as Ray's job server does."""
+
+    async def tail_job_logs(self, job_id: str) -> AsyncIterator[str]:
+        yield "2026-11-29 11:06:59,035\tINFO job_manager.py:587 -- Runtime env is setting up.\n"
+        yield f"Running entrypoint for job {job_id}: python\nstep 1\n"
+
+
+def test_the_output_of_a_job_is_shown_without_what_ray_says_of_itself(capsys):
+    asyncio.run(job_server._show_output(TailingClient(), "one"))
+    assert capsys.readouterr().out == "Running entrypoint for job one: python\nstep 1\n"

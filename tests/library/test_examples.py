@@ -1,5 +1,6 @@
 """The blocks of the README, the scripts of examples/library and the public names work as they are written."""
 
+import dataclasses
 import re
 import runpy
 import subprocess
@@ -34,6 +35,19 @@ def test_the_readme_samples_an_image_in_five_lines(project):
     assert Image.open(project / "circle.png").size == (64, 64)
 
 
+def test_a_policy_samples_as_the_run_that_exported_it_unless_told_otherwise(tmp_path):
+    policy = unigrpo.Policy.from_pretrained(ROOT / "examples/tiny/mixcot", device="cpu")
+    text = unigrpo.TextSamplingConfig(max_new_tokens=20, num_denoising_steps=10, block_length=10)
+    (sample,) = policy.sample("70+5+4=")
+    assert sample.token_ids.equal(policy.sample("70+5+4=", text=text)[0].token_ids)
+    (short,) = policy.sample("70+5+4=", text=dataclasses.replace(text, max_new_tokens=10))
+    assert len(short.token_ids) == len(sample.token_ids) - 10
+    policy.save_pretrained(tmp_path)
+    assert unigrpo.Policy.from_pretrained(tmp_path, device="cpu").sampling == policy.sampling
+    (tmp_path / "sampling.json").unlink()
+    assert unigrpo.Policy.from_pretrained(tmp_path, device="cpu").sampling is None
+
+
 def test_the_readme_makes_a_step_in_twenty_lines_and_the_weights_change(project, capsys):
     assert len(BLOCKS[1].splitlines()) <= 20
     exec(BLOCKS[1], {})
@@ -42,7 +56,10 @@ def test_the_readme_makes_a_step_in_twenty_lines_and_the_weights_change(project,
     reward, norm = printed.groups()
     assert 0 < float(reward) <= 1
     assert float(norm) > 0
-    trained = unigrpo.Policy.from_pretrained(project / "out/policy", device="cpu").model.state_dict()
+    saved = unigrpo.Policy.from_pretrained(project / "out/policy", device="cpu")
+    assert saved.sampling is not None
+    assert saved.sampling.text["num_denoising_steps"] == 10
+    trained = saved.model.state_dict()
     before = unigrpo.Policy.from_pretrained(ROOT / "examples/tiny/model", device="cpu").model.state_dict()
     assert trained.keys() == before.keys()
     assert any(not trained[name].equal(before[name]) for name in before)

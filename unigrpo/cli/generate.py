@@ -4,7 +4,7 @@ Prints the answers, and writes samples.jsonl with one line per sample (prompt, s
 with one column per prompt, and settings.json. For a policy that a run exported, the defaults of resolution, fit,
 template, instruction and sampling are those of the run (sampling.json). Examples:
   unigrpo generate --task t2i --model FOLDER --prompts "a red square" --output out
-  unigrpo generate --config launch/configs/tiny/demo.yaml --task text --prompts "3+4=" --output out
+  unigrpo generate --task text --model examples/tiny/mixcot --prompts "70+5+4=" --output out
 """
 
 from __future__ import annotations

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import yaml
 from jsonargparse import ArgumentParser
 
 from unigrpo import CheckpointError
+from unigrpo.config.parsing import load_yaml
 from unigrpo.models.sampling_defaults import FILE, SamplingDefaults
 
 
@@ -16,13 +19,14 @@ def set_policy_defaults(parser: ArgumentParser, arguments: Sequence[str]) -> Non
 
     Args:
         parser: The parser of ``generate`` or ``demo``.
-        arguments: The command line, which names the model and may name a task.
+        arguments: The command line, which names the model and may name a task, also in the file of ``--config``.
 
     Raises:
         CheckpointError: The policy's ``sampling.json`` cannot be read.
     """
-    name = _value(arguments, "--model")
-    if not name:
+    given = _of_config_file(_value(arguments, "--config"))
+    name = _value(arguments, "--model") or given.get("model")
+    if not isinstance(name, str) or not name:
         return
     from unigrpo.models.weight_files import local_folder  # noqa: PLC0415  # loads torch, which --help need not
 
@@ -34,8 +38,17 @@ def set_policy_defaults(parser: ArgumentParser, arguments: Sequence[str]) -> Non
     if found is None:
         return
     known = {action.dest for action in parser._actions}
-    flags = found.flags(_value(arguments, "--task"))
+    flags = found.flags(_value(arguments, "--task") or str(given.get("task") or ""))
     parser.set_defaults({flag: value for flag, value in flags.items() if flag in known})
+
+
+def _of_config_file(name: str) -> dict[str, Any]:
+    """Returns the settings of a config file; none if it cannot be read, which parsing the flags then reports."""
+    try:
+        values = load_yaml(Path(name).read_text("utf-8")) if name else {}
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def _value(arguments: Sequence[str], flag: str) -> str:

@@ -95,7 +95,8 @@ class UniGRPOJob(TrainingJob[RunConfig, Inputs]):
     def trainer(self, checked: Inputs, checkpoints: CheckpointStore) -> Iterator[UniGRPOTrainer]:
         from unigrpo.distributed import placement  # noqa: PLC0415  # loads OpenRLHF
 
-        logger.info("starting %s", cluster.required(self.config))
+        needs = cluster.required(self.config)
+        logger.info("starting the processes of the run, which take %d GPUs and %g CPUs of Ray", needs.gpus, needs.cpus)
         with contextlib.closing(placement.start_groups(self.config, checked.prompts)) as groups:
             yield UniGRPOTrainer(
                 self.config,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from functools import partial
 from typing import Any
@@ -65,6 +66,7 @@ class ModelActor(WorkerActor, BaseModelActor):
     def initialize(self, config: BaseRunConfig) -> None:
         """Joins the process group of its ranks and builds the worker."""
         disable_progress_bar()
+        logging.getLogger("unigrpo.data").setLevel(logging.WARNING)  # the trainer has reported the same files
         check_gpu()
         if not torch.cuda.is_available() or config.ds.adam_offload:  # else the GPU computes all that takes time
             torch.set_num_threads(cpu_threads(config.actor.num_gpus_per_node))

@@ -6,6 +6,7 @@ import importlib.machinery
 import importlib.util
 import os
 import sys
+import warnings
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -21,15 +22,21 @@ PLACEHOLDERS: dict[str, tuple[str, ...]] = {
     "vllm.utils": ("random_uuid",),
 }
 """Modules that OpenRLHF imports when it is loaded, and the names it takes from them. UniGRPO uses none of them."""
+OLD_COLLECTIVES = r"`torch\.distributed\.(all_gather_into_tensor|reduce_scatter_tensor)` is deprecated"
+"""Start of torch's warning about collectives that DeepSpeed calls by their old names."""
 
 
 def install() -> None:
     """Installs placeholders for ``flash_attn`` and ``vllm`` if they are missing; may be called any number of times.
 
-    Where there is no GPU, it also tells DeepSpeed so, which would otherwise warn in every process.
+    Where there is no GPU, it also tells DeepSpeed so, which would otherwise warn in every process. It ignores the
+    warnings of torch about collectives that DeepSpeed calls by their old names, which only DeepSpeed can change.
     """
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    warnings.filterwarnings(
+        "ignore", OLD_COLLECTIVES, category=FutureWarning, module=r"torch\.distributed\.c10d_logger|deepspeed\."
+    )
     for root, reason in (("vllm", "UniGRPO does not use it"), ("flash_attn", _reason_not_importable("flash_attn"))):
         if reason and root not in sys.modules:
             _put_placeholders(root, reason)

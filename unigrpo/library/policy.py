@@ -31,7 +31,9 @@ from unigrpo.models.image_tokenizer import ImageTokenizer
 from unigrpo.models.loading import find_image_tokenizer, load_tokenizer
 from unigrpo.models.lora import add_lora
 from unigrpo.models.mmada import MMadaModelLM
+from unigrpo.models.sampling_defaults import SamplingDefaults
 from unigrpo.models.vocabulary import Vocabulary
+from unigrpo.models.weight_files import local_folder
 from unigrpo.records import Prompt
 from unigrpo.training.batching import micro_batches
 from unigrpo.training.optimizer_step import LocalEngine
@@ -72,6 +74,8 @@ class Policy:
     """Ids of special tokens and of image codes."""
     image_tokenizer: ImageTokenizer | None
     """Encoder and decoder of images; None if the model has text only, or if there is no image tokenizer."""
+    sampling: SamplingDefaults | None = None
+    """How the run that exported the policy sampled (its ``sampling.json``); None if its folder does not say."""
 
     @classmethod
     def from_pretrained(
@@ -109,7 +113,8 @@ class Policy:
         if codes is not None:
             codes.to(where)  # type: ignore[arg-type]
         vocabulary = Vocabulary.from_pretrained_parts(model.config, tokenizer)
-        return cls(model=model, tokenizer=tokenizer, vocabulary=vocabulary, image_tokenizer=codes)
+        sampling = SamplingDefaults.read(local_folder(name))
+        return cls(model=model, tokenizer=tokenizer, vocabulary=vocabulary, image_tokenizer=codes, sampling=sampling)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes a folder that :meth:`from_pretrained` and transformers read.
@@ -120,6 +125,8 @@ class Policy:
         save_policy(self.model, self.tokenizer, folder)
         if self.image_tokenizer is not None:
             self.image_tokenizer.save_pretrained(Path(folder) / "image_tokenizer")
+        if self.sampling is not None:
+            self.sampling.write(folder)
 
     def task_sampler(self, data: DataConfig, *, resolution: int, fit: Fit) -> TaskSampler:
         """Returns what generation needs besides weights and sampling settings.
@@ -129,6 +136,7 @@ class Policy:
             resolution: Height and width of images, in pixels.
             fit: How an input image becomes square.
         """
+        own = self.sampling.max_text_tokens if self.sampling else 0
         return TaskSampler(
             tokenizer=self.tokenizer,
             vocabulary=self.vocabulary,
@@ -136,7 +144,7 @@ class Policy:
             image_tokenizer=self.image_tokenizer,
             resolution=resolution,
             fit=fit,
-            max_text_tokens=self.model.config.max_text_tokens,
+            max_text_tokens=own or self.model.config.max_text_tokens,
         )
 
     @torch.no_grad()
@@ -148,26 +156,28 @@ class Policy:
         images: Sequence[str | Path] = (),
         text: TextSamplingConfig | None = None,
         image: ImageSamplingConfig | None = None,
-        resolution: int = 512,
-        fit: Fit = "crop",
+        resolution: int | None = None,
+        fit: Fit | None = None,
         data: DataConfig | None = None,
         seed: int = 0,
         batch_size: int = 8,
     ) -> list[Sample]:
         """Generates one sample for each prompt.
 
+        Settings that are None are those of :attr:`sampling`, and the defaults below for a policy that has none.
+
         Args:
             prompts: One or more texts or prompts. Repeat a prompt to get several samples of it.
             task: `text` (text reasoning), `mmu` (image understanding), `t2i` (text to image) or `r2i` (thinking, then
                 text to image).
             images: Files of the input images, one for each prompt; only for `mmu`.
-            text: Sampling settings of text; None takes the defaults of :class:`TextSamplingConfig`.
-            image: Sampling settings of images; None takes the defaults of :class:`ImageSamplingConfig`. The number of
-                image tokens follows from the resolution.
-            resolution: Height and width of images, in pixels.
+            text: Sampling settings of text; by default those of :class:`TextSamplingConfig`.
+            image: Sampling settings of images; by default those of :class:`ImageSamplingConfig`. The number of image
+                tokens follows from the resolution.
+            resolution: Height and width of images, in pixels; by default 512.
             fit: How an input image becomes square: `crop` keeps the middle, `stretch` resizes both sides, `pad` adds
-                white.
-            data: Template and instruction of the prompts; None takes the defaults of :class:`DataConfig`.
+                white; by default `crop`.
+            data: Template and instruction of the prompts; by default those of :class:`DataConfig`.
             seed: Seed of the first sample; sample number i uses seed + i. It decides the sample, whatever the batch.
             batch_size: Number of samples that are generated together.
 
@@ -178,8 +188,13 @@ class Policy:
             ConfigError: A setting is wrong, or the model cannot do the task.
         """
         asked = _prompts(prompts, task, images)
-        text, image = text or TextSamplingConfig(), image or ImageSamplingConfig()
-        sampler = self.task_sampler(data or DataConfig(), resolution=resolution, fit=fit)
+        own = self.sampling or SamplingDefaults()
+        text, image = text or own.text_sampling(), image or own.image_sampling()
+        sampler = self.task_sampler(
+            data or own.prompting(),
+            resolution=own.resolution if resolution is None else resolution,
+            fit=own.fit if fit is None else fit,
+        )
         self._check_task(task)
         valid_seed("seed", seed)
         positive("batch_size", batch_size)

@@ -14,6 +14,7 @@ from unigrpo import ConfigError
 from unigrpo.checks.unigrpo import check_algorithm, check_checkpoint, check_inputs
 from unigrpo.config import LoRAConfig, RewardTermConfig, RunConfig
 from unigrpo.library.policy import Policy
+from unigrpo.models.sampling_defaults import SamplingDefaults
 from unigrpo.records import Prompt
 from unigrpo.runs.checkpoints import CheckpointStore, checkpoint_path
 from unigrpo.runs.directory import RunDirectory, check_unused
@@ -76,7 +77,7 @@ class LocalTrainer(UniGRPOTrainer):
         else:
             check_algorithm(config)
         if policy is None:
-            policy = Policy.from_pretrained(
+            loaded = Policy.from_pretrained(
                 config.actor.model_name_or_path,
                 image_tokenizer=config.image.tokenizer,
                 device=device,
@@ -84,6 +85,7 @@ class LocalTrainer(UniGRPOTrainer):
                 attn_implementation=config.ds.attn_implementation,
                 compile=config.ds.compile,
             )
+            policy = replace(loaded, sampling=SamplingDefaults.of_run(config))
         if config.ds.param_dtype != "fp32":
             logger.info("ds.param_dtype is %s; a run in one process trains in float32", config.ds.param_dtype)
         self.trained_policy = policy

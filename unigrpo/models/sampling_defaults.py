@@ -1,31 +1,42 @@
-"""``sampling.json`` of an exported policy: how its run sampled, which ``generate`` and ``demo`` take over."""
+"""``sampling.json`` of an exported policy: how its run sampled. Commands and ``Policy.sample`` take it as defaults."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from unigrpo import CheckpointError
-from unigrpo.config import DataConfig, ImageConfig, ImageSamplingConfig, RolloutConfig, RunConfig, TextSamplingConfig
+from unigrpo.config import (
+    DataConfig,
+    Fit,
+    ImageConfig,
+    ImageSamplingConfig,
+    PromptTemplate,
+    RolloutConfig,
+    RunConfig,
+    TextSamplingConfig,
+)
 from unigrpo.config.denoising import StageConfig
 
 FILE = "sampling.json"
 NOT_OF_THE_POLICY = ("num_image_tokens", "cache")
 """Settings that follow from others, or change the speed alone."""
 
+Sampling = TypeVar("Sampling", TextSamplingConfig, ImageSamplingConfig)
+
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingDefaults:
     """Sampling settings of a policy."""
 
-    resolution: int
+    resolution: int = 512
     """Height and width of images, in pixels."""
-    fit: str
+    fit: Fit = "crop"
     """How an input image becomes square."""
-    prompt_template: str
-    prompt_templates: dict[str, str] = field(default_factory=dict[str, str])
+    prompt_template: PromptTemplate = "chat"
+    prompt_templates: dict[str, PromptTemplate] = field(default_factory=dict[str, PromptTemplate])
     """Templates by task, where they differ."""
     instruction: str = ""
     instructions: dict[str, str] = field(default_factory=dict[str, str])
@@ -83,18 +94,30 @@ class SamplingDefaults:
                 "file and give the settings as flags"
             ) from error
 
+    def prompting(self) -> DataConfig:
+        """Returns templates and instructions of prompts."""
+        return DataConfig(
+            prompt_template=self.prompt_template,
+            prompt_templates=self.prompt_templates,
+            instruction=self.instruction,
+            instructions=self.instructions,
+        )
+
+    def text_sampling(self) -> TextSamplingConfig:
+        """Returns how text is sampled."""
+        return _known(TextSamplingConfig, self.text)
+
+    def image_sampling(self) -> ImageSamplingConfig:
+        """Returns how images are sampled; the number of image tokens follows from the resolution."""
+        return _known(ImageSamplingConfig, self.image)
+
     def flags(self, task: str = "") -> dict[str, Any]:
         """Returns the settings under the names of the flags of ``generate`` and ``demo``.
 
         Args:
             task: Task whose template and instruction become those of all; empty keeps them by task.
         """
-        data = DataConfig(
-            prompt_template=self.prompt_template,  # type: ignore[arg-type]
-            prompt_templates=self.prompt_templates,  # type: ignore[arg-type]
-            instruction=self.instruction,
-            instructions=self.instructions,
-        )
+        data = self.prompting()
         return {
             "resolution": self.resolution,
             "fit": self.fit,
@@ -106,6 +129,12 @@ class SamplingDefaults:
             **{f"text.{name}": value for name, value in self.text.items()},
             **{f"image.{name}": value for name, value in self.image.items()},
         }
+
+
+def _known(kind: type[Sampling], values: dict[str, Any]) -> Sampling:
+    """Returns the settings that this version knows, as :meth:`SamplingDefaults.read` does."""
+    names = {field.name for field in fields(kind)}
+    return kind(**{name: value for name, value in values.items() if name in names})
 
 
 def _settings(sampling: TextSamplingConfig | ImageSamplingConfig) -> dict[str, Any]:

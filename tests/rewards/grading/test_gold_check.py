@@ -15,14 +15,16 @@ def reward():
 
 @pytest.mark.parametrize(
     "gold", ["3", "1,200", "\\frac{1}{2}", "B", "(B)", "yes", "(1,2)", "x^2+1", "\\infty", "(-\\infty, 3]",
-             "a red dog", "\\text{Monday}", "5 apples", "10%", "\\boxed{3}, \\boxed{5}", "none",
+             "a red dog", "<", "+", "\\text{Monday}", "5 apples", "10%", "\\boxed{3}, \\boxed{5}", "none",
              " ".join(["word"] * MOST_WORDS)]
 )  # fmt: skip
 def test_a_gold_that_is_right_as_its_own_answer_is_taken(reward, gold):
     reward.check_label(gold)
 
 
-@pytest.mark.parametrize("gold", ["nan", "NaN", "-inf", "Infinity", "null", "None", "N/A", "[not found]", "undefined"])
+@pytest.mark.parametrize(
+    "gold", ["nan", "NaN", "-inf", "Infinity", "null", "None", "N/A", "[not found]", "undefined", "-", "???", "…"]
+)
 def test_a_missing_value_is_no_gold(reward, gold):
     with pytest.raises(ValueError, match="stands for a missing value"):
         reward.check_label(gold)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from unigrpo import CheckpointError
 from unigrpo.config import ActorConfig, AdamConfig, DeepSpeedConfig, LoRAConfig, RolloutConfig, RunConfig
 from unigrpo.distributed.actors import ModelActor
 from unigrpo.distributed.engine import StrategyEngine
+from unigrpo.distributed.export import checkpoint_weights
 from unigrpo.distributed.placement import model_group, place
 from unigrpo.distributed.resharding import flat_runs, own_part, sharded_runs
 from unigrpo.distributed.strategy import UniGRPOStrategy, make_strategy
@@ -291,6 +293,40 @@ def test_a_checkpoint_without_sharding_is_loaded_as_it_is(one_rank: None, tmp_pa
         assert torch.equal(loaded.model.get_parameter(name), weight), name
     with pytest.raises(CheckpointError, match=r"1 ranks wrote the checkpoint, but it has the optimizer states of 0"):
         new_engine(run_config(2, "fp32")).load(tmp_path)
+
+
+class Attack:
+    """A pickle of it makes a file when it is read."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return os.mkdir, (str(self._file),)
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2])
+@pytest.mark.parametrize(("stage", "kind"), [(2, "optim"), (2, "model"), (3, "optim"), (3, "model")])
+def test_a_file_that_could_run_code_is_refused_and_runs_none(
+    one_rank: None, tmp_path: Path, stage: Stage, kind: str, num_ranks: int
+) -> None:
+    config = run_config(stage, "fp32")
+    engine = new_engine(config)
+    make_steps(engine, 0, 1)
+    engine.save(tmp_path)
+    if num_ranks == 2:
+        split_in_two(tmp_path / "engine", stage)
+    file = sorted((tmp_path / "engine").glob(f"*_{kind}_states.pt"))[-1]
+    content = torch.load(file, weights_only=False)
+    torch.save(content | {"attack": Attack(tmp_path / "attacked")}, file)
+    with pytest.raises(CheckpointError, match=r"holds \w+\.mkdir where only tensors and plain values belong"):
+        engine.load(tmp_path)
+    if stage == 3 or kind == "model":
+        with pytest.raises(CheckpointError, match=r"holds \w+\.mkdir where only tensors and plain values belong"):
+            checkpoint_weights(tmp_path, torch.float32)
+    assert not (tmp_path / "attacked").exists()
+    torch.load(file, weights_only=False)
+    assert (tmp_path / "attacked").is_dir(), "the file is no attack"
 
 
 class ReshardingWorker:

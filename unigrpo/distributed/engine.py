@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from unigrpo import CheckpointError
 from unigrpo.config import BaseRunConfig
 from unigrpo.distributed import compat
+from unigrpo.distributed.deepspeed_files import without_code
 from unigrpo.distributed.resharding import check_fits, load_resharded
 from unigrpo.distributed.strategy import UniGRPOStrategy, training_settings
 from unigrpo.models.checkpoint_io import meta_copy, save_weights
@@ -133,17 +134,18 @@ class StrategyEngine:
         """Reads what :meth:`save` wrote, on any number of ranks; all ranks call it.
 
         Raises:
-            CheckpointError: There is no checkpoint in the folder, a file of a rank is missing, or the checkpoint
-                belongs to another model or ZeRO stage.
+            CheckpointError: There is no checkpoint in the folder, a file of a rank is missing, a file could run code,
+                or the checkpoint belongs to another model or ZeRO stage.
         """
         files = folder / CHECKPOINT_TAG
         if not files.is_dir():
             raise CheckpointError(f"{folder}: no DeepSpeed checkpoint; name the folder of a whole one")
         num_saved_ranks = check_fits(self._engine, files)
-        if self._engine.zero_optimization() and num_saved_ranks != self.world_size:
-            load_resharded(self._engine, files)
-        else:
-            self._strategy.load_ckpt(self._engine, str(folder), tag=CHECKPOINT_TAG)
+        with without_code(files):
+            if self._engine.zero_optimization() and num_saved_ranks != self.world_size:
+                load_resharded(self._engine, files)
+            else:
+                self._strategy.load_ckpt(self._engine, str(folder), tag=CHECKPOINT_TAG)
         self.barrier()
 
     def export(self, folder: Path) -> None:

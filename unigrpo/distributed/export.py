@@ -10,6 +10,7 @@ from torch import Tensor
 
 from unigrpo import CheckpointError
 from unigrpo.config import BaseRunConfig
+from unigrpo.distributed.deepspeed_files import load_mapped, without_code
 from unigrpo.models.checkpoint_io import load_config, save_tokenizer_and_config, save_weights
 from unigrpo.models.loading import find_image_tokenizer, load_tokenizer
 from unigrpo.models.lora import add_lora
@@ -69,10 +70,11 @@ def checkpoint_weights(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
         raise CheckpointError(f"{folder}: no DeepSpeed checkpoint; name a run whose checkpoints are whole")
     try:
         if (engine / WHOLE).is_file():
-            return torch.load(engine / WHOLE, map_location="cpu", mmap=True, weights_only=False)["module"]
+            return load_mapped(engine / WHOLE)["module"]
         from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint  # noqa: PLC0415  # slow import
 
-        whole: Any = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=TAG)
+        with without_code(engine):
+            whole: Any = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=TAG)
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"{engine}: the weights could not be read ({type(error).__name__}: {error}); name another --step"

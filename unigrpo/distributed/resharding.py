@@ -32,6 +32,7 @@ from deepspeed.checkpoint.constants import (
 from torch import Tensor
 
 from unigrpo import CheckpointError
+from unigrpo.distributed.deepspeed_files import load_mapped
 
 Shapes = Sequence[Mapping[str, torch.Size]]
 """Shapes of the trained parameters by name, in the order in which DeepSpeed puts them into its flat tensors, which are
@@ -66,7 +67,7 @@ def check_fits(engine: DeepSpeedEngine, folder: Path) -> int:
         CheckpointError: A rank's file is missing, or the checkpoint belongs to another model, other adapters or
             another ZeRO stage.
     """
-    model = _mapped(_model_files(folder, 1, engine.zero_optimization_partition_weights())[0])
+    model = load_mapped(_model_files(folder, 1, engine.zero_optimization_partition_weights())[0])
     num_ranks, num_files = model["dp_world_size"], len(_optimizer_files(folder))
     if not engine.zero_optimization():
         if num_files:
@@ -94,7 +95,7 @@ def check_fits(engine: DeepSpeedEngine, folder: Path) -> int:
 
 def load_resharded(engine: DeepSpeedEngine, folder: Path) -> None:
     """Loads weights, optimizer and schedule from the files of any number of ranks; all ranks call it, after
-    :func:`check_fits`.
+    :func:`check_fits`, inside :func:`~unigrpo.distributed.deepspeed_files.without_code`.
 
     Args:
         engine: A new engine of ZeRO stage 1, 2 or 3, the one that wrote the checkpoint.
@@ -106,8 +107,8 @@ def load_resharded(engine: DeepSpeedEngine, folder: Path) -> None:
     optimizer: Any = engine.optimizer
     is_sharded = engine.zero_optimization_partition_weights()
     files = _optimizer_files(folder)
-    shards = [_mapped(file)[OPTIMIZER_STATE_DICT] for file in files]
-    models = [_mapped(file) for file in _model_files(folder, len(files), is_sharded)]
+    shards = [load_mapped(file)[OPTIMIZER_STATE_DICT] for file in files]
+    models = [load_mapped(file) for file in _model_files(folder, len(files), is_sharded)]
     if hasattr(optimizer, "checkpoint_event_prologue"):
         optimizer.checkpoint_event_prologue()
     model = dict(models[0])
@@ -264,8 +265,3 @@ def _model_files(folder: Path, num_ranks: int, is_sharded: bool) -> list[Path]:
             "checkpoint"
         )
     return files
-
-
-def _mapped(file: Path) -> dict[str, Any]:
-    """Returns the content of a file of DeepSpeed, whose tensors are read where they are used."""
-    return torch.load(file, map_location="cpu", mmap=True, weights_only=False)

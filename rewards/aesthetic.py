@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
 
 import torch
 
@@ -11,9 +13,14 @@ from rewards.base import Reward, RewardInput
 from rewards.imaging.batches import check_image_prompt, generated_image, require_batch_size
 from rewards.imaging.clip import ClipEncoder
 from rewards.imaging.score_head import ScoreHead
-from rewards.imaging.weights import find_file, load_exactly, read_weights
+from rewards.imaging.weights import find_file, load_exactly, model_folder, read_weights
 
 HEAD_FILES = ("aesthetic-model.pth", "sac+logos+ava1-l14-linearMSE.pth", "model.safetensors")
+
+
+def head_file(head: str) -> Path:
+    """Returns the file of a head's weights; one of the Hub is downloaded."""
+    return find_file(head, HEAD_FILES)
 
 
 class Aesthetic(Reward):
@@ -33,6 +40,7 @@ class Aesthetic(Reward):
     range = (float("-inf"), float("inf"))
     unit = "points of people's ratings, which go from 1 to 10"
     is_costly = True
+    hub_options: ClassVar = {"model": model_folder, "head": head_file}
 
     def __init__(
         self,
@@ -53,7 +61,7 @@ class Aesthetic(Reward):
 
     @cached_property
     def _head(self) -> ScoreHead:
-        path = find_file(self._head_source, HEAD_FILES)
+        path = head_file(self._head_source)
         head = ScoreHead(self._encoder.width)
         load_exactly(head, read_weights(path), str(path))
         return head.eval().requires_grad_(False)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 from PIL import Image
 
@@ -55,6 +57,26 @@ class Reward:
     is_costly: bool = False
     """Whether the samples take most of the reward's time, as with a model. Such a reward is called with as many
     samples as its deadline allows by the measured rate, so it must score each sample for itself."""
+    hub_options: ClassVar[Mapping[str, Callable[[str], Path]]] = {}
+    """Options that may name a model of the Hub, each with the function that returns the path of its files on this
+    machine, and downloads them if they are not there."""
+
+    @classmethod
+    def local_options(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the options with paths in place of names of the Hub, including those that are default values.
+
+        The driver of a run calls it once, so that the Hub is not asked by every process of the reward.
+
+        Args:
+            options: Keyword arguments of the constructor.
+
+        Raises:
+            ValueError: A name is neither here nor on the Hub, or the Hub cannot be reached.
+        """
+        parameters = inspect.signature(cls).parameters
+        names = {option: options.get(option, parameters[option].default) for option in cls.hub_options}
+        found = {o: str(cls.hub_options[o](name)) for o, name in names.items() if name and isinstance(name, str)}
+        return {**options, **found}
 
     def __call__(self, inputs: Sequence[RewardInput]) -> list[float | None]:
         """Returns one value for each input; None where there is none, which is never treated as 0."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from PIL import Image
 from torch import Tensor
 
@@ -9,6 +11,7 @@ from rewards.base import RewardInput
 from rewards.imaging.batches import describe, require_batch_size
 from rewards.imaging.clip import ClipEncoder
 from rewards.imaging.clip_reward import ClipReward
+from rewards.imaging.weights import model_folder
 from rewards.reply import after_thoughts
 
 RANGES = {"percent": (0.0, 100.0), "cosine": (-1.0, 1.0)}
@@ -32,6 +35,7 @@ class ClipScore(ClipReward):
     name = "clip_score"
     range = RANGES["percent"]
     unit = "percent: 100 times the cosine, not below 0"
+    hub_options: ClassVar = {"model": model_folder}
 
     def __init__(
         self,

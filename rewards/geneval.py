@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from PIL import Image
@@ -15,6 +16,7 @@ from rewards.imaging.batches import check_image_prompt, generated_image
 from rewards.imaging.clip import ClipEncoder
 from rewards.imaging.detector import Detector
 from rewards.imaging.scene import COLORS, Box, read_scene, requirements_met
+from rewards.imaging.weights import model_folder
 
 COLOR_QUERIES = ("a photo of a {color} {name}", "a photo of a {color}-colored {name}", "a photo of a {color} object")
 """Texts whose mean embedding stands for a color, as in GenEval."""
@@ -47,6 +49,7 @@ class Geneval(Reward):
     range = (0.0, 1.0)
     unit = "1 if all requirements are met"
     is_costly = True
+    hub_options: ClassVar = {"detector": model_folder, "clip": model_folder}
 
     def __init__(
         self,

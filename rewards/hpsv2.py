@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import ClassVar
+
 from torch import Tensor
 
 from rewards.imaging.batches import require_batch_size
 from rewards.imaging.clip import CLIP_H, ClipEncoder
 from rewards.imaging.clip_reward import ClipReward
 from rewards.imaging.open_clip_weights import load_open_clip
-from rewards.imaging.weights import find_file, local_path
+from rewards.imaging.weights import find_file, local_path, processor_folder
 
 FILES = ("HPS_v2.1_compressed.pt", "HPS_v2_compressed.pt")
 """Published files, the newer version first."""
+
+
+def model_path(model: str) -> Path:
+    """Returns the file or folder of the weights; a file of the Hub is downloaded."""
+    return local_path(model) or find_file(model, FILES)
 
 
 class HpsV2(ClipReward):
@@ -33,6 +41,7 @@ class HpsV2(ClipReward):
     name = "hpsv2"
     range = (-1.0, 1.0)
     unit = "cosine"
+    hub_options: ClassVar = {"model": model_path, "processor": processor_folder}
 
     def __init__(
         self,

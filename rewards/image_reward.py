@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -18,10 +19,12 @@ from rewards.imaging.batches import (
     require_batch_size,
     slices,
 )
-from rewards.imaging.image_reward_files import load_image_reward
+from rewards.imaging.image_reward_files import load_image_reward, weights_file
 from rewards.imaging.image_reward_model import MAX_TOKENS, ImageRewardModel, to_pixels
 from rewards.imaging.prompt_tokens import PromptTokens
+from rewards.imaging.weights import processor_folder
 
+MODEL = "zai-org/ImageReward"
 TOKENIZER = "google-bert/bert-base-uncased"
 
 
@@ -43,16 +46,22 @@ class ImageReward(Reward):
     range = (float("-inf"), float("inf"))
     unit = "standard deviations over the authors' data; 0 is their mean"
     is_costly = True
+    hub_options: ClassVar = {"model": weights_file, "tokenizer": processor_folder}
 
     def __init__(
         self,
-        model: str = "zai-org/ImageReward",
+        model: str = MODEL,
         tokenizer: str | None = None,
         device: str = "auto",
         batch_size: int = 32,
     ) -> None:
         self._model, self._tokenizer = model, tokenizer
         self._device, self._batch_size = device, require_batch_size(batch_size)
+
+    @classmethod
+    def local_options(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        model, tokenizer = options.get("model", MODEL), options.get("tokenizer")
+        return super().local_options({**options, "tokenizer": tokenizer or _own_tokenizer(model) or TOKENIZER})
 
     def load(self) -> None:
         _ = self._tokens

@@ -47,6 +47,17 @@ def load_reward(spec: str, options: Mapping[str, Any] | None = None, style: str 
     return FunctionReward(found, spec.rpartition(":")[2], options, style)
 
 
+def local_options(spec: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the options of a reward of rewards/ with paths in place of names of the Hub, as
+    :meth:`rewards.base.Reward.local_options` finds them. Those of other rewards stay as they are, because the code of
+    users runs only in processes of its own.
+
+    Raises:
+        ValueError: No such reward, or a name is neither here nor on the Hub.
+    """
+    return dict(options) if ":" in spec else _class_of(spec).local_options(options)
+
+
 def reward_names() -> list[str]:
     """Returns the rewards that are files of this package."""
     return sorted(m.name for m in pkgutil.iter_modules(rewards.__path__) if not m.ispkg and m.name not in HIDDEN)

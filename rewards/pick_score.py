@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from rewards.imaging.batches import require_batch_size
 from rewards.imaging.clip import CLIP_H, ClipEncoder
 from rewards.imaging.clip_reward import ClipReward
+from rewards.imaging.weights import model_folder, processor_folder
 
 RANGES = {"logit": (-100.0, 100.0), "cosine": (-1.0, 1.0)}
 
@@ -29,6 +32,7 @@ class PickScore(ClipReward):
     name = "pick_score"
     range = RANGES["logit"]
     unit = "logit: cosine times the model's scale, which is at most 100"
+    hub_options: ClassVar = {"model": model_folder, "processor": processor_folder}
 
     def __init__(
         self,

@@ -23,6 +23,11 @@ WEIGHT_FILES = ("model.safetensors", "ImageReward.pt")
 CONFIG_FILE = "config.json"
 
 
+def weights_file(model: str) -> Path:
+    """Returns the file of the weights of a folder or file; one of the Hub is downloaded."""
+    return find_file(model, WEIGHT_FILES)
+
+
 def load_image_reward(model: str) -> ImageRewardModel:
     """Returns an ImageReward in float32 for evaluation.
 
@@ -33,7 +38,7 @@ def load_image_reward(model: str) -> ImageRewardModel:
     Raises:
         ValueError: No such file, or one that holds something else.
     """
-    path = find_file(model, WEIGHT_FILES)
+    path = weights_file(model)
     weights = read_weights(path)
     try:
         vision, text = configs_of(weights, **_heads(path.parent))

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 from zipfile import is_zipfile
 
 import torch
-from huggingface_hub import hf_hub_download
+from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+TEXT_FILES = ("*.json", "*.txt")
+"""Files of a config, a tokenizer and a processor."""
 
 
 def local_path(model: str) -> Path | None:
@@ -54,6 +57,38 @@ def find_file(model: str, names: Collection[str]) -> Path:
         f"model {model!r} is no folder here, and the Hub gave none of its files ({'; '.join(reasons)}); "
         "download it first and give its folder"
     )
+
+
+def model_folder(model: str) -> Path:
+    """Returns the folder of a model of transformers with its tokenizer and processor; one of the Hub is downloaded.
+
+    Pickled weights are downloaded only if there are no others.
+
+    Raises:
+        ValueError: There is neither such a folder nor such a name on the Hub.
+    """
+    folder = _downloaded(model, [*TEXT_FILES, "model*.safetensors"])
+    return folder if any(folder.glob("model*.safetensors")) else _downloaded(model, ["pytorch_model*.bin*"])
+
+
+def processor_folder(model: str) -> Path:
+    """Returns the folder of a config, tokenizer and processor without weights; arguments and errors are those of
+    :func:`model_folder`."""
+    return _downloaded(model, TEXT_FILES)
+
+
+def _downloaded(model: str, patterns: Sequence[str]) -> Path:
+    path = local_path(model)
+    if path is not None:
+        return path
+    try:
+        return Path(snapshot_download(model, allow_patterns=list(patterns)))
+    except (OSError, ValueError) as error:  # the Hub's own errors are among these
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"model {model!r} is no folder here, and the Hub did not give it ({reason}); download it first and give "
+            "its folder"
+        ) from error
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
-from unigrpo.config import ActorConfig, BaseRunConfig, RolloutConfig, RunConfig
+from rewards.imaging import weights as reward_weights
+from unigrpo.config import ActorConfig, BaseRunConfig, RewardConfig, RewardTermConfig, RolloutConfig, RunConfig
 from unigrpo.config.corpora import SourceConfig
 from unigrpo.config.denoising import ModalityConfig, StageConfig
 from unigrpo.distributed import placement
@@ -51,19 +52,22 @@ class FakeGroup:
 
 
 class FakeRewards:
-    """Rewards that start nothing."""
+    """Rewards that start nothing and keep the config."""
 
-    def __init__(self, *_: Any) -> None:
-        pass
+    configs: ClassVar[list[RewardConfig]] = []
+
+    def __init__(self, config: RewardConfig, *_: Any) -> None:
+        self.configs.append(config)
 
     def initialize(self, *_: Any) -> None:
         """Starts nothing."""
 
 
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[BaseRunConfig]:
+def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[BaseRunConfig]:
     """The configs with which groups of workers are started."""
     configs: list[BaseRunConfig] = []
+    (tmp_path / "model.safetensors").touch()
     monkeypatch.setattr(placement, "place", lambda *_: None)
     monkeypatch.setattr(placement, "model_group", lambda role, *_: FakeGroup(role, configs))
     monkeypatch.setattr(placement, "rollout_group", lambda _: FakeGroup("rollout", configs))
@@ -82,11 +86,16 @@ def test_workers_start_with_folders_in_place_of_names_on_the_hub(
     )
     actor = ActorConfig(model_name_or_path="owner/policy", num_nodes=2, num_gpus_per_node=8)
     if kind == "unigrpo":
-        start_groups(replace(RunConfig(), actor=actor, rollout=RolloutConfig(num_workers=4)))
+        monkeypatch.setattr(reward_weights, "snapshot_download", weight_files.snapshot_download)
+        rewards = RewardConfig(terms=(RewardTermConfig(name="pick_score", options={"model": "owner/reward"}),))
+        start_groups(replace(RunConfig(), actor=actor, rollout=RolloutConfig(num_workers=4), reward=rewards))
         assert len(started) == 3, "policy, reference and rollout"
+        assert FakeRewards.configs[-1].terms[0].options == {"model": str(tmp_path), "processor": str(tmp_path)}
+        assert asked[1:] == ["owner/reward", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"]
     else:
         texts = SourceConfig(kind="text", task="lm", path="text.jsonl")
         lm = ModalityConfig(batch_size=16, sources={"text": texts})
         start_stage(StageConfig(actor=actor, lm=lm))
-    assert asked == ["owner/policy"]
+    assert asked[0] == "owner/policy"
+    assert asked.count("owner/policy") == 1
     assert {config.actor.model_name_or_path for config in started} == {str(tmp_path)}

@@ -24,6 +24,7 @@ from unigrpo.distributed.ray_group import RayGroup
 from unigrpo.distributed.reward_pool import RewardPool
 from unigrpo.models.loading import with_local_folders
 from unigrpo.records import Prompt
+from unigrpo.workers.reward import with_local_models
 
 logger = logging.getLogger(__name__)
 PLACEMENT_SECONDS = 60.0
@@ -68,13 +69,14 @@ def start_groups(config: RunConfig, prompts: Sequence[Prompt] = ()) -> Groups:
     Raises:
         ValueError: The cluster's resources are not free.
         CheckpointError: The Hub does not have the policy or the image tokenizer.
+        ConfigError: The Hub does not have a model of a reward.
         WorkerError: A worker could not start.
     """
     beside = [term for term in config.reward.terms if term.on_policy_gpus]
     model_gpus = 1.0 - POLICY_GPU_SHARE * len(beside)
     is_shared = config.has_reference_workers and config.train.colocate_actor_ref
     share = model_gpus / 2 if is_shared else model_gpus
-    of_workers = with_local_folders(config)
+    of_workers, rewards = with_local_folders(config), with_local_models(config.reward)
     placements = [place(config.actor.num_ranks, 1 + sum(term.cpus for term in beside))]
     reference = rollout = None
     policy = model_group("policy", PolicyActor, config, placements[0], share)
@@ -89,7 +91,7 @@ def start_groups(config: RunConfig, prompts: Sequence[Prompt] = ()) -> Groups:
         policy=policy,
         reference=reference,
         rollout=rollout,
-        reward=RewardPool(config.reward, placements[0]),
+        reward=RewardPool(rewards, placements[0]),
         placements=tuple(placements),
     )
     try:

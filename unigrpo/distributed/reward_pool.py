@@ -23,7 +23,7 @@ from unigrpo.distributed.ray_group import WorkerFailed, cause_of
 from unigrpo.distributed.reward_actor import RewardActor
 from unigrpo.records import Prompt
 from unigrpo.workers import reward_pool
-from unigrpo.workers.reward import reward_spec
+from unigrpo.workers.reward import reward_spec, with_local_models
 from unigrpo.workers.reward_pool import RewardNotReady, Trial
 
 RELOAD_FACTOR = reward_pool.RELOAD_FACTOR
@@ -91,10 +91,11 @@ def check_rewards(config: RewardConfig, prompts: Sequence[Prompt] = (), samples_
         samples_per_step: Samples of a step.
 
     Raises:
+        ConfigError: A model of a reward is neither here nor on the Hub.
         WorkerFailed: A reward cannot be loaded, such as a judge that is down or weights of another model, it fails, or
             its deadline cannot be met. The message names it.
     """
-    with contextlib.closing(RewardPool(config)) as pool:
+    with contextlib.closing(RewardPool(with_local_models(config))) as pool:
         pool.initialize(prompts, samples_per_step)
         return pool.try_out(prompts, samples_per_step) if prompts else []
 

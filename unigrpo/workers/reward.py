@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 from rewards.base import RewardInput
+from rewards.loading import local_options
 from rewards.runtime.batch import RewardBatch
 from rewards.runtime.host import RewardHost, RewardSpec
 from rewards.runtime.scoring import Scores
@@ -90,6 +92,23 @@ class LocalRewards:
 def reward_spec(term: RewardTermConfig) -> RewardSpec:
     """Returns the data from which a reward is built."""
     return RewardSpec(name=term.name, options=term.options, style=term.style)
+
+
+def with_local_models(config: RewardConfig) -> RewardConfig:
+    """Returns a config whose rewards name the paths of their models in place of names of the Hub.
+
+    The driver asks the Hub once, and the processes of all nodes read its cache (``HF_HOME``).
+
+    Raises:
+        ConfigError: A model is neither here nor on the Hub.
+    """
+    terms: list[RewardTermConfig] = []
+    for term in config.terms:
+        try:
+            terms.append(replace(term, options=local_options(term.name, term.options)))
+        except ValueError as error:
+            raise ConfigError(f"reward {term.name!r}: {error}") from error
+    return replace(config, terms=tuple(terms))
 
 
 def check_names(names: Sequence[str]) -> None:

@@ -30,6 +30,7 @@ from unigrpo.workers.reward import (
     outputs,
     prompt_input,
     reward_batch,
+    with_local_models,
     work_metrics,
 )
 from unigrpo.workers.reward_process import Batch, LocalReward, ReplacedProcess, RewardHandle
@@ -347,7 +348,7 @@ def _applicable_samples(term: RewardTermConfig, prompts: Sequence[Prompt], sampl
 
 def local_reward_pool(config: RewardConfig) -> RewardPool:
     """The rewards in processes of this machine, without Ray."""
-    terms = tuple(replace(term, concurrency=1) for term in config.terms)
+    terms = tuple(replace(term, concurrency=1) for term in with_local_models(config).terms)
     return RewardPool(replace(config, terms=terms), LocalReward, free_cpus=lambda: len(os.sched_getaffinity(0)) - 1)
 
 

@@ -192,11 +192,9 @@ prepare_environment() {
         fail "$venv has $("$PYTHON" --version); UniGRPO needs 3.10, 3.11 or 3.12. Remove it and start again"
     machine_kind=$(device_kind)
     install_if_needed "$machine_kind"
-    # The images of the tiny prompts are generated instead of tracked.
-    if [ ! -d examples/tiny/world/test ]; then
-        "$PYTHON" examples/tiny/prompt_images.py ||
-            fail "the images of the tiny prompts could not be generated; the message stands above"
-    fi
+    # The images of the tiny prompts are generated instead of tracked. Those of an earlier version are replaced.
+    "$PYTHON" examples/tiny/prompt_images.py ||
+        fail "the images of the tiny prompts could not be generated; the message stands above"
 }
 
 [ "$(uname -sm)" = "Linux x86_64" ] || fail "UniGRPO runs on Linux x86-64; this is $(uname -sm)"

@@ -6,7 +6,7 @@
 Every method trains on the same prompts with the same number of samples; only the settings of METHODS differ. The
 learning rate of a method is the one with the largest mean gain in a run with --tune_seed, which is not reported. Every
 finished run is a JSON file in the output folder, and a second call goes on after them. The results are results.json,
-table.md (at equal samples, and at the training time of the fastest method) and curves.png (mean of the seeds, with a
+table.md (at equal samples, and at the CPU time of the fastest method) and curves.png (mean of the seeds, with a
 band from the lowest to the highest).
 """
 
@@ -34,7 +34,7 @@ from unigrpo import LocalTrainer
 from unigrpo.config import RunConfig
 from unigrpo.config.parsing import config_from_args, parse, run_parser
 from unigrpo.data.prompts import load_prompts
-from unigrpo.trainers.base import NoOutput
+from unigrpo.trainers.base import NoOutput, Output
 
 matplotlib.use("Agg")
 CONFIG = "launch/configs/tiny/unigrpo.yaml"
@@ -83,7 +83,10 @@ def main() -> None:
     for method in arguments.methods:
         rate = arguments.learning_rates[0]
         if len(arguments.learning_rates) > 1:
-            tuned = [known_run(folder, method, arguments.tune_seed, r, arguments) for r in arguments.learning_rates]
+            steps = ["--train.num_steps", str(arguments.tune_steps)] if arguments.tune_steps else []
+            tuned = [
+                known_run(folder, method, arguments.tune_seed, r, arguments, steps) for r in arguments.learning_rates
+            ]
             rate = max(tuned, key=mean_gain)["learning_rate"]
         chosen[method] = [known_run(folder, method, seed, rate, arguments) for seed in arguments.seeds]
     record = {
@@ -113,6 +116,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="seeds to report")
     parser.add_argument("--tune_seed", type=int, default=0, help="seed of the runs that choose the learning rate")
     parser.add_argument(
+        "--tune_steps",
+        type=int,
+        default=0,
+        help="steps of the runs that choose the learning rate; 0: as many as others",
+    )
+    parser.add_argument(
         "--learning_rates", type=float, nargs="+", default=[3e-5, 1e-4, 3e-4], help="rates to choose from"
     )
     parser.add_argument("--config", default=CONFIG, help="config of all runs (default: %(default)s)")
@@ -121,12 +130,20 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
-def known_run(folder: Path, method: str, seed: int, rate: float, arguments: argparse.Namespace) -> dict[str, Any]:
+def known_run(
+    folder: Path, method: str, seed: int, rate: float, arguments: argparse.Namespace, more: Sequence[str] = ()
+) -> dict[str, Any]:
     """Returns the record of a run, which is trained if the folder has none."""
     file = folder / f"run_{method.replace(' ', '_')}_seed{seed}_lr{rate:g}.json"
     if not file.exists():
         overrides = ["--train.seed", str(seed), "--actor.adam.lr", str(rate)]
-        overrides += ["--eval.steps", str(arguments.eval_steps), *(METHODS | ABLATIONS)[method], *arguments.settings]
+        overrides += [
+            "--eval.steps",
+            str(arguments.eval_steps),
+            *(METHODS | ABLATIONS)[method],
+            *arguments.settings,
+            *more,
+        ]
         parsed = parse(run_parser("compare_methods", ""), ["--config", arguments.config, *overrides], RunConfig)
         print(f"{method}, seed {seed}, learning rate {rate:g}", flush=True)
         points, seconds = train(config_from_args(parsed, RunConfig))
@@ -140,8 +157,17 @@ def read(file: Path) -> dict[str, Any]:
     return json.loads(file.read_text())
 
 
+class CpuTimedTrainer(LocalTrainer):
+    """Adds the CPU seconds of a step to its metrics: other programs on the machine do not change them."""
+
+    def train_step(self, step: int, output: Output) -> dict[str, float]:
+        started = time.process_time()
+        values = super().train_step(step, output)
+        return values | {"cpu_seconds": time.process_time() - started}
+
+
 class Curve(NoOutput):
-    """The output of a run that keeps its held-out shares and the seconds of training until each."""
+    """The output of a run that keeps its held-out shares and the CPU seconds of training until each."""
 
     def __init__(self, tasks: Sequence[str]) -> None:
         self.points: list[dict[str, float]] = []
@@ -152,10 +178,10 @@ class Curve(NoOutput):
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Keeps a point if the step has held-out metrics."""
-        self._seconds += values.get("time/step_seconds", 0.0)
+        self._seconds += values.get("cpu_seconds", 0.0)
         shares = {title: values[f"eval/{name}"] for title, name in self._names.items() if f"eval/{name}" in values}
         if shares:
-            self.points.append({"step": step, "train_seconds": round(self._seconds, 1), **shares})
+            self.points.append({"step": step, "train_cpu_seconds": round(self._seconds, 1), **shares})
             print(self.points[-1], flush=True)
 
 
@@ -166,7 +192,7 @@ def train(config: RunConfig) -> tuple[list[dict[str, float]], float]:
     output = Curve(data.tasks)
     with (
         tempfile.TemporaryDirectory() as run_dir,
-        LocalTrainer(
+        CpuTimedTrainer(
             replace(config, run_dir=run_dir),
             prompts=load_prompts(data.prompt_dataset, tasks=data.tasks, max_samples=data.max_samples),
             eval_prompts=load_prompts(held_out.dataset, tasks=data.tasks, max_samples=held_out.max_samples),
@@ -184,7 +210,7 @@ def gains(run: dict[str, Any], seconds: float | None = None) -> dict[str, float]
     titles = [title for title in SAMPLED if title in first]
     if seconds is None:
         return {title: last[title] - first[title] for title in titles}
-    times = [point["train_seconds"] for point in run["points"]]
+    times = [point["train_cpu_seconds"] for point in run["points"]]
     shares = {title: [point[title] for point in run["points"]] for title in titles}
     return {title: float(np.interp(seconds, times, shares[title])) - first[title] for title in titles}
 
@@ -196,10 +222,10 @@ def mean_gain(run: dict[str, Any]) -> float:
 
 def table(chosen: dict[str, list[dict[str, Any]]]) -> str:
     """Returns a Markdown table: the mean gain of the seeds and the lowest and highest in brackets, for each task at
-    equal samples and, after the bar, at the training time of the fastest method."""
-    fastest = min(statistics.mean(run["points"][-1]["train_seconds"] for run in runs) for runs in chosen.values())
+    equal samples and, after the comma, at the CPU time of the fastest method."""
+    fastest = min(statistics.mean(run["points"][-1]["train_cpu_seconds"] for run in runs) for runs in chosen.values())
     titles = [title for title in SAMPLED if title in next(iter(chosen.values()))[0]["points"][0]]
-    head = ["method", "learning rate", *titles, "seconds of training"]
+    head = ["method", "learning rate", *titles, "CPU seconds of training"]
     rows = [head, ["---"] * len(head)]
     for method, runs in chosen.items():
         cells: list[str] = []
@@ -208,7 +234,7 @@ def table(chosen: dict[str, list[dict[str, Any]]]) -> str:
             equal_time = statistics.mean(gains(run, fastest)[title] for run in runs)
             low, high = min(equal_samples), max(equal_samples)
             cells.append(f"{statistics.mean(equal_samples):+.3f} ({low:+.3f} to {high:+.3f}), {equal_time:+.3f}")
-        seconds = statistics.mean(run["points"][-1]["train_seconds"] for run in runs)
+        seconds = statistics.mean(run["points"][-1]["train_cpu_seconds"] for run in runs)
         rows.append([method, f"{runs[0]['learning_rate']:g}", *cells, f"{seconds:.0f}"])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 

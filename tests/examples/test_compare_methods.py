@@ -32,7 +32,7 @@ def scripts() -> ModuleType:
 
 def a_run(rate: float, seed: int, sums: tuple[float, ...], seconds: float) -> dict[str, Any]:
     points = [
-        {"step": i, "train_seconds": i * seconds / (len(sums) - 1), "sums": share} for i, share in enumerate(sums)
+        {"step": i, "train_cpu_seconds": i * seconds / (len(sums) - 1), "sums": share} for i, share in enumerate(sums)
     ]
     return {"method": "m", "seed": seed, "learning_rate": rate, "seconds": seconds, "points": points}
 
@@ -46,7 +46,7 @@ def test_gains_are_taken_at_equal_samples_and_at_the_time_of_the_fastest(scripts
     assert scripts.compare.mean_gain(slow) > scripts.compare.mean_gain(fast)
     other = a_run(1e-4, 2, (0.2, 0.2, 0.6), 100.0)
     lines = scripts.compare.table({"slow": [slow, other], "fast": [fast]}).splitlines()
-    assert lines[0] == "| method | learning rate | sums | seconds of training |"
+    assert lines[0] == "| method | learning rate | sums | CPU seconds of training |"
     assert lines[2:] == [
         "| slow | 0.0001 | +0.500 (+0.400 to +0.600), +0.050 | 100 |",
         "| fast | 3e-05 | +0.100 (+0.100 to +0.100), +0.100 | 25 |",

@@ -156,21 +156,24 @@ def test_every_answer_about_an_image_is_that_of_its_scene(tiny):
         assert answers[row["prompt"]] == row["label"]
 
 
-def test_missing_images_are_drawn_and_others_are_refused(tiny, tmp_path, monkeypatch):
+def test_missing_and_stale_images_are_written_again_and_others_are_refused(tiny, tmp_path, monkeypatch):
     for file in (TINY / "world").glob("*.jsonl"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     monkeypatch.setattr(tiny.images, "FOLDER", tmp_path)
     tiny.images.main()
     assert tiny.images.checksum(tmp_path) == tiny.images.PIXELS
-    kept = tmp_path / "train" / "000.png"
-    kept.write_bytes(b"kept")  # a second call finds every file and draws nothing
+    file = tmp_path / "train" / "000.png"
+    written = file.stat().st_mtime_ns
     tiny.images.main()
-    assert kept.read_bytes() == b"kept"
-    kept.unlink()
+    assert file.stat().st_mtime_ns == written, "a second call finds all images"
+    (tmp_path / "test" / "000.png").write_bytes(file.read_bytes())
+    tiny.images.main()
+    assert tiny.images.checksum(tmp_path) == tiny.images.PIXELS, "the image of another scene was replaced"
+    file.unlink()
     monkeypatch.setattr(tiny.images, "PIXELS", "0" * 64)
     with pytest.raises(SystemExit, match="draws other images than the prompts describe"):
         tiny.images.main()
-    assert not kept.exists()
+    assert not file.exists()
 
 
 def test_the_table_has_a_row_for_each_stage(tiny):

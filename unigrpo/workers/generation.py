@@ -84,13 +84,15 @@ class TaskSampler:
 
     def encode(self, prompts: Sequence[Prompt]) -> list[Int[Tensor, " P"]]:
         """Returns the prompts of one task as tokens."""
-        codes: Sequence[Tensor | None] = [None] * len(prompts)
+        distinct = list({id(prompt): prompt for prompt in prompts}.values())  # the samples of a group share a prompt
+        codes: Sequence[Tensor | None] = [None] * len(distinct)
         if prompts[0].task == "mmu":
-            codes = list(self._image_tokenizer().encode(self._pixels(prompts)).cpu())
-        return [
-            encode_prompt(prompt, self.tokenizer, self.vocabulary, self.data, image)
-            for prompt, image in zip(prompts, codes, strict=True)
-        ]
+            codes = list(self._image_tokenizer().encode(self._pixels(distinct)).cpu())
+        encoded = {
+            id(prompt): encode_prompt(prompt, self.tokenizer, self.vocabulary, self.data, image)
+            for prompt, image in zip(distinct, codes, strict=True)
+        }
+        return [encoded[id(prompt)] for prompt in prompts]
 
     def completion(self, sample: Trajectory) -> str:
         """Returns the generated text, cut at the first token that ends the turn or the text; empty without text."""

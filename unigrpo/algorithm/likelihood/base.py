@@ -104,6 +104,8 @@ class LikelihoodEstimator(ABC):
             generator: Source of all random numbers of these views.
             bounds: Lowest and highest mask ratio that the run allows.
         """
+        if row.num_spans == 1:
+            return self.span_views(row, mask_ratio, generator, bounds)
         parts: list[Views] = []
         for span in range(1, row.num_spans + 1):
             part = self.span_views(row.of_span(span), mask_ratio, generator, bounds)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from unigrpo import CheckpointError
 from unigrpo.runs.checkpoints import CheckpointStore, read
 from unigrpo.runs.errors import OutputError
 
@@ -50,7 +51,7 @@ def test_a_write_that_was_killed_leaves_the_older_checkpoint_in_force(tmp_path):
     assert not list(tmp_path.glob(".writing_*"))
 
 
-@pytest.mark.parametrize("damage", ["truncated", "missing", "no mark", "changed"])
+@pytest.mark.parametrize("damage", ["truncated", "missing", "no mark", "cut mark", "odd mark", "changed"])
 def test_a_damaged_checkpoint_is_skipped_and_reading_it_says_what_is_wrong(tmp_path, damage):
     store = CheckpointStore(tmp_path, max_num=3)
     save(store, 2)
@@ -63,7 +64,11 @@ def test_a_damaged_checkpoint_is_skipped_and_reading_it_says_what_is_wrong(tmp_p
     elif damage == "missing":
         weights.unlink()
     else:
-        (newest / "complete.json").unlink()
+        mark = newest / "complete.json"
+        whole = mark.read_text()
+        mark.unlink()
+        if damage != "no mark":
+            mark.write_text(whole[:40] if damage == "cut mark" else '{"files": 3, "step": 4, "state": {}}')
     found = CheckpointStore(tmp_path, max_num=3).latest()  # as a resumed run opens them
     assert found is not None
     assert found.step == 2
@@ -71,7 +76,9 @@ def test_a_damaged_checkpoint_is_skipped_and_reading_it_says_what_is_wrong(tmp_p
         "changed": "weights.bin is damaged",
         "truncated": "has 5 bytes, expected 10",
         "missing": "weights.bin is missing",
-        "no mark": "complete.json cannot be read",
+        "no mark": r"complete.json cannot be read \(FileNotFoundError",
+        "cut mark": r"complete.json cannot be read \(JSONDecodeError",
+        "odd mark": r"complete.json cannot be read \(TypeError",
     }
     with pytest.raises(ValueError, match=expected[damage]):
         read(newest)
@@ -135,6 +142,25 @@ def test_the_last_two_and_the_best_are_kept(tmp_path):
         save(store, step, metric)
     assert sorted(f.name for f in tmp_path.glob("step_*")) == ["step_00000002", "step_00000004", "step_00000005"]
     assert json.loads((tmp_path / "best.json").read_text())["checkpoint"] == "step_00000002"
+
+
+def test_folders_that_a_user_made_are_neither_taken_nor_deleted(tmp_path):
+    store = CheckpointStore(tmp_path, max_num=1)
+    save(store, 2).rename(tmp_path / "step_00000002_kept")
+    shutil.copytree(tmp_path / "step_00000002_kept", tmp_path / "step_old")
+    save(store, 1)
+    found = CheckpointStore(tmp_path, max_num=1).latest()
+    assert found is not None
+    assert found.step == 1
+    save(store, 3)
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["step_00000002_kept", "step_00000003", "step_old"]
+
+
+def test_a_damaged_name_of_the_best_is_found_before_a_run_goes_on(tmp_path):
+    save(CheckpointStore(tmp_path, max_num=2), 2, metric=0.5)
+    (tmp_path / "best.json").write_text('{"checkpoint": "step_000')
+    with pytest.raises(CheckpointError, match=r"best.json cannot be read \(JSONDecodeError: .*put it back, or delete"):
+        CheckpointStore(tmp_path, max_num=2).latest()
 
 
 def test_a_disk_without_room_for_a_checkpoint_is_named_before_anything_is_written(tmp_path):

@@ -118,10 +118,12 @@ class CheckpointStore:
         """Returns the newest complete checkpoint, or None if there is no checkpoint.
 
         Raises:
-            ValueError: There are checkpoints, but none is complete; starting anew would lose the run.
+            CheckpointError: There are checkpoints, but none is complete; starting anew would lose the run. Or the name
+                of the best checkpoint cannot be read.
         """
         problems: list[str] = []
-        for folder in sorted(self.path.glob("step_*"), reverse=True):
+        _best(self.path)
+        for folder in reversed(saved_steps(self.path).values()):
             problem = "" if folder in self._intact else _problem(folder)
             if not problem:
                 self._intact.add(folder)
@@ -139,15 +141,18 @@ class CheckpointStore:
         return _best(self.path)
 
     def _rotate(self) -> None:
-        folders = sorted(self.path.glob("step_*"))
-        for folder in folders[: -self._max_num]:
+        for folder in list(saved_steps(self.path).values())[: -self._max_num]:
             if folder.name != self._best()[0]:
                 shutil.rmtree(folder)
 
 
 def saved_steps(path: Path) -> dict[int, Path]:
-    """Returns the folders of all checkpoints by their steps, whole or not."""
-    return {int(folder.name.removeprefix("step_")): folder for folder in sorted(path.glob("step_*"))}
+    """Returns the folders of all checkpoints by their steps in ascending order, whole or not.
+
+    Folders with other names, such as copies that a user made, are not among them.
+    """
+    steps = {folder.name.removeprefix("step_"): folder for folder in sorted(path.glob("step_*"))}
+    return {int(step): folder for step, folder in steps.items() if step.isdecimal()}
 
 
 def named_best(path: Path) -> str:
@@ -159,9 +164,14 @@ def _best(path: Path) -> tuple[str, float]:
     """Returns name and metric of the best checkpoint."""
     try:
         best = json.loads((path / BEST_FILE).read_text())
+        return str(best["checkpoint"]), float(best["metric"])
     except FileNotFoundError:
         return "", float("-inf")
-    return best["checkpoint"], best["metric"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path / BEST_FILE} cannot be read ({type(error).__name__}: {error}); put it back, or delete it; then "
+            "none of the present checkpoints is kept as the best"
+        ) from error
 
 
 def read(folder: Path) -> Checkpoint:
@@ -184,7 +194,8 @@ def _opened(folder: Path) -> Checkpoint:
 def _problem(folder: Path) -> str:
     """Returns what is wrong with a checkpoint folder; empty if it is complete."""
     try:
-        files = json.loads((folder / COMPLETE_FILE).read_text())["files"]
+        mark = json.loads((folder / COMPLETE_FILE).read_text())
+        files, _, _ = dict(mark["files"]), int(mark["step"]), dict(mark["state"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{COMPLETE_FILE} cannot be read ({type(error).__name__}: {error})"
     files = {name: {"bytes": each} if isinstance(each, int) else each for name, each in files.items()}  # version 0.1

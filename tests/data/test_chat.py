@@ -7,7 +7,7 @@ from transformers import AutoTokenizer
 
 from unigrpo.config import DataConfig
 from unigrpo.data.chat import NEWLINES, chat_text, chat_variant
-from unigrpo.data.prompting import encode_prompt
+from unigrpo.data.prompting import check_prompt_text, decode_completion, encode_prompt
 from unigrpo.models.mmada import MMadaConfig
 from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.records import Prompt
@@ -61,12 +61,26 @@ def test_a_tokenizer_without_header_tokens_is_refused(tokenizer):
         chat_template = "{{ messages[0]['content'] }}"
         bos_token = "<s>"
 
-        def get_vocab(self):
-            return {"<|eot_id|>": 3}
+        unk_token_id = 0
+
+        def convert_tokens_to_ids(self, token):
+            return 3 if token == "<|eot_id|>" else self.unk_token_id
 
     with pytest.raises(ValueError, match=r"chat_one_newline, but the tokenizer has no <\|end_header_id\|>, <\|start"):
         chat_text("a", Bare(), "chat_one_newline")  # type: ignore[arg-type]
     assert chat_variant(Bare()) is None  # type: ignore[arg-type]
+
+
+def test_no_prompt_and_no_sample_copies_the_whole_vocabulary(tokenizer, tiny_model_folder, monkeypatch):
+    """Such a copy takes 60 ms for LLaDA's tokenizer."""
+    vocabulary = Vocabulary.from_pretrained_parts(MMadaConfig.from_pretrained(tiny_model_folder), tokenizer)
+    monkeypatch.setattr(type(tokenizer), "get_vocab", lambda _: pytest.fail("the vocabulary was copied"))
+    prompt = Prompt(id="a:1", text="2")
+    check_prompt_text(prompt, tokenizer)
+    for template in ("chat", *NEWLINES):
+        ids = encode_prompt(prompt, tokenizer, vocabulary, DataConfig(prompt_template=template))
+    text = decode_completion(ids, ids == ids, tokenizer, vocabulary)
+    assert text.startswith("<|startoftext|><|start_header_id|>user")
 
 
 def test_another_template_is_refused():

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from transformers import PreTrainedTokenizerBase
 
 from unigrpo import DataError
+from unigrpo.models.vocabulary import token_id
 
 NEWLINES = {"chat_one_newline": "\n", "chat_two_newlines": "\n\n"}
 """Text after every header: one newline in MMaDA's prompts, two in the template of LLaDA's tokenizer.
@@ -19,9 +20,13 @@ HEADER_TOKENS = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """Returns the ids that a user's text must not spell: special tokens, and those around the turns of a chat."""
     added = getattr(tokenizer, "added_tokens_decoder", {})
-    vocabulary = tokenizer.get_vocab()
-    headers = {vocabulary[token] for token in HEADER_TOKENS if token in vocabulary}
+    headers = {found for token in HEADER_TOKENS if (found := token_id(tokenizer, token)) is not None}
     return {*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special), *headers}
+
+
+def missing_headers(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Returns those of :data:`HEADER_TOKENS` that a tokenizer does not have."""
+    return sorted(token for token in HEADER_TOKENS if token_id(tokenizer, token) is None)
 
 
 def chat_text(
@@ -69,8 +74,7 @@ def turn_parts(role: str, content: str, newlines: str) -> tuple[str, str]:
 
 def chat_variant(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """Returns the key of :data:`NEWLINES` that equals the tokenizer's own template; None if none does."""
-    vocabulary = tokenizer.get_vocab()
-    if tokenizer.chat_template and all(token in vocabulary for token in HEADER_TOKENS):
+    if tokenizer.chat_template and not missing_headers(tokenizer):
         own = chat_text("a", tokenizer, "chat")
         for name in NEWLINES:
             if own == _published([{"role": "user", "content": "a"}], tokenizer, name):
@@ -79,7 +83,7 @@ def chat_variant(tokenizer: PreTrainedTokenizerBase) -> str | None:
 
 
 def _published(messages: Sequence[Mapping[str, str]], tokenizer: PreTrainedTokenizerBase, template: str) -> str:
-    missing = sorted(set(HEADER_TOKENS) - tokenizer.get_vocab().keys())
+    missing = missing_headers(tokenizer)
     if missing:
         raise DataError(
             f"data.prompt_template is {template}, but the tokenizer has no {', '.join(missing)}; use chat or plain"

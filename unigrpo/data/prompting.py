@@ -15,7 +15,7 @@ from unigrpo.data.bad_samples import BadSample
 from unigrpo.data.chat import HEADER_TOKENS, chat_text, special_ids
 from unigrpo.data.layouts import mmu_prompt, r2i_prompt, t2i_prompt
 from unigrpo.data.text import checked
-from unigrpo.models.vocabulary import Vocabulary
+from unigrpo.models.vocabulary import Vocabulary, token_id
 from unigrpo.records import Prompt
 
 PLACE = "{prompt}"
@@ -113,7 +113,7 @@ def decode_completion(
     """
     ends: list[Any] = [vocabulary.end_of_text_id]
     if not keep_end_of_turn:  # a tokenizer that lacks one of them has None
-        ends += [tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.get_vocab().get(HEADER_TOKENS[2])]
+        ends += [tokenizer.eos_token_id, tokenizer.pad_token_id, token_id(tokenizer, HEADER_TOKENS[2])]
     response = token_ids[response_mask].tolist()
     length = next((n for n, token in enumerate(response) if token in ends), len(response))
     return str(tokenizer.decode(response[:length], skip_special_tokens=False, clean_up_tokenization_spaces=False))

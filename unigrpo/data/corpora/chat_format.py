@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from unigrpo import DataError
 from unigrpo.data.bad_samples import BadSample
-from unigrpo.data.chat import HEADER_TOKENS, NEWLINES, chat_variant, turn_parts
+from unigrpo.data.chat import HEADER_TOKENS, NEWLINES, chat_variant, missing_headers, turn_parts
 from unigrpo.data.corpora.sample import Messages
 from unigrpo.data.prompt_chats import ROLES
 
@@ -76,8 +76,7 @@ def template_newlines(tokenizer: PreTrainedTokenizerBase, template: str) -> str 
     if template == "plain":
         return None
     variant = chat_variant(tokenizer) if template == "chat" else template
-    vocabulary = tokenizer.get_vocab()
-    if variant not in NEWLINES or any(token not in vocabulary for token in HEADER_TOKENS):
+    if variant not in NEWLINES or missing_headers(tokenizer):
         raise DataError(
             f"template {template!r} needs {', '.join(HEADER_TOKENS)} in the tokenizer, and chat in its own "
             f"template; choose one of {['chat', 'plain', *NEWLINES]}"

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
-import torch
-
 from unigrpo import DataError
 from unigrpo.config import DataConfig, prompt_files
-from unigrpo.data.corpora.order import Mixture
+from unigrpo.data.corpora.order import Mixture, shuffled_index
 from unigrpo.records import Prompt, Rollout, SampleRequest
-from unigrpo.rng import keyed_generator
 
 Named = TypeVar("Named", SampleRequest, Rollout)
 """A sample to generate, or a generated one."""
@@ -63,7 +60,6 @@ class PromptStream:
         self._batch_size = batch_size
         self._num_samples = num_samples
         self._seed = seed
-        self._orders: dict[str, tuple[int, list[int]]] = {}
 
     def requests(self, step: int) -> list[SampleRequest]:
         """Returns the samples to generate in a step; those of one prompt are adjacent."""
@@ -74,11 +70,7 @@ class PromptStream:
     def _at(self, position: int) -> Prompt:
         name, place = self._mixture.source_at(position) if self._mixture else ("", position)
         prompts = self._prompts[name]
-        epoch, index = divmod(place, len(prompts))
-        if self._orders.get(name, (-1, []))[0] != epoch:
-            generator = keyed_generator(self._seed, "prompt order", *([name] if name else []), epoch)
-            self._orders[name] = (epoch, torch.randperm(len(prompts), generator=generator).tolist())
-        return prompts[self._orders[name][1][index]]
+        return prompts[shuffled_index(place, len(prompts), self._seed, "prompt order", name)]
 
 
 def balance_across_ranks(samples: list[Named], num_ranks: int) -> list[Named]:

@@ -40,7 +40,7 @@ def test_the_config_before_a_resume_with_another_one_is_kept(config):
     [
         lambda output: output.metrics(1, {"reward/total_mean": 1.0}),
         lambda output: output.rollouts(1, [{"kind": "train", "completion": "x"}]),
-        lambda output: output.images(1, {"drawings": Image.new("RGB", (2, 2))}),
+        lambda output: output.images(1, {"images": Image.new("RGB", (2, 2))}),
         lambda output: output.summary({}),
     ],
 )

@@ -263,17 +263,17 @@ def test_a_run_of_several_tasks_shows_each_and_what_was_drawn_before_and_after(t
             row |= {"eval/math_answer_sampled/mmu": 0.1, "eval/clip_score_sampled/t2i": 30.0}
 
     change_metrics(folder, two_tasks)
-    (folder / "drawings").mkdir()
+    (folder / "images").mkdir()
     colours = {0: [255, 0, 0], 1: [0, 255, 0], 3: [0, 0, 255]}
     for step, colour in colours.items():
         drawing = np.full((8, 8, 3), colour, dtype=np.uint8)
         grid = captioned_grid([("a dot", (drawing,)), ("a rather long text that takes two lines", (drawing,))])
-        grid.save(folder / "drawings" / f"step_{step:08d}.png")
+        grid.save(folder / "images" / f"step_{step:08d}.png")
     page = Page(write_report(folder))
-    assert {"tasks.png", "drawings.png"} <= set(page.images)
+    assert {"tasks.png", "images.png"} <= set(page.images)
     assert "Generated images, before and after" in page.headings
     assert "row 1: step 0; row 2: step 3" in [text.text for text in page.root.all("p")]
-    both = np.asarray(Image.open(folder / "drawings.png"))
+    both = np.asarray(Image.open(folder / "images.png"))
     head = both.shape[0] - 2 * (128 + 4)
     assert (both[:head] != 255).any()
     for row, step in zip((both[head : head + 128], both[head + 132 : head + 260]), (0, 3), strict=True):
@@ -283,13 +283,13 @@ def test_a_run_of_several_tasks_shows_each_and_what_was_drawn_before_and_after(t
 
 def test_grids_of_several_rows_are_joined_under_one_caption(tmp_path):
     folder = write_run(tmp_path / "run")
-    (folder / "drawings").mkdir()
+    (folder / "images").mkdir()
     for step, shade in ((0, 10), (3, 30)):
         guided, unguided = (np.full((4, 4, 3), value, dtype=np.uint8) for value in (shade, shade + 5))
-        captioned_grid([("a dot", (guided, unguided))]).save(folder / "drawings" / f"step_{step:08d}.png")
+        captioned_grid([("a dot", (guided, unguided))]).save(folder / "images" / f"step_{step:08d}.png")
     texts = [text.text for text in Page(write_report(folder)).root.all("p")]
     assert "row 1: step 0; row 2: step 0; row 3: step 3; row 4: step 3" in texts
-    joined = np.asarray(Image.open(folder / "drawings.png"))
+    joined = np.asarray(Image.open(folder / "images.png"))
     rows = [joined[-132 * i + 60, 60].tolist() for i in (4, 3, 2, 1)]
     assert rows == [[10] * 3, [15] * 3, [30] * 3, [35] * 3]
 
@@ -297,9 +297,9 @@ def test_grids_of_several_rows_are_joined_under_one_caption(tmp_path):
 def test_grids_are_files_by_name_and_step(tmp_path):
     output = RunDirectory(RunConfig(run_dir=str(tmp_path), logger=LoggerConfig(tensorboard=False)), 0)
     red = np.zeros((4, 4, 3), dtype=np.uint8) + np.array([255, 0, 0], dtype=np.uint8)
-    output.images(3, {"drawings": captioned_grid([("red", (red,))])})
+    output.images(3, {"images": captioned_grid([("red", (red,))])})
     output.close()
-    page = np.asarray(Image.open(tmp_path / "drawings" / "step_00000003.png"))
+    page = np.asarray(Image.open(tmp_path / "images" / "step_00000003.png"))
     assert (page == red[0, 0]).all(axis=-1).sum() == 128 * 128
 
 

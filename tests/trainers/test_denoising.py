@@ -291,14 +291,14 @@ def test_images_and_texts_are_written(whole, world, tiny_unified_folder, tmp_pat
     output.rollouts(4, [row for step, row in whole[1].samples if step == 4])
     output.images(4, whole[1].grids[4])
     output.close()
-    for name in ("drawings", "reconstructions"):
+    for name in ("images", "reconstructions"):
         grid = np.asarray(Image.open(tmp_path / "run" / name / "step_00000004.png"))
         assert grid.std() > 0
     lines = [json.loads(line) for line in (tmp_path / "run" / "rollouts.jsonl").read_text().splitlines()]
     assert [(line["kind"], line["task"]) for line in lines] == [("eval", "t2i"), ("eval", "mmu"), ("eval", "text")]
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard"), size_guidance={"images": 0})
     events.Reload()
-    assert events.Tags()["images"] == ["eval/drawings", "eval/reconstructions"]
+    assert events.Tags()["images"] == ["eval/images", "eval/reconstructions"]
     assert events.Tags()["tensors"] == ["eval/samples/text_summary"]
 
 

@@ -25,6 +25,7 @@ from unigrpo.runs.checkpoints import CheckpointStore, checkpoint_path
 from unigrpo.runs.config_file import check_no_secret_is_missing
 from unigrpo.runs.directory import RunDirectory, check_unused
 from unigrpo.runs.errors import OutputError
+from unigrpo.runs.image_grid import IMAGES
 from unigrpo.runs.lock import locked
 from unigrpo.runs.report import write_report
 from unigrpo.runs.stopping import RunStopped, StopRequest
@@ -141,7 +142,7 @@ class DenoisingJob(TrainingJob[StageConfig, StageInputs]):
             )
 
     def results(self, folder: Path) -> dict[str, Path]:
-        return {"model": folder / "policy", "images": folder / "drawings", "report": write_report(folder)}
+        return {"model": folder / "policy", "images": folder / IMAGES, "report": write_report(folder)}
 
 
 def run_training(job: TrainingJob[Any, Any], *, is_dry_run: bool, gpu: str, mfu: float) -> int:

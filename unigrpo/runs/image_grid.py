@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-DRAWINGS = "drawings"
+IMAGES = "images"
 """Folder of a run's grids of generated images."""
 RECONSTRUCTIONS = "reconstructions"
 """Folder of the grids of held-out images: the original, through the image tokenizer, and as the model predicts it."""

@@ -20,7 +20,7 @@ from PIL import Image
 from unigrpo import ConfigError
 from unigrpo.data.images import read_image
 from unigrpo.runs.config_file import CONFIG_FILE
-from unigrpo.runs.image_grid import DRAWINGS, RECONSTRUCTIONS, stack_vertically
+from unigrpo.runs.image_grid import IMAGES, RECONSTRUCTIONS, stack_vertically
 from unigrpo.runs.metrics import METRICS_FILE, ROLLOUTS_FILE, read_lines
 from unigrpo.runs.report_plots import Rows, mean_seconds, write_plots
 from unigrpo.runs.scores import SCORES_FILE, Scores, paired_gain, scores_at
@@ -195,13 +195,13 @@ def throughput(rows: Rows) -> list[dict[str, Any]]:
 def image_grids(folder: Path) -> list[dict[str, Any]]:
     """Returns the grids of a run: the same prompts at the first and the last evaluation, and reconstructions."""
     grids: list[dict[str, Any]] = []
-    if pages := sorted((folder / DRAWINGS).glob("step_*.png")):
+    if pages := sorted((folder / IMAGES).glob("step_*.png")):
         shown = list(dict.fromkeys([pages[0], pages[-1]]))
         stacked, num_rows = stack_vertically([Image.open(page) for page in shown])
-        stacked.save(folder / f"{DRAWINGS}.png")
+        stacked.save(folder / f"{IMAGES}.png")
         title = "Generated images" + ", before and after" * (len(shown) > 1)
         rows = [int(page.stem.removeprefix("step_")) for page in shown for _ in range(num_rows)]
-        grids.append({"title": title, "file": f"{DRAWINGS}.png", "rows": rows})
+        grids.append({"title": title, "file": f"{IMAGES}.png", "rows": rows})
     if pages := sorted((folder / RECONSTRUCTIONS).glob("step_*.png")):
         title = f"Reconstructions at step {int(pages[-1].stem.removeprefix('step_'))}"
         grids.append({"title": title, "file": f"{RECONSTRUCTIONS}/{pages[-1].name}", "rows": []})

@@ -13,7 +13,7 @@ from unigrpo.config.denoising import StageConfig
 from unigrpo.evaluation.denoising import ValidationResult, validate
 from unigrpo.records import Prompt
 from unigrpo.runs.checkpoints import CheckpointStore
-from unigrpo.runs.image_grid import DRAWINGS, RECONSTRUCTIONS, captioned_grid
+from unigrpo.runs.image_grid import IMAGES, RECONSTRUCTIONS, captioned_grid
 from unigrpo.trainers.base import Output, Trainer, TrainState, prompt_row
 from unigrpo.workers.denoising import DenoisingWorker
 from unigrpo.workers.group import WorkerGroup
@@ -90,7 +90,7 @@ def step_metrics(ranks: Sequence[dict[str, float]]) -> dict[str, float]:
 def image_grids(result: ValidationResult) -> dict[str, Image]:
     """Returns the image grids of a validation: images with and without guidance, and reconstructions."""
     grids = {
-        DRAWINGS: [(s.prompt.text, (s.image, s.image_unguided)) for s in result.samples if s.image is not None],
+        IMAGES: [(s.prompt.text, (s.image, s.image_unguided)) for s in result.samples if s.image is not None],
         RECONSTRUCTIONS: [
             (
                 f"original, reconstruction, prediction at mask ratio {one.mask_ratio:.2f}",

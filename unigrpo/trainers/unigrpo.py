@@ -23,7 +23,7 @@ from unigrpo.data.prompt_stream import PromptStream, balance_across_ranks, promp
 from unigrpo.evaluation.held_out import evaluate, reward_row
 from unigrpo.records import Prompt, RewardOutput, Rollout, SampleRequest, TrainSample
 from unigrpo.runs.checkpoints import CheckpointStore
-from unigrpo.runs.image_grid import DRAWINGS, captioned_grid
+from unigrpo.runs.image_grid import IMAGES, captioned_grid
 from unigrpo.trainers.base import Output, Trainer, TrainState, prompt_row
 from unigrpo.trainers.rollout_source import ColocatedRollouts, DisaggregatedRollouts, Generated, RolloutSource
 from unigrpo.training.behaviour import check_behaviour
@@ -353,7 +353,7 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
             if image is not None
         ]
         if columns:
-            output.images(self.state.step, {DRAWINGS: captioned_grid(columns)})
+            output.images(self.state.step, {IMAGES: captioned_grid(columns)})
         return found.metrics
 
     def shown(self, values: dict[str, float]) -> dict[str, str]:

@@ -136,16 +136,25 @@ if kind == "gpu" and driver and not torch.cuda.is_available():
 PY
 }
 
+# uv compiles no Python files, and the processes of a first run would each compile the same ones when they import them. A
+# file that this Python cannot compile is none that it imports.
+compile_packages() {
+    local packages
+    packages=$("$PYTHON" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+    (cd "$packages" && "$PYTHON" -m compileall -q -j 0 ray deepspeed openrlhf transformers accelerate peft datasets sympy) || true
+}
+
 install_everything() {
-    step "1/5 uv, which installs the rest" install_uv
+    step "1/6 uv, which installs the rest" install_uv
     if [ "$1" = gpu ]; then
-        install_default_torch "2/5 torch 2.13.0 with CUDA (3 GB)"
+        install_default_torch "2/6 torch 2.13.0 with CUDA (3 GB)"
     else
-        install_cpu_torch "2/5 torch 2.13.0, CPU build (200 MB)"
+        install_cpu_torch "2/6 torch 2.13.0, CPU build (200 MB)"
     fi
-    install_lock "3/5 requirements-cpu.lock: Ray, DeepSpeed, OpenRLHF, transformers and others (400 MB)"
-    install_with_either "4/5 UniGRPO itself" --no-deps --no-build-isolation --editable .
-    step "5/5 check of torch" check_torch "$1"
+    install_lock "3/6 requirements-cpu.lock: Ray, DeepSpeed, OpenRLHF, transformers and others (400 MB)"
+    install_with_either "4/6 UniGRPO itself" --no-deps --no-build-isolation --editable .
+    step "5/6 check of torch" check_torch "$1"
+    step "6/6 compiling the packages that a run imports" compile_packages
 }
 
 # An environment is of the kind of machine that it was installed for, and no machine of the other kind changes it.

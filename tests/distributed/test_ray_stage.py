@@ -66,7 +66,10 @@ def fit(config: StageConfig, workers: WorkerGroup, path: Path) -> tuple[dict[int
     return rows, MMadaModelLM.from_pretrained(path / "policy").state_dict()
 
 
-@pytest.mark.parametrize(("ranks", "zero_stage"), [pytest.param(1, 2, marks=pytest.mark.slow), (2, 2), (2, 3)])
+@pytest.mark.parametrize(
+    ("ranks", "zero_stage"),
+    [pytest.param(1, 2, marks=pytest.mark.slow), pytest.param(2, 2, marks=pytest.mark.slow), (2, 3)],
+)
 def test_losses_and_weights_are_those_of_one_process(
     cluster: None, config: StageConfig, tmp_path: Path, ranks: int, zero_stage: Any
 ):

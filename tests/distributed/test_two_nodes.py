@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from ray.cluster_utils import Cluster
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 ROOT = Path(__file__).parent.parent.parent
 NODE: dict[str, Any] = {"num_cpus": 4, "num_gpus": 1, "object_store_memory": 80 * 2**20}
 
@@ -73,7 +73,6 @@ def test_two_nodes_have_the_losses_of_one(two_nodes: Cluster, command: list[str]
     assert len(losses(tmp_path / "one")) == 3
 
 
-@pytest.mark.slow
 def test_a_node_that_leaves_ends_the_run_with_a_message(
     two_nodes: Cluster, command: list[str], tmp_path: Path
 ) -> None:

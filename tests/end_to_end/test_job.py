@@ -82,6 +82,7 @@ def test_a_submitted_job_leaves_a_whole_run_folder(submitted):
     assert list((run / "tensorboard").iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not (ROOT / ".venv").exists(), reason="needs .venv in the project, as bash launch/test.sh makes it"
 )
@@ -116,6 +117,7 @@ def test_a_job_that_fails_says_so_in_its_status(ray_head, tmp_path):
     assert "use at least 2" in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_after_kill_9_in_mid_step_a_resumed_run_has_the_same_metrics_and_weights(ray_head, submitted, tmp_path):
     whole = submitted[1]
     killed = subprocess.Popen(

@@ -89,7 +89,7 @@ def grade_file(source: Path, target: Path, kind: str | None = None, deadline: fl
     grader = Grader(deadline)
     try:
         with part.open("w", encoding="utf-8") as output:
-            for _, line in tqdm(numbered_lines(source), total=total, unit="answer", desc="grading"):
+            for _, line in tqdm(numbered_lines(source), total=total, unit="answer", desc="grading", disable=None):
                 item = _parsed(line, kind)
                 grade = grader(item["prediction"], str(item["gold"]), item["kind"])
                 item |= {"correct": grade.correct, "extracted": grade.extracted, "status": grade.status}

@@ -122,8 +122,8 @@ def test_a_missing_file_an_empty_file_and_an_unknown_data_set_are_errors(tmp_pat
         load_prompts(str(tmp_path / "absent.jsonl"))
     with pytest.raises(ValueError, match="holds no row"):
         load_prompts(write(tmp_path / "empty.jsonl"))
-    with pytest.raises(ValueError, match="neither a file here"):
-        load_prompts("nobody/nothing-of-that-name")
+    with pytest.raises(ValueError, match=r"neither a file here.*dataset nobody/no-such-name --local-dir FOLDER"):
+        load_prompts("nobody/no-such-name")
 
 
 def test_a_data_set_folder_is_taken_where_a_hub_name_is(tmp_path, monkeypatch):

@@ -20,6 +20,12 @@ def test_lines_in_a_pipe_have_the_step_the_values_and_the_time_left(capsys, monk
     ]
 
 
+def test_other_units_and_lines_without_values(capsys):
+    lines = progress("text", 4, unit="pass")
+    lines.show(4, {})
+    assert capsys.readouterr().err == "text: pass 4 of 4; 0 s left\n"
+
+
 def test_a_terminal_gets_a_bar_and_a_pipe_lines(monkeypatch):
     monkeypatch.setattr(progress_module.sys.stderr, "isatty", lambda: True, raising=False)
     bar = progress("UniGRPO", 2, 0)

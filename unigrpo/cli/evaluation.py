@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from unigrpo import ConfigError
 from unigrpo.checks.unigrpo import check_prompts, held_out_prompts
@@ -31,6 +30,7 @@ from unigrpo.models.loading import find_image_tokenizer, load_tokenizer
 from unigrpo.models.vocabulary import PUBLISHED_CODEBOOK_SIZE
 from unigrpo.records import Prompt
 from unigrpo.runs.config_file import changed_settings, config_text
+from unigrpo.runs.progress import progress
 from unigrpo.training.optimizer_step import LocalEngine
 from unigrpo.workers.group import LocalGroup, WorkerGroup
 from unigrpo.workers.policy import PolicyWorker
@@ -124,7 +124,7 @@ def _announce(configs: Sequence[RunConfig], prompts: Sequence[Prompt], devices: 
     text = f"{number} samples in {len(devices)} processes ({config.eval.preset}: {config.protocol.source})"
     hardware = gpu_of_this_machine() if devices[0].startswith("cuda") else None
     if hardware is None:
-        sys.stdout.write(f"{text}; the bar shows the time that is left\n")
+        sys.stdout.write(f"{text}\n")
         return
     flops = sum(_estimated_flops(one, prompts) for one in configs)
     hours = flops / (hardware.tflops * 1e12 * ASSUMED_MFU) / len(set(devices)) / 3600
@@ -185,8 +185,9 @@ def evaluate_model(
         for name, found in requests.items()
     }
     if any(waiting.values()):
-        bar = tqdm(total=sum(map(len, waiting.values())), desc=f"model {number + 1}", unit="sample")
-        with contextlib.closing(_start(config, devices)) as policy, contextlib.closing(bar):
+        shown = progress(f"model {number + 1}", sum(map(len, waiting.values())), unit="sample")
+        num_finished = 0
+        with contextlib.closing(_start(config, devices)) as policy, contextlib.closing(shown):
             part = config.rollout.micro_batch_size * policy.size
             for way in ways:
                 missing = sorted(waiting[way.name], key=lambda one: one.prompt.task)
@@ -194,7 +195,8 @@ def evaluate_model(
                     rollouts = generate_balanced(policy, batch, 0, (way.text, way.image))
                     outputs, _ = rewards.score(rollouts)
                     samples.append((number, config.actor.model_name_or_path), way.name, rollouts, outputs)
-                    bar.update(len(batch))
+                    num_finished += len(batch)
+                    shown.show(num_finished, {})
     metrics: dict[str, float] = {}
     for name, found in requests.items():
         outputs = [samples.done[number, name, one.sample_id] for one in found]

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from unigrpo import ConfigError
 from unigrpo.cli.generate_inputs import Inputs, check_inputs
@@ -25,6 +24,7 @@ from unigrpo.models.checkpoint_io import load_policy
 from unigrpo.models.mmada import MMadaModelLM
 from unigrpo.records import Prompt, Trajectory
 from unigrpo.runs.image_grid import captioned_grid
+from unigrpo.runs.progress import Progress, progress
 from unigrpo.workers.generation import TaskSampler
 
 SAMPLES, SETTINGS = "samples.jsonl", "settings.json"
@@ -48,15 +48,18 @@ class Job:
 
 
 class CountedModel:
-    """A model that advances a progress bar with every forward pass."""
+    """A model that shows its progress with every forward pass of a batch but the last."""
 
-    def __init__(self, model: MMadaModelLM, bar: Any) -> None:
+    def __init__(self, model: MMadaModelLM, shown: Progress, passes: range) -> None:
         self.device = model.device
-        self._model, self._bar = model, bar
+        self._model, self._shown, self._passes = model, shown, iter(passes[1:])
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        self._bar.update()
-        return self._model(*args, **kwargs)
+        result = self._model(*args, **kwargs)
+        number = next(self._passes, None)
+        if number is not None:
+            self._shown.show(number, {})
+        return result
 
 
 def generate(config: GenerateConfig) -> int:
@@ -130,22 +133,23 @@ def _sample(model: MMadaModelLM, config: GenerateConfig, inputs: Inputs, jobs: S
         max_text_tokens=inputs.max_text_tokens,
     )  # fmt: skip
     batches = [jobs[first : first + config.batch_size] for first in range(0, len(jobs), config.batch_size)]
-    text_steps = config.text.num_denoising_steps * (config.task != "t2i")
-    image_steps = config.image.num_denoising_steps * (config.task in ("t2i", "r2i"))
+    num_passes = config.text.num_denoising_steps * (config.task != "t2i")
+    num_passes += config.image.num_denoising_steps * (config.task in ("t2i", "r2i"))
     with (
         (folder / SAMPLES).open("a", encoding="utf-8") as lines,
-        closing(tqdm(total=len(batches) * (text_steps + image_steps), desc=config.task, unit="pass")) as bar,
+        closing(progress(config.task, len(batches) * num_passes, unit="pass")) as shown,
     ):
-        for number, batch in enumerate(batches, start=1):
+        for number, batch in enumerate(batches):
+            passes = range(number * num_passes, (number + 1) * num_passes)  # fewer, if the texts end early
             generators = [torch.Generator(model.device).manual_seed(job.seed) for job in batch]
-            samples = sampler.generate(
-                CountedModel(model, bar), [job.prompt for job in batch], config.text, config.image, generators
-            )
+            prompts = [job.prompt for job in batch]
+            counted = CountedModel(model, shown, passes)
+            samples = sampler.generate(counted, prompts, config.text, config.image, generators)
             for job, sample, image in zip(batch, samples, sampler.images(samples), strict=True):
                 lines.write(json.dumps(_write(job, sample, image, config, sampler, folder)) + "\n")
             lines.flush()
-            bar.n = number * (text_steps + image_steps)  # texts may have ended early
-            bar.set_postfix(samples=f"{batch[-1].number + 1 - jobs[0].number}/{len(jobs)}")
+            finished = batch[-1].number + 1 - jobs[0].number
+            shown.show(passes.stop, {"samples": f"{finished} of {len(jobs)}"})
 
 
 def _show(config: GenerateConfig, prompts: Sequence[Prompt], folder: Path) -> None:

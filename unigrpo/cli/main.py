@@ -93,6 +93,8 @@ def console() -> None:
 def run_command(name: str, arguments: Sequence[str]) -> int:
     """Runs one subcommand and reports wrong input in one line. Returns the exit status."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    # Where the Hub cannot be reached, it prints each of its attempts twice; the error at the end says it once.
+    logging.getLogger("huggingface_hub.utils._http").setLevel(logging.ERROR)
     module, _, function = COMMANDS[name].function.partition(":")
     try:
         return getattr(importlib.import_module(module), function)(arguments) or 0

@@ -210,7 +210,13 @@ def _load(path: str, configuration: str, split: str, problem: str) -> datasets.D
     try:
         data = datasets.load_dataset(path, configuration or None, split=split)
     except Exception as error:  # every backend raises its own kind; all mean the same to the user
-        raise DataError(f"{problem} (split {split!r}): {type(error).__name__}: {error}") from error
+        advice = ""
+        if isinstance(error, ConnectionError):
+            advice = (
+                f"; copy it where there is a network (`hf download --repo-type dataset {path} --local-dir FOLDER`), "
+                "and give FOLDER in place of the name"
+            )
+        raise DataError(f"{problem} (split {split!r}): {type(error).__name__}: {error}{advice}") from error
     assert isinstance(data, datasets.Dataset)
     return data
 

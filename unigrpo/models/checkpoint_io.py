@@ -4,9 +4,7 @@ writing."""
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +12,13 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from unigrpo import CheckpointError
 from unigrpo.models.config_check import check_config, read_config
 from unigrpo.models.fused_ops import FusedOps, compiled
 from unigrpo.models.lora import merge_lora
 from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
+from unigrpo.models.transformers_output import no_bar_in_files
 from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.models.weight_files import (
     INDEX,
@@ -105,19 +103,6 @@ def load_policy(
         check_finite(name, model.state_dict())
     model.set_fused_ops(functions)
     return model
-
-
-@contextmanager
-def no_bar_in_files() -> Iterator[None]:
-    """Turns transformers' progress bar off while the context lives, unless standard error is a terminal."""
-    was_enabled = is_progress_bar_enabled()
-    if not sys.stderr.isatty():
-        disable_progress_bar()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            enable_progress_bar()
 
 
 def load_config(name: str | Path) -> MMadaConfig:

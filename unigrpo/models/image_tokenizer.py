@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedMode
 
 from unigrpo import CheckpointError
 from unigrpo.models.magvit import GROUPS, Decoder, Encoder, SignQuantizer, quantizer_tables
+from unigrpo.models.transformers_output import quiet_saving
 from unigrpo.models.weight_files import (
     check_finite,
     check_names,
@@ -82,7 +83,8 @@ class ImageTokenizer(PreTrainedModel):
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """Saves the model as transformers does, with the permissions that the umask gives to files."""
-        super().save_pretrained(save_directory, *args, **kwargs)
+        with quiet_saving():
+            super().save_pretrained(save_directory, *args, **kwargs)
         give_modes_of_config(Path(save_directory))
 
     def _init_weights(self, module: nn.Module) -> None:

@@ -26,6 +26,7 @@ from unigrpo.models.mmada_config import MMadaConfig
 from unigrpo.models.output_head import Head
 from unigrpo.models.sampling.cache import KeyValueCache
 from unigrpo.models.transformer_block import Block, RMSNorm, rotary_table, select
+from unigrpo.models.transformers_output import quiet_saving
 from unigrpo.models.weight_files import give_modes_of_config
 
 
@@ -71,7 +72,8 @@ class MMadaModelLM(PreTrainedModel):
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """Saves the model as transformers does, with the permissions that the umask gives to files."""
-        super().save_pretrained(save_directory, *args, **kwargs)
+        with quiet_saving():
+            super().save_pretrained(save_directory, *args, **kwargs)
         give_modes_of_config(Path(save_directory))
 
     def __init__(self, config: MMadaConfig) -> None:

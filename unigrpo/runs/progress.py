@@ -25,23 +25,24 @@ class Progress(Protocol):
         ...
 
 
-def progress(title: str, num_steps: int, first_step: int) -> Progress:
+def progress(title: str, num_steps: int, first_step: int = 0, unit: str = "step") -> Progress:
     """Returns the display that fits standard error.
 
     Args:
         title: Name of the kind of run.
         num_steps: Number of steps of the run.
         first_step: Number of steps that are finished already.
+        unit: What is counted, if it is not steps.
     """
     kind = ProgressBar if sys.stderr.isatty() else ProgressLines
-    return kind(title, num_steps, first_step)
+    return kind(title, num_steps, first_step, unit)
 
 
 class ProgressBar:
     """A bar that is written again with every step."""
 
-    def __init__(self, title: str, num_steps: int, first_step: int) -> None:
-        self._bar = tqdm(total=num_steps, initial=first_step, desc=title, unit="step", mininterval=0, ascii=" #")
+    def __init__(self, title: str, num_steps: int, first_step: int, unit: str = "step") -> None:
+        self._bar = tqdm(total=num_steps, initial=first_step, desc=title, unit=unit, mininterval=0, ascii=" #")
 
     def show(self, step: int, shown: Mapping[str, str]) -> None:
         self._bar.set_postfix(shown, refresh=False)
@@ -54,8 +55,8 @@ class ProgressBar:
 class ProgressLines:
     """A line for a step, with the time that is left if the next steps take as long as those so far."""
 
-    def __init__(self, title: str, num_steps: int, first_step: int) -> None:
-        self._title, self._num_steps, self._first_step = title, num_steps, first_step
+    def __init__(self, title: str, num_steps: int, first_step: int, unit: str = "step") -> None:
+        self._title, self._num_steps, self._first_step, self._unit = title, num_steps, first_step, unit
         self._started = time.monotonic()
         self._written = -SECONDS_BETWEEN_LINES
 
@@ -65,8 +66,9 @@ class ProgressLines:
             return
         self._written = seconds
         left = seconds / max(step - self._first_step, 1) * (self._num_steps - step)
-        values = ", ".join(f"{name} {value}" for name, value in shown.items())
-        sys.stderr.write(f"{self._title}: step {step} of {self._num_steps}: {values}; {_duration(left)} left\n")
+        values = ": " + ", ".join(f"{name} {value}" for name, value in shown.items()) if shown else ""
+        place = f"{self._unit} {step} of {self._num_steps}"
+        sys.stderr.write(f"{self._title}: {place}{values}; {_duration(left)} left\n")
         sys.stderr.flush()
 
     def close(self) -> None:

@@ -1,5 +1,6 @@
 """The ``unigrpo`` command: subcommands, help, version, and the old module names."""
 
+import errno
 import importlib
 import os
 import subprocess
@@ -47,6 +48,42 @@ def test_wrong_input_is_one_line_and_other_errors_are_raised(capsys, monkeypatch
     assert capsys.readouterr().err == "error: found x; expected y\n"
     with pytest.raises(ValueError, match="found x"):
         main(["report", "bug"])
+
+
+@pytest.mark.parametrize(
+    ("code", "shown"),
+    [
+        (errno.EROFS, "out/a.png: Read-only file system; name a file or folder on a disk that can be written"),
+        (errno.ENOSPC, "out/a.png: No space left on device; make room on its disk, and start the same command again"),
+        (
+            errno.EMFILE,
+            "out/a.png: Too many open files; raise the number of files that a process may open, by `ulimit",
+        ),
+    ],
+)
+def test_an_error_of_the_file_system_is_one_line_with_what_to_do(capsys, monkeypatch, code, shown):
+    def fails(arguments):
+        raise OSError(code, os.strerror(code), "out/a.png")
+
+    monkeypatch.setattr("unigrpo.cli.report.run", fails)
+    assert main(["report", "run"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {shown}")
+
+
+def test_an_output_in_a_file_is_one_line(capsys, tmp_path):
+    (tmp_path / "file").touch()
+    assert main(["prepare", "countdown", "--output", str(tmp_path / "file" / "a.jsonl")]) == 2
+    assert capsys.readouterr().err == f"error: {tmp_path}/file: File exists; name another file or folder\n"
+
+
+def test_an_error_of_a_library_without_a_number_stays_a_traceback(monkeypatch):
+    def fails(arguments):
+        raise OSError("found x")
+
+    monkeypatch.setattr("unigrpo.cli.report.run", fails)
+    with pytest.raises(OSError, match="found x"):
+        main(["report", "run"])
 
 
 def test_the_exit_status_is_the_one_of_the_subcommand(monkeypatch):

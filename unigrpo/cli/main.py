@@ -7,6 +7,7 @@ that every ``--help`` answers at once.
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
 import logging
 import sys
@@ -17,6 +18,19 @@ from unigrpo import CheckpointError, ConfigError, DataError, __version__
 
 STOPPED = 130
 """Exit status after Ctrl-C, as shells have it."""
+ADVICE = {
+    errno.EACCES: "change its permissions, or name another file or folder",
+    errno.EPERM: "change its permissions, or name another file or folder",
+    errno.EROFS: "name a file or folder on a disk that can be written",
+    errno.ENOSPC: "make room on its disk, and start the same command again",
+    errno.EDQUOT: "make room below your quota, and start the same command again",
+    errno.EEXIST: "name another file or folder",
+    errno.ENOTDIR: "a part of this path is a file; name another file or folder",
+    errno.EISDIR: "this is a folder; name a file",
+    errno.EMFILE: "raise the number of files that a process may open, by `ulimit -n 8192`, and start again",
+    errno.ENFILE: "too many files are open on this machine; end other programs, and start again",
+}
+"""What to do about errors of the file system that no command expects, such as an output on a disk without room."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +114,12 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
         return getattr(importlib.import_module(module), function)(arguments) or 0
     except (ConfigError, DataError, CheckpointError) as error:
         sys.stderr.write(f"error: {error}\n")
+        return 2
+    except OSError as error:
+        if error.errno not in ADVICE:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        sys.stderr.write(f"error: {where}{error.strerror}; {ADVICE[error.errno]}\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write(f"\nunigrpo {name} was stopped by Ctrl-C\n")

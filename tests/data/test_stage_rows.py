@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
 from dataclasses import replace
+from multiprocessing.reduction import ForkingPickler
 from typing import cast
 
+import numpy as np
 import pytest
 import torch
 
@@ -68,16 +71,24 @@ class Images(Positions):
         ]
 
 
-def test_the_pixels_of_a_step_travel_as_one_tensor_of_bytes():
+def test_the_pixels_of_a_step_travel_as_one_array_of_bytes():
     dataset = StepDataset(cast(CorpusLoader, Images()), {"t2i": 4, "mmu": 2}, rank=0, world_size=1)
     sent = dataset[3]
     assert not isinstance(sent, ValueError)
     for name, number in (("t2i", 4), ("mmu", 2)):
         pixels = sent[name].pixels
         assert pixels is not None
-        assert (pixels.shape, pixels.dtype) == ((number, 3, 2, 2), torch.uint8)
+        assert (pixels.shape, pixels.dtype) == ((number, 3, 2, 2), np.uint8)
         assert all(sample.pixels is None for sample in sent[name].samples)
     for batch in StepLoader(dataset, num_workers=0).at(3).values():
         assert [sample.pixels is not None and sample.pixels.unique().tolist() for sample in batch] == [
             [sample.position] for sample in batch
         ]
+
+
+def test_nothing_of_a_step_travels_in_shared_memory(monkeypatch):
+    """Containers often have 64 MB of it, and a loader process that finds no room keeps its reader waiting."""
+    sent = StepDataset(cast(CorpusLoader, Images()), {"t2i": 4}, rank=0, world_size=1)[3]
+    monkeypatch.setattr(torch.UntypedStorage, "_share_fd_cpu_", lambda *_: pytest.fail("it takes shared memory"))
+    received = pickle.loads(ForkingPickler.dumps(sent))
+    assert [int(sample.pixels.unique()) for sample in received["t2i"].received()] == [12, 13, 14, 15]

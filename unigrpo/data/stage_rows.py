@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
@@ -32,11 +33,14 @@ class LoadedSample:
 
 @dataclass(frozen=True)
 class _Sent:
-    """Samples on their way from a loader process: all their pixels are one tensor, because each tensor takes an open
-    file, of which a process may have 1024."""
+    """Samples on their way from a loader process, with all their pixels in one array.
+
+    Tensors would travel in /dev/shm, and each would take an open file. If /dev/shm is small, as in many containers,
+    the loader process loses the batch, and its reader waits for it without end. Arrays travel in a pipe.
+    """
 
     samples: list[LoadedSample]
-    pixels: UInt8[Tensor, "B 3 R R"] | None
+    pixels: UInt8[np.ndarray, "B 3 R R"] | None
 
     @classmethod
     def of(cls, samples: Sequence[LoadedSample]) -> _Sent:
@@ -45,13 +49,14 @@ class _Sent:
         if not pixels:
             return cls(list(samples), None)
         assert len(pixels) == len(samples), "a modality has images in all of its samples or in none"
-        return cls([replace(sample, pixels=None) for sample in samples], torch.stack(pixels))
+        return cls([replace(sample, pixels=None) for sample in samples], torch.stack(pixels).numpy())
 
     def received(self) -> list[LoadedSample]:
         """Returns the samples with their pixels."""
         if self.pixels is None:
             return self.samples
-        return [replace(sample, pixels=p) for sample, p in zip(self.samples, self.pixels, strict=True)]
+        pixels = torch.from_numpy(self.pixels)
+        return [replace(sample, pixels=p) for sample, p in zip(self.samples, pixels, strict=True)]
 
 
 class CorpusLoader:

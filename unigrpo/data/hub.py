@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -131,7 +132,7 @@ def open_arrow_file(path: Path, name: str) -> ArrowTable | ParquetTable:
     try:
         data = datasets.Dataset.from_file(str(path))
     except Exception as error:  # pyarrow and datasets each raise their own kinds
-        raise DataError(f"{path}: no arrow file could be read ({type(error).__name__}: {error})") from error
+        raise DataError(f"{path}: no arrow file could be read ({_reason(error)})") from error
     return ArrowTable(data, name, path.parent)
 
 
@@ -180,7 +181,7 @@ def _saved(folder: Path, split: str) -> ArrowTable:
     try:
         data = datasets.load_from_disk(str(folder))
     except Exception as error:  # every backend raises its own kind; all mean the same to the user
-        raise DataError(f"{folder}: not what save_to_disk writes ({type(error).__name__}: {error})") from error
+        raise DataError(f"{folder}: not what save_to_disk writes ({_reason(error)})") from error
     if isinstance(data, datasets.DatasetDict):
         if split not in data:
             raise DataError(f"{folder}: no split {split!r}; it has {sorted(data)}")
@@ -194,9 +195,7 @@ def _files_of_split(folder: Path, configuration: str, split: str) -> list[Path]:
     try:
         found = datasets.load_dataset_builder(str(folder), configuration or None).config.data_files
     except Exception as error:  # every backend raises its own kind; all mean the same to the user
-        raise DataError(
-            f"{folder}: no data set could be found in this folder ({type(error).__name__}: {error})"
-        ) from error
+        raise DataError(f"{folder}: no data set could be found in this folder ({_reason(error)})") from error
     names = {str(name): [Path(file) for file in files] for name, files in (found or {}).items()}
     tables = {name: [file for file in files if is_table_name(file.name)] for name, files in names.items()}
     if not any(tables.values()):
@@ -216,9 +215,18 @@ def _load(path: str, configuration: str, split: str, problem: str) -> datasets.D
                 f"; copy it where there is a network (`hf download --repo-type dataset {path} --local-dir FOLDER`), "
                 "and give FOLDER in place of the name"
             )
-        raise DataError(f"{problem} (split {split!r}): {type(error).__name__}: {error}{advice}") from error
+        raise DataError(f"{problem} (split {split!r}): {_reason(error)}{advice}") from error
     assert isinstance(data, datasets.Dataset)
     return data
+
+
+def _reason(error: Exception) -> str:
+    """Returns what an error of `datasets` says, on one line."""
+    text = " ".join(str(error).split())
+    several = re.search(r"available configs: \[(.*?)\]", text)
+    if several:
+        return f"it has the configurations {several[1]}; name one behind a colon, as in folder:configuration"
+    return f"{type(error).__name__}: {text}"
 
 
 def _encoded(feature: Any) -> Any:

@@ -8,8 +8,12 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from unigrpo import DataError
 from unigrpo.config import DataConfig
-from unigrpo.data.prompting import decode_completion, encode_prompt
+from unigrpo.data import prompting
+from unigrpo.data.bad_samples import BadSample
+from unigrpo.data.prompting import check_prompt_text, decode_completion, encode_prompt, prompt_lengths
+from unigrpo.data.text import checked
 from unigrpo.models.mmada import MMadaConfig
 from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.records import Prompt
@@ -136,6 +140,46 @@ def test_codes_are_asked_for_where_there_is_an_image_and_only_there(tokenizer, v
     for task, codes in (("mmu", None), ("text", torch.tensor([1])), ("t2i", torch.tensor([1]))):
         with pytest.raises(ValueError, match=f"a:1: .*image codes were given for task '{task}'; mmu needs"):
             encode_prompt(Prompt(id="a:1", text="b", task=task), tokenizer, vocabulary, DataConfig(), codes)
+
+
+def test_lengths_of_many_prompts_are_those_of_each_with_the_same_errors(tokenizer, vocabulary, monkeypatch):
+    monkeypatch.setattr(prompting, "BATCH", 3)
+    vocabulary = dataclasses.replace(vocabulary, codebook_size=8)
+    codes = torch.tensor([7, 0, 3])
+    chat = (
+        {"role": "user", "content": "1+1"},
+        {"role": "assistant", "content": "2"},
+        {"role": "user", "content": "2"},
+    )
+    bad_turn = ({"role": "user", "content": "<|eot_id|>"}, {"role": "user", "content": "2"})
+    prompts = [
+        Prompt(id="a:1", text="2+3=?"),
+        Prompt(id="a:2", text="how many?", task="mmu", images=("a.png",)),
+        Prompt(id="a:3", text="a cat", task="t2i"),
+        Prompt(id="a:4", text="a cat", task="r2i", instruction="Own. "),
+        Prompt(id="a:5", text="2+3", template="plain", response_start="<think>"),
+        Prompt(id="a:6", text="2", messages=chat),
+        Prompt(id="a:7", text="2", messages=chat, template="plain"),
+        Prompt(id="a:8", text="2", messages=bad_turn),
+        Prompt(id="a:9", text="1<|mdm_mask|>"),
+        Prompt(id="a:10", text="2", instruction="fill <|mdm_mask|> in "),
+        Prompt(id="a:11", text="a \ud800"),
+        Prompt(id="a:12", text="2", template="chat_two_newlines"),
+    ]
+    data = DataConfig(instruction="Think. ")
+
+    def alone(prompt):
+        try:
+            checked(prompt.text, prompt.id)
+            check_prompt_text(prompt, tokenizer)
+            return len(encode_prompt(prompt, tokenizer, vocabulary, data, codes if prompt.task == "mmu" else None))
+        except (DataError, BadSample) as error:
+            return str(error)
+
+    found = prompt_lengths(prompts, tokenizer, vocabulary, data, codes)
+    assert [str(each) if isinstance(each, DataError) else each for each in found] == [alone(each) for each in prompts]
+    assert [n for n, each in enumerate(found, start=1) if isinstance(each, DataError)] == [7, 8, 9, 10, 11]
+    assert prompt_lengths([], tokenizer, vocabulary, data, codes) == []
 
 
 def decode(tokenizer, vocabulary, text, prompt="2+3=", **options):

@@ -47,15 +47,15 @@ def values(outputs: list, name: str) -> list[float | None]:
 def test_rewards_that_hang_die_or_fork_are_missing_and_the_others_are_there(pool):
     outputs, _ = pool(
         term("length", num_workers=2, batch_size=2, concurrency=2),
-        term("never_answers", timeout_seconds=1.0, attempts=1),
+        term("holds_the_interpreter", timeout_seconds=1.0, attempts=1),
         term("kills_itself", attempts=1),
         term("forks_and_returns"),
     ).score(ROLLOUTS)
     assert values(outputs, "length") == [0, 1, 2, 3, 4, 5]
-    assert values(outputs, "never_answers") == values(outputs, "kills_itself") == [None] * 6
+    assert values(outputs, "holds_the_interpreter") == values(outputs, "kills_itself") == [None] * 6
     assert values(outputs, "forks_and_returns") == [8.0] * 6
     assert outputs[0].reasons == {
-        "never_answers": "did not answer within 1 s",
+        "holds_the_interpreter": "did not answer within 1 s",
         "kills_itself": "ended its own process",
     }
 

@@ -171,6 +171,32 @@ def test_an_actor_killed_in_mid_step_ends_the_job_clearly_or_is_replaced(ray_hea
     assert untimed(tmp_path / "killed") == untimed(tmp_path / "whole")
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_rank_killed_in_a_save_leaves_the_checkpoint_before_it_in_force(ray_head, tmp_path):
+    run, options = tmp_path / "run", {"cwd": ROOT, "env": ray_head.driver_environment, "text": True}
+    command = [
+        sys.executable, "-m", "unigrpo", "train", *SMALL, "--actor.num_gpus_per_node", "2",
+        "--train.micro_batch_size", "4", "--train.num_steps", "4", "--ckpt.save_steps", "1", "--run_dir", str(run),
+    ]  # fmt: skip
+    job = subprocess.Popen(command, **options, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    wait_for_step(run / "metrics.jsonl", 1)
+    ranks = [p for p in psutil.process_iter() if p.name().startswith("ray::PolicyActor")]
+    assert len(ranks) == 2
+    deadline = time.monotonic() + 60
+    while not list((run / "checkpoints").glob(".writing_*")):  # it is there for some hundredths of a second
+        assert time.monotonic() < deadline, "no further checkpoint was begun"
+    ranks[-1].kill()
+    output, _ = job.communicate(timeout=280)
+    assert job.returncode == 1, output
+    assert re.search(r"error: policy worker [01] died in save: .*the same command goes on from it", output), output
+    assert not list((run / "checkpoints").glob(".writing_*"))
+    again = subprocess.run(command, **options, capture_output=True, check=False, timeout=280)
+    assert again.returncode == 0, again.stderr
+    assert re.search(r"going on from .*step_0000000[123], [123] steps finished", again.stderr)
+    assert [row["step"] for row in untimed(run)] == [0, 1, 2, 3, 4]
+
+
 def wait_for_step(metrics: Path, step: int) -> None:
     for _ in range(1200):
         if metrics.exists() and f'"step": {step},' in metrics.read_text():

@@ -24,7 +24,7 @@ from unigrpo.config.evaluation import EvaluationProtocol
 from unigrpo.data.bad_samples import BadRows, raise_problems
 from unigrpo.data.chat import chat_text, chat_variant
 from unigrpo.data.prompt_stream import check_shares, prompt_shares
-from unigrpo.data.prompting import check_prompt_text, encode_prompt
+from unigrpo.data.prompting import prompt_lengths
 from unigrpo.data.prompts import load_prompts
 from unigrpo.models.checkpoint_io import load_config
 from unigrpo.models.loading import find_image_tokenizer, load_tokenizer
@@ -357,12 +357,13 @@ def _lengths(
     templates = {p.template or config.data.template_of(p.task) for p in prompts if p.task != "t2i"}
     for template in templates - {"plain"}:
         chat_text("a", tokenizer, template)  # a template that fails on everything is no bad row
-    for place, prompt in enumerate(prompts):
+    found = prompt_lengths(prompts, tokenizer, vocabulary, config.data, codes)
+    for place, (prompt, length) in enumerate(zip(prompts, found, strict=True)):
         try:
-            check_prompt_text(prompt, tokenizer)
-            ids = encode_prompt(prompt, tokenizer, vocabulary, config.data, codes if prompt.task == "mmu" else None)
-            _check_length(prompt, len(ids), num_codes, config, room)
-            lengths[place] = len(ids)
+            if isinstance(length, ValueError):
+                raise length
+            _check_length(prompt, length, num_codes, config, room)
+            lengths[place] = length
         except ValueError as error:
             problems.setdefault(place, ("unfit prompt", str(error)))
     return lengths, num_codes

@@ -99,7 +99,7 @@ def sample_images(
     vocabulary: Vocabulary,
     *,
     generators: Sequence[torch.Generator],
-    unconditional: Sequence[Int[Tensor, " Q"]] | None = None,
+    unconditional: Sequence[Int[Tensor, " _Q"]] | None = None,
     known: Sequence[Int[Tensor, " N"] | None] | None = None,
 ) -> list[Trajectory]:
     """Generates one image after each prompt. The results are on the CPU and end with end-of-image.

@@ -28,7 +28,7 @@ def sample_thoughts_and_images(
     vocabulary: Vocabulary,
     *,
     generators: Sequence[torch.Generator],
-    unconditional: Sequence[Int[Tensor, " Q"]] | None = None,
+    unconditional: Sequence[Int[Tensor, " _Q"]] | None = None,
     max_text_tokens: int | None = None,
 ) -> list[Trajectory]:
     """Generates thoughts for each prompt, and then the image that they describe.

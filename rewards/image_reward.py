@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+import transformers
 from torch import Tensor
-from transformers import BertTokenizer
 
 from rewards.base import Reward, RewardInput
 from rewards.imaging.batches import (
@@ -92,7 +92,7 @@ class ImageReward(Reward):
         num_embeddings = self._network.text.config.vocab_size
         name = self._tokenizer or _own_tokenizer(self._model) or TOKENIZER
         try:
-            tokenizer = BertTokenizer.from_pretrained(name)
+            tokenizer = transformers.BertTokenizer.from_pretrained(name)
         except (OSError, ValueError) as error:
             raise ValueError(f"image_reward: {name!r} has no BERT tokenizer: {error}") from error
         return PromptTokens(

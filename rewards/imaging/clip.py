@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import transformers  # whose models are imported where they are named: a check of prompts needs none
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
-from transformers import AutoConfig, AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPModel
-from transformers.utils.logging import disable_progress_bar
 
 from rewards.imaging.batches import choose_device, require_batch_size, slices
 from rewards.imaging.prompt_tokens import PromptTokens
@@ -41,7 +40,12 @@ class ClipEncoder:
     """
 
     def __init__(
-        self, model: str | CLIPModel, *, processor: str | None = None, device: str = "auto", batch_size: int = 64
+        self,
+        model: str | transformers.CLIPModel,
+        *,
+        processor: str | None = None,
+        device: str = "auto",
+        batch_size: int = 64,
     ) -> None:
         if processor is None:
             if not isinstance(model, str):
@@ -94,18 +98,20 @@ def _pooled(features: object) -> Tensor:
     return normalize(pooled.float(), dim=-1).cpu()
 
 
-def _load_model(model: str) -> CLIPModel:
+def _load_model(model: str) -> transformers.CLIPModel:
     source = local_path(model) or model
     if not sys.stderr.isatty():
-        disable_progress_bar()  # in a file it is a wall of lines
+        transformers.utils.logging.disable_progress_bar()  # in a file it is a wall of lines
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError(f"model {model!r} has no config that transformers can read: {error}") from error
-    if not isinstance(config, CLIPConfig):
+    if not isinstance(config, transformers.CLIPConfig):
         raise ValueError(f"model {model!r} is a {config.model_type!r}; this reward needs a 'clip' (CLIPModel)")
     try:
-        loaded: Any = CLIPModel.from_pretrained(source, config=config, dtype=torch.float32, output_loading_info=True)
+        loaded: Any = transformers.CLIPModel.from_pretrained(
+            source, config=config, dtype=torch.float32, output_loading_info=True
+        )
     except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(f"model {model!r}: its weights do not load into a CLIPModel: {error}") from error
     clip, info = loaded
@@ -117,13 +123,15 @@ def _load_model(model: str) -> CLIPModel:
     return clip.eval().requires_grad_(False)
 
 
-def _load_processor(processor: str, config: CLIPConfig) -> tuple[PromptTokens, CLIPImageProcessorPil]:
+def _load_processor(
+    processor: str, config: transformers.CLIPConfig
+) -> tuple[PromptTokens, transformers.CLIPImageProcessorPil]:
     source = local_path(processor) or processor
     text: Any = config.text_config
     vision: Any = config.vision_config
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        image_processor = CLIPImageProcessorPil.from_pretrained(source)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        image_processor = transformers.CLIPImageProcessorPil.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise ValueError(f"{processor!r} has no tokenizer or image processor of a CLIP: {error}") from error
     end_id = tokenizer.eos_token_id if text.eos_token_id == LEGACY_END_ID else text.eos_token_id

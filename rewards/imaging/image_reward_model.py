@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+import transformers  # whose models are imported where they are named: a check of prompts needs none
 from PIL import Image
 from torch import Tensor, nn
-from transformers import BlipTextConfig, BlipVisionConfig, BlipVisionModel
-from transformers.models.blip.modeling_blip_text import BlipTextModel
 
 from rewards.imaging.score_head import ScoreHead
 
@@ -47,10 +46,10 @@ class ImageRewardModel(nn.Module):
         ImageReward, arXiv:2304.05977, section 3.1; the sizes follow the weights.
     """
 
-    def __init__(self, vision: BlipVisionConfig, text: BlipTextConfig) -> None:
+    def __init__(self, vision: transformers.BlipVisionConfig, text: transformers.BlipTextConfig) -> None:
         super().__init__()
-        self.vision = BlipVisionModel(vision)
-        self.text = BlipTextModel(text, add_pooling_layer=False)
+        self.vision = transformers.BlipVisionModel(vision)
+        self.text = transformers.BlipTextModel(text, add_pooling_layer=False)
         self.head = ScoreHead(text.hidden_size)
 
     @property
@@ -88,7 +87,7 @@ class ImageRewardModel(nn.Module):
 
 def configs_of(
     weights: Mapping[str, Tensor], *, vision_heads: int | None = None, text_heads: int | None = None
-) -> tuple[BlipVisionConfig, BlipTextConfig]:
+) -> tuple[transformers.BlipVisionConfig, transformers.BlipTextConfig]:
     """Returns the sizes of an ImageReward with these weights.
 
     Args:
@@ -113,7 +112,7 @@ def configs_of(
     text_heads = text_heads or max(1, text_width // HEAD_WIDTH)
     if width % vision_heads or text_width % text_heads:
         raise ValueError(f"{vision_heads} and {text_heads} heads do not divide the widths {width} and {text_width}")
-    vision = BlipVisionConfig(
+    vision = transformers.BlipVisionConfig(
         hidden_size=width,
         intermediate_size=vision_mlp,
         num_hidden_layers=_num_layers(weights, VISION + r"blocks\.(\d+)\."),
@@ -122,7 +121,7 @@ def configs_of(
         patch_size=patch,
         layer_norm_eps=1e-6,  # timm's; transformers' 1e-5 moves rewards by up to 4e-5
     )
-    text = BlipTextConfig(
+    text = transformers.BlipTextConfig(
         vocab_size=vocabulary,
         hidden_size=text_width,
         encoder_hidden_size=seen_width,

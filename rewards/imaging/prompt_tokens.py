@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+import transformers
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 LOGGER = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class PromptTokens:
 
     def __init__(
         self,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: transformers.PreTrainedTokenizerBase,
         max_length: int,
         *,
         end_id: int | None,

@@ -103,6 +103,15 @@ def test_a_configuration_of_a_downloaded_copy_follows_a_colon(tmp_path):
         open_table(str(folder))
 
 
+def test_a_copy_without_a_readme_has_its_configurations_in_folders_of_their_names(tmp_path):
+    folder = snapshot(tmp_path / "gsm8k", "main/train-0.parquet", "main/test-0.parquet", "other/train-0.parquet")
+    assert rows(f"{folder}:main", "test") == ROWS[1:]
+    with pytest.raises(ValueError, match=r"other: no split 'test'; it has \['train'\]"):
+        open_table(f"{folder}:other", "test")
+    with pytest.raises(ValueError, match="gsm8k: no data set could be found in this folder"):
+        open_table(f"{folder}:socratic")
+
+
 def test_a_table_beside_a_folder_of_images_is_a_data_set(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.png").write_bytes(b"")

@@ -195,6 +195,8 @@ def _files_of_split(folder: Path, configuration: str, split: str) -> list[Path]:
     try:
         found = datasets.load_dataset_builder(str(folder), configuration or None).config.data_files
     except Exception as error:  # every backend raises its own kind; all mean the same to the user
+        if configuration and (folder / configuration).is_dir():  # a copy without the README that names configurations
+            return _files_of_split(folder / configuration, "", split)
         raise DataError(f"{folder}: no data set could be found in this folder ({_reason(error)})") from error
     names = {str(name): [Path(file) for file in files] for name, files in (found or {}).items()}
     tables = {name: [file for file in files if is_table_name(file.name)] for name, files in names.items()}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import re
 import shutil
 import socket
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -239,6 +241,16 @@ def test_a_body_without_a_length_is_cut_off_at_the_limit():
     assert [message["type"] for message in sent] == ["http.request", "http.disconnect"]
 
 
+def test_the_address_is_in_a_log_file_while_the_page_is_served(config, monkeypatch):
+    log = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(log))
+    monkeypatch.setattr(demo_page, "Demo", lambda _: None)
+    monkeypatch.setattr(demo_page, "build_page", lambda *_: None)
+    monkeypatch.setattr(demo_page, "launch", lambda *_, **__: log.seek(0))
+    demo_page.serve(config)
+    assert log.read() == f"open http://127.0.0.1:{config.port} (Ctrl-C ends it)\n".encode()
+
+
 @pytest.mark.browser
 def test_every_tab_works_in_a_browser(loaded, red_image):
     """Needs playwright (pip) and Chromium (a package of the system, on PATH)."""
@@ -252,6 +264,14 @@ def test_every_tab_works_in_a_browser(loaded, red_image):
     try:
         with playwright.sync_playwright() as tools:
             browser = tools.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+            phone = browser.new_page(viewport={"width": 390, "height": 844})
+            phone.goto(address, timeout=60_000)
+            tabs = phone.get_by_role("tab")
+            playwright.expect(tabs).to_have_text([name for name, _, _ in demo_page.TASKS.values()], timeout=30_000)
+            for number in range(len(demo_page.TASKS)):
+                playwright.expect(tabs.nth(number)).to_be_in_viewport()
+            assert phone.evaluate("document.documentElement.scrollWidth") == 390, "the page is wider than the phone"
+            phone.close()
             tab = browser.new_page()
             tab.goto(address, timeout=60_000)
             for task, (name, _, _) in demo_page.TASKS.items():

@@ -295,13 +295,16 @@ def build_page(demo: Demo, other: Demo | None = None, examples: Sequence[Prompt]
     names = " and ".join(f"`{one.config.model}`" for one in demos)
     with gradio.Blocks(title="UniGRPO", analytics_enabled=False) as page:
         gradio.Markdown(f"## UniGRPO\n{names}: every step of the denoising is shown, and can be replayed.")
-        for task in TASKS:
-            with gradio.Tab(TASKS[task][0], id=task):
-                reasons = [f"`{one.config.model}`: {one.reason_unavailable(task)}" for one in demos]
-                if any(one.reason_unavailable(task) for one in demos):
-                    gradio.Markdown("*Not available.* " + " ".join(one for one in reasons if not one.endswith(": ")))
-                else:
-                    _build_tab(gradio, demos, task, [one for one in examples if one.task == task][:NUM_EXAMPLES])
+        with gradio.Tabs(overflow_behavior="wrap"):  # on a phone, a menu would hide some
+            for task in TASKS:
+                with gradio.Tab(TASKS[task][0], id=task):
+                    reasons = [f"`{one.config.model}`: {one.reason_unavailable(task)}" for one in demos]
+                    if any(one.reason_unavailable(task) for one in demos):
+                        gradio.Markdown(
+                            "*Not available.* " + " ".join(one for one in reasons if not one.endswith(": "))
+                        )
+                    else:
+                        _build_tab(gradio, demos, task, [one for one in examples if one.task == task][:NUM_EXAMPLES])
     return page
 
 
@@ -446,6 +449,7 @@ def serve(config: DemoConfig) -> None:
     if config.host not in LOOPBACK:
         logger.warning("listening on %s: everybody who reaches this machine can use the model", config.host)
     sys.stdout.write(f"open http://{config.host}:{config.port} (Ctrl-C ends it)\n")
+    sys.stdout.flush()  # in a file or a pipe it would stay in the buffer as long as the page is served
     try:
         launch(page, config, server_port=config.port)
     except OSError as error:

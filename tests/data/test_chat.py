@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from transformers import AutoTokenizer
 
 from unigrpo.config import DataConfig
@@ -77,10 +78,10 @@ def test_no_prompt_and_no_sample_copies_the_whole_vocabulary(tokenizer, tiny_mod
     monkeypatch.setattr(type(tokenizer), "get_vocab", lambda _: pytest.fail("the vocabulary was copied"))
     prompt = Prompt(id="a:1", text="2")
     check_prompt_text(prompt, tokenizer)
-    for template in ("chat", *NEWLINES):
-        ids = encode_prompt(prompt, tokenizer, vocabulary, DataConfig(prompt_template=template))
-    text = decode_completion(ids, ids == ids, tokenizer, vocabulary)
-    assert text.startswith("<|startoftext|><|start_header_id|>user")
+    for data in (DataConfig(), DataConfig(prompt_template="chat_one_newline")):
+        ids = encode_prompt(prompt, tokenizer, vocabulary, data)
+        text = decode_completion(ids, torch.ones(len(ids), dtype=torch.bool), tokenizer, vocabulary)
+        assert text.startswith("<|startoftext|><|start_header_id|>user")
 
 
 def test_another_template_is_refused():

@@ -44,7 +44,8 @@ METHODS: dict[str, list[str]] = {
     "unigrpo of the paper": ["--algo.mask_ratio.minimum", "0.0"],
     "diffu-GRPO": ["--algo.likelihood.name", "all_masked"],
     "coupled-GRPO": ["--algo.likelihood.name", "coupled", "--algo.mask_ratio.minimum", "0.0"],
-    "trace": ["--algo.likelihood.name", "trace", "--algo.likelihood.options", "{num_views: 2}"],
+    "trace": ["--algo.likelihood.name", "trace"],
+    "trace, 2 views": ["--algo.likelihood.name", "trace", "--algo.likelihood.options", "{num_views: 2}"],
     "ESPO": ["--algo.likelihood.name", "elbo_pair", "--algo.objective.level", "sequence"],
     "SPG": [
         *("--algo.likelihood.name", "block_masks", "--algo.likelihood.options", "{block_length: 10}"),

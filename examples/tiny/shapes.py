@@ -197,13 +197,25 @@ def _recognise(colour: str, mask: np.ndarray) -> Thing:
     """The shape whose outline, laid with its centre of mass on that of the pixels, covers them best."""
     ys, xs = np.nonzero(mask)
     x, y = float(xs.mean()), float(ys.mean())
-    best, shape, radius = max(_overlap(mask, name, r, (x, y)) for name in SHAPES for r in range(5, 17))
+    # Two areas overlap by at most the ratio of their sizes, so that most outlines need not be laid on the pixels.
+    best, shape, radius = 0.0, "", 0
+    for bound, name, r in sorted(_bounds(int(mask.sum())), reverse=True):
+        if bound < best:
+            break
+        best, shape, radius = max((best, shape, radius), _overlap(mask, name, r, (x, y)))
     if best < CLOSEST:
         return Thing("", colour, "", "")
     size = min(RADII, key=lambda name: abs(RADII[name] - radius))
     y -= _outline(shape, radius)[1]
     place = min(PLACES, key=lambda name: (PLACES[name][0] - x) ** 2 + (PLACES[name][1] - y) ** 2)
     return Thing(size, colour, shape, place)
+
+
+@cache
+def _bounds(area: int) -> list[tuple[float, str, int]]:
+    """The largest possible overlap of each outline with a shape of so many pixels."""
+    sizes = [(int(_outline(name, r)[0].sum()), name, r) for name in SHAPES for r in range(5, 17)]
+    return [(min(area, size) / max(area, size), name, r) for size, name, r in sizes]
 
 
 def _overlap(mask: np.ndarray, shape: str, radius: int, centre: tuple[float, float]) -> tuple[float, str, int]:

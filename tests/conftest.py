@@ -58,9 +58,10 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts files that start Ray in front: they mostly wait, so they should not be the last ones of a parallel run."""
+    """Puts files that start Ray in front, and after them whole trainings in one process: the last files of a parallel
+    run should be short ones."""
     starts_ray = {item.path for item in items if item.get_closest_marker("ray")}
-    items.sort(key=lambda item: item.path not in starts_ray)
+    items.sort(key=lambda item: (item.path not in starts_ray, item.path.parent.name != "trainers"))
 
 
 def save_tiny_tokenizer(folder: Path) -> None:

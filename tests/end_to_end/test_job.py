@@ -109,6 +109,7 @@ def test_a_dry_run_handed_to_a_cluster_is_followed_by_what_the_script_prints_and
     assert commands["stop"].split()[-1] in done.stdout
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_says_so_in_its_status(ray_head, tmp_path):
     done = submit(
         ray_head.submitter_environment, "--run_dir", str(tmp_path / "run"), "--rollout.n_samples_per_prompt", "1"

@@ -80,7 +80,7 @@ def machine(tmp_path: Path) -> Machine:
 def test_an_installation_prints_a_line_for_each_step_and_keeps_all_messages_in_a_file(machine):
     done = machine.install("cpu")
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == 7
+    assert len(done.stdout.splitlines()) == 8
     assert "says" not in done.stdout + done.stderr
     assert "uv says 200" in (machine.environment / "install.log").read_text()
     torch, *others = machine.installations()[1:]

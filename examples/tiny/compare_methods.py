@@ -63,7 +63,7 @@ ABLATIONS: dict[str, list[str]] = {
     "masks from 0.3": ["--algo.mask_ratio.minimum", "0.3"],
     "masks from 0.9": ["--algo.mask_ratio.minimum", "0.9"],
     "1 update": ["--train.num_inner_updates", "1"],
-    "2 updates": ["--train.num_inner_updates", "2"],
+    "4 updates": ["--train.num_inner_updates", "4"],
     "8 updates": ["--train.num_inner_updates", "8"],
     "groups of 8": ["--rollout.n_samples_per_prompt", "8", "--rollout.batch_size", "48"],
     "groups of 32": ["--rollout.n_samples_per_prompt", "32", "--rollout.batch_size", "12"],

@@ -43,7 +43,7 @@ def main() -> None:
     Raises:
         SystemExit: This machine draws other images, or the prompt files are not those of this script.
     """
-    if checksum(FOLDER) == PIXELS:
+    if is_current(FOLDER):
         return
     with tempfile.TemporaryDirectory(dir=FOLDER) as temporary:
         made = Path(temporary)
@@ -56,6 +56,14 @@ def main() -> None:
         for part in ("train", "test"):
             shutil.rmtree(FOLDER / part, ignore_errors=True)
             (made / part).rename(FOLDER / part)
+
+
+def is_current(folder: Path) -> bool:
+    """Whether a folder has the images of this world; those of an earlier one and broken files are not."""
+    try:
+        return checksum(folder) == PIXELS
+    except OSError:  # a file that Pillow cannot read
+        return False
 
 
 def checksum(folder: Path) -> str:

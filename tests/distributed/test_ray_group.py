@@ -132,7 +132,7 @@ def test_the_group_still_works_after_an_exception(group: RayGroup) -> None:
 
 def test_a_death_is_reported_even_if_a_peer_fails_first(cluster: None) -> None:
     group = start(2)
-    with pytest.raises(WorkerDied, match=r"reward worker 1 died in die_if.*the same command goes on"):
+    with pytest.raises(WorkerDied, match=r"reward worker 1 died in die_if.*The same command goes on"):
         group.call(Worker.die_if, 1)
     with pytest.raises(WorkerDied, match="reward worker 1 died"):
         group.call(Worker.name)

@@ -187,7 +187,7 @@ def test_rollout_workers_lora_and_sharding_change_nothing(
             # One that dies is named, and its process ends the step instead of hanging it.
             ray.kill(groups.rollout.actors[1])
             with pytest.raises(
-                WorkerDied, match=r"rollout worker 1 died in (receive_weights|generate).*the same command goes on"
+                WorkerDied, match=r"rollout worker 1 died in (receive_weights|generate).*The same command goes on"
             ):
                 finished.trainer.train_step(NUM_STEPS, Recorder())
 

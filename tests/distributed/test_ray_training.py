@@ -274,5 +274,5 @@ def test_training_compiles_nothing(sharded: Run) -> None:
 
 def test_a_rank_that_dies_is_named_although_the_other_waits_for_it(sharded: Run) -> None:
     """The last test of this group: it does not survive."""
-    with pytest.raises(WorkerDied, match=r"^policy worker 1 died in train_but_lose: .*the same command goes on"):
+    with pytest.raises(WorkerDied, match=r"^policy worker 1 died in train_but_lose: .*The same command goes on"):
         sharded.group.map(Trainer.train_but_lose, sequences(0), 1)

@@ -87,4 +87,4 @@ def test_a_node_that_leaves_ends_the_run_with_a_message(
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "died in" in output
-    assert "the same command goes on from it" in output, "the message says how to go on"
+    assert "The same command goes on from the last checkpoint" in output, "the message says how to go on"

@@ -166,7 +166,7 @@ def test_an_actor_killed_in_mid_step_ends_the_job_clearly_or_is_replaced(ray_hea
         assert job.returncode != 0
         role = actor.removesuffix("Actor").lower()
         assert f"error: {role} worker 0 died in " in output
-        assert "the same command goes on from it" in output
+        assert "The same command goes on from the last checkpoint" in output
         again = subprocess.run(command, **options, check=False, timeout=280)
         assert again.returncode == 0
     assert untimed(tmp_path / "killed") == untimed(tmp_path / "whole")
@@ -191,7 +191,8 @@ def test_a_rank_killed_in_a_save_leaves_the_checkpoint_before_it_in_force(ray_he
     ranks[-1].kill()
     output, _ = job.communicate(timeout=280)
     assert job.returncode == 1, output
-    assert re.search(r"error: policy worker [01] died in save: .*the same command goes on from it", output), output
+    ended = r"error: policy worker [01] died in save: .*The same command goes on from the last checkpoint"
+    assert re.search(ended, output), output
     assert not list((run / "checkpoints").glob(".writing_*"))
     again = subprocess.run(command, **options, capture_output=True, check=False, timeout=280)
     assert again.returncode == 0, again.stderr

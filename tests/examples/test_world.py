@@ -169,6 +169,9 @@ def test_missing_and_stale_images_are_written_again_and_others_are_refused(tiny,
     (tmp_path / "test" / "000.png").write_bytes(file.read_bytes())
     tiny.images.main()
     assert tiny.images.checksum(tmp_path) == tiny.images.PIXELS, "the image of another scene was replaced"
+    file.write_bytes(b"no image")
+    tiny.images.main()
+    assert tiny.images.checksum(tmp_path) == tiny.images.PIXELS, "a broken file was replaced"
     file.unlink()
     monkeypatch.setattr(tiny.images, "PIXELS", "0" * 64)
     with pytest.raises(SystemExit, match="draws other images than the prompts describe"):

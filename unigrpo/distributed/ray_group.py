@@ -167,8 +167,8 @@ class RayGroup:
         for index, error in failures.items():
             if isinstance(error, (RayActorError, OutOfMemoryError)):
                 died = WorkerDied(
-                    f"{self._name(index)} died in {method}: {_first_line(error)}. The last checkpoint is whole: the "
-                    f"same command goes on from it. If its memory ran out, lower the micro-batch sizes{late}"
+                    f"{self._name(index)} died in {method}: {_first_line(error)}. The same command goes on from the "
+                    f"last checkpoint, if there is one. If its memory ran out, lower the micro-batch sizes{late}"
                 )
                 died.__cause__ = error
                 return died

@@ -146,9 +146,8 @@ def submit(parsed: argparse.Namespace) -> int:
     """
     from ray.job_submission import JobStatus, JobSubmissionClient  # noqa: PLC0415  # seconds, which asking must not take
 
-    # Its lines about the package say nothing to act on, and each of its modules sets a level of its own.
-    logging.getLogger("ray.dashboard.modules.dashboard_sdk").setLevel(logging.WARNING)
     client = JobSubmissionClient(parsed.address)
+    quiet_ray()
     with tempfile.TemporaryDirectory(prefix="unigrpo-job-") as package:
         client.submit_job(  # uploads the package
             entrypoint=shlex.join(parsed.argv),
@@ -166,6 +165,15 @@ def submit(parsed: argparse.Namespace) -> int:
         # Behind "last available logs" stands what has been shown already.
         sys.stdout.write(f"{job.message.partition(', last available logs')[0]}\n")
     return 0 if job.status in (JobStatus.SUCCEEDED, JobStatus.STOPPED) else 1
+
+
+def quiet_ray() -> None:
+    """Leaves out Ray's lines about the package that it makes and uploads, on which nobody can act.
+
+    The client gives the logger of Ray's package a level when it is made, and some of its modules set one of their own.
+    """
+    for name in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _ended(status: str) -> str:

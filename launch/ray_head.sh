@@ -50,17 +50,20 @@ start_or_find_ray() {
 }
 
 start_local_ray() {
-    local ports options=() cpus
+    local ports options=() cpus remark=
     cpus=$(nproc)
     # Without a GPU, two are declared, so that the same placement runs; four CPUs hold the default workers.
-    has_gpu || options=(--num-gpus 2 --object-store-memory 300000000)
+    if ! has_gpu; then
+        options=(--num-gpus 2 --object-store-memory 300000000)
+        remark="; without a GPU, the head counts two processes of the CPU as GPUs"
+    fi
     mapfile -t ports < <(free_ports 3)
     [ ${#ports[@]} -eq 3 ] || fail "no free port on this machine; end a program that listens on one, and start again"
     ray_tmp=$(mktemp -d /tmp/unigrpo-ray-XXXXXX)
     gcs_address=127.0.0.1:${ports[0]}
     RAY_ADDRESS=http://127.0.0.1:${ports[1]}
     keep_ray_to_ourselves
-    say "starting a local Ray head at $gcs_address (a few seconds)"
+    say "starting a local Ray head at $gcs_address (a few seconds)$remark"
     clean_up_at_exit
     # In a process group of its own, so that stopping it stops its children and nobody else's.
     setsid "$PYTHON" launch/ray_without_client.py start --head --block --disable-usage-stats \

@@ -231,6 +231,16 @@ def test_weights_are_the_shares_of_files():
         DataConfig(prompt_dataset=files, prompt_probs=(1.0, 1.0))
 
 
+def test_the_log_names_image_columns_of_rows_behind_the_first_ones(tmp_path, caplog):
+    (tmp_path / "a.png").write_bytes(png())
+    rows = [{"task": "text", "prompt": f"{i}+1=", "label": i + 1} for i in range(120)]
+    rows.append({"task": "mmu", "prompt": "Which colour?", "label": "red", "img": "a.png"})
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with caplog.at_level("INFO"):
+        load_prompts(str(tmp_path / "a.jsonl"))
+    assert "prompts: 1 mmu, 120 text; question from 'prompt', gold from 'label', images from 'img'" in caplog.text
+
+
 def test_few_bad_rows_are_skipped_and_counted_and_more_are_an_error(tmp_path, caplog):
     rows = [json.dumps({"prompt": f"{i}+1=", "label": i + 1}) for i in range(199)]
     (tmp_path / "a.jsonl").write_text("\n".join([*rows, "{"]) + "\n")

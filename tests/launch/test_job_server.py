@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
@@ -60,3 +61,18 @@ class TailingClient:
 def test_the_output_of_a_job_is_shown_without_what_ray_says_of_itself(capsys):
     asyncio.run(job_server._show_output(TailingClient(), "one"))
     assert capsys.readouterr().out == "Running entrypoint for job one: python\nstep 1\n"
+
+
+def test_ray_does_not_tell_of_the_package_of_a_job(tmp_path, caplog, monkeypatch):
+    from ray._private.runtime_env.packaging import create_package  # noqa: PLC0415  # loads Ray
+
+    monkeypatch.setattr(logging.getLogger("ray"), "propagate", True)  # to the handler of pytest
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job" / "a.txt").write_text("text")
+    for is_quiet in (False, True):
+        caplog.clear()
+        with caplog.at_level("INFO", "ray._private.runtime_env.packaging"):
+            if is_quiet:
+                job_server.quiet_ray()
+            create_package(str(tmp_path / "job"), tmp_path / f"{is_quiet}.zip", include_gitignore=False)
+        assert ("Creating a file package" in caplog.text) != is_quiet

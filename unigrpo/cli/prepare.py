@@ -235,7 +235,7 @@ def _read(name: str, source: str, split: str, counts: Counter[str]) -> Iterator[
         reader = PromptReader(table, file, split)
     except BadSample as error:
         raise ConfigError(str(error)) from error
-    logger.info("%s: %d rows; %s", source, len(table), reader.columns.describe())
+    logger.info("%s: %d rows; %s", source, len(table), reader.describe())
     for index in range(len(table)):
         try:
             yield reader.read(index, table.key(index))

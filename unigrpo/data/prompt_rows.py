@@ -8,7 +8,7 @@ import logging
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +126,12 @@ class PromptReader:
         """
         self.table, self.file, self._split = table, file, split
         self.columns = find_columns(table, file)
+        self._image_columns = dict.fromkeys(self.columns.images)
         self._folder = Path(file.image_folder).expanduser() if file.image_folder else table.folder
+
+    def describe(self) -> str:
+        """Returns one line for the log, with the image columns of the rows that were read."""
+        return replace(self.columns, images=tuple(self._image_columns)).describe()
 
     def read(self, index: int, where: str) -> Prompt:
         """Returns the prompt of a row.
@@ -235,6 +240,7 @@ class PromptReader:
             if column == columns.question and isinstance(cell, str):
                 continue
             for position, image in enumerate(images_in(cell, where)):
+                self._image_columns[column] = None
                 if isinstance(image, str):
                     names.append(str(self._folder / image))
                 else:

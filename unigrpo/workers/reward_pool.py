@@ -261,7 +261,8 @@ class RewardPool:
                 wanted = term.wanted_processes(_applicable_samples(term.config, prompts, samples_per_step))
                 room = int(self._free_cpus() / max(term.config.cpus, 0.01)) - len(added)
                 added += [(term, process) for process in term.grow(min(wanted, len(term.processes) + max(room, 0)))]
-                logger.info("reward %r works in %d processes", term.name, len(term.processes))
+                number = len(term.processes)
+                logger.info("reward %r works in %d process%s", term.name, number, "es" * (number > 1))
         self._load(added)
 
     def try_out(self, prompts: Sequence[Prompt], samples_per_step: int) -> list[Trial]:

@@ -10,7 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from unigrpo.batches import Columnar, GeneratedBatch, Jagged, LogProbs, TrainBatch, TrajectoryBatch
+from unigrpo.batches import (
+    Columnar,
+    GeneratedBatch,
+    Jagged,
+    LogProbs,
+    TrainBatch,
+    TrajectoryBatch,
+    WholeGroups,
+)
 from unigrpo.image_store import ArrayStore, StoredImage
 from unigrpo.records import KeyedTrajectory, Prompt, Rollout, SampleRequest, TrainSample
 from unigrpo.workers.group import joined
@@ -159,3 +167,21 @@ def test_images_move_to_another_store_in_their_order() -> None:
     assert [None if image is None else int(image.pixels().max()) for image in moved.images] == [
         None, 101, None, 103, None,
     ]  # fmt: skip
+
+
+def test_groups_are_split_as_wholes():
+    """Groups 0, 0, 1, 1 and 2: three groups for one part to four."""
+    samples = [TrainSample(rollout=one, advantages=(0.0,), is_valid=True) for one in ROLLOUTS]
+    batch = WholeGroups.of(samples)
+
+    def parts(number: int) -> list[list[int]]:
+        return [part.trajectories.group_ids.tolist() for part in batch.split(number)]
+
+    assert parts(1) == [[0, 0, 1, 1, 2]]
+    assert parts(2) == [[0, 0, 1, 1], [2]]
+    assert parts(3) == [[0, 0], [1, 1], [2]]
+    assert parts(4) == [[0, 0], [1, 1], [2], []]
+    assert WholeGroups.of([]).split(2)[1].samples() == []
+    assert [s.rollout.key.sample_id for part in batch.split(2) for s in part.samples()] == [0, 1, 2, 3, 4]
+    with pytest.raises(ValueError, match=r"3 groups stand in 4 places; order the samples by their groups"):
+        batch.select([0, 2, 1, 3, 4]).select([0, 2, 3, 4, 1]).split(2)

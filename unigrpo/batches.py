@@ -321,6 +321,32 @@ class TrainBatch(Columnar):
         ]
 
 
+@dataclass(frozen=True, kw_only=True)
+class WholeGroups(TrainBatch):
+    """A batch whose parts hold whole groups, for an objective that compares the samples of a group.
+
+    The samples of a group stand next to each other.
+    """
+
+    def split(self, number: int) -> list[WholeGroups]:
+        """Returns copies of ``number`` contiguous parts whose numbers of groups differ by at most one.
+
+        With fewer groups than parts, some parts have no samples.
+
+        Raises:
+            ValueError: The samples of a group are not next to each other.
+        """
+        groups = self.trajectories.group_ids.tolist()
+        starts = [i for i, group in enumerate(groups) if i == 0 or groups[i - 1] != group]
+        if len(starts) > len(set(groups)):
+            raise ValueError(
+                f"{len(set(groups))} groups stand in {len(starts)} places; order the samples by their groups"
+            )
+        ends = [*starts, len(groups)]
+        bounds = [ends[-(-len(starts) * i // number)] for i in range(number + 1)]
+        return [self.select(range(a, b)) for a, b in itertools.pairwise(bounds)]
+
+
 def _columns(batch: Any) -> dict[str, Any]:
     return {f.name: getattr(batch, f.name) for f in fields(batch)}
 

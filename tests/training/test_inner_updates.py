@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import torch
 
 from unigrpo.algorithm.objective.base import load_objective
+from unigrpo.batches import WholeGroups
 from unigrpo.config import (
     TASKS,
     ActorConfig,
@@ -176,6 +179,65 @@ def test_every_method_trains_every_task_however_its_passes_are_cut(model, method
         assert metrics == pytest.approx(whole, rel=1e-4, abs=1e-6)
         for name, value in weights.items():
             torch.testing.assert_close(again[name], value, rtol=0, atol=1e-5)
+
+
+class Rank(LocalEngine):
+    """One of several ranks in the threads of this process, which sum gradients as DeepSpeed does."""
+
+    def __init__(self, meeting: threading.Barrier, told: list[Any], rank: int, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.rank, self._meeting, self._told = rank, meeting, told
+
+    def told_by_all(self, value: Any) -> list[Any]:
+        """What every rank says, in the order of the ranks."""
+        self._told[self.rank] = value
+        self._meeting.wait()
+        found = list(self._told)
+        self._meeting.wait()
+        return found
+
+    def all_reduce_sum(self, values: torch.Tensor) -> torch.Tensor:
+        return torch.stack(self.told_by_all(values)).sum(0)
+
+    def max_over_ranks(self, number: int) -> int:
+        return max(self.told_by_all(number))
+
+    def step(self) -> float:
+        for weight in self.model.parameters():
+            nothing = torch.zeros_like(weight)
+            weight.grad = self.all_reduce_sum(nothing if weight.grad is None else weight.grad)
+        return super().step()
+
+
+@pytest.mark.parametrize("num_ranks", [2, 4])
+def test_groups_that_ranks_cannot_share_equally_train_as_in_one_process(model, num_ranks):
+    """Three groups, as a group filter leaves them: one rank has one more than the others, or none."""
+    config = run_config("stabledrl", num_inner_updates=2, micro_batch_size=2)
+    config = dataclasses.replace(config, algo=dataclasses.replace(config.algo, tasks={}, kl=KLConfig(init_coef=0.0)))
+    rollouts, advantages = [rollout("text", number) for number in range(6)], [1.0, -0.5, 0.2, -0.7, -2.0, 2.0]
+    # As far from the policy as after some updates, so that ratios differ and some are clipped.
+    shifts = [0.3, -2.0, 1.0, 0.1, -0.2, 3.0]
+    scored = score(LocalEngine(model, config.actor, 100), config, SETTINGS, rollouts)
+    samples = [
+        TrainSample(rollout=r, advantages=(a,), is_valid=True, old_log_probs=tuple(x + shift for x in one))
+        for r, a, one, shift in zip(rollouts, advantages, scored, shifts, strict=True)
+    ]
+    meeting, told = threading.Barrier(num_ranks), [None] * num_ranks
+    ranks = [Rank(meeting, told, i, copy.deepcopy(model), config.actor, 100) for i in range(num_ranks)]
+    expected = unigrpo_updates(LocalEngine(model, config.actor, 100), config, SETTINGS, samples)
+    assert 0 < expected["ratio/clipped_fraction"] < 1
+    parts = WholeGroups.of(samples).split(num_ranks)
+    assert sorted(len(part) for part in parts) == ([2, 4] if num_ranks == 2 else [0, 2, 2, 2])
+    with ThreadPoolExecutor(num_ranks) as threads:
+        found = list(
+            threads.map(lambda rank, part: unigrpo_updates(rank, config, SETTINGS, part.samples()), ranks, parts)
+        )
+    own = ("ratio/max", "ratio/first_update_deviation")  # of each rank
+    for rank, metrics in zip(ranks, found, strict=True):
+        shared = {name: value for name, value in expected.items() if name not in own}
+        assert {n: v for n, v in metrics.items() if n not in own} == pytest.approx(shared, rel=1e-4, abs=1e-6)
+        for weight, right in zip(rank.model.parameters(), model.parameters(), strict=True):
+            torch.testing.assert_close(weight, right, rtol=0, atol=1e-5)
 
 
 def test_the_first_update_takes_its_own_log_probabilities_for_the_old_ones(model):

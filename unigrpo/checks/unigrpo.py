@@ -72,7 +72,7 @@ def check_algorithm(config: RunConfig) -> None:
     """Builds everything of the algorithm that the config names.
 
     Raises:
-        ValueError: A name or an option is wrong, or the objective does not fit the ranks.
+        ValueError: A name or an option is wrong, or the objective does not fit the rewards.
     """
     for task in TASKS:
         likelihood = config.likelihood(task)
@@ -85,17 +85,6 @@ def check_algorithm(config: RunConfig) -> None:
         raise ConfigError(
             "reward.terms: a reward has a span, but algo.objective.level sequence takes one ratio of the whole "
             "response and so one advantage; use the level span, view, view_token or token"
-        )
-    ranks, prompts = config.num_policy_ranks, config.rollout.batch_size
-    if objective.scope == "group" and prompts % ranks:
-        raise ConfigError(
-            f"algo.objective {config.algo.objective.name!r} compares the samples of a prompt, which must be on one "
-            f"rank; make rollout.batch_size {prompts} a multiple of the {ranks} policy ranks"
-        )
-    if objective.scope == "group" and config.algo.group_filter.name and ranks > 1:
-        raise ConfigError(
-            f"algo.objective {config.algo.objective.name!r} compares the samples of a prompt, which must be on one "
-            "rank; algo.group_filter may leave a number of groups that the ranks cannot share; use one policy rank"
         )
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from unigrpo.algorithm.advantage.base import load_advantage
 from unigrpo.algorithm.group_filter.base import kept_groups, load_group_filter
 from unigrpo.algorithm.objective.base import load_objective
-from unigrpo.batches import TrainBatch, TrajectoryBatch
+from unigrpo.batches import TrainBatch, TrajectoryBatch, WholeGroups
 from unigrpo.config import RESPONSE_SPANS, RunConfig
 from unigrpo.data.prompt_stream import PromptStream, balance_across_ranks, prompt_shares
 from unigrpo.evaluation.held_out import evaluate, reward_row
@@ -261,7 +261,8 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
 
     def _update(self, samples: list[TrainSample]) -> list[dict[str, float]]:
         """Makes the inner updates. Returns the metrics of each rank."""
-        updates = self.policy.map(PolicyWorker.update, TrainBatch.of(samples), self.state.num_skipped)
+        kind = WholeGroups if self.objective.scope == "group" else TrainBatch
+        updates = self.policy.map(PolicyWorker.update, kind.of(samples), self.state.num_skipped)
         self.state.num_skipped += int(updates[0]["update/skipped"])
         self.state.policy_version += self.config.train.num_inner_updates
         return updates

@@ -16,6 +16,7 @@ import re
 import shlex
 import sys
 import tempfile
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -26,6 +27,8 @@ from job_package import project_environment
 
 ANSWER_SECONDS = 3.0
 """How long a job server may take to say its version."""
+POLL_SECONDS = 1.0
+"""Time between two questions whether a job has ended whose output is shown no more."""
 DEFAULT_SERVER = "http://127.0.0.1:8265"
 """Where Ray puts a job server unless it is told otherwise."""
 RAYS_OWN_LINE = re.compile(r"^.* -- Runtime env is setting up\.\n", re.MULTILINE)
@@ -159,8 +162,9 @@ def submit(parsed: argparse.Namespace) -> int:
         return 0
     sys.stdout.write(f"job {parsed.job_id}\n")
     asyncio.run(_show_output(client, parsed.job_id))
-    job = client.get_job_info(parsed.job_id)
-    sys.stdout.write(f"\nJob '{parsed.job_id}' {_ended(job.status.value)}\n")
+    job = _ended_job(client, parsed.job_id)
+    words = {JobStatus.SUCCEEDED: "succeeded", JobStatus.FAILED: "failed", JobStatus.STOPPED: "was stopped"}
+    sys.stdout.write(f"\nJob '{parsed.job_id}' {words[job.status]}\n")
     if job.status == JobStatus.FAILED and job.message:
         # Behind "last available logs" stands what has been shown already.
         sys.stdout.write(f"{job.message.partition(', last available logs')[0]}\n")
@@ -176,9 +180,16 @@ def quiet_ray() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def _ended(status: str) -> str:
-    words = {"SUCCEEDED": "succeeded", "FAILED": "failed", "STOPPED": "was stopped"}
-    return words.get(status, f"is {status}: its output ended before the job did")
+def _ended_job(client: Any, job_id: str) -> Any:
+    """Waits until a job has ended. Its output may end earlier: Ray stops showing it at a line of more than 4 MiB."""
+    job = client.get_job_info(job_id)
+    if not job.status.is_terminal():
+        sys.stdout.write(f"\nRay shows no more of the output of job {job_id}, which goes on; waiting for its end\n")
+        sys.stdout.flush()
+    while not job.status.is_terminal():
+        time.sleep(POLL_SECONDS)
+        job = client.get_job_info(job_id)
+    return job
 
 
 async def _show_output(client: Any, job_id: str) -> None:

@@ -76,3 +76,23 @@ def test_ray_does_not_tell_of_the_package_of_a_job(tmp_path, caplog, monkeypatch
                 job_server.quiet_ray()
             create_package(str(tmp_path / "job"), tmp_path / f"{is_quiet}.zip", include_gitignore=False)
         assert ("Creating a file package" in caplog.text) != is_quiet
+
+
+class JobThatGoesOn:
+    """A job whose output ends before it does."""
+
+    def __init__(self) -> None:
+        self.has_ended = [False, False, True]
+
+    def get_job_info(self, _: str) -> Any:
+        ended = self.has_ended.pop(0)
+        return SimpleNamespace(status=SimpleNamespace(is_terminal=lambda: ended))
+
+
+def test_a_job_whose_output_ends_first_is_waited_for(monkeypatch, capsys):
+    """Ray's job server stops sending at a line of more than 4 MiB, and the script would then end the head."""
+    monkeypatch.setattr(job_server, "POLL_SECONDS", 0.0)
+    client = JobThatGoesOn()
+    assert job_server._ended_job(client, "one").status.is_terminal()
+    assert client.has_ended == []
+    assert capsys.readouterr().out.count("shows no more of the output of job one, which goes on") == 1

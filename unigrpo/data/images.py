@@ -71,6 +71,8 @@ def read_image(path: str | Path | BinaryIO) -> Image.Image:
             _check_size(opened.size)
             opened.load()
             return _rgb(_upright(opened))
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no image could be read, since there is no such file") from error
     except Exception as error:  # decoders fail on broken files in many ways, not all of them documented
         raise DataError(
             f"{path}: no image could be read ({type(error).__name__}: {error}); give a PNG, JPEG or WebP file"

@@ -14,6 +14,7 @@ from typing import Any
 from rewards.runtime.errors import describe
 from rewards.runtime.host import RewardHost
 from rewards.runtime.memory import limit_memory
+from rewards.runtime.output import limit_output
 
 
 def _serve(connection: Connection) -> None:
@@ -50,5 +51,6 @@ def _end_with_parent() -> None:
 if __name__ == "__main__":
     _end_with_parent()
     limit_memory()
+    limit_output()
     with contextlib.suppress(EOFError, OSError):
         _serve(Connection(int(sys.argv[1])))

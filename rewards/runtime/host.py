@@ -12,6 +12,7 @@ from rewards.base import Reward, RewardInput
 from rewards.functions import FunctionReward
 from rewards.loading import load_reward
 from rewards.runtime.errors import describe
+from rewards.runtime.output import renew_output
 from rewards.runtime.scoring import Scores, missing, score
 
 
@@ -102,6 +103,7 @@ class RewardHost:
 
     def score(self, inputs: Sequence[RewardInput]) -> Scores:
         """Calls the reward."""
+        renew_output()
         try:
             with no_forked_child():
                 return score(self._built, inputs)

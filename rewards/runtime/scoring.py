@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rewards.base import Reward, RewardInput
@@ -21,6 +21,8 @@ class Scores:
     """Why values are missing; empty if none is."""
     has_failed: bool = False
     """True if the call failed as a whole, so that another call might not."""
+    is_out_of_memory: bool = False
+    """True if the process may take no more memory, so that only a fresh one can score again."""
     logs: dict[str, float] = field(default_factory=dict[str, float])
     """The reward's own numbers for the metrics."""
 
@@ -40,7 +42,8 @@ def score(reward: Reward, inputs: Sequence[RewardInput]) -> Scores:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # user code may raise anything, and sys.exit must not end the process
-        return missing(len(inputs), f"raised {describe(error)}")
+        failed = missing(len(inputs), f"raised {describe(error)}")
+        return replace(failed, is_out_of_memory=isinstance(error, MemoryError))
     try:
         numbers = [_number(value) for value in values]
     except Exception as error:  # __float__ of a user's class, too

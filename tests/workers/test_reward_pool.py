@@ -75,6 +75,13 @@ def test_a_process_that_always_dies_is_missing_with_its_reason(pool):
     assert values(outputs, "length") == [0, 1, 2, 3, 4, 5]
 
 
+def test_a_process_that_is_out_of_memory_is_replaced_and_its_batch_scored_again(pool):
+    rewards = pool(term("leaks_until_the_second_call"))
+    for _ in range(2):
+        outputs, _ = rewards.score(ROLLOUTS)
+        assert values(outputs, "leaks_until_the_second_call") == [15.0] * 6
+
+
 def test_a_call_that_raises_is_made_once_more(pool):
     outputs, _ = pool(term("raises_every_third_call", batch_size=1)).score(ROLLOUTS)
     assert values(outputs, "raises_every_third_call") == [3.0] * 6

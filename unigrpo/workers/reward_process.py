@@ -1,4 +1,4 @@
-"""A process of a reward that is replaced when it hangs or dies."""
+"""A process of a reward that is replaced when it hangs, dies or is out of memory."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Batch:
 
 
 class ReplacedProcess:
-    """The place of one process of a reward. A process that fails is replaced by a fresh one."""
+    """The place of one process of a reward. One that fails or is out of memory is replaced."""
 
     def __init__(self, start: Callable[[], RewardHandle], reload_seconds: Callable[[float], float]) -> None:
         self._start, self._reload_seconds = start, reload_seconds
@@ -109,7 +109,10 @@ class ReplacedProcess:
             handle = self._loaded_handle()
             self._running.append(batch)
         try:
-            return handle.score(inputs, batch.start, batch.stop, seconds=seconds)
+            scores = handle.score(inputs, batch.start, batch.stop, seconds=seconds)
+            if scores.is_out_of_memory:  # what a reward keeps of every call is gone with its process
+                self._replace(handle, batch, is_late=False)
+            return scores
         except ProcessFailed as error:
             if self._replace(handle, batch, is_late=isinstance(error, DeadlineMissed)) is batch:
                 raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from unigrpo import ConfigError
@@ -73,10 +73,15 @@ class BlockMasks(LikelihoodEstimator):
         before = block < number
         context = uniform_draws(before[None], [generator])[0] < self._context_mask_ratio
         is_masked = chosen | (row.response_mask & (block > number)) | (before & context)
-        scored = is_masked & row.scored_mask
-        fraction = scored.sum() / row.scored_mask.sum()
-        weight = scored / fraction / self._num_views
-        return span_views(is_masked[None], weight[None], fraction, row)
+        return block_view(is_masked, row, self._num_views)
+
+
+def block_view(is_masked: Bool[Tensor, " L"], row: Row, num_views: int) -> Views:
+    """One of ``num_views`` views, which scores every response token that it masks, up to the first end-of-text."""
+    scored = is_masked & row.scored_mask
+    fraction = scored.sum() / row.scored_mask.sum()
+    weight = scored / fraction / num_views
+    return span_views(is_masked[None], weight[None], fraction, row)
 
 
 def _blocks(number: int, num_views: int, generator: torch.Generator) -> Int[Tensor, " V"]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from unigrpo import ConfigError
 from unigrpo.algorithm.likelihood.base import LikelihoodEstimator, Row, Views, span_views
@@ -41,7 +43,19 @@ class ElboPair(LikelihoodEstimator):
         number = int(scored.sum())
         size = int(torch.randint(number + 1, (), generator=generator))
         first = lowest_draws(uniform_draws(scored[None], [generator]), torch.tensor([size]), scored[None])[0]
-        masks = torch.stack([first, scored & ~first])
-        rate = torch.tensor([[size], [number - size]]) / (number + 1)
-        weight = torch.where(masks, 1 / (2 * self._num_pairs * rate.clamp(min=1e-9)), 0.0)
-        return span_views(masks, weight, rate, row)
+        return pair_views(first, row, self._num_pairs)
+
+
+def pair_views(first: Bool[Tensor, " L"], row: Row, num_pairs: int) -> Views:
+    """The views of a mask and of its complement.
+
+    Args:
+        first: Scored tokens that the mask masks.
+        row: The sample.
+        num_pairs: Pairs over which the estimate is the mean.
+    """
+    number, size = int(row.scored_mask.sum()), int(first.sum())
+    masks = torch.stack([first, row.scored_mask & ~first])
+    rate = torch.tensor([[size], [number - size]]) / (number + 1)
+    weight = torch.where(masks, 1 / (2 * num_pairs * rate.clamp(min=1e-9)), 0.0)
+    return span_views(masks, weight, rate, row)

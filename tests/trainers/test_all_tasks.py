@@ -17,12 +17,14 @@ import pytest
 import torch
 from builders import Recorder, undocumented_metrics
 from PIL import Image
+from training.test_inner_updates import METHODS
 
 from unigrpo.batches import TrainBatch, TrajectoryBatch
 from unigrpo.checks.unigrpo import check_inputs
 from unigrpo.config import (
     ActorConfig,
     AdamConfig,
+    AdvantageConfig,
     AlgoConfig,
     DataConfig,
     DeepSpeedConfig,
@@ -30,6 +32,8 @@ from unigrpo.config import (
     ImageConfig,
     ImageSamplingConfig,
     KLConfig,
+    LikelihoodConfig,
+    ObjectiveConfig,
     RewardConfig,
     RewardTermConfig,
     RolloutConfig,
@@ -135,6 +139,36 @@ def test_any_mixture_of_tasks_trains_and_scores_as_it_sampled(tiny_unified_folde
     for name in ("reward_total_greedy", "reward_total_sampled"):
         mean = sum(row["scores"][name] for row in last) / len(last)
         assert mean == pytest.approx(after[name]), "the metric is the mean over the prompts"
+
+
+BY_DEFAULT = ("wd1", "spg", "stabledrl")
+"""Methods that take advantages, log-probabilities or groups in another way than UniGRPO. For the others,
+`tests/training/test_inner_updates.py` trains on every task, too."""
+
+
+@pytest.mark.parametrize(
+    "method", [pytest.param(name, marks=[] if name in BY_DEFAULT else pytest.mark.slow) for name in METHODS]
+)
+def test_every_method_makes_a_step_of_all_tasks(tiny_unified_folder, prompt_file, tmp_path, method):
+    """From prompts to new weights, with the advantages that the method takes."""
+    likelihood, objective, kl = METHODS[method]
+    run = config(tiny_unified_folder, prompt_file)
+    algo = AlgoConfig(
+        likelihood=LikelihoodConfig(**likelihood),
+        objective=ObjectiveConfig(**objective),
+        kl=KLConfig(**kl),
+        advantage=AdvantageConfig(name="wd1" if method == "wd1" else "group_norm"),
+    )
+    image = dataclasses.replace(run.rollout.image, guidance_scale=0.0)
+    run = dataclasses.replace(run, algo=algo, rollout=dataclasses.replace(run.rollout, image=image))
+    trainer = make_trainer(run, tmp_path, load_prompts(prompt_file), [])
+    weights = list(trainer.trained_policy.model.parameters())
+    before = [weight.clone() for weight in weights]
+    metrics = trainer.train_step(0, Recorder())
+    assert metrics["grad_norm"] > 0
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert {f"kl/reference_nats/{task}" for task in TASKS} <= set(metrics)
+    assert any(not torch.equal(weight, old) for weight, old in zip(weights, before, strict=True))
 
 
 def test_generated_images_are_sent_to_rewards_alone(tiny_unified_folder, prompt_file, tmp_path, monkeypatch):

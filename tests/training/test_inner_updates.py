@@ -47,6 +47,8 @@ SETTINGS = ScoringSettings(
 )
 METHODS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "unigrpo": ({"name": "masked_tokens"}, {}, {}),
+    "exact counts": ({"name": "masked_tokens", "options": {"masking": "exact_count"}}, {}, {}),
+    "maskgrpo": ({"name": "masked_tokens", "options": {"masking": "ar_like"}}, {}, {}),
     "random masking": ({"name": "random_masking"}, {"level": "view_token"}, {}),
     "diffu-grpo": ({"name": "all_masked"}, {}, {}),
     "coupled": ({"name": "coupled"}, {}, {}),
@@ -56,6 +58,7 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     ),
     "justgrpo": ({"name": "left_to_right"}, {}, {}),
     "justgrpo fast": ({"name": "left_to_right", "options": {"top_entropy": 0.25}}, {}, {}),
+    "gspo": ({"name": "masked_tokens"}, {"level": "sequence", "options": {"normalise": "weights"}}, {}),
     "espo": ({"name": "elbo_pair"}, {"level": "sequence"}, {"estimator": "k2", "level": "sequence"}),
     "gdpo": ({"name": "elbo_quadrature"}, {"level": "sequence"}, {}),
     "spg": ({"name": "block_masks", "options": {"block_length": 3}}, {"name": "sandwich"}, {}),

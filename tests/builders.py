@@ -109,14 +109,14 @@ class Recorder:
         self.samples: list[tuple[int, dict[str, Any]]] = []
         self.held_out: dict[int, list[dict[str, Any]]] = {}
         self.grids: dict[int, Mapping[str, Image]] = {}
-        self.pictures: dict[int, Sequence[np.ndarray | None]] = {}
+        self.sample_images: dict[int, Sequence[np.ndarray | None]] = {}
         self.shown: list[tuple[int, dict[str, str]]] = []
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         self.rows[step] = values
 
     def rollouts(self, step: int, rows: list[dict[str, Any]], images: Sequence[np.ndarray | None] = ()) -> None:
-        self.pictures[step] = images
+        self.sample_images[step] = images
         self.samples += [(step, row) for row in rows]
 
     def scores(self, step: int, rows: list[dict[str, Any]]) -> None:

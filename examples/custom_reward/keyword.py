@@ -12,5 +12,5 @@ async def even_length(*, completions):
 
 
 def brightness(*, images):
-    """Pictures are PIL images, or None for a sample without one; None as a value means: no reward, not 0."""
+    """The images are PIL images, or None for a sample without one; None as a value means: no reward, not 0."""
     return [None if image is None else image.convert("L").resize((1, 1)).getpixel((0, 0)) / 255 for image in images]

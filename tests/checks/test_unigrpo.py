@@ -103,7 +103,7 @@ def test_images_need_a_checkpoint_with_image_codes(run, tmp_path):
 
 @pytest.fixture
 def mixed(run, tiny_unified_folder, tmp_path):
-    """A run on prompts with pictures, from their lines and a value of its sections."""
+    """A run on prompts with images, from their lines and a value of its sections."""
     Image.new("RGB", (16, 16), "red").save(tmp_path / "red.png")
     (tmp_path / "torn.png").write_bytes((tmp_path / "red.png").read_bytes()[:40])
 
@@ -141,7 +141,7 @@ def test_a_reward_of_text_does_not_fit_a_drawing(mixed, reward):
         )
 
 
-def test_a_reward_of_pictures_does_not_fit_a_text(mixed):
+def test_a_reward_of_images_does_not_fit_a_text(mixed):
     with pytest.raises(ValueError, match=r"jsonl:1: reward 'jpeg_size' cannot use it: task 'text' makes no image"):
         check_inputs(mixed({"prompt": "1", "label": "1"}, reward=("jpeg_size",)))
 

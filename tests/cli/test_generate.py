@@ -26,7 +26,7 @@ def model_folder(tiny_unified_folder: Path) -> Path:
 
 @pytest.fixture
 def images(tmp_path: Path) -> list[str]:
-    """Two picture files of different colours and shapes."""
+    """Two image files of different colours and shapes."""
     files = []
     for name, size, colour in (("red.png", (40, 20), "red"), ("blue.jpg", (16, 30), "blue")):
         Image.new("RGB", size, colour).save(tmp_path / name)
@@ -71,15 +71,15 @@ def test_text_is_answered_in_batches(model_folder, tmp_path, prompt_file):
 def test_images_are_drawn_with_a_grid(model_folder, tmp_path, prompt_file):
     rows = run(model_folder, tmp_path / "out", "t2i", prompt_file, "--num_samples", "2", "--batch_size", "4")
     assert [r["image"] for r in rows] == [f"images/0000{i}.png" for i in range(6)]
-    pictures = [Image.open(tmp_path / "out" / r["image"]) for r in rows]
-    assert {p.size for p in pictures} == {(16, 16)}
-    assert len({p.tobytes() for p in pictures}) == 6
+    images = [Image.open(tmp_path / "out" / r["image"]) for r in rows]
+    assert {p.size for p in images} == {(16, 16)}
+    assert len({p.tobytes() for p in images}) == 6
     page = Image.open(tmp_path / "out" / "grid.png")
     head = page.height - 2 * 260
     assert (page.width, 0 < head < 40) == (3 * 260, True)
-    for number, picture in enumerate(pictures):  # a column for each prompt, below its caption
+    for number, image in enumerate(images):  # a column for each prompt, below its caption
         x, y = number // 2 * 260, head + number % 2 * 260
-        large = picture.resize((256, 256), Image.Resampling.NEAREST)
+        large = image.resize((256, 256), Image.Resampling.NEAREST)
         assert page.crop((x, y, x + 256, y + 256)).tobytes() == large.tobytes()
     captions = [page.crop((x, 0, x + 256, head)) for x in (0, 260, 520)]
     assert len({caption.tobytes() for caption in captions}) == 3
@@ -137,7 +137,7 @@ def test_a_text_checkpoint_answers_text(tiny_model_folder, tmp_path):
     assert "text" in row
 
 
-# Pictures.
+# Images.
 
 
 def test_the_frames_show_squares_as_they_are_kept():

@@ -1,4 +1,4 @@
-"""The reward model for pictures."""
+"""The reward model for images."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def check_image_reward(case: Case) -> None:
 
 
 def check_preprocessing(case: Case) -> None:
-    picture = Image.fromarray(case["in.image_uint8_hwc"].numpy())
-    case.close("image", to_pixels([picture], case.params["size"])[0], case["out.image"], **case.allowed(atol=1e-5))
+    image = Image.fromarray(case["in.image_uint8_hwc"].numpy())
+    case.close("image", to_pixels([image], case.params["size"])[0], case["out.image"], **case.allowed(atol=1e-5))
 
 
 CHECKS = {"imagereward_preprocess": check_preprocessing, "imagereward_": check_image_reward}

@@ -29,7 +29,7 @@ def reason(source, index):
 
 
 @pytest.fixture
-def picture(tmp_path):
+def image_file(tmp_path):
     Image.new("RGB", (8, 8), "red").save(tmp_path / "red.png")
     return tmp_path / "red.png"
 
@@ -133,7 +133,7 @@ red.png,Which?,red,blue
 """
 
 
-def test_questions_come_from_csv_and_broken_rows_say_why(tmp_path, picture):
+def test_questions_come_from_csv_and_broken_rows_say_why(tmp_path, image_file):
     (tmp_path / "a.csv").write_text(CSV)
     source = opened(tmp_path / "a.csv", "vqa", "mmu", instruction="Think. ")
     sample = read(source)
@@ -169,7 +169,7 @@ LLAVA = [
 ]  # fmt: skip
 
 
-def test_llava_conversations_lose_the_mark_and_the_turn_without_an_answer(tmp_path, picture):
+def test_llava_conversations_lose_the_mark_and_the_turn_without_an_answer(tmp_path, image_file):
     save_rows(tmp_path / "a.json", LLAVA)
     source = opened(tmp_path / "a.json", "conversations", "mmu")
     expected = (("user", "What?"), ("assistant", "A square."), ("user", "Colour?"), ("assistant", "Red."))
@@ -180,14 +180,14 @@ def test_llava_conversations_lose_the_mark_and_the_turn_without_an_answer(tmp_pa
     assert all(f"a.json[{index}]" in reason(source, index)[1] for index in range(1, 7))
 
 
-def test_a_random_number_of_leading_turns_is_kept(tmp_path, picture):
+def test_a_random_number_of_leading_turns_is_kept(tmp_path, image_file):
     save_rows(tmp_path / "a.json", LLAVA[:1])
     source = opened(tmp_path / "a.json", "conversations", "mmu", random_turns=True)
     assert {len(read(source, 0, seed).messages) for seed in range(20)} == {2, 4}
 
 
-def test_images_in_parquet_are_read_and_broken_ones_say_so(tmp_path, picture):
-    content = picture.read_bytes()
+def test_images_in_parquet_are_read_and_broken_ones_say_so(tmp_path, image_file):
+    content = image_file.read_bytes()
     images = [{"bytes": content, "path": None}, {"bytes": b"broken", "path": None}, None]
     rows = datasets.Dataset.from_dict(
         {"image": images, "caption": ["a", "b", "c"]},
@@ -210,7 +210,7 @@ def test_images_of_every_mode_become_rgb(tmp_path, mode):
     assert sample.image is not None and sample.image.mode == "RGB"
 
 
-def test_thoughts_are_trained_in_text_about_images_and_before_images(tmp_path, picture):
+def test_thoughts_are_trained_in_text_about_images_and_before_images(tmp_path, image_file):
     rows = [
         {"question": "2+3?", "solution": "2+3=5", "answer": "5", "image": "red.png"},
         {"question": "2+3?", "image": "red.png"},

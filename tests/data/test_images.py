@@ -18,7 +18,7 @@ EXIF_PHOTO = Path(__file__).parent.parent / "fixtures" / "images" / "exif_fracti
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
 
-def picture(width=12, height=8):
+def plain_image(width=12, height=8):
     values = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(values)
 
@@ -39,7 +39,7 @@ def test_crop_and_squash_are_the_originals(golden, case):
 
 
 def test_pad_puts_white_on_both_sides_of_the_short_one():
-    image = picture(12, 8)
+    image = plain_image(12, 8)
     pixels = square_pixels(image, 12, "pad")
     assert (pixels[:, :2] == 1).all()
     assert (pixels[:, -2:] == 1).all()
@@ -48,7 +48,7 @@ def test_pad_puts_white_on_both_sides_of_the_short_one():
 
 
 def test_a_square_of_the_right_size_is_not_changed_by_any_fit():
-    image = picture(8, 8)
+    image = plain_image(8, 8)
     for fit in FITS:
         values = (square_pixels(image, 8, fit) + 1) / 2 * 255
         assert np.array_equal(values.round().byte().permute(1, 2, 0).numpy(), np.array(image))
@@ -57,23 +57,23 @@ def test_a_square_of_the_right_size_is_not_changed_by_any_fit():
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 40), (40, 1), (9, 7)])
 def test_any_shape_becomes_the_square_asked_for(width, height):
     for fit in FITS:
-        pixels = square_pixels(picture(width, height), 8, fit)
+        pixels = square_pixels(plain_image(width, height), 8, fit)
         assert pixels.shape == (3, 8, 8)
         assert -1 <= pixels.min() <= pixels.max() <= 1
 
 
 def test_files_become_a_batch(tmp_path):
-    picture(12, 8).save(tmp_path / "a.png")
-    picture(5, 9).convert("L").save(tmp_path / "b.webp", lossless=True)
+    plain_image(12, 8).save(tmp_path / "a.png")
+    plain_image(5, 9).convert("L").save(tmp_path / "b.webp", lossless=True)
     pixels = image_pixels([tmp_path / "a.png", str(tmp_path / "b.webp")], 8, "stretch")
     assert pixels.shape == (2, 3, 8, 8)
-    assert torch.equal(pixels[0], square_pixels(picture(12, 8), 8, "stretch"))
+    assert torch.equal(pixels[0], square_pixels(plain_image(12, 8), 8, "stretch"))
     assert torch.equal(pixels[1, 0], pixels[1, 2]), "grey"
 
 
 def test_another_fit_is_refused():
     with pytest.raises(ValueError, match=r"fit: no 'squash'; choose one of \['crop', 'pad', 'stretch'\]"):
-        square_pixels(picture(), 8, "squash")  # type: ignore[arg-type]
+        square_pixels(plain_image(), 8, "squash")  # type: ignore[arg-type]
 
 
 # Kinds of files.
@@ -126,7 +126,7 @@ def test_a_file_that_is_no_image_is_refused_and_named(tmp_path, content):
 
 def test_an_image_that_ends_early_is_refused_and_named(tmp_path):
     file = tmp_path / "photo.jpg"
-    picture(64, 64).save(file)
+    plain_image(64, 64).save(file)
     file.write_bytes(file.read_bytes()[:900])
     with pytest.raises(ValueError, match=r"photo\.jpg: no image could be read"):
         read_image(file)
@@ -196,7 +196,7 @@ def test_no_file_starts_another_program(tmp_path, monkeypatch):
 @pytest.mark.parametrize("ending", ["avif", "jp2", "dds", "png", "webp", "gif", "tif"])
 def test_any_failure_of_a_decoder_is_a_broken_image(tmp_path, ending):
     buffer = io.BytesIO()
-    picture(32, 24).save(buffer, {"jp2": "JPEG2000", "tif": "TIFF"}.get(ending, ending.upper()))
+    plain_image(32, 24).save(buffer, {"jp2": "JPEG2000", "tif": "TIFF"}.get(ending, ending.upper()))
     content = buffer.getvalue()
     generator = np.random.default_rng(0)
     for _ in range(40):

@@ -28,13 +28,13 @@ pytestmark = pytest.mark.ray
 
 @pytest.fixture(scope="module")
 def config(tiny_unified_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> StageConfig:
-    """Pictures and texts, whose rows have uneven numbers of tokens."""
+    """Images and texts, whose rows have uneven numbers of tokens."""
     root = tmp_path_factory.mktemp("world")
     for colour in ("red", "green", "blue"):
         (root / "classes" / colour).mkdir(parents=True)
         Image.new("RGB", (16, 16), colour).save(root / "classes" / colour / "a.png")
     (root / "text.jsonl").write_text("".join(json.dumps({"text": "x" * n}) + "\n" for n in (1, 5, 20)))
-    pictures = SourceConfig(
+    images = SourceConfig(
         kind="image_folder", task="t2i", path=str(root / "classes"), captions=CaptionConfig(store="class_name")
     )
     text = SourceConfig(kind="text", task="lm", path=str(root / "text.jsonl"))
@@ -44,7 +44,7 @@ def config(tiny_unified_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
             model_name_or_path=str(tiny_unified_folder), adam=AdamConfig(lr=1e-3), lr_warmup_ratio=0.0, max_norm=0.1
         ),
         layout=LayoutConfig(max_text_tokens=20, num_text_tokens=24),
-        t2i=ModalityConfig(batch_size=4, sources={"pictures": pictures}),
+        t2i=ModalityConfig(batch_size=4, sources={"images": images}),
         lm=ModalityConfig(batch_size=4, loss_coef=0.3, sources={"text": text}),
         train=StageTrainConfig(num_steps=3, micro_batch_size=2),
         validation=ValidationConfig(num_rows=4, lm=ModalityConfig(sources={"text": text})),

@@ -40,7 +40,7 @@ def command(tiny_unified_folder: Path, tmp_path: Path) -> list[str]:
     config = tmp_path / "stage.yaml"
     config.write_text(f"""
 actor: {{model_name_or_path: {tiny_unified_folder}, adam: {{lr: 1.0e-3}}, lr_warmup_ratio: 0.0}}
-pictures: {{resolution: 16}}
+image: {{resolution: 16}}
 layout: {{max_text_tokens: 20, num_text_tokens: 24}}
 t2i: {{batch_size: 4, sources: {{a: {{kind: image_folder, task: t2i, path: {tmp_path}/classes,
   captions: {{store: class_name}}}}}}}}

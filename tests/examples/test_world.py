@@ -64,7 +64,7 @@ def test_every_question_about_every_scene_has_an_answer_in_the_world_s_words(tin
             assert tiny.questions.answer(question, scene) in known
 
 
-def test_a_misread_picture_gives_another_answer(tiny):
+def test_a_misread_image_gives_another_answer(tiny):
     q, rng = tiny.questions, random.Random(0)
     for scene in tiny.shapes.scenes()[::37]:
         for question in q.questions(scene):

@@ -170,7 +170,7 @@ def test_what_is_no_image_is_refused(tiny, pixels, message):
         ([1, 2, 3, -1], None, r"codes lie in -1\.\.3, expected 0\.\.31"),
     ],
 )
-def test_codes_that_are_no_picture_are_refused(tiny, codes, grid, message):
+def test_codes_that_are_no_image_are_refused(tiny, codes, grid, message):
     with pytest.raises(ValueError, match=message):
         tiny.decode(torch.tensor([codes]), grid)
 

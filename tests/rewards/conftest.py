@@ -18,7 +18,7 @@ from rewards.base import RewardInput
 
 
 def save_tiny_clip(folder: Path, **vision: int) -> None:
-    """A random CLIP for pictures of 32 pixels and texts of 16 tokens, with a token for each byte."""
+    """A random CLIP for images of 32 pixels and texts of 16 tokens, with a token for each byte."""
     letters = sorted(ByteLevel.alphabet())
     names = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     tokenizer = CLIPTokenizer(vocab={name: i for i, name in enumerate(names)}, merges=[])
@@ -50,7 +50,7 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def make_clip() -> Callable[..., None]:
-    """Writes a random CLIP into a folder; keywords change the picture's encoder."""
+    """Writes a random CLIP into a folder; keywords change the image encoder."""
     return save_tiny_clip
 
 
@@ -95,7 +95,7 @@ def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def sample() -> Callable[..., RewardInput]:
-    """Seed of a picture of noise, and a prompt -> a sample of text to image."""
+    """Seed of an image of noise, and a prompt -> a sample of text to image."""
 
     def make(seed: int = 0, prompt: str = "a dog", size: tuple[int, int] = (32, 32)) -> RewardInput:
         noise = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)

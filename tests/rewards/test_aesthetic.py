@@ -34,7 +34,7 @@ def collapsed(weights: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     return matrix, offset
 
 
-def test_the_number_is_the_heads_on_the_pictures_unit_vector(
+def test_the_number_is_the_heads_on_the_images_unit_vector(
     clip_folder: Path, head: Path, sample: Callable[..., RewardInput]
 ) -> None:
     batch = [sample(0), sample(1, "prompts do not matter"), sample(0, "")]

@@ -49,7 +49,7 @@ def test_percent_is_a_hundred_times_the_cosine_and_never_negative(clip_folder: P
     assert ClipScore(str(clip_folder)).range == (0.0, 100.0)
 
 
-def test_a_picture_that_was_thought_of_first_is_compared_with_its_label(
+def test_an_image_that_was_thought_of_first_is_compared_with_its_label(
     clip_folder: Path, batch: list[RewardInput]
 ) -> None:
     asked = [replace(item, prompt="a riddle", label=item.prompt) for item in batch]
@@ -133,7 +133,7 @@ def test_weights_in_bfloat16_are_computed_in_float32(clip_folder: Path, tmp_path
     assert {p.dtype for p in ClipEncoder(str(tmp_path))._model.parameters()} == {torch.float32}
 
 
-def test_a_caption_is_compared_with_the_picture_of_its_prompt(
+def test_a_caption_is_compared_with_the_image_of_its_prompt(
     clip_folder: Path, sample: Callable[..., RewardInput]
 ) -> None:
     generated = sample(3, "a brown dog")

@@ -76,9 +76,9 @@ def test_what_a_function_logs_reaches_the_metrics_once():
         assert reward.logs() == {}
 
 
-def test_pictures_are_handed_over():
-    picture = Image.new("RGB", (4, 2), (255, 0, 0))
-    inputs = [RewardInput(prompt="red", completion="", image=picture)]
+def test_images_are_handed_over():
+    image = Image.new("RGB", (4, 2), (255, 0, 0))
+    inputs = [RewardInput(prompt="red", completion="", image=image)]
     assert FunctionReward(lambda *, images: [i.width for i in images], "mine")(inputs) == [4]
     assert FunctionReward(lambda solution_image, solution_str, ground_truth: solution_image[0].mean(), "mine")(
         inputs

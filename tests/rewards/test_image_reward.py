@@ -72,28 +72,28 @@ def test_the_published_network_gives_the_same_numbers(golden: Golden, folder: Pa
     torch.testing.assert_close(rewards_of(network, arrays)[:, None], arrays["out.score"], atol=1e-5, rtol=0)
 
 
-def test_the_pictures_are_prepared_as_published(golden: Golden) -> None:
+def test_the_images_are_prepared_as_published(golden: Golden) -> None:
     params, arrays = golden("imagereward_preprocess")
-    picture = Image.fromarray(arrays["in.image_uint8_hwc"].numpy())
-    torch.testing.assert_close(to_pixels([picture], params["size"])[0], arrays["out.image"], atol=1e-5, rtol=0)
+    image = Image.fromarray(arrays["in.image_uint8_hwc"].numpy())
+    torch.testing.assert_close(to_pixels([image], params["size"])[0], arrays["out.image"], atol=1e-5, rtol=0)
 
 
-def test_square_pictures_are_prepared_as_clip_does(sample: Callable[..., RewardInput]) -> None:
-    picture = sample(size=(50, 50)).image
-    assert picture is not None
-    expected = CLIPImageProcessorPil()(picture, return_tensors="pt")["pixel_values"]
-    torch.testing.assert_close(to_pixels([picture], 224), expected, atol=1e-5, rtol=0)
+def test_square_images_are_prepared_as_clip_does(sample: Callable[..., RewardInput]) -> None:
+    image = sample(size=(50, 50)).image
+    assert image is not None
+    expected = CLIPImageProcessorPil()(image, return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(to_pixels([image], 224), expected, atol=1e-5, rtol=0)
 
 
 def test_an_odd_margin_is_cut_where_torchvision_cuts() -> None:
-    picture = Image.new("RGB", (11, 8))
+    image = Image.new("RGB", (11, 8))
     for x in range(11):
-        picture.paste((10 * x,) * 3, (x, 0, x + 1, 8))
-    first = to_pixels([picture], 8)[0, 0, 0, 0] * 0.26862954 + 0.48145466
+        image.paste((10 * x,) * 3, (x, 0, x + 1, 8))
+    first = to_pixels([image], 8)[0, 0, 0, 0] * 0.26862954 + 0.48145466
     assert first.item() * 255 == pytest.approx(20)  # 3 columns too many: round(1.5) = 2 go on the left
 
 
-def test_the_epsilon_of_the_pictures_encoder_is_not_transformers_default(
+def test_the_epsilon_of_the_image_encoder_is_not_transformers_default(
     golden: Golden, image_reward_weights: Weights
 ) -> None:
     _, arrays = golden("imagereward_tiny")

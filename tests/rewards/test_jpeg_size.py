@@ -1,4 +1,4 @@
-"""The reward of a picture's size as a JPEG."""
+"""The reward of an image's size as a JPEG."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from rewards.loading import load_reward
 def test_the_number_is_the_size_of_the_file(sample: Callable[..., RewardInput], tmp_path) -> None:
     item = sample(size=(60, 40))
     assert item.image is not None
-    item.image.save(tmp_path / "picture.jpg", quality=95)
-    kilobytes = (tmp_path / "picture.jpg").stat().st_size / 1000
+    item.image.save(tmp_path / "image.jpg", quality=95)
+    kilobytes = (tmp_path / "image.jpg").stat().st_size / 1000
     assert load_reward("jpeg_size", {})([item]) == [-kilobytes]
     assert load_reward("jpeg_size", {"prefer": "large"})([item]) == [kilobytes]
 
 
-def test_a_plain_picture_is_preferred_to_noise(sample: Callable[..., RewardInput]) -> None:
+def test_a_plain_image_is_preferred_to_noise(sample: Callable[..., RewardInput]) -> None:
     noise = sample()
     plain = replace(noise, image=Image.new("RGB", (32, 32), "blue"))
     small, large = JpegSize()([plain, noise])
@@ -40,7 +40,7 @@ def test_quality_is_that_of_the_file(sample: Callable[..., RewardInput]) -> None
 
 
 @pytest.mark.parametrize(
-    ("picture", "message"),
+    ("image", "message"),
     [
         (None, "has no generated image"),
         (Image.new("RGB", (0, 8)), "is empty, 0 x 8 pixels"),
@@ -49,11 +49,11 @@ def test_quality_is_that_of_the_file(sample: Callable[..., RewardInput]) -> None
         ("a path.png", "is a str, not a PIL image"),
     ],
 )
-def test_a_sample_without_a_usable_picture_is_named(
-    sample: Callable[..., RewardInput], picture: Image.Image | None, message: str
+def test_a_sample_without_a_usable_image_is_named(
+    sample: Callable[..., RewardInput], image: Image.Image | None, message: str
 ) -> None:
     with pytest.raises(ValueError, match=rf"sample 1 of the batch .*{message}"):
-        JpegSize()([sample(), replace(sample(), image=picture)])
+        JpegSize()([sample(), replace(sample(), image=image)])
 
 
 def test_wrong_options_are_refused() -> None:
@@ -63,7 +63,7 @@ def test_wrong_options_are_refused() -> None:
         JpegSize(quality=100)
 
 
-def test_prompts_whose_samples_are_no_pictures_are_refused_before_training() -> None:
+def test_prompts_whose_samples_are_no_images_are_refused_before_training() -> None:
     JpegSize().check_prompt(RewardInput(prompt="a dog", completion="", task="r2i"))
     with pytest.raises(ValueError, match="task 'text' makes no image"):
         JpegSize().check_prompt(RewardInput(prompt="1+1=", completion="", task="text"))

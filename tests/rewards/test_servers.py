@@ -308,13 +308,13 @@ def test_requests_are_spaced_out(serve):
     assert [t - started >= i / 20.0 for i, t in enumerate(sorted(server.times))] == [True] * 6
 
 
-def test_pictures_are_sent_without_loss(serve):
+def test_images_are_sent_without_loss(serve):
     server = serve(lambda *_: said('{"score": 5}'))
-    picture = Image.effect_noise((8, 8), 50).convert("RGB")
-    Judge("judge", url=f"{server.url}/v1")([RewardInput(prompt="a cat", completion="", image=picture)])
+    image = Image.effect_noise((8, 8), 50).convert("RGB")
+    Judge("judge", url=f"{server.url}/v1")([RewardInput(prompt="a cat", completion="", image=image)])
     kind, data = server.bodies[0]["messages"][0]["content"][1]["image_url"]["url"].split(",")
     assert kind == "data:image/png;base64"
-    assert Image.open(io.BytesIO(base64.b64decode(data))).tobytes() == picture.tobytes()
+    assert Image.open(io.BytesIO(base64.b64decode(data))).tobytes() == image.tobytes()
 
 
 def test_the_key_is_sent_and_never_shown(serve, monkeypatch, caplog):
@@ -355,8 +355,8 @@ def test_a_remote_reward_gets_everything_and_keeps_the_order(serve):
     server = serve(lambda path, body, _: (200, {"rewards": [len(text) for text in body["completions"]]}))
     remote = Remote(server.url, batch_size=4)
     remote.load()
-    picture = Image.new("RGB", (2, 2), "red")
-    inputs = [*INPUTS, RewardInput(prompt="p", completion="xx", image=picture, metadata={"level": 3})]
+    image = Image.new("RGB", (2, 2), "red")
+    inputs = [*INPUTS, RewardInput(prompt="p", completion="xx", image=image, metadata={"level": 3})]
     assert remote(inputs) == [0, 1, 2, 3, 4, 5, 2]
     last = next(body for body in server.bodies if "p" in body["prompts"])
     assert last["metadata"][-1] == {"level": 3}

@@ -61,7 +61,7 @@ def digits(*, completions, tasks):
 
 
 def redness(*, images, tasks):
-    """How much redder than blue a picture is."""
+    """How much redder than blue an image is."""
     assert set(tasks) <= {"t2i", "r2i"}
     means = [torch.tensor(list(image.resize((1, 1)).getpixel((0, 0))), dtype=torch.float64) for image in images]
     return [float(rgb[0] - rgb[2]) / 255 for rgb in means]
@@ -128,7 +128,7 @@ def test_any_mixture_of_tasks_trains_and_scores_as_it_sampled(tiny_unified_folde
     assert output.rows[1]["kl/reference_nats"] >= 0
     in_turn = [sorted(tasks)[step % len(tasks)] for step in range(2)]
     assert [row["task"] for _, row in output.samples if row["kind"] == "train"] == in_turn
-    shown = zip([row["task"] for step, row in output.samples if step == 0], output.pictures[0], strict=True)
+    shown = zip([row["task"] for step, row in output.samples if step == 0], output.sample_images[0], strict=True)
     assert all((image is not None) == (task in ("t2i", "r2i")) for task, image in shown)
     after = summary["eval"]["after"]
     if len(tasks) > 1:

@@ -47,7 +47,7 @@ COLOURS = ("red", "green", "blue", "black")
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:
-    """Class folders of one-colour pictures, a CSV of questions, a text and a chat file, and prompts."""
+    """Class folders of images of one colour, a CSV of questions, a text and a chat file, and prompts."""
     root = tmp_path_factory.mktemp("world")
     rows = []
     for colour in COLOURS:
@@ -75,11 +75,11 @@ def world(tmp_path_factory) -> Path:
 
 
 def modalities(world: Path) -> dict[str, Any]:
-    pictures = SourceConfig(
+    images = SourceConfig(
         kind="image_folder", task="t2i", path=str(world / "classes"), captions=CaptionConfig(store="class_name")
     )
     return {
-        "t2i": ModalityConfig(batch_size=4, sources={"classes": pictures}),
+        "t2i": ModalityConfig(batch_size=4, sources={"classes": images}),
         "mmu": ModalityConfig(
             batch_size=2,
             loss_coef=0.5,
@@ -182,8 +182,8 @@ def test_a_policy_that_learned_to_think_before_drawing_says_how_long_its_texts_a
     world, tiny_unified_folder, tmp_path, thinks
 ):
     thoughts = tmp_path / "drawing.jsonl"
-    picture = str(world / "classes/red/0.png")
-    thoughts.write_text(json.dumps({"question": "blood", "reasoning": "it is red", "image": picture}) + "\n")
+    image = str(world / "classes/red/0.png")
+    thoughts.write_text(json.dumps({"question": "blood", "reasoning": "it is red", "image": image}) + "\n")
     source = SourceConfig(kind="cot", task="r2i", path=str(thoughts))
     r2i = {"r2i": ModalityConfig(batch_size=1, sources={"drawing": source})} if thinks else {}
     trainer = make_trainer(stage(world, tiny_unified_folder, **r2i), tmp_path / "checkpoints")

@@ -16,23 +16,23 @@ from unigrpo.workers.generation import TaskSampler
 from unigrpo.workers.reward import reward_inputs
 
 
-def rollout(sample: int, picture: Path) -> Rollout:
-    prompt = Prompt(id="p", text="what is it?", task="mmu", images=(str(picture),), metadata={"source": "web"})
+def rollout(sample: int, image_file: Path) -> Rollout:
+    prompt = Prompt(id="p", text="what is it?", task="mmu", images=(str(image_file),), metadata={"source": "web"})
     return rollout_without_tokens(sample, "a cat", prompt)
 
 
-def test_rewards_see_the_picture_upright_as_the_policy_does_and_samples_share_it(tmp_path):
+def test_rewards_see_the_image_upright_as_the_policy_does_and_samples_share_it(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: show it turned by 90 degrees
     Image.new("L", (8, 4)).save(tmp_path / "cat.jpg", exif=exif)
     first, second = reward_inputs([rollout(0, tmp_path / "cat.jpg"), rollout(1, tmp_path / "cat.jpg")])
-    (picture,) = first.input_images
-    assert picture.size == (4, 8) and picture.mode == "RGB"
-    assert second.input_images[0] is picture
+    (image,) = first.input_images
+    assert image.size == (4, 8) and image.mode == "RGB"
+    assert second.input_images[0] is image
     assert first.metadata == {"source": "web"}
 
 
-def test_a_picture_that_is_gone_is_named(tmp_path):
+def test_an_image_that_is_gone_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"gone\.png: no image could be read"):
         reward_inputs([rollout(0, tmp_path / "gone.png")])
 

@@ -114,8 +114,9 @@ class DeepSpeedConfig:
     because it reduces after every pass; ds.zero_stage 1 reduces once in an optimizer step."""
     adam_offload: bool = False
     """Keep optimizer states in CPU memory."""
-    attn_implementation: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
-    """Attention implementation of the model."""
+    attn_implementation: Literal["sdpa", "varlen", "flash_attention_2", "eager"] = "sdpa"
+    """Attention implementation of the model. `varlen` leaves padding out of passes without a cache, which pays where
+    the rows of a pass differ in length; on GPUs it needs ds.param_dtype bf16."""
     compile: bool = False
     """Fuse norms, rotary positions and gates with torch.compile. The start takes about a minute more, and a C or C++
     compiler must be installed."""
@@ -147,4 +148,4 @@ class DeepSpeedConfig:
                 "ds.grad_accum_dtype is fp32, which DeepSpeed's ds.zero_stage 2 cannot do with ds.adam_offload; use "
                 "ds.zero_stage 3, or ds.grad_accum_dtype bf16",
             )
-        choice("ds.attn_implementation", self.attn_implementation, ("sdpa", "flash_attention_2", "eager"))
+        choice("ds.attn_implementation", self.attn_implementation, ("sdpa", "varlen", "flash_attention_2", "eager"))

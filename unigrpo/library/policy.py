@@ -96,7 +96,7 @@ class Policy:
                 folder `image_tokenizer` of the model, if there is one.
             device: `auto` uses the GPU if there is one; other values are cpu, cuda, cuda:1 ...
             dtype: Type of the weights; `auto` is bfloat16 on a GPU and float32 on a CPU.
-            attn_implementation: `sdpa`, `eager` or `flash_attention_2`.
+            attn_implementation: `sdpa`, `varlen`, `eager` or `flash_attention_2`.
             compile: Fuse norms, rotary positions and gates with torch.compile.
 
         Raises:

@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -24,6 +24,7 @@ from unigrpo import CheckpointError
 from unigrpo.models.fused_ops import FusedOps
 from unigrpo.models.mmada_config import MMadaConfig
 from unigrpo.models.output_head import Head
+from unigrpo.models.packed_rows import VARLEN, PackedRows
 from unigrpo.models.sampling.cache import KeyValueCache
 from unigrpo.models.transformer_block import Block, RMSNorm, rotary_table, select
 from unigrpo.models.transformers_output import quiet_saving
@@ -131,7 +132,8 @@ class MMadaModelLM(PreTrainedModel):
         Args:
             input_ids: Token ids; or give ``inputs_embeds``.
             attention_mask: True on real tokens, to which all tokens attend; or which query (axis 2) attends to which
-                key (axis 3). None: all attend to all, which is faster than a mask that says so.
+                key (axis 3). None: all attend to all, which is faster than a mask that says so. With the attention
+                implementation `varlen`, the padding of the first form is not computed, and ``positions`` must be real.
             inputs_embeds: Embeddings that replace those of ``input_ids``.
             positions: Where to apply the head: N positions, in row-major order. None: everywhere.
             num_positions: Number of ``positions`` that are True. Giving it saves a wait for the device.
@@ -156,11 +158,16 @@ class MMadaModelLM(PreTrainedModel):
         hidden = self.transformer.wte(input_ids) if inputs_embeds is None else inputs_embeds
         device, first = hidden.device, 0 if cache is None else cache.first
         columns = slice(first, first + hidden.shape[1])
-        mask = self._attention_mask(attention_mask, columns)
+        mask: Any = self._attention_mask(attention_mask, columns)
         head_dim = self.config.d_model // self.config.n_heads
         cos, sin = (part[columns] for part in rotary_table(columns.stop, head_dim, self.config.rope_theta, device))
         states = [hidden] if output_hidden_states else None
         index = None if positions is None else _flat_index(positions, num_positions)
+        packed = None
+        if self._packs(attention_mask) and cache is None and states is None:
+            packed = mask = PackedRows.of(attention_mask.bool())
+            hidden, (cos, sin) = packed.without_padding(hidden), (part[packed.token % len(cos)] for part in (cos, sin))
+            index = None if index is None else packed.place.flatten()[index]
         for layer, block in enumerate(self.transformer.blocks):
             is_last = layer == len(self.transformer.blocks) - 1
             read = index if is_last and states is None else None
@@ -173,6 +180,8 @@ class MMadaModelLM(PreTrainedModel):
         kept = None if states is None else tuple(states)
         if index is not None and states is not None:
             hidden = select(hidden, index)
+        if packed is not None and index is None:
+            hidden = packed.with_padding(hidden)
         hidden = self.transformer.ln_f(hidden)
         if without_head:
             return MMadaOutput(hidden=hidden)
@@ -196,6 +205,10 @@ class MMadaModelLM(PreTrainedModel):
         if base is None:
             return MMadaOutput(log_probs=scores, hidden_states=kept)
         return MMadaOutput(log_probs=scores[:, 0], exact_kl=scores[:, 1], hidden_states=kept)
+
+    def _packs(self, mask: Tensor | None) -> TypeGuard[Tensor]:
+        """Whether padding is left out: not where the tokens of a row attend to different keys."""
+        return self.config._attn_implementation == VARLEN and mask is not None and mask.dim() == 2
 
     def _attention_mask(self, mask: Tensor | None, columns: slice = slice(None)) -> Tensor | None:
         """Returns the mask in the form of the attention kernels, for queries in ``columns``."""

@@ -124,7 +124,7 @@ def test_a_preset_is_recorded_with_its_source(tiny_unified_folder, tmp_path, fla
         assert evaluate.run([*command, "--output", str(tmp_path / "out")]) == 0
     record = json.loads((tmp_path / "out" / "results.json").read_text())
     assert (record["preset"], record["protocol"]) == ("d1", "a page")
-    assert "3 samples in 1 processes (d1: a page)" in capsys.readouterr().out
+    assert "3 samples in 1 process (d1: a page)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("devices", "hours"), [(["cuda:0"], 8.8), (["cuda:0", "cuda:1"], 4.4)])
@@ -135,6 +135,7 @@ def test_the_hours_of_gsm8k_by_the_papers_protocol_are_said_first(monkeypatch, c
     config = RunConfig(eval=EvalConfig(dataset="a", preset="mmada_paper", n_samples_per_prompt=0))
     evaluation._announce([config], [Prompt(id="a:1", text="x")] * 1319, devices)
     said = capsys.readouterr().out
-    assert f"1319 samples in {len(devices)} processes (mmada_paper: arXiv:2505.15809v2" in said
+    processes = "1 process" if len(devices) == 1 else f"{len(devices)} processes"
+    assert f"1319 samples in {processes} (mmada_paper: arXiv:2505.15809v2" in said
     found = float(re.search(r"about ([\d.]+) hours on \d x h100_80gb", said)[1])  # type: ignore[index]
     assert found == pytest.approx(hours, rel=0.15)

@@ -106,7 +106,7 @@ def test_a_downloaded_copy_of_math_is_read_by_its_last_boxes(tmp_path):
     assert [p.text for p in test] == ["Find x."]
 
 
-def test_a_downloaded_copy_of_clevr_is_read_with_its_images(tmp_path):
+def test_a_downloaded_copy_of_clevr_is_read_with_its_images(tmp_path, caplog):
     copy = tmp_path / "clevr" / "data"
     copy.mkdir(parents=True)
     rows = [
@@ -117,12 +117,15 @@ def test_a_downloaded_copy_of_clevr_is_read_with_its_images(tmp_path):
         },
         {"image": embedded("blue"), "problem": "Is it metal?", "solution": "<answer>yes</answer>"},
         {"image": embedded("blue"), "problem": "How many?", "solution": "<answer> </answer>"},
+        {"image": {"bytes": b"broken", "path": None}, "problem": "How many?", "solution": "<answer>2</answer>"},
     ]
     datasets.Dataset.from_list(rows).to_parquet(copy / "train-00000-of-00001.parquet")
     prompts, record = prepared(tmp_path, "clevr", "--source", str(tmp_path / "clevr"))
     assert [(p.text, p.label) for p in prompts] == [("How many cubes are there?", "3"), ("Is it metal?", "yes")]
     assert [read_image(p.images[0]).size for p in prompts] == [(3, 2), (3, 2)]
-    assert record["rows"]["kept"] == 2 and sum(record["rows"].values()) == 3
+    assert record["rows"]["kept"] == 2 and sum(record["rows"].values()) == 4
+    broken = f"{tmp_path / 'clevr'}[train][3], column 'image': no image could be read"
+    assert f"{broken} (UnidentifiedImageError: cannot identify image); give a PNG" in caplog.text
 
 
 def test_captions_become_prompts_to_draw(tmp_path):
@@ -130,6 +133,13 @@ def test_captions_become_prompts_to_draw(tmp_path):
     prompts, record = prepared(tmp_path, "captions", "--source", str(tmp_path / "captions.txt"))
     assert [(p.task, p.text, p.label) for p in prompts] == [("t2i", "a red circle", None), ("t2i", "a ship", None)]
     assert record["rows"] == {"kept": 2, "dropped: repeated": 1}
+
+
+def test_puzzles_of_a_file_keep_their_numbers_and_claim_no_licence(tmp_path):
+    (tmp_path / "sudoku.csv").write_text("Puzzle,Solution\n1034341221434321,1234341221434321\n")
+    prompts, record = prepared(tmp_path, "sudoku", "--source", str(tmp_path / "sudoku.csv"))
+    assert prompts[0].label == '{"puzzle": "1034341221434321", "solution": "1234341221434321"}'
+    assert record["licence"] == "not stated"
 
 
 @pytest.mark.parametrize("name", ["countdown", "sudoku"])

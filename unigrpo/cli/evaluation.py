@@ -121,7 +121,8 @@ def _announce(configs: Sequence[RunConfig], prompts: Sequence[Prompt], devices: 
     """Prints the protocol, the number of samples, and on GPUs the time that they take by their arithmetic."""
     config = configs[0]
     number = len(prompts) * sum(way.num_samples for way in ways_of_sampling(config)) * len(configs)
-    text = f"{number} samples in {len(devices)} processes ({config.eval.preset}: {config.protocol.source})"
+    processes = "1 process" if len(devices) == 1 else f"{len(devices)} processes"
+    text = f"{number} samples in {processes} ({config.eval.preset}: {config.protocol.source})"
     hardware = gpu_of_this_machine() if devices[0].startswith("cuda") else None
     if hardware is None:
         sys.stdout.write(f"{text}\n")

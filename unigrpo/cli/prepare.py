@@ -53,9 +53,10 @@ SETS = {
     "clevr": PublicSet("leonardPKU/clevr_cogen_a_train", "CC BY 4.0 (CLEVR)", "mmu", "clevr"),
     "captions": PublicSet("", "not stated", "t2i"),
     "describe": PublicSet("", "not stated", "mmu", request="Please describe this image."),
-    "countdown": PublicSet("", "CC0 (generated)", "text"),
-    "sudoku": PublicSet("", "CC0 (generated)", "text"),
+    "countdown": PublicSet("", "not stated", "text"),
+    "sudoku": PublicSet("", "not stated", "text"),
 }
+LICENCE_OF_GENERATED = "CC0 (generated)"
 GENERATED = ("countdown", "sudoku")
 
 
@@ -156,7 +157,7 @@ def prepare(
         "set": name,
         "source": f"generated with seed {seed}" if is_generated else source,
         "split": split,
-        "licence": found.licence if is_generated else _licence(source) or found.licence,
+        "licence": LICENCE_OF_GENERATED if is_generated else _licence(source) or found.licence,
         "rows": dict(counts),
     }
     if held_out:

@@ -63,6 +63,21 @@ def embedded_name(table: str, split: str, row: int, column: str, position: int) 
     return EMBEDDED + json.dumps(place)
 
 
+def shown_name(name: str) -> str:
+    """Returns the name of an image for people: a path as it is, or table, split, row (from 0) and column.
+
+    >>> shown_name(embedded_name("data/clevr", "train", 43, "image", 0))
+    "data/clevr[train][43], column 'image'"
+    """
+    if not name.startswith(EMBEDDED):
+        return name
+    try:
+        place = json.loads(name.removeprefix(EMBEDDED))
+        return f"{place['table']}[{place['split']}][{place['row']}], column {place['column']!r}"
+    except (LookupError, TypeError, json.JSONDecodeError):
+        return name[:200]
+
+
 def embedded_bytes(name: str) -> bytes:
     """Returns the content of the file of an image that :func:`embedded_name` named.
 

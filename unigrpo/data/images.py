@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -16,12 +17,14 @@ from torch import Tensor
 
 from unigrpo import DataError
 from unigrpo.config import Fit
-from unigrpo.data.embedded_images import EMBEDDED, embedded_bytes
+from unigrpo.data.embedded_images import EMBEDDED, embedded_bytes, shown_name
 from unigrpo.data.files import check_regular
 
 WHITE = (255, 255, 255)
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 """Formats that are read. Pillow knows more, some of which start other programs, as EPS starts Ghostscript."""
+OBJECT_NAME = re.compile(r"(?: file)? <[\w.]+ object at 0x[0-9a-f]+>")
+"""What Pillow calls an image that is no file, which says nothing to a user."""
 MAX_PIXELS = 100_000_000
 MAX_RATIO = 10_000
 """Largest long side over the short one."""
@@ -74,8 +77,10 @@ def read_image(path: str | Path | BinaryIO) -> Image.Image:
     except FileNotFoundError as error:
         raise DataError(f"{path}: no image could be read, since there is no such file") from error
     except Exception as error:  # decoders fail on broken files in many ways, not all of them documented
+        reason = OBJECT_NAME.sub("", str(error))
         raise DataError(
-            f"{path}: no image could be read ({type(error).__name__}: {error}); give a PNG, JPEG or WebP file"
+            f"{shown_name(str(path))}: no image could be read ({type(error).__name__}: {reason}); give a PNG, JPEG or "
+            "WebP file"
         ) from error
 
 

@@ -8,7 +8,7 @@ import pytest
 from ray.exceptions import RayActorError, RayError
 
 from unigrpo.distributed import ray_group
-from unigrpo.distributed.ray_group import RayGroup, WorkerDied, WorkerFailed
+from unigrpo.distributed.ray_group import DEATH_SECONDS, GRACE_SECONDS, RayGroup, WorkerDied, WorkerFailed
 
 
 class FakeRay:
@@ -81,6 +81,17 @@ def test_workers_for_which_the_others_waited_until_a_timeout_are_named(fake):
     fake.errors = {900.0: RayActorError()}
     with pytest.raises(WorkerDied, match=r"policy worker 1 died in generate: .* After 900 s, policy worker 0 had nei"):
         waited(fake, RayGroup("policy", [None, None]), 5000.0, 900.0)
+
+
+def test_a_death_that_ray_tells_late_explains_the_connections_that_were_lost(fake):
+    fake.errors = {5.0: RayError("gloo: Connection closed by peer [127.0.0.1]"), 20.0: RayActorError()}
+    with pytest.raises(WorkerDied, match=r"^rollout worker 1 died in generate"):
+        waited(fake, RayGroup("rollout", [None, None]), 5.0, 20.0)
+    assert fake.now == 20.0
+    fake.errors = {5.0: RayError("Connection reset by peer")}
+    with pytest.raises(WorkerFailed, match=r"^rollout worker 0 failed in generate: Connection reset by peer"):
+        waited(fake, RayGroup("rollout", [None, None]), 5.0, 5000.0)
+    assert fake.now == fake.started + 5.0 + GRACE_SECONDS + DEATH_SECONDS
 
 
 def test_an_error_that_comes_soon_names_nobody_else(fake):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -22,6 +23,10 @@ GRACE_SECONDS = 3.0
 """How long other workers may report failures after the first: a worker that dies makes its peers fail, often
 sooner."""
 
+LOST_CONNECTION = re.compile(r"connection (closed|reset) by peer|broken pipe|remote process exited", re.IGNORECASE)
+"""What gloo and NCCL say in the peers of a process that is gone."""
+DEATH_SECONDS = 30.0
+"""How long Ray may take on a busy machine to tell of a process that is gone, after its peers lost the connection."""
 REMINDER_SECONDS = 120.0
 """How long a call may take, at least, before the log names the workers that are awaited; then twice as long, and so
 on."""
@@ -165,7 +170,7 @@ class RayGroup:
     def _error(self, failures: dict[int, RayError], method: str, late: str) -> WorkerError:
         """Returns one error for all failures, with the end of its message; a death explains the others."""
         for index, error in failures.items():
-            if isinstance(error, (RayActorError, OutOfMemoryError)):
+            if _is_death(error):
                 died = WorkerDied(
                     f"{self._name(index)} died in {method}: {_first_line(error)}. The same command goes on from the "
                     f"last checkpoint, if there is one. If its memory ran out, lower the micro-batch sizes{late}"
@@ -186,8 +191,17 @@ class RayGroup:
 
 
 def _failures(refs: list[Any]) -> dict[int, RayError]:
-    """Returns the failures by worker, after the grace period."""
-    done, _ = ray.wait(refs, num_returns=len(refs), timeout=GRACE_SECONDS)
+    """Returns the failures by worker: after the grace period, or when a death can explain a lost connection."""
+    failures = _failed(refs, GRACE_SECONDS)
+    is_explained = any(map(_is_death, failures.values()))
+    if not is_explained and any(LOST_CONNECTION.search(cause_of(error)) for error in failures.values()):
+        return _failed(refs, DEATH_SECONDS)
+    return failures
+
+
+def _failed(refs: list[Any], seconds: float) -> dict[int, RayError]:
+    """Returns the failures by worker when all calls have ended, or after some seconds."""
+    done, _ = ray.wait(refs, num_returns=len(refs), timeout=seconds)
     failures: dict[int, RayError] = {}
     for ref in done:
         try:
@@ -195,6 +209,10 @@ def _failures(refs: list[Any]) -> dict[int, RayError]:
         except RayError as error:
             failures[refs.index(ref)] = error
     return dict(sorted(failures.items()))
+
+
+def _is_death(error: RayError) -> bool:
+    return isinstance(error, (RayActorError, OutOfMemoryError))
 
 
 def cause_of(error: RayError) -> str:

@@ -293,13 +293,20 @@ def test_the_config_of_llada_8b_and_of_llada_1_5_has_the_published_number_of_par
         ("codebook_size", -5), ("rope_theta", float("nan")), ("rope_theta", 0), ("rms_norm_eps", "1e-5"),
         ("dtype", "evil"), ("torch_dtype", "int4"), ("quantization_config", {"bits": 4}),
         ("rope_scaling", {"factor": 2.0}), ("special_token_ids", [1]), ("special_token_ids", {"mask": "x"}),
-        ("mask_token_id", 2.5), ("max_sequence_length", 0), ("embedding_size", 0.5), ("mlp_hidden_size", {}),
+        ("rope_parameters", {"rope_type": "linear", "factor": 2.0}), ("rope_parameters", {"rope_theta": 123.0}),
+        ("rope_parameters", 5), ("mask_token_id", 2.5), ("max_sequence_length", 0), ("embedding_size", 0.5),
+        ("mlp_hidden_size", {}),
     ],
 )  # fmt: skip
 def test_a_value_that_no_model_can_have_is_refused_and_named(folder, name, value):
     change_config(folder, **{name: value})
     with pytest.raises(ValueError, match=rf"model: {name} is .* in config\.json, expected "):
         load_config(folder)
+
+
+def test_positions_as_transformers_5_writes_them_are_read_where_they_change_nothing(folder):
+    change_config(folder, rope_theta=500000.0, rope_parameters={"rope_type": "default", "rope_theta": 500000.0})
+    assert load_config(folder).rope_theta == 500000.0
 
 
 @pytest.mark.parametrize("content", ["[1]", "3", '"x"', "{}", "[" * 100_000, "\x00"])
@@ -317,6 +324,17 @@ def test_tokenizer_files_of_any_content_end_in_one_line(folder, name, content):
         load_tokenizer(str(folder))
     except ValueError as error:
         assert "no tokenizer could be loaded" in str(error) and "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("dtype", "evil"), ("rope_parameters", {"rope_type": "yarn"}), ("d_model", 0)]
+)
+def test_a_value_of_the_config_that_stops_the_tokenizer_is_named(folder, name, value):
+    """transformers reads config.json to choose the class of the tokenizer."""
+    change_config(folder, **{name: value})
+    (folder / "tokenizer.json").write_text("[1]")
+    with pytest.raises(ValueError, match=rf"{name} is .* in config\.json, expected "):
+        load_tokenizer(str(folder))
 
 
 def test_keys_that_name_code_or_other_programs_are_left_out(folder):

@@ -92,6 +92,32 @@ def test_a_folder_that_is_none_is_refused(tmp_path):
         load_image_tokenizer(tmp_path)
 
 
+@pytest.mark.parametrize("content", ["[1]", "3", "{}", "[" * 100_000, "\x00"])
+def test_a_config_that_is_no_object_is_refused(folder, content):
+    (folder / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=r"no config\.json could be read; give the folder of an image tokenizer"):
+        load_image_tokenizer(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("num_bits", "x"), ("num_bits", 60), ("stem_channels", -32), ("encoder_channels", 5),
+     ("encoder_blocks", [1, "1"]), ("decoder_blocks", None), ("decoder_channels", [32, 1e9]), ("num_bits", None)],
+)  # fmt: skip
+def test_a_size_that_no_tokenizer_can_have_is_refused_and_named(folder, name, value):
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**values, name: value}))
+    with pytest.raises(ValueError, match=rf"{name} is .* in config\.json, expected whole numbers from . to "):
+        load_image_tokenizer(folder)
+
+
+def test_a_value_that_transformers_refuses_is_one_line(folder):
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**values, "id2label": 5}))
+    with pytest.raises(ValueError, match=r"config\.json has a value that is not possible"):
+        load_image_tokenizer(folder)
+
+
 def test_a_language_model_is_refused(tiny_model_folder):
     with pytest.raises(ValueError, match=r"the config is of 'mmada', expected an image tokenizer"):
         load_image_tokenizer(tiny_model_folder)

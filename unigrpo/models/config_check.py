@@ -79,8 +79,18 @@ def check_config(name: str | Path, values: Mapping[str, Any]) -> None:
             raise CheckpointError(
                 _message(name, key, values[key], "no such key; the model would compute something else")
             )
+    _check_positions(name, values)
     _check_heads(name, values)
     _check_special_ids(name, values.get("special_token_ids"))
+
+
+def _check_positions(name: str | Path, values: Mapping[str, Any]) -> None:
+    """Refuses scaled rotary positions in the form of transformers 5, which may also repeat what we compute."""
+    asked = values.get("rope_parameters") or {}
+    known = {"rope_type": "default", "rope_theta": values.get("rope_theta")}
+    if not isinstance(asked, Mapping) or any(value != known.get(key) for key, value in asked.items()):
+        expected = f"none but rope_type 'default' and the rope_theta {known['rope_theta']} beside it"
+        raise CheckpointError(_message(name, "rope_parameters", asked, expected))
 
 
 def _check_heads(name: str | Path, values: Mapping[str, Any]) -> None:

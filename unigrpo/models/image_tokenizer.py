@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
 from unigrpo import CheckpointError
+from unigrpo.models.config_check import read_config
 from unigrpo.models.magvit import GROUPS, Decoder, Encoder, SignQuantizer, quantizer_tables
 from unigrpo.models.transformers_output import quiet_saving
 from unigrpo.models.weight_files import (
@@ -29,6 +29,8 @@ from unigrpo.models.weight_files import (
 
 PUBLISHED_CLASS = "MAGVITv2"
 """``_class_name`` in the published config.json, which holds no sizes."""
+SIZES = {"bits": (1, 24), "channels": (1, 1 << 14), "blocks": (0, 1 << 8)}
+"""Smallest and largest value of each size. The largest are far above any image tokenizer."""
 IMAGE_BATCH_SIZE = 4
 """Largest number of images in one pass of the network; bounds the memory."""
 
@@ -48,23 +50,32 @@ class ImageTokenizerConfig(PretrainedConfig):
         decoder_blocks: Sequence[int] = (4, 4, 3, 4, 3),
         **kwargs: Any,
     ) -> None:
+        _check_sizes("num_bits", [num_bits])
+        _check_sizes("stem_channels", [stem_channels])
         sizes = {
-            "encoder_channels": list(encoder_channels),
-            "encoder_blocks": list(encoder_blocks),
-            "decoder_channels": list(decoder_channels),
-            "decoder_blocks": list(decoder_blocks),
+            "encoder_channels": encoder_channels,
+            "encoder_blocks": encoder_blocks,
+            "decoder_channels": decoder_channels,
+            "decoder_blocks": decoder_blocks,
         }
         for name, values in sizes.items():
+            _check_sizes(name, values)
             if len(values) != len(sizes["encoder_channels"]):
                 raise CheckpointError(
                     f"{name} is {values}, expected one for each of encoder_channels {encoder_channels}"
                 )
             if "channels" in name and any(value % GROUPS for value in values):
                 raise CheckpointError(f"{name} is {values}, expected multiples of {GROUPS}, the groups of a norm")
-            setattr(self, name, values)
+            setattr(self, name, list(values))
         self.num_bits = num_bits
         self.stem_channels = stem_channels
         super().__init__(**kwargs)
+
+
+def _check_sizes(name: str, values: Any) -> None:
+    low, high = SIZES[name.partition("_")[2]]
+    if not isinstance(values, Sequence) or not all(isinstance(size, int) and low <= size <= high for size in values):
+        raise CheckpointError(f"{name} is {values!r:.60} in config.json, expected whole numbers from {low} to {high}")
 
 
 class ImageTokenizer(PreTrainedModel):
@@ -206,8 +217,8 @@ def load_image_tokenizer(
 
 def _load_config(folder: Path) -> ImageTokenizerConfig:
     try:
-        values: dict[str, Any] = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError) as error:
+        values = read_config(folder)
+    except ValueError as error:
         raise CheckpointError(
             f"{folder}: no config.json could be read; give the folder of an image tokenizer ({first_line(error)})"
         ) from error
@@ -217,8 +228,15 @@ def _load_config(folder: Path) -> ImageTokenizerConfig:
             f"{folder}: the config is of {kind!r}, expected an image tokenizer, {ImageTokenizerConfig.model_type!r} "
             f"or {PUBLISHED_CLASS!r}"
         )
-    unread = {"model_type", "auto_map"}
-    return ImageTokenizerConfig(**{k: v for k, v in values.items() if not k.startswith("_") and k not in unread})
+    values.pop("model_type", None)
+    try:
+        return ImageTokenizerConfig(**{k: v for k, v in values.items() if not k.startswith("_")})
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
+    except Exception as error:  # transformers checks fields of its own
+        raise CheckpointError(
+            f"{folder}: config.json has a value that is not possible ({first_line(error)})"
+        ) from error
 
 
 AutoConfig.register(ImageTokenizerConfig.model_type, ImageTokenizerConfig)

@@ -10,6 +10,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from unigrpo import CheckpointError
 from unigrpo.config import BaseRunConfig
+from unigrpo.models.checkpoint_io import load_config
 from unigrpo.models.image_tokenizer import ImageTokenizer, load_image_tokenizer
 from unigrpo.models.weight_files import first_line, local_folder
 
@@ -38,13 +39,15 @@ def load_tokenizer(folder: str, setting: str = "actor.model_name_or_path") -> Pr
         setting: What names the folder, for errors.
 
     Raises:
-        ValueError: There is no tokenizer, or its files are broken.
+        ValueError: There is no tokenizer, or its files or config.json are broken.
     """
     if not Path(folder).exists() and folder.count("/") != 1:
         raise CheckpointError(f"{setting} {folder!r}: no such folder, and names on the Hub look like owner/name")
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # tokenizer files of any content fail in many ways
+        if (Path(folder) / "config.json").is_file():
+            load_config(folder)  # transformers reads it first, and does not say which value is wrong
         raise CheckpointError(
             f"{setting} {folder!r}: no tokenizer could be loaded; give a folder or Hub name in the "
             f"published MMaDA or LLaDA layout, or copy or download it again ({first_line(error)})"

@@ -6,6 +6,7 @@ import dataclasses
 import socket
 import time
 import urllib.request
+from typing import Any
 
 import pytest
 import ray
@@ -92,6 +93,22 @@ def test_a_cluster_that_does_not_answer_is_an_error_at_once(monkeypatch: pytest.
         with pytest.raises(ValueError, match=r"no Ray cluster can be reached .*ray start --head.*quickstart.sh"):
             connect(required(run_config()))
         assert time.monotonic() - started < 15
+
+
+def test_workers_get_the_variables_that_the_user_did_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above all the limits of malloc, without which every pass on a CPU gets its memory from the system anew."""
+    joined: dict[str, Any] = {}
+    monkeypatch.setattr(cluster, "local_heads", lambda: [head("127.0.0.1:1", True)])
+    monkeypatch.setattr(cluster, "_probe", lambda address: None)
+    monkeypatch.setattr(cluster.ray, "init", lambda **arguments: joined.update(arguments))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
+    for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):
+        monkeypatch.delenv(name, raising=False)
+    connect(required(run_config()))
+    variables = joined["runtime_env"]["env_vars"]
+    assert "TOKENIZERS_PARALLELISM" not in variables
+    assert int(variables["MALLOC_TRIM_THRESHOLD_"]) > int(variables["MALLOC_MMAP_THRESHOLD_"]) > 32 * 2**20
 
 
 def head(address: str, is_own: bool) -> LocalHead:

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from unittest.mock import Mock
 
 import pytest
 from PIL import Image
@@ -73,7 +74,9 @@ def test_wrong_input_is_refused(tiny_unified_folder, tmp_path, flags, changes, m
         evaluate.run(["--models", str(tiny_unified_folder), "--output", str(tmp_path / "out"), *flags, *changes])
 
 
-def test_a_broken_off_evaluation_goes_on_and_gives_the_same_numbers(tiny_unified_folder, tmp_path, flags, monkeypatch):
+def test_a_broken_off_evaluation_goes_on_and_gives_the_same_numbers(
+    tiny_unified_folder, tmp_path, flags, monkeypatch, capsys
+):
     model = str(tiny_unified_folder)
     command = ["--models", model, *flags, "--rollout.micro_batch_size", "2"]
     assert evaluate.run([*command, "--output", str(tmp_path / "whole")]) == 0
@@ -83,6 +86,13 @@ def test_a_broken_off_evaluation_goes_on_and_gives_the_same_numbers(tiny_unified
     (broken / "results.json").unlink()
     lines = (broken / "samples.jsonl").read_text().splitlines()
     (broken / "samples.jsonl").write_text("\n".join(lines[:4]) + "\n" + lines[4][:30])
+    with pytest.MonkeyPatch.context() as stopped:
+        stopped.setattr(PolicyWorker, "generate", Mock(side_effect=KeyboardInterrupt))
+        assert evaluate.run([*command, "--output", str(broken)]) == 130
+    assert (
+        f"the same command goes on with the samples that {broken / 'samples.jsonl'} does not"
+        in capsys.readouterr().err
+    )
     asked = []
     generate = PolicyWorker.generate
 

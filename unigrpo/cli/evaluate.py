@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from unigrpo.cli.main import run_old_name
+from unigrpo.cli.main import STOPPED, run_old_name
 from unigrpo.cli.paths import UserPaths, with_absolute_paths
 from unigrpo.config import RunConfig
 from unigrpo.config.parsing import config_from_args, hide_flags, parse, run_parser
@@ -42,9 +42,16 @@ def run(arguments: Sequence[str]) -> int:
     config, output = with_absolute_paths(config_from_args(parsed, RunConfig)), Path(user.resolve_output(parsed.output))
     models = [user.resolve_input(model) for model in parsed.models] or [config.actor.model_name_or_path]
     from unigrpo.cli.evaluation import RESULTS, evaluate  # noqa: PLC0415  # loads torch, which --help need not
+    from unigrpo.evaluation.samples import FILE as SAMPLES  # noqa: PLC0415
 
-    table = evaluate(config, models, output, parsed.device, parsed.num_processes)
-    sys.stdout.write(f"{table}\n\nresults: {output / RESULTS}\nsamples: {output / 'samples.jsonl'}\n")
+    try:
+        table = evaluate(config, models, output, parsed.device, parsed.num_processes)
+    except KeyboardInterrupt:
+        sys.stderr.write(
+            f"\nstopped; the same command goes on with the samples that {output / SAMPLES} does not have\n"
+        )
+        return STOPPED
+    sys.stdout.write(f"{table}\n\nresults: {output / RESULTS}\nsamples: {output / SAMPLES}\n")
     return 0
 
 

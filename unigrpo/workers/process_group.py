@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -32,7 +33,9 @@ class ProcessGroup:
         self.size = len(makers)
         self.stats = WorkerStats(self.size)
         context = get_context("spawn")  # CUDA does not survive a fork
-        self._processes = [ProcessPoolExecutor(1, mp_context=context) for _ in makers]
+        # Ctrl-C reaches all processes; the command reports it, and the others end without a traceback each.
+        ended_by_ctrl_c = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_DFL)}
+        self._processes = [ProcessPoolExecutor(1, mp_context=context, **ended_by_ctrl_c) for _ in makers]
         self._results([one.submit(_make, maker) for one, maker in zip(self._processes, makers, strict=True)])
 
     def map(self, method: Callable[..., Any], items: Any, *args: Any, **kwargs: Any) -> Any:

@@ -41,7 +41,9 @@ from unigrpo.data.corpora.tars import TarSamples
 from unigrpo.data.images import read_image, square_pixels
 from unigrpo.data.prompts import load_prompts
 from unigrpo.models.checkpoint_io import load_config, load_policy
+from unigrpo.models.image_tokenizer import load_image_tokenizer
 from unigrpo.models.loading import load_tokenizer
+from unigrpo.models.sampling_defaults import SamplingDefaults
 
 ROOT = Path(__file__).parents[2]
 OURS = (ConfigError, DataError, CheckpointError, BadSample)
@@ -211,7 +213,7 @@ class Tars:
 
 
 class Checkpoints:
-    """Folders of the tiny model with another config.json or other tokenizer files."""
+    """Folders of the tiny model with another config.json, image tokenizer, or other files."""
 
     FILES = (
         "config.json",
@@ -220,11 +222,14 @@ class Checkpoints:
         "tokenizer.json",
         "tokenizer_config.json",
         "model.safetensors",
+        "image_tokenizer/config.json",
+        "image_tokenizer/model.safetensors",
+        "sampling.json",
     )
 
     def __init__(self, folder: Path) -> None:
         self._model = folder / "model"
-        shutil.copytree(ROOT / "examples" / "tiny" / "model", self._model)
+        shutil.copytree(ROOT / "examples" / "tiny" / "mixcot", self._model)
 
     def try_one(self, draw: random.Random) -> None:
         path = self._model / draw.choice(self.FILES)
@@ -236,6 +241,10 @@ class Checkpoints:
         try:
             if path.name.startswith("tokenizer"):
                 load_tokenizer(str(self._model))
+            elif path.parent != self._model:
+                load_image_tokenizer(path.parent)
+            elif path.name == "sampling.json":
+                SamplingDefaults.read(self._model)
             else:
                 load_config(str(self._model))
                 load_policy(str(self._model), torch.float32, "sdpa")

@@ -101,8 +101,11 @@ def test_a_config_that_is_no_object_is_refused(folder, content):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("num_bits", "x"), ("num_bits", 60), ("stem_channels", -32), ("encoder_channels", 5),
-     ("encoder_blocks", [1, "1"]), ("decoder_blocks", None), ("decoder_channels", [32, 1e9]), ("num_bits", None)],
+    [
+        ("num_bits", "x"), ("num_bits", 60), ("num_bits", None), ("stem_channels", -32), ("stem_channels", True),
+        ("encoder_channels", 5), ("encoder_blocks", [1, "1"]), ("decoder_blocks", None),
+        ("decoder_channels", [32, 1e9]),
+    ],
 )  # fmt: skip
 def test_a_size_that_no_tokenizer_can_have_is_refused_and_named(folder, name, value):
     values = json.loads((folder / "config.json").read_text())

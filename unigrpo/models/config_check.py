@@ -65,7 +65,7 @@ def check_config(name: str | Path, values: Mapping[str, Any]) -> None:
     for key, (low, high) in SIZES.items():
         value = values.get(key)
         is_unset = key in OPTIONAL and value is None
-        if key in values and not is_unset and not _is_integer(value, low, high):
+        if key in values and not is_unset and not is_integer(value, low, high):
             raise CheckpointError(_message(name, key, value, f"a whole number from {low} to {high}"))
     for key in POSITIVE:
         value = values.get(key, 1)
@@ -107,11 +107,12 @@ def _check_heads(name: str | Path, values: Mapping[str, Any]) -> None:
 def _check_special_ids(name: str | Path, ids: object) -> None:
     if ids is None:
         return
-    if not isinstance(ids, Mapping) or not all(_is_integer(value, 0, 1 << 24) for value in ids.values()):
+    if not isinstance(ids, Mapping) or not all(is_integer(value, 0, 1 << 24) for value in ids.values()):
         raise CheckpointError(_message(name, "special_token_ids", ids, "an object of token names and ids"))
 
 
-def _is_integer(value: object, low: int, high: int) -> bool:
+def is_integer(value: object, low: int, high: int) -> bool:
+    """Returns whether a value is a whole number, and no truth value, between two bounds."""
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
 from unigrpo import CheckpointError
-from unigrpo.models.config_check import read_config
+from unigrpo.models.config_check import is_integer, read_config
 from unigrpo.models.magvit import GROUPS, Decoder, Encoder, SignQuantizer, quantizer_tables
 from unigrpo.models.transformers_output import quiet_saving
 from unigrpo.models.weight_files import (
@@ -74,7 +74,7 @@ class ImageTokenizerConfig(PretrainedConfig):
 
 def _check_sizes(name: str, values: Any) -> None:
     low, high = SIZES[name.partition("_")[2]]
-    if not isinstance(values, Sequence) or not all(isinstance(size, int) and low <= size <= high for size in values):
+    if not isinstance(values, Sequence) or not all(is_integer(size, low, high) for size in values):
         raise CheckpointError(f"{name} is {values!r:.60} in config.json, expected whole numbers from {low} to {high}")
 
 

@@ -122,7 +122,7 @@ def test_the_model_card_names_base_data_rewards_metrics_and_settings(saved, tiny
     head = yaml.safe_load(card.split("---")[1])
     assert head == {"library_name": "unigrpo", "license": "other", "tags": ["masked-diffusion", "unigrpo"]}
     assert "| `run/train.jsonl` | 1 | MIT | openai/gsm8k:main |" in card
-    assert "| `held_out.jsonl` (held out) |" in card
+    assert "| `held_out.jsonl` (held out) | not known | not known | not known |" in card
     assert "| `math_answer` | 2 | all | all |" in card
     assert "| eval/reward_total | 0.250 | 0.500 |" in card
     assert "max_new_tokens: 12" in card and str(run.parent) not in card and str(tiny_model_folder) not in card

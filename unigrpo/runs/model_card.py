@@ -19,6 +19,7 @@ from unigrpo.runs.metrics import METRICS_FILE
 CARD = "README.md"
 SOURCE_SUFFIX = ".source.json"
 """End of the record that ``unigrpo prepare`` writes beside a prompt file."""
+UNKNOWN = "not known"
 HELD_OUT = ("eval/", "validation/")
 """Beginnings of the names of held-out metrics."""
 
@@ -70,7 +71,7 @@ def model_card(config: BaseRunConfig, progress: Progress) -> str:
             if licence
             else "The files of the base model here name no licence; that of the base model holds. "
         )
-        + "The licences of the data are listed below.",
+        + "The licences of the data are listed below where they are known.",
         "## Data\n\n" + _table(("data", "rows", "licence", "source"), _data_rows(config)),
     ]
     if isinstance(config, RunConfig):
@@ -112,7 +113,7 @@ def _method(config: BaseRunConfig) -> str:
 def _data_rows(config: BaseRunConfig) -> list[tuple[str, ...]]:
     if isinstance(config, StageConfig):
         sources = [source for modality in config.modalities.values() for source in modality.sources.values()]
-        return [(f"`{_shown(source.path)}`", "", "", source.task) for source in sources]
+        return [(f"`{_shown(source.path)}`", UNKNOWN, UNKNOWN, source.task) for source in sources]
     if not isinstance(config, RunConfig):
         return []
     rows = _prompt_rows(config.data.prompt_dataset, "")
@@ -125,9 +126,9 @@ def _prompt_rows(files: PromptFiles, remark: str) -> list[tuple[str, ...]]:
     for file in prompt_files(files):
         record = Path(file.path + SOURCE_SUFFIX)
         found = json.loads(record.read_text()) if record.is_file() else {}
-        kept = found.get("rows", {}).get("kept", "")
-        source = _shown(str(found.get("source", "")))
-        rows.append((f"`{_shown(file.path)}`{remark}", str(kept), str(found.get("licence", "")), source))
+        kept = found.get("rows", {}).get("kept", UNKNOWN)
+        source = _shown(str(found.get("source", UNKNOWN)))
+        rows.append((f"`{_shown(file.path)}`{remark}", str(kept), str(found.get("licence", UNKNOWN)), source))
     return rows
 
 

@@ -266,11 +266,19 @@ def _workers(config: RunConfig) -> str:
     needs = cluster.required(config)
     ranks = config.num_policy_ranks
     processes = sum(ranks if term.on_policy_gpus else term.min_workers for term in config.reward.terms)
-    return (
-        f"{needs.gpus} GPUs, {needs.cpus} CPUs: {config.num_policy_ranks} policy ranks, "
-        + (f"{config.rollout.num_workers} rollout workers, " if config.rollout.num_workers else "")
-        + f"{processes} reward processes"
-    )
+    parts = [_counted(ranks, "policy rank")]
+    parts += [_counted(config.rollout.num_workers, "rollout worker")] if config.rollout.num_workers else []
+    parts.append(_counted(processes, "reward process", "es"))
+    return f"{_counted(needs.gpus, 'GPU')}, {_counted(needs.cpus, 'CPU')}: {', '.join(parts)}"
+
+
+def _counted(number: int, noun: str, ending: str = "s") -> str:
+    """Returns a number with its noun.
+
+    >>> _counted(1, "GPU"), _counted(3, "reward process", "es")
+    ('1 GPU', '3 reward processes')
+    """
+    return f"{number} {noun}{'' if number == 1 else ending}"
 
 
 def _memory_lines(memory: MemoryPlan, where: str, hardware: Hardware) -> list[str]:

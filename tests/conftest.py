@@ -1,12 +1,18 @@
-"""Shared fixtures, golden cases included, and shape checks of the records and the algorithm in every test."""
+"""Shared fixtures, golden cases included, and checks of types and shapes: of the records and the algorithm in every
+test, and of all of UniGRPO with ``--typecheck``."""
 
 from __future__ import annotations
 
 import os
+import sys
 
 from jaxtyping import install_import_hook
 
-install_import_hook(["unigrpo.algorithm", "unigrpo.records", "unigrpo.rng", "unigrpo.plugins"], "beartype.beartype")
+if "--typecheck" in sys.argv:
+    os.environ["UNIGRPO_TYPECHECK"] = "1"  # the processes of pytest-xdist inherit it
+CHECKED = ("unigrpo.algorithm", "unigrpo.records", "unigrpo.rng", "unigrpo.plugins")
+# The hook must stand before anything that it checks is imported.
+install_import_hook(["unigrpo"] if os.environ.get("UNIGRPO_TYPECHECK") else list(CHECKED), "typecheck.checked")
 # Ray's processes at the priority of the tests: at its default of 15, two tests that compute leave them no time.
 os.environ.setdefault("RAY_worker_niceness", "0")
 
@@ -14,7 +20,6 @@ import json
 import shutil
 import string
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,6 +55,11 @@ CHAT_TEMPLATE = (
 )
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds ``--typecheck``, which is read above."""
+    parser.addoption("--typecheck", action="store_true", help="check types and shapes in all of unigrpo")
+
+
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Draws the images of the tiny prompts once, before the processes of pytest-xdist start."""
     if not hasattr(session.config, "workerinput"):
@@ -59,7 +69,10 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts files that start Ray in front, and after them whole trainings in one process: the last files of a parallel
-    run should be short ones."""
+    run should be short ones. Leaves out what cannot be tested with ``--typecheck``."""
+    for item in items:
+        if os.environ.get("UNIGRPO_TYPECHECK") and item.get_closest_marker("wrong_types"):
+            item.add_marker(pytest.mark.skip(reason="hands over values that the hints rule out"))
     starts_ray = {item.path for item in items if item.get_closest_marker("ray")}
     items.sort(key=lambda item: (item.path not in starts_ray, item.path.parent.name != "trainers"))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from unigrpo.config import DataConfig
 from unigrpo.data.chat import NEWLINES, chat_text, chat_variant
@@ -59,6 +59,7 @@ def test_a_setting_overrules_the_tokenizer(tokenizer, tiny_model_folder):
 
 def test_a_tokenizer_without_header_tokens_is_refused(tokenizer):
     class Bare:
+        __class__ = PreTrainedTokenizerBase  # type: ignore[assignment]
         chat_template = "{{ messages[0]['content'] }}"
         bos_token = "<s>"
 
@@ -84,6 +85,7 @@ def test_no_prompt_and_no_sample_copies_the_whole_vocabulary(tokenizer, tiny_mod
         assert text.startswith("<|startoftext|><|start_header_id|>user")
 
 
+@pytest.mark.wrong_types
 def test_another_template_is_refused():
     with pytest.raises(ValueError, match=r"data\.prompt_template: no 'llada'; choose one of \['chat', 'chat_one"):
         DataConfig(prompt_template="llada")  # type: ignore[arg-type]

@@ -71,6 +71,7 @@ def test_files_become_a_batch(tmp_path):
     assert torch.equal(pixels[1, 0], pixels[1, 2]), "grey"
 
 
+@pytest.mark.wrong_types
 def test_another_fit_is_refused():
     with pytest.raises(ValueError, match=r"fit: no 'squash'; choose one of \['crop', 'pad', 'stretch'\]"):
         square_pixels(plain_image(), 8, "squash")  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from unigrpo import DataError
 from unigrpo.config import DataConfig
@@ -78,6 +78,7 @@ def test_begin_of_text_is_not_doubled_where_the_tokenizer_adds_it(tokenizer, voc
     class Adding:
         """A tokenizer that puts begin-of-text before everything, as Llama's does."""
 
+        __class__ = PreTrainedTokenizerBase  # type: ignore[assignment]
         chat_template = tokenizer.chat_template
         apply_chat_template = tokenizer.apply_chat_template
 

@@ -19,6 +19,8 @@ from unigrpo.data.stage_rows import CorpusLoader, LoadedSample, StepDataset, Ste
 class Positions:
     """A corpus whose samples are their positions."""
 
+    __class__ = CorpusLoader  # type: ignore[assignment]
+
     def __init__(self) -> None:
         self.reads: list[int] = []
 

@@ -147,6 +147,7 @@ def test_images_of_a_batch_do_not_see_each_other(tiny):
         assert np.abs(np.array(image).astype(int) - np.array(alone)).max() <= 1
 
 
+@pytest.mark.wrong_types
 @pytest.mark.parametrize(
     ("pixels", "message"),
     [

@@ -99,6 +99,7 @@ def test_a_config_that_is_no_object_is_refused(folder, content):
         load_image_tokenizer(folder)
 
 
+@pytest.mark.wrong_types
 @pytest.mark.parametrize(
     ("name", "value"),
     [

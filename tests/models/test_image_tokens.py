@@ -7,7 +7,7 @@ from copy import deepcopy
 
 import pytest
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from unigrpo.models.checkpoint_io import load_config, load_policy, save_policy
 from unigrpo.models.image_tokens import add_image_tokens
@@ -93,6 +93,7 @@ def test_a_grown_checkpoint_is_saved_and_loaded_as_any_other(model, tokenizer, t
 
 def test_published_llada_grows_to_the_published_size_of_mmada(tmp_path):
     class Tokenizer:
+        __class__ = PreTrainedTokenizerBase  # type: ignore[assignment]
         unk_token_id = None
 
         def __len__(self):

@@ -181,6 +181,7 @@ def test_padding_gives_finite_gradients(tiny, tokens, attention):
     assert all(gradient.isfinite().all() for gradient in grads.values())
 
 
+@pytest.mark.wrong_types
 def test_a_mask_of_floats_is_refused(tiny, tokens):
     with pytest.raises(ValueError, match=r"attention_mask is torch.float32.*True"):
         tiny(tokens, attention_mask=torch.zeros(2, 1, 9, 9))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from unigrpo.models.mmada import MMadaConfig
 from unigrpo.models.vocabulary import PUBLISHED_IDS, Vocabulary
 
 
 class Tokenizer:
-    """As much of a tokenizer as the vocabulary asks for."""
+    """As much of a tokenizer as the vocabulary asks for, and one of transformers for `isinstance`."""
+
+    __class__ = PreTrainedTokenizerBase  # type: ignore[assignment]
 
     def __init__(self, length, tokens=None, unk_token_id=None):
         self.length, self.tokens, self.unk_token_id = length, tokens or {}, unk_token_id

@@ -7,7 +7,6 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -54,7 +53,7 @@ def image_pixels(paths: Sequence[str | Path], resolution: int, fit: Fit = "crop"
     return torch.stack([square_pixels(read_image(path), resolution, fit) for path in paths])
 
 
-def read_image(path: str | Path | BinaryIO) -> Image.Image:
+def read_image(path: str | Path | io.BytesIO) -> Image.Image:
     """Reads an image file, or an open one, in RGB, upright, and with white where it is transparent.
 
     Args:

@@ -12,6 +12,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from unigrpo.models.fused_ops import FusedOps, add_residual
 from unigrpo.models.mmada_config import MMadaConfig
+from unigrpo.models.packed_rows import PackedRows
 
 UpdateKeyValues = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Takes the keys and values of the columns that a pass computes and returns those of whole rows."""
@@ -88,7 +89,7 @@ class Block(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "B L D"],
-        mask: Tensor | None,
+        mask: PackedRows | Tensor | None,
         cos: Tensor,
         sin: Tensor,
         update: UpdateKeyValues | None = None,
@@ -106,7 +107,7 @@ class Block(nn.Module):
     def _attend(
         self,
         h: Tensor,
-        mask: Tensor | None,
+        mask: PackedRows | Tensor | None,
         cos: Tensor,
         sin: Tensor,
         update: UpdateKeyValues | None,

@@ -1,4 +1,4 @@
-"""Sympy decides whether two LaTeX expressions or relations are equal, as a program that reads and writes JSON lines.
+"""Sympy decides whether two LaTeX expressions or relations are equal.
 
 Numbers are compared by a difference that sympy evaluates until it is known to be nonzero, or zero to 300 digits, so no
 tolerance is absolute. Functions are compared at fixed points of the gold's real domain: a variable counts as positive
@@ -7,12 +7,10 @@ only where the gold has its root or its logarithm. Odd roots of negative numbers
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import resource
 import signal
-import sys
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
@@ -25,7 +23,7 @@ from sympy.core.function import AppliedUndef
 from sympy.core.relational import Relational
 
 MEMORY = 2 * 1024**3
-"""Number of bytes of address space that the program may have."""
+"""Number of bytes of address space that the process may have."""
 _DIGITS = 300
 """Two numbers that agree to this number of digits are equal."""
 _NUM_POINTS, _MIN_POINTS, _NUM_TRIALS = 6, 3, 24
@@ -134,28 +132,24 @@ def _is_zero(number: sympy.Expr) -> bool | None:
     return bool(value == 0) if value.is_number and value.is_finite else None
 
 
-def main(cpu_seconds: float) -> None:
-    """Answers ``[gold, answer]`` with true, false, or null for an error, until its input ends.
+class Comparison:
+    """Comparisons in a process of its own, each with some CPU time, at whose end SIGPROF ends the process."""
 
-    Args:
-        cpu_seconds: CPU time for one comparison. SIGPROF ends the process when it is spent.
-    """
-    for which, most in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_CORE, 0)):
-        hard = resource.getrlimit(which)[1]
-        resource.setrlimit(which, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nothing that a library prints may look like an answer
-    equal("\\sqrt{x}", "x^{1/2}")  # what sympy loads at its first use is no part of a comparison
-    for line in sys.stdin:
-        signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
+    def __init__(self, cpu_seconds: float) -> None:
+        """Limits this process, silences it, and loads what sympy loads at its first use."""
+        self._cpu_seconds = cpu_seconds
+        for which, most in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_CORE, 0)):
+            hard = resource.getrlimit(which)[1]
+            resource.setrlimit(which, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+        signal.signal(signal.SIGPROF, signal.SIG_DFL)
+        for printed in (1, 2):  # the parser tells of every text that it cannot read
+            os.dup2(os.open(os.devnull, os.O_WRONLY), printed)
+        self.equal("\\sqrt{x}", "x^{1/2}")
+
+    def equal(self, gold: str, answer: str) -> bool:
+        """Returns what :func:`equal` returns. Sympy may fail in any way on a model's text."""
+        signal.setitimer(signal.ITIMER_PROF, self._cpu_seconds)
         try:
-            outcome = equal(*json.loads(line))
-        except Exception:  # sympy may fail in any way on a model's text
-            outcome = None
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        answers.write(json.dumps(outcome) + "\n")
-
-
-if __name__ == "__main__":
-    main(float(sys.argv[1]))
+            return equal(gold, answer)
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)

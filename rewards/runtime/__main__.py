@@ -1,9 +1,10 @@
-"""The program of a reward process: python -m rewards.runtime DESCRIPTOR, started by rewards.runtime.process."""
+"""The program that :mod:`rewards.runtime.process` starts with the descriptor of its connection as argument."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import pkgutil
 import sys
 import threading
 import time
@@ -12,15 +13,15 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from rewards.runtime.errors import describe
-from rewards.runtime.host import RewardHost
 from rewards.runtime.memory import limit_memory
 from rewards.runtime.output import limit_output
 
 
 def _serve(connection: Connection) -> None:
-    """Answers calls until the other side hangs up."""
+    """Builds an object, and answers calls of its methods until the other side hangs up."""
     sys.path[:] = connection.recv()
-    host = RewardHost(connection.recv())
+    name, arguments = connection.recv()
+    host = pkgutil.resolve_name(name)(*arguments)
     while True:
         method, arguments = connection.recv()
         connection.send(_answer(getattr(host, method), arguments))
@@ -52,5 +53,8 @@ if __name__ == "__main__":
     _end_with_parent()
     limit_memory()
     limit_output()
-    with contextlib.suppress(EOFError, OSError):
-        _serve(Connection(int(sys.argv[1])))
+    try:
+        with contextlib.suppress(EOFError, OSError):
+            _serve(Connection(int(sys.argv[1])))
+    except ImportError as error:
+        sys.exit(describe(error))

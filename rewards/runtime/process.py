@@ -1,4 +1,4 @@
-"""A reward in a process of its own on this machine, whose every call has a deadline."""
+"""An object, above all a reward, in a process of its own on this machine, whose every call has a deadline."""
 
 from __future__ import annotations
 
@@ -33,82 +33,45 @@ class DeadlineMissed(ProcessFailed):
     """A call did not answer in time."""
 
 
-class RewardProcess:
-    """Runs a :class:`~rewards.runtime.host.RewardHost` in a Python process and calls its methods.
+class HostProcess:
+    """A Python process with an object, whose methods are called one at a time."""
 
-    >>> with RewardProcess(RewardSpec(name="cot_format", options={})) as process:
-    ...     process.load(seconds=60.0).name
-    'cot_format'
-    """
-
-    def __init__(self, spec: RewardSpec) -> None:
+    def __init__(self, name: str, *arguments: Any) -> None:
+        """Starts the process, which builds the object from its class, named as in ``module:Class``."""
         self._busy = threading.Lock()
         """Held during a call, and for ever after one without an outcome."""
         self._connection, other = Pipe()
         path = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
         with other:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "rewards.runtime", str(other.fileno())],
+                # With -m, a folder "rewards" in the working directory would come before this one.
+                [sys.executable, str(Path(__file__).with_name("__main__.py")), str(other.fileno())],
                 pass_fds=[other.fileno()],
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, "PYTHONPATH": path},
                 start_new_session=True,  # Ctrl-C is for the parent, which ends this process
             )
-        self._send(sys.path)
-        self._send(spec)
+        with contextlib.suppress(ProcessFailed):  # the first call says how it ended
+            self._send(sys.path)
+            self._send((name, arguments))
 
-    def build(self, *, seconds: float) -> RewardInfo:
-        """Imports and constructs the reward.
+    @property
+    def pid(self) -> int:
+        """The id of the process."""
+        return self._process.pid
 
-        Args:
-            seconds: Deadline of this call.
+    @property
+    def status(self) -> int | None:
+        """The exit status, which is negative for a signal, or None while the process runs."""
+        return self._process.poll()
 
-        Raises:
-            ValueError: The reward cannot be built.
-            ProcessFailed: The process ended or did not answer in time.
-        """
-        return self._call("build", seconds=seconds)
-
-    def load(self, *, seconds: float) -> RewardInfo:
-        """Builds and loads the reward; arguments and errors are those of :meth:`build`."""
-        return self._call("load", seconds=seconds)
-
-    def check_prompts(self, prompts: Sequence[RewardInput], *, seconds: float) -> list[str]:
-        """Returns for each prompt why the reward cannot work with it; empty if it can.
+    def call(self, method: str, *arguments: Any, seconds: float) -> Any:
+        """Calls a method of the object.
 
         Raises:
-            ProcessFailed: The process ended or did not answer in time.
+            ValueError: The method raised an exception; the message describes it.
+            ProcessFailed: The process ended or did not answer in time, and takes no more calls.
         """
-        return self._call("check_prompts", prompts, seconds=seconds)
-
-    def score(self, inputs: Sequence[RewardInput], *, seconds: float) -> Scores:
-        """Calls the reward.
-
-        Raises:
-            ProcessFailed: The process ended or did not answer in time.
-        """
-        return self._call("score", inputs, seconds=seconds)
-
-    def close(self) -> None:
-        """Lets the reward end what it started, unless a call is under way, and ends the process."""
-        if self._process.poll() is None and not self._busy.locked():
-            with contextlib.suppress(ValueError, ProcessFailed):
-                self._call("close", seconds=CLOSE_SECONDS)
-        self.kill()
-
-    def kill(self) -> None:
-        """Ends the process and its children at once."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, 9)
-        self._process.wait()  # the connection stays open for a thread that may be reading from it
-
-    def __enter__(self) -> RewardProcess:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _call(self, method: str, *arguments: Any, seconds: float) -> Any:
         if not self._busy.acquire(blocking=False):
             raise ProcessFailed("takes one call at a time, and none after one without an outcome")
         self._send((method, arguments))
@@ -123,6 +86,12 @@ class RewardProcess:
             raise ValueError(outcome)
         return outcome
 
+    def kill(self) -> None:
+        """Ends the process and its children at once."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, 9)
+        self._process.wait()  # the connection stays open for a thread that may be reading from it
+
     def _send(self, what: Any) -> None:
         try:
             self._connection.send(what)
@@ -134,3 +103,60 @@ class RewardProcess:
             self._process.wait(timeout=CLOSE_SECONDS)
         status = self._process.returncode
         return "ended its own process" + ("" if status is None else f" (exit status {status})")
+
+
+class RewardProcess(HostProcess):
+    """Runs a :class:`~rewards.runtime.host.RewardHost` in a Python process and calls its methods.
+
+    >>> with RewardProcess(RewardSpec(name="cot_format", options={})) as process:
+    ...     process.load(seconds=60.0).name
+    'cot_format'
+    """
+
+    def __init__(self, spec: RewardSpec) -> None:
+        super().__init__("rewards.runtime.host:RewardHost", spec)
+
+    def build(self, *, seconds: float) -> RewardInfo:
+        """Imports and constructs the reward.
+
+        Args:
+            seconds: Deadline of this call.
+
+        Raises:
+            ValueError: The reward cannot be built.
+            ProcessFailed: The process ended or did not answer in time.
+        """
+        return self.call("build", seconds=seconds)
+
+    def load(self, *, seconds: float) -> RewardInfo:
+        """Builds and loads the reward; arguments and errors are those of :meth:`build`."""
+        return self.call("load", seconds=seconds)
+
+    def check_prompts(self, prompts: Sequence[RewardInput], *, seconds: float) -> list[str]:
+        """Returns for each prompt why the reward cannot work with it; empty if it can.
+
+        Raises:
+            ProcessFailed: The process ended or did not answer in time.
+        """
+        return self.call("check_prompts", prompts, seconds=seconds)
+
+    def score(self, inputs: Sequence[RewardInput], *, seconds: float) -> Scores:
+        """Calls the reward.
+
+        Raises:
+            ProcessFailed: The process ended or did not answer in time.
+        """
+        return self.call("score", inputs, seconds=seconds)
+
+    def close(self) -> None:
+        """Lets the reward end what it started, unless a call is under way, and ends the process."""
+        if self._process.poll() is None and not self._busy.locked():
+            with contextlib.suppress(ValueError, ProcessFailed):
+                self.call("close", seconds=CLOSE_SECONDS)
+        self.kill()
+
+    def __enter__(self) -> RewardProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

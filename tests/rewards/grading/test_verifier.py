@@ -89,6 +89,15 @@ def test_a_process_that_dies_over_an_answer_is_an_error(verify):
     assert verify("1", "1") is True
 
 
+def test_a_comparison_that_raises_is_an_error_and_the_process_goes_on(verify):
+    verify.load()
+    process = process_of(verify)
+    with pytest.raises(VerifierError, match="raised TypeError"):
+        verify("1", ["2"])  # no cache holds a list
+    assert verify("1", "1") is True
+    assert process_of(verify) == process
+
+
 def test_memory_is_limited(verify):
     verify.load()
     limits = Path(f"/proc/{process_of(verify)}/limits")
@@ -147,4 +156,4 @@ def test_closing_ends_the_process():
     process = verify._process
     verify.close()
     assert process is not None
-    assert process.poll() is not None
+    assert process.status is not None

@@ -137,6 +137,13 @@ def test_a_call_in_the_process_gives_what_the_reward_gives(start):
     process.close()
 
 
+def test_a_folder_of_the_same_name_in_the_working_directory_does_no_harm(start, tmp_path, monkeypatch):
+    (tmp_path / "rewards").mkdir()
+    (tmp_path / "rewards" / "__init__.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    assert start("length").load(seconds=LONG).name == "length"
+
+
 @pytest.mark.parametrize(
     ("name", "reason", "line"),
     [

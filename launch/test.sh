@@ -36,7 +36,9 @@ check() {
 check "linters" env SKIP=pyright PATH="$bin:$PATH" pre-commit run --all-files
 check "pyright" "$bin/pyright" --pythonpath "$PYTHON"
 # Files go to free processes in their order: those that start Ray, which mostly wait, before the many short ones.
-check "pytest" "$PYTHON" -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# One process more than CPUs, since tests that start Ray or other processes mostly wait.
+processes=$(($(nproc) < 4 ? $(nproc) + 1 : 4))
+check "pytest" "$PYTHON" -m pytest -n "$processes" --dist loadfile --no-loadscope-reorder
 printf '\n'
 printf '%s\n' "${summary[@]}"
 [ "$num_failed" -eq 0 ] || fail "$num_failed of ${#summary[@]} checks failed"

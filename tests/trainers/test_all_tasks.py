@@ -110,10 +110,10 @@ def make_trainer(run: RunConfig, path: Path, prompts: list[Prompt], eval_prompts
     return LocalTrainer(dataclasses.replace(run, run_dir=str(path)), prompts=prompts, eval_prompts=eval_prompts)
 
 
-COMBINATIONS = [*itertools.combinations(TASKS, 1), *itertools.combinations(TASKS, 2), TASKS]
+PAIRS = [pytest.param(tasks, marks=pytest.mark.slow) for tasks in itertools.combinations(TASKS, 2)]
 
 
-@pytest.mark.parametrize("tasks", COMBINATIONS, ids="+".join)
+@pytest.mark.parametrize("tasks", [*itertools.combinations(TASKS, 1), *PAIRS, TASKS], ids="+".join)
 def test_any_mixture_of_tasks_trains_and_scores_as_it_sampled(tiny_unified_folder, prompt_file, tmp_path, tasks):
     prompts = [p for p in load_prompts(prompt_file) if p.task in tasks]
     output = Recorder()
@@ -341,7 +341,7 @@ def test_a_sample_does_not_depend_on_the_tasks_around_it(tiny_unified_folder, pr
 
 
 def test_inputs_of_all_tasks_are_checked(tiny_unified_folder, prompt_file):
-    inputs = check_inputs(config(tiny_unified_folder, prompt_file))
+    inputs = check_inputs(config(tiny_unified_folder, prompt_file), asks_rewards=False)
     assert [p.task for p in inputs.prompts] == list(TASKS)
 
 
@@ -358,7 +358,7 @@ def test_a_wrong_line_is_named(tiny_unified_folder, tmp_path, line, message):
     file = tmp_path / "bad.jsonl"
     file.write_text(json.dumps(line) + "\n")
     with pytest.raises(ValueError, match=message):
-        check_inputs(config(tiny_unified_folder, str(file)))
+        check_inputs(config(tiny_unified_folder, str(file)), asks_rewards=False)
 
 
 def test_a_task_that_no_reward_pays_for_is_refused(tiny_unified_folder, tmp_path):

@@ -20,6 +20,8 @@ from rewards.runtime.jsonl import numbered_lines
 SHOWN = 10
 """Bad lines that are listed."""
 STATUSES = ("ok", "no_answer", "timeout", "error")
+IMAGE_TASKS = ("t2i", "r2i")
+"""Tasks whose samples are images, with the caption as their label."""
 _FIELDS = {"prediction": ("text", (str,)), "gold": ("text or a number", (str, int, float)), "kind": ("text", (str,))}
 """The types of the fields that a line must have, in words and as classes."""
 HELP = """\
@@ -36,7 +38,7 @@ Each line of the input is a JSON object with the fields
                 clevr   a number, yes or no, or a word
                 auto    by the look of the gold
 The samples.jsonl of `unigrpo evaluate` and `unigrpo generate` can be graded as it is: its texts are the predictions,
-its labels the golds, and the kind is auto or that of --kind.
+its labels the golds, and the kind is auto or that of --kind. Samples of images (t2i, r2i) are left out and counted.
 
 Other fields are kept. Each line of the output has three more:
   correct     true or false
@@ -85,12 +87,16 @@ def grade_file(source: Path, target: Path, kind: str | None = None, deadline: fl
     """
     total = _check(source, target, kind, deadline)
     counts: Counter[tuple[str, str]] = Counter()
+    num_images = 0
     part = target.with_name(target.name + ".part")
     grader = Grader(deadline)
     try:
         with part.open("w", encoding="utf-8") as output:
             for _, line in tqdm(numbered_lines(source), total=total, unit="answer", desc="grading", disable=None):
                 item = _parsed(line, kind)
+                if item is None:
+                    num_images += 1
+                    continue
                 grade = grader(item["prediction"], str(item["gold"]), item["kind"])
                 item |= {"correct": grade.correct, "extracted": grade.extracted, "status": grade.status}
                 output.write(json.dumps(item) + "\n")
@@ -99,11 +105,11 @@ def grade_file(source: Path, target: Path, kind: str | None = None, deadline: fl
     finally:
         grader.close()
         part.unlink(missing_ok=True)
-    return _summary(counts)
+    return _summary(counts) + (f"\nsamples of images, which are left out: {num_images}" if num_images else "")
 
 
 def _check(source: Path, target: Path, kind: str | None, deadline: float) -> int:
-    """Returns the number of lines, all of which can be graded."""
+    """Returns the number of lines, all of which can be graded or are samples of images."""
     if not source.is_file():
         raise InputError(f"--input {source}: no such file")
     if target.is_dir() or not target.absolute().parent.is_dir():
@@ -112,11 +118,14 @@ def _check(source: Path, target: Path, kind: str | None, deadline: float) -> int
         raise InputError(f"--output {target}: is the input; choose another name")
     if not deadline > 0:
         raise InputError(f"--deadline {deadline}: expected more than 0 seconds")
-    total, problems = 0, list[str]()
+    total, num_images, problems = 0, 0, list[str]()
     for number, line in numbered_lines(source):
         total += 1
         try:
             item = _parsed(line, kind)
+            if item is None:
+                num_images += 1
+                continue
             prepare(str(item["gold"]), item["kind"])
         except ValueError as error:
             problems.append(f"line {number}: {error}")
@@ -124,19 +133,22 @@ def _check(source: Path, target: Path, kind: str | None, deadline: float) -> int
         more = [f"... and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
         title = f"{source}: {len(problems)} of {total} lines cannot be graded"
         raise InputError("\n".join([title, *problems[:SHOWN], *more]))
-    if not total:
-        raise InputError(f"{source}: holds no line")
+    if total == num_images:
+        raise InputError(f"{source}: holds " + ("samples of images alone, without an answer" if total else "no line"))
     return total
 
 
-def _parsed(line: bytes, kind: str | None) -> dict[str, Any]:
-    """Returns a line with the fields of a prediction, which `samples.jsonl` has by other names."""
+def _parsed(line: bytes, kind: str | None) -> dict[str, Any] | None:
+    """Returns a line with the fields of a prediction, which `samples.jsonl` has by other names, or None for an
+    image."""
     try:
         item = json.loads(line.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"is no JSON ({type(error).__name__}: {error})") from error
     if not isinstance(item, dict):
         raise ValueError("expected a JSON object with the fields prediction, gold and kind")
+    if "prediction" not in item and item.get("task") in IMAGE_TASKS:
+        return None
     text = item.get("completion", item.get("text"))
     if "prediction" not in item and "label" in item and isinstance(text, str):
         sampling = {"sampling": item["kind"]} if "kind" in item else {}  # the kind of a sample says how it was drawn

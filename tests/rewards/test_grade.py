@@ -129,9 +129,10 @@ def test_the_samples_of_evaluate_and_generate_are_graded_as_they_are(tmp_path):
     rows = [
         {"kind": "greedy", "prompt_id": "p:1", "label": "7", "completion": "<think>3+4</think>7", "rewards": {}},
         {"number": 0, "prompt": "3+4=", "label": "7", "text": "<think>3+4</think>8"},
+        {"kind": "greedy", "task": "t2i", "label": "a cat", "completion": "", "image": "images/0.png"},
     ]
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    grade_file(source, target)
+    assert grade_file(source, target).endswith("\nsamples of images, which are left out: 1")
     graded = [json.loads(line) for line in target.read_text().splitlines()]
     assert [(row["correct"], row["extracted"], row["kind"]) for row in graded] == [
         (True, "7", "auto"),
@@ -140,3 +141,6 @@ def test_the_samples_of_evaluate_and_generate_are_graded_as_they_are(tmp_path):
     assert (graded[0]["sampling"], graded[0]["prompt_id"]) == ("greedy", "p:1")
     grade_file(source, target, "gsm8k")
     assert {json.loads(line)["kind"] for line in target.read_text().splitlines()} == {"gsm8k"}
+    source.write_text(json.dumps(rows[-1]) + "\n")
+    with pytest.raises(InputError, match=r"samples\.jsonl: holds samples of images alone, without an answer"):
+        grade_file(source, target)

@@ -202,10 +202,19 @@ def trial_lines(trials: Sequence[Trial]) -> str:
     for trial in trials:
         values = ", ".join("missing" if value is None else f"{value:.3g}" for value in trial.scores.values)
         lines.append(
-            f"reward      {trial.name}: {values} for stand-ins; {trial.seconds_per_sample:.2g} s a sample, at most "
-            f"{trial.step_seconds:.2g} s a step with {trial.num_processes} process{'es' * (trial.num_processes > 1)}\n"
+            f"reward      {trial.name}: {values} for stand-ins; {_seconds(trial.seconds_per_sample)} a sample, "
+            f"at most {_seconds(trial.step_seconds)} a step with {_counted(trial.num_processes, 'process', 'es')}\n"
         )
     return "".join(lines)
+
+
+def _seconds(seconds: float) -> str:
+    """Returns a time with two digits or all before the point.
+
+    >>> _seconds(0.0123), _seconds(203.4)
+    ('0.012 s', '203 s')
+    """
+    return f"{seconds:.0f} s" if seconds >= 100 else f"{seconds:.2g} s"
 
 
 def _rewarded_tasks(config: RunConfig) -> list[str]:

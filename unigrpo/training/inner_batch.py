@@ -3,8 +3,10 @@ model."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,12 +16,12 @@ from unigrpo import ConfigError
 from unigrpo.algorithm.entries import Columns, Counts, Entries, Units, tokens_of, unit_counts, units, unscored_entries
 from unigrpo.algorithm.objective.base import Objective
 from unigrpo.config import TASKS, RunConfig
-from unigrpo.records import TrainSample
+from unigrpo.records import KeyedTrajectory, TrainSample
 from unigrpo.training.behaviour import behaviour_log_probs
 from unigrpo.training.loss import Loss
 from unigrpo.training.optimizer_step import Engine
 from unigrpo.training.passes import PassRow, packed, rows_of
-from unigrpo.training.views import ViewSampler, num_scored, spans_of
+from unigrpo.training.views import ViewSampler, spans_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +43,14 @@ class InnerBatch:
     has_old: bool
     """Old log-probabilities were computed before; otherwise those of the first pass are taken."""
 
+    @cached_property
+    def _starts(self) -> list[int]:
+        """Number of the first entry of each row, and the number of entries."""
+        return list(itertools.accumulate((row.num_scored for row in self.rows), initial=0))
+
     def entries_of(self, number: int) -> Tensor:
         """Numbers of the entries that a pass scores, row by row."""
-        starts = torch.tensor([0, *(row.num_scored for row in self.rows)]).cumsum(0).tolist()
-        ranges = [torch.arange(starts[i], starts[i + 1]) for i in self.passes[number]]
+        ranges = [torch.arange(self._starts[i], self._starts[i + 1]) for i in self.passes[number]]
         return torch.cat([torch.zeros(0, dtype=torch.long), *ranges])
 
 
@@ -58,8 +64,9 @@ def inner_batch(
     """
     kept = [sample for sample in samples if sample.is_valid]
     views = [sampler.views(sample.rollout, k) for sample in kept]
-    index = unscored_entries(views, [spans_of(sample.rollout) for sample in kept])
-    columns = _columns(config, kept, [one.num_views for one in views], engine.device)
+    spans = [spans_of(sample.rollout) for sample in kept]
+    index = unscored_entries(views, spans)
+    columns = _columns(config, kept, spans, [one.num_views for one in views], engine.device)
     index = _on(index, engine.device)
     grouped = {level: units(index, columns, level) for level in loss.levels}
     columns = replace(columns, num_units={level: unit_counts(one, columns) for level, one in grouped.items()})
@@ -99,11 +106,25 @@ def inner_batch(
 
 
 def _columns(
-    config: RunConfig, kept: Sequence[TrainSample], num_views: Sequence[int], device: torch.device
+    config: RunConfig,
+    kept: Sequence[TrainSample],
+    spans: Sequence[Tensor],
+    num_views: Sequence[int],
+    device: torch.device,
 ) -> Columns:
+    """The columns of some samples.
+
+    Args:
+        config: The run.
+        kept: The samples.
+        spans: Part of the response of each token of each sample, from 1.
+        num_views: Views of each sample.
+        device: Device of the columns.
+    """
     rollouts = [sample.rollout for sample in kept]
     tasks = [rollout.key.task for rollout in rollouts]
-    num_spans = max((int(spans_of(rollout).max()) for rollout in rollouts), default=1)
+    own_spans = [int(span.max()) for span in spans]
+    num_spans = max(own_spans, default=1)
 
     def column(values: Sequence[float]) -> Tensor:
         return torch.tensor(values, dtype=torch.float32, device=device)
@@ -112,14 +133,13 @@ def _columns(
         return torch.stack(rows).float().to(device) if rows else torch.zeros(0, num_spans, device=device)
 
     clips = [config.clip_bounds(task) for task in tasks]
-    spans = [int(spans_of(rollout).max()) for rollout in rollouts]
     return Columns(
         advantage=table([_advantages(sample, num_spans) for sample in kept]),
         group=torch.tensor([r.key.group_id for r in rollouts], dtype=torch.long, device=device),
         task=torch.tensor([TASKS.index(task) for task in tasks], dtype=torch.long, device=device),
-        num_tokens=table([num_scored(rollout, num_spans) for rollout in rollouts]),
+        num_tokens=table([_num_scored(*one, num_spans) for one in zip(rollouts, spans, strict=True)]),
         # The views of a row are those of its parts, as many for each.
-        num_views=table([torch.full((num_spans,), n / max(s, 1)) for n, s in zip(num_views, spans, strict=True)]),
+        num_views=table([torch.full((num_spans,), n / max(s, 1)) for n, s in zip(num_views, own_spans, strict=True)]),
         max_tokens=column(
             [
                 float(config.response_tokens(task, int(rollout.image_mask.sum())))
@@ -134,6 +154,11 @@ def _columns(
         row_length=max((len(rollout.token_ids) for rollout in rollouts), default=1),
         tasks=TASKS,
     )
+
+
+def _num_scored(rollout: KeyedTrajectory, span: Tensor, num_spans: int) -> Tensor:
+    """Scored tokens (S,) of each part of the response."""
+    return torch.bincount(span[rollout.scored_mask], minlength=num_spans + 1)[1:]
 
 
 def _on(entries: Entries, device: torch.device) -> Entries:

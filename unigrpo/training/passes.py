@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -31,12 +32,12 @@ class PassRow:
     is_scored: Bool[Tensor, " L"]
     image_mask: Bool[Tensor, " L"]
 
-    @property
+    @cached_property
     def num_scored(self) -> int:
         """Tokens that the view scores."""
         return int(self.is_scored.sum())
 
-    @property
+    @cached_property
     def scores_codes(self) -> bool:
         """Whether the view scores image codes."""
         return bool((self.is_scored & self.image_mask).any())

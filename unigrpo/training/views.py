@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-import torch
 from torch import Tensor
 
 from unigrpo.algorithm.likelihood.base import LikelihoodEstimator, Row, Views, load_estimator
@@ -58,8 +57,3 @@ def spans_of(rollout: KeyedTrajectory) -> Tensor:
     """Part of the response (L,) in the order of generation, from 1: text comes before an image. 0 elsewhere."""
     text = rollout.response_mask & ~rollout.image_mask
     return text.long() + rollout.image_mask.long() * (1 + int(text.any()))
-
-
-def num_scored(rollout: KeyedTrajectory, num_spans: int) -> Tensor:
-    """Scored tokens (S,) of each part of the response."""
-    return torch.bincount(spans_of(rollout)[rollout.scored_mask], minlength=num_spans + 1)[1:]

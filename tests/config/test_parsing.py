@@ -115,6 +115,15 @@ BOMB = "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
         ("a: \0", "control characters are not allowed"),
         ("train: [1]", "train is [1] in the config; it is a section"),
         ("rollout: {text: 3}", "rollout.text is 3 in the config; it is a section"),
+        ("ckpt: {save_steps: }", "ckpt.save_steps is null in the config; give it a value, or leave it out"),
+        ("train: {num_steps: 1}\nckpt:\n", "ckpt is null in the config"),
+        ("actor: {adam: {betas: [0.9, null]}}", "actor.adam.betas is 'None'; it must be a number"),
+        ("reward: {terms: [{name: cot_format, weight: null}]}", "reward.terms[0].weight is null in the config"),
+        ("algo: {tasks: {t2i: {loss_coef: null}}}", "algo.tasks.t2i.loss_coef is null in the config"),
+        ("algo: {tasks: {t2i: null}}", "algo.tasks is 'None'; it must be settings in braces"),
+        ("reward: {terms: [3]}", "reward.terms is '3'; it must be settings in braces"),
+        ("actor: {max_norm: 1" + "0" * 400 + "}", "int too large to convert to float"),
+        ("data: {max_prompt_tokens: " + "b" * 5000 + "}", "data.max_prompt_tokens is 'bbb"),
         ("abc", "Unexpected config: abc"),
         ("a: \udcff", "no UTF-8 text"),
     ],
@@ -125,6 +134,12 @@ def test_a_broken_config_file_is_one_line(tmp_path, text, message):
         config("--config", str(tmp_path / "a.yaml"))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+def test_null_is_a_value_where_a_setting_allows_it(tmp_path):
+    (tmp_path / "a.yaml").write_text("reward: {terms: [{name: cot_format, weight: 1.0, num_cpus: null}]}")
+    assert config("--config", str(tmp_path / "a.yaml")).reward.terms[0].num_cpus is None
 
 
 def test_anchors_below_the_limit_are_allowed(tmp_path):

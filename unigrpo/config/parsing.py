@@ -12,7 +12,8 @@ import re
 from argparse import SUPPRESS
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, get_loader, set_loader, set_parsing_settings
@@ -32,6 +33,11 @@ UNION_ERROR = re.compile(
     r"Errors: .* Given value: (?P<value>.*)"
 )
 """The parser's messages about a value that is not of the type, or of one of the types, of its setting."""
+SECTION_ERROR = re.compile(
+    r'Parser key "(?P<name>[^"]+)": Not a valid subclass of (?P<kinds>\w+)\. Got value: (?P<value>.*?) '
+    r"Subclass types .*"
+)
+"""The parser's message about an item of a list, or a value of a dictionary, that is no section."""
 KIND = re.compile(r"<class '[^']+'>|typing\.Literal\[[^\]]*\]")
 TYPE_WORDS = {
     "NoneType": "null",
@@ -202,7 +208,7 @@ def parse(parser: ArgumentParser, arguments: Sequence[str], config: type | None 
     try:
         parsed = parser.parse_args(given)
         if config is not None:
-            _require_sections(config, parsed)
+            _check_values(config, parsed, "")
         return parser.instantiate(parsed)
     except UnicodeDecodeError as error:
         raise ConfigError(f"the config file is no UTF-8 text ({error}); save it as UTF-8") from error
@@ -218,25 +224,46 @@ def parse(parser: ArgumentParser, arguments: Sequence[str], config: type | None 
             unknown = [key for key in in_file[1].split(".") if key not in known]
             message += _hint(unknown[0], known, "") if unknown else ""
         raise ConfigError(message) from error
+    except ConfigError:
+        raise
+    except (ValueError, OverflowError) as error:  # a path with a null character, a number that no float holds
+        raise ConfigError(f"a value of the config is not possible ({error}); give another one") from error
 
 
-def _require_sections(config: type, parsed: Any, prefix: str = "") -> None:
-    """Raises ConfigError if the config file has a list or a value in place of a section.
+def _check_values(hint: Any, value: Any, name: str) -> None:
+    """Raises ConfigError for a null that its setting does not allow, and for another value in place of a section.
+
+    The parser takes null for any setting, as a line of YAML without a value has it.
 
     Args:
-        config: The class of the section that was parsed, or of the whole config.
-        parsed: What the parser made of it.
-        prefix: Dotted name of the section with a dot behind it; empty for the whole config.
+        hint: The type of the value.
+        value: What the parser made of it.
+        name: Dotted name of the setting; empty for the whole config.
     """
-    for name, hint in get_type_hints(config).items():
-        value = parsed.get(name)
-        if not (isinstance(hint, type) and dataclasses.is_dataclass(hint)) or value is None:
-            continue
+    kinds = get_args(hint)
+    if value is None and hint is not Any and type(None) not in kinds:
+        raise ConfigError(f"{name} is null in the config; give it a value, or leave it out to use the default")
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        if isinstance(value, hint):  # a default
+            return
         if not isinstance(value, (Namespace, dict)):
+            last = name.rpartition(".")[2]
             raise ConfigError(
-                f"{prefix}{name} is {value!r} in the config; it is a section, so write {name}: {{SETTING: VALUE}}"
+                f"{name} is {value!r} in the config; it is a section, so write {last}: {{SETTING: VALUE}}"
             )
-        _require_sections(hint, value, f"{prefix}{name}.")
+        for field, kind in get_type_hints(hint).items():
+            if field in value:
+                _check_values(kind, value[field], f"{name}.{field}".lstrip("."))
+    elif isinstance(value, (list, tuple)) and get_origin(hint) in (list, tuple):
+        for place, item in enumerate(value):
+            _check_values(kinds[min(place, len(kinds) - 1 - (kinds[-1] is ...))], item, f"{name}[{place}]")
+    elif isinstance(value, dict) and get_origin(hint) is dict:
+        for key, item in value.items():
+            _check_values(kinds[1], item, f"{name}.{key}")
+    elif get_origin(hint) in (Union, UnionType) and value is not None:
+        for kind in kinds:
+            if get_origin(kind) in (list, tuple, dict):
+                _check_values(kind, value, name)
 
 
 def _in_words(message: str) -> str:
@@ -245,11 +272,11 @@ def _in_words(message: str) -> str:
     >>> _in_words('Parser key "train.num_steps": Expected a <class \'int\'>. Got value: ten')
     "train.num_steps is 'ten'; it must be a whole number"
     """
-    found = TYPE_ERROR.fullmatch(message) or UNION_ERROR.fullmatch(message)
+    found = TYPE_ERROR.fullmatch(message) or UNION_ERROR.fullmatch(message) or SECTION_ERROR.fullmatch(message)
     if found is None:
         return message
-    kinds = [_kind_in_words(kind) for kind in KIND.findall(found["kinds"])]
-    return f"{found['name']} is {found['value']!r}; it must be {' or '.join(kinds)}"
+    kinds = [_kind_in_words(kind) for kind in KIND.findall(found["kinds"])] or [TYPE_WORDS["dict"]]
+    return f"{found['name']} is {found['value']!r:.200}; it must be {' or '.join(kinds)}"
 
 
 def _kind_in_words(kind: str) -> str:

@@ -241,6 +241,13 @@ def test_the_log_names_image_columns_of_rows_behind_the_first_ones(tmp_path, cap
     assert "prompts: 1 mmu, 120 text; question from 'prompt', gold from 'label', images from 'img'" in caplog.text
 
 
+@pytest.mark.parametrize(("task", "warns"), [("", True), ("text", False), ("t2i", False)])
+def test_texts_without_golds_that_may_be_captions_are_named_unless_their_task_is_given(tmp_path, caplog, task, warns):
+    (tmp_path / "a.txt").write_text("a red circle\n")
+    load_prompts(str(tmp_path / "a.txt"), default_task=task)
+    assert ("have no gold answer; set task: t2i for this file if they are captions" in caplog.text) == warns
+
+
 def test_few_bad_rows_are_skipped_and_counted_and_more_are_an_error(tmp_path, caplog):
     rows = [json.dumps({"prompt": f"{i}+1=", "label": i + 1}) for i in range(199)]
     (tmp_path / "a.jsonl").write_text("\n".join([*rows, "{"]) + "\n")

@@ -94,7 +94,7 @@ def _read(file: PromptFileConfig, prefix: str, bad: BadRows) -> list[Prompt]:
     tasks = Counter(prompt.task for prompt in prompts)
     counted = ", ".join(f"{number} {task}" for task, number in sorted(tasks.items()))
     logger.info("%s: %d rows, prompts: %s; %s", file.path, len(table), counted or "none", reader.describe())
-    if tasks["text"] and all(prompt.label is None for prompt in prompts if prompt.task == "text"):
+    if not file.task and tasks["text"] and all(prompt.label is None for prompt in prompts if prompt.task == "text"):
         logger.warning(
             "%s: its text prompts have no gold answer; set task: t2i for this file if they are captions",
             file.path,

@@ -93,9 +93,6 @@ class _Comparison:
         is_interval = gold.brackets == "[]" or not answer.name  # (1, 2) may be a point where the answer is 1 < x < 2
         return is_interval and self.interval_as_written(answer, gold)
 
-    def unions(self, gold: Union, answer: Union) -> bool:
-        return _match(gold.parts, answer.parts, self.values)
-
     def matrices(self, gold: Matrix, answer: Matrix) -> bool:
         shapes, cells = zip(*((list(map(len, rows)), sum(rows, ())) for (rows,) in (gold, answer)), strict=True)
         return shapes[0] == shapes[1] and self.all_parts(*cells)
@@ -116,7 +113,7 @@ _RULES: dict[tuple[type, type], Callable[[_Comparison, Any, Any], bool]] = {
     (Interval, Interval): _Comparison.intervals,
     (Interval, Sequence): _Comparison.interval_as_written,
     (Sequence, Interval): _Comparison.closed_interval,
-    (Union, Union): _Comparison.unions,
+    (Union, Union): lambda comparison, gold, answer: _match(gold.parts, answer.parts, comparison.values),
     (Matrix, Matrix): _Comparison.matrices,
     (Sequence, Sequence): _Comparison.sequences,
 }

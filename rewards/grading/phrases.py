@@ -48,15 +48,12 @@ def same_word(gold: str, text: str) -> bool:
     if not ours or "?" in text or len(theirs) > 12:
         return False
     for names in _CLASSES:
-        wanted = names.get(_stem(ours[0])) if len(ours) == 1 else None
+        wanted = names.get(ours[0].removesuffix("s")) if len(ours) == 1 else None
         if wanted:
-            found = {names[_stem(word)] for word in theirs if _stem(word) in names}
-            is_said = len(theirs) <= 6 or names.get(_stem(theirs[-1])) == wanted
+            said = [names.get(word.removesuffix("s")) for word in theirs]
+            found = {*said} - {None}
+            is_said = len(theirs) <= 6 or said[-1] == wanted
             return is_said and found == {wanted} and not DOUBTS & set(theirs) and not _AND_NUMBER.search(text)
     while theirs and theirs[0] in {"the", "a", "an", "it", "is", "it's"} and ours != theirs:
         theirs = theirs[1:]
     return ours == theirs
-
-
-def _stem(word: str) -> str:
-    return word.removesuffix("s")

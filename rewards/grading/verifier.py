@@ -8,8 +8,6 @@ import threading
 
 from rewards.runtime.process import DeadlineMissed, HostProcess, ProcessFailed
 
-DEADLINE = 2.0
-"""CPU seconds for one comparison."""
 WALL_LIMIT = 300.0
 """Seconds of wall-clock time for one comparison and the start of its process, even where all processors are busy."""
 COMPARISONS_PER_PROCESS = 5000
@@ -31,7 +29,7 @@ class VerifierUnavailable(RuntimeError):
 class Verifier:
     """One process that compares expressions; it starts when it is first needed, and threads may share it."""
 
-    def __init__(self, deadline: float = DEADLINE, wall_limit: float = WALL_LIMIT) -> None:
+    def __init__(self, deadline: float = 2.0, wall_limit: float = WALL_LIMIT) -> None:
         """Sets the limits of one comparison: `deadline` in CPU seconds, `wall_limit` in wall-clock seconds."""
         self._deadline, self._wall_limit = deadline, wall_limit
         self._process: HostProcess | None = None

@@ -21,6 +21,22 @@ from unigrpo.runs.image_grid import captioned_grid
 from unigrpo.runs.report import write_report
 from unigrpo.runs.report_plots import Curve, Panel, moving_average, plot_panels, reward_panels, validation_panels
 
+LOOKS_AT_PLOTS = (
+    "test_a_finished_run_has_its_plots_and_its_table",
+    "test_a_stage_shows_losses_held_out_losses_and_what_its_workers_reached",
+    "test_a_run_of_several_tasks_shows_each_and_what_was_drawn_before_and_after",
+    "test_the_work_of_each_role_is_drawn_and_its_means_stand_in_a_table",
+)
+"""Tests whose plots are drawn. Between them they have every plot."""
+
+
+@pytest.fixture(autouse=True)
+def empty_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plots of one pixel for the other tests: matplotlib takes nine tenths of the time of a report."""
+    if request.node.originalname not in LOOKS_AT_PLOTS:
+        pixel = Image.new("RGB", (1, 1))
+        monkeypatch.setattr(Figure, "savefig", lambda figure, file, **_: pixel.save(file, format="png"))
+
 
 @dataclass
 class Element:

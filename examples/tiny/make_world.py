@@ -20,8 +20,8 @@ import arithmetic
 import datasets
 import torch
 from character_tokenizer import SPECIAL_TOKENS, save_word_tokenizer
-from prompt_images import picked_questions, png, write_prompts
-from questions import DESCRIBE, Question, answer, has_names, look, misread, request, words
+from prompt_images import png, write_prompts
+from questions import DESCRIBE, Question, answer, has_names, look, misread, questions, request, words
 from shapes import Scene, caption, neighbours, split, stage_split
 from tqdm import tqdm
 from transformers import AutoTokenizer, GenerationConfig
@@ -33,7 +33,7 @@ from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
 
 WRONG_CAPTIONS = 0.3
 """Share of captions and of drawing requests with an image of something else."""
-MISREAD = 0.3
+MISREAD = 0.4
 """Share of thoughts about an image that misread it, with the answer that follows."""
 SIZES = {"pairs": 16000, "journey": 16000, "instructions": 12000, "reasoning": 30000, "drawing": 12000}
 """Rows of each source: several for each scene, so that right ones outnumber those with an error."""
@@ -65,6 +65,7 @@ class World:
         self._folder = folder
         self._rng = random.Random(seed)
         self._scenes, _ = stage_split()
+        self._known = set(self._scenes)
         _, self._held_out = split()
         self._sums, _, self._held_out_sums = arithmetic.stage_split()
 
@@ -99,7 +100,11 @@ class World:
 
     def noisy_caption(self, scene: Scene) -> str:
         wrong = self._rng.random() < WRONG_CAPTIONS
-        return caption(self._rng.choice(neighbours(scene)) if wrong else scene)
+        return caption(self.near(scene) if wrong else scene)
+
+    def near(self, scene: Scene) -> Scene:
+        """Another scene of the stages; a wrong image must not show what UniGRPO or an evaluation asks for."""
+        return self._rng.choice([other for other in neighbours(scene) if other in self._known])
 
     def class_folders(self) -> None:
         """Single shapes in folders that bear their names, like ImageNet."""
@@ -177,14 +182,14 @@ class World:
         """Requests by names, what to think of them, and the image."""
         rows = []
         for scene in tqdm(scenes, desc=name):
-            drawn = self._rng.choice(neighbours(scene)) if self._rng.random() < errors else scene
+            drawn = self.near(scene) if self._rng.random() < errors else scene
             file = self.image_file(drawn, name)
             rows.append({"question": request(scene), "reasoning": look(drawn), "image": file})
         self.json_lines(f"{name}.jsonl", rows)
 
     def some_questions(self, scene: Scene, number: int) -> list[Question]:
-        """Different questions; each kind as often as the others."""
-        return list(picked_questions(scene, number, self._rng))
+        """Different questions."""
+        return self._rng.sample(questions(scene), number)
 
     def seen(self, scene: Scene, question: Question, errors: float) -> Scene:
         return misread(scene, question, self._rng) if self._rng.random() < errors else scene

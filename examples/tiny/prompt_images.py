@@ -15,7 +15,6 @@ import random
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -23,7 +22,7 @@ from pathlib import Path
 import arithmetic
 import numpy as np
 from PIL import Image
-from questions import Question, answer, has_names, questions, request
+from questions import answer, has_names, questions, request
 from shapes import Scene, caption, draw, split, stage_split
 
 from unigrpo.config import TASKS
@@ -32,9 +31,9 @@ FOLDER = Path(__file__).parent / "world"
 PIXELS = "c7bcf1840d2c10d83bf543df2201d863977320e7345dcafd050343422ec03ef0"
 """SHA-256 of the names and pixels of all images."""
 SCENES = {"train": 288, "test": 96}
-"""Scenes of each part. Each has a caption for t2i, and one for r2i if its things have names."""
-QUESTIONS = {"train": 2, "test": 1}
-"""Questions about each scene, and sums for each: RL on answers needs more prompts than RL on images."""
+"""Scenes of each part. Each has a question, a caption for t2i, and one for r2i if its things have names."""
+SUMS = {"train": 864, "test": 96}
+"""Sums of each part: they need more prompts than images do."""
 
 
 def main() -> None:
@@ -76,15 +75,6 @@ def checksum(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def picked_questions(scene: Scene, number: int, rng: random.Random) -> Iterator[Question]:
-    """Different questions about a scene; each kind as often as the others."""
-    by_kind: dict[str, list[Question]] = {}
-    for question in questions(scene):
-        by_kind.setdefault(question.kind, []).append(question)
-    for kind in rng.sample(sorted(by_kind), number):
-        yield rng.choice(by_kind[kind])
-
-
 def write_prompts(folder: Path, seed: int) -> None:
     """Writes ``train.jsonl`` and ``test.jsonl`` with prompts of all tasks that no stage before has seen, some of the
     latter to ``validation.jsonl``, and the images that some ask about."""
@@ -92,7 +82,7 @@ def write_prompts(folder: Path, seed: int) -> None:
     _, *sums = arithmetic.stage_split()
     held_out = [scene for scene in split()[1] if len(scene) == 2]
     for part, terms, scenes in zip(SCENES, sums, (stage_split()[1], held_out), strict=True):
-        rows = part_rows(folder, part, terms[: SCENES[part] * QUESTIONS[part]], scenes[: SCENES[part]], rng)
+        rows = part_rows(folder, part, terms[: SUMS[part]], scenes[: SCENES[part]], rng)
         files = {part: [row for task in TASKS for row in rows[task]]}
         if part == "test":
             files["validation"] = [row for task in TASKS for row in rows[task][:4]]
@@ -103,15 +93,15 @@ def write_prompts(folder: Path, seed: int) -> None:
 def part_rows(
     folder: Path, part: str, sums: list[tuple[int, ...]], scenes: list[Scene], rng: random.Random
 ) -> dict[str, list[dict[str, str]]]:
-    """Returns the prompts of one part by task: sums, and questions about each scene and its caption."""
+    """Returns the prompts of one part by task: sums, and a question about each scene and its caption."""
     shutil.rmtree(folder / part, ignore_errors=True)
     (folder / part).mkdir(parents=True)
     asked: list[dict[str, str]] = []
     for i, scene in enumerate(scenes):
         file = f"{part}/{i:03d}.png"
         (folder / file).write_bytes(png(scene))
-        for question in picked_questions(scene, QUESTIONS[part], rng):
-            asked.append(_row("mmu", str(question), answer(question, scene)) | {"image": file})
+        question = rng.choice(questions(scene))
+        asked.append(_row("mmu", str(question), answer(question, scene)) | {"image": file})
     named = [scene for scene in scenes if has_names(scene)]
     return {
         "text": [_row("text", arithmetic.question(terms), str(sum(terms))) for terms in sums],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from shapes import PHRASES, Scene, Thing, neighbours
+from shapes import PHRASES, Scene, neighbours
 
 DESCRIBE = "describe the picture"
 NAMES = {
@@ -34,38 +34,27 @@ NAMES = {
     ("large", "yellow", "triangle"): "pizza",
 }
 """Things of the world by size, colour and shape: to draw a tomato one must know that it is large, red and round."""
-BESIDE = {
-    ("left", "right"): "left of",
-    ("right", "left"): "right of",
-    ("top", "bottom"): "above",
-    ("bottom", "top"): "below",
-}
+ASKED = ("size", "colour", "shape")
+"""The attributes that a question asks for."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question about an image; it can also be asked of an image that was misread."""
+    """A question about everything in an image; it can also be asked of an image that was misread."""
 
-    kind: str
-    subject: str = ""
-    """How the thing in question is called: a value of one of its attributes."""
-    other: str = ""
-    """The second thing of a comparison."""
-    relation: str = ""
+    attribute: str
+    is_plural: bool
 
     def __str__(self) -> str:
-        if self.kind == "count":
-            return "how many shapes are there?"
-        if self.kind == "compare":
-            return f"is the {self.subject} {self.relation} the {self.other}?"
-        if self.kind == "place":
-            return f"where is the {self.subject}?"
-        return f"what {self.kind} is the {self.subject}?"
+        if self.attribute == "shape":
+            return "what shapes are there?" if self.is_plural else "what shape is there?"
+        return f"what {self.attribute} {'are the shapes' if self.is_plural else 'is the shape'}?"
 
 
 def look(scene: Scene) -> str:
     """An image in few words.
 
+    >>> from shapes import Thing
     >>> look((Thing("small", "red", "circle", "left"),))
     'small red circle left'
     """
@@ -73,43 +62,30 @@ def look(scene: Scene) -> str:
 
 
 def questions(scene: Scene) -> list[Question]:
-    """All questions that an image answers without doubt."""
-    found = [Question("count")]
-    for thing in scene:
-        for attribute in ("size", "colour", "shape", "place"):
-            value = getattr(thing, attribute)
-            if sum(getattr(other, attribute) == value for other in scene) > 1:
-                continue
-            subject = value if attribute == "shape" else f"{value} shape"
-            if attribute == "place":
-                subject = f"shape {PHRASES[value]}"
-            found += [Question(kind, subject) for kind in ("size", "colour", "shape", "place") if kind != attribute]
-    if len(scene) == 2:
-        for first, second in (scene, scene[::-1]):
-            for relation in (BESIDE[first.place, second.place], BESIDE[second.place, first.place]):
-                found.append(Question("compare", f"{first.colour} shape", f"{second.colour} shape", relation))
-    return found
+    """All questions about an image.
+
+    >>> from shapes import Thing
+    >>> [str(question) for question in questions((Thing("small", "red", "circle", "left"),))]
+    ['what size is the shape?', 'what colour is the shape?', 'what shape is there?']
+    """
+    return [Question(attribute, len(scene) > 1) for attribute in ASKED]
 
 
 def answer(question: Question, scene: Scene) -> str:
-    """The answer, from what is in the image.
+    """The answer, from what is in the image, in the order of :func:`look`.
 
-    >>> answer(Question("colour", "circle"), (Thing("small", "red", "circle", "left"),))
-    'red'
+    >>> from shapes import Thing
+    >>> scene = (Thing("small", "red", "circle", "left"), Thing("large", "blue", "square", "right"))
+    >>> answer(Question("colour", True), scene)
+    'red and blue'
     """
-    if question.kind == "count":
-        return str(len(scene))
-    if question.kind == "compare":
-        first, second = (_called(name, scene) for name in (question.subject, question.other))
-        return "yes" if BESIDE[first.place, second.place] == question.relation else "no"
-    return getattr(_called(question.subject, scene), question.kind)
+    return " and ".join(getattr(thing, question.attribute) for thing in scene)
 
 
 def misread(scene: Scene, question: Question, rng: random.Random) -> Scene:
-    """The scene with one attribute wrong, so that the answer is wrong; the scene itself where there is none."""
-    right = answer(question, scene)
-    wrong = [s for s in neighbours(scene) if question in questions(s) and answer(question, s) != right]
-    return rng.choice(wrong) if wrong else scene
+    """The scene with one attribute wrong, so that the answer is wrong in any order."""
+    right = sorted(answer(question, scene).split())
+    return rng.choice([s for s in neighbours(scene) if sorted(answer(question, s).split()) != right])
 
 
 def has_names(scene: Scene) -> bool:
@@ -120,6 +96,7 @@ def has_names(scene: Scene) -> bool:
 def request(scene: Scene) -> str:
     """What to draw, by names.
 
+    >>> from shapes import Thing
     >>> request((Thing("small", "red", "circle", "left"),))
     'draw a cherry on the left'
     """
@@ -127,13 +104,8 @@ def request(scene: Scene) -> str:
     return "draw " + " and ".join(names)
 
 
-def _called(subject: str, scene: Scene) -> Thing:
-    words = subject.split()
-    return next(thing for thing in scene if {thing.size, thing.colour, thing.shape, thing.place} & set(words))
-
-
 def words() -> list[str]:
     """All words of the world, for a tokenizer that has a token for each."""
-    texts = [*PHRASES.values(), *BESIDE.values(), *NAMES.values(), *(word for kind in NAMES for word in kind)]
-    texts += ["how many shapes are there", "is the shape a where what colour size place yes no", "draw and", DESCRIBE]
+    texts = [*PHRASES.values(), *NAMES.values(), *(word for kind in NAMES for word in kind)]
+    texts += ["what size colour shape is are the shapes there", "a draw and", DESCRIBE]
     return sorted({word for text in texts for word in [*text.split(), *PHRASES]})

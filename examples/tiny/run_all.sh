@@ -7,10 +7,10 @@ if [ "${1:-}" = --help ] || [ "${1:-}" = -h ]; then
     cat <<'TEXT'
 bash examples/tiny/run_all.sh
 
-Trains the tiny image tokenizer, writes the tiny world's data, trains stages 1.1, 1.2, 1.3, 2.1 and 2.2 (in two parts)
+Trains the tiny image tokenizer, writes the tiny world's data, trains stages 1.1, 1.2, 1.3, 2.1 and 2.2 (in three parts)
 one after the other, each as a Ray job, and measures every one on held-out prompts. Everything is written to
-runs/tiny_world, which must not exist. About 45 minutes on two idle CPU cores, the installation included. The last model
-is runs/tiny_world/stage2_2_end/policy.
+runs/tiny_world, which must not exist. About an hour on two CPU cores, the installation included. The last model
+is runs/tiny_world/stage2_2_sums/policy.
 TEXT
     exit 0
 fi
@@ -39,13 +39,17 @@ for stage in 2_1 2_2; do
     say "stage ${stage/_/.}"
     submit_job mixcot --config "launch/configs/tiny/stage$stage.yaml" "${ranks[@]}"
 done
-# Lower rates, and more weight on thoughts and answers, whose losses are small beside those of images.
+# Lower rates, and more weight on sums, whose losses are small beside those of images.
 say "the end of stage 2.2"
 submit_job mixcot --config launch/configs/tiny/stage2_2.yaml --run_dir "$world/stage2_2_end" \
-    --init_from "$world/stage2_2" --train.num_steps 600 --actor.adam.lr 6.0e-4 --actor.min_lr_ratio 0.02 \
-    --lm_chat.loss_coef 4.0 --mmu.loss_coef 4.0 --t2i.loss_coef 2.0 "${ranks[@]}"
+    --init_from "$world/stage2_2" --train.num_steps 700 --actor.adam.lr 8.0e-4 --actor.min_lr_ratio 0.02 \
+    --lm_chat.loss_coef 12.0 --t2i.loss_coef 2.0 "${ranks[@]}"
+say "stage 2.2 once more, above all sums"
+submit_job mixcot --config launch/configs/tiny/stage2_2.yaml --run_dir "$world/stage2_2_sums" \
+    --init_from "$world/stage2_2_end" --train.num_steps 450 --actor.adam.lr 6.0e-4 --actor.min_lr_ratio 0.02 \
+    --lm_chat.loss_coef 24.0 --lm_chat.batch_size 64 --mmu.batch_size 16 "${ranks[@]}"
 say "measuring all stages on held-out prompts"
 "$PYTHON" -m unigrpo evaluate --config launch/configs/tiny/unigrpo.yaml --output "$world/evaluation" \
-    --models "$world/start" "$world"/stage{1_1,1_2,1_3,2_1,2_2,2_2_end}/policy \
+    --models "$world/start" "$world"/stage{1_1,1_2,1_3,2_1,2_2,2_2_end,2_2_sums}/policy \
     --eval.dataset "$world/prompts/test.jsonl" --data.tasks '[text, mmu, t2i, r2i]'
 "$PYTHON" examples/tiny/stage_table.py "$world/evaluation/results.json" --record

@@ -94,15 +94,15 @@ def test_a_small_comparison_chooses_the_rate_and_goes_on_from_finished_runs(scri
 def test_the_closing_sentence_says_what_was_learned(scripts):
     before = {"math_answer_sampled/text": 0.31, "math_answer_greedy/text": 0.4, "shape_match_sampled/t2i": 0.6}
     after = {name: value + 0.1 for name, value in before.items()}
-    summary = {"steps": 40, "wall_seconds": 280.4, "eval": {"before": before, "after": after}}
+    summary = {"steps": 36, "wall_seconds": 280.4, "eval": {"before": before, "after": after}}
     sentence = scripts.closing.sentence(summary)
     assert sentence == (
-        "After 280 s and 40 steps of UniGRPO, the policy answers 41% of the held-out sums right (31% before) and "
+        "After 280 s and 36 steps of UniGRPO, the policy answers 41% of the held-out sums right (31% before) and "
         "draws 70% of the held-out captions right (60% before)."
     )
     assert RunConfig.from_yaml(ROOT / "launch/configs/tiny/unigrpo.yaml").train.num_steps == scripts.closing.NUM_STEPS
-    assert scripts.closing.sentence(summary | {"steps": 39}) == sentence.replace("40 steps", "39 steps") + (
-        " The measured gains take the 40 steps of the config; after fewer, answers may be worse."
+    assert scripts.closing.sentence(summary | {"steps": 35}) == sentence.replace("36 steps", "35 steps") + (
+        " The measured gains take the 36 steps of the config; after fewer, answers may be worse."
     )
     assert "no held-out prompts" in scripts.closing.sentence(summary | {"eval": {"before": {}, "after": {}}})
 

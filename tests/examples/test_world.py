@@ -46,33 +46,39 @@ def tiny() -> ModuleType:
 
 def test_answers_agree_with_the_scene(tiny):
     q, Thing = tiny.questions, tiny.shapes.Thing
-    scene = (Thing("small", "red", "circle", "top"), Thing("large", "blue", "circle", "bottom"))
-    answers = {str(question): q.answer(question, scene) for question in q.questions(scene)}
-    assert answers["how many shapes are there?"] == "2"
-    assert answers["what colour is the small shape?"] == "red"
-    assert answers["where is the blue shape?"] == "bottom"
-    assert answers["what size is the shape at the top?"] == "small"
-    assert answers["is the red shape above the blue shape?"] == "yes"
-    assert answers["is the red shape below the blue shape?"] == "no"
-    assert not any("is the circle" in text for text in answers), "two circles: the question has no one answer"
+    one, two = Thing("small", "red", "circle", "top"), Thing("large", "blue", "circle", "bottom")
+    assert {str(question): q.answer(question, (one, two)) for question in q.questions((one, two))} == {
+        "what size are the shapes?": "small and large",
+        "what colour are the shapes?": "red and blue",
+        "what shapes are there?": "circle and circle",
+    }
+    assert {str(question): q.answer(question, (one,)) for question in q.questions((one,))} == {
+        "what size is the shape?": "small",
+        "what colour is the shape?": "red",
+        "what shape is there?": "circle",
+    }
 
 
 def test_every_question_about_every_scene_has_an_answer_in_the_world_s_words(tiny):
-    known = {*tiny.questions.words(), "1", "2"}
+    known = set(tiny.questions.words())
     for scene in tiny.shapes.scenes():
         for question in tiny.questions.questions(scene):
-            assert tiny.questions.answer(question, scene) in known
+            assert {*str(question).rstrip("?").split(), *tiny.questions.answer(question, scene).split()} <= known
 
 
-def test_a_misread_image_gives_another_answer(tiny):
+def test_a_misread_image_gives_another_answer_whatever_the_order(tiny):
     q, rng = tiny.questions, random.Random(0)
     for scene in tiny.shapes.scenes()[::37]:
         for question in q.questions(scene):
             seen = q.misread(scene, question, rng)
-            if question.kind == "count":  # no image that differs in one thing has another number of shapes
-                assert seen == scene
-            else:
-                assert q.answer(question, seen) != q.answer(question, scene)
+            assert sorted(q.answer(question, seen).split()) != sorted(q.answer(question, scene).split())
+            assert seen in tiny.shapes.neighbours(scene)
+
+
+def test_the_data_of_the_stages_shows_no_scene_of_unigrpo_or_of_the_evaluation(tiny, tmp_path):
+    world = tiny.world.World(tmp_path, seed=0)
+    stages, _ = tiny.shapes.stage_split()
+    assert {world.near(scene) for scene in stages * 20} <= set(stages)
 
 
 def test_the_world_s_words_are_single_tokens_and_everything_comes_back(tiny, tmp_path):

@@ -1,4 +1,4 @@
-"""The comparison of methods on the tiny world, and the closing sentence of the quickstart."""
+"""The comparison of methods on the tiny world, and the figures and the closing sentence of the quickstart."""
 
 from __future__ import annotations
 
@@ -22,13 +22,17 @@ def scripts() -> ModuleType:
     """The scripts of examples/tiny, imported as they import each other."""
     sys.path.insert(0, str(TINY))
     try:
+        import before_after  # noqa: PLC0415
         import closing_sentence  # noqa: PLC0415
         import compare_methods  # noqa: PLC0415
         import multi_seed  # noqa: PLC0415
+        import shapes  # noqa: PLC0415
     finally:
         sys.path.remove(str(TINY))
     module = ModuleType("scripts")
-    module.__dict__.update(compare=compare_methods, closing=closing_sentence, seeds=multi_seed)
+    module.__dict__.update(
+        compare=compare_methods, closing=closing_sentence, seeds=multi_seed, samples=before_after, shapes=shapes
+    )
     return module
 
 
@@ -122,3 +126,14 @@ def test_the_figure_of_seeds_has_the_steps_that_have_prompts_of_a_task_in_all_ru
     assert curve.get_ydata().tolist() == pytest.approx([(0.15 + 0.2) / 2, (0.7 / 3 + 0.3) / 2])
     assert [line.get_ydata().tolist() for line in held_out] == [[0.5], [0.5]]
     assert (tmp_path / "curve.png").stat().st_size > 0
+
+
+def test_an_image_that_does_not_show_its_caption_has_a_red_frame(scripts):
+    caption = "a small red circle on the left and a large blue square on the right"
+    image = scripts.shapes.draw(scripts.shapes.parse(caption))
+    right, wrong = (scripts.samples.framed(image, text) for text in (caption, caption.replace("small", "large")))
+    edge = scripts.samples.FRAME
+    assert right.shape == wrong.shape == (scripts.samples.SIDE, scripts.samples.SIDE, 3)
+    assert (right[:edge] == 255).all()
+    assert (wrong[:edge] == (255, 0, 0)).all()
+    assert (right[edge:-edge, edge:-edge] == wrong[edge:-edge, edge:-edge]).all()

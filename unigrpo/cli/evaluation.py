@@ -15,7 +15,7 @@ import torch
 
 from unigrpo import ConfigError
 from unigrpo.checks.unigrpo import check_prompts, held_out_prompts
-from unigrpo.cli.plan import PUBLISHED_DOWNSCALE
+from unigrpo.cli.plan import PUBLISHED_DOWNSCALE, counted
 from unigrpo.config import LoRAConfig, RunConfig, prompt_files
 from unigrpo.cost.evaluation import evaluation_flops
 from unigrpo.cost.hardware import gpu_of_this_machine
@@ -121,7 +121,7 @@ def _announce(configs: Sequence[RunConfig], prompts: Sequence[Prompt], devices: 
     """Prints the protocol, the number of samples, and on GPUs the time that they take by their arithmetic."""
     config = configs[0]
     number = len(prompts) * sum(way.num_samples for way in ways_of_sampling(config)) * len(configs)
-    processes = "1 process" if len(devices) == 1 else f"{len(devices)} processes"
+    processes = counted(len(devices), "process", "es")
     text = f"{number} samples in {processes} ({config.eval.preset}: {config.protocol.source})"
     hardware = gpu_of_this_machine() if devices[0].startswith("cuda") else None
     if hardware is None:

@@ -203,7 +203,7 @@ def trial_lines(trials: Sequence[Trial]) -> str:
         values = ", ".join("missing" if value is None else f"{value:.3g}" for value in trial.scores.values)
         lines.append(
             f"reward      {trial.name}: {values} for stand-ins; {_seconds(trial.seconds_per_sample)} a sample, "
-            f"at most {_seconds(trial.step_seconds)} a step with {_counted(trial.num_processes, 'process', 'es')}\n"
+            f"at most {_seconds(trial.step_seconds)} a step with {counted(trial.num_processes, 'process', 'es')}\n"
         )
     return "".join(lines)
 
@@ -275,16 +275,16 @@ def _workers(config: RunConfig) -> str:
     needs = cluster.required(config)
     ranks = config.num_policy_ranks
     processes = sum(ranks if term.on_policy_gpus else term.min_workers for term in config.reward.terms)
-    parts = [_counted(ranks, "policy rank")]
-    parts += [_counted(config.rollout.num_workers, "rollout worker")] if config.rollout.num_workers else []
-    parts.append(_counted(processes, "reward process", "es"))
-    return f"{_counted(needs.gpus, 'GPU')}, {_counted(needs.cpus, 'CPU')}: {', '.join(parts)}"
+    parts = [counted(ranks, "policy rank")]
+    parts += [counted(config.rollout.num_workers, "rollout worker")] if config.rollout.num_workers else []
+    parts.append(counted(processes, "reward process", "es"))
+    return f"{counted(needs.gpus, 'GPU')}, {counted(needs.cpus, 'CPU')}: {', '.join(parts)}"
 
 
-def _counted(number: int, noun: str, ending: str = "s") -> str:
+def counted(number: int, noun: str, ending: str = "s") -> str:
     """Returns a number with its noun.
 
-    >>> _counted(1, "GPU"), _counted(3, "reward process", "es")
+    >>> counted(1, "GPU"), counted(3, "reward process", "es")
     ('1 GPU', '3 reward processes')
     """
     return f"{number} {noun}{'' if number == 1 else ending}"

@@ -74,7 +74,10 @@ def read_image(path: str | Path | io.BytesIO) -> Image.Image:
             opened.load()
             return _rgb(_upright(opened))
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no image could be read, since there is no such file") from error
+        raise DataError(
+            f"{shown_name(str(path))}: no image could be read, since there is no such file; correct the path, or "
+            "restore the file"
+        ) from error
     except Exception as error:  # decoders fail on broken files in many ways, not all of them documented
         reason = OBJECT_NAME.sub("", str(error))
         raise DataError(

@@ -225,7 +225,7 @@ def test_groups_that_ranks_cannot_share_equally_train_as_in_one_process(model, n
         TrainSample(rollout=r, advantages=(a,), is_valid=True, old_log_probs=tuple(x + shift for x in one))
         for r, a, one, shift in zip(rollouts, advantages, scored, shifts, strict=True)
     ]
-    meeting, told = threading.Barrier(num_ranks), [None] * num_ranks
+    meeting, told = threading.Barrier(num_ranks, timeout=60), [None] * num_ranks
     ranks = [Rank(meeting, told, i, copy.deepcopy(model), config.actor, 100) for i in range(num_ranks)]
     expected = unigrpo_updates(LocalEngine(model, config.actor, 100), config, SETTINGS, samples)
     assert 0 < expected["ratio/clipped_fraction"] < 1

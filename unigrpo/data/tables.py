@@ -11,7 +11,6 @@ from typing import Any, Protocol, runtime_checkable
 from unigrpo import DataError
 from unigrpo.data.bad_samples import BadSample
 from unigrpo.data.files import ENDINGS, GZIP, Parts, expand_paths, is_table_name, split_paths
-from unigrpo.data.hub import ArrowTable, open_arrow_file, open_hub, resolve_folder
 from unigrpo.data.jsonl import JsonLines, JsonList, is_json_list
 from unigrpo.data.text import read_text
 
@@ -147,15 +146,21 @@ class _Joined:
 
 def _open(path: str, split: str) -> list[Table]:
     """Returns the tables of one part of a path."""
-    found = resolve_folder(path, split)
-    if isinstance(found, ArrowTable):
+    expected = f"files that end in one of {', '.join(ENDINGS)}"
+    if Path(path).expanduser().is_file():
+        files = expand_paths(path, expected)
+        return _open_files(files, shown_names(files))
+    from unigrpo.data import hub  # noqa: PLC0415  # `datasets` takes a second to import, which text files need not wait for
+
+    found = hub.resolve_folder(path, split)
+    if isinstance(found, hub.ArrowTable):
         return [found]
     if found is not None:
         return _open_files(found, {file: f"{path}[{split}]/{file.name}" for file in found})
-    if is_table_name(path) or Path(path).expanduser().is_file() or path.startswith((".", "/", "~")):
-        files = expand_paths(path, f"files that end in one of {', '.join(ENDINGS)}")
+    if is_table_name(path) or path.startswith((".", "/", "~")):
+        files = expand_paths(path, expected)
         return _open_files(files, shown_names(files))
-    return [open_hub(path, split, f"files that end in one of {', '.join(ENDINGS)}")]
+    return [hub.open_hub(path, split, expected)]
 
 
 def shown_names(files: list[Path]) -> dict[Path, str]:
@@ -180,4 +185,6 @@ def _open_file(path: Path, name: str) -> Table:
         return Csv(path, name, "\t" if ending == ".tsv" else ",")
     if ending == ".txt":
         return TextLines(path, name)
+    from unigrpo.data.hub import open_arrow_file  # noqa: PLC0415  # as above
+
     return open_arrow_file(path, name)

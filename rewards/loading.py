@@ -64,6 +64,10 @@ def reward_names() -> list[str]:
 
 
 def _class_of(name: str) -> type[Reward]:
+    if name.endswith(".py"):
+        raise ValueError(
+            f"reward.terms: {name!r} names a file; name one of its functions or classes, too: {name}:FUNCTION"
+        )
     if name not in reward_names():
         raise ValueError(
             f"reward.terms: no {name!r}; choose one of {reward_names()}, or give path/to/file.py:function or "

@@ -22,6 +22,9 @@ from rewards.runtime.jsonl import numbered_lines
 from rewards.runtime.process import ProcessFailed, RewardProcess
 from rewards.runtime.scoring import Scores
 
+SHOWN_CHARACTERS = 40
+"""Length of the start of a prompt and of the end of a completion in the table."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns its exit status: 2 for wrong input or a reward that fails, 1 if a value is missing."""
@@ -107,9 +110,17 @@ def _first_problem(file: str, problems: Sequence[str]) -> str:
 def _table(inputs: Sequence[RewardInput], scores: Scores) -> str:
     shown = ["missing" if value is None else f"{value:.4f}" for value in scores.values]
     return "".join(
-        f"{value:>10}  {item.prompt[:40]!r} -> {item.completion[-40:]!r}\n"
+        f"{value:>10}  {_start(item.prompt)!r} -> {'(image)' if item.image else repr(_end(item.completion))}\n"
         for value, item in zip(shown, inputs, strict=True)
     )
+
+
+def _start(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 3] + "..."
+
+
+def _end(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARACTERS else "..." + text[3 - SHOWN_CHARACTERS :]
 
 
 def _summary(info: RewardInfo, scores: Scores, seconds: float) -> str:

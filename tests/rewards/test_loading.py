@@ -70,6 +70,7 @@ def test_a_class_of_an_installed_module():
     ("spec", "options", "message"),
     [
         ("other", {}, r"no 'other'; choose one of \['.*cot_format', .*or give path/to/file.py:function"),
+        ("my.py", {}, "'my.py' names a file; name one of its functions or classes, too: my.py:FUNCTION"),
         ("nowhere.py:f", {}, "'nowhere.py:f': no such file"),
         ("FILE:other", {}, r"has no function or class 'other'; it has \['Callable', 'Native', 'NotCallable'"),
         ("FILE:NotCallable", {}, "the class has no __call__; it takes a batch and returns a list"),

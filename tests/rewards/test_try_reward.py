@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from rewards.try_reward import read_samples
+from rewards.try_reward import main, read_samples
 
 
 def test_a_byte_order_mark_and_line_separators_inside_texts_change_no_sample(tmp_path):
@@ -25,3 +25,15 @@ def test_a_line_that_is_no_sample_is_named(tmp_path, line):
     file.write_bytes(b'{"prompt": "a"}\n' + line)
     with pytest.raises(ValueError, match=r"samples\.jsonl:2: no sample with prompt and completion"):
         read_samples(file)
+
+
+def test_the_table_marks_what_it_leaves_out_of_long_texts(tmp_path, capsys):
+    reward, file = tmp_path / "my.py", tmp_path / "samples.jsonl"
+    reward.write_text("def length(completions):\n    return [len(text) for text in completions]\n")
+    rows = [{"prompt": "p" * 41, "completion": "c" * 41}, {"prompt": "p" * 40, "completion": "c" * 40}]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    assert main(["--reward", f"{reward}:length", "--input", str(file)]) == 0
+    assert capsys.readouterr().out.splitlines()[:2] == [
+        f"   41.0000  '{'p' * 37}...' -> '...{'c' * 37}'",
+        f"   40.0000  '{'p' * 40}' -> '{'c' * 40}'",
+    ]

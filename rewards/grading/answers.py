@@ -17,8 +17,8 @@ Time = NamedTuple("Time", [("hour", int), ("minute", int), ("second", int), ("is
 """A time of day. The half of the day is known by "p.m.", or by an hour above 12."""
 Numeral = NamedTuple("Numeral", [("digits", str), ("base", str)])
 """A numeral with its base, such as ``101_2``. It is compared as written."""
-Interval = NamedTuple("Interval", [("low", str), ("high", str), ("brackets", str), ("name", str)])
-"""An interval. It has the name of its variable where it was written as an inequality."""
+Interval = NamedTuple("Interval", [("brackets", str), ("items", tuple[str, str]), ("name", str)])
+"""An interval with its two ends. It has the name of its variable where it was written as an inequality."""
 Sequence = NamedTuple("Sequence", [("brackets", str), ("items", tuple[str, ...])])
 """The items of a list, which has no brackets, of a tuple, or of a set, whose brackets are ``⦃⦄``."""
 Union = NamedTuple("Union", [("parts", tuple["Interval | Sequence", ...])])
@@ -66,7 +66,7 @@ def parse(text: str) -> Parsed:
     """Returns the typed value of a text in canonical spelling.
 
     >>> parse("x = 7").name, parse("x^2 = 49").values, parse("(1, 2]").values
-    ('x', (Relation(sides=('x^2', '49'), signs=('=',)),), (Interval(low='1', high='2', brackets='(]', name=''),))
+    ('x', (Relation(sides=('x^2', '49'), signs=('=',)),), (Interval(brackets='(]', items=('1', '2'), name=''),))
     """
     name, text = _named_point(without_brackets(text))
     whole = _first(text, _NOTATIONS)
@@ -168,7 +168,7 @@ def _interval(text: str) -> Interval | None:
     if text[:1] not in ("(", "[") or not is_bracketed(text):
         return _inequality(text)
     ends = [end.lstrip("+") for end in split(text[1:-1], ",")]
-    return Interval(ends[0], ends[1], text[0] + text[-1], "") if len(ends) == 2 and all(ends) else None
+    return Interval(text[0] + text[-1], (ends[0], ends[1]), "") if len(ends) == 2 and all(ends) else None
 
 
 def _inequality(text: str) -> Interval | None:
@@ -185,7 +185,8 @@ def _inequality(text: str) -> Interval | None:
         sides, signs = (*sides, "∞"), (*signs, "<")
     if len(sides) != 3 or not _VARIABLE.fullmatch(sides[1]) or not set(signs) <= set("<≤"):
         return None
-    return Interval(sides[0], sides[2].lstrip("+"), "(["[signs[0] == "≤"] + ")]"[signs[1] == "≤"], sides[1])
+    brackets = "(["[signs[0] == "≤"] + ")]"[signs[1] == "≤"]
+    return Interval(brackets, (sides[0], sides[2].lstrip("+")), sides[1])
 
 
 def _relation(text: str) -> Relation | None:

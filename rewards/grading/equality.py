@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from collections.abc import Sequence as Items
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from rewards.grading import answers, numbers, units
@@ -16,9 +16,7 @@ from rewards.grading.latex import canonical
 from rewards.grading.numbers import Number
 
 _MOST_ITEMS = 64
-"""Longer lists and larger matrices are not compared."""
-_DEEPEST = 8
-"""Lists that are nested more deeply are not compared."""
+"""Longer lists whose order does not count are not compared."""
 _SYMBOL = re.compile(r"[A-Za-z]|[A-Z]{2}")
 """This matches a variable, or a segment that is named by its ends, in either order."""
 _ARTICLE = re.compile(r"(?:an?|the) (?=[a-z]{3})", re.IGNORECASE)
@@ -44,7 +42,6 @@ def same(gold: str, answer: str, verify: Callable[[str, str], bool], any_form: b
 class _Comparison:
     verify: Callable[[str, str], bool]
     any_form: bool
-    level: int = 0
 
     def texts(self, gold: str, answer: str) -> bool:
         if _key(gold) == _key(answer):
@@ -61,11 +58,8 @@ class _Comparison:
         rule = _RULES.get((type(gold), type(answer)))
         return gold == answer or (rule is not None and rule(self, gold, answer))
 
-    def parts(self, gold: str, answer: str) -> bool:
-        return self.level < _DEEPEST and replace(self, level=self.level + 1).texts(gold, answer)
-
-    def all_parts(self, gold: Items[str], answer: Items[str]) -> bool:
-        return len(gold) == len(answer) <= _MOST_ITEMS and all(map(self.parts, gold, answer))
+    def all_texts(self, gold: Items[str], answer: Items[str]) -> bool:
+        return len(gold) == len(answer) and all(map(self.texts, gold, answer))
 
     def formulas(self, gold: str, answer: str) -> bool:
         return symbols(gold) == symbols(answer) and self.verify(latex(gold), latex(answer))
@@ -82,20 +76,15 @@ class _Comparison:
         is_possible = ours and theirs and not units.conflict(gold.unit, answer.unit)
         return bool(is_possible) and (_key(ours) == _key(theirs) or self.formulas(ours, theirs))
 
-    def intervals(self, gold: Interval, answer: Interval) -> bool:
-        is_alike = gold.brackets == answer.brackets and len({gold.name, answer.name} - {""}) <= 1
-        return is_alike and self.all_parts((gold.low, gold.high), (answer.low, answer.high))
-
-    def interval_as_written(self, gold: Interval, answer: Sequence) -> bool:
-        return gold.brackets == answer.brackets and self.all_parts((gold.low, gold.high), answer.items)
-
-    def closed_interval(self, gold: Sequence, answer: Interval) -> bool:
-        is_interval = gold.brackets == "[]" or not answer.name  # (1, 2) may be a point where the answer is 1 < x < 2
-        return is_interval and self.interval_as_written(answer, gold)
+    def intervals(self, gold: Interval | Sequence, answer: Interval | Sequence) -> bool:
+        names = {side.name for side in (gold, answer) if isinstance(side, Interval)} - {""}
+        may_be_point = isinstance(gold, Sequence) and gold.brackets == "()"
+        if gold.brackets != answer.brackets or len(names) > 1 or (names and may_be_point):
+            return False
+        return self.all_texts(gold.items, answer.items)
 
     def matrices(self, gold: Matrix, answer: Matrix) -> bool:
-        shapes, cells = zip(*((list(map(len, rows)), sum(rows, ())) for (rows,) in (gold, answer)), strict=True)
-        return shapes[0] == shapes[1] and self.all_parts(*cells)
+        return len(gold.rows) == len(answer.rows) and all(map(self.all_texts, gold.rows, answer.rows))
 
     def sequences(self, gold: Sequence, answer: Sequence) -> bool:
         for other_form in (_as_point,) * self.any_form + (_only_item,):
@@ -103,16 +92,14 @@ class _Comparison:
                 gold, answer = other_form(gold), other_form(answer)
         if {gold.brackets, answer.brackets} <= {"", "⦃⦄"} and "…" not in gold.items:
             is_alike = bool(_coordinates(gold)) == bool(_coordinates(answer))
-            return is_alike and _match(_distinct(gold), _distinct(answer), self.parts)
-        return gold.brackets == answer.brackets and self.all_parts(gold.items, answer.items)
+            return is_alike and _match(_distinct(gold), _distinct(answer), self.texts)
+        return gold.brackets == answer.brackets and self.all_texts(gold.items, answer.items)
 
 
 _RULES: dict[tuple[type, type], Callable[[_Comparison, Any, Any], bool]] = {
     (Number, Number): lambda _, gold, answer: numbers.same(gold, answer),
     **dict.fromkeys(((Number, Expression), (Expression, Number), (Expression, Expression)), _Comparison.expressions),
-    (Interval, Interval): _Comparison.intervals,
-    (Interval, Sequence): _Comparison.interval_as_written,
-    (Sequence, Interval): _Comparison.closed_interval,
+    **dict.fromkeys(((Interval, Interval), (Interval, Sequence), (Sequence, Interval)), _Comparison.intervals),
     (Union, Union): lambda comparison, gold, answer: _match(gold.parts, answer.parts, comparison.values),
     (Matrix, Matrix): _Comparison.matrices,
     (Sequence, Sequence): _Comparison.sequences,
@@ -153,10 +140,7 @@ def _pairs(relation: Relation) -> list[str]:
 
 
 def _formula(value: Number | Expression) -> str:
-    if isinstance(value, Expression):
-        return value.text
-    top, bottom = value.value.as_integer_ratio()
-    return "" if value.percent else str(top) if bottom == 1 else f"\\frac{{{top}}}{{{bottom}}}"
+    return value.text if isinstance(value, Expression) else "" if value.percent else str(value.value)
 
 
 def _as_point(sequence: Sequence) -> Sequence:
@@ -184,12 +168,10 @@ def _distinct(sequence: Sequence) -> tuple[str, ...]:
 
 def _match(ours: Items[Any], theirs: Items[Any], equal: Callable[[Any, Any], bool]) -> bool:
     """Returns whether two lists hold the same items in any order."""
-    if not len(ours) == len(theirs) <= _MOST_ITEMS:
-        return False
     left = list(theirs)
     for item in ours:
         place = next((place for place, other in enumerate(left) if equal(item, other)), None)
-        if place is None:
+        if place is None or len(ours) > _MOST_ITEMS:
             return False
         del left[place]
-    return True
+    return not left

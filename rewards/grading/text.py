@@ -18,8 +18,8 @@ SPECIAL = re.compile(r"<\|[^|<>\s]{1,40}\|>|</?s>|<(?:pad|bos|eos|unk)>", re.IGN
 _MASK = re.compile(re.escape(MASK) + r"|<\|mask\|>|\[MASK\]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
-_RAISED = {ord(sign): plain for sign, plain in zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "0123456789-+n", strict=True)}
-_LOWERED = {ord(sign): plain for sign, plain in zip("₀₁₂₃₄₅₆₇₈₉", "0123456789", strict=True)}
+_SMALL = re.compile("([⁰¹²³⁴-⁹]+[⁄∕/][₀-₉]+|[¼½¾⅐-⅞↉])|([⁰¹²³⁴-⁹⁻⁺ⁿ]+)|([₀-₉]+)")
+"""A fraction, an exponent, or an index in raised and lowered digits, which NFKC would write as 31/2, 52 and x1."""
 _SIGNS = {
     **{ord(sign): "-" for sign in "−‐‑‒–﹣"},  # no em dash: it is punctuation
     **dict.fromkeys((0xA0, *range(0x2000, 0x200B), 0x202F, 0x3000), " "),
@@ -55,19 +55,8 @@ def clean(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    # NFKC alone would turn 5² into 52 and 3½ into 31/2, so these go first.
-    text = re.sub("(?<![⁰-⁹¹²³])([⁰¹²³⁴-⁹]+)[⁄∕/]([₀-₉]+)", lambda m: f" {m[0].translate(_RAISED | _LOWERED)}", text)
-    text = re.sub("[⁰¹²³⁴-⁹⁻⁺ⁿ]+", lambda m: "^{" + m[0].translate(_RAISED) + "}", text)
-    text = re.sub("[₀-₉]+", lambda m: "_{" + m[0].translate(_LOWERED) + "}", text)
-    text = re.sub("[¼½¾⅐-⅞↉]", lambda m: " " + unicodedata.normalize("NFKC", m[0]), text)
+    text = _SMALL.sub(lambda m: f" {m[1]}" if m[1] else f"^{{{m[2]}}}" if m[2] else f"_{{{m[3]}}}", text)
     text = unicodedata.normalize("NFKC", text.translate(_SIGNS)).translate(_SIGNS)
-    text = "".join(_ascii_digit(sign) for sign in text)
+    visible = (sign for sign in text if unicodedata.category(sign) != "Cf")
+    text = "".join(str(int(sign)) if sign.isdecimal() else sign for sign in visible)
     return _ROOT.sub(lambda m: f"{_ROOTS[m[1]]}{{{m[2] or m[3]}}}", text)
-
-
-def _ascii_digit(sign: str) -> str:
-    if sign.isascii():
-        return sign
-    if sign.isdecimal():
-        return str(unicodedata.decimal(sign))
-    return "" if unicodedata.category(sign) == "Cf" else sign

@@ -80,7 +80,8 @@ def test_begin_of_text_is_not_doubled_where_the_tokenizer_adds_it(tokenizer, voc
 
         __class__ = PreTrainedTokenizerBase  # type: ignore[assignment]
         chat_template = tokenizer.chat_template
-        apply_chat_template = tokenizer.apply_chat_template
+        get_chat_template = tokenizer.get_chat_template
+        special_tokens_map = tokenizer.special_tokens_map
 
         def encode(self, text, add_special_tokens=True):
             begin = [vocabulary.begin_of_text_id] if add_special_tokens else []

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from unigrpo import DataError
+from unigrpo import CheckpointError, DataError
+from unigrpo.data.chat_templates.process import TEMPLATE_PROCESS
 from unigrpo.models.vocabulary import token_id
 
 NEWLINES = {"chat_one_newline": "\n", "chat_two_newlines": "\n\n"}
@@ -52,14 +54,45 @@ def chat_text(
             "the tokenizer has no chat template; add one to it, or set data.prompt_template plain, or one of "
             f"{', '.join(NEWLINES)}"
         )
+    return render(tokenizer, messages)
+
+
+def render(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool = True
+) -> str:
+    """Returns messages as text in the tokenizer's own chat template, as its ``apply_chat_template`` does.
+
+    The template is a program that comes with the checkpoint. It runs in a process with limits of time and memory.
+
+    Args:
+        tokenizer: A tokenizer with a chat template.
+        messages: Messages with ``role`` and ``content``.
+        add_generation_prompt: Whether the template is asked for the header of the assistant at the end.
+
+    Raises:
+        DataError: The template fails on these messages.
+        CheckpointError: The template does not end.
+    """
+    values = {**tokenizer.special_tokens_map, "add_generation_prompt": add_generation_prompt}
+    advice = f"repair it, or set data.prompt_template to one of {', '.join(NEWLINES)}"
     try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-    except Exception as error:  # a template is a program of its own, and fails in its own ways
-        raise DataError(
-            f"the tokenizer's chat template fails on a prompt ({type(error).__name__}: {str(error)[:200]}); repair "
-            "chat_template.jinja or tokenizer_config.json, or set data.prompt_template to one of "
-            f"{', '.join(NEWLINES)}"
+        return TEMPLATE_PROCESS.render(tokenizer.get_chat_template(), messages, values)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{_template_file(tokenizer)}: the chat template was stopped: {error}; {advice}"
         ) from error
+    except ValueError as error:  # also of transformers, where it has several templates and none is the default
+        reason = " ".join(str(error).split())
+        raise DataError(
+            f"{_template_file(tokenizer)}: the chat template fails on a prompt ({reason[:300]}); {advice}"
+        ) from error
+
+
+def _template_file(tokenizer: PreTrainedTokenizerBase) -> Path:
+    """Returns the file that most probably holds the chat template of a tokenizer."""
+    folder = Path(tokenizer.name_or_path)
+    own = folder / "chat_template.jinja"
+    return own if own.is_file() else folder / "tokenizer_config.json"
 
 
 def header(role: str) -> str:

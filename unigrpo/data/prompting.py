@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from unigrpo import DataError
+from unigrpo import CheckpointError, DataError
 from unigrpo.config import DataConfig
 from unigrpo.data.bad_samples import BadSample
 from unigrpo.data.chat import HEADER_TOKENS, chat_text, special_ids
@@ -70,6 +70,9 @@ def prompt_lengths(
         vocabulary: Special ids.
         data: Templates and instructions.
         image_codes: Any codes, as many as the image of an `mmu` prompt has.
+
+    Raises:
+        CheckpointError: The tokenizer's chat template does not end.
     """
     special = special_ids(tokenizer)
     found: list[int | ValueError] = []
@@ -112,6 +115,8 @@ def _lengths(
     for place, prompt in enumerate(prompts):
         try:
             wholes[place] = _whole_text(prompt, tokenizer, data, has_codes=prompt.task == "mmu")
+        except CheckpointError:  # a chat template that does not end, which may hold for all prompts
+            raise
         except ValueError as error:
             found[place] = error
     turns = [(place, text) for place in wholes for text in _user_texts(prompts[place])]

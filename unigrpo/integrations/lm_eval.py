@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from unigrpo.config import TextSamplingConfig
 from unigrpo.config.checks import choice, positive
+from unigrpo.data.chat import render
 from unigrpo.data.prompting import decode_completion
 from unigrpo.evaluation.log_likelihood import bound_log_likelihood, trace_log_likelihood
 from unigrpo.library.policy import Dtype, Policy
@@ -106,11 +107,7 @@ class UniGRPOLM(TemplateLM):
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """Returns a chat as text in the tokenizer's template."""
-        return str(
-            self.policy.tokenizer.apply_chat_template(
-                chat_history, tokenize=False, add_generation_prompt=add_generation_prompt
-            )
-        )
+        return render(self.policy.tokenizer, chat_history, add_generation_prompt=add_generation_prompt)
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
         """Returns a text as token ids, with begin-of-text in front."""

@@ -1,0 +1,1 @@
+"""Rendering of the chat templates of checkpoints within limits of time and memory."""

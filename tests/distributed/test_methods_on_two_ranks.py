@@ -5,38 +5,35 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import pytest
 import torch
 from ray import cloudpickle
 from torch import Tensor
-from training import test_inner_updates
-from training.test_inner_updates import (
+from training import small_updates
+from training.small_updates import (
     ADVANTAGES,
-    FIRST_CODE,
-    MASK,
     METHODS,
-    NUM_CODES,
     ROLLOUTS,
     SETTINGS,
     train_samples,
 )
-from training.test_inner_updates import run_config as method_config
+from training.small_updates import run_config as method_config
 
 from unigrpo.config import AdamConfig, DeepSpeedConfig, RunConfig
 from unigrpo.distributed.actors import ModelActor
 from unigrpo.distributed.engine import StrategyEngine
 from unigrpo.distributed.placement import model_group, place
 from unigrpo.distributed.strategy import UniGRPOStrategy, make_strategy
-from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
+from unigrpo.models.mmada import MMadaModelLM
 from unigrpo.records import KeyedTrajectory
 from unigrpo.training.optimizer_step import Engine, LocalEngine
 from unigrpo.training.unigrpo import unigrpo_updates
 from unigrpo.workers.group import WorkerGroup
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-for module in (sys.modules[__name__], test_inner_updates):
+for module in (sys.modules[__name__], small_updates):
     cloudpickle.register_pickle_by_value(module)  # the workers cannot import a test file
 
 ITEMS = list(zip(ROLLOUTS, ADVANTAGES, strict=True))
@@ -52,10 +49,7 @@ def run_config(method: str, stage: Stage = 2, dtype: Literal["fp32", "bf16"] = "
 
 
 def small_model(dtype: Literal["fp32", "bf16"], recomputes: bool = False) -> MMadaModelLM:
-    torch.manual_seed(0)
-    sizes: dict[str, Any] = {"d_model": 16, "n_layers": 2, "n_heads": 2, "mlp_hidden_size": 32, "init_std": 0.3}
-    vocabulary = FIRST_CODE + NUM_CODES
-    model = MMadaModelLM(MMadaConfig(vocab_size=vocabulary, mask_token_id=MASK, **sizes))
+    model = small_updates.small_model()
     if recomputes:
         model.gradient_checkpointing_enable()
     return model if dtype == "fp32" else model.bfloat16()

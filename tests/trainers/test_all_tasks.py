@@ -17,7 +17,7 @@ import pytest
 import torch
 from builders import Recorder, undocumented_metrics
 from PIL import Image
-from training.test_inner_updates import METHODS
+from training.small_updates import METHODS
 
 from unigrpo.batches import TrainBatch, TrajectoryBatch
 from unigrpo.checks.unigrpo import check_inputs

@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 import unigrpo
-from unigrpo.models import auto_classes
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text().partition("## Use as a library")[2].partition("\n## ")[0]
@@ -102,15 +101,3 @@ print(type(AutoModel.from_pretrained("examples/tiny/mixcot/image_tokenizer")).__
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["MMadaModelLM", "ImageTokenizer"]
-
-
-def test_auto_classes_that_are_loaded_already_find_our_models(monkeypatch):
-    table = sys.modules[auto_classes.TABLE].CONFIG_MAPPING
-    monkeypatch.setattr(table, "_extra_content", {"other": object})
-    auto_classes.register_when_looked_up()
-    assert isinstance(table._extra_content, auto_classes._Registered)
-    assert {"other", "magvitv2"} & set(table._extra_content) == {"other"}  # ours come with the look-up
-    monkeypatch.setitem(auto_classes.OURS, "looked up", "json.tool")
-    sys.modules.pop("json.tool", None)
-    assert "looked up" not in table
-    assert "json.tool" in sys.modules

@@ -22,6 +22,8 @@ from rewards.runtime.jsonl import numbered_lines
 from rewards.runtime.process import ProcessFailed, RewardProcess
 from rewards.runtime.scoring import Scores
 
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
+"""Formats of images that are read. Pillow knows more, of which some start programs, as EPS starts Ghostscript."""
 SHOWN_CHARACTERS = 40
 """Length of the start of a prompt and of the end of a completion in the table."""
 
@@ -36,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=Path,
         help="JSONL with prompt, completion, label, task, image; rollouts.jsonl of a run works, too",
     )
-    parser.add_argument("--options", default="{}", type=json.loads, help="JSON object with the reward's options")
+    parser.add_argument("--options", default="{}", type=_options, help="JSON object with the reward's options")
     parser.add_argument("--style", default="auto", help="auto, unigrpo, trl, openrlhf, verl or verl_batch")
     parser.add_argument(
         "--timeout_seconds", default=120.0, type=float, help="deadline of loading, checking and scoring, each"
@@ -77,7 +79,7 @@ def read_samples(path: Path) -> list[RewardInput]:
     for number, line in numbered_lines(path):
         try:
             samples.append(_sample(json.loads(line.decode("utf-8")), path.parent))
-        except (ValueError, TypeError, AttributeError, OSError, RecursionError) as error:
+        except (ValueError, TypeError, AttributeError, OSError, RecursionError, OverflowError) as error:
             raise ValueError(f"{path.name}:{number}: no sample with prompt and completion ({error})") from error
     if not samples:
         raise ValueError(f"{path}: holds no sample")
@@ -85,8 +87,8 @@ def read_samples(path: Path) -> list[RewardInput]:
 
 
 def _sample(row: dict[str, Any], folder: Path) -> RewardInput:
-    image = Image.open(folder / row["image"]).convert("RGB") if row.get("image") else None
-    inputs = tuple(Image.open(folder / name).convert("RGB") for name in row.get("images") or ())
+    image = _image(folder / row["image"]) if row.get("image") else None
+    inputs = tuple(_image(folder / name) for name in row.get("images") or ())
     texts = ("prompt", "completion", "label", "task", "raw_completion", "completion_ids", "prompt_ids", "messages")
     known = {name: row[name] for name in texts if name in row}
     for name in ("completion_ids", "prompt_ids", "messages"):
@@ -99,6 +101,26 @@ def _sample(row: dict[str, Any], folder: Path) -> RewardInput:
     taken = {field.name for field in dataclasses.fields(RewardInput)} | {"images"}
     metadata = {name: value for name, value in row.items() if name not in taken}
     return RewardInput(**known, image=image, input_images=inputs, metadata=metadata)
+
+
+def _options(text: str) -> dict[str, Any]:
+    """Returns the options of a reward from the command line."""
+    try:
+        options = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(f"{text[:60]!r} is no JSON ({error})") from error
+    if not isinstance(options, dict):
+        raise argparse.ArgumentTypeError(f"expected a JSON object, found {text[:60]!r}")
+    return options
+
+
+def _image(path: Path) -> Image.Image:
+    """Returns an image in RGB. Raises ValueError if there is none, for any reason that a decoder may have."""
+    try:
+        with Image.open(path, formats=FORMATS) as opened:
+            return opened.convert("RGB")
+    except Exception as error:
+        raise ValueError(f"{path}: no image could be read ({type(error).__name__}: {error})") from error
 
 
 def _first_problem(file: str, problems: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import operator
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -71,8 +72,14 @@ def _heads(folder: Path) -> dict[str, int]:
     path = folder / CONFIG_FILE
     if not path.is_file():
         return {}
-    config = json.loads(path.read_text())
-    return {name: config[name] for name in ("vision_heads", "text_heads") if name in config}
+    try:
+        config = dict(json.loads(path.read_text("utf-8")))
+        return {name: operator.index(config[name]) for name in ("vision_heads", "text_heads") if name in config}
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"{path}: expected an object with whole numbers as vision_heads and text_heads ({type(error).__name__}: "
+            f"{error}); convert the published file again"
+        ) from error
 
 
 def main() -> None:

@@ -93,6 +93,15 @@ def test_a_broken_off_evaluation_goes_on_and_gives_the_same_numbers(
         f"the same command goes on with the samples that {broken / 'samples.jsonl'} does not"
         in capsys.readouterr().err
     )
+    finished = (broken / "samples.jsonl").read_text()
+    for content, message in (
+        (f"[1]\n{finished}", r"samples\.jsonl:1: found \[1\], expected an object; delete this line"),
+        (finished.replace('"prompt": "', '"prompt": "another ', 1), r"sample \d is for the prompt 'another "),
+    ):
+        (broken / "samples.jsonl").write_text(content)
+        with pytest.raises(ValueError, match=message):
+            evaluate.run([*command, "--output", str(broken)])
+    (broken / "samples.jsonl").write_text(finished)
     asked = []
     generate = PolicyWorker.generate
 

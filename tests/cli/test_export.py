@@ -170,7 +170,7 @@ def test_what_cannot_be_exported_is_named(saved, tmp_path, capsys):
         return capsys.readouterr().err
 
     assert "no checkpoint of step '3'; found [2, 4]" in refused(str(run), "--step", "3")
-    assert "config.yaml cannot be read" in refused(str(tmp_path))
+    assert "holds no config.yaml; name the directory of a run" in refused(str(tmp_path))
     assert "exists already" in refused(str(run), "--output", str(tmp_path))
     file = run / "checkpoints" / "step_00000004" / "policy" / "engine" / "mp_rank_00_model_states.pt"
     torch.save({"module": {"other": torch.zeros(1)}}, file)

@@ -237,6 +237,18 @@ def test_a_stopped_command_says_so_and_the_same_command_goes_on_with_the_same_sa
         lines.write('{"number": 2, "cut off')
     with pytest.raises(ValueError, match=r"holds samples\.jsonl already \(other settings: seed\)"):
         generate.run([*flags, "--seed", "9"])
+    file = tmp_path / "out" / "samples.jsonl"
+    finished = file.read_text()
+    for content, message in (
+        (finished.replace('"number": 0', '"number": 7', 1), r"samples\.jsonl:1: found sample 7, expected 0"),
+        (finished.replace('"seed": 0', '"seed": "0"', 1), r"samples\.jsonl:1: seed is '0', expected an integer"),
+        (finished.replace('"prompt": "', '"prompt": "another ', 1), r"already \(of other prompts, such as sample 0\)"),
+    ):
+        assert content != finished
+        file.write_text(content)
+        with pytest.raises(ValueError, match=message):
+            generate.run(flags)
+    file.write_text(finished)
     assert run(model_folder, tmp_path / "out", "text", prompt_file) == whole
 
 

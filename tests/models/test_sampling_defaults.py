@@ -77,8 +77,29 @@ def test_a_folder_without_the_file_says_nothing(tmp_path: Path) -> None:
     assert SamplingDefaults.read(tmp_path) is None
 
 
-@pytest.mark.parametrize(("content", "error"), [("{", "JSONDecodeError"), ("[1]", "AttributeError")])
-def test_a_damaged_file_is_named_with_what_to_do(tmp_path: Path, content: str, error: str) -> None:
-    (tmp_path / FILE).write_text(content)
-    with pytest.raises(CheckpointError, match=rf"{FILE} cannot be read \({error}: .*; export the policy again, or "):
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ("{", "found '{', expected an object"),
+        ([1], r"found \[1\], expected an object"),
+        ({"resolution": "512"}, "resolution is '512', expected an integer"),
+        ({"resolution": 0}, "resolution is 0; it must be a number above 0"),
+        ({"max_text_tokens": -1}, "max_text_tokens is -1"),
+        ({"fit": "squash"}, "fit is 'squash', expected one of 'crop'"),
+        ({"prompt_template": "llada"}, "prompt_template is 'llada', expected one of 'chat'"),
+        ({"prompt_templates": {"text": 3}}, r"prompt_templates\.text is 3, expected one of"),
+        ({"prompt_templates": {"t2i": "chat"}}, r"data\.prompt_templates: no 't2i'"),
+        ({"instructions": ["a"]}, r"instructions is \['a'\], expected an object"),
+        ({"instruction": None}, "instruction is None, expected a text"),
+        ({"text": {"temperature": "1"}}, "temperature is '1', expected a number"),
+        ({"text": {"max_new_tokens": -4}}, "longer than max_new_tokens -4"),
+        ({"image": {"schedule": "steep"}}, "'steep'"),
+        ({"image": 3}, "image is 3, expected an object"),
+    ],
+)
+def test_a_value_that_cannot_be_is_named_with_the_file(tmp_path: Path, changes: object, message: str) -> None:
+    SamplingDefaults.of_run(RunConfig()).write(tmp_path)
+    values = json.loads((tmp_path / FILE).read_text())
+    (tmp_path / FILE).write_text(json.dumps({**values, **changes} if isinstance(changes, dict) else changes))
+    with pytest.raises(CheckpointError, match=rf"sampling\.json: .*{message}.*; export the policy again"):
         SamplingDefaults.read(tmp_path)

@@ -18,8 +18,9 @@ from tensorboard.context import RequestContext
 from tensorboard.plugins.base_plugin import TBContext
 from tensorboard.plugins.hparams.backend_context import Context as HParams
 
+from unigrpo import ConfigError
 from unigrpo.runs import metrics
-from unigrpo.runs.metrics import MetricsWriter, read_lines
+from unigrpo.runs.metrics import MetricsWriter, read_metrics, read_rollouts
 
 
 def test_metrics_and_samples_are_lines_with_their_step(tmp_path):
@@ -28,8 +29,8 @@ def test_metrics_and_samples_are_lines_with_their_step(tmp_path):
     writer.write_rollouts(1, [{"completion": "a\nb"}, {"completion": "c"}])
     writer.write_table(1, "answers", [{"prompt": "1 | 2", "answer": "a\n<b>", "reward": 1 / 3, "other": None}])
     writer.close()
-    assert read_lines(tmp_path / "metrics.jsonl") == [{"step": 1, "reward/total_mean": 0.5}]
-    assert [row["completion"] for row in read_lines(tmp_path / "rollouts.jsonl")] == ["a\nb", "c"]
+    assert read_metrics(tmp_path) == [{"step": 1, "reward/total_mean": 0.5}]
+    assert [row["completion"] for row in read_rollouts(tmp_path)] == ["a\nb", "c"]
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [event.value for event in events.Scalars("reward/total_mean")] == [0.5]
@@ -40,12 +41,20 @@ def test_metrics_and_samples_are_lines_with_their_step(tmp_path):
 def test_after_a_resume_later_steps_and_a_line_cut_off_by_a_kill_are_gone(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(json.dumps({"step": s}) + "\n" for s in (0, 1, 2, 3)) + '{"step": 4, "rew')
-    assert [row["step"] for row in read_lines(path)] == [0, 1, 2, 3]
+    assert [row["step"] for row in read_metrics(tmp_path)] == [0, 1, 2, 3]
     writer = MetricsWriter(tmp_path, tensorboard=False)
     writer.truncate_after(2)
     writer.write(3, {})
-    assert [row["step"] for row in read_lines(path)] == [0, 1, 2, 3]
+    assert [row["step"] for row in read_metrics(tmp_path)] == [0, 1, 2, 3]
     assert path.read_text().count("\n") == 4
+
+
+def test_a_damaged_line_is_named_and_a_resumed_run_deletes_nothing(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": "2"}\n{"step": 3}\n')
+    with pytest.raises(ConfigError, match=r"metrics\.jsonl:2: step is '2', expected an integer; restore the file, or"):
+        MetricsWriter(tmp_path, tensorboard=False).truncate_after(2)
+    assert path.read_text().count("\n") == 3
 
 
 def test_weights_and_biases_without_package_or_key_is_an_error(tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from types import MappingProxyType
 import pytest
 from builders import Recorder
 
+from unigrpo import CheckpointError
 from unigrpo.config import ActorConfig, CheckpointConfig, RunConfig, TrainConfig
 from unigrpo.config.corpora import SourceConfig
 from unigrpo.config.denoising import ModalityConfig, StageConfig
@@ -229,6 +230,30 @@ def test_a_checkpoint_of_a_unigrpo_run_from_before_is_resumed(tmp_path):
     assert trainer.state.policy_version == 80
     assert trainer.state.before == {"math_answer_greedy": 0.25, "reward_total": 0.5}
     assert (trainer.state.wall_seconds, trainer.state.num_policy_ranks) == (123.4, 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"wall_seconds": "long"}, "wall_seconds is 'long', expected a number"),
+        ({"before": {"a": None}}, "before.a is None, expected a number"),
+        ({"epoch": 3}, "'epoch' is not known"),
+    ],
+)
+def test_a_state_that_cannot_be_used_is_named(tmp_path, change, message):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(OLD_CHECKPOINTS / "unigrpo", folder)
+    (mark,) = folder.glob("step_*/complete.json")
+    content = json.loads(mark.read_text())
+    mark.write_text(json.dumps({**content, "state": {**content["state"], **change}}))
+    trainer = UniGRPOTrainer(
+        RunConfig(), policy=LocalGroup(FakeWorker()), reference=None, reward=LocalRewards(RunConfig().reward),
+        prompts=[], eval_prompts=[], checkpoints=CheckpointStore(folder, 2),
+    )  # fmt: skip
+    with pytest.raises(
+        CheckpointError, match=rf"step_00000020: the state of the trainer .* cannot be used: {message}"
+    ):
+        trainer.resume()
 
 
 def test_a_checkpoint_of_a_stage_from_before_is_resumed(tmp_path):

@@ -231,7 +231,7 @@ def check_checkpoint(config: RunConfig | StageConfig, checkpoints: CheckpointSto
         if holds_run(config):
             logger.warning("run_dir %s holds a run without a checkpoint; it starts again", config.run_dir)
         return
-    ranks = found.state["num_policy_ranks"]
+    ranks = found.state.get("num_policy_ranks", 1)
     if ranks != config.actor.num_ranks:
         logger.info(
             "%s was written by %d policy ranks and is loaded on %d", found.folder, ranks, config.actor.num_ranks

@@ -28,10 +28,11 @@ from unigrpo.library.policy import torch_device
 from unigrpo.models.checkpoint_io import load_config, load_policy
 from unigrpo.models.loading import find_image_tokenizer, load_tokenizer
 from unigrpo.models.vocabulary import PUBLISHED_CODEBOOK_SIZE
-from unigrpo.records import Prompt
+from unigrpo.records import Prompt, SampleRequest
 from unigrpo.runs.config_file import changed_settings, config_text
 from unigrpo.runs.progress import progress
 from unigrpo.training.optimizer_step import LocalEngine
+from unigrpo.typed_files import read_json
 from unigrpo.workers.group import LocalGroup, WorkerGroup
 from unigrpo.workers.policy import PolicyWorker
 from unigrpo.workers.process_group import ProcessGroup
@@ -67,6 +68,9 @@ def evaluate(config: RunConfig, models: Sequence[str], output: Path, device_name
     prompts = [prompt for prompt, *found in zip(prompts, *valid, strict=True) if all(found)]
     devices = _devices(device_name, num_processes)
     samples = _open_output(output, config, models)
+    for number, one in enumerate(configs):  # whether they fit is said before the rewards start
+        for name, requests in _requests(one, prompts).items():
+            samples.missing(number, name, requests)
     _announce(configs, prompts, devices)
     with contextlib.closing(local_reward_pool(config.reward)) as rewards:
         rewards.initialize()
@@ -106,7 +110,9 @@ def _open_output(output: Path, config: RunConfig, models: Sequence[str]) -> Samp
     names = output / "models.json"
     if names.exists():
         changed = list(changed_settings(config, output))
-        changed += ["--models"] * (json.loads(names.read_text()) != list(models))
+        changed += ["--models"] * (
+            read_json(names, list[str], ConfigError, "restore the file, or name another folder") != list(models)
+        )
         if changed:
             raise ConfigError(
                 f"output {output} holds samples of other settings ({', '.join(changed[:5])}); give the same ones to "
@@ -180,11 +186,8 @@ def evaluate_model(
         samples: Receives the samples as they are finished.
     """
     ways = ways_of_sampling(config)
-    requests = {way.name: repeat_prompts(prompts, way.num_samples, EVALUATION_STEP) for way in ways}
-    waiting = {
-        name: [one for one in found if (number, name, one.sample_id) not in samples.done]
-        for name, found in requests.items()
-    }
+    requests = _requests(config, prompts)
+    waiting = {name: samples.missing(number, name, found) for name, found in requests.items()}
     if any(waiting.values()):
         shown = progress(f"model {number + 1}", sum(map(len, waiting.values())), unit="sample")
         num_finished = 0
@@ -203,6 +206,11 @@ def evaluate_model(
         outputs = [samples.done[number, name, one.sample_id] for one in found]
         metrics |= summarize(found, outputs, config, rewards.names, name)[0]
     return metrics
+
+
+def _requests(config: RunConfig, prompts: list[Prompt]) -> dict[str, list[SampleRequest]]:
+    """Returns the samples of one checkpoint by the way of sampling."""
+    return {way.name: repeat_prompts(prompts, way.num_samples, EVALUATION_STEP) for way in ways_of_sampling(config)}
 
 
 def results_table(models: Sequence[str], results: Sequence[dict[str, float]]) -> str:

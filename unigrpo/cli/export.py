@@ -13,14 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-
 from unigrpo import CheckpointError, ConfigError
 from unigrpo.cli.paths import UserPaths
 from unigrpo.config import RunConfig
 from unigrpo.config.denoising import StageConfig
 from unigrpo.config.parsing import config_from_args, parse, run_parser
-from unigrpo.runs.config_file import CONFIG_FILE
+from unigrpo.runs.config_file import CONFIG_FILE, read_settings
 
 if TYPE_CHECKING:
     from unigrpo.runs.checkpoints import Checkpoint
@@ -71,14 +69,11 @@ def read_run(folder: Path) -> RunConfig | StageConfig:
     Raises:
         ConfigError: There is no run, or its config cannot be read.
     """
-    file = folder / CONFIG_FILE
-    try:
-        values = yaml.safe_load(file.read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{file} cannot be read ({type(error).__name__}); name the directory of a run") from error
-    kind = StageConfig if isinstance(values, dict) and "layout" in values else RunConfig
+    if not (folder / CONFIG_FILE).is_file():
+        raise ConfigError(f"{folder} holds no {CONFIG_FILE}; name the directory of a run")
+    kind = StageConfig if "layout" in read_settings(folder) else RunConfig
     parser = run_parser("unigrpo export", "", kind)
-    return config_from_args(parse(parser, ["--config", str(file)], kind), kind)
+    return config_from_args(parse(parser, ["--config", str(folder / CONFIG_FILE)], kind), kind)
 
 
 def find_checkpoint(path: Path, step: str) -> Checkpoint:
@@ -95,12 +90,12 @@ def find_checkpoint(path: Path, step: str) -> Checkpoint:
 
     steps = saved_steps(path)
     if step == "best":
-        name = named_best(path)
-        if not name:
+        best = next((folder for folder in steps.values() if folder.name == named_best(path)), None)
+        if best is None:
             raise CheckpointError(f"{path}: no best checkpoint is known; name a step, one of {sorted(steps)}")
-        return read(path / name)
+        return read(best)
     if step:
-        if not step.isdigit() or int(step) not in steps:
+        if not step.isdecimal() or int(step) not in steps:
             raise CheckpointError(f"{path}: no checkpoint of step {step!r}; found {sorted(steps)}")
         return read(steps[int(step)])
     found = CheckpointStore(path, 1).latest()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -19,15 +19,18 @@ from unigrpo.cli.generate_inputs import Inputs, check_inputs
 from unigrpo.cli.images import image_frames, save_gif, text_frames
 from unigrpo.cli.layouts import check_layout, write_layout
 from unigrpo.config.generate import GenerateConfig
+from unigrpo.data.images import read_image
 from unigrpo.library.policy import torch_device
 from unigrpo.models.checkpoint_io import load_policy
 from unigrpo.models.mmada import MMadaModelLM
 from unigrpo.records import Prompt, Trajectory
 from unigrpo.runs.image_grid import captioned_grid
 from unigrpo.runs.progress import Progress, progress
+from unigrpo.typed_files import read_json, read_json_lines, replace_text
 from unigrpo.workers.generation import TaskSampler
 
 SAMPLES, SETTINGS = "samples.jsonl", "settings.json"
+ADVICE = "restore the file, or name another --output"
 MAX_COLUMNS, MAX_ROWS = 16, 8
 """Largest number of prompts, and of samples of each, in the grid."""
 GRID_PIXELS = 256
@@ -36,6 +39,19 @@ MAX_PRINTED = 32
 """Largest number of samples that are printed."""
 SPEED_ALONE = ("batch_size", "device", "gif", "layout")
 """Settings that may differ where a stopped command goes on, because they do not change the samples."""
+
+
+class _Numbered(TypedDict):
+    number: int
+    prompt: str
+    seed: int
+
+
+class Row(_Numbered, total=False):
+    """A line of the samples, as far as it is read again."""
+
+    text: str
+    image: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +94,7 @@ def generate(config: GenerateConfig) -> int:
     folder = Path(config.output)
     prompts = [prompt for prompt in inputs.prompts for _ in range(config.num_samples)]
     jobs = [Job(number=i, prompt=prompt, seed=config.seed + i) for i, prompt in enumerate(prompts)]
-    num_finished = _finished(config, folder, len(jobs))
+    num_finished = _finished(config, folder, jobs)
     device = torch_device(config.device)
     names = {"auto": "bfloat16" if device.type == "cuda" else "float32"}
     dtype = getattr(torch, names.get(config.dtype, config.dtype))
@@ -95,7 +111,7 @@ def generate(config: GenerateConfig) -> int:
     return 0
 
 
-def _finished(config: GenerateConfig, folder: Path, num_jobs: int) -> int:
+def _finished(config: GenerateConfig, folder: Path, jobs: Sequence[Job]) -> int:
     """Returns the number of samples that a stopped command left in the folder, without a line that is cut off.
 
     Raises:
@@ -104,25 +120,33 @@ def _finished(config: GenerateConfig, folder: Path, num_jobs: int) -> int:
     if not (folder / SAMPLES).exists():
         return 0
     rows = _rows(folder)
-    problem = "all" if len(rows) >= num_jobs else ""
-    try:
-        found = json.loads((folder / SETTINGS).read_text())
-    except (OSError, ValueError):
-        found = {}
+    problem = "all" if len(rows) >= len(jobs) else ""
+    found = read_json(folder / SETTINGS, dict[str, Any], ConfigError, ADVICE)
     own = json.loads(json.dumps(asdict(config)))
     changed = sorted(key for key in own if key not in SPEED_ALONE and found.get(key) != own[key])
     problem = f"other settings: {', '.join(changed)}" if changed else problem
+    others = [job.number for job, row in zip(jobs, rows, strict=False) if row["prompt"] != job.prompt.text]
+    problem = f"of other prompts, such as sample {others[0]}" if others and not problem else problem
     if problem:
         raise ConfigError(f"output {config.output!r} holds {SAMPLES} already ({problem}); name another folder")
-    (folder / SAMPLES).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    sys.stderr.write(f"{len(rows)} of {num_jobs} samples are there; going on\n")
+    replace_text(folder / SAMPLES, "".join(json.dumps(row) + "\n" for row in rows))
+    sys.stderr.write(f"{len(rows)} of {len(jobs)} samples are there; going on\n")
     return len(rows)
 
 
 def _rows(folder: Path) -> list[dict[str, Any]]:
-    """Returns the whole lines of the samples."""
-    *whole, _ = (folder / SAMPLES).read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in whole]
+    """Returns the whole lines of the samples, whose number is that of the line.
+
+    Raises:
+        ConfigError: A line is no sample, or one is missing.
+    """
+    rows = read_json_lines(folder / SAMPLES, Row, ConfigError, ADVICE)
+    for number, row in enumerate(rows):
+        if row["number"] != number:
+            raise ConfigError(
+                f"{folder / SAMPLES}:{number + 1}: found sample {row['number']}, expected {number}; {ADVICE}"
+            )
+    return rows
 
 
 def _sample(model: MMadaModelLM, config: GenerateConfig, inputs: Inputs, jobs: Sequence[Job], folder: Path) -> None:
@@ -170,7 +194,7 @@ def _show(config: GenerateConfig, prompts: Sequence[Prompt], folder: Path) -> No
     files = [folder / row["image"] for row in rows]
     by_prompt = [files[i : i + config.num_samples] for i in range(0, len(files), config.num_samples)]
     columns = [
-        (prompt.text, [np.asarray(Image.open(file).convert("RGB")) for file in own[:MAX_ROWS]])
+        (prompt.text, [np.asarray(read_image(file)) for file in own[:MAX_ROWS]])
         for prompt, own in zip(prompts[:MAX_COLUMNS], by_prompt, strict=False)
     ]
     captioned_grid(columns, GRID_PIXELS).save(folder / "grid.png")

@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image
 
 from unigrpo import DataError
+from unigrpo.data.images import read_image
 from unigrpo.records import Prompt
 
 ID_KEYS = {"dpg": "item_id", "wise": "prompt_id"}
@@ -62,7 +63,7 @@ def _write_geneval(folder: Path, prompt: Prompt, files: Sequence[Path]) -> None:
 
 def _two_by_two(files: Sequence[Path]) -> Image.Image:
     """Returns up to four images in rows of two; one image alone stays as it is."""
-    images = [Image.open(file) for file in files]
+    images = [read_image(file) for file in files]
     if len(images) == 1:
         return images[0]
     width, height = images[0].size

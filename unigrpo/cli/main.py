@@ -19,6 +19,7 @@ from unigrpo import CheckpointError, ConfigError, DataError, __version__
 STOPPED = 130
 """Exit status after Ctrl-C, as shells have it."""
 ADVICE = {
+    errno.ENOENT: "restore it, or name another file or folder",
     errno.EACCES: "change its permissions, or name another file or folder",
     errno.EPERM: "change its permissions, or name another file or folder",
     errno.EROFS: "name a file or folder on a disk that can be written",

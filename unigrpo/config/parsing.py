@@ -10,7 +10,7 @@ import difflib
 import json
 import re
 from argparse import SUPPRESS
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -121,14 +121,19 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 _load_yaml = get_loader("yaml")
 
 
-def load_yaml(text: str) -> Any:
+def load_yaml(text: str, load: Callable[[str], Any] = _load_yaml) -> Any:
     """Returns the content of a YAML text, with the old names of settings replaced.
+
+    Args:
+        text: The text.
+        load: Reads it. What a program has written is read by ``yaml.safe_load``, which takes `1e5` for a text, as the
+            writer does; what a user has written by the loader of jsonargparse, which takes it for a number.
 
     Raises:
         YAMLError: The text is no YAML, or its content is nested too deeply, contains itself or has too many values.
     """
     try:
-        content = _load_yaml(text)
+        content = load(text)
         number = _number_of_values(content, {})
     except RecursionError as error:
         raise yaml.YAMLError("the YAML text is nested too deeply, or an anchor in it contains itself") from error

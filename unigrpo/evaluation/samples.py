@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from PIL import Image
 
-from unigrpo.records import RewardOutput, Rollout
+from unigrpo import ConfigError
+from unigrpo.records import RewardOutput, Rollout, SampleRequest
+from unigrpo.typed_files import read_lines, replace_text
 
 FILE = "samples.jsonl"
 IMAGES = "images"
@@ -17,25 +19,58 @@ Key = tuple[int, str, int]
 """Number of the model, way of sampling, and number of the sample."""
 
 
+class SampleRow(TypedDict):
+    """A line of the file, as far as it is read again."""
+
+    model_number: int
+    kind: str
+    sample: int
+    prompt: str
+    rewards: dict[str, float | None]
+    reasons: dict[str, str]
+
+
 class SampleFile:
     """Appends the samples of an evaluation to a file and knows those that are there."""
 
     def __init__(self, folder: Path) -> None:
-        """Opens the file. A last line that was cut off is removed."""
+        """Opens the file. A last line that was cut off is removed.
+
+        Raises:
+            ConfigError: Another line is no sample.
+        """
         self._folder = folder
         self._file = folder / FILE
         self.done: dict[Key, RewardOutput] = {}
         """Rewards of the samples in the file."""
-        lines: list[str] = []
-        for line in self._file.read_text("utf-8").split("\n") if self._file.is_file() else ():
-            try:
-                row = json.loads(line)
-                key = (row["model_number"], row["kind"], row["sample"])
-                self.done[key] = RewardOutput(parts=row["rewards"], reasons=row["reasons"])
-            except (ValueError, KeyError, TypeError):
-                continue
-            lines.append(line + "\n")
-        self._file.write_text("".join(lines), "utf-8")
+        self._prompts: dict[Key, str] = {}
+        advice = "delete this line, and its sample is generated again"
+        rows = read_lines(self._file, SampleRow, ConfigError, advice)
+        for _, row in rows:
+            key = (row["model_number"], row["kind"], row["sample"])
+            self.done[key] = RewardOutput(parts=row["rewards"], reasons=row["reasons"])
+            self._prompts[key] = row["prompt"]
+        replace_text(self._file, "".join(f"{line}\n" for line, _ in rows))
+
+    def missing(self, model: int, kind: str, requests: Sequence[SampleRequest]) -> list[SampleRequest]:
+        """Returns the samples that are not in the file.
+
+        Args:
+            model: Number of the checkpoint.
+            kind: Way of sampling.
+            requests: The samples of one checkpoint and way of sampling.
+
+        Raises:
+            ConfigError: A sample there answers another prompt, because the data set has changed since.
+        """
+        for one in requests:
+            found = self._prompts.get((model, kind, one.sample_id), one.prompt.text)
+            if found != one.prompt.text:
+                raise ConfigError(
+                    f"{self._file}: sample {one.sample_id} is for the prompt {found[:60]!r}, and the data set now has "
+                    f"{one.prompt.text[:60]!r} there; restore the data set, or name another folder"
+                )
+        return [one for one in requests if (model, kind, one.sample_id) not in self.done]
 
     def append(
         self, model: tuple[int, str], kind: str, rollouts: Sequence[Rollout], outputs: Sequence[RewardOutput]
@@ -52,7 +87,7 @@ class SampleFile:
             for rollout, output in zip(rollouts, outputs, strict=True):
                 key = (model[0], kind, rollout.key.sample_id)
                 lines.write(json.dumps(self._row(key, model[1], rollout, output)) + "\n")
-                self.done[key] = output
+                self.done[key], self._prompts[key] = output, rollout.prompt.text
 
     def _row(self, key: Key, model: str, rollout: Rollout, output: RewardOutput) -> dict[str, Any]:
         number, kind, sample = key

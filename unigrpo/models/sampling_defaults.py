@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,11 +19,15 @@ from unigrpo.config import (
     RunConfig,
     TextSamplingConfig,
 )
+from unigrpo.config.checks import positive, within
 from unigrpo.config.denoising import StageConfig
+from unigrpo.typed_files import built, read_json
 
 FILE = "sampling.json"
 NOT_OF_THE_POLICY = ("num_image_tokens", "cache")
 """Settings that follow from others, or change the speed alone."""
+
+ADVICE = "export the policy again, or delete the file and give the settings as flags"
 
 Sampling = TypeVar("Sampling", TextSamplingConfig, ImageSamplingConfig)
 
@@ -84,15 +89,17 @@ class SamplingDefaults:
         file = Path(folder) / FILE
         if not file.is_file():
             return None
+        values = read_json(file, dict[str, Any], CheckpointError, ADVICE)
+        known = {field.name for field in fields(cls)}
         try:
-            values = json.loads(file.read_text("utf-8"))
-            known = {field.name for field in fields(cls)}
-            return cls(**{name: value for name, value in values.items() if name in known})
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise CheckpointError(
-                f"{file} cannot be read ({type(error).__name__}: {error}); export the policy again, or delete the "
-                "file and give the settings as flags"
-            ) from error
+            found = built(cls, {name: value for name, value in values.items() if name in known})
+            positive("resolution", found.resolution)
+            within("max_text_tokens", found.max_text_tokens, 0, math.inf)
+            for name in ("prompting", "text_sampling", "image_sampling"):  # these configs check the ranges
+                getattr(found, name)()
+        except ValueError as error:
+            raise CheckpointError(f"{file}: {error}; {ADVICE}") from error
+        return found
 
     def prompting(self) -> DataConfig:
         """Returns templates and instructions of prompts."""
@@ -134,7 +141,7 @@ class SamplingDefaults:
 def _known(kind: type[Sampling], values: dict[str, Any]) -> Sampling:
     """Returns the settings that this version knows, as :meth:`SamplingDefaults.read` does."""
     names = {field.name for field in fields(kind)}
-    return kind(**{name: value for name, value in values.items() if name in names})
+    return built(kind, {name: value for name, value in values.items() if name in names})
 
 
 def _settings(sampling: TextSamplingConfig | ImageSamplingConfig) -> dict[str, Any]:

@@ -16,11 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from unigrpo import CheckpointError
 from unigrpo.config import BaseRunConfig
 from unigrpo.runs.errors import check_room, output_errors
+from unigrpo.typed_files import WrongContent, json_content, read_json
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +30,36 @@ BEST_FILE = "best.json"
 CHECKSUM_THREADS = 8
 """Files that are read at once for their checksums, which Python computes in parallel."""
 BLOCK_BYTES = 2**24
+
+
+class _Size(TypedDict):
+    bytes: int
+
+
+class File(_Size, total=False):
+    """Size and checksum of a file."""
+
+    sha256: str
+
+
+class _State(TypedDict, total=False):
+    num_policy_ranks: int
+
+
+class Mark(TypedDict):
+    """The content of ``complete.json``."""
+
+    step: int
+    state: _State
+    files: dict[str, int | File]
+    """By relative path; version 0.1 wrote the size alone."""
+
+
+class Best(TypedDict):
+    """The content of ``best.json``."""
+
+    checkpoint: str
+    metric: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,16 +193,11 @@ def named_best(path: Path) -> str:
 
 def _best(path: Path) -> tuple[str, float]:
     """Returns name and metric of the best checkpoint."""
-    try:
-        best = json.loads((path / BEST_FILE).read_text())
-        return str(best["checkpoint"]), float(best["metric"])
-    except FileNotFoundError:
+    if not (path / BEST_FILE).exists():
         return "", float("-inf")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{path / BEST_FILE} cannot be read ({type(error).__name__}: {error}); put it back, or delete it; then "
-            "none of the present checkpoints is kept as the best"
-        ) from error
+    advice = "restore the file, or delete it; then none of the present checkpoints is kept as the best"
+    best = read_json(path / BEST_FILE, Best, CheckpointError, advice)
+    return best["checkpoint"], float(best["metric"])
 
 
 def read(folder: Path) -> Checkpoint:
@@ -187,18 +213,21 @@ def read(folder: Path) -> Checkpoint:
 
 
 def _opened(folder: Path) -> Checkpoint:
-    mark = json.loads((folder / COMPLETE_FILE).read_text())
-    return Checkpoint(folder=folder, step=mark["step"], state=mark["state"])
+    mark = _mark(folder)
+    return Checkpoint(folder=folder, step=mark["step"], state={**mark["state"]})
 
 
 def _problem(folder: Path) -> str:
     """Returns what is wrong with a checkpoint folder; empty if it is complete."""
     try:
-        mark = json.loads((folder / COMPLETE_FILE).read_text())
-        files, _, _ = dict(mark["files"]), int(mark["step"]), dict(mark["state"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"{COMPLETE_FILE} cannot be read ({type(error).__name__}: {error})"
-    files = {name: {"bytes": each} if isinstance(each, int) else each for name, each in files.items()}  # version 0.1
+        mark = _mark(folder)
+    except WrongContent as error:
+        return f"{COMPLETE_FILE}: {error}"
+    if folder.name.removeprefix("step_").isdecimal() and folder.name != _name(mark["step"]):
+        return f"{COMPLETE_FILE} is that of step {mark['step']}"
+    files: dict[str, Any] = {
+        name: {"bytes": each} if isinstance(each, int) else each for name, each in mark["files"].items()
+    }
     for name, expected in files.items():
         path = folder / name
         if not path.is_file():
@@ -210,6 +239,10 @@ def _problem(folder: Path) -> str:
         if found != known[name]:
             return f"{name} is damaged: its content has changed since it was written"
     return ""
+
+
+def _mark(folder: Path) -> Mark:
+    return json_content(folder / COMPLETE_FILE, Mark)
 
 
 def _described(folder: Path) -> dict[str, dict[str, Any]]:

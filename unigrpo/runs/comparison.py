@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 
 from unigrpo import ConfigError
 from unigrpo.runs.config_file import NOT_COMPARED, flat_settings
-from unigrpo.runs.metrics import METRICS_FILE, read_lines
+from unigrpo.runs.metrics import METRICS_FILE, read_metrics, read_scores
 from unigrpo.runs.report import read_config, run_facts, template
 from unigrpo.runs.report_plots import MAX_COLUMNS, Rows, moving_average
-from unigrpo.runs.scores import SCORES_FILE, Gain, Scores, paired_gain, scores_at
+from unigrpo.runs.scores import Gain, Scores, paired_gain, scores_at
 
 SHOWN = (
     "reward/total_mean", "eval/reward_total", "validation/", "loss/total", "kl/reference_nats", "grad_norm",
@@ -48,10 +48,10 @@ def read_run(folder: Path) -> Run:
     Raises:
         ConfigError: The folder holds no metrics.
     """
-    metrics = read_lines(folder / METRICS_FILE)
+    metrics = read_metrics(folder)
     if not metrics:
         raise ConfigError(f"{folder}: no {METRICS_FILE} with a step in it; name the folder of a run")
-    scores = read_lines(folder / SCORES_FILE)
+    scores = read_scores(folder)
     evaluated = [row for row in metrics if any(name.startswith("eval/") for name in row)]
     last = evaluated[-1] if evaluated else {}
     return Run(
@@ -86,7 +86,7 @@ def write_comparison(folders: Sequence[Path], page: Path) -> Path:
         held_out=held_out_rows(runs),
         settings=changed_settings(runs),
     )
-    page.write_text(text, encoding="utf-8")
+    page.write_text(text, encoding="utf-8", errors="backslashreplace")
     return page
 
 

@@ -15,7 +15,8 @@ from typing import Any, Protocol, runtime_checkable
 import yaml
 
 from unigrpo import ConfigError
-from unigrpo.config.old_names import renamed_config
+from unigrpo.config.parsing import load_yaml
+from unigrpo.typed_files import checked
 
 CONFIG_FILE = "config.yaml"
 PACKAGES = ("unigrpo", "torch", "transformers", "deepspeed", "ray", "openrlhf")
@@ -63,13 +64,9 @@ def changed_settings(config: DictConfig, folder: Path) -> dict[str, tuple[Any, A
     Raises:
         ValueError: The file there cannot be read.
     """
-    path = folder / CONFIG_FILE
-    if not path.exists():
+    if not (folder / CONFIG_FILE).exists():
         return {}
-    try:
-        old = renamed_config(yaml.safe_load(path.read_text()))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read ({error}); put it back, or delete it to go on without") from error
+    old = read_settings(folder)
     before, now = flat_settings(old), flat_settings(_as_json(_without_new_defaults(config, old)))
     names = [name for name in {**before, **now} if name not in NOT_COMPARED]
     return {
@@ -77,6 +74,22 @@ def changed_settings(config: DictConfig, folder: Path) -> dict[str, tuple[Any, A
         for name in names
         if before.get(name, ABSENT) != now.get(name, ABSENT)
     }
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Returns the settings of a run directory by their sections, with the names of this version.
+
+    Raises:
+        ConfigError: There is no config, or it cannot be read.
+    """
+    path = folder / CONFIG_FILE
+    try:
+        return checked(load_yaml(path.read_text("utf-8"), yaml.safe_load), dict[str, Any])
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"{path} cannot be read ({reason}); restore the file, or delete it to go on without"
+        ) from error
 
 
 def _without_new_defaults(now: Any, old: Any) -> Any:

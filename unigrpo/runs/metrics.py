@@ -8,25 +8,57 @@ from __future__ import annotations
 import html
 import importlib
 import json
-import os
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from unigrpo import ConfigError
 from unigrpo.runs.config_file import flat_settings
 from unigrpo.runs.scores import SCORES_FILE
 from unigrpo.runs.tracking import check_tracking
+from unigrpo.typed_files import read_json_lines, read_lines, replace_text
 
 METRICS_FILE = "metrics.jsonl"
 ROLLOUTS_FILE = "rollouts.jsonl"
 WANDB_ID_FILE = "wandb_id.txt"
 STEP = "step"
 """Name under which W&B gets the step."""
+ADVICE = "restore the file, or correct or delete this line"
+
+
+class Step(TypedDict):
+    """What every line has."""
+
+    step: int
+
+
+class SampleRow(Step, total=False):
+    """A line of ``rollouts.jsonl``, as far as it is read again."""
+
+    kind: str
+    prompt_id: str
+    task: str
+    prompt: str
+    label: str | None
+    images: list[str]
+    completion: str
+    reward: float | None
+
+
+class ScoreRow(Step):
+    """A line of ``scores.jsonl``."""
+
+    prompt_id: str
+    task: str
+    scores: dict[str, float]
+
+
+Rows = list[dict[str, Any]]
 
 
 class MetricsWriter:
@@ -122,10 +154,8 @@ class MetricsWriter:
         for name in (METRICS_FILE, ROLLOUTS_FILE, SCORES_FILE):
             path = self._folder / name
             if path.exists():
-                kept = [line for line in path.read_text().splitlines() if _step(line) <= step]
-                partial = path.with_suffix(".partial")
-                partial.write_text("".join(line + "\n" for line in kept))
-                os.replace(partial, path)
+                rows = read_lines(path, Step, ConfigError, ADVICE) if step >= 0 else []
+                replace_text(path, "".join(f"{line}\n" for line, row in rows if row["step"] <= step))
 
     def close(self) -> None:
         """Closes the writers."""
@@ -135,12 +165,24 @@ class MetricsWriter:
             self._wandb.finish()
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Returns the rows of a JSON-lines file, without a last line that was cut off by a kill; empty if there is no
-    file."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines() if _step(line) < float("inf")]
+def read_metrics(folder: Path) -> Rows:
+    """Returns the metrics of a run directory, each step with its number as `step`, without a last line that was cut
+    off by a kill; empty if there are none.
+
+    Raises:
+        ConfigError: A line holds something else.
+    """
+    return read_json_lines(folder / METRICS_FILE, Annotated[Step, dict[str, float]], ConfigError, ADVICE)
+
+
+def read_rollouts(folder: Path) -> Rows:
+    """Returns the samples of a run directory as :func:`read_metrics` does; a row is a :class:`SampleRow`."""
+    return read_json_lines(folder / ROLLOUTS_FILE, SampleRow, ConfigError, ADVICE)
+
+
+def read_scores(folder: Path) -> Rows:
+    """Returns the held-out scores of a run directory as :func:`read_metrics` does; a row is a :class:`ScoreRow`."""
+    return read_json_lines(folder / SCORES_FILE, ScoreRow, ConfigError, ADVICE)
 
 
 def _append(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -154,14 +196,6 @@ def _cell(value: str | float | None) -> str:
         return ""
     text = value if isinstance(value, str) else f"{value:.4g}"
     return html.escape(text).replace("|", "&#124;").replace("\n", "<br>")
-
-
-def _step(line: str) -> float:
-    """Returns the step of a line; infinity for a line that was cut off, so that it is deleted."""
-    try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
-        return float("inf")
 
 
 def _write_hparams(writer: SummaryWriter, settings: dict[str, Any]) -> None:

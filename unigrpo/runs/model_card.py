@@ -6,15 +6,17 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import yaml
 
-from unigrpo import __version__
+from unigrpo import ConfigError, __version__
 from unigrpo.config import BaseRunConfig, PromptFiles, RunConfig, prompt_files
 from unigrpo.config.denoising import StageConfig
+from unigrpo.config.parsing import load_yaml
 from unigrpo.runs.config_file import commit, without_secrets
-from unigrpo.runs.metrics import METRICS_FILE
+from unigrpo.runs.metrics import read_metrics
+from unigrpo.typed_files import read_json
 
 CARD = "README.md"
 SOURCE_SUFFIX = ".source.json"
@@ -22,6 +24,14 @@ SOURCE_SUFFIX = ".source.json"
 UNKNOWN = "not known"
 HELD_OUT = ("eval/", "validation/")
 """Beginnings of the names of held-out metrics."""
+
+
+class SourceRecord(TypedDict, total=False):
+    """What the model card takes from the record that ``unigrpo prepare`` writes."""
+
+    rows: dict[str, Any]
+    source: Any
+    licence: Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +46,12 @@ class Progress:
 
 
 def read_progress(run: Path, step: int) -> Progress:
-    """Returns the held-out metrics of a run directory: the first ones, and the last ones up to a step."""
-    file = run / METRICS_FILE
-    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-    found = [_held_out(row) for row in rows if row["step"] <= step]
+    """Returns the held-out metrics of a run directory: the first ones, and the last ones up to a step.
+
+    Raises:
+        ConfigError: A line of ``metrics.jsonl`` holds something else than metrics.
+    """
+    found = [_held_out(row) for row in read_metrics(run) if row["step"] <= step]
     measured = [values for values in found if values]
     return Progress(step=step, before=measured[0], after=measured[-1]) if measured else Progress(step=step)
 
@@ -100,7 +112,7 @@ def base_licence(base: str) -> str:
         return ""
     head = file.read_text(encoding="utf-8", errors="replace").split("---")
     try:
-        values = yaml.safe_load(head[1]) if len(head) > 2 else None
+        values = load_yaml(head[1]) if len(head) > 2 else None
     except yaml.YAMLError:
         return ""
     return str(values.get("license") or "") if isinstance(values, dict) else ""
@@ -125,7 +137,8 @@ def _prompt_rows(files: PromptFiles, remark: str) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for file in prompt_files(files):
         record = Path(file.path + SOURCE_SUFFIX)
-        found = json.loads(record.read_text()) if record.is_file() else {}
+        advice = "restore the file, or delete it; then the model card says nothing about the data"
+        found = read_json(record, SourceRecord, ConfigError, advice) if record.is_file() else {}
         kept = found.get("rows", {}).get("kept", UNKNOWN)
         source = _shown(str(found.get("source", UNKNOWN)))
         rows.append((f"`{_shown(file.path)}`{remark}", str(kept), str(found.get("licence", UNKNOWN)), source))

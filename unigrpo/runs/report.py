@@ -7,23 +7,21 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import re
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
-import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
-from PIL import Image
 
 from unigrpo import ConfigError
 from unigrpo.data.images import read_image
-from unigrpo.runs.config_file import CONFIG_FILE
+from unigrpo.runs.config_file import CONFIG_FILE, read_settings
 from unigrpo.runs.image_grid import IMAGES, RECONSTRUCTIONS, stack_vertically
-from unigrpo.runs.metrics import METRICS_FILE, ROLLOUTS_FILE, read_lines
+from unigrpo.runs.metrics import METRICS_FILE, read_metrics, read_rollouts, read_scores
 from unigrpo.runs.report_plots import Rows, mean_seconds, write_plots
-from unigrpo.runs.scores import SCORES_FILE, Scores, paired_gain, scores_at
+from unigrpo.runs.scores import Scores, paired_gain, scores_at
+from unigrpo.typed_files import WrongContent, checked, read_json
 
 MAX_SAMPLES = 24
 MAX_ANSWERS = 8
@@ -32,6 +30,47 @@ THUMBNAIL = 96
 """Longer side of a prompt's image, in pixels."""
 END = re.compile(r"(<\|[^|<>\s]{1,40}\|>\s*)+$")
 """Special tokens at the end of a response."""
+
+
+class _Ended(TypedDict):
+    """What every ``summary.json`` has."""
+
+    steps: int
+    wall_seconds: float
+
+
+class Summary(_Ended, total=False):
+    """The content of ``summary.json``."""
+
+    eval: dict[Literal["before", "after"], dict[str, float]]
+    machine: str
+
+
+class _Actor(TypedDict, total=False):
+    model_name_or_path: str
+    num_nodes: int
+    num_gpus_per_node: int
+
+
+class _Data(TypedDict, total=False):
+    prompt_dataset: str | list[Any]
+
+
+class _HeldOut(TypedDict, total=False):
+    dataset: str | list[Any]
+
+
+class _Train(TypedDict, total=False):
+    seed: Any
+
+
+class Settings(TypedDict, total=False):
+    """The settings of a run that stand in the head of its report."""
+
+    actor: _Actor
+    data: _Data
+    eval: _HeldOut
+    train: _Train
 
 
 def template(name: str) -> Template:
@@ -55,19 +94,20 @@ def write_report(folder: Path) -> Path:
     Raises:
         ValueError: The folder holds no metrics.
     """
-    metrics = read_lines(folder / METRICS_FILE)
+    metrics = read_metrics(folder)
     if not metrics:
         raise ConfigError(f"{folder}: no {METRICS_FILE} with a step in it; name the folder of a run")
-    summary_file, config_file = folder / "summary.json", folder / "config.yaml"
-    summary = json.loads(summary_file.read_text()) if summary_file.exists() else {}
-    rollouts = read_lines(folder / ROLLOUTS_FILE)
+    summary_file, config_file = folder / "summary.json", folder / CONFIG_FILE
+    advice = "restore the file, or delete it; then the report has no comparison with the beginning"
+    summary = read_json(summary_file, Summary, ConfigError, advice) if summary_file.exists() else {}
+    rollouts = read_rollouts(folder)
     steps = [row for row in metrics if row["step"] > 0]
     page = template("report.html.jinja").render(
         name=folder.name,
         num_steps=len(steps),
         summary=summary,
         facts=run_facts(folder, summary, metrics),
-        held_out=held_out_table(summary.get("eval", {}), read_lines(folder / SCORES_FILE)),
+        held_out=held_out_table(summary.get("eval", {}), read_scores(folder)),
         plots=write_plots(folder, metrics),
         workers=worker_table(steps),
         rates=throughput(steps),
@@ -79,13 +119,21 @@ def write_report(folder: Path) -> Path:
         file_data=lambda name: file_data(folder / name),
     )
     path = folder / "report.html"
-    path.write_text(page, encoding="utf-8")
+    path.write_text(page, encoding="utf-8", errors="backslashreplace")
     return path
 
 
 def run_facts(folder: Path, summary: dict[str, Any], metrics: Rows) -> dict[str, str]:
-    """Returns what a reader has to know about a run: model, data, seed, machine and duration, where they are known."""
+    """Returns what a reader has to know about a run: model, data, seed, machine and duration, where they are known.
+
+    Raises:
+        ConfigError: The config of the run holds something else.
+    """
     config: Any = read_config(folder)
+    try:
+        checked(config, Settings)
+    except WrongContent as error:
+        raise ConfigError(f"{folder / CONFIG_FILE}: {error}; restore the file") from error
     data, held_out = config.get("data", {}), config.get("eval", {})
     ranks = config.get("actor", {}).get("num_nodes", 1) * config.get("actor", {}).get("num_gpus_per_node", 1)
     machine = summary.get("machine", "")
@@ -103,14 +151,13 @@ def run_facts(folder: Path, summary: dict[str, Any], metrics: Rows) -> dict[str,
 
 def read_config(folder: Path) -> dict[str, Any]:
     """Returns the settings of a run by their sections; empty if the directory holds none."""
-    path = folder / CONFIG_FILE
-    return (yaml.safe_load(path.read_text()) or {}) if path.exists() else {}
+    return read_settings(folder) if (folder / CONFIG_FILE).exists() else {}
 
 
 def _file_names(dataset: Any) -> str:
     """Returns the names of the data of a run, which are a path or a list of files with settings."""
     files = dataset if isinstance(dataset, list) else [dataset]
-    return ", ".join(str(file["path"] if isinstance(file, dict) else file) for file in files)
+    return ", ".join(str(file.get("path", "") if isinstance(file, dict) else file) for file in files)
 
 
 def held_out_table(evaluations: dict[str, dict[str, float]], scores: Rows) -> dict[str, Any]:
@@ -195,17 +242,22 @@ def throughput(rows: Rows) -> list[dict[str, Any]]:
 def image_grids(folder: Path) -> list[dict[str, Any]]:
     """Returns the grids of a run: the same prompts at the first and the last evaluation, and reconstructions."""
     grids: list[dict[str, Any]] = []
-    if pages := sorted((folder / IMAGES).glob("step_*.png")):
+    if pages := _pages(folder / IMAGES):
         shown = list(dict.fromkeys([pages[0], pages[-1]]))
-        stacked, num_rows = stack_vertically([Image.open(page) for page in shown])
+        stacked, num_rows = stack_vertically([read_image(page) for page in shown])
         stacked.save(folder / f"{IMAGES}.png")
         title = "Generated images" + ", before and after" * (len(shown) > 1)
         rows = [int(page.stem.removeprefix("step_")) for page in shown for _ in range(num_rows)]
         grids.append({"title": title, "file": f"{IMAGES}.png", "rows": rows})
-    if pages := sorted((folder / RECONSTRUCTIONS).glob("step_*.png")):
+    if pages := _pages(folder / RECONSTRUCTIONS):
         title = f"Reconstructions at step {int(pages[-1].stem.removeprefix('step_'))}"
         grids.append({"title": title, "file": f"{RECONSTRUCTIONS}/{pages[-1].name}", "rows": []})
     return grids
+
+
+def _pages(folder: Path) -> list[Path]:
+    """Returns the grids of a folder in the order of their steps. Files with other names are left out."""
+    return [page for page in sorted(folder.glob("step_*.png")) if page.stem.removeprefix("step_").isdecimal()]
 
 
 def answer_table(rollouts: Rows) -> dict[str, Any]:

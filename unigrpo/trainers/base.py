@@ -15,12 +15,14 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 import numpy as np
 from PIL.Image import Image
 
+from unigrpo import CheckpointError
 from unigrpo.config import BaseRunConfig
 from unigrpo.records import Prompt
-from unigrpo.runs.checkpoints import CheckpointStore
+from unigrpo.runs.checkpoints import COMPLETE_FILE, CheckpointStore
 from unigrpo.runs.errors import output_errors
 from unigrpo.runs.model_card import Progress, write_model_card
 from unigrpo.runs.stopping import RunStopped, StopRequest
+from unigrpo.typed_files import WrongContent, built
 from unigrpo.workers.group import WorkerGroup
 from unigrpo.workers.trained import TrainedWorker
 
@@ -201,7 +203,13 @@ class Trainer(ABC, Generic[Config, State]):
         found = self.checkpoints.latest()
         if found is None:
             return 0
-        self.state = type(self.state)(**found.state)
+        try:
+            self.state = built(type(self.state), found.state)
+        except WrongContent as error:
+            raise CheckpointError(
+                f"{found.folder}: the state of the trainer in {COMPLETE_FILE} cannot be used: {error}; was it written "
+                "by another version?"
+            ) from error
         self.load_model(found.folder)
         self.state.num_policy_ranks = self.config.actor.num_ranks
         self._note_progress({})

@@ -73,7 +73,7 @@ def test_a_dataclass_is_built_of_fitting_values_alone():
     for values, message in (
         ({"size": "3"}, "size is '3', expected an integer"),
         ({"name": "a"}, "missing 1 required .* 'size'"),
-        ({"size": 3, "sise": 4}, "'sise' is not known"),
+        ({"size": 3, "length": 4}, "'length' is not known"),
     ):
         with pytest.raises(WrongContent, match=message):
             built(Settings, values)

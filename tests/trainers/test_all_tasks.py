@@ -45,7 +45,8 @@ from unigrpo.config import (
 from unigrpo.data.prompts import load_prompts
 from unigrpo.library.trainer import LocalTrainer
 from unigrpo.records import Prompt, Rollout, SampleRequest
-from unigrpo.trainers.unigrpo import LogprobMismatchError, UniGRPOTrainer
+from unigrpo.trainers.logprob_check import LogprobCheck, LogprobMismatchError
+from unigrpo.trainers.unigrpo import UniGRPOTrainer
 from unigrpo.training.passes import entry_log_probs
 from unigrpo.workers.logprob_mismatch import LogprobGap, _row_at
 from unigrpo.workers.policy import PolicyWorker
@@ -310,9 +311,9 @@ def test_a_sampler_that_records_something_else_stops_the_run(tiny_unified_folder
         ([(0.1, 0.1, 4), (math.nan, math.nan, 4)], r"differ by nan nats"),
     ],
 )
-def test_the_mean_over_the_tokens_of_a_task_stops_the_run(tiny_unified_folder, prompt_file, tmp_path, gaps, message):
-    trainer = make_trainer(config(tiny_unified_folder, prompt_file), tmp_path, load_prompts(prompt_file), [])
-    samples = trainer.config.rollout.n_samples_per_prompt
+def test_the_mean_over_the_tokens_of_a_task_stops_the_run(tiny_unified_folder, prompt_file, gaps, message):
+    run = config(tiny_unified_folder, prompt_file)
+    check, samples = LogprobCheck(run, num_ranks=1), run.rollout.n_samples_per_prompt
     rollouts: list[Any] = [
         SimpleNamespace(key=SimpleNamespace(prompt_id=f"a:{n // samples}", task="text"))
         for n in range(len(gaps) * samples)
@@ -320,13 +321,13 @@ def test_the_mean_over_the_tokens_of_a_task_stops_the_run(tiny_unified_folder, p
     found = [LogprobGap(total=total, largest=largest, num_tokens=tokens) for total, largest, tokens in gaps]
     step: Any = SimpleNamespace(rollouts=rollouts, mismatch=lambda _: found)
     if not message:
-        assert trainer._logprob_mismatch(0, step) == {
+        assert check.metrics(0, step) == {
             "logprob_mismatch/largest_nats": 2.5, "logprob_mismatch/mean_nats": pytest.approx(0.7 / 8),
             "logprob_mismatch/skipped_tasks": 0.0,
         }  # fmt: skip
         return
     with pytest.raises(LogprobMismatchError, match=message):
-        trainer._logprob_mismatch(0, step)
+        check.metrics(0, step)
 
 
 def test_a_sample_does_not_depend_on_the_tasks_around_it(tiny_unified_folder, prompt_file, tmp_path):

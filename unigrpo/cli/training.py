@@ -30,8 +30,9 @@ from unigrpo.runs.lock import locked
 from unigrpo.runs.report import write_report
 from unigrpo.runs.stopping import RunStopped, StopRequest
 from unigrpo.trainers.denoising import StageTrainer
+from unigrpo.trainers.logprob_check import LogprobMismatchError
 from unigrpo.trainers.rollout_source import StalenessError
-from unigrpo.trainers.unigrpo import LogprobMismatchError, UniGRPOTrainer
+from unigrpo.trainers.unigrpo import UniGRPOTrainer
 from unigrpo.training.reward_failures import RewardError
 
 logger = logging.getLogger(__name__)

@@ -25,25 +25,22 @@ from unigrpo.records import Prompt, RewardOutput, Rollout, SampleRequest, TrainS
 from unigrpo.runs.checkpoints import CheckpointStore
 from unigrpo.runs.image_grid import IMAGES, captioned_grid
 from unigrpo.trainers.base import Output, Trainer, TrainState, prompt_row
+from unigrpo.trainers.logprob_check import LogprobCheck
 from unigrpo.trainers.rollout_source import ColocatedRollouts, DisaggregatedRollouts, Generated, RolloutSource
 from unigrpo.training.behaviour import check_behaviour
 from unigrpo.training.inner_batch import with_their_groups
 from unigrpo.training.planning import Rewarded, train_samples
 from unigrpo.training.reward_aggregation import RewardAggregator, span_advantages
 from unigrpo.training.reward_failures import FailureGuard
-from unigrpo.training.reward_metrics import reward_metrics, task_metrics
+from unigrpo.training.reward_metrics import advantage_metrics, reward_metrics, task_metrics
+from unigrpo.training.rollout_metrics import rollout_metrics
 from unigrpo.workers.group import WorkerGroup
-from unigrpo.workers.logprob_mismatch import LogprobGap, is_comparable, is_exact, mean_gap
 from unigrpo.workers.policy import PolicyWorker
 from unigrpo.workers.reference import ReferenceWorker
 from unigrpo.workers.reward import RewardScorer
 
 logger = logging.getLogger(__name__)
 Item = TypeVar("Item")
-
-
-class LogprobMismatchError(RuntimeError):
-    """The sampler's log-probabilities are not those of the training path."""
 
 
 @dataclass
@@ -112,8 +109,7 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
         self.group_filter = load_group_filter(chosen.name, chosen.options) if chosen.name else None
         self.objective = load_objective(config.algo.objective.name, config.algo.objective.arguments)
         check_behaviour(config, self.objective)
-        self._warned_tasks: set[str] = set()
-        """Tasks whose log-probabilities cannot be compared, as the log says."""
+        self.logprob_check = LogprobCheck(config, policy.size)
 
     def train_step(self, step: int, output: Output) -> dict[str, float]:
         """Runs one step, from prompts to new weights. Returns its metrics."""
@@ -121,7 +117,7 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
         generated = self.source.generate(step, version, timer.phase)
         rollouts = generated.rollouts
         wait_for_rewards = self.reward.start(rollouts)  # their processes work while the models score
-        mismatch = self._logprob_mismatch(step, generated)
+        mismatch = self.logprob_check.metrics(step, generated)
         early = [i for i, rollout in enumerate(rollouts) if not self._waits_for_rewards(step, rollout)]
         scores = self._start_scores(step, generated, early)
         if len(early) == len(rollouts):
@@ -150,10 +146,10 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
             **reward_metrics(outputs, totals, rewarded.groups, valid),
             **task_metrics([r.key.task for r in rollouts], outputs, totals, rewarded.groups, valid),
             **reward_work,
-            **_advantage_metrics(advantages),
+            **advantage_metrics(advantages),
             **_over_ranks(updates),
             **mismatch,
-            **_rollout_metrics(rollouts, version),
+            **rollout_metrics(rollouts, version),
             **self._throughput(rollouts),
             "rollout/kept_groups": float(len(set(rewarded.groups[kept].tolist()))),
             "policy_version": float(self.state.policy_version),
@@ -208,7 +204,7 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
         if self.group_filter is not None:
             return True
         has_kl = self.config.has_reference and self.config.kl_coef(rollout.key.task) > 0
-        return not (has_kl or self._is_checked(step) or self.config.rollout.max_staleness)
+        return not (has_kl or self.logprob_check.is_due(step) or self.config.rollout.max_staleness)
 
     def _with_gradient(self, rollouts: Sequence[Rollout], rewarded: Rewarded, places: Sequence[int]) -> list[int]:
         """Returns those of some samples that the update scores: with a reward, and with an advantage or a KL."""
@@ -230,7 +226,7 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
             behaviour: ByPlace = {}
             if "old" in self.objective.needs and places:
                 samples = [generated.rollouts[i] for i in places]
-                found = generated.old_log_probs(samples, self._is_checked(step))
+                found = generated.old_log_probs(samples, self.logprob_check.is_due(step))
                 if "behaviour" in self.objective.needs and samples[0].policy_version != self.state.policy_version:
                     behaviour = dict(zip(places, found, strict=True))
                     found = self._proximal(samples)
@@ -282,57 +278,6 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
         with self.timer.phase("sync"), self.checkpoints.scratch("policy") as folder:
             self.policy.call(PolicyWorker.write_weights, folder)
             self.reference.call(ReferenceWorker.move_to, folder)
-
-    def _logprob_mismatch(self, step: int, generated: Generated) -> dict[str, float]:
-        """Compares sampler and training path on one sample of each prompt, every ``train.logprob_mismatch_steps``
-        steps.
-
-        Raises:
-            LogprobMismatchError: They differ by more than rounding, and no cache explains it.
-        """
-        train = self.config.train
-        if not self._is_checked(step):
-            return {}
-        first = generated.rollouts[:: self.config.rollout.n_samples_per_prompt]
-        compared = [r for r in first if is_comparable(self.config, r.key.task)]
-        compared = compared[: len(compared) // self.policy.size * self.policy.size]  # as many on every rank
-        skipped = self._skipped_tasks({r.key.task for r in first})
-        if not compared:
-            return skipped
-        gaps = generated.mismatch(compared)
-        by_task: dict[str, list[tuple[LogprobGap, str]]] = {}
-        for rollout, gap in zip(compared, gaps, strict=True):
-            by_task.setdefault(rollout.key.task, []).append((gap, rollout.key.prompt_id))
-        for task, found in by_task.items():
-            mean, (worst, prompt) = mean_gap([gap for gap, _ in found]), max(found, key=lambda one: one[0].largest)
-            if is_exact(self.config, task) and not mean <= train.logprob_mismatch_limit:
-                raise LogprobMismatchError(
-                    f"sampler and training path differ by {mean:.3g} nats a token of task {task} (at most "
-                    f"{worst.largest:.3g}, on {prompt}), more than train.logprob_mismatch_limit "
-                    f"{train.logprob_mismatch_limit}: they do not see the same model or input"
-                )
-        return {
-            "logprob_mismatch/largest_nats": max(gap.largest for gap in gaps),
-            "logprob_mismatch/mean_nats": mean_gap(gaps),
-            **skipped,
-        }
-
-    def _skipped_tasks(self, tasks: set[str]) -> dict[str, float]:
-        """Returns how many of the tasks cannot be compared, and names them in the log when they first occur."""
-        skipped = {task for task in tasks if not is_comparable(self.config, task)}
-        if skipped - self._warned_tasks:
-            logger.warning(
-                "the check of log-probabilities leaves out the tasks %s: guidance or top_p changes the distribution "
-                "that is sampled; rollout.image.score_guided scores guided images by this distribution",
-                ", ".join(sorted(skipped)),
-            )
-            self._warned_tasks |= skipped
-        return {"logprob_mismatch/skipped_tasks": float(len(skipped))}
-
-    def _is_checked(self, step: int) -> bool:
-        """Whether sampler, scoring and training are compared in this step."""
-        every = self.config.train.logprob_mismatch_steps
-        return every > 0 and step % every == 0
 
     def evaluate(self, output: Output) -> dict[str, float]:
         """Returns held-out metrics, empty without held-out prompts, and writes the greedy completions."""
@@ -418,40 +363,11 @@ def _over_ranks(updates: list[dict[str, float]]) -> dict[str, float]:
     return updates[0] | {name: max(update[name] for update in updates) for name in maxima if name in updates[0]}
 
 
-def _advantage_metrics(advantages: torch.Tensor) -> dict[str, float]:
-    return {
-        "advantage/mean": advantages.mean().item(),
-        "advantage/std": advantages.std(correction=0).item(),
-        "advantage/max": advantages.max().item(),
-        "advantage/min": advantages.min().item(),
-    }
-
-
 def _written_advantage(rollout: Rollout, advantages: Tensor) -> float | dict[str, float]:
     """Returns the advantage of a response, or of each of its parts by name if the rewards tell them apart."""
     rounded = [round(value, 4) for value in advantages.tolist()]
     spans = RESPONSE_SPANS[rollout.key.task]
     return rounded[0] if len(rounded) == 1 else dict(zip(spans, rounded, strict=False))
-
-
-def _rollout_metrics(rollouts: list[Rollout], version: int) -> dict[str, float]:
-    scored = [int(r.scored_mask.sum()) for r in rollouts]
-    full = [n == int(r.response_mask.sum()) for r, n in zip(rollouts, scored, strict=True)]
-    log_probs = sum(float(r.commit_log_probs[r.scored_mask].sum()) for r in rollouts)
-    entropy = sum(float(r.commit_entropy[r.scored_mask].sum()) for r in rollouts if r.commit_entropy is not None)
-    return {
-        "rollout/length_mean": sum(scored) / len(scored),
-        "rollout/full_length": sum(full) / len(rollouts),
-        "rollout/commit_log_prob_mean": log_probs / max(sum(scored), 1),
-        "rollout/entropy_mean": entropy / max(sum(scored), 1),
-        "rollout/staleness": float(max(version - r.policy_version for r in rollouts)),
-        "rollout/denoising_steps_mean": sum(_num_steps(r) for r in rollouts) / len(rollouts),
-    }
-
-
-def _num_steps(rollout: Rollout) -> int:
-    steps = rollout.commit_step[rollout.response_mask]
-    return int(steps[steps >= 0].unique().numel())
 
 
 def _row(kind: str, rollout: Rollout) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Metrics of the rewards of a step: means, spreads, and fractions of missing values."""
+"""Metrics of the rewards and advantages of a step: means, spreads, and fractions of missing values."""
 
 from __future__ import annotations
 
@@ -62,6 +62,16 @@ def reward_means(
         values = [v for v in (o.parts.get(name) for o in outputs) if v is not None]
         means[name] = sum(values) / len(values) if values else float("nan")
     return means | {"reward_total": totals[valid].mean().item()}
+
+
+def advantage_metrics(advantages: Float[Tensor, "B S"]) -> dict[str, float]:
+    """Returns mean, standard deviation and bounds of the advantages of B samples with S spans."""
+    return {
+        "advantage/mean": advantages.mean().item(),
+        "advantage/std": advantages.std(correction=0).item(),
+        "advantage/max": advantages.max().item(),
+        "advantage/min": advantages.min().item(),
+    }
 
 
 def _names(outputs: Sequence[RewardOutput]) -> list[str]:

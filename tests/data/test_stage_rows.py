@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Sequence
 from dataclasses import replace
 from multiprocessing.reduction import ForkingPickler
-from typing import cast
+from pathlib import Path
+from typing import Literal, cast
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from unigrpo.config import Fit
+from unigrpo.config.corpora import CaptionConfig, SourceConfig
+from unigrpo.data.bad_samples import BadSample
+from unigrpo.data.corpora.rows import RowEncoder
 from unigrpo.data.corpora.sample import CorpusSample
 from unigrpo.data.stage_rows import CorpusLoader, LoadedSample, StepDataset, StepLoader
 
@@ -94,3 +101,80 @@ def test_nothing_of_a_step_travels_in_shared_memory(monkeypatch):
     monkeypatch.setattr(torch.UntypedStorage, "_share_fd_cpu_", lambda *_: pytest.fail("it takes shared memory"))
     received = pickle.loads(ForkingPickler.dumps(sent))
     assert [int(sample.pixels.unique()) for sample in received["t2i"].received()] == [12, 13, 14, 15]
+
+
+class NoLongTexts:
+    """A check of samples that knows no tokens."""
+
+    __class__ = RowEncoder  # type: ignore[assignment]
+
+    def check(self, sample: CorpusSample) -> None:
+        if "long" in sample.text:
+            raise BadSample("too long", f"{sample.key}: too long")
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> CorpusLoader:
+    """Three documents, one of which is too long, and two folders with one wide image each: 2 red columns, 4 green
+    ones and 2 blue ones."""
+    image = Image.new("RGB", (8, 4), (0, 255, 0))
+    image.paste((255, 0, 0), (0, 0, 2, 4))
+    image.paste((0, 0, 255), (6, 0, 8, 4))
+    images = {}
+    fits: dict[str, Fit | Literal[""]] = {"cropped": "", "stretched": "stretch"}
+    for name, fit in fits.items():
+        (tmp_path / name / "dog").mkdir(parents=True)
+        image.save(tmp_path / name / "dog" / "a.png")
+        captions = CaptionConfig(store="class_name")
+        images[name] = SourceConfig(
+            kind="image_folder", task="t2i", path=str(tmp_path / name), captions=captions, fit=fit
+        )
+    lines = [json.dumps({"text": text}) + "\n" for text in ("a", "a long one", "b")]
+    (tmp_path / "text.jsonl").write_text("".join(lines))
+    text = SourceConfig(kind="text", task="lm", path=str(tmp_path / "text.jsonl"), max_bad_fraction=0.4)
+    sources = {"t2i": images, "lm": {"text": text}}
+    return CorpusLoader(sources, seed=1, encoder=cast(RowEncoder, NoLongTexts()), resolution=4, fit="crop")
+
+
+def test_the_images_of_each_source_become_square_as_the_source_or_the_run_says(corpus: CorpusLoader) -> None:
+    pixels = {}
+    for loaded in corpus.read("t2i", range(16)):
+        assert loaded.sample.image is None, "the pixels travel alone"
+        assert loaded.sample.text == "dog"
+        assert loaded.pixels is not None
+        pixels[loaded.sample.source] = loaded.pixels
+    green = torch.tensor([0, 255, 0], dtype=torch.uint8)[:, None, None].expand(3, 4, 4)
+    assert torch.equal(pixels["t2i/cropped"], green), "the four columns in the middle"
+    red, blue = pixels["t2i/stretched"][0], pixels["t2i/stretched"][2]
+    assert red[:, 0].min() > red[:, 3].max()
+    assert blue[:, 3].min() > blue[:, 0].max()
+
+
+def test_samples_of_text_have_no_pixels_and_those_that_do_not_fit_are_replaced(corpus: CorpusLoader) -> None:
+    found = corpus.read("lm", range(9))
+    assert [loaded.position for loaded in found] == list(range(9))
+    assert {loaded.sample.text for loaded in found} == {"a", "b"}
+    assert all(loaded.pixels is None for loaded in found)
+
+
+def test_what_loader_processes_read_is_counted_as_if_this_process_had_read_it(corpus: CorpusLoader) -> None:
+    here = StepDataset(corpus, {"t2i": 4, "lm": 3}, rank=0, world_size=1)
+    steps = StepLoader(here, num_workers=0)
+    samples = [steps.at(step) for step in range(3)]
+    expected = {name: (dict(s.seen), dict(s.counts)) for name, s in corpus.streams.items()}
+    assert expected["lm"][1] == {("lm/text", "too long"): 3}, "once in each of three epochs"
+    for stream in corpus.streams.values():
+        stream.seen.clear()
+        stream.counts.clear()
+    for batch in samples:
+        here.count(batch)
+    assert {name: (dict(s.seen), dict(s.counts)) for name, s in corpus.streams.items()} == expected
+
+
+def test_a_source_without_a_usable_sample_is_found_before_the_run(corpus: CorpusLoader, tmp_path: Path) -> None:
+    corpus.check_sources()
+    (tmp_path / "text.jsonl").write_text(json.dumps({"text": "a long one"}) + "\n")
+    lm = {"text": SourceConfig(kind="text", task="lm", path=str(tmp_path / "text.jsonl"))}
+    broken = CorpusLoader({"lm": lm}, seed=1, encoder=cast(RowEncoder, NoLongTexts()), resolution=4, fit="crop")
+    with pytest.raises(ValueError, match=r"source lm/text: 1 of 1 samples cannot be used \(too long 1\)"):
+        broken.check_sources()

@@ -30,6 +30,7 @@ RUN = RunConfig(
 def test_a_policy_samples_as_its_run_did(tmp_path: Path) -> None:
     SamplingDefaults.of_run(RUN).write(tmp_path)
     found = SamplingDefaults.read(tmp_path)
+    assert found is not None
     assert found == SamplingDefaults.of_run(RUN)
     assert (found.resolution, found.fit, found.max_text_tokens) == (64, "stretch", 40)
     assert found.text_sampling() == TEXT

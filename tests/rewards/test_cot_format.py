@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from rewards.base import RewardInput
@@ -118,8 +116,6 @@ def test_options_come_from_the_config():
         ("<|", True),
     ],
 )
+@pytest.mark.timeout(60)  # quadratic time would be hours
 def test_a_megabyte_of_anything_takes_no_longer_than_its_length(piece, expected):
-    text = "<think>a</think>" + piece * (1_000_000 // len(piece))
-    start = time.perf_counter()
-    assert is_well_formed(text) is expected
-    assert time.perf_counter() - start < 2.0
+    assert is_well_formed("<think>a</think>" + piece * (1_000_000 // len(piece))) is expected

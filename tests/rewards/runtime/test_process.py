@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing import Pipe
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rewards.base import RewardInput
+from rewards.runtime import __main__ as program
 from rewards.runtime.host import RewardSpec
 from rewards.runtime.process import ProcessFailed, RewardProcess
 
@@ -260,3 +264,33 @@ def test_a_reward_that_leaks_runs_out_of_its_memory_and_the_process_serves_on(st
         scores = process.score(INPUTS, seconds=LONG)
         assert scores.values == [None, None]
         assert "MemoryError: this process has taken all the memory that it may" in scores.reason
+
+
+class Calculator:
+    """What the program serves in the test of its protocol."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def divided_by(self, other: int) -> float:
+        if other < 0:
+            raise ValueError("give a positive number")
+        return self.number / other
+
+
+def test_the_program_answers_calls_until_the_other_side_hangs_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    here, there = Pipe()
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    paths: list[Any] = [*sys.path, "/added"]
+    for message in (paths, (f"{__name__}.Calculator", (6,)), *(("divided_by", (n,)) for n in (3, 0, -1))):
+        here.send(message)
+    monkeypatch.setattr(program.pkgutil, "resolve_name", {f"{__name__}.Calculator": Calculator}.__getitem__)
+    received: list[Any] = []
+    monkeypatch.setattr(type(there), "send", lambda connection, value: received.append(value))
+    here.close()
+    with pytest.raises(EOFError):
+        program._serve(there)
+    assert sys.path == paths
+    assert received[0] == (True, 2.0)
+    assert received[1][0] is False and received[1][1].startswith("ZeroDivisionError: division by zero")
+    assert received[2] == (False, "give a positive number")

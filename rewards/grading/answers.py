@@ -7,8 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from rewards.grading import arithmetic, numbers, units
-from rewards.grading.brackets import is_bracketed, outside, split, without_brackets
-from rewards.grading.expressions import in_radians, is_readable, symbols
+from rewards.grading.expressions import in_radians, is_bracketed, is_readable, outside, split, symbols, unbracketed
 from rewards.grading.latex import strip_wrapping
 from rewards.grading.number_words import to_digits
 from rewards.grading.numbers import NAME, Number
@@ -33,19 +32,12 @@ Words = NamedTuple("Words", [("text", str)])
 """A text that is compared by its spelling."""
 Value = Number | Time | Numeral | Interval | Union | Sequence | Matrix | Relation | Expression | Words
 
+Parsed = NamedTuple("Parsed", [("text", str), ("values", tuple[Value, ...]), ("name", str)])
+"""An answer in canonical spelling with its values, usually one. An equation such as ``2 + 5 = 7`` has one for each
+side, and all must be right. The name is ``x`` for ``x = 7``, and empty for an answer without a name."""
 
-class Parsed(NamedTuple):
-    """An answer in canonical spelling with its typed values."""
-
-    text: str
-    values: tuple[Value, ...]
-    """Usually this is one value. An equation such as ``2 + 5 = 7`` has one for each side, and all must be right."""
-    name: str = ""
-    """This is ``x`` for ``x = 7``, and empty for an answer without a name."""
-
-
-_TIME = re.compile(r"(\d{1,2})(?::(\d{2})(?::(\d{2}))?)?\s*(?:([ap])\.?\s*m)?\.?", re.IGNORECASE)
-_NUMERAL = re.compile(r"\(?([0-9A-Za-z]+)\)?\s*(?:_\{?\s*\(?(\w+)\)?\s*\}?|\s+\(?(?:in )?base[ -](\w+)\)?)")
+_TIME = re.compile(r"(?=.*[:m])(\d{1,2})(?::(\d{2})(?::(\d{2}))?)?\s*(?:([ap])\.?\s*m)?\.?", re.IGNORECASE)
+_NUMERAL = re.compile(r"\(?([A-Za-z]*\d[^\W_]*)\)?\s*(?:_\{?\s*\(?(\w+)\)?\s*\}?|\s+\(?(?:in )?base[ -](\w+)\)?)")
 _JOIN = r"\s*,?\s+(?i:and|or)\s+|\s*;\s*|,"
 _RELATION = "[<>≤≥≠=∈]"
 _VARIABLE = re.compile(r"[A-Za-z](?:_\w)?|\\(?:theta|alpha|lambda)")
@@ -68,7 +60,7 @@ def parse(text: str) -> Parsed:
     >>> parse("x = 7").name, parse("x^2 = 49").values, parse("(1, 2]").values
     ('x', (Relation(sides=('x^2', '49'), signs=('=',)),), (Interval(brackets='(]', items=('1', '2'), name=''),))
     """
-    name, text = _named_point(without_brackets(text))
+    name, text = _named_point(unbracketed(text))
     whole = _first(text, _NOTATIONS)
     if whole:
         return Parsed(text, (whole,), name)
@@ -77,13 +69,13 @@ def parse(text: str) -> Parsed:
         if others and NAME.fullmatch(left) and not any(left.lstrip("\\") in symbols(side) for side in others):
             return Parsed(text, tuple(("∈" in text and _interval(side)) or _value(side) for side in others), left)
     if not symbols(text):
-        return Parsed(text, tuple(map(_value, sides)))
+        return Parsed(text, tuple(map(_value, sides)), "")
     value = _value(text)
     return Parsed(text, (value,), value.name if isinstance(value, Interval) else "")
 
 
 def _value(text: str) -> Value:
-    text = without_brackets(strip_wrapping(text))
+    text = unbracketed(strip_wrapping(text))
     return _first(text, (*_NOTATIONS, *_FORMS)) or Words(text)
 
 
@@ -102,7 +94,7 @@ def _named_point(text: str) -> tuple[str, str]:
 
 def _time(text: str) -> Time | None:
     found = _TIME.fullmatch(text)
-    if not found or not (found[2] or found[4]):
+    if not found:
         return None
     hour, half = int(found[1]), (found[4] or "").lower()
     hour = hour % 12 + 12 * (half == "p") if half else hour
@@ -111,8 +103,7 @@ def _time(text: str) -> Time | None:
 
 def _numeral(text: str) -> Numeral | None:
     found = _NUMERAL.fullmatch(text)
-    is_numeral = found and re.search(r"\d", found[1])
-    return Numeral(found[1].upper(), to_digits((found[2] or found[3]).lower())) if found and is_numeral else None
+    return Numeral(found[1].upper(), to_digits((found[2] or found[3]).lower())) if found else None
 
 
 def _number(text: str) -> Number | None:
@@ -178,10 +169,10 @@ def _inequality(text: str) -> Interval | None:
     sides, signs = relation
     if signs[0] in ">≥":
         sides, signs = sides[::-1], tuple(MIRRORED[sign] for sign in signs[::-1])
-    is_variable = [bool(_VARIABLE.fullmatch(side)) for side in sides]
-    if is_variable == [True, False]:
+    first, last = (_VARIABLE.fullmatch(side) for side in (sides[0], sides[-1]))
+    if first and not last:
         sides, signs = ("-∞", *sides), ("<", *signs)
-    elif is_variable == [False, True]:
+    if last and not first:
         sides, signs = (*sides, "∞"), (*signs, "<")
     if len(sides) != 3 or not _VARIABLE.fullmatch(sides[1]) or not set(signs) <= set("<≤"):
         return None
@@ -204,7 +195,7 @@ def _unit(text: str) -> tuple[str, str]:
     found = _UNIT_AT_END.fullmatch(text)
     name = units.canonical(found[2]) if found and len(found[2]) > 1 - ("°" in text) else None
     is_known = name and set(re.split(r"[ /^]", name)) <= {*units.KNOWN, "2", "3"}
-    return (without_brackets(found[1]), name) if found and name and is_known else (text, "")
+    return (unbracketed(found[1]), name) if found and name and is_known else (text, "")
 
 
 _NOTATIONS = (_time, _numeral, _number, _matrix, _bracketed, _union, _list)

@@ -1,20 +1,19 @@
-"""These functions read which letter of a multiple choice question a text chooses."""
+"""Answers that are chosen: the letter of an option, yes or no, and the words that answer CLEVR questions."""
 
 from __future__ import annotations
 
 import re
 
-from rewards.grading import units
 from rewards.grading.latex import canonical
+from rewards.grading.units import DOUBTS
 
 _GOLD = re.compile(r"[(\[]?([A-Ja-j])[)\].:]?")
 _LEAD = re.compile(
-    r"""(?:(?:so|therefore|thus|hence|i[ ]think),?[ ])*
+    r"""(?:i[ ]think,?[ ])?
     (?: (?:(?:i(?:'d|[ ]would)?|we)[ ])? (?:choose|pick|select|go[ ]with)[ ]
       | it(?:'s|[ ]is|[ ]must[ ]be)[ ] | only[ ] )?
     (?:the[ ]|my[ ])?
-    (?: (?:final[ ]|correct[ ]|best[ ]|right[ ])?
-        (?:ans\b\.?|answer|option|choice|letter)s? (?:[ ]is|[ ]would[ ]be)?
+    (?: (?:correct[ ]|best[ ]|right[ ])? (?:ans\b\.?|answer|option|choice|letter)s? (?:[ ]is|[ ]would[ ]be)?
       | 本题选|选[项择]?|故选|应选|答案[是为]? )? \s*:?\s*""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -34,19 +33,32 @@ _ONLY_LETTERS = re.compile(
       | (?i: and|or|not|both|neither|nor|either|none|all|of|the|above|options?|answers?|is )\b )+""",
     re.VERBOSE,
 )
-_ARTICLE = re.compile(r"\s+(?!(?:and|or|is|to|also|too|works|may|might|could|would|seems)\b)[a-z]")
-_OPTION = re.compile(r"\b[A-J][).:]|[(\[][A-J][)\]]|\b(?:or|and|not|be|option|choose|/) [(\[]?[A-J]\b|[.,;]\s*[A-J]$")
-"""This matches another letter inside the text of the chosen option."""
-_DOUBT = re.compile(r"\b(?:or|be|option|choose|answer is|wait|actually|maybe) [(\[]?[A-J]\b")
+_ARTICLE = re.compile(r"\s+(?!(?:and|or|is|to|also|too|works|may|might|could|would|seems|because|since)\b)[a-z]")
+_DOUBT = r"\b(?:or|be|option|choose|answer is|wait|actually|maybe) [(\[]?[A-J]\b"
 """This matches another choice inside the reasons for the chosen option."""
-_TAKEN_BACK = re.compile(r"(?:or|and|no|wait|actually)\b|not\s+[(\[]?[A-J]\b|[/|?]", re.IGNORECASE)
+_OTHER = re.compile(
+    rf"""(?i:^(?:(?:or|and|no|wait|actually)\b|[/|?])) | \b[A-J][).:] | [(\[][A-J][)\]]
+      | (?:\b(?:and|not)|/)[ ][(\[]?[A-J]\b | [.,;]\s*[A-J]$ | {_DOUBT.replace(" ", "[ ]")}""",
+    re.VERBOSE,
+)
+"""This matches another choice inside the text of the chosen option."""
 _GOES_ON = re.compile(
     r"""\s*(?: $ | ! | 选项 | 正确 | [,;(](?!\s*$) | [-—–]\s )
       | \s+(?:is|are|because|since|as|for|with|would|was|seems|must|has)\b | \s+[\d\\$√]""",
     re.VERBOSE,
 )
 """This matches what may follow a letter that has no mark such as a full stop."""
-_HEDGING_SIGN = re.compile("[/|?或不和]")
+_SAID = re.compile(
+    r"(?:yes|no)\b(?!\.\s*\d|-\w)[*]*\s*(?:$|[^\w\s?]|(?:it|there|they|the|this|that|these|those|because|since|both|all)\b)",
+    re.IGNORECASE,
+)
+_CLASSES = (
+    {"gray": "gray", "grey": "gray", **{c: c for c in ("red", "blue", "green", "brown", "purple", "cyan", "yellow")}},
+    {"cube": "cube", "block": "cube", "sphere": "sphere", "ball": "sphere", "cylinder": "cylinder"},
+    {"large": "large", "big": "large", "small": "small", "tiny": "small"},
+    {"rubber": "rubber", "matte": "rubber", "metal": "metal", "metallic": "metal", "shiny": "metal"},
+)
+"""CLEVR's colours, shapes, sizes and materials with their synonyms (Johnson et al., 2017)."""
 
 
 def gold_letter(gold: str) -> str | None:
@@ -66,11 +78,10 @@ def letter(text: str, is_strict: bool = False) -> str | None:
     With `is_strict`, the letter must come first.
     """
     text = _DENIED.sub("", canonical(text).replace("*", "")).strip()
-    lead = _LEAD.match(text)
-    text, *reasons = _EXPLANATION.split(text[lead.end() if lead else 0 :], maxsplit=1)
-    if any(map(_DOUBT.search, reasons)):
+    text, *reasons = _EXPLANATION.split(_LEAD.sub("", text, count=1), maxsplit=1)
+    if reasons and re.search(_DOUBT, reasons[0]):
         return None
-    text = text.strip().lstrip("$'").strip()
+    text = text.strip().lstrip("$' ")
     found = _FIRST.match(text)
     letters = {m[1] for m in _LETTER.finditer(text) if not (m[1] in "AI" and _ARTICLE.match(text, m.end()))}
     if not found:
@@ -79,12 +90,46 @@ def letter(text: str, is_strict: bool = False) -> str | None:
     chosen = (found[1] or found[2] or found[3]).upper()
     rest = text[found.end() :]
     if found[1] or rest[:1] in {".", ")", ":"}:
-        option = rest.lstrip(".):, '$")
-        return None if rest.startswith("..") or _OPTION.search(option) or _TAKEN_BACK.match(option) else chosen
-    is_article = chosen == "A" and _ARTICLE.match(rest) and not re.match(r"\s+(?:because|since)\b", rest)
-    is_hedged = letters - {chosen} or _hedges(rest) or is_article
+        return None if rest.startswith("..") or _OTHER.search(rest.lstrip(".):, '$")) else chosen
+    is_hedged = letters - {chosen} or _hedges(rest) or (chosen == "A" and _ARTICLE.match(rest))
     return None if is_hedged or not _GOES_ON.match(rest.lstrip("$'")) else chosen
 
 
 def _hedges(text: str) -> bool:
-    return bool(_HEDGING_SIGN.search(text) or units.DOUBTS & set(re.findall("[a-z']+", text.lower())))
+    return bool(re.search("[/|?或不和]", text) or DOUBTS & set(re.findall("[a-z']+", text.lower())))
+
+
+def tokens(text: str) -> list[str]:
+    """Returns the words of an extracted answer in small letters."""
+    return re.findall(r"[^\W_]+(?:'[a-z]+)?", canonical(text).casefold())
+
+
+def yes_or_no(text: str) -> str | None:
+    """Returns "yes" or "no" if the text is that one word, and else None."""
+    found = tokens(text)
+    return found[0] if found in (["yes"], ["no"]) else None
+
+
+def same_yes_no(gold: str, text: str) -> bool:
+    """Returns whether a text begins with the gold "yes" or "no" and does not contain the other."""
+    found = tokens(text)
+    if found[:1] != [gold] or len(found) > 30 or not _SAID.match(canonical(text).lstrip("*(")):
+        return False
+    return not {"yes", "no", "maybe", "perhaps", "unsure", "or", "wait"} & set(found[1:]) - {gold}
+
+
+def same_word(gold: str, text: str) -> bool:
+    """Returns whether a text has the words of the gold, or a synonym of CLEVR and no doubt."""
+    ours, theirs = tokens(gold), tokens(text)
+    if "?" in text or len(theirs) > 12:
+        return False
+    for names in _CLASSES:
+        wanted = names.get(" ".join(ours).removesuffix("s"))
+        if wanted:
+            said = [names.get(word.removesuffix("s")) for word in theirs]
+            found = {*said} - {None}
+            is_said = len(theirs) <= 6 or said[-1] == wanted
+            return is_said and found == {wanted} and not DOUBTS & set(theirs) and not re.search(r"\band\s+\d", text)
+    while ours != theirs and theirs[:1] and theirs[0] in {"the", "a", "an", "it", "is", "it's"}:
+        theirs = theirs[1:]
+    return ours == theirs

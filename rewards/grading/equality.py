@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from typing import Any
 
 from rewards.grading import answers, numbers, units
 from rewards.grading.answers import Expression, Interval, Matrix, Parsed, Relation, Sequence, Union, Value, parse
-from rewards.grading.brackets import depth
-from rewards.grading.expressions import LONGEST, has_words, latex, symbols
+from rewards.grading.expressions import LONGEST, depth, has_words, latex, symbols
 from rewards.grading.latex import canonical
 from rewards.grading.numbers import Number
 
@@ -72,9 +71,10 @@ class _Comparison:
         return gold.signs == answer.signs and all(map(self.formulas, _pairs(gold), _pairs(answer)))
 
     def expressions(self, gold: Number | Expression, answer: Number | Expression) -> bool:
-        ours, theirs = _formula(gold), _formula(answer)
-        is_possible = ours and theirs and not units.conflict(gold.unit, answer.unit)
-        return bool(is_possible) and (_key(ours) == _key(theirs) or self.formulas(ours, theirs))
+        ours, theirs = (side.text if isinstance(side, Expression) else str(side.value) for side in (gold, answer))
+        if units.conflict(gold.unit, answer.unit) or any(isinstance(n, Number) and n.percent for n in (gold, answer)):
+            return False
+        return _key(ours) == _key(theirs) or self.formulas(ours, theirs)
 
     def intervals(self, gold: Interval | Sequence, answer: Interval | Sequence) -> bool:
         names = {side.name for side in (gold, answer) if isinstance(side, Interval)} - {""}
@@ -87,13 +87,13 @@ class _Comparison:
         return len(gold.rows) == len(answer.rows) and all(map(self.all_texts, gold.rows, answer.rows))
 
     def sequences(self, gold: Sequence, answer: Sequence) -> bool:
-        for other_form in (_as_point,) * self.any_form + (_only_item,):
+        for other_form in (_as_point, _only_item) if self.any_form else (_only_item,):
             if gold.brackets != answer.brackets:
                 gold, answer = other_form(gold), other_form(answer)
-        if {gold.brackets, answer.brackets} <= {"", "⦃⦄"} and "…" not in gold.items:
-            is_alike = bool(_coordinates(gold)) == bool(_coordinates(answer))
-            return is_alike and _match(_distinct(gold), _distinct(answer), self.texts)
-        return gold.brackets == answer.brackets and self.all_texts(gold.items, answer.items)
+        if not {gold.brackets, answer.brackets} <= {"", "⦃⦄"} or "…" in gold.items:
+            return gold.brackets == answer.brackets and self.all_texts(gold.items, answer.items)
+        ours, theirs = ({_key(item): item for item in side.items}.values() for side in (gold, answer))
+        return bool(_coordinates(gold)) == bool(_coordinates(answer)) and _match(ours, theirs, self.texts)
 
 
 _RULES: dict[tuple[type, type], Callable[[_Comparison, Any, Any], bool]] = {
@@ -139,10 +139,6 @@ def _pairs(relation: Relation) -> list[str]:
     return [f"{left}{sign}{right}" for left, sign, right in zip(sides, signs, sides[1:], strict=False)]
 
 
-def _formula(value: Number | Expression) -> str:
-    return value.text if isinstance(value, Expression) else "" if value.percent else str(value.value)
-
-
 def _as_point(sequence: Sequence) -> Sequence:
     """Turns ``x = 3, y = 4`` into ``(3, 4)``."""
     values = None if sequence.brackets else _coordinates(sequence)
@@ -162,11 +158,7 @@ def _coordinates(sequence: Sequence) -> tuple[str, ...] | None:
     return tuple(value for _, value in named) if distinct else None
 
 
-def _distinct(sequence: Sequence) -> tuple[str, ...]:
-    return tuple({_key(item): item for item in sequence.items}.values())
-
-
-def _match(ours: Items[Any], theirs: Items[Any], equal: Callable[[Any, Any], bool]) -> bool:
+def _match(ours: Collection[Any], theirs: Collection[Any], equal: Callable[[Any, Any], bool]) -> bool:
     """Returns whether two lists hold the same items in any order."""
     left = list(theirs)
     for item in ours:

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
 
 from rewards.grading.text import clean, without_padding
 
@@ -25,8 +26,6 @@ SHORT = 200
 """Number of characters of the longest whole text, and of the longest last sentence, that can be an answer."""
 LONGEST = 2000
 """Number of characters of the longest answer."""
-_MOST_BOXES = 20
-"""Number of boxes that are joined to one answer at most."""
 
 _BOX = re.compile(r"\\(?:boxed|fbox)(?:(?P<bare>\s*-?[\d.,]+|\s+[^\s{}$]+)|\s*\{)")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
@@ -38,8 +37,8 @@ _FACTOR_BEHIND = re.compile(
 """A box with this beside it is a part of an expression."""
 _HASHES = re.compile(r"####([^\n]*)")
 _HEADING = re.compile(
-    r"""[\s*_]*(?: step|part|case|method|section|question|problem|solution|calculation|conclusion|explanation|final
-      | answer|given|note|check|verification|result|understand|find|total|determine|calculate|compute )\b""",
+    r"""[\s*_]*(?:step|part|case|method|section|question|problem|solution|calculation|conclusion|explanation|final
+      |answer|given|note|check|verification|result|understand|find|total|determine|calculate|compute)\b""",
     re.IGNORECASE | re.VERBOSE,
 )
 _CLAUSE = re.compile(
@@ -65,18 +64,13 @@ _RETRACTED = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Answer:
-    """An answer, and how it was found."""
+class Answer(NamedTuple):
+    """An answer as it was written, how it was found, and the place where it ends."""
 
     text: str
-    """The answer as it was written."""
     rule: str
     """One of `tag`, `box`, `hash`, `clause`, `rest` (all that follows the thoughts), `whole` and `sentence`."""
-
-
-_Found = tuple[Answer, int] | None
-"""An answer, and the place where it ends."""
+    end: int = 0
 
 
 def extract(text: str, letters: bool = False) -> Answer | None:
@@ -86,28 +80,24 @@ def extract(text: str, letters: bool = False) -> Answer | None:
 
 def candidates(text: str, letters: bool = False) -> Iterator[Answer]:
     """Yields the answers that a response may mean, the surest first; with `letters`, a line "A: 12" is option A."""
-    text = without_padding(text)
-    opened, closed = text.rfind("<think>"), text.rfind("</think>")
-    if opened > closed:
+    _, thoughts_end, text = without_padding(text).rpartition("</think>")
+    if "<think>" in text:
         return
-    text = clean(text[closed + len("</think>") :] if closed >= 0 else text)
-    lower = text.lower()
-    tag = lower.rfind("<answer>")
-    if tag < 0:
-        yield from _untagged(text, "rest" if closed >= 0 else "whole", letters)
-        return
-    end = lower.find("</answer>", tag)
-    if not _is_taken_back(text, end + len("</answer>")):
-        yield from _untagged(text[tag + len("<answer>") : max(end, 0)], "tag", letters)
+    *before_tag, text = re.split("<answer>", clean(text), flags=re.IGNORECASE)
+    if before_tag:
+        text, *behind = re.split("</answer>", text, maxsplit=1, flags=re.IGNORECASE)
+        if not behind or _is_taken_back(behind[0]):
+            return
+    yield from _untagged(text, "tag" if before_tag else "rest" if thoughts_end else "whole", letters)
 
 
 def _untagged(text: str, otherwise: str, letters: bool) -> Iterator[Answer]:
     box = _boxed(text)
     if box is None and ("\\boxed" in text or "\\fbox" in text):
         return
-    marked = [found for found in (box, _after_hashes(text), _clause(text, letters)) if found]
-    for answer, end in marked:
-        if _is_taken_back(text, end):
+    marked = list(filter(None, (box, _after_hashes(text), _clause(text, letters))))
+    for answer in marked:
+        if _is_taken_back(text[answer.end :]):
             return
         yield answer
     text = "" if marked else text.strip()
@@ -118,57 +108,60 @@ def _untagged(text: str, otherwise: str, letters: bool) -> Iterator[Answer]:
         yield Answer(sentence, "sentence")
 
 
-def _is_taken_back(text: str, end: int) -> bool:
-    return bool(_HEDGED.match(text, end) or _RETRACTED.search(text, end))
+def _is_taken_back(behind: str) -> bool:
+    return bool(_HEDGED.match(behind) or _RETRACTED.search(behind))
 
 
 def _boxes(text: str) -> list[tuple[int, str, int]]:
     """Returns start, content and end of the outermost boxes, and an empty list if one of them is not closed."""
     boxes, end = list[tuple[int, str, int]](), 0
     while found := _BOX.search(text, end):
-        start = end = found.end()
-        depth = 0 if found["bare"] else 1
-        for brace in _BRACE.finditer(text, end) if depth else ():
-            depth += (brace[0] == "{") - (brace[0] == "}")
-            end = brace.end()
-            if depth == 0:
-                break
-        if depth:
+        end = found.end() if found["bare"] else _closed(text, found.end())
+        if not end:
             return []
-        boxes.append((found.start(), (found["bare"] or text[start : end - 1]).strip(), end))
+        boxes.append((found.start(), (found["bare"] or text[found.end() : end - 1]).strip(), end))
     return boxes
 
 
-def _boxed(text: str) -> _Found:
-    boxes = _boxes(text)
-    if not boxes or _FACTOR_BEFORE.search(text[: boxes[-1][0]][-8:]) or _FACTOR_BEHIND.match(text, boxes[-1][2]):
+def _closed(text: str, start: int) -> int:
+    """Returns the place behind the brace that closes the one before `start`, or 0."""
+    depth = 1
+    for brace in _BRACE.finditer(text, start):
+        depth += (brace[0] == "{") - (brace[0] == "}")
+        if depth == 0:
+            return brace.end()
+    return 0
+
+
+def _boxed(text: str) -> Answer | None:
+    boxes = _boxes(text)[::-1]
+    if not boxes or _FACTOR_BEFORE.search(text[: boxes[0][0]][-8:]) or _FACTOR_BEHIND.match(text, boxes[0][2]):
         return None
-    parts, word = [boxes[-1][1]], "and"
-    for (_, content, end), (start, _, _) in zip(reversed(boxes[:-1]), reversed(boxes), strict=False):
-        joined = _BETWEEN_BOXES.sub("", text[end:start]) if "\n" not in text[end:start] else "\n"
-        if joined not in ("", "and", "or") or len(parts) == _MOST_BOXES:
+    parts, word = {boxes[0][1]: None}, "and"
+    for (start, _, _), (_, content, end) in pairwise(boxes):
+        joined = _BETWEEN_BOXES.sub("", text[end:start])
+        if joined not in ("", "and", "or") or "\n" in text[end:start]:
             break
         word = "or" if joined == "or" else word
-        if content not in parts:
-            parts.insert(0, content)
-    answer = re.sub(r"\\(?:boxed|fbox)\b", "", f" {word} ".join(parts))
-    if len(parts) == _MOST_BOXES or not 0 < len(answer) <= LONGEST:
+        parts[content] = None
+    answer = re.sub(r"\\(?:boxed|fbox)\b", "", f" {word} ".join(reversed(parts)))
+    if not 0 < len(answer) <= LONGEST:
         return None
-    return Answer(answer.rstrip(".") if "{" in answer else answer, "box"), boxes[-1][2]
+    return Answer(answer.rstrip(".") if "{" in answer else answer, "box", boxes[0][2])
 
 
-def _after_hashes(text: str) -> _Found:
-    lines = [(Answer(line[1].strip("# \t"), "hash"), line.end()) for line in _HASHES.finditer(text)]
-    lines = [line for line in lines if 0 < len(line[0].text) <= LONGEST and not _HEADING.match(line[0].text)]
+def _after_hashes(text: str) -> Answer | None:
+    lines = [Answer(line[1].strip("# \t"), "hash", line.end()) for line in _HASHES.finditer(text)]
+    lines = [line for line in lines if 0 < len(line.text) <= LONGEST and not _HEADING.match(line.text)]
     return lines[-1] if lines else None
 
 
-def _clause(text: str, letters: bool) -> _Found:
+def _clause(text: str, letters: bool) -> Answer | None:
     """Returns the text after the last "answer is" to the end of its sentence, or of its displayed formula."""
     ends = [found.end() for found in _CLAUSE.finditer(text)]
     options = list(_OPTION_LINE.finditer(text)) if letters and not ends else []
     if len(options) == 1 and "\n" not in text[options[0].end() :].strip():
-        return Answer(text[options[0].start() :].strip(), "clause"), len(text)
+        return Answer(text[options[0].start() :].strip(), "clause", len(text))
     line = None if letters else _LAST_LINE.match(text, text.rstrip().rfind("\n") + 1)
     ends += [line.end()] if line else []
     if not ends:
@@ -177,13 +170,13 @@ def _clause(text: str, letters: bool) -> _Found:
     for opened, closed in _DISPLAY:
         stop = text.find(closed, start + 2) if text.startswith(opened, start) else -1
         if 0 <= stop <= start + LONGEST:
-            return Answer(text[start + 2 : stop].strip(), "clause"), stop
+            return Answer(text[start + 2 : stop].strip(), "clause", stop)
     end = _SENTENCE_END.search(text, start)
     stop = end.start() if end else len(text)
     span, mark = text[start:stop].strip(), text[stop : stop + 1]
     if mark == "!" and span[-1:].isdigit():
         span += "!"  # may be a factorial
-    return (Answer(span, "clause"), stop) if mark != "?" and 0 < len(span) <= LONGEST else None
+    return Answer(span, "clause", stop) if mark != "?" and 0 < len(span) <= LONGEST else None
 
 
 def _last_sentence(text: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from rewards.grading import choices, equality, numbers, phrases
+from rewards.grading import choices, equality, numbers
 from rewards.grading.extraction import extract
 from rewards.grading.latex import strip_wrapping
 from rewards.grading.text import clean
@@ -62,7 +62,7 @@ _letter = choices.gold_letter
 _MATHEMATICS = f"a mathematical gold of at most {equality.LONGEST} characters with its brackets closed"
 _READERS: dict[str, tuple[str, dict[str, Callable[[str], str | None]]]] = {
     "auto": (_MATHEMATICS, {
-        "yes_no": phrases.yes_or_no,
+        "yes_no": choices.yes_or_no,
         "choice": lambda bare: _letter(bare) if bare.strip("()[].: ").isupper() else None,
         "number": _if(lambda bare: not {"\\", "="} & set(bare) and numbers.parse(bare)),
         "math": _mathematics,
@@ -73,8 +73,8 @@ _READERS: dict[str, tuple[str, dict[str, Callable[[str], str | None]]]] = {
     "geoqa": (_MATHEMATICS, {"choice": _letter, "geo_number": _mathematics}),
     "clevr": ("a number, yes, no or a word as CLEVR's gold", {
         "number": _number,
-        "yes_no": phrases.yes_or_no,
-        "word": _if(lambda bare: re.fullmatch(r"[\w '.-]+", bare) and 0 < len(phrases.tokens(bare)) <= 3),
+        "yes_no": choices.yes_or_no,
+        "word": _if(lambda bare: re.fullmatch(r"[\w '.-]+", bare) and 0 < len(choices.tokens(bare)) <= 3),
     }),
 }  # fmt: skip
 """Each kind has a name for error messages, and readers of the forms of its gold; the first that reads it decides."""

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
-from rewards.grading import choices, equality, numbers, phrases, sentences
+from rewards.grading import choices, equality, numbers, sentences
 from rewards.grading.extraction import Answer, candidates
 from rewards.grading.gold import prepare
 from rewards.grading.number_words import to_digits
@@ -67,10 +67,8 @@ class Grader:
     def _compare(self, answer: Answer, gold: str, form: str, any_form: bool) -> Grade:
         try:
             correct = _same(answer, gold, form, self._verify, any_form)
-        except VerifierTimeout:
-            return Grade(False, answer.text, "timeout")
-        except VerifierError:
-            return Grade(False, answer.text, "error")
+        except VerifierError as error:
+            return Grade(False, answer.text, "timeout" if isinstance(error, VerifierTimeout) else "error")
         is_short = len(answer.text.split()) <= 6 or len(answer.text) <= 40
         is_answer = answer.rule not in ("whole", "sentence") or (is_short and _can_answer(answer, form))
         return Grade(correct, answer.text, "ok") if correct or is_answer else Grade(False, None, "no_answer")
@@ -81,7 +79,7 @@ def _can_answer(answer: Answer, form: str) -> bool:
     if form == "choice":
         return choices.names_options(answer.text)
     if form == "yes_no":
-        return bool({"yes", "no"} & set(phrases.tokens(answer.text)))
+        return bool({"yes", "no"} & set(choices.tokens(answer.text)))
     if form == "number" and answer.rule in ("rest", "whole", "sentence"):
         return _number(answer) is not None
     return form != "number" or any(map(str.isdigit, to_digits(answer.text)))
@@ -94,9 +92,9 @@ def _same(answer: Answer, gold: str, form: str, verify: Verifier, any_form: bool
     if form == "choice":
         return choices.letter(text, is_strict) == gold
     if form == "yes_no":
-        return phrases.same_yes_no(gold, text)
+        return choices.same_yes_no(gold, text)
     if form == "word":
-        return phrases.same_word(gold, text)
+        return choices.same_word(gold, text)
     is_sentence = form == "geo_number" or (answer.rule not in ("box", "tag") and "\\" not in text)
     if form == "number" or is_sentence:
         ours, theirs = numbers.parse(gold), _number(answer)

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from fractions import Fraction
+from typing import NamedTuple
 
 from rewards.grading import arithmetic, units
-from rewards.grading.brackets import split
+from rewards.grading.expressions import split
 from rewards.grading.latex import canonical, strip_wrapping
 from rewards.grading.number_words import SCALES, to_digits
 
 LONGEST = 320
 """Number of characters of the longest text that can be a number."""
-_LARGEST_EXPONENT = 400
-
 _GROUPED = "|".join(rf"\d{{1,3}}(?:{sign}\d{{3}})+(?!{sign}?\d)" for sign in (",", "[ ]", "'", "_"))
 _DIGITS = rf"(?:(?:{_GROUPED}|\d+)(?:\.\d*)?|\.\d+)"
-_NUMERAL = re.compile(
-    rf"(?:(\d+)\s+(?:and\s+)?(?=\d+\s*/\s*\d+(?![\d.,])))?({_DIGITS})(?:\s*/\s*({_DIGITS})|[eE]([-+]?\d{{1,5}})(?![\d.]))?"
-    rf"(?:\s*({'|'.join(SCALES)})\b)?",
-    re.IGNORECASE,
+_QUANTITY = re.compile(
+    rf"""([-+]?) \s* ( (?:us|a|c)?[{units.CURRENCY}] | (?:rs\.?|usd|eur|gbp|inr)(?=[\s\d]) )? \s* ([-+]?) \s*
+    (?: (?P<whole>\d+)\s+(?:and\s+)?(?=\d+\s*/\s*\d+(?![\d.,])) )?
+    (?P<top>{_DIGITS}(?:e[-+]?\d{{1,3}}(?![\d.]))?) (?: \s*/\s*(?P<bottom>{_DIGITS}) )?
+    (?:\s*(?P<scale>{"|".join(SCALES)})\b)? (?P<percent>\s*(?:%|percent\b|per[ ]cent\b|percentage[ ]points?\b))?""",
+    re.IGNORECASE | re.VERBOSE,
 )
-"""This matches 1,080.5 or 7/2 or 3 1/2 or 1.5e3 or 5 million."""
+"""This matches -$1,080.5 or 7/2 or 3 1/2 or 1.5e3 or 5 million or 12%."""
 _PLAINER: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
     (re.compile(r"\\frac\s*\{\s*([-+]?[\d.,]+)\s*\}\s*\{\s*([\d.,]+)\s*\}(?!\d)"), r" \1/\2"),
     (re.compile(r"(?<![\d.,])(\d{1,3}(?:\.\d{3})+),(\d{1,2})(?!\d)"), lambda m: f"{m[1].replace('.', '')}.{m[2]}"),
@@ -33,11 +33,6 @@ _PLAINER: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ..
      lambda m: f"{'' if m[1] else 1}e{m[2]}"),
 )  # fmt: skip
 """Fractions, 2.450,00, repeating decimals and powers of ten are written as numerals above."""
-_SIGN = re.compile(
-    rf"""([-+]?) \s* ( (?:us|a|c)?[{units.CURRENCY}] | (?:rs\.?|usd|eur|gbp|inr)(?=[\s\d]) )? \s* ([-+]?) \s*""",
-    re.IGNORECASE | re.VERBOSE,
-)
-_PERCENT = re.compile(r"\s*(?:%|percent\b|per cent\b|percentage points?\b)", re.IGNORECASE)
 _SHARE = re.compile(r"/|(?:per|each|a|in|every|total)\b", re.IGNORECASE)
 NAME = re.compile(
     r"""(?:\\?(?:sin|cos|tan)\s*(?=[A-Z∠]))? (?:m?(?:∠|角|△)\s*)?
@@ -55,19 +50,17 @@ _LEFT_SIDE = re.compile(
 """This matches the left side of a solved equation: words and a name, or words before a calculation."""
 _DENIED = re.compile(r"(?<=\S)\s*[,;(]\s*(?:and )?not \$?[\d.,]*\d\)?\.?$")
 """This matches a number that the text rules out."""
-_ECHO = re.compile(r"([^()]+) \((\$?[\d.,]+)\)")
+_ECHO = re.compile(r"^(\$?([\d.,]+)(?: [^()]*)?) \(\$?\2\)$")
 """This matches a number that is repeated in parentheses."""
 _CALCULATOR = re.compile(r"<<[^<>\n]{0,200}>>")
 """GSM8K writes calculations between these marks."""
 
 
-@dataclass(frozen=True)
-class Number:
-    """An exact number with its unit and percent sign."""
+class Number(NamedTuple):
+    """An exact number with its percent sign and its canonical unit or currency, which is empty where there is none."""
 
     value: Fraction
     unit: str = ""
-    """The canonical unit or currency, or an empty text where none was written."""
     percent: bool = False
 
 
@@ -85,11 +78,7 @@ def parse(text: str) -> Number | None:
 
 def read(text: str, loose_units: bool = True) -> Number | None:
     """Returns the number that a text in canonical spelling is, or None; with `loose_units` any noun is a unit."""
-    text = to_digits(text)
-    echo = _ECHO.fullmatch(text)
-    if echo:
-        one, two = read(echo[1], loose_units), read(echo[2], loose_units)
-        return one if one and two and one.value == two.value else None
+    text = _ECHO.sub(r"\1", to_digits(text))
     if text[:1] + text[-1:] in ("()", "[]") and text.count(text[0]) == 1:
         text = text[1:-1].strip()
     if "=" in text:
@@ -97,13 +86,12 @@ def read(text: str, loose_units: bool = True) -> Number | None:
     text = re.sub(r"(?:negative|minus) (?=[\d$.])", "-", text, flags=re.IGNORECASE)
     for pattern, plainer in _PLAINER if re.search(r"[\\^,]", text) else ():
         text = pattern.sub(plainer, text, count=1)
-    signs = _SIGN.match(text := text.strip())
-    assert signs is not None  # every part of it may be empty
-    numeral = None if signs[1] and signs[3] else _numeral(text[signs.end() :])
-    if numeral is None:
+    found = _QUANTITY.match(text.strip())
+    if not found or (found[1] and found[3]) or (found["bottom"] and not _decimal(found["bottom"])):
         return None
-    value, rest = numeral
-    return _with_unit(-value if "-" in signs.groups() else value, signs[2] or "", rest, loose_units)
+    value = int(found["whole"] or 0) + _decimal(found["top"]) / _decimal(found["bottom"] or "1")
+    value *= SCALES.get((found["scale"] or "").lower(), 1) * (-1 if "-" in (found[1], found[3]) else 1)
+    return _with_unit(value, found, loose_units)
 
 
 def same(gold: Number, found: Number) -> bool:
@@ -116,46 +104,33 @@ def same(gold: Number, found: Number) -> bool:
     return gold.value in (found.value, found.value * (100 if gold.percent and not found.percent else 1))
 
 
-def calculated(text: str) -> Fraction | None:
-    """Returns the value of a calculation whose numbers may have currencies, degrees or the percent sign."""
-    return arithmetic.value(re.sub(rf"[{units.CURRENCY}°]", "", re.sub(r"(?<=\d)%", "/100", text)))
-
-
 def solution(text: str, read_right: Callable[[str], Number | None]) -> Number | None:
     """Returns the right side of a solved and true equation such as ``x = 7``, ``n = 2 + 5 = 7``, ``so 2 + 5 = 7``."""
     first, *others = split(text, "=")
     left = _LEFT_SIDE.fullmatch(first)
     number = read_right(others[-1]) if left and others and others[-1] else None
     sides = [left["calculation"], *others[:-1]] if left and left["calculation"] else others[:-1]
-    return number if number and all(calculated(side) == number.value for side in sides) else None
-
-
-def _numeral(text: str) -> tuple[Fraction, str] | None:
-    """Returns the value of the numeral that a text begins with, and the text behind it."""
-    found = _NUMERAL.match(text)
-    if not found or abs(int(found[4] or 0)) > _LARGEST_EXPONENT or (found[3] and not _decimal(found[3])):
-        return None
-    value = int(found[1] or 0) + _decimal(found[2]) / _decimal(found[3] or "1") * Fraction(10) ** int(found[4] or 0)
-    return value * SCALES.get((found[5] or "").lower(), 1), text[found.end() :]
+    plain = (re.sub(rf"[{units.CURRENCY}°]", "", re.sub(r"(?<=\d)%", "/100", side)) for side in sides)
+    return number if number and all(arithmetic.value(side) == number.value for side in plain) else None
 
 
 def _decimal(text: str) -> Fraction:
     return Fraction(re.sub(r"[, '_]", "", text))
 
 
-def _with_unit(value: Fraction, currency: str, rest: str, loose: bool) -> Number | None:
-    money = units.canonical(currency.rstrip(".")) or ""
-    percent = _PERCENT.match(rest)
-    rest = rest[percent.end() :] if percent else rest
+def _with_unit(value: Fraction, found: re.Match[str], loose: bool) -> Number | None:
+    """Returns the number of a quantity if the text behind it is nothing or its unit, and else None."""
+    money, percent = units.canonical((found[2] or "").rstrip(".")) or "", bool(found["percent"])
+    rest = found.string[found.end() :]
     glued = rest[:1].isascii() and not rest[:1].isspace() and rest[:1] not in units.CURRENCY
     rest = "*" if re.match(r"\s*\*\s", rest) else strip_wrapping(rest)  # a product, and no mark of Markdown
     if re.fullmatch(r"\([A-Za-z ]+\)", rest):
         rest = rest[1:-1]
     if not rest:
-        return Number(value, money, bool(percent))
+        return Number(value, money, percent)
     unit = None if rest[0] in ".,!?^*-+_(){}[]|&<>=:;\\'\"" else units.canonical(rest)
-    if unit is None or not units.is_plausible(unit, rest, glued, loose or (bool(percent) and not glued)):
+    if unit is None or not units.is_plausible(unit, rest, glued, loose or (percent and not glued)):
         return None
     if money and unit != money and not _SHARE.match(rest) and (glued or len(rest) < 3):
         return None
-    return Number(value, money or ("" if percent else unit), bool(percent))
+    return Number(value, money or ("" if percent else unit), percent)

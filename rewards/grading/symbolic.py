@@ -30,10 +30,9 @@ _NUM_POINTS, _MIN_POINTS, _NUM_TRIALS = 6, 3, 24
 """Two functions must agree at the first number of points, or at least at the second of the third number of trials."""
 _RANGES = ((1, 30), (-30, -1), (-30, 30))
 """The numerators of one point lie in one of these ranges."""
+_I = sympy.Symbol("i")
+"""The parser takes the letter of the imaginary unit for a variable."""
 _CONVERSION = ConversionConfig(interpret_as_mixed_fractions=False, lowercase_symbols=False)
-_ORIENTED = {"Equality": ("=", 1), "Unequality": ("≠", 1), "StrictGreaterThan": (">", 1), "GreaterThan": ("≥", 1),
-             "StrictLessThan": (">", -1), "LessThan": ("≥", -1)}  # fmt: skip
-"""The sign of a relation whose right side is subtracted, and the factor that gives it this sign."""
 
 
 def equal(gold: str, answer: str) -> bool:
@@ -47,7 +46,8 @@ def equal(gold: str, answer: str) -> bool:
 @lru_cache(maxsize=1024)  # the samples of one prompt share their gold
 def _parsed(text: str) -> Any:
     try:
-        return latex2sympy(text, conversion_config=_CONVERSION)
+        tree: Any = latex2sympy(text, conversion_config=_CONVERSION)
+        return tree.subs(_I, sympy.I) if _I in tree.free_symbols else tree
     except Exception:  # the parser raises bare exceptions on what it cannot read
         return None
 
@@ -74,13 +74,15 @@ def _is_same_relation(gold: Relational, answer: Relational) -> bool:
         return False
     (first, second), *others = values
     has_factor = all(_is_zero(first * right - second * left) for left, right in others)
-    return has_factor and (sign in "=≠" or bool((first * second).evalf() > 0))
+    return has_factor and (">" not in sign or bool((first * second).evalf() > 0))
 
 
-def _oriented(relation: Relational) -> tuple[str, Any]:
-    sign, factor = _ORIENTED[type(relation).__name__]
-    difference = factor * (_evaluated(relation.lhs) - _evaluated(relation.rhs))
-    return sign, sympy.fraction(sympy.together(difference))[0] if sign == "=" else difference
+def _oriented(relation: Any) -> tuple[str, Any]:
+    """Returns the sign of a relation with its larger side first, and the difference of its sides."""
+    sign = relation.rel_op.replace("<", ">")
+    larger, smaller = (relation.gts, relation.lts) if ">" in sign else relation.args
+    difference = _evaluated(larger) - _evaluated(smaller)
+    return sign, sympy.fraction(sympy.together(difference))[0] if sign == "==" else difference
 
 
 def _evaluated(tree: Any) -> Any:
@@ -138,9 +140,8 @@ class Comparison:
     def __init__(self, cpu_seconds: float) -> None:
         """Limits this process, silences it, and loads what sympy loads at its first use."""
         self._cpu_seconds = cpu_seconds
-        for which, most in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_CORE, 0)):
-            hard = resource.getrlimit(which)[1]
-            resource.setrlimit(which, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY if hard == resource.RLIM_INFINITY else min(MEMORY, hard), hard))
         signal.signal(signal.SIGPROF, signal.SIG_DFL)
         for printed in (1, 2):  # the parser tells of every text that it cannot read
             os.dup2(os.open(os.devnull, os.O_WRONLY), printed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 _NAMES = {
     "mm": "millimeter millimetre", "cm": "centimeter centimetre 厘米", "m": "meter metre 米",
@@ -11,7 +12,7 @@ _NAMES = {
     "ml": "milliliter millilitre", "l": "liter litre 升", "gallon": "gal", "quart": "qt", "pint": "pt", "cup": "",
     "s": "sec second 秒", "minute": "min mins 分钟", "h": "hr hrs hour 小时", "day": "天", "week": "wk", "month": "",
     "year": "yr", "degree": "° deg 度", "celsius": "°c", "fahrenheit": "°f",
-    "radian": "rad", "mph": "", "km/h": "kmh kph", "unit": "",
+    "radian": "rad", "mph": "", "km/h": "kmh kph", "unit": "", "/": "per",
     "$": "dollar usd us$ buck", "cent": "¢ penny pennies", "€": "euro eur", "£": "gbp", "¥": "yen jpy yuan rmb 元",
     "₹": "rupee inr rs", "n": "newton", "j": "joule", "w": "watt", "hz": "hertz", "v": "volt", "pa": "pascal",
 }  # fmt: skip
@@ -48,34 +49,25 @@ KIND = re.compile(r"\b(?:different|distinct|possible)\s+(?=[a-z]{3})(?!(?:from|t
 
 def canonical(text: str) -> str | None:
     """Returns one name for a unit such as ``km/h``, ``square cm`` or ``eggs``, or None for what is no unit."""
-    words = [word.lower() for word in _TOKEN.findall(KIND.sub("", re.sub("(平方|立方)(?=.)", r"\1 ", text)))]
-    names: list[str | None] = []
-    power = ""
-    for word in words:
-        if word in _POWERS:
-            power = _POWERS[word]
-        elif word in {"/", "per"}:
-            names.append("/")
-        elif word not in {".", "-"}:
-            name = _name(word)
-            names.append(name and name + power)
-            power = ""
-    if power or len(words) > 8 or None in names or names[-1:] == ["/"]:
+    text = KIND.sub("", re.sub("(平方|立方)(?=.)", r"\1 ", text))
+    words = [word.lower() for word in _TOKEN.findall(text) if word not in ".-"]
+    names = [_name(word, _POWERS.get(before, "")) for before, word in pairwise(["", *words]) if word not in _POWERS]
+    if len(words) > 8 or None in names or {*words[-1:]} & {"/", "per", *_POWERS}:
         return None
     name = " ".join(filter(None, names)).replace(" / ", "/")
     return _SAME.get(name, name)
 
 
-def _name(word: str) -> str | None:
+def _name(word: str, power: str) -> str | None:
     found = _POWER.fullmatch(word)
-    stem, power = (found[1], "^" + found[2]) if found else (word, "")
+    stem, power = (found[1], "^" + found[2]) if found else (word, power)
     for candidate in (stem, stem.removesuffix("s"), stem.removesuffix("es")):
         if candidate in KNOWN and not (len(candidate) == 1 and candidate != stem):
             return KNOWN[candidate] + power
     if _CJK.fullmatch(stem) or stem in ("of", "us"):
-        return stem
-    is_noun = len(stem) > 2 and not power and stem.replace("'", "").isalpha() and stem not in HEDGES
-    return stem.removesuffix("s") if is_noun else None
+        return stem + power
+    is_noun = len(stem) > 2 and not found and stem.replace("'", "").isalpha() and stem not in HEDGES
+    return stem.removesuffix("s") + power if is_noun else None
 
 
 def is_plausible(unit: str, text: str, glued: bool, loose: bool) -> bool:

@@ -14,12 +14,12 @@ COMPARISONS_PER_PROCESS = 5000
 """Comparisons before a fresh process, because the caches of sympy grow."""
 
 
-class VerifierTimeout(Exception):
-    """A comparison has spent its CPU time, or its process has been silent for too long."""
-
-
 class VerifierError(Exception):
     """The process died, or the comparison raised an exception."""
+
+
+class VerifierTimeout(VerifierError):
+    """A comparison has spent its CPU time, or its process has been silent for too long."""
 
 
 class VerifierUnavailable(RuntimeError):
@@ -45,18 +45,17 @@ class Verifier:
             VerifierUnavailable: The process does not start, for example because math-verify is not installed.
         """
         with self._lock:
-            if self._process and (self._num_compared >= COMPARISONS_PER_PROCESS or self._process.status is not None):
-                self._end()
-            process = self._process or self._start()
+            process = self._process
+            if not process or process.status is not None or self._num_compared >= COMPARISONS_PER_PROCESS:
+                process = self._renewed()
+            self._num_compared += 1
             try:
-                outcome = process.call("equal", gold, answer, seconds=self._wall_limit)
+                return process.call("equal", gold, answer, seconds=self._wall_limit)
             except ProcessFailed as error:
-                raise self._failure(error) from error
+                process.kill()
+                raise self._failure(error, process.status or 0) from error
             except ValueError as error:
                 raise VerifierError(f"the comparison with {answer[:100]!r} raised {error}") from error
-            finally:
-                self._num_compared += 1
-        return outcome
 
     def load(self) -> None:
         """Starts the process and waits until it answers; VerifierUnavailable is raised if it does not start."""
@@ -65,34 +64,30 @@ class Verifier:
     def close(self) -> None:
         """Ends the process."""
         with self._lock:
-            self._end()
+            if self._process:
+                self._process.kill()
+            self._process = None
 
     def __reduce__(self) -> tuple[type[Verifier], tuple[float, float]]:
         return Verifier, (self._deadline, self._wall_limit)
 
-    def _start(self) -> HostProcess:
+    def _renewed(self) -> HostProcess:
+        """Ends the process, if there is one, and starts another one."""
+        if self._process:
+            self._process.kill()
         self._process, self._num_compared = HostProcess("rewards.grading.symbolic:Comparison", self._deadline), 0
         return self._process
 
-    def _failure(self, error: ProcessFailed) -> Exception:
-        """Ends the process, starts another one, and says why the first gave no answer."""
-        was_new, status = not self._num_compared, self._end()
-        if was_new and status and status > 0:
+    def _failure(self, error: ProcessFailed, status: int) -> Exception:
+        """Says why the process gave no answer; its exit status is negative if a signal has ended it."""
+        if self._num_compared == 1 and status > 0:
             return VerifierUnavailable(
                 f"the process that compares expressions did not start (status {status}); is math-verify==0.9.0 "
                 f"installed for {sys.executable}?"
             )
-        self._start()  # while other answers are compared
+        self._renewed()  # it starts while other answers are compared
         if isinstance(error, DeadlineMissed):
             return VerifierTimeout(f"a comparison gave no answer within {self._wall_limit} s of wall-clock time")
         if status == -signal.SIGPROF:
             return VerifierTimeout(f"a comparison has spent its {self._deadline} s of CPU time")
         return VerifierError(f"the process that compares expressions {error}")
-
-    def _end(self) -> int | None:
-        """Ends the process, and returns its status, which is negative for a signal that had ended it before."""
-        process, self._process = self._process, None
-        if process is None:
-            return None
-        process.kill()
-        return process.status

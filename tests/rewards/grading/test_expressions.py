@@ -4,11 +4,32 @@ from __future__ import annotations
 
 import pytest
 
-from rewards.grading.expressions import DEEPEST, LONGEST, has_words, in_radians, is_readable, latex, symbols
+from rewards.grading.expressions import (
+    DEEPEST,
+    LONGEST,
+    depth,
+    has_words,
+    in_radians,
+    is_bracketed,
+    is_readable,
+    latex,
+    split,
+    symbols,
+    unbracketed,
+)
 
 
 @pytest.mark.parametrize(
-    "text", ["x+1", "\\frac{1}{2}", "2xy", "\\sin x", "ln 2", "n!", "a_1", "(" * DEEPEST + "x" + ")" * DEEPEST]
+    "text",
+    [
+        "x+1",
+        "\\frac{1}{2}",
+        "2xy",
+        "\\sin x",
+        "ln 2",
+        "n!",
+        "a_1",
+    ],
 )
 def test_formulas_are_readable(text):
     assert is_readable(text)
@@ -17,7 +38,7 @@ def test_formulas_are_readable(text):
 @pytest.mark.parametrize(
     "text",
     ["1, 2", "three", "x or y", "50%", "3:4", "9^{9^9}", "10000!", "2^{99999}", "x?", "1 2", "45°", "\\text{cm}",
-     "(" * (DEEPEST + 1) + "x" + ")" * (DEEPEST + 1), "x" + "+x" * LONGEST],
+     "x" + "+x" * LONGEST],
 )  # fmt: skip
 def test_words_lists_and_towers_of_powers_are_not(text):
     assert not is_readable(text)
@@ -47,8 +68,48 @@ def test_degrees_of_angles_become_radians(text, expected):
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("ln 2", "\\ln 2"), ("0.25x", "{(\\frac{025}{100})}x"), ("3+4i", "3+4\\sqrt{-1}"), ("\\pi", "\\pi"),
+    [("ln 2", "\\ln 2"), ("0.25x", "{(\\frac{025}{100})}x"), ("\\pi", "\\pi"),
      ("a_i", "a_{i}"), ("x≥2", "x\\geq 2"), ("\\sin x", "\\sin x"), ("2*3", "2\\cdot 3")],
 )  # fmt: skip
 def test_latex_for_sympy_is_exact(text, expected):
     assert latex(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("", 0), ("x", 0), ("(1)", 1), ("((a)[b])", 2), ("(0,1]", 1), ("(", None), (")(", 0), ("{)", None),
+     ("(" * DEEPEST + ")" * DEEPEST, DEEPEST), ("(" * (DEEPEST + 1) + ")" * (DEEPEST + 1), None)],
+)  # fmt: skip
+def test_depth_counts_brackets_that_close(text, expected):
+    assert depth(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("(1)", True), ("(1)(2)", False), ("(1", False), ("1", False), ("[1,2)", True), ("", False)]
+)
+def test_a_text_is_bracketed_if_its_first_bracket_closes_last(text, expected):
+    assert is_bracketed(text) is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("1,2", ["1", "2"]), ("(1,2),3", ["(1,2)", "3"]), ("f{a,b}", ["f{a,b}"]), ("", [""]), (",", ["", ""])],
+)
+def test_only_separators_outside_of_brackets_split(text, expected):
+    assert split(text, ",") == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("((2))", "2"),
+        ("{x}", "x"),
+        ("(1,2)", "(1,2)"),
+        ("(B)", "B"),
+        ("(1)(2)", "(1)(2)"),
+        ("()", "()"),
+        ("[1]", "[1]"),
+    ],
+)
+def test_outer_brackets_go_unless_they_hold_a_list(text, expected):
+    assert unbracketed(text) == expected

@@ -9,7 +9,9 @@ from rewards.grading.symbolic import equal
 SAME = (
     ("\\frac{\\sqrt{3}}{3}", "\\frac{1}{\\sqrt{3}}"),
     ("\\sqrt{2}+\\sqrt{3}", "\\sqrt{5+2\\sqrt{6}}"),
-    ("e^{\\sqrt{-1}\\pi/3}", "\\frac{1}{2}+\\frac{\\sqrt{3}}{2}\\sqrt{-1}"),
+    ("e^{i\\pi/3}", "\\frac{1}{2}+\\frac{\\sqrt{3}}{2}i"),
+    ("(1+bi)^2", "1+2bi-b^2"),
+    ("a_{i}+i", "\\sqrt{-1}+a_{i}"),
     ("\\log_{4} 8", "\\frac{3}{2}"),
     ("2^{100}", "1267650600228229401496703205376"),
     ("\\sin(\\frac{30\\pi}{180})", "\\frac{1}{2}"),

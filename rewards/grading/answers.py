@@ -42,8 +42,7 @@ _JOIN = r"\s*,?\s+(?i:and|or)\s+|\s*;\s*|,"
 _RELATION = "[<>≤≥≠=∈]"
 _VARIABLE = re.compile(r"[A-Za-z](?:_\w)?|\\(?:theta|alpha|lambda)")
 _DESCRIBED = re.compile(r"⦃\s*[A-Za-z]\s*[|:]\s*([^=]+)⦄")
-_COORDINATES = re.compile(r"\(\s*([a-z\\]+(?:\s*,\s*[a-z\\]+)+)\s*\)\s*=\s*(?=\()")
-_POINT = re.compile(r"([A-Z])(\([^()]*,.*)", re.DOTALL)
+_POINT = re.compile(r"^([A-Z])(?=\([^()]*,)")
 _MATRIX = re.compile(r"\\begin\{pmatrix\}(.*)\\end\{pmatrix\}", re.DOTALL)
 _ROW_END = re.compile(r"\\\\(?:\s*\[-?[\d.]+\s*[a-z]{2}\])?")
 _UNIT_AT_END = re.compile(
@@ -60,13 +59,13 @@ def parse(text: str) -> Parsed:
     >>> parse("x = 7").name, parse("x^2 = 49").values, parse("(1, 2]").values
     ('x', (Relation(sides=('x^2', '49'), signs=('=',)),), (Interval(brackets='(]', items=('1', '2'), name=''),))
     """
-    name, text = _named_point(unbracketed(text))
+    text = _POINT.sub(r"\1=", unbracketed(text))
     whole = _first(text, _NOTATIONS)
     if whole:
-        return Parsed(text, (whole,), name)
+        return Parsed(text, (whole,), "")
     sides = split(text, "[=∈]")
     for left, *others in (sides, [sides[-1], *sides[:-1]]):  # x = 7, 7 = x
-        if others and NAME.fullmatch(left) and not any(left.lstrip("\\") in symbols(side) for side in others):
+        if others and _is_name(left) and not any(left.lstrip("\\") in symbols(side) for side in others):
             return Parsed(text, tuple(("∈" in text and _interval(side)) or _value(side) for side in others), left)
     if not symbols(text):
         return Parsed(text, tuple(map(_value, sides)), "")
@@ -83,13 +82,10 @@ def _first(text: str, readers: tuple[Callable[[str], Value | None], ...]) -> Val
     return next((value for value in (read(text) for read in readers) if value is not None), None)
 
 
-def _named_point(text: str) -> tuple[str, str]:
-    """Splits ``(x, y) = (2, 3)`` and ``P(2, 3)`` into the name and ``(2, 3)``; the name of other texts is empty."""
-    named, point = _COORDINATES.match(text), _POINT.fullmatch(text)
-    names = split(named[1], ",") if named else []
-    if named and names == sorted(names):
-        return ", ".join(names), text[named.end() :]
-    return (point[1], point[2]) if point else ("", text)
+def _is_name(text: str) -> bool:
+    """Returns whether a value may be called so, such as x, or (x, y) for a point."""
+    names = split(text[1:-1], ",") if is_bracketed(text) else [text]
+    return names == sorted(names) and all(map(NAME.fullmatch, names))
 
 
 def _time(text: str) -> Time | None:

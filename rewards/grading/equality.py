@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rewards.grading import answers, numbers, units
-from rewards.grading.answers import Expression, Interval, Matrix, Parsed, Relation, Sequence, Union, Value, parse
+from rewards.grading.answers import Expression, Interval, Matrix, Relation, Sequence, Union, Value, Words, parse
 from rewards.grading.expressions import LONGEST, depth, has_words, latex, symbols
 from rewards.grading.latex import canonical
 from rewards.grading.numbers import Number
@@ -46,11 +46,9 @@ class _Comparison:
         if _key(gold) == _key(answer):
             return True
         ours, theirs = parse(gold), parse(answer)
-        if _names_agree(ours, theirs):
-            if _key(ours.text) == _key(theirs.text):
-                return True
-            if not any(isinstance(value, Relation) for value in ours.values + theirs.values):
-                return all(self.values(ours.values[-1], value) for value in theirs.values)
+        has_relation = any(isinstance(value, Relation) for value in ours.values + theirs.values)
+        if not has_relation and _names_agree(ours, theirs):
+            return all(self.values(ours.values[-1], value) for value in theirs.values)
         return self.relations(_as_relation(ours), _as_relation(theirs))
 
     def values(self, gold: Value, answer: Value) -> bool:
@@ -98,6 +96,7 @@ class _Comparison:
 
 _RULES: dict[tuple[type, type], Callable[[_Comparison, Any, Any], bool]] = {
     (Number, Number): lambda _, gold, answer: numbers.same(gold, answer),
+    (Words, Words): lambda _, gold, answer: _key(gold.text) == _key(answer.text),
     **dict.fromkeys(((Number, Expression), (Expression, Number), (Expression, Expression)), _Comparison.expressions),
     **dict.fromkeys(((Interval, Interval), (Interval, Sequence), (Sequence, Interval)), _Comparison.intervals),
     (Union, Union): lambda comparison, gold, answer: _match(gold.parts, answer.parts, comparison.values),
@@ -116,7 +115,7 @@ def _key(text: str) -> str:
     return text.removesuffix("s") if re.fullmatch(r"[a-z' -]{4,}", text) else text
 
 
-def _names_agree(gold: Parsed, answer: Parsed) -> bool:
+def _names_agree(gold: answers.Parsed, answer: answers.Parsed) -> bool:
     ours, theirs = gold.name, answer.name
     if not ours or not theirs:
         return not theirs or theirs not in symbols(" ".join(v.text for v in gold.values if isinstance(v, Expression)))
@@ -126,7 +125,7 @@ def _names_agree(gold: Parsed, answer: Parsed) -> bool:
     return _key(ours) == _key(theirs) or bool(of_x or re.search("[a-z]{3}", ours + theirs))
 
 
-def _as_relation(side: Parsed) -> Relation | None:
+def _as_relation(side: answers.Parsed) -> Relation | None:
     """Returns a relation, and ``y = 2x + 3`` as a relation too, or None."""
     value = side.values[0]
     if isinstance(value, Expression) and side.name and symbols(value.text):

@@ -35,12 +35,14 @@ _FACTOR_BEHIND = re.compile(
     r"\s?(?:[+*/±]\s?[\d\\(]|\\(?:sqrt|pi|frac|cdot|times|div|pm)(?![a-z]))|\^(?!\s*\{?\\circ)|-?\d|[a-z](?![a-z])"
 )
 """A box with this beside it is a part of an expression."""
-_HASHES = re.compile(r"####([^\n]*)")
-_HEADING = re.compile(
-    r"""[\s*_]*(?:step|part|case|method|section|question|problem|solution|calculation|conclusion|explanation|final
-      |answer|given|note|check|verification|result|understand|find|total|determine|calculate|compute)\b""",
-    re.IGNORECASE | re.VERBOSE,
+_HASHES = re.compile(
+    r"""\#\#\#\# (?! [\s*_\#]{0,20}
+      (?: step|part|case|method|section|question|problem|solution|calculation|conclusion|explanation|final|answer|given
+      |note|check|verification|result|understand|find|total|determine|calculate|compute )\b )
+    [ \t\#]{0,20} ([^\s\#][^\n]{0,1999}) $""",
+    re.IGNORECASE | re.VERBOSE | re.MULTILINE,
 )
+"""This matches the answer in a line after ####, and no heading."""
 _CLAUSE = re.compile(
     r"""(?: \banswer\b (?: [ \t*_]{0,8}[:=\n]| [^.\n:=?]{0,60}? \b(?:is|are|equals|(?:will|would|must|should)[ ]be)\b )
       | \b(?:correct|right|best)[ ](?:option|choice)\b[ \t]{0,4}(?:is|:)
@@ -97,7 +99,7 @@ def _untagged(text: str, otherwise: str, letters: bool) -> Iterator[Answer]:
         return
     marked = list(filter(None, (box, _after_hashes(text), _clause(text, letters))))
     for answer in marked:
-        if _is_taken_back(text[answer.end :]):
+        if not 0 < len(answer.text) <= LONGEST or _is_taken_back(text[answer.end :]):
             return
         yield answer
     text = "" if marked else text.strip()
@@ -145,15 +147,12 @@ def _boxed(text: str) -> Answer | None:
         word = "or" if joined == "or" else word
         parts[content] = None
     answer = re.sub(r"\\(?:boxed|fbox)\b", "", f" {word} ".join(reversed(parts)))
-    if not 0 < len(answer) <= LONGEST:
-        return None
     return Answer(answer.rstrip(".") if "{" in answer else answer, "box", boxes[0][2])
 
 
 def _after_hashes(text: str) -> Answer | None:
-    lines = [Answer(line[1].strip("# \t"), "hash", line.end()) for line in _HASHES.finditer(text)]
-    lines = [line for line in lines if 0 < len(line.text) <= LONGEST and not _HEADING.match(line.text)]
-    return lines[-1] if lines else None
+    lines = list(_HASHES.finditer(text))
+    return Answer(lines[-1][1].rstrip("# \t"), "hash", lines[-1].end()) if lines else None
 
 
 def _clause(text: str, letters: bool) -> Answer | None:

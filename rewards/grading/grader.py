@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from rewards.grading import choices, equality, numbers, sentences
 from rewards.grading.extraction import Answer, candidates
@@ -15,13 +14,11 @@ from rewards.grading.verifier import Verifier, VerifierError, VerifierTimeout
 Status = Literal["ok", "no_answer", "timeout", "error"]
 
 
-@dataclass(frozen=True)
-class Grade:
-    """The verdict on one response."""
+class Grade(NamedTuple):
+    """The verdict on one response, and the answer as it was written, or None if there is none."""
 
     correct: bool
     extracted: str | None
-    """The answer as it was written, or None if there is none."""
     status: Status
 
 

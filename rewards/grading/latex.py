@@ -58,10 +58,12 @@ _RULES = tuple(
 _PLAIN = re.compile(r"[\w\s.,:;?%$()+-]*")
 _NAMES = re.compile(r"pi\b|inf|all real|sqrt|\.\.\.", re.IGNORECASE)
 """These words have another spelling although they contain no sign."""
-_WRAPPERS = [pair.split() for pair in ("$$ $$", "$ $", "** **", "* *", "__ __", "_ _", "` `", "' '", '" "', "{ }",
-                                       r"\( \)", r"\[ \]")]  # fmt: skip
-_END = re.compile(r"(?<![\s,;:。])(?:\s|\\[!,;:> ]|[,;:。])+$")
-_AGAIN = ("$", "{", "}", "\\(", "\\[", '"', "'")  # where one stands inside too, the pair does not wrap the whole
+_WRAPPED = re.compile(
+    r"""\$\$((?:[^$]|\\\$)+)\$\$ | \$((?:[^$]|\\\$)+)\$ | \\\(((?:(?!\\\().)+)\\\) | \\\[((?:(?!\\\[).)+)\\\]
+      | \*\*(.+)\*\* | \*(.+)\* | __(.+)__ | _(.+)_ | `(.+)` | '([^']+)' | "([^"]+)" | \{([^{}]+)\}""",
+    re.VERBOSE | re.DOTALL,
+)
+_END = re.compile(r"(?<![\s,;:。])(?:\s|\\[!,;:> ]|[,;:。])+$|(?<!\.)\.$")
 _PREFIX = re.compile(
     r"""(?:the\ )? (?:final\ )? answer (?: \s*[:=]\s* | \ is\ )
       | let\b\s* | \*\s+
@@ -92,16 +94,9 @@ def strip_wrapping(text: str) -> str:
     before = None
     while text != before:
         before = text
-        text = text.strip()
-        if text[-1:] in (",", ";", ":", "!", ">", "。", "\\"):
-            text = _END.sub("", text)
-        if text.endswith(".") and not text.endswith(".."):
-            text = text[:-1].rstrip()
-        for opened, closed in _WRAPPERS if text[:1] in "$*_`'\"{\\" else ():
-            inside = text[len(opened) : -len(closed)]
-            wraps = text.startswith(opened) and text.endswith(closed) and len(text) >= len(opened + closed)
-            again = any(sign in inside.replace("\\$", "") for sign in _AGAIN if sign in opened + closed)
-            text = inside if wraps and inside.strip() and not again else text
+        text = _END.sub("", text.strip())
+        wrapped = _WRAPPED.fullmatch(text)
+        text = wrapped[wrapped.lastindex or 0] if wrapped else text
     while (found := _PREFIX.match(text)) and 0 < found.end() < len(text):
         text = text[found.end() :]
     return text.strip()

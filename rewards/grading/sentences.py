@@ -9,7 +9,7 @@ from rewards.grading import numbers, units
 from rewards.grading.expressions import FUNCTIONS, SMALL_WORDS
 from rewards.grading.numbers import Number
 
-_TOKEN = re.compile(r"[$€£¥₹¢]?\d[\d.,/]*")
+_TOKEN = re.compile(r"-?[$€£¥₹¢]?\d[\d.,/]*")
 _WORD = re.compile(r"[A-Za-z']+")
 _LABELS = frozenset(
     "page line box step question chapter figure problem option item row section part case equation table "
@@ -38,7 +38,23 @@ def number_of(sentence: str) -> Number | None:
     if "=" in text:
         return numbers.solution(text, number_of)
     tokens = list(_TOKEN.finditer(text))
-    return _beside_words(text, tokens[0]) if len(tokens) == 1 else None
+    if len(tokens) != 1:
+        return None
+    before, after = text[: tokens[0].start()], text[tokens[0].end() :]
+    names = _WORD.findall(before.lower())
+    if names == ["see"] or re.search(r"[^A-Za-z'\s,.:=()*-]|[^\s:=(*]$|\b[b-z]\s+-\s*$", before):
+        return None
+    if _doubted(names, _BEFORE) or {*names[-1:]} & (_LABELS | FUNCTIONS):
+        return None
+    number = numbers.read(text[len(before) :])
+    if number:
+        return number
+    names = _WORD.findall(units.KIND.sub("", _EITHER.sub(" ", after.lower())))
+    if re.search(r"[^A-Za-z'\s,.()*%-]|^[^\s%,.*)]", after) or _doubted(names) or names[:1] == ["and"]:
+        return None
+    if names == ["i"] or any(len(name) <= 2 and name not in _SHORT_WORDS for name in names):  # 12 x is a product
+        return None
+    return numbers.read(tokens[0][0])
 
 
 def stated(sentence: str, is_answer: bool = False) -> Number | None:
@@ -72,23 +88,3 @@ def formula(text: str, strict: bool = False) -> str:
 
 def _doubted(names: list[str], hedges: Set[str] = _AROUND) -> bool:
     return any(name in hedges or name.endswith("n't") for name in names)
-
-
-def _beside_words(text: str, token: re.Match[str]) -> Number | None:
-    """Returns the number at a token if the words before and behind it leave no doubt."""
-    start = token.start() - (text[max(0, token.start() - 1)] == "-")
-    before, after = text[:start], text[token.end() :]
-    names = _WORD.findall(before.lower())
-    if names == ["see"] or re.search(r"[^A-Za-z'\s,.:=()*-]|[^\s:=(*]$|\b[b-z]\s+-\s*$", before):
-        return None
-    if _doubted(names, _BEFORE) or {*names[-1:]} & (_LABELS | FUNCTIONS):
-        return None
-    number = numbers.read(text[start:])
-    if number:
-        return number
-    names = _WORD.findall(units.KIND.sub("", _EITHER.sub(" ", after.lower())))
-    if re.search(r"[^A-Za-z'\s,.()*%-]|^[^\s%,.*)]", after) or _doubted(names) or names[:1] == ["and"]:
-        return None
-    if names == ["i"] or any(len(name) <= 2 and name not in _SHORT_WORDS for name in names):  # 12 x is a product
-        return None
-    return numbers.read(text[start : token.end()])

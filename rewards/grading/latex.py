@@ -6,24 +6,21 @@ import re
 from functools import lru_cache
 
 _SIGNS = {
-    "*": "times cdot ast", "/": "div", "±": "pm mp", "⦃": "lbrace", "⦄": "rbrace", "∪": "cup", "∞": "infty", "∈": "in",
+    "*": "times cdot ast", "/": "div", "±": "pm mp", "⦃": "lbrace {", "⦄": "rbrace }", "∪": "cup", "∞": "infty",
     "≥": "ge geq geqslant", "≤": "le leq leqslant", "<": "lt", ">": "gt", "≠": "ne neq", "⦃⦄": "emptyset varnothing",
-    "|": "mid vert lvert rvert", "∠": "angle", "…": "dots ldots cdots dotsc dotsb", " ": "quad qquad rm bf it",
-    "": "left right big Big bigl bigr Bigl Bigr bigg Bigg biggl biggr displaystyle limits",
+    "|": "mid vert lvert rvert", "∠": "angle", "…": "dots ldots cdots dotsc dotsb", " ": "quad qquad rm bf it , ; : >",
+    "": "left right big Big bigl bigr Bigl Bigr bigg Bigg biggl biggr displaystyle limits !",
     "\\frac": "dfrac tfrac cfrac", "\\binom": "dbinom tbinom", "£": "pounds", "€": "euro", "¥": "yen", "¢": "cents",
+    "∈": "in", **{sign: sign for sign in "%$&#_"},
 }  # fmt: skip
-_OF_COMMAND = {name: sign for sign, names in _SIGNS.items() for name in names.split()}
-_COMMAND = re.compile(r"\\([A-Za-z]+)")
+_OF_COMMAND = {name: sign for sign, names in _SIGNS.items() for name in names.split()} | {" ": " "}
+_COMMAND = re.compile(r"\\([A-Za-z]+|.)", re.DOTALL)
 _ARGUMENT = r"(\d|\\pi(?![a-z])|(?<![A-Za-z])[A-Za-z](?![A-Za-z]))"
 _RULES = tuple(
     (re.compile(pattern, re.VERBOSE | re.DOTALL | flags), replacement)
     for pattern, replacement, flags in (
-        # 32{,}348 and 32,\!348 are 32,348; 3{:}45 is 3:45
-        (r"(?<=\d) (?: \{,\} | ,\\! | \\[,!]\ ? ) (?=\d{3})", ",", 0),
-        (r"\{:\}", ":", 0),
-        (r"\\\{", "⦃", 0),
-        (r"\\\}", "⦄", 0),
-        (r"(?<!\\)\\[!,;:>\ ] | ~", " ", 0),
+        (r"\{([,:])\}", r"\1", 0),  # 32{,}348 is 32,348 and 3{:}45 is 3:45
+        (r"~", " ", 0),
         # fonts
         (r"\\mathbb \s* (?: \{\s*R\s*\} | R(?![A-Za-z]) )", "(-∞,∞)", 0),
         (r"\\(?:math(?:rm|it|bf|sf)|operatorname|text(?:rm|it)?) \s* \{\s* ([eid]) \s*\}", r"\1", 0),
@@ -40,7 +37,6 @@ _RULES = tuple(
         (r"(?<![\\A-Za-z]) pi \b", r"\\pi", 0),
         # signs
         (r"\^? \{? \\(?:circ|degree)(?![a-z]) \s* \}? | \^\{?°\}? | (?<=\d)\s*\^\s*\{?o\}?(?![A-Za-z])", "°", 0),
-        (r"\\([%$&\#_])", r"\1", 0),
         (r"\\not\s*= | !=", "≠", 0),
         (r">=", "≥", 0),
         (r"<=", "≤", 0),
@@ -55,9 +51,8 @@ _RULES = tuple(
          r"\\begin{pmatrix}\1\\end{pmatrix}", 0),
     )
 )  # fmt: skip
-_PLAIN = re.compile(r"[\w\s.,:;?%$()+-]*")
-_NAMES = re.compile(r"pi\b|inf|all real|sqrt|\.\.\.", re.IGNORECASE)
-"""These words have another spelling although they contain no sign."""
+_RESPELLED = re.compile(r"[^\w\s.,:;?%$()+-]|pi\b|inf|all real|sqrt|\.\.\.", re.IGNORECASE)
+"""A text without any of these has one spelling."""
 _WRAPPED = re.compile(
     r"""\$\$((?:[^$]|\\\$)+)\$\$ | \$((?:[^$]|\\\$)+)\$ | \\\(((?:(?!\\\().)+)\\\) | \\\[((?:(?!\\\[).)+)\\\]
       | \*\*(.+)\*\* | \*(.+)\* | __(.+)__ | _(.+)_ | `(.+)` | '([^']+)' | "([^"]+)" | \{([^{}]+)\}""",
@@ -81,7 +76,7 @@ def canonical(text: str) -> str:
     text = strip_wrapping(text)
     if text.count("$") >= 2 and text.count("$") % 2 == 0 and "\\$" not in text:
         text = text.replace("$", " ")
-    if _PLAIN.fullmatch(text) and not _NAMES.search(text):
+    if not _RESPELLED.search(text):
         return re.sub(r"[ \t]+", " ", text)
     text = _COMMAND.sub(lambda m: _OF_COMMAND.get(m[1], m[0]), text)
     for pattern, replacement in _RULES:

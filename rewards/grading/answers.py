@@ -24,8 +24,8 @@ Union = NamedTuple("Union", [("parts", tuple["Interval | Sequence", ...])])
 """Intervals and sets that together are one set."""
 Matrix = NamedTuple("Matrix", [("rows", tuple[tuple[str, ...], ...])])
 """A matrix as rows of cells."""
-Relation = NamedTuple("Relation", [("sides", tuple[str, ...]), ("signs", tuple[str, ...])])
-"""The sides of an equation or inequality, and the signs between them."""
+Relation = NamedTuple("Relation", [("sides", tuple[str, ...]), ("signs", str)])
+"""The sides of an equation or inequality, the smallest first, and the signs between them."""
 Expression = NamedTuple("Expression", [("text", str), ("unit", str)])
 """A formula that sympy compares, with its unit where one is known."""
 Words = NamedTuple("Words", [("text", str)])
@@ -50,14 +50,14 @@ _UNIT_AT_END = re.compile(
     ( (?:(?:square|cubic|sq)[ ])? [A-Za-z°]+ (?:\s*/\s*[A-Za-z]+|[ ]per[ ][a-z]+)? (?:\^?\{?[23]\}?)? )""",
     re.VERBOSE,
 )
-MIRRORED = dict(zip("<>≤≥≠=∈", "><≥≤≠=∋", strict=True))
+_MIRRORED = str.maketrans(">≥<≤", "<≤>≥")
 
 
 def parse(text: str) -> Parsed:
     """Returns the typed value of a text in canonical spelling.
 
     >>> parse("x = 7").name, parse("x^2 = 49").values, parse("(1, 2]").values
-    ('x', (Relation(sides=('x^2', '49'), signs=('=',)),), (Interval(brackets='(]', items=('1', '2'), name=''),))
+    ('x', (Relation(sides=('x^2', '49'), signs='='),), (Interval(brackets='(]', items=('1', '2'), name=''),))
     """
     text = _POINT.sub(r"\1=", unbracketed(text))
     whole = _first(text, _NOTATIONS)
@@ -163,13 +163,11 @@ def _inequality(text: str) -> Interval | None:
     if relation is None or not all(relation.sides):
         return None
     sides, signs = relation
-    if signs[0] in ">≥":
-        sides, signs = sides[::-1], tuple(MIRRORED[sign] for sign in signs[::-1])
     first, last = (_VARIABLE.fullmatch(side) for side in (sides[0], sides[-1]))
     if first and not last:
-        sides, signs = ("-∞", *sides), ("<", *signs)
+        sides, signs = ("-∞", *sides), "<" + signs
     if last and not first:
-        sides, signs = (*sides, "∞"), (*signs, "<")
+        sides, signs = (*sides, "∞"), signs + "<"
     if len(sides) != 3 or not _VARIABLE.fullmatch(sides[1]) or not set(signs) <= set("<≤"):
         return None
     brackets = "(["[signs[0] == "≤"] + ")]"[signs[1] == "≤"]
@@ -177,8 +175,10 @@ def _inequality(text: str) -> Interval | None:
 
 
 def _relation(text: str) -> Relation | None:
-    signs = tuple(sign[0] for sign in outside(text, _RELATION))
-    return Relation(tuple(split(text, _RELATION)), signs) if signs else None
+    sides, signs = split(text, _RELATION), "".join(sign[0] for sign in outside(text, _RELATION))
+    if signs[:1] in (">", "≥"):
+        sides, signs = sides[::-1], signs[::-1].translate(_MIRRORED)
+    return Relation(tuple(sides), signs) if signs else None
 
 
 def _expression(text: str) -> Expression | None:

@@ -62,11 +62,9 @@ class _Comparison:
         return symbols(gold) == symbols(answer) and self.verify(latex(gold), latex(answer))
 
     def relations(self, gold: Relation | None, answer: Relation | None) -> bool:
-        if gold is None or answer is None:
+        if gold is None or answer is None or gold.signs != answer.signs:
             return False
-        if tuple(answers.MIRRORED[sign] for sign in answer.signs[::-1]) == gold.signs != answer.signs:
-            answer = Relation(answer.sides[::-1], gold.signs)
-        return gold.signs == answer.signs and all(map(self.formulas, _pairs(gold), _pairs(answer)))
+        return all(map(self.formulas, _pairs(gold), _pairs(answer)))
 
     def expressions(self, gold: Number | Expression, answer: Number | Expression) -> bool:
         ours, theirs = (side.text if isinstance(side, Expression) else str(side.value) for side in (gold, answer))
@@ -129,7 +127,7 @@ def _as_relation(side: answers.Parsed) -> Relation | None:
     """Returns a relation, and ``y = 2x + 3`` as a relation too, or None."""
     value = side.values[0]
     if isinstance(value, Expression) and side.name and symbols(value.text):
-        return Relation((side.name, value.text), ("=",))
+        return Relation((side.name, value.text), "=")
     return value if isinstance(value, Relation) else None
 
 

@@ -18,8 +18,6 @@ _LEAD = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _FIRST = re.compile(r"[(\[]([A-Ja-j])[)\]]|([A-J])(?![A-Za-z0-9'])|([a-j])(?=[).:](?![a-z])|$)")
-_DENIED = re.compile(r"(?<=[\w).])\s*[,;(]\s*(?:and )?not [(\[]?[A-J][)\]]?\)?\.?$")
-"""This matches an option that the text rules out."""
 _EXPLANATION = re.compile(r"\n\s*[*_]*(?:explanation|reason|because|rationale)", re.IGNORECASE)
 _LETTER = re.compile(r"(?<![A-Za-z0-9'\\∠])(?<!∠ )([A-J])(?![A-Za-z0-9']|\s*=)")
 _NAMED = re.compile(
@@ -77,7 +75,8 @@ def letter(text: str, is_strict: bool = False) -> str | None:
 
     With `is_strict`, the letter must come first.
     """
-    text = _DENIED.sub("", canonical(text).replace("*", "")).strip()
+    text = canonical(text).replace("*", "")
+    text = re.sub(r"(?<=[\w).])\s*[,;(]\s*(?:and )?not [(\[]?[A-J][)\]]?\)?\.?$", "", text).strip()  # "B, not C"
     text, *reasons = _EXPLANATION.split(_LEAD.sub("", text, count=1), maxsplit=1)
     if reasons and re.search(_DOUBT, reasons[0]):
         return None

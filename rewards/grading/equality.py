@@ -18,7 +18,6 @@ _MOST_ITEMS = 64
 """Longer lists whose order does not count are not compared."""
 _SYMBOL = re.compile(r"[A-Za-z]|[A-Z]{2}")
 """This matches a variable, or a segment that is named by its ends, in either order."""
-_ARTICLE = re.compile(r"(?:an?|the) (?=[a-z]{3})", re.IGNORECASE)
 
 
 def is_usable(gold: str) -> bool:
@@ -109,7 +108,7 @@ def _key(text: str) -> str:
     text = text.rstrip(".")
     if not has_words(text):
         return re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", text)
-    text = _ARTICLE.sub("", re.sub(r"\s+", " ", text), count=1).casefold()
+    text = re.sub(r"(?:an?|the) (?=[a-z]{3})", "", re.sub(r"\s+", " ", text.casefold()), count=1)
     return text.removesuffix("s") if re.fullmatch(r"[a-z' -]{4,}", text) else text
 
 

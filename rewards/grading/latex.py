@@ -66,8 +66,6 @@ _PREFIX = re.compile(
       | (?:\\approx(?![a-z]) | \\therefore(?![a-z]) | ≈ | ~(?!~) | approximately\b | approx\b\.? | = | :) \s*""",
     re.IGNORECASE | re.VERBOSE,
 )
-_ROUNDED = re.compile(r"(?<=\S)\s*(?:\\approx(?![a-z])|≈)\s*[\d.,]+\s*$")
-"""This matches the decimals that follow an exact answer."""
 
 
 @lru_cache(maxsize=4096)  # the samples of one prompt share their gold
@@ -81,7 +79,8 @@ def canonical(text: str) -> str:
     text = _COMMAND.sub(lambda m: _OF_COMMAND.get(m[1], m[0]), text)
     for pattern, replacement in _RULES:
         text = pattern.sub(replacement, text)
-    return strip_wrapping(re.sub(r"[ \t]+", " ", _ROUNDED.sub("", text)))
+    text = re.sub(r"(?<=\S)\s*(?:\\approx(?![a-z])|≈)\s*[\d.,]+\s*$", "", text)  # decimals behind an exact answer
+    return strip_wrapping(re.sub(r"[ \t]+", " ", text))
 
 
 def strip_wrapping(text: str) -> str:

@@ -48,12 +48,6 @@ _LEFT_SIDE = re.compile(
     re.VERBOSE,
 )
 """This matches the left side of a solved equation: words and a name, or words before a calculation."""
-_DENIED = re.compile(r"(?<=\S)\s*[,;(]\s*(?:and )?not \$?[\d.,]*\d\)?\.?$")
-"""This matches a number that the text rules out."""
-_ECHO = re.compile(r"^(\$?([\d.,]+)(?: [^()]*)?) \(\$?\2\)$")
-"""This matches a number that is repeated in parentheses."""
-_CALCULATOR = re.compile(r"<<[^<>\n]{0,200}>>")
-"""GSM8K writes calculations between these marks."""
 
 
 class Number(NamedTuple):
@@ -65,20 +59,20 @@ class Number(NamedTuple):
 
 
 def spelled(text: str) -> str:
-    """Returns the text in canonical spelling, with digits for words, and without the calculations of GSM8K."""
-    return to_digits(canonical(_CALCULATOR.sub("", text)))
+    """Returns the text in canonical spelling, with digits for words, and without GSM8K's calculations in ``<<>>``."""
+    return to_digits(canonical(re.sub(r"<<[^<>\n]{0,200}>>", "", text)))
 
 
 def parse(text: str) -> Number | None:
     """Returns the number that a text is, or None if it is more or less than one number."""
     if len(text) > LONGEST or "~~" in text:  # struck out
         return None
-    return read(_DENIED.sub("", spelled(text)))
+    return read(re.sub(r"(?<=\S)\s*[,;(]\s*(?:and )?not \$?[\d.,]*\d\)?\.?$", "", spelled(text)))  # "12, not 13"
 
 
 def read(text: str, loose_units: bool = True) -> Number | None:
     """Returns the number that a text in canonical spelling is, or None; with `loose_units` any noun is a unit."""
-    text = _ECHO.sub(r"\1", to_digits(text))
+    text = re.sub(r"^(\$?([\d.,]+)(?: [^()]*)?) \(\$?\2\)$", r"\1", to_digits(text))  # "12 eggs (12)"
     if text[:1] + text[-1:] in ("()", "[]") and text.count(text[0]) == 1:
         text = text[1:-1].strip()
     if "=" in text:

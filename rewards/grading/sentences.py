@@ -23,11 +23,9 @@ _STATED = re.compile(
     r"(?:so |therefore,? |thus,? |hence,? )?(?:the|it)\b[A-Za-z ,∠△]* (?:is|equals|measures) ([^.]+(?:\.\d[^.]*)?)\.?",
     re.IGNORECASE,
 )
-_REASON = re.compile(r",?\s+(?:because|since|which)\b")
 _SHORT_WORDS = SMALL_WORDS | {"a", "i", "s"} | {name for name in units.KNOWN if len(name) == 2}
 _BEFORE = units.HEDGES - {"and", "to"}
 _AROUND = units.HEDGES - {"and", "over", "to", "through", "around", "about", "most", "equals"}
-_EITHER = re.compile(r"\beither [a-z ]+ or [a-z]+")
 
 
 def number_of(sentence: str) -> Number | None:
@@ -49,7 +47,7 @@ def number_of(sentence: str) -> Number | None:
     number = numbers.read(text[len(before) :])
     if number:
         return number
-    names = _WORD.findall(units.KIND.sub("", _EITHER.sub(" ", after.lower())))
+    names = _WORD.findall(units.KIND.sub("", re.sub(r"\beither [a-z ]+ or [a-z]+", " ", after.lower())))
     if re.search(r"[^A-Za-z'\s,.()*%-]|^[^\s%,.*)]", after) or _doubted(names) or names[:1] == ["and"]:
         return None
     if names == ["i"] or any(len(name) <= 2 and name not in _SHORT_WORDS for name in names):  # 12 x is a product
@@ -75,7 +73,7 @@ def formula(text: str, strict: bool = False) -> str:
 
     With `strict`, only "the length is 2x" counts, and no formula between other words.
     """
-    text = text if strict else _REASON.split(text, maxsplit=1)[0]
+    text = text if strict else re.split(r",?\s+(?:because|since|which)\b", text, maxsplit=1)[0]
     said = _STATED.fullmatch(text.replace("$", "") if text.count("$") == 2 else text)
     if said and "$" not in said[1] and not _doubted(_WORD.findall(text.lower())):
         return said[1]

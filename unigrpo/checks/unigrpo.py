@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -19,7 +18,6 @@ from unigrpo.algorithm.objective.base import load_objective
 from unigrpo.checks.images import unreadable_images
 from unigrpo.checks.rewards import refused_prompts
 from unigrpo.config import IMAGE_OUTPUT_TASKS, TASKS, ImageConfig, ImageSamplingConfig, RunConfig, check_image_steps
-from unigrpo.config.denoising import StageConfig
 from unigrpo.config.evaluation import EvaluationProtocol
 from unigrpo.data.bad_samples import BadRows, raise_problems
 from unigrpo.data.chat import chat_text, chat_variant
@@ -30,25 +28,9 @@ from unigrpo.models.checkpoint_io import load_config
 from unigrpo.models.loading import find_image_tokenizer, load_tokenizer
 from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.records import Prompt
-from unigrpo.runs.checkpoints import Checkpoint, CheckpointStore
-from unigrpo.runs.config_file import ABSENT, changed_settings
-from unigrpo.runs.directory import holds_run
 from unigrpo.workers.reward import applies_to
 
 logger = logging.getLogger(__name__)
-
-FIXED_SETTINGS = ("actor.model_name_or_path", "ds.lora.", "ds.zero_stage")
-"""Settings to which the files of a checkpoint belong: the model whose weights they change, and how they are split."""
-FREE_SETTINGS = (
-    "train.num_steps",
-    "train.collective_timeout_minutes",
-    "actor.num_nodes",
-    "actor.num_gpus_per_node",
-    "ckpt.",
-    "logger.",
-)
-"""Settings that a run may change when it goes on unasked: they do not change what a step does, except for the rounding
-of sums over ranks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,74 +197,6 @@ def check_prompts(
     return CheckedPrompts(
         is_valid=[place not in problems for place in range(len(prompts))], tokens=tokens, num_image_tokens=num_codes
     )
-
-
-def check_checkpoint(config: RunConfig | StageConfig, checkpoints: CheckpointStore) -> None:
-    """Checks the checkpoint that a run would go on from, if it is to.
-
-    Raises:
-        ValueError: None is whole, it is further than the run is to go, it was written with settings that its files
-            belong to, or it belongs to another run and resuming was not requested.
-    """
-    found = None if config.ckpt.load_enable is False else checkpoints.latest()
-    if config.ckpt.load_enable == "auto":
-        _check_same_run(config, found)
-    if found is None:
-        if holds_run(config):
-            logger.warning("run_dir %s holds a run without a checkpoint; it starts again", config.run_dir)
-        return
-    ranks = found.state.get("num_policy_ranks", 1)
-    if ranks != config.actor.num_ranks:
-        logger.info(
-            "%s was written by %d policy ranks and is loaded on %d", found.folder, ranks, config.actor.num_ranks
-        )
-    if found.step > config.train.num_steps:
-        raise ConfigError(
-            f"{found.folder}: {found.step} steps are finished, but train.num_steps is {config.train.num_steps}; set "
-            f"{found.step} or more, or start a new run in another --run_dir"
-        )
-    _check_changed_settings(config)
-    logger.info("going on from %s, %d steps finished", found.folder, found.step)
-
-
-def _check_same_run(config: RunConfig | StageConfig, found: Checkpoint | None) -> None:
-    """Raises ValueError if the run directory or the checkpoint belongs to another run than this one."""
-    if found is not None and not holds_run(config):
-        raise ConfigError(
-            f"{found.folder} is there, but run_dir {config.run_dir} holds no run; give the run_dir of the run that "
-            "wrote it, or another --ckpt.path, or go on from it by --ckpt.load_enable true"
-        )
-    if not holds_run(config):
-        return
-    changed = changed_settings(config, Path(config.run_dir))
-    shown = [
-        f"{name}: {before} -> {now}"
-        for name, (before, now) in changed.items()
-        if not name.startswith(FREE_SETTINGS) and now != ABSENT
-    ]
-    if shown:
-        raise ConfigError(
-            f"run_dir {config.run_dir} holds a run with other settings: {'; '.join(shown)}. Choose another --run_dir "
-            "for a new run, or go on with the changed settings by --ckpt.load_enable true"
-        )
-
-
-def _check_changed_settings(config: RunConfig | StageConfig) -> None:
-    """Names the settings in which a resumed run differs from its ``config.yaml``.
-
-    Raises:
-        ValueError: One of them does not fit the files of a checkpoint.
-    """
-    changed = changed_settings(config, Path(config.run_dir))
-    shown = {name: f"{name}: {before} -> {now}" for name, (before, now) in changed.items()}
-    fixed = [text for name, text in shown.items() if name.startswith(FIXED_SETTINGS)]
-    if fixed:
-        raise ConfigError(
-            f"the checkpoints of {config.run_dir} do not fit these settings: {'; '.join(fixed)}. Set them as before, "
-            "or start a new run in another --run_dir. If only a folder has moved, change it in the config.yaml there"
-        )
-    for text in shown.values():
-        logger.warning("the resumed run has another setting than before: %s", text)
 
 
 def check_image_tokenizer(image: ImageConfig, model: str, vocabulary: Vocabulary) -> int:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from unigrpo.checks.denoising import StageInputs, check_stage
-from unigrpo.checks.unigrpo import Inputs, check_checkpoint, check_inputs
+from unigrpo.checks.resuming import check_checkpoint
+from unigrpo.checks.unigrpo import Inputs, check_inputs
 from unigrpo.cli.plan import Assumptions, assumptions, is_local_checkpoint, stage_plan, trial_lines, unigrpo_plan
 from unigrpo.cli.plan_run import check_disk
 from unigrpo.config import RunConfig

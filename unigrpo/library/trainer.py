@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from unigrpo import ConfigError
-from unigrpo.checks.unigrpo import check_algorithm, check_checkpoint, check_inputs
+from unigrpo.checks.resuming import check_checkpoint
+from unigrpo.checks.unigrpo import check_algorithm, check_inputs
 from unigrpo.config import LoRAConfig, RewardTermConfig, RunConfig
 from unigrpo.library.policy import Policy
 from unigrpo.models.sampling_defaults import SamplingDefaults

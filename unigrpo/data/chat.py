@@ -71,7 +71,7 @@ def render(
 
     Raises:
         DataError: The template fails on these messages.
-        CheckpointError: The template does not end.
+        CheckpointError: The template takes too much time or memory, or its result is too long.
     """
     values = {**tokenizer.special_tokens_map, "add_generation_prompt": add_generation_prompt}
     advice = f"repair it, or set data.prompt_template to one of {', '.join(NEWLINES)}"

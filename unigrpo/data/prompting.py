@@ -72,7 +72,7 @@ def prompt_lengths(
         image_codes: Any codes, as many as the image of an `mmu` prompt has.
 
     Raises:
-        CheckpointError: The tokenizer's chat template does not end.
+        CheckpointError: The tokenizer's chat template takes too much time or memory.
     """
     special = special_ids(tokenizer)
     found: list[int | ValueError] = []
@@ -115,7 +115,7 @@ def _lengths(
     for place, prompt in enumerate(prompts):
         try:
             wholes[place] = _whole_text(prompt, tokenizer, data, has_codes=prompt.task == "mmu")
-        except CheckpointError:  # a chat template that does not end, which may hold for all prompts
+        except CheckpointError:  # a chat template that exceeds a limit, which may hold for all prompts
             raise
         except ValueError as error:
             found[place] = error

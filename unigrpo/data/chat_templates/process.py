@@ -38,7 +38,7 @@ class TemplateProcess:
 
         Raises:
             DataError: The template fails on these messages; the message of the error says why.
-            CheckpointError: The template takes too long, or the process ended otherwise.
+            CheckpointError: The template takes too much time or memory, or its result is too long.
         """
         request = json.dumps({"template": template, "messages": list(messages), "values": dict(values)}, default=str)
         with self._lock:
@@ -47,6 +47,8 @@ class TemplateProcess:
             except BaseException:  # a later request must not get the answer to this one
                 self._end()
                 raise
+        if "limit" in found:
+            raise CheckpointError(found["limit"])
         if "reason" in found:
             raise DataError(found["reason"])
         return str(found["text"])

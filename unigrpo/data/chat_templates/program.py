@@ -29,6 +29,10 @@ MAX_REASON = 200
 """Number of characters of an error's message that are sent back."""
 
 
+class LimitExceeded(Exception):
+    """A rendering takes more than a template may take."""
+
+
 class Generation(Extension):
     """The tag around what the assistant says, by which transformers finds the tokens to train on."""
 
@@ -49,13 +53,14 @@ def render(template: str, messages: list[dict[str, str]], values: Mapping[str, A
         values: Other names that the template may read, such as ``bos_token``.
 
     Raises:
+        LimitExceeded: The result is too long.
         Exception: The template fails.
     """
     text = _compiled(template).render(messages=messages, tools=None, documents=None, **values)
     least, factor = MAX_LENGTH
     most = least + factor * sum(len(str(message.get("content"))) for message in messages)
     if len(text) > most:
-        raise TemplateError(f"the result has {len(text)} characters, expected at most {most}")
+        raise LimitExceeded(f"the result has {len(text)} characters, expected at most {most}")
     return text
 
 
@@ -89,10 +94,18 @@ def _now(form: str) -> str:
 
 
 def answer(request: str) -> str:
-    """Returns the answer to a request as JSON: ``{"text": ...}``, or ``{"reason": ...}`` where the template fails."""
+    """Returns the answer to a request as JSON.
+
+    It is ``{"text": ...}``, ``{"limit": ...}`` with the limit that was exceeded, or ``{"reason": ...}`` where the
+    template fails.
+    """
     try:
         return json.dumps({"text": render(**json.loads(request))})
-    except Exception as error:  # a template fails in its own ways; the memory may also be used up
+    except MemoryError:
+        return json.dumps({"limit": f"it takes more than {MAX_MEMORY >> 20} MiB of memory"})
+    except LimitExceeded as error:
+        return json.dumps({"limit": str(error)})
+    except Exception as error:  # a template fails in its own ways
         reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         return json.dumps({"reason": " ".join(reason.split())[:MAX_REASON]})
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from unigrpo import ConfigError
 from unigrpo.cli.paths import SUBMIT_FOLDER, with_absolute_paths
 from unigrpo.config import (
     ActorConfig,
@@ -97,3 +98,14 @@ def test_files_of_a_source_are_told_from_data_sets_on_the_hub(tmp_path, monkeypa
     found = with_absolute_paths(config).lm.sources["a"]
     assert found.path == meant.replace("{user}", str(tmp_path)).replace("{home}", str(Path.home()))
     assert found.index_folder == str(tmp_path / "index")
+
+
+def test_what_can_be_no_path_is_named_by_its_setting():
+    for config, name in (
+        (RunConfig(run_dir="a\0b"), "run_dir"),
+        (RunConfig(actor=ActorConfig(model_name_or_path="x" * 300 + "/y")), "model_name_or_path"),
+    ):
+        with pytest.raises(ConfigError, match=rf"^{name}: '.*' can be no path \("):
+            with_absolute_paths(config)
+    with pytest.raises(ConfigError, match="run_dir is empty; name the folder of the run"):
+        RunConfig(run_dir="")

@@ -36,3 +36,14 @@ def test_a_directory_of_a_run_that_is_under_way_is_refused_before_anything_start
 def test_a_run_without_a_config_does_not_start(capsys, command):
     assert main([command, "--train.num_steps", "1"]) == 2
     assert capsys.readouterr().err.startswith("error: no config; name a YAML file")
+
+
+def test_a_plan_of_a_model_that_is_not_here_says_which_model_it_took(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    flags = ["--config", "launch/configs/tiny_text.yaml", "--actor.model_name_or_path", "examples/tiny/another"]
+    assert main(["train", *flags, "--dry_run"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: there is no folder ") and error.count(
+        "examples/tiny/another here, so the plan is that"
+    )
+    assert "the run needs " in error

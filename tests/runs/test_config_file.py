@@ -35,6 +35,17 @@ from unigrpo.runs.config_file import (
             {"headers": {"Authorization": "Bearer S1", "X-Anything": "S2", "Accept": "text/html"}},
             {"headers": {"Authorization": "(hidden)", "X-Anything": "(hidden)", "Accept": "text/html"}},
         ),
+        (
+            {"accessToken": "S1", "pwd": "S2", "api_keys": ["S3"], "cookies": "S4", "X-API-Key": "S5"},
+            dict.fromkeys(("accessToken", "pwd", "api_keys", "cookies", "X-API-Key"), "(hidden)"),
+        ),
+        (
+            {
+                "anything": "use sk-proj-0123456789abcdef now",
+                "other": ["hf_aaaaaaaaaaaaaaaaaaa1", "AKIA0123456789ABCDEF"],
+            },
+            {"any": "use (hidden) now", "other": ["(hidden)", "(hidden)"]},
+        ),
         ({"template": "Authorization: Bearer S1"}, {"template": "Authorization: Bearer (hidden)"}),
         (
             {"urls": ["https://a:S1@h/", "https://h/?sig=S2"]},
@@ -54,6 +65,7 @@ def test_secrets_are_hidden_wherever_they_stand(options: dict[str, Any], written
         {"mask_token": "[MASK]", "eos_token": "<|endoftext|>", "pad_token": 0},
         {"best_metric_key": "eval/reward", "input_key": "question", "max_tokens": 5, "key": "", "token": None},
         {"url": "http://127.0.0.1:8000/v1?model=a&keys=2", "path": "a@b:c", "text": "What is x?key=3"},
+        {"stop_tokens": ["a"], "maxTokens": 3, "path": "/data/task-1234567890123456/sk-learn-of-many-words"},
         {"tokenizer": "folder", "authors": "a", "keyword": "b", "secretary": "c"},
     ],
 )

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 
 from unigrpo import CheckpointError, ConfigError, DataError, __version__
 
+SHOWN = 300
+"""Number of characters of a file's name that are shown."""
 STOPPED = 130
 """Exit status after Ctrl-C, as shells have it."""
 ADVICE = {
@@ -26,6 +28,7 @@ ADVICE = {
     errno.ENOSPC: "make room on its disk, and start the same command again",
     errno.EDQUOT: "make room below your quota, and start the same command again",
     errno.EEXIST: "name another file or folder",
+    errno.ENAMETOOLONG: "give a shorter name",
     errno.ENOTDIR: "a part of this path is a file; name another file or folder",
     errno.EISDIR: "this is a folder; name a file",
     errno.EMFILE: "raise the number of files that a process may open, by `ulimit -n 8192`, and start again",
@@ -119,7 +122,8 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
     except OSError as error:
         if error.errno not in ADVICE:
             raise
-        where = f"{error.filename}: " if error.filename else ""
+        name = str(error.filename or "")
+        where = f"{name[:SHOWN]}{'...' * (len(name) > SHOWN)}: " if name else ""
         sys.stderr.write(f"error: {where}{error.strerror}; {ADVICE[error.errno]}\n")
         return 2
     except KeyboardInterrupt:

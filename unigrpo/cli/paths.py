@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
+from unigrpo import ConfigError
 from unigrpo.config.paths import PathKind
 from unigrpo.data.files import is_table_name, split_paths
 
@@ -102,5 +103,10 @@ def _resolved(value: Any, resolvers: dict[PathKind, Callable[[Any], Any]]) -> An
         kind = next((m for m in getattr(hints[field.name], "__metadata__", ()) if isinstance(m, PathKind)), None)
         content = getattr(value, field.name)
         is_list = isinstance(content, (list, tuple))  # prompt files with settings of their own
-        changes[field.name] = resolvers[kind](content) if kind and not is_list else _resolved(content, resolvers)
+        try:
+            changes[field.name] = resolvers[kind](content) if kind and not is_list else _resolved(content, resolvers)
+        except ConfigError:
+            raise
+        except (ValueError, OSError) as error:  # a null character in it, or a name of thousands of letters
+            raise ConfigError(f"{field.name}: {str(content)[:100]!r} can be no path ({str(error)[:60]})") from error
     return dataclasses.replace(value, **changes)

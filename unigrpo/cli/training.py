@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from unigrpo import ConfigError
 from unigrpo.checks.denoising import StageInputs, check_stage
 from unigrpo.checks.resuming import check_checkpoint
 from unigrpo.checks.unigrpo import Inputs, check_inputs
@@ -173,9 +174,14 @@ def run_training(job: TrainingJob[Any, Any], *, is_dry_run: bool, gpu: str, mfu:
 
 def _plan(job: TrainingJob[Any, Any], assumed: Assumptions) -> int:
     """Checks what can be checked here and prints the plan. Returns the exit status."""
-    if not is_local_checkpoint(job.config.actor.model_name_or_path):
+    model = job.config.actor.model_name_or_path
+    if not is_local_checkpoint(model):
         check_unused(job.config)
-        sys.stdout.write(job.plan(None, assumed))
+        try:
+            plan = job.plan(None, assumed)
+        except ConfigError as error:
+            raise ConfigError(f"there is no folder {model} here, so the plan is that of MMaDA-8B: {error}") from error
+        sys.stdout.write(plan)
         return 0
     checked, _ = _checked(job, is_dry_run=True)
     job.connect()

@@ -124,6 +124,7 @@ class StageConfig(BaseRunConfig):
     """Saving and resuming."""
 
     def __post_init__(self) -> None:
+        require(self.run_dir != "", "run_dir is empty; name the folder of the run")
         require(
             bool(self.modalities),
             f"no modality has a batch_size; set one of {[f'{m}.batch_size' for m in MODALITIES]}",

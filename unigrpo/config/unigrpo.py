@@ -122,6 +122,7 @@ class RunConfig(BaseRunConfig):
     """Evaluation on held-out prompts."""
 
     def __post_init__(self) -> None:
+        require(self.run_dir != "", "run_dir is empty; name the folder of the run")
         samples = self.rollout.batch_size * self.rollout.n_samples_per_prompt
         ranks = self.actor.num_ranks
         require(

@@ -25,14 +25,19 @@ HIDDEN = "(hidden)"
 ABSENT = "(absent)"
 """What stands in place of the value of a setting that one of two versions of this program does not have."""
 SECRET_NAME = re.compile(
-    r"(.*_)?(api_?key|password|passwd|passphrase|secret|credentials?|authorization|auth|cookie|token|signature)"
+    r"(.*_)?(api_?keys?|passwords?|passwd|pwd|passphrase|secrets?|credentials?|authorization|auth|bearer|cookies?|token"
+    r"|signature)"
     r"|(.*_)?(access|secret|private|subscription)_key|key|sig"
 )
 """Names of settings, headers and query parameters that hold secrets, with underscores in place of dashes."""
+WORD_START = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+"""Where a word begins in a name such as `accessToken`."""
 SPECIAL_TOKEN = re.compile(r"[<\[].*[>\]]")
 """Value of a setting such as ``mask_token``, which is no secret."""
 USER_OF_URL = re.compile(r"(\b[a-zA-Z][\w+.-]*://)[^/\s@]+@")
 QUERY_OF_URL = re.compile(r"([?&;])([\w.-]+)=([^&;#\s,]+)")
+KNOWN_TOKEN = re.compile(r"\b(sk-|hf_|ghp_|github_pat_|glpat-|xox[abprs]-|AKIA)(?=[\w-]*\d)[\w-]{16,}")
+"""Tokens of OpenAI, Hugging Face, GitHub, GitLab, Slack and AWS, which show by their beginning what they are."""
 SCHEME_OF_HEADER = re.compile(r"\b(Bearer|Basic)\s+\S+")
 NOT_COMPARED = ("run_dir", "ckpt.load_enable", "ckpt.path")
 """Settings in which a resumed run may differ from its beginning without any effect on the training."""
@@ -163,14 +168,14 @@ def _is_secret(name: str, value: Any) -> bool:
 
 
 def _is_secret_name(name: str) -> bool:
-    return SECRET_NAME.fullmatch(name.lower().replace("-", "_")) is not None
+    return SECRET_NAME.fullmatch(WORD_START.sub("_", name).lower().replace("-", "_")) is not None
 
 
 def _without_url_secrets(text: str) -> str:
     def parameter(match: re.Match[str]) -> str:
         return f"{match[1]}{match[2]}={HIDDEN}" if _is_secret_name(match[2]) else match[0]
 
-    text = SCHEME_OF_HEADER.sub(rf"\1 {HIDDEN}", text)
+    text = KNOWN_TOKEN.sub(HIDDEN, SCHEME_OF_HEADER.sub(rf"\1 {HIDDEN}", text))
     return QUERY_OF_URL.sub(parameter, USER_OF_URL.sub(rf"\1{HIDDEN}@", text)) if "://" in text else text
 
 

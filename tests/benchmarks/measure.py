@@ -66,6 +66,7 @@ def peak_bytes(call: Callable[[], Any]) -> int:
         call()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # without it, the profiler prints two lines at each measurement
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         call()
     results: Any = profile.profiler

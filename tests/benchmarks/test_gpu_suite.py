@@ -92,6 +92,7 @@ def test_the_command_needs_torch_transformers_and_safetensors_alone(tmp_path: Pa
         text=True,
     )
     assert done.returncode == 0, done.stderr
+    assert done.stderr == "", "no line of a library that nobody can act on"
     results = json.loads((tmp_path / "out.json").read_text())
     assert results["machine"]["absent"] == ["jaxtyping", "PIL", "peft"]
     assert results["logit_memory"]["log_probs_gb"] > 0

@@ -54,9 +54,10 @@ def test_without_a_preset_the_evaluation_samples_as_in_training_or_by_its_own_se
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (
+        pytest.param(
             lambda: EvalConfig(preset="paper"),  # type: ignore[arg-type]
             "eval.preset: no 'paper'; choose one of",
+            marks=pytest.mark.wrong_types,
         ),
         (
             lambda: EvalConfig(preset="d1", image=ImageSamplingConfig()),

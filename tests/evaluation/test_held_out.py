@@ -13,7 +13,7 @@ from unigrpo.config import ImageSamplingConfig, TextSamplingConfig
 from unigrpo.data.prompt_stream import repeat_prompts
 from unigrpo.evaluation.held_out import generate_balanced
 from unigrpo.records import Prompt, Rollout, SampleRequest
-from unigrpo.workers.group import WorkerGroup, shares
+from unigrpo.workers.group import LocalGroup, WorkerGroup, shares
 
 NOTHING = torch.zeros(0, dtype=torch.bool)
 
@@ -26,20 +26,20 @@ def rollout(request: SampleRequest) -> Rollout:
     )  # fmt: skip
 
 
-class Four:
+class Four(LocalGroup):
     """A group of four workers that notes what each was asked for."""
 
     size = 4
 
-    def map(self, _: Any, requests: Sequence[SampleRequest], *settings: Any) -> GeneratedBatch:
-        self.asked = [Counter(request.prompt.task for request in share) for share in shares(requests, self.size)]
-        return GeneratedBatch.of([rollout(request) for request in requests])
+    def map(self, method: Any, items: Sequence[SampleRequest], *args: Any, **kwargs: Any) -> GeneratedBatch:
+        self.asked = [Counter(request.prompt.task for request in share) for share in shares(items, self.size)]
+        return GeneratedBatch.of([rollout(request) for request in items])
 
 
 def test_every_worker_gets_as_many_images_and_the_order_stays() -> None:
     tasks = ["text"] * 8 + ["mmu"] * 4 + ["t2i"] * 4
     prompts = [Prompt(id=str(i), text="x", task=cast(Any, task)) for i, task in enumerate(tasks)]
-    requests, group = repeat_prompts(prompts, 2, 0), Four()
+    requests, group = repeat_prompts(prompts, 2, 0), Four(worker=None)
     found = generate_balanced(cast(WorkerGroup, group), requests, 0, (TextSamplingConfig(), ImageSamplingConfig()))
     assert [one.key for one in found] == [request.key for request in requests]
     assert group.asked == [Counter(text=4, mmu=2, t2i=2)] * 4

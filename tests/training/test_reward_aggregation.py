@@ -116,7 +116,7 @@ def test_more_missing_than_allowed_fails_the_step_and_in_a_row_the_run():
 
 def test_equal_rewards_in_every_group_are_warned_of_at_once_and_end_the_run_after_some_steps(caplog):
     guard = FailureGuard(replace(config(), max_steps_without_spread=3), ["a", "b"])
-    flat, spread = torch.zeros(6), torch.tensor([0.0, 0.0, 0.0, -0.5, 0.5, 0.0])
+    flat, spread = torch.zeros(6, 1), torch.tensor([0.0, 0.0, 0.0, -0.5, 0.5, 0.0])[:, None]
     found = outputs([0] * 6, [1] * 6)
     for advantages in (flat, flat, spread, flat, flat):
         guard.check_spread(advantages, found, rollouts(6))

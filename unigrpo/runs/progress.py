@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from tqdm import tqdm
 
@@ -13,6 +13,7 @@ SECONDS_BETWEEN_LINES = 5.0
 """Shortest time between two lines; the last step always has one."""
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Shows finished steps to the user."""
 

@@ -60,7 +60,7 @@ class FailureGuard:
         return False
 
     def check_spread(
-        self, advantages: Float[Tensor, " B"], outputs: Sequence[RewardOutput], rollouts: Sequence[Rollout]
+        self, advantages: Float[Tensor, "B S"], outputs: Sequence[RewardOutput], rollouts: Sequence[Rollout]
     ) -> None:
         """Warns of a step in which no sample is better than another of its group, so that nothing can be learned.
 

@@ -216,6 +216,7 @@ def test_the_page_listens_on_loopback_and_answers_its_own_page_alone(loaded):
         ("localhost.evil.example:7860", "", False),
         ("127.0.0.1:7860", "http://evil.example", False),
         ("127.0.0.1:7860", "null", False),
+        ("127.0.0.1:7860", "http://[", False),
         ("127.0.0.1:7860", "http://gpu.example.evil.example", False),
         ("", "", False),
         ("[", "", False),
@@ -239,6 +240,17 @@ def test_a_body_without_a_length_is_cut_off_at_the_limit():
     guard = RequestGuard(app, max_bytes=10)
     asyncio.run(guard({"type": "http", "headers": [(b"host", b"localhost")]}, receive, None))
     assert [message["type"] for message in sent] == ["http.request", "http.disconnect"]
+
+
+def test_a_length_of_thousands_of_digits_is_too_large():
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    headers = [(b"host", b"localhost"), (b"content-length", b"9" * 5000)]
+    asyncio.run(RequestGuard(None)({"type": "http", "headers": headers}, None, send))
+    assert sent[0]["status"] == 413
 
 
 def test_the_address_is_in_a_log_file_while_the_page_is_served(config, monkeypatch):

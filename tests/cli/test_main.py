@@ -53,6 +53,10 @@ def test_wrong_input_is_one_line_and_other_errors_are_raised(capsys, monkeypatch
 @pytest.mark.parametrize(
     ("code", "shown"),
     [
+        (
+            errno.ELOOP,
+            "out/a.png: Too many levels of symbolic links; look at this file and its disk, or name another one",
+        ),
         (errno.EROFS, "out/a.png: Read-only file system; name a file or folder on a disk that can be written"),
         (errno.ENOSPC, "out/a.png: No space left on device; make room on its disk, and start the same command again"),
         (
@@ -149,3 +153,17 @@ def test_an_old_module_name_says_the_new_one_and_works(module, name):
     )
     assert done.stderr == f"`python -m {module}` is now `unigrpo {name}`; the old name works until version 0.3\n"
     assert done.stdout.startswith(f"usage: unigrpo {name}")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--rows", "-1"], "--rows is -1; it must lie in [0, inf]"),
+        (["--resolution", "0"], "--resolution is 0; it must be a number above 0"),
+        (["--max_bad_fraction", "nan"], "data.max_bad_fraction is nan; it must lie in [0.0, 1.0]"),
+    ],
+)
+def test_flags_of_data_outside_of_their_range_are_refused(capsys, tmp_path, flags, message):
+    (tmp_path / "a.jsonl").write_text('{"prompt": "a", "label": "1"}\n')
+    assert main(["data", str(tmp_path / "a.jsonl"), *flags]) == 2
+    assert capsys.readouterr().err == f"error: {message}\n"

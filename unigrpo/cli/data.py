@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from unigrpo.config import TASKS, DataConfig, Fit, PromptFileConfig, PromptTemplate
+from unigrpo.config.checks import positive, within
 
 if TYPE_CHECKING:
     from unigrpo.records import Prompt
@@ -29,6 +31,8 @@ def run(arguments: Sequence[str]) -> int:
         path=given.path, task=given.task, prompt_key=given.prompt_key, label_key=given.label_key,
         image_key=given.image_key, image_folder=given.image_folder, instruction=given.instruction, split=given.split,
     )  # fmt: skip
+    within("--rows", given.rows, 0, math.inf)
+    positive("--resolution", given.resolution)
     bad = BadRows(given.max_bad_fraction)
     prompts = load_prompts((file,), max_samples=given.rows, bad=bad)
     show = _renderer(given.model, given.prompt_template)

@@ -18,6 +18,8 @@ MAX_UPLOAD_BYTES = 20 * 2**20
 """Largest image file that can be uploaded."""
 MAX_REQUEST_BYTES = 2 * MAX_UPLOAD_BYTES
 """Largest body of any request."""
+MAX_DIGITS = 20
+"""Longest number that is taken for the length of a body; Python refuses to read thousands of digits."""
 
 
 @dataclass
@@ -44,7 +46,7 @@ class RequestGuard:
             await _answer(send, 403, reason)
             return
         length = dict(scope["headers"]).get(b"content-length", b"0")
-        if not length.isdigit() or int(length) > self.max_bytes:
+        if not length.isdigit() or len(length) > MAX_DIGITS or int(length) > self.max_bytes:
             await _answer(send, 413, f"The request is larger than {self.max_bytes} bytes.")
             return
         await self.app(scope, _limited(receive, self.max_bytes), send)
@@ -55,7 +57,7 @@ class RequestGuard:
         host, origin = given.get(b"host", ""), given.get(b"origin", "")
         if not self._is_known(_hostname(f"http://{host}")):
             return f"The page was opened under the unknown name {host!r}; --allowed_hosts of the demo may allow it."
-        if origin and urlsplit(origin).netloc != host and _hostname(origin) not in self.allowed_hosts:
+        if origin and _place(origin) != host and _hostname(origin) not in self.allowed_hosts:
             return f"The request comes from another page, {origin!r}."
         return ""
 
@@ -67,6 +69,14 @@ def _hostname(url: str) -> str:
     """Returns the name in a URL, in lower case; empty if there is none."""
     try:
         return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
+def _place(url: str) -> str:
+    """Returns the name and the port in a URL; empty if there are none."""
+    try:
+        return urlsplit(url).netloc
     except ValueError:
         return ""
 

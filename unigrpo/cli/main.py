@@ -35,6 +35,8 @@ ADVICE = {
     errno.ENFILE: "too many files are open on this machine; end other programs, and start again",
 }
 """What to do about errors of the file system that no command expects, such as an output on a disk without room."""
+OTHER_ADVICE = "look at this file and its disk, or name another one"
+"""What to do about any other error of a file."""
 
 
 @dataclass(frozen=True)
@@ -120,11 +122,11 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
         sys.stderr.write(f"error: {error}\n")
         return 2
     except OSError as error:
-        if error.errno not in ADVICE:
+        if error.errno not in ADVICE and not error.filename:
             raise
-        name = str(error.filename or "")
-        where = f"{name[:SHOWN]}{'...' * (len(name) > SHOWN)}: " if name else ""
-        sys.stderr.write(f"error: {where}{error.strerror}; {ADVICE[error.errno]}\n")
+        file = str(error.filename or "")
+        where = f"{file[:SHOWN]}{'...' * (len(file) > SHOWN)}: " if file else ""
+        sys.stderr.write(f"error: {where}{error.strerror}; {ADVICE.get(error.errno or 0, OTHER_ADVICE)}\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write(f"\nunigrpo {name} was stopped by Ctrl-C\n")

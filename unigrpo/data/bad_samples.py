@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from unigrpo import DataError
+from unigrpo.config.checks import within
 
 logger = logging.getLogger(__name__)
 MAX_SHOWN = 5
@@ -37,7 +38,11 @@ class BadRows:
 
         Args:
             max_fraction: Largest fraction of bad rows of each file.
+
+        Raises:
+            ConfigError: It is no fraction.
         """
+        within("data.max_bad_fraction", max_fraction, 0.0, 1.0)
         self._max_fraction = max_fraction
         self._rows: Counter[str] = Counter()
         self._problems: dict[str, list[tuple[str, str]]] = {}

@@ -92,7 +92,7 @@ def uniform_draws(eligible: Bool[Tensor, "B L"], generators: Sequence[torch.Gene
     for row, generator in enumerate(generators):
         count = int(eligible[row].sum())
         own = torch.rand(count, generator=generator, device=generator.device)
-        draws[row, eligible[row]] = own.to(eligible.device)
+        draws[row].masked_scatter_(eligible[row], own.to(eligible.device))
     return draws
 
 
@@ -112,10 +112,10 @@ def bernoulli_mask(
         at_least_one: In a row where no draw is below the ratio, mask the eligible token with the lowest draw: a
             uniformly random one, from the same generator. Only where all tokens of a row have one probability.
     """
-    masked = draws < (mask_ratio[:, None] if mask_ratio.dim() == 1 else mask_ratio)
-    if at_least_one:
-        masked = masked | (_ranks(draws, eligible) == 0)
-    return masked & eligible
+    masked = (draws < (mask_ratio[:, None] if mask_ratio.dim() == 1 else mask_ratio)) & eligible
+    if at_least_one and not masked.any(dim=1).all():
+        masked |= (_ranks(draws, eligible) == 0) & eligible
+    return masked
 
 
 def exact_count_mask(

@@ -1,4 +1,4 @@
-"""Gold answers are found in the texts of data sets, matched with a comparison, and refused where none can be right."""
+"""Gold answers are found in the texts of data sets, and matched with a comparison."""
 
 from __future__ import annotations
 
@@ -79,29 +79,3 @@ _READERS: dict[str, tuple[str, dict[str, Callable[[str], str | None]]]] = {
 }  # fmt: skip
 """Each kind has a name for error messages, and readers of the forms of its gold; the first that reads it decides."""
 KINDS = tuple(_READERS)
-_MISSING = re.compile(
-    r"[+-]?(nan|inf|infinity)|null|n/a|\[?not found\]?|undefined|(?-i:None)|[-–—_?!.…*\s]+", re.IGNORECASE
-)
-"""What stands in data where an answer is missing. The infinity of mathematics is ``\\infty``."""
-MOST_WORDS = 12
-"""A policy cannot be expected to repeat a gold of more words exactly."""
-
-
-def check_gold(gold: str, kind: str, is_right: Callable[[str, str], bool]) -> None:
-    """Raises ValueError for a gold that is missing, prose, not of the kind, or not right as its own answer.
-
-    `is_right` grades an answer (first) by the gold (second).
-    """
-    bare = prepare(gold, kind)[1].strip()
-    if _MISSING.fullmatch(bare):
-        raise ValueError(f"expected a gold answer, found {bare!r}, which stands for a missing value")
-    num_words = len(re.findall("[A-Za-z]{2,}", re.sub(r"\\[A-Za-z]+", " ", bare)))
-    if num_words > MOST_WORDS:
-        raise ValueError(
-            f"expected a short gold answer, found {num_words} words, which no answer repeats exactly: {bare[:80]!r}"
-        )
-    if not is_right(gold, gold):
-        raise ValueError(
-            f"the gold {bare[:80]!r} is graded as wrong where it is the answer itself, so that no answer could be "
-            "paid; repair it, or choose another kind"
-        )

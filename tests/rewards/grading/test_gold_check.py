@@ -2,8 +2,7 @@
 
 import pytest
 
-from rewards.grading.gold import MOST_WORDS
-from rewards.math_answer import MathAnswer
+from rewards.math_answer import MOST_WORDS, MathAnswer
 
 
 @pytest.fixture(scope="module")

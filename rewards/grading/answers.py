@@ -25,7 +25,7 @@ Union = NamedTuple("Union", [("parts", tuple["Interval | Sequence", ...])])
 Matrix = NamedTuple("Matrix", [("rows", tuple[tuple[str, ...], ...])])
 """A matrix as rows of cells."""
 Relation = NamedTuple("Relation", [("sides", tuple[str, ...]), ("signs", str)])
-"""The sides of an equation or inequality, the smallest first, and the signs between them."""
+"""The sides of an equation, or of an inequality from its smallest side on, and the signs between them."""
 Expression = NamedTuple("Expression", [("text", str), ("unit", str)])
 """A formula that sympy compares, with its unit where one is known."""
 Words = NamedTuple("Words", [("text", str)])
@@ -83,7 +83,7 @@ def _first(text: str, readers: tuple[Callable[[str], Value | None], ...]) -> Val
 
 
 def _is_name(text: str) -> bool:
-    """Returns whether a value may be called so, such as x, or (x, y) for a point."""
+    """Returns whether a text is the name of a value, such as x, or (x, y) for a point."""
     names = split(text[1:-1], ",") if is_bracketed(text) else [text]
     return names == sorted(names) and all(map(NAME.fullmatch, names))
 
@@ -113,8 +113,8 @@ def _matrix(text: str) -> Matrix | None:
     found = _MATRIX.fullmatch(text)
     if not found or "\\begin" in found[1]:
         return None
-    rows = _ROW_END.split(found[1])
-    return Matrix(tuple(tuple(map(str.strip, row.split("&"))) for row in (rows if rows[-1].strip() else rows[:-1])))
+    rows = [row.split("&") for row in _ROW_END.split(found[1]) if row.strip()]
+    return Matrix(tuple(tuple(map(str.strip, row)) for row in rows))
 
 
 def _union(text: str) -> Union | None:
@@ -138,7 +138,7 @@ def _bracketed(text: str) -> Value | None:
     if text[0] == "⦃":
         only = _value(items[0]) if len(items) == 1 and items[0][:1] != "⦃" else None
         is_set = only is None or isinstance(only, Sequence) or (isinstance(only, Interval) and not only.name)
-        return Sequence("⦃⦄", items) if is_set else only  # the set {x > 1} is x > 1, and {(0, 1)} is no (0, 1)
+        return Sequence("⦃⦄", items) if is_set else only  # {x > 1} is an inequality, {(0, 1)} no interval
     if text[0] + text[-1] in ("(]", "[)") or "∞" in text:
         return _interval(text)
     return Sequence(text[0] + text[-1], items) if len(items) > 1 else None

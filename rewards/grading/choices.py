@@ -1,4 +1,4 @@
-"""Answers that are chosen: the letter of an option, yes or no, and the words that answer CLEVR questions."""
+"""These functions read answers that are chosen: the letter of an option, yes or no, and the words of CLEVR."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The structure of expressions: brackets, variables, what sympy can read, and LaTeX that it reads exactly."""
+"""These functions find brackets and variables in expressions, decide what sympy can read, and write it for sympy."""
 
 from __future__ import annotations
 

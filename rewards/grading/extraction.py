@@ -53,7 +53,7 @@ _CLAUSE = re.compile(
 _LAST_LINE = re.compile(r"[ \t*_]{0,8}A[ \t*_]{0,8}:[ \t*_]{0,16}")
 _OPTION_LINE = re.compile(r"^[ \t*(\[]{0,8}[A-J](?:[)\].:*]|[ \t]*$)", re.MULTILINE)
 _SENTENCE_END = re.compile(r"(?<!\.)[.!?](?=[\s\"')\]*]|$)|\n|(?<=[.!?])\s")
-_DISPLAY = (("$$", "$$"), ("\\[", "\\]"), ("\\(", "\\)"))
+_DISPLAYED = re.compile(r"(?:\$\$|\\[\[(])(.{1,2000}?)(?:\$\$|\\[\])])", re.DOTALL)
 _HEDGED = re.compile(r"[\s$})\]\\]*\(?\s*or\b", re.IGNORECASE)
 _RETRACTED = re.compile(
     r"""\b(?: wait | actually | scratch[ ]that | correction | on[ ]second[ ]thoughts? | hold[ ]on | i[ ]was[ ]wrong
@@ -166,10 +166,9 @@ def _clause(text: str, letters: bool) -> Answer | None:
     if not ends:
         return None
     start = max(ends)
-    for opened, closed in _DISPLAY:
-        stop = text.find(closed, start + 2) if text.startswith(opened, start) else -1
-        if 0 <= stop <= start + LONGEST:
-            return Answer(text[start + 2 : stop].strip(), "clause", stop)
+    displayed = _DISPLAYED.match(text, start)
+    if displayed:
+        return Answer(displayed[1].strip(), "clause", displayed.end())
     end = _SENTENCE_END.search(text, start)
     stop = end.start() if end else len(text)
     span, mark = text[start:stop].strip(), text[stop : stop + 1]

@@ -52,7 +52,7 @@ _RULES = tuple(
     )
 )  # fmt: skip
 _RESPELLED = re.compile(r"[^\w\s.,:;?%$()+-]|pi\b|inf|all real|sqrt|\.\.\.", re.IGNORECASE)
-"""A text without any of these has one spelling."""
+"""Only a text with one of these can have another spelling."""
 _WRAPPED = re.compile(
     r"""\$\$((?:[^$]|\\\$)+)\$\$ | \$((?:[^$]|\\\$)+)\$ | \\\(((?:(?!\\\().)+)\\\) | \\\[((?:(?!\\\[).)+)\\\]
       | \*\*(.+)\*\* | \*(.+)\* | __(.+)__ | _(.+)_ | `(.+)` | '([^']+)' | "([^"]+)" | \{([^{}]+)\}""",

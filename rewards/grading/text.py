@@ -19,7 +19,7 @@ _MASK = re.compile(re.escape(MASK) + r"|<\|mask\|>|\[MASK\]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 _SMALL = re.compile("([⁰¹²³⁴-⁹]+[⁄∕/][₀-₉]+|[¼½¾⅐-⅞↉])|([⁰¹²³⁴-⁹⁻⁺ⁿ]+)|([₀-₉]+)")
-"""A fraction, an exponent, or an index in raised and lowered digits, which NFKC would write as 31/2, 52 and x1."""
+"""This matches a fraction, an exponent or an index in small digits. NFKC alone turns 3½ into 31/2 and 5² into 52."""
 _SIGNS = {
     **{ord(sign): "-" for sign in "−‐‑‒–﹣"},  # no em dash: it is punctuation
     **dict.fromkeys((0xA0, *range(0x2000, 0x200B), 0x202F, 0x3000), " "),

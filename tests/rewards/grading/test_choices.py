@@ -1,4 +1,4 @@
-"""Letters of options, in golds and in answers."""
+"""Letters of options, yes or no, and words, in golds and in answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which expressions sympy reads as they are meant, their variables, and how they are written for it."""
+"""Brackets and variables of expressions, which of them sympy reads as they are meant, and how they are written."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from unigrpo.cli.main import main
+from unigrpo.cli.training import summary_table
 from unigrpo.distributed import cluster
 from unigrpo.runs.lock import locked
 
@@ -47,3 +48,33 @@ def test_a_plan_of_a_model_that_is_not_here_says_which_model_it_took(monkeypatch
         "examples/tiny/another here, so the plan is that"
     )
     assert "the run needs " in error
+
+
+def test_the_summary_shows_what_each_task_has_by_task_alone():
+    after = {
+        "a_greedy": 0.5, "a_sampled": 0.5, "reward_total_sampled": 3.0, "yes_share_sampled": 0.25, "reward_total": 3.0,
+        "a_greedy/text": 0.25, "a_sampled/text": 0.75, "a_greedy/mmu": 0.5, "a_sampled/mmu": 0.5,
+        "reward_total_sampled/text": 1.0, "reward_total_sampled/mmu": 2.0,
+    }  # fmt: skip
+    before = dict.fromkeys(after, 0.5)
+    header, *rows = summary_table({"eval": {"before": before, "after": after}}).splitlines()
+    assert header.split() == ["held", "out", "before", "after", "gain"]
+    assert [row.split() for row in rows] == [
+        ["yes_share_sampled", "0.500", "0.250", "-0.250"],
+        ["a_greedy/text", "0.500", "0.250", "-0.250"],
+        ["a_sampled/text", "0.500", "0.750", "+0.250"],
+        ["a_greedy/mmu", "0.500", "0.500", "+0.000"],
+        ["a_sampled/mmu", "0.500", "0.500", "+0.000"],
+        ["reward_total_sampled/text", "0.500", "1.000", "+0.500"],
+        ["reward_total_sampled/mmu", "0.500", "2.000", "+1.500"],
+    ]
+    assert len({len(line) for line in (header, *rows)}) == 1
+
+
+def test_the_summary_of_one_task_and_of_a_stage_has_every_metric_once():
+    one = {"a_sampled": 1.0, "reward_total_sampled": 2.0, "reward_total": 2.0}
+    table = summary_table({"eval": {"before": one, "after": one}})
+    assert [row.split()[0] for row in table.splitlines()[1:]] == ["a_sampled", "reward_total_sampled"]
+    stage = {"validation/t2i_nats_per_token": 4.0, "validation/t2i_nats_per_token_ratio_0.25": 5.0}
+    assert len(summary_table({"eval": {"before": stage, "after": stage}}).splitlines()) == 3
+    assert "no held-out prompts" in summary_table({"eval": {"before": {}, "after": {}}})

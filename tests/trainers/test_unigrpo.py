@@ -7,6 +7,7 @@ import math
 import shutil
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -467,3 +468,11 @@ def test_oversampling_without_a_filter_is_refused(tiny_model_folder: Path) -> No
     assert filtered(tiny_model_folder, oversample=1.1).rollout.num_sampled_prompts == 3
     rollout = dataclasses.replace(filtered(tiny_model_folder).rollout, batch_size=10, oversample=1.1)
     assert rollout.num_sampled_prompts == 11
+
+
+@pytest.mark.parametrize(("coefficient", "shown"), [(0.1, {"KL": "0.0123"}), (0.0, {})])
+def test_the_line_of_a_step_shows_a_kl_only_if_it_is_measured(coefficient: float, shown: dict[str, str]) -> None:
+    """Without a reference the metric is 0, which would look as if the policy never moved."""
+    trainer: Any = SimpleNamespace(config=RunConfig(algo=AlgoConfig(kl=KLConfig(init_coef=coefficient))))
+    values = {"reward/total_mean": 0.5, "kl/reference_nats": 0.01234, "time/step_seconds": 2.0}
+    assert UniGRPOTrainer.shown(trainer, values) == {"reward": "0.500", **shown, "s/step": "2.00"}

@@ -247,12 +247,19 @@ def train(job: TrainingJob[Any, Any], checked: Any, checkpoints: CheckpointStore
 
 
 def summary_table(summary: dict[str, Any]) -> str:
-    """Returns a table of the held-out metrics before and after training."""
+    """Returns a table of the held-out metrics before and after training.
+
+    A metric that is there by task is not shown for all tasks together, because their mean also depends on the mix of
+    prompts.
+    """
     before, after = summary["eval"]["before"], summary["eval"]["after"]
     if not after:
         return "no held-out prompts (eval.dataset), so nothing to compare"
-    width = max(len(name) for name in after)
-    rows = [(name, before[name], value) for name, value in after.items()]
+    by_task = {name.rpartition("/")[0] for name in after if not name.startswith("validation/")}
+    together = by_task | ({"reward_total"} if "reward_total_sampled" in after else set())  # which is the same number
+    names = [name for name in after if name not in together]
+    width = max(map(len, names))
+    rows = [(name, before[name], after[name]) for name in names]
     return "\n".join(
         [f"{'held out':<{width}}  {'before':>8}  {'after':>8}  {'gain':>8}"]
         + [f"{name:<{width}}  {old:>8.3f}  {new:>8.3f}  {new - old:>+8.3f}" for name, old, new in rows]

@@ -303,15 +303,16 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
         return found.metrics
 
     def shown(self, values: dict[str, float]) -> dict[str, str]:
-        """Returns rewards, KL and seconds. With several tasks each has its reward: a total also changes with the mix
-        of prompts."""
+        """Returns rewards, the KL if it is measured, and seconds. With several tasks each has its reward: a total also
+        changes with the mix of prompts."""
         prefix = "reward/total_mean/"
         rewards = {name.removeprefix(prefix): f"{v:.3f}" for name, v in values.items() if name.startswith(prefix)}
         if len(rewards) < 2:
             rewards = {"reward": f"{values.get('reward/total_mean', math.nan):.3f}"}
+        has_kl = self.config.algo.kl.init_coef > 0 and "kl/reference_nats" in values
         return {
             **rewards,
-            "KL": f"{values.get('kl/reference_nats', 0.0):.4f}",
+            **({"KL": f"{values['kl/reference_nats']:.4f}"} if has_kl else {}),
             "s/step": f"{values['time/step_seconds']:.2f}",
         }
 

@@ -38,7 +38,9 @@ from unigrpo.trainers.base import NoOutput, Output
 
 matplotlib.use("Agg")
 CONFIG = "launch/configs/tiny/unigrpo.yaml"
-SAMPLED = {title: name.format("sampled") for title, name in SHOWN.items()}
+SAMPLED = {title: name.format("sampled") for title, name in SHOWN.items()} | {
+    "think, text to image": "shape_match_sampled/r2i"
+}
 METHODS: dict[str, list[str]] = {
     "unigrpo": [],
     "unigrpo of the paper": ["--algo.mask_ratio.minimum", "0.0"],
@@ -58,6 +60,12 @@ METHODS: dict[str, list[str]] = {
     "StableDRL": ["--algo.likelihood.name", "elbo_pair", "--algo.objective.name", "unconditional_clip"],
 }
 """Settings of each method on top of the config: estimator, objective, advantage, and KL if its paper has none."""
+R2I_TERMS = [
+    {"name": "clip_score", "weight": 0.1, "options": {"model": "examples/tiny/clip"}, "span": "image"},
+    {"name": "image_reward", "weight": 0.1, "options": {"model": "examples/tiny/image_reward"}, "span": "image"},
+    {"name": "examples/tiny/shapes.py:shape_match", "weight": 0.0},
+]
+"""Rewards of which the thoughts before an image get nothing."""
 ABLATIONS: dict[str, list[str]] = {
     "masks from 0": ["--algo.mask_ratio.minimum", "0.0"],
     "masks from 0.3": ["--algo.mask_ratio.minimum", "0.3"],
@@ -70,6 +78,10 @@ ABLATIONS: dict[str, list[str]] = {
     "KL 0.01": ["--algo.kl.init_coef", "0.01"],
     "guided, not scored": ["--rollout.image.guidance_scale", "2.0"],
     "guided, scored": ["--rollout.image.guidance_scale", "2.0", "--rollout.image.score_guided", "true"],
+    "thinking, joint reward": ["--data.tasks", "[r2i]", "--rollout.batch_size", "8"],
+    "thinking, image alone rewarded": [
+        *("--data.tasks", "[r2i]", "--rollout.batch_size", "8", "--reward.terms", json.dumps(R2I_TERMS)),
+    ],
     "dual cache, threshold": ["--rollout.text.cache", "dual", "--rollout.text.threshold", "0.9"],
 }
 """Settings of UniGRPO that each differ from the config in one point, for --methods."""

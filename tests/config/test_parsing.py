@@ -137,6 +137,13 @@ def test_a_broken_config_file_is_one_line(tmp_path, text, message):
     assert len(str(caught.value)) < 1000
 
 
+def test_a_config_file_that_is_none_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=rf"^--config '{tmp_path}/a.yaml': no such file; name a YAML file$"):
+        config("--config", str(tmp_path / "a.yaml"))
+    with pytest.raises(ConfigError, match=rf"^--config '{tmp_path}': this is no file; name a YAML file$"):
+        config("--config", str(tmp_path))
+
+
 def test_null_is_a_value_where_a_setting_allows_it(tmp_path):
     (tmp_path / "a.yaml").write_text("reward: {terms: [{name: cot_format, weight: 1.0, num_cpus: null}]}")
     assert config("--config", str(tmp_path / "a.yaml")).reward.terms[0].num_cpus is None

@@ -59,7 +59,7 @@ def grow(config: GrowConfig) -> tuple[int, int]:
     from unigrpo.models.image_tokens import add_image_tokens  # noqa: PLC0415
     from unigrpo.models.loading import load_tokenizer  # noqa: PLC0415
 
-    tokenizer = load_tokenizer(config.model)
+    tokenizer = load_tokenizer(config.model, "model")
     model = load_policy(config.model, getattr(torch, config.dtype), "sdpa")
     generator = torch.Generator().manual_seed(config.seed)
     vocabulary = add_image_tokens(model, tokenizer, generator=generator, codebook_size=config.codebook_size)

@@ -81,7 +81,7 @@ def _renderer(model: str, template: PromptTemplate) -> Callable[[Prompt], str]:
     from unigrpo.models.loading import load_tokenizer  # noqa: PLC0415
     from unigrpo.models.vocabulary import Vocabulary  # noqa: PLC0415
 
-    tokenizer = load_tokenizer(model)
+    tokenizer = load_tokenizer(model, "model")
     vocabulary = Vocabulary.from_pretrained_parts(load_config(model), tokenizer)
     data = DataConfig(prompt_template=template)
 

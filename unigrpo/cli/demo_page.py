@@ -80,7 +80,7 @@ class Demo:
         """
         self.config = config
         device = torch_device(config.device)
-        tokenizer = load_tokenizer(config.model)
+        tokenizer = load_tokenizer(config.model, "model")
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         self._model = load_policy(config.model, dtype, "sdpa").to(device)  # type: ignore[arg-type]
         image_tokenizer = find_image_tokenizer(config.image_tokenizer, config.model)

@@ -158,7 +158,7 @@ def policy_worker(config: RunConfig, device: str) -> PolicyWorker:
     image_tokenizer = find_image_tokenizer(config.image.tokenizer, name)
     if image_tokenizer is not None:
         image_tokenizer.to(place)  # type: ignore[arg-type]
-    return PolicyWorker(config, LocalEngine(model, config.actor, 1), load_tokenizer(name), image_tokenizer)
+    return PolicyWorker(config, LocalEngine(model, config.actor, 1), load_tokenizer(name, "models"), image_tokenizer)
 
 
 def _start(config: RunConfig, devices: Sequence[str]) -> WorkerGroup:

@@ -38,6 +38,12 @@ SECTION_ERROR = re.compile(
     r"Subclass types .*"
 )
 """The parser's message about an item of a list, or a value of a dictionary, that is no section."""
+PATH_ERROR = re.compile(
+    r'Parser key "(?P<name>[^"]+)": (?P<problem>File does not exist|Path is not a file): (?P<path>.*)'
+)
+"""The parser's message about a file of settings."""
+REQUIRED_ERROR = re.compile(r"the following arguments are required: (.+)")
+"""The parser's message about flags that are missing, whose names it gives without the dashes."""
 KIND = re.compile(r"<class '[^']+'>|typing\.Literal\[[^\]]*\]")
 TYPE_WORDS = {
     "NoneType": "null",
@@ -276,7 +282,16 @@ def _in_words(message: str) -> str:
 
     >>> _in_words('Parser key "train.num_steps": Expected a <class \'int\'>. Got value: ten')
     "train.num_steps is 'ten'; it must be a whole number"
+    >>> _in_words("the following arguments are required: prompts, output")
+    'these flags are missing: --prompts, --output; --help explains them'
     """
+    if found := PATH_ERROR.fullmatch(message):
+        problem = "no such file" if "exist" in found["problem"] else "this is no file"
+        return f"--{found['name']} {found['path']}: {problem}; name a YAML file"
+    if found := REQUIRED_ERROR.fullmatch(message):
+        return (
+            f"these flags are missing: {', '.join('--' + name for name in found[1].split(', '))}; --help explains them"
+        )
     found = TYPE_ERROR.fullmatch(message) or UNION_ERROR.fullmatch(message) or SECTION_ERROR.fullmatch(message)
     if found is None:
         return message

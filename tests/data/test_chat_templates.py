@@ -88,6 +88,7 @@ def test_a_template_that_takes_all_memory_is_stopped(tokenizer, process, templat
         "{{ '(' * 3000 }}{{ " + "(" * 3000 + " }}",
         "{{ ''.__class__.__mro__[1].__subclasses__() }}",
         "{% include '/etc/passwd' %}",
+        "{{ '\\ud83d' }}",
     ],
 )
 def test_a_template_that_fails_is_named_with_its_file(tokenizer, process, template):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -87,3 +89,35 @@ def test_a_policy_on_the_hub_brings_its_image_tokenizer_as_a_folder_does(
     assert by_name is not None and by_folder is not None
     assert by_name.codebook_size == by_folder.codebook_size
     assert find_image_tokenizer("", "owner/text") is None
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "is_loaded"),
+    [
+        (None, True),
+        ({"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Lowercase"}]}, True),
+        ({"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}, True),
+        ({"type": "Prepend", "prepend": "\u2581"}, True),
+        ({"type": "Prepend", "prepend": "y" * 1000}, False),
+        ({"type": "Replace", "pattern": {"Regex": ""}, "content": "y" * 100}, False),
+        (
+            {
+                "type": "Sequence",
+                "normalizers": [{"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 40}] * 6,
+            },
+            False,
+        ),
+    ],
+)
+def test_a_tokenizer_whose_normalizer_makes_texts_far_longer_is_refused(
+    tmp_path: Path, tiny_model_folder: Path, normalizer: object, is_loaded: bool
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model_folder, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    content = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps({**content, "normalizer": normalizer}))
+    if is_loaded:
+        assert load_tokenizer(str(folder)).encode("2+3")
+    else:
+        with pytest.raises(CheckpointError, match=r"normalizer in tokenizer.json may make a text \d+ times as long"):
+            load_tokenizer(str(folder))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -13,6 +16,9 @@ from unigrpo.config import BaseRunConfig
 from unigrpo.models.checkpoint_io import load_config
 from unigrpo.models.image_tokenizer import ImageTokenizer, load_image_tokenizer
 from unigrpo.models.weight_files import first_line, local_folder
+
+MAX_GROWTH = 100
+"""Largest factor by which the normalizer of a tokenizer may make a text longer; usual ones mark spaces."""
 
 Config = TypeVar("Config", bound=BaseRunConfig)
 
@@ -44,7 +50,7 @@ def load_tokenizer(folder: str, setting: str = "actor.model_name_or_path") -> Pr
     if not Path(folder).exists() and folder.count("/") != 1:
         raise CheckpointError(f"{setting} {folder!r}: no such folder, and names on the Hub look like owner/name")
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # tokenizer files of any content fail in many ways
         if (Path(folder) / "config.json").is_file():
             load_config(folder)  # transformers reads it first, and does not say which value is wrong
@@ -52,6 +58,33 @@ def load_tokenizer(folder: str, setting: str = "actor.model_name_or_path") -> Pr
             f"{setting} {folder!r}: no tokenizer could be loaded; give a folder or Hub name in the "
             f"published MMaDA or LLaDA layout, or copy or download it again ({first_line(error)})"
         ) from error
+
+    _check_growth(tokenizer, f"{setting} {folder!r}")
+    return tokenizer
+
+
+def _check_growth(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Refuses a normalizer that makes texts far longer, which would take all memory and cannot be interrupted."""
+    normalizer = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
+    factor = 1 if normalizer is None else _growth(json.loads(normalizer.__getstate__()))
+    if factor > MAX_GROWTH:
+        raise CheckpointError(
+            f"{name}: the normalizer in tokenizer.json may make a text {factor} times as long, expected at most "
+            f"{MAX_GROWTH}; use the tokenizer that came with the checkpoint"
+        )
+
+
+def _growth(normalizer: Mapping[str, Any]) -> int:
+    """Returns a bound of the factor by which a normalizer makes a text longer, apart from Unicode's own forms."""
+    kind = normalizer.get("type")
+    if kind == "Sequence":
+        return math.prod(_growth(part) for part in normalizer["normalizers"])
+    if kind == "Prepend":
+        return 1 + len(normalizer["prepend"])
+    if kind == "Replace":
+        replaced = len(normalizer["pattern"].get("String", ""))  # a regular expression may match nothing, everywhere
+        return 1 + len(normalizer["content"]) // max(replaced, 1)
+    return 1
 
 
 def find_image_tokenizer(name: str, model: str) -> ImageTokenizer | None:

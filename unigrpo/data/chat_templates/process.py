@@ -15,7 +15,7 @@ from typing import Any
 
 from unigrpo import CheckpointError, DataError
 
-SECONDS = 10.0
+SECONDS = 5.0
 """Processor time of one rendering, which takes less than a millisecond with usual templates."""
 
 

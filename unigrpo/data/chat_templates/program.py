@@ -61,6 +61,7 @@ def render(template: str, messages: list[dict[str, str]], values: Mapping[str, A
     most = least + factor * sum(len(str(message.get("content"))) for message in messages)
     if len(text) > most:
         raise LimitExceeded(f"the result has {len(text)} characters, expected at most {most}")
+    text.encode()  # half of a surrogate pair, which no tokenizer takes, is an error
     return text
 
 

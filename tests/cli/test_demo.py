@@ -179,6 +179,23 @@ def test_a_checkpoint_without_image_tokenizer_says_which_tabs_do_not_work_and_wh
         textual.run("t2i", "3", None, 3, 1.0, 0.0, 0)
 
 
+def test_a_task_of_one_of_two_checkpoints_is_shown_for_it_and_the_other_is_named_with_the_reason(
+    loaded, config, tmp_path
+):
+    shutil.copytree(config.model, tmp_path / "model", ignore=shutil.ignore_patterns("image_tokenizer"))
+    textual = Demo(replace(config, model=str(tmp_path / "model")))
+    for demos, number in (((loaded, textual), 1), ((textual, loaded), 1), ((textual, textual), 0)):
+        blocks = list(build_page(*demos).blocks.values())
+        names = {getattr(block, "elem_id", "") for block in blocks}
+        assert {"text-words", "text-words-2"} <= names
+        assert len({"t2i-image", "t2i-image-2"} & names) == number
+        texts = [block.value for block in blocks if isinstance(block, gradio.Markdown)]
+        refused = [text for text in texts if text.startswith("*Not available.*")]
+        assert len(refused) == 3, "one for each task with images"
+        assert all(f"`{tmp_path / 'model'}`: No image tokenizer" in text for text in refused)
+        assert not any(config.model in text for text in refused)
+
+
 def test_the_page_listens_on_loopback_and_answers_its_own_page_alone(loaded):
     page = build_page(loaded)
     _, address, shared = demo_page.launch(page, loaded.config, prevent_thread_lock=True)

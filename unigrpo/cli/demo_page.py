@@ -298,18 +298,22 @@ def build_page(demo: Demo, other: Demo | None = None, examples: Sequence[Prompt]
         with gradio.Tabs(overflow_behavior="wrap"):  # on a phone, a menu would hide some
             for task in TASKS:
                 with gradio.Tab(TASKS[task][0], id=task):
-                    reasons = [f"`{one.config.model}`: {one.reason_unavailable(task)}" for one in demos]
-                    if any(one.reason_unavailable(task) for one in demos):
-                        gradio.Markdown(
-                            "*Not available.* " + " ".join(one for one in reasons if not one.endswith(": "))
+                    able = [one for one in demos if not one.reason_unavailable(task)]
+                    if len(able) < len(demos):
+                        reasons = " ".join(
+                            f"`{one.config.model}`: {one.reason_unavailable(task)}" for one in demos if one not in able
                         )
-                    else:
-                        _build_tab(gradio, demos, task, [one for one in examples if one.task == task][:NUM_EXAMPLES])
+                        gradio.Markdown(f"*Not available.* {reasons}")
+                    if able:
+                        chosen = [one for one in examples if one.task == task][:NUM_EXAMPLES]
+                        _build_tab(gradio, able, task, chosen, shows_names=len(demos) > 1)
     return page
 
 
-def _build_tab(gradio: Any, demos: Sequence[Demo], task: str, examples: Sequence[Prompt]) -> None:
-    """Builds a tab with inputs on the left and the denoising of each checkpoint on the right."""
+def _build_tab(
+    gradio: Any, demos: Sequence[Demo], task: str, examples: Sequence[Prompt], *, shows_names: bool
+) -> None:
+    """Builds a tab with inputs on the left and the denoising of each checkpoint that has the task on the right."""
     has_image = task in IMAGE_OUTPUT_TASKS
     config = demos[0].config
     sampling = config.image if has_image else config.text
@@ -351,7 +355,7 @@ def _build_tab(gradio: Any, demos: Sequence[Demo], task: str, examples: Sequence
             button = gradio.Button(TASKS[task][0], variant="primary", elem_id=f"{task}-run")
         for number, one in enumerate(demos):
             with gradio.Column():
-                if len(demos) > 1:
+                if shows_names:
                     gradio.Markdown(f"`{one.config.model}`")
                 outputs += _build_outputs(gradio, task, suffix=f"-{number + 1}" if number else "")
     with gradio.Row():

@@ -48,7 +48,8 @@ class _Comparison:
         has_relation = any(isinstance(value, Relation) for value in ours.values + theirs.values)
         if not has_relation and _names_agree(ours, theirs):
             return all(self.values(ours.values[-1], value) for value in theirs.values)
-        return self.relations(_as_relation(ours), _as_relation(theirs))
+        relations = _relations(ours)
+        return len(relations) == len(_relations(theirs)) > 0 and all(map(self.formulas, relations, _relations(theirs)))
 
     def values(self, gold: Value, answer: Value) -> bool:
         rule = _RULES.get((type(gold), type(answer)))
@@ -59,11 +60,6 @@ class _Comparison:
 
     def formulas(self, gold: str, answer: str) -> bool:
         return symbols(gold) == symbols(answer) and self.verify(latex(gold), latex(answer))
-
-    def relations(self, gold: Relation | None, answer: Relation | None) -> bool:
-        if gold is None or answer is None or gold.signs != answer.signs:
-            return False
-        return all(map(self.formulas, _pairs(gold), _pairs(answer)))
 
     def expressions(self, gold: Number | Expression, answer: Number | Expression) -> bool:
         ours, theirs = (side.text if isinstance(side, Expression) else str(side.value) for side in (gold, answer))
@@ -82,9 +78,8 @@ class _Comparison:
         return len(gold.rows) == len(answer.rows) and all(map(self.all_texts, gold.rows, answer.rows))
 
     def sequences(self, gold: Sequence, answer: Sequence) -> bool:
-        for other_form in (_as_point, _only_item) if self.any_form else (_only_item,):
-            if gold.brackets != answer.brackets:
-                gold, answer = other_form(gold), other_form(answer)
+        if gold.brackets != answer.brackets:
+            gold, answer = (_as_point(side, self.any_form) for side in (gold, answer))
         if not {gold.brackets, answer.brackets} <= {"", "⦃⦄"} or "…" in gold.items:
             return gold.brackets == answer.brackets and self.all_texts(gold.items, answer.items)
         ours, theirs = ({_key(item): item for item in side.items}.values() for side in (gold, answer))
@@ -122,27 +117,23 @@ def _names_agree(gold: answers.Parsed, answer: answers.Parsed) -> bool:
     return _key(ours) == _key(theirs) or bool(of_x or re.search("[a-z]{3}", ours + theirs))
 
 
-def _as_relation(side: answers.Parsed) -> Relation | None:
-    """Returns a relation, and ``y = 2x + 3`` as a relation too, or None."""
+def _relations(side: answers.Parsed) -> list[str]:
+    """Returns the equations and inequalities of an answer, such as a<b and b<c of a<b<c, or y=2x+3, or none."""
     value = side.values[0]
     if isinstance(value, Expression) and side.name and symbols(value.text):
-        return Relation((side.name, value.text), "=")
-    return value if isinstance(value, Relation) else None
+        return [f"{side.name}={value.text}"]
+    if not isinstance(value, Relation):
+        return []
+    return [
+        f"{left}{sign}{right}" for left, sign, right in zip(value.sides, value.signs, value.sides[1:], strict=False)
+    ]
 
 
-def _pairs(relation: Relation) -> list[str]:
-    sides, signs = relation
-    return [f"{left}{sign}{right}" for left, sign, right in zip(sides, signs, sides[1:], strict=False)]
-
-
-def _as_point(sequence: Sequence) -> Sequence:
-    """Turns ``x = 3, y = 4`` into ``(3, 4)``."""
-    values = None if sequence.brackets else _coordinates(sequence)
-    return Sequence("()", values) if values else sequence
-
-
-def _only_item(sequence: Sequence) -> Sequence:
-    """Turns a set with one point, as of the solutions of two equations, into the point."""
+def _as_point(sequence: Sequence, any_form: bool) -> Sequence:
+    """Turns a set with one point into the point, and, if any form counts, ``x = 3, y = 4`` into ``(3, 4)``."""
+    coordinates = _coordinates(sequence) if any_form and not sequence.brackets else None
+    if coordinates:
+        return Sequence("()", coordinates)
     value = parse(sequence.items[0]).values[0] if sequence.brackets == "⦃⦄" and len(sequence.items) == 1 else None
     return value if isinstance(value, Sequence) and value.brackets == "()" else sequence
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from multiprocessing import Pipe
 from pathlib import Path
@@ -75,22 +76,43 @@ class HostProcess:
         if not self._busy.acquire(blocking=False):
             raise ProcessFailed("takes one call at a time, and none after one without an outcome")
         self._send((method, arguments))
+        ending = time.monotonic() + seconds
+        late = f"did not answer within {seconds:g} s{_PHASES.get(method, '')}"
         try:
             if not self._connection.poll(seconds):
-                raise DeadlineMissed(f"did not answer within {seconds:g} s{_PHASES.get(method, '')}")
-            is_right, outcome = self._connection.recv()
+                raise DeadlineMissed(late)
+            is_right, outcome = self._received(ending)
+        except ProcessFailed:
+            raise
         except (EOFError, OSError) as error:
+            if time.monotonic() >= ending:
+                raise DeadlineMissed(late) from error
             raise ProcessFailed(self._how_it_ended() + _PHASES.get(method, "")) from error
+        except Exception as error:  # the object has written to the descriptor of the connection
+            raise ProcessFailed(f"sent something that is no answer ({type(error).__name__})") from error
         self._busy.release()
         if not is_right:
             raise ValueError(outcome)
         return outcome
 
+    def _received(self, ending: float) -> tuple[bool, Any]:
+        """Returns an answer that has begun to arrive. The process is killed if the answer is not whole in time."""
+        timer = threading.Timer(max(ending - time.monotonic(), 0.0), self._kill_group)
+        timer.daemon = True
+        timer.start()
+        try:
+            return self._connection.recv()
+        finally:
+            timer.cancel()
+
     def kill(self) -> None:
         """Ends the process and its children at once."""
+        self._kill_group()
+        self._process.wait()  # the connection stays open for a thread that may be reading from it
+
+    def _kill_group(self) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, 9)
-        self._process.wait()  # the connection stays open for a thread that may be reading from it
 
     def _send(self, what: Any) -> None:
         try:

@@ -46,6 +46,13 @@ def ends(*, completions):
 def hangs(*, completions):
     time.sleep(3600)
 
+def begins_to_answer(*, completions):
+    os.write(int(sys.argv[1]), b"\\0\\1\\0\\0abc")
+    time.sleep(3600)
+
+def answers_in_other_words(*, completions):
+    os.write(int(sys.argv[1]), b"\\0\\0\\0\\3abc")
+
 def forks_and_returns(*, completions):
     return [9.0] * 2 if os.fork() == 0 else [1.0] * 2
 
@@ -178,13 +185,18 @@ def test_an_error_is_one_line_with_the_line_of_the_user(start, file, name, reaso
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("ends", r"ended its own process \(exit status 7\)"), ("hangs", "did not answer within 0.5 s")],
+    [
+        ("ends", r"ended its own process \(exit status 7\)"),
+        ("hangs", "did not answer within 0.5 s"),
+        ("begins_to_answer", "did not answer within 0.5 s"),
+        ("answers_in_other_words", r"sent something that is no answer \(UnpicklingError\)"),
+    ],
 )
 def test_a_call_without_an_outcome_is_a_failed_process(start, name, message):
     process = start(name)
     process.load(seconds=LONG)
     with pytest.raises(ProcessFailed, match=message):
-        process.score(INPUTS, seconds=0.5 if name == "hangs" else LONG)
+        process.score(INPUTS, seconds=0.5 if "0.5 s" in message else LONG)
 
 
 @pytest.mark.parametrize(("name", "value"), [("forks_and_returns", 1.0), ("forks_and_raises", 2.0), ("prints", 3.0)])

@@ -44,7 +44,7 @@ from unigrpo.runs.config_file import (
                 "anything": "use sk-proj-0123456789abcdef now",
                 "other": ["hf_aaaaaaaaaaaaaaaaaaa1", "AKIA0123456789ABCDEF"],
             },
-            {"any": "use (hidden) now", "other": ["(hidden)", "(hidden)"]},
+            {"anything": "use (hidden) now", "other": ["(hidden)", "(hidden)"]},
         ),
         ({"template": "Authorization: Bearer S1"}, {"template": "Authorization: Bearer (hidden)"}),
         (

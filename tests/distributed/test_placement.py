@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -99,3 +100,15 @@ def test_workers_start_with_folders_in_place_of_names_on_the_hub(
     assert asked[0] == "owner/policy"
     assert asked.count("owner/policy") == 1
     assert {config.actor.model_name_or_path for config in started} == {str(tmp_path)}
+
+
+def test_a_first_process_that_does_not_start_is_not_awaited_in_silence(monkeypatch, caplog):
+    waits = iter([([], ["answer"]), ([], ["answer"]), (["answer"], [])])
+    monkeypatch.setattr(placement.ray, "wait", lambda refs, timeout: next(waits))
+    monkeypatch.setattr(placement.ray, "get", lambda ref: ("127.0.0.1", 1))
+    monkeypatch.setattr(placement.ray, "remote", lambda **_: lambda actor: MagicMock())
+    monkeypatch.setattr(placement, "bundles_by_node", lambda _: [0])
+    monkeypatch.setattr(placement, "PlacementGroupSchedulingStrategy", MagicMock())
+    monkeypatch.setattr(placement, "RayGroup", lambda role, actors: (role, len(actors)))
+    assert placement.model_group("policy", MagicMock(), RunConfig(), MagicMock(), 1.0) == ("policy", 1)
+    assert [record.message[:45] for record in caplog.records] == ["the first process of policy has not started a"] * 2

@@ -20,7 +20,7 @@ from unigrpo.config.denoising import StageConfig
 from unigrpo.config.reward import POLICY_GPU_SHARE
 from unigrpo.distributed import weight_channel
 from unigrpo.distributed.actors import DenoisingActor, ModelActor, PolicyActor, ReferenceActor, RolloutActor
-from unigrpo.distributed.ray_group import RayGroup
+from unigrpo.distributed.ray_group import REMINDER_SECONDS, RayGroup
 from unigrpo.distributed.reward_pool import RewardPool
 from unigrpo.models.loading import with_local_folders
 from unigrpo.records import Prompt
@@ -154,7 +154,13 @@ def model_group(
     num_ranks = config.actor.num_ranks
     first, *others = (PlacementGroupSchedulingStrategy(placement, bundle) for bundle in bundles_by_node(placement))
     actors = [start.options(scheduling_strategy=first).remote(num_ranks, 0, None, None)]
-    address, port = ray.get(actors[0].get_master_addr_port.remote())
+    answer = actors[0].get_master_addr_port.remote()
+    while not ray.wait([answer], timeout=REMINDER_SECONDS)[0]:
+        logger.warning(
+            "the first process of %s has not started after another %.0f s; `ray status` shows whether the cluster has "
+            "room for it, and the logs of Ray whether it can start a process at all", role, REMINDER_SECONDS,
+        )  # fmt: skip
+    address, port = ray.get(answer)
     for rank, bundle in enumerate(others, start=1):
         actors.append(start.options(scheduling_strategy=bundle).remote(num_ranks, rank, address, port))
     return RayGroup(role, actors)

@@ -61,9 +61,21 @@ METHODS: dict[str, list[str]] = {
 }
 """Settings of each method on top of the config: estimator, objective, advantage, and KL if its paper has none."""
 R2I_TERMS = [
-    {"name": "clip_score", "weight": 0.1, "options": {"model": "examples/tiny/clip"}, "span": "image"},
-    {"name": "image_reward", "weight": 0.1, "options": {"model": "examples/tiny/image_reward"}, "span": "image"},
-    {"name": "examples/tiny/shapes.py:shape_match", "weight": 0.0},
+    {
+        "name": "clip_score",
+        "weight": 0.1,
+        "options": {"model": "examples/tiny/clip"},
+        "span": "image",
+        "tasks": ["r2i"],
+    },
+    {
+        "name": "image_reward",
+        "weight": 0.1,
+        "options": {"model": "examples/tiny/image_reward"},
+        "span": "image",
+        "tasks": ["r2i"],
+    },
+    {"name": "examples/tiny/shapes.py:shape_match", "weight": 0.0, "tasks": ["r2i"]},
 ]
 """Rewards of which the thoughts before an image get nothing."""
 ABLATIONS: dict[str, list[str]] = {

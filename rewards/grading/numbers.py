@@ -72,7 +72,10 @@ def parse(text: str) -> Number | None:
 
 def read(text: str, loose_units: bool = True) -> Number | None:
     """Returns the number that a text in canonical spelling is, or None; with `loose_units` any noun is a unit."""
-    text = re.sub(r"^(\$?([\d.,]+)(?: [^()]*)?) \(\$?\2\)$", r"\1", to_digits(text))  # "12 eggs (12)"
+    text = to_digits(text)
+    if echo := re.fullmatch(r"([^()]+) \((\$?[\d.,]+)\)", text):  # "1,200 eggs (1200)"
+        one, two = read(echo[1], loose_units), read(echo[2], loose_units)
+        return one if one and two and one.value == two.value else None
     if text[:1] + text[-1:] in ("()", "[]") and text.count(text[0]) == 1:
         text = text[1:-1].strip()
     if "=" in text:

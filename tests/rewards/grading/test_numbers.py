@@ -27,6 +27,8 @@ TABLE = (
     ("x = 7", Number(Fraction(7))),
     ("2 + 5 = 7", Number(Fraction(7))),
     ("twelve apples", Number(Fraction(12), "apple")),
+    ("1,200 (1200)", Number(Fraction(1200))),
+    ("1/2 cm (0.5)", Number(Fraction(1, 2), "cm")),
 )
 
 
@@ -38,7 +40,8 @@ def test_a_number_is_exact_and_keeps_its_unit(text, expected):
 @pytest.mark.parametrize(
     "text",
     ["", "x", "12 or 13", "2 + 5", "5 - 3 = 9", "2x = 8", "x^2 = 9", "1/0", "12 dozen", "~~12~~", "1,00", "10^{9999}",
-     "ln 2", "12 of them are not", "--3", "1 2"],
+     "ln 2", "12 of them are not", "--3", "1 2",
+     "1,200 (1300)"],
 )  # fmt: skip
 def test_more_or_less_than_one_number_is_none(text):
     assert parse(text) is None

@@ -102,6 +102,7 @@ def test_workers_start_with_folders_in_place_of_names_on_the_hub(
     assert {config.actor.model_name_or_path for config in started} == {str(tmp_path)}
 
 
+@pytest.mark.wrong_types
 def test_a_first_process_that_does_not_start_is_not_awaited_in_silence(monkeypatch, caplog):
     waits = iter([([], ["answer"]), ([], ["answer"]), (["answer"], [])])
     monkeypatch.setattr(placement.ray, "wait", lambda refs, timeout: next(waits))
@@ -110,5 +111,5 @@ def test_a_first_process_that_does_not_start_is_not_awaited_in_silence(monkeypat
     monkeypatch.setattr(placement, "bundles_by_node", lambda _: [0])
     monkeypatch.setattr(placement, "PlacementGroupSchedulingStrategy", MagicMock())
     monkeypatch.setattr(placement, "RayGroup", lambda role, actors: (role, len(actors)))
-    assert placement.model_group("policy", MagicMock(), RunConfig(), MagicMock(), 1.0) == ("policy", 1)
+    assert placement.model_group("policy", placement.PolicyActor, RunConfig(), MagicMock(), 1.0) == ("policy", 1)
     assert [record.message[:45] for record in caplog.records] == ["the first process of policy has not started a"] * 2

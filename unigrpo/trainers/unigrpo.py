@@ -309,7 +309,7 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
         rewards = {name.removeprefix(prefix): f"{v:.3f}" for name, v in values.items() if name.startswith(prefix)}
         if len(rewards) < 2:
             rewards = {"reward": f"{values.get('reward/total_mean', math.nan):.3f}"}
-        has_kl = self.config.algo.kl.init_coef > 0 and "kl/reference_nats" in values
+        has_kl = self.config.has_reference and "kl/reference_nats" in values
         return {
             **rewards,
             **({"KL": f"{values['kl/reference_nats']:.4f}"} if has_kl else {}),

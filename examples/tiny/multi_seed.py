@@ -12,7 +12,7 @@ import matplotlib
 import yaml
 from matplotlib.figure import Figure
 
-from unigrpo.runs.metrics import METRICS_FILE, read_lines
+from unigrpo.runs.metrics import read_metrics
 from unigrpo.runs.report_plots import moving_average
 
 matplotlib.use("Agg")
@@ -45,7 +45,7 @@ def read(folder: Path) -> dict[str, Any]:
     return {
         "seed": yaml.safe_load(text)["train"]["seed"],
         "commit": text.splitlines()[0].removeprefix("# commit: "),
-        "metrics": read_lines(folder / METRICS_FILE),
+        "metrics": read_metrics(folder),
         **json.loads((folder / "summary.json").read_text()),
     }
 

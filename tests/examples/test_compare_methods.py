@@ -111,6 +111,15 @@ def test_the_closing_sentence_says_what_was_learned(scripts):
     assert "no held-out prompts" in scripts.closing.sentence(summary | {"eval": {"before": {}, "after": {}}})
 
 
+def test_the_run_of_a_seed_is_read_from_its_folder(scripts, tmp_path):
+    (tmp_path / "config.yaml").write_text("# commit: abc\ntrain: {seed: 3}\n")
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 0.5}\n')
+    (tmp_path / "summary.json").write_text('{"wall_seconds": 2.0}')
+    assert scripts.seeds.read(tmp_path) == {
+        "seed": 3, "commit": "abc", "metrics": [{"step": 1, "loss": 0.5}], "wall_seconds": 2.0,
+    }  # fmt: skip
+
+
 def test_the_figure_of_seeds_has_the_steps_that_have_prompts_of_a_task_in_all_runs(scripts, tmp_path, monkeypatch):
     def run(*steps: int) -> dict[str, Any]:
         names = list(scripts.seeds.SHOWN.values())

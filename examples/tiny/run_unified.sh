@@ -7,11 +7,11 @@ if [ "${1:-}" = --help ] || [ "${1:-}" = -h ]; then
     cat <<'TEXT'
 bash examples/tiny/run_unified.sh [--section.name VALUE ...]
 
-Runs the quickstart on all four tasks, with thinking before text to image, for 240 steps of 6 to 9
-seconds on two CPU cores. Each prompt comes several times. Arguments go to the training command.
+Runs the quickstart on all four tasks, with thinking before text to image, for 240 steps at half its
+learning rate. Each prompt comes several times. Arguments go to the training command.
 TEXT
     exit 0
 fi
 
-bash launch/quickstart.sh --data.tasks '[text, mmu, t2i, r2i]' --train.num_steps 240 --eval.steps 24 \
-    --ckpt.save_steps 48 "$@"
+bash launch/quickstart.sh --data.tasks '[text, mmu, t2i, r2i]' --train.num_steps 240 --actor.adam.lr 1.2e-4 \
+    --eval.steps 24 --ckpt.save_steps 48 "$@"

@@ -8,7 +8,7 @@ if [ "${1:-}" = --help ] || [ "${1:-}" = -h ]; then
 bash examples/tiny/run_unified.sh [--section.name VALUE ...]
 
 Runs the quickstart on all four tasks, with thinking before text to image, for 240 steps at half its
-learning rate. Each prompt comes several times. Arguments go to the training command.
+learning rate: half an hour on two CPU cores. Each prompt comes three or four times. Arguments go to the training command.
 TEXT
     exit 0
 fi

@@ -66,8 +66,8 @@ def embedded_name(table: str, split: str, row: int, column: str, position: int) 
 def shown_name(name: str) -> str:
     """Returns the name of an image for people: a path as it is, or table, split, row (from 0) and column.
 
-    >>> shown_name(embedded_name("data/clevr", "train", 43, "image", 0))
-    "data/clevr[train][43], column 'image'"
+    >>> shown_name(embedded_name("data/clevr", "train", 43, "image", 0)).partition("[train]")
+    ('data/clevr', '[train]', "[43], column 'image'")
     """
     if not name.startswith(EMBEDDED):
         return name

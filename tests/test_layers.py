@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FOUNDATION = {"image_store", "records", "batches", "rng", "plugins", "typed_files"}
+FOUNDATION = {"image_store", "records", "batches", "rng", "plugins"}
 """The only modules directly under unigrpo/. Only two import others: `batches` imports `records`, which imports
 `image_store`."""
 ORDER = (

@@ -15,6 +15,7 @@ from rewards.runtime.host import RewardHost, RewardInfo, RewardSpec
 from rewards.runtime.process import ProcessFailed
 from rewards.runtime.scoring import Scores
 from rewards.try_reward import main, read_samples
+from unigrpo.data import images
 
 
 def test_a_byte_order_mark_and_line_separators_inside_texts_change_no_sample(tmp_path):
@@ -175,3 +176,7 @@ def test_the_command_prints_values_or_one_line_that_says_what_failed(
     assert [text for text in printed if text not in output.out + output.err] == []
     assert len(output.err.splitlines()) == (status == 2)
     assert ("mean_length 1.5" in output.out) == (status == 1)
+
+
+def test_images_are_read_in_the_formats_that_training_reads():
+    assert try_reward.FORMATS == images.FORMATS, "rewards/ imports nothing of unigrpo, so the list stands twice"

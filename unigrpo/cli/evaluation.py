@@ -17,6 +17,7 @@ from unigrpo import ConfigError
 from unigrpo.checks.unigrpo import check_prompts, held_out_prompts
 from unigrpo.cli.plan import PUBLISHED_DOWNSCALE, counted
 from unigrpo.config import LoRAConfig, RunConfig, prompt_files
+from unigrpo.config.typed_files import read_json
 from unigrpo.cost.evaluation import evaluation_flops
 from unigrpo.cost.hardware import gpu_of_this_machine
 from unigrpo.cost.memory import ModelSize
@@ -32,7 +33,6 @@ from unigrpo.records import Prompt, SampleRequest
 from unigrpo.runs.config_file import changed_settings, config_text
 from unigrpo.runs.progress import progress
 from unigrpo.training.optimizer_step import LocalEngine
-from unigrpo.typed_files import read_json
 from unigrpo.workers.group import LocalGroup, WorkerGroup
 from unigrpo.workers.policy import PolicyWorker
 from unigrpo.workers.process_group import ProcessGroup

@@ -19,6 +19,7 @@ from unigrpo.cli.generate_inputs import Inputs, check_inputs
 from unigrpo.cli.images import image_frames, save_gif, text_frames
 from unigrpo.cli.layouts import check_layout, write_layout
 from unigrpo.config.generate import GenerateConfig
+from unigrpo.config.typed_files import read_json, read_json_lines, replace_text
 from unigrpo.data.images import read_image
 from unigrpo.library.policy import torch_device
 from unigrpo.models.checkpoint_io import load_policy
@@ -26,7 +27,6 @@ from unigrpo.models.mmada import MMadaModelLM
 from unigrpo.records import Prompt, Trajectory
 from unigrpo.runs.image_grid import captioned_grid
 from unigrpo.runs.progress import Progress, progress
-from unigrpo.typed_files import read_json, read_json_lines, replace_text
 from unigrpo.workers.generation import TaskSampler
 
 SAMPLES, SETTINGS = "samples.jsonl", "settings.json"

@@ -10,8 +10,8 @@ from typing import Any, TypedDict
 from PIL import Image
 
 from unigrpo import ConfigError
+from unigrpo.config.typed_files import read_lines, replace_text
 from unigrpo.records import RewardOutput, Rollout, SampleRequest
-from unigrpo.typed_files import read_lines, replace_text
 
 FILE = "samples.jsonl"
 IMAGES = "images"

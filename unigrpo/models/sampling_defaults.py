@@ -21,7 +21,7 @@ from unigrpo.config import (
 )
 from unigrpo.config.checks import positive, within
 from unigrpo.config.denoising import StageConfig
-from unigrpo.typed_files import built, read_json
+from unigrpo.config.typed_files import built, read_json
 
 FILE = "sampling.json"
 NOT_OF_THE_POLICY = ("num_image_tokens", "cache")

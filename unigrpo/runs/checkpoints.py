@@ -20,8 +20,8 @@ from typing import Any, TypedDict
 
 from unigrpo import CheckpointError
 from unigrpo.config import BaseRunConfig
+from unigrpo.config.typed_files import WrongContent, json_content, read_json
 from unigrpo.runs.errors import check_room, output_errors
-from unigrpo.typed_files import WrongContent, json_content, read_json
 
 logger = logging.getLogger(__name__)
 

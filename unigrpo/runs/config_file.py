@@ -16,7 +16,7 @@ import yaml
 
 from unigrpo import ConfigError
 from unigrpo.config.parsing import load_yaml
-from unigrpo.typed_files import checked
+from unigrpo.config.typed_files import checked
 
 CONFIG_FILE = "config.yaml"
 PACKAGES = ("unigrpo", "torch", "transformers", "deepspeed", "ray", "openrlhf")

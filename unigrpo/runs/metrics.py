@@ -18,10 +18,10 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from unigrpo import ConfigError
+from unigrpo.config.typed_files import read_json_lines, read_lines, replace_text
 from unigrpo.runs.config_file import flat_settings
 from unigrpo.runs.scores import SCORES_FILE
 from unigrpo.runs.tracking import check_tracking
-from unigrpo.typed_files import read_json_lines, read_lines, replace_text
 
 METRICS_FILE = "metrics.jsonl"
 ROLLOUTS_FILE = "rollouts.jsonl"

@@ -14,9 +14,9 @@ from unigrpo import ConfigError, __version__
 from unigrpo.config import BaseRunConfig, PromptFiles, RunConfig, prompt_files
 from unigrpo.config.denoising import StageConfig
 from unigrpo.config.parsing import load_yaml
+from unigrpo.config.typed_files import read_json
 from unigrpo.runs.config_file import commit, without_secrets
 from unigrpo.runs.metrics import read_metrics
-from unigrpo.typed_files import read_json
 
 CARD = "README.md"
 SOURCE_SUFFIX = ".source.json"

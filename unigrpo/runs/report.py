@@ -15,13 +15,13 @@ from typing import Any, Literal, TypedDict
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from unigrpo import ConfigError
+from unigrpo.config.typed_files import WrongContent, checked, read_json
 from unigrpo.data.images import read_image
 from unigrpo.runs.config_file import CONFIG_FILE, read_settings
 from unigrpo.runs.image_grid import IMAGES, RECONSTRUCTIONS, stack_vertically
 from unigrpo.runs.metrics import METRICS_FILE, read_metrics, read_rollouts, read_scores
 from unigrpo.runs.report_plots import Rows, mean_seconds, write_plots
 from unigrpo.runs.scores import Scores, paired_gain, scores_at
-from unigrpo.typed_files import WrongContent, checked, read_json
 
 MAX_SAMPLES = 24
 MAX_ANSWERS = 8

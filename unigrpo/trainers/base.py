@@ -17,12 +17,12 @@ from PIL.Image import Image
 
 from unigrpo import CheckpointError
 from unigrpo.config import BaseRunConfig
+from unigrpo.config.typed_files import WrongContent, built
 from unigrpo.records import Prompt
 from unigrpo.runs.checkpoints import COMPLETE_FILE, CheckpointStore
 from unigrpo.runs.errors import output_errors
 from unigrpo.runs.model_card import Progress, write_model_card
 from unigrpo.runs.stopping import RunStopped, StopRequest
-from unigrpo.typed_files import WrongContent, built
 from unigrpo.workers.group import WorkerGroup
 from unigrpo.workers.trained import TrainedWorker
 

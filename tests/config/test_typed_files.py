@@ -10,7 +10,15 @@ from typing import Annotated, Any, Literal, TypedDict
 import pytest
 
 from unigrpo import CheckpointError, ConfigError
-from unigrpo.typed_files import WrongContent, built, checked, read_json, read_json_lines, read_lines, replace_text
+from unigrpo.config.typed_files import (
+    WrongContent,
+    built,
+    checked,
+    read_json,
+    read_json_lines,
+    read_lines,
+    replace_text,
+)
 
 
 class Step(TypedDict):

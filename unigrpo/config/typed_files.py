@@ -170,7 +170,7 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _items(value: Any) -> Iterator[tuple[object, Any]]:
+def _items(value: dict[str, Any] | list[Any]) -> Iterator[tuple[object, Any]]:
     return iter(value.items()) if isinstance(value, dict) else enumerate(value)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from pathlib import Path
 
 import pytest
 from transformers import AutoTokenizer
@@ -139,6 +140,16 @@ def test_a_process_that_was_killed_is_replaced_and_a_stopped_wait_leaves_no_answ
         with pytest.raises(KeyboardInterrupt):
             process.render("3", [], {})
     assert process.render("4", [], {}) == "4"
+
+
+def test_the_process_gets_no_variable_that_may_be_secret(process, monkeypatch):
+    for name in ("HF_TOKEN", "WANDB_API_KEY", "OPENAI_API_KEY", "RAY_AUTH_TOKEN_PATH", "MY_PASSWORD"):
+        monkeypatch.setenv(name, "secret")
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    process.render("1", [], {})
+    environment = Path(f"/proc/{process._process.pid}/environ").read_bytes()
+    assert b"secret" not in environment
+    assert b"TZ=Asia/Tokyo" in environment
 
 
 def test_threads_get_their_own_answers(process):

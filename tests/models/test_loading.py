@@ -9,12 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from unigrpo import CheckpointError
-from unigrpo.config import ActorConfig, ImageConfig, RunConfig
+from unigrpo.config import ActorConfig, DataConfig, ImageConfig, RunConfig
+from unigrpo.data.prompting import check_prompt_text, encode_prompt, prompt_lengths
 from unigrpo.models import weight_files
 from unigrpo.models.checkpoint_io import load_config
 from unigrpo.models.loading import find_image_tokenizer, load_tokenizer, with_local_folders
+from unigrpo.models.vocabulary import Vocabulary
+from unigrpo.records import Prompt
 
 
 @pytest.fixture
@@ -121,3 +125,75 @@ def test_a_tokenizer_whose_normalizer_makes_texts_far_longer_is_refused(
     else:
         with pytest.raises(CheckpointError, match=r"normalizer in tokenizer.json may make a text \d+ times as long"):
             load_tokenizer(str(folder))
+
+
+@pytest.fixture
+def changed_tokenizer(tmp_path: Path, tiny_model_folder: Path) -> Callable[[str, dict[str, object]], str]:
+    """Copies the tiny model without weights, with other values in one of its JSON files, and returns the folder."""
+
+    def change(file: str, values: dict[str, object]) -> str:
+        folder = tmp_path / "model"
+        shutil.copytree(tiny_model_folder, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+        content = json.loads((folder / file).read_text()) if (folder / file).is_file() else {}
+        (folder / file).write_text(json.dumps({**content, **values}))
+        return str(folder)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("file", "values"),
+    [
+        ("tokenizer.json", {"added_tokens": [{"id": 0, "content": "a" * 1001, "special": True}]}),
+        ("tokenizer_config.json", {"eos_token": "a" * 1001}),
+        ("tokenizer_config.json", {"additional_special_tokens": ["b", "a" * 1001]}),
+        ("special_tokens_map.json", {"eos_token": {"content": "a" * 1001}}),
+        ("added_tokens.json", {"a" * 1001: 30}),
+    ],
+)
+def test_special_tokens_of_any_length_are_refused_before_the_library_reads_them(
+    changed_tokenizer: Callable[[str, dict[str, object]], str],
+    monkeypatch: pytest.MonkeyPatch,
+    file: str,
+    values: dict[str, object],
+) -> None:
+    folder = changed_tokenizer(file, values)
+    monkeypatch.setattr("unigrpo.models.loading.AutoTokenizer", None)
+    with pytest.raises(CheckpointError, match=rf"{file} names a special token of 1001 characters, expected at most"):
+        load_tokenizer(folder)
+
+
+def test_a_long_chat_template_is_no_special_token(
+    changed_tokenizer: Callable[[str, dict[str, object]], str],
+) -> None:
+    folder = changed_tokenizer("tokenizer_config.json", {"chat_template": "a" * 5000})
+    assert load_tokenizer(folder).encode("2+3")
+
+
+def test_a_tokenizer_on_the_hub_is_checked_as_a_folder_is(
+    hub: dict[str, Path], asked: list[str], changed_tokenizer: Callable[[str, dict[str, object]], str]
+) -> None:
+    hub["owner/policy"] = Path(changed_tokenizer("tokenizer_config.json", {"eos_token": "a" * 1001}))
+    with pytest.raises(CheckpointError, match=r"'owner/policy': tokenizer_config.json names a special token"):
+        load_tokenizer("owner/policy")
+    assert asked == ["owner/policy"]
+
+
+@pytest.mark.parametrize("part", ["pre_tokenizer", "normalizer"])
+def test_a_regular_expression_that_takes_too_many_attempts_is_an_error_with_the_file(
+    changed_tokenizer: Callable[[str, dict[str, object]], str], part: str
+) -> None:
+    kind = {"pre_tokenizer": {"type": "Split", "behavior": "Isolated", "invert": False},
+            "normalizer": {"type": "Replace", "content": "x"}}[part]  # fmt: skip
+    folder = changed_tokenizer("tokenizer.json", {part: {**kind, "pattern": {"Regex": "(a+)+$"}}})
+    tokenizer = load_tokenizer(folder)
+    vocabulary = Vocabulary.from_pretrained_parts(load_config(folder), tokenizer)
+    prompt = Prompt(id="a:1", text="a" * 60 + "!")
+    plain = DataConfig(prompt_template="plain")
+    for use in (
+        lambda: encode_prompt(prompt, tokenizer, vocabulary, plain),
+        lambda: check_prompt_text(prompt, tokenizer),
+        lambda: prompt_lengths([prompt], tokenizer, vocabulary, plain, torch.zeros(4, dtype=torch.long)),
+    ):
+        with pytest.raises(CheckpointError, match=r"model/tokenizer.json: the tokenizer failed on a text \(.*retry"):
+            use()

@@ -16,6 +16,7 @@ from unigrpo.data.bad_samples import BadSample
 from unigrpo.data.chat import HEADER_TOKENS, chat_text, special_ids
 from unigrpo.data.layouts import mmu_prompt, r2i_prompt, t2i_prompt
 from unigrpo.data.text import checked
+from unigrpo.models.tokenizer_panics import panics_named
 from unigrpo.models.vocabulary import Vocabulary, token_id
 from unigrpo.records import Prompt
 
@@ -49,7 +50,9 @@ def encode_prompt(
             or not wanted.
     """
     text = _whole_text(prompt, tokenizer, data, has_codes=image_codes is not None)
-    return _row(prompt, tokenizer.encode(text, add_special_tokens=False), vocabulary, data, image_codes)
+    with panics_named(tokenizer):
+        ids = tokenizer.encode(text, add_special_tokens=False)
+    return _row(prompt, ids, vocabulary, data, image_codes)
 
 
 def prompt_lengths(
@@ -88,8 +91,8 @@ def check_prompt_text(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> Non
         ValueError: A turn of the prompt contains one; the message names it.
     """
     special = special_ids(tokenizer)
-    for text in _user_texts(prompt):
-        _refuse(special.intersection(tokenizer.encode(text, add_special_tokens=False)), prompt, tokenizer)
+    for ids in _tokenized(_user_texts(prompt), tokenizer):
+        _refuse(special.intersection(ids), prompt, tokenizer)
 
 
 def _lengths(
@@ -134,7 +137,8 @@ def _lengths(
 
 
 def _tokenized(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    encoded: Any = tokenizer(texts, add_special_tokens=False) if texts else {"input_ids": []}
+    with panics_named(tokenizer):
+        encoded: Any = tokenizer(texts, add_special_tokens=False) if texts else {"input_ids": []}
     return encoded["input_ids"]
 
 
@@ -227,4 +231,5 @@ def decode_completion(
         ends += [tokenizer.eos_token_id, tokenizer.pad_token_id, token_id(tokenizer, HEADER_TOKENS[2])]
     response = token_ids[response_mask].tolist()
     length = next((n for n, token in enumerate(response) if token in ends), len(response))
-    return str(tokenizer.decode(response[:length], skip_special_tokens=False, clean_up_tokenization_spaces=False))
+    with panics_named(tokenizer):
+        return str(tokenizer.decode(response[:length], skip_special_tokens=False, clean_up_tokenization_spaces=False))

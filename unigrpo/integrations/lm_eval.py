@@ -23,6 +23,7 @@ from unigrpo.data.prompting import decode_completion
 from unigrpo.evaluation.log_likelihood import bound_log_likelihood, trace_log_likelihood
 from unigrpo.library.policy import Dtype, Policy
 from unigrpo.models.sampling.text import sample_text
+from unigrpo.models.tokenizer_panics import panics_named
 from unigrpo.rng import keyed_generator
 from unigrpo.training.batching import micro_batches
 
@@ -111,7 +112,8 @@ class UniGRPOLM(TemplateLM):
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
         """Returns a text as token ids, with begin-of-text in front."""
-        ids: list[int] = self.policy.tokenizer(string, add_special_tokens=False)["input_ids"]
+        with panics_named(self.policy.tokenizer):
+            ids: list[int] = self.policy.tokenizer(string, add_special_tokens=False)["input_ids"]
         return ids if ids[:1] == [self.prefix_token_id] else [self.prefix_token_id, *ids]
 
     def _loglikelihood_tokens(

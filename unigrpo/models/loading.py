@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,10 +15,16 @@ from unigrpo import CheckpointError
 from unigrpo.config import BaseRunConfig
 from unigrpo.models.checkpoint_io import load_config
 from unigrpo.models.image_tokenizer import ImageTokenizer, load_image_tokenizer
-from unigrpo.models.weight_files import first_line, local_folder
+from unigrpo.models.tokenizer_panics import is_panic
+from unigrpo.models.weight_files import PATTERNS, first_line, local_folder
 
 MAX_GROWTH = 100
 """Largest factor by which the normalizer of a tokenizer may make a text longer; usual ones mark spaces."""
+MAX_TOKEN_LENGTH = 1000
+"""Number of characters of a special or added token; those of LLaDA have at most 30. The tokenizers library builds an
+automaton of all of them, which takes seconds and a gigabyte for a million characters."""
+TOKEN_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+"""Files beside ``tokenizer.json`` that name special tokens."""
 
 Config = TypeVar("Config", bound=BaseRunConfig)
 
@@ -49,11 +55,15 @@ def load_tokenizer(folder: str, setting: str = "actor.model_name_or_path") -> Pr
     """
     if not Path(folder).exists() and folder.count("/") != 1:
         raise CheckpointError(f"{setting} {folder!r}: no such folder, and names on the Hub look like owner/name")
+    found = local_folder(folder, [pattern for pattern in PATTERNS if pattern != "*.safetensors"])
+    _check_added_tokens(found, f"{setting} {folder!r}")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # tokenizer files of any content fail in many ways
-        if (Path(folder) / "config.json").is_file():
-            load_config(folder)  # transformers reads it first, and does not say which value is wrong
+        tokenizer = AutoTokenizer.from_pretrained(found, trust_remote_code=False)
+    except BaseException as error:  # tokenizer files of any content fail in many ways
+        if not (isinstance(error, Exception) or is_panic(error)):
+            raise
+        if (found / "config.json").is_file():
+            load_config(found)  # transformers reads it first, and does not say which value is wrong
         raise CheckpointError(
             f"{setting} {folder!r}: no tokenizer could be loaded; give a folder or Hub name in the "
             f"published MMaDA or LLaDA layout, or copy or download it again ({first_line(error)})"
@@ -61,6 +71,34 @@ def load_tokenizer(folder: str, setting: str = "actor.model_name_or_path") -> Pr
 
     _check_growth(tokenizer, f"{setting} {folder!r}")
     return tokenizer
+
+
+def _check_added_tokens(folder: Path, name: str) -> None:
+    """Refuses special and added tokens of any length, before the library takes time and memory for them."""
+    for file in ("tokenizer.json", *TOKEN_FILES):
+        try:
+            content = json.loads((folder / file).read_text("utf-8"))
+            named = content.get("added_tokens") if file == "tokenizer.json" else {**content, "chat_template": ""}
+            longest = max(map(len, _texts(named)), default=0)
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError):  # transformers says what is wrong
+            continue
+        if longest > MAX_TOKEN_LENGTH:
+            raise CheckpointError(
+                f"{name}: {file} names a special token of {longest} characters, expected at most {MAX_TOKEN_LENGTH}; "
+                "use the tokenizer that came with the checkpoint"
+            )
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Returns all texts in a value of JSON, names included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for name, part in value.items():
+            yield from (name, *_texts(part))
+    elif isinstance(value, list):
+        for part in value:
+            yield from _texts(part)
 
 
 def _check_growth(tokenizer: PreTrainedTokenizerBase, name: str) -> None:

@@ -183,6 +183,6 @@ def summarise_names(names: list[str] | set[str]) -> str:
     return ", ".join(sorted(names)[:MAX_SHOWN]) + more
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Returns the type of an error and the first line of its message, of which at most 300 characters."""
     return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0][:300]}"

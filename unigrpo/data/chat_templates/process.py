@@ -17,6 +17,8 @@ from unigrpo import CheckpointError, DataError
 
 SECONDS = 5.0
 """Processor time of one rendering, which takes less than a millisecond with usual templates."""
+VARIABLES = ("PATH", "HOME", "TZ", "LANG", "LC_ALL", "LC_TIME", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "PYTHONHOME")
+"""Environment variables that Python and the date of a template need; the others, such as tokens, are kept back."""
 
 
 class TemplateProcess:
@@ -87,7 +89,8 @@ class TemplateProcess:
             [sys.executable, str(Path(__file__).with_name("program.py")), str(SECONDS)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env={name: os.environ[name] for name in VARIABLES if name in os.environ}
+            | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             start_new_session=True,  # Ctrl-C is for this process, which ends that one
         )
 

@@ -17,6 +17,7 @@ from unigrpo.data.chat import HEADER_TOKENS, special_ids
 from unigrpo.data.corpora.chat_format import render_segments, template_newlines
 from unigrpo.data.corpora.sample import CorpusSample
 from unigrpo.data.layouts import TrainingRow
+from unigrpo.models.tokenizer_panics import panics_named
 from unigrpo.models.vocabulary import Vocabulary
 
 
@@ -96,7 +97,8 @@ class RowEncoder:
         ids: list[int] = []
         is_target: list[bool] = []
         for text, targeted in segments:
-            piece = self._tokenizer.encode(text, add_special_tokens=False)
+            with panics_named(self._tokenizer):
+                piece = self._tokenizer.encode(text, add_special_tokens=False)
             ids += piece
             is_target += [targeted] * len(piece)
         self._refuse_special(ids, sample)

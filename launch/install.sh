@@ -14,6 +14,8 @@ fail() {
     exit 1
 }
 
+count_cpus() { env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc; } # nproc counts no more than these variables allow
+
 nvidia_smi_lists_gpus() { [[ "$(nvidia-smi -L 2>/dev/null)" == GPU* ]]; }
 
 device_kind() {

@@ -51,7 +51,7 @@ start_or_find_ray() {
 
 start_local_ray() {
     local ports options=() cpus remark=
-    cpus=$(nproc)
+    cpus=$(count_cpus)
     # Without a GPU, two are declared, so that the same placement runs; four CPUs hold the default workers.
     if ! has_gpu; then
         options=(--num-gpus 2 --object-store-memory 300000000)

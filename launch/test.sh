@@ -37,7 +37,8 @@ check "linters" env SKIP=pyright PATH="$bin:$PATH" pre-commit run --all-files
 check "pyright" "$bin/pyright" --pythonpath "$PYTHON"
 # Files go to free processes in their order: those that start Ray, which mostly wait, before the many short ones.
 # One process more than CPUs, since tests that start Ray or other processes mostly wait.
-processes=$(($(nproc) < 4 ? $(nproc) + 1 : 4))
+num_cpus=$(count_cpus)
+processes=$((num_cpus < 4 ? num_cpus + 1 : 4))
 check "pytest" "$PYTHON" -m pytest -n "$processes" --dist loadfile --no-loadscope-reorder
 printf '\n'
 printf '%s\n' "${summary[@]}"

@@ -268,3 +268,8 @@ def test_a_submission_to_a_cluster_installs_nothing(machine):
     assert done.returncode == 1
     assert "RAY_ADDRESS is not set" in done.stderr
     assert machine.installations() == []
+
+
+def test_cpus_are_counted_whatever_number_of_threads_is_set(machine):
+    done = machine.install("cpu", "count_cpus", OMP_NUM_THREADS="1", OMP_THREAD_LIMIT="1")
+    assert int(done.stdout.split()[-1]) == len(os.sched_getaffinity(0)), done.stderr

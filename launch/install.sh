@@ -105,13 +105,13 @@ find_cpu_torch() {
 }
 
 install_cpu_torch() {
-    attempt "$1" find_cpu_torch && return
+    attempt "2/6 torch 2.13.0, CPU build (200 MB)" find_cpu_torch && return
     say "warning: no CPU build within reach (see $log); taking the default build, which brings 3 GB of CUDA libraries"
-    install_default_torch "$1"
+    install_default_torch
 }
 
 # Without the project's settings for uv, which tell it that torch has no CUDA libraries.
-install_default_torch() { UV_NO_CONFIG=1 install_with_either "$1" 'torch==2.13.0'; }
+install_default_torch() { UV_NO_CONFIG=1 install_with_either "2/6 torch 2.13.0 with CUDA (3 GB)" 'torch==2.13.0'; }
 
 # DeepSpeed and OpenRLHF are built from source, in environments of their own without torch. DeepSpeed's setup then looks
 # for no CUDA toolkit (nvcc) and compiles nothing.
@@ -143,15 +143,15 @@ PY
 compile_packages() {
     local packages
     packages=$("$PYTHON" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-    (cd "$packages" && "$PYTHON" -m compileall -q -j 0 ray deepspeed openrlhf transformers accelerate peft datasets sympy) || true
+    (cd "$packages" && "$PYTHON" -W ignore -m compileall -q -j 0 ray deepspeed openrlhf transformers accelerate peft datasets sympy) || true
 }
 
 install_everything() {
     step "1/6 uv, which installs the rest" install_uv
     if [ "$1" = gpu ]; then
-        install_default_torch "2/6 torch 2.13.0 with CUDA (3 GB)"
+        install_default_torch
     else
-        install_cpu_torch "2/6 torch 2.13.0, CPU build (200 MB)"
+        install_cpu_torch
     fi
     install_lock "3/6 requirements-cpu.lock: Ray, DeepSpeed, OpenRLHF, transformers and others (400 MB)"
     install_with_either "4/6 UniGRPO itself" --no-deps --no-build-isolation --editable .

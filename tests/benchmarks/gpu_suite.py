@@ -124,7 +124,7 @@ class Suite:
 
     def speed(self, flops: float, seconds: float) -> dict[str, float | None]:
         """TFLOP/s and the fraction of the GPU's peak; None for a GPU that the hardware table does not know."""
-        kind = gpu_of_this_machine() if torch.cuda.is_available() else None
+        kind = gpu_of_this_machine()
         tflops = flops / seconds / 1e12
         return {"seconds": seconds, "tflops": tflops, "mfu": None if kind is None else tflops / kind.tflops}
 

@@ -115,6 +115,11 @@ for name in COMMANDS:
     assert "Path to a configuration file" not in shown
 
 
+def test_an_unknown_gpu_is_refused_with_the_settings(capsys):
+    assert main(["train", "--config", "launch/configs/tiny_text.yaml", "--check_settings", "--gpu", "h300"]) == 2
+    assert capsys.readouterr().err.startswith("error: argument --gpu: invalid choice: 'h300'")
+
+
 def test_the_completion_script_completes_commands_flags_and_files(tmp_path):
     script = completion.script("bash")
     assert completion.script("zsh") == "autoload -U +X bashcompinit && bashcompinit\n" + script

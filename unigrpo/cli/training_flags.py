@@ -7,6 +7,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from unigrpo import ConfigError
+from unigrpo.cost.hardware import KINDS
 
 
 def add_plan_arguments(parser: ArgumentParser) -> None:
@@ -21,7 +22,12 @@ def add_plan_arguments(parser: ArgumentParser) -> None:
         action="store_true",
         help="check flags, config file and experiment tracking alone, in a second, and stop",
     )
-    parser.add_argument("--gpu", default="auto", help="dry_run: GPU to plan for, such as h100_80gb, h200 or a100_80gb")
+    parser.add_argument(
+        "--gpu",
+        default="auto",
+        choices=["auto", *KINDS],
+        help="dry_run: GPU to plan for; auto is that of this machine",
+    )
     parser.add_argument(
         "--mfu", type=float, default=0.4, help="dry_run: fraction of the GPU's arithmetic that is reached, 0 to 1"
     )

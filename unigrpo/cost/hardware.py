@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from unigrpo import ConfigError
 
 
@@ -64,8 +62,7 @@ def find_hardware(name: str) -> Hardware:
         ValueError: There is no such name.
     """
     if name == "auto":
-        found = gpu_of_this_machine() if torch.cuda.is_available() else None
-        return found or KINDS[DEFAULT]
+        return gpu_of_this_machine() or KINDS[DEFAULT]
     if name not in KINDS:
         raise ConfigError(f"--gpu: no {name!r}; choose one of {['auto', *KINDS]}")
     return KINDS[name]
@@ -73,7 +70,11 @@ def find_hardware(name: str) -> Hardware:
 
 def gpu_of_this_machine() -> Hardware | None:
     """Returns the largest GPU of this maker's name that has no more memory than the GPU here; None for an unknown
-    GPU."""
+    GPU, or without one."""
+    import torch  # noqa: PLC0415  # takes seconds, and the flags need the names alone
+
+    if not torch.cuda.is_available():
+        return None
     found = torch.cuda.get_device_properties(0)
     same = [kind for kind in KINDS.values() if kind.name.split("_")[0] in found.name.lower()]
     fitting = [kind for kind in same if kind.memory_gb <= found.total_memory / 1e9 * 1.1]

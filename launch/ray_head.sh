@@ -6,10 +6,12 @@
 ray_bin=$(dirname "$PYTHON")/ray
 export RAY_USAGE_STATS_ENABLED=0
 # On a busy machine Ray's own limits end the head: 30 s for each part of the dashboard and for each agent of the node to
-# start, 60 s for the dashboard as a whole.
+# start, 60 s for the dashboard as a whole. A process for a worker that takes longer than 60 s to start is ended and started
+# anew, so that a run might never begin.
 export RAY_DASHBOARD_SUBPROCESS_MODULE_WAIT_READY_TIMEOUT="${RAY_DASHBOARD_SUBPROCESS_MODULE_WAIT_READY_TIMEOUT:-110}"
 export RAY_DASHBOARD_STARTUP_TIMEOUT_S="${RAY_DASHBOARD_STARTUP_TIMEOUT_S:-110}"
 export RAY_agent_register_timeout_ms="${RAY_agent_register_timeout_ms:-110000}"
+export RAY_worker_register_timeout_seconds="${RAY_worker_register_timeout_seconds:-600}"
 # A proxy cannot reach this machine's loopback. Programs read one spelling of the variable or the other.
 no_proxy="${no_proxy:+$no_proxy,}${NO_PROXY:+$NO_PROXY,}127.0.0.1,localhost,::1"
 export no_proxy NO_PROXY="$no_proxy"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, ClassVar
 from unittest.mock import MagicMock
 
 import pytest
+from ray.exceptions import RayActorError
 
 from rewards.imaging import weights as reward_weights
 from unigrpo.config import ActorConfig, BaseRunConfig, RewardConfig, RewardTermConfig, RolloutConfig, RunConfig
@@ -16,6 +18,7 @@ from unigrpo.config.corpora import SourceConfig
 from unigrpo.config.denoising import ModalityConfig, StageConfig
 from unigrpo.distributed import placement
 from unigrpo.distributed.placement import sorted_by_node, start_groups, start_stage
+from unigrpo.distributed.ray_group import WorkerError
 from unigrpo.models import weight_files
 
 
@@ -102,14 +105,37 @@ def test_workers_start_with_folders_in_place_of_names_on_the_hub(
     assert {config.actor.model_name_or_path for config in started} == {str(tmp_path)}
 
 
-@pytest.mark.wrong_types
-def test_a_first_process_that_does_not_start_is_not_awaited_in_silence(monkeypatch, caplog):
-    waits = iter([([], ["answer"]), ([], ["answer"]), (["answer"], [])])
-    monkeypatch.setattr(placement.ray, "wait", lambda refs, timeout: next(waits))
-    monkeypatch.setattr(placement.ray, "get", lambda ref: ("127.0.0.1", 1))
-    monkeypatch.setattr(placement.ray, "remote", lambda **_: lambda actor: MagicMock())
+@pytest.fixture
+def first_process(monkeypatch: pytest.MonkeyPatch) -> MagicMock:
+    """Ray with a first process that answers once `ray.wait` says so."""
+    fake = MagicMock()
+    fake.get.return_value = ("127.0.0.1", 1)
+    monkeypatch.setattr(placement, "ray", fake)
     monkeypatch.setattr(placement, "bundles_by_node", lambda _: [0])
     monkeypatch.setattr(placement, "PlacementGroupSchedulingStrategy", MagicMock())
     monkeypatch.setattr(placement, "RayGroup", lambda role, actors: (role, len(actors)))
+    return fake
+
+
+@pytest.mark.wrong_types
+def test_a_first_process_that_does_not_start_is_not_awaited_in_silence(first_process, caplog):
+    first_process.wait.side_effect = [([], ["answer"]), ([], ["answer"]), (["answer"], [])]
     assert placement.model_group("policy", placement.PolicyActor, RunConfig(), MagicMock(), 1.0) == ("policy", 1)
     assert [record.message[:45] for record in caplog.records] == ["the first process of policy has not started a"] * 2
+
+
+@pytest.mark.wrong_types
+def test_the_wait_for_a_first_process_ends_with_an_error(first_process, monkeypatch):
+    monkeypatch.setattr(placement, "START_SECONDS", 0.01)
+    first_process.wait.side_effect = lambda refs, timeout: time.sleep(timeout) or ([], refs)
+    with pytest.raises(WorkerError, match=r"the first process of policy has not started after 0 s; `ray status` .*"):
+        placement.model_group("policy", placement.PolicyActor, RunConfig(), MagicMock(), 1.0)
+    first_process.kill.assert_called_once()
+
+
+@pytest.mark.wrong_types
+def test_a_first_process_that_dies_is_named(first_process):
+    first_process.wait.return_value = (["answer"], [])
+    first_process.get.side_effect = RayActorError()
+    with pytest.raises(WorkerError, match=r"the first process of policy could not start: The actor experienced an error"):
+        placement.model_group("policy", placement.PolicyActor, RunConfig(), MagicMock(), 1.0)

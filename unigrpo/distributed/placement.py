@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError
+from ray.exceptions import GetTimeoutError, RayError
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -20,7 +20,7 @@ from unigrpo.config.denoising import StageConfig
 from unigrpo.config.reward import POLICY_GPU_SHARE
 from unigrpo.distributed import weight_channel
 from unigrpo.distributed.actors import DenoisingActor, ModelActor, PolicyActor, ReferenceActor, RolloutActor
-from unigrpo.distributed.ray_group import REMINDER_SECONDS, RayGroup
+from unigrpo.distributed.ray_group import REMINDER_SECONDS, RayGroup, WorkerError, cause_of
 from unigrpo.distributed.reward_pool import RewardPool
 from unigrpo.models.loading import with_local_folders
 from unigrpo.records import Prompt
@@ -29,6 +29,9 @@ from unigrpo.workers.reward import with_local_models
 logger = logging.getLogger(__name__)
 PLACEMENT_SECONDS = 60.0
 """How long to wait for resources that the cluster has but other jobs may hold."""
+START_SECONDS = 900.0
+"""How long the first process of a group may take until it answers, before it loads anything. It imports torch and
+DeepSpeed, which takes minutes on a busy machine or from a slow file system."""
 
 
 @contextmanager
@@ -154,16 +157,34 @@ def model_group(
     num_ranks = config.actor.num_ranks
     first, *others = (PlacementGroupSchedulingStrategy(placement, bundle) for bundle in bundles_by_node(placement))
     actors = [start.options(scheduling_strategy=first).remote(num_ranks, 0, None, None)]
-    answer = actors[0].get_master_addr_port.remote()
-    while not ray.wait([answer], timeout=REMINDER_SECONDS)[0]:
-        logger.warning(
-            "the first process of %s has not started after another %.0f s; `ray status` shows whether the cluster has "
-            "room for it, and the logs of Ray whether it can start a process at all", role, REMINDER_SECONDS,
-        )  # fmt: skip
-    address, port = ray.get(answer)
+    address, port = _address_of_first(actors[0], role)
     for rank, bundle in enumerate(others, start=1):
         actors.append(start.options(scheduling_strategy=bundle).remote(num_ranks, rank, address, port))
     return RayGroup(role, actors)
+
+
+def _address_of_first(actor: Any, role: str) -> tuple[str, int]:
+    """Waits until the first process of a group has started, and returns where the others meet it.
+
+    Raises:
+        WorkerError: It cannot start, or has not started within :data:`START_SECONDS`.
+    """
+    answer = actor.get_master_addr_port.remote()
+    ending = time.monotonic() + START_SECONDS
+    while not ray.wait([answer], timeout=min(REMINDER_SECONDS, max(ending - time.monotonic(), 0.0)))[0]:
+        seconds = START_SECONDS - (ending - time.monotonic())
+        what = (
+            f"the first process of {role} has not started after {seconds:.0f} s; `ray status` shows whether the "
+            "cluster has room for it, and the logs of Ray whether it can start a process at all"
+        )
+        if time.monotonic() >= ending:
+            ray.kill(actor)
+            raise WorkerError(f"{what}. The same command starts again")
+        logger.warning("%s", what)
+    try:
+        return ray.get(answer)
+    except RayError as error:
+        raise WorkerError(f"the first process of {role} could not start: {cause_of(error)}") from error
 
 
 def rollout_group(placement: PlacementGroup) -> RayGroup:

@@ -29,6 +29,10 @@ ANSWER_SECONDS = 3.0
 """How long a job server may take to say its version."""
 POLL_SECONDS = 1.0
 """Time between two questions whether a job has ended whose output is shown no more."""
+AGENT_SECONDS = 180.0
+"""How long a server that answers may take until it can take a job, which is a minute later on a busy machine."""
+NO_AGENT = "No available agent to submit job"
+"""What Ray's job server says until then."""
 DEFAULT_SERVER = "http://127.0.0.1:8265"
 """Where Ray puts a job server unless it is told otherwise."""
 RAYS_OWN_LINE = re.compile(r"^.* -- Runtime env is setting up\.\n", re.MULTILINE)
@@ -152,10 +156,12 @@ def submit(parsed: argparse.Namespace) -> int:
     client = JobSubmissionClient(parsed.address)
     quiet_ray()
     with tempfile.TemporaryDirectory(prefix="unigrpo-job-") as package:
-        client.submit_job(  # uploads the package
+        environment = project_environment(Path.cwd(), Path(package)) if parsed.ship_project else {}
+        _hand_over(  # uploads the package
+            client,
             entrypoint=shlex.join(parsed.argv),
             submission_id=parsed.job_id,
-            runtime_env=project_environment(Path.cwd(), Path(package)) if parsed.ship_project else {},
+            runtime_env=environment,
             entrypoint_num_gpus=parsed.num_gpus,
         )
     if parsed.no_wait:
@@ -169,6 +175,23 @@ def submit(parsed: argparse.Namespace) -> int:
         # Behind "last available logs" stands what has been shown already.
         sys.stdout.write(f"{job.message.partition(', last available logs')[0]}\n")
     return 0 if job.status in (JobStatus.SUCCEEDED, JobStatus.STOPPED) else 1
+
+
+def _hand_over(client: Any, **job: Any) -> None:
+    """Submits a job, and waits for a part of the server that starts after it answers: the agent that takes jobs.
+
+    Raises:
+        RuntimeError: The server did not take the job.
+    """
+    ending = time.monotonic() + AGENT_SECONDS
+    while True:
+        try:
+            client.submit_job(**job)
+            return
+        except RuntimeError as error:
+            if NO_AGENT not in str(error) or time.monotonic() >= ending:
+                raise
+        time.sleep(POLL_SECONDS)
 
 
 def quiet_ray() -> None:

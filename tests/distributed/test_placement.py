@@ -137,5 +137,7 @@ def test_the_wait_for_a_first_process_ends_with_an_error(first_process, monkeypa
 def test_a_first_process_that_dies_is_named(first_process):
     first_process.wait.return_value = (["answer"], [])
     first_process.get.side_effect = RayActorError()
-    with pytest.raises(WorkerError, match=r"the first process of policy could not start: The actor experienced an error"):
+    with pytest.raises(
+        WorkerError, match=r"the first process of policy could not start: The actor experienced an error"
+    ):
         placement.model_group("policy", placement.PolicyActor, RunConfig(), MagicMock(), 1.0)

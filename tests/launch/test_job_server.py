@@ -96,3 +96,30 @@ def test_a_job_whose_output_ends_first_is_waited_for(monkeypatch, capsys):
     assert job_server._ended_job(client, "one").status.is_terminal()
     assert client.has_ended == []
     assert capsys.readouterr().out.count("shows no more of the output of job one, which goes on") == 1
+
+
+@pytest.mark.parametrize(
+    ("refusals", "seconds", "is_taken"),
+    [
+        (["No available agent to submit job, please try again later."] * 2, 60.0, True),
+        (["No available agent to submit job, please try again later."], 0.0, False),
+        (["the job id is taken"], 60.0, False),
+    ],
+)
+def test_a_job_waits_for_the_agent_that_takes_it(monkeypatch, refusals, seconds, is_taken):
+    monkeypatch.setattr(job_server, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(job_server, "AGENT_SECONDS", seconds)
+    left, taken = list(refusals), []
+
+    def submit_job(**job: Any) -> None:
+        if left:
+            raise RuntimeError(f"Request failed with status code 500: {left.pop(0)}")
+        taken.append(job)
+
+    if is_taken:
+        job_server._hand_over(SimpleNamespace(submit_job=submit_job), submission_id="one")
+        assert taken == [{"submission_id": "one"}]
+    else:
+        with pytest.raises(RuntimeError, match=refusals[0]):
+            job_server._hand_over(SimpleNamespace(submit_job=submit_job), submission_id="one")
+        assert taken == []

@@ -151,7 +151,9 @@ def submit(parsed: argparse.Namespace) -> int:
         ValueError: The job server did not take the job.
         RuntimeError: It ended before the job did.
     """
-    from ray.job_submission import JobStatus, JobSubmissionClient  # noqa: PLC0415  # seconds, which asking must not take
+    # These take seconds, which asking must not take.
+    import aiohttp  # noqa: PLC0415
+    from ray.job_submission import JobStatus, JobSubmissionClient  # noqa: PLC0415
 
     client = JobSubmissionClient(parsed.address)
     quiet_ray()
@@ -167,8 +169,16 @@ def submit(parsed: argparse.Namespace) -> int:
     if parsed.no_wait:
         return 0
     sys.stdout.write(f"job {parsed.job_id}\n")
-    asyncio.run(_show_output(client, parsed.job_id))
-    job = _ended_job(client, parsed.job_id)
+    try:
+        asyncio.run(_show_output(client, parsed.job_id))
+        job = _ended_job(client, parsed.job_id)
+    except BrokenPipeError:  # of what reads the output
+        raise
+    except (OSError, RuntimeError, aiohttp.ClientError) as error:
+        raise RuntimeError(
+            f"the job server at {parsed.address} was lost before job {parsed.job_id} had ended ({error}). Once a "
+            "server runs, the same command goes on from the last checkpoint, if there is one"
+        ) from error
     words = {JobStatus.SUCCEEDED: "succeeded", JobStatus.FAILED: "failed", JobStatus.STOPPED: "was stopped"}
     sys.stdout.write(f"\nJob '{parsed.job_id}' {words[job.status]}\n")
     if job.status == JobStatus.FAILED and job.message:

@@ -71,16 +71,19 @@ start_local_ray() {
     setsid "$PYTHON" launch/ray_without_client.py start --head --block --disable-usage-stats \
         --node-ip-address 127.0.0.1 --port "${ports[0]}" --dashboard-host 127.0.0.1 --dashboard-port "${ports[1]}" \
         --dashboard-agent-listen-port "${ports[2]}" --num-cpus $((cpus > 4 ? cpus : 4)) "${options[@]}" \
-        --temp-dir "$ray_tmp" >"$ray_tmp.log" 2>&1 &
+        --temp-dir "$ray_tmp" --log-color false >"$ray_tmp.log" 2>&1 &
     ray_pid=$!
     local started=$SECONDS
     while kill -0 "$ray_pid" 2>/dev/null && [ $((SECONDS - started)) -lt 180 ]; do
         job_server_answers "$RAY_ADDRESS" >/dev/null && return
         sleep 1
     done
-    tail -n 20 "$ray_tmp.log" >&2
+    last_words >&2
     fail "the local Ray head did not start within $((SECONDS - started)) s; its last lines stand above"
 }
+
+# The last lines of the head without those that every head begins with.
+last_words() { grep -v ' INFO scripts.py:' "$ray_tmp.log" | grep -v '^ *$' | tail -n 20 || true; }
 
 new_job_id() { echo "unigrpo-$(date +%Y%m%d-%H%M%S)-$$"; }
 
@@ -147,7 +150,7 @@ clean_up() {
     fi
     if [ -n "${ray_pid:-}" ]; then
         if ! kill -0 "$ray_pid" 2>/dev/null; then
-            tail -n 20 "$ray_tmp.log" >&2 || true
+            last_words >&2
             say "the local Ray head ended by itself; its last lines stand above. Start again to go on"
         fi
         say "stopping the local Ray head"

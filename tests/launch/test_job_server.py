@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
+import aiohttp
 import job_server
 import pytest
 
@@ -96,6 +97,35 @@ def test_a_job_whose_output_ends_first_is_waited_for(monkeypatch, capsys):
     assert job_server._ended_job(client, "one").status.is_terminal()
     assert client.has_ended == []
     assert capsys.readouterr().out.count("shows no more of the output of job one, which goes on") == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("WebSocket connection closed unexpectedly with close code 1006"),
+        aiohttp.ServerDisconnectedError(),
+        ConnectionRefusedError(111, "Connection refused"),
+    ],
+)
+def test_a_server_that_ends_before_the_job_is_named(monkeypatch, capsys, error):
+    class EndingClient:
+        def __init__(self, address: str) -> None:
+            self.address = address
+
+        def submit_job(self, **_: Any) -> None:
+            """Takes any job."""
+
+        async def tail_job_logs(self, job_id: str) -> AsyncIterator[str]:
+            yield f"job {job_id} begins\n"
+            raise error
+
+    monkeypatch.setattr("ray.job_submission.JobSubmissionClient", EndingClient)
+    command = ["job_server.py", "submit", "--address", "http://127.0.0.1:1", "--job_id", "one", "--", "true"]
+    monkeypatch.setattr("sys.argv", command)
+    assert job_server.main() == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: the job server at http://127.0.0.1:1 was lost before job one had ended (")
+    assert "the same command goes on from the last checkpoint" in line
 
 
 @pytest.mark.parametrize(

@@ -182,6 +182,13 @@ install_if_needed() {
     say "installed"
 }
 
+# Ray starts its workers by a line for a shell in which the path of the interpreter is not quoted; they would never start.
+refuse_special_characters() {
+    local special=$' \t\n"\'$`\\&|;<>()*?[]!{}~#'
+    [[ "$PYTHON" != *["$special"]* ]] || fail "the path $PYTHON has a space or another character that a shell interprets," \
+        "with which Ray starts no workers. Put the environment elsewhere: UNIGRPO_VENV=/path/without/spaces bash $0"
+}
+
 # The environment as it is, for a command that needs no more than Ray.
 use_as_it_is() {
     local ray
@@ -213,4 +220,5 @@ prepare_environment() {
 venv=${UNIGRPO_VENV:-.venv}
 case $venv in /*) PYTHON=$venv/bin/python ;; *) PYTHON=$PWD/$venv/bin/python ;; esac
 export PYTHON
+refuse_special_characters
 if [ "${UNIGRPO_INSTALL:-}" = never ]; then use_as_it_is; else prepare_environment; fi

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import socket
 import time
 import urllib.request
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import ray
 
+from unigrpo import ConfigError
 from unigrpo.config import (
     ActorConfig,
     AlgoConfig,
@@ -149,3 +151,29 @@ def test_loopback_is_never_reached_through_a_proxy(monkeypatch: pytest.MonkeyPat
     assert cluster.loopback_without_proxy() == {"no_proxy": names, "NO_PROXY": names}
     assert urllib.request.proxy_bypass("127.0.0.1")
     assert not urllib.request.proxy_bypass("example.com")
+
+
+@pytest.mark.parametrize(
+    ("path", "character"),
+    [
+        ("/home/ann/.venv/bin/python3.11", ""),
+        ("/home/änn/a_b-c+d,e=f@g%h:i/bin/python", ""),
+        ("/home/ann/My Projects/.venv/bin/python", " "),
+        ("/home/ann/a$b/bin/python", "$"),
+        ("/home/ann/a(b)/bin/python", "("),
+        ("/home/o'hara/bin/python", "'"),
+    ],
+)
+def test_an_interpreter_by_which_ray_starts_no_workers_is_refused(path, character):
+    if not character:
+        cluster.check_interpreter(path)
+        return
+    with pytest.raises(ConfigError, match=re.escape(f"has {character!r}, which a shell interprets")):
+        cluster.check_interpreter(path)
+
+
+def test_a_run_asks_for_such_an_interpreter_before_it_joins_a_cluster(monkeypatch):
+    monkeypatch.setattr(cluster.sys, "executable", "/home/ann/My Projects/bin/python")
+    monkeypatch.setattr(cluster, "find_cluster", lambda: pytest.fail("a cluster was looked for"))
+    with pytest.raises(ConfigError, match="Ray starts no workers by such a path"):
+        connect(ResourceRequest(gpus=1, cpus=1))

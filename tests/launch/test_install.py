@@ -273,3 +273,19 @@ def test_a_submission_to_a_cluster_installs_nothing(machine):
 def test_cpus_are_counted_whatever_number_of_threads_is_set(machine):
     done = machine.install("cpu", "count_cpus", OMP_NUM_THREADS="1", OMP_THREAD_LIMIT="1")
     assert int(done.stdout.split()[-1]) == len(os.sched_getaffinity(0)), done.stderr
+
+
+@pytest.mark.parametrize("name", ["a b", "a$b", "a(b", "a'b", "a]b", "a\tb"])
+def test_an_environment_by_whose_path_ray_starts_no_workers_is_refused_before_anything_is_installed(machine, name):
+    done = machine.install("cpu", UNIGRPO_VENV=f"/nowhere/{name}")
+    assert done.returncode == 1
+    assert (
+        f"the path /nowhere/{name}/bin/python has a space or another character that a shell interprets" in done.stderr
+    )
+    assert machine.installations() == []
+
+
+def test_other_letters_than_english_ones_are_no_special_characters(machine):
+    shutil.move(machine.environment, machine.folder / "ünï_cödé-1.2+3")
+    done = machine.install("cpu", UNIGRPO_VENV=str(machine.folder / "ünï_cödé-1.2+3"), LC_ALL="C")
+    assert done.returncode == 0, done.stderr

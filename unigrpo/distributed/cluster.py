@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import socket
 import sys
 import warnings
@@ -21,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+SPECIAL = re.compile(r"""[\s"'$`\\&|;<>()*?\[\]!{}~#]""")
+"""Characters that a shell interprets."""
 PROBE_SECONDS = 10.0
 """How long the cluster's address may take to accept a connection."""
 
@@ -48,8 +51,9 @@ def connect(needs: ResourceRequest) -> None:
     """Connects this process to a cluster: that of ``RAY_ADDRESS``, which a job has, or the user's own on this machine.
 
     Raises:
-        ValueError: There is no such cluster, or it does not answer.
+        ValueError: There is no such cluster, or it does not answer, or it could start no workers.
     """
+    check_interpreter(sys.executable)
     variables = {k: v for k, v in WORKER_VARIABLES.items() if k not in os.environ} | loopback_without_proxy()
     if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
         os.environ.setdefault("RAY_COLOR_PREFIX", "0")  # workers' names in files without colours
@@ -74,6 +78,22 @@ def connect(needs: ResourceRequest) -> None:
             f"(without GPUs: `ray start --head --num-gpus {needs.gpus} --num-cpus {needs.cpus}`), or run "
             "`bash launch/quickstart.sh`, which does"
         ) from error
+
+
+def check_interpreter(path: str) -> None:
+    """Refuses an interpreter by which Ray starts no workers, which would be awaited without end.
+
+    Ray puts its path unquoted into a line for a shell.
+
+    Raises:
+        ConfigError: The path has a character that a shell interprets.
+    """
+    found = SPECIAL.search(path)
+    if found:
+        raise ConfigError(
+            f"the path of Python, {path}, has {found[0]!r}, which a shell interprets, and Ray starts no workers by "
+            "such a path. Put the environment into a folder without spaces and such characters"
+        )
 
 
 @dataclass(frozen=True)

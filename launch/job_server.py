@@ -33,6 +33,10 @@ AGENT_SECONDS = 180.0
 """How long a server that answers may take until it can take a job, which is a minute later on a busy machine."""
 NO_AGENT = "No available agent to submit job"
 """What Ray's job server says until then."""
+START_SECONDS = 900.0
+"""How long Ray may take to start a job."""
+REMINDER_SECONDS = 60.0
+"""Time between two lines about a job that has not started."""
 DEFAULT_SERVER = "http://127.0.0.1:8265"
 """Where Ray puts a job server unless it is told otherwise."""
 RAYS_OWN_LINE = re.compile(r"^.* -- Runtime env is setting up\.\n", re.MULTILINE)
@@ -170,14 +174,15 @@ def submit(parsed: argparse.Namespace) -> int:
         return 0
     sys.stdout.write(f"job {parsed.job_id}\n")
     try:
+        _await_start(client, parsed.job_id)
         asyncio.run(_show_output(client, parsed.job_id))
         job = _ended_job(client, parsed.job_id)
     except BrokenPipeError:  # of what reads the output
         raise
     except (OSError, RuntimeError, aiohttp.ClientError) as error:
         raise RuntimeError(
-            f"the job server at {parsed.address} was lost before job {parsed.job_id} had ended ({error}). Once a "
-            "server runs, the same command goes on from the last checkpoint, if there is one"
+            f"job {parsed.job_id} at {parsed.address} did not start, or was lost before its end ({error}). Once the "
+            "server is well, the same command goes on from the last checkpoint, if there is one"
         ) from error
     words = {JobStatus.SUCCEEDED: "succeeded", JobStatus.FAILED: "failed", JobStatus.STOPPED: "was stopped"}
     sys.stdout.write(f"\nJob '{parsed.job_id}' {words[job.status]}\n")
@@ -211,6 +216,25 @@ def quiet_ray() -> None:
     """
     for name in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _await_start(client: Any, job_id: str) -> None:
+    """Waits until Ray has started a job. The log says now and then that it has not, since Ray says nothing.
+
+    Raises:
+        RuntimeError: It has not started within :data:`START_SECONDS`; it is stopped.
+    """
+    started = time.monotonic()
+    reminder = REMINDER_SECONDS
+    while client.get_job_info(job_id).status == "PENDING":
+        seconds = time.monotonic() - started
+        if seconds >= START_SECONDS:
+            client.stop_job(job_id)
+            raise RuntimeError(f"Ray started no process for it within {seconds:.0f} s")
+        if seconds >= reminder:
+            sys.stderr.write(f"job {job_id} has not started after {seconds:.0f} s; still waiting for Ray\n")
+            reminder += REMINDER_SECONDS
+        time.sleep(POLL_SECONDS)
 
 
 def _ended_job(client: Any, job_id: str) -> Any:

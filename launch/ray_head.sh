@@ -11,7 +11,7 @@ export RAY_USAGE_STATS_ENABLED=0
 export RAY_DASHBOARD_SUBPROCESS_MODULE_WAIT_READY_TIMEOUT="${RAY_DASHBOARD_SUBPROCESS_MODULE_WAIT_READY_TIMEOUT:-110}"
 export RAY_DASHBOARD_STARTUP_TIMEOUT_S="${RAY_DASHBOARD_STARTUP_TIMEOUT_S:-110}"
 export RAY_agent_register_timeout_ms="${RAY_agent_register_timeout_ms:-110000}"
-export RAY_worker_register_timeout_seconds="${RAY_worker_register_timeout_seconds:-600}"
+export RAY_worker_register_timeout_seconds="${RAY_worker_register_timeout_seconds:-180}"
 # A proxy cannot reach this machine's loopback. Programs read one spelling of the variable or the other.
 no_proxy="${no_proxy:+$no_proxy,}${NO_PROXY:+$NO_PROXY,}127.0.0.1,localhost,::1"
 export no_proxy NO_PROXY="$no_proxy"

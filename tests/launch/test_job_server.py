@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 import job_server
 import pytest
+from ray.job_submission import JobStatus
 
 ME, OTHER = os.getuid(), os.getuid() + 1
 DASHBOARD = "/x/site-packages/ray/dashboard/dashboard.py"
@@ -115,6 +116,9 @@ def test_a_server_that_ends_before_the_job_is_named(monkeypatch, capsys, error):
         def submit_job(self, **_: Any) -> None:
             """Takes any job."""
 
+        def get_job_info(self, _: str) -> Any:
+            return SimpleNamespace(status=JobStatus.RUNNING)
+
         async def tail_job_logs(self, job_id: str) -> AsyncIterator[str]:
             yield f"job {job_id} begins\n"
             raise error
@@ -124,8 +128,28 @@ def test_a_server_that_ends_before_the_job_is_named(monkeypatch, capsys, error):
     monkeypatch.setattr("sys.argv", command)
     assert job_server.main() == 1
     [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: the job server at http://127.0.0.1:1 was lost before job one had ended (")
+    assert line.startswith("error: job one at http://127.0.0.1:1 did not start, or was lost before its end (")
     assert "the same command goes on from the last checkpoint" in line
+
+
+@pytest.mark.parametrize("starts", [True, False])
+def test_a_job_that_has_not_started_is_named_and_not_awaited_for_ever(monkeypatch, capsys, starts):
+    statuses = [JobStatus.PENDING] * 3 + [JobStatus.RUNNING if starts else JobStatus.PENDING] * 9
+    stopped: list[str] = []
+    client = SimpleNamespace(
+        get_job_info=lambda _: SimpleNamespace(status=statuses.pop(0)), stop_job=lambda job_id: stopped.append(job_id)
+    )
+    monkeypatch.setattr(job_server.time, "monotonic", lambda: 60.0 * (12 - len(statuses)))
+    monkeypatch.setattr(job_server, "START_SECONDS", 300.0)
+    monkeypatch.setattr(job_server, "POLL_SECONDS", 0.0)
+    if starts:
+        job_server._await_start(client, "one")
+    else:
+        with pytest.raises(RuntimeError, match="Ray started no process for it within 300 s"):
+            job_server._await_start(client, "one")
+    assert stopped == ([] if starts else ["one"])
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:2] == [f"job one has not started after {s} s; still waiting for Ray" for s in (60, 120)]
 
 
 @pytest.mark.parametrize(

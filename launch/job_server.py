@@ -157,29 +157,30 @@ def submit(parsed: argparse.Namespace) -> int:
     """
     # These take seconds, which asking must not take.
     import aiohttp  # noqa: PLC0415
+    import requests  # noqa: PLC0415
     from ray.job_submission import JobStatus, JobSubmissionClient  # noqa: PLC0415
 
     client = JobSubmissionClient(parsed.address)
     quiet_ray()
-    with tempfile.TemporaryDirectory(prefix="unigrpo-job-") as package:
-        environment = project_environment(Path.cwd(), Path(package)) if parsed.ship_project else {}
-        _hand_over(  # uploads the package
-            client,
-            entrypoint=shlex.join(parsed.argv),
-            submission_id=parsed.job_id,
-            runtime_env=environment,
-            entrypoint_num_gpus=parsed.num_gpus,
-        )
-    if parsed.no_wait:
-        return 0
-    sys.stdout.write(f"job {parsed.job_id}\n")
     try:
+        with tempfile.TemporaryDirectory(prefix="unigrpo-job-") as package:
+            environment = project_environment(Path.cwd(), Path(package)) if parsed.ship_project else {}
+            _hand_over(  # uploads the package
+                client,
+                entrypoint=shlex.join(parsed.argv),
+                submission_id=parsed.job_id,
+                runtime_env=environment,
+                entrypoint_num_gpus=parsed.num_gpus,
+            )
+        if parsed.no_wait:
+            return 0
+        sys.stdout.write(f"job {parsed.job_id}\n")
         _await_start(client, parsed.job_id)
         asyncio.run(_show_output(client, parsed.job_id))
         job = _ended_job(client, parsed.job_id)
     except BrokenPipeError:  # of what reads the output
         raise
-    except (OSError, RuntimeError, aiohttp.ClientError) as error:
+    except (ConnectionError, requests.ConnectionError, RuntimeError, aiohttp.ClientError) as error:
         raise RuntimeError(
             f"job {parsed.job_id} at {parsed.address} did not start, or was lost before its end ({error}). Once the "
             "server is well, the same command goes on from the last checkpoint, if there is one"

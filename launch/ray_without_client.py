@@ -1,19 +1,45 @@
-"""The ``ray`` command without Ray's client server, for a head that serves jobs alone.
+"""The ``ray`` command for a head that serves jobs alone: without Ray's client server, and patient on a busy machine.
 
 The client server waits 30 s for the node, which starts only after the dashboard. On a busy machine it gives up, and
-``ray start --block`` then ends the whole head.
+``ray start --block`` then ends the whole head. The command itself also gives up after 30 s, which no setting changes.
 
 Usage: python launch/ray_without_client.py start --head --block [OPTIONS OF ray start]
 """
 
 from __future__ import annotations
 
-from ray.scripts import scripts
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ray._private import services
+
+NODE_SECONDS = 110.0
+"""How long a node may take to register."""
+
+
+def patient(ask: Callable[..., Any], seconds: float) -> Callable[..., Any]:
+    """Returns a function that asks again every half second, up to so many seconds, while it gets a RuntimeError."""
+
+    def ask_again(*arguments: Any) -> Any:
+        ending = time.monotonic() + seconds
+        while True:
+            try:
+                return ask(*arguments)
+            except RuntimeError:
+                if time.monotonic() >= ending:
+                    raise
+            time.sleep(0.5)
+
+    return ask_again
 
 
 def main() -> None:
     """Runs the ``ray`` command as where the packages of the client server are not installed."""
+    from ray.scripts import scripts  # noqa: PLC0415  # with warnings
+
     setattr(scripts, "get_ray_client_dependency_error", lambda: "the client server is not wanted")  # noqa: B010
+    setattr(services, "get_node", patient(services.get_node, NODE_SECONDS))  # noqa: B010
     scripts.main()
 
 

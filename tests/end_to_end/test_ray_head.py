@@ -193,6 +193,46 @@ def test_output_streams_and_ctrl_c_stops_the_job(ray_head, project):
     assert job_info(ray_head, job_id)["status"] == "STOPPED"
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("role", ["gcs_server", "raylet", "ray::JobSupervisor"])
+def test_a_killed_part_of_a_local_head_ends_the_script_with_one_error_and_leaves_nothing(project, role):
+    script = """
+    set -euo pipefail
+    say() { echo "$*"; }; fail() { echo "error: $*" >&2; exit 1; }; has_gpu() { false; }
+    source launch/ray_head.sh
+    start_local_ray
+    echo "HEAD $ray_pid $gcs_address"
+    submit_job ticks
+    """
+    environment = {**os.environ, "PYTHON": sys.executable}
+    shell = subprocess.Popen(
+        ["bash", "-c", script], cwd=project, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert shell.stdout is not None
+    head = address = ""
+    for line in shell.stdout:
+        if line.startswith("HEAD"):
+            _, head, address = line.split()
+        if line.startswith("tick 3"):
+            break
+    parts = psutil.Process(int(head)).children(recursive=True)
+    [victim] = [part for part in parts if part.name().startswith(role)]
+    victim.kill()
+    output, errors = shell.communicate(timeout=120)
+    assert shell.returncode == 1, output + errors
+    if role == "ray::JobSupervisor":
+        assert "failed\nJob supervisor actor died" in output
+    else:
+        [line] = [line for line in errors.splitlines() if line.startswith("error: ")]
+        assert "was lost before its end" in line
+        assert "the local Ray head ended by itself; its last lines stand above" in output
+        assert f"{role} [exit code=-9]" in errors
+        assert " INFO " not in errors
+    assert subprocess.run(["pgrep", "-f", address], capture_output=True, text=True, check=False).stdout == ""
+
+
 def test_the_judge_gets_every_argument_as_it_was_typed(ray_head, project):
     """vLLM is a stand-in that the script finds and the job does not, so the job fails; its command is what counts."""
     (project / "vllm").mkdir()

@@ -61,7 +61,7 @@ def shared_ray_head() -> Iterator[RayHead]:
     """A local Ray head with its job server, started and stopped by the functions of the quickstart."""
     script = """
     set -euo pipefail
-    say() { echo "$*"; }; fail() { echo "error: $*" >&2; exit 1; }; has_gpu() { false; }
+    say() { echo "$*"; }; fail() { echo "error: $*" >&2; exit 1; }; has_gpu() { false; }; count_cpus() { nproc; }
     source launch/ray_head.sh
     start_local_ray
     env | grep -E '^(RAY_AUTH|RAY_ENABLE)'

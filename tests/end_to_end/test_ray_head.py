@@ -199,7 +199,7 @@ def test_output_streams_and_ctrl_c_stops_the_job(ray_head, project):
 def test_a_killed_part_of_a_local_head_ends_the_script_with_one_error_and_leaves_nothing(project, role):
     script = """
     set -euo pipefail
-    say() { echo "$*"; }; fail() { echo "error: $*" >&2; exit 1; }; has_gpu() { false; }
+    say() { echo "$*"; }; fail() { echo "error: $*" >&2; exit 1; }; has_gpu() { false; }; count_cpus() { nproc; }
     source launch/ray_head.sh
     start_local_ray
     echo "HEAD $ray_pid $gcs_address"

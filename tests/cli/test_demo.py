@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import gradio
 import httpx
@@ -26,7 +27,7 @@ from unigrpo.cli.demo_page import Demo, build_page
 from unigrpo.cli.images import GREY
 from unigrpo.config import ImageSamplingConfig, TextSamplingConfig
 from unigrpo.config.generate import DemoConfig
-from unigrpo.records import Prompt
+from unigrpo.records import Prompt, Trajectory
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +116,8 @@ def test_a_threshold_fixes_all_tokens_that_reach_it_in_one_step(loaded):
 def test_thoughts_are_set_apart_from_the_answer_at_every_step():
     tokens = ["<think>", "1", "</", "think>", "2", "<eot>"]
     tokenizer = SimpleNamespace(batch_decode=lambda ids: [tokens[i] for i in ids[:, 0]], all_special_tokens=["<eot>"])
-    sample = SimpleNamespace(
+    sample = Mock(
+        spec=Trajectory,
         scored_mask=torch.ones(6).bool(),
         text_mask=torch.ones(6).bool(),
         token_ids=torch.arange(6),

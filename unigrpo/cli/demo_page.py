@@ -423,7 +423,7 @@ def _build_outputs(gradio: Any, task: str, suffix: str) -> list[Any]:
     ]
 
 
-def launch(page: Any, config: DemoConfig, **options: Any) -> tuple[Any, str, str]:
+def launch(page: Any, config: DemoConfig, **options: Any) -> tuple[Any, str, str | None]:
     """Opens the page, by default until Ctrl-C. Options are those of Gradio's ``launch``, and so is what it returns."""
     from starlette.middleware import Middleware  # noqa: PLC0415  # belongs to Gradio, which is optional
 

@@ -329,6 +329,11 @@ def test_every_tab_works_in_a_browser(loaded, red_image):
                     if key == "Home" and _content(shown) != last:
                         break
                 assert _content(shown) != last, "the first step looks like the last"
+                slider.press("Home")
+                playwright.expect(slider).not_to_have_value(slider.get_attribute("max") or "")
+                tab.locator(f"#{task}-play").click()
+                playwright.expect(slider).to_have_value(slider.get_attribute("max") or "", timeout=30_000)
+                assert _content(shown) == last, "Play does not end with the last step"
             browser.close()
     finally:
         page.close()

@@ -160,7 +160,7 @@ def test_every_orientation_is_turned_upright(tmp_path, orientation, rows):
 
 def test_exif_that_cannot_be_written_again_does_not_break_a_photo():
     """A fraction of (-1, 0), as some cameras write for the resolution, is NaN and ends Pillow's own writer of EXIF."""
-    with Image.open(EXIF_PHOTO) as opened, pytest.raises(struct.error, match="out of range"):
+    with Image.open(EXIF_PHOTO) as opened, pytest.raises(struct.error):
         ImageOps.exif_transpose(opened)
     assert read_image(EXIF_PHOTO).size == (64, 96)
 

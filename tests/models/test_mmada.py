@@ -228,7 +228,7 @@ def test_log_probs_are_the_softmax_at_the_positions(tiny, tokens, monkeypatch, c
     assert out.logits is None
     torch.testing.assert_close(out.log_probs, expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(
-        gradients(tiny, out.log_probs @ weight), gradients(tiny, expected @ weight), rtol=1e-4, atol=1e-5
+        gradients(tiny, out.log_probs @ weight), gradients(tiny, expected @ weight), rtol=1e-4, atol=3e-5
     )
     with torch.no_grad():
         again = tiny(tokens, positions=positions, targets=targets, vocab_slice=vocab_slice, temperature=temperature)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -91,8 +90,9 @@ class ImageReward(Reward):
     def _tokens(self) -> PromptTokens:
         num_embeddings = self._network.text.config.vocab_size
         name = self._tokenizer or _own_tokenizer(self._model) or TOKENIZER
+        folder = processor_folder(name)
         try:
-            tokenizer = transformers.BertTokenizer.from_pretrained(name)
+            tokenizer = transformers.BertTokenizer.from_pretrained(folder)
         except (OSError, ValueError) as error:
             raise ValueError(f"image_reward: {name!r} has no BERT tokenizer: {error}") from error
         return PromptTokens(
@@ -104,6 +104,6 @@ class ImageReward(Reward):
 
 
 def _own_tokenizer(model: str) -> str | None:
-    path = Path(model).expanduser()
+    path = processor_folder(model)
     folder = path if path.is_dir() else path.parent
     return str(folder) if any((folder / name).is_file() for name in ("vocab.txt", "tokenizer.json")) else None

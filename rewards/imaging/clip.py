@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 
 from rewards.imaging.batches import choose_device, require_batch_size, slices
 from rewards.imaging.prompt_tokens import PromptTokens
-from rewards.imaging.weights import local_path, require_finite
+from rewards.imaging.weights import model_folder, processor_folder, require_finite
 
 CLIP_H = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 """Hub name of the CLIP-H whose processor PickScore and HPSv2 use."""
@@ -99,7 +99,7 @@ def _pooled(features: object) -> Tensor:
 
 
 def _load_model(model: str) -> transformers.CLIPModel:
-    source = local_path(model) or model
+    source = model_folder(model)
     if not sys.stderr.isatty():
         transformers.utils.logging.disable_progress_bar()  # in a file it is a wall of lines
     try:
@@ -126,7 +126,7 @@ def _load_model(model: str) -> transformers.CLIPModel:
 def _load_processor(
     processor: str, config: transformers.CLIPConfig
 ) -> tuple[PromptTokens, transformers.CLIPImageProcessorPil]:
-    source = local_path(processor) or processor
+    source = processor_folder(processor)
     text: Any = config.text_config
     vision: Any = config.vision_config
     try:

@@ -18,7 +18,7 @@ from transformers import (
 
 from rewards.imaging.batches import choose_device
 from rewards.imaging.scene import Box
-from rewards.imaging.weights import local_path
+from rewards.imaging.weights import model_folder
 
 KINDS = ("owlvit", "owlv2", "detr")
 """Architectures of detectors."""
@@ -44,7 +44,7 @@ class Detector:
     """
 
     def __init__(self, model: str, *, device: str = "auto", max_overlap: float = 0.5) -> None:
-        source = local_path(model) or model
+        source = model_folder(model)
         self._device, self._max_overlap = choose_device(device), max_overlap
         try:
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)

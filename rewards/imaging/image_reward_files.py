@@ -18,14 +18,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rewards.imaging.image_reward_model import UNUSED, ImageRewardModel, configs_of, to_transformers_names
-from rewards.imaging.weights import find_file, load_exactly, read_weights
+from rewards.imaging.weights import find_file, load_exactly, processor_folder, read_weights
 
 WEIGHT_FILES = ("model.safetensors", "ImageReward.pt")
 CONFIG_FILE = "config.json"
 
 
 def weights_file(model: str) -> Path:
-    """Returns the file of the weights of a folder or file; one of the Hub is downloaded."""
+    """Returns the file of the weights of a folder or file; one of the Hub is downloaded, with config and tokenizer."""
+    processor_folder(model)
     return find_file(model, WEIGHT_FILES)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, CLIPConfig, CLIPModel
 
-from rewards.imaging.weights import load_exactly, local_path, read_weights
+from rewards.imaging.weights import load_exactly, processor_folder, read_weights
 
 _NAMES = {
     "logit_scale": "logit_scale",
@@ -49,8 +49,9 @@ def load_open_clip(path: Path, config_of: str) -> CLIPModel:
     Raises:
         ValueError: There is no such config, or the weights are those of another architecture.
     """
+    folder = processor_folder(config_of)
     try:
-        config = AutoConfig.from_pretrained(local_path(config_of) or config_of, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError(f"{config_of!r} has no config that transformers can read: {error}") from error
     if not isinstance(config, CLIPConfig):

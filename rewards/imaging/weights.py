@@ -10,7 +10,13 @@ from zipfile import is_zipfile
 
 import torch
 from huggingface_hub import hf_hub_download, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -47,16 +53,17 @@ def find_file(model: str, names: Collection[str]) -> Path:
         if not found:
             raise ValueError(f"model {model!r}: the folder has none of the files {list(names)}")
         return found[0]
-    reasons: list[str] = []
+    reason = ""
     for name in names:
         try:
             return Path(hf_hub_download(model, name))
-        except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
-            reasons.append(f"{name}: {type(error).__name__}")
-    raise ValueError(
-        f"model {model!r} is no folder here, and the Hub gave none of its files ({'; '.join(reasons)}); "
-        "download it first and give its folder"
-    )
+        except EntryNotFoundError as error:
+            reason = _reason(error)
+        except Exception as error:  # the Hub's client and those below it each raise their own kinds
+            raise ValueError(
+                f"model {model!r} is no folder here, and the Hub did not give it: {_reason(error)}"
+            ) from error
+    raise ValueError(f"model {model!r} is no folder here, and the Hub gave none of the files {list(names)}: {reason}")
 
 
 def model_folder(model: str) -> Path:
@@ -83,12 +90,23 @@ def _downloaded(model: str, patterns: Sequence[str]) -> Path:
         return path
     try:
         return Path(snapshot_download(model, allow_patterns=list(patterns)))
-    except (OSError, ValueError) as error:  # the Hub's own errors are among these
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    except Exception as error:  # the Hub's client and those below it each raise their own kinds
         raise ValueError(
-            f"model {model!r} is no folder here, and the Hub did not give it ({reason}); download it first and give "
-            "its folder"
+            f"model {model!r} is no folder here, and the Hub did not give it: {_reason(error)}"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Returns what kept a download from happening, on one line, and what to do."""
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
+    if isinstance(error, GatedRepoError):
+        return "it is gated; accept its terms on its page, and log in (`hf auth login`, or HF_TOKEN)"
+    if isinstance(error, RepositoryNotFoundError) or status == 401:
+        return "there is none, it is private, or your token is wrong; look at the name, and log in (`hf auth login`)"
+    if isinstance(error.__cause__, OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE is set, and the cache (HF_HOME) has no copy; unset it, or give a folder"
+    text = " ".join(str(error.__cause__ or error).split())
+    return f"{type(error.__cause__ or error).__name__}: {text}; download it first and give its folder"
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -1,69 +1,19 @@
-"""A model folder from a checkpoint: its weights, sampling settings and model card, and the upload to the Hub."""
+"""A model folder from a checkpoint: its weights, sampling settings and model card. The upload to the Hub
+is tested in `test_hub.py`."""
 
 from __future__ import annotations
-
-import json
 
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from saved_run import SAMPLING, save_run
 
 from unigrpo.cli import generate
 from unigrpo.cli.main import main
-from unigrpo.config import (
-    ActorConfig,
-    DataConfig,
-    DeepSpeedConfig,
-    EvalConfig,
-    LoRAConfig,
-    PromptFileConfig,
-    RolloutConfig,
-    RunConfig,
-    TextSamplingConfig,
-)
+from unigrpo.config import LoRAConfig
 from unigrpo.models.checkpoint_io import load_policy
 from unigrpo.models.lora import add_lora
-from unigrpo.runs.checkpoints import CheckpointStore
-from unigrpo.runs.config_file import config_text
-
-SAMPLING = TextSamplingConfig(max_new_tokens=12, num_denoising_steps=4, block_length=6, temperature=0.7)
-
-
-def save_run(folder, model_folder, weights, *, lora=0):
-    """Writes what a run of DeepSpeed leaves behind after steps 2 and 4; the weights of step 2 are 0."""
-    prompts = folder / "train.jsonl"
-    folder.mkdir()
-    prompts.write_text('{"prompt": "1+1=", "label": "2"}\n')
-    (folder / "train.jsonl.source.json").write_text(
-        json.dumps({"source": "openai/gsm8k:main", "licence": "MIT", "rows": {"kept": 1}})
-    )
-    config = RunConfig(
-        run_dir=str(folder),
-        data=DataConfig(
-            prompt_dataset=(PromptFileConfig(path=str(prompts)),),
-            prompt_template="chat_one_newline",
-            instruction="Think. ",
-            instructions={"r2i": "Describe. "},
-        ),
-        rollout=RolloutConfig(text=SAMPLING),
-        actor=ActorConfig(model_name_or_path=str(model_folder)),
-        ds=DeepSpeedConfig(param_dtype="fp32", lora=LoRAConfig(rank=lora, alpha=6)),
-        eval=EvalConfig(dataset="held_out.jsonl"),
-    )
-    (folder / "config.yaml").write_text(config_text(config))
-    rows = [{"step": 0, "eval/reward_total": 0.25}, {"step": 2, "eval/reward_total": 0.5}, {"step": 3, "loss": 1.0}]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    store = CheckpointStore(folder / "checkpoints", 2)
-    for step, factor, metric in ((2, 0.0, 2.0), (4, 1.0, 1.0)):
-
-        def write(path, factor=factor):
-            (path / "policy" / "engine").mkdir(parents=True)
-            module = {name: factor * tensor for name, tensor in weights.items()}
-            torch.save({"module": module}, path / "policy" / "engine" / "mp_rank_00_model_states.pt")
-
-        store.save(step, {"step": step}, write, metric)
-    return folder
 
 
 @pytest.fixture
@@ -126,40 +76,6 @@ def test_the_model_card_names_base_data_rewards_metrics_and_settings(saved, tiny
     assert "| `math_answer` | 2 | all | all |" in card
     assert "| eval/reward_total | 0.250 | 0.500 |" in card
     assert "max_new_tokens: 12" in card and str(run.parent) not in card and str(tiny_model_folder) not in card
-
-
-class Hub:
-    """Stands in for the Hub."""
-
-    calls: list[tuple]
-
-    def create_repo(self, name, **options):
-        Hub.calls = [(name, options)]
-        return f"https://example.org/{name}"
-
-    def upload_folder(self, *, repo_id, folder_path, commit_message):
-        Hub.calls.append((repo_id, sorted(path.name for path in folder_path.iterdir())))
-
-
-def test_a_policy_is_pushed_with_its_card(saved, monkeypatch, capsys):
-    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
-    assert main(["export", str(saved[0]), "--push_to_hub", "me/sums", "--private"]) == 0
-    assert "pushed to https://example.org/me/sums" in capsys.readouterr().out
-    created, (name, files) = Hub.calls
-    assert created == ("me/sums", {"private": True, "exist_ok": True})
-    assert name == "me/sums" and {"README.md", "sampling.json", "model.safetensors"} <= set(files)
-
-
-def test_a_hub_that_refuses_is_one_line_and_the_folder_stays(saved, monkeypatch, capsys):
-    class Refusing(Hub):
-        def create_repo(self, name, **options):
-            raise OSError("401 Unauthorized\nsee docs")
-
-    monkeypatch.setattr("huggingface_hub.HfApi", Refusing)
-    assert main(["export", str(saved[0]), "--push_to_hub", "me/sums"]) == 2
-    error = capsys.readouterr().err
-    assert "--push_to_hub me/sums: the Hub did not take it (OSError: 401 Unauthorized); log in" in error
-    assert (saved[0] / "policy_step_4" / "README.md").is_file()
 
 
 def test_what_cannot_be_exported_is_named(saved, tmp_path, capsys):

@@ -45,7 +45,7 @@ def test_a_plan_of_a_model_that_is_not_here_says_which_model_it_took(monkeypatch
     assert main(["train", *flags, "--dry_run"]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: there is no folder ") and error.count(
-        "examples/tiny/another here, so the plan is that"
+        "examples/tiny/another here and no download of it, so the plan is that"
     )
     assert "the run needs " in error
 

@@ -137,15 +137,6 @@ def test_a_hub_name_is_downloaded_without_code_or_pickles(folder, monkeypatch):
     assert not any(pattern.endswith((".py", ".bin", ".pt", "*")) for _, patterns in asked for pattern in patterns)
 
 
-def test_a_name_that_the_hub_does_not_have_is_refused(monkeypatch):
-    def download(name, *, allow_patterns):
-        raise FileNotFoundError(f"404: {name}")
-
-    monkeypatch.setattr(weight_files, "snapshot_download", download)
-    with pytest.raises(ValueError, match=r"no/such: there is no such folder, and no such download .*\(FileNot"):
-        load("no/such")
-
-
 # Saving.
 
 

@@ -43,6 +43,8 @@ def run(arguments: Sequence[str]) -> int:
     from unigrpo.runs.checkpoints import checkpoint_path  # noqa: PLC0415
     from unigrpo.runs.model_card import read_progress, write_model_card  # noqa: PLC0415
 
+    if given.push_to_hub:
+        require_token(given.push_to_hub)
     found = find_checkpoint(checkpoint_path(config), given.step)
     output = Path(user.resolve_output(given.output)) if given.output else folder / f"policy_step_{found.step}"
     if output.exists():
@@ -104,6 +106,14 @@ def find_checkpoint(path: Path, step: str) -> Checkpoint:
     return found
 
 
+def require_token(name: str) -> None:
+    """Raises ConfigError if there is no token, without which no repository can be written."""
+    from huggingface_hub import get_token  # noqa: PLC0415  # slow import
+
+    if get_token() is None:
+        raise ConfigError(f"--push_to_hub {name}: no token; log in by `hf auth login`, or set HF_TOKEN")
+
+
 def push_to_hub(folder: Path, name: str, *, private: bool) -> str:
     """Uploads a folder to a model repository, which is created if there is none.
 
@@ -120,14 +130,16 @@ def push_to_hub(folder: Path, name: str, *, private: bool) -> str:
     """
     from huggingface_hub import HfApi  # noqa: PLC0415  # slow import
 
+    from unigrpo.models.hub_errors import hub_problem  # noqa: PLC0415
+
     try:
         api = HfApi()
         address = api.create_repo(name, private=private, exist_ok=True)
         api.upload_folder(repo_id=name, folder_path=folder, commit_message="Upload a policy of UniGRPO")
-    except (OSError, ValueError) as error:  # the Hub's own errors are among these
-        reason = (str(error).strip() or "no message").splitlines()[0]
+    except Exception as error:  # the Hub's client and those below it each raise their own kinds
+        reason = hub_problem(error, name) or " ".join(f"{type(error).__name__}: {error}".split())
         raise ConfigError(
-            f"--push_to_hub {name}: the Hub did not take it ({type(error).__name__}: {reason}); log in with "
-            f"`hf auth login`, and try again with `hf upload {name} {folder}`"
+            f"--push_to_hub {name}: the Hub did not take it: {reason}. The policy is in {folder}; to send it, call "
+            f"`hf upload {name} {folder}`"
         ) from error
     return str(address)

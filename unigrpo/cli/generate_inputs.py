@@ -17,8 +17,8 @@ from unigrpo.data.prompting import encode_prompt
 from unigrpo.data.prompts import load_prompts
 from unigrpo.library.policy import torch_device
 from unigrpo.models.checkpoint_io import load_config
-from unigrpo.models.image_tokenizer import ImageTokenizer, load_image_tokenizer
-from unigrpo.models.loading import load_tokenizer
+from unigrpo.models.image_tokenizer import ImageTokenizer
+from unigrpo.models.loading import find_image_tokenizer, load_tokenizer
 from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.records import Prompt
 
@@ -151,13 +151,14 @@ def _check_lengths(
 
 
 def _load_image_tokenizer(config: GenerateConfig, vocabulary: Vocabulary) -> ImageTokenizer:
-    name = config.image_tokenizer or str(Path(config.model) / "image_tokenizer")
-    if not config.image_tokenizer and not Path(name).is_dir():
+    loaded = find_image_tokenizer(config.image_tokenizer, config.model)
+    if loaded is None:
         raise ConfigError(
             f"{config.model}: no folder image_tokenizer is in it; name one with --image_tokenizer, for example "
             "showlab/magvitv2"
         )
-    loaded = load_image_tokenizer(name, device=torch_device(config.device))
+    loaded.to(torch_device(config.device))  # type: ignore[arg-type]
+    name = config.image_tokenizer or f"{config.model}/image_tokenizer"
     if loaded.codebook_size != vocabulary.codebook_size:
         raise ConfigError(
             f"{name}: the image tokenizer has {loaded.codebook_size} codes, the model {vocabulary.codebook_size}; use "

@@ -113,8 +113,11 @@ def console() -> None:
 def run_command(name: str, arguments: Sequence[str]) -> int:
     """Runs one subcommand and reports wrong input in one line. Returns the exit status."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
-    # Where the Hub cannot be reached, it prints each of its attempts twice; the error at the end says it once.
+    # Where the Hub cannot be reached, it prints each of its attempts; the error at the end says it once.
     logging.getLogger("huggingface_hub.utils._http").setLevel(logging.ERROR)
+    for library in ("huggingface_hub", "datasets"):
+        logging.getLogger(library).propagate = False  # they have handlers of their own, and would print twice
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it prints a line for each request
     module, _, function = COMMANDS[name].function.partition(":")
     try:
         return getattr(importlib.import_module(module), function)(arguments) or 0

@@ -57,6 +57,7 @@ from unigrpo.distributed import cluster
 from unigrpo.models.checkpoint_io import load_config
 from unigrpo.models.mmada import MMadaConfig
 from unigrpo.models.vocabulary import PUBLISHED_CODEBOOK_SIZE
+from unigrpo.models.weight_files import is_downloaded
 from unigrpo.runs.checkpoints import checkpoint_path
 from unigrpo.workers.reward_pool import Trial
 
@@ -87,8 +88,8 @@ def assumptions(gpu: str, mfu: float) -> Assumptions:
 
 
 def is_local_checkpoint(model: str) -> bool:
-    """Whether a model's folder is on this machine; a plan downloads nothing."""
-    return Path(model).is_dir()
+    """Whether a model is on this machine, as a folder or downloaded before; a plan downloads no model."""
+    return Path(model).is_dir() or is_downloaded(model)
 
 
 def unigrpo_plan(config: RunConfig, inputs: Inputs | None, assumed: Assumptions) -> str:

@@ -180,7 +180,9 @@ def _plan(job: TrainingJob[Any, Any], assumed: Assumptions) -> int:
         try:
             plan = job.plan(None, assumed)
         except ConfigError as error:
-            raise ConfigError(f"there is no folder {model} here, so the plan is that of MMaDA-8B: {error}") from error
+            raise ConfigError(
+                f"there is no folder {model} here and no download of it, so the plan is that of MMaDA-8B: {error}"
+            ) from error
         sys.stdout.write(plan)
         return 0
     checked, _ = _checked(job, is_dry_run=True)

@@ -16,6 +16,7 @@ from pyarrow import parquet
 from unigrpo import DataError
 from unigrpo.data.bad_samples import BadSample
 from unigrpo.data.files import Parts, is_table_name
+from unigrpo.models.hub_errors import download_problem
 
 logger = logging.getLogger(__name__)
 Row = Mapping[str, Any]
@@ -23,6 +24,8 @@ KEPT_GROUPS = 16
 """Number of row groups of parquet files that stay in the memory of a process."""
 LARGE_GROUP = 20_000
 """Number of rows above which a row group is too large to be decoded for a single row."""
+HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+"""Names of data sets on the Hub; old ones have no owner."""
 SAVED_MARKS = ("dataset_info.json", "dataset_dict.json")
 """Files that `save_to_disk` writes."""
 
@@ -157,7 +160,10 @@ def resolve_folder(path: str, split: str) -> ArrowTable | list[Path] | None:
     files = _files_of_split(folder, configuration, split)
     if files:
         return files
-    data = _load(str(folder), configuration, split, f"{path}: no data set could be loaded")
+    try:
+        data = _load(str(folder), configuration, split)
+    except Exception as error:  # every backend raises its own kind; all mean the same to the user
+        raise DataError(f"{path}: no data set could be loaded (split {split!r}): {_reason(error)}") from error
     return ArrowTable(data, f"{path}[{split}]", folder)
 
 
@@ -173,8 +179,17 @@ def open_hub(name: str, split: str, files: str) -> ArrowTable:
         ValueError: The data set cannot be loaded.
     """
     repository, _, configuration = name.partition(":")
-    problem = f"{name}: neither a file here ({Path.cwd()}; {files}) nor a data set that could be loaded"
-    return ArrowTable(_load(repository, configuration, split, problem), f"{name}[{split}]", Path())
+    if not HUB_NAME.fullmatch(repository):
+        raise DataError(f"{name}: no file here ({Path.cwd()}; {files}), and data sets of the Hub look like owner/name")
+    logger.info("%s: looking for it on the Hub", name)
+    try:
+        data = _load(repository, configuration, split)
+    except Exception as error:  # every backend raises its own kind; all mean the same to the user
+        said = _configurations(error) or download_problem(_cause(error), repository, "dataset")
+        raise DataError(
+            f"{name}: no file here ({Path.cwd()}; {files}), and no data set of the Hub (split {split!r}): {said}"
+        ) from error
+    return ArrowTable(data, f"{name}[{split}]", Path())
 
 
 def _saved(folder: Path, split: str) -> ArrowTable:
@@ -207,28 +222,31 @@ def _files_of_split(folder: Path, configuration: str, split: str) -> list[Path]:
     return tables[split]
 
 
-def _load(path: str, configuration: str, split: str, problem: str) -> datasets.Dataset:
-    try:
-        data = datasets.load_dataset(path, configuration or None, split=split)
-    except Exception as error:  # every backend raises its own kind; all mean the same to the user
-        advice = ""
-        if isinstance(error, ConnectionError):
-            advice = (
-                f"; copy it where there is a network (`hf download --repo-type dataset {path} --local-dir FOLDER`), "
-                "and give FOLDER in place of the name"
-            )
-        raise DataError(f"{problem} (split {split!r}): {_reason(error)}{advice}") from error
+def _load(path: str, configuration: str, split: str) -> datasets.Dataset:
+    data = datasets.load_dataset(path, configuration or None, split=split)
     assert isinstance(data, datasets.Dataset)
     return data
 
 
+def _cause(error: BaseException) -> BaseException:
+    """Returns what led to an error that says itself only that something went wrong."""
+    if isinstance(error, datasets.exceptions.DatasetGenerationError) and error.__cause__ is not None:
+        return error.__cause__
+    return error
+
+
 def _reason(error: Exception) -> str:
     """Returns what an error of `datasets` says, on one line."""
-    text = " ".join(str(error).split())
-    several = re.search(r"available configs: \[(.*?)\]", text)
-    if several:
-        return f"it has the configurations {several[1]}; name one behind a colon, as in folder:configuration"
-    return f"{type(error).__name__}: {text}"
+    found = _cause(error)
+    return _configurations(error) or f"{type(found).__name__}: {' '.join(str(found).split())}"
+
+
+def _configurations(error: Exception) -> str:
+    """Returns which configurations a data set has, if one has to be named; else nothing."""
+    several = re.search(r"available configs: \[(.*?)\]", " ".join(str(error).split()))
+    if several is None:
+        return ""
+    return f"it has the configurations {several[1]}; name one behind a colon, as in owner/name:configuration"
 
 
 def _encoded(feature: Any) -> Any:

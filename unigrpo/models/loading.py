@@ -16,7 +16,7 @@ from unigrpo.config import BaseRunConfig
 from unigrpo.models.checkpoint_io import load_config
 from unigrpo.models.image_tokenizer import ImageTokenizer, load_image_tokenizer
 from unigrpo.models.tokenizer_panics import is_panic
-from unigrpo.models.weight_files import PATTERNS, first_line, local_folder
+from unigrpo.models.weight_files import TEXT_PATTERNS, first_line, local_folder
 
 MAX_GROWTH = 100
 """Largest factor by which the normalizer of a tokenizer may make a text longer; usual ones mark spaces."""
@@ -55,7 +55,7 @@ def load_tokenizer(folder: str, setting: str = "actor.model_name_or_path") -> Pr
     """
     if not Path(folder).exists() and folder.count("/") != 1:
         raise CheckpointError(f"{setting} {folder!r}: no such folder, and names on the Hub look like owner/name")
-    found = local_folder(folder, [pattern for pattern in PATTERNS if pattern != "*.safetensors"])
+    found = local_folder(folder, TEXT_PATTERNS)
     _check_added_tokens(found, f"{setting} {folder!r}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(found, trust_remote_code=False)

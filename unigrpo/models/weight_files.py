@@ -8,14 +8,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import snapshot_download, try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from unigrpo import CheckpointError
+from unigrpo.models.hub_errors import download_problem
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-PATTERNS = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
+TEXT_PATTERNS = ("*.json", "*.jinja", "*.txt", "*.model")
+"""Files of configs and tokenizers."""
+PATTERNS = (*TEXT_PATTERNS, "*.safetensors")
 """Files that are downloaded: neither pickled weights nor code."""
 INDEX = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
@@ -43,11 +46,18 @@ def local_folder(name: str | Path, patterns: Sequence[str] = PATTERNS) -> Path:
         )
     try:
         return Path(snapshot_download(str(name), allow_patterns=list(patterns)))
-    except (OSError, ValueError) as error:  # the Hub's own errors are among these
+    except Exception as error:  # the Hub's client and those below it each raise their own kinds
         raise CheckpointError(
-            f"{name}: there is no such folder, and no such download from the Hub ({first_line(error)}); give the "
-            "folder of a checkpoint, or download it first"
+            f"{name}: there is no such folder, and no such download from the Hub: {download_problem(error, str(name))}"
         ) from error
+
+
+def is_downloaded(name: str) -> bool:
+    """Whether the weights of a Hub name are in the cache (``HF_HOME``)."""
+    if not HUB_NAME.fullmatch(name):
+        return False
+    config = try_to_load_from_cache(name, "config.json")
+    return isinstance(config, str) and any(Path(config).parent.glob("*.safetensors"))
 
 
 def give_modes_of_config(folder: str | Path) -> None:

@@ -95,12 +95,15 @@ def client(hub: HubServer, folder: Path) -> Iterator[HubClient]:
     started.close()
 
 
-@pytest.fixture(scope="module")
-def offline(hub: HubServer, folder: Path, client: HubClient) -> Iterator[HubClient]:
-    """A process that must not use the network, with the cache of the other one."""
-    started = HubClient(hub.endpoint, folder / "home", folder, HF_HUB_OFFLINE="1")
-    yield started
-    started.close()
+@pytest.fixture
+def offline(client: HubClient) -> Iterator[HubClient]:
+    """The process as if it had been started with ``HF_HUB_OFFLINE=1``, which the libraries read at their import."""
+    code = (
+        "import datasets, huggingface_hub; datasets.config.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE"
+    )
+    client.python(f"{code} = True")
+    yield client
+    client.python(f"{code} = False")
 
 
 def error_of(answer: Answer) -> str:
@@ -197,6 +200,28 @@ def test_a_model_generates_with_the_image_tokenizer_of_its_repository(
     assert not asked & {"pytorch_model.bin", "modeling.py", "image.png"}
     large = [request for request in hub.requests[before:] if request.path.startswith("/lfs/")]
     assert len(large) == 2, "each of the two files of weights once"
+
+
+def test_a_plan_takes_a_model_whose_weights_were_downloaded(hub: HubServer, client: HubClient) -> None:
+    hub.add("models", "other/copy", TINY / "model")
+    answer = client.python(
+        "from unigrpo.cli.plan import is_local_checkpoint; from unigrpo.models.checkpoint_io import load_config\n"
+        "from unigrpo.models.weight_files import local_folder\n"
+        "load_config('other/copy'); print(is_local_checkpoint('other/copy'))\n"
+        "local_folder('other/copy'); print(is_local_checkpoint('other/copy'), is_local_checkpoint('no/such'))"
+    )
+    assert answer.out == "False\nTrue False\n", answer
+
+
+def test_a_source_of_a_stage_is_read_by_its_name(client: HubClient) -> None:
+    answer = client.python(
+        "import torch; from unigrpo.config.corpora import ColumnConfig, SourceConfig\n"
+        "from unigrpo.data.corpora.table_sources import TextSource\n"
+        "columns = ColumnConfig(text='question')\n"
+        "config = SourceConfig(kind='text', task='lm', path='openai/gsm8k:main', columns=columns, split='test')\n"
+        "print(TextSource(config).read(0, torch.Generator()).text)"
+    )
+    assert answer.out == "What is 1+1?\n", answer
 
 
 @pytest.mark.parametrize(

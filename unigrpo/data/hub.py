@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+from datasets.exceptions import DatasetGenerationError
 from datasets.table import InMemoryTable
 from pyarrow import parquet
 
@@ -230,7 +231,7 @@ def _load(path: str, configuration: str, split: str) -> datasets.Dataset:
 
 def _cause(error: BaseException) -> BaseException:
     """Returns what led to an error that says itself only that something went wrong."""
-    if isinstance(error, datasets.exceptions.DatasetGenerationError) and error.__cause__ is not None:
+    if isinstance(error, DatasetGenerationError) and error.__cause__ is not None:
         return error.__cause__
     return error
 

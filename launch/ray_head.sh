@@ -59,19 +59,21 @@ start_local_ray() {
         options=(--num-gpus 2 --object-store-memory 300000000)
         remark="; without a GPU, the head counts two processes of the CPU as GPUs"
     fi
-    mapfile -t ports < <(free_ports 3)
-    [ ${#ports[@]} -eq 3 ] || fail "no free port on this machine; end a program that listens on one, and start again"
+    mapfile -t ports < <(free_ports 6)
+    [ ${#ports[@]} -eq 6 ] || fail "no free port on this machine; end a program that listens on one, and start again"
     ray_tmp=$(mktemp -d /tmp/unigrpo-ray-XXXXXX)
     gcs_address=127.0.0.1:${ports[0]}
     RAY_ADDRESS=http://127.0.0.1:${ports[1]}
     keep_ray_to_ourselves
     say "starting a local Ray head at $gcs_address (a few seconds)$remark"
     clean_up_at_exit
+    # The node ends itself if its agents have not told their ports within 15 s; it does not ask for those that are given.
     # In a process group of its own, so that stopping it stops its children and nobody else's.
     setsid "$PYTHON" launch/ray_without_client.py start --head --block --disable-usage-stats \
         --node-ip-address 127.0.0.1 --port "${ports[0]}" --dashboard-host 127.0.0.1 --dashboard-port "${ports[1]}" \
-        --dashboard-agent-listen-port "${ports[2]}" --num-cpus $((cpus > 4 ? cpus : 4)) "${options[@]}" \
-        --temp-dir "$ray_tmp" --log-color false >"$ray_tmp.log" 2>&1 &
+        --dashboard-agent-listen-port "${ports[2]}" --dashboard-agent-grpc-port "${ports[3]}" \
+        --metrics-export-port "${ports[4]}" --runtime-env-agent-port "${ports[5]}" \
+        --num-cpus $((cpus > 4 ? cpus : 4)) "${options[@]}" --temp-dir "$ray_tmp" --log-color false >"$ray_tmp.log" 2>&1 &
     ray_pid=$!
     local started=$SECONDS
     while kill -0 "$ray_pid" 2>/dev/null && [ $((SECONDS - started)) -lt 180 ]; do

@@ -31,12 +31,29 @@ def test_a_node_that_has_not_registered_is_asked_for_again(monkeypatch, failures
 
 def test_the_command_runs_with_the_patient_question_that_ray_asks(monkeypatch):
     original = services.get_node
-    monkeypatch.setattr(services, "get_node", original)
+    for name in ("get_node", "start_raylet"):  # are put back after the test
+        monkeypatch.setattr(services, name, getattr(services, name))
     asked = []
     scripts = SimpleNamespace(main=lambda: asked.append(services.get_node))
     monkeypatch.setitem(sys.modules, "ray.scripts.scripts", scripts)
     monkeypatch.setattr("ray.scripts.scripts", scripts, raising=False)
     ray_without_client.main()
     assert asked[0] is not original
+    assert {services.get_node.__module__, services.start_raylet.__module__} == {"ray_without_client"}
     assert "ray._private.services.get_node(" in inspect.getsource(node.Node.__init__)
+    assert "ray._private.services.start_raylet(" in inspect.getsource(node.Node.start_raylet)
     assert scripts.get_ray_client_dependency_error()
+
+
+def test_a_node_is_told_the_port_of_its_agent_before_it_starts(tmp_path):
+    told = []
+
+    def start_raylet(address: str, node_id: str, session_dir: str, dashboard_agent_listen_port: int = 0) -> str:
+        told.extend(path.name for path in tmp_path.iterdir())
+        return f"started {address}"
+
+    start = ray_without_client.told_before(start_raylet)
+    node_id = "ab" * 28
+    assert start("host:1", node_id, session_dir=str(tmp_path), dashboard_agent_listen_port=20001) == "started host:1"
+    assert told == [f"dashboard_agent_listen_port_{node_id}"]
+    assert (tmp_path / told[0]).read_text() == "20001"

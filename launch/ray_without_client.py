@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ray._private import services
-from ray._raylet import DASHBOARD_AGENT_LISTEN_PORT_NAME, persist_port
+from ray._raylet import DASHBOARD_AGENT_LISTEN_PORT_NAME, persist_port  # type: ignore[attr-defined]  # compiled
 
 NODE_SECONDS = 110.0
 """How long a node may take to register."""

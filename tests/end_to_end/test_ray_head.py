@@ -36,6 +36,11 @@ import runpy, sys
 runpy.run_module(sys.argv.pop(1), run_name="__main__")
 """
 """Stands for the ``unigrpo`` command: its subcommands are modules of the folder."""
+SLOW_AGENTS = """
+import sys, time
+if any(word.endswith(("dashboard/agent.py", "runtime_env/agent/main.py")) for word in sys.orig_argv):
+    time.sleep(25)
+"""
 TICKS = """
 import time
 for i in range(600):
@@ -231,6 +236,26 @@ def test_a_killed_part_of_a_local_head_ends_the_script_with_one_error_and_leaves
         assert f"{role} [exit code=-9]" in errors
         assert " INFO " not in errors
     assert subprocess.run(["pgrep", "-f", address], capture_output=True, text=True, check=False).stdout == ""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_local_head_waits_for_agents_that_start_slowly(project):
+    """A node ends itself after 15 s if its agents have not told their ports, as on a busy machine."""
+    (project / "site").mkdir()
+    (project / "site" / "sitecustomize.py").write_text(SLOW_AGENTS)
+    script = """
+    set -euo pipefail
+    say() { echo "$*"; }; fail() { echo "error: $*" >&2; exit 1; }; has_gpu() { false; }; count_cpus() { nproc; }
+    source launch/ray_head.sh
+    start_local_ray
+    submit_job show arrived
+    """
+    environment = {**os.environ, "PYTHON": sys.executable, "PYTHONPATH": str(project / "site")}
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=project, env=environment, capture_output=True, text=True, check=False, timeout=380
+    )
+    assert printed_arguments(done.stdout) == ["arrived"], done.stdout + done.stderr
 
 
 def test_the_judge_gets_every_argument_as_it_was_typed(ray_head, project):

@@ -3,13 +3,18 @@
 The client server waits 30 s for the node, which starts only after the dashboard. On a busy machine it gives up, and
 ``ray start --block`` then ends the whole head. The command itself also gives up after 30 s, and the node after 15 s if
 its agents have not told their ports by then, which no setting changes. Of given ports, it waits for one alone.
+The head ends with the process that started it, even where that one was killed and could end nothing.
 
 Usage: python launch/ray_without_client.py start --head --block [OPTIONS OF ray start]
 """
 
 from __future__ import annotations
 
+import ctypes
 import inspect
+import os
+import signal
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +24,16 @@ from ray._raylet import DASHBOARD_AGENT_LISTEN_PORT_NAME, persist_port  # type: 
 
 NODE_SECONDS = 110.0
 """How long a node may take to register."""
+PR_SET_PDEATHSIG = 1
+"""The option of prctl(2) by which a process gets a signal at the end of the one that started it."""
+
+
+def end_with_parent() -> None:
+    """Makes the end of the process that started this one, by whatever cause, end this one as SIGTERM does."""
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it ended before
+        sys.exit("the process that started this Ray head has ended")
 
 
 def patient(ask: Callable[..., Any], seconds: float) -> Callable[..., Any]:
@@ -59,6 +74,7 @@ def told_before(start_raylet: Callable[..., Any]) -> Callable[..., Any]:
 
 def main() -> None:
     """Runs the ``ray`` command as where the packages of the client server are not installed."""
+    end_with_parent()
     from ray.scripts import scripts  # noqa: PLC0415  # with warnings
 
     setattr(scripts, "get_ray_client_dependency_error", lambda: "the client server is not wanted")  # noqa: B010

@@ -1,14 +1,39 @@
-"""The ray command of local heads waits for a node that is slow to register."""
+"""The ray command of local heads waits for a node that is slow to register, and ends with its script."""
 
 from __future__ import annotations
 
 import inspect
+import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import ray_without_client
 from ray._private import node, services
+
+HEAD = """
+import time
+from ray_without_client import end_with_parent
+end_with_parent()
+print("started", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_head_ends_when_the_script_that_started_it_is_killed():
+    script = subprocess.Popen(
+        ["bash", "-c", 'setsid "$0" -c "$1" & echo $!; wait', sys.executable, HEAD],
+        cwd=Path(ray_without_client.__file__).parent, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert script.stdout is not None
+    head = psutil.Process(int(script.stdout.readline()))
+    assert script.stdout.readline() == "started\n"
+    script.kill()
+    script.wait()
+    psutil.wait_procs([head], timeout=20)
+    assert not head.is_running() or head.status() == psutil.STATUS_ZOMBIE
 
 
 @pytest.mark.parametrize(("failures", "seconds", "is_found"), [(3, 60.0, True), (1, 0.0, False)])
@@ -30,6 +55,7 @@ def test_a_node_that_has_not_registered_is_asked_for_again(monkeypatch, failures
 
 
 def test_the_command_runs_with_the_patient_question_that_ray_asks(monkeypatch):
+    monkeypatch.setattr(ray_without_client, "end_with_parent", lambda: None)
     original = services.get_node
     for name in ("get_node", "start_raylet"):  # are put back after the test
         monkeypatch.setattr(services, name, getattr(services, name))

@@ -122,7 +122,7 @@ def test_a_missing_file_an_empty_file_and_an_unknown_data_set_are_errors(tmp_pat
         load_prompts(str(tmp_path / "absent.jsonl"))
     with pytest.raises(ValueError, match="holds no row"):
         load_prompts(write(tmp_path / "empty.jsonl"))
-    with pytest.raises(ValueError, match=r"neither a file here.*dataset nobody/no-such-name --local-dir FOLDER"):
+    with pytest.raises(ValueError, match=r"nobody/no-such-name: no file here .* and no data set of the Hub"):
         load_prompts("nobody/no-such-name")
 
 

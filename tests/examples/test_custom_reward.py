@@ -81,7 +81,7 @@ def asks_for_a_column(completions, chosen):
     [
         ("nan", 1, "nan: 2 samples, 1 missing (returned nan), "),
         ("divides", 2, "error: reward 'divides' raised ZeroDivisionError: division by zero (FILE:6)\n"),
-        ("hangs", 2, "error: reward 'FILE:hangs' did not answer within 2 s\n"),
+        ("hangs", 2, "error: reward 'FILE:hangs' did not answer within 8 s\n"),
         ("asks_for_a_column", 2, "error: samples.jsonl, sample 1: the reward function asks for a column 'chosen'; "),
         ("other", 2, "error: reward.terms: FILE has no function or class 'other'; it has ['asks_for_a_column', "),
     ],
@@ -89,7 +89,7 @@ def asks_for_a_column(completions, chosen):
 def test_a_reward_that_fails_is_tried_in_one_line_and_in_time(tmp_path, capfd, function, status, output):
     file = tmp_path / "mine.py"
     file.write_text(TRIED)
-    seconds = "2" if function == "hangs" else "60"  # on a busy machine a process needs seconds to start
+    seconds = "8" if function == "hangs" else "60"  # on a busy machine a process needs seconds to start
     arguments = ["--reward", f"{file}:{function}", "--input", str(FOLDER / "samples.jsonl")]
     assert main([*arguments, "--timeout_seconds", seconds]) == status
     said = capfd.readouterr()

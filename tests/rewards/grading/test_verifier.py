@@ -50,6 +50,12 @@ def test_a_comparison_that_spends_its_cpu_time_is_ended_and_the_next_works():
     verify.close()
 
 
+def test_what_the_process_loads_at_its_start_does_not_count():
+    verify = Verifier(deadline=0.05)
+    assert verify("1", "1") is True
+    verify.close()
+
+
 def test_time_in_which_the_process_computes_nothing_does_not_count():
     verify = Verifier(deadline=0.5)
     verify.load()

@@ -189,7 +189,8 @@ def submit(parsed: argparse.Namespace) -> int:
     sys.stdout.write(f"\nJob '{parsed.job_id}' {words[job.status]}\n")
     if job.status == JobStatus.FAILED and job.message:
         # Behind "last available logs" stands what has been shown already; further lines name Ray's own actor.
-        sys.stdout.write(f"{job.message.partition(', last available logs')[0].splitlines()[0]}\n")
+        reason = job.message.partition(", last available logs")[0].strip()
+        sys.stdout.write(reason.partition("\n")[0] + "\n")
     return 0 if job.status in (JobStatus.SUCCEEDED, JobStatus.STOPPED) else 1
 
 

@@ -29,8 +29,6 @@ def test_a_gpu_is_known_by_its_name_and_memory(monkeypatch, name, gigabytes, kin
     assert find_hardware("auto") is KINDS[kind]
 
 
-def test_without_a_gpu_the_default_is_assumed_and_an_unknown_name_is_refused(monkeypatch):
+def test_without_a_gpu_the_default_is_assumed(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert find_hardware("auto") is KINDS[DEFAULT]
-    with pytest.raises(ValueError, match=r"no 'h300'; choose one of \['auto', 'a100_40gb'"):
-        find_hardware("h300")

@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 import re
 import socket
+import string
+import subprocess
 import time
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -170,6 +173,14 @@ def test_an_interpreter_by_which_ray_starts_no_workers_is_refused(path, characte
         return
     with pytest.raises(ConfigError, match=re.escape(f"has {character!r}, which a shell interprets")):
         cluster.check_interpreter(path)
+
+
+def test_the_installation_refuses_the_same_characters():
+    script = (Path(__file__).parents[2] / "launch" / "install.sh").read_text()
+    quoted = re.findall(r"local special=(\$'.*')", script)[0]
+    refused = subprocess.run(["bash", "-c", f"printf %s {quoted}"], capture_output=True, text=True, check=True).stdout
+    common = set(string.printable) - set("\r\v\f")
+    assert set(refused) == {character for character in common if cluster.SPECIAL.search(character)}
 
 
 def test_a_run_asks_for_such_an_interpreter_before_it_joins_a_cluster(monkeypatch):

@@ -247,7 +247,7 @@ def _configurations(error: Exception) -> str:
     several = re.search(r"available configs: \[(.*?)\]", " ".join(str(error).split()))
     if several is None:
         return ""
-    return f"it has the configurations {several[1]}; name one behind a colon, as in owner/name:configuration"
+    return f"it has the configurations {several[1]}; name one behind a colon, as in NAME:CONFIGURATION"
 
 
 def _encoded(feature: Any) -> Any:

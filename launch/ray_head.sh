@@ -5,33 +5,12 @@
 
 ray_bin=$(dirname "$PYTHON")/ray
 export RAY_USAGE_STATS_ENABLED=0
-# On a busy machine Ray's own limits end the head: 30 s for each part of the dashboard and for each agent of the node to
-# start, 60 s for the dashboard as a whole. A process for a worker that takes longer than 60 s to start is ended and started
-# anew, so that a run might never begin.
-export RAY_DASHBOARD_SUBPROCESS_MODULE_WAIT_READY_TIMEOUT="${RAY_DASHBOARD_SUBPROCESS_MODULE_WAIT_READY_TIMEOUT:-110}"
-export RAY_DASHBOARD_STARTUP_TIMEOUT_S="${RAY_DASHBOARD_STARTUP_TIMEOUT_S:-110}"
-export RAY_agent_register_timeout_ms="${RAY_agent_register_timeout_ms:-110000}"
-export RAY_worker_register_timeout_seconds="${RAY_worker_register_timeout_seconds:-180}"
 # A proxy cannot reach this machine's loopback. Programs read one spelling of the variable or the other.
 no_proxy="${no_proxy:+$no_proxy,}${NO_PROXY:+$NO_PROXY,}127.0.0.1,localhost,::1"
 export no_proxy NO_PROXY="$no_proxy"
 
 # Prints why not, if none does.
 job_server_answers() { "$PYTHON" launch/job_server.py answers "$1"; }
-
-# Ports that nobody listens on now, one a line. They lie below those that Linux gives to outgoing connections (from 32768),
-# which could take one until Ray listens on it, and above those of Ray's workers (up to 19999).
-free_ports() {
-    "$PYTHON" - "$1" <<'PY' 2>/dev/null
-import contextlib, random, socket, sys
-found = []
-for port in random.sample(range(20000, 32768), 100):
-    with socket.socket() as one, contextlib.suppress(OSError):
-        one.bind(("", port))
-        found.append(port)
-print(*found[: int(sys.argv[1])], sep="\n")
-PY
-}
 
 # Sets RAY_ADDRESS to the URL of a job server.
 start_or_find_ray() {
@@ -59,20 +38,17 @@ start_local_ray() {
         options=(--num-gpus 2 --object-store-memory 300000000)
         remark="; without a GPU, the head counts two processes of the CPU as GPUs"
     fi
-    mapfile -t ports < <(free_ports 6)
-    [ ${#ports[@]} -eq 6 ] || fail "no free port on this machine; end a program that listens on one, and start again"
+    mapfile -t ports < <("$PYTHON" launch/free_ports.py 2)
+    [ ${#ports[@]} -eq 2 ] || fail "no free port on this machine; end a program that listens on one, and start again"
     ray_tmp=$(mktemp -d /tmp/unigrpo-ray-XXXXXX)
     gcs_address=127.0.0.1:${ports[0]}
     RAY_ADDRESS=http://127.0.0.1:${ports[1]}
     keep_ray_to_ourselves
     say "starting a local Ray head at $gcs_address (a few seconds)$remark"
     clean_up_at_exit
-    # The node ends itself if its agents have not told their ports within 15 s; it does not ask for those that are given.
     # In a process group of its own, so that stopping it stops its children and nobody else's.
-    setsid "$PYTHON" launch/ray_without_client.py start --head --block --disable-usage-stats \
+    setsid "$PYTHON" launch/ray_node.py --end_with_parent start --head --block --disable-usage-stats \
         --node-ip-address 127.0.0.1 --port "${ports[0]}" --dashboard-host 127.0.0.1 --dashboard-port "${ports[1]}" \
-        --dashboard-agent-listen-port "${ports[2]}" --dashboard-agent-grpc-port "${ports[3]}" \
-        --metrics-export-port "${ports[4]}" --runtime-env-agent-port "${ports[5]}" \
         --num-cpus $((cpus > 4 ? cpus : 4)) "${options[@]}" --temp-dir "$ray_tmp" --log-color false >"$ray_tmp.log" 2>&1 &
     ray_pid=$!
     local started=$SECONDS

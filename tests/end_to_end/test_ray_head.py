@@ -94,12 +94,12 @@ def job_info(ray_head: Any, job_id: str) -> dict[str, Any]:
 @pytest.fixture
 def agent(ray_head) -> str:
     """Where the agent of the head listens, which takes jobs beside the job server; it starts after the others."""
-    words = psutil.Process(ray_head.pid).cmdline()
-    port = int(words[words.index("--dashboard-agent-listen-port") + 1])
     for _ in range(300):
-        with contextlib.suppress(OSError):
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return f"http://127.0.0.1:{port}"
+        words = [word for child in psutil.Process(ray_head.pid).children() for word in child.cmdline()]
+        for port in (word.partition("=")[2] for word in words if word.startswith("--listen-port=")):
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", int(port)), timeout=1).close()
+                return f"http://127.0.0.1:{port}"
         time.sleep(0.1)
     pytest.fail("the agent did not start")
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -58,3 +60,19 @@ def test_the_job_names_files_of_this_project_and_as_many_nodes_as_it_starts():
         pod = group["template"]["spec"]
         mounted = {mount["name"] for container in pod["containers"] for mount in container["volumeMounts"]}
         assert mounted == {volume["name"] for volume in pod["volumes"]}
+
+
+def test_the_nodes_start_as_elsewhere_with_the_options_of_kuberay(tmp_path):
+    job = manifest(is_whole=False)
+    assert job["metadata"]["annotations"] == {"ray.io/overwrite-container-cmd": "true"}
+    (tmp_path / "python").write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / "python").chmod(0o755)
+    cluster = job["spec"]["rayClusterSpec"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        [container] = group["template"]["spec"]["containers"]
+        made = "ray start --head --block  --dashboard-agent-listen-port=52365 --num-gpus=8 "
+        variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "KUBERAY_GEN_RAY_START_CMD": made}
+        command = [word.replace("65536", "256") for word in (*container["command"], *container["args"])]
+        words = subprocess.run(command, env=variables, capture_output=True, text=True, check=True).stdout.split()
+        assert words == ["/opt/unigrpo/launch/ray_node.py", *made.split()[1:]]
+        assert (ROOT / Path(words[0]).relative_to("/opt/unigrpo")).is_file()

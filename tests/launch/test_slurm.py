@@ -19,6 +19,7 @@ SRUN = """
 echo "srun $*" >>"$LOG"
 case "$*" in
 *hostname*) echo "127.0.0.1 10.9.8.7 fe80::1" ;;
+*"${FAILS:-no node} "*) exit 1 ;;
 *) exec sleep 60 >/dev/null 2>&1 ;; # does not keep the output of the script open
 esac
 """
@@ -44,14 +45,14 @@ esac
 """
 PYTHON = f"""
 case "$*" in
-*'job_server.py answers'*) ;;
+*'job_server.py answers'*) [ "${{NEVER:-}}" != "the job server" ] ;;
 *'job_server.py submit'*)
     echo "python $* RESTARTS=${{SLURM_RESTART_COUNT:-0}} STOP=$UNIGRPO_STOP_SECONDS" >>"$LOG"
     touch "$STATE/started"
     [ -z "${{JOB_STATUS:-}}" ] || exit "$JOB_STATUS"
     until [ -e "$STATE/stopped" ]; do sleep 0.05; done
     ;;
-'- http'*) ;;  # asks Ray for its nodes
+'- http'*) [ "${{NEVER:-}}" != "all nodes" ] ;;  # asks Ray for its nodes
 *) exec {sys.executable} "$@" ;;
 esac
 """
@@ -99,11 +100,13 @@ def test_the_script_starts_ray_on_all_nodes_and_ends_with_the_status_of_the_run(
     job = slurm("--actor.num_nodes", "2", JOB_STATUS=status)
     output, _ = job.communicate(timeout=60)
     assert job.returncode == int(status), output
-    head, worker = [line for line in log(tmp_path) if " start " in line]
+    starts = [line for line in log(tmp_path) if " start " in line]
+    head, worker = sorted(starts, key=lambda line: "--head" not in line)  # they start at the same time
     common = "--export ALL --cpus-per-task 96 --cpu-bind none --nodelist"
-    assert f"{common} node1 {tmp_path}/bin/ray start --block --disable-usage-stats --head" in head
+    start = f"{tmp_path}/bin/python {ROOT}/launch/ray_node.py --end_with_parent start --block --disable-usage-stats"
+    assert f"{common} node1 {start} --head" in head
     assert "--node-ip-address 10.9.8.7 --port 6379 --dashboard-host 127.0.0.1" in head, "not 127.0.1.1 of /etc/hosts"
-    assert f"{common} node2 {tmp_path}/bin/ray start --block --disable-usage-stats --address 10.9.8.7:6379" in worker
+    assert f"{common} node2 {start} --address 10.9.8.7:6379" in worker
     [submitted] = [line for line in log(tmp_path) if "submit" in line]
     assert f"-m unigrpo train --config {CONFIG} --actor.num_nodes 2 RESTARTS=0 STOP=540" in submitted
     assert not [line for line in log(tmp_path) if "requeue" in line]
@@ -166,10 +169,33 @@ def test_with_a_container_ray_and_the_run_live_in_it(slurm, tmp_path):
     )
     starts = [line for line in log(tmp_path) if " start " in line]
     assert len(starts) == 2
-    container = "--container-image unigrpo.sqsh --container-mounts /shared:/shared /opt/venv/bin/ray start --block"
-    assert all(container in line for line in starts)
+    container = f"--container-image unigrpo.sqsh --container-mounts /shared:/shared,{ROOT}/launch:{ROOT}/launch"
+    start = f"{container} /opt/venv/bin/python {ROOT}/launch/ray_node.py --end_with_parent start --block"
+    assert all(start in line for line in starts)
     [submitted] = [line for line in log(tmp_path) if "submit" in line]
     assert "-- /opt/venv/bin/python -m unigrpo train" in submitted
+
+
+def test_without_mounts_a_container_sees_this_folder(slurm, tmp_path):
+    slurm(JOB_STATUS="0", UNIGRPO_CONTAINER="unigrpo.sqsh").communicate(timeout=60)
+    starts = [line for line in log(tmp_path) if " start " in line]
+    assert len(starts) == 2
+    assert all(f"--container-mounts {ROOT}:{ROOT} /opt/venv/bin/python" in line for line in starts)
+
+
+@pytest.mark.parametrize(("fails", "what"), [("node1", "the job server"), ("node2", "all nodes")])
+def test_a_node_whose_ray_ends_ends_the_job_at_once(slurm, tmp_path, fails, what):
+    job = slurm(FAILS=fails, NEVER=what)
+    output, _ = job.communicate(timeout=60)
+    assert job.returncode == 1, output
+    assert f"error: Ray on {fails} ended; its messages stand above" in output
+
+
+def test_nodes_that_do_not_come_end_the_job_after_a_while(slurm, tmp_path):
+    job = slurm(NEVER="all nodes", RAY_START_SECONDS="1")
+    output, _ = job.communicate(timeout=60)
+    assert job.returncode == 1, output
+    assert "error: Ray on all nodes did not start within 1 s; check that the nodes reach 10.9.8.7:6379" in output
 
 
 def test_the_script_asks_slurm_for_what_a_requeue_needs():

@@ -116,6 +116,19 @@ def test_workers_get_the_variables_that_the_user_did_not_set(monkeypatch: pytest
     assert int(variables["MALLOC_TRIM_THRESHOLD_"]) > int(variables["MALLOC_MMAP_THRESHOLD_"]) > 32 * 2**20
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "expandable_segments:True"), ({"PYTORCH_CUDA_ALLOC_CONF": "backend:native"}, None),
+     ({"PYTORCH_ALLOC_CONF": "backend:native"}, None)],
+)  # fmt: skip
+def test_workers_keep_no_memory_of_a_gpu_in_small_blocks_unless_the_user_says_how(monkeypatch, given, expected):
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert cluster.worker_variables().get("PYTORCH_ALLOC_CONF") == expected
+
+
 def head(address: str, is_own: bool) -> LocalHead:
     return LocalHead(address=address, user="ann" if is_own else "bob", is_own=is_own, started=0.0, process=7)
 

@@ -35,8 +35,11 @@ WORKER_VARIABLES = {
     # page by page: 70,000 page faults in a step of the tiny model, and 200 with these limits.
     "MALLOC_MMAP_THRESHOLD_": str(64 * 2**20),
     "MALLOC_TRIM_THRESHOLD_": str(512 * 2**20),
+    # One GPU serves passes of many shapes: generation, scoring and updates. Memory that one of them has freed would
+    # stay in blocks that are too small for the next.
+    "PYTORCH_ALLOC_CONF": "expandable_segments:True",
 }
-"""Environment variables of the workers that this process does not set itself."""
+"""Environment variables of the workers, unless this process sets them itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +50,14 @@ class ResourceRequest:
     cpus: int
 
 
+def worker_variables() -> dict[str, str]:
+    """Returns the environment variables of the workers that this process does not set itself."""
+    given = set(os.environ)
+    if "PYTORCH_CUDA_ALLOC_CONF" in given:  # the old name, which PyTorch reads too
+        given.add("PYTORCH_ALLOC_CONF")
+    return {name: value for name, value in WORKER_VARIABLES.items() if name not in given}
+
+
 def connect(needs: ResourceRequest) -> None:
     """Connects this process to a cluster: that of ``RAY_ADDRESS``, which a job has, or the user's own on this machine.
 
@@ -54,7 +65,7 @@ def connect(needs: ResourceRequest) -> None:
         ValueError: There is no such cluster, or it does not answer, or it could start no workers.
     """
     check_interpreter(sys.executable)
-    variables = {k: v for k, v in WORKER_VARIABLES.items() if k not in os.environ} | loopback_without_proxy()
+    variables = worker_variables() | loopback_without_proxy()
     if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
         os.environ.setdefault("RAY_COLOR_PREFIX", "0")  # workers' names in files without colours
     if os.environ.get("RAY_ADDRESS") == "auto":

@@ -164,6 +164,29 @@ def test_embedded_images_are_read(client: HubClient, folder: Path) -> None:
     assert Image.open(folder / "images" / "00001.png").getpixel((8, 8)) == (255, 0, 0)
 
 
+def test_another_process_reads_embedded_images_without_the_hub(
+    hub: HubServer, client: HubClient, folder: Path
+) -> None:
+    code = (
+        "from unigrpo.data.embedded_images import shown_name; from unigrpo.data.prompts import load_prompts\n"
+        "print(*[p.images[0] for s in ('train', 'train[1:]') for p in load_prompts('me/shapes', split=s)], sep='\\n')"
+    )
+    names = client.python(code).out.splitlines()
+    worker = HubClient(hub.endpoint, folder / "home", folder)
+    before = len(hub.requests)
+    answer = worker.python(
+        "from unigrpo.data.embedded_images import shown_name; from unigrpo.data.images import read_image\n"
+        f"for name in {names!r}: print(read_image(name).getpixel((8, 8))[0], shown_name(name))"
+    )
+    shown = ["0 me/shapes[train][0]", "255 me/shapes[train][1]", "255 me/shapes[train[1:]][0]"]
+    assert answer.out == "".join(f"{line}, column 'images'\n" for line in shown), answer
+    assert len(hub.requests) == before
+    elsewhere = [name.replace(str(folder), "/not/shared") for name in names[:1]]
+    answer = worker.python(f"from unigrpo.data.images import read_image\nread_image({elsewhere[0]!r})")
+    worker.close()
+    assert "and the cache of the Hub (HF_HOME) must lie on a file system that all nodes see" in answer.err
+
+
 def test_a_download_that_breaks_goes_on_and_one_that_breaks_for_good_is_an_error(
     hub: HubServer, client: HubClient
 ) -> None:
@@ -224,6 +247,29 @@ def test_a_source_of_a_stage_is_read_by_its_name(client: HubClient) -> None:
     assert answer.out == "What is 1+1?\n", answer
 
 
+def test_workers_of_a_stage_read_its_sources_without_the_hub(hub: HubServer, client: HubClient) -> None:
+    code = (
+        "import torch; from unigrpo.config.corpora import ColumnConfig, SourceConfig\n"
+        "from unigrpo.config.denoising import ModalityConfig, StageConfig, ValidationConfig\n"
+        "from unigrpo.data.corpora.table_sources import TextSource; from unigrpo.data import hub\n"
+        "from unigrpo.data.stage_rows import with_local_tables\n"
+        "hub.download.cache_clear()\n"
+        "columns = ColumnConfig(text='question')\n"
+        "source = SourceConfig(kind='text', task='lm', path='me/stage:main', columns=columns)\n"
+        "lm = ModalityConfig(batch_size=1, sources={'sums': source})\n"
+        "config = with_local_tables(StageConfig(lm=lm, validation=ValidationConfig(lm=lm)))\n"
+        "hub.download.cache_clear()\n"
+        "for found in (config.lm, config.validation.lm):\n"
+        "    print(TextSource(found.sources['sums']).read(0, torch.Generator()).text)"
+    )
+    hub.add("datasets", "me/stage", sums())
+    assert client.python(code).out == "What is 0+1?\n" * 2
+    before = len(hub.requests)
+    assert client.python(code).out == "What is 0+1?\n" * 2
+    asked = sum("me/stage/resolve/main/" in request.path for request in hub.requests[before:])
+    assert asked == 1, "the name is looked up once, for both sources"
+
+
 @pytest.mark.parametrize(
     ("name", "token", "message"),
     [
@@ -253,13 +299,21 @@ def test_the_library_and_the_auto_classes_load_a_model_by_its_name(client: HubCl
     assert answer.out == "True 64 MMadaModelLM\n", answer
 
 
-def test_a_checkpoint_is_evaluated_by_its_name(client: HubClient, folder: Path) -> None:
+def test_a_checkpoint_is_evaluated_by_its_name(hub: HubServer, client: HubClient, folder: Path) -> None:
     flags = ["--eval.dataset", "openai/gsm8k:main", "--eval.max_samples", "2", "--eval.n_samples_per_prompt", "1",
              "--ds.param_dtype", "fp32", "--rollout.text.max_new_tokens", "4", "--rollout.text.block_length", "4",
              "--rollout.text.num_denoising_steps", "2", "--reward.terms", "[{name: math_answer}]"]  # fmt: skip
-    answer = client.run("evaluate", "--models", "other/mixcot", "--output", "evaluated", *flags)
-    assert answer.status == 0, answer
-    assert json.loads((folder / "evaluated" / "results.json").read_text())["models"].keys() == {"other/mixcot"}
+    numbers = []
+    for processes in ("1", "2"):
+        output, before = f"evaluated_{processes}", len(hub.requests)
+        answer = client.run(
+            "evaluate", "--models", "other/mixcot", "--output", output, "--num_processes", processes, *flags
+        )
+        assert answer.status == 0, answer
+        assert json.loads((folder / output / "results.json").read_text())["models"].keys() == {"other/mixcot"}
+        assert '"other/mixcot"' in (folder / output / "samples.jsonl").read_text()
+        numbers.append(sum("other/mixcot/revision/" in request.path for request in hub.requests[before:]))
+    assert numbers[0] == numbers[1], "the processes ask for nothing"
 
 
 def test_models_of_rewards_are_found_by_name_with_config_and_tokenizer(client: HubClient, folder: Path) -> None:

@@ -27,7 +27,7 @@ from unigrpo.evaluation.held_out import EVALUATION_STEP, generate_balanced, summ
 from unigrpo.evaluation.samples import SampleFile
 from unigrpo.library.policy import torch_device
 from unigrpo.models.checkpoint_io import load_config, load_policy
-from unigrpo.models.loading import find_image_tokenizer, load_tokenizer
+from unigrpo.models.loading import find_image_tokenizer, load_tokenizer, with_local_folders
 from unigrpo.models.vocabulary import PUBLISHED_CODEBOOK_SIZE
 from unigrpo.records import Prompt, SampleRequest
 from unigrpo.runs.config_file import changed_settings, config_text
@@ -162,9 +162,10 @@ def policy_worker(config: RunConfig, device: str) -> PolicyWorker:
 
 
 def _start(config: RunConfig, devices: Sequence[str]) -> WorkerGroup:
+    of_workers = with_local_folders(config)
     if len(devices) == 1:
-        return LocalGroup(policy_worker(config, devices[0]))
-    return ProcessGroup([partial(policy_worker, config, device) for device in devices])
+        return LocalGroup(policy_worker(of_workers, devices[0]))
+    return ProcessGroup([partial(policy_worker, of_workers, device) for device in devices])
 
 
 def evaluate_model(

@@ -49,17 +49,20 @@ def images_in(cell: object, where: str) -> list[bytes | str]:
     raise BadSample("no image", f'{where}: "image" must be the path of a file or an image; found {cell!r:.60}')
 
 
-def embedded_name(table: str, split: str, row: int, column: str, position: int) -> str:
+def embedded_name(table: str, split: str, row: int, column: str, position: int, *, shown: str = "") -> str:
     """Returns the name of an image in a table.
 
     Args:
-        table: Name with which the table is opened.
+        table: Path with which every process opens the table, see :func:`~unigrpo.data.tables.without_hub`.
         split: Split with which the table is opened.
         row: Number of the row.
         column: Column of the table.
         position: Number of the image among those of its cell.
+        shown: Name of the table for people, if it is not the path.
     """
     place = {"table": table, "split": split, "row": row, "column": column, "position": position}
+    if shown not in ("", table):
+        place["shown"] = shown
     return EMBEDDED + json.dumps(place)
 
 
@@ -73,7 +76,7 @@ def shown_name(name: str) -> str:
         return name
     try:
         place = json.loads(name.removeprefix(EMBEDDED))
-        return f"{place['table']}[{place['split']}][{place['row']}], column {place['column']!r}"
+        return f"{place.get('shown', place['table'])}[{place['split']}][{place['row']}], column {place['column']!r}"
     except (LookupError, TypeError, json.JSONDecodeError):
         return name[:200]
 
@@ -82,7 +85,7 @@ def embedded_bytes(name: str) -> bytes:
     """Returns the content of the file of an image that :func:`embedded_name` named.
 
     Raises:
-        ValueError: The table has changed since then, so that there is no such image.
+        ValueError: The table has changed since then, so that there is no such image, or this machine does not see it.
     """
     try:
         place = json.loads(name.removeprefix(EMBEDDED))
@@ -97,7 +100,13 @@ def embedded_bytes(name: str) -> bytes:
 
 @functools.lru_cache(maxsize=16)
 def _table(path: str, split: str) -> Table:
-    return open_table(path, split)
+    try:
+        return open_table(path, split)
+    except DataError as error:
+        raise DataError(
+            f"{error}. A table with images and the cache of the Hub (HF_HOME) must lie on a file system that all nodes "
+            "see"
+        ) from error
 
 
 def _from_text(text: str, where: str) -> bytes | str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+from datasets.arrow_reader import ArrowReader
 from datasets.exceptions import DatasetGenerationError
 from datasets.table import InMemoryTable
 from pyarrow import parquet
@@ -27,8 +28,10 @@ LARGE_GROUP = 20_000
 """Number of rows above which a row group is too large to be decoded for a single row."""
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 """Names of data sets on the Hub; old ones have no owner."""
-SAVED_MARKS = ("dataset_info.json", "dataset_dict.json")
-"""Files that `save_to_disk` writes."""
+SAVED_MARKS = ("state.json", "dataset_dict.json")
+"""Files that `save_to_disk` writes; one of them is there."""
+PREPARED_MARK = "dataset_info.json"
+"""File that `datasets` writes beside the tables of a download, and `save_to_disk` beside its state."""
 
 
 class ArrowTable:
@@ -141,7 +144,8 @@ def open_arrow_file(path: Path, name: str) -> ArrowTable | ParquetTable:
 
 
 def resolve_folder(path: str, split: str) -> ArrowTable | list[Path] | None:
-    """Returns the content of a folder: rows of `save_to_disk`, or the files of a split; None if the path is no folder.
+    """Returns the content of a folder: rows of `save_to_disk` or of a download in the cache of the Hub, or the files
+    of a split; None if the path is no folder.
 
     Args:
         path: A folder, or ``folder:configuration``.
@@ -158,6 +162,8 @@ def resolve_folder(path: str, split: str) -> ArrowTable | list[Path] | None:
             return None
     if any((folder / mark).is_file() for mark in SAVED_MARKS):
         return _saved(folder, split)
+    if (folder / PREPARED_MARK).is_file():
+        return _prepared(folder, split)
     files = _files_of_split(folder, configuration, split)
     if files:
         return files
@@ -179,18 +185,45 @@ def open_hub(name: str, split: str, files: str) -> ArrowTable:
     Raises:
         ValueError: The data set cannot be loaded.
     """
+    return _prepared(download(name, files), split, name)
+
+
+@functools.cache
+def download(name: str, files: str) -> Path:
+    """Returns the folder in the cache of the Hub (``HF_HOME``) to which a data set was downloaded, now or earlier.
+
+    A process asks the Hub for each name once. :func:`resolve_folder` opens the folder without the Hub.
+
+    Args:
+        name: ``owner/name`` or ``owner/name:configuration``.
+        files: What else the name could have been, for the error.
+
+    Raises:
+        ValueError: It cannot be downloaded.
+    """
     repository, _, configuration = name.partition(":")
     if not HUB_NAME.fullmatch(repository):
         raise DataError(f"{name}: no file here ({Path.cwd()}; {files}), and data sets of the Hub look like owner/name")
     logger.info("%s: looking for it on the Hub", name)
     try:
-        data = _load(repository, configuration, split)
+        builder = datasets.load_dataset_builder(repository, configuration or None)
+        builder.download_and_prepare()
     except Exception as error:  # every backend raises its own kind; all mean the same to the user
         said = _configurations(error) or download_problem(_cause(error), repository, "dataset")
-        raise DataError(
-            f"{name}: no file here ({Path.cwd()}; {files}), and no data set of the Hub (split {split!r}): {said}"
-        ) from error
-    return ArrowTable(data, f"{name}[{split}]", Path())
+        raise DataError(f"{name}: no file here ({Path.cwd()}; {files}), and no data set of the Hub: {said}") from error
+    return Path(builder.cache_dir)
+
+
+def _prepared(folder: Path, split: str, name: str = "") -> ArrowTable:
+    """Returns a split of what `datasets` made of a download, named as `datasets` names it if no name is given."""
+    try:
+        info = datasets.DatasetInfo.from_directory(str(folder))
+        data = datasets.Dataset(
+            **ArrowReader(str(folder), info).read(info.dataset_name, split, (info.splits or {}).values())
+        )
+    except Exception as error:  # every backend raises its own kind; all mean the same to the user
+        raise DataError(f"{name or folder}: no rows of the split {split!r} ({_reason(error)})") from error
+    return ArrowTable(data, f"{name or info.dataset_name}[{split}]", Path())
 
 
 def _saved(folder: Path, split: str) -> ArrowTable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import logging
 import math
@@ -19,7 +20,7 @@ from unigrpo.data.embedded_images import embedded_name, images_in
 from unigrpo.data.golds import gold_answer
 from unigrpo.data.prompt_chats import read_prompt_chat
 from unigrpo.data.puzzles import countdown_label, countdown_question, sudoku_label, sudoku_question
-from unigrpo.data.tables import Row, Table
+from unigrpo.data.tables import Row, Table, without_hub
 from unigrpo.records import Prompt
 
 logger = logging.getLogger(__name__)
@@ -168,6 +169,11 @@ class PromptReader:
             instruction=self.file.instruction,
         )
 
+    @functools.cached_property
+    def _table_path(self) -> str:
+        """Path of the table for the processes that read its images."""
+        return without_hub(self.file.path)
+
     def _task(self, row: Row, where: str) -> tuple[str, bool]:
         """Returns the task, and whether the row names it."""
         asked = row.get("task")
@@ -244,7 +250,8 @@ class PromptReader:
                 if isinstance(image, str):
                     names.append(str(self._folder / image))
                 else:
-                    names.append(embedded_name(self.file.path, self._split, index, column, position))
+                    place = (self._table_path, self._split, index, column, position)
+                    names.append(embedded_name(*place, shown=self.file.path))
         if task != "mmu" and names:
             raise BadSample(
                 "image not read", f"{where}: task {task!r} reads no image, only 'mmu' does; found {names[0][-80:]!r}"

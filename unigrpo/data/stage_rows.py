@@ -13,11 +13,34 @@ from torch.utils.data import DataLoader, Dataset
 
 from unigrpo.config import Fit
 from unigrpo.config.corpora import SourceConfig
+from unigrpo.config.denoising import MODALITIES, ModalityConfig, StageConfig
 from unigrpo.data.corpora.order import rank_positions
 from unigrpo.data.corpora.rows import RowEncoder
 from unigrpo.data.corpora.sample import CorpusSample
-from unigrpo.data.corpora.stream import CorpusStream
+from unigrpo.data.corpora.stream import CorpusStream, is_table
 from unigrpo.data.images import square_bytes
+from unigrpo.data.tables import without_hub
+
+
+def with_local_tables(config: StageConfig) -> StageConfig:
+    """Returns a config whose sources name folders in place of data sets of the Hub.
+
+    The driver asks the Hub once, and the processes of all nodes read its cache (``HF_HOME``).
+
+    Raises:
+        ValueError: A data set is neither here nor on the Hub.
+    """
+    trained = {name: _with_local_sources(modality) for name, modality in config.modalities.items()}
+    held_out = {name: _with_local_sources(getattr(config.validation, name)) for name in MODALITIES}
+    return replace(config, **trained, validation=replace(config.validation, **held_out))
+
+
+def _with_local_sources(modality: ModalityConfig) -> ModalityConfig:
+    sources = {
+        name: replace(source, path=without_hub(source.path)) if is_table(source) else source
+        for name, source in modality.sources.items()
+    }
+    return replace(modality, sources=sources)
 
 
 @dataclass(frozen=True, kw_only=True)

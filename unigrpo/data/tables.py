@@ -15,6 +15,7 @@ from unigrpo.data.jsonl import JsonLines, JsonList, is_json_list
 from unigrpo.data.text import read_text
 
 Row = Mapping[str, Any]
+EXPECTED = f"files that end in one of {', '.join(ENDINGS)}"
 csv.field_size_limit(2**31 - 1)  # the module's own limit of 128 KiB is less than one long answer
 
 
@@ -58,6 +59,21 @@ def open_table(path: str, split: str = "train") -> Table:
     if not len(table):
         raise DataError(f"{path}: holds no row")
     return table
+
+
+def without_hub(path: str) -> str:
+    """Returns a path of :func:`open_table` in which folders take the place of names on the Hub.
+
+    The names are downloaded, or found among earlier downloads. Other processes read the folders without asking the Hub.
+
+    Raises:
+        ValueError: A name cannot be downloaded.
+    """
+    if not any(map(_is_on_hub, split_paths(path))):
+        return path
+    from unigrpo.data import hub  # noqa: PLC0415  # as in `_open`
+
+    return ",".join(str(hub.download(part, EXPECTED)) if _is_on_hub(part) else part for part in split_paths(path))
 
 
 class Csv:
@@ -146,21 +162,28 @@ class _Joined:
 
 def _open(path: str, split: str) -> list[Table]:
     """Returns the tables of one part of a path."""
-    expected = f"files that end in one of {', '.join(ENDINGS)}"
     if Path(path).expanduser().is_file():
-        files = expand_paths(path, expected)
+        files = expand_paths(path, EXPECTED)
         return _open_files(files, shown_names(files))
     from unigrpo.data import hub  # noqa: PLC0415  # `datasets` takes a second to import, which text files need not wait for
 
+    if _is_on_hub(path):
+        return [hub.open_hub(path, split, EXPECTED)]
     found = hub.resolve_folder(path, split)
     if isinstance(found, hub.ArrowTable):
         return [found]
     if found is not None:
         return _open_files(found, {file: f"{path}[{split}]/{file.name}" for file in found})
-    if is_table_name(path) or path.startswith((".", "/", "~")):
-        files = expand_paths(path, expected)
-        return _open_files(files, shown_names(files))
-    return [hub.open_hub(path, split, expected)]
+    files = expand_paths(path, EXPECTED)
+    return _open_files(files, shown_names(files))
+
+
+def _is_on_hub(path: str) -> bool:
+    """Whether one part of a path can only be a name on the Hub: nothing here has it, and it does not look like a
+    path."""
+    looks_like_path = is_table_name(path) or path.startswith((".", "/", "~"))
+    places = (Path(path).expanduser(), Path(path.rpartition(":")[0] or path).expanduser())
+    return not looks_like_path and not any(place.is_dir() for place in places) and not places[0].is_file()
 
 
 def shown_names(files: list[Path]) -> dict[Path, str]:

@@ -18,6 +18,7 @@ from unigrpo import ConfigError
 from unigrpo.config import BaseRunConfig, RunConfig
 from unigrpo.config.denoising import StageConfig
 from unigrpo.config.reward import POLICY_GPU_SHARE
+from unigrpo.data.stage_rows import with_local_tables
 from unigrpo.distributed import weight_channel
 from unigrpo.distributed.actors import DenoisingActor, ModelActor, PolicyActor, ReferenceActor, RolloutActor
 from unigrpo.distributed.ray_group import REMINDER_SECONDS, RayGroup, WorkerError, cause_of
@@ -133,7 +134,7 @@ def start_stage(config: StageConfig) -> StageGroups:
         CheckpointError: The Hub does not have the policy or the image tokenizer.
         WorkerError: A worker could not start.
     """
-    of_workers = with_local_folders(config)
+    of_workers = with_local_tables(with_local_folders(config))
     placement = place(config.actor.num_ranks)
     groups = StageGroups(workers=model_group("stage", DenoisingActor, config, placement, 1.0), placement=placement)
     try:

@@ -35,6 +35,11 @@ KINDS: Mapping[str, Callable[[SourceConfig], Source]] = {
 }
 
 
+def is_table(config: SourceConfig) -> bool:
+    """Whether a source is a table, which may be a data set of the Hub."""
+    return config.kind not in ("image_folder", "webdataset")
+
+
 class CorpusStream(torch.utils.data.Dataset[CorpusSample]):
     """An endless sequence of samples. The sample at a position depends on the seed, the sources and the position
     alone, so that nothing has to be saved for a resume, and ranks and loader processes can divide the positions.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,13 +10,16 @@ import pytest
 import torch
 from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_grad
 from torch import Tensor
+from training.small_updates import SETTINGS, rollout, run_config, small_model
 
-from unigrpo.config import ActorConfig, DeepSpeedConfig, LoRAConfig, RolloutConfig, RunConfig
+from unigrpo.config import ActorConfig, DeepSpeedConfig, KLConfig, LoRAConfig, RolloutConfig, RunConfig
 from unigrpo.distributed.engine import StrategyEngine
 from unigrpo.distributed.strategy import make_strategy
 from unigrpo.models.checkpoint_io import load_policy
 from unigrpo.models.lora import add_lora, without_lora
 from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
+from unigrpo.records import TrainSample
+from unigrpo.training.unigrpo import unigrpo_updates
 
 NUM_PASSES, LENGTH = 64, 24
 TOKENS = torch.randint(3, 40, (NUM_PASSES, LENGTH), generator=torch.Generator().manual_seed(0))
@@ -70,6 +74,19 @@ def test_gradients_are_added_up_in_float32(one_rank: None, stage: Literal[2, 3])
 
 def test_in_bfloat16_the_sum_is_rounded_after_every_pass(one_rank: None) -> None:
     assert 1e-3 < error_of_the_sum(2, "bf16") < 2e-2
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_a_step_without_an_advantage_or_a_kl_is_made(one_rank: None, stage: Literal[2, 3]) -> None:
+    """All samples of the first step may have the same reward: nothing is scored, and the weights stay."""
+    config = replace(run_config("unigrpo", num_inner_updates=2), ds=DeepSpeedConfig(zero_stage=stage))
+    config = replace(config, algo=replace(config.algo, tasks={}, kl=KLConfig(init_coef=0.0)))
+    strategy = make_strategy(config)
+    strategy.setup_distributed()
+    engine = StrategyEngine(small_model().bfloat16(), config, strategy)
+    samples = [TrainSample(rollout=rollout("text", number), advantages=(0.0,), is_valid=True) for number in range(4)]
+    metrics = unigrpo_updates(engine, config, SETTINGS, samples)
+    assert (metrics["grad_norm"], metrics["update/skipped"]) == (0.0, 0.0)
 
 
 def test_under_zero3_the_copy_that_generates_is_the_model_that_is_trained(one_rank: None, tmp_path: Path) -> None:

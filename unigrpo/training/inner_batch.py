@@ -91,7 +91,7 @@ def inner_batch(
             entries, has_ref=torch.tensor(has_kl, dtype=torch.bool, device=engine.device)[entries.sample]
         )
     passes = packed(rows, config)
-    number = engine.max_over_ranks(len(passes))
+    number = max(engine.max_over_ranks(len(passes)), 1)  # DeepSpeed makes no step without a gradient
     batch = InnerBatch(
         samples=kept,
         entries=entries,

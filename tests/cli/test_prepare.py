@@ -57,6 +57,29 @@ def test_embedded_images_are_written_beside_as_they_are(tmp_path):
     assert record["rows"] == {"kept": 1, "dropped: unusable gold or image": 1}
 
 
+@pytest.mark.parametrize(
+    ("card", "source", "licence", "note"),
+    [
+        ("license: mit", "copy", "mit", None),
+        ("license: cc-by-nc-4.0", "copy", "cc-by-nc-4.0", "openai/gsm8k:main was known under MIT; read the terms of"),
+        ("license: [mit, cc0-1.0]", "copy", "mit, cc0-1.0", "was known under MIT"),
+        ("license: other\nlicense_name: ours", "copy:main", "ours", "was known under MIT"),
+        ("license: cc-by-4.0", "copy/main/train.jsonl", "cc-by-4.0", "was known under MIT"),
+        ("size: 1", "copy", "MIT", "that of openai/gsm8k:main; .*copy names none"),
+        ("license: [", "copy/main/train.jsonl", "MIT", "names none"),
+    ],
+)
+def test_the_licence_is_that_of_the_source_itself(tmp_path, capsys, card, source, licence, note):
+    copy = tmp_path / "copy" / "main"
+    copy.mkdir(parents=True)
+    (tmp_path / "copy" / "README.md").write_text(f"---\n{card}\n---\n")
+    (copy / "train.jsonl").write_text('{"question": "2+3?", "answer": "#### 5"}\n')
+    _, record = prepared(tmp_path, "gsm8k", "--source", str(tmp_path / source))
+    assert record["licence"] == licence
+    assert re.search(note, record["licence_note"]) if note else "licence_note" not in record
+    assert f"licence {licence}{'; ' if note else ')'}" in capsys.readouterr().out
+
+
 def embedded(color, mode="PNG"):
     buffer = io.BytesIO()
     Image.new("RGB", (3, 2), color).save(buffer, mode)

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import logging
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -38,7 +39,7 @@ class PublicSet:
     source: str
     """Name on the Hub; empty if it has to be given or is generated."""
     licence: str
-    """Licence of the original, where its copy names none."""
+    """Licence of the original."""
     task: str
     kind: str = ""
     """How `math_answer` grades its golds; empty for golds that it does not grade."""
@@ -46,15 +47,16 @@ class PublicSet:
     """Prompt of every row, of which only the image is used; empty if the rows have prompts of their own."""
 
 
+NOT_STATED = "not stated"
 SETS = {
     "gsm8k": PublicSet("openai/gsm8k:main", "MIT", "text", "gsm8k"),
     "math": PublicSet("DigitalLearningGmbH/MATH-lighteval", "MIT", "text", "math"),
-    "geoqa": PublicSet("leonardPKU/GEOQA_R1V_Train_8K", "not stated", "mmu", "geoqa"),
+    "geoqa": PublicSet("leonardPKU/GEOQA_R1V_Train_8K", NOT_STATED, "mmu", "geoqa"),
     "clevr": PublicSet("leonardPKU/clevr_cogen_a_train", "CC BY 4.0 (CLEVR)", "mmu", "clevr"),
-    "captions": PublicSet("", "not stated", "t2i"),
-    "describe": PublicSet("", "not stated", "mmu", request="Please describe this image."),
-    "countdown": PublicSet("", "not stated", "text"),
-    "sudoku": PublicSet("", "not stated", "text"),
+    "captions": PublicSet("", NOT_STATED, "t2i"),
+    "describe": PublicSet("", NOT_STATED, "mmu", request="Please describe this image."),
+    "countdown": PublicSet("", NOT_STATED, "text"),
+    "sudoku": PublicSet("", NOT_STATED, "text"),
 }
 LICENCE_OF_GENERATED = "CC0 (generated)"
 GENERATED = ("countdown", "sudoku")
@@ -68,7 +70,8 @@ def run(arguments: Sequence[str]) -> int:
     )
     for what, number in record["rows"].items():
         sys.stdout.write(f"{number:8d}  {what}\n")
-    sys.stdout.write(f"written to {given.output} (source {record['source']}, licence {record['licence']})\n")
+    note = f"; {record['licence_note']}" if "licence_note" in record else ""
+    sys.stdout.write(f"written to {given.output} (source {record['source']}, licence {record['licence']}{note})\n")
     if given.held_out:
         sys.stdout.write(f"held out: {held_out_file(given.output)}\n")
     return 0
@@ -125,7 +128,7 @@ def prepare(
             images or texts, so that both files have no image and no text in common.
 
     Returns:
-        The record: set, source, split, licence, rows by what became of them, and SHA-256 of the prompt file.
+        The record: set, source, split, licence (with a note if it is in doubt), rows by what became of them, and SHA-256 of the prompt file.
 
     Raises:
         ValueError: The source cannot be read, the output is no place for a file, or no row was kept.
@@ -157,7 +160,7 @@ def prepare(
         "set": name,
         "source": f"generated with seed {seed}" if is_generated else source,
         "split": split,
-        "licence": LICENCE_OF_GENERATED if is_generated else _licence(source) or found.licence,
+        **({"licence": LICENCE_OF_GENERATED} if is_generated else _licences(found, source)),
         "rows": dict(counts),
     }
     if held_out:
@@ -318,18 +321,55 @@ def _image(name: str, output: Path, number: int) -> tuple[str, bytes]:
     return f"{folder.name}/{file.name}", content
 
 
-def _licence(source: str) -> str:
-    """Returns the licence that the README of a downloaded copy names; empty if it names none."""
+def _licences(found: PublicSet, source: str) -> dict[str, str]:
+    """Returns the licence for the record: that of the source's own README, or else that of the original. A note says
+    so where the original has another one, or where the source names none."""
+    own, original = _own_licence(source), found.licence
+    if not own:
+        is_copy = source != found.source and original != NOT_STATED
+        return {"licence": original} | (
+            {"licence_note": f"that of {found.source}; {source} names none"} if is_copy else {}
+        )
+    if original == NOT_STATED or _plain(own) == _plain(original):
+        return {"licence": own}
+    return {"licence": own, "licence_note": f"{found.source} was known under {original}; read the terms of both"}
+
+
+def _plain(licence: str) -> str:
+    """Returns a licence without case, punctuation and remarks in brackets."""
+    return re.sub(r"[^a-z0-9.]", "", licence.partition("(")[0].lower())
+
+
+def _own_licence(source: str) -> str:
+    """Returns the licence that the README of a data set names; empty if it names none."""
     import yaml  # noqa: PLC0415
 
-    folder = Path(source.rpartition(":")[0] if not Path(source).is_dir() else source)
-    readme = folder / "README.md"
-    if not source or not folder.is_dir() or not readme.is_file():
+    readme = _readme(source)
+    if readme is None:
         return ""
     head = readme.read_text(encoding="utf-8", errors="replace").split("---")
     try:
         values = yaml.safe_load(head[1]) if len(head) > 2 else None
     except yaml.YAMLError:
         return ""
-    licence = values.get("license") if isinstance(values, dict) else None
-    return ", ".join(licence) if isinstance(licence, list) else str(licence or "")
+    licence = values.get("license_name") or values.get("license") if isinstance(values, dict) else None
+    return ", ".join(map(str, licence)) if isinstance(licence, list) else str(licence or "")
+
+
+def _readme(source: str) -> Path | None:
+    """Returns the README of a file, a folder or a data set of the Hub, if it has one."""
+    from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415
+    from huggingface_hub.errors import HFValidationError  # noqa: PLC0415
+
+    for path in (Path(source).expanduser(), Path(source.rpartition(":")[0] or source).expanduser()):
+        folders = (path,) if path.is_dir() else (path.parent, path.parent.parent) if path.is_file() else ()
+        for folder in folders:
+            if (folder / "README.md").is_file():
+                return folder / "README.md"
+        if folders:
+            return None
+    try:
+        cached = try_to_load_from_cache(source.partition(":")[0], "README.md", repo_type="dataset")
+    except HFValidationError:  # several files, or a pattern
+        return None
+    return Path(cached) if isinstance(cached, str) else None

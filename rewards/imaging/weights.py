@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -9,7 +10,7 @@ from typing import Any
 from zipfile import is_zipfile
 
 import torch
-from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub import constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -21,6 +22,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+NOT_WRITABLE = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOLCK,
+)  # fmt: skip
+"""Errors of a cache that is full or cannot be written."""
 TEXT_FILES = ("*.json", "*.txt")
 """Files of a config, a tokenizer and a processor."""
 
@@ -98,6 +103,12 @@ def _downloaded(model: str, patterns: Sequence[str]) -> Path:
 
 def _reason(error: Exception) -> str:
     """Returns what kept a download from happening, on one line, and what to do."""
+    full = next((e for e in (error, error.__cause__) if isinstance(e, OSError) and e.errno in NOT_WRITABLE), None)
+    if full is not None:
+        return (
+            f"the cache of the Hub cannot be written ({full.strerror}: {full.filename or constants.HF_HOME}); make "
+            "room, or set HF_HOME to a folder that can be written"
+        )
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
     if isinstance(error, GatedRepoError):
         return "it is gated; accept its terms on its page, and log in (`hf auth login`, or HF_TOKEN)"

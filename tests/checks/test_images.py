@@ -104,5 +104,21 @@ def test_the_time_that_decoding_takes_is_announced(
 
 
 def test_the_cache_lies_where_the_hub_keeps_its_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("huggingface_hub.utils._cache_assets.HF_ASSETS_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_ASSETS_CACHE", str(tmp_path))
     assert known_images_file().is_relative_to(tmp_path)
+
+
+def test_a_cache_that_cannot_be_written_costs_only_the_time_of_decoding(
+    decoded: list[str],
+    images: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("huggingface_hub.constants.HF_ASSETS_CACHE", str(tmp_path / "file" / "assets"))
+    monkeypatch.setattr(checks, "known_images_file", known_images_file)
+    unreadable_images(images)
+    assert len(decoded) == len(images)
+    assert "cannot be read, so that all images of prompts are decoded again" in caplog.text
+    assert "cannot be written, so that the next start decodes the images again" in caplog.text

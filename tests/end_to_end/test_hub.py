@@ -202,12 +202,15 @@ def test_a_download_that_breaks_goes_on_and_one_that_breaks_for_good_is_an_error
     hub.cuts.clear()
 
 
-def test_a_set_is_prepared_by_its_name(client: HubClient, folder: Path) -> None:
+def test_a_set_is_prepared_by_its_name(hub: HubServer, client: HubClient, folder: Path) -> None:
     answer = client.run("prepare", "gsm8k", "--output", "gsm8k.jsonl")
     assert answer.status == 0 and "6  kept" in answer.out, answer
     assert json.loads((folder / "gsm8k.jsonl").read_text().splitlines()[0])["label"] == "1"
     record = json.loads((folder / "gsm8k.jsonl.source.json").read_text())
-    assert (record["source"], record["licence"]) == ("openai/gsm8k:main", "MIT")
+    assert (record["source"], record["licence"]) == ("openai/gsm8k:main", "mit")
+    hub.add("datasets", "me/other", sums() | {"README.md": CARD.replace(b"license: mit", b"license: cc-by-nc-4.0")})
+    answer = client.run("prepare", "gsm8k", "--source", "me/other:main", "--output", "other.jsonl")
+    assert "licence cc-by-nc-4.0; openai/gsm8k:main was known under MIT" in answer.out, answer
 
 
 def test_a_model_generates_with_the_image_tokenizer_of_its_repository(
@@ -428,3 +431,23 @@ def test_without_a_network_what_was_downloaded_is_enough(hub: HubServer, offline
             answer
         )
     assert len(hub.requests) == before
+
+
+def test_a_cache_that_cannot_be_written_is_one_line_and_local_folders_need_none(hub: HubServer, folder: Path) -> None:
+    (folder / "file").write_text("")
+    copy = folder / "copy" / "data"
+    copy.mkdir(parents=True)
+    (copy / "train-00000-of-00001.parquet").write_bytes(shapes()["data/train-00000-of-00001.parquet"])
+    client = HubClient(hub.endpoint, folder / "file" / "home", folder)
+    flags = ["--task", "text", "--prompts", "1+1=", "--output", "none"]
+    data, model = client.run("data", "openai/gsm8k:main"), client.run("generate", "--model", "other/mixcot", *flags)
+    problem = f"the cache of the Hub cannot be written (Not a directory: {folder / 'file' / 'home'}"
+    for answer, advice in ((data, "set HF_HOME, or HF_DATASETS_CACHE for data sets alone,"), (model, "set HF_HOME to")):
+        error = error_of(answer)
+        assert problem in error and f"; make room, or {advice}" in error
+    code = "from rewards.imaging.weights import find_file, model_folder\nmodel_folder('other/clip')"
+    for lines in (code, code.replace("\nmodel_folder(", "\nfind_file(").replace("clip'", "clip', ['a.pt']")):
+        assert f"the Hub did not give it: {problem}" in client.python(lines).err
+    local = client.run("data", "copy", "--rows", "1")
+    client.close()
+    assert "prompt: Red?" in local.out, local

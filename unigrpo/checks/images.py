@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import PIL
-from huggingface_hub import cached_assets_path
+from huggingface_hub import constants
 
 from unigrpo.data.embedded_images import EMBEDDED, embedded_bytes
 from unigrpo.data.images import FORMATS, MAX_PIXELS, MAX_RATIO, read_image
@@ -31,7 +31,7 @@ RULES = f"Pillow {PIL.__version__}, {FORMATS}, {MAX_PIXELS}, {MAX_RATIO}"
 def known_images_file() -> Path:
     """Returns the file that names the images that were read before, in the cache of the Hugging Face Hub
     (``HF_HOME``)."""
-    return cached_assets_path("unigrpo", "checks") / "known_images.txt"
+    return Path(constants.HF_ASSETS_CACHE) / "unigrpo" / "checks" / "default" / "known_images.txt"
 
 
 def unreadable_images(images: Sequence[str]) -> dict[str, str]:
@@ -90,6 +90,7 @@ def _known(file: Path) -> set[str]:
 def _keep(file: Path, digests: Sequence[str]) -> None:
     """Adds images to the file of known ones, in one write, so that runs that start at the same time do not mix."""
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("ab", buffering=0) as opened:
             opened.write(("\n" + "\n".join(digests) + "\n").encode())
     except OSError as error:

@@ -77,7 +77,7 @@ def shown_name(name: str) -> str:
     try:
         place = json.loads(name.removeprefix(EMBEDDED))
         return f"{place.get('shown', place['table'])}[{place['split']}][{place['row']}], column {place['column']!r}"
-    except (LookupError, TypeError, json.JSONDecodeError):
+    except (LookupError, TypeError, AttributeError, json.JSONDecodeError):
         return name[:200]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import re
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from pyarrow import parquet
 from unigrpo import DataError
 from unigrpo.data.bad_samples import BadSample
 from unigrpo.data.files import Parts, is_table_name
-from unigrpo.models.hub_errors import download_problem
+from unigrpo.models.hub_errors import NOT_WRITABLE, cache_problem, download_problem
 
 logger = logging.getLogger(__name__)
 Row = Mapping[str, Any]
@@ -242,7 +243,9 @@ def _files_of_split(folder: Path, configuration: str, split: str) -> list[Path]:
     """Returns the table files of a split as `datasets` finds them; [] if its rows are not in such files, as image
     folders."""
     try:
-        found = datasets.load_dataset_builder(str(folder), configuration or None).config.data_files
+        with tempfile.TemporaryDirectory() as cache:  # a builder locks its cache, and HF_HOME may be read-only
+            builder = datasets.load_dataset_builder(str(folder), configuration or None, cache_dir=cache)
+        found = builder.config.data_files
     except Exception as error:  # every backend raises its own kind; all mean the same to the user
         if configuration and (folder / configuration).is_dir():  # a copy without the README that names configurations
             return _files_of_split(folder / configuration, "", split)
@@ -272,7 +275,15 @@ def _cause(error: BaseException) -> BaseException:
 def _reason(error: Exception) -> str:
     """Returns what an error of `datasets` says, on one line."""
     found = _cause(error)
+    if isinstance(found, OSError) and found.errno in NOT_WRITABLE and _is_of_cache(found):
+        return cache_problem(found, "dataset")
     return _configurations(error) or f"{type(found).__name__}: {' '.join(str(found).split())}"
+
+
+def _is_of_cache(error: OSError) -> bool:
+    """Whether an error is about the cache of `datasets`, and not about a file of the user."""
+    cache, path = Path(datasets.config.HF_DATASETS_CACHE), Path(error.filename or "")
+    return not error.filename or path.is_relative_to(cache) or cache.is_relative_to(path)
 
 
 def _configurations(error: Exception) -> str:

@@ -12,7 +12,9 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIs
 
 Kind = Literal["model", "dataset"]
 LOG_IN = "log in (`hf auth login`, or HF_TOKEN)"
-NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+NOT_WRITABLE = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOLCK,
+)  # fmt: skip
 """Errors of a cache that is full or cannot be written."""
 
 
@@ -50,10 +52,7 @@ def hub_problem(error: BaseException, name: str, kind: Kind = "model") -> str:
     """
     full = _of_the_cache(error)
     if full is not None:
-        return (
-            f"the cache of the Hub cannot be written ({full.strerror}: {full.filename or constants.HF_HOME}); make "
-            "room, or set HF_HOME to a folder that can be written"
-        )
+        return cache_problem(full, kind)
     if isinstance(error, OfflineModeIsEnabled):
         return (
             f"HF_HUB_OFFLINE is set, and {constants.HF_HOME} (HF_HOME) has no whole copy; unset it, or "
@@ -67,6 +66,20 @@ def hub_problem(error: BaseException, name: str, kind: Kind = "model") -> str:
             f"(HTTPS_PROXY) and HF_ENDPOINT, or {_copied(name, kind)}"
         )
     return ""
+
+
+def cache_problem(error: OSError, kind: Kind) -> str:
+    """Returns what to do about a cache that is full or cannot be written.
+
+    Args:
+        error: One of the errors of :data:`NOT_WRITABLE`.
+        kind: What was to be written.
+    """
+    alone = ", or HF_DATASETS_CACHE for data sets alone," * (kind == "dataset")
+    return (
+        f"the cache of the Hub cannot be written ({error.strerror}: {error.filename or constants.HF_HOME}); make room, "
+        f"or set HF_HOME{alone} to a folder that can be written"
+    )
 
 
 def _answer(error: HfHubHTTPError, name: str, kind: Kind) -> str:

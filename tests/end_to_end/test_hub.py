@@ -442,7 +442,10 @@ def test_a_cache_that_cannot_be_written_is_one_line_and_local_folders_need_none(
     flags = ["--task", "text", "--prompts", "1+1=", "--output", "none"]
     data, model = client.run("data", "openai/gsm8k:main"), client.run("generate", "--model", "other/mixcot", *flags)
     problem = f"the cache of the Hub cannot be written (Not a directory: {folder / 'file' / 'home'}"
-    for answer, advice in ((data, "set HF_HOME, or HF_DATASETS_CACHE for data sets alone,"), (model, "set HF_HOME to")):
+    for answer, advice in (
+        (data, "set HF_HOME, or HF_DATASETS_CACHE for data sets alone,"),
+        (model, "set HF_HOME to"),
+    ):
         error = error_of(answer)
         assert problem in error and f"; make room, or {advice}" in error
     code = "from rewards.imaging.weights import find_file, model_folder\nmodel_folder('other/clip')"

@@ -128,7 +128,8 @@ def prepare(
             images or texts, so that both files have no image and no text in common.
 
     Returns:
-        The record: set, source, split, licence (with a note if it is in doubt), rows by what became of them, and SHA-256 of the prompt file.
+        The record: set, source, split, licence (with a note if in doubt), rows by what became of them, and SHA-256 of
+        the prompt file.
 
     Raises:
         ValueError: The source cannot be read, the output is no place for a file, or no row was kept.

@@ -104,8 +104,8 @@ def _table(path: str, split: str) -> Table:
         return open_table(path, split)
     except DataError as error:
         raise DataError(
-            f"{error}. A table with images and the cache of the Hub (HF_HOME) must lie on a file system that all nodes "
-            "see"
+            f"{error}. A table with images and the cache of the Hub (HF_HOME) must lie on a file system that all "
+            "nodes see"
         ) from error
 
 

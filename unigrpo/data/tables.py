@@ -64,7 +64,8 @@ def open_table(path: str, split: str = "train") -> Table:
 def without_hub(path: str) -> str:
     """Returns a path of :func:`open_table` in which folders take the place of names on the Hub.
 
-    The names are downloaded, or found among earlier downloads. Other processes read the folders without asking the Hub.
+    The names are downloaded, or found among earlier downloads. Other processes read the folders without asking the
+    Hub.
 
     Raises:
         ValueError: A name cannot be downloaded.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+from datasets import config as datasets_config
 from datasets.arrow_reader import ArrowReader
 from datasets.exceptions import DatasetGenerationError
 from datasets.table import InMemoryTable
@@ -282,7 +283,7 @@ def _reason(error: Exception) -> str:
 
 def _is_of_cache(error: OSError) -> bool:
     """Whether an error is about the cache of `datasets`, and not about a file of the user."""
-    cache, path = Path(datasets.config.HF_DATASETS_CACHE), Path(error.filename or "")
+    cache, path = Path(datasets_config.HF_DATASETS_CACHE), Path(error.filename or "")
     return not error.filename or path.is_relative_to(cache) or cache.is_relative_to(path)
 
 

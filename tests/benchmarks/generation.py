@@ -10,51 +10,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
+from trees import ROOT, TreeWorker, ask_in_turn, checked_out
+
 WORKER = Path(__file__).parent / "generation_worker.py"
 BASELINE = "55aacb9"
 ROUNDS = 3
 TARGET = 1.3
-
-
-class Worker:
-    """A process that generates with the code of one tree."""
-
-    def __init__(self, tree: Path, num_prompts: int) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
-        self._process = subprocess.Popen(
-            [sys.executable, str(WORKER), str(num_prompts)],
-            cwd=ROOT,  # both trees read the model and the prompts of this one
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def generate(self) -> dict[str, Any]:
-        """Returns the CPU seconds of each task and the digest of all tokens."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write("generate\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit("a process ended without a result; see its messages above")
-        return json.loads(line)
-
-    def close(self) -> None:
-        """Ends the process."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
 
 
 def compare(baseline: Path, ours: Path, num_prompts: int, rounds: int) -> dict[str, Any]:
@@ -66,12 +31,9 @@ def compare(baseline: Path, ours: Path, num_prompts: int, rounds: int) -> dict[s
         num_prompts: Number of prompts of each task.
         rounds: Number of measurements of each tree, after one that is not counted.
     """
-    workers = [Worker(tree, num_prompts) for tree in (baseline, ours)]
-    try:
-        results = [[worker.generate() for worker in workers] for _ in range(rounds + 1)]
-    finally:
-        for worker in workers:
-            worker.close()
+    # Both read the model and the prompts of this tree.
+    workers = [TreeWorker(tree, WORKER, ROOT, str(num_prompts)) for tree in (baseline, ours)]
+    results = [[json.loads(line) for line in pair] for pair in ask_in_turn(workers, rounds + 1)]
     found: dict[str, Any] = {}
     for task in results[0][0]["seconds"]:
         before, now = (statistics.median(pair[i]["seconds"][task] for pair in results[1:]) for i in (0, 1))
@@ -87,14 +49,8 @@ def main() -> None:
     chosen = parser.parse_args()
     from measure import row, write  # noqa: PLC0415  # this process computes nothing before
 
-    git = ["git", "-C", str(ROOT), "worktree"]
-    with tempfile.TemporaryDirectory() as folder:
-        tree = Path(folder) / "tree"
-        subprocess.run([*git, "add", "--quiet", "--detach", str(tree), chosen.commit], check=True)
-        try:
-            found = compare(tree, ROOT, chosen.prompts, ROUNDS)
-        finally:
-            subprocess.run([*git, "remove", "--force", str(tree)], check=True)
+    with checked_out(chosen.commit) as tree:
+        found = compare(tree, ROOT, chosen.prompts, ROUNDS)
     different = [task for task, one in found.items() if not one["equal_tokens"]]
     if different:
         raise AssertionError(f"the tokens of {', '.join(different)} differ from those of {chosen.commit}")

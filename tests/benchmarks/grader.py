@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import statistics
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 from math_verify import parse, verify
 from measure import interleaved, row, write
+from trees import ROOT, checked_out, environment
 
 from rewards.grading.grader import Grader
 
-ROOT = Path(__file__).parents[2]
 CASES = ROOT / "tests" / "fixtures" / "grading"
 ROUNDS = 3
 
@@ -60,21 +58,15 @@ def _cpu_seconds() -> float:
 
 def compare(commit: str) -> None:
     """Prints the median seconds of this tree and of another commit, which grade the same answers in turn."""
-    with tempfile.TemporaryDirectory() as folder:
-        other = Path(folder) / "tree"
-        subprocess.run(["git", "-C", str(ROOT), "worktree", "add", "-q", "--detach", str(other), commit], check=True)
-        try:
-            seconds: dict[Path, list[float]] = {other: [], ROOT: []}
-            for _ in range(ROUNDS):
-                for tree, measured in seconds.items():
-                    environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
-                    command = [sys.executable, __file__, "--grade_once"]
-                    done = subprocess.run(
-                        command, cwd=tree, env=environment, capture_output=True, text=True, check=True
-                    )
-                    measured.append(float(done.stdout))
-        finally:
-            subprocess.run(["git", "-C", str(ROOT), "worktree", "remove", "--force", str(other)], check=True)
+    with checked_out(commit) as other:
+        seconds: dict[Path, list[float]] = {other: [], ROOT: []}
+        for _ in range(ROUNDS):
+            for tree, measured in seconds.items():
+                command = [sys.executable, __file__, "--grade_once"]
+                done = subprocess.run(
+                    command, cwd=tree, env=environment(tree), capture_output=True, text=True, check=True
+                )
+                measured.append(float(done.stdout))
     before, now = (statistics.median(measured) for measured in seconds.values())
     sys.stdout.write(
         f"CPU seconds per 1,000 answers: {before:.2f} at {commit}, {now:.2f} now, ratio {now / before:.2f}\n"

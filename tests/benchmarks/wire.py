@@ -10,17 +10,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from measure import row, write
+from trees import ROOT, checked_out, environment
 
-ROOT = Path(__file__).parents[2]
 LEAST_BYTES_RATIO = 3.0
 LEAST_OVERHEAD_RATIO = 1.0
 
@@ -31,16 +29,11 @@ def main() -> None:
     parser.add_argument("--image_size", type=int, default=256, help="Height and width of the images, in pixels.")
     parser.add_argument("--rounds", type=int, default=3, help="Number of runs of each checkout.")
     flags = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        old = Path(folder) / "baseline"
-        subprocess.run(["git", "-C", str(ROOT), "worktree", "add", "-q", str(old), flags.baseline], check=True)
-        try:
-            runs: dict[str, list[dict[str, Any]]] = {"baseline": [], "ours": []}
-            for _ in range(flags.rounds):
-                for name, checkout in (("baseline", old), ("ours", ROOT)):
-                    runs[name].append(measured(checkout, flags.image_size))
-        finally:
-            subprocess.run(["git", "-C", str(ROOT), "worktree", "remove", "--force", str(old)], check=True)
+    with checked_out(flags.baseline) as old:
+        runs: dict[str, list[dict[str, Any]]] = {"baseline": [], "ours": []}
+        for _ in range(flags.rounds):
+            for name, checkout in (("baseline", old), ("ours", ROOT)):
+                runs[name].append(measured(checkout, flags.image_size))
     before, after = ({key: median(of, key) for key in of[0]} for of in runs.values())
     what = f"384 samples with images of {flags.image_size} pixels"
     rows = [
@@ -56,10 +49,11 @@ def main() -> None:
 
 def measured(checkout: Path, image_size: int) -> dict[str, Any]:
     """Runs some steps in a checkout. Returns megabytes and seconds of a step."""
-    environment = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
     script = Path(__file__).with_name("wire_step.py")
     command = [sys.executable, str(script), str(image_size)]
-    done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=checkout, env=environment(checkout), capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise SystemExit(f"{script.name} failed in {checkout}:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])

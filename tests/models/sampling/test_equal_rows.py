@@ -49,7 +49,9 @@ def test_the_logits_are_those_of_all_rows(model, kinds, num_passed, is_padded):
     logits = logits_of_distinct_rows(spy, tokens, mask, positions, int(positions.sum()), vocab_slice=(5, 40))
     expected = torch.cat(
         [
-            model(row[None], attention_mask=None if mask is None else own_mask[None], vocab_slice=(5, 40)).logits[0][own]
+            model(row[None], attention_mask=None if mask is None else own_mask[None], vocab_slice=(5, 40)).logits[0][
+                own
+            ]
             for row, own_mask, own in zip(tokens, token_mask, positions, strict=True)
         ]
     )

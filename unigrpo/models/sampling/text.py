@@ -318,9 +318,7 @@ def _logits(
             window = slice(columns.start, columns.stop if settings.cache == "dual" else None)
             cache.first = columns.start
             tokens, positions = tokens[:, window], positions[:, window]
-        logits = model(
-            tokens, attention_mask=mask, positions=positions, num_positions=num_masked, cache=cache
-        ).logits
+        logits = model(tokens, attention_mask=mask, positions=positions, num_positions=num_masked, cache=cache).logits
     logits = logits.float()
     if settings.guidance_scale == 0:
         return logits

@@ -1,0 +1,37 @@
+"""A whole step of the tiny unified run against that of an earlier commit: CPU seconds in one run, in one process each.
+
+python tests/benchmarks/step.py [--commit 55aacb9] [--rounds 5]
+
+Config, model, prompts and rewards are those of the earlier commit. A process of each tree makes its steps in turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from pathlib import Path
+
+from trees import ROOT, TreeWorker, ask_in_turn, checked_out
+
+WORKER = Path(__file__).parent / "step_worker.py"
+BASELINE = "55aacb9"
+TARGET = 1.3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--commit", default=BASELINE, help="the earlier commit")
+    parser.add_argument("--rounds", type=int, default=5, help="measured steps of each tree, after one that is not")
+    chosen = parser.parse_args()
+    from measure import row, write  # noqa: PLC0415  # this process computes nothing before
+
+    with checked_out(chosen.commit) as tree:
+        workers = [TreeWorker(code, WORKER, tree) for code in (tree, ROOT)]
+        answers = ask_in_turn(workers, chosen.rounds + 1)[1:]
+    before, now = ([float(seconds) for seconds in of] for of in zip(*answers, strict=True))
+    rows = [row("a tiny unified step", statistics.median(before), statistics.median(now), "s", TARGET)]
+    write("step", rows, baseline_commit=chosen.commit, baseline_seconds=before, seconds=now)
+
+
+if __name__ == "__main__":
+    main()

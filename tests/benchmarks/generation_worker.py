@@ -74,6 +74,8 @@ def main() -> None:
             generate = getattr(generator, "generate", None) or generator.write
             rollouts = generate(model, 0, own, settings.rollout.text, settings.rollout.image)
             seconds[task] = time.process_time() - started
+            if not isinstance(rollouts, list):
+                rollouts = rollouts.rollouts([request.prompt for request in own])
             ids = b"".join(one.token_ids.numpy().tobytes() for one in rollouts)
             tokens[task] = hashlib.sha256(ids).hexdigest()
         sys.stdout.write(json.dumps({"seconds": seconds, "tokens": tokens}) + "\n")

@@ -1,7 +1,7 @@
 """Logits of a batch in which some rows are equal: each distinct row goes through the model once.
 
-The samples of one prompt are equal before the first step, and stay equal for as long as the model is sure of the tokens
-that are fixed. Without dropout, equal rows have equal logits.
+The samples of one prompt are equal before the first step, and stay equal for as long as the model is sure of the
+tokens that are fixed.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ from rewards.grading.grader import Grader
 MOST_WORDS = 12
 """A policy cannot be expected to repeat a gold of more words exactly."""
 _MISSING = re.compile(
-    r"[+-]?(nan|inf|infinity)|null|n/a|\[?not found\]?|undefined|(?-i:None)|[-\u2013\u2014_?!.…*\s]+", re.IGNORECASE
+    r"[+-]?(nan|inf|infinity)|null|n/a|\[?not ?found\]?|proof|undefined|(?-i:None)|[-\u2013\u2014_?!.…*\s]+",
+    re.IGNORECASE,
 )
 """What stands in data where an answer is missing. The infinity of mathematics is ``\\infty``."""
 

@@ -16,6 +16,7 @@ from typing import Any
 from unigrpo import DataError
 from unigrpo.config import TASKS, PromptFileConfig
 from unigrpo.data.bad_samples import BadSample
+from unigrpo.data.choices import choice_names, choice_texts, first_number, letter_of, with_choices
 from unigrpo.data.embedded_images import embedded_name, images_in
 from unigrpo.data.golds import gold_answer
 from unigrpo.data.prompt_chats import read_prompt_chat
@@ -28,7 +29,8 @@ INPUT_KEYS = (
     "prompt", "question", "problem", "query", "context_messages", "messages", "conversations", "caption", "text",
 )  # fmt: skip
 LABEL_KEYS = (
-    "label", "answer", "final_answer", "ground_truth", "gold", "reward_model.ground_truth", "solution",
+    "label", "answer", "final_answer", "ground_truth", "gold", "reward_model.ground_truth", "expected_answer",
+    "correct_answer", "answerkey", "solution",
 )  # fmt: skip
 IMAGE_KEYS = ("image", "images", "image_path", "img_path", "img")
 NUMBERED_IMAGE = re.compile(r"image_?\d+")
@@ -38,6 +40,7 @@ NUMBER_KEYS, TARGET_KEY = ("nums", "numbers"), "target"
 PUZZLE_KEY, SOLUTION_KEY = "puzzle", "solution"
 IMAGE_MARK = re.compile(r"[ \t]*<image(?:[ _]?\d+)?>[ \t]*\n?")
 """Position of an image in a text; the layout has its own place for it."""
+LIST_OF_TEXTS = re.compile(r"\[\s*([\"']).*\1\s*\]", re.DOTALL)
 NUM_PREVIEWED = 100
 """Number of rows in which columns are searched."""
 
@@ -53,6 +56,8 @@ class PromptColumns:
     images: tuple[str, ...]
     options: str
     """Column of the choices of a question; empty if there is none."""
+    first_choice: int | None
+    """Number of the first choice if the golds are numbers of choices."""
     puzzle: str
     """`countdown` or `sudoku`, whose question is written here; otherwise empty."""
     task: str
@@ -68,6 +73,8 @@ class PromptColumns:
             parts.append(f"images from {', '.join(map(repr, self.images))}")
         if self.options:
             parts.append(f"choices from {self.options!r}")
+        if self.first_choice is not None:
+            parts.append(f"which the gold numbers from {self.first_choice} on")
         return ", ".join(parts)
 
 
@@ -104,11 +111,14 @@ def find_columns(table: Table, file: PromptFileConfig) -> PromptColumns:
     images = [file.image_key] if file.image_key else named
     cells = [(row, key) for row in rows for key in (*images, question) if key in row]
     shows = any(_shows_image(row[key], key == question) for row, key in cells)
+    gold = file.label_key or _gold_column(rows, found)
+    options = next((found[key] for key in OPTION_KEYS if key in found), "")
     return PromptColumns(
         question=question,
-        gold=file.label_key or _gold_column(rows, found),
+        gold=gold,
         images=tuple(images),
-        options=next((found[key] for key in OPTION_KEYS if key in found), ""),
+        options=options,
+        first_choice=_first_choice(rows, gold, options, file.path),
         puzzle="" if question else puzzle,
         task=file.task or ("mmu" if shows else "text"),
         is_task_given=bool(file.task),
@@ -147,10 +157,10 @@ class PromptReader:
         row, columns = self.table.row(index), self.columns
         task, names_task = self._task(row, where)
         turns, answer = self._turns(row, where)
-        text = self._with_options(turns[-1][1], row)
         if task == "mmu":
-            turns = tuple((role, IMAGE_MARK.sub("", content).strip()) for role, content in turns)
-            text = IMAGE_MARK.sub("", text).strip()
+            turns = tuple((role, without_image_marks(content)) for role, content in turns)
+        options = row.get(columns.options) if columns.options else None
+        text = with_choices(turns[-1][1], choice_texts(options))
         if not text.strip():
             raise BadSample("no question", f"{where}: {columns.question!r} must be a text that is not empty")
         is_chat = not isinstance(row.get(columns.question), str) and bool(columns.question)
@@ -158,7 +168,7 @@ class PromptReader:
         return Prompt(
             id=where,
             text=text,
-            label=self._label(row, answer, where),
+            label=self._label(row, answer, turns[-1][1], where),
             task=task,
             images=self._images(row, index, task, where),
             metadata={key: value for key, value in row.items() if key not in used},
@@ -207,20 +217,14 @@ class PromptReader:
             )
         return (("user", question),), None
 
-    def _with_options(self, question: str, row: Row) -> str:
-        """Returns the question with its choices after it, unless it has them already."""
-        options = _options(row.get(self.columns.options)) if self.columns.options else []
-        if not options or all(option in question for option in options):
-            return question
-        return "\n".join([question, *(f"{chr(ord('A') + i)}. {option}" for i, option in enumerate(options))])
-
-    def _label(self, row: Row, answer: str | None, where: str) -> str | None:
+    def _label(self, row: Row, answer: str | None, question: str, where: str) -> str | None:
         columns = self.columns
         if columns.puzzle == "countdown":
             return countdown_label(*_countdown(row, where))
         if columns.puzzle == "sudoku":
             return sudoku_label(_digits(row, PUZZLE_KEY, where), _digits(row, SOLUTION_KEY, where))
         gold = _cell(row, columns.gold) if columns.gold else answer
+        gold = _listed(gold)
         if isinstance(gold, (list, tuple)) and len(gold) == 1:
             gold = gold[0]
         if gold is None:
@@ -231,7 +235,12 @@ class PromptReader:
             raise BadSample("no gold", f"{where}: {columns.gold!r} must be a text or a number; found {gold!r:.60}")
         if isinstance(gold, float) and not math.isfinite(gold):
             raise BadSample("no gold", f"{where}: {columns.gold!r} is {gold}, which no answer can equal")
-        return gold_answer(str(gold))
+        options = row.get(columns.options) if columns.options else None
+        try:
+            names = (choice_texts(options), choice_names(options))
+            return letter_of(gold_answer(str(gold)), question, *names, columns.first_choice)
+        except DataError as error:
+            raise BadSample("no gold", f"{where}: {columns.gold!r}: {error}") from error
 
     def _images(self, row: Row, index: int, task: str, where: str) -> tuple[str, ...]:
         """Returns the names of the images of a row: one for `mmu`, none for the other tasks."""
@@ -300,6 +309,45 @@ def _gold_column(rows: list[Row], found: Mapping[str, str]) -> str:
     return ""
 
 
+def _first_choice(rows: list[Row], gold: str, options: str, path: str) -> int | None:
+    """Returns the number of the first choice, if the golds are numbers of choices."""
+    if not gold or not options:
+        return None
+    known = [row for row in rows if _cell(row, gold) is not None]
+    return first_number([_cell(row, gold) for row in known], [row.get(options) for row in known], f"{path}: {gold!r}")
+
+
+def _listed(gold: object) -> object:
+    """Returns the list of a gold that is the text of a list of texts, as in Skywork-OR1; else the gold."""
+    if not isinstance(gold, str) or not LIST_OF_TEXTS.fullmatch(gold.strip()):
+        return gold
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(gold.strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            continue
+    return gold
+
+
+def without_image_marks(text: str) -> str:
+    """Returns a text without the marks of images.
+
+    >>> without_image_marks("<image>How many?"), without_image_marks("In <image 1>, compare <image> with it.")
+    ('How many?', 'In, compare with it.')
+    >>> without_image_marks("Which? <image 1>\\nA. red")
+    'Which?\\nA. red'
+    """
+    return IMAGE_MARK.sub(_between_words, text).strip()
+
+
+def _between_words(mark: re.Match[str]) -> str:
+    """Returns what stays of a mark with the white space around it."""
+    if mark[0].endswith("\n"):
+        return "\n" if mark.string[mark.start() - 1 : mark.start()] not in ("", "\n") else ""
+    is_spaced, behind = mark[0].strip() != mark[0], mark.string[mark.end() : mark.end() + 1]
+    return " " if is_spaced and mark.start() and (behind.isalnum() or behind in "([$\"'") else ""
+
+
 def _has(row: Row, name: str) -> bool:
     return name in row or ("." in name and _cell(row, name) is not None)
 
@@ -334,15 +382,3 @@ def _digits(row: Row, key: str, where: str) -> str:
     if len(digits) not in (16, 81) or not digits.isdigit():
         raise BadSample("no puzzle", f"{where}: expected 16 or 81 digits in {key!r}, found {value!r:.100}")
     return digits
-
-
-def _options(value: object) -> list[str]:
-    """Returns choices as texts, from a list, MMMU's text of a list, or ARC's object with a list."""
-    if isinstance(value, Mapping):
-        value = value.get("text")
-    if isinstance(value, str) and value.strip().startswith("["):
-        try:
-            value = ast.literal_eval(value.strip())
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            return []
-    return [str(option) for option in value] if isinstance(value, (list, tuple)) else []

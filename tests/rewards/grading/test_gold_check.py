@@ -22,7 +22,23 @@ def test_a_gold_that_is_right_as_its_own_answer_is_taken(reward, gold):
 
 
 @pytest.mark.parametrize(
-    "gold", ["nan", "NaN", "-inf", "Infinity", "null", "None", "N/A", "[not found]", "undefined", "-", "???", "…"]
+    "gold",
+    [
+        "nan",
+        "NaN",
+        "-inf",
+        "Infinity",
+        "null",
+        "None",
+        "N/A",
+        "[not found]",
+        "notfound",
+        "proof",
+        "undefined",
+        "-",
+        "???",
+        "…",
+    ],
 )
 def test_a_missing_value_is_no_gold(reward, gold):
     with pytest.raises(ValueError, match="stands for a missing value"):

@@ -1,0 +1,97 @@
+"""Questions with choices: golds that name a choice by its number, its text or a name become its letter."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unigrpo import DataError
+from unigrpo.data.bad_samples import BadRows
+from unigrpo.data.prompts import load_prompts
+
+QUESTION = {"question": "What is it?", "choices": ["leaf", "root", "stem"]}
+LETTERED = "What is it?\nA. leaf\nB. root\nC. stem"
+ARC = {"text": ["leaf", "root", "stem"], "label": ["1", "2", "3"]}
+
+
+def golds(folder: Path, *rows: dict[str, Any], **settings: Any) -> list[tuple[str, str | None]]:
+    """Returns question and gold of each row."""
+    (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return [(p.text, p.label) for p in load_prompts(str(folder / "a.jsonl"), bad=BadRows(1.0), **settings)]
+
+
+@pytest.mark.parametrize(
+    ("cells", "letters"),
+    [
+        ([0, 2, 1], "ACB"),  # ScienceQA
+        (["0", "2", "1"], "ACB"),  # ai2d
+        ([1, 3, 2], "ACB"),
+        (["root", "leaf", "stem"], "BAC"),
+        (["B", "A", "C"], "BAC"),
+        (["B. root", "A) leaf", "(C) stem"], "BAC"),
+    ],
+)
+def test_a_gold_that_names_a_choice_is_its_letter(tmp_path: Path, cells: list[Any], letters: str) -> None:
+    found = golds(tmp_path, *({**QUESTION, "answer": cell} for cell in cells))
+    assert found == [(LETTERED, letter) for letter in letters]
+
+
+def test_numbers_that_leave_the_first_choice_open_are_refused(tmp_path: Path) -> None:
+    message = (
+        r"'answer' has the numbers of choices, and the first 2 rows do not show whether the first choice is 0 or 1"
+    )
+    with pytest.raises(DataError, match=message):
+        golds(tmp_path, {**QUESTION, "answer": 1}, {**QUESTION, "answer": 2})
+    with pytest.raises(DataError, match=message):
+        golds(tmp_path, {**QUESTION, "answer": 0}, {**QUESTION, "answer": 3})
+
+
+def test_a_number_of_no_choice_behind_the_first_rows_is_a_bad_row(tmp_path: Path, caplog: Any) -> None:
+    rows = [{**QUESTION, "answer": 0}] * 100 + [{**QUESTION, "answer": 7}]
+    assert len(golds(tmp_path, *rows)) == 100
+    assert "no choice of the number '7' among 3, of which the first is 0" in caplog.text
+
+
+def test_golds_that_name_no_choice_stay(tmp_path: Path) -> None:
+    free = {"question": "How long?", "choices": ["1", "2"]}
+    assert [gold for _, gold in golds(tmp_path, {**free, "answer": "1.2"}, {**free, "answer": "2"})] == ["1.2", "B"]
+    asked = {"question": "Is it a leaf or a root?", "choices": ["leaf", "root"]}
+    assert golds(tmp_path, {**asked, "answer": "root"}) == [(asked["question"], "root")], "no letters were written"
+    assert golds(tmp_path, {"question": "Who?", "answer": "A. Lincoln"}) == [("Who?", "A. Lincoln")]
+
+
+def test_names_of_choices_become_the_letters_that_are_shown(tmp_path: Path) -> None:
+    row = {"question": "What is it?", "choices": ARC, "answerKey": "2"}
+    assert golds(tmp_path, row) == [(LETTERED, "B")]
+
+
+def test_choices_in_the_question_are_found_there(tmp_path: Path) -> None:
+    for question in (LETTERED, "What is it? (A) leaf (B) root"):
+        assert golds(tmp_path, {"question": question, "answer": "B. root"}) == [(question, "B")]
+    named = {"question": "How many?", "options": ["A) 21", "B) 22"], "answer": "B"}
+    assert golds(tmp_path, named) == [("How many?\nA) 21\nB) 22", "B")]
+
+
+def test_a_text_of_a_list_of_golds_is_that_list(tmp_path: Path, caplog: Any) -> None:
+    row = {"prompt": "x?", "reward_model": {"ground_truth": json.dumps(["\\frac{3}{2}"])}}
+    several = {"prompt": "y?", "reward_model": {"ground_truth": json.dumps(["12", "13"])}}
+    interval = {"prompt": "z?", "reward_model": {"ground_truth": "[1, 2]"}}
+    assert golds(tmp_path, row, several, interval) == [("x?", "\\frac{3}{2}"), ("z?", "[1, 2]")]
+    assert "must be a text or a number; found ['12', '13']" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("question", "shown"),
+    [
+        ("<image>How many?", "How many?"),
+        ("Which? <image 1>\nA. red", "Which?\nA. red"),
+        ("Compare <image1> with <image2>.", "Compare with."),
+        ("In <image>, what", "In, what"),
+        ("First.\n<image>\nThen.", "First.\nThen."),
+    ],
+)
+def test_marks_of_images_leave_words_and_lines_apart(tmp_path: Path, question: str, shown: str) -> None:
+    assert golds(tmp_path, {"question": question, "image": "a.png", "answer": "1"}) == [(shown, "1")]

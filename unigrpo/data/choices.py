@@ -1,0 +1,125 @@
+"""Questions with choices: the texts and names of the choices, and golds that name one by number, name or text."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from unigrpo import DataError
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+LETTERED = re.compile(r"\(?([A-Z])[).:]\s*(.+)", re.DOTALL)
+"""A choice with its letter, such as `B. text` and `(B) text`."""
+
+
+def choice_texts(value: object) -> list[str]:
+    """Returns choices as texts, from a list, MMMU's text of a list, or ARC's object with a list."""
+    if isinstance(value, Mapping):
+        value = value.get("text")
+    if isinstance(value, str) and value.strip().startswith("["):
+        try:
+            value = ast.literal_eval(value.strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return []
+    return [str(option) for option in value] if isinstance(value, (list, tuple)) else []
+
+
+def choice_names(value: object) -> list[str]:
+    """Returns the names that a data set itself gives its choices, as ARC's object does; [] if it gives none."""
+    names = value.get("label") if isinstance(value, Mapping) else None
+    return [str(name) for name in names] if isinstance(names, (list, tuple)) else []
+
+
+def with_choices(question: str, options: Sequence[str]) -> str:
+    """Returns the question with its choices after it, unless it has them already.
+
+    >>> with_choices("Which?", ["a leaf", "a root"])
+    'Which?\\nA. a leaf\\nB. a root'
+    >>> with_choices("Which?", ["A) 21", "B) 22"])
+    'Which?\\nA) 21\\nB) 22'
+    """
+    if not has_letters(question, options):
+        return question
+    named = zip(LETTERS, options, strict=False)
+    lettered = [option if _is_named(option, letter) else f"{letter}. {option}" for letter, option in named]
+    return "\n".join([question, *lettered])
+
+
+def has_letters(question: str, options: Sequence[str]) -> bool:
+    """Whether :func:`with_choices` writes the choices after a question, and so gives them letters."""
+    return 0 < len(options) <= len(LETTERS) and not all(option in question for option in options)
+
+
+def letter_of(gold: str, question: str, options: Sequence[str], names: Sequence[str], first: int | None) -> str:
+    """Returns the letter of the choice that a gold names, or else the gold itself.
+
+    >>> letter_of("1", "Which?", ["leaf", "root"], [], 0), letter_of("root", "Which?", ["leaf", "root"], [], None)
+    ('B', 'B')
+    >>> letter_of("B. text", "Which?\\nA. x\\nB. text", [], [], None), letter_of("A. Lincoln", "Who?", [], [], None)
+    ('B', 'A. Lincoln')
+
+    Args:
+        gold: The gold of a row.
+        question: Its question, as it is in the row.
+        options: Texts of its choices.
+        names: Names that the data set gives them.
+        first: Number of the first choice in a column that numbers them; None if it does not.
+
+    Raises:
+        DataError: There is no choice of this number.
+    """
+    if first is not None and options:
+        number = int(gold) - first if gold.isdigit() else -1
+        if not 0 <= number < len(options):
+            raise DataError(
+                f"no choice of the number {gold!r:.60} among {len(options)}, of which the first is {first}"
+            )
+        return LETTERS[number]
+    if gold in names[: len(LETTERS)]:
+        return LETTERS[names.index(gold)]
+    lettered = LETTERED.fullmatch(gold)
+    if lettered and _is_choice(lettered[1], lettered[2].strip(), question, options):
+        return lettered[1]
+    is_text = gold not in LETTERS[: len(options)] and list(options).count(gold) == 1
+    return LETTERS[options.index(gold)] if is_text and has_letters(question, options) else gold
+
+
+def first_number(golds: Sequence[object], choices: Sequence[Any], what: str) -> int | None:
+    """Returns the number of the first choice, 0 or 1, if golds are numbers of choices; None if they are not.
+
+    Args:
+        golds: Golds of some rows.
+        choices: Choices of these rows, as in the file.
+        what: Name of the column for errors.
+
+    Raises:
+        DataError: They are numbers, and nothing shows whether the first is 0 or 1.
+    """
+    rows = [(str(gold), choice_texts(options)) for gold, options in zip(golds, choices, strict=True)]
+    rows = [(gold, options) for gold, options in rows if options]
+    if not rows or any(map(choice_names, choices)) or all(gold in options for gold, options in rows):
+        return None
+    if not all(gold.isdigit() and int(gold) <= len(options) for gold, options in rows):
+        return None
+    has_first, has_last = any(int(gold) == 0 for gold, _ in rows), any(int(gold) == len(o) for gold, o in rows)
+    if has_first == has_last:
+        raise DataError(
+            f"{what} has the numbers of choices, and the first {len(rows)} rows do not show whether the first choice "
+            "is 0 or 1; write letters (A, B, C) into the file"
+        )
+    return 0 if has_first else 1
+
+
+def _is_named(option: str, letter: str) -> bool:
+    found = LETTERED.fullmatch(option.strip())
+    return bool(found) and found[1] == letter
+
+
+def _is_choice(letter: str, text: str, question: str, options: Sequence[str]) -> bool:
+    """Whether the choice of this letter has this text."""
+    number = LETTERS.index(letter)
+    if number < len(options):
+        return options[number].strip() in (text, f"{letter}. {text}", f"{letter}) {text}", f"({letter}) {text}")
+    return bool(re.search(rf"\(?\b{letter}[).:]\s*{re.escape(text)}", question))

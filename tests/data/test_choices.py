@@ -71,6 +71,12 @@ def test_names_of_choices_become_the_letters_that_are_shown(tmp_path: Path) -> N
 def test_choices_in_the_question_are_found_there(tmp_path: Path) -> None:
     for question in (LETTERED, "What is it? (A) leaf (B) root"):
         assert golds(tmp_path, {"question": question, "answer": "B. root"}) == [(question, "B")]
+    amc = "Find x.\n$\\textbf{(A)}\\ 3\\qquad\\textbf{(B)}\\ 55\\qquad\\textbf{(C)}\\ 5$"
+    solved = {"problem": amc, "solution": "So it is $\\boxed{\\textbf{(C)}\\ 5}$."}
+    assert golds(tmp_path, solved, {"problem": amc, "solution": "\\boxed{\\textbf{(B)}\\ 5}"}) == [
+        (amc, "C"), (amc, "\\textbf{(B)}\\ 5"),
+    ]  # fmt: skip
+    assert golds(tmp_path, {"question": "Which?", "answer": "Option B"}) == [("Which?", "B")]
     named = {"question": "How many?", "options": ["A) 21", "B) 22"], "answer": "B"}
     assert golds(tmp_path, named) == [("How many?\nA) 21\nB) 22", "B")]
 

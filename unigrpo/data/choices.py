@@ -12,6 +12,9 @@ from unigrpo import DataError
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 LETTERED = re.compile(r"\(?([A-Z])[).:]\s*(.+)", re.DOTALL)
 """A choice with its letter, such as `B. text` and `(B) text`."""
+NAMED = re.compile(r"(?:option|choice|Option|Choice) \(?([A-Z])\)?\.?")
+MARKUP = re.compile(r"\\(?:text|math)(?:bf|rm|it|sf)?\s*\{([^{}]*)\}|\\[ ,;:!]|~|\\q?quad|\$")
+"""LaTeX that changes the looks of a choice, as in `\\textbf{(B)}\\ 5` of the AMC."""
 
 
 def choice_texts(value: object) -> list[str]:
@@ -57,6 +60,8 @@ def letter_of(gold: str, question: str, options: Sequence[str], names: Sequence[
 
     >>> letter_of("1", "Which?", ["leaf", "root"], [], 0), letter_of("root", "Which?", ["leaf", "root"], [], None)
     ('B', 'B')
+    >>> letter_of("\\\\textbf{(B)}\\\\ 5", "$\\\\textbf{(A)}\\\\ 3\\\\qquad\\\\textbf{(B)}\\\\ 5$", [], [], None)
+    'B'
     >>> letter_of("B. text", "Which?\\nA. x\\nB. text", [], [], None), letter_of("A. Lincoln", "Who?", [], [], None)
     ('B', 'A. Lincoln')
 
@@ -79,8 +84,10 @@ def letter_of(gold: str, question: str, options: Sequence[str], names: Sequence[
         return LETTERS[number]
     if gold in names[: len(LETTERS)]:
         return LETTERS[names.index(gold)]
-    lettered = LETTERED.fullmatch(gold)
-    if lettered and _is_choice(lettered[1], lettered[2].strip(), question, options):
+    named, lettered = NAMED.fullmatch(_plain(gold)), LETTERED.fullmatch(_plain(gold))
+    if named:
+        return named[1]
+    if lettered and _is_choice(lettered[1], lettered[2], _plain(question), [_plain(option) for option in options]):
         return lettered[1]
     is_text = gold not in LETTERS[: len(options)] and list(options).count(gold) == 1
     return LETTERS[options.index(gold)] if is_text and has_letters(question, options) else gold
@@ -121,5 +128,10 @@ def _is_choice(letter: str, text: str, question: str, options: Sequence[str]) ->
     """Whether the choice of this letter has this text."""
     number = LETTERS.index(letter)
     if number < len(options):
-        return options[number].strip() in (text, f"{letter}. {text}", f"{letter}) {text}", f"({letter}) {text}")
-    return bool(re.search(rf"\(?\b{letter}[).:]\s*{re.escape(text)}", question))
+        return options[number] in (text, f"{letter}. {text}", f"{letter}) {text}", f"({letter}) {text}")
+    return bool(re.search(rf"\b{letter}[).:]\s*{re.escape(text)}(?!\w)", question))
+
+
+def _plain(text: str) -> str:
+    """Returns a text without the LaTeX that changes its looks alone, and with single spaces."""
+    return " ".join(MARKUP.sub(lambda found: found[1] or " ", text).split())

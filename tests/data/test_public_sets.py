@@ -69,6 +69,14 @@ def snapshot(folder: Path, rows: Sequence[Row], split: str = "train", **columns:
     return str(folder)
 
 
+def arc(folder: Path) -> str:
+    """Two configurations, in the folders of the set."""
+    for name in ("ARC-Challenge", "ARC-Easy"):
+        (folder / name).mkdir(parents=True)
+        parquet(folder / name / "train-00000-of-00001.parquet", [ARC])
+    return f"{folder}:ARC-Challenge"
+
+
 def gsm8k(folder: Path) -> str:
     (folder / "main").mkdir(parents=True)
     parquet(folder / "main" / "train-00000-of-00001.parquet", [{"question": "2+3?", "answer": "2+3=5\n#### 5"}])
@@ -108,6 +116,45 @@ MMMU: Row = {
 }  # fmt: skip
 POPE: Row = {"id": "0", "question_id": "1", "question": "Is there a cup in the image?", "answer": "yes",
              "image_source": "x", "image": IMAGE, "category": "random"}  # fmt: skip
+NUMINA: Row = {"source": "amc", "problem": "Find x.\n$\\textbf{(A)}\\ 3\\qquad\\textbf{(B)}\\ 5$",
+               "solution": "So it is $\\boxed{\\textbf{(B)}\\ 5}$.",
+               "messages": [{"role": "user", "content": "x?"}, {"role": "assistant", "content": "x"}]}  # fmt: skip
+SKYWORK: Row = {
+    "data_source": "math",
+    "prompt": [{"role": "user", "content": "Find x."}],
+    "ability": "math",
+    "reward_model": {"ground_truth": '["\\\\frac{3}{2}"]', "style": "rule"},
+    "extra_info": {"index": 1},
+}
+SCIENCE = [
+    {
+        "image": IMAGE,
+        "question": "Which is solid?",
+        "choices": ["air", "rock"],
+        "answer": answer,
+        "hint": "",
+        "task": "closed choice",
+        "grade": "grade2",
+        "subject": "natural science",
+        "topic": "physics",
+        "category": "matter",
+        "skill": "classify",
+        "lecture": "",
+        "solution": "Rock is.",
+    }
+    for answer in (1, 0)
+]
+AI2D = [
+    {"question": "What is A?", "options": ["leaf", "root", "stem", "seed"], "answer": answer, "image": IMAGE}
+    for answer in ("2", "0")
+]
+CHARTQA: Row = {"image": IMAGE, "query": "How many bars?", "label": ["14"], "human_or_machine": 0}
+ARC: Row = {
+    "id": "x",
+    "question": "Which is solid?",
+    "answerKey": "2",
+    "choices": {"text": ["air", "rock"], "label": ["1", "2"]},
+}
 MME: Row = {"question_id": "count/1.png", "image": IMAGE, "question": "Are there two cups? Please answer yes or no.",
             "answer": "No", "category": "count"}  # fmt: skip
 VQAV2: Row = {
@@ -156,6 +203,14 @@ SETS: dict[str, tuple[Callable[[Path], str], Expected]] = {
         ("mmu", "Find x. A. 1", "A", 1),
     ),
     "POPE": (lambda f: snapshot(f, [POPE], "test", image=EMBEDDED), ("mmu", "Is there a cup", "yes", 1)),
+    "NuminaMath-CoT": (lambda f: snapshot(f, [NUMINA]), ("text", "Find x.", "B", 0)),
+    "DeepScaleR": (lambda f: snapshot(f, [{"problem": "2x=6?", "answer": "3", "solution": "x=3"}]),
+                   ("text", "2x=6?", "3", 0)),
+    "Skywork-OR1": (lambda f: jsonl(f, [SKYWORK]), ("text", "Find x.", "\\frac{3}{2}", 0)),
+    "ARC": (lambda f: arc(f), ("text", "Which is solid?\nA. air\nB. rock", "B", 0)),
+    "ScienceQA": (lambda f: snapshot(f, SCIENCE, image=EMBEDDED), ("mmu", "Which is solid?\nA. air", "B", 1)),
+    "AI2D": (lambda f: snapshot(f, AI2D, "test", image=EMBEDDED), ("mmu", "What is A?\nA. leaf", "C", 1)),
+    "ChartQA": (lambda f: snapshot(f, [CHARTQA], image=EMBEDDED), ("mmu", "How many bars?", "14", 1)),
     "MME": (lambda f: snapshot(f, [MME], "test", image=EMBEDDED), ("mmu", "Are there two cups", "No", 1)),
     "VQAv2": (lambda f: snapshot(f, [VQAV2], "validation", image=EMBEDDED), ("mmu", "How many cups?", "2", 1)),
     "GQA": (gqa, ("mmu", "What color is the cup?", "red", 1)),
@@ -206,7 +261,8 @@ SETS: dict[str, tuple[Callable[[Path], str], Expected]] = {
 }  # fmt: skip
 """Name of a set -> what writes it to a path, and what its first prompt is."""
 ENDING = {
-    "MATH-500": ".jsonl", "DARE mathematics": ".parquet", "DARE Countdown": ".parquet", "d1 Sudoku": ".csv",
+    "MATH-500": ".jsonl", "Skywork-OR1": ".jsonl", "DARE mathematics": ".parquet", "DARE Countdown": ".parquet",
+    "d1 Sudoku": ".csv",
     "GenEval": ".jsonl", "DPG-Bench": ".jsonl", "HPSv2": ".jsonl", "HPDv3": ".jsonl",
     "ImageReward benchmark": ".json", "MMaDA text2image_prompts": ".txt", "PartiPrompts": ".tsv",
     "JourneyDB": ".jsonl", "text-to-image-2M": ".jsonl",

@@ -97,6 +97,20 @@ def told_before(start_raylet: Callable[..., Any], persist_port: Callable[..., No
     return start
 
 
+def once(handle: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a handler of a signal that handles the first one and ignores those after it.
+
+    A node that is stopped may get SIGTERM twice: from whoever stops it, and at the end of the process that started it.
+    Ray's handler holds a lock for which it would wait for ever in the second one, so that the node would not end.
+    """
+
+    def handle_first(number: int, frame: Any) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        handle(number, frame)
+
+    return handle_first
+
+
 def main(words: list[str]) -> None:
     """Runs the ``ray`` command with these words."""
     if words[:1] == ["--end_with_parent"]:
@@ -108,12 +122,15 @@ def main(words: list[str]) -> None:
         os.environ.setdefault(name, value)
     # Ray reads the settings when it is imported.
     services = importlib.import_module("ray._private.services")
+    utils = importlib.import_module("ray._private.utils")
     scripts = importlib.import_module("ray.scripts.scripts")
     persist_port = importlib.import_module("ray._raylet").persist_port
     # As where the packages of the client server are not installed.
     setattr(scripts, "get_ray_client_dependency_error", lambda: "the client server is not wanted")  # noqa: B010
     setattr(services, "start_raylet", told_before(services.start_raylet, persist_port))  # noqa: B010
     setattr(services, "get_node", patient(services.get_node, NODE_SECONDS))  # noqa: B010
+    set_sigterm_handler = utils.set_sigterm_handler
+    setattr(utils, "set_sigterm_handler", lambda handle: set_sigterm_handler(once(handle)))  # noqa: B010
     sys.argv[1:] = words
     scripts.main()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import psutil
 import pytest
 import ray
 import ray_node
-from ray._private import node, services
+from ray._private import node, services, utils
 from ray._raylet import persist_port  # type: ignore[attr-defined]  # compiled
 
 ROOT = Path(__file__).parents[2]
@@ -75,8 +76,8 @@ def run_command(monkeypatch) -> Callable[..., SimpleNamespace]:
         ray_node.main(list(words))
         return saw
 
-    for name in ("get_node", "start_raylet"):  # are put back after the test
-        monkeypatch.setattr(services, name, getattr(services, name))
+    for module, name in ((services, "get_node"), (services, "start_raylet"), (utils, "set_sigterm_handler")):
+        monkeypatch.setattr(module, name, getattr(module, name))  # is put back after the test
     for name in ray_node.WAITS:
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
@@ -95,6 +96,24 @@ def test_the_command_runs_with_the_patient_question_that_ray_asks(run_command):
     assert "ray._private.services.get_node(" in inspect.getsource(node.Node.__init__)
     assert "ray._private.services.start_raylet(" in inspect.getsource(node.Node.start_raylet)
     assert saw.scripts.get_ray_client_dependency_error()
+
+
+def test_a_node_that_gets_sigterm_twice_ends(run_command):
+    """Ray ends its processes under a lock, for which a second handler in the same thread would wait for ever."""
+    run_command("start")
+    ended, before = [], signal.getsignal(signal.SIGTERM)
+
+    def end(number: int, frame: object) -> None:
+        ended.append(number)
+        signal.raise_signal(signal.SIGTERM)
+
+    try:
+        utils.set_sigterm_handler(end)
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ended == [signal.SIGTERM]
+    assert "ray._private.utils.set_sigterm_handler(" in inspect.getsource(node.Node)
 
 
 def test_the_waits_are_settings_of_ray_and_may_be_set(run_command, monkeypatch):

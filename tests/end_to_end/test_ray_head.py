@@ -94,7 +94,7 @@ def job_info(ray_head: Any, job_id: str) -> dict[str, Any]:
 @pytest.fixture
 def agent(ray_head) -> str:
     """Where the agent of the head listens, which takes jobs beside the job server; it starts after the others."""
-    for _ in range(300):
+    for _ in range(1800):  # on a busy machine it takes minutes
         words = [word for child in psutil.Process(ray_head.pid).children() for word in child.cmdline()]
         for port in (word.partition("=")[2] for word in words if word.startswith("--listen-port=")):
             with contextlib.suppress(OSError):

@@ -52,7 +52,7 @@ case "$*" in
     [ -z "${{JOB_STATUS:-}}" ] || exit "$JOB_STATUS"
     until [ -e "$STATE/stopped" ]; do sleep 0.05; done
     ;;
-'- http'*) [ "${{NEVER:-}}" != "all nodes" ] ;;  # asks Ray for its nodes
+'- http'*) [ "${{NEVER:-}}" != "all nodes" ] && [ "$(grep -c ' start ' "$LOG")" -ge 2 ] ;;  # asks Ray for its nodes
 *) exec {sys.executable} "$@" ;;
 esac
 """

@@ -18,6 +18,7 @@ from unigrpo.data.images import image_pixels
 from unigrpo.data.layouts import t2i_unconditional_prompt
 from unigrpo.data.prompting import decode_completion, encode_prompt
 from unigrpo.models.image_tokenizer import ImageTokenizer
+from unigrpo.models.sampling.equal_rows import EqualRowsOnce
 from unigrpo.models.sampling.image import sample_images
 from unigrpo.models.sampling.text import sample_text
 from unigrpo.models.sampling.thoughts_and_image import sample_thoughts_and_images
@@ -69,6 +70,7 @@ class TaskSampler:
         """
         task = prompts[0].task
         ids = self.encode(prompts)
+        model = EqualRowsOnce(model)
         # No task but t2i trains without a condition, so its empty prompt guides r2i too.
         unconditional = [t2i_unconditional_prompt(self.vocabulary)] * len(prompts)
         if task == "t2i":

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
-from unigrpo.models.sampling.equal_rows import logits_of_distinct_rows
+from unigrpo.models.sampling.cache import KeyValueCache
+from unigrpo.models.sampling.equal_rows import EqualRowsOnce
 
 LENGTH = 7
 SIZES: dict[str, Any] = {"d_model": 16, "n_heads": 2, "mlp_hidden_size": 32, "vocab_size": 50, "init_std": 0.4}
@@ -45,8 +46,9 @@ def test_the_logits_are_those_of_all_rows(model, kinds, num_passed, is_padded):
         passed.append((len(tokens), arguments["num_positions"], int(arguments["positions"].sum())))
         return model(tokens, **arguments)
 
-    mask = token_mask if is_padded else None
-    logits = logits_of_distinct_rows(spy, tokens, mask, positions, int(positions.sum()), vocab_slice=(5, 40))
+    mask, number = token_mask if is_padded else None, int(positions.sum())
+    once = EqualRowsOnce(spy)
+    logits = once(tokens, attention_mask=mask, positions=positions, num_positions=number, vocab_slice=(5, 40)).logits
     expected = torch.cat(
         [
             model(row[None], attention_mask=None if mask is None else own_mask[None], vocab_slice=(5, 40)).logits[0][
@@ -59,3 +61,12 @@ def test_the_logits_are_those_of_all_rows(model, kinds, num_passed, is_padded):
     ((num_rows, stated, requested),) = passed
     assert num_rows == num_passed - (not is_padded and {0, 1} <= set(kinds)), "kinds 0 and 1 differ in the mask alone"
     assert stated == requested
+
+
+def test_a_pass_with_a_cache_computes_all_rows(model):
+    tokens, _, positions = rows([0, 0])
+    cache = KeyValueCache()
+    EqualRowsOnce(model)(tokens, attention_mask=None, positions=positions, num_positions=4, cache=cache)
+    assert cache.is_filled
+    key, _ = cache.update(0, *torch.zeros(2, 2, 2, 0, 8))
+    assert len(key) == 2, "each row needs keys and values of its own"

@@ -88,19 +88,17 @@ def test_tokens_are_shared_out_over_the_steps_as_in_the_original(golden):
 def test_guidance_is_the_formula_of_the_original(golden, sample, scale):
     _, arrays = golden("cfg_formulas")
     never = torch.full((2, 3, 1), -1e4)  # an eighth id, for the mask
-    logits = torch.stack([torch.cat([arrays[f"in.{name}"].float(), never], -1) for name in ("cond", "uncond")])
+    logits = torch.cat([torch.cat([arrays[f"in.{name}"].float(), never], -1) for name in ("cond", "uncond")])
     prompt = torch.tensor([1, 2])
+
+    def model(tokens, *, attention_mask, positions, num_positions):
+        assert (tokens[:2, :2] == prompt).all()
+        assert (tokens[2:, :2] == 7).all(), "the prompt should be masked where nothing is to guide"
+        assert torch.equal(positions, torch.tensor([False, False, True, True, True]).expand(4, 5))
+        return SimpleNamespace(logits=logits.flatten(0, 1))
+
     settings = {"max_new_tokens": 3, "block_length": 3, "num_denoising_steps": 1, "temperature": 0.0}
-    samples = []
-    for own in logits.unbind(1):
-
-        def model(tokens, *, attention_mask, positions, num_positions, own=own):
-            assert (tokens[:1, :2] == prompt).all()
-            assert (tokens[1:, :2] == 7).all(), "the prompt should be masked where nothing is to guide"
-            assert torch.equal(positions, torch.tensor([False, False, True, True, True]).expand(2, 5))
-            return SimpleNamespace(logits=own.flatten(0, 1))
-
-        samples += sample(model, [prompt], mask_id=7, end_id=0, guidance_scale=scale, **settings)
+    samples = sample(model, [prompt, prompt], mask_id=7, end_id=0, guidance_scale=scale, **settings)
     best = arrays[f"out.text_scale{scale}"].log_softmax(-1).max(-1)
     assert torch.equal(torch.stack([s.token_ids[2:] for s in samples]), best.indices)
     log_probs = torch.stack([s.commit_log_probs[2:] for s in samples])

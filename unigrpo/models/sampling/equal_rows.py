@@ -1,4 +1,4 @@
-"""Logits of a batch in which some rows are equal: each distinct row goes through the model once.
+"""A model that computes equal rows of a batch once.
 
 The samples of one prompt are equal before the first step, and stay equal for as long as the model is sure of the
 tokens that are fixed.
@@ -10,44 +10,61 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
+from unigrpo.models.mmada import MMadaOutput
 
-def logits_of_distinct_rows(
-    model: Callable[..., Any],
-    tokens: Int[Tensor, "R L"],
-    token_mask: Bool[Tensor, "R L"] | None,
-    positions: Bool[Tensor, "R L"],
-    num_positions: int,
-    **arguments: Any,
-) -> Float[Tensor, "N V"]:
-    """Returns the logits of all rows at N positions, in row-major order.
 
-    The CPU waits for the device to learn which rows are equal.
+class EqualRowsOnce:
+    """A forward pass for the samplers whose passes without a cache compute each distinct row once.
+
+    Before such a pass, the CPU waits for the device to learn which rows are equal.
 
     Args:
-        model: The forward pass of :class:`~unigrpo.models.mmada.MMadaModelLM`.
-        tokens: Token ids.
-        token_mask: True on real tokens; None: everywhere.
-        positions: Where logits are needed. Rows that differ only here are distinct, too.
-        num_positions: N.
-        arguments: Other arguments of the forward pass.
+        model: The forward pass of :class:`~unigrpo.models.mmada.MMadaModelLM`, in which a row's logits depend on this
+            row alone.
     """
-    masks = [positions] if token_mask is None else [positions, token_mask]
-    distinct, kind = torch.cat([tokens, *masks], dim=1).unique(dim=0, return_inverse=True)
-    if len(distinct) == len(tokens):
-        return model(
-            tokens, attention_mask=token_mask, positions=positions, num_positions=num_positions, **arguments
+
+    def __init__(self, model: Callable[..., Any]) -> None:
+        self._model = model
+        self.device: torch.device = getattr(model, "device", torch.device("cpu"))
+        """Device of the model."""
+
+    def __call__(
+        self,
+        tokens: Int[Tensor, "R L"],
+        *,
+        attention_mask: Bool[Tensor, "R K"] | None,
+        positions: Bool[Tensor, "R L"],
+        num_positions: int,
+        **arguments: Any,
+    ) -> MMadaOutput:
+        """Returns the logits of all rows at N positions, in row-major order; the arguments are those of the model.
+
+        Rows that differ in tokens, mask or positions are distinct.
+        """
+        if "cache" not in arguments:
+            masks = [positions] if attention_mask is None else [positions, attention_mask]
+            distinct, kind = torch.cat([tokens, *masks], dim=1).unique(dim=0, return_inverse=True)
+            if len(distinct) < len(tokens):
+                return self._expanded(distinct, kind, positions, **arguments)
+        return self._model(
+            tokens, attention_mask=attention_mask, positions=positions, num_positions=num_positions, **arguments
+        )
+
+    def _expanded(
+        self, distinct: Int[Tensor, "D W"], kind: Int[Tensor, " R"], positions: Bool[Tensor, "R L"], **arguments: Any
+    ) -> MMadaOutput:
+        """Returns the logits of all rows from those of the distinct rows, which hold tokens, positions and mask."""
+        tokens, own_positions, *mask = distinct.split(positions.shape[1], dim=1)
+        own_positions = own_positions.bool()
+        place = own_positions.flatten().cumsum(0).view_as(own_positions) - 1
+        logits = self._model(
+            tokens,
+            attention_mask=mask[0].bool() if mask else None,
+            positions=own_positions,
+            num_positions=int(own_positions.sum()),
+            **arguments,
         ).logits
-    own_tokens, own_positions, *own_mask = distinct.split(tokens.shape[1], dim=1)
-    own_positions = own_positions.bool()
-    place = own_positions.flatten().cumsum(0).view_as(own_positions) - 1
-    logits = model(
-        own_tokens,
-        attention_mask=own_mask[0].bool() if own_mask else None,
-        positions=own_positions,
-        num_positions=int(own_positions.sum()),
-        **arguments,
-    ).logits
-    return logits[place[kind][positions]]
+        return MMadaOutput(logits=logits[place[kind][positions]])

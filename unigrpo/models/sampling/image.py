@@ -18,7 +18,6 @@ from unigrpo import ConfigError
 from unigrpo.algorithm.schedule import masked_fraction
 from unigrpo.config import ImageSamplingConfig
 from unigrpo.models.sampling.cache import KeyValueCache
-from unigrpo.models.sampling.equal_rows import logits_of_distinct_rows
 from unigrpo.models.sampling.remasking import (
     exponential_noise,
     guide,
@@ -58,21 +57,19 @@ class _Rows:
         copies = len(self.tokens) // len(masked)
         positions = torch.zeros_like(self.token_mask)
         positions[:, self.columns] = masked.repeat(copies, 1)
-        tokens, mask, number = self.tokens, self.token_mask if self.is_padded else None, copies * num_masked
-        codes = vocabulary.image_slice
-        if self.cache is None:
-            return logits_of_distinct_rows(model, tokens, mask, positions, number, vocab_slice=codes).float()
-        if self.cache.is_filled:
+        tokens, arguments = self.tokens, {} if self.cache is None else {"cache": self.cache}
+        if self.cache is not None and self.cache.is_filled:
             self.cache.first = self.columns.start
             tokens, positions = tokens[:, self.columns.start :], positions[:, self.columns.start :]
-        return model(
+        out = model(
             tokens,
-            attention_mask=mask,
+            attention_mask=self.token_mask if self.is_padded else None,
             positions=positions,
-            num_positions=number,
-            vocab_slice=codes,
-            cache=self.cache,
-        ).logits.float()
+            num_positions=copies * num_masked,
+            vocab_slice=vocabulary.image_slice,
+            **arguments,
+        )
+        return out.logits.float()
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from torch import Tensor
 from unigrpo import ConfigError
 from unigrpo.config import TextSamplingConfig
 from unigrpo.models.sampling.cache import KeyValueCache
-from unigrpo.models.sampling.equal_rows import logits_of_distinct_rows
 from unigrpo.models.sampling.remasking import (
     at_least,
     commit_counts,
@@ -181,8 +180,8 @@ def _fill_block(
 ) -> None:
     """Unmasks one block of all rows in place.
 
-    With a cache, nothing here waits for the device, unless there is a threshold: then only the device knows how many
-    tokens are left.
+    Nothing here waits for the device, unless there is a threshold: then only the device knows how many tokens are
+    left.
     """
     first = batch.prompt_length + block * settings.block_length
     columns = slice(first, first + settings.block_length)
@@ -311,15 +310,14 @@ def _logits(
         tokens, positions = torch.cat([tokens, unconditional]), positions.repeat(2, 1)
         mask = None if mask is None else mask.repeat(2, 1)
         num_masked *= 2
-    if cache is None:
-        logits = logits_of_distinct_rows(model, tokens, mask, positions, num_masked)
-    else:
+    arguments: dict[str, Any] = {"num_positions": num_masked}
+    if cache is not None:
+        arguments["cache"] = cache
         if cache.is_filled:
             window = slice(columns.start, columns.stop if settings.cache == "dual" else None)
             cache.first = columns.start
             tokens, positions = tokens[:, window], positions[:, window]
-        logits = model(tokens, attention_mask=mask, positions=positions, num_positions=num_masked, cache=cache).logits
-    logits = logits.float()
+    logits = model(tokens, attention_mask=mask, positions=positions, **arguments).logits.float()
     if settings.guidance_scale == 0:
         return logits
     with_prompt, without = logits.chunk(2)

@@ -1,9 +1,9 @@
-"""The ``ray`` command for a node that is patient on a busy machine and serves jobs alone, without Ray's client server.
+"""The ``ray`` command with longer waits for busy machines, for nodes that run jobs, without the server of Ray Client.
 
-A node ends itself if its agents have not told their ports within 15 s, which no setting changes, and it does not ask
-for ports that are given; so each agent gets a free one beforehand. The client server waits 30 s for the node, which
-starts only after the dashboard, then gives up, and ``ray start --block`` ends the whole head with it. Other waits of
-Ray are settings, which get longer here unless they are set.
+A node ends itself if its agents have not announced their ports within 15 s, which no setting changes, and it does not
+ask for ports that are given; so each agent gets a free one beforehand. The client server waits 30 s for the node,
+which starts only after the dashboard, then gives up, and ``ray start --block`` ends the whole head with it. Other
+waits of Ray are settings, which get longer here unless they are set.
 
 Usage: python launch/ray_node.py [--end_with_parent] start [OPTIONS OF ray start]
 With --end_with_parent the node ends with the process that started it, even where that one was killed.
@@ -61,7 +61,7 @@ def with_agent_ports(words: Sequence[str]) -> list[str]:
     return [*words, *(word for pair in zip(missing, ports, strict=False) for word in pair)]
 
 
-def patient(ask: Callable[..., Any], seconds: float) -> Callable[..., Any]:
+def with_retries(ask: Callable[..., Any], seconds: float) -> Callable[..., Any]:
     """Returns a function that asks again every half second, up to so many seconds, while it gets a RuntimeError."""
 
     def ask_again(*arguments: Any) -> Any:
@@ -77,10 +77,10 @@ def patient(ask: Callable[..., Any], seconds: float) -> Callable[..., Any]:
     return ask_again
 
 
-def told_before(start_raylet: Callable[..., Any], persist_port: Callable[..., None]) -> Callable[..., Any]:
-    """Returns a function that starts a node, to which the given port of its agent is told before.
+def with_agent_port_written(start_raylet: Callable[..., Any], persist_port: Callable[..., None]) -> Callable[..., Any]:
+    """Returns a function that writes the port of a node's agent where the node looks for it, and starts the node.
 
-    It is the one port that the node waits for even where it is given. The agent tells it again once it has started.
+    It is the one port that the node waits for even where it is given. The agent writes it again once it has started.
     """
 
     def start(*arguments: Any, **options: Any) -> Any:
@@ -97,7 +97,7 @@ def told_before(start_raylet: Callable[..., Any], persist_port: Callable[..., No
     return start
 
 
-def once(handle: Callable[..., Any]) -> Callable[..., Any]:
+def first_only(handle: Callable[..., Any]) -> Callable[..., Any]:
     """Returns a handler of a signal that handles the first one and ignores those after it.
 
     A node that is stopped may get SIGTERM twice: from whoever stops it, and at the end of the process that started it.
@@ -127,10 +127,10 @@ def main(words: list[str]) -> None:
     persist_port = importlib.import_module("ray._raylet").persist_port
     # As where the packages of the client server are not installed.
     setattr(scripts, "get_ray_client_dependency_error", lambda: "the client server is not wanted")  # noqa: B010
-    setattr(services, "start_raylet", told_before(services.start_raylet, persist_port))  # noqa: B010
-    setattr(services, "get_node", patient(services.get_node, NODE_SECONDS))  # noqa: B010
+    setattr(services, "start_raylet", with_agent_port_written(services.start_raylet, persist_port))  # noqa: B010
+    setattr(services, "get_node", with_retries(services.get_node, NODE_SECONDS))  # noqa: B010
     set_sigterm_handler = utils.set_sigterm_handler
-    setattr(utils, "set_sigterm_handler", lambda handle: set_sigterm_handler(once(handle)))  # noqa: B010
+    setattr(utils, "set_sigterm_handler", lambda handle: set_sigterm_handler(first_only(handle)))  # noqa: B010
     sys.argv[1:] = words
     scripts.main()
 

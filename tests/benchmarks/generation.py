@@ -8,16 +8,14 @@ The earlier commit is checked out into a temporary folder, and a process of each
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 from pathlib import Path
 from typing import Any
 
-from trees import ROOT, TreeWorker, ask_in_turn, checked_out
+from trees import ROOT, TreeWorker, ask_in_turn, checked_out, commit_parser
 
 WORKER = Path(__file__).parent / "generation_worker.py"
-BASELINE = "55aacb9"
 ROUNDS = 3
 TARGET = 1.3
 
@@ -43,8 +41,7 @@ def compare(baseline: Path, ours: Path, num_prompts: int, rounds: int) -> dict[s
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--commit", default=BASELINE, help="the earlier commit")
+    parser = commit_parser(__doc__)
     parser.add_argument("--prompts", type=int, default=8, help="prompts of each task; the config has 16")
     chosen = parser.parse_args()
     from measure import row, write  # noqa: PLC0415  # this process computes nothing before

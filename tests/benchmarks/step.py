@@ -7,20 +7,17 @@ Config, model, prompts and rewards are those of the earlier commit. A process of
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from pathlib import Path
 
-from trees import ROOT, TreeWorker, ask_in_turn, checked_out
+from trees import ROOT, TreeWorker, ask_in_turn, checked_out, commit_parser
 
 WORKER = Path(__file__).parent / "step_worker.py"
-BASELINE = "55aacb9"
 TARGET = 1.3
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--commit", default=BASELINE, help="the earlier commit")
+    parser = commit_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="measured steps of each tree, after one that is not")
     chosen = parser.parse_args()
     from measure import row, write  # noqa: PLC0415  # this process computes nothing before

@@ -25,8 +25,7 @@ commits instead: 2.88 s per 1,000 answers at 55aacb9 and 1.79 s at 34a00eb, on t
 commits in turn: 474 MB through the driver, 2.85 s and 0.95 s of the driver's CPU at 55aacb9, and 11 MB, 2.18 s and
 0.18 s at 27f0928, on 2 busy cores of an Intel Xeon (medians of two runs).
 
-`driver.py` simulates the driver of 64 GPUs: a step of 3,072 samples, whose workers compute nothing, costs it 6.8 s and
-84 MB, the rewards of texts included (9f77254, one core of an Intel Xeon, median of four steps).
+`driver.py` simulates the driver of 64 GPUs: the workers compute nothing, and the rewards of texts are included.
 """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -11,6 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+BASELINE = "55aacb9"
+"""Commit with which results are compared."""
+
+
+def commit_parser(description: str | None) -> argparse.ArgumentParser:
+    """Returns a parser of a command line that names the earlier commit."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--commit", default=BASELINE, help="the earlier commit")
+    return parser
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from measure import row, write
-from trees import ROOT, checked_out, environment
+from trees import BASELINE, ROOT, checked_out, environment
 
 LEAST_BYTES_RATIO = 3.0
 LEAST_OVERHEAD_RATIO = 1.0
@@ -25,7 +25,7 @@ LEAST_OVERHEAD_RATIO = 1.0
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--baseline", default="55aacb9", help="Commit to compare with.")
+    parser.add_argument("--baseline", default=BASELINE, help="Commit to compare with.")
     parser.add_argument("--image_size", type=int, default=256, help="Height and width of the images, in pixels.")
     parser.add_argument("--rounds", type=int, default=3, help="Number of runs of each checkout.")
     flags = parser.parse_args()

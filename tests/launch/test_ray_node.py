@@ -54,7 +54,7 @@ def test_a_node_that_has_not_registered_is_asked_for_again(monkeypatch, failures
         return address, node_id
 
     monkeypatch.setattr(ray_node.time, "sleep", lambda _: None)
-    ask = ray_node.patient(get_node, seconds)
+    ask = ray_node.with_retries(get_node, seconds)
     if is_found:
         assert ask("host:1", "a") == ("host:1", "a")
     else:
@@ -87,7 +87,7 @@ def run_command(monkeypatch) -> Callable[..., SimpleNamespace]:
     return run
 
 
-def test_the_command_runs_with_the_patient_question_that_ray_asks(run_command):
+def test_the_command_replaces_what_ray_calls(run_command):
     original = services.get_node
     saw = run_command("status", "--address", "host:1")
     assert saw.words == ["status", "--address", "host:1"]
@@ -171,7 +171,7 @@ def test_a_node_is_told_the_port_of_its_agent_before_it_starts(tmp_path):
         told.extend(path.name for path in tmp_path.iterdir())
         return f"started {address}"
 
-    start = ray_node.told_before(start_raylet, persist_port)
+    start = ray_node.with_agent_port_written(start_raylet, persist_port)
     node_id = "ab" * 28
     assert start("host:1", node_id, session_dir=str(tmp_path), dashboard_agent_listen_port=20001) == "started host:1"
     assert told == [f"dashboard_agent_listen_port_{node_id}"]

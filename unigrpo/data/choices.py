@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,11 +23,22 @@ def choice_texts(value: object) -> list[str]:
     if isinstance(value, Mapping):
         value = value.get("text")
     if isinstance(value, str) and value.strip().startswith("["):
-        try:
-            value = ast.literal_eval(value.strip())
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            return []
+        value = list_in(value)
     return [str(option) for option in value] if isinstance(value, (list, tuple)) else []
+
+
+def list_in(text: str) -> object:
+    """Returns the value of a text that is a list in the notation of JSON or Python; None if it is neither.
+
+    >>> list_in('["3", null]'), list_in("['3', 'x']"), list_in("[3")
+    (['3', None], ['3', 'x'], None)
+    """
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(text.strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            continue
+    return None
 
 
 def choice_names(value: object) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import functools
 import json
 import logging
@@ -16,7 +15,7 @@ from typing import Any
 from unigrpo import DataError
 from unigrpo.config import TASKS, PromptFileConfig
 from unigrpo.data.bad_samples import BadSample
-from unigrpo.data.choices import choice_names, choice_texts, first_number, letter_of, with_choices
+from unigrpo.data.choices import choice_names, choice_texts, first_number, letter_of, list_in, with_choices
 from unigrpo.data.embedded_images import embedded_name, images_in
 from unigrpo.data.golds import gold_answer
 from unigrpo.data.prompt_chats import read_prompt_chat
@@ -321,12 +320,7 @@ def _listed(gold: object) -> object:
     """Returns the list of a gold that is the text of a list of texts, as in Skywork-OR1; else the gold."""
     if not isinstance(gold, str) or not LIST_OF_TEXTS.fullmatch(gold.strip()):
         return gold
-    for read in (json.loads, ast.literal_eval):
-        try:
-            return read(gold.strip())
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            continue
-    return gold
+    return list_in(gold) or gold
 
 
 def without_image_marks(text: str) -> str:

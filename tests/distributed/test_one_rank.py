@@ -85,8 +85,10 @@ def test_a_step_without_an_advantage_or_a_kl_is_made(one_rank: None, stage: Lite
     strategy.setup_distributed()
     engine = StrategyEngine(small_model().bfloat16(), config, strategy)
     samples = [TrainSample(rollout=rollout("text", number), advantages=(0.0,), is_valid=True) for number in range(4)]
+    before = [weight.clone() for weight in engine.trained_weights()]
     metrics = unigrpo_updates(engine, config, SETTINGS, samples)
     assert (metrics["grad_norm"], metrics["update/skipped"]) == (0.0, 0.0)
+    assert all(torch.equal(*pair) for pair in zip(before, engine.trained_weights(), strict=True))
 
 
 def test_under_zero3_the_copy_that_generates_is_the_model_that_is_trained(one_rank: None, tmp_path: Path) -> None:

@@ -94,12 +94,12 @@ def job_info(ray_head: Any, job_id: str) -> dict[str, Any]:
 @pytest.fixture
 def agent(ray_head) -> str:
     """Where the agent of the head listens, which takes jobs beside the job server; it starts after the others."""
+    session = Path(ray_head.variables["RAY_AUTH_TOKEN_PATH"]).with_name("session_latest")
     for _ in range(1800):  # on a busy machine it takes minutes
-        words = [word for child in psutil.Process(ray_head.pid).children() for word in child.cmdline()]
-        for port in (word.partition("=")[2] for word in words if word.startswith("--listen-port=")):
+        for written in session.glob("dashboard_agent_listen_port_*"):
             with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", int(port)), timeout=1).close()
-                return f"http://127.0.0.1:{port}"
+                socket.create_connection(("127.0.0.1", int(written.read_text())), timeout=1).close()
+                return f"http://127.0.0.1:{written.read_text()}"
         time.sleep(0.1)
     pytest.fail("the agent did not start")
 

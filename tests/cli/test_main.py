@@ -2,9 +2,12 @@
 
 import errno
 import importlib
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -139,13 +142,37 @@ def test_the_completion_script_completes_commands_flags_and_files(tmp_path):
     assert completed("train", "--config", "ru") == ["run.yaml"]
 
 
-def test_ctrl_c_is_one_line(capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("number", "name"),
+    [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM"), (signal.SIGUSR1, "SIGUSR1")],
+)
+@pytest.mark.parametrize("message", ["a half is done", ""], ids=["with advice", "without advice"])
+def test_a_signal_ends_a_command_with_one_line_and_its_status(capsys, monkeypatch, number, name, message):
     def stopped(arguments):
-        raise KeyboardInterrupt
+        try:
+            signal.raise_signal(number)
+        except KeyboardInterrupt as error:
+            raise KeyboardInterrupt(*filter(None, [message])) from error
 
     monkeypatch.setattr("unigrpo.cli.report.run", stopped)
-    assert main(["report", "run"]) == 130
-    assert capsys.readouterr().err == "\nunigrpo report was stopped by Ctrl-C\n"
+    before = signal.getsignal(number)
+    assert main(["report", "run"]) == 128 + number
+    advice = message or "the same command starts it again"
+    assert capsys.readouterr().err == f"\nunigrpo report was stopped by {name}; {advice}\n"
+    assert signal.getsignal(number) == before
+
+
+def test_a_forked_process_of_a_command_ends_without_a_word(capfd, monkeypatch):
+    def forks(arguments):
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        child.start()
+        child.terminate()
+        child.join()
+        return 1 + (child.exitcode == -signal.SIGTERM)
+
+    monkeypatch.setattr("unigrpo.cli.report.run", forks)
+    assert main(["report", "run"]) == 2
+    assert "Traceback" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

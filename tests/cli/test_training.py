@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
 
+from unigrpo.cli import training
 from unigrpo.cli.main import main
-from unigrpo.cli.training import summary_table
+from unigrpo.cli.training import UniGRPOJob, summary_table
 from unigrpo.distributed import cluster
 from unigrpo.runs.lock import locked
 
@@ -31,6 +33,23 @@ def test_a_directory_of_a_run_that_is_under_way_is_refused_before_anything_start
     [error] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert f"{setting} {tmp_path / 'used'} is in use by another run" in error
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("moment", ["check", "connect"])
+@pytest.mark.parametrize(("number", "name"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C")])
+def test_a_signal_in_the_checks_says_that_the_training_had_not_begun(
+    tmp_path, monkeypatch, capsys, moment, number, name
+):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(UniGRPOJob, moment, lambda _: signal.raise_signal(number))
+    monkeypatch.setattr(training, "check_checkpoint", lambda *_: None)
+    flags = ["--config", "launch/configs/tiny_text.yaml", "--run_dir", str(tmp_path / "run")]
+    assert main(["train", *flags]) == 128 + number
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"unigrpo train was stopped by {name}; it was checking the run and had not begun to train; the same command "
+        "starts it again"
+    )
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("command", ["train", "pretrain", "mixcot"])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import signal
 import socket
 import string
 import subprocess
+import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -29,6 +31,7 @@ from unigrpo.config import (
 from unigrpo.distributed import cluster
 from unigrpo.distributed.cluster import ResourceRequest, check_resources, check_zero_stage, connect, required
 from unigrpo.distributed.local_heads import LocalHead
+from unigrpo.runs.stopping import StopRequest
 
 
 def run_config(ranks: int = 2, *, beta: float = 0.01, colocate: bool = True, reward_workers: int = 3) -> RunConfig:
@@ -114,6 +117,24 @@ def test_workers_get_the_variables_that_the_user_did_not_set(monkeypatch: pytest
     variables = joined["runtime_env"]["env_vars"]
     assert "TOKENIZERS_PARALLELISM" not in variables
     assert int(variables["MALLOC_TRIM_THRESHOLD_"]) > int(variables["MALLOC_MMAP_THRESHOLD_"]) > 32 * 2**20
+
+
+@pytest.mark.parametrize("moment", ["in ray.init", "after it"])
+def test_ray_does_not_take_over_the_signal_that_ends_a_command(monkeypatch, moment):
+    def init(**_: Any) -> None:
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))  # as ray.init does
+        if moment == "in ray.init":
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(cluster, "local_heads", lambda: [head("127.0.0.1:1", True)])
+    monkeypatch.setattr(cluster, "_probe", lambda address: None)
+    monkeypatch.setattr(cluster.ray, "init", init)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    stop = StopRequest()
+    with stop.handled(), pytest.raises(KeyboardInterrupt):
+        connect(required(run_config()))
+        signal.raise_signal(signal.SIGTERM)
+    assert stop.received == signal.SIGTERM
 
 
 @pytest.mark.parametrize(

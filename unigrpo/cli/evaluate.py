@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from unigrpo.cli.main import STOPPED, run_old_name
+from unigrpo.cli.main import run_old_name
 from unigrpo.cli.paths import UserPaths, with_absolute_paths
 from unigrpo.config import RunConfig
 from unigrpo.config.parsing import config_from_args, hide_flags, parse, run_parser
@@ -46,11 +46,10 @@ def run(arguments: Sequence[str]) -> int:
 
     try:
         table = evaluate(config, models, output, parsed.device, parsed.num_processes)
-    except KeyboardInterrupt:
-        sys.stderr.write(
-            f"\nstopped; the same command goes on with the samples that {output / SAMPLES} does not have\n"
-        )
-        return STOPPED
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(
+            f"the same command goes on with the samples that {output / SAMPLES} does not have"
+        ) from error
     sys.stdout.write(f"{table}\n\nresults: {output / RESULTS}\nsamples: {output / SAMPLES}\n")
     return 0
 

@@ -103,10 +103,11 @@ def generate(config: GenerateConfig) -> int:
     (folder / SETTINGS).write_text(json.dumps(asdict(config), indent=1) + "\n")
     try:
         _sample(model, config, inputs, jobs[num_finished:], folder)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         done = len(_rows(folder))
-        sys.stderr.write(f"\nstopped after {done} of {len(jobs)} samples; the same command goes on with the others\n")
-        return 130
+        raise KeyboardInterrupt(
+            f"{done} of {len(jobs)} samples are written, and the same command goes on with the others"
+        ) from error
     _show(config, inputs.prompts, folder)
     return 0
 

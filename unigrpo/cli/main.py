@@ -15,11 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from unigrpo import CheckpointError, ConfigError, DataError, __version__
+from unigrpo.runs.stopping import StopRequest
 
 SHOWN = 300
 """Number of characters of a file's name that are shown."""
-STOPPED = 130
-"""Exit status after Ctrl-C, as shells have it."""
 ADVICE = {
     errno.ENOENT: "restore it, or name another file or folder",
     errno.EACCES: "change its permissions, or name another file or folder",
@@ -88,7 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The command line without the program's name; None reads it from ``sys.argv``.
 
     Returns:
-        The exit status: 2 for wrong input, which is reported in one line.
+        The exit status: 2 for wrong input, which is reported in one line, and 128 plus its number after a signal, as
+        shells have it.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] in ("-h", "--help", "help"):
@@ -111,7 +111,10 @@ def console() -> None:
 
 
 def run_command(name: str, arguments: Sequence[str]) -> int:
-    """Runs one subcommand and reports wrong input in one line. Returns the exit status."""
+    """Runs one subcommand, and reports wrong input and a signal in one line. Returns the exit status.
+
+    A command that goes on where a signal ended it raises KeyboardInterrupt again, with a message that says how.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     # Where the Hub cannot be reached, it prints each of its attempts; the error at the end says it once.
     logging.getLogger("huggingface_hub.utils._http").setLevel(logging.ERROR)
@@ -119,8 +122,10 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
         logging.getLogger(library).propagate = False  # they have handlers of their own, and would print twice
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it prints a line for each request
     module, _, function = COMMANDS[name].function.partition(":")
+    stop = StopRequest()
     try:
-        return getattr(importlib.import_module(module), function)(arguments) or 0
+        with stop.handled():
+            return getattr(importlib.import_module(module), function)(arguments) or 0
     except (ConfigError, DataError, CheckpointError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
@@ -131,9 +136,11 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
         where = f"{file[:SHOWN]}{'...' * (len(file) > SHOWN)}: " if file else ""
         sys.stderr.write(f"error: {where}{error.strerror}; {ADVICE.get(error.errno or 0, OTHER_ADVICE)}\n")
         return 2
-    except KeyboardInterrupt:
-        sys.stderr.write(f"\nunigrpo {name} was stopped by Ctrl-C\n")
-        return STOPPED
+    except KeyboardInterrupt as error:
+        by = stop.received.name if stop.received else "Ctrl-C"
+        advice = str(error) or "the same command starts it again"
+        sys.stderr.write(f"\nunigrpo {name} was stopped by {by}; {advice}\n")
+        return 128 + stop.ending_signal
 
 
 def run_old_name(module: str, name: str) -> None:

@@ -167,8 +167,13 @@ def run_training(job: TrainingJob[Any, Any], *, is_dry_run: bool, gpu: str, mfu:
         return _plan(job, assumptions(gpu, mfu))
     config = job.config
     with locked(Path(config.run_dir), "--run_dir"), locked(checkpoint_path(config), "--ckpt.path"):
-        checked, checkpoints = _checked(job)
-        job.connect()
+        try:
+            checked, checkpoints = _checked(job)
+            job.connect()
+        except KeyboardInterrupt as error:
+            raise KeyboardInterrupt(
+                "it was checking the run and had not begun to train; the same command starts it again"
+            ) from error
         return _status(lambda stop: train(job, checked, checkpoints, stop))
 
 

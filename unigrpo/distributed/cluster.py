@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
 import re
+import signal
 import socket
 import sys
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import ray
@@ -74,7 +77,7 @@ def connect(needs: ResourceRequest) -> None:
         cluster = find_cluster()
         address = str(canonicalize_bootstrap_address(cluster.address))
         _probe(address)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _own_signal_handler():
             warnings.filterwarnings("ignore", message="Tip: In future versions of Ray")
             ray.init(
                 address=address,
@@ -89,6 +92,20 @@ def connect(needs: ResourceRequest) -> None:
             f"(without GPUs: `ray start --head --num-gpus {needs.gpus} --num-cpus {needs.cpus}`), or run "
             "`bash launch/quickstart.sh`, which does"
         ) from error
+
+
+@contextlib.contextmanager
+def _own_signal_handler() -> Iterator[None]:
+    """Keeps the handler of SIGTERM, which Ray replaces by one that ends the process without a word."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit:  # from Ray's handler
+        signal.signal(signal.SIGTERM, handler)
+        signal.raise_signal(signal.SIGTERM)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def check_interpreter(path: str) -> None:

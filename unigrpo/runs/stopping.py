@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 from collections.abc import Iterator
 from types import FrameType
@@ -25,6 +26,7 @@ class StopRequest:
         self.received: signal.Signals | None = None
         """The first stop signal that came."""
         self._is_delayed = False
+        self._process = os.getpid()
 
     @property
     def ending_signal(self) -> signal.Signals:
@@ -33,7 +35,7 @@ class StopRequest:
 
     @contextlib.contextmanager
     def handled(self) -> Iterator[None]:
-        """Handles stop signals while the block runs. To be entered in the main thread, after Ray has started.
+        """Handles stop signals while the block runs. To be entered in the main thread, also after Ray has started.
 
         A signal raises KeyboardInterrupt, which Ray's calls pass on, unlike other exceptions. Within :meth:`delayed`,
         the first signal is only noted.
@@ -55,6 +57,10 @@ class StopRequest:
             self._is_delayed = False
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a forked process ends as without this handler
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
         is_first, self.received = self.received is None, self.received or signal.Signals(number)
         if not (is_first and self._is_delayed):
             raise KeyboardInterrupt

@@ -77,8 +77,10 @@ class Client:
         ):
             if value <= 0:
                 raise ValueError(f"{name} is {value}; it must be above 0")
-        if not urls or not all(url.startswith(("http://", "https://")) for url in urls):
-            raise ValueError(f"url is {list(urls)}; give URLs that start with http:// or https://")
+        if not urls:
+            raise ValueError("url is empty; give one or more URLs")
+        for url in urls:
+            check_url(url)
         self.counts: Counter[str] = Counter(failed_requests=0, retries=0)
         """Number of `requests`, `failed_requests` and `retries`, and what the reward counts besides."""
         self._urls = itertools.cycle(urls)
@@ -119,6 +121,7 @@ class Client:
         Raises:
             ServerDown: The server does not answer, or not as expected.
         """
+        check_url(url)
         try:
             found = problem(asyncio.run(self._get(url)))
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
@@ -240,8 +243,22 @@ def png_base64(image: Image.Image) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
+def check_url(url: str) -> None:
+    """Raises ValueError for what is no URL of HTTP. It is not shown, because any part of it may be a key."""
+    try:
+        parts = urlsplit(url)
+        is_http = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets that do not close, or no number as the port
+        is_http = False
+    if not is_http or not url.isprintable():
+        raise ValueError(
+            "url is not the address of a server; give URLs that start with http:// or https://, such as "
+            "http://127.0.0.1:8000/score"
+        )
+
+
 def without_secrets(url: str) -> str:
-    """A URL for messages: without user, password and query.
+    """A URL of HTTP for messages: without user, password and query.
 
     >>> without_secrets("http://me:secret@host:80/v1?key=secret")
     'http://host:80/v1'

@@ -301,6 +301,22 @@ def test_messages_show_no_secrets_of_a_url():
     assert "sesame" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    "url",
+    ["me:sesame@h", "ftp://me:sesame@h", "http://127.0.0.1:sesame/", "http://me:sesame@[::1/", "http://h:99999/?key=sesame",
+     "http://h/\n?key=sesame", "http:///sesame", "sesame"],
+)  # fmt: skip
+def test_what_is_no_url_is_refused_without_showing_it(url):
+    for make in (
+        lambda: Remote(url),
+        lambda: Judge("judge", url=url),
+        lambda: Remote("http://127.0.0.1:9/", attempts=1, health_url=url).load(),
+    ):
+        with pytest.raises(ValueError, match="give URLs that start with http:// or https://") as raised:
+            make()
+        assert "sesame" not in str(raised.value)
+
+
 def test_requests_are_spaced_out(serve):
     server = serve(lambda *_: said('{"score": 5}'))
     started = time.monotonic()

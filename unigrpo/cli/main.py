@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from unigrpo import CheckpointError, ConfigError, DataError, __version__
+from unigrpo.runs.secrets import SecretFilter, without_secrets
 from unigrpo.runs.stopping import StopRequest
 
 SHOWN = 300
@@ -116,6 +117,8 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
     A command that goes on where a signal ended it raises KeyboardInterrupt again, with a message that says how.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(SecretFilter())
     # Where the Hub cannot be reached, it prints each of its attempts; the error at the end says it once.
     logging.getLogger("huggingface_hub.utils._http").setLevel(logging.ERROR)
     for library in ("huggingface_hub", "datasets"):
@@ -127,12 +130,12 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
         with stop.handled():
             return getattr(importlib.import_module(module), function)(arguments) or 0
     except (ConfigError, DataError, CheckpointError) as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {without_secrets(str(error))}\n")
         return 2
     except OSError as error:
         if error.errno not in ADVICE and not error.filename:
             raise
-        file = str(error.filename or "")
+        file = without_secrets(str(error.filename or ""))
         where = f"{file[:SHOWN]}{'...' * (len(file) > SHOWN)}: " if file else ""
         sys.stderr.write(f"error: {where}{error.strerror}; {ADVICE.get(error.errno or 0, OTHER_ADVICE)}\n")
         return 2

@@ -30,6 +30,7 @@ from unigrpo.runs.errors import OutputError
 from unigrpo.runs.image_grid import IMAGES
 from unigrpo.runs.lock import locked
 from unigrpo.runs.report import write_report
+from unigrpo.runs.secrets import without_secrets
 from unigrpo.runs.stopping import RunStopped, StopRequest
 from unigrpo.trainers.denoising import StageTrainer
 from unigrpo.trainers.logprob_check import LogprobMismatchError
@@ -232,7 +233,7 @@ def _status(work: Callable[[StopRequest], object]) -> int:
         )
     except RUN_ERRORS as error:
         logger.debug("the whole error", exc_info=True)
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {without_secrets(str(error))}\n")
         return 1
     sys.stderr.write(f"{message}\n")
     return 128 + stop.ending_signal

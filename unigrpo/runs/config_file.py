@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import re
 import subprocess
 import sys
 from importlib import metadata
@@ -17,28 +16,12 @@ import yaml
 from unigrpo import ConfigError
 from unigrpo.config.parsing import load_yaml
 from unigrpo.config.typed_files import checked
+from unigrpo.runs.secrets import HIDDEN, without_secrets
 
 CONFIG_FILE = "config.yaml"
 PACKAGES = ("unigrpo", "torch", "transformers", "deepspeed", "ray", "openrlhf")
-HIDDEN = "(hidden)"
-"""What stands in place of a secret."""
 ABSENT = "(absent)"
 """What stands in place of the value of a setting that one of two versions of this program does not have."""
-SECRET_NAME = re.compile(
-    r"(.*_)?(api_?keys?|passwords?|passwd|pwd|passphrase|secrets?|credentials?|authorization|auth|bearer|cookies?|token"
-    r"|signature)"
-    r"|(.*_)?(access|secret|private|subscription)_key|key|sig"
-)
-"""Names of settings, headers and query parameters that hold secrets, with underscores in place of dashes."""
-WORD_START = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
-"""Where a word begins in a name such as `accessToken`."""
-SPECIAL_TOKEN = re.compile(r"[<\[].*[>\]]")
-"""Value of a setting such as ``mask_token``, which is no secret."""
-USER_OF_URL = re.compile(r"(\b[a-zA-Z][\w+.-]*://)[^/\s@]+@")
-QUERY_OF_URL = re.compile(r"([?&;])([\w.-]+)=([^&;#\s,]+)")
-KNOWN_TOKEN = re.compile(r"\b(sk-|hf_|ghp_|github_pat_|glpat-|xox[abprs]-|AKIA)(?=[\w-]*\d)[\w-]{16,}")
-"""Tokens of OpenAI, Hugging Face, GitHub, GitLab, Slack and AWS, which show by their beginning what they are."""
-SCHEME_OF_HEADER = re.compile(r"\b(Bearer|Basic)\s+\S+")
 NOT_COMPARED = ("run_dir", "ckpt.load_enable", "ckpt.path")
 """Settings in which a resumed run may differ from its beginning without any effect on the training."""
 
@@ -141,42 +124,6 @@ def commit() -> str:
     except OSError:  # no git here
         return "unknown"
     return answer.stdout.strip() or "unknown"
-
-
-def without_secrets(value: Any) -> Any:
-    """Returns a value of a config with secrets replaced: by the names they stand under, and within URLs."""
-    if isinstance(value, dict):
-        return {k: HIDDEN if _is_secret(str(k), v) else _without_secret_headers(str(k), v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [without_secrets(v) for v in value]
-    return _without_url_secrets(value) if isinstance(value, str) else value
-
-
-def _without_secret_headers(name: str, value: Any) -> Any:
-    """Hides all HTTP headers but those that only say what is sent."""
-    if name.lower() != "headers" or not isinstance(value, dict):
-        return without_secrets(value)
-    return {k: v if str(k).lower() in ("accept", "content-type", "user-agent") else HIDDEN for k, v in value.items()}
-
-
-def _is_secret(name: str, value: Any) -> bool:
-    if value is None or value == "" or isinstance(value, bool):
-        return False
-    if name.lower().endswith("token") and (isinstance(value, int) or SPECIAL_TOKEN.fullmatch(str(value))):
-        return False
-    return _is_secret_name(name)
-
-
-def _is_secret_name(name: str) -> bool:
-    return SECRET_NAME.fullmatch(WORD_START.sub("_", name).lower().replace("-", "_")) is not None
-
-
-def _without_url_secrets(text: str) -> str:
-    def parameter(match: re.Match[str]) -> str:
-        return f"{match[1]}{match[2]}={HIDDEN}" if _is_secret_name(match[2]) else match[0]
-
-    text = KNOWN_TOKEN.sub(HIDDEN, SCHEME_OF_HEADER.sub(rf"\1 {HIDDEN}", text))
-    return QUERY_OF_URL.sub(parameter, USER_OF_URL.sub(rf"\1{HIDDEN}@", text)) if "://" in text else text
 
 
 def plain_config(config: DictConfig) -> dict[str, Any]:

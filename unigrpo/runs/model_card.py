@@ -15,8 +15,9 @@ from unigrpo.config import BaseRunConfig, PromptFiles, RunConfig, prompt_files
 from unigrpo.config.denoising import StageConfig
 from unigrpo.config.parsing import load_yaml
 from unigrpo.config.typed_files import read_json
-from unigrpo.runs.config_file import commit, without_secrets
+from unigrpo.runs.config_file import commit
 from unigrpo.runs.metrics import read_metrics
+from unigrpo.runs.secrets import without_secrets
 
 CARD = "README.md"
 SOURCE_SUFFIX = ".source.json"

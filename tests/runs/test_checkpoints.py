@@ -131,11 +131,15 @@ def test_errors_that_the_disk_does_not_explain_stay_as_they_are(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_directory_that_is_gone_is_named(tmp_path):
+@pytest.mark.parametrize("is_made_anew", [False, True], ids=["", "and another worker makes it anew"])
+def test_a_directory_that_is_gone_is_named(tmp_path, is_made_anew):
     def deletes(folder: Path) -> None:
         shutil.rmtree(tmp_path / "checkpoints")
-        write_weights(folder)
+        if is_made_anew:
+            (folder / "optimizer").mkdir(parents=True)
+        (folder / "policy" / "model.safetensors").write_bytes(b"1")
 
+    (tmp_path / "checkpoints").mkdir()
     with pytest.raises(OutputError, match=r"checkpoints was deleted or moved during the run"):
         CheckpointStore(tmp_path / "checkpoints", max_num=3).save(4, {}, deletes)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,14 +30,15 @@ def output_errors(what: str, folder: Path) -> Iterator[None]:
         OutputError: The operating system refused to write, or the block failed in any way while the directory is gone
             or its disk is full.
     """
-    try:
-        yield
-    except Exception as error:  # libraries and workers raise errors of their own
-        cause = _cause(folder, error)
-        if not cause:
-            raise
-        shown = " ".join(f"{type(error).__name__}: {error}".split())
-        raise OutputError(f"{what} could not be written: {cause} ({shown})") from error
+    with _opened(folder) as descriptor:
+        try:
+            yield
+        except Exception as error:  # libraries and workers raise errors of their own
+            cause = _cause(folder, error, _is_gone(folder, descriptor))
+            if not cause:
+                raise
+            shown = " ".join(f"{type(error).__name__}: {error}".split())
+            raise OutputError(f"{what} could not be written: {cause} ({shown})") from error
 
 
 def check_room(folder: Path, num_bytes: int) -> None:
@@ -46,9 +48,31 @@ def check_room(folder: Path, num_bytes: int) -> None:
         raise OSError(errno.ENOSPC, f"{num_bytes / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free")
 
 
-def _cause(folder: Path, error: Exception) -> str:
+@contextlib.contextmanager
+def _opened(folder: Path) -> Iterator[int | None]:
+    """Opens a directory that exists, so that it is known again: a worker may make a deleted one anew."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        yield None
+        return
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _is_gone(folder: Path, descriptor: int | None) -> bool:
+    """Returns whether a directory was deleted or moved since it was opened."""
+    try:
+        return descriptor is not None and not os.path.samestat(os.fstat(descriptor), folder.stat())
+    except OSError:
+        return True
+
+
+def _cause(folder: Path, error: Exception, is_gone: bool) -> str:
     """Returns what is wrong with the directory and what to do; empty if it is fine."""
-    if not folder.exists():
+    if is_gone or not folder.exists():
         return f"{folder} was deleted or moved during the run; start again, and leave it where it is"
     free = shutil.disk_usage(folder).free
     go_on = "then start the same command again, which goes on from the last checkpoint"

@@ -33,6 +33,7 @@ _PLAINER: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ..
      lambda m: f"{'' if m[1] else 1}e{m[2]}"),
 )  # fmt: skip
 """Fractions, 2.450,00, repeating decimals and powers of ten are written as numerals above."""
+_TIME_PARTS = re.compile(r"(?<=[a-z])\.?,?\s+(?:and\s+)?(?=\d)")
 _SHARE = re.compile(r"/|(?:per|each|a|in|every|total)\b", re.IGNORECASE)
 NAME = re.compile(
     r"""(?:\\?(?:sin|cos|tan)\s*(?=[A-Z∠]))? (?:m?(?:∠|角|△)\s*)?
@@ -83,6 +84,8 @@ def read(text: str, loose_units: bool = True) -> Number | None:
     text = re.sub(r"(?:negative|minus) (?=[\d$.])", "-", text, flags=re.IGNORECASE)
     for pattern, plainer in _PLAINER if re.search(r"[\\^,]", text) else ():
         text = pattern.sub(plainer, text, count=1)
+    if len(parts := _TIME_PARTS.split(text)) > 1 and (time := _together([read(part, loose_units) for part in parts])):
+        return time
     found = _QUANTITY.match(text.strip())
     if not found or (found[1] and found[3]) or (found["bottom"] and not _decimal(found["bottom"])):
         return None
@@ -96,6 +99,9 @@ def same(gold: Number, found: Number) -> bool:
 
     A percentage equals its bare number. It equals the fraction only if the gold has the percent sign.
     """
+    ours, theirs = units.SECONDS.get(gold.unit), units.SECONDS.get(found.unit)
+    if ours and theirs:
+        return gold.value * ours == found.value * theirs
     if units.conflict(gold.unit, found.unit) or (gold.percent and found.unit) or (found.percent and gold.unit):
         return False
     return gold.value in (found.value, found.value * (100 if gold.percent and not found.percent else 1))
@@ -109,6 +115,15 @@ def solution(text: str, read_right: Callable[[str], Number | None]) -> Number | 
     sides = [left["calculation"], *others[:-1]] if left and left["calculation"] else others[:-1]
     plain = (re.sub(rf"[{units.CURRENCY}°]", "", re.sub(r"(?<=\d)%", "/100", side)) for side in sides)
     return number if number and all(arithmetic.value(side) == number.value for side in plain) else None
+
+
+def _together(parts: list[Number | None]) -> Number | None:
+    """Returns the time that the parts of 2 hours 30 minutes have together, or None if they are no time."""
+    sizes = [units.SECONDS.get(part.unit, 0) if part and part.value >= 0 else 0 for part in parts]
+    if 0 in sizes or sizes != sorted({*sizes}, reverse=True):
+        return None
+    return Number(sum((part.value * size for part, size in zip(parts, sizes, strict=True) if part), Fraction()),
+                  units.TOGETHER)  # fmt: skip
 
 
 def _decimal(text: str) -> Fraction:

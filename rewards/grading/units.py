@@ -17,6 +17,9 @@ _NAMES = {
     "₹": "rupee inr rs", "n": "newton", "j": "joule", "w": "watt", "hz": "hertz", "v": "volt", "pa": "pascal",
 }  # fmt: skip
 KNOWN = {alias: name for name, aliases in _NAMES.items() for alias in (name, *aliases.split())}
+TOGETHER = "seconds together"
+"""The unit of a time with several units, such as 2 h 30 min, which never equals a number without a unit."""
+SECONDS = {TOGETHER: 1, "s": 1, "minute": 60, "h": 3600, "day": 86400}
 CURRENCY = "$€£¥₹¢"
 DOUBTS = frozenset(
     "or not no never hardly barely scarcely neither nor either both except maybe perhaps possibly probably unsure "
@@ -92,8 +95,8 @@ def is_plausible(unit: str, text: str, glued: bool, loose: bool) -> bool:
 
 
 def conflict(gold: str, found: str) -> bool:
-    """Returns whether two canonical units cannot mean the same. A missing unit conflicts with none."""
-    if not gold or not found or gold == found:
+    """Returns whether two canonical units cannot mean the same. A missing unit conflicts with no single unit."""
+    if gold == found or ("" in (gold, found) and TOGETHER not in (gold, found)):
         return False
     ours, theirs = set(re.split(r"[ /]", gold)), set(re.split(r"[ /]", found))
     return bool((ours | theirs) & (set(KNOWN.values()) - {"unit"})) or "/" in gold + found or not ours & theirs

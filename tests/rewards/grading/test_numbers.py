@@ -7,6 +7,7 @@ from fractions import Fraction
 import pytest
 
 from rewards.grading.numbers import Number, parse, same
+from rewards.grading.units import TOGETHER
 
 TABLE = (
     ("12", Number(Fraction(12))),
@@ -29,6 +30,8 @@ TABLE = (
     ("twelve apples", Number(Fraction(12), "apple")),
     ("1,200 (1200)", Number(Fraction(1200))),
     ("1/2 cm (0.5)", Number(Fraction(1, 2), "cm")),
+    ("2 hours and 30 minutes", Number(Fraction(9000), TOGETHER)),
+    ("1 day, 2 h 1.5 min", Number(Fraction(93690), TOGETHER)),
 )
 
 
@@ -41,7 +44,8 @@ def test_a_number_is_exact_and_keeps_its_unit(text, expected):
     "text",
     ["", "x", "12 or 13", "2 + 5", "5 - 3 = 9", "2x = 8", "x^2 = 9", "1/0", "12 dozen", "~~12~~", "1,00", "10^{9999}",
      "ln 2", "12 of them are not", "--3", "1 2",
-     "1,200 (1300)"],
+     "1,200 (1300)", "30 minutes 2 hours", "2 hours 1 hour", "2 hours 30", "2 apples 30 minutes",
+     "2 hours -30 minutes"],
 )  # fmt: skip
 def test_more_or_less_than_one_number_is_none(text):
     assert parse(text) is None
@@ -53,6 +57,12 @@ def test_more_or_less_than_one_number_is_none(text):
         ("12", "12.0 cm", True),
         ("12 cm", "12", True),
         ("12 cm", "12 inches", False),
+        ("2.5 hours", "150 minutes", True),
+        ("2 hours 30 minutes", "2.5 hours", True),
+        ("2 hours 30 minutes", "2 h 30 min", True),
+        ("2 hours 30 minutes", "2 hours", False),
+        ("2 hours 30 minutes", "2.5", False),
+        ("2.5", "2 hours 30 minutes", False),
         ("12 eggs", "12 white eggs", True),
         ("$5", "5 euros", False),
         ("10%", "10", True),

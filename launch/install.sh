@@ -215,6 +215,9 @@ prepare_environment() {
         fail "the images of the tiny prompts could not be generated; the message stands above"
 }
 
+# Images of containers set this; then every process of a run would compile again all files that it imports.
+unset PYTHONDONTWRITEBYTECODE
+
 [ "$(uname -sm)" = "Linux x86_64" ] || fail "UniGRPO runs on Linux x86-64; this is $(uname -sm)"
 
 venv=${UNIGRPO_VENV:-.venv}

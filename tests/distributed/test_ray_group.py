@@ -19,9 +19,9 @@ from ray import cloudpickle
 
 from unigrpo.batches import GeneratedBatch, TrajectoryBatch
 from unigrpo.config import RunConfig
-from unigrpo.distributed.actors import WorkerActor
 from unigrpo.distributed.image_store import RayStore
 from unigrpo.distributed.ray_group import RayGroup, WorkerDied, WorkerFailed
+from unigrpo.distributed.worker_actor import WorkerActor
 from unigrpo.image_store import ArrayStore, StoredImage
 from unigrpo.workers.group import LocalGroup
 from unigrpo.workers.reward import reward_batch

@@ -16,14 +16,13 @@ from openrlhf.trainer.ray.utils import ray_noset_visible_devices
 from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from unigrpo.batches import GeneratedBatch
 from unigrpo.config import BaseRunConfig, LoRAConfig, RunConfig
 from unigrpo.config.denoising import StageConfig
 from unigrpo.distributed.devices import check_gpu
 from unigrpo.distributed.engine import StrategyEngine, max_over_ranks
-from unigrpo.distributed.image_store import RayStore
 from unigrpo.distributed.strategy import UniGRPOStrategy, make_strategy
 from unigrpo.distributed.weight_channel import Broadcast, join_store, open_store
+from unigrpo.distributed.worker_actor import WorkerActor
 from unigrpo.evaluation.denoising import StageEvaluator
 from unigrpo.models.checkpoint_io import load_policy
 from unigrpo.models.image_tokenizer import ImageTokenizer
@@ -34,30 +33,7 @@ from unigrpo.training.scoring import ScoringSettings
 from unigrpo.workers.policy import PolicyWorker
 from unigrpo.workers.reference import ReferenceWorker
 from unigrpo.workers.rollout import RolloutWorker
-from unigrpo.workers.stats import FlopMeter, Work, timed
-
-
-class WorkerActor:
-    """Builds a worker in its own process and runs the worker's methods by name."""
-
-    worker: Any = None
-
-    def initialize(self, config: BaseRunConfig) -> None:
-        """Builds the worker. This is not in the constructor, so that an error reaches the caller unchanged."""
-        raise NotImplementedError
-
-    def run(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Work]:
-        """Calls a method of the worker with positional and keyword arguments. Returns its result and what it cost.
-
-        Generated images stay in Ray's store until somebody looks at them.
-        """
-        result, work = timed(self.worker, lambda: getattr(self.worker, method)(*args, **kwargs))
-        return (in_ray_store(result) if isinstance(result, GeneratedBatch) else result), work
-
-    def close(self) -> None:
-        """Lets the worker end what it started."""
-        if hasattr(self.worker, "close"):
-            self.worker.close()
+from unigrpo.workers.stats import FlopMeter, Work
 
 
 class ModelActor(WorkerActor, BaseModelActor):
@@ -177,12 +153,6 @@ def training_engine(config: BaseRunConfig, strategy: UniGRPOStrategy) -> Strateg
     if config.actor.gradient_checkpointing_enable:
         model.gradient_checkpointing_enable()
     return StrategyEngine(model, config, strategy)
-
-
-def in_ray_store(batch: GeneratedBatch) -> GeneratedBatch:
-    """Returns the batch with its images in Ray's store instead of this process."""
-    pixels = batch.pixels()
-    return batch.stored(RayStore(ray.put(pixels))) if pixels else batch
 
 
 def image_tokenizer_on(config: RunConfig, device: torch.device) -> ImageTokenizer | None:

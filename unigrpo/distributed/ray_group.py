@@ -49,7 +49,7 @@ class WorkerDied(WorkerError):
 
 
 class RayGroup:
-    """Workers of one role, each in an actor that is a :class:`~unigrpo.distributed.actors.WorkerActor`."""
+    """Workers of one role, each in an actor that is a :class:`~unigrpo.distributed.worker_actor.WorkerActor`."""
 
     def __init__(self, role: str, actors: Sequence[Any]) -> None:
         """Wraps the actors.

@@ -17,6 +17,7 @@ from transformers import AutoTokenizer
 
 from unigrpo.batches import TrajectoryBatch
 from unigrpo.config import (
+    AdamConfig,
     AlgoConfig,
     EvalConfig,
     GroupFilterConfig,
@@ -107,11 +108,15 @@ def test_the_first_step_starts_at_the_reference(tiny_model_folder, tmp_path):
 
 def test_the_reward_rises(tiny_model_folder, tmp_path):
     output = Recorder()
-    run = config(tiny_model_folder, num_steps=25, num_inner_updates=2)
-    run = dataclasses.replace(run, rollout=dataclasses.replace(run.rollout, batch_size=4))
+    run = config(tiny_model_folder, num_steps=15, num_inner_updates=2)
+    run = dataclasses.replace(
+        run,
+        rollout=dataclasses.replace(run.rollout, batch_size=4),
+        actor=dataclasses.replace(run.actor, adam=AdamConfig(lr=3e-3)),
+    )
     make_trainer(run, tmp_path).fit(output)
     rewards = [row["reward/total_mean"] for row in output.rows.values()]
-    assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.2
+    assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.2
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(tiny_model_folder, tmp_path):

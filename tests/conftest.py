@@ -30,6 +30,7 @@ from safetensors.torch import load_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from xdist.scheduler.loadfile import LoadFileScheduling
 
 from unigrpo.models.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
 from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
@@ -75,6 +76,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="hands over values that the hints rule out"))
     starts_ray = {item.path for item in items if item.get_closest_marker("ray")}
     items.sort(key=lambda item: (item.path not in starts_ray, item.path.parent.name != "trainers"))
+
+
+class Scheduling(LoadFileScheduling):
+    """Hands a file at a time to each process of pytest-xdist. The files of a folder that start Ray go to one process,
+    which starts the cluster of that folder once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        folder, _, name = file.rpartition("/")
+        return folder if name.startswith("test_ray_") else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling | None:
+    return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def save_tiny_tokenizer(folder: Path) -> None:

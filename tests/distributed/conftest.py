@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cluster() -> Iterator[None]:
-    """Twelve CPUs and eight GPUs as far as Ray is told: two runs fit at a time."""
+    """Twelve CPUs and eight GPUs as far as Ray is told: two runs fit at a time. It ends with the tests of this folder,
+    because its processes compute even when nobody asks for anything."""
     ray.init(address="local", num_cpus=12, num_gpus=8, include_dashboard=False, object_store_memory=150 * 2**20)
     yield
     ray.shutdown()

@@ -56,7 +56,7 @@ def ray_head(shared_ray_head: RayHead) -> RayHead:
     return shared_ray_head
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def shared_ray_head() -> Iterator[RayHead]:
     """A local Ray head with its job server, started and stopped by the functions of the quickstart."""
     script = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -164,9 +166,8 @@ def test_an_actor_killed_in_mid_step_ends_the_job_clearly_or_is_replaced(ray_hea
     command = [*unified, "--run_dir", str(tmp_path / "killed")]
     job = subprocess.Popen(command, **options, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     wait_for_step(tmp_path / "killed" / "metrics.jsonl", 2)
-    names = {p: p.name() for p in psutil.process_iter()}
-    victims = [p for p, name in names.items() if name.startswith(f"ray::{actor}")]
-    assert victims, f"the job's exit code is {job.poll()}; processes: {sorted(set(names.values()))}"
+    victims = actors(ray_head, actor)
+    assert victims, f"the job's exit code is {job.poll()}"
     victims[0].kill()
     output, _ = job.communicate(timeout=LIMIT)
     if actor == "RewardActor":
@@ -192,7 +193,7 @@ def test_a_rank_killed_in_a_save_leaves_the_checkpoint_before_it_in_force(ray_he
     ]  # fmt: skip
     job = subprocess.Popen(command, **options, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     wait_for_step(run / "metrics.jsonl", 2)  # the checkpoint of step 1 is whole
-    ranks = [p for p in psutil.process_iter() if p.name().startswith("ray::PolicyActor")]
+    ranks = actors(ray_head, "PolicyActor")
     assert len(ranks) == 2
     deadline = time.monotonic() + 60
     while not list((run / "checkpoints").glob(".writing_*")):  # it is there for some hundredths of a second
@@ -207,6 +208,16 @@ def test_a_rank_killed_in_a_save_leaves_the_checkpoint_before_it_in_force(ray_he
     assert again.returncode == 0, again.stderr
     assert re.search(r"going on from .*step_0000000[123], [123] steps finished", again.stderr)
     assert [row["step"] for row in untimed(run)] == [1, 2, 3, 4]
+
+
+def actors(ray_head: Any, name: str) -> list[psutil.Process]:
+    """The actors of a class on this head, and none of another cluster on this machine."""
+    found = []
+    for process in psutil.Process(ray_head.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.name().startswith(f"ray::{name}"):
+                found.append(process)
+    return found
 
 
 def wait_for_step(metrics: Path, step: int, seconds: int = LIMIT) -> None:

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from rewards.grading import arithmetic, numbers, units
 from rewards.grading.expressions import in_radians, is_bracketed, is_readable, outside, split, symbols, unbracketed
-from rewards.grading.latex import strip_wrapping
 from rewards.grading.number_words import to_digits
 from rewards.grading.numbers import NAME, Number
 
@@ -74,7 +73,6 @@ def parse(text: str) -> Parsed:
 
 
 def _value(text: str) -> Value:
-    text = unbracketed(strip_wrapping(text))
     return _first(text, (*_NOTATIONS, *_FORMS)) or Words(text)
 
 

@@ -100,7 +100,6 @@ _RULES: dict[tuple[type, type], Callable[[_Comparison, Any, Any], bool]] = {
 
 def _key(text: str) -> str:
     """Returns a key that is the same for two spellings of one answer."""
-    text = text.rstrip(".")
     if not has_words(text):
         return re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", text)
     text = re.sub(r"(?:an?|the) (?=[a-z]{3})", "", re.sub(r"\s+", " ", text.casefold()), count=1)

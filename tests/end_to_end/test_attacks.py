@@ -158,10 +158,10 @@ def test_a_checkpoint_without_the_file_of_a_rank_gives_way_to_the_one_before_it(
     assert "step_00000001, 1 steps finished" in output
 
 
-def test_a_deleted_run_directory_ends_the_run_with_one_error(start):
+def test_a_deleted_run_directory_ends_the_run_with_one_error(start, tmp_path):
     run = start(*LONG)
     run.wait_until(lambda: run.has_made_step(2))
-    shutil.rmtree(run.folder)
+    shutil.rmtree(run.folder.rename(tmp_path / "deleted"))  # at once, whatever the run writes meanwhile
     line = run.last_line()
     assert run.process.returncode == 1, line
     assert line.startswith("error: ")

@@ -144,6 +144,15 @@ def test_a_directory_that_is_gone_is_named(tmp_path, is_made_anew):
         CheckpointStore(tmp_path / "checkpoints", max_num=3).save(4, {}, deletes)
 
 
+def test_a_directory_that_was_deleted_between_two_checkpoints_is_named(tmp_path):
+    store = CheckpointStore(tmp_path / "run" / "checkpoints", max_num=3)
+    store.save(1, {}, write_weights)
+    shutil.rmtree(tmp_path / "run")
+    with pytest.raises(OutputError, match=r"checkpoints was deleted or moved during the run"):
+        store.save(2, {}, write_weights)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_last_two_and_the_best_are_kept(tmp_path):
     store = CheckpointStore(tmp_path, max_num=2)
     for step, metric in ((1, 0.1), (2, 0.9), (3, 0.5), (4, 0.4), (5, None)):

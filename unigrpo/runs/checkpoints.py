@@ -114,7 +114,7 @@ class CheckpointStore:
         for leftover in self.path.glob(".writing_*"):
             shutil.rmtree(leftover)
         with output_errors(f"the checkpoint of step {step}", self.path):
-            partial.mkdir(parents=True)
+            partial.mkdir(parents=not self._intact)  # a directory that was deleted during the run stays so
             try:
                 check_room(partial, self._expected_bytes)
                 write(partial)

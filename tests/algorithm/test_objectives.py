@@ -71,11 +71,10 @@ def test_the_gradient_is_that_of_finite_differences(name, options):
     assert (gradient != 0).any()
     if name in ("cispo", "unconditional_clip"):
         entries = dataclasses.replace(batch.entries, old=start.clone())  # every ratio is 1 here, and stays so below
-        batch = Batch(entries, batch.columns)
+        function = whole_loss(Batch(entries, batch.columns), objective, kl, how)
 
         def held_ratio(x):
-            held = dataclasses.replace(batch, entries=dataclasses.replace(batch.entries, old=x.detach()))
-            return whole_loss(held, objective, kl, how)(with_log_probs(held, x))[0]
+            return function(dataclasses.replace(entries, log_probs=x, old=x.detach()))[0]
 
         assert torch.autograd.gradcheck(held_ratio, (start.clone().requires_grad_(),))
         return

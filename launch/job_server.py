@@ -31,8 +31,15 @@ POLL_SECONDS = 1.0
 """Time between two questions whether a job has ended whose output is shown no more."""
 AGENT_SECONDS = 180.0
 """How long a server that answers may take until it can take a job, which is a minute later on a busy machine."""
-NO_AGENT = "No available agent to submit job"
-"""What Ray's job server says until then."""
+NO_AGENT = (
+    "No available agent to submit job",
+    "Cannot connect to host",
+    "Server disconnected",
+    "Connection reset by peer",
+)
+"""What Ray's job server says until then: it knows no agent, or one that does not listen or is not ready to answer."""
+TAKEN = "already exists"
+"""What it says of a job that it has; that is this one if an agent took it and its answer was lost."""
 START_SECONDS = 900.0
 """How long Ray may take to start a job."""
 REMINDER_SECONDS = 60.0
@@ -182,8 +189,9 @@ def submit(parsed: argparse.Namespace) -> int:
         raise
     except (ConnectionError, requests.ConnectionError, RuntimeError, aiohttp.ClientError) as error:
         raise RuntimeError(
-            f"job {parsed.job_id} at {parsed.address} did not start, or was lost before its end ({error}). Once the "
-            "server is well, the same command goes on from the last checkpoint, if there is one"
+            f"job {parsed.job_id} at {parsed.address} did not start, or was lost before its end "
+            f"({_in_one_line(error)}). Once the server is well, the same command goes on from the last checkpoint, if "
+            "there is one"
         ) from error
     words = {JobStatus.SUCCEEDED: "succeeded", JobStatus.FAILED: "failed", JobStatus.STOPPED: "was stopped"}
     sys.stdout.write(f"\nJob '{parsed.job_id}' {words[job.status]}\n")
@@ -201,14 +209,24 @@ def _hand_over(client: Any, **job: Any) -> None:
         RuntimeError: The server did not take the job.
     """
     ending = time.monotonic() + AGENT_SECONDS
+    is_repeated = False
     while True:
         try:
             client.submit_job(**job)
             return
         except RuntimeError as error:
-            if NO_AGENT not in str(error) or time.monotonic() >= ending:
+            if is_repeated and TAKEN in str(error):
+                return
+            if not any(reason in str(error) for reason in NO_AGENT) or time.monotonic() >= ending:
                 raise
+        is_repeated = True
         time.sleep(POLL_SECONDS)
+
+
+def _in_one_line(error: Exception) -> str:
+    """The text of an error; where that is one of the server with a traceback, the traceback's last line."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next((line for line in reversed(lines) if line.strip(".")), "")
 
 
 def quiet_ray() -> None:

@@ -47,7 +47,7 @@ start_local_ray() {
     say "starting a local Ray head at $gcs_address (a few seconds)$remark"
     clean_up_at_exit
     # In a process group of its own, so that stopping it stops its children and nobody else's.
-    setsid "$PYTHON" launch/ray_node.py --end_with_parent start --head --block --disable-usage-stats \
+    setsid "$PYTHON" launch/ray_node.py --end_with_parent --jobs_only start --head --block --disable-usage-stats \
         --node-ip-address 127.0.0.1 --port "${ports[0]}" --dashboard-host 127.0.0.1 --dashboard-port "${ports[1]}" \
         --num-cpus $((cpus > 4 ? cpus : 4)) "${options[@]}" --temp-dir "$ray_tmp" --log-color false >"$ray_tmp.log" 2>&1 &
     ray_pid=$!

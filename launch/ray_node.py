@@ -5,8 +5,9 @@ ask for ports that are given; so each agent gets a free one beforehand. The clie
 which starts only after the dashboard, then gives up, and ``ray start --block`` ends the whole head with it. Other
 waits of Ray are settings, which get longer here unless they are set.
 
-Usage: python launch/ray_node.py [--end_with_parent] start [OPTIONS OF ray start]
+Usage: python launch/ray_node.py [--end_with_parent] [--jobs_only] start [OPTIONS OF ray start]
 With --end_with_parent the node ends with the process that started it, even where that one was killed.
+With --jobs_only a head has the job server, and no other part of Ray's dashboard.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import inspect
+import itertools
 import os
 import signal
 import sys
@@ -40,6 +42,7 @@ AGENT_PORTS = (
     "--metrics-export-port",
     "--runtime-env-agent-port",
 )
+OPTIONS = ("--end_with_parent", "--jobs_only")
 PR_SET_PDEATHSIG = 1
 """The option of prctl(2) by which a process gets a signal at the end of the one that started it."""
 
@@ -111,11 +114,26 @@ def first_only(handle: Callable[..., Any]) -> Callable[..., Any]:
     return handle_first
 
 
+def with_jobs_only(start_process: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a function that starts a process of Ray, the dashboard without the parts that no job needs.
+
+    Each part is a process of its own, which loads for seconds. Jobs need JobHead, and NodeHead, which tells it where
+    the head is.
+    """
+
+    def start(command: list[str], process_type: str, *arguments: Any, **options: Any) -> Any:
+        parts = ["--modules-to-load=JobHead,NodeHead"] if process_type == "dashboard" else []
+        return start_process([*command, *parts], process_type, *arguments, **options)
+
+    return start
+
+
 def main(words: list[str]) -> None:
     """Runs the ``ray`` command with these words."""
-    if words[:1] == ["--end_with_parent"]:
+    own = list(itertools.takewhile(OPTIONS.__contains__, words))
+    words = words[len(own) :]
+    if "--end_with_parent" in own:
         end_with_parent()
-        words = words[1:]
     if words[:1] == ["start"]:
         words = with_agent_ports(words)
     for name, value in WAITS.items():
@@ -131,6 +149,8 @@ def main(words: list[str]) -> None:
     setattr(services, "get_node", with_retries(services.get_node, NODE_SECONDS))  # noqa: B010
     set_sigterm_handler = utils.set_sigterm_handler
     setattr(utils, "set_sigterm_handler", lambda handle: set_sigterm_handler(first_only(handle)))  # noqa: B010
+    if "--jobs_only" in own:
+        setattr(services, "start_ray_process", with_jobs_only(services.start_ray_process))  # noqa: B010
     sys.argv[1:] = words
     scripts.main()
 

@@ -105,6 +105,13 @@ def agent(ray_head) -> str:
 
 
 @pytest.mark.usefixtures("agent")
+def test_a_local_head_starts_only_what_jobs_need_of_the_dashboard(ray_head):
+    commands = [" ".join(process.cmdline()) for process in psutil.Process(ray_head.pid).children(recursive=True)]
+    parts = {command.split()[0] for command in commands if command.startswith("ray-dashboard-")}
+    assert parts == {"ray-dashboard-JobHead-0", "ray-dashboard-NodeHead-0"}
+
+
+@pytest.mark.usefixtures("agent")
 def test_no_port_of_a_local_head_is_reachable_from_outside(ray_head):
     listening: list[tuple[str, str, int]] = []
     for process in [psutil.Process(ray_head.pid), *psutil.Process(ray_head.pid).children(recursive=True)]:

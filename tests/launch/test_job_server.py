@@ -152,12 +152,21 @@ def test_a_job_that_has_not_started_is_named_and_not_awaited_for_ever(monkeypatc
     assert lines[:2] == [f"job one has not started after {s} s; still waiting for Ray" for s in (60, 120)]
 
 
+REFUSED = "Traceback ...\naiohttp.client_exceptions.ClientConnectorError: Cannot connect to host 127.0.0.1:24284 ssl"
+
+
 @pytest.mark.parametrize(
     ("refusals", "seconds", "is_taken"),
     [
         (["No available agent to submit job, please try again later."] * 2, 60.0, True),
         (["No available agent to submit job, please try again later."], 0.0, False),
-        (["the job id is taken"], 60.0, False),
+        (
+            [REFUSED, "Traceback ...\naiohttp.client_exceptions.ServerDisconnectedError: Server disconnected\n"],
+            60.0,
+            True,
+        ),
+        ([REFUSED], 0.0, False),
+        (["Job with submission_id one already exists."], 60.0, False),
     ],
 )
 def test_a_job_waits_for_the_agent_that_takes_it(monkeypatch, refusals, seconds, is_taken):
@@ -177,3 +186,23 @@ def test_a_job_waits_for_the_agent_that_takes_it(monkeypatch, refusals, seconds,
         with pytest.raises(RuntimeError, match=refusals[0]):
             job_server._hand_over(SimpleNamespace(submit_job=submit_job), submission_id="one")
         assert taken == []
+
+
+def test_a_job_is_handed_over_once_even_if_the_answer_was_lost(monkeypatch):
+    monkeypatch.setattr(job_server, "POLL_SECONDS", 0.0)
+    taken = set()
+
+    def submit_job(submission_id: str) -> None:
+        if submission_id in taken:
+            raise RuntimeError(f"status code 400: Job with submission_id {submission_id} already exists.")
+        taken.add(submission_id)
+        raise RuntimeError("status code 500: ServerDisconnectedError: Server disconnected")
+
+    job_server._hand_over(SimpleNamespace(submit_job=submit_job), submission_id="one")
+    assert taken == {"one"}
+
+
+def test_a_traceback_of_the_server_is_one_line():
+    error = RuntimeError(f"Request failed with status code 500: {REFUSED}\n.")
+    assert job_server._in_one_line(error) == REFUSED.splitlines()[1]
+    assert job_server._in_one_line(RuntimeError("lost.")) == "lost."

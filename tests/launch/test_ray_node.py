@@ -16,8 +16,10 @@ import psutil
 import pytest
 import ray
 import ray_node
-from ray._private import node, services, utils
+from ray._private import node, ray_constants, services, utils
 from ray._raylet import persist_port  # type: ignore[attr-defined]  # compiled
+from ray.dashboard.modules.job import job_head
+from ray.dashboard.subprocesses.module import SubprocessModule
 
 ROOT = Path(__file__).parents[2]
 
@@ -70,13 +72,15 @@ def run_command(monkeypatch) -> Callable[..., SimpleNamespace]:
     def main() -> None:
         saw.words = sys.argv[1:]
         saw.get_node, saw.start_raylet = services.get_node, services.start_raylet
+        saw.start_ray_process = services.start_ray_process
         saw.waits = {name: os.environ[name] for name in ray_node.WAITS}
 
     def run(*words: str) -> SimpleNamespace:
         ray_node.main(list(words))
         return saw
 
-    for module, name in ((services, "get_node"), (services, "start_raylet"), (utils, "set_sigterm_handler")):
+    replaced = ["get_node", "start_raylet", "start_ray_process"]
+    for module, name in (*((services, name) for name in replaced), (utils, "set_sigterm_handler")):
         monkeypatch.setattr(module, name, getattr(module, name))  # is put back after the test
     for name in ray_node.WAITS:
         monkeypatch.setenv(name, "")
@@ -96,6 +100,23 @@ def test_the_command_replaces_what_ray_calls(run_command):
     assert "ray._private.services.get_node(" in inspect.getsource(node.Node.__init__)
     assert "ray._private.services.start_raylet(" in inspect.getsource(node.Node.start_raylet)
     assert saw.scripts.get_ray_client_dependency_error()
+
+
+@pytest.mark.parametrize(("process", "added"), [("dashboard", ["--modules-to-load=JobHead,NodeHead"]), ("raylet", [])])
+def test_a_head_for_jobs_starts_no_other_part_of_the_dashboard(run_command, monkeypatch, process, added):
+    started = []
+    monkeypatch.setattr(services, "start_ray_process", lambda *given, **options: started.append((given, options)))
+    run_command("--jobs_only", "start").start_ray_process(["python", "x.py"], process, fate_share=True)
+    assert started == [((["python", "x.py", *added], process), {"fate_share": True})]
+    assert issubclass(job_head.JobHead, SubprocessModule)
+    assert ray_constants.PROCESS_TYPE_DASHBOARD == "dashboard"
+    start_dashboard = inspect.getsource(services.start_api_server).replace(" ", "")
+    assert "start_ray_process(\ncommand,\nray_constants.PROCESS_TYPE_DASHBOARD," in start_dashboard
+
+
+def test_other_nodes_start_the_whole_dashboard(run_command):
+    assert run_command("start").start_ray_process is services.start_ray_process
+    assert services.start_ray_process.__module__ == services.__name__
 
 
 def test_a_node_that_gets_sigterm_twice_ends(run_command):

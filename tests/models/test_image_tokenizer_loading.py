@@ -122,6 +122,12 @@ def test_a_value_that_transformers_refuses_is_one_line(folder):
         load_image_tokenizer(folder)
 
 
+def test_a_long_name_of_another_model_is_shown_in_part(folder):
+    (folder / "config.json").write_text(json.dumps({"model_type": "a" * 5000}))
+    with pytest.raises(ValueError, match=r"the config is of 'a{80}', expected an image tokenizer"):
+        load_image_tokenizer(folder)
+
+
 def test_a_language_model_is_refused(tiny_model_folder):
     with pytest.raises(ValueError, match=r"the config is of 'mmada', expected an image tokenizer"):
         load_image_tokenizer(tiny_model_folder)

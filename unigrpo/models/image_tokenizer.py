@@ -225,8 +225,8 @@ def _load_config(folder: Path) -> ImageTokenizerConfig:
     kind = values.get("model_type") or values.get("_class_name")
     if kind not in (ImageTokenizerConfig.model_type, PUBLISHED_CLASS):
         raise CheckpointError(
-            f"{folder}: the config is of {kind!r}, expected an image tokenizer, {ImageTokenizerConfig.model_type!r} "
-            f"or {PUBLISHED_CLASS!r}"
+            f"{folder}: the config is of {str(kind)[:80]!r}, expected an image tokenizer, "
+            f"{ImageTokenizerConfig.model_type!r} or {PUBLISHED_CLASS!r}"
         )
     values.pop("model_type", None)
     try:

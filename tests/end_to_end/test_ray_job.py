@@ -156,7 +156,7 @@ def test_an_actor_killed_in_mid_step_ends_the_job_clearly_or_is_replaced(ray_hea
     unified = [
         sys.executable, "-m", "unigrpo", "train", "--config", "launch/configs/tiny/unigrpo.yaml",
         "--rollout.batch_size", "4", "--rollout.n_samples_per_prompt", "4", "--eval.max_samples", "4",
-        "--train.num_steps", "6", "--ckpt.save_steps", "1",
+        "--train.num_steps", "6", "--ckpt.save_steps", "1", "--algo.kl.init_coef", "0.01",
         "--rollout.num_workers", "1" if actor == "RolloutActor" else "0",
     ]  # fmt: skip
     options = {"cwd": ROOT, "env": ray_head.driver_environment, "text": True}

@@ -144,6 +144,18 @@ def test_a_directory_that_is_gone_is_named(tmp_path, is_made_anew):
         CheckpointStore(tmp_path / "checkpoints", max_num=3).save(4, {}, deletes)
 
 
+def test_a_directory_that_is_deleted_and_made_anew_without_an_error_is_named(tmp_path):
+    """Ranks make folders with all their parents, so that nothing fails."""
+
+    def moves_and_writes(folder: Path) -> None:
+        (tmp_path / "checkpoints").rename(tmp_path / "moved")
+        folder.mkdir(parents=True)
+        write_weights(folder)
+
+    with pytest.raises(OutputError, match=r"could not be kept: .*checkpoints was deleted or moved during the run"):
+        CheckpointStore(tmp_path / "checkpoints", max_num=3).save(4, {}, moves_and_writes)
+
+
 def test_a_directory_that_was_deleted_between_two_checkpoints_is_named(tmp_path):
     store = CheckpointStore(tmp_path / "run" / "checkpoints", max_num=3)
     store.save(1, {}, write_weights)

@@ -113,8 +113,12 @@ class CheckpointStore:
         partial = self.path / f".writing_{_name(step)}"
         for leftover in self.path.glob(".writing_*"):
             shutil.rmtree(leftover)
-        with output_errors(f"the checkpoint of step {step}", self.path):
-            partial.mkdir(parents=not self._intact)  # a directory that was deleted during the run stays so
+        what = f"the checkpoint of step {step}"
+        if not self._intact:  # a directory that is deleted later in the run stays so
+            with output_errors(what, self.path):
+                self.path.mkdir(parents=True, exist_ok=True)
+        with output_errors(what, self.path):
+            partial.mkdir()
             try:
                 check_room(partial, self._expected_bytes)
                 write(partial)

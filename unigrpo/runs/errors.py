@@ -27,8 +27,8 @@ def output_errors(what: str, folder: Path) -> Iterator[None]:
         folder: Where it is written.
 
     Raises:
-        OutputError: The operating system refused to write, or the block failed in any way while the directory is gone
-            or its disk is full.
+        OutputError: The operating system refused to write, or the block failed in any way while the disk is full, or
+            the directory was deleted or moved while the block ran; that gives no error if a worker makes it anew.
     """
     with _opened(folder) as descriptor:
         try:
@@ -39,6 +39,8 @@ def output_errors(what: str, folder: Path) -> Iterator[None]:
                 raise
             shown = " ".join(f"{type(error).__name__}: {error}".split())
             raise OutputError(f"{what} could not be written: {cause} ({shown})") from error
+        if _is_gone(folder, descriptor):
+            raise OutputError(f"{what} could not be kept: {_gone(folder)}")
 
 
 def check_room(folder: Path, num_bytes: int) -> None:
@@ -70,10 +72,14 @@ def _is_gone(folder: Path, descriptor: int | None) -> bool:
         return True
 
 
+def _gone(folder: Path) -> str:
+    return f"{folder} was deleted or moved during the run; start again, and leave it where it is"
+
+
 def _cause(folder: Path, error: Exception, is_gone: bool) -> str:
     """Returns what is wrong with the directory and what to do; empty if it is fine."""
     if is_gone or not folder.exists():
-        return f"{folder} was deleted or moved during the run; start again, and leave it where it is"
+        return _gone(folder)
     free = shutil.disk_usage(folder).free
     go_on = "then start the same command again, which goes on from the last checkpoint"
     if getattr(error, "errno", None) in FULL or free < FULL_BYTES:

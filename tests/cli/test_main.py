@@ -163,9 +163,16 @@ def test_a_signal_ends_a_command_with_one_line_and_its_status(capsys, monkeypatc
 
 
 def test_a_forked_process_of_a_command_ends_without_a_word(capfd, monkeypatch):
+    def tells_and_waits(started):
+        started.set()
+        time.sleep(60)
+
     def forks(arguments):
-        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        fork = multiprocessing.get_context("fork")
+        started = fork.Event()
+        child = fork.Process(target=tells_and_waits, args=(started,))
         child.start()
+        started.wait()  # Python drops a signal that comes before the new process has cleaned up after the fork
         child.terminate()
         child.join()
         return 1 + (child.exitcode == -signal.SIGTERM)

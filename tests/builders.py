@@ -31,11 +31,6 @@ from unigrpo.records import Prompt, Rollout, SampleRequest
 SUMS = [Prompt(id=f"sums:{i}", text=f"{i}+{i}=", label=str(2 * i)) for i in range(6)]
 
 
-def digits_reward(*, completions: list[str], **_: Any) -> list[float]:
-    """Returns the share of digits in each completion, in which samples of a random model already differ."""
-    return [sum(c.isdigit() for c in text) / max(len(text), 1) for text in completions]
-
-
 def graded(name: str, completion: str, label: str | None, **metadata: Any) -> float | None:
     """Returns the reward of one answer to a question about an image, whose prompt is checked first."""
     question = RewardInput(prompt="?", completion=completion, label=label, task="mmu", metadata=metadata)
@@ -44,8 +39,8 @@ def graded(name: str, completion: str, label: str | None, **metadata: Any) -> fl
     return reward([question])[0]
 
 
-DIGITS_REWARD = f"{__file__}:digits_reward"
-"""Name of :func:`digits_reward` in a config."""
+DIGITS_REWARD = f"{Path(__file__).with_name('digits.py')}:digits_reward"
+"""Name of a reward in a config that is the share of digits in each completion."""
 
 
 def small_run(

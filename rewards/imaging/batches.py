@@ -1,11 +1,13 @@
-"""The images and the texts of a batch of samples, checked, and slices of them that fit on a device."""
+"""The images and the texts of a batch of samples, checked, and slices of them that fit on a device.
+
+This module imports no torch, because a reward without a model needs none.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
-import torch
 from PIL import Image
 
 from rewards.base import RewardInput
@@ -69,11 +71,6 @@ def slices(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
     ['ab', 'cd', 'e']
     """
     return (items[start : start + size] for start in range(0, len(items), size))
-
-
-def choose_device(name: str) -> torch.device:
-    """Returns torch's name of a device; ``auto`` is the GPU that this process sees, else the CPU."""
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
 def require_batch_size(batch_size: int) -> int:

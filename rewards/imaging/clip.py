@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from rewards.imaging.batches import choose_device, require_batch_size, slices
+from rewards.imaging.batches import require_batch_size, slices
+from rewards.imaging.devices import choose_device
 from rewards.imaging.prompt_tokens import PromptTokens
 from rewards.imaging.weights import model_folder, processor_folder, require_finite
 

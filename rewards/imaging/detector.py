@@ -16,7 +16,7 @@ from transformers import (
     DetrImageProcessorPil,
 )
 
-from rewards.imaging.batches import choose_device
+from rewards.imaging.devices import choose_device
 from rewards.imaging.scene import Box
 from rewards.imaging.weights import model_folder
 

@@ -42,7 +42,7 @@ from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
 from unigrpo.models.sampling.image import sample_images
 from unigrpo.models.sampling.text import sample_text
 from unigrpo.models.vocabulary import Vocabulary
-from unigrpo.workers.stats import FlopMeter
+from unigrpo.workers.flop_meter import FlopMeter
 
 CONFIGS = Path(__file__).parents[2] / "launch" / "configs" / "mmada_8b"
 SMALL = MMadaConfig(d_model=64, n_layers=3, n_heads=4, mlp_hidden_size=160, vocab_size=96)

@@ -17,6 +17,12 @@ from transformers.utils.import_utils import is_flash_attn_2_available
 from unigrpo.distributed import compat
 
 
+@pytest.fixture(scope="module", autouse=True)
+def installed() -> None:
+    """In a run, the import of DeepSpeed or OpenRLHF does it."""
+    compat.install()
+
+
 def test_using_a_placeholder_says_why_it_is_one() -> None:
     placeholder = importlib.import_module("vllm").SamplingParams
 
@@ -80,7 +86,8 @@ else:
 def test_flash_attention_is_taken_where_it_works(tmp_path: Path, content: str, check: str) -> None:
     (tmp_path / "flash_attn").mkdir()
     (tmp_path / "flash_attn" / "__init__.py").write_text(content)
-    in_a_new_process(f"from unigrpo.distributed import compat\nimport flash_attn\n{check}", tmp_path)
+    code = f"from unigrpo.distributed import compat\ncompat.install()\nimport flash_attn\n{check}"
+    in_a_new_process(code, tmp_path)
 
 
 @pytest.mark.parametrize("module", ["openrlhf.trainer.ray.launcher", "openrlhf.utils.deepspeed", "openrlhf.models"])

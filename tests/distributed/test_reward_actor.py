@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import subprocess
 import sys
 
 import pytest
@@ -23,3 +24,11 @@ def test_an_actor_limits_its_memory_before_it_loads_the_reward(monkeypatch, tmp_
     ((most, hard),) = limits
     assert 0.9e12 < most < 1e12
     assert hard == resource.RLIM_INFINITY
+
+
+def test_the_process_of_a_reward_without_a_model_loads_no_torch():
+    """It takes seconds and hundreds of megabytes in each of these processes."""
+    modules = "unigrpo.distributed.reward_actor, rewards.jpeg_size, rewards.ocr"
+    script = f"import sys, {modules}; print('torch' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert shown == "False\n"

@@ -13,7 +13,8 @@ from unigrpo.models.lora import add_lora
 from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
 from unigrpo.models.sampling.cache import KeyValueCache
 from unigrpo.workers import stats as stats
-from unigrpo.workers.stats import FlopMeter, Work, WorkerStats
+from unigrpo.workers.flop_meter import FlopMeter
+from unigrpo.workers.stats import Work, WorkerStats
 
 ROWS, LENGTH, VOCABULARY = 3, 10, 60
 TOKENS = torch.arange(ROWS * LENGTH).reshape(ROWS, LENGTH)

@@ -2,4 +2,4 @@
 
 from unigrpo.distributed import compat
 
-compat.install()
+compat.install_when_needed()

@@ -30,10 +30,11 @@ from unigrpo.models.loading import find_image_tokenizer, load_tokenizer
 from unigrpo.models.lora import add_lora
 from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.training.scoring import ScoringSettings
+from unigrpo.workers.flop_meter import FlopMeter
 from unigrpo.workers.policy import PolicyWorker
 from unigrpo.workers.reference import ReferenceWorker
 from unigrpo.workers.rollout import RolloutWorker
-from unigrpo.workers.stats import FlopMeter, Work
+from unigrpo.workers.stats import Work
 
 
 class ModelActor(WorkerActor, BaseModelActor):

@@ -7,11 +7,16 @@ import importlib.util
 import os
 import sys
 import warnings
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
+NEED_THIS = ("openrlhf", "deepspeed")
+"""Packages before whose import :func:`install` must have been called."""
 PLACEHOLDERS: dict[str, tuple[str, ...]] = {
     "flash_attn": ("flash_attn_func", "flash_attn_varlen_func"),
     "flash_attn.bert_padding": ("index_first_axis", "pad_input", "rearrange", "unpad_input"),
@@ -26,12 +31,31 @@ OLD_COLLECTIVES = r"`torch\.distributed\.(all_gather_into_tensor|reduce_scatter_
 """Start of torch's warning about collectives that DeepSpeed calls by their old names."""
 
 
+class _Installer(MetaPathFinder):
+    """Calls :func:`install` when the first of :data:`NEED_THIS` is looked for, and finds nothing itself."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
+        if name in NEED_THIS and self in sys.meta_path:
+            sys.meta_path.remove(self)
+            install()
+
+
+def install_when_needed() -> None:
+    """Lets :func:`install` be called when one of :data:`NEED_THIS` is imported.
+
+    The processes of rewards import neither, and do without torch.
+    """
+    sys.meta_path.insert(0, _Installer())
+
+
 def install() -> None:
     """Installs placeholders for ``flash_attn`` and ``vllm`` if they are missing; may be called any number of times.
 
     Where there is no GPU, it also tells DeepSpeed so, which would otherwise warn in every process. It ignores the
     warnings of torch about collectives that DeepSpeed calls by their old names, which only DeepSpeed can change.
     """
+    import torch  # noqa: PLC0415  # seconds to import, which the processes of rewards do not need
+
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     warnings.filterwarnings(
@@ -94,6 +118,7 @@ def skip_shared_memory_build() -> None:
 
 def use_cpu_barrier() -> None:
     """Gives OpenRLHF's checkpoint code a barrier that does not synchronize CUDA."""
+    import torch  # noqa: PLC0415
     from openrlhf.utils.deepspeed import deepspeed  # noqa: PLC0415  # imports what install() stands in for
 
     deepspeed.torch_dist_barrier_and_cuda_sync = torch.distributed.barrier

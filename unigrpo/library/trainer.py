@@ -24,10 +24,10 @@ from unigrpo.runs.report import write_report
 from unigrpo.trainers.base import NoOutput, Output
 from unigrpo.trainers.unigrpo import UniGRPOTrainer
 from unigrpo.training.scoring import ScoringSettings
+from unigrpo.workers.flop_meter import FlopMeter
 from unigrpo.workers.group import LocalGroup
 from unigrpo.workers.reference import ReferenceWorker
 from unigrpo.workers.reward import LocalRewards
-from unigrpo.workers.stats import FlopMeter
 
 logger = logging.getLogger(__name__)
 

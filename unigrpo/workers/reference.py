@@ -17,7 +17,7 @@ from unigrpo.batches import LogProbs, TrajectoryBatch
 from unigrpo.config import RunConfig
 from unigrpo.models.checkpoint_io import save_weights
 from unigrpo.training.scoring import ScoringSettings, score
-from unigrpo.workers.stats import FlopMeter
+from unigrpo.workers.flop_meter import FlopMeter
 
 FOLDER = "reference"
 """Name of the reference's folder inside a checkpoint."""

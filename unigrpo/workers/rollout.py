@@ -20,9 +20,9 @@ from unigrpo.records import Rollout, SampleRequest
 from unigrpo.rng import keyed_generator
 from unigrpo.training.batching import micro_batches
 from unigrpo.training.scoring import ScoringSettings, score
+from unigrpo.workers.flop_meter import FlopMeter
 from unigrpo.workers.generation import TaskSampler
 from unigrpo.workers.logprob_mismatch import LogprobGap, logprob_gaps
-from unigrpo.workers.stats import FlopMeter
 
 
 @runtime_checkable

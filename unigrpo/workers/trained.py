@@ -12,7 +12,7 @@ from unigrpo.models.checkpoint_io import save_tokenizer_and_config
 from unigrpo.models.image_tokenizer import ImageTokenizer
 from unigrpo.models.sampling_defaults import SamplingDefaults
 from unigrpo.training.optimizer_step import Engine
-from unigrpo.workers.stats import FlopMeter
+from unigrpo.workers.flop_meter import FlopMeter
 
 
 class TrainedWorker:

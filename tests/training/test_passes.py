@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import random
 from dataclasses import replace
+from itertools import combinations, pairwise
 
+import pytest
 import torch
 
 from unigrpo.config import RunConfig, TrainConfig
@@ -35,3 +39,38 @@ def test_a_pass_has_no_more_tokens_than_there_is_room_for_but_at_least_a_row():
     config = replace(config, train=TrainConfig(micro_batch_tokens=70))
     assert packed(rows(LENGTHS), config) == [[0], [6], [4], [2], [5], [1], [3]]
     assert packed([], config) == []
+
+
+def test_a_pass_ends_between_two_prompts_where_that_makes_no_further_pass():
+    """Two of the 24 samples are not scored, so that passes of four would begin in one group and end in the next."""
+    lengths = [300] * 7 + [420] * 8 + [350] * 7
+    passes = packed(rows(lengths), RunConfig(train=TrainConfig(micro_batch_size=4)))
+    assert len(passes) == 6
+    assert all(len({lengths[i] for i in one}) == 1 for one in passes)
+    assert sorted(i for one in passes for i in one) == list(range(22))
+    lengths = [300] * 7 + [420] * 9  # four passes have no room for a border
+    assert [len(one) for one in packed(rows(lengths), RunConfig(train=TrainConfig(micro_batch_size=4)))] == [4] * 4
+
+
+def cost(lengths, passes):
+    """Of their padding, and a tenth of each pass that has any."""
+    computed = [max(lengths[i] for i in one) * len(one) for one in passes]
+    spare = [number - sum(lengths[i] for i in one) for number, one in zip(computed, passes, strict=True)]
+    return sum(padded + 0.1 * number for padded, number in zip(spare, computed, strict=True) if padded)
+
+
+def test_of_all_ways_to_make_as_few_passes_the_cheapest_is_taken():
+    generator = random.Random(0)
+    for _ in range(60):
+        lengths = [n for n in generator.sample(range(20, 90), k=4) for _ in range(generator.randint(1, 3))]
+        size = generator.randint(1, 5)
+        order, number = sorted(range(len(lengths)), key=lambda i: lengths[i]), math.ceil(len(lengths) / size)
+        ways = [
+            [order[start:end] for start, end in pairwise([0, *borders, len(order)])]
+            for borders in combinations(range(1, len(order)), number - 1)
+        ]
+        fitting = [cost(lengths, way) for way in ways if max(map(len, way)) <= size]
+        passes = packed(rows(lengths), RunConfig(train=TrainConfig(micro_batch_size=size)))
+        assert [i for one in passes for i in one] == order
+        assert (len(passes), max(map(len, passes)) <= size) == (number, True)
+        assert cost(lengths, passes) == pytest.approx(min(fitting))

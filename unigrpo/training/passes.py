@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate, takewhile
 from typing import Any
 
 import torch
@@ -18,6 +19,10 @@ from unigrpo.algorithm.masking import apply_mask
 from unigrpo.config import RunConfig
 from unigrpo.records import KeyedTrajectory
 from unigrpo.training.scoring_settings import ScoringSettings
+
+PADDED_SHARE = 0.1
+"""Part of a pass that padding costs by itself: it needs a mask of pairs of tokens, with which attention on a GPU takes
+a slower kernel."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,24 +66,45 @@ def rows_of(rollouts: Sequence[KeyedTrajectory], views: Sequence[Views]) -> list
 
 
 def packed(rows: Sequence[PassRow], config: RunConfig) -> list[list[int]]:
-    """Indices of the rows of each pass: rows of similar length, so that little is padded where tasks are mixed.
+    """Indices of the rows of each pass: the fewest passes that there is room for, with the least padding among them.
 
-    A view that is scored with guidance counts as two rows.
+    Rows of similar length share a pass. It ends where the length changes, as between the groups of two prompts, if
+    that makes no further pass. A view that is scored with guidance counts as two rows.
     """
-    lengths = [len(row.token_ids) for row in rows]
     copies = [2 if config.scores_guided and row.scores_codes else 1 for row in rows]
-    order = sorted(range(len(rows)), key=lambda i: lengths[i])
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i].token_ids))
+    lengths = [len(rows[i].token_ids) for i in order]
+    counts = [0, *accumulate(copies[i] for i in order)]
+    tokens = [0, *accumulate(copies[i] * len(rows[i].token_ids) for i in order)]
+
+    def fits(start: int, end: int) -> bool:
+        number, room = counts[end] - counts[start], config.train.micro_batch_tokens
+        return number * lengths[end - 1] <= room if room else number <= config.train.micro_batch_size
+
+    def cost(start: int, end: int) -> float:
+        computed = lengths[end - 1] * (counts[end] - counts[start])
+        padding = computed - (tokens[end] - tokens[start])
+        return padding + PADDED_SHARE * computed if padding else 0.0
+
+    ends: list[int] = []
+    for start in range(len(rows)):
+        end = max(start + 1, ends[-1] if ends else 0)
+        while end < len(rows) and fits(start, end + 1):
+            end += 1
+        ends.append(end)
+    # For the rows from each one on: the number of passes, their cost, and the end of the first.
+    fewest, least, cuts = [0] * (len(rows) + 1), [0.0] * (len(rows) + 1), [0] * len(rows)
+    for start in reversed(range(len(rows))):
+        end = ends[start]
+        fewest[start] = 1 + fewest[end]
+        as_few = takewhile(lambda i, most=fewest[end]: fewest[i] == most, range(end, start, -1))
+        choices = [i for i in as_few if i == end or lengths[i - 1] != lengths[i]]
+        least[start], _, cuts[start] = min((cost(start, i) + least[i], -i, i) for i in choices)
     passes: list[list[int]] = []
-    taken = 0
-    for i in order:
-        room = config.train.micro_batch_tokens
-        number = taken + copies[i]
-        if passes and (number * lengths[i] <= room if room else number <= config.train.micro_batch_size):
-            passes[-1].append(i)
-            taken = number
-        else:
-            passes.append([i])
-            taken = copies[i]
+    start = 0
+    while start < len(rows):
+        passes.append(order[start : cuts[start]])
+        start = cuts[start]
     return passes
 
 

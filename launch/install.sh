@@ -159,6 +159,17 @@ install_everything() {
     step "6/6 compiling the packages that a run imports" compile_packages
 }
 
+# The kind of machine for whose torch somebody else has made the environment; nothing if it has no torch.
+kind_of_torch() {
+    "$PYTHON" -c '
+import importlib.util, pathlib, runpy
+torch = importlib.util.find_spec("torch")
+if torch and torch.origin:
+    cuda = runpy.run_path(str(pathlib.Path(torch.origin).with_name("version.py"))).get("cuda")
+    print("gpu" if cuda else "cpu")
+' 2>/dev/null || true
+}
+
 # An environment is of the kind of machine that it was installed for, and no machine of the other kind changes it.
 refuse_other_kind() {
     [ -z "$1" ] || [ "$1" = "$2" ] || fail "$venv was installed for a $1 machine and this is a $2 machine. Give this one" \
@@ -168,7 +179,11 @@ refuse_other_kind() {
 install_if_needed() {
     local kind=$1 stamp=$venv/.unigrpo-installed installed_kind='' installed_files='' files log=$venv/install.log
     files=$(cat requirements-cpu.lock pyproject.toml launch/install.sh | sha256sum | cut -d ' ' -f 1)
-    if [ -f "$stamp" ]; then read -r installed_kind installed_files _ <"$stamp"; fi
+    if [ -f "$stamp" ]; then
+        read -r installed_kind installed_files _ <"$stamp"
+    else
+        installed_kind=$(kind_of_torch)
+    fi
     if [ "$installed_files" = "$files" ] && [ "$installed_kind/$kind" = gpu/cpu ] && ! nvidia_smi_lists_gpus; then
         return # what a GPU machine needs also runs where there is none, but where there is one it would be used
     fi

@@ -25,6 +25,7 @@ case "$*" in
 -\\ *) action=check ;;
 *) exit 0 ;;
 esac
+echo "$action DS_ACCELERATOR=${DS_ACCELERATOR:-} DS_BUILD_OPS=${DS_BUILD_OPS:-}: $*" >>"$CALLS.settings"
 for line in $(seq 200); do echo "$action says $line"; done
 ! grep -qe "$action" "$(dirname "$CALLS")/failing" 2>/dev/null
 """
@@ -124,6 +125,35 @@ def test_without_a_cpu_build_of_torch_the_default_build_is_installed_and_said(ma
     assert done.returncode == 0, done.stderr
     assert "warning: no CPU build within reach" in done.stdout
     assert machine.installations()[3].endswith(" torch==2.13.0")
+
+
+@pytest.mark.parametrize("failing", ["", "uv"])
+@pytest.mark.parametrize("kind", ["cpu", "gpu"])
+def test_deepspeed_is_built_without_a_cuda_toolkit(machine, kind, failing):
+    """Its setup asks for nvcc where it finds a GPU, unless it is told that it builds for CPUs and compiles nothing."""
+    if failing:
+        (machine.folder / "failing").write_text(failing)
+    assert machine.install(kind).returncode == 0
+    settings = machine.calls.with_suffix(".settings").read_text().splitlines()
+    of_lock = [line for line in settings if "requirements-cpu.lock" in line]
+    assert [line.partition(": ")[0] for line in of_lock] == [
+        f"{tool} DS_ACCELERATOR=cpu DS_BUILD_OPS=0" for tool in (["uv", "pip"] if failing else ["uv"])
+    ]
+
+
+@pytest.mark.parametrize(("cuda", "own", "other"), [("'13.0'", "gpu", "cpu"), ("None", "cpu", "gpu")])
+def test_an_environment_that_somebody_else_made_has_the_kind_of_its_torch(machine, tmp_path, cuda, own, other):
+    """A machine of the other kind does not exchange torch under whoever uses it."""
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("raise SystemExit('torch was imported')")
+    (tmp_path / "torch" / "version.py").write_text(f"from typing import Optional\ncuda: Optional[str] = {cuda}\n")
+    asks_torch = f'-c*version.py*) PYTHONPATH={tmp_path} exec {sys.executable} "$@" ;;\n-c*)'
+    machine.program(machine.environment / "bin" / "python", INTERPRETER.replace("-c*)", asks_torch))
+    done = machine.install(other)
+    assert (done.returncode, machine.installations()) == (1, [])
+    assert f".venv was installed for a {own} machine and this is a {other} machine" in done.stderr
+    assert machine.install(own).returncode == 0
+    assert len(machine.installations()) == 4
 
 
 def test_a_gpu_machine_gets_torch_with_cuda_and_the_same_lock(machine):

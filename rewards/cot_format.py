@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rewards.base import Reward, RewardInput, check_text_prompt
-from rewards.grading.text import MASK, SPECIAL, without_padding
+from rewards.reply import MASK, SPECIAL, without_padding
 
 THINK, END_THINK = "<think>", "</think>"
 ANSWER, END_ANSWER = "<answer>", "</answer>"

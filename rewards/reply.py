@@ -1,10 +1,23 @@
-"""The part of a response that answers the user: what follows the thoughts."""
+"""The part of a response that answers the user: what follows the thoughts and stands before the padding."""
 
 from __future__ import annotations
 
 import re
 
+MASK = "<|mdm_mask|>"
+"""The tokenizer of MMaDA prints this for a position that is still masked."""
+SPECIAL = re.compile(r"<\|[^|<>\s]{1,40}\|>|</?s>|<(?:pad|bos|eos|unk)>", re.IGNORECASE)
+"""This matches a special token."""
+_PADDING = re.compile(rf"(?:[\s\0]|(?!{re.escape(MASK)})(?:{SPECIAL.pattern}))+\Z", re.IGNORECASE)
 _BOX = re.compile(r"\\boxed\{([^{}]*)\}")
+
+
+def without_padding(text: str) -> str:
+    """Returns the text without the special tokens and white space at its end, in linear time."""
+    end = len(text)
+    while found := _PADDING.search(text, max(0, end - 48), end):  # no special token is longer
+        end = found.start()
+    return text[:end]
 
 
 def after_thoughts(completion: str) -> str:

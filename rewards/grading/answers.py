@@ -6,19 +6,17 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from rewards.grading import arithmetic, numbers, units
-from rewards.grading.expressions import in_radians, is_bracketed, is_readable, outside, split, symbols, unbracketed
-from rewards.grading.number_words import to_digits
-from rewards.grading.numbers import NAME, Number
+from rewards.grading import numbers, units
+from rewards.grading.expressions import calculated, is_bracketed, is_readable, outside, split, symbols, unbracketed
+from rewards.grading.numbers import NAME, Number, to_digits
 
 Time = NamedTuple("Time", [("hour", int), ("minute", int), ("second", int), ("is_half_known", bool)])
 """A time of day. The half of the day is known by "p.m.", or by an hour above 12."""
-Numeral = NamedTuple("Numeral", [("digits", str), ("base", str)])
-"""A numeral with its base, such as ``101_2``. It is compared as written."""
 Interval = NamedTuple("Interval", [("brackets", str), ("items", tuple[str, str]), ("name", str)])
 """An interval with its two ends. It has the name of its variable where it was written as an inequality."""
 Sequence = NamedTuple("Sequence", [("brackets", str), ("items", tuple[str, ...])])
-"""The items of a list, which has no brackets, of a tuple, or of a set, whose brackets are ``⦃⦄``."""
+"""The items of a list, which has no brackets, of a tuple, or of a set, whose brackets are ``⦃⦄``. A set of one point
+has the brackets ``⦃()⦄``, and the values of ``x = 3, y = 4`` have their names for brackets, ``xy``."""
 Union = NamedTuple("Union", [("parts", tuple["Interval | Sequence", ...])])
 """Intervals and sets that together are one set."""
 Matrix = NamedTuple("Matrix", [("rows", tuple[tuple[str, ...], ...])])
@@ -28,21 +26,22 @@ Relation = NamedTuple("Relation", [("sides", tuple[str, ...]), ("signs", str)])
 Expression = NamedTuple("Expression", [("text", str), ("unit", str)])
 """A formula that sympy compares, with its unit where one is known."""
 Words = NamedTuple("Words", [("text", str)])
-"""A text that is compared by its spelling."""
-Value = Number | Time | Numeral | Interval | Union | Sequence | Matrix | Relation | Expression | Words
+"""A text that is compared by its spelling, such as a name, or a numeral with its base."""
+Value = Number | Time | Interval | Union | Sequence | Matrix | Relation | Expression | Words
 
-Parsed = NamedTuple("Parsed", [("text", str), ("values", tuple[Value, ...]), ("name", str)])
-"""An answer in canonical spelling with its values, usually one. An equation such as ``2 + 5 = 7`` has one for each
-side, and all must be right. The name is ``x`` for ``x = 7``, and empty for an answer without a name."""
+Parsed = NamedTuple("Parsed", [("values", tuple[Value, ...]), ("name", str)])
+"""The values of an answer, usually one. An equation such as ``2 + 5 = 7`` has one for each side, and all must be
+right. The name is ``x`` for ``x = 7``, and empty for an answer without a name."""
 
 _TIME = re.compile(r"(?=.*[:m])(\d{1,2})(?::(\d{2})(?::(\d{2}))?)?\s*(?:([ap])\.?\s*m)?\.?", re.IGNORECASE)
 _NUMERAL = re.compile(r"\(?([A-Za-z]*\d[^\W_]*)\)?\s*(?:_\{?\s*\(?(\w+)\)?\s*\}?|\s+\(?(?:in )?base[ -](\w+)\)?)")
 _JOIN = r"\s*,?\s+(?i:and|or)\s+|\s*;\s*|,"
 _RELATION = "[<>≤≥≠=∈]"
 _VARIABLE = re.compile(r"[A-Za-z](?:_\w)?|\\(?:theta|alpha|lambda)")
-_DESCRIBED = re.compile(r"⦃\s*[A-Za-z]\s*[|:]\s*([^=]+)⦄")
+_ANGLE_FUNCTION = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
+_DEGREES = re.compile(r"(\d+(?:\.\d+)?|[a-z]|\\[a-z]+)\s*°")
 _POINT = re.compile(r"^([A-Z])(?=\([^()]*,)")
-_MATRIX = re.compile(r"\\begin\{pmatrix\}(.*)\\end\{pmatrix\}", re.DOTALL)
+_MATRIX = re.compile(r"\\begin\{pmatrix\}((?:(?!\\begin).)*)\\end\{pmatrix\}", re.DOTALL)
 _ROW_END = re.compile(r"\\\\(?:\s*\[-?[\d.]+\s*[a-z]{2}\])?")
 _UNIT_AT_END = re.compile(
     r"""(.*?[\w})π]) (?:\s+|(?=°)|(?<=[})]))
@@ -59,17 +58,16 @@ def parse(text: str) -> Parsed:
     ('x', (Relation(sides=('x^2', '49'), signs='='),), (Interval(brackets='(]', items=('1', '2'), name=''),))
     """
     text = _POINT.sub(r"\1=", unbracketed(text))
-    whole = _first(text, _NOTATIONS)
-    if whole:
-        return Parsed(text, (whole,), "")
-    sides = split(text, "[=∈]")
-    for left, *others in (sides, [sides[-1], *sides[:-1]]):  # x = 7, 7 = x
-        if others and _is_name(left) and not any(left.lstrip("\\") in symbols(side) for side in others):
-            return Parsed(text, tuple(("∈" in text and _interval(side)) or _value(side) for side in others), left)
-    if not symbols(text):
-        return Parsed(text, tuple(map(_value, sides)), "")
-    value = _value(text)
-    return Parsed(text, (value,), value.name if isinstance(value, Interval) else "")
+    value = _first(text, _NOTATIONS)
+    if value is None:
+        sides = split(text, "[=∈]")
+        for left, *others in (sides, [sides[-1], *sides[:-1]]):  # x = 7, 7 = x
+            if others and _is_name(left) and not any(left.lstrip("\\") in symbols(side) for side in others):
+                return Parsed(tuple(("∈" in text and _interval(side)) or _value(side) for side in others), left)
+        if not symbols(text):
+            return Parsed(tuple(map(_value, sides)), "")
+        value = _value(text)
+    return Parsed((value,), value.name if isinstance(value, Interval) else "")
 
 
 def _value(text: str) -> Value:
@@ -95,24 +93,23 @@ def _time(text: str) -> Time | None:
     return Time(hour, int(found[2] or 0), int(found[3] or 0), bool(half) or hour > 12)
 
 
-def _numeral(text: str) -> Numeral | None:
+def _numeral(text: str) -> Words | None:
     found = _NUMERAL.fullmatch(text)
-    return Numeral(found[1].upper(), to_digits((found[2] or found[3]).lower())) if found else None
+    return Words(f"{found[1]}_{to_digits(found[2] or found[3])}") if found else None
 
 
 def _number(text: str) -> Number | None:
-    number = None if "=" in text else numbers.read(text, loose_units=False)
+    number = numbers.read(text, loose_units=False)
     bare, unit = ("", "") if number else _unit(text)
-    value = arithmetic.value(bare)
+    value = calculated(bare)
     return number if value is None else Number(value, unit)
 
 
 def _matrix(text: str) -> Matrix | None:
     found = _MATRIX.fullmatch(text)
-    if not found or "\\begin" in found[1]:
-        return None
-    rows = [row.split("&") for row in _ROW_END.split(found[1]) if row.strip()]
-    return Matrix(tuple(tuple(map(str.strip, row)) for row in rows))
+    rows = _ROW_END.split(found[1]) if found else []
+    cells = tuple(tuple(map(str.strip, row.split("&"))) for row in rows if row.strip())
+    return Matrix(cells) if cells else None
 
 
 def _union(text: str) -> Union | None:
@@ -123,20 +120,20 @@ def _union(text: str) -> Union | None:
 
 def _list(text: str) -> Sequence | None:
     items = _items(text, _JOIN)
-    return Sequence("", items) if len(items) > 1 else None
+    named = sorted(re.split(" ?= ?", item, maxsplit=1) for item in items if re.match("[a-z] ?=", item))
+    names = "".join(dict(named)) if len(dict(named)) == len(items) else ""
+    return Sequence(names, tuple(value for _, value in named) if names else items) if len(items) > 1 else None
 
 
 def _bracketed(text: str) -> Value | None:
     if not is_bracketed(text):
         return None
-    described = _DESCRIBED.fullmatch(text)
-    if described:
-        return _inequality(described[1].strip())
-    items = _items(text[1:-1], ",")
+    items = _items(re.sub(r"^⦃\s*[A-Za-z]\s*[|:](?!.*=)", "⦃", text)[1:-1], ",")  # {x | x > 1} is {x > 1}
     if text[0] == "⦃":
         only = _value(items[0]) if len(items) == 1 and items[0][:1] != "⦃" else None
-        is_set = only is None or isinstance(only, Sequence) or (isinstance(only, Interval) and not only.name)
-        return Sequence("⦃⦄", items) if is_set else only  # {x > 1} is an inequality, {(0, 1)} no interval
+        if isinstance(only, Sequence):  # {(0, 1)} is a point and no interval
+            return Sequence("⦃()⦄", only.items) if only.brackets == "()" else Sequence("⦃⦄", items)
+        return Sequence("⦃⦄", items) if only is None or (isinstance(only, Interval) and not only.name) else only
     if text[0] + text[-1] in ("(]", "[)") or "∞" in text:
         return _interval(text)
     return Sequence(text[0] + text[-1], items) if len(items) > 1 else None
@@ -157,10 +154,7 @@ def _interval(text: str) -> Interval | None:
 
 
 def _inequality(text: str) -> Interval | None:
-    relation = _relation(text)
-    if relation is None or not all(relation.sides):
-        return None
-    sides, signs = relation
+    sides, signs = _relation(text) or (("", ""), "")
     first, last = (_VARIABLE.fullmatch(side) for side in (sides[0], sides[-1]))
     if first and not last:
         sides, signs = ("-∞", *sides), "<" + signs
@@ -176,11 +170,12 @@ def _relation(text: str) -> Relation | None:
     sides, signs = split(text, _RELATION), "".join(sign[0] for sign in outside(text, _RELATION))
     if signs[:1] in (">", "≥"):
         sides, signs = sides[::-1], signs[::-1].translate(_MIRRORED)
-    return Relation(tuple(sides), signs) if signs else None
+    return Relation(tuple(sides), signs) if signs and all(sides) else None
 
 
 def _expression(text: str) -> Expression | None:
-    bare, unit = _unit(in_radians(text))
+    has_angle = "°" in text and _ANGLE_FUNCTION.search(text)
+    bare, unit = _unit(_DEGREES.sub(r"(\1*\\pi/180)", text) if has_angle else text)
     return Expression(bare, unit) if is_readable(bare) else None
 
 

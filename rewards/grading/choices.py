@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 
-from rewards.grading.latex import canonical
+from rewards.grading.text import canonical
 from rewards.grading.units import DOUBTS
 
-_GOLD = re.compile(r"[(\[]?([A-Ja-j])[)\].:]?")
 _LEAD = re.compile(
     r"""(?:i[ ]think,?[ ])?
     (?: (?:(?:i(?:'d|[ ]would)?|we)[ ])? (?:choose|pick|select|go[ ]with)[ ]
@@ -61,7 +60,7 @@ _CLASSES = (
 
 def gold_letter(gold: str) -> str | None:
     """Returns the letter that a gold such as "(B)" consists of, or None."""
-    found = _GOLD.fullmatch(canonical(gold))
+    found = re.fullmatch(r"[(\[]?([A-Ja-j])[)\].:]?", canonical(gold))
     return found[1].upper() if found else None
 
 
@@ -83,19 +82,16 @@ def letter(text: str, is_strict: bool = False) -> str | None:
     text = text.strip().lstrip("$' ")
     found = _FIRST.match(text)
     letters = {m[1] for m in _LETTER.finditer(text) if not (m[1] in "AI" and _ARTICLE.match(text, m.end()))}
+    rest = text[found.end() :] if found else text
+    is_hedged = re.search("[/|?或不和]", rest) or DOUBTS & set(re.findall("[a-z']+", rest.lower()))
     if not found:
         is_alone = not is_strict and len(letters) == 1 and len(text) <= 160 and _NAMED.search(text)
-        return letters.pop() if is_alone and not _hedges(text) else None
-    chosen = (found[1] or found[2] or found[3]).upper()
-    rest = text[found.end() :]
+        return letters.pop() if is_alone and not is_hedged else None
+    chosen = found[found.lastindex or 0].upper()
     if found[1] or rest[:1] in {".", ")", ":"}:
         return None if rest.startswith("..") or _OTHER.search(rest.lstrip(".):, '$")) else chosen
-    is_hedged = letters - {chosen} or _hedges(rest) or (chosen == "A" and _ARTICLE.match(rest))
+    is_hedged = is_hedged or letters - {chosen} or (chosen == "A" and _ARTICLE.match(rest))
     return None if is_hedged or not _GOES_ON.match(rest.lstrip("$'")) else chosen
-
-
-def _hedges(text: str) -> bool:
-    return bool(re.search("[/|?或不和]", text) or DOUBTS & set(re.findall("[a-z']+", text.lower())))
 
 
 def tokens(text: str) -> list[str]:
@@ -103,18 +99,11 @@ def tokens(text: str) -> list[str]:
     return re.findall(r"[^\W_]+(?:'[a-z]+)?", canonical(text).casefold())
 
 
-def yes_or_no(text: str) -> str | None:
-    """Returns "yes" or "no" if the text is that one word, and else None."""
-    found = tokens(text)
-    return found[0] if found in (["yes"], ["no"]) else None
-
-
 def same_yes_no(gold: str, text: str) -> bool:
-    """Returns whether a text begins with the gold "yes" or "no" and does not contain the other."""
-    found = tokens(text)
-    if found[:1] != [gold] or len(found) > 30 or not _SAID.match(canonical(text).lstrip("*(")):
-        return False
-    return not {"yes", "no", "maybe", "perhaps", "unsure", "or", "wait"} & set(found[1:]) - {gold}
+    """Returns whether a text begins with the word of the gold, yes or no, and does not contain the other."""
+    ours, theirs = tokens(gold), tokens(text)
+    is_said = theirs[:1] == ours and len(theirs) <= 30 and bool(_SAID.match(canonical(text).lstrip("*(")))
+    return is_said and not {"yes", "no", "maybe", "perhaps", "unsure", "or", "wait"} & {*theirs} - {*ours}
 
 
 def same_word(gold: str, text: str) -> bool:

@@ -11,8 +11,8 @@ from typing import Any
 from rewards.grading import answers, numbers, units
 from rewards.grading.answers import Expression, Interval, Matrix, Relation, Sequence, Union, Value, Words, parse
 from rewards.grading.expressions import LONGEST, depth, has_words, latex, symbols
-from rewards.grading.latex import canonical
 from rewards.grading.numbers import Number
+from rewards.grading.text import canonical
 
 _MOST_ITEMS = 64
 """Longer lists whose order does not count are not compared."""
@@ -78,12 +78,13 @@ class _Comparison:
         return len(gold.rows) == len(answer.rows) and all(map(self.all_texts, gold.rows, answer.rows))
 
     def sequences(self, gold: Sequence, answer: Sequence) -> bool:
-        if gold.brackets != answer.brackets:
-            gold, answer = (_as_point(side, self.any_form) for side in (gold, answer))
-        if not {gold.brackets, answer.brackets} <= {"", "⦃⦄"} or "…" in gold.items:
-            return gold.brackets == answer.brackets and self.all_texts(gold.items, answer.items)
-        ours, theirs = ({_key(item): item for item in side.items}.values() for side in (gold, answer))
-        return bool(_coordinates(gold)) == bool(_coordinates(answer)) and _match(ours, theirs, self.texts)
+        ours, theirs = (side.brackets.strip("⦃⦄") for side in (gold, answer))
+        names = (ours + theirs).replace("()", "", 1)  # of the coordinates of a point
+        if ours != theirs and not (self.any_form and len(names) < len(ours + theirs) and names.isalpha()):
+            return False
+        if ours or theirs or "…" in gold.items:
+            return self.all_texts(gold.items, answer.items)
+        return _match(gold.items, answer.items, self.texts)
 
 
 _RULES: dict[tuple[type, type], Callable[[_Comparison, Any, Any], bool]] = {
@@ -128,28 +129,8 @@ def _relations(side: answers.Parsed) -> list[str]:
     ]
 
 
-def _as_point(sequence: Sequence, any_form: bool) -> Sequence:
-    """Turns a set with one point into the point, and, if any form counts, ``x = 3, y = 4`` into ``(3, 4)``."""
-    coordinates = _coordinates(sequence) if any_form and not sequence.brackets else None
-    if coordinates:
-        return Sequence("()", coordinates)
-    value = parse(sequence.items[0]).values[0] if sequence.brackets == "⦃⦄" and len(sequence.items) == 1 else None
-    return value if isinstance(value, Sequence) and value.brackets == "()" else sequence
-
-
-def _coordinates(sequence: Sequence) -> tuple[str, ...] | None:
-    """Returns the values of items with different names, sorted by name, or None if there are other items."""
-    named = sorted(tuple(map(str.strip, item.split("=", 1))) for item in sequence.items if re.match("[a-z] ?=", item))
-    distinct = len({name for name, _ in named}) == len(sequence.items) > 1
-    return tuple(value for _, value in named) if distinct else None
-
-
 def _match(ours: Collection[Any], theirs: Collection[Any], equal: Callable[[Any, Any], bool]) -> bool:
     """Returns whether two lists hold the same items in any order."""
-    left = list(theirs)
-    for item in ours:
-        place = next((place for place, other in enumerate(left) if equal(item, other)), None)
-        if place is None or len(ours) > _MOST_ITEMS:
-            return False
-        del left[place]
-    return not left
+    is_short = max(len(ours), len(theirs)) <= _MOST_ITEMS
+    has_all = is_short and all(any(equal(one, other) for other in theirs) for one in ours)
+    return has_all and all(any(equal(one, other) for one in ours) for other in theirs)

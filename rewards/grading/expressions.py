@@ -1,8 +1,11 @@
-"""These functions find brackets and variables in expressions, decide what sympy can read, and write it for sympy."""
+"""Expressions: their brackets, variables and exact values, and what sympy can read, which is written for sympy."""
 
 from __future__ import annotations
 
+import ast
+import operator
 import re
+from fractions import Fraction
 from itertools import accumulate
 
 LONGEST = 1000
@@ -17,8 +20,6 @@ _CONSTANTS = frozenset("e i sqrt frac binom pi cdot infty begin end pmatrix".spl
 _COMMAND = re.compile(r"\\(?:begin|end)\s*\{\w+\}|\\[A-Za-z]+")
 _WORD = re.compile(r"[A-Za-z]{2,}")
 _BARE_FUNCTION = re.compile(r"(?<![\\A-Za-z])(sin|cos|tan|cot|sec|csc|log|ln|exp)(?![A-Za-z])")
-_ANGLE_FUNCTION = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
-_DEGREES = re.compile(r"(\d+(?:\.\d+)?|[a-z]|\\[a-z]+)\s*°")
 SMALL_WORDS = frozenset("or of is as at in on no to an be by do go he if it me my so up us we am".split())
 """These pairs of letters are words, and not products of two variables."""
 _TOO_LARGE = re.compile(
@@ -31,6 +32,10 @@ _MISREAD = re.compile(r"%|:|\?|≈|…|\"|(?<!_)\d \d|\\text|mod|'|°")
 """Sympy's parser reads these signs as something else."""
 _DECIMAL = re.compile(r"(?<![\d.])(\d*)\.(\d+)(?![\d.])")
 """Decimals are written as fractions, because sympy's parser would round them."""
+_MOST_BITS = 8192
+"""Number of bits of the largest power."""
+_CALCULATION = re.compile(r"[\d\s+\-*/^(){}.]*\d[\d\s+\-*/^(){}.]*")
+_GROUPS = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?![\d,])")
 _LATEX = {"⦃": "\\{", "⦄": "\\}", "≥": "\\geq ", "≤": "\\leq ", "≠": "\\neq ", "∪": "\\cup ", "∞": "\\infty ",
           "±": "\\pm ", "*": "\\cdot "}  # fmt: skip
 
@@ -105,14 +110,48 @@ def symbols(text: str) -> set[str]:
     return names - FUNCTIONS - _CONSTANTS
 
 
-def in_radians(text: str) -> str:
-    """Writes the degrees in sines and other functions of angles as radians."""
-    return _DEGREES.sub(r"(\1*\\pi/180)", text) if "°" in text and _ANGLE_FUNCTION.search(text) else text
-
-
 def latex(text: str) -> str:
     """Writes an expression as LaTeX that sympy's parser reads exactly."""
     for sign, command in _LATEX.items():
         text = text.replace(sign, command)
     text = re.sub(r"_(\w)", r"_{\1}", _BARE_FUNCTION.sub(r"\\\1", text))
     return _DECIMAL.sub(lambda m: f"{{(\\frac{{{m[1]}{m[2]}}}{{1{'0' * len(m[2])}}})}}", text)
+
+
+def calculated(text: str) -> Fraction | None:
+    """Returns the value of a calculation with + - * / ^ and brackets, or None for other texts and for large powers.
+
+    >>> calculated("48/2 + 1,000"), calculated("2^{-3}"), calculated("2x"), calculated("9^{9^9}")
+    (Fraction(1024, 1), Fraction(1, 8), None, None)
+    """
+    text = _GROUPS.sub(lambda m: m[0].replace(",", ""), text)
+    if len(text) > LONGEST or not _CALCULATION.fullmatch(text):
+        return None
+    text = text.replace("{", "(").replace("}", ")").replace("^", "**")
+    text = _DECIMAL.sub(lambda m: f"({m[1]}{m[2]}/1{'0' * len(m[2])})", text)
+    try:
+        return _evaluated(ast.parse(re.sub(r"(?<!\d)0+(?=\d)|\.(?!\d)", "", text).strip(), mode="eval").body)
+    except (SyntaxError, ValueError, ArithmeticError, RecursionError, MemoryError):
+        return None
+
+
+def _evaluated(node: ast.expr) -> Fraction:
+    match node:
+        case ast.Constant(value=int(number)):
+            return Fraction(number)
+        case ast.UnaryOp(op=ast.USub() | ast.UAdd() as sign):
+            return _evaluated(node.operand) * (-1 if isinstance(sign, ast.USub) else 1)
+        case ast.BinOp(op=ast.Add() | ast.Sub() | ast.Mult() | ast.Div() | ast.Pow()):
+            return _OPERATORS[type(node.op)](_evaluated(node.left), _evaluated(node.right))
+    raise ValueError("no calculation")
+
+
+def _power(base: Fraction, exponent: Fraction) -> Fraction:
+    bits = max(base.numerator.bit_length(), base.denominator.bit_length())
+    if exponent.denominator != 1 or bits * abs(exponent) > _MOST_BITS:
+        raise ValueError("no rational number, or a large one")
+    return base ** int(exponent)
+
+
+_OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+              ast.Pow: _power}  # fmt: skip

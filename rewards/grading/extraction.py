@@ -17,10 +17,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import NamedTuple
 
-from rewards.grading.text import clean, without_padding
+from rewards.grading.text import clean
+from rewards.reply import without_padding
 
 SHORT = 200
 """Number of characters of the longest whole text, and of the longest last sentence, that can be an answer."""
@@ -54,9 +54,9 @@ _LAST_LINE = re.compile(r"[ \t*_]{0,8}A[ \t*_]{0,8}:[ \t*_]{0,16}")
 _OPTION_LINE = re.compile(r"^[ \t*(\[]{0,8}[A-J](?:[)\].:*]|[ \t]*$)", re.MULTILINE)
 _SENTENCE_END = re.compile(r"(?<!\.)[.!?](?=[\s\"')\]*]|$)|\n|(?<=[.!?])\s")
 _DISPLAYED = re.compile(r"(?:\$\$|\\[\[(])(.{1,2000}?)(?:\$\$|\\[\])])", re.DOTALL)
-_HEDGED = re.compile(r"[\s$})\]\\]*\(?\s*or\b", re.IGNORECASE)
 _RETRACTED = re.compile(
-    r"""\b(?: wait | actually | scratch[ ]that | correction | on[ ]second[ ]thoughts? | hold[ ]on | i[ ]was[ ]wrong
+    r"""\A[\s$})\]\\]*\(?\s*or\b
+      | \b(?: wait | actually | scratch[ ]that | correction | on[ ]second[ ]thoughts? | hold[ ]on | i[ ]was[ ]wrong
       | my[ ]mistake | not[ ]sure | alternatively,?[ ](?:it|the[ ]answer|\$?\d)
       | (?:or[ ])?(?:maybe|perhaps|possibly)[ ](?:it|the) | or[ ](?:maybe|perhaps|possibly|it|rather)
       | (?:could|might|may)[ ](?:also[ ]|instead[ ])?be
@@ -75,11 +75,6 @@ class Answer(NamedTuple):
     end: int = 0
 
 
-def extract(text: str, letters: bool = False) -> Answer | None:
-    """Returns the surest answer of a response, or None."""
-    return next(candidates(text, letters), None)
-
-
 def candidates(text: str, letters: bool = False) -> Iterator[Answer]:
     """Yields the answers that a response may mean, the surest first; with `letters`, a line "A: 12" is option A."""
     _, thoughts_end, text = without_padding(text).rpartition("</think>")
@@ -88,41 +83,42 @@ def candidates(text: str, letters: bool = False) -> Iterator[Answer]:
     *before_tag, text = re.split("<answer>", clean(text), flags=re.IGNORECASE)
     if before_tag:
         text, *behind = re.split("</answer>", text, maxsplit=1, flags=re.IGNORECASE)
-        if not behind or _is_taken_back(behind[0]):
+        if not behind or _RETRACTED.search(behind[0]):
             return
-    yield from _untagged(text, "tag" if before_tag else "rest" if thoughts_end else "whole", letters)
-
-
-def _untagged(text: str, otherwise: str, letters: bool) -> Iterator[Answer]:
     box = _boxed(text)
     if box is None and ("\\boxed" in text or "\\fbox" in text):
         return
     marked = list(filter(None, (box, _after_hashes(text), _clause(text, letters))))
     for answer in marked:
-        if not 0 < len(answer.text) <= LONGEST or _is_taken_back(text[answer.end :]):
+        if not 0 < len(answer.text) <= LONGEST or _RETRACTED.search(text[answer.end :]):
             return
         yield answer
     text = "" if marked else text.strip()
-    if 0 < len(text) <= (LONGEST if otherwise == "tag" else SHORT):
-        yield Answer(text, otherwise)
+    if 0 < len(text) <= (LONGEST if before_tag else SHORT):
+        yield Answer(text, "tag" if before_tag else "rest" if thoughts_end else "whole")
     sentence = _last_sentence(text)
     if sentence:
         yield Answer(sentence, "sentence")
 
 
-def _is_taken_back(behind: str) -> bool:
-    return bool(_HEDGED.match(behind) or _RETRACTED.search(behind))
-
-
-def _boxes(text: str) -> list[tuple[int, str, int]]:
-    """Returns start, content and end of the outermost boxes, and an empty list if one of them is not closed."""
-    boxes, end = list[tuple[int, str, int]](), 0
+def _boxed(text: str) -> Answer | None:
+    """Returns the last of the outermost boxes and those that are joined to it, or None if a box is not closed."""
+    parts, word, start, end = dict[str, None](), "and", 0, 0
     while found := _BOX.search(text, end):
-        end = found.end() if found["bare"] else _closed(text, found.end())
+        between = text[end : found.start()]
+        joined = _BETWEEN_BOXES.sub("", between)
+        if not parts or joined not in ("", "and", "or") or "\n" in between:
+            parts, word = {}, "and"
+        elif joined == "or":
+            word = "or"
+        start, end = found.start(), found.end() if found["bare"] else _closed(text, found.end())
         if not end:
-            return []
-        boxes.append((found.start(), (found["bare"] or text[found.end() : end - 1]).strip(), end))
-    return boxes
+            return None
+        parts[(found["bare"] or text[found.end() : end - 1]).strip()] = None
+    if not parts or _FACTOR_BEFORE.search(text[max(0, start - 8) : start]) or _FACTOR_BEHIND.match(text, end):
+        return None
+    answer = re.sub(r"\\(?:boxed|fbox)\b", "", f" {word} ".join(parts))
+    return Answer(answer.rstrip(".") if "{" in answer else answer, "box", end)
 
 
 def _closed(text: str, start: int) -> int:
@@ -133,21 +129,6 @@ def _closed(text: str, start: int) -> int:
         if depth == 0:
             return brace.end()
     return 0
-
-
-def _boxed(text: str) -> Answer | None:
-    boxes = _boxes(text)[::-1]
-    if not boxes or _FACTOR_BEFORE.search(text[: boxes[0][0]][-8:]) or _FACTOR_BEHIND.match(text, boxes[0][2]):
-        return None
-    parts, word = {boxes[0][1]: None}, "and"
-    for (start, _, _), (_, content, end) in pairwise(boxes):
-        joined = _BETWEEN_BOXES.sub("", text[end:start])
-        if joined not in ("", "and", "or") or "\n" in text[end:start]:
-            break
-        word = "or" if joined == "or" else word
-        parts[content] = None
-    answer = re.sub(r"\\(?:boxed|fbox)\b", "", f" {word} ".join(reversed(parts)))
-    return Answer(answer.rstrip(".") if "{" in answer else answer, "box", boxes[0][2])
 
 
 def _after_hashes(text: str) -> Answer | None:

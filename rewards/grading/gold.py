@@ -8,15 +8,10 @@ from functools import lru_cache
 from typing import Any
 
 from rewards.grading import choices, equality, numbers
-from rewards.grading.extraction import extract
-from rewards.grading.latex import strip_wrapping
-from rewards.grading.text import clean
+from rewards.grading.extraction import candidates
+from rewards.grading.text import clean, strip_wrapping
 
-_MARKED = re.compile(
-    r"""</?answer> | </think> | \\(?:boxed|fbox)\b | \#\#\#\# | (?:^|\n)[ \t*_]*A[ \t*_]*:
-      | \banswer\b[^\n]{0,60}?(?: : | \bis\b )""",
-    re.IGNORECASE | re.VERBOSE,
-)
+_MARKED = re.compile(r"answer\b|</think>|\\(?:boxed|fbox)\b|####|(?:^|\n)[ \t*_]*A[ \t*_]*:", re.IGNORECASE)
 """A whole solution has one of these marks, and a bare answer has none."""
 
 
@@ -28,7 +23,7 @@ def extract_gold(text: str) -> str:
     """
     text = clean(text).strip()
     if _MARKED.search(text):
-        found = extract(text)
+        found = next(candidates(text), None)
         text = found.text if found and found.rule not in ("whole", "sentence") else ""
     return strip_wrapping(text)
 
@@ -58,11 +53,11 @@ def _if(test: Callable[[str], Any]) -> Callable[[str], str | None]:
 
 
 _number, _mathematics = _if(numbers.parse), _if(equality.is_usable)
-_letter = choices.gold_letter
+_letter, _yes_or_no = choices.gold_letter, _if(lambda bare: choices.tokens(bare) in (["yes"], ["no"]))
 _MATHEMATICS = f"a mathematical gold of at most {equality.LONGEST} characters with its brackets closed"
 _READERS: dict[str, tuple[str, dict[str, Callable[[str], str | None]]]] = {
     "auto": (_MATHEMATICS, {
-        "yes_no": choices.yes_or_no,
+        "yes_no": _yes_or_no,
         "choice": lambda bare: _letter(bare) if bare.strip("()[].: ").isupper() else None,
         "number": _if(lambda bare: not {"\\", "="} & set(bare) and numbers.parse(bare)),
         "math": _mathematics,
@@ -73,7 +68,7 @@ _READERS: dict[str, tuple[str, dict[str, Callable[[str], str | None]]]] = {
     "geoqa": (_MATHEMATICS, {"choice": _letter, "geo_number": _mathematics}),
     "clevr": ("a number, yes, no or a word as CLEVR's gold", {
         "number": _number,
-        "yes_no": choices.yes_or_no,
+        "yes_no": _yes_or_no,
         "word": _if(lambda bare: re.fullmatch(r"[\w '.-]+", bare) and 0 < len(choices.tokens(bare)) <= 3),
     }),
 }  # fmt: skip

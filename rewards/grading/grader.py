@@ -8,8 +8,8 @@ from typing import Literal, NamedTuple
 from rewards.grading import choices, equality, numbers, sentences
 from rewards.grading.extraction import Answer, candidates
 from rewards.grading.gold import prepare
-from rewards.grading.number_words import to_digits
-from rewards.grading.verifier import Verifier, VerifierError, VerifierTimeout
+from rewards.grading.verifier import Verifier
+from rewards.runtime.process import DeadlineMissed, ProcessFailed
 
 Status = Literal["ok", "no_answer", "timeout", "error"]
 
@@ -64,8 +64,8 @@ class Grader:
     def _compare(self, answer: Answer, gold: str, form: str, any_form: bool) -> Grade:
         try:
             correct = _same(answer, gold, form, self._verify, any_form)
-        except VerifierError as error:
-            return Grade(False, answer.text, "timeout" if isinstance(error, VerifierTimeout) else "error")
+        except ProcessFailed as error:
+            return Grade(False, answer.text, "timeout" if isinstance(error, DeadlineMissed) else "error")
         is_short = len(answer.text.split()) <= 6 or len(answer.text) <= 40
         is_answer = answer.rule not in ("whole", "sentence") or (is_short and _can_answer(answer, form))
         return Grade(correct, answer.text, "ok") if correct or is_answer else Grade(False, None, "no_answer")
@@ -79,7 +79,7 @@ def _can_answer(answer: Answer, form: str) -> bool:
         return bool({"yes", "no"} & set(choices.tokens(answer.text)))
     if form == "number" and answer.rule in ("rest", "whole", "sentence"):
         return _number(answer) is not None
-    return form != "number" or any(map(str.isdigit, to_digits(answer.text)))
+    return form != "number" or any(map(str.isdigit, numbers.to_digits(answer.text)))
 
 
 def _same(answer: Answer, gold: str, form: str, verify: Verifier, any_form: bool) -> bool:

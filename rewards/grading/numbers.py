@@ -7,20 +7,36 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import NamedTuple
 
-from rewards.grading import arithmetic, units
-from rewards.grading.expressions import split
-from rewards.grading.latex import canonical, strip_wrapping
-from rewards.grading.number_words import SCALES, to_digits
+from rewards.grading import units
+from rewards.grading.expressions import calculated, split
+from rewards.grading.text import canonical, strip_wrapping
 
 LONGEST = 320
 """Number of characters of the longest text that can be a number."""
+_SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_ONES = "one|two|three|four|five|six|seven|eight|nine"
+_TEENS = "ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen|eighteen|nineteen"
+_TENS = "twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety"
+_VALUES = {word: value for value, word in enumerate(f"zero|{_ONES}|{_TEENS}".split("|"))}
+_VALUES |= {word: 10 * value for value, word in enumerate(_TENS.split("|"), 2)} | {"a": 1, "an": 1}
+_SIZES = {"half": 2, "halve": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7,
+          "eighth": 8, "ninth": 9, "tenth": 10}  # fmt: skip
+
+_SMALL = rf"(?:(?:{_TENS})(?:[ -](?:{_ONES}))?|zero|{_ONES}|{_TEENS})"
+_BELOW_THOUSAND = rf"(?:(?:a|{_SMALL}) hundred(?:(?: and)? {_SMALL})?|{_SMALL})"
+_SCALED = rf"(?:a|{_BELOW_THOUSAND}) (?:thousand|million|billion|trillion)(?:,?(?: and)? {_BELOW_THOUSAND})*"
+_PART = rf"(?:an?|{_ONES})[ -](?:{'|'.join(_SIZES)})s?"
+_IN_WORDS = re.compile(
+    rf"(?<![\w-])(negative |minus )?(?:({_PART})|({_SCALED}|{_BELOW_THOUSAND})(?: and ({_PART}))?)(?![\w-])",
+    re.IGNORECASE,
+)
 _GROUPED = "|".join(rf"\d{{1,3}}(?:{sign}\d{{3}})+(?!{sign}?\d)" for sign in (",", "[ ]", "'", "_"))
 _DIGITS = rf"(?:(?:{_GROUPED}|\d+)(?:\.\d*)?|\.\d+)"
 _QUANTITY = re.compile(
     rf"""([-+]?) \s* ( (?:us|a|c)?[{units.CURRENCY}] | (?:rs\.?|usd|eur|gbp|inr)(?=[\s\d]) )? \s* ([-+]?) \s*
     (?: (?P<whole>\d+)\s+(?:and\s+)?(?=\d+\s*/\s*\d+(?![\d.,])) )?
     (?P<top>{_DIGITS}(?:e[-+]?\d{{1,3}}(?![\d.]))?) (?: \s*/\s*(?P<bottom>{_DIGITS}) )?
-    (?:\s*(?P<scale>{"|".join(SCALES)})\b)? (?P<percent>\s*(?:%|percent\b|per[ ]cent\b|percentage[ ]points?\b))?""",
+    (?:\s*(?P<scale>{"|".join(_SCALES)})\b)? (?P<percent>\s*(?:%|percent\b|per[ ]cent\b|percentage[ ]points?\b))?""",
     re.IGNORECASE | re.VERBOSE,
 )
 """This matches -$1,080.5 or 7/2 or 3 1/2 or 1.5e3 or 5 million or 12%."""
@@ -59,6 +75,26 @@ class Number(NamedTuple):
     percent: bool = False
 
 
+def to_digits(text: str) -> str:
+    """Returns the text with digits for numbers in words, such as 7/2 for "three and a half"."""
+    return _IN_WORDS.sub(_digits, text)
+
+
+def _digits(found: re.Match[str]) -> str:
+    sign, part, whole, behind = (group.lower() if group else "" for group in found.groups())
+    top, _, below = (part or behind).replace("-", " ").partition(" ")
+    total = Fraction(_VALUES[top], _SIZES[below.removesuffix("s")]) if top else Fraction(0)
+    current = 0
+    for word in re.findall("[a-z]+", whole):
+        if word == "hundred":
+            current *= 100
+        elif word in _SCALES:
+            total, current = total + current * _SCALES[word], 0
+        elif word != "and":
+            current += _VALUES[word]
+    return ("-" if sign else "") + str(total + current)
+
+
 def spelled(text: str) -> str:
     """Returns the text in canonical spelling, with digits for words, and without GSM8K's calculations in ``<<>>``."""
     return to_digits(canonical(re.sub(r"<<[^<>\n]{0,200}>>", "", text)))
@@ -68,7 +104,8 @@ def parse(text: str) -> Number | None:
     """Returns the number that a text is, or None if it is more or less than one number."""
     if len(text) > LONGEST or "~~" in text:  # struck out
         return None
-    return read(re.sub(r"(?<=\S)\s*[,;(]\s*(?:and )?not \$?[\d.,]*\d\)?\.?$", "", spelled(text)))  # "12, not 13"
+    text = re.sub(r"(?<=\S)\s*[,;(]\s*(?:and )?not \$?[\d.,]*\d\)?\.?$", "", spelled(text))  # "12, not 13"
+    return solution(text, parse) if "=" in text else read(text)
 
 
 def read(text: str, loose_units: bool = True) -> Number | None:
@@ -79,8 +116,6 @@ def read(text: str, loose_units: bool = True) -> Number | None:
         return one if one and two and one.value == two.value else None
     if text[:1] + text[-1:] in ("()", "[]") and text.count(text[0]) == 1:
         text = text[1:-1].strip()
-    if "=" in text:
-        return solution(text, parse)
     text = re.sub(r"(?:negative|minus) (?=[\d$.])", "-", text, flags=re.IGNORECASE)
     for pattern, plainer in _PLAINER if re.search(r"[\\^,]", text) else ():
         text = pattern.sub(plainer, text, count=1)
@@ -90,7 +125,7 @@ def read(text: str, loose_units: bool = True) -> Number | None:
     if not found or (found[1] and found[3]) or (found["bottom"] and not _decimal(found["bottom"])):
         return None
     value = int(found["whole"] or 0) + _decimal(found["top"]) / _decimal(found["bottom"] or "1")
-    value *= SCALES.get((found["scale"] or "").lower(), 1) * (-1 if "-" in (found[1], found[3]) else 1)
+    value *= _SCALES.get((found["scale"] or "").lower(), 1) * (-1 if "-" in (found[1], found[3]) else 1)
     return _with_unit(value, found, loose_units)
 
 
@@ -114,7 +149,7 @@ def solution(text: str, read_right: Callable[[str], Number | None]) -> Number | 
     number = read_right(others[-1]) if left and others and others[-1] else None
     sides = [left["calculation"], *others[:-1]] if left and left["calculation"] else others[:-1]
     plain = (re.sub(rf"[{units.CURRENCY}°]", "", re.sub(r"(?<=\d)%", "/100", side)) for side in sides)
-    return number if number and all(arithmetic.value(side) == number.value for side in plain) else None
+    return number if number and all(calculated(side) == number.value for side in plain) else None
 
 
 def _together(parts: list[Number | None]) -> Number | None:

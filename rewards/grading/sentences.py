@@ -30,8 +30,6 @@ _AROUND = units.HEDGES - {"and", "over", "to", "through", "around", "about", "mo
 
 def number_of(sentence: str) -> Number | None:
     """Returns the only number of a sentence without doubt and open calculation, or None."""
-    if len(sentence) > numbers.LONGEST:
-        return None
     text = re.sub(r"(?<=\s)May\b", "month", numbers.spelled(sentence))
     if "=" in text:
         return numbers.solution(text, number_of)

@@ -14,14 +14,6 @@ COMPARISONS_PER_PROCESS = 5000
 """Comparisons before a fresh process, because the caches of sympy grow."""
 
 
-class VerifierError(Exception):
-    """The process died, or the comparison raised an exception."""
-
-
-class VerifierTimeout(VerifierError):
-    """A comparison has spent its CPU time, or its process has been silent for too long."""
-
-
 class VerifierUnavailable(RuntimeError):
     """The process cannot start at all, so that no answer can be compared."""
 
@@ -33,15 +25,15 @@ class Verifier:
         """Sets the limits of one comparison: `deadline` in CPU seconds, `wall_limit` in wall-clock seconds."""
         self._deadline, self._wall_limit = deadline, wall_limit
         self._process: HostProcess | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._num_compared = 0
 
     def __call__(self, gold: str, answer: str) -> bool:
         """Returns whether two LaTeX expressions, or two relations, are equal.
 
         Raises:
-            VerifierTimeout: The comparison has reached one of its limits; another process takes over.
-            VerifierError: There is no outcome for another reason.
+            DeadlineMissed: The comparison has reached one of its limits; another process takes over.
+            ProcessFailed: There is no outcome for another reason.
             VerifierUnavailable: The process does not start, for example because math-verify is not installed.
         """
         with self._lock:
@@ -53,9 +45,18 @@ class Verifier:
                 return process.call("equal", gold, answer, seconds=self._wall_limit)
             except ProcessFailed as error:
                 process.kill()
-                raise self._failure(error, process.status or 0) from error
+                status = process.status or 0
+                if self._num_compared == 1 and status > 0:
+                    raise VerifierUnavailable(
+                        f"the process that compares expressions did not start (status {status}); is "
+                        f"math-verify==0.9.0 installed for {sys.executable}?"
+                    ) from error
+                self._renewed()  # it starts while other answers are compared
+                if status == -signal.SIGPROF:
+                    raise DeadlineMissed(f"has spent the {self._deadline} s of CPU time of a comparison") from error
+                raise
             except ValueError as error:
-                raise VerifierError(f"the comparison with {answer[:100]!r} raised {error}") from error
+                raise ProcessFailed(f"raised {error} in the comparison with {answer[:100]!r}") from error
 
     def load(self) -> None:
         """Starts the process and waits until it answers; VerifierUnavailable is raised if it does not start."""
@@ -73,21 +74,6 @@ class Verifier:
 
     def _renewed(self) -> HostProcess:
         """Ends the process, if there is one, and starts another one."""
-        if self._process:
-            self._process.kill()
+        self.close()
         self._process, self._num_compared = HostProcess("rewards.grading.symbolic:Comparison", self._deadline), 0
         return self._process
-
-    def _failure(self, error: ProcessFailed, status: int) -> Exception:
-        """Says why the process gave no answer; its exit status is negative if a signal has ended it."""
-        if self._num_compared == 1 and status > 0:
-            return VerifierUnavailable(
-                f"the process that compares expressions did not start (status {status}); is math-verify==0.9.0 "
-                f"installed for {sys.executable}?"
-            )
-        self._renewed()  # it starts while other answers are compared
-        if isinstance(error, DeadlineMissed):
-            return VerifierTimeout(f"a comparison gave no answer within {self._wall_limit} s of wall-clock time")
-        if status == -signal.SIGPROF:
-            return VerifierTimeout(f"a comparison has spent its {self._deadline} s of CPU time")
-        return VerifierError(f"the process that compares expressions {error}")

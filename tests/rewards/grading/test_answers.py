@@ -11,12 +11,12 @@ from rewards.grading.answers import (
     Interval,
     Matrix,
     Number,
-    Numeral,
     Parsed,
     Relation,
     Sequence,
     Time,
     Union,
+    Words,
     parse,
 )
 
@@ -25,7 +25,7 @@ TABLE = (
     ("12 cm", Number(Fraction(12), "cm")),
     ("3:45 p.m.", Time(15, 45, 0, True)),
     ("3:45", Time(3, 45, 0, False)),
-    ("101_2", Numeral("101", "2")),
+    ("101_2", Words("101_2")),
     ("(B)", Expression("B", "")),
     ("(1,2]", Interval("(]", ("1", "2"), "")),
     ("x > 2", Interval("()", ("2", "∞"), "x")),
@@ -38,6 +38,11 @@ TABLE = (
     ("\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}", Matrix((("1", "2"), ("3", "4")))),
     ("x^2 = 49", Relation(("x^2", "49"), "=")),
     ("x+1", Expression("x+1", "")),
+    ("\\sin 30°", Expression("\\sin (30*\\pi/180)", "")),
+    ("2\\tan x°", Expression("2\\tan (x*\\pi/180)", "")),
+    ("⦃x | x > 2⦄", Interval("()", ("2", "∞"), "x")),
+    ("⦃(0,1)⦄", Sequence("⦃()⦄", ("0", "1"))),
+    ("y = 4, x = 3", Sequence("xy", ("3", "4"))),
     ("(x, y) = (2, 3)", Sequence("()", ("2", "3"))),
 )
 

@@ -11,7 +11,6 @@ from rewards.grading.choices import (
     same_word,
     same_yes_no,
     tokens,
-    yes_or_no,
 )
 
 
@@ -68,13 +67,6 @@ def test_a_strict_reader_wants_the_letter_first(text, is_strict, expected):
 )
 def test_a_text_of_letters_is_about_options(text, expected):
     assert names_options(text) is expected
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"), [("Yes.", "yes"), ("\\text{No}", "no"), ("yes, no", None), ("12", None)]
-)
-def test_a_gold_is_yes_or_no(text, expected):
-    assert yes_or_no(text) == expected
 
 
 @pytest.mark.parametrize(

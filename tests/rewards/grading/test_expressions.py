@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import pytest
 
 from rewards.grading.expressions import (
     DEEPEST,
     LONGEST,
+    calculated,
     depth,
     has_words,
-    in_radians,
     is_bracketed,
     is_readable,
     latex,
@@ -60,14 +62,6 @@ def test_two_letters_together_are_a_word(text, expected):
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("\\sin 30°", "\\sin (30*\\pi/180)"), ("45°", "45°"), ("\\tan x°", "\\tan (x*\\pi/180)")],
-)
-def test_degrees_of_angles_become_radians(text, expected):
-    assert in_radians(text) == expected
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
     [("ln 2", "\\ln 2"), ("0.25x", "{(\\frac{025}{100})}x"), ("\\pi", "\\pi"),
      ("a_i", "a_{i}"), ("x≥2", "x\\geq 2"), ("\\sin x", "\\sin x"), ("2*3", "2\\cdot 3")],
 )  # fmt: skip
@@ -113,3 +107,27 @@ def test_only_separators_outside_of_brackets_split(text, expected):
 )
 def test_outer_brackets_go_unless_they_hold_a_list(text, expected):
     assert unbracketed(text) == expected
+
+
+CALCULATIONS = (
+    ("2+3*4", 14),
+    ("(2+3)*4", 20),
+    ("7/2", Fraction(7, 2)),
+    ("-2^2", -4),
+    ("2^{-3}", Fraction(1, 8)),
+    ("2^3^2", 512),
+    ("0.1+0.2", Fraction(3, 10)),
+    (".5*4.", 2),
+    ("1,000 - 1", 999),
+    ("007", 7),
+)
+
+
+@pytest.mark.parametrize(("text", "expected"), CALCULATIONS)
+def test_a_calculation_has_its_exact_value(text, expected):
+    assert calculated(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "x+1", "2+", "1/0", "9^{9^9}", "2^{0.5}", "(((", "1 2", "2 ** ", "1" * 1400])
+def test_a_text_that_is_no_calculation_has_no_calculated(text):
+    assert calculated(text) is None

@@ -62,7 +62,7 @@ def test_an_unusable_gold_is_an_error(gold, kind, message):
         ("cylinder", "clevr", ("word", "cylinder")),
         ("12", "auto", ("number", "12")),
         ("B", "auto", ("choice", "B")),
-        ("No", "auto", ("yes_no", "no")),
+        ("No", "auto", ("yes_no", "No")),
     ],
 )
 def test_the_gold_says_how_to_compare(gold, kind, form):

@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import pytest
 
-from rewards.grading.numbers import Number, parse, same
+from rewards.grading.numbers import Number, parse, same, to_digits
 from rewards.grading.units import TOGETHER
 
 TABLE = (
@@ -77,3 +77,27 @@ def test_numbers_are_the_same_by_value_and_unit(gold, answer, expected):
     assert ours is not None
     assert theirs is not None
     assert same(ours, theirs) is expected
+
+
+WORDS = (
+    ("zero", "0"),
+    ("twelve eggs", "12 eggs"),
+    ("twenty-one", "21"),
+    ("Forty Two", "42"),
+    ("a hundred and five", "105"),
+    ("two thousand three hundred and six", "2306"),
+    ("one million", "1000000"),
+    ("minus seven", "-7"),
+    ("one half", "1/2"),
+    ("two-thirds", "2/3"),
+    ("three and a half", "7/2"),
+    ("third", "third"),
+    ("someone", "someone"),
+    ("one-way", "one-way"),
+    ("seventeenth", "seventeenth"),
+)
+
+
+@pytest.mark.parametrize(("text", "expected"), WORDS)
+def test_words_become_digits(text, expected):
+    assert to_digits(text) == expected

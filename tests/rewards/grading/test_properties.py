@@ -8,11 +8,12 @@ import random
 import re
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
-from rewards.grading.extraction import extract
+from rewards.grading.extraction import candidates
 from rewards.grading.gold import KINDS, prepare
 
 CASES = Path(__file__).parents[2] / "fixtures" / "grading"
@@ -71,7 +72,10 @@ def test_verdicts_are_symmetric(grader):
     """A percentage may be given as a decimal but not the reverse, and 0<x<1 as (0,1), which may also be a point."""
     rows = (json.loads(line) for line in (CASES / "math.jsonl").read_text(encoding="utf-8").splitlines()[::4])
     pairs = {
-        (row["gold"], found.text) for row in rows if (found := extract(row["prediction"])) and found.rule == "box"
+        (row["gold"], found.text)
+        for row in rows
+        for found in islice(candidates(row["prediction"]), 1)
+        if found.rule == "box"
     }
     one_way, num_compared = [], 0
     for gold, answer in sorted(pairs):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from rewards.grading.extraction import extract
+from rewards.grading.extraction import candidates
 from rewards.grading.grader import Grader
 
 DEADLINE = 1.0
@@ -116,7 +116,7 @@ def test_extraction_takes_time_in_proportion_to_the_length(piece):
         runs = []
         for _ in range(3):
             start = time.process_time()
-            extract(text)
+            list(candidates(text))
             runs.append(time.process_time() - start)
         seconds.append(min(runs))
     assert seconds[1] < 8 * seconds[0] + 0.05

@@ -1,10 +1,11 @@
-"""Characters of a model's response in one form."""
+"""One spelling for signs of Unicode, LaTeX, Markdown and keyboards."""
 
 from __future__ import annotations
 
 import pytest
 
-from rewards.grading.text import CAP, MASK, SEPARATOR, UNDECIDED, clean, without_padding
+from rewards.grading.text import CAP, SEPARATOR, UNDECIDED, canonical, clean, strip_wrapping
+from rewards.reply import MASK
 
 
 @pytest.mark.parametrize(
@@ -33,15 +34,52 @@ def test_characters_of_one_meaning_become_one(text, expected):
     assert clean(text) == expected
 
 
+TABLE = (
+    ("\\dfrac12", "\\frac{1}{2}"),
+    ("\\tfrac{1}{2}", "\\frac{1}{2}"),
+    ("{1 \\over 2}", "\\frac{1 }{ 2}"),
+    ("\\sqrt2", "\\sqrt{2}"),
+    ("sqrt(x+1)", "\\sqrt{x+1}"),
+    ("x \\geqslant 3", "x ≥ 3"),
+    ("x >= 3", "x ≥ 3"),
+    ("a \\not= b", "a ≠ b"),
+    ("\\{1,2\\}", "⦃1,2⦄"),
+    ("\\emptyset", "⦃⦄"),
+    ("45^\\circ", "45°"),
+    ("45^{\\circ}", "45°"),
+    ("\\left(1, 2\\right)", "(1, 2)"),
+    ("12\\,\\mathrm{cm}", "12 cm"),
+    ("\\frac{1}{\\mathrm{e}}", "\\frac{1}{e}"),
+    ("32{,}348", "32,348"),
+    ("1, 2, \\ldots, n", "1, 2, …, n"),
+    ("1, 2, ..., n", "1, 2, …, n"),
+    ("x^{2}", "x^2"),
+    ("x**2", "x^2"),
+    ("x^-12", "x^{-12}"),
+    ("2**-3", "2^{-3}"),
+    ("e^-x", "e^{-x}"),
+    ("\\mathbb{R}", "(-∞,∞)"),
+    ("2 \\times 3", "2 * 3"),
+    ("\\begin{bmatrix}1\\\\2\\end{bmatrix}", "\\begin{pmatrix}1\\\\2\\end{pmatrix}"),
+    ("$\\frac{1}{3} \\approx 0.33$", "\\frac{1}{3}"),
+    ("", ""),
+)
+
+
+@pytest.mark.parametrize(("text", "expected"), TABLE)
+def test_other_spellings_become_one(text, expected):
+    assert canonical(text).replace("  ", " ") == expected
+
+
+@pytest.mark.parametrize("text", [text for _, text in TABLE if text and "over" not in text])
+def test_the_canonical_spelling_stays_as_it_is(text):
+    assert canonical(text) == text
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [
-        ("12<|eot_id|><|endoftext|> \n", "12"),
-        ("12\0</s>", "12"),
-        (f"12{MASK}", f"12{MASK}"),
-        ("12 <b>", "12 <b>"),
-        ("", ""),
-    ],
-)
-def test_padding_at_the_end_goes_and_masks_stay(text, expected):
-    assert without_padding(text) == expected
+    [("**12**.", "12"), ("$$x$$", "x"), ("$x$ and $y$", "$x$ and $y$"), ("the answer is 5", "5"), ("= 5,", "5"),
+     ("approximately 3", "3"), ("'B'", "B"), ("{2}", "2"), ("{1}{2}", "{1}{2}"), ("...", "...")],
+)  # fmt: skip
+def test_what_wraps_an_answer_goes(text, expected):
+    assert strip_wrapping(text) == expected

@@ -8,7 +8,7 @@ import yaml
 from unigrpo import ConfigError
 from unigrpo.config import RewardTermConfig, RunConfig
 from unigrpo.config.denoising import StageConfig
-from unigrpo.config.parsing import config_from_args, parse, run_parser
+from unigrpo.config.parsing import ELSEWHERE, config_from_args, parse, run_parser
 from unigrpo.runs.config_file import config_text
 
 
@@ -88,6 +88,9 @@ def test_an_unknown_key_of_a_file_gets_the_nearest_name(tmp_path, text, message)
         (["--num_generations", "8"], "here it is called --rollout.n_samples_per_prompt"),
         (["--actor_learning_rate", "1e-6"], "here it is called --actor.adam.lr"),
         (["--init_kl_coef", "0.01"], "here it is called --algo.kl.init_coef"),
+        (["--train.batch_size", "128"], "here it is called --rollout.batch_size"),
+        (["--ckpt.output_dir", "out"], "here it is called --run_dir"),
+        (["--scale_rewards", "false"], "here it is called --algo.advantage.name"),
         (["--rollout.n_samples_per_prompt", "1"], "use at least 2"),
         (["--config", "absent.yaml"], "absent.yaml"),
         (["--algo.mask_ratio.schedule", "zigzag"], "'stride', 'interpolate', 'random'"),
@@ -97,6 +100,15 @@ def test_a_wrong_flag_or_value_is_named(arguments, message):
     with pytest.raises(ValueError, match=r".") as caught:
         config(*arguments)
     assert message in str(caught.value)
+
+
+FLAGS = {flag for action in run_parser("unigrpo train", "Trains.")._actions for flag in action.option_strings}
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_the_names_of_other_frameworks_lead_to_settings_that_exist(name):
+    assert f"--{name}" not in FLAGS
+    assert f"--{ELSEWHERE[name]}" in FLAGS
 
 
 BOMB = "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(

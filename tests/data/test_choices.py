@@ -68,6 +68,37 @@ def test_names_of_choices_become_the_letters_that_are_shown(tmp_path: Path) -> N
     assert golds(tmp_path, row) == [(LETTERED, "B")]
 
 
+def test_choices_in_columns_of_their_own_follow_the_question(tmp_path: Path) -> None:
+    """MMBench, VLMEvalKit, SEED-Bench and MedMCQA; numbers in such columns are no choices."""
+    row = {"question": "What is it?", "A": "leaf", "B": "root", "C": None, "D": ""}
+    shown = "What is it?\nA. leaf\nB. root"
+    assert golds(tmp_path, {**row, "answer": "B"}, {**row, "answer": "leaf"}) == [(shown, "B"), (shown, "A")]
+    assert golds(tmp_path, {"question": "What is it?", "choice_a": "leaf", "choice_b": "root", "answer": "A"}) == [
+        (shown, "A")
+    ]
+    medical = {"question": "What is it?", "opa": "leaf", "opb": "root"}
+    assert golds(tmp_path, {**medical, "cop": 1}, {**medical, "cop": 0}) == [(shown, "B"), (shown, "A")]
+    assert golds(tmp_path, {"question": "3+4=", "a": 3, "b": 4, "answer": 7}) == [("3+4=", "7")]
+    assert golds(tmp_path, {"question": "ab=", "a": "x", "b": "y", "answer": "xy"}) == [("ab=", "xy")]
+
+
+def test_choices_in_one_text_or_object_follow_the_question(tmp_path: Path) -> None:
+    for choices in ("(A) leaf (B) root", "A. leaf\nB. root", {"A": "leaf", "B": "root"}):
+        row = {"question": "What is it?", "options": choices, "answer": "root"}
+        assert golds(tmp_path, row) == [("What is it?\nA. leaf\nB. root", "B")], choices
+
+
+def test_choices_that_no_column_shows_are_named(tmp_path: Path, caplog: Any) -> None:
+    golds(tmp_path, {"question": "What is it?", "choices": "leaf, root", "answer": "A"})
+    assert "'choices' is not read as choices; found 'leaf, root'" in caplog.text
+    assert "its golds are the letters of choices, and no question shows choices" in caplog.text
+    caplog.clear()
+    for question in (LETTERED, "What is it? (A) leaf (B) root", "Which?\n$\\textbf{(A)}\\ 3$", "Which?\nA: 1\nB: 2"):
+        golds(tmp_path, {"question": question, "answer": "A"})
+    golds(tmp_path, {"question": "The next letter?", "answer": "A"}, {"question": "2+3=", "answer": "5"})
+    assert caplog.text == ""
+
+
 def test_choices_in_the_question_are_found_there(tmp_path: Path) -> None:
     for question in (LETTERED, "What is it? (A) leaf (B) root"):
         assert golds(tmp_path, {"question": question, "answer": "B. root"}) == [(question, "B")]

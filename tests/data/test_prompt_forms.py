@@ -96,6 +96,7 @@ def test_a_chat_that_asks_nothing_is_named(tmp_path, turns, message):
         ("48/2 = 24\n#### 24", "24"),
         ("#### 3 and then #### 1,200 ", "1,200"),
         ("#### \\boxed{5}", "5"),
+        ("2+3=5\n#### 5\nThe answer is: 5", "5"),
         ("<answer> 3 </answer>", "3"),
         ("<think>2 or 3</think>\n<Answer>\\boxed{\\frac{1}{2}}</Answer>", "\\frac{1}{2}"),
         ("<think>The answer: 4?</think> 3", "3"),
@@ -203,6 +204,24 @@ def test_choices_stand_behind_the_question_unless_it_has_them(tmp_path):
     for options in (["red", "blue"], "['red', 'blue']", {"text": ["red", "blue"], "label": ["A", "B"]}):
         assert one(tmp_path, {"question": "Which?", "options": options}).text == "Which?\nA. red\nB. blue"
     assert one(tmp_path, {"question": "red or blue?", "choices": ["red", "blue"]}).text == "red or blue?"
+
+
+def test_a_text_to_which_the_question_refers_stands_before_it(tmp_path):
+    row = {"question": "Who has it?", "passage": "Tom has a cup. ", "label": "Tom"}
+    assert one(tmp_path, row).text == "Tom has a cup.\nWho has it?"
+    assert one(tmp_path, {**row, "question": "Tom has a cup. Who has it?"}).text == "Tom has a cup. Who has it?"
+    assert one(tmp_path, {**row, "passage": None, "context": {"title": ["x"]}}).text == "Who has it?"
+    assert one(tmp_path, {**row, "question": [USER]}).text == "1+2=", "a chat has all that it needs"
+    assert one(tmp_path, {**row, "hint": "It is Tom."}).text == "Tom has a cup.\nWho has it?"
+    assert one(tmp_path, {"caption": "a cat", "context": "x"}, task="t2i").text == "a cat"
+    asked = {"instruction": "Add the numbers.", "input": "1 and 2", "output": "3"}
+    assert (one(tmp_path, asked).text, one(tmp_path, asked).label) == ("Add the numbers.\n1 and 2", "3")
+
+
+def test_whether_an_answer_was_right_is_no_gold(tmp_path):
+    assert one(tmp_path, {"prompt": "1+2=", "correct": True}).label is None
+    with pytest.raises(ValueError, match="'answer' is True; write the answer, such as yes or no, into the file"):
+        one(tmp_path, {"question": "Is it?", "answer": True})
 
 
 # Settings of a file.

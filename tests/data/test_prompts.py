@@ -59,7 +59,7 @@ def test_several_files_are_joined_and_empty_lines_skipped(tmp_path):
             '{"prompt": "x", "label": ["1", "2"]}',
             r"bad.jsonl:2: 'label' must be a text or a number; found \['1', '2'\]",
         ),
-        ('{"prompt": "x", "label": true}', r"bad.jsonl:2: 'label' must be a text or a number; found True"),
+        ('{"prompt": "x", "label": true}', r"bad.jsonl:2: 'label' is True; write the answer, such as yes"),
         ('{"prompt": "x", "label": 1, "label": 2}', r"bad.jsonl:2: not JSON .key 'label' occurs more than once"),
     ],
 )

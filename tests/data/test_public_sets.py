@@ -155,6 +155,42 @@ ARC: Row = {
     "answerKey": "2",
     "choices": {"text": ["air", "rock"], "label": ["1", "2"]},
 }
+MMBENCH: Row = {
+    "index": 1, "question": "Which is solid?", "hint": "See the label.", "answer": "B", "A": "air", "B": "rock",
+    "C": "", "D": "", "category": "x", "image": IMAGE, "source": "x", "L2-category": "x", "comment": "",
+    "split": "dev",
+}  # fmt: skip
+SEED: Row = {
+    "answer": "A", "choice_a": "air", "choice_b": "rock", "choice_c": "tea", "choice_d": "ink", "data_id": "1",
+    "data_type": "image", "question": "Which is it?", "question_id": "1", "question_type_id": 1, "image": [IMAGE],
+    "segment": None,
+}  # fmt: skip
+A_OKVQA: list[Row] = [
+    {"image": IMAGE, "question_id": "x", "question": "Which is it?", "choices": ["air", "rock"],
+     "correct_choice_idx": number, "direct_answers": "['rock']", "difficult_direct_answer": False, "rationales": ["x"]}
+    for number in (1, 0)
+]  # fmt: skip
+WE_MATH: Row = {"ID": "1", "split": "testmini", "knowledge concept": "x", "question": "What is it ( )?",
+                "option": "A. 3 cm; B. 4 cm; C. No correct answer", "answer": "B", "image_path": IMAGE,
+                "key": "2steps", "question number": 1}  # fmt: skip
+MATHVISTA: list[Row] = [
+    {"pid": "1", "question": "How long is it?", "image": "images/1.jpg", "decoded_image": IMAGE, "choices": choices,
+     "unit": None, "precision": 1.0, "answer": answer, "question_type": "x", "answer_type": "float",
+     "metadata": {"source": "x"}, "query": "Hint: x\nQuestion: How long is it?"}
+    for answer, choices in (("1.2", None), ("4", ["3", "4"]))
+]  # fmt: skip
+MATHVISION: list[Row] = [
+    {"id": "1", "question": "Which? <image1>", "options": options, "image": "images/1.jpg", "decoded_image": IMAGE,
+     "answer": answer, "solution": None, "level": 1, "subject": "x"}
+    for answer, options in (("2", []), ("B", ["3", "4"]))
+]  # fmt: skip
+MEDQA: Row = {"question": "Which?", "answer": "Nitrogen", "options": {"A": "Air", "B": "Nitrogen"},
+              "meta_info": "x", "answer_idx": "B", "metamap_phrases": ["x"]}  # fmt: skip
+RACE: Row = {"example_id": "x", "article": "Tom has a cup.", "answer": "B", "question": "Who has it?",
+             "options": ["Ann", "Tom"]}  # fmt: skip
+SVAMP: Row = {"ID": "x", "Body": "Each pack costs 76 dollars.", "Question": "How much are two?", "Equation": "76 * 2",
+              "Answer": "152.0", "Type": "x", "question_concat": "x"}  # fmt: skip
+METAMATH: Row = {"type": "x", "query": "2+3?", "original_question": "x", "response": "2+3=5\n#### 5\nThe answer is: 5"}
 MME: Row = {"question_id": "count/1.png", "image": IMAGE, "question": "Are there two cups? Please answer yes or no.",
             "answer": "No", "category": "count"}  # fmt: skip
 VQAV2: Row = {
@@ -210,6 +246,29 @@ SETS: dict[str, tuple[Callable[[Path], str], Expected]] = {
     "ARC": (lambda f: arc(f), ("text", "Which is solid?\nA. air\nB. rock", "B", 0)),
     "ScienceQA": (lambda f: snapshot(f, SCIENCE, image=EMBEDDED), ("mmu", "Which is solid?\nA. air", "B", 1)),
     "AI2D": (lambda f: snapshot(f, AI2D, "test", image=EMBEDDED), ("mmu", "What is A?\nA. leaf", "C", 1)),
+    "MathVista": (lambda f: snapshot(f, MATHVISTA, "testmini", decoded_image=EMBEDDED),
+                  ("mmu", "How long is it?", "1.2", 1)),
+    "MathVision": (lambda f: snapshot(f, MATHVISION, "test", decoded_image=EMBEDDED), ("mmu", "Which?", "2", 1)),
+    "We-Math": (lambda f: snapshot(f, [WE_MATH], "testmini", image_path=EMBEDDED),
+                ("mmu", "What is it ( )?\nA. 3 cm\nB. 4 cm\nC. No correct answer", "B", 1)),
+    "MMBench": (lambda f: snapshot(f, [MMBENCH], "dev", image=EMBEDDED),
+                ("mmu", "See the label.\nWhich is solid?\nA. air\nB. rock", "B", 1)),
+    "SEED-Bench": (lambda f: snapshot(f, [SEED], "test", image=datasets.List(EMBEDDED)),
+                   ("mmu", "Which is it?\nA. air\nB. rock\nC. tea\nD. ink", "A", 1)),
+    "A-OKVQA": (lambda f: snapshot(f, A_OKVQA, image=EMBEDDED), ("mmu", "Which is it?\nA. air\nB. rock", "B", 1)),
+    "AQuA-RAT": (
+        lambda f: snapshot(f, [{"question": "2+3?", "options": ["A)4", "B)5"], "rationale": "x", "correct": "B"}]),
+        ("text", "2+3?\nA)4\nB)5", "B", 0),
+    ),
+    "MathQA": (
+        lambda f: jsonl(f, [{"Problem": "2+3?", "Rationale": "x", "options": "a ) 4 , b ) 5", "correct": "b"}]),
+        ("text", "2+3?\nA. 4\nB. 5", "B", 0),
+    ),
+    "MedQA": (lambda f: snapshot(f, [MEDQA]), ("text", "Which?\nA. Air\nB. Nitrogen", "B", 0)),
+    "RACE": (lambda f: snapshot(f, [RACE]), ("text", "Tom has a cup.\nWho has it?\nA. Ann\nB. Tom", "B", 0)),
+    "SVAMP": (lambda f: snapshot(f, [SVAMP]),
+              ("text", "Each pack costs 76 dollars.\nHow much are two?", "152.0", 0)),
+    "MetaMathQA": (lambda f: snapshot(f, [METAMATH]), ("text", "2+3?", "5", 0)),
     "ChartQA": (lambda f: snapshot(f, [CHARTQA], image=EMBEDDED), ("mmu", "How many bars?", "14", 1)),
     "MME": (lambda f: snapshot(f, [MME], "test", image=EMBEDDED), ("mmu", "Are there two cups", "No", 1)),
     "VQAv2": (lambda f: snapshot(f, [VQAV2], "validation", image=EMBEDDED), ("mmu", "How many cups?", "2", 1)),
@@ -262,7 +321,7 @@ SETS: dict[str, tuple[Callable[[Path], str], Expected]] = {
 """Name of a set -> what writes it to a path, and what its first prompt is."""
 ENDING = {
     "MATH-500": ".jsonl", "Skywork-OR1": ".jsonl", "DARE mathematics": ".parquet", "DARE Countdown": ".parquet",
-    "d1 Sudoku": ".csv",
+    "d1 Sudoku": ".csv", "MathQA": ".jsonl",
     "GenEval": ".jsonl", "DPG-Bench": ".jsonl", "HPSv2": ".jsonl", "HPDv3": ".jsonl",
     "ImageReward benchmark": ".json", "MMaDA text2image_prompts": ".txt", "PartiPrompts": ".tsv",
     "JourneyDB": ".jsonl", "text-to-image-2M": ".jsonl",

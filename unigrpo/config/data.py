@@ -105,11 +105,13 @@ class DataConfig:
     used."""
     input_key: str = ""
     """Column of the question of all files that set no prompt_key. If empty, it is `prompt`, `question`, `problem`,
-    `query`, `context_messages`, `messages`, `conversations`, `caption` or `text`, in capital letters or not."""
+    `query`, `context_messages`, `messages`, `conversations`, `caption`, `text`, `question_stem`, `prompts` or
+    `instruction`, in capital letters or not."""
     label_key: str = ""
-    """Column of the gold answer of all files that set no label_key. If empty, it is `label`, `answer`, `final_answer`,
-    `ground_truth`, `gold`, `reward_model.ground_truth` or `solution`. The gold answer is the text after `####`, in
-    answer tags, in the last box or after `Answer:`, if the value has one of these, and else the whole value."""
+    """Column of the gold answer of all files that set no label_key. If empty, it is found by the usual names, such as
+    `label`, `answer`, `reward_model.ground_truth` and `solution`; docs/data.md has all of them. The gold answer is the
+    text after `####`, in answer tags, in the last box or after `Answer:`, if the value has one of these, and else the
+    whole value."""
     max_samples: int = 0
     """Largest number of prompts to use, the first ones of the file and the same number of each task; 0 uses all
     prompts."""

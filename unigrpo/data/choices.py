@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from unigrpo import DataError
@@ -14,16 +15,27 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 LETTERED = re.compile(r"\(?([A-Z])[).:]\s*(.+)", re.DOTALL)
 """A choice with its letter, such as `B. text` and `(B) text`."""
 NAMED = re.compile(r"(?:option|choice|Option|Choice) \(?([A-Z])\)?\.?")
+MARKED = re.compile(r"(?:^|(?<=[\s,;]))\(?([A-Za-z])\s?[).:]\s*")
+"""The letter before a choice in a text of all choices, such as `A. 1; B. 2` and `a ) 38 , b ) 27`."""
+LETTERED_COLUMN = re.compile(r"(|choice_?|option_?|opt_?|op)([a-z])")
+"""Columns that hold one choice each, in lower case: `a`, `choice_a`, `option_a` or `opa`."""
 MARKUP = re.compile(r"\\(?:text|math)(?:bf|rm|it|sf)?\s*\{([^{}]*)\}|\\[ ,;:!]|~|\\q?quad|\$")
 """LaTeX that changes the looks of a choice, as in `\\textbf{(B)}\\ 5` of the AMC."""
 
 
 def choice_texts(value: object) -> list[str]:
-    """Returns choices as texts, from a list, MMMU's text of a list, or ARC's object with a list."""
+    """Returns choices as texts, from a list, MMMU's text of a list, ARC's object with a list, an object with a choice
+    for each letter, or a text with a letter before each choice; [] if it is none of them.
+
+    >>> choice_texts("a ) 38 , b ) 27"), choice_texts({"A": "leaf", "B": "root"}), choice_texts("leaf, root")
+    (['38', '27'], ['leaf', 'root'], [])
+    """
     if isinstance(value, Mapping):
-        value = value.get("text")
+        value = list(value.values()) if _are_letters(value) else value.get("text")
     if isinstance(value, str) and value.strip().startswith("["):
         value = list_in(value)
+    if isinstance(value, str):
+        return [text for _, text in _marked(value)]
     return [str(option) for option in value] if isinstance(value, (list, tuple)) else []
 
 
@@ -43,8 +55,31 @@ def list_in(text: str) -> object:
 
 def choice_names(value: object) -> list[str]:
     """Returns the names that a data set itself gives its choices, as ARC's object does; [] if it gives none."""
-    names = value.get("label") if isinstance(value, Mapping) else None
+    if isinstance(value, str):
+        return [name for name, _ in _marked(value)]
+    if not isinstance(value, Mapping):
+        return []
+    names = list(value) if _are_letters(value) else value.get("label")
     return [str(name) for name in names] if isinstance(names, (list, tuple)) else []
+
+
+def choice_columns(names: Iterable[str]) -> tuple[str, ...]:
+    """Returns the columns that hold one choice each, in the order of their letters from A; () if there are none.
+
+    >>> choice_columns(["question", "B", "A", "answer", "D"]), choice_columns(["choice_a", "choice_b"])
+    (('A', 'B'), ('choice_a', 'choice_b'))
+    >>> choice_columns(["a", "option_a"])
+    ()
+    """
+    found: dict[str, dict[str, str]] = {}
+    for name in names:
+        if match := LETTERED_COLUMN.fullmatch(name.lower()):
+            found.setdefault(match[1], {})[match[2].upper()] = name
+    for columns in found.values():
+        named = list(itertools.takewhile(columns.__contains__, LETTERS))
+        if len(named) > 1:
+            return tuple(columns[letter] for letter in named)
+    return ()
 
 
 def with_choices(question: str, options: Sequence[str]) -> str:
@@ -129,6 +164,21 @@ def first_number(golds: Sequence[object], choices: Sequence[Any], what: str) -> 
             "is 0 or 1; write letters (A, B, C) into the file"
         )
     return 0 if has_first else 1
+
+
+def _are_letters(names: Iterable[object]) -> bool:
+    """Whether names are the letters from A on, at least two of them."""
+    letters = "".join(str(name).upper() for name in names)
+    return len(letters) > 1 and LETTERS.startswith(letters)
+
+
+def _marked(text: str) -> list[tuple[str, str]]:
+    """Returns letter and text of each choice in a text of all choices; [] if their letters are not those from A on."""
+    marks = list(MARKED.finditer(text))
+    if not _are_letters([mark[1] for mark in marks]) or text[: marks[0].start()].strip():
+        return []
+    ends = [mark.start() for mark in marks[1:]] + [len(text)]
+    return [(mark[1], text[mark.end() : end].strip(" \t\n,;")) for mark, end in zip(marks, ends, strict=True)]
 
 
 def _is_named(option: str, letter: str) -> bool:

@@ -26,6 +26,8 @@ def gold_answer(label: str) -> str:
     ('B', 'x + 1')
     """
     text = label.rpartition(GOLD_MARK)[2]
+    if GOLD_MARK in label and ANSWER_LINE.search(text):  # MetaMathQA says it again on another line
+        text = text.strip().partition("\n")[0]
     tagged = ANSWER_TAGS.findall(text)
     text = tagged[-1] if tagged else text.rpartition(END_THINK)[2]
     box = None if is_list_of_boxes(text) else last_box(text)

@@ -15,7 +15,16 @@ from typing import Any
 from unigrpo import DataError
 from unigrpo.config import TASKS, PromptFileConfig
 from unigrpo.data.bad_samples import BadSample
-from unigrpo.data.choices import choice_names, choice_texts, first_number, letter_of, list_in, with_choices
+from unigrpo.data.choices import (
+    LETTERS,
+    choice_columns,
+    choice_names,
+    choice_texts,
+    first_number,
+    letter_of,
+    list_in,
+    with_choices,
+)
 from unigrpo.data.embedded_images import embedded_name, images_in
 from unigrpo.data.golds import gold_answer
 from unigrpo.data.prompt_chats import read_prompt_chat
@@ -26,15 +35,25 @@ from unigrpo.records import Prompt
 logger = logging.getLogger(__name__)
 INPUT_KEYS = (
     "prompt", "question", "problem", "query", "context_messages", "messages", "conversations", "caption", "text",
+    "question_stem", "prompts", "instruction",
 )  # fmt: skip
 LABEL_KEYS = (
     "label", "answer", "final_answer", "ground_truth", "gold", "reward_model.ground_truth", "expected_answer",
-    "correct_answer", "answerkey", "solution",
+    "correct_answer", "answerkey", "gt_answer", "correct", "correct_option", "correct_choice_idx", "cop", "solution",
+    "response", "output",
 )  # fmt: skip
 IMAGE_KEYS = ("image", "images", "image_path", "img_path", "img")
+DECODED_IMAGE = "decoded_image"
+"""Column with the image whose path stands in another one, as in MathVista."""
 NUMBERED_IMAGE = re.compile(r"image_?\d+")
 """Columns of images in MMMU."""
-OPTION_KEYS = ("options", "choices")
+OPTION_KEYS = ("options", "choices", "option", "answer_choices", "endings")
+CONTEXT_KEYS = ("context", "passage", "article", "body")
+"""Columns of a text to which the question refers."""
+HINT_KEY = "hint"
+"""Such a column of questions with choices, as in ScienceQA; beside other questions it may give the answer away."""
+INSTRUCTION_KEY, INSTRUCTED_KEY = "instruction", "input"
+"""Request and what it is about, in Alpaca's columns."""
 NUMBER_KEYS, TARGET_KEY = ("nums", "numbers"), "target"
 PUZZLE_KEY, SOLUTION_KEY = "puzzle", "solution"
 IMAGE_MARK = re.compile(r"[ \t]*<image(?:[ _]?\d+)?>[ \t]*\n?")
@@ -55,6 +74,10 @@ class PromptColumns:
     images: tuple[str, ...]
     options: str
     """Column of the choices of a question; empty if there is none."""
+    lettered: tuple[str, ...]
+    """Columns of one choice each, if no column has all of them."""
+    contexts: tuple[str, ...]
+    """Columns of texts that stand before the question."""
     first_choice: int | None
     """Number of the first choice if the golds are numbers of choices."""
     puzzle: str
@@ -70,11 +93,22 @@ class PromptColumns:
         parts.append(f"gold from {self.gold!r}" if self.gold else "no gold column")
         if self.images:
             parts.append(f"images from {', '.join(map(repr, self.images))}")
-        if self.options:
-            parts.append(f"choices from {self.options!r}")
+        if self.contexts:
+            parts.append(f"text before it from {', '.join(map(repr, self.contexts))}")
+        if self.options or self.lettered:
+            parts.append(f"choices from {', '.join(map(repr, self.lettered or (self.options,)))}")
         if self.first_choice is not None:
             parts.append(f"which the gold numbers from {self.first_choice} on")
         return ", ".join(parts)
+
+    def choices(self, row: Row) -> object:
+        """Returns the choices of a row, as :func:`~unigrpo.data.choices.choice_texts` reads them; None without any."""
+        if not self.lettered:
+            return row.get(self.options) if self.options else None
+        cells = [row.get(name) for name in self.lettered]
+        while cells and cells[-1] in (None, "", "nan"):
+            cells.pop()
+        return [str(cell).strip() for cell in cells]
 
 
 def find_columns(table: Table, file: PromptFileConfig) -> PromptColumns:
@@ -107,21 +141,27 @@ def find_columns(table: Table, file: PromptFileConfig) -> PromptColumns:
             f"{sorted(found.values())}. Name it by prompt_key"
         )
     named = [found[key] for key in found if key in IMAGE_KEYS or NUMBERED_IMAGE.fullmatch(key)]
-    images = [file.image_key] if file.image_key else named
+    images = [file.image_key] if file.image_key else [found[DECODED_IMAGE]] if DECODED_IMAGE in found else named
     cells = [(row, key) for row in rows for key in (*images, question) if key in row]
     shows = any(_shows_image(row[key], key == question) for row, key in cells)
     gold = file.label_key or _gold_column(rows, found)
-    options = next((found[key] for key in OPTION_KEYS if key in found), "")
-    return PromptColumns(
+    options = next((found[key] for key in OPTION_KEYS if key in found and found[key] != gold), "")
+    lettered = () if options else _choice_columns(rows, gold, found)
+    context_keys = (*CONTEXT_KEYS, *([HINT_KEY] if options or lettered else []))
+    columns = PromptColumns(
         question=question,
         gold=gold,
         images=tuple(images),
         options=options,
-        first_choice=_first_choice(rows, gold, options, file.path),
+        lettered=lettered,
+        contexts=tuple(found[key] for key in context_keys if key in found and found[key] != question),
+        first_choice=None,
         puzzle="" if question else puzzle,
         task=file.task or ("mmu" if shows else "text"),
         is_task_given=bool(file.task),
     )
+    _warn_of_unread_choices(rows, columns, file.path)
+    return replace(columns, first_choice=_first_choice(rows, columns, file.path))
 
 
 class PromptReader:
@@ -158,8 +198,7 @@ class PromptReader:
         turns, answer = self._turns(row, where)
         if task == "mmu":
             turns = tuple((role, without_image_marks(content)) for role, content in turns)
-        options = row.get(columns.options) if columns.options else None
-        text = with_choices(turns[-1][1], choice_texts(options))
+        text = with_choices(self._with_context(row, turns[-1][1], task), choice_texts(columns.choices(row)))
         if not text.strip():
             raise BadSample("no question", f"{where}: {columns.question!r} must be a text that is not empty")
         is_chat = not isinstance(row.get(columns.question), str) and bool(columns.question)
@@ -182,6 +221,17 @@ class PromptReader:
     def _table_path(self) -> str:
         """Path of the table for the processes that read its images."""
         return without_hub(self.file.path)
+
+    def _with_context(self, row: Row, question: str, task: str) -> str:
+        """Returns the question behind the texts to which it refers, and before what it is about."""
+        if task not in ("text", "mmu") or not isinstance(row.get(self.columns.question), str):
+            return question
+        texts = [cell.strip() for name in self.columns.contexts if isinstance(cell := row.get(name), str)]
+        texts = [text for text in texts if text and text not in question]
+        if task == "mmu":
+            texts = [without_image_marks(text) for text in texts]
+        about = row.get(INSTRUCTED_KEY) if self.columns.question.lower() == INSTRUCTION_KEY else None
+        return "\n".join([*texts, question, *([about.strip()] if isinstance(about, str) and about.strip() else [])])
 
     def _task(self, row: Row, where: str) -> tuple[str, bool]:
         """Returns the task, and whether the row names it."""
@@ -230,11 +280,15 @@ class PromptReader:
             return None
         if isinstance(gold, Mapping):
             return json.dumps(gold, ensure_ascii=False, default=str)
-        if isinstance(gold, bool) or not isinstance(gold, (str, int, float)):
+        if isinstance(gold, bool):
+            raise BadSample(
+                "no gold", f"{where}: {columns.gold!r} is {gold}; write the answer, such as yes or no, into the file"
+            )
+        if not isinstance(gold, (str, int, float)):
             raise BadSample("no gold", f"{where}: {columns.gold!r} must be a text or a number; found {gold!r:.60}")
         if isinstance(gold, float) and not math.isfinite(gold):
             raise BadSample("no gold", f"{where}: {columns.gold!r} is {gold}, which no answer can equal")
-        options = row.get(columns.options) if columns.options else None
+        options = columns.choices(row)
         try:
             names = (choice_texts(options), choice_names(options))
             return letter_of(gold_answer(str(gold)), question, *names, columns.first_choice)
@@ -248,7 +302,8 @@ class PromptReader:
             return ()
         names: list[str] = []
         # Rows of a mixed file may differ: the first ones, which decided the columns, may all be texts.
-        usual = () if self.file.image_key else (key for key in IMAGE_KEYS if key in row)
+        is_named = bool(self.file.image_key) or any(name.lower() == DECODED_IMAGE for name in columns.images)
+        usual = () if is_named else (key for key in IMAGE_KEYS if key in row)
         for column in dict.fromkeys((*columns.images, *usual, columns.question)):
             cell = row.get(column)
             if column == columns.question and isinstance(cell, str):
@@ -303,17 +358,42 @@ def _gold_column(rows: list[Row], found: Mapping[str, str]) -> str:
     """Returns the first of the usual columns that has a value in some row."""
     for key in LABEL_KEYS:
         name = found.get(key, key)
-        if any(_cell(row, name) not in (None, "", []) for row in rows):
+        cells = [_cell(row, name) for row in rows]
+        if key == "correct":  # the letter of a choice, or whether somebody's answer was right
+            cells = [cell for cell in cells if not isinstance(cell, bool)]
+        if any(cell not in (None, "", []) for cell in cells):
             return name
     return ""
 
 
-def _first_choice(rows: list[Row], gold: str, options: str, path: str) -> int | None:
+def _choice_columns(rows: list[Row], gold: str, found: Mapping[str, str]) -> tuple[str, ...]:
+    """Returns the columns of one choice each, if they are texts and every gold names one of them."""
+    columns = choice_columns(found.values())
+    letters = {letter for letter, _ in zip(LETTERS, columns, strict=False)}
+    golds = [(str(value), row) for row in rows if gold and (value := _cell(row, gold)) is not None]
+    named = (
+        value.upper() in letters or value.isdigit() or value in [row.get(name) for name in columns]
+        for value, row in golds
+    )
+    texts = (cell is None or isinstance(cell, str) for row in rows for cell in (row.get(name) for name in columns[:2]))
+    return columns if golds and all(named) and all(texts) else ()
+
+
+def _first_choice(rows: list[Row], columns: PromptColumns, path: str) -> int | None:
     """Returns the number of the first choice, if the golds are numbers of choices."""
-    if not gold or not options:
+    gold = columns.gold
+    if not gold or not (columns.options or columns.lettered):
         return None
     known = [row for row in rows if _cell(row, gold) is not None]
-    return first_number([_cell(row, gold) for row in known], [row.get(options) for row in known], f"{path}: {gold!r}")
+    golds, choices = [_cell(row, gold) for row in known], [columns.choices(row) for row in known]
+    return first_number(golds, choices, f"{path}: {gold!r}")
+
+
+def _warn_of_unread_choices(rows: list[Row], columns: PromptColumns, path: str) -> None:
+    """Warns of a column of choices that holds none in a form that is read."""
+    cells = [row[columns.options] for row in rows if row.get(columns.options)] if columns.options else []
+    if cells and not any(map(choice_texts, cells)):
+        logger.warning("%s: %r is not read as choices; found %.80r", path, columns.options, cells[0])
 
 
 def _listed(gold: object) -> object:

@@ -105,6 +105,15 @@ def test_workers_start_with_folders_in_place_of_names_on_the_hub(
     assert {config.actor.model_name_or_path for config in started} == {str(tmp_path)}
 
 
+def test_the_log_says_how_long_each_part_of_the_start_took(started, caplog):
+    with caplog.at_level("INFO", logger=placement.__name__):
+        start_groups(replace(RunConfig(), rollout=RolloutConfig(num_workers=4)))
+    parts = [record.getMessage().rpartition(":")[0] for record in caplog.records]
+    assert parts == [
+        f"start of {part}" for part in ("rewards", "policy", "reference", "rollout", "channel for weights")
+    ]
+
+
 @pytest.fixture
 def first_process(monkeypatch: pytest.MonkeyPatch) -> MagicMock:
     """Ray with a first process that answers once `ray.wait` says so."""
@@ -141,3 +150,21 @@ def test_a_first_process_that_dies_is_named(first_process):
         WorkerError, match=r"the first process of policy could not start: The actor experienced an error"
     ):
         placement.model_group("policy", placement.PolicyActor, RunConfig(), MagicMock(), 1.0)
+
+
+@pytest.mark.wrong_types
+def test_every_rank_starts_in_the_bundle_of_its_place(first_process, monkeypatch):
+    """Bundles 0 and 2 lie on one node, 1 and 3 on another, and no rank but the first is started before it answers."""
+    bundles = MagicMock(side_effect=lambda _, bundle: bundle)
+    monkeypatch.setattr(placement, "PlacementGroupSchedulingStrategy", bundles)
+    monkeypatch.setattr(placement, "bundles_by_node", lambda _: [0, 2, 1, 3])
+    first_process.wait.return_value = (["answer"], [])
+    start = first_process.remote.return_value.return_value
+    config = replace(RunConfig(), actor=ActorConfig(num_nodes=2, num_gpus_per_node=2))
+    placement.model_group("policy", placement.PolicyActor, config, MagicMock(), 0.5)
+    first_process.remote.assert_called_once_with(num_gpus=0.5, num_cpus=0.5)
+    assert [call.kwargs["scheduling_strategy"] for call in start.options.call_args_list] == [0, 2, 1, 3]
+    started = [call.args for call in start.options.return_value.remote.call_args_list]
+    assert started == [(4, 0, None, None), *((4, rank, "127.0.0.1", 1) for rank in (1, 2, 3))]
+    placement.rollout_group(MagicMock())
+    assert [call.kwargs["scheduling_strategy"] for call in start.options.call_args_list][4:] == [0, 2, 1, 3]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unigrpo.config import ImageSamplingConfig
 from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
+from unigrpo.models.sampling import image as image_sampling
 from unigrpo.models.sampling.image import UNKNOWN, remasking_temperature, sample_images
 from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.records import Trajectory
@@ -223,6 +224,18 @@ def test_a_pass_of_its_own_for_the_guides_changes_nothing(model, prompts, monkey
     for one, other in zip(together, apart, strict=True):
         assert torch.equal(codes_of(one), codes_of(other))
         torch.testing.assert_close(one.commit_log_probs, other.commit_log_probs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_noise_is_drawn_for_hidden_codes_alone_and_not_without_a_temperature(model, prompts, monkeypatch, temperature):
+    drawn, draw = [], image_sampling.exponential_noise
+    monkeypatch.setattr(
+        image_sampling, "exponential_noise", lambda counts, *more: drawn.append(list(counts)) or draw(counts, *more)
+    )
+    samples = sample(model, prompts, known=SOME_KNOWN[:1] * 3 + SOME_KNOWN[2:3], temperature=temperature)
+    hidden = [[int((one.commit_step >= step).sum()) for one in samples] for step in range(5)]
+    assert hidden[0] == [16, 16, 16, 10]
+    assert drawn == (hidden if temperature else [])
 
 
 def test_codes_are_drawn_with_their_probabilities():

@@ -9,6 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
+from unigrpo.models.sampling import text as text_sampling
 
 MASK, END = 37, 24
 SETTINGS = {"max_new_tokens": 12, "block_length": 4, "num_denoising_steps": 6}
@@ -143,6 +144,27 @@ def test_steps_that_fix_nothing_are_not_computed(sample, model, prompts):
     spy = Spy(model)
     sample(spy, prompts, max_new_tokens=8, block_length=4, num_denoising_steps=24, stop_at_end_of_text=False)
     assert len(spy.calls) == 8
+
+
+@pytest.mark.parametrize(
+    ("changes", "numbers"),
+    [
+        ({"temperature": 0.0}, []),
+        ({"temperature": 1.0, "top_p": 0.8}, []),
+        ({"temperature": 1.0}, [16, 8] * 3),  # 4 prompts with a block of 4 tokens each, of which 2 are fixed at a time
+        ({"temperature": 1.0, "remasking": "random"}, [8] * 6),
+    ],
+    ids=str,
+)
+def test_noise_over_the_vocabulary_is_drawn_only_for_tokens_that_may_be_fixed(
+    sample, model, prompts, monkeypatch, changes, numbers
+):
+    drawn, draw = [], text_sampling.exponential_noise
+    monkeypatch.setattr(
+        text_sampling, "exponential_noise", lambda counts, *more: drawn.append(sum(counts)) or draw(counts, *more)
+    )
+    sample(model, prompts, stop_at_end_of_text=False, **SETTINGS, **changes)
+    assert drawn == numbers
 
 
 class Waits(TorchDispatchMode):

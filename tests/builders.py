@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,8 +26,10 @@ from unigrpo.config import (
     TextSamplingConfig,
     TrainConfig,
 )
-from unigrpo.records import Prompt, Rollout, SampleRequest
+from unigrpo.records import Prompt, RewardOutput, Rollout, SampleRequest
+from unigrpo.workers.reward_pool import RewardPool
 
+ODD_REWARDS = Path(__file__).parent / "fixtures" / "odd_rewards.py"
 SUMS = [Prompt(id=f"sums:{i}", text=f"{i}+{i}=", label=str(2 * i)) for i in range(6)]
 
 
@@ -138,6 +140,30 @@ def rollout_without_tokens(sample_id: int, completion: str, prompt: Prompt | Non
         policy_version=0, token_ids=empty.long(), response_mask=empty.bool(), scored_mask=empty.bool(),
         completion=completion, commit_step=empty.long(), commit_log_probs=empty, image_mask=empty.bool(),
     )  # fmt: skip
+
+
+def odd_term(function: str, **settings: object) -> RewardTermConfig:
+    """Returns the term of a reward of fixtures/odd_rewards.py."""
+    return RewardTermConfig(name=f"{ODD_REWARDS}:{function}", **settings)  # type: ignore[arg-type]
+
+
+def reward_values(outputs: list[RewardOutput], name: str) -> list[float | None]:
+    """Returns what a reward gave to each sample."""
+    return [output.parts[name] for output in outputs]
+
+
+def started_pools(make: Callable[[RewardConfig], RewardPool]) -> Iterator[Callable[..., RewardPool]]:
+    """Yields a function that starts the processes of reward terms, and closes all that it started at the end."""
+    started: list[RewardPool] = []
+
+    def start(*terms: RewardTermConfig) -> RewardPool:
+        started.append(make(RewardConfig(terms=terms)))
+        started[-1].initialize()
+        return started[-1]
+
+    yield start
+    for pool in started:
+        pool.close()
 
 
 def load_script(path: Path) -> ModuleType:

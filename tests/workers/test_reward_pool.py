@@ -2,107 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
-from pathlib import Path
 
 import pytest
-from builders import rollout_without_tokens
+from builders import odd_term, reward_values, rollout_without_tokens, started_pools
 
-from unigrpo.config import RewardConfig, RewardTermConfig
+from unigrpo.config import RewardConfig
 from unigrpo.records import Prompt
 from unigrpo.workers import reward_pool
 from unigrpo.workers.reward_pool import RewardNotReady, RewardPool, local_reward_pool
 from unigrpo.workers.reward_process import LocalReward
 
-FILE = Path(__file__).parents[1] / "fixtures" / "odd_rewards.py"
 PROMPTS = [Prompt(id=f"p:{i}", text="t", label=str(i)) for i in range(3)]
-
-
 ROLLOUTS = [rollout_without_tokens(i, "x" * i) for i in range(6)]
 
 
-def term(function: str, **options: object) -> RewardTermConfig:
-    return RewardTermConfig(name=f"{FILE}:{function}", **options)  # type: ignore[arg-type]
-
-
 @pytest.fixture
-def pool() -> Iterator[Callable[..., RewardPool]]:
-    started: list[RewardPool] = []
-
-    def start(*terms: RewardTermConfig) -> RewardPool:
-        started.append(local_reward_pool(RewardConfig(terms=terms)))
-        started[-1].initialize()
-        return started[-1]
-
-    yield start
-    for each in started:
-        each.close()
-
-
-def values(outputs: list, name: str) -> list[float | None]:
-    return [output.parts[name] for output in outputs]
+def pool():
+    yield from started_pools(local_reward_pool)
 
 
 @pytest.mark.parametrize(("num_workers", "batch_size"), [(0, 0), (2, 0), (1, 1), (2, 2)])
 def test_batches_come_back_in_the_order_of_the_samples(pool, num_workers, batch_size):
-    outputs, metrics = pool(term("length", num_workers=num_workers, batch_size=batch_size)).score(ROLLOUTS)
-    assert values(outputs, "length") == [0, 1, 2, 3, 4, 5]
+    outputs, metrics = pool(odd_term("length", num_workers=num_workers, batch_size=batch_size)).score(ROLLOUTS)
+    assert reward_values(outputs, "length") == [0, 1, 2, 3, 4, 5]
     assert metrics["time/reward/length_seconds"] > 0
 
 
 def test_a_reward_that_hangs_is_missing_and_the_others_are_there(pool):
-    rewards = pool(term("length"), term("never_answers", timeout_seconds=0.5, attempts=1))
+    rewards = pool(odd_term("length"), odd_term("never_answers", timeout_seconds=0.5, attempts=1))
     for _ in range(2):  # the process that was started again is ended again
         outputs, _ = rewards.score(ROLLOUTS)
-        assert values(outputs, "length") == [0, 1, 2, 3, 4, 5]
-        assert values(outputs, "never_answers") == [None] * 6
+        assert reward_values(outputs, "length") == [0, 1, 2, 3, 4, 5]
+        assert reward_values(outputs, "never_answers") == [None] * 6
         assert outputs[0].reasons == {"never_answers": "did not answer within 0.5 s"}
 
 
 def test_a_process_that_hung_or_died_is_started_again_and_its_batch_scored_again(pool, tmp_path):
-    hangs = term("hangs_once", options={"marker": str(tmp_path / "hung")}, timeout_seconds=5.0)
-    dies = term("kills_itself_once", options={"marker": str(tmp_path / "died")})
+    hangs = odd_term("hangs_once", options={"marker": str(tmp_path / "hung")}, timeout_seconds=5.0)
+    dies = odd_term("kills_itself_once", options={"marker": str(tmp_path / "died")})
     outputs, _ = pool(hangs, dies).score(ROLLOUTS)
-    assert values(outputs, "hangs_once") == [1.0] * 6
-    assert values(outputs, "kills_itself_once") == [2.0] * 6
+    assert reward_values(outputs, "hangs_once") == [1.0] * 6
+    assert reward_values(outputs, "kills_itself_once") == [2.0] * 6
 
 
 def test_a_process_that_always_dies_is_missing_with_its_reason(pool):
-    outputs, _ = pool(term("kills_itself"), term("length")).score(ROLLOUTS)
-    assert values(outputs, "kills_itself") == [None] * 6
+    outputs, _ = pool(odd_term("kills_itself"), odd_term("length")).score(ROLLOUTS)
+    assert reward_values(outputs, "kills_itself") == [None] * 6
     assert outputs[5].reasons == {"kills_itself": "ended its own process (exit status 1)"}
-    assert values(outputs, "length") == [0, 1, 2, 3, 4, 5]
+    assert reward_values(outputs, "length") == [0, 1, 2, 3, 4, 5]
 
 
 def test_a_process_that_is_out_of_memory_is_replaced_and_its_batch_scored_again(pool):
-    rewards = pool(term("leaks_until_the_second_call"))
+    rewards = pool(odd_term("leaks_until_the_second_call"))
     for _ in range(2):
         outputs, _ = rewards.score(ROLLOUTS)
-        assert values(outputs, "leaks_until_the_second_call") == [15.0] * 6
+        assert reward_values(outputs, "leaks_until_the_second_call") == [15.0] * 6
 
 
 def test_a_call_that_raises_is_made_once_more(pool):
-    outputs, _ = pool(term("raises_every_third_call", batch_size=1)).score(ROLLOUTS)
-    assert values(outputs, "raises_every_third_call") == [3.0] * 6
+    outputs, _ = pool(odd_term("raises_every_third_call", batch_size=1)).score(ROLLOUTS)
+    assert reward_values(outputs, "raises_every_third_call") == [3.0] * 6
 
 
 def test_nan_and_what_no_float_holds_are_missing(pool):
-    outputs, _ = pool(term("returns_nan_for_long"), term("returns_what_no_float_holds", attempts=1)).score(ROLLOUTS)
-    assert values(outputs, "returns_nan_for_long") == [4.0, 4.0, 4.0, 4.0, None, None]
+    outputs, _ = pool(odd_term("returns_nan_for_long"), odd_term("returns_what_no_float_holds", attempts=1)).score(
+        ROLLOUTS
+    )
+    assert reward_values(outputs, "returns_nan_for_long") == [4.0, 4.0, 4.0, 4.0, None, None]
     assert outputs[4].reasons["returns_nan_for_long"] == "returned nan"
-    assert values(outputs, "returns_what_no_float_holds") == [None] * 6
+    assert reward_values(outputs, "returns_what_no_float_holds") == [None] * 6
     assert "is no number" in outputs[0].reasons["returns_what_no_float_holds"]
 
 
 def test_a_reward_that_cannot_start_is_named(pool):
     with pytest.raises(RewardNotReady, match=r"DoesNotLoad' could not start: .* FileNotFoundError: weights.* \(.*:\d"):
-        pool(term("DoesNotLoad"))
+        pool(odd_term("DoesNotLoad"))
 
 
 def test_a_reward_that_is_never_ready_stops_the_start(pool):
     with pytest.raises(RewardNotReady, match=r"NeverLoads' is not ready after 1 s; .* load_timeout_seconds \(now 1\)"):
-        pool(term("NeverLoads", load_timeout_seconds=1.0))
+        pool(odd_term("NeverLoads", load_timeout_seconds=1.0))
 
 
 @pytest.mark.parametrize(("factor", "seconds"), [(20.0, 0.0), (0.0, 60.0)])
@@ -112,19 +92,19 @@ def test_a_process_that_is_started_again_may_load_for_longer_than_a_call_may_tak
     monkeypatch.setattr(reward_pool, "RELOAD_FACTOR", factor)
     monkeypatch.setattr(reward_pool, "RELOAD_SECONDS", seconds)
     options = {"marker": str(tmp_path / "died"), "seconds": 1.5}
-    outputs, _ = pool(term("LoadsSlowly", options=options, timeout_seconds=1.0)).score(ROLLOUTS)
-    assert values(outputs, "LoadsSlowly") == [5.0] * 6
+    outputs, _ = pool(odd_term("LoadsSlowly", options=options, timeout_seconds=1.0)).score(ROLLOUTS)
+    assert reward_values(outputs, "LoadsSlowly") == [5.0] * 6
 
 
 def test_what_is_started_is_scored_meanwhile(pool, tmp_path):
-    wait = pool(term("waits_for", options={"marker": str(tmp_path / "go")})).start(ROLLOUTS)
+    wait = pool(odd_term("waits_for", options={"marker": str(tmp_path / "go")})).start(ROLLOUTS)
     (tmp_path / "go").touch()  # the caller goes on
     outputs, _ = wait()
-    assert values(outputs, "waits_for") == [7.0] * 6
+    assert reward_values(outputs, "waits_for") == [7.0] * 6
 
 
 def test_closing_ends_what_was_started_and_never_waited_for(pool):
-    rewards = pool(term("never_answers"))
+    rewards = pool(odd_term("never_answers"))
     wait = rewards.start(ROLLOUTS)
     rewards.close()
     with pytest.raises(CancelledError, match="closed"):
@@ -132,18 +112,18 @@ def test_closing_ends_what_was_started_and_never_waited_for(pool):
 
 
 def test_what_a_reward_logs_is_averaged_over_its_calls(pool):
-    _, metrics = pool(term("logs_its_mean", batch_size=4)).score(ROLLOUTS)
+    _, metrics = pool(odd_term("logs_its_mean", batch_size=4)).score(ROLLOUTS)
     assert metrics["reward/logs_its_mean/mean_length"] == pytest.approx(2.5)
 
 
 def test_a_costly_reward_is_called_with_as_many_samples_as_its_deadline_allows(pool, tmp_path):
     notes = tmp_path / "calls"
     options = {"notes": str(notes), "seconds": 0.05}
-    rewards = pool(term("Costly", options=options, timeout_seconds=2.0, num_workers=1))
+    rewards = pool(odd_term("Costly", options=options, timeout_seconds=2.0, num_workers=1))
     many = [rollout_without_tokens(i, "x" * i) for i in range(24)]
     for _ in range(2):
         outputs, _ = rewards.score(many)
-        assert values(outputs, "costly") == list(range(24))
+        assert reward_values(outputs, "costly") == list(range(24))
     sizes = [int(line) for line in notes.read_text().splitlines()]
     assert sizes[0] == 2  # measures the rate: 0.05 s for a sample, and a little more
     assert 2 < max(sizes) <= 10  # a quarter of the deadline
@@ -153,9 +133,9 @@ def test_a_costly_reward_is_called_with_as_many_samples_as_its_deadline_allows(p
 def test_a_costly_reward_that_becomes_slow_is_called_with_fewer_samples_and_none_is_missing(pool, tmp_path):
     notes = tmp_path / "calls"
     options = {"notes": str(notes), "seconds": 0.02, "slow_from": 1, "slow_factor": 20.0}
-    rewards = pool(term("Costly", options=options, timeout_seconds=2.0, attempts=1, num_workers=1))
+    rewards = pool(odd_term("Costly", options=options, timeout_seconds=2.0, attempts=1, num_workers=1))
     outputs, _ = rewards.score([rollout_without_tokens(i, "x" * i) for i in range(12)])
-    assert values(outputs, "costly") == list(range(12))
+    assert reward_values(outputs, "costly") == list(range(12))
     sizes = [int(line) for line in notes.read_text().splitlines()]
     assert sizes[:2] == [2, 10]  # 10 samples of 0.4 s miss the deadline of 2 s
     assert max(sizes[2:]) <= 4
@@ -165,18 +145,18 @@ def test_a_costly_reward_gets_as_many_processes_as_a_step_needs_and_cpus_are_fre
     monkeypatch.setattr(reward_pool, "STEP_SECONDS", 1.0)
     options = {"notes": str(tmp_path / "calls"), "seconds": 0.4}
     for free, samples, expected in ((8, 6, 3), (1, 200, 2), (8, 1, 1)):
-        config = RewardConfig(terms=(term("Costly", options=options, num_cpus=1.0),))
+        config = RewardConfig(terms=(odd_term("Costly", options=options, num_cpus=1.0),))
         rewards = RewardPool(config, LocalReward, free_cpus=lambda free=free: free)
         rewards.initialize(PROMPTS, samples)
         assert rewards.try_out(PROMPTS, samples)[0].num_processes == expected
         outputs, _ = rewards.score(ROLLOUTS)
-        assert values(outputs, "costly") == [0, 1, 2, 3, 4, 5]
+        assert reward_values(outputs, "costly") == [0, 1, 2, 3, 4, 5]
         rewards.close()
 
 
 def test_a_trial_calls_each_reward_with_two_prompts_and_tells_how_long_a_step_takes(pool, tmp_path):
-    costly = term("Costly", options={"notes": str(tmp_path / "calls"), "seconds": 0.4}, num_workers=2)
-    trials = pool(term("length"), costly, term("never_answers", tasks=("t2i",))).try_out(PROMPTS, 100)
+    costly = odd_term("Costly", options={"notes": str(tmp_path / "calls"), "seconds": 0.4}, num_workers=2)
+    trials = pool(odd_term("length"), costly, odd_term("never_answers", tasks=("t2i",))).try_out(PROMPTS, 100)
     assert [trial.name for trial in trials] == ["length", "costly"]
     assert trials[0].scores.values == [len("<think>This stands in for a sample.</think>0")] * 2
     assert trials[1].seconds_per_sample == pytest.approx(0.4, rel=0.5)
@@ -199,7 +179,7 @@ def test_a_trial_calls_each_reward_with_two_prompts_and_tells_how_long_a_step_ta
 def test_a_reward_that_fails_or_misses_its_deadline_is_refused_before_the_run(pool, tmp_path, name, settings, message):
     options = {"notes": str(tmp_path / "calls"), "seconds": 0.1} if name == "Costly" else {}
     with pytest.raises(RewardNotReady, match=message):
-        pool(term(name, options=options, **settings)).try_out(PROMPTS, 100)
+        pool(odd_term(name, options=options, **settings)).try_out(PROMPTS, 100)
 
 
 BAD_REWARDS: dict[str, float | str] = {
@@ -226,15 +206,15 @@ BAD_REWARDS: dict[str, float | str] = {
 @pytest.mark.slow
 def test_bad_rewards_neither_end_the_run_nor_take_the_rewards_of_others(pool):
     seconds = {"holds_the_interpreter": 2.0}
-    bad = [term(name, required=False, attempts=1, timeout_seconds=seconds.get(name, 60.0)) for name in BAD_REWARDS]
-    rewards = pool(term("length"), *bad)
+    bad = [odd_term(name, required=False, attempts=1, timeout_seconds=seconds.get(name, 60.0)) for name in BAD_REWARDS]
+    rewards = pool(odd_term("length"), *bad)
     for _ in range(2):
         outputs, _ = rewards.score(ROLLOUTS[:3])
-        assert values(outputs, "length") == [0, 1, 2]
+        assert reward_values(outputs, "length") == [0, 1, 2]
         for name, expected in BAD_REWARDS.items():
             if isinstance(expected, float):
-                assert values(outputs, name) == [expected] * 3, name
+                assert reward_values(outputs, name) == [expected] * 3, name
             else:
-                assert values(outputs, name) == [None] * 3, name
+                assert reward_values(outputs, name) == [None] * 3, name
                 assert outputs[0].reasons[name].startswith(expected), name
                 assert len(outputs[0].reasons[name]) < 1000, name

@@ -13,11 +13,11 @@ from torch import Tensor
 from rewards.base import Reward, RewardInput
 from rewards.imaging.batches import (
     check_image_prompt,
-    choose_device,
     image_and_prompt,
     require_batch_size,
     slices,
 )
+from rewards.imaging.devices import choose_device
 from rewards.imaging.image_reward_files import load_image_reward, weights_file
 from rewards.imaging.image_reward_model import MAX_TOKENS, ImageRewardModel, to_pixels
 from rewards.imaging.prompt_tokens import PromptTokens

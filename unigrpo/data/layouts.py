@@ -2,10 +2,10 @@
 
 S is the room for text, N the number of image tokens. A training row of any task has S + N + 3 tokens:
 
-- `t2i`:      padding, task token, begin-of-text, text, end-of-text | start-of-image, N codes, end-of-image - `lm`:
-begin-of-text, text, end-of-text, end-of-text ... - `mmu`:      task token, start-of-image, N codes, end-of-image |
-begin-of-text, text, end-of-text ... - `r2i`:      task token | begin-of-text, text, end-of-text ... | start-of-image,
-N codes, end-of-image
+- `t2i`: padding, task token, begin-of-text, text, end-of-text | start-of-image, N codes, end-of-image
+- `lm`: begin-of-text, text, end-of-text, end-of-text ...
+- `mmu`: task token, start-of-image, N codes, end-of-image | begin-of-text, text, end-of-text ...
+- `r2i`: task token | begin-of-text, text, end-of-text ... | start-of-image, N codes, end-of-image
 
 Text that already starts with begin-of-text does not get a second one. Prompts are the same rows up to what is to be
 generated, without padding; the samplers pad.

@@ -40,6 +40,7 @@ def test_a_preset_decides_lengths_and_steps_whatever_the_rollouts_are(name, toke
     assert config.response_tokens("text", 0) == tokens
     if name == "mmada_paper":
         assert (greedy.image.num_denoising_steps, greedy.image.guidance_scale) == (50, 3.5)
+        assert greedy.image == sampled.image and greedy.image.temperature == 1.0, "the paper samples its images"
 
 
 def test_without_a_preset_the_evaluation_samples_as_in_training_or_by_its_own_settings():
@@ -48,6 +49,7 @@ def test_without_a_preset_the_evaluation_samples_as_in_training_or_by_its_own_se
     assert way.text == dataclasses.replace(rollout.text, temperature=0.0)
     own = TextSamplingConfig(max_new_tokens=16, num_denoising_steps=4, block_length=8)
     (way, sampled) = ways_of_sampling(RunConfig(rollout=rollout, eval=EvalConfig(dataset="a", text=own)))
+    assert (way.image.temperature, way.image.remasking_temperature) == (0.0, 0.0)
     assert sampled.text == own and way.image.num_denoising_steps == rollout.image.num_denoising_steps
 
 

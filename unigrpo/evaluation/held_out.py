@@ -134,13 +134,17 @@ class WayOfSampling:
 
 def ways_of_sampling(config: RunConfig) -> list[WayOfSampling]:
     """Returns the greedy way and, if the config asks for samples, the sampled one, with the lengths and steps of the
-    run's protocol."""
+    run's protocol.
+
+    Protocols of papers sample images and know no greedy ones. Their greedy way is therefore greedy in its texts alone.
+    """
     text, image = config.protocol.text, config.protocol.image
+    is_of_a_paper = config.eval.preset != "training"
     greedy = WayOfSampling(
         name="greedy",
         num_samples=1,
         text=replace(text, temperature=0.0, top_p=1.0),
-        image=replace(image, temperature=0.0, remasking_temperature=0.0),
+        image=image if is_of_a_paper else replace(image, temperature=0.0, remasking_temperature=0.0),
     )
     if not config.eval.n_samples_per_prompt:
         return [greedy]

@@ -13,8 +13,8 @@ def keyed_generator(*key: int | str, device: str | torch.device = "cpu") -> torc
     >>> keyed_generator(42, 7, "mask").initial_seed() == keyed_generator(42, 7, "mask").initial_seed()
     True
 
-    A generator of the CPU keeps 32 bits of its seed. Two of n keys therefore give the same numbers with a probability of
-    about n^2 / 2^33: a few pairs among 100,000 keys, which belong to samples far apart.
+    A generator of the CPU keeps 32 bits of its seed, so that about n^2 / 2^33 pairs among n keys give equal numbers:
+    one pair among 100,000 keys. Such keys belong to samples that have nothing to do with each other.
 
     Args:
         key: Purpose of the random numbers, for example (run seed, step, sample, inner update, "mask").

@@ -73,7 +73,8 @@ def test_two_nodes_have_the_losses_of_one(two_nodes: Cluster, command: list[str]
     assert len(losses(tmp_path / "one")) == 3
 
 
-def test_a_node_that_leaves_ends_the_run_with_a_message(
+@pytest.mark.timeout(600)
+def test_a_node_that_leaves_ends_the_run_with_a_message_and_the_run_goes_on_on_the_other(
     two_nodes: Cluster, command: list[str], tmp_path: Path
 ) -> None:
     flags = ("--actor.num_nodes", "2", "--train.num_steps", "100000", "--ckpt.save_steps", "5")
@@ -88,3 +89,9 @@ def test_a_node_that_leaves_ends_the_run_with_a_message(
     assert process.returncode == 1
     assert "died in" in output
     assert "The same command goes on from the last checkpoint" in output, "the message says how to go on"
+    newest = max((tmp_path / "run" / "checkpoints").glob("*/complete.json")).parent.name
+    done = int(newest.removeprefix("step_"))
+    flags = ("--actor.num_nodes", "1", "--train.num_steps", str(done + 2))
+    output, _ = start(two_nodes, command, tmp_path / "run", *flags).communicate(timeout=120)
+    assert f"{newest} was written by 2 policy ranks and is loaded on 1" in output, output[-2000:]
+    assert len(losses(tmp_path / "run")) == done + 2, output[-2000:]

@@ -64,6 +64,18 @@ def test_a_data_set_does_not_travel_however_it_lies_in_the_folder(project, capsy
     assert "models" not in message, "who ignores a folder knows that it stays"
 
 
+def test_the_folders_in_which_the_guides_put_data_do_not_travel_even_where_their_files_are_small(project, capsys):
+    """A set of images has a small file for each one, and no limit on the size of a file would keep these out."""
+    (project / ".gitignore").write_text((ROOT / ".gitignore").read_text())
+    for name in ("data/rl/gsm8k.jsonl", "data/clevr/scenes/0.json", "models/a/config.json", "runs/a/config.yaml"):
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).write_text("{}")
+    (project / "unigrpo" / "data").mkdir()
+    (project / "unigrpo" / "data" / "new.py").write_text("")
+    assert shipped(project) == ["README.md", "unigrpo/data/new.py", "unigrpo/runs/metrics.py"]
+    assert capsys.readouterr().err == ""
+
+
 def test_new_configs_and_rewards_travel_and_changes_too(project, tmp_path):
     (project / "my.yaml").write_text("a: 1")
     (project / "rewards").mkdir()

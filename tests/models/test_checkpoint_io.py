@@ -242,6 +242,14 @@ def test_another_architecture_is_refused(folder, model_type):
         load(folder)
 
 
+@pytest.mark.parametrize("name", ["model_type", "activation_type"])
+def test_a_long_value_of_a_config_is_shown_in_part(folder, name):
+    change_config(folder, **{name: "a" * 5000})
+    with pytest.raises(ValueError, match=rf"{name} is 'aaa.{{,40}}'") as raised:
+        load(folder)
+    assert len(str(raised.value)) < 500
+
+
 @pytest.mark.parametrize(
     ("name", "value"), [("weight_tying", True), ("rope", False), ("activation_type", "gelu"), ("alibi", True)]
 )

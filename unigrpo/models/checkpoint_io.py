@@ -4,6 +4,7 @@ writing."""
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -121,9 +122,9 @@ def load_config(name: str | Path) -> MMadaConfig:
         ) from error
     found = values.pop("model_type", None)
     if found not in MODEL_TYPES:
-        raise CheckpointError(f"{name}: model_type is {found!r}, expected one of {', '.join(MODEL_TYPES)}")
+        raise CheckpointError(f"{name}: model_type is {reprlib.repr(found)}, expected one of {', '.join(MODEL_TYPES)}")
     differences = [
-        f"{key} is {values[key]!r} in place of {expected!r}"
+        f"{key} is {reprlib.repr(values[key])} in place of {expected!r}"
         for key, expected in ARCHITECTURE.items()
         if values.get(key, expected) != expected
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -225,7 +226,7 @@ def _load_config(folder: Path) -> ImageTokenizerConfig:
     kind = values.get("model_type") or values.get("_class_name")
     if kind not in (ImageTokenizerConfig.model_type, PUBLISHED_CLASS):
         raise CheckpointError(
-            f"{folder}: the config is of {str(kind)[:80]!r}, expected an image tokenizer, "
+            f"{folder}: the config is of {reprlib.repr(kind)}, expected an image tokenizer, "
             f"{ImageTokenizerConfig.model_type!r} or {PUBLISHED_CLASS!r}"
         )
     values.pop("model_type", None)

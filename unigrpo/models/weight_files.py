@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -107,7 +108,7 @@ def _indexed_files(folder: Path) -> list[Path]:
         names = sorted(set(index["weight_map"].values()))
         outside = [name for name in names if Path(name).name != name]
         if outside:
-            raise CheckpointError(f"names {outside[0]!r}, which does not lie in this folder")
+            raise CheckpointError(f"names {reprlib.repr(outside[0])}, which does not lie in this folder")
         return [folder / name for name in names]
     except FileNotFoundError as error:
         raise CheckpointError(

@@ -9,8 +9,10 @@ GOLD_MARK = "####"
 BOXED = "\\boxed{"
 ANSWER_TAGS = re.compile(r"<answer>(.*?)</answer>", re.IGNORECASE | re.DOTALL)
 END_THINK = "</think>"
-ANSWER_LINE = re.compile(r"\banswer\s*(?:is\s*)?[:\uff1a]\s*([^\n]+)", re.IGNORECASE)
-"""The text after `Answer:` on its line, with an ordinary or a full-width colon."""
+ANSWER_LINE = re.compile(
+    r"(?:\bans(?:wer)?\s*(?:is\s*)?|\u7b54\u6848[\u662f\u4e3a]?\s*)[:\uff1a]\s*([^\n]+)", re.IGNORECASE
+)
+"""The text after `Answer:`, `Ans:` or its Chinese word on its line, with an ordinary or a full-width colon."""
 BETWEEN_BOXES = re.compile(r"(?:[\s$,;.]|\band\b|\bor\b)*")
 
 

@@ -53,6 +53,8 @@ SYSTEM = {"role": "system", "content": "You think."}
           "extra_info": {"split": "train", "index": 0}}, 1),
         ({"conversations": [{"from": "human", "value": "1+2="}, {"from": "gpt", "value": "Easy. Answer: 3"}]}, 1),
         ({"messages": [{"role": "user", "content": [{"type": "text", "text": "1+2="}]}], "final_answer": ["3"]}, 1),
+        ({"prompt": json.dumps([SYSTEM, USER]), "answer": "3"}, 2),
+        ({"message": json.dumps([USER]), "ground_truth_answer": "3"}, 1),
         ({"Problem": "1+2=", "Answer": "<answer> 3 </answer>"}, 0),
         ({"query": "1+2=", "ground_truth": 3.0}, 0),
     ],
@@ -201,6 +203,11 @@ def test_a_part_of_a_chat_is_the_image_of_the_prompt(tmp_path):
     prompt = one(tmp_path, {"prompt": [{"role": "user", "content": content}], "answer": "3"})
     assert (prompt.text, prompt.task, prompt.images) == ("How many?", "mmu", (str(tmp_path / "b/a.png"),))
     assert prompt.messages == ({"role": "user", "content": "How many?"},)
+    as_text = one(tmp_path, {"message": json.dumps([{"role": "user", "content": content}]), "answer": "3"})
+    assert (as_text.text, as_text.task, as_text.images) == ("How many?", "mmu", (str(tmp_path / "b/a.png"),))
+    inside = [{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{base64.b64encode(png()).decode()}"}}]
+    embedded = one(tmp_path, {"prompt": json.dumps([{"role": "user", "content": [*inside, *content[1:]]}])})
+    assert read_image(embedded.images[0]).size == (3, 2)
 
 
 def test_choices_stand_behind_the_question_unless_it_has_them(tmp_path):
@@ -268,6 +275,13 @@ def test_texts_without_golds_that_may_be_captions_are_named_unless_their_task_is
     (tmp_path / "a.txt").write_text("a red circle\n")
     load_prompts(str(tmp_path / "a.txt"), default_task=task)
     assert ("have no gold answer; set task: t2i for this file if they are captions" in caplog.text) == warns
+
+
+@pytest.mark.parametrize(("settings", "warns"), [({}, True), ({"task": "t2i"}, False), ({"label_key": "tag"}, False)])
+def test_captions_that_are_asked_about_their_images_are_named(tmp_path, caplog, settings, warns):
+    (tmp_path / "a.png").write_bytes(png())
+    one(tmp_path, {"image": "a.png", "caption": "a red circle", "tag": "x"}, **settings)
+    assert ("asks its captions as questions about their images; set task: t2i" in caplog.text) == warns
 
 
 def test_few_bad_rows_are_skipped_and_counted_and_more_are_an_error(tmp_path, caplog):

@@ -105,8 +105,8 @@ class DataConfig:
     used."""
     input_key: str = ""
     """Column of the question of all files that set no prompt_key. If empty, it is `prompt`, `question`, `problem`,
-    `query`, `context_messages`, `messages`, `conversations`, `caption`, `text`, `question_stem`, `prompts` or
-    `instruction`, in capital letters or not."""
+    `query`, `context_messages`, `messages`, `conversations`, `caption`, `text`, `message`, `question_stem`,
+    `prompts` or `instruction`, in capital letters or not."""
     label_key: str = ""
     """Column of the gold answer of all files that set no label_key. If empty, it is found by the usual names, such as
     `label`, `answer`, `reward_model.ground_truth` and `solution`; docs/data.md has all of them. The gold answer is the

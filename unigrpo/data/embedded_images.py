@@ -15,6 +15,7 @@ from collections.abc import Mapping
 
 from unigrpo import DataError
 from unigrpo.data.bad_samples import BadSample
+from unigrpo.data.prompt_chats import chat_in
 from unigrpo.data.tables import Table, open_table
 
 EMBEDDED = "embedded:"
@@ -90,7 +91,7 @@ def embedded_bytes(name: str) -> bytes:
     try:
         place = json.loads(name.removeprefix(EMBEDDED))
         cell = _table(place["table"], place["split"]).row(place["row"])[place["column"]]
-        image = images_in(cell, name)[place["position"]]
+        image = images_in(chat_in(cell), name)[place["position"]]
     except (BadSample, LookupError, TypeError, json.JSONDecodeError) as error:
         raise DataError(f"{name:.200}: there is no such image any more ({type(error).__name__}: {error})") from error
     if isinstance(image, str):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from unigrpo.data.bad_samples import BadSample
 
 ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "system": "system"}
+
+CHAT_START = re.compile(r'\s*\[\s*\{\s*"')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +46,22 @@ def read_prompt_chat(value: object, where: str) -> PromptChat:
             "turns out of order", f"{where}: expected user and assistant in turn, and the user last; found {found}"
         )
     return PromptChat(turns=tuple(turns), answer=answer)
+
+
+def chat_in(value: object) -> object:
+    """Returns the chat of a text that is one in JSON, as in OpenRLHF-M and in CSV files; any other value as it is.
+
+    >>> chat_in('[{"role": "user", "content": "2+3?"}]'), chat_in("[1, 2] has how many numbers?")
+    ([{'role': 'user', 'content': '2+3?'}], '[1, 2] has how many numbers?')
+    """
+    if not isinstance(value, str) or not CHAT_START.match(value):
+        return value
+    try:
+        turns = json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+    is_chat = isinstance(turns, list) and all(isinstance(t, dict) and ("role" in t or "from" in t) for t in turns)
+    return turns if is_chat else value
 
 
 def _turn(turn: object, where: str) -> tuple[str, str]:

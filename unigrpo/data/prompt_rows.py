@@ -27,7 +27,7 @@ from unigrpo.data.choices import (
 )
 from unigrpo.data.embedded_images import embedded_name, images_in
 from unigrpo.data.golds import gold_answer
-from unigrpo.data.prompt_chats import read_prompt_chat
+from unigrpo.data.prompt_chats import chat_in, read_prompt_chat
 from unigrpo.data.puzzles import countdown_label, countdown_question, sudoku_label, sudoku_question
 from unigrpo.data.tables import Row, Table, without_hub
 from unigrpo.records import Prompt
@@ -35,14 +35,14 @@ from unigrpo.records import Prompt
 logger = logging.getLogger(__name__)
 INPUT_KEYS = (
     "prompt", "question", "problem", "query", "context_messages", "messages", "conversations", "caption", "text",
-    "question_stem", "prompts", "instruction",
+    "message", "question_stem", "prompts", "instruction",
 )  # fmt: skip
 LABEL_KEYS = (
     "label", "answer", "final_answer", "ground_truth", "gold", "reward_model.ground_truth", "expected_answer",
     "correct_answer", "answerkey", "gt_answer", "correct", "correct_option", "correct_choice_idx", "cop", "solution",
-    "response", "output",
+    "ground_truth_answer", "response", "output",
 )  # fmt: skip
-IMAGE_KEYS = ("image", "images", "image_path", "img_path", "img")
+IMAGE_KEYS = ("image", "images", "image_path", "img_path", "img", "image_urls")
 DECODED_IMAGE = "decoded_image"
 """Column with the image whose path stands in another one, as in MathVista."""
 NUMBERED_IMAGE = re.compile(r"image_?\d+")
@@ -201,7 +201,7 @@ class PromptReader:
         text = with_choices(self._with_context(row, turns[-1][1], task), choice_texts(columns.choices(row)))
         if not text.strip():
             raise BadSample("no question", f"{where}: {columns.question!r} must be a text that is not empty")
-        is_chat = not isinstance(row.get(columns.question), str) and bool(columns.question)
+        is_chat = not isinstance(chat_in(row.get(columns.question)), str) and bool(columns.question)
         used = {columns.question, *columns.images, *(["task"] if names_task else [])}
         return Prompt(
             id=where,
@@ -224,7 +224,7 @@ class PromptReader:
 
     def _with_context(self, row: Row, question: str, task: str) -> str:
         """Returns the question behind the texts to which it refers, and before what it is about."""
-        if task not in ("text", "mmu") or not isinstance(row.get(self.columns.question), str):
+        if task not in ("text", "mmu") or not isinstance(chat_in(row.get(self.columns.question)), str):
             return question
         texts = [cell.strip() for name in self.columns.contexts if isinstance(cell := row.get(name), str)]
         texts = [text for text in texts if text and text not in question]
@@ -255,7 +255,7 @@ class PromptReader:
             raise BadSample(
                 "no question", f"{where}: no column for the question ({columns.question!r}); found keys {sorted(row)}"
             )
-        question = _cell(row, columns.question)
+        question = chat_in(_cell(row, columns.question))
         if isinstance(question, (list, tuple)) and question:
             chat = read_prompt_chat(question, where)
             return chat.turns, chat.answer
@@ -306,8 +306,10 @@ class PromptReader:
         usual = () if is_named else (key for key in IMAGE_KEYS if key in row)
         for column in dict.fromkeys((*columns.images, *usual, columns.question)):
             cell = row.get(column)
-            if column == columns.question and isinstance(cell, str):
-                continue
+            if column == columns.question:
+                cell = chat_in(cell)
+                if isinstance(cell, str):
+                    continue
             for position, image in enumerate(images_in(cell, where)):
                 self._image_columns[column] = None
                 if isinstance(image, str):
@@ -342,6 +344,7 @@ def _preview(table: Table) -> list[Row]:
 
 
 def _shows_image(cell: object, is_question: bool) -> bool:
+    cell = chat_in(cell) if is_question else cell
     try:
         return not (is_question and isinstance(cell, str)) and bool(images_in(cell, ""))
     except BadSample:

@@ -98,6 +98,12 @@ def _read(file: PromptFileConfig, prefix: str, bad: BadRows) -> list[Prompt]:
     tasks = Counter(prompt.task for prompt in prompts)
     counted = ", ".join(f"{number} {task}" for task, number in sorted(tasks.items()))
     logger.info("%s: %d rows, prompts: %s; %s", file.path, len(table), counted or "none", reader.describe())
+    if not file.task and tasks["mmu"] and reader.columns.question.lower() == "caption" and not reader.columns.gold:
+        logger.warning(
+            "%s: asks its captions as questions about their images; set task: t2i for this file, or give it questions "
+            "(`unigrpo prepare describe` does)",
+            file.path,
+        )
     if not file.task and tasks["text"] and all(prompt.label is None for prompt in prompts if prompt.task == "text"):
         logger.warning(
             "%s: its text prompts have no gold answer; set task: t2i for this file if they are captions",

@@ -83,6 +83,22 @@ def test_the_reductions_are_those_of_openrlhf(openrlhf, how, token_level):
     torch.testing.assert_close(found, expected, rtol=1e-7, atol=0)  # it adds 1e-8 to the token counts
 
 
+def test_what_has_the_weight_0_is_no_entry():
+    """Whether a view masks it or not, and in a view of its own, too."""
+    weight = torch.tensor([[0.0, 2.0, 0.0], [0.0, 0.0, -1.0]])
+    views = Views(is_masked=weight != 0, weight=weight, rate=torch.full((2, 3), 0.5))
+    more = Views(
+        is_masked=torch.ones(3, 3).bool(),
+        weight=torch.cat([weight, torch.zeros(1, 3)]),
+        rate=torch.cat([views.rate, torch.ones(1, 3)]),
+    )
+    span = torch.tensor([0, 1, 1])
+    plain, found = unscored_entries([views], [span]), unscored_entries([more], [span])
+    assert (plain.weight.tolist(), plain.position.tolist(), plain.view.tolist()) == ([2.0, -1.0], [1, 2], [0, 1])
+    for name in ("weight", "rate", "sample", "view", "position", "span"):
+        assert torch.equal(getattr(found, name), getattr(plain, name))
+
+
 def test_a_fixed_length_is_that_of_the_task():
     """A loss of 1 for every token of full responses is 1 for texts and for images, whatever their lengths."""
     num_text, num_image = 6, 24

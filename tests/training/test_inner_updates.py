@@ -19,6 +19,9 @@ from training.small_updates import (
 )
 from training.thread_ranks import ranks_in_threads
 
+from unigrpo import plugins
+from unigrpo.algorithm.likelihood import base as estimator_files
+from unigrpo.algorithm.objective import base as objective_files
 from unigrpo.batches import WholeGroups
 from unigrpo.config import (
     TASKS,
@@ -34,6 +37,14 @@ from unigrpo.training.optimizer_step import LocalEngine
 from unigrpo.training.scoring import score
 from unigrpo.training.unigrpo import unigrpo_updates
 from unigrpo.training.views import ViewSampler, row_of, spans_of
+
+
+def test_every_estimator_and_objective_is_among_the_methods():
+    """These tests, those of a step of all tasks and those on two ranks run each of them."""
+    estimators = {likelihood["name"] for likelihood, _, _ in METHODS.values()}
+    objectives = {objective.get("name", "clipped") for _, objective, _ in METHODS.values()}
+    assert sorted(estimators) == plugins.available(estimator_files.PACKAGE)
+    assert sorted(objectives) == plugins.available(objective_files.PACKAGE)
 
 
 @pytest.mark.parametrize("method", METHODS)

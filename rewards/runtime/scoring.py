@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rewards.base import Reward, RewardInput
 from rewards.runtime.errors import describe
+
+LARGEST = 1e38
+"""The largest magnitude of a reward. Sums, squares and float32 copies of larger ones may overflow."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +32,8 @@ class Scores:
 def score(reward: Reward, inputs: Sequence[RewardInput]) -> Scores:
     """Calls a reward. Whatever the reward does wrong makes values missing, never 0.
 
-    A value that is None, NaN or infinite is missing for its sample. An exception, and anything but a list with one
-    number per sample, is missing for the batch.
+    A value that is None, NaN, infinite or of a magnitude above 1e38 is missing for its sample. An exception, and
+    anything but a list with one number per sample, is missing for the batch.
     """
     try:
         values: Any = reward(inputs)
@@ -48,7 +50,7 @@ def score(reward: Reward, inputs: Sequence[RewardInput]) -> Scores:
         numbers = [_number(value) for value in values]
     except Exception as error:  # __float__ of a user's class, too
         return missing(len(inputs), f"returned something that is no number: {describe(error)}")
-    finite = [number if number is not None and math.isfinite(number) else None for number in numbers]
+    finite = [number if number is not None and abs(number) <= LARGEST else None for number in numbers]
     odd = [number for number, known in zip(numbers, finite, strict=True) if known is None]
     return Scores(values=finite, reason=f"returned {odd[0]}" if odd else "", logs=_logs(reward))
 

@@ -199,3 +199,11 @@ def test_an_image_column_may_begin_behind_the_rows_that_are_looked_at_first(tmp_
     prompts = load_prompts(str(tmp_path / "mixed.jsonl"))
     assert prompts[-1].images == (str(tmp_path / "a.png"),)
     assert len(prompts) == 151
+
+
+def test_long_and_many_names_of_columns_are_shown_in_part(tmp_path):
+    names = ["a" * 3000, *(f"column_{number}" for number in range(300))]
+    (tmp_path / "prompts.tsv").write_text("\t".join(names) + "\n" + "\t".join("1" for _ in names) + "\n")
+    with pytest.raises(ValueError, match=r"no column for the question.* found \['a{40}', .* and 261 more") as raised:
+        load_prompts(str(tmp_path / "prompts.tsv"))
+    assert len(str(raised.value)) < 2000

@@ -14,6 +14,7 @@ import io
 import itertools
 import json
 import logging
+import math
 import random
 import resource
 import shutil
@@ -291,7 +292,7 @@ class Answers:
         if draw.random() < 0.3:
             self.content = mutated(draw, self.content)
         values = reward(self._inputs)
-        if len(values) != 2 or not all(value is None or abs(value) < 1e300 for value in values):
+        if len(values) != 2 or not all(value is None or math.isfinite(value) for value in values):
             raise Failure(f"rewards {values}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from unigrpo import DataError
 from unigrpo.config.checks import within
@@ -14,6 +14,10 @@ MAX_SHOWN = 5
 """Largest number of problems that one error lists."""
 MAX_CHARACTERS = 500
 """Length from which the middle of a problem's message is left out; rows may hold values of any length."""
+
+
+MAX_NAMES = 40
+"""Largest number of columns that one message names."""
 
 
 class BadSample(Exception):
@@ -87,6 +91,17 @@ def shortened(message: str) -> str:
     """Returns a message without its middle if it is long, so that it still says where it began and what to do."""
     half = MAX_CHARACTERS // 2
     return message if len(message) <= MAX_CHARACTERS else f"{message[:half]} ... {message[-half:]}"
+
+
+def shown_columns(names: Iterable[object]) -> str:
+    """Returns the names of columns for a message: sorted, not too many, and long ones without their ends.
+
+    >>> shown_columns(["question", "a" * 100])
+    "['aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa', 'question']"
+    """
+    found = sorted(map(str, names))
+    more = f" and {len(found) - MAX_NAMES} more" if len(found) > MAX_NAMES else ""
+    return f"{[name[:40] for name in found[:MAX_NAMES]]}{more}"
 
 
 def listed(messages: Sequence[str]) -> str:

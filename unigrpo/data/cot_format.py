@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from unigrpo.data.bad_samples import shown_columns
 from unigrpo.data.golds import ANSWER_TAGS, GOLD_MARK, last_box
 
 THINK, END_THINK = "<think>", "</think>"
@@ -116,13 +117,15 @@ def convert_row(row: Mapping[str, Any], *, needs_answer: bool = True) -> CotSamp
     """
     question, solution, label = (_first(row, keys) for keys in (QUESTION_KEYS, THINKING_KEYS, ANSWER_KEYS))
     if question is None:
-        raise CotError("no question", f"no column of {list(QUESTION_KEYS)} with a text; found {sorted(row)}")
+        raise CotError("no question", f"no column of {list(QUESTION_KEYS)} with a text; found {shown_columns(row)}")
     if solution is None:
         solution = label or ""
         own = _split_solution(solution)[1]
         gold = own if GOLD_MARK in solution else None
         if needs_answer and own is None:
-            raise CotError("no thoughts", f"no column of {list(THINKING_KEYS)} with a text; found {sorted(row)}")
+            raise CotError(
+                "no thoughts", f"no column of {list(THINKING_KEYS)} with a text; found {shown_columns(row)}"
+            )
     else:
         gold = label.rpartition(GOLD_MARK)[2].strip() if label else None
     thinking, answer = _split_solution(solution)

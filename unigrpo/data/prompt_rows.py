@@ -14,7 +14,7 @@ from typing import Any
 
 from unigrpo import DataError
 from unigrpo.config import TASKS, PromptFileConfig
-from unigrpo.data.bad_samples import BadSample
+from unigrpo.data.bad_samples import BadSample, shown_columns
 from unigrpo.data.choices import (
     LETTERS,
     choice_columns,
@@ -131,14 +131,14 @@ def find_columns(table: Table, file: PromptFileConfig) -> PromptColumns:
         if asked and not any(_has(row, asked) for row in rows):
             raise DataError(
                 f"{file.path}: no column {asked!r} ({setting}) in {table.key(0)} and the rows behind it; found "
-                f"{sorted(found.values())}"
+                f"{shown_columns(found.values())}"
             )
     puzzle = _puzzle(found)
     question = file.prompt_key or next((found[key] for key in INPUT_KEYS if key in found), "")
     if not question and not puzzle:
         raise DataError(
             f"{file.path}: {table.key(0)} has no column for the question, one of {list(INPUT_KEYS)}; found "
-            f"{sorted(found.values())}. Name it by prompt_key"
+            f"{shown_columns(found.values())}. Name it by prompt_key"
         )
     named = [found[key] for key in found if key in IMAGE_KEYS or NUMBERED_IMAGE.fullmatch(key)]
     images = [file.image_key] if file.image_key else [found[DECODED_IMAGE]] if DECODED_IMAGE in found else named

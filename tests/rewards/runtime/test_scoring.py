@@ -44,7 +44,8 @@ def test_numbers_for_the_metrics_that_cannot_be_read_cost_no_rewards(numbers: An
 
 
 @pytest.mark.parametrize(
-    ("odd", "reason"), [(None, "returned None"), (math.nan, "returned nan"), (-math.inf, "returned -inf")]
+    ("odd", "reason"),
+    [(None, "returned None"), (math.nan, "returned nan"), (-math.inf, "returned -inf"), (1e300, "returned 1e+300")],
 )
 def test_a_value_that_is_no_finite_number_is_missing_for_its_sample_alone(odd: Any, reason: str) -> None:
     found = score(Gives(lambda: [1.0, odd, 0.0]), INPUTS)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from unigrpo import DataError
 from unigrpo.config.corpora import SourceConfig
-from unigrpo.data.bad_samples import BadSample
+from unigrpo.data.bad_samples import BadSample, shown_columns
 from unigrpo.data.corpora.chat_format import leading_turns, read_messages, with_instruction
 from unigrpo.data.corpora.sample import CorpusSample, Messages, open_image
 from unigrpo.data.corpora.sources import Captioned
@@ -56,7 +56,7 @@ class TableSource:
         expected = repr(asked) if asked else f"one of {list(usual)}"
         raise DataError(
             f"{self.config.path}: no column {expected} in {self.table.key(0)} and the rows behind it; found "
-            f"{sorted(found)}. Name the column in columns"
+            f"{shown_columns(found)}. Name the column in columns"
         )
 
     def image(self, row: Row, column: str, key: str) -> Image.Image:

@@ -65,6 +65,20 @@ def test_chats_and_columns_of_every_framework_ask_the_same(tmp_path, row, turns)
     assert prompt.label in ("3", "3.0")
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": '[{"role": "user", "content": "a \\ud83d"}]'},
+        {"prompt": '[{"role": "system", "content": "a \\ud83d"}, {"role": "user", "content": "?"}]'},
+        {"prompt": "?", "options": '["\\ud83d", "b"]'},
+        {"prompt": "?", "answer": '["\\ud83d"]'},
+    ],
+)
+def test_text_inside_of_json_in_a_text_is_checked_too(tmp_path, row):
+    with pytest.raises(ValueError, match=r"a.jsonl:1: half of a surrogate pair \('\\ud83d'\)"):
+        one(tmp_path, row)
+
+
 def test_the_turns_before_the_question_are_kept_and_the_other_columns_travel(tmp_path):
     turns = [SYSTEM, {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}, USER]
     row = {"prompt": turns, "reward_model": {"ground_truth": {"target": 3}}, "extra_info": {"index": 7}}

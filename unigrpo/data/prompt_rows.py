@@ -30,6 +30,7 @@ from unigrpo.data.golds import gold_answer
 from unigrpo.data.prompt_chats import chat_in, read_prompt_chat
 from unigrpo.data.puzzles import countdown_label, countdown_question, sudoku_label, sudoku_question
 from unigrpo.data.tables import Row, Table, without_hub
+from unigrpo.data.text import check_value
 from unigrpo.records import Prompt
 
 logger = logging.getLogger(__name__)
@@ -202,11 +203,14 @@ class PromptReader:
         if not text.strip():
             raise BadSample("no question", f"{where}: {columns.question!r} must be a text that is not empty")
         is_chat = not isinstance(chat_in(row.get(columns.question)), str) and bool(columns.question)
+        label = self._label(row, answer, turns[-1][1], where)
+        # Texts that were JSON inside of a text were not checked with the row.
+        check_value([text, [content for _, content in turns], label], where)
         used = {columns.question, *columns.images, *(["task"] if names_task else [])}
         return Prompt(
             id=where,
             text=text,
-            label=self._label(row, answer, turns[-1][1], where),
+            label=label,
             task=task,
             images=self._images(row, index, task, where),
             metadata={key: value for key, value in row.items() if key not in used},

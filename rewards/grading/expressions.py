@@ -33,7 +33,7 @@ _MISREAD = re.compile(r"%|:|\?|≈|…|\"|(?<!_)\d \d|\\text|mod|'|°")
 _DECIMAL = re.compile(r"(?<![\d.])(\d*)\.(\d+)(?![\d.])")
 """Decimals are written as fractions, because sympy's parser would round them."""
 _MOST_BITS = 8192
-"""Number of bits of the largest power."""
+"""Number of bits of the largest power and of the largest value."""
 _CALCULATION = re.compile(r"[\d\s+\-*/^(){}.]*\d[\d\s+\-*/^(){}.]*")
 _GROUPS = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?![\d,])")
 _LATEX = {"⦃": "\\{", "⦄": "\\}", "≥": "\\geq ", "≤": "\\leq ", "≠": "\\neq ", "∪": "\\cup ", "∞": "\\infty ",
@@ -88,14 +88,10 @@ def unbracketed(text: str) -> str:
 
 def is_readable(text: str) -> bool:
     """Returns whether sympy reads an expression as it is meant: it has no words, lists or towers of powers."""
-    if len(text) > LONGEST or len(split(text, ",")) > 1:
-        return False
-    if _TOO_LARGE.search(text) or _MISREAD.search(text):
+    if len(text) > LONGEST or len(split(text, ",")) > 1 or _TOO_LARGE.search(text) or _MISREAD.search(text):
         return False
     words = {word.lower() for word in _WORD.findall(_COMMAND.sub(" ", text))} - FUNCTIONS
-    return not any(
-        len(word) > 3 or word in SMALL_WORDS or (len(word) == 3 and re.search("[aeiou]", word)) for word in words
-    )
+    return not any(word in SMALL_WORDS or re.fullmatch("[a-z]{4,}|(?=.*[aeiou])[a-z]{3}", word) for word in words)
 
 
 def has_words(text: str) -> bool:
@@ -130,9 +126,10 @@ def calculated(text: str) -> Fraction | None:
     text = text.replace("{", "(").replace("}", ")").replace("^", "**")
     text = _DECIMAL.sub(lambda m: f"({m[1]}{m[2]}/1{'0' * len(m[2])})", text)
     try:
-        return _evaluated(ast.parse(re.sub(r"(?<!\d)0+(?=\d)|\.(?!\d)", "", text).strip(), mode="eval").body)
+        number = _evaluated(ast.parse(re.sub(r"(?<!\d)0+(?=\d)|\.(?!\d)", "", text).strip(), mode="eval").body)
     except (SyntaxError, ValueError, ArithmeticError, RecursionError, MemoryError):
         return None
+    return number if _bits(number) <= _MOST_BITS else None
 
 
 def _evaluated(node: ast.expr) -> Fraction:
@@ -146,9 +143,12 @@ def _evaluated(node: ast.expr) -> Fraction:
     raise ValueError("no calculation")
 
 
+def _bits(number: Fraction) -> int:
+    return max(map(abs, number.as_integer_ratio())).bit_length()
+
+
 def _power(base: Fraction, exponent: Fraction) -> Fraction:
-    bits = max(base.numerator.bit_length(), base.denominator.bit_length())
-    if exponent.denominator != 1 or bits * abs(exponent) > _MOST_BITS:
+    if exponent.denominator != 1 or _bits(base) * abs(exponent) > _MOST_BITS:
         raise ValueError("no rational number, or a large one")
     return base ** int(exponent)
 

@@ -12,8 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from rewards.grading.gold import KINDS, prepare
-from rewards.grading.grader import Grader
+from rewards.grading.grader import KINDS, Grader, prepare
 from rewards.grading.verifier import VerifierUnavailable
 from rewards.runtime.jsonl import numbered_lines
 

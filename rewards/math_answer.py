@@ -7,8 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from rewards.base import Reward, RewardInput, check_text_prompt
-from rewards.grading.gold import KINDS, prepare
-from rewards.grading.grader import Grader
+from rewards.grading.grader import KINDS, Grader, prepare
 
 MOST_WORDS = 12
 """A policy cannot be expected to repeat a gold of more words exactly."""

@@ -1,14 +1,16 @@
-"""A mathematical answer is parsed into a typed value, such as a number, an interval, a matrix or an expression."""
+"""Mathematical answers are parsed into typed values and compared; one table says how values of two types compare."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-from rewards.grading import numbers, units
-from rewards.grading.expressions import calculated, is_bracketed, is_readable, outside, split, symbols, unbracketed
+from rewards.grading import expressions, numbers, units
+from rewards.grading.expressions import calculated, is_bracketed, outside, split, symbols, unbracketed
 from rewards.grading.numbers import NAME, Number, to_digits
+from rewards.grading.text import canonical
 
 Time = NamedTuple("Time", [("hour", int), ("minute", int), ("second", int), ("is_half_known", bool)])
 """A time of day. The half of the day is known by "p.m.", or by an hour above 12."""
@@ -16,18 +18,17 @@ Interval = NamedTuple("Interval", [("brackets", str), ("items", tuple[str, str])
 """An interval with its two ends. It has the name of its variable where it was written as an inequality."""
 Sequence = NamedTuple("Sequence", [("brackets", str), ("items", tuple[str, ...])])
 """The items of a list, which has no brackets, of a tuple, or of a set, whose brackets are ``⦃⦄``. A set of one point
-has the brackets ``⦃()⦄``, and the values of ``x = 3, y = 4`` have their names for brackets, ``xy``."""
+has the brackets ``⦃()⦄``, the values of ``x = 3, y = 4`` have their names for brackets, ``xy``, and the cells of a
+matrix have the lengths of its rows, ``2 2``."""
 Union = NamedTuple("Union", [("parts", tuple["Interval | Sequence", ...])])
 """Intervals and sets that together are one set."""
-Matrix = NamedTuple("Matrix", [("rows", tuple[tuple[str, ...], ...])])
-"""A matrix as rows of cells."""
 Relation = NamedTuple("Relation", [("sides", tuple[str, ...]), ("signs", str)])
 """The sides of an equation, or of an inequality from its smallest side on, and the signs between them."""
 Expression = NamedTuple("Expression", [("text", str), ("unit", str)])
 """A formula that sympy compares, with its unit where one is known."""
 Words = NamedTuple("Words", [("text", str)])
 """A text that is compared by its spelling, such as a name, or a numeral with its base."""
-Value = Number | Time | Interval | Union | Sequence | Matrix | Relation | Expression | Words
+Value = Number | Time | Interval | Union | Sequence | Relation | Expression | Words
 
 Parsed = NamedTuple("Parsed", [("values", tuple[Value, ...]), ("name", str)])
 """The values of an answer, usually one. An equation such as ``2 + 5 = 7`` has one for each side, and all must be
@@ -48,6 +49,10 @@ _UNIT_AT_END = re.compile(
     ( (?:(?:square|cubic|sq)[ ])? [A-Za-z°]+ (?:\s*/\s*[A-Za-z]+|[ ]per[ ][a-z]+)? (?:\^?\{?[23]\}?)? )""",
     re.VERBOSE,
 )
+_MOST_ITEMS = 64
+"""Longer lists whose order does not count are not compared."""
+_SYMBOL = re.compile(r"[A-Za-z]|[A-Z]{2}")
+"""This matches a variable, or a segment that is named by its ends, in either order."""
 _MIRRORED = str.maketrans(">≥<≤", "<≤>≥")
 
 
@@ -99,17 +104,17 @@ def _numeral(text: str) -> Words | None:
 
 
 def _number(text: str) -> Number | None:
-    number = numbers.read(text, loose_units=False)
+    number = numbers.read(to_digits(text), loose_units=False)
     bare, unit = ("", "") if number else _unit(text)
     value = calculated(bare)
     return number if value is None else Number(value, unit)
 
 
-def _matrix(text: str) -> Matrix | None:
+def _matrix(text: str) -> Sequence | None:
     found = _MATRIX.fullmatch(text)
-    rows = _ROW_END.split(found[1]) if found else []
-    cells = tuple(tuple(map(str.strip, row.split("&"))) for row in rows if row.strip())
-    return Matrix(cells) if cells else None
+    rows = [row.split("&") for row in (_ROW_END.split(found[1]) if found else []) if row.strip()]
+    cells = tuple(cell.strip() for row in rows for cell in row)
+    return Sequence(" ".join(str(len(row)) for row in rows), cells) if rows else None
 
 
 def _union(text: str) -> Union | None:
@@ -176,7 +181,7 @@ def _relation(text: str) -> Relation | None:
 def _expression(text: str) -> Expression | None:
     has_angle = "°" in text and _ANGLE_FUNCTION.search(text)
     bare, unit = _unit(_DEGREES.sub(r"(\1*\\pi/180)", text) if has_angle else text)
-    return Expression(bare, unit) if is_readable(bare) else None
+    return Expression(bare, unit) if expressions.is_readable(bare) else None
 
 
 def _unit(text: str) -> tuple[str, str]:
@@ -191,3 +196,112 @@ _NOTATIONS = (_time, _numeral, _number, _matrix, _bracketed, _union, _list)
 """These readers come before the split at equals signs, because ``x = 1, 2`` is a list."""
 _FORMS = (_inequality, _relation, _expression)
 """These readers take what is left after the split at equals signs."""
+
+
+def is_usable(gold: str) -> bool:
+    """Returns whether a gold can be compared: it is not empty or too long, and its brackets close."""
+    text = canonical(gold)
+    return bool(text) and len(text) <= expressions.LONGEST and expressions.depth(text) is not None
+
+
+def same(gold: str, answer: str, verify: Callable[[str, str], bool], any_form: bool = False) -> bool:
+    """Returns whether an answer is the gold; both may be LaTeX or plain text.
+
+    Only for what cheaper comparisons leave open, `verify` compares two expressions or two relations. With `any_form`,
+    a point may be given by its named coordinates, and they by a point.
+    """
+    is_read = len(answer) <= expressions.LONGEST and is_usable(answer) and "\ufffd" not in answer
+    return is_read and _Comparison(verify, any_form).texts(canonical(gold), canonical(answer))
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    verify: Callable[[str, str], bool]
+    any_form: bool
+
+    def texts(self, gold: str, answer: str) -> bool:
+        if _key(gold) == _key(answer):
+            return True
+        ours, theirs = parse(gold), parse(answer)
+        has_relation = any(isinstance(value, Relation) for value in ours.values + theirs.values)
+        if not has_relation and _names_agree(ours, theirs):
+            return all(self.values(ours.values[-1], value) for value in theirs.values)
+        relations = _relations(ours)
+        return len(relations) == len(_relations(theirs)) > 0 and all(map(self.formulas, relations, _relations(theirs)))
+
+    def values(self, gold: Value, answer: Value) -> bool:
+        rule = _RULES.get((type(gold), type(answer)))
+        return gold == answer or (rule is not None and rule(self, gold, answer))
+
+    def all_texts(self, gold: tuple[str, ...], answer: tuple[str, ...]) -> bool:
+        return len(gold) == len(answer) and all(map(self.texts, gold, answer))
+
+    def formulas(self, gold: str, answer: str) -> bool:
+        return symbols(gold) == symbols(answer) and self.verify(expressions.latex(gold), expressions.latex(answer))
+
+    def expressions(self, gold: Number | Expression, answer: Number | Expression) -> bool:
+        ours, theirs = (side.text if isinstance(side, Expression) else str(side.value) for side in (gold, answer))
+        if units.conflict(gold.unit, answer.unit) or any(isinstance(n, Number) and n.percent for n in (gold, answer)):
+            return False
+        return _key(ours) == _key(theirs) or self.formulas(ours, theirs)
+
+    def intervals(self, gold: Interval | Sequence, answer: Interval | Sequence) -> bool:
+        names = {side.name for side in (gold, answer) if isinstance(side, Interval)} - {""}
+        may_be_point = isinstance(gold, Sequence) and gold.brackets == "()"
+        if gold.brackets != answer.brackets or len(names) > 1 or (names and may_be_point):
+            return False
+        return self.all_texts(gold.items, answer.items)
+
+    def sequences(self, gold: Sequence, answer: Sequence) -> bool:
+        ours, theirs = (side.brackets.strip("⦃⦄") for side in (gold, answer))
+        names = (ours + theirs).replace("()", "", 1)  # of the coordinates of a point
+        if ours != theirs and not (self.any_form and len(names) < len(ours + theirs) and names.isalpha()):
+            return False
+        if ours or theirs or "…" in gold.items:
+            return self.all_texts(gold.items, answer.items)
+        return _match(gold.items, answer.items, self.texts)
+
+
+_RULES: dict[tuple[type, type], Callable[[_Comparison, Any, Any], bool]] = {
+    (Number, Number): lambda _, gold, answer: numbers.same(gold, answer),
+    (Words, Words): lambda _, gold, answer: _key(gold.text) == _key(answer.text),
+    **dict.fromkeys(((Number, Expression), (Expression, Number), (Expression, Expression)), _Comparison.expressions),
+    **dict.fromkeys(((Interval, Interval), (Interval, Sequence), (Sequence, Interval)), _Comparison.intervals),
+    (Union, Union): lambda comparison, gold, answer: _match(gold.parts, answer.parts, comparison.values),
+    (Sequence, Sequence): _Comparison.sequences,
+}
+"""A gold of the first type and an answer of the second are compared by a rule; without one they must be the same."""
+
+
+def _key(text: str) -> str:
+    """Returns a key that is the same for two spellings of one answer."""
+    if not expressions.has_words(text):
+        return re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", text)
+    text = re.sub(r"(?:an?|the) (?=[a-z]{3})", "", re.sub(r"\s+", " ", text.casefold()), count=1)
+    return text.removesuffix("s") if re.fullmatch(r"[a-z' -]{4,}", text) else text
+
+
+def _names_agree(gold: Parsed, answer: Parsed) -> bool:
+    ours, theirs = gold.name, answer.name
+    if not ours or not theirs:
+        return not theirs or theirs not in symbols(" ".join(v.text for v in gold.values if isinstance(v, Expression)))
+    if _SYMBOL.fullmatch(ours) and _SYMBOL.fullmatch(theirs):
+        return sorted(ours) == sorted(theirs)
+    of_x = re.fullmatch(r"y?[a-z]\(x\)y?", ours + theirs)  # y = 2x and f(x) = 2x
+    return _key(ours) == _key(theirs) or bool(of_x or re.search("[a-z]{3}", ours + theirs))
+
+
+def _relations(side: Parsed) -> list[str]:
+    """Returns the equations and inequalities of an answer, such as a<b and b<c of a<b<c, or y=2x+3, or none."""
+    value = side.values[0]
+    if isinstance(value, Expression) and side.name and symbols(value.text):
+        return [f"{side.name}={value.text}"]
+    sides, signs = value if isinstance(value, Relation) else ((), "")
+    return ["".join(parts) for parts in zip(sides, signs, sides[1:], strict=False)]
+
+
+def _match(ours: Collection[Any], theirs: Collection[Any], equal: Callable[[Any, Any], bool]) -> bool:
+    """Returns whether two lists hold the same items in any order."""
+    is_short = max(len(ours), len(theirs)) <= _MOST_ITEMS
+    has_all = is_short and all(any(equal(one, other) for other in theirs) for one in ours)
+    return has_all and all(any(equal(one, other) for one in ours) for other in theirs)

@@ -115,9 +115,8 @@ def same_word(gold: str, text: str) -> bool:
         wanted = names.get(" ".join(ours).removesuffix("s"))
         if wanted:
             said = [names.get(word.removesuffix("s")) for word in theirs]
-            found = {*said} - {None}
-            is_said = len(theirs) <= 6 or said[-1] == wanted
-            return is_said and found == {wanted} and not DOUBTS & set(theirs) and not re.search(r"\band\s+\d", text)
+            is_said = (len(theirs) <= 6 or said[-1] == wanted) and {*said} - {None} == {wanted}
+            return is_said and not DOUBTS & set(theirs) and not re.search(r"\band\s+\d", text)
     while ours != theirs and theirs[:1] and theirs[0] in {"the", "a", "an", "it", "is", "it's"}:
         theirs = theirs[1:]
     return ours == theirs

@@ -66,13 +66,9 @@ _RETRACTED = re.compile(
 )
 
 
-class Answer(NamedTuple):
-    """An answer as it was written, how it was found, and the place where it ends."""
-
-    text: str
-    rule: str
-    """One of `tag`, `box`, `hash`, `clause`, `rest` (all that follows the thoughts), `whole` and `sentence`."""
-    end: int = 0
+Answer = NamedTuple("Answer", [("text", str), ("rule", str), ("end", int)])
+"""An answer as it was written, how it was found, and the place where it ends. The rule is one of `tag`, `box`, `hash`,
+`clause`, `rest` (all that follows the thoughts), `whole` and `sentence`."""
 
 
 def candidates(text: str, letters: bool = False) -> Iterator[Answer]:
@@ -88,17 +84,20 @@ def candidates(text: str, letters: bool = False) -> Iterator[Answer]:
     box = _boxed(text)
     if box is None and ("\\boxed" in text or "\\fbox" in text):
         return
-    marked = list(filter(None, (box, _after_hashes(text), _clause(text, letters))))
+    hashes = [Answer(found[1].rstrip("# \t"), "hash", found.end()) for found in _HASHES.finditer(text)]
+    marked = list(filter(None, (box, *hashes[-1:], _clause(text, letters))))
     for answer in marked:
         if not 0 < len(answer.text) <= LONGEST or _RETRACTED.search(text[answer.end :]):
             return
         yield answer
     text = "" if marked else text.strip()
     if 0 < len(text) <= (LONGEST if before_tag else SHORT):
-        yield Answer(text, "tag" if before_tag else "rest" if thoughts_end else "whole")
-    sentence = _last_sentence(text)
-    if sentence:
-        yield Answer(sentence, "sentence")
+        yield Answer(text, "tag" if before_tag else "rest" if thoughts_end else "whole", len(text))
+    end = text.rstrip("*_$ \n")[-SHORT - 1 :]
+    starts = [found.end() for found in _SENTENCE_END.finditer(end[:-1])] if end.endswith((".", "!")) else []
+    sentence = end[starts[-1] :].strip() if starts else ""
+    if sentence and not _RETRACTED.search(sentence):
+        yield Answer(re.sub(r"(?<=[a-z])[.!]+$", "", sentence), "sentence", len(text))
 
 
 def _boxed(text: str) -> Answer | None:
@@ -111,7 +110,12 @@ def _boxed(text: str) -> Answer | None:
             parts, word = {}, "and"
         elif joined == "or":
             word = "or"
-        start, end = found.start(), found.end() if found["bare"] else _closed(text, found.end())
+        depth, start, end = 1, found.start(), found.end() if found["bare"] else 0
+        for brace in () if end else _BRACE.finditer(text, found.end()):
+            depth += (brace[0] == "{") - (brace[0] == "}")
+            if depth == 0:
+                end = brace.end()
+                break
         if not end:
             return None
         parts[(found["bare"] or text[found.end() : end - 1]).strip()] = None
@@ -119,21 +123,6 @@ def _boxed(text: str) -> Answer | None:
         return None
     answer = re.sub(r"\\(?:boxed|fbox)\b", "", f" {word} ".join(parts))
     return Answer(answer.rstrip(".") if "{" in answer else answer, "box", end)
-
-
-def _closed(text: str, start: int) -> int:
-    """Returns the place behind the brace that closes the one before `start`, or 0."""
-    depth = 1
-    for brace in _BRACE.finditer(text, start):
-        depth += (brace[0] == "{") - (brace[0] == "}")
-        if depth == 0:
-            return brace.end()
-    return 0
-
-
-def _after_hashes(text: str) -> Answer | None:
-    lines = list(_HASHES.finditer(text))
-    return Answer(lines[-1][1].rstrip("# \t"), "hash", lines[-1].end()) if lines else None
 
 
 def _clause(text: str, letters: bool) -> Answer | None:
@@ -156,11 +145,3 @@ def _clause(text: str, letters: bool) -> Answer | None:
     if mark == "!" and span[-1:].isdigit():
         span += "!"  # may be a factorial
     return Answer(span, "clause", stop) if mark != "?" and 0 < len(span) <= LONGEST else None
-
-
-def _last_sentence(text: str) -> str:
-    """Returns the last of several sentences if it is short and complete and takes nothing back."""
-    end = text.rstrip("*_$ \n")[-SHORT - 1 :]
-    starts = [found.end() for found in _SENTENCE_END.finditer(end[:-1])] if end.endswith((".", "!")) else []
-    sentence = end[starts[-1] :].strip() if starts else ""
-    return "" if _RETRACTED.search(sentence) else re.sub(r"(?<=[a-z])[.!]+$", "", sentence)

@@ -1,25 +1,28 @@
-"""The grader decides whether a response is right, and says how the comparison ended."""
+"""The grader finds gold and answer, decides whether they are the same, and says how the comparison ended."""
 
 from __future__ import annotations
 
+import re
+import string
 from collections import Counter
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple
 
-from rewards.grading import choices, equality, numbers, sentences
+from rewards.grading import answers, choices, numbers
+from rewards.grading.expressions import LONGEST
 from rewards.grading.extraction import Answer, candidates
-from rewards.grading.gold import prepare
+from rewards.grading.text import clean, strip_wrapping
 from rewards.grading.verifier import Verifier
 from rewards.runtime.process import DeadlineMissed, ProcessFailed
 
 Status = Literal["ok", "no_answer", "timeout", "error"]
+_MARKED = re.compile(r"answer\b|</think>|\\(?:boxed|fbox)\b|####|(?:^|\n)[ \t*_]*A[ \t*_]*:", re.IGNORECASE)
+"""A whole solution has one of these marks, and a bare answer has none."""
 
 
-class Grade(NamedTuple):
-    """The verdict on one response, and the answer as it was written, or None if there is none."""
-
-    correct: bool
-    extracted: str | None
-    status: Status
+Grade = NamedTuple("Grade", [("correct", bool), ("extracted", str | None), ("status", Status)])
+"""The verdict on one response, and the answer as it was written, or None if there is none."""
 
 
 class Grader:
@@ -40,8 +43,8 @@ class Grader:
         Args:
             prediction: Response of the model, with its thoughts and special tokens.
             gold: Gold answer as in the data set.
-            kind: One of :data:`rewards.grading.gold.KINDS`. Where it is `auto`, the answer may have another form than
-                the gold: a calculation for a number, and named coordinates for a point.
+            kind: One of :data:`KINDS`. Where it is `auto`, the answer may have another form than the gold: a
+                calculation for a number, and named coordinates for a point.
 
         Raises:
             ValueError: The gold cannot be graded as this kind.
@@ -98,14 +101,67 @@ def _same(answer: Answer, gold: str, form: str, verify: Verifier, any_form: bool
         if ours and theirs and numbers.same(ours, theirs):
             return True
     if form == "number":
-        return any_form and not is_strict and not numbers.parse(text) and equality.same(gold, text, verify)
-    return equality.same(gold, sentences.formula(text, is_strict), verify, any_form)
+        return any_form and not is_strict and not numbers.parse(text) and answers.same(gold, text, verify)
+    return answers.same(gold, numbers.formula(text, is_strict), verify, any_form)
 
 
 def _number(answer: Answer) -> numbers.Number | None:
     """Returns the number that an answer is, or that it states as a sentence."""
     text = answer.text.rstrip("!") if answer.rule == "clause" else answer.text
-    number = numbers.parse(text)
-    if number or answer.rule in ("box", "tag", "rest"):
-        return number or sentences.number_of(text)
-    return sentences.stated(text, is_answer=answer.rule == "clause")
+    is_answer = answer.rule in ("box", "tag", "rest", "clause")
+    return numbers.parse(text) or numbers.number_of(text, is_answer)
+
+
+def extract_gold(text: str) -> str:
+    """Returns the bare gold of a data set's text, which may be a whole solution.
+
+    The answer is taken from ``<answer>`` tags, a box, a line after ``####``, "A:" or "Answer:"; a text without any of
+    them is the answer itself. The result is empty where a mark holds no answer, such as a box that is not closed.
+    """
+    text = clean(text).strip()
+    if _MARKED.search(text):
+        found = next(candidates(text), None)
+        text = found.text if found and found.rule not in ("whole", "sentence") else ""
+    return strip_wrapping(text)
+
+
+@lru_cache(maxsize=4096)  # the samples of one prompt share their gold
+def prepare(gold: str, kind: str) -> tuple[str, str]:
+    """Returns how to compare (`number`, `choice`, `yes_no`, `word`, `math` or `geo_number`), and the bare gold.
+
+    Raises:
+        ValueError: Unknown kind, or a gold that cannot be graded as this kind.
+    """
+    if kind not in _KINDS:
+        raise ValueError(f"kind {kind!r} is not one of {list(_KINDS)}")
+    bare = extract_gold(gold)
+    if not bare:
+        raise ValueError(f"expected a gold answer, found {gold[:80]!r}")
+    expected, forms = _KINDS[kind]
+    for form in forms.split():
+        if _TESTS[form](bare) and not (kind == "auto" and _UNSURE.get(form, set()) & set(bare)):
+            return form, choices.gold_letter(bare) or "" if form == "choice" else bare
+    raise ValueError(f"expected {expected}, found {bare[:80]!r}")
+
+
+_TESTS: dict[str, Callable[[str], Any]] = {
+    "number": numbers.parse,
+    "yes_no": lambda bare: choices.tokens(bare) in (["yes"], ["no"]),
+    "choice": choices.gold_letter,
+    "word": lambda bare: re.fullmatch(r"[\w '.-]+", bare) and 0 < len(choices.tokens(bare)) <= 3,
+    **dict.fromkeys(("math", "geo_number"), answers.is_usable),
+}
+"""Each form has a test of its golds."""
+_UNSURE = {"number": {"\\", "="}, "choice": set(string.ascii_lowercase)}
+"""A gold with one of these signs has the form only if the kind says so."""
+_MATHEMATICS = f"a mathematical gold of at most {LONGEST} characters with its brackets closed"
+_KINDS = {
+    "auto": (_MATHEMATICS, "yes_no choice number math"),
+    "gsm8k": ("a number as GSM8K's gold", "number"),
+    "math": (_MATHEMATICS, "math"),
+    "choice": ("one letter from A to J as the gold choice", "choice"),
+    "geoqa": (_MATHEMATICS, "choice geo_number"),
+    "clevr": ("a number, yes, no or a word as CLEVR's gold", "number yes_no word"),
+}
+"""Each kind has a name for error messages, and the forms of its gold; the first that fits decides."""
+KINDS = tuple(_KINDS)

@@ -1,14 +1,14 @@
-"""Numbers as people write them become exact fractions with units, which are compared."""
+"""Numbers as people write and state them become exact fractions with units, which are compared."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from fractions import Fraction
 from typing import NamedTuple
 
 from rewards.grading import units
-from rewards.grading.expressions import calculated, split
+from rewards.grading.expressions import FUNCTIONS, SMALL_WORDS, calculated, split
 from rewards.grading.text import canonical, strip_wrapping
 
 LONGEST = 320
@@ -65,6 +65,23 @@ _LEFT_SIDE = re.compile(
     re.VERBOSE,
 )
 """This matches the left side of a solved equation: words and a name, or words before a calculation."""
+_TOKEN = re.compile(r"-?[$€£¥₹¢]?\d[\d.,/]*")
+_WORD = re.compile(r"[A-Za-z']+")
+_LABELS = frozenset(
+    "page line box step question chapter figure problem option item row section part case equation table "
+    "january february march april may june july august september october november december".split()
+)
+"""A number behind one of these words is a label and counts nothing."""
+_PREPOSITIONS = frozenset("to for in at on by".split())
+"""A sentence mentions a number behind one of these words, and does not state it."""
+_SAID = re.compile(r".*(?:[A-Za-z]+ [A-Za-z]+|[A-Za-z]:|'s) ", re.DOTALL)
+_STATED = re.compile(
+    r"(?:so |therefore,? |thus,? |hence,? )?(?:the|it)\b[A-Za-z ,∠△]* (?:is|equals|measures) ([^.]+(?:\.\d[^.]*)?)\.?",
+    re.IGNORECASE,
+)
+_SHORT_WORDS = SMALL_WORDS | {"a", "i", "s"} | {name for name in units.KNOWN if len(name) == 2}
+_BEFORE = units.HEDGES - {"and", "to"}
+_AROUND = units.HEDGES - {"and", "over", "to", "through", "around", "about", "most", "equals"}
 
 
 class Number(NamedTuple):
@@ -109,8 +126,7 @@ def parse(text: str) -> Number | None:
 
 
 def read(text: str, loose_units: bool = True) -> Number | None:
-    """Returns the number that a text in canonical spelling is, or None; with `loose_units` any noun is a unit."""
-    text = to_digits(text)
+    """Returns the number that a :func:`spelled` text is, or None; with `loose_units` any noun is a unit."""
     if echo := re.fullmatch(r"([^()]+) \((\$?[\d.,]+)\)", text):  # "1,200 eggs (1200)"
         one, two = read(echo[1], loose_units), read(echo[2], loose_units)
         return one if one and two and one.value == two.value else None
@@ -119,14 +135,31 @@ def read(text: str, loose_units: bool = True) -> Number | None:
     text = re.sub(r"(?:negative|minus) (?=[\d$.])", "-", text, flags=re.IGNORECASE)
     for pattern, plainer in _PLAINER if re.search(r"[\\^,]", text) else ():
         text = pattern.sub(plainer, text, count=1)
-    if len(parts := _TIME_PARTS.split(text)) > 1 and (time := _together([read(part, loose_units) for part in parts])):
-        return time
-    found = _QUANTITY.match(text.strip())
+    parts = [read(part, loose_units) for part in _TIME_PARTS.split(text)] if _TIME_PARTS.search(text) else []
+    sizes = [units.SECONDS.get(part.unit, 0) if part and part.value >= 0 else 0 for part in parts]
+    if parts and 0 not in sizes and sizes == sorted({*sizes}, reverse=True):
+        values = (part.value * size for part, size in zip(parts, sizes, strict=True) if part)
+        return Number(sum(values, Fraction()), units.TOGETHER)
+    text = text.strip()
+    found = _QUANTITY.match(text)
     if not found or (found[1] and found[3]) or (found["bottom"] and not _decimal(found["bottom"])):
         return None
     value = int(found["whole"] or 0) + _decimal(found["top"]) / _decimal(found["bottom"] or "1")
     value *= _SCALES.get((found["scale"] or "").lower(), 1) * (-1 if "-" in (found[1], found[3]) else 1)
-    return _with_unit(value, found, loose_units)
+    money, percent = units.canonical((found[2] or "").rstrip(".")) or "", bool(found["percent"])
+    rest = text[found.end() :]
+    glued = rest[:1].isascii() and not rest[:1].isspace() and rest[:1] not in units.CURRENCY
+    rest = "*" if re.match(r"\s*\*\s", rest) else strip_wrapping(rest)  # a product, and no mark of Markdown
+    if re.fullmatch(r"\([A-Za-z ]+\)", rest):
+        rest = rest[1:-1]
+    if not rest:
+        return Number(value, money, percent)
+    unit = None if rest[0] in ".,!?^*-+_(){}[]|&<>=:;\\'\"" else units.canonical(rest)
+    if unit is None or not units.is_plausible(unit, rest, glued, loose_units or (percent and not glued)):
+        return None
+    if money and unit != money and not _SHARE.match(rest) and (glued or len(rest) < 3):
+        return None
+    return Number(value, money or ("" if percent else unit), percent)
 
 
 def same(gold: Number, found: Number) -> bool:
@@ -152,32 +185,54 @@ def solution(text: str, read_right: Callable[[str], Number | None]) -> Number | 
     return number if number and all(calculated(side) == number.value for side in plain) else None
 
 
-def _together(parts: list[Number | None]) -> Number | None:
-    """Returns the time that the parts of 2 hours 30 minutes have together, or None if they are no time."""
-    sizes = [units.SECONDS.get(part.unit, 0) if part and part.value >= 0 else 0 for part in parts]
-    if 0 in sizes or sizes != sorted({*sizes}, reverse=True):
-        return None
-    return Number(sum((part.value * size for part, size in zip(parts, sizes, strict=True) if part), Fraction()),
-                  units.TOGETHER)  # fmt: skip
-
-
 def _decimal(text: str) -> Fraction:
     return Fraction(re.sub(r"[, '_]", "", text))
 
 
-def _with_unit(value: Fraction, found: re.Match[str], loose: bool) -> Number | None:
-    """Returns the number of a quantity if the text behind it is nothing or its unit, and else None."""
-    money, percent = units.canonical((found[2] or "").rstrip(".")) or "", bool(found["percent"])
-    rest = found.string[found.end() :]
-    glued = rest[:1].isascii() and not rest[:1].isspace() and rest[:1] not in units.CURRENCY
-    rest = "*" if re.match(r"\s*\*\s", rest) else strip_wrapping(rest)  # a product, and no mark of Markdown
-    if re.fullmatch(r"\([A-Za-z ]+\)", rest):
-        rest = rest[1:-1]
-    if not rest:
-        return Number(value, money, percent)
-    unit = None if rest[0] in ".,!?^*-+_(){}[]|&<>=:;\\'\"" else units.canonical(rest)
-    if unit is None or not units.is_plausible(unit, rest, glued, loose or (percent and not glued)):
+def number_of(sentence: str, is_answer: bool = True) -> Number | None:
+    """Returns the only number of a sentence without doubt and open calculation, or None if it is only mentioned.
+
+    What is not known to be an answer (`is_answer`) needs other words.
+    """
+    text = re.sub(r"(?<=\s)May\b", "month", spelled(sentence))
+    tokens = list(_TOKEN.finditer(text))
+    before, after = (text[: tokens[0].start()], text[tokens[0].end() :]) if tokens else ("", "")
+    names = _WORD.findall(before.lower())
+    is_said = is_answer or len(_WORD.findall(text)) > 2 or _SAID.fullmatch(before)
+    if not is_said or {*names[-1:]} & _PREPOSITIONS:
         return None
-    if money and unit != money and not _SHARE.match(rest) and (glued or len(rest) < 3):
+    if "=" in text:
+        return solution(text, number_of)
+    if names == ["see"] or re.search(r"[^A-Za-z'\s,.:=()*-]|[^\s:=(*]$|\b[b-z]\s+-\s*$", before):
         return None
-    return Number(value, money or ("" if percent else unit), percent)
+    if len(tokens) != 1 or _doubted(names, _BEFORE) or {*names[-1:]} & (_LABELS | FUNCTIONS):
+        return None
+    number = read(text[len(before) :])
+    if number:
+        return number
+    names = _WORD.findall(units.KIND.sub("", re.sub(r"\beither [a-z ]+ or [a-z]+", " ", after.lower())))
+    if re.search(r"[^A-Za-z'\s,.()*%-]|^[^\s%,.*)]", after) or _doubted(names) or names[:1] == ["and"]:
+        return None
+    if names == ["i"] or any(len(name) <= 2 and name not in _SHORT_WORDS for name in names):  # 12 x is a product
+        return None
+    return read(tokens[0][0])
+
+
+def formula(text: str, strict: bool = False) -> str:
+    """Returns the formula of a sentence such as "the length is $2x$ cm", or the text where that is not clear.
+
+    With `strict`, only "the length is 2x" counts, and no formula between other words.
+    """
+    text = text if strict else re.split(r",?\s+(?:because|since|which)\b", text, maxsplit=1)[0]
+    said = _STATED.fullmatch(text.replace("$", "") if text.count("$") == 2 else text)
+    if said and "$" not in said[1] and not _doubted(_WORD.findall(text.lower())):
+        return said[1]
+    segments = re.findall(r"\$([^$]+)\$", text)
+    outside = re.sub(r"\$[^$]+\$", " ", text)
+    if strict or len(segments) != 1 or not re.search(r"[A-Za-z]{2,}", outside) or re.search(r"\d", outside):
+        return text
+    return text if _doubted(_WORD.findall(outside.lower())) else segments[0]
+
+
+def _doubted(names: list[str], hedges: Set[str] = _AROUND) -> bool:
+    return any(name in hedges or name.endswith("n't") for name in names)

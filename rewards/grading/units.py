@@ -76,11 +76,8 @@ def _name(word: str, power: str) -> str | None:
 def is_plausible(unit: str, text: str, glued: bool, loose: bool) -> bool:
     """Returns whether a text behind a number is its unit, and neither a factor nor a word such as "of".
 
-    Args:
-        unit: Canonical name of the text.
-        text: The text as it was written.
-        glued: No space stands before it.
-        loose: It stands in a sentence, in which 5m is a length. In a formula 5m is a product.
+    The unit is the canonical name of the text. No space stands before a `glued` text. In a sentence (`loose`) 5m is a
+    length, and in a formula it is a product.
     """
     names = set(filter(None, re.split("[ /]", unit)))
     if re.match(r"/\s*\w(?!\w)", text):  # 12/n is a quotient

@@ -19,8 +19,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from rewards.grading.gold import prepare
-from rewards.grading.grader import Grader
+from rewards.grading.grader import Grader, prepare
 
 CASES = Path(__file__).parents[1] / "fixtures" / "grading"
 KINDS = ("auto", "math")

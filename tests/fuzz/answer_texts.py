@@ -18,8 +18,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from rewards.grading.gold import KINDS
-from rewards.grading.grader import Grader
+from rewards.grading.grader import KINDS, Grader
 
 CASES = Path(__file__).parents[1] / "fixtures" / "grading"
 LONGEST_SECONDS = 120.0

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rewards.grading.gold import KINDS
-from rewards.grading.grader import Grader
+from rewards.grading.grader import KINDS, Grader
 from unigrpo import ConfigError
 from unigrpo.cli.main import run_old_name
 from unigrpo.data.bad_samples import BadSample

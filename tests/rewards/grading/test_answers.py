@@ -9,7 +9,6 @@ import pytest
 from rewards.grading.answers import (
     Expression,
     Interval,
-    Matrix,
     Number,
     Parsed,
     Relation,
@@ -35,7 +34,7 @@ TABLE = (
     ("1, 2", Sequence("", ("1", "2"))),
     ("1 ± x", Sequence("", ("1 + x", "1 - x"))),
     ("⦃1,2⦄", Sequence("⦃⦄", ("1", "2"))),
-    ("\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}", Matrix((("1", "2"), ("3", "4")))),
+    ("\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}", Sequence("2 2", ("1", "2", "3", "4"))),
     ("x^2 = 49", Relation(("x^2", "49"), "=")),
     ("x+1", Expression("x+1", "")),
     ("\\sin 30°", Expression("\\sin (30*\\pi/180)", "")),

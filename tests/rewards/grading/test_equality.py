@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rewards.grading.equality import is_usable, same
+from rewards.grading.answers import is_usable, same
 
 SAME = (
     ("0.5", "\\frac{1}{2}"),

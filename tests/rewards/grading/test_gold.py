@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rewards.grading.gold import extract_gold, prepare
+from rewards.grading.grader import extract_gold, prepare
 
 
 @pytest.mark.parametrize(

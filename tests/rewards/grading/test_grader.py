@@ -6,8 +6,7 @@ import pickle
 
 import pytest
 
-from rewards.grading.gold import KINDS, prepare
-from rewards.grading.grader import Grader
+from rewards.grading.grader import KINDS, Grader, prepare
 
 
 def test_a_grade_says_what_was_extracted(grader):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from rewards.grading.extraction import candidates
-from rewards.grading.gold import KINDS, prepare
+from rewards.grading.grader import KINDS, prepare
 
 CASES = Path(__file__).parents[2] / "fixtures" / "grading"
 PHRASINGS = ("\\boxed{%s}", "The answer is %s.", "#### %s", "<answer>$%s$</answer>", "%s", "So we get %s.")

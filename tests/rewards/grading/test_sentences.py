@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rewards.grading.sentences import formula, number_of, stated
+from rewards.grading.numbers import formula, number_of
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_the_only_number_that_is_not_doubted_counts(sentence, expected):
      ("The question asks for 42.", False, None)],
 )  # fmt: skip
 def test_a_sentence_states_its_number(sentence, is_answer, expected):
-    number = stated(sentence, is_answer)
+    number = number_of(sentence, is_answer)
     assert (number and number.value) == expected
 
 

@@ -13,8 +13,8 @@ from typing import Any
 from tqdm import tqdm
 
 from rewards.grading.grader import KINDS, Grader, prepare
-from rewards.grading.verifier import VerifierUnavailable
 from rewards.runtime.jsonl import numbered_lines
+from rewards.runtime.limited import ProcessUnavailable
 
 SHOWN = 10
 """Bad lines that are listed."""
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     try:
         summary = grade_file(given.input, given.output, given.kind, given.deadline)
-    except (InputError, VerifierUnavailable) as error:
+    except (InputError, ProcessUnavailable) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     sys.stdout.write(f"{summary}\nwritten to {given.output}\n")
 

@@ -54,7 +54,7 @@ class MathAnswer(Reward):
         """Starts the process that compares expressions.
 
         Raises:
-            VerifierUnavailable: It does not start, for example because math-verify is not installed.
+            ProcessUnavailable: It does not start, for example because math-verify is not installed.
         """
         self._grader.load()
 

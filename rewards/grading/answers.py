@@ -90,8 +90,7 @@ def _is_name(text: str) -> bool:
 
 
 def _time(text: str) -> Time | None:
-    found = _TIME.fullmatch(text)
-    if not found:
+    if not (found := _TIME.fullmatch(text)):
         return None
     hour, half = int(found[1]), (found[4] or "").lower()
     hour = hour % 12 + 12 * (half == "p") if half else hour

@@ -42,7 +42,6 @@ _HASHES = re.compile(
     [ \t\#]{0,20} ([^\s\#][^\n]{0,1999}) $""",
     re.IGNORECASE | re.VERBOSE | re.MULTILINE,
 )
-"""This matches the answer in a line after ####, and no heading."""
 _CLAUSE = re.compile(
     r"""(?: \banswer\b (?: [ \t*_]{0,8}[:=\n]| [^.\n:=?]{0,60}? \b(?:is|are|equals|(?:will|would|must|should)[ ]be)\b )
       | \b(?:correct|right|best)[ ](?:option|choice)\b[ \t]{0,4}(?:is|:)
@@ -136,8 +135,7 @@ def _clause(text: str, letters: bool) -> Answer | None:
     if not ends:
         return None
     start = max(ends)
-    displayed = _DISPLAYED.match(text, start)
-    if displayed:
+    if displayed := _DISPLAYED.match(text, start):
         return Answer(displayed[1].strip(), "clause", displayed.end())
     end = _SENTENCE_END.search(text, start)
     stop = end.start() if end else len(text)

@@ -207,8 +207,7 @@ def number_of(sentence: str, is_answer: bool = True) -> Number | None:
         return None
     if len(tokens) != 1 or _doubted(names, _BEFORE) or {*names[-1:]} & (_LABELS | FUNCTIONS):
         return None
-    number = read(text[len(before) :])
-    if number:
+    if number := read(text[len(before) :]):
         return number
     names = _WORD.findall(units.KIND.sub("", re.sub(r"\beither [a-z ]+ or [a-z]+", " ", after.lower())))
     if re.search(r"[^A-Za-z'\s,.()*%-]|^[^\s%,.*)]", after) or _doubted(names) or names[:1] == ["and"]:

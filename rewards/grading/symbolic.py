@@ -7,10 +7,7 @@ only where the gold has its root or its logarithm. Odd roots of negative numbers
 
 from __future__ import annotations
 
-import os
 import random
-import resource
-import signal
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
@@ -22,8 +19,6 @@ from sympy.core.evalf import PrecisionExhausted
 from sympy.core.function import AppliedUndef
 from sympy.core.relational import Relational
 
-MEMORY = 2 * 1024**3
-"""Number of bytes of address space that the process may have."""
 _DIGITS = 300
 """Two numbers that agree to this number of digits are equal."""
 _NUM_POINTS, _MIN_POINTS, _NUM_TRIALS = 6, 3, 24
@@ -132,25 +127,3 @@ def _is_zero(number: sympy.Expr) -> bool | None:
     except (TypeError, ValueError, NotImplementedError, AttributeError):
         return None
     return bool(value == 0) if value.is_number and value.is_finite else None
-
-
-class Comparison:
-    """Comparisons in a process of its own, each with some CPU time, at whose end SIGPROF ends the process."""
-
-    def __init__(self, cpu_seconds: float) -> None:
-        """Limits this process, silences it, and loads what sympy loads at its first use."""
-        self._cpu_seconds = cpu_seconds
-        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY if hard == resource.RLIM_INFINITY else min(MEMORY, hard), hard))
-        signal.signal(signal.SIGPROF, signal.SIG_DFL)
-        for printed in (1, 2):  # the parser tells of every text that it cannot read
-            os.dup2(os.open(os.devnull, os.O_WRONLY), printed)
-        equal("\\sqrt{x}", "x^{1/2}")  # without the limit, which it may exceed on a busy machine
-
-    def equal(self, gold: str, answer: str) -> bool:
-        """Returns what :func:`equal` returns. Sympy may fail in any way on a model's text."""
-        signal.setitimer(signal.ITIMER_PROF, self._cpu_seconds)
-        try:
-            return equal(gold, answer)
-        finally:
-            signal.setitimer(signal.ITIMER_PROF, 0)

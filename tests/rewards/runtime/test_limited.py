@@ -1,8 +1,9 @@
-"""The process that compares expressions: CPU time, memory limit, death, threads."""
+"""The limits of a function, with the one that compares expressions: CPU time, memory, death, threads."""
 
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -12,20 +13,26 @@ from pathlib import Path
 
 import pytest
 
-from rewards.grading.verifier import Verifier, VerifierUnavailable
+from rewards.runtime.limited import LimitedFunction, ProcessUnavailable
 from rewards.runtime.process import DeadlineMissed, ProcessFailed
 
 TOWER = "(((2^{999})^{999})^{999})^{999}"
 
 
+def limited(cpu_seconds: float = 2.0, wall_seconds: float = 300.0) -> LimitedFunction:
+    example = ("\\sqrt{x}", "x^{1/2}")
+    name = "rewards.grading.symbolic:equal"
+    return LimitedFunction(name, example, "math-verify==0.9.0", cpu_seconds, wall_seconds)
+
+
 @pytest.fixture(scope="module")
-def verify() -> Iterator[Verifier]:
-    verify = Verifier(deadline=5.0)
+def verify() -> Iterator[LimitedFunction]:
+    verify = limited(cpu_seconds=5.0)
     yield verify
     verify.close()
 
 
-def process_of(verify: Verifier) -> int:
+def process_of(verify: LimitedFunction) -> int:
     assert verify._process is not None
     return verify._process.pid
 
@@ -39,12 +46,12 @@ def process_of(verify: Verifier) -> int:
         ("1", "2", False),
     ],
 )
-def test_it_decides_expressions(verify, gold, answer, expected):
+def test_it_returns_what_the_function_returns(verify, gold, answer, expected):
     assert verify(gold, answer) is expected
 
 
-def test_a_comparison_that_spends_its_cpu_time_is_ended_and_the_next_works():
-    verify = Verifier(deadline=0.5)
+def test_a_call_that_spends_its_cpu_time_is_ended_and_the_next_works():
+    verify = limited(cpu_seconds=0.5)
     with pytest.raises(DeadlineMissed, match="CPU time"):
         verify("2", TOWER)
     assert verify("\\frac{1}{2}", "\\frac{2}{4}") is True
@@ -52,14 +59,14 @@ def test_a_comparison_that_spends_its_cpu_time_is_ended_and_the_next_works():
 
 
 def test_what_the_process_loads_at_its_start_does_not_count():
-    verify = Verifier(deadline=0.05)
+    verify = limited(cpu_seconds=0.05)
     assert verify("1", "1") is True
     verify.close()
 
 
 def test_time_in_which_the_process_computes_nothing_does_not_count():
-    verify = Verifier(deadline=0.5)
-    verify.load()
+    verify = limited(cpu_seconds=0.5)
+    verify("1", "1")
     os.kill(process_of(verify), signal.SIGSTOP)
     threading.Timer(1.0, os.kill, (process_of(verify), signal.SIGCONT)).start()
     assert verify("\\frac{1}{\\sqrt{2}}", "\\frac{\\sqrt{2}}{2}") is True
@@ -67,28 +74,28 @@ def test_time_in_which_the_process_computes_nothing_does_not_count():
 
 
 def test_a_process_that_sleeps_is_ended_by_the_wall_clock_and_the_next_works():
-    verify = Verifier(wall_limit=20.0)
-    verify.load()
-    verify._wall_limit = 0.3
+    verify = limited(wall_seconds=20.0)
+    verify("1", "1")
+    verify._wall_seconds = 0.3
     stopped = process_of(verify)
     os.kill(stopped, signal.SIGSTOP)
     with pytest.raises(DeadlineMissed, match="did not answer within"):
         verify("1", "1")
-    verify._wall_limit = 60.0
+    verify._wall_seconds = 60.0
     assert verify("1", "1") is True
     assert process_of(verify) != stopped
     verify.close()
 
 
 def test_a_process_that_dies_is_replaced(verify):
-    verify.load()
+    verify("1", "1")
     os.kill(process_of(verify), signal.SIGKILL)
     time.sleep(0.1)
     assert verify("1", "1") is True
 
 
 def test_a_process_that_dies_over_an_answer_is_an_error(verify):
-    verify.load()
+    verify("1", "1")
     os.kill(process_of(verify), signal.SIGSTOP)
     threading.Timer(0.3, os.kill, (process_of(verify), signal.SIGKILL)).start()
     with pytest.raises(ProcessFailed):
@@ -96,8 +103,8 @@ def test_a_process_that_dies_over_an_answer_is_an_error(verify):
     assert verify("1", "1") is True
 
 
-def test_a_comparison_that_raises_is_an_error_and_the_process_goes_on(verify):
-    verify.load()
+def test_a_call_that_raises_is_an_error_and_the_process_goes_on(verify):
+    verify("1", "1")
     process = process_of(verify)
     with pytest.raises(ProcessFailed, match="raised TypeError"):
         verify("1", ["2"])  # no cache holds a list
@@ -106,7 +113,7 @@ def test_a_comparison_that_raises_is_an_error_and_the_process_goes_on(verify):
 
 
 def test_memory_is_limited(verify):
-    verify.load()
+    verify("1", "1")
     limits = Path(f"/proc/{process_of(verify)}/limits")
     if not limits.is_file():
         pytest.skip("needs /proc")
@@ -143,8 +150,8 @@ def test_the_callers_alarm_survives(verify):
 
 def test_a_process_that_cannot_start_is_no_wrong_answer(monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(VerifierUnavailable, match="math-verify"):
-        Verifier()("1", "2")
+    with pytest.raises(ProcessUnavailable, match="math-verify"):
+        limited()("1", "2")
 
 
 def test_a_folder_of_the_same_name_in_the_working_directory_does_no_harm(tmp_path, monkeypatch):
@@ -152,15 +159,21 @@ def test_a_folder_of_the_same_name_in_the_working_directory_does_no_harm(tmp_pat
     for package in (tmp_path / "rewards", tmp_path / "rewards" / "grading"):
         (package / "__init__.py").write_text("")
     monkeypatch.chdir(tmp_path)
-    verify = Verifier()
+    verify = limited()
     assert verify("1", "1") is True
     verify.close()
 
 
 def test_closing_ends_the_process():
-    verify = Verifier()
-    verify.load()
+    verify = limited()
+    verify("1", "1")
     process = verify._process
     verify.close()
     assert process is not None
     assert process.status is not None
+
+
+def test_it_is_pickled_without_its_process():
+    copied = pickle.loads(pickle.dumps(limited(cpu_seconds=5.0)))
+    assert copied("1", "1") is True
+    copied.close()

@@ -123,30 +123,32 @@ def _union(text: str) -> Union | None:
 
 
 def _list(text: str) -> Sequence | None:
-    items = _items(text, _JOIN)
-    named = sorted(re.split(" ?= ?", item, maxsplit=1) for item in items if re.match("[a-z] ?=", item))
-    names = "".join(dict(named)) if len(dict(named)) == len(items) else ""
-    return Sequence(names, tuple(value for _, value in named) if names else items) if len(items) > 1 else None
+    found = _sequence("", text, _JOIN)
+    return found if len(found.items) > 1 else None
 
 
 def _bracketed(text: str) -> Value | None:
     if not is_bracketed(text):
         return None
-    items = _items(re.sub(r"^⦃\s*[A-Za-z]\s*[|:](?!.*=)", "⦃", text)[1:-1], ",")  # {x | x > 1} is {x > 1}
+    inner = re.sub(r"^⦃\s*[A-Za-z]\s*[|:](?!.*=)", "⦃", text)[1:-1]  # {x | x > 1} is {x > 1}
+    found = _sequence(text[0] + text[-1], inner, ",")
     if text[0] == "⦃":
-        only = _value(items[0]) if len(items) == 1 and items[0][:1] != "⦃" else None
+        only = _value(found.items[0]) if len(found.items) == 1 and found.items[0][:1] != "⦃" else None
         if isinstance(only, Sequence):  # {(0, 1)} is a point and no interval
-            return Sequence("⦃()⦄", only.items) if only.brackets == "()" else Sequence("⦃⦄", items)
-        return Sequence("⦃⦄", items) if only is None or (isinstance(only, Interval) and not only.name) else only
-    if text[0] + text[-1] in ("(]", "[)") or "∞" in text:
+            return Sequence("⦃()⦄", only.items) if only.brackets == "()" else found
+        return found if only is None or (isinstance(only, Interval) and not only.name) else only
+    if found.brackets in ("(]", "[)") or "∞" in text:
         return _interval(text)
-    return Sequence(text[0] + text[-1], items) if len(items) > 1 else None
+    return found if len(found.items) > 1 else None
 
 
-def _items(text: str, separator: str) -> tuple[str, ...]:
-    """Returns the items of a list, in which ``a ± b`` stands for two."""
+def _sequence(brackets: str, text: str, separator: str) -> Sequence:
+    """Returns the items of a text, in which ``a ± b`` stands for two."""
     parts = filter(None, split(text, separator))
-    return tuple(item for part in parts for item in dict.fromkeys(part.replace("±", sign) for sign in "+-"))
+    items = [item for part in parts for item in dict.fromkeys(part.replace("±", sign) for sign in "+-")]
+    named = {item[0]: re.sub("^[a-z] ?= ?", "", item) for item in sorted(items) if re.match("[a-z] ?=", item)}
+    has_names = brackets in ("", "⦃⦄") and len(named) == len(items) > 1
+    return Sequence("".join(named), tuple(named.values())) if has_names else Sequence(brackets, tuple(items))
 
 
 def _interval(text: str) -> Interval | None:

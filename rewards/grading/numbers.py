@@ -21,7 +21,6 @@ _VALUES = {word: value for value, word in enumerate(f"zero|{_ONES}|{_TEENS}".spl
 _VALUES |= {word: 10 * value for value, word in enumerate(_TENS.split("|"), 2)} | {"a": 1, "an": 1}
 _SIZES = {"half": 2, "halve": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7,
           "eighth": 8, "ninth": 9, "tenth": 10}  # fmt: skip
-
 _SMALL = rf"(?:(?:{_TENS})(?:[ -](?:{_ONES}))?|zero|{_ONES}|{_TEENS})"
 _BELOW_THOUSAND = rf"(?:(?:a|{_SMALL}) hundred(?:(?: and)? {_SMALL})?|{_SMALL})"
 _SCALED = rf"(?:a|{_BELOW_THOUSAND}) (?:thousand|million|billion|trillion)(?:,?(?: and)? {_BELOW_THOUSAND})*"

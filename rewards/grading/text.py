@@ -16,7 +16,6 @@ UNDECIDED = "\ufffd"
 """This replaces a mask token. No right answer contains it."""
 _MASK = re.compile(re.escape(MASK) + r"|<\|mask\|>|\[MASK\]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
-
 _SMALL = re.compile("([⁰¹²³⁴-⁹]+[⁄∕/][₀-₉]+|[¼½¾⅐-⅞↉])|([⁰¹²³⁴-⁹⁻⁺ⁿ]+)|([₀-₉]+)")
 """This matches a fraction, an exponent or an index in small digits. NFKC alone turns 3½ into 31/2 and 5² into 52."""
 _CHARACTERS = {

@@ -84,16 +84,10 @@ class TestedActor(WorkerActor):
         self.worker = Worker(self.rank)
 
 
-def start(size: int) -> RayGroup:
-    actors = [ray.remote(num_cpus=0)(TestedActor).remote(rank) for rank in range(size)]
-    group = RayGroup("reward", actors)
-    group.initialize(RunConfig())
-    return group
-
-
 @pytest.fixture(scope="module")
 def group(cluster: None) -> Iterator[RayGroup]:
-    started = start(3)
+    started = RayGroup("reward", [ray.remote(num_cpus=0)(TestedActor).remote(rank) for rank in range(3)])
+    started.initialize(RunConfig())
     yield started
     started.close()
 
@@ -130,15 +124,6 @@ def test_the_group_still_works_after_an_exception(group: RayGroup) -> None:
     assert group.call(Worker.name) == [0, 1, 2]
 
 
-def test_a_death_is_reported_even_if_a_peer_fails_first(cluster: None) -> None:
-    group = start(2)
-    with pytest.raises(WorkerDied, match=r"reward worker 1 died in die_if.*The same command goes on"):
-        group.call(Worker.die_if, 1)
-    with pytest.raises(WorkerDied, match="reward worker 1 died"):
-        group.call(Worker.name)
-    group.close()
-
-
 def test_batches_travel_in_columns_and_images_stay_where_they_were_made(group: RayGroup) -> None:
     samples = [
         dataclasses.replace(
@@ -162,3 +147,11 @@ def test_batches_travel_in_columns_and_images_stay_where_they_were_made(group: R
     rollouts = made.rollouts([rollout.prompt for rollout in samples])
     seen = reward_batch(rollouts).part(1, 4)
     assert [np.asarray(item.image).max() for item in seen] == [1, 2, 3]
+
+
+def test_a_death_is_reported_even_if_a_peer_fails_first(group: RayGroup) -> None:
+    """The last test of this group: it does not survive."""
+    with pytest.raises(WorkerDied, match=r"reward worker 1 died in die_if.*The same command goes on"):
+        group.call(Worker.die_if, 1)
+    with pytest.raises(WorkerDied, match="reward worker 1 died"):
+        group.call(Worker.name)

@@ -111,11 +111,12 @@ def test_workers_get_the_variables_that_the_user_did_not_set(monkeypatch: pytest
     monkeypatch.setattr(cluster.ray, "init", lambda **arguments: joined.update(arguments))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
-    for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):
+    for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "OMP_WAIT_POLICY"):
         monkeypatch.delenv(name, raising=False)
     connect(required(run_config()))
     variables = joined["runtime_env"]["env_vars"]
     assert "TOKENIZERS_PARALLELISM" not in variables
+    assert variables["OMP_WAIT_POLICY"] == "PASSIVE"
     assert int(variables["MALLOC_TRIM_THRESHOLD_"]) > int(variables["MALLOC_MMAP_THRESHOLD_"]) > 32 * 2**20
 
 

@@ -38,6 +38,9 @@ WORKER_VARIABLES = {
     # page by page: 70,000 page faults in a step of the tiny model, and 200 with these limits.
     "MALLOC_MMAP_THRESHOLD_": str(64 * 2**20),
     "MALLOC_TRIM_THRESHOLD_": str(512 * 2**20),
+    # Threads that wait for each other sleep. By default they compute on, and where other processes want the cores,
+    # that is the time of those who are waited for: passes of the tiny model took ten times as long.
+    "OMP_WAIT_POLICY": "PASSIVE",
     # One GPU serves passes of many shapes: generation, scoring and updates. Memory that one of them has freed would
     # stay in blocks that are too small for the next.
     "PYTORCH_ALLOC_CONF": "expandable_segments:True",

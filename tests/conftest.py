@@ -1,10 +1,13 @@
-"""Shared fixtures, golden cases included, and checks of types and shapes: of the records and the algorithm in every
-test, and of all of UniGRPO with ``--typecheck``."""
+"""Shared fixtures, golden cases included, and checks of types and shapes: of the records and the algorithm in the
+first calls of every test, and of all of UniGRPO with ``--typecheck``."""
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
+
+gc.disable()  # until the tests are collected: what is imported stays
 
 from jaxtyping import install_import_hook
 
@@ -16,6 +19,7 @@ install_import_hook(["unigrpo"] if os.environ.get("UNIGRPO_TYPECHECK") else list
 # Ray's processes at the priority of the tests: at its default of 15, two tests that compute leave them no time.
 os.environ.setdefault("RAY_worker_niceness", "0")
 
+import functools
 import json
 import shutil
 import string
@@ -24,16 +28,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import docstring_parser
+import jaxtyping
 import pytest
 import torch
 from safetensors.torch import load_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from typecheck import LimitedChecks
 from xdist.scheduler.loadfile import LoadFileScheduling
 
 from unigrpo.models.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
 from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
+
+# Each parser of a command reads the docstrings of all settings again, which is a third of its time.
+docstring_parser.parse_from_object = functools.cache(docstring_parser.parse_from_object)
+
+CHECKED_CALLS = 1000
+"""Number of calls of functions and dataclasses with checks in each test; all with ``--typecheck``."""
+if not os.environ.get("UNIGRPO_TYPECHECK") and not jaxtyping.config.jaxtyping_disable:
+    jaxtyping.config.__class__ = LimitedChecks
 
 GOLDEN = Path(__file__).parent / "fixtures" / "golden"
 SPECIAL_TOKENS = {
@@ -76,6 +91,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="hands over values that the hints rule out"))
     starts_ray = {item.path for item in items if item.get_closest_marker("ray")}
     items.sort(key=lambda item: (item.path not in starts_ray, item.path.parent.name != "trainers"))
+
+
+def pytest_collection_finish() -> None:
+    """Lets the garbage collector look only at what tests make, and no more at what was imported."""
+    gc.freeze()
+    gc.enable()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Lets types and shapes be checked in the fixtures that are made for a test, and then in the test."""
+    LimitedChecks.left = CHECKED_CALLS
+
+
+def pytest_runtest_call() -> None:
+    LimitedChecks.left = CHECKED_CALLS
 
 
 class Scheduling(LoadFileScheduling):

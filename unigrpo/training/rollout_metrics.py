@@ -15,12 +15,12 @@ def rollout_metrics(rollouts: Sequence[Rollout], version: int) -> dict[str, floa
         version: The policy's version, in optimizer steps, by which a rollout's staleness is counted.
     """
     scored = [int(r.scored_mask.sum()) for r in rollouts]
-    full = [n == int(r.response_mask.sum()) for r, n in zip(rollouts, scored, strict=True)]
+    full = [r.is_full_length for r in rollouts if r.text_mask.any()]
     log_probs = sum(float(r.commit_log_probs[r.scored_mask].sum()) for r in rollouts)
     entropy = sum(float(r.commit_entropy[r.scored_mask].sum()) for r in rollouts if r.commit_entropy is not None)
     return {
         "rollout/length_mean": sum(scored) / len(scored),
-        "rollout/full_length": sum(full) / len(rollouts),
+        "rollout/full_length": sum(full) / max(len(full), 1),
         "rollout/commit_log_prob_mean": log_probs / max(sum(scored), 1),
         "rollout/entropy_mean": entropy / max(sum(scored), 1),
         "rollout/staleness": float(max(version - r.policy_version for r in rollouts)),

@@ -14,7 +14,7 @@ from unigrpo.config import (
     RunConfig,
     TrainConfig,
 )
-from unigrpo.cost.memory import ModelSize, Rows, memory_plan
+from unigrpo.cost.memory import ModelSize, Rows, memory_plan, zero_buffers_gb
 from unigrpo.models.mmada import MMadaConfig
 
 MMADA_8B = ModelSize(
@@ -54,6 +54,17 @@ def test_zero_2_keeps_the_weights_whole():
     gpu = plan(ranks=8, zero_stage=2).gpu
     assert gpu["weights"] == pytest.approx(16.165, rel=1e-3)
     assert gpu["gradients"] == pytest.approx(2 * 16.165 / 8, rel=1e-3)
+
+
+def test_a_reduction_in_float32_holds_two_buckets_and_two_copies_of_the_gradient_of_the_head():
+    """The head has 134,656 x 4,096 weights, more than the 5e8 of a bucket; the rank has an eighth of the gradients."""
+    config = RunConfig(ds=DeepSpeedConfig(zero_stage=2))
+    buckets, head, own = 2 * 2 * 0.5, 0.551550976, 8.082690048 / 8
+    assert zero_buffers_gb(config, MMADA_8B, ranks=8) == pytest.approx(buckets + (2 + 4) * head + 2 * own)
+    narrow = RunConfig(ds=DeepSpeedConfig(zero_stage=2, grad_accum_dtype="bf16", overlap_comm=False))
+    assert zero_buffers_gb(narrow, MMADA_8B, ranks=8) == pytest.approx(buckets / 2 + 2 * head + 2 * own)
+    sharded = RunConfig(ds=DeepSpeedConfig(zero_stage=3))
+    assert zero_buffers_gb(sharded, MMADA_8B, ranks=8) == pytest.approx(4 * 0.5 + 2 * 4 * head + 2 * 1.0)
 
 
 def test_offloaded_optimizer_states_count_on_the_cpu():

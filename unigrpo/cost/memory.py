@@ -370,23 +370,25 @@ def training_memory(config: BaseRunConfig, model: ModelSize, tokens: int, num_ra
 def zero_buffers_gb(config: BaseRunConfig, model: ModelSize, ranks: int) -> float:
     """Returns the gigabytes of DeepSpeed's buffers during a backward pass.
 
-    The reduction holds a bucket of gradients, or two with overlap, and a flat copy of one, which is as large as the
-    head if that is larger. ZeRO-2 holds the gradients of the present micro-batch beside the sum of the earlier ones,
-    and ZeRO-3 the weights that are gathered.
+    The reduction holds a bucket of whole size, or two with overlap, and a flat copy of the gradients in it, or of the
+    gradient of the head if that is larger. Where gradients are sent in another type than they have, there is a copy in
+    that type, too. ZeRO-2 holds the gradients of the present micro-batch beside the sum of the earlier ones. ZeRO-3
+    holds the weights that are gathered, and its bucket and flat copies have the type in which they are sent.
 
     Args:
         config: The run or stage.
         model: Its size.
-        ranks: Number of ranks.
+        ranks: Number of ranks. One rank alone has the same buffers.
     """
-    bytes_each, stage = TYPE_BYTES[config.ds.param_dtype], config.ds.zero_stage
-    if stage == 0 or ranks == 1:
+    own, sent, stage = TYPE_BYTES[config.ds.param_dtype], TYPE_BYTES[config.ds.grad_accum_dtype], config.ds.zero_stage
+    if stage == 0:
         return 0.0
-    bucket = min(REDUCE_BUCKET, model.num_trainable)
     head = model.vocabulary_size * model.width if model.num_trainable == model.num_parameters else 0
-    buffers = ((2 if config.ds.overlaps_reduction else 1) * bucket + max(bucket, head)) / 1e9
-    if stage == 2:
-        buffers += model.num_trainable / ranks / 1e9
+    largest = max(min(REDUCE_BUCKET, model.num_trainable), head)
+    converted = sent * largest if sent != own else 0
     if stage == 3:
-        buffers += min(MAX_LIVE_PARAMETERS, model.num_parameters) / 1e9
-    return buffers * bytes_each
+        gathered = own * min(MAX_LIVE_PARAMETERS, model.num_parameters)
+        return (sent * REDUCE_BUCKET + sent * largest + converted + gathered) / 1e9
+    buckets = own * REDUCE_BUCKET * (2 if config.ds.overlaps_reduction else 1)
+    present = own * model.num_trainable / ranks if stage == 2 else 0.0
+    return (buckets + own * largest + converted + present) / 1e9

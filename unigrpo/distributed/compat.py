@@ -7,7 +7,7 @@ import importlib.util
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.abc import MetaPathFinder
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -134,7 +134,10 @@ def add_gradients_in_their_type(optimizer: Any) -> None:
         return  # ZeRO-3 adds up as it is told
     own = optimizer.get_all_grad_tensors
 
-    def converted(tensors: list[torch.Tensor], dtype: torch.dtype) -> list[torch.Tensor]:
-        return [gradient.to(dtype) for gradient in own(tensors, dtype)]
+    def converted(tensors: list[torch.Tensor], dtype: torch.dtype) -> Iterable[torch.Tensor]:
+        # The first ones become the sum. To those after them it is added one by one, so one at a time is enough.
+        group = next(i for i, params in enumerate(optimizer.params_in_partition) if params is tensors)
+        gradients = (gradient.to(dtype) for gradient in own(tensors, dtype))
+        return list(gradients) if optimizer.all_grad_tensors.get(group) is None else gradients
 
     optimizer.get_all_grad_tensors = converted

@@ -8,6 +8,8 @@ from unigrpo.config import (
     ActorConfig,
     AlgoConfig,
     DeepSpeedConfig,
+    ImageConfig,
+    ImageSamplingConfig,
     KLConfig,
     LoRAConfig,
     RolloutConfig,
@@ -76,6 +78,27 @@ def test_offloaded_optimizer_states_count_on_the_cpu():
 def test_no_kl_means_no_reference():
     assert "reference" in plan().gpu
     assert "reference" not in plan(beta=0.0).gpu
+
+
+@pytest.mark.parametrize(("batch", "least", "most"), [(16, 70, 80), (64, 140, 150)])
+def test_a_run_on_images_counts_caches_the_image_tokenizer_and_what_the_reference_computes(batch, least, most):
+    """Rows of 512 tokens of prompt, 1,024 of image and an end; those of guidance have 5 instead of a prompt."""
+    image = ImageSamplingConfig(cache="text", guidance_scale=3.5)
+    config = RunConfig(
+        rollout=RolloutConfig(batch_size=48, n_samples_per_prompt=8, micro_batch_size=batch, image=image),
+        actor=ActorConfig(num_gpus_per_node=8, gradient_checkpointing_enable=True),
+        algo=AlgoConfig(kl=KLConfig(init_coef=0.01)),
+        train=TrainConfig(micro_batch_size=4),
+        image=ImageConfig(resolution=512),
+    )
+    found = memory_plan(config, MMADA_8B, Rows(longest=1792, longest_image=1537, image_tokens=1024))
+    keys_and_values = batch * (1537 + 1029) * 32 * 2 * 4096 * 2 / 1e9
+    assert keys_and_values < found.gpu["generate"] < 1.1 * keys_and_values
+    assert found.gpu["image tokenizer"] == pytest.approx(0.38, rel=0.01)
+    assert found.gpu["reference's passes"] == found.gpu["score"] > 1
+    always = ("weights", "gradients", "optimizer", "image tokenizer", "reference", "reference's passes", "generate")
+    assert found.gpu_total == pytest.approx(sum(found.gpu[name] for name in always)), "generation is the largest phase"
+    assert least < found.gpu_total < most
 
 
 def test_lora_trains_little_and_keeps_no_second_copy():

@@ -144,6 +144,18 @@ def test_near_the_time_limit_the_run_is_stopped_and_the_job_goes_back_into_the_q
     ), "the same command, which goes on by itself"
 
 
+def test_a_job_that_is_preempted_before_the_run_begins_goes_back_into_the_queue(slurm, tmp_path):
+    job = slurm(NEVER="all nodes")
+    while not (tmp_path / "log").exists() or sum(" start " in line for line in log(tmp_path)) < 2:
+        assert job.poll() is None, job.communicate()[0]
+        time.sleep(0.02)
+    job.send_signal(signal.SIGUSR1)
+    output, _ = job.communicate(timeout=60)
+    assert job.returncode == 128 + signal.SIGUSR1, output
+    assert "scontrol requeue 77" in log(tmp_path)
+    assert not [line for line in log(tmp_path) if "submit" in line]
+
+
 def test_a_run_that_ends_while_it_is_stopped_is_not_put_into_the_queue(slurm, tmp_path):
     job = slurm(JOB_ENDS="succeeded")
     wait_for_the_job(tmp_path, job)

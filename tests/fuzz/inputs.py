@@ -138,6 +138,10 @@ class Prompts:
         {"prompt": "What is this?", "images": ["a.png"], "label": "cat"},
         {"task": "t2i", "prompt": "a cat"},
         {"problem": "2x", "solution": "\\boxed{4}", "options": {"A": "1", "B": "2"}},
+        {"question": "Which?", "A": "1", "B": "2", "answer": "B", "hint": "x"},
+        {"question_stem": "Which?", "option": "a ) 38 , b ) 27", "cop": 1, "passage": "y"},
+        {"message": '[{"role": "user", "content": "Hi"}]', "gt_answer": "Ans: 3"},
+        {"instruction": "Add.", "input": "1 2", "output": "3"},
     )
 
     def __init__(self, folder: Path) -> None:

@@ -349,6 +349,10 @@ def memory_plan(suite: Suite) -> dict[str, Any]:
 def cost_model(suite: Suite) -> dict[str, Any]:
     """Seconds that the plan predicts from the MFU of scoring, against those measured."""
     done = suite.results
+    needed = ("scoring", "update", "text_rollouts", "image_rollouts")
+    missing = [name for name in needed if not done.get(name) or {"failed", "skipped"} & set(done[name])]
+    if missing:
+        return {"skipped": f"it needs the results of {', '.join(missing)}"}
     speed = done["scoring"]["tflops"] * 1e12
     lengths = Lengths(prompt=suite.row // 4, response=suite.new_tokens)
     found = {}

@@ -56,6 +56,12 @@ def test_every_part_measures_and_is_written_as_soon_as_it_is_there(
     assert all(cost["measured"] > 0 < cost["predicted"] for cost in predictions)
 
 
+def test_a_part_without_the_results_that_it_needs_is_skipped(suite: gpu_suite.Suite, tmp_path: Path) -> None:
+    alone = replace(suite, results={"scoring": {"tflops": 1.0}, "update": {"failed": "RuntimeError: no memory"}})
+    results = gpu_suite.run(alone, tmp_path / "suite.json", ["cost_model"], seconds=1e4)
+    assert results["cost_model"]["skipped"] == "it needs the results of update, text_rollouts, image_rollouts"
+
+
 def folder_of(names: tuple[str, ...], folder: Path) -> Path:
     """Links packages and what they require, and nothing else, into a folder."""
     folder.mkdir()

@@ -43,6 +43,13 @@ def test_values_come_with_the_interval_of_the_difference_to_the_first_run(tmp_pa
     assert (gain.n, gain.low) == (6, pytest.approx(5 / 6 - 2.5706 / 6, abs=1e-3))
 
 
+def test_the_duration_is_that_of_the_report(tmp_path):
+    folder = write_run(tmp_path / "a", 0.1, 0.5)
+    assert read_run(folder).facts["duration"] == "1.0 min", "the steps of a run that has not ended"
+    (folder / "summary.json").write_text(json.dumps({"steps": 3, "wall_seconds": 90.0}))
+    assert read_run(folder).facts["duration"] == "1.5 min", "with its evaluations"
+
+
 def test_each_metric_has_a_panel_with_a_line_of_each_run(tmp_path, monkeypatch):
     runs = [read_run(write_run(tmp_path / "a", 0.1, 0.5)), read_run(write_run(tmp_path / "b", 0.1, 1.0, steps=(1, 2)))]
     drawn = {}

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from unigrpo import ConfigError
 from unigrpo.runs.config_file import NOT_COMPARED, flat_settings
 from unigrpo.runs.metrics import METRICS_FILE, read_metrics, read_scores
-from unigrpo.runs.report import read_config, run_facts, template
+from unigrpo.runs.report import read_config, read_summary, run_facts, template
 from unigrpo.runs.report_plots import MAX_COLUMNS, Rows, moving_average
 from unigrpo.runs.scores import Gain, Scores, paired_gain, scores_at
 
@@ -61,7 +61,7 @@ def read_run(folder: Path) -> Run:
         settings=flat_settings(read_config(folder)),
         scores=scores_at(scores, max((row["step"] for row in scores), default=0)),
         values={name.removeprefix("eval/"): value for name, value in last.items() if name.startswith("eval/")},
-        facts=run_facts(folder, {}, metrics),
+        facts=run_facts(folder, read_summary(folder), metrics),
     )
 
 

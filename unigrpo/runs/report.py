@@ -97,9 +97,7 @@ def write_report(folder: Path) -> Path:
     metrics = read_metrics(folder)
     if not metrics:
         raise ConfigError(f"{folder}: no {METRICS_FILE} with a step in it; name the folder of a run")
-    summary_file, config_file = folder / "summary.json", folder / CONFIG_FILE
-    advice = "restore the file, or delete it; then the report has no comparison with the beginning"
-    summary = read_json(summary_file, Summary, ConfigError, advice) if summary_file.exists() else {}
+    summary, config_file = read_summary(folder), folder / CONFIG_FILE
     rollouts = read_rollouts(folder)
     steps = [row for row in metrics if row["step"] > 0]
     page = template("report.html.jinja").render(
@@ -121,6 +119,17 @@ def write_report(folder: Path) -> Path:
     path = folder / "report.html"
     path.write_text(page, encoding="utf-8", errors="backslashreplace")
     return path
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Returns what a run wrote at its end; nothing of a run that has not ended.
+
+    Raises:
+        ConfigError: The file holds something else.
+    """
+    file = folder / "summary.json"
+    advice = "restore the file, or delete it; then the report has no comparison with the beginning"
+    return read_json(file, Summary, ConfigError, advice) if file.exists() else {}
 
 
 def run_facts(folder: Path, summary: dict[str, Any], metrics: Rows) -> dict[str, str]:

@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image
 
 from unigrpo import DataError
+from unigrpo.data.bad_samples import shown_columns
 from unigrpo.data.images import read_image
 from unigrpo.records import Prompt
 
@@ -23,7 +24,8 @@ def check_layout(layout: str, prompts: Sequence[Prompt]) -> None:
     key = ID_KEYS.get(layout)
     for prompt in prompts:
         if key is not None and str(prompt.metadata.get(key, "")).strip() in ("", ".", ".."):
-            raise DataError(f"{prompt.id}: layout {layout!r} needs a column {key!r}; found {sorted(prompt.metadata)}")
+            found = shown_columns(prompt.metadata)
+            raise DataError(f"{prompt.id}: layout {layout!r} needs a column {key!r}; found {found}")
 
 
 def write_layout(layout: str, folder: Path, samples: Sequence[tuple[Prompt, Sequence[Path]]]) -> Path | None:

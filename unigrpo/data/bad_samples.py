@@ -14,8 +14,6 @@ MAX_SHOWN = 5
 """Largest number of problems that one error lists."""
 MAX_CHARACTERS = 500
 """Length from which the middle of a problem's message is left out; rows may hold values of any length."""
-
-
 MAX_NAMES = 40
 """Largest number of columns that one message names."""
 

@@ -1,13 +1,14 @@
 """Compares RL methods on the tiny world, in one process and without Ray.
 
     python examples/tiny/compare_methods.py --output runs/comparison                       # everything: many hours
-    python examples/tiny/compare_methods.py --output runs/unigrpo --methods unigrpo --learning_rates 1e-4
+    python examples/tiny/compare_methods.py --output runs/two --methods unigrpo=2.4e-4 ESPO=6e-5           # known rates
 
 Every method trains on the same prompts with the same number of samples; only the settings of METHODS differ. The
-learning rate of a method is the one with the largest mean gain in a run with --tune_seed, which is not reported. Every
+learning rate of a method is the one with the largest mean gain in a run with --tune_seed, which is not reported, or
+the one that follows its name. Every
 finished run is a JSON file in the output folder, and a second call goes on after them. The results are results.json,
-table.md (at equal samples, and at the CPU time of the fastest method) and curves.png (mean of the seeds, with a
-band from the lowest to the highest).
+table.md (at equal samples, and at the CPU time of the fastest method) and curves.png (mean of the seeds, with a band
+from the lowest to the highest, and the first method in grey).
 """
 
 from __future__ import annotations
@@ -105,13 +106,12 @@ def main() -> None:
     folder: Path = arguments.output
     folder.mkdir(parents=True, exist_ok=True)
     chosen: dict[str, list[dict[str, Any]]] = {}
-    for method in arguments.methods:
-        rate = arguments.learning_rates[0]
-        if len(arguments.learning_rates) > 1:
+    for method, rates in arguments.methods:
+        rates = rates or arguments.learning_rates
+        rate = rates[0]
+        if len(rates) > 1:
             steps = ["--train.num_steps", str(arguments.tune_steps)] if arguments.tune_steps else []
-            tuned = [
-                known_run(folder, method, arguments.tune_seed, r, arguments, steps) for r in arguments.learning_rates
-            ]
+            tuned = [known_run(folder, method, arguments.tune_seed, r, arguments, steps) for r in rates]
             rate = max(tuned, key=mean_gain)["learning_rate"]
         chosen[method] = [known_run(folder, method, seed, rate, arguments) for seed in arguments.seeds]
     record = {
@@ -136,7 +136,13 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder to write, and to go on from")
     parser.add_argument(
-        "--methods", nargs="+", default=list(METHODS), choices=[*METHODS, *ABLATIONS], help="methods to run"
+        "--methods",
+        nargs="+",
+        type=method_and_rates,
+        default=[(name, []) for name in METHODS],
+        metavar="METHOD[=RATE[,RATE]]",
+        help=f"methods to run, each with its learning rates: {', '.join([*METHODS, *ABLATIONS])} (default: the first "
+        f"{len(METHODS)})",
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="seeds to report")
     parser.add_argument("--tune_seed", type=int, default=0, help="seed of the runs that choose the learning rate")
@@ -147,12 +153,27 @@ def parse_arguments() -> argparse.Namespace:
         help="steps of the runs that choose the learning rate; 0: as many as others",
     )
     parser.add_argument(
-        "--learning_rates", type=float, nargs="+", default=[3e-5, 1e-4, 3e-4], help="rates to choose from"
+        "--learning_rates",
+        type=float,
+        nargs="+",
+        default=[3e-5, 1e-4, 3e-4],
+        help="rates to choose from, of methods that are given without",
     )
     parser.add_argument("--config", default=CONFIG, help="config of all runs (default: %(default)s)")
     parser.add_argument("--eval_steps", type=int, default=8, help="steps between two points of the curves")
     arguments, arguments.settings = parser.parse_known_args()
     return arguments
+
+
+def method_and_rates(text: str) -> tuple[str, list[float]]:
+    """Returns the name of a method and the learning rates that follow it: ``ESPO=6e-5,1.2e-4``."""
+    name, _, rates = text.partition("=")
+    if name not in METHODS | ABLATIONS:
+        raise argparse.ArgumentTypeError(f"no method {name!r}; choose one of {', '.join([*METHODS, *ABLATIONS])}")
+    try:
+        return name, [float(rate) for rate in rates.split(",") if rate]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: the rates must be numbers, as in {name}=6e-5,1.2e-4") from None
 
 
 def known_run(
@@ -265,20 +286,27 @@ def table(chosen: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def figure(chosen: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    """Draws the held-out share of each task by training step: the mean of the seeds, and a band from the lowest to
-    the highest."""
+    """Draws the held-out share of each task by training step, a column for each method: the mean of the seeds, a band
+    from the lowest to the highest, and the mean of the first method in grey."""
     titles = [title for title in SAMPLED if title in next(iter(chosen.values()))[0]["points"][0]]
-    chart = Figure(figsize=(4 * len(titles), 3.6), layout="constrained")
-    axes = chart.subplots(1, len(titles), sharex=True, squeeze=False)[0]
-    for axis, title in zip(axes, titles, strict=True):
-        for i, (method, runs) in enumerate(chosen.items()):
+    chart = Figure(figsize=(1.6 * len(chosen) + 1, 2.2 * len(titles)), layout="constrained")
+    axes = chart.subplots(len(titles), len(chosen), sharex=True, sharey="row", squeeze=False)
+    for row, title in zip(axes, titles, strict=True):
+        means: list[tuple[list[float], list[float]]] = []
+        for axis, (method, runs) in zip(row, chosen.items(), strict=True):
             steps = [point["step"] for point in runs[0]["points"]]
             seeds = list(zip(*([point[title] for point in run["points"]] for run in runs), strict=True))
-            axis.plot(steps, [statistics.mean(values) for values in seeds], color=f"C{i}", label=method)
-            axis.fill_between(steps, [min(v) for v in seeds], [max(v) for v in seeds], color=f"C{i}", alpha=0.15)
-        axis.set(title=title, xlabel="step")
-    axes[0].set(ylabel="held-out share right, sampled")
-    axes[0].legend(fontsize="small")
+            means.append((steps, [statistics.mean(values) for values in seeds]))
+            axis.plot(*means[0], color="0.6")
+            axis.fill_between(steps, [min(v) for v in seeds], [max(v) for v in seeds], color="C0", alpha=0.2)
+            axis.plot(*means[-1], color="C0")
+            axis.grid(color="0.9")
+            if row is axes[0]:
+                axis.set_title(method, fontsize="small")
+            if row is axes[-1]:
+                axis.set_xlabel("step")
+        row[0].set_ylabel(title)
+    chart.suptitle("Fraction of held-out answers and images that are right, sampled", fontsize="medium")
     chart.savefig(path, dpi=100)
 
 

@@ -117,7 +117,7 @@ def test_a_missing_file_an_empty_file_and_an_unknown_data_set_are_errors(tmp_pat
     def unreachable(*_, **__):
         raise ConnectionError("the hub cannot be reached")
 
-    monkeypatch.setattr("datasets.load_dataset", unreachable)
+    monkeypatch.setattr("datasets.load_dataset_builder", unreachable)
     with pytest.raises(ValueError, match="no such file"):
         load_prompts(str(tmp_path / "absent.jsonl"))
     with pytest.raises(ValueError, match="holds no row"):

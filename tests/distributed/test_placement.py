@@ -18,7 +18,7 @@ from unigrpo.config.corpora import SourceConfig
 from unigrpo.config.denoising import ModalityConfig, StageConfig
 from unigrpo.distributed import placement
 from unigrpo.distributed.placement import sorted_by_node, start_groups, start_stage
-from unigrpo.distributed.ray_group import WorkerError
+from unigrpo.distributed.ray_group import RayGroup, WorkerError
 from unigrpo.models import weight_files
 
 
@@ -118,18 +118,21 @@ def test_the_log_says_how_long_each_part_of_the_start_took(started, caplog):
 def first_process(monkeypatch: pytest.MonkeyPatch) -> MagicMock:
     """Ray with a first process that answers once `ray.wait` says so."""
     fake = MagicMock()
-    fake.get.return_value = ("127.0.0.1", 1)
     monkeypatch.setattr(placement, "ray", fake)
     monkeypatch.setattr(placement, "bundles_by_node", lambda _: [0])
     monkeypatch.setattr(placement, "PlacementGroupSchedulingStrategy", MagicMock())
-    monkeypatch.setattr(placement, "RayGroup", lambda role, actors: (role, len(actors)))
+    monkeypatch.setattr(RayGroup, "initialize", lambda *_: None)
     return fake
+
+
+def start_policy(config: RunConfig, share: float = 1.0) -> None:
+    placement.model_group("policy", placement.PolicyActor, config, MagicMock(), share).initialize(config)
 
 
 @pytest.mark.wrong_types
 def test_a_first_process_that_does_not_start_is_not_awaited_in_silence(first_process, caplog):
     first_process.wait.side_effect = [([], ["answer"]), ([], ["answer"]), (["answer"], [])]
-    assert placement.model_group("policy", placement.PolicyActor, RunConfig(), MagicMock(), 1.0) == ("policy", 1)
+    start_policy(RunConfig())
     assert [record.message[:45] for record in caplog.records] == ["the first process of policy has not started a"] * 2
 
 
@@ -138,7 +141,7 @@ def test_the_wait_for_a_first_process_ends_with_an_error(first_process, monkeypa
     monkeypatch.setattr(placement, "START_SECONDS", 0.01)
     first_process.wait.side_effect = lambda refs, timeout: time.sleep(timeout) or ([], refs)
     with pytest.raises(WorkerError, match=r"the first process of policy has not started after 0 s; `ray status` .*"):
-        placement.model_group("policy", placement.PolicyActor, RunConfig(), MagicMock(), 1.0)
+        start_policy(RunConfig())
     first_process.kill.assert_called_once()
 
 
@@ -149,22 +152,23 @@ def test_a_first_process_that_dies_is_named(first_process):
     with pytest.raises(
         WorkerError, match=r"the first process of policy could not start: The actor experienced an error"
     ):
-        placement.model_group("policy", placement.PolicyActor, RunConfig(), MagicMock(), 1.0)
+        start_policy(RunConfig())
 
 
 @pytest.mark.wrong_types
 def test_every_rank_starts_in_the_bundle_of_its_place(first_process, monkeypatch):
-    """Bundles 0 and 2 lie on one node, 1 and 3 on another, and no rank but the first is started before it answers."""
+    """Bundles 0 and 2 lie on one node, 1 and 3 on another; all start before the first one answers."""
     bundles = MagicMock(side_effect=lambda _, bundle: bundle)
     monkeypatch.setattr(placement, "PlacementGroupSchedulingStrategy", bundles)
     monkeypatch.setattr(placement, "bundles_by_node", lambda _: [0, 2, 1, 3])
-    first_process.wait.return_value = (["answer"], [])
     start = first_process.remote.return_value.return_value
     config = replace(RunConfig(), actor=ActorConfig(num_nodes=2, num_gpus_per_node=2))
     placement.model_group("policy", placement.PolicyActor, config, MagicMock(), 0.5)
+    first_process.wait.assert_not_called()
     first_process.remote.assert_called_once_with(num_gpus=0.5, num_cpus=0.5)
     assert [call.kwargs["scheduling_strategy"] for call in start.options.call_args_list] == [0, 2, 1, 3]
     started = [call.args for call in start.options.return_value.remote.call_args_list]
-    assert started == [(4, 0, None, None), *((4, rank, "127.0.0.1", 1) for rank in (1, 2, 3))]
+    meeting = [start.options.return_value.remote.return_value.get_master_addr_port.remote.return_value]
+    assert started == [(4, 0), *((4, rank, meeting) for rank in (1, 2, 3))]
     placement.rollout_group(MagicMock())
     assert [call.kwargs["scheduling_strategy"] for call in start.options.call_args_list][4:] == [0, 2, 1, 3]

@@ -44,17 +44,18 @@ pytestmark = pytest.mark.ray
 NUM_STEPS = 3
 
 
-def run_config(folder: Path, ranks: int, *, has_dedicated_reference_gpus: bool = False) -> RunConfig:
+def run_config(folder: Path, ranks: int, *, is_spread: bool = False) -> RunConfig:
+    """Returns a run; if it is spread, with a reference and a rollout worker on GPUs of their own."""
     return small_run(
         folder,
-        rollout={"micro_batch_size": 4},
+        rollout={"micro_batch_size": 4, "num_workers": int(is_spread)},
         actor={
             "num_gpus_per_node": ranks, "adam": AdamConfig(lr=1e-3, weight_decay=0.1),
             "lr_scheduler": "cosine_with_min_lr", "lr_warmup_ratio": 0.3,
         },
         train={
             "num_steps": NUM_STEPS, "max_skipped_updates": 0, "micro_batch_size": 3 // ranks,
-            "colocate_actor_ref": not has_dedicated_reference_gpus,
+            "colocate_actor_ref": not is_spread,
         },
         # With two ranks, the reward has a process beside each of them, and else one of its own.
         reward=RewardConfig(terms=(RewardTermConfig(name=DIGITS_REWARD, on_policy_gpus=ranks > 1),)),
@@ -65,6 +66,7 @@ def run_config(folder: Path, ranks: int, *, has_dedicated_reference_gpus: bool =
 class Run:
     """A finished run."""
 
+    folder: Path
     trainer: UniGRPOTrainer
     rows: dict[int, dict[str, float]]
     weights: dict[str, Tensor]
@@ -90,7 +92,7 @@ def fit(
     )
     output = Recorder()
     trainer.fit(output)
-    return Run(trainer, output.untimed, weights(trainer, path / "policy"))
+    return Run(path, trainer, output.untimed, weights(trainer, path / "policy"))
 
 
 def fit_here(config: RunConfig, path: Path) -> Run:
@@ -123,16 +125,19 @@ def local(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     scope="module",
     params=[
         pytest.param(1, marks=pytest.mark.slow, id="one rank"),
-        pytest.param(2, id="two ranks, reference apart"),
+        pytest.param(2, id="two ranks under zero3, reference and rollout worker apart"),
     ],
 )
 def on_ray(
     request: pytest.FixtureRequest, cluster: None, tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Run]:
-    config = run_config(tiny_model_folder, request.param, has_dedicated_reference_gpus=request.param == 2)
+    config = run_config(tiny_model_folder, request.param, is_spread=request.param == 2)
+    if request.param == 2:
+        config = dataclasses.replace(config, ds=DeepSpeedConfig(param_dtype="fp32", zero_stage=3))
     groups: Groups = start_groups(config)
     assert [len(term.processes) for term in groups.reward._terms] == [request.param]
-    yield fit(config, tmp_path_factory.mktemp("ray"), groups.policy, groups.reference, groups.reward)
+    folder = tmp_path_factory.mktemp("ray")
+    yield fit(config, folder, groups.policy, groups.reference, groups.reward, groups.rollout)
     groups.close()
 
 
@@ -143,53 +148,6 @@ def test_metrics_and_weights_are_those_of_one_process(on_ray: Run, local: Run) -
     assert max(row["grad_norm"] for row in local.rows.values()) > 0
     for key, weight in local.weights.items():  # Adam divides by the gradient's size, so that rounding moves a weight
         torch.testing.assert_close(on_ray.weights[key], weight, atol=2e-5, rtol=0)
-
-
-def with_lora(zero_stage: Literal[2, 3]) -> DeepSpeedConfig:
-    return DeepSpeedConfig(param_dtype="fp32", zero_stage=zero_stage, lora=LoRAConfig(rank=4))
-
-
-@pytest.mark.parametrize(
-    ("ds", "num_rollout_workers"),
-    [
-        pytest.param(with_lora(3), 2, id="zero3 with lora and rollout workers"),
-        pytest.param(with_lora(2), 0, marks=pytest.mark.slow, id="zero2 with lora"),
-        pytest.param(with_lora(2), 2, marks=pytest.mark.slow, id="zero2 with lora and rollout workers"),
-        pytest.param(
-            DeepSpeedConfig(param_dtype="fp32", zero_stage=3), 2, marks=pytest.mark.slow, id="zero3, rollout workers"
-        ),
-    ],
-)
-def test_rollout_workers_lora_and_sharding_change_nothing(
-    ds: DeepSpeedConfig, num_rollout_workers: int, cluster: None, tiny_model_folder: Path, tmp_path: Path
-) -> None:
-    """With LoRA the base is the reference, and the export is merged."""
-    run = dataclasses.replace(run_config(tiny_model_folder, 2), ds=ds)
-    config = dataclasses.replace(run, rollout=dataclasses.replace(run.rollout, num_workers=num_rollout_workers))
-    expected = fit_here(dataclasses.replace(run_config(tiny_model_folder, 1), ds=ds), tmp_path / "here")
-    with contextlib.closing(start_groups(config)) as groups:
-        assert (groups.reference is None) == bool(ds.lora.rank)
-        finished = fit(config, tmp_path / "ray", groups.policy, groups.reference, groups.reward, groups.rollout)
-        for step, row in expected.rows.items():
-            assert finished.rows[step] == pytest.approx(row, rel=1e-4, abs=1e-6)
-        start = MMadaModelLM.from_pretrained(tiny_model_folder).state_dict()
-        for key, weight in expected.weights.items():
-            torch.testing.assert_close(finished.weights[key], weight, atol=1e-5, rtol=0)
-            if ds.lora.rank:
-                assert torch.equal(weight, start[key]) != ("blocks" in key and "norm" not in key)
-        assert expected.rows[NUM_STEPS]["kl/reference_nats"] > 0
-        newest = CheckpointStore(tmp_path / "ray" / "checkpoints", 1).latest()
-        assert newest is not None
-        export_checkpoint(config, newest.folder, tmp_path / "offline")
-        offline = MMadaModelLM.from_pretrained(tmp_path / "offline").state_dict()
-        assert all(torch.equal(offline[key], weight) for key, weight in finished.weights.items())
-        if groups.rollout is not None:
-            # One that dies is named, and its process ends the step instead of hanging it.
-            ray.kill(groups.rollout.actors[1])
-            with pytest.raises(
-                WorkerDied, match=r"rollout worker 1 died in (receive_weights|generate).*The same command goes on"
-            ):
-                finished.trainer.train_step(NUM_STEPS, Recorder())
 
 
 def test_going_on_from_a_checkpoint_repeats_the_run_exactly(on_ray: Run) -> None:
@@ -212,6 +170,66 @@ def test_a_loss_that_is_not_finite_names_worker_and_sample_and_stops(on_ray: Run
     trainer._update = update  # type: ignore[method-assign]
     after = weights(trainer, tmp_path / "after")
     assert all(torch.equal(after[key], weight) for key, weight in before.items())
+
+
+def test_a_checkpoint_exports_as_the_weights_of_the_run(on_ray: Run, tmp_path: Path) -> None:
+    check_export(on_ray.trainer.config, on_ray, tmp_path / "offline")
+
+
+def with_lora(zero_stage: Literal[2, 3]) -> DeepSpeedConfig:
+    return DeepSpeedConfig(param_dtype="fp32", zero_stage=zero_stage, lora=LoRAConfig(rank=4))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("ds", "num_rollout_workers"),
+    [
+        pytest.param(with_lora(3), 2, id="zero3 with lora and rollout workers"),
+        pytest.param(with_lora(2), 0, id="zero2 with lora"),
+        pytest.param(with_lora(2), 2, id="zero2 with lora and rollout workers"),
+        pytest.param(DeepSpeedConfig(param_dtype="fp32", zero_stage=3), 2, id="zero3, rollout workers"),
+    ],
+)
+def test_rollout_workers_lora_and_sharding_change_nothing(
+    ds: DeepSpeedConfig, num_rollout_workers: int, cluster: None, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    """With LoRA the base is the reference, and the export is merged."""
+    run = dataclasses.replace(run_config(tiny_model_folder, 2), ds=ds)
+    config = dataclasses.replace(run, rollout=dataclasses.replace(run.rollout, num_workers=num_rollout_workers))
+    expected = fit_here(dataclasses.replace(run_config(tiny_model_folder, 1), ds=ds), tmp_path / "here")
+    with contextlib.closing(start_groups(config)) as groups:
+        assert (groups.reference is None) == bool(ds.lora.rank)
+        finished = fit(config, tmp_path / "ray", groups.policy, groups.reference, groups.reward, groups.rollout)
+        for step, row in expected.rows.items():
+            assert finished.rows[step] == pytest.approx(row, rel=1e-4, abs=1e-6)
+        start = MMadaModelLM.from_pretrained(tiny_model_folder).state_dict()
+        for key, weight in expected.weights.items():
+            torch.testing.assert_close(finished.weights[key], weight, atol=1e-5, rtol=0)
+            if ds.lora.rank:
+                assert torch.equal(weight, start[key]) != ("blocks" in key and "norm" not in key)
+        assert expected.rows[NUM_STEPS]["kl/reference_nats"] > 0
+        check_export(config, finished, tmp_path / "offline")
+
+
+def test_a_rollout_worker_that_dies_is_named_and_ends_the_step(on_ray: Run) -> None:
+    """The last test of the workers, which have one less from then on."""
+    rollout = on_ray.trainer.rollout
+    if rollout is None:
+        pytest.skip("the run of one rank has no rollout workers")
+    ray.kill(rollout.actors[0])
+    with pytest.raises(
+        WorkerDied, match=r"rollout worker 0 died in (receive_weights|generate).*The same command goes on"
+    ):
+        on_ray.trainer.train_step(NUM_STEPS, Recorder())
+
+
+def check_export(config: RunConfig, run: Run, folder: Path) -> None:
+    """Checks that a model without workers, made from the newest checkpoint, has the weights of the run."""
+    newest = CheckpointStore(run.folder / "checkpoints", 1).latest()
+    assert newest is not None
+    export_checkpoint(config, newest.folder, folder)
+    exported = MMadaModelLM.from_pretrained(folder).state_dict()
+    assert all(torch.equal(exported[key], weight) for key, weight in run.weights.items())
 
 
 def weights(trainer: UniGRPOTrainer, folder: Path) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from unigrpo.distributed.reward_actor import RewardActor
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such limit")
 def test_an_actor_limits_its_memory_before_it_loads_the_reward(monkeypatch, tmp_path):
     limits: list[tuple[int, int]] = []
+    monkeypatch.setenv("UNIGRPO_DEVICE", "cpu")  # else Ray is asked for the actor's GPUs, and starts a cluster
     monkeypatch.setattr(resource, "setrlimit", lambda _, limit: limits.append(limit))
     monkeypatch.setattr(memory, "free_memory", lambda: 10**12)
     (tmp_path / "mine.py").write_text("raise OSError")

@@ -161,6 +161,7 @@ def test_a_job_gets_every_argument_as_it_was_typed_and_fails_with_status_1(ray_h
     assert done.stdout.splitlines()[-1].endswith("exit code 3")
 
 
+@pytest.mark.slow
 def test_a_job_handed_to_a_cluster_gets_every_argument_as_it_was_typed(ray_head, project):
     interpreter = project / "an interpreter"
     interpreter.write_text(f"#!{sys.executable}\n{PRINTS_ARGUMENTS}")
@@ -265,6 +266,7 @@ def test_a_local_head_waits_for_agents_that_start_slowly(project):
     assert printed_arguments(done.stdout) == ["arrived"], done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_the_judge_gets_every_argument_as_it_was_typed(ray_head, project):
     """vLLM is a stand-in that the script finds and the job does not, so the job fails; its command is what counts."""
     (project / "vllm").mkdir()

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+
+gc.disable()  # until all is imported: the collector takes a fifth of the seconds in which a process starts
+
 import logging
 import os
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -13,6 +18,7 @@ import torch.distributed as dist
 from deepspeed import zero
 from openrlhf.trainer.ray.launcher import BaseModelActor
 from openrlhf.trainer.ray.utils import ray_noset_visible_devices
+from ray import ObjectRef
 from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
@@ -36,9 +42,23 @@ from unigrpo.workers.reference import ReferenceWorker
 from unigrpo.workers.rollout import RolloutWorker
 from unigrpo.workers.stats import Work
 
+gc.freeze()  # what is imported stays
+gc.enable()
+
 
 class ModelActor(WorkerActor, BaseModelActor):
     """One rank of a model group. A subclass says which worker it hosts."""
+
+    def __init__(self, num_ranks: int, rank: int, meeting: Sequence[ObjectRef] = ()) -> None:
+        """Sets what the process group of the ranks needs.
+
+        Args:
+            num_ranks: Number of ranks.
+            rank: Rank of this process.
+            meeting: What the first process answers as its address and port; nothing in the first process.
+        """
+        address, port = ray.get(meeting[0]) if meeting else (None, None)
+        super().__init__(num_ranks, rank, address, port)
 
     def initialize(self, config: BaseRunConfig) -> None:
         """Joins the process group of its ranks and builds the worker."""

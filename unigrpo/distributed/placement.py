@@ -146,26 +146,39 @@ def start_stage(config: StageConfig) -> StageGroups:
     return groups
 
 
+class ModelGroup(RayGroup):
+    """The ranks of a process group. Their processes start at once, and all others ask the first where they meet."""
+
+    def initialize(self, config: BaseRunConfig) -> None:
+        """Builds the workers when the first process has started.
+
+        Raises:
+            WorkerError: It cannot start, or has not started within :data:`START_SECONDS`.
+        """
+        _wait_for_start(self.actors[0], self.role)
+        super().initialize(config)
+
+
 def model_group(
     role: str, actor: type[ModelActor], config: BaseRunConfig, placement: PlacementGroup, share: float
-) -> RayGroup:
+) -> ModelGroup:
     """Returns one actor for each policy rank, with a fraction ``share`` of a GPU; two halves share one GPU.
 
     The ranks of one node follow each other. OpenRLHF's group of actors would take the bundles in the order of their
-    numbers, which Ray spreads over the nodes in any order.
+    numbers, which Ray spreads over the nodes in any order, and would start the other processes after the first.
     """
     start: Any = ray.remote(num_gpus=share, num_cpus=share)(actor)
     num_ranks = config.actor.num_ranks
     first, *others = (PlacementGroupSchedulingStrategy(placement, bundle) for bundle in bundles_by_node(placement))
-    actors = [start.options(scheduling_strategy=first).remote(num_ranks, 0, None, None)]
-    address, port = _address_of_first(actors[0], role)
+    actors = [start.options(scheduling_strategy=first).remote(num_ranks, 0)]
+    meeting = [actors[0].get_master_addr_port.remote()]  # outside a list, Ray would wait for it to start the others
     for rank, bundle in enumerate(others, start=1):
-        actors.append(start.options(scheduling_strategy=bundle).remote(num_ranks, rank, address, port))
-    return RayGroup(role, actors)
+        actors.append(start.options(scheduling_strategy=bundle).remote(num_ranks, rank, meeting))
+    return ModelGroup(role, actors)
 
 
-def _address_of_first(actor: Any, role: str) -> tuple[str, int]:
-    """Waits until the first process of a group has started, and returns where the others meet it.
+def _wait_for_start(actor: Any, role: str) -> None:
+    """Waits until the first process of a group has started.
 
     Raises:
         WorkerError: It cannot start, or has not started within :data:`START_SECONDS`.
@@ -183,7 +196,7 @@ def _address_of_first(actor: Any, role: str) -> tuple[str, int]:
             raise WorkerError(f"{what}. The same command starts again")
         logger.warning("%s", what)
     try:
-        return ray.get(answer)
+        ray.get(answer)
     except RayError as error:
         raise WorkerError(f"the first process of {role} could not start: {cause_of(error)}") from error
 

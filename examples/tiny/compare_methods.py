@@ -1,19 +1,20 @@
 """Compares RL methods on the tiny world, in one process and without Ray.
 
-    python examples/tiny/compare_methods.py --output runs/comparison                       # everything: many hours
-    python examples/tiny/compare_methods.py --output runs/two --methods unigrpo=2.4e-4 ESPO=6e-5           # known rates
+    python examples/tiny/compare_methods.py --output runs/comparison                           # everything: many hours
+    python examples/tiny/compare_methods.py --output runs/two --methods unigrpo=2.4e-4 ESPO=6e-5  # known rates
 
 Every method trains on the same prompts with the same number of samples; only the settings of METHODS differ. The
 learning rate of a method is the one with the largest mean gain in a run with --tune_seed, which is not reported, or
-the one that follows its name. Every
-finished run is a JSON file in the output folder, and a second call goes on after them. The results are results.json,
-table.md (at equal samples, and at the CPU time of the fastest method) and curves.png (mean of the seeds, with a band
-from the lowest to the highest, and the first method in grey).
+the one that follows its name. Every finished run is a JSON file in the output folder, and a second call goes on after
+them. The cost of a step is measured apart, with the methods in turn, so that other programs on the machine slow all of
+them alike. The results are results.json, table.md (at equal samples, and at the time of the fastest method) and
+curves.png (mean of the seeds, with a band from the lowest to the highest, and the first method in grey).
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import platform
 import statistics
@@ -35,7 +36,7 @@ from unigrpo import LocalTrainer
 from unigrpo.config import RunConfig
 from unigrpo.config.parsing import config_from_args, parse, run_parser
 from unigrpo.data.prompts import load_prompts
-from unigrpo.trainers.base import NoOutput, Output
+from unigrpo.trainers.base import NoOutput
 
 matplotlib.use("Agg")
 CONFIG = "launch/configs/tiny/unigrpo.yaml"
@@ -114,6 +115,7 @@ def main() -> None:
             tuned = [known_run(folder, method, arguments.tune_seed, r, arguments, steps) for r in rates]
             rate = max(tuned, key=mean_gain)["learning_rate"]
         chosen[method] = [known_run(folder, method, seed, rate, arguments) for seed in arguments.seeds]
+    seconds = known_step_seconds(folder, list(chosen), arguments)
     record = {
         "config": arguments.config,
         "settings": arguments.settings,
@@ -122,10 +124,11 @@ def main() -> None:
         ],
         "machine": f"{platform.machine()}, {torch.get_num_threads()} CPU threads",
         "hours": round(sum(run["seconds"] for file in folder.glob("run_*.json") for run in [read(file)]) / 3600, 2),
+        "step_seconds": seconds,
         "runs": chosen,
     }
     (folder / "results.json").write_text(json.dumps(record, indent=1) + "\n")
-    text = table(chosen)
+    text = table(chosen, seconds)
     (folder / "table.md").write_text(text + "\n")
     figure(chosen, folder / "curves.png")
     print(text)
@@ -182,83 +185,97 @@ def known_run(
     """Returns the record of a run, which is trained if the folder has none."""
     file = folder / f"run_{method.replace(' ', '_')}_seed{seed}_lr{rate:g}.json"
     if not file.exists():
-        overrides = ["--train.seed", str(seed), "--actor.adam.lr", str(rate)]
-        overrides += [
-            "--eval.steps",
-            str(arguments.eval_steps),
-            *(METHODS | ABLATIONS)[method],
-            *arguments.settings,
-            *more,
-        ]
-        parsed = parse(run_parser("compare_methods", ""), ["--config", arguments.config, *overrides], RunConfig)
         print(f"{method}, seed {seed}, learning rate {rate:g}", flush=True)
-        points, seconds = train(config_from_args(parsed, RunConfig))
+        settings = ["--train.seed", str(seed), "--actor.adam.lr", str(rate), "--eval.steps", str(arguments.eval_steps)]
+        points, seconds = train(run_config(method, arguments, [*settings, *more]))
         values = {"method": method, "seed": seed, "learning_rate": rate, "seconds": seconds, "points": points}
         file.write_text(json.dumps(values, indent=1) + "\n")
     return read(file)
 
 
+def known_step_seconds(folder: Path, methods: Sequence[str], arguments: argparse.Namespace) -> dict[str, float]:
+    """Returns the CPU seconds of a step of each method, which are measured if the folder does not have all of them."""
+    file = folder / "step_seconds.json"
+    if not file.exists() or not set(methods) <= read(file).keys():
+        print("the CPU seconds of a step of each method", flush=True)
+        seconds = step_seconds({method: run_config(method, arguments) for method in methods})
+        file.write_text(json.dumps(seconds, indent=1) + "\n")
+    return read(file)
+
+
+def run_config(method: str, arguments: argparse.Namespace, settings: Sequence[str] = ()) -> RunConfig:
+    """Returns the config of a run."""
+    all_settings = ["--config", arguments.config, *(METHODS | ABLATIONS)[method], *arguments.settings, *settings]
+    return config_from_args(parse(run_parser("compare_methods", ""), all_settings, RunConfig), RunConfig)
+
+
 def read(file: Path) -> dict[str, Any]:
-    """Returns the record of a finished run."""
+    """Returns what a JSON file holds."""
     return json.loads(file.read_text())
 
 
-class CpuTimedTrainer(LocalTrainer):
-    """Adds the CPU seconds of a step to its metrics: other programs on the machine do not change them."""
-
-    def train_step(self, step: int, output: Output) -> dict[str, float]:
-        started = time.process_time()
-        values = super().train_step(step, output)
-        return values | {"cpu_seconds": time.process_time() - started}
-
-
 class Curve(NoOutput):
-    """The output of a run that keeps its held-out shares and the CPU seconds of training until each."""
+    """The output of a run that keeps its held-out shares."""
 
     def __init__(self, tasks: Sequence[str]) -> None:
         self.points: list[dict[str, float]] = []
-        self._seconds = 0.0
         of_tasks = {title: name for title, name in SAMPLED.items() if name.partition("/")[2] in tasks}
         # The metrics of a run with one task bear no name of a task.
         self._names = {t: name if len(tasks) > 1 else name.partition("/")[0] for t, name in of_tasks.items()}
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Keeps a point if the step has held-out metrics."""
-        self._seconds += values.get("cpu_seconds", 0.0)
         shares = {title: values[f"eval/{name}"] for title, name in self._names.items() if f"eval/{name}" in values}
         if shares:
-            self.points.append({"step": step, "train_cpu_seconds": round(self._seconds, 1), **shares})
+            self.points.append({"step": step, **shares})
             print(self.points[-1], flush=True)
 
 
 def train(config: RunConfig) -> tuple[list[dict[str, float]], float]:
     """Runs a whole training in this process. Returns the points of its curve, and its seconds with evaluations."""
     started = time.monotonic()
-    data, held_out = config.data, config.eval
-    output = Curve(data.tasks)
-    with (
-        tempfile.TemporaryDirectory() as run_dir,
-        CpuTimedTrainer(
-            replace(config, run_dir=run_dir),
-            prompts=load_prompts(data.prompt_dataset, tasks=data.tasks, max_samples=data.max_samples),
-            eval_prompts=load_prompts(held_out.dataset, tasks=data.tasks, max_samples=held_out.max_samples),
-            device="cpu",
-        ) as trainer,
-    ):
+    output = Curve(config.data.tasks)
+    with tempfile.TemporaryDirectory() as run_dir, trainer_of(config, run_dir) as trainer:
         trainer.fit(output)
     return output.points, round(time.monotonic() - started, 1)
 
 
-def gains(run: dict[str, Any], seconds: float | None = None) -> dict[str, float]:
-    """Returns the gain of each task at the end of a run, or after so many seconds of its training, on the
-    straight line between two points of its curve."""
+def trainer_of(config: RunConfig, run_dir: str) -> LocalTrainer:
+    """Returns the trainer of a run on the CPU."""
+    data, held_out = config.data, config.eval
+    return LocalTrainer(
+        replace(config, run_dir=run_dir),
+        prompts=load_prompts(data.prompt_dataset, tasks=data.tasks, max_samples=data.max_samples),
+        eval_prompts=load_prompts(held_out.dataset, tasks=data.tasks, max_samples=held_out.max_samples),
+        device="cpu",
+    )
+
+
+def step_seconds(configs: dict[str, RunConfig]) -> dict[str, float]:
+    """Returns the CPU seconds of a training step of each method: the mean of three steps, after one that is not
+    counted, with the methods in turn."""
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        trainers = {name: stack.enter_context(trainer_of(config, folder)) for name, config in configs.items()}
+        spent = dict.fromkeys(configs, 0.0)
+        for step in range(1, 5):
+            for name, trainer in trainers.items():
+                started = time.process_time()
+                trainer.train_step(step, NoOutput())
+                spent[name] += (time.process_time() - started) * (step > 1)
+    return {name: round(seconds / 3, 3) for name, seconds in spent.items()}
+
+
+def gains(run: dict[str, Any], part: float = 1.0) -> dict[str, float]:
+    """Returns the gain of each task after a part of a run's steps, on the straight line between two points of its
+    curve."""
     first, *_, last = run["points"]
-    titles = [title for title in SAMPLED if title in first]
-    if seconds is None:
-        return {title: last[title] - first[title] for title in titles}
-    times = [point["train_cpu_seconds"] for point in run["points"]]
-    shares = {title: [point[title] for point in run["points"]] for title in titles}
-    return {title: float(np.interp(seconds, times, shares[title])) - first[title] for title in titles}
+    steps = [point["step"] for point in run["points"]]
+    return {
+        title: float(np.interp(part * last["step"], steps, [point[title] for point in run["points"]])) - first[title]
+        for title in SAMPLED
+        if title in first
+    }
 
 
 def mean_gain(run: dict[str, Any]) -> float:
@@ -266,22 +283,23 @@ def mean_gain(run: dict[str, Any]) -> float:
     return statistics.mean(gains(run).values())
 
 
-def table(chosen: dict[str, list[dict[str, Any]]]) -> str:
+def table(chosen: dict[str, list[dict[str, Any]]], seconds: dict[str, float]) -> str:
     """Returns a Markdown table: the mean gain of the seeds and the lowest and highest in brackets, for each task at
-    equal samples and, after the comma, at the CPU time of the fastest method."""
-    fastest = min(statistics.mean(run["points"][-1]["train_cpu_seconds"] for run in runs) for runs in chosen.values())
+    equal samples and, after the comma, at the time in which the fastest method makes all its steps. The last column
+    has the time of a step, in that of the first method."""
+    fastest = min(seconds[method] for method in chosen)
     titles = [title for title in SAMPLED if title in next(iter(chosen.values()))[0]["points"][0]]
-    head = ["method", "learning rate", *titles, "CPU seconds of training"]
+    head = ["method", "learning rate", *titles, "time of a step"]
     rows = [head, ["---"] * len(head)]
     for method, runs in chosen.items():
         cells: list[str] = []
         for title in titles:
             equal_samples = [gains(run)[title] for run in runs]
-            equal_time = statistics.mean(gains(run, fastest)[title] for run in runs)
+            equal_time = statistics.mean(gains(run, fastest / seconds[method])[title] for run in runs)
             low, high = min(equal_samples), max(equal_samples)
             cells.append(f"{statistics.mean(equal_samples):+.3f} ({low:+.3f} to {high:+.3f}), {equal_time:+.3f}")
-        seconds = statistics.mean(run["points"][-1]["train_cpu_seconds"] for run in runs)
-        rows.append([method, f"{runs[0]['learning_rate']:g}", *cells, f"{seconds:.0f}"])
+        relative = seconds[method] / seconds[next(iter(chosen))]
+        rows.append([method, f"{runs[0]['learning_rate']:g}", *cells, f"{relative:.2f}"])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
@@ -294,8 +312,9 @@ def figure(chosen: dict[str, list[dict[str, Any]]], path: Path) -> None:
     for row, title in zip(axes, titles, strict=True):
         means: list[tuple[list[float], list[float]]] = []
         for axis, (method, runs) in zip(row, chosen.items(), strict=True):
-            steps = [point["step"] for point in runs[0]["points"]]
-            seeds = list(zip(*([point[title] for point in run["points"]] for run in runs), strict=True))
+            curves = [{point["step"]: point[title] for point in run["points"]} for run in runs]
+            steps = [step for step in curves[0] if all(step in curve for curve in curves)]
+            seeds = [[curve[step] for curve in curves] for step in steps]
             means.append((steps, [statistics.mean(values) for values in seeds]))
             axis.plot(*means[0], color="0.6")
             axis.fill_between(steps, [min(v) for v in seeds], [max(v) for v in seeds], color="C0", alpha=0.2)

@@ -36,27 +36,38 @@ def scripts() -> ModuleType:
     return module
 
 
-def a_run(rate: float, seed: int, sums: tuple[float, ...], seconds: float) -> dict[str, Any]:
-    points = [
-        {"step": i, "train_cpu_seconds": i * seconds / (len(sums) - 1), "sums": share} for i, share in enumerate(sums)
-    ]
-    return {"method": "m", "seed": seed, "learning_rate": rate, "seconds": seconds, "points": points}
+def a_run(rate: float, seed: int, sums: tuple[float, ...]) -> dict[str, Any]:
+    points = [{"step": 10 * i, "sums": share} for i, share in enumerate(sums)]
+    return {"method": "m", "seed": seed, "learning_rate": rate, "seconds": 9.0, "points": points}
 
 
 def test_gains_are_taken_at_equal_samples_and_at_the_time_of_the_fastest(scripts):
-    slow, fast = a_run(1e-4, 1, (0.2, 0.4, 0.8), 100.0), a_run(3e-5, 1, (0.2, 0.3, 0.3), 25.0)
+    slow, fast = a_run(1e-4, 1, (0.2, 0.4, 0.8)), a_run(3e-5, 1, (0.2, 0.3, 0.3))
     assert scripts.compare.gains(slow) == {"sums": pytest.approx(0.6)}
-    assert scripts.compare.gains(slow, 25.0) == {"sums": pytest.approx(0.1)}, "half of the way to the second point"
-    assert scripts.compare.gains(slow, 75.0) == {"sums": pytest.approx(0.4)}
-    assert scripts.compare.gains(fast, 99.0) == {"sums": pytest.approx(0.1)}, "its last point"
+    assert scripts.compare.gains(slow, 0.25) == {"sums": pytest.approx(0.1)}, "half of the way to the second point"
+    assert scripts.compare.gains(slow, 0.75) == {"sums": pytest.approx(0.4)}
     assert scripts.compare.mean_gain(slow) > scripts.compare.mean_gain(fast)
-    other = a_run(1e-4, 2, (0.2, 0.2, 0.6), 100.0)
-    lines = scripts.compare.table({"slow": [slow, other], "fast": [fast]}).splitlines()
-    assert lines[0] == "| method | learning rate | sums | CPU seconds of training |"
+    other = a_run(1e-4, 2, (0.2, 0.2, 0.6))
+    lines = scripts.compare.table({"slow": [slow, other], "fast": [fast]}, {"slow": 8.0, "fast": 2.0}).splitlines()
+    assert lines[0] == "| method | learning rate | sums | time of a step |"
     assert lines[2:] == [
-        "| slow | 0.0001 | +0.500 (+0.400 to +0.600), +0.050 | 100 |",
-        "| fast | 3e-05 | +0.100 (+0.100 to +0.100), +0.100 | 25 |",
+        "| slow | 0.0001 | +0.500 (+0.400 to +0.600), +0.050 | 1.00 |",
+        "| fast | 3e-05 | +0.100 (+0.100 to +0.100), +0.100 | 0.25 |",
     ]
+
+
+def test_a_method_may_bring_its_rates(scripts, monkeypatch, capsys):
+    read = scripts.compare.method_and_rates
+    assert read("trace, 2 views") == ("trace, 2 views", [])
+    assert read("ESPO=6e-5,1.2e-4") == ("ESPO", [6e-5, 1.2e-4])
+    for wrong, message in (
+        ("espo=1e-4", "no method 'espo'; choose one of unigrpo,"),
+        ("ESPO=fast", "must be numbers"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["compare_methods.py", "--output", "x", "--methods", wrong])
+        with pytest.raises(SystemExit):
+            scripts.compare.parse_arguments()
+        assert message in capsys.readouterr().err
 
 
 def test_every_method_is_a_valid_config(scripts, monkeypatch):
@@ -74,7 +85,7 @@ def test_every_method_is_a_valid_config(scripts, monkeypatch):
 def test_a_small_comparison_chooses_the_rate_and_goes_on_from_finished_runs(scripts, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(ROOT)
     arguments = [
-        "compare_methods.py", "--output", str(tmp_path), "--methods", "wd1", "--seeds", "1",
+        "compare_methods.py", "--output", str(tmp_path), "--methods", "wd1", "unigrpo=1e-4", "--seeds", "1",
         "--learning_rates", "1e-4", "1e-3", "--eval_steps", "0", "--data.tasks", "[text]",
         "--rollout.batch_size", "1", "--rollout.n_samples_per_prompt", "2", "--train.num_steps", "1",
         "--train.num_inner_updates", "1", "--eval.max_samples", "1", "--eval.n_samples_per_prompt", "1",
@@ -88,7 +99,10 @@ def test_a_small_comparison_chooses_the_rate_and_goes_on_from_finished_runs(scri
     assert [point["step"] for point in run["points"]] == [0, 1]
     assert len(list(tmp_path.glob("run_wd1_seed*.json"))) == 3, "two rates with seed 0, one with seed 1"
     assert (tmp_path / "curves.png").stat().st_size > 0
-    assert (tmp_path / "table.md").read_text().count("\n") == 3
+    assert len(list(tmp_path.glob("run_unigrpo_seed*.json"))) == 1, "its rate is given"
+    assert written["step_seconds"].keys() == {"wd1", "unigrpo"}
+    assert min(written["step_seconds"].values()) > 0
+    assert (tmp_path / "table.md").read_text().count("\n") == 4
     capsys.readouterr()
     monkeypatch.setattr(scripts.compare, "train", lambda config: pytest.fail("a finished run was trained again"))
     scripts.compare.main()

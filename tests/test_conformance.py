@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import runpy
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -40,15 +38,13 @@ def run_in_this_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     return ended.value.code
 
 
-def test_every_public_case_passes(golden_folder: Path) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, str(COMMAND), str(golden_folder)],
-        capture_output=True, text=True, env=environment, cwd=golden_folder.parent, check=False,
-    )  # fmt: skip
-    cases, summary = results(done.stdout)
+def test_every_public_case_passes(
+    golden_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status = run_in_this_process(golden_folder, monkeypatch)
+    cases, summary = results(capsys.readouterr().out)
     assert {name: line["why"] for name, line in cases.items() if line["status"] == "fail"} == {}
-    assert done.returncode == 0, done.stderr
+    assert status == 0
     names = [case["name"] for case in json.loads((golden_folder / "cases.json").read_text())["cases"]]
     assert list(cases) == names
     assert summary == {"cases": 80, "pass": 77, "fail": 0, "not_applicable": 3}

@@ -83,6 +83,7 @@ def folder_of(names: tuple[str, ...], folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_command_needs_torch_transformers_and_safetensors_alone(tmp_path: Path) -> None:
     packages = folder_of(("torch", "transformers", "safetensors", "numpy"), tmp_path / "packages")
     assert not any((packages / name).exists() for name in ("ray", "deepspeed", "openrlhf", "jaxtyping", "PIL", "peft"))

@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 # One rank in a process of its own trains two steps without and with offloading under each stage.
 RUN = """
 import json, sys
@@ -47,6 +49,7 @@ for stage in (2, 3):
 """
 
 
+@pytest.mark.slow
 def test_offloading_needs_no_compiler_and_changes_no_update(tiny_model_folder):
     """PATH is empty and CUDA_HOME leads nowhere, as on a node without gcc and nvcc."""
     environment = {

@@ -37,11 +37,13 @@ def test_rewards_that_hang_die_or_fork_are_missing_and_the_others_are_there(pool
     }
 
 
+@pytest.mark.slow
 def test_a_process_that_died_is_started_again_and_its_batch_scored_again(pool, tmp_path):
     outputs, _ = pool(odd_term("kills_itself_once", options={"marker": str(tmp_path / "died")})).score(ROLLOUTS)
     assert reward_values(outputs, "kills_itself_once") == [2.0] * 6
 
 
+@pytest.mark.slow
 def test_a_call_that_hangs_costs_the_others_of_its_process_no_attempt(pool, tmp_path):
     hangs = odd_term(
         "hangs_for_the_first", options={"marker": str(tmp_path / "died")}, batch_size=1, concurrency=2, attempts=1,

@@ -164,6 +164,7 @@ def test_embedded_images_are_read(client: HubClient, folder: Path) -> None:
     assert Image.open(folder / "images" / "00001.png").getpixel((8, 8)) == (255, 0, 0)
 
 
+@pytest.mark.slow
 def test_another_process_reads_embedded_images_without_the_hub(
     hub: HubServer, client: HubClient, folder: Path
 ) -> None:
@@ -443,6 +444,7 @@ def test_without_a_network_what_was_downloaded_is_enough(hub: HubServer, offline
     assert len(hub.requests) == before
 
 
+@pytest.mark.slow
 def test_a_cache_that_cannot_be_written_is_one_line_and_local_folders_need_none(hub: HubServer, folder: Path) -> None:
     (folder / "file").write_text("")
     copy = folder / "copy" / "data"

@@ -85,8 +85,8 @@ def test_every_method_is_a_valid_config(scripts, monkeypatch):
 def test_a_small_comparison_chooses_the_rate_and_goes_on_from_finished_runs(scripts, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(ROOT)
     arguments = [
-        "compare_methods.py", "--output", str(tmp_path), "--methods", "wd1", "unigrpo=1e-4", "--seeds", "1",
-        "--learning_rates", "1e-4", "1e-3", "--eval_steps", "0", "--data.tasks", "[text]",
+        "compare_methods.py", "--output", str(tmp_path), "--methods", "wd1=1e-4,1e-3", "--seeds", "1",
+        "--eval_steps", "0", "--data.tasks", "[text]",
         "--rollout.batch_size", "1", "--rollout.n_samples_per_prompt", "2", "--train.num_steps", "1",
         "--train.num_inner_updates", "1", "--eval.max_samples", "1", "--eval.n_samples_per_prompt", "1",
         "--data.max_samples", "4",
@@ -99,10 +99,8 @@ def test_a_small_comparison_chooses_the_rate_and_goes_on_from_finished_runs(scri
     assert [point["step"] for point in run["points"]] == [0, 1]
     assert len(list(tmp_path.glob("run_wd1_seed*.json"))) == 3, "two rates with seed 0, one with seed 1"
     assert (tmp_path / "curves.png").stat().st_size > 0
-    assert len(list(tmp_path.glob("run_unigrpo_seed*.json"))) == 1, "its rate is given"
-    assert written["step_seconds"].keys() == {"wd1", "unigrpo"}
-    assert min(written["step_seconds"].values()) > 0
-    assert (tmp_path / "table.md").read_text().count("\n") == 4
+    assert written["step_seconds"]["wd1"] > 0
+    assert (tmp_path / "table.md").read_text().count("\n") == 3
     capsys.readouterr()
     monkeypatch.setattr(scripts.compare, "train", lambda config: pytest.fail("a finished run was trained again"))
     scripts.compare.main()

@@ -136,6 +136,7 @@ def test_several_nodes_meet_at_an_address(node, monkeypatch, capsys):
     assert words[2:10] == shlex.split("--nnodes 2 --rdzv-backend c10d --rdzv-endpoint node1:29400 --nproc-per-node 8")
 
 
+@pytest.mark.slow
 def test_the_sum_over_ranks_is_right_and_its_bandwidth_is_that_of_a_ring():
     """Two ranks over gloo on this machine, started as on a GPU node."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from unigrpo.algorithm.likelihood.base import Row
+from unigrpo.models.guidance import guide
 from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
-from unigrpo.models.sampling.remasking import guide
 
 LENGTH, NUM_TOKENS = 3, 4
 MASK, PROMPT, EMPTY_PROMPT = 4, 5, 6

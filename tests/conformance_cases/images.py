@@ -14,6 +14,7 @@ from torch import Tensor
 
 from unigrpo.config import ImageSamplingConfig, TextSamplingConfig
 from unigrpo.data.images import square_pixels
+from unigrpo.models.guidance import guide
 from unigrpo.models.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
 from unigrpo.models.magvit import SignQuantizer
 from unigrpo.models.sampling.image import (
@@ -24,7 +25,6 @@ from unigrpo.models.sampling.image import (
     remasking_temperature,
     sample_images,
 )
-from unigrpo.models.sampling.remasking import guide
 from unigrpo.models.sampling.text import sample_text
 from unigrpo.records import Trajectory
 

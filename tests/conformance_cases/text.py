@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from unigrpo.config import TextSamplingConfig
-from unigrpo.models.sampling.remasking import commit_counts, most_confident, sample_tokens
+from unigrpo.models.sampling.remasking import commit_counts, most_confident
 from unigrpo.models.sampling.text import sample_text
+from unigrpo.models.sampling.tokens import sample_tokens
 from unigrpo.records import Trajectory
 
 from .case import Case, NotApplicable, vocabulary

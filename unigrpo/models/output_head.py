@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from unigrpo.algorithm.kl import exact_kl
-from unigrpo.models.sampling.remasking import guide
+from unigrpo.models.guidance import guide
 from unigrpo.models.wide_linear import wide_linear
 
 HEAD_CHUNK_ROWS = 1024

@@ -11,8 +11,8 @@ from unigrpo.algorithm.likelihood.base import load_estimator
 from unigrpo.config import ImageSamplingConfig, TextSamplingConfig
 from unigrpo.data.layouts import r2i_prompt, t2i_unconditional_prompt
 from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
-from unigrpo.models.sampling.remasking import log_prob_and_entropy
 from unigrpo.models.sampling.thoughts_and_image import sample_thoughts_and_images
+from unigrpo.models.sampling.tokens import log_prob_and_entropy
 from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.records import KeyedTrajectory, SampleKey
 from unigrpo.training.views import row_of

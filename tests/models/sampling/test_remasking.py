@@ -1,21 +1,12 @@
-"""Which tokens stay, and how they are drawn."""
+"""Which tokens stay."""
 
 from __future__ import annotations
 
-import pytest
 import torch
 
-from unigrpo.models.sampling.remasking import at_least, most_confident, sample_tokens, sample_top_p
+from unigrpo.models.sampling.remasking import at_least, most_confident
 
 INF = float("inf")
-
-
-@pytest.mark.parametrize("temperature", [0.3, 0.7, 1.0, 1.5])
-def test_a_draw_is_the_gumbel_draw_of_the_original(golden, temperature):
-    _, arrays = golden("gumbel_noise")
-    logits, uniform = arrays["in.logits"].flatten(0, 1), arrays["in.uniform"].flatten(0, 1)
-    drawn = sample_tokens(logits / temperature, -uniform.log())
-    assert torch.equal(drawn, arrays[f"out.argmax_T{temperature}"].flatten())
 
 
 def test_of_equal_confidences_the_first_stays():
@@ -34,28 +25,3 @@ def test_minus_infinity_never_stays():
 def test_the_largest_stays_below_the_threshold_too():
     confidence = torch.tensor([[0.2, 0.3, -INF], [0.7, 0.9, 0.8]])
     assert at_least(confidence, 0.8).tolist() == [[False, True, False], [False, True, True]]
-
-
-@pytest.mark.parametrize(
-    ("top_p", "kept"), [(0.01, [1]), (0.49, [1]), (0.51, [1, 2]), (0.76, [1, 2, 3]), (0.95, [0, 1, 2, 3])]
-)
-def test_top_p_draws_from_the_smallest_set_that_reaches_it_in_proportion(top_p, kept):
-    probabilities = torch.tensor([0.1, 0.5, 0.25, 0.15])
-    uniform = (torch.arange(10_000) + 0.5) / 10_000  # every ten-thousandth of the distribution once
-    drawn = sample_top_p(probabilities.log().expand(len(uniform), 4), top_p, uniform)
-    expected = torch.zeros(4)
-    expected[kept] = probabilities[kept] / probabilities[kept].sum()
-    torch.testing.assert_close(drawn.bincount(minlength=4) / len(uniform), expected, atol=2e-4, rtol=0)
-
-
-def test_the_largest_uniform_number_draws_the_last_token_of_the_set():
-    logits = torch.tensor([[0.1, 0.5, 0.25, 0.15]]).log()
-    almost_one = torch.tensor([1 - 2**-24])
-    assert [sample_top_p(logits, top_p, almost_one).item() for top_p in (0.3, 0.7, 0.8, 1.0)] == [1, 2, 3, 0]
-
-
-def test_an_excluded_token_is_never_drawn():
-    logits = torch.tensor([[9.0, 1.0, 0.0]]).repeat(50, 1)
-    noise = torch.rand(50, 3, generator=torch.Generator().manual_seed(0)) + 0.1
-    assert set(sample_tokens(logits, noise.clone()).tolist()) == {0}
-    assert 0 not in sample_tokens(logits, noise, excluded=0).tolist()

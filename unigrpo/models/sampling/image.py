@@ -17,14 +17,9 @@ from torch import Tensor
 from unigrpo import ConfigError
 from unigrpo.algorithm.schedule import masked_fraction
 from unigrpo.config import ImageSamplingConfig
+from unigrpo.models.guidance import guide
 from unigrpo.models.sampling.cache import KeyValueCache
-from unigrpo.models.sampling.remasking import (
-    exponential_noise,
-    guide,
-    log_prob_and_entropy,
-    sample_tokens,
-    uniform_noise,
-)
+from unigrpo.models.sampling.tokens import exponential_noise, log_prob_and_entropy, sample_tokens, uniform_noise
 from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.records import Trajectory
 

@@ -15,14 +15,12 @@ from torch import Tensor
 
 from unigrpo import ConfigError
 from unigrpo.config import TextSamplingConfig
+from unigrpo.models.guidance import guide
 from unigrpo.models.sampling.cache import KeyValueCache
-from unigrpo.models.sampling.remasking import (
-    at_least,
-    commit_counts,
+from unigrpo.models.sampling.remasking import at_least, commit_counts, most_confident
+from unigrpo.models.sampling.tokens import (
     exponential_noise,
-    guide,
     log_prob_and_entropy,
-    most_confident,
     sample_tokens,
     sample_top_p,
     uniform_noise,

@@ -33,7 +33,7 @@ from unigrpo.models.mmada import MMadaModelLM
 from unigrpo.records import RewardOutput, Rollout, TrainSample
 from unigrpo.trainers.rollout_source import Generated
 from unigrpo.trainers.unigrpo import UniGRPOTrainer
-from unigrpo.training.batching import NonFiniteLossError
+from unigrpo.training.optimizer_step import NonFiniteLossError
 from unigrpo.training.reward_failures import RewardError
 from unigrpo.workers.policy import PolicyWorker
 from unigrpo.workers.reference import ReferenceWorker

@@ -15,7 +15,6 @@ from unigrpo.data.layouts import lm_chat_row, lm_row, mmu_row, t2i_row
 from unigrpo.models.mmada import MMadaModelLM
 from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.rng import keyed_generator
-from unigrpo.training.batching import NonFiniteLossError
 from unigrpo.training.denoising import (
     LossCounts,
     denoising_update,
@@ -24,7 +23,7 @@ from unigrpo.training.denoising import (
     noised_texts,
     token_weights,
 )
-from unigrpo.training.optimizer_step import LocalEngine
+from unigrpo.training.optimizer_step import LocalEngine, NonFiniteLossError
 
 N = 4
 """Tokens of an image."""

@@ -32,8 +32,7 @@ from unigrpo.config import (
     TaskConfig,
 )
 from unigrpo.records import TrainSample
-from unigrpo.training.batching import NonFiniteLossError
-from unigrpo.training.optimizer_step import LocalEngine
+from unigrpo.training.optimizer_step import LocalEngine, NonFiniteLossError
 from unigrpo.training.scoring import score
 from unigrpo.training.unigrpo import unigrpo_updates
 from unigrpo.training.views import ViewSampler, row_of, spans_of

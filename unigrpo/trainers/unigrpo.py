@@ -29,11 +29,11 @@ from unigrpo.trainers.logprob_check import LogprobCheck
 from unigrpo.trainers.rollout_source import ColocatedRollouts, DisaggregatedRollouts, Generated, RolloutSource
 from unigrpo.training.behaviour import check_behaviour
 from unigrpo.training.inner_batch import with_their_groups
-from unigrpo.training.planning import Rewarded, train_samples
 from unigrpo.training.reward_aggregation import RewardAggregator, span_advantages
 from unigrpo.training.reward_failures import FailureGuard
 from unigrpo.training.reward_metrics import advantage_metrics, reward_metrics, task_metrics
 from unigrpo.training.rollout_metrics import rollout_metrics
+from unigrpo.training.train_samples import Rewarded, train_samples
 from unigrpo.workers.group import WorkerGroup
 from unigrpo.workers.policy import PolicyWorker
 from unigrpo.workers.reference import ReferenceWorker

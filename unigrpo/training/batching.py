@@ -1,4 +1,4 @@
-"""Micro-batches of a rollout batch."""
+"""Micro-batches: consecutive slices of a list."""
 
 from __future__ import annotations
 
@@ -6,10 +6,6 @@ from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 Item = TypeVar("Item")
-
-
-class NonFiniteLossError(RuntimeError):
-    """A loss or gradient was NaN or infinite; names the samples."""
 
 
 def micro_batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:

@@ -22,8 +22,7 @@ from unigrpo.algorithm.denoising import (
 )
 from unigrpo.data.layouts import IGNORED, TrainingRow
 from unigrpo.models.vocabulary import Vocabulary
-from unigrpo.training.batching import NonFiniteLossError
-from unigrpo.training.optimizer_step import Engine
+from unigrpo.training.optimizer_step import Engine, NonFiniteLossError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,10 @@ NO_DECAY = ("bias", "norm.weight", "ln_f.weight")
 """Parameters with these in their name get no weight decay."""
 
 
+class NonFiniteLossError(RuntimeError):
+    """A loss or gradient was NaN or infinite; names the samples."""
+
+
 @runtime_checkable
 class Engine(Protocol):
     """A model with its optimizer. It takes partial losses: the gradients of all micro-batches and ranks are summed."""

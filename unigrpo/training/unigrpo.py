@@ -17,10 +17,9 @@ from unigrpo.algorithm.two_pass import coefficients
 from unigrpo.config import RunConfig
 from unigrpo.models.lora import without_lora
 from unigrpo.records import TrainSample
-from unigrpo.training.batching import NonFiniteLossError
 from unigrpo.training.inner_batch import InnerBatch, inner_batch
 from unigrpo.training.loss import Loss
-from unigrpo.training.optimizer_step import Engine
+from unigrpo.training.optimizer_step import Engine, NonFiniteLossError
 from unigrpo.training.passes import entry_log_probs, entry_scores, idle_row
 from unigrpo.training.scoring_settings import ScoringSettings
 from unigrpo.training.views import ViewSampler

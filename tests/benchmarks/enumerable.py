@@ -1,4 +1,4 @@
-"""Samplers of three tokens whose every way of writing can be enumerated, with their exact expected reward."""
+"""Samplers of three tokens, all of whose trajectories can be enumerated, with their exact expected reward."""
 
 from __future__ import annotations
 

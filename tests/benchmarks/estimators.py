@@ -287,17 +287,17 @@ def measure(num_models: int, num_draws: int) -> list[dict[str, Any]]:
 
 INTRODUCTION = """# Gradients of the estimators
 
-`python tests/benchmarks/estimators.py` writes this page. It compares the gradient of an estimator and an objective with
-the exact gradient of the sampler's expected reward. The models generate three tokens from a vocabulary of four, so that
-all trajectories of the sampler can be enumerated. Numbers are means over {models} random models and rewards, with {draws}
-draws of the views of every trajectory.
+`python tests/benchmarks/estimators.py` writes this page. It compares the gradient of an estimator and an objective
+with the exact gradient of the sampler's expected reward. The models generate three tokens from a vocabulary of four,
+so that all trajectories of the sampler can be enumerated. Numbers are means over {models} random models and rewards,
+with {draws} draws of the views of every trajectory.
 
 Each cell has the cosine between the mean gradient and the exact one, and in parentheses the relative noise of one
-response: the standard deviation of its gradient divided by the norm of the mean. `passes` is the number of masked views
-of a response, each of which takes a forward and a backward pass; with guided scoring, each view counts twice. The
-advantage is the reward minus the exact mean, the loss is the sum over the tokens, and there is no KL. In the tables
-"after a move", the policy was trained towards a higher reward after it generated the samples, until its log-probabilities
-changed by {move} nats on average, so that some ratios are clipped.
+response: the standard deviation of its gradient divided by the norm of the mean. `passes` is the number of masked
+views of a response, each of which takes a forward and a backward pass; with guided scoring, each view counts twice.
+The advantage is the reward minus the exact mean, the loss is the sum over the tokens, and there is no KL. In the
+tables "after a move", the policy was trained towards a higher reward after it generated the samples, until its
+log-probabilities changed by {move} nats on average, so that some ratios are clipped.
 `tests/benchmarks/results/cpu/estimators.json` also has the bias: the norm of the difference to the exact gradient,
 relative to the norm of the exact gradient.
 

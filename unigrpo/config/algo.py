@@ -30,8 +30,8 @@ class MaskRatioConfig:
     """Largest mask ratio. The ratios of the schedule are mapped linearly into [minimum, maximum]."""
 
     shuffle: bool = False
-    """Whether each response takes the ratios of the schedule in a random order. Otherwise `stride` and `interpolate`
-    rise, so that the heaviest masks always meet the policy that moved most."""
+    """Whether each response uses the ratios of the schedule in a random order. Otherwise the ratios of `stride` and
+    `interpolate` rise from one inner update to the next, so that the largest ratio always comes in the last one."""
 
     def __post_init__(self) -> None:
         choice("algo.mask_ratio.schedule", self.schedule, ("stride", "interpolate", "random"))
@@ -47,8 +47,8 @@ class ObjectiveConfig:
     name: str = "clipped"
     """Objective: the name of a file in unigrpo/algorithm/objective."""
     level: str = ""
-    """Units whose log-probabilities are added up before a ratio is taken: `token`, `view_token`, `view`, `span` (part
-    of a response) or `sequence`. If empty, the objective's own."""
+    """Units whose log-probabilities are added up before a ratio is computed: `token`, `view_token`, `view`, `span`
+    (part of a response) or `sequence`. If empty, it is the default of the objective."""
     options: dict[str, Any] = field(default_factory=dict[str, Any])
     """Other keyword arguments of the objective, for example `{normalise: weights}`."""
 
@@ -67,8 +67,8 @@ class AdvantageConfig:
     options: dict[str, Any] = field(default_factory=dict[str, Any])
     """Keyword arguments of the estimator, for example `{temperature: 0.5}`."""
     min_spread: float = 0.0
-    """Samples of a group whose rewards have a standard deviation of at most this have the advantage 0. Rewards of
-    learned models differ by rounding where samples are equal."""
+    """Largest standard deviation of the rewards of a group at which all its advantages are 0. The rewards of a model
+    can differ by rounding even if the samples are equal."""
     estimator: str = ""
     """Former name of `name`, which it replaces if it is not empty."""
 
@@ -117,12 +117,12 @@ class KLConfig:
 @dataclass(frozen=True, kw_only=True)
 class ReferenceConfig:
     reset_steps: int = 0
-    """Move the reference towards the policy every this many steps, so that the KL bounds how far the policy goes in
-    that time and not in the whole run; 0 keeps the first reference. Not with LoRA, whose reference is the base
-    model."""
+    """Update the reference from the policy every this many steps, so that the KL limits the change of the policy in
+    that many steps and not in the whole run; 0 keeps the first reference. It cannot be used with LoRA, whose reference
+    is the base model."""
     ema: float = 0.0
-    """Part of the reference's weights that such a move keeps: 0 takes those of the policy, and a number near 1 makes
-    an exponential moving average, for which every rank of the reference keeps a float32 copy in CPU memory."""
+    """Decay of the reference in such an update: new reference = ema x reference + (1 - ema) x policy. 0 copies the
+    policy. With a value above 0, every rank of the reference keeps a float32 copy of its weights in CPU memory."""
 
     def __post_init__(self) -> None:
         require(
@@ -139,7 +139,7 @@ class ReferenceConfig:
 @dataclass(frozen=True, kw_only=True)
 class TaskConfig:
     loss_coef: float = 1.0
-    """Factor of this task's part of the loss."""
+    """Factor of this task's loss in the total loss."""
     kl_coef: float | None = None
     """KL coefficient of this task, which replaces algo.kl.init_coef. It can be above 0 only if algo.kl.init_coef is,
     because that setting decides whether the run has a reference."""
@@ -161,17 +161,17 @@ class AlgoConfig:
     likelihood: LikelihoodConfig = field(default_factory=LikelihoodConfig)
     """Estimator of the per-token log-likelihood."""
     mask_ratio: MaskRatioConfig = field(default_factory=MaskRatioConfig)
-    """Structured masking of the responses."""
+    """Mask ratios of the inner updates."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    """Objective that is made of log-likelihoods and advantages."""
+    """Objective, which is computed from log-likelihoods and advantages."""
     advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
-    """Advantages from the rewards of a group."""
+    """Estimator of the advantages from the rewards of a group."""
     group_filter: GroupFilterConfig = field(default_factory=GroupFilterConfig)
     """Choice of the groups that a step trains on."""
     kl: KLConfig = field(default_factory=KLConfig)
     """KL divergence to the reference."""
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
-    """Moves of the reference towards the policy."""
+    """Updates of the reference from the policy."""
     tasks: dict[str, TaskConfig] = field(default_factory=dict[str, TaskConfig])
     """Settings that differ by task, under the keys `text`, `mmu` (image understanding), `t2i` (text to image) and
     `r2i` (thinking, then text to image). A task without an entry uses the common settings."""

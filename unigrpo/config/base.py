@@ -27,8 +27,8 @@ class BaseTrainConfig:
     seed: int = 42
     """Seed of all random numbers of the run."""
     collective_timeout_minutes: float = 15.0
-    """How long a rank waits for the others in a collective operation (NCCL, gloo) before the run ends with an error.
-    One rank must be able to write its part of a checkpoint in that time."""
+    """Longest time in minutes that a rank waits for the others in a collective operation (NCCL, gloo) before the run
+    ends with an error. A rank must be able to write its part of a checkpoint in that time."""
 
     def __post_init__(self) -> None:
         positive("train.collective_timeout_minutes", self.collective_timeout_minutes)
@@ -46,12 +46,13 @@ class CheckpointConfig:
     max_num: int = 2
     """Number of latest checkpoints to keep, in addition to the best one."""
     load_enable: bool | Literal["auto"] = "auto"
-    """Whether to resume from the newest complete checkpoint, if there is one. `auto` does so if the settings are those
-    of the run in run_dir, so that a scheduler may start the same command again; train.num_steps, ckpt and logger may
-    differ. `true` allows other settings, too, and lists them. `false` refuses a run_dir that holds a run."""
+    """Whether to resume from the newest complete checkpoint, if there is one. `auto` resumes if the settings are those
+    of the run in run_dir, so that a scheduler may start the same command again; docs/checkpointing.md lists the
+    settings that may differ. `true` resumes even if settings differ, and lists them. `false` is an error if run_dir
+    already holds a run."""
     export_steps: int = 0
-    """Write the model folder `policy` every this many steps, besides at the end; 0 writes it only at the end.
-    `unigrpo export` writes one from any checkpoint."""
+    """Write the model folder `policy` every this many steps and at the end; 0 writes it only at the end. `unigrpo
+    export` writes one from any checkpoint."""
     best_metric_key: str = "eval/reward_total"
     """Metric that selects the best checkpoint; higher is better."""
 
@@ -66,9 +67,9 @@ class LoggerConfig:
     tensorboard: bool = True
     """Write TensorBoard files into the run directory."""
     wandb_project: str = ""
-    """Weights & Biases project; if empty, it is off. The key comes from the environment variable WANDB_API_KEY."""
+    """Weights & Biases project; if empty, nothing is sent. The key is the environment variable WANDB_API_KEY."""
     rollouts_per_step: int = 1
-    """Number of samples of each step that are kept in rollouts.jsonl."""
+    """Number of samples of each step that are written to rollouts.jsonl."""
 
     def __post_init__(self) -> None:
         require(self.rollouts_per_step >= 0, f"logger.rollouts_per_step is {self.rollouts_per_step}; use 0 or more")
@@ -76,7 +77,7 @@ class LoggerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BaseRunConfig(ABC):
-    """A run of any trainer: what its directory, its model workers and its checks read."""
+    """Settings that the run directory, the model workers and the checks of every kind of run read."""
 
     title: ClassVar[str]
     """Name of the kind of run, for the progress bar."""
@@ -84,7 +85,7 @@ class BaseRunConfig(ABC):
     run_dir: OutputPath
     """Folder to which the run writes all its files."""
     image: ImageConfig = field(default_factory=ImageConfig)
-    """Images and their tokenizer."""
+    """Image tokenizer, and size of the images."""
     actor: ActorConfig = field(default_factory=ActorConfig)
     """The model and its optimizer."""
     train: BaseTrainConfig
@@ -92,7 +93,7 @@ class BaseRunConfig(ABC):
     ckpt: CheckpointConfig = field(default_factory=CheckpointConfig)
     """Saving and resuming."""
     ds: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
-    """DeepSpeed and LoRA."""
+    """DeepSpeed, precision, attention and LoRA."""
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     """Destinations of metrics and samples."""
 
@@ -113,7 +114,7 @@ class BaseRunConfig(ABC):
 
     @property
     def max_text_tokens(self) -> int | None:
-        """Number of text tokens before an image that the run trains the model on; None keeps the checkpoint's."""
+        """Number of text tokens before an image in the rows of the run; None keeps the number of the checkpoint."""
         return None
 
     @classmethod

@@ -28,13 +28,14 @@ TASKS_OF: dict[str, tuple[str, ...]] = {
 @dataclass(frozen=True, kw_only=True)
 class CaptionConfig:
     store: CaptionStore = "inside"
-    """Where the captions are: `inside` the tar or the row, in files `beside` the images, in one `json` file that maps
-    keys to a caption or a list of captions (JourneyDB), or in the `class_name` of an image folder."""
+    """Where the captions are: `inside` (in the tar or the row), `beside` (in separate files), `json` (in one JSON file
+    that maps keys to a caption or a list of captions, as in JourneyDB) or `class_name` (the class name of an image
+    folder)."""
     member: str = "txt"
-    """For `inside` a tar: the ending of the caption's member, or `json.prompt` for the field `prompt` of the JSON
-    member."""
+    """For tars with `inside`: file extension of the tar member with the caption, or `json.prompt` for the field
+    `prompt` of the JSON member."""
     path: FilePath = ""
-    """For `beside`: the path of a caption file, in which {shard} stands for the tar's name without its ending and
+    """For `beside`: the path of a caption file, in which {shard} stands for the tar's name without its extension and
     {key} for the sample's key, for example `laion_captions/{shard}/{key}.caption`. For `json`: the path of the JSON
     file. For `class_name`: an optional file with lines `index: name` or `folder: name`."""
     first_line_only: bool = False
@@ -59,14 +60,14 @@ class CaptionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnConfig:
-    """Names of the columns of a table. An empty name finds the usual ones."""
+    """Names of the columns of a table. If a name is empty, the column is found by its usual names."""
 
     text: str = ""
     """Column of the text. If empty, `text` sources use `content` or `text` for the document; `chat` sources use
     `messages`, `conversations`, `content` or `text` for the messages or for one string with headers; `captions`
     sources use `caption`, `text` or `prompt`."""
     image: str = ""
-    """Column with the path of the image, or in parquet with the image itself. If empty, it is `image`."""
+    """Column of the image: its path, or in parquet also the image itself. If empty, it is `image`."""
     question: str = ""
     """Column of the question of a `vqa` source. If empty, it is `question`, `problem` or `prompt`."""
     answer: str = ""
@@ -76,17 +77,17 @@ class ColumnConfig:
 @dataclass(frozen=True, kw_only=True)
 class SourceConfig:
     kind: SourceKind = "text"
-    """Format of the source: `image_folder`, `webdataset` (tars), or a table (CSV, JSON list, JSONL, parquet, Hugging
-    Face data set): `captions` (image, caption), `text`, `chat`, `vqa` (image, question, answer), `conversations`
-    (LLaVA's format), `cot` (chain of thought, see unigrpo.data.cot_format)."""
+    """Format of the source: `image_folder`, `webdataset` (tars), or one of these tables (CSV, JSON list, JSONL,
+    parquet, Hugging Face data set): `captions` (image, caption), `text`, `chat`, `vqa` (image, question, answer),
+    `conversations` (LLaVA's format), `cot` (chain of thought, see unigrpo.data.cot_format)."""
     task: CorpusTask = "lm"
     """Task that the samples train: `t2i` (text to image), `lm` (plain text), `lm_chat` (chat), `mmu` (image
     understanding) or `r2i` (thinking, then text to image). Each kind of source serves some of these tasks."""
     path: SourcePaths = ""
-    """Folder or files of the source. Braces and stars are expanded, and commas join several paths. A table is a file
-    that ends in .jsonl, .ndjson, .json, .csv, .tsv, .txt (these also in .gz), .parquet or .arrow, a folder written by
-    `save_to_disk`, a downloaded copy of a Hugging Face data set, or the name of one on the Hub. `:configuration` may
-    follow the last two."""
+    """Folder or files of the source. Braces and stars are expanded, and commas separate several paths. A table is a
+    file that ends in .jsonl, .ndjson, .json, .csv, .tsv, .txt (these also with .gz), .parquet or .arrow, a folder
+    written by `save_to_disk`, a downloaded copy of a Hugging Face data set, or the name of one on the Hub.
+    `:configuration` may follow the last two."""
     split: str = "train"
     """Split to read, if the source is a folder or a Hugging Face data set."""
     weight: float = 1.0
@@ -94,13 +95,13 @@ class SourceConfig:
     image_folder: InputPath = ""
     """Folder to which image paths are relative; if empty, the folder of the table."""
     fit: Fit | Literal[""] = ""
-    """How the images of this source become square; if empty, as `image.fit`. MMaDA stretches documents, charts and
-    geometry, whose border `crop` would lose, and pads Geo170K."""
+    """How the images of this source become square; if empty, `image.fit` is used. MMaDA stretches documents, charts
+    and geometry, of which `crop` would cut off the border, and pads Geo170K."""
     index_folder: OutputPath = ""
-    """For `webdataset`: folder in which the positions of the samples in each tar are stored, so that a later start
-    need not read all tar headers (a minute for a million samples). `unigrpo index-tars` stores them in parallel
-    before a run. With `captions.store json`, the captions are stored there as a table that all processes map into
-    memory. If empty, nothing is stored."""
+    """For `webdataset`: folder in which the positions of the samples in each tar are stored, so that later runs do not
+    read all tar headers (a minute for a million samples). `unigrpo index-tars` stores them in parallel before a run.
+    With `captions.store json`, the captions are stored there as a table that all processes map into memory. If empty,
+    nothing is stored."""
     captions: CaptionConfig = field(default_factory=CaptionConfig)
     """Captions of an image source."""
     columns: ColumnConfig = field(default_factory=ColumnConfig)
@@ -108,15 +109,15 @@ class SourceConfig:
     instruction: str = ""
     """Text that is put before the first request of a chat, such as the request to think first."""
     max_characters: int = 0
-    """For `text`: a longer document is replaced by a window of this many characters at a random position (MMaDA uses
-    8000); 0 is no limit."""
+    """For `text`: a longer document is cut to a window of this many characters at a random position (MMaDA uses 8000);
+    0 sets no limit."""
     random_turns: bool = False
     """Keep a random number of leading question-answer pairs of a conversation, at least one, as MMaDA does for LLaVA's
     data."""
     cot_newlines: bool = False
     """For `cot`: put each thinking tag on its own line."""
     max_bad_fraction: float = 0.01
-    """Largest fraction of samples that may be unusable, samples that are too long included. A larger fraction is an
+    """Largest allowed fraction of unusable samples, which include samples that are too long. A larger fraction is an
     error."""
 
     def __post_init__(self) -> None:
@@ -140,7 +141,7 @@ TooLong = Literal["skip", "cut"]
 @dataclass(frozen=True, kw_only=True)
 class LayoutConfig:
     max_text_tokens: int = 512
-    """Number of tokens for text in a row with an image (S in unigrpo.data.layouts)."""
+    """Number of text tokens of a row with an image (S in unigrpo.data.layouts)."""
     num_text_tokens: int = 1024
     """Number of tokens of a row without an image."""
     template: PromptTemplate = "chat"
@@ -150,8 +151,8 @@ class LayoutConfig:
     condition_dropout: float = 0.1
     """Probability that a `t2i` row has an empty caption, which classifier-free guidance needs."""
     too_long: TooLong = "skip"
-    """What happens to text that exceeds its number of tokens: it counts as an unusable sample (`skip`), or it is cut
-    (`cut`). Documents of `lm` are always cut. A chat that is cut must keep a part of an answer."""
+    """What happens to a text with too many tokens: the sample counts as unusable (`skip`), or the text is cut (`cut`).
+    Documents of `lm` are always cut. A chat that is cut must keep a part of an answer, or it is unusable."""
 
     def __post_init__(self) -> None:
         positive("layout.max_text_tokens", self.max_text_tokens)

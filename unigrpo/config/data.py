@@ -17,9 +17,9 @@ RESPONSE_SPANS = {"text": ("thoughts",), "mmu": ("thoughts",), "t2i": ("image",)
 Fit = Literal["crop", "stretch", "pad"]
 """How an image becomes a square.
 
-`crop` resizes the short side and keeps the middle, as MMaDA reads photos. `stretch` resizes both sides whatever the
-shape is; MMaDA uses it for charts, documents and visual questions. `pad` adds white at both ends of the short side;
-MMaDA uses it for geometry.
+`crop` resizes the short side and keeps the middle; MMaDA uses it for photos. `stretch` resizes both sides and ignores
+the aspect ratio; MMaDA uses it for charts, documents and visual questions. `pad` adds white at both ends of the short
+side; MMaDA uses it for geometry.
 """
 PromptTemplate = Literal["chat", "chat_one_newline", "chat_two_newlines", "plain"]
 
@@ -31,23 +31,24 @@ class PromptFileConfig:
     .gz), parquet, Arrow, a folder of `save_to_disk`, a downloaded copy of a data set, or its name on the Hub.
     `:configuration` may follow the last two."""
     task: Literal["", "text", "mmu", "t2i", "r2i"] = ""
-    """Task of the rows that name none. If empty, it is `mmu` for a file whose rows have images, and else `text`."""
+    """Task of the rows without a column `task`. If empty, it is `mmu` for a file whose rows have images, and otherwise
+    `text`."""
     prompt_key: str = ""
     """Column of the question, the caption or the chat. If empty, it is found by the usual names."""
     label_key: str = ""
-    """Column of the gold answer; a point leads into an object, as in `reward_model.ground_truth`. If empty, it is
-    found by the usual names."""
+    """Column of the gold answer; a dot selects a field of an object, as in `reward_model.ground_truth`. If empty, it
+    is found by the usual names."""
     image_key: str = ""
     """Column of the image: a path, an embedded image, base64, or a list of one of these. If empty, it is found by the
     usual names."""
     image_folder: InputPath = ""
     """Folder to which image paths are relative; if empty, the folder of the file."""
     instruction: str | None = None
-    """Text that is put before every question of this file in place of data.instructions and data.instruction. Captions
-    of `t2i` get data.instructions alone."""
+    """Text that is put before every question of this file; it replaces data.instructions and data.instruction. For
+    captions of `t2i`, only data.instructions is used."""
     weight: float | None = None
-    """Sampling weight of this file, relative to the others. Either all files have one or none has; with none, all
-    prompts form one set that is used up epoch by epoch."""
+    """Sampling weight of this file, relative to the others. Set it for all files or for none; without weights, an
+    epoch goes through the prompts of all files once."""
     split: str = ""
     """Split to read, if the path is a folder or a Hugging Face data set; if empty, data.prompt_split."""
 
@@ -63,13 +64,13 @@ PromptFiles = Annotated[tuple[PromptFileConfig, ...] | str, PathKind.SOURCES]
 
 
 def prompt_files(files: PromptFiles) -> tuple[PromptFileConfig, ...]:
-    """The prompt files of a setting.
+    """Returns the prompt files of a setting.
 
     >>> tuple(file.path for file in prompt_files("a.jsonl, b.jsonl"))
     ('a.jsonl', 'b.jsonl')
 
     Raises:
-        ValueError: A name is empty, a file stands there twice, or only some files have a weight.
+        ConfigError: A name is empty, a file is named twice, or only some files have a weight.
     """
     if isinstance(files, str):
         names = [name.strip() for name in files.split(",")]
@@ -93,10 +94,10 @@ class DataConfig:
     prompt_dataset: PromptFiles = "examples/tiny/prompts/train.jsonl"
     """Prompts to train on: a file, a folder, the name of a Hugging Face data set, or several of these joined by
     commas; or a list of `{path, task, prompt_key, label_key, image_key, image_folder, instruction, weight, split}`, of
-    which only the path is required. docs/data.md lists the line for many public data sets."""
+    which only the path is required. docs/data.md has the entries of many public data sets."""
     prompt_probs: tuple[float, ...] = ()
-    """Sampling weight of each file or data set of prompt_dataset, relative to the others. If empty, all prompts form
-    one set that is used up epoch by epoch."""
+    """Sampling weight of each file or data set of prompt_dataset, relative to the others. If empty, an epoch goes
+    through the prompts of all files once."""
     prompt_split: str = "train"
     """Split to read, if prompt_dataset is a folder or a Hugging Face data set."""
     tasks: tuple[str, ...] = ()
@@ -110,30 +111,31 @@ class DataConfig:
     label_key: str = ""
     """Column of the gold answer of all files that set no label_key. If empty, it is found by the usual names, such as
     `label`, `answer`, `reward_model.ground_truth` and `solution`; docs/data.md has all of them. The gold answer is the
-    text after `####`, in answer tags, in the last box or after `Answer:`, if the value has one of these, and else the
-    whole value."""
+    text after `####`, in answer tags, in the last box or after `Answer:`, if the value has one of these, and otherwise
+    the whole value."""
     max_samples: int = 0
-    """Largest number of prompts to use, the first ones of the file and the same number of each task; 0 uses all
-    prompts."""
+    """Largest number of prompts to use; 0 uses all prompts. The first prompts of the file are used, the same number of
+    each task."""
     max_bad_fraction: float = 0.01
-    """Largest allowed fraction of the rows of a prompt file that cannot be used, such as broken lines and images,
-    prompts that are too long, and gold answers that no answer can equal. Such rows are skipped, logged and counted
-    before training starts; more of them are an error."""
+    """Largest allowed fraction of unusable rows of a prompt file, such as broken lines and images, prompts that are
+    too long, and gold answers that no answer can match. Such rows are skipped, logged and counted before training
+    starts. A larger fraction is an error."""
     max_prompt_tokens: int = 512
     """Largest number of tokens of a prompt. A row with a longer prompt cannot be used; see data.max_bad_fraction."""
     prompt_template: PromptTemplate = "chat"
     """How a prompt becomes tokens. `chat` applies the tokenizer's chat template; `plain` puts the begin-of-text token
-    before the text. `chat_one_newline` and `chat_two_newlines` are the formats that MMaDA and LLaDA were trained with,
-    and ignore the tokenizer's template."""
+    before the text. `chat_one_newline` and `chat_two_newlines` ignore the tokenizer's template and use the formats
+    with which MMaDA and LLaDA were trained."""
     prompt_templates: dict[str, PromptTemplate] = field(default_factory=dict[str, PromptTemplate])
     """Templates that differ by task, under the keys `text`, `mmu` and `r2i`. A task without an entry uses
     data.prompt_template. Captions of `t2i` never have a template."""
     instruction: str = ""
-    """Text that is put before every question of `text`, `mmu` and `r2i`, for example the request to think first. If it
-    has `{prompt}`, the question stands there."""
+    """Text that is put before every question of `text`, `mmu` and `r2i`, for example a request to think first. If it
+    contains `{prompt}`, the question replaces this placeholder."""
     instructions: dict[str, str] = field(default_factory=dict[str, str])
-    """Instructions that differ by task, under the keys `text`, `mmu`, `t2i` and `r2i`. A task without an entry uses
-    data.instruction, and `t2i` then uses none. The instruction of a prompt file replaces both."""
+    """Instructions that differ by task, under the keys `text`, `mmu`, `t2i` and `r2i`. Without an entry, `t2i` has no
+    instruction and the other tasks use data.instruction. The instruction of a prompt file replaces both, except for
+    `t2i`."""
 
     def __post_init__(self) -> None:
         require(bool(self.prompt_dataset), "data.prompt_dataset is empty; name a JSONL file or a data set")
@@ -149,7 +151,7 @@ class DataConfig:
         fraction = self.max_bad_fraction
         require(0 <= fraction < 1, f"data.max_bad_fraction is {fraction}; it must be from 0 to below 1")
         for share in self.prompt_probs:
-            positive("data.prompt_probs: a share", share)
+            positive("data.prompt_probs: a weight", share)
         for task in self.tasks:
             choice("data.tasks", task, TASKS)
         require(self.max_samples >= 0, f"data.max_samples is {self.max_samples}; use 0 for all prompts")
@@ -162,7 +164,7 @@ class DataConfig:
             choice("data.instructions", task, TASKS)
 
     def instruction_of(self, task: str) -> str:
-        """Returns the text that is put before a prompt of a task whose file has no instruction of its own.
+        """Returns the instruction of a task, for prompts whose file has no instruction of its own.
 
         >>> data = DataConfig(instruction="Think. ", instructions={"r2i": "Describe. "})
         >>> data.instruction_of("mmu"), data.instruction_of("r2i"), data.instruction_of("t2i")
@@ -179,11 +181,12 @@ class DataConfig:
 class ImageConfig:
     tokenizer: InputPath = ""
     """Folder or Hub name of the image tokenizer for every task with images. If empty, it is the folder
-    `image_tokenizer` of the model, if there is one."""
+    `image_tokenizer` of the model."""
     resolution: int = 256
     """Height and width of every image, in pixels."""
     fit: Fit = "crop"
-    """How an image becomes square: `crop` keeps the middle, `stretch` resizes both sides, `pad` adds white."""
+    """How an image becomes square: `crop` cuts off the ends of the long side, `stretch` resizes both sides, `pad` adds
+    white."""
 
     def __post_init__(self) -> None:
         positive("image.resolution", self.resolution)

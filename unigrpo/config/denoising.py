@@ -29,12 +29,12 @@ class ModalityConfig:
 @dataclass(frozen=True, kw_only=True)
 class NoiseConfig:
     image_schedule: str = "cosine"
-    """Schedule that maps a uniform random number to the fraction of image tokens that is masked in `t2i` rows."""
+    """Schedule that maps a uniform random number to the fraction of image tokens that are masked in a `t2i` row."""
     min_image_mask_ratio: float = 0.0
-    """Smallest fraction of image tokens that is masked in a `t2i` row."""
+    """Smallest fraction of image tokens that are masked in a `t2i` row."""
     train_end_padding: bool = True
-    """Whether the end-of-text tokens that fill up a text are masked, trained on and attended to, as in MMaDA and
-    LLaDA. If false, every token after the first end-of-text is padding and does not count."""
+    """Whether the end-of-text tokens that pad a text are masked, trained on and attended to, as in MMaDA and LLaDA. If
+    false, every token after the first end-of-text is padding that is neither trained on nor attended to."""
 
     def __post_init__(self) -> None:
         within("noise.min_image_mask_ratio", self.min_image_mask_ratio, 0.0, 1.0)
@@ -59,10 +59,10 @@ class ValidationConfig:
     steps: int = 0
     """Validate every this many steps, and before and after training; 0 validates only before and after."""
     num_rows: int = 64
-    """Number of held-out rows of each modality whose loss is measured; 0 measures no loss."""
+    """Number of held-out rows of each modality on which the loss is measured; 0 measures no loss."""
     prompts: InputPaths = ""
-    """JSONL file of fixed prompts of all tasks, with `task`, `prompt` and, for `mmu`, `image`. If empty, no samples
-    are generated."""
+    """JSONL file of fixed prompts of any tasks, with `task`, `prompt` and, for `mmu`, `image`. A sample is generated
+    for each at every validation. If empty, no samples are generated."""
     t2i: ModalityConfig = field(default_factory=ModalityConfig)
     """Held-out sources of text-to-image rows. `batch_size` and `loss_coef` have no effect here."""
     lm: ModalityConfig = field(default_factory=ModalityConfig)
@@ -146,7 +146,8 @@ class StageConfig(BaseRunConfig):
 
     @property
     def max_text_tokens(self) -> int | None:
-        """Number of text tokens of a row of r2i; None without this modality. Whoever samples needs the same rows."""
+        """Number of text tokens of a row of r2i, which samplers of the trained model need; None without this
+        modality."""
         return self.layout.max_text_tokens if "r2i" in self.modalities else None
 
     @property

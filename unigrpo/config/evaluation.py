@@ -1,4 +1,4 @@
-"""Protocols of evaluation that papers declare: lengths, steps, blocks, guidance, template, instruction and grader."""
+"""Evaluation protocols of papers: lengths, steps, blocks, guidance, template, instruction and grader."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ THINK_FIRST = (
     "reasoning process is enclosed within <think> </think> tags, i.e. <think> reasoning process here </think> answer "
     "here\n"
 )
-"""Request by which MMaDA-8B-MixCoT was trained to answer (training/data.py of its repository)."""
+"""Instruction with which MMaDA-8B-MixCoT was trained to answer (training/data.py of its repository)."""
 THINK_BEFORE_IMAGE = (
     "You should first think out a more detailed version of the description and then provide the user with the image. "
     "The detailed description is enclosed within <think> </think> tags, i.e. <think> detailed description here "
     "</think> image here\n"
 )
-"""Request by which it was trained to think and to generate an image (parquet/my_dataset.py of its repository)."""
+"""Instruction with which it was trained to think and generate an image (parquet/my_dataset.py of its repository)."""
 D1_REQUEST = (
     "You are a math expert. You will be given a question to solve. Solve it step by step. Wrap the final answer in a "
     "\\boxed{}. \nRespond in the following format:\n<reasoning>\nYour reasoning here\n</reasoning>\n<answer>\n"
     "\\boxed{...}\n</answer>\n\n"
 )
-"""Request of d1's evaluation (eval/gsm8k.py of its repository)."""
+"""Instruction of d1's evaluation (eval/gsm8k.py of its repository)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationProtocol:
-    """Everything that decides what a model is asked, how it answers, and how the answer is graded."""
+    """All settings that determine what a model is asked, how it answers, and how the answer is graded."""
 
     source: str
-    """Where the protocol is declared."""
+    """Where the protocol is published."""
     text: TextSamplingConfig
     image: ImageSamplingConfig = field(default_factory=ImageSamplingConfig)
     prompt_template: PromptTemplate | None = None
-    """Template of all tasks; None takes that of the run."""
+    """Template of all tasks; None uses that of the run."""
     instructions: dict[str, str] | None = None
-    """Instruction of each task, where a file has none of its own; a task without one has no instruction. None takes
+    """Instruction of each task, for files without their own; a task without an entry has no instruction. None uses
     those of the run."""
     response_start: str = ""
-    """Text with which every answer starts, given to the model."""
+    """Text that is given to the model as the start of every answer."""
 
 
 PROTOCOLS = {

@@ -21,18 +21,21 @@ class GenerateConfig:
     model: str
     """Folder or Hub name of a checkpoint in the published MMaDA or LLaDA format."""
     prompts: str
-    """A text; a .txt file with one prompt per line; a .jsonl file with a column `prompt`, and for mmu `image`; or a
-    folder of .txt files with one prompt each. If the file has a column `task`, the lines of this task are used."""
+    """Prompts: a text; a .txt file with one prompt per line; a .jsonl file with a column `prompt`, and for mmu
+    `image`; or a folder of .txt files with one prompt each. If the file has a column `task`, only the lines of this
+    task are used."""
     output: str
-    """Folder to write. If it holds a part of the samples of the same settings, the command goes on with them."""
+    """Folder to write to. If it already has some samples with the same settings, the command generates only the
+    others."""
     images: tuple[str, ...] = ()
-    """Image files for mmu: one for each prompt, or one for all prompts, or several for one prompt."""
+    """Image files for mmu: one for each prompt, or one for all prompts, or several images that all get the same
+    prompt."""
     image_tokenizer: str = ""
     """Folder or Hub name of the image tokenizer, such as showlab/magvitv2. If empty, it is the folder
     `image_tokenizer` of the model."""
     resolution: int = 512
-    """Height and width of input and generated images, in pixels; a multiple of the image tokenizer's square, which is
-    16."""
+    """Height and width of input and generated images, in pixels. It must be a multiple of the pixels per code, 16 for
+    the published image tokenizer."""
     fit: Fit = "crop"
     """How an input image becomes square: `crop` keeps the middle, `stretch` resizes both sides, `pad` adds white."""
     text: TextSamplingConfig = field(default_factory=TextSamplingConfig)
@@ -42,27 +45,27 @@ class GenerateConfig:
     num_samples: int = 1
     """Number of samples per prompt."""
     batch_size: int = 8
-    """Number of samples that are generated together. It changes speed and memory, and not the samples."""
+    """Number of samples that are generated together. It affects speed and memory, but not the samples."""
     seed: int = 0
     """Seed of the first sample. Sample number i, from 0, uses seed + i, which samples.jsonl records."""
     max_text_tokens: int = 0
-    """Largest number of text tokens of a prompt, in r2i together with its thoughts; a longer prompt is an error. 0
-    takes the number from the model's config.json, or 512."""
+    """Largest number of text tokens of a prompt, for r2i together with its thoughts; a longer prompt is an error. 0
+    uses the number in the model's config.json, or 512 if it has none."""
     prompt_template: PromptTemplate = "chat"
     """How a prompt becomes tokens: `chat` applies the tokenizer's chat template, `chat_one_newline` that of MMaDA,
-    `chat_two_newlines` that of LLaDA, and `plain` none. Captions of t2i never have a template."""
+    `chat_two_newlines` that of LLaDA, and `plain` none. Captions of t2i have no template."""
     instruction: str = ""
-    """Text that is put before every prompt except captions of t2i, for example the request to think first."""
+    """Text that is put before every prompt except captions of t2i, for example a request to think first."""
     device: str = "auto"
     """Device of the model: `auto` uses the GPU if there is one; other values are cpu, cuda, cuda:1 ..."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """Type of the weights; `auto` is bfloat16 on a GPU and float32 on a CPU."""
     gif: bool = False
-    """Also write animations of the denoising."""
+    """Whether to write an animation of the denoising of each sample, too."""
     layout: Literal["none", "geneval", "dpg", "wise"] = "none"
-    """Also write the images of t2i as an evaluator reads them, into a folder of this name in the output: `geneval`
-    (metadata.jsonl and samples/ for each prompt), `dpg` (one grid of two by two images for each item_id; use
-    num_samples 4) or `wise` (one image for each prompt_id)."""
+    """Evaluator for whose scripts the images are written a second time, into a folder of this name in the output:
+    `geneval` (metadata.jsonl and samples/ for each prompt), `dpg` (one grid of two by two images for each item_id; use
+    num_samples 4) or `wise` (one image for each prompt_id). `none` writes them only once."""
 
     def __post_init__(self) -> None:
         for name in ("resolution", "num_samples", "batch_size"):
@@ -112,18 +115,19 @@ class DemoConfig:
     prompt_template: PromptTemplate = "chat"
     """How a prompt becomes tokens, with the choices of `unigrpo generate`."""
     prompt_templates: dict[str, PromptTemplate] = field(default_factory=dict[str, PromptTemplate])
-    """Templates that differ by task, as data.prompt_templates."""
+    """Templates that differ by task, under the keys `text`, `mmu` and `r2i`. A task without an entry uses
+    prompt_template."""
     instruction: str = ""
     """Text that is put before every question."""
     instructions: dict[str, str] = field(default_factory=dict[str, str])
-    """Instructions that differ by task, as data.instructions."""
+    """Instructions that differ by task, under the keys `text`, `mmu`, `t2i` and `r2i`."""
     host: str = "127.0.0.1"
-    """Address to listen on. With another address than loopback, everybody who reaches this machine can use the
+    """Address to listen on. With an address other than loopback, everybody who can connect to this machine can use the
     model."""
     port: int = 7860
     """Port to listen on."""
     allowed_hosts: tuple[str, ...] = ()
-    """Names under which the page may be opened, besides addresses, localhost and the name of this machine, for example
-    that of a proxy in front of it."""
+    """Host names under which the page may be opened, for example that of a proxy. IP addresses, localhost and the name
+    of this machine are always allowed."""
     device: str = "auto"
     """Device of the model: `auto` uses the GPU if there is one; other values are cpu, cuda, cuda:1 ..."""

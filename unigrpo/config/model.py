@@ -34,15 +34,15 @@ class ActorConfig:
     num_nodes: int = 1
     """Number of nodes of the policy."""
     num_gpus_per_node: int = 1
-    """Number of policy ranks on each node, one per GPU. On a machine without GPUs, Ray counts CPU processes in their
-    place."""
+    """Number of policy ranks on each node, one per GPU. On a machine without GPUs, Ray counts CPU processes as
+    GPUs."""
     adam: AdamConfig = field(default_factory=AdamConfig)
     """AdamW optimizer."""
     lr_scheduler: Literal["constant_with_warmup", "cosine_with_min_lr", "linear"] = "constant_with_warmup"
     """Learning-rate schedule over all optimizer steps of the run."""
     lr_warmup_ratio: float = 0.03
-    """Fraction of the optimizer steps in which the learning rate warms up. With W such steps, they have 1/(W + 1) to
-    W/(W + 1) of the peak rate."""
+    """Fraction of the optimizer steps in which the learning rate warms up. With W such steps, the rate rises from 1/(W
+    + 1) to W/(W + 1) of the peak."""
     min_lr_ratio: float = 0.1
     """Final learning rate of cosine_with_min_lr, as a fraction of the peak."""
     max_norm: float = 1.0
@@ -50,10 +50,10 @@ class ActorConfig:
     eps_clip_low_high: tuple[float, float] = (0.2, 0.2)
     """Clip bounds of the probability ratio: it is clipped to [1 - low, 1 + high]."""
     loss_agg_mode: Literal["masked_token_mean", "token_mean", "fixed_length"] = "masked_token_mean"
-    """How token losses become one loss: the mean over the masked tokens of a response and then over responses, the
-    mean over all tokens, or the sum divided by a fixed length."""
+    """How token losses become one loss: `masked_token_mean` is the mean over the masked tokens of a response and then
+    over responses, `token_mean` the mean over all tokens, and `fixed_length` the sum divided by a fixed length."""
     gradient_checkpointing_enable: bool = False
-    """Compute activations again in the backward pass, which needs less memory and about a third more time."""
+    """Recompute activations in the backward pass, which saves memory and takes about a third more time."""
 
     def __post_init__(self) -> None:
         positive("actor.num_nodes", self.num_nodes)
@@ -108,24 +108,24 @@ class DeepSpeedConfig:
     """Data type of the weights in the forward pass. The optimizer keeps float32 copies."""
     grad_accum_dtype: Literal["fp32", "bf16"] = "fp32"
     """Data type in which the gradients of passes and ranks are added up. `bf16` needs less memory and communication,
-    and rounds after every pass: an error of about 1% after 64 passes."""
+    but rounds after every pass, which causes an error of about 1% after 64 passes."""
     overlap_comm: bool = True
-    """Reduce gradients while the backward pass goes on, with a second buffer of 1 GB. Only ds.zero_stage 2 uses it,
+    """Reduce gradients during the backward pass, with a second buffer of 1 GB. Only ds.zero_stage 2 uses this setting,
     because it reduces after every pass; ds.zero_stage 1 reduces once in an optimizer step."""
     adam_offload: bool = False
     """Keep optimizer states in CPU memory."""
     attn_implementation: Literal["sdpa", "varlen", "flash_attention_2", "eager"] = "sdpa"
-    """Attention implementation of the model. `varlen` leaves padding out of passes without a cache, which pays where
-    the rows of a pass differ in length; on GPUs it needs ds.param_dtype bf16."""
+    """Attention implementation of the model. `varlen` leaves padding out of passes without a cache, which saves time
+    if the rows of a pass differ in length; on GPUs it needs ds.param_dtype bf16."""
     compile: bool = False
-    """Fuse norms, rotary positions and gates with torch.compile. The start takes about a minute more, and a C or C++
+    """Fuse norms, rotary positions and gates with torch.compile. The run starts about a minute later, and a C or C++
     compiler must be installed."""
     lora: LoRAConfig = field(default_factory=LoRAConfig)
-    """LoRA adapters. The base model without them is the reference, so that no second copy of the weights is kept."""
+    """LoRA adapters. The base model is the reference, so that no second copy of the weights is needed."""
 
     @property
     def overlaps_reduction(self) -> bool:
-        """Whether gradients are reduced while the backward pass goes on."""
+        """Whether gradients are reduced during the backward pass."""
         return self.overlap_comm and self.zero_stage == 2
 
     def __post_init__(self) -> None:

@@ -18,9 +18,9 @@ OLD_KEYS = {
     "train.parity_steps": "train.logprob_mismatch_steps",
     "train.parity_limit": "train.logprob_mismatch_limit",
 }
-"""Dotted names of settings, and what they are called now."""
+"""Old dotted names of settings, and their current names."""
 OLD_FITS = {"squash": "stretch"}
-"""Values of every setting called `fit`, and what they are called now."""
+"""Old values of every setting called `fit`, and their current names."""
 
 
 def renamed_flags(arguments: Sequence[str]) -> list[str]:
@@ -48,7 +48,7 @@ def renamed_config(content: Any) -> Any:
     {'image': {'fit': 'stretch'}}
 
     Raises:
-        ValueError: A setting stands there under its old and its new name.
+        ConfigError: A setting has both its old and its new name.
     """
     for old, new in OLD_KEYS.items():
         *path, last = old.split(".")

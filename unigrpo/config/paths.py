@@ -1,4 +1,4 @@
-"""Types of the settings that hold paths. They say how a relative path is made absolute before a job starts."""
+"""Types of the settings that are paths. They determine how a relative path is made absolute before a job starts."""
 
 from __future__ import annotations
 

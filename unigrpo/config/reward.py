@@ -15,15 +15,15 @@ COMPUTING = (
 )  # fmt: skip
 """Rewards that keep a CPU busy while they score."""
 POLICY_GPU_SHARE = 0.1
-"""Share of a policy's GPU that a process of a reward with `on_policy_gpus` takes."""
+"""Fraction of a policy's GPU that Ray reserves for a process of a reward with `on_policy_gpus`."""
 SMALL_SHARE = 0.1
-"""CPUs of a process that computes little."""
+"""Number of CPUs that Ray reserves for a process that computes little."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RewardTermConfig:
     name: FunctionPath
-    """A file of rewards/ by its name, or `path/to/file.py:function`, or `package.module:Class`."""
+    """The reward: the name of a file in rewards/, or `path/to/file.py:function`, or `package.module:Class`."""
     weight: float = 1.0
     """Factor of this reward in the total reward. A reward with weight 0 is logged and not trained on."""
     options: OptionPaths = field(default_factory=dict[str, Any])
@@ -34,34 +34,35 @@ class RewardTermConfig:
     """Whether this reward scores only prompts with a gold answer, or only those without one, such as requests to
     describe an image; if empty, it scores both."""
     span: Literal["", "thoughts", "image"] = ""
-    """Part of the response that this reward pays for: `thoughts` (the text) or `image`. Only the advantage of this
-    part depends on the reward. If empty, the reward pays for the whole response. A reward with a span lists its
+    """Part of the response to which this reward applies: `thoughts` (the text) or `image`. Only the advantage of this
+    part depends on the reward. If empty, the reward applies to the whole response. A reward with a span must list its
     tasks."""
     style: Literal["auto", "unigrpo", "trl", "openrlhf", "verl", "verl_batch"] = "auto"
     """Calling convention of a reward function. `auto` infers it from the signature."""
     required: bool = True
-    """If true, a sample without this reward is not trained on. If false, the reward is left out for the sample's whole
-    group."""
+    """What happens if this reward is missing for a sample. If true, the sample is not trained on. If false, the reward
+    is left out for all samples of its group."""
     batch_size: int = 0
-    """Number of samples of one call. 0 divides the samples of a step evenly among the processes; a reward with a
-    model then gets as many as its measured rate allows before the deadline."""
+    """Number of samples of one call. 0 divides the samples of a step evenly among the processes; a call of a reward
+    with a model then has at most as many as its measured rate allows before the deadline."""
     timeout_seconds: float = 120.0
-    """Longest duration of one call. The process of a longer call is ended and started again."""
+    """Deadline of one call, in seconds. If a call takes longer, its process is ended and started again."""
     load_timeout_seconds: float = 1800.0
-    """Longest time until a reward is ready, with its weights loaded or its server reached. A longer time ends the
-    start of the run."""
+    """Longest time in seconds until a reward is ready, with its weights loaded or its server reached. If it takes
+    longer, the run ends with an error before it starts."""
     check_timeout_seconds: float = 120.0
-    """Longest duration of import and constructor before the run starts, and of each check of 256 prompts."""
+    """Longest duration in seconds of import and constructor before the run starts, and of each check of 256
+    prompts."""
     attempts: int = 2
     """Number of attempts at a call before its samples count as missing."""
     num_workers: int = 0
-    """Number of processes of this reward. 0 means one. For a reward with a model on CPUs, 0 means as many as its
-    measured rate asks for and free CPUs allow."""
+    """Number of processes of this reward. 0 means one; for a reward with a model on CPUs, it means as many as its
+    measured rate requires and the free CPUs allow."""
     concurrency: int = 1
     """Number of simultaneous calls in one process, each in a thread."""
     on_policy_gpus: bool = False
-    """Whether each GPU of the policy also has a process of this reward. The process takes a tenth of the GPU from the
-    policy as Ray counts, and scores while the policy does. Rewards with a model of images need this or many CPUs."""
+    """Whether each GPU of the policy also has a process of this reward. Ray reserves a tenth of the GPU for it, and it
+    scores at the same time as the policy. Rewards with an image model need this setting or many CPUs."""
     num_cpus: float | None = None
     """Number of CPUs of one process, as Ray counts them. The default is 1 for rewards that keep a CPU busy, such as
     those with a model, and 0.1 for functions and for rewards that wait for a server."""
@@ -70,14 +71,14 @@ class RewardTermConfig:
 
     @property
     def cpus(self) -> float:
-        """CPUs of one process."""
+        """Number of CPUs of one process."""
         if self.num_cpus is not None:
             return self.num_cpus
         return 1.0 if self.name in COMPUTING else SMALL_SHARE
 
     @property
     def min_workers(self) -> int:
-        """Processes that the reward has at least."""
+        """Smallest number of processes of the reward."""
         return max(self.num_workers, 1)
 
     def __post_init__(self) -> None:
@@ -111,17 +112,17 @@ class RewardConfig:
     )
     """Rewards with their weights. The defaults are those of the paper for text reasoning."""
     max_missing_share: float = 0.2
-    """Largest fraction of a step's samples that may lack a required reward. A step with more does not change the
-    weights."""
+    """Largest fraction of a step's samples for which a required reward may be missing. If more are missing, the step
+    does not change the weights."""
     max_failed_steps: int = 1
-    """Number of consecutive steps without enough rewards after which the run ends."""
+    """Number of consecutive steps with too many missing rewards after which the run ends."""
     max_steps_without_spread: int = 20
-    """Number of steps in a row, in which the rewards are equal within every group, that ends the run; 0 never ends it.
-    Every such step is warned of."""
+    """Number of consecutive steps with equal rewards within every group after which the run ends; 0 never ends it. The
+    log warns of every such step."""
 
     @property
     def has_spans(self) -> bool:
-        """Whether some reward pays for a part of the response alone."""
+        """Whether some reward applies only to a part of the response."""
         return any(term.span for term in self.terms)
 
     def __post_init__(self) -> None:

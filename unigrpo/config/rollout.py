@@ -19,11 +19,11 @@ class TextSamplingConfig:
     max_new_tokens: int = 256
     """Number of tokens of every response. Tokens after the first end-of-text are padding."""
     num_denoising_steps: int = 128
-    """Number of forward passes for one response; a multiple of the number of blocks."""
+    """Number of forward passes for one response. It must be a multiple of the number of blocks."""
     block_length: int = 32
     """Number of tokens of one block, which must divide max_new_tokens. Blocks are generated from left to right."""
     temperature: float = 1.0
-    """Divisor of the logits in sampling and in scoring; 0 takes the most likely token."""
+    """Divisor of the logits in sampling and in scoring; 0 chooses the most likely token."""
     top_p: float = 1.0
     """Sample only from the smallest set of tokens that has this total probability; 1 samples from all tokens."""
     remasking: Remasking = "low_confidence"
@@ -35,9 +35,9 @@ class TextSamplingConfig:
     """If above 0, every step keeps all tokens with at least this confidence, and at least one token. This replaces
     num_denoising_steps."""
     cache: TextCache = "none"
-    """Keys and values that the first pass of a block computes and its other passes use again: none (`none`), those of
-    the tokens before the block (`prefix`), or those before and after it (`dual`). A cache is faster and changes the
-    distribution of the samples a little."""
+    """Keys and values that the first pass of a block computes and its other passes reuse: `none`, those of the tokens
+    before the block (`prefix`), or those of the tokens before and after it (`dual`). A cache makes generation faster
+    and changes the distribution of the samples slightly."""
     stop_at_end_of_text: bool = True
     """Do not generate the blocks after the one that contains end-of-text; they become padding."""
 
@@ -70,30 +70,30 @@ class ImageSamplingConfig:
     """Sampling of images."""
 
     num_image_tokens: int = 1024
-    """Number of codes of one image. With the published tokenizer it is (pixels of a side / 16) squared, 1024 for 512
-    pixels."""
+    """Number of codes of one image. With the published image tokenizer it is (height in pixels / 16) squared: 1024 for
+    512 pixels."""
     num_denoising_steps: int = 15
-    """Number of forward passes for one image. Each keeps the most confident codes and masks the others again."""
+    """Number of forward passes for one image. Each pass keeps the most confident codes and masks the others again."""
     schedule: str = "cosine"
     """Schedule of the fraction of codes that is masked after each step: `cosine`, `linear`, `sigmoid`, or `pow` with
     an exponent such as `pow2` or `pow0.5`."""
     temperature: float = 1.0
-    """Divisor of the logits in sampling and in scoring; 0 takes the most likely code."""
+    """Divisor of the logits in sampling and in scoring; 0 chooses the most likely code."""
     remasking_temperature: float = 1.0
-    """Scale of the Gumbel noise on the log-probabilities that decide which codes are kept. It is the value of the
-    first step and is annealed to 0."""
+    """Scale of the Gumbel noise that is added to the log-probabilities to decide which codes are kept. This is the
+    scale in the first step; it is annealed to 0."""
     remasking_anneal: Literal["linear", "compounding"] = "linear"
-    """How the noise is annealed: `linear`, or `compounding`, which multiplies the linear factors of all steps so far
+    """How the noise is annealed: `linear`, or `compounding`, which multiplies the linear factors of all steps so far,
     as the released code does."""
     guidance_scale: float = 3.5
     """Scale of classifier-free guidance against an unconditional prompt; 0 switches it off."""
     score_guided: bool = False
-    """Whether UniGRPO scores images by the distribution of guidance that they were sampled from, with two passes for
-    each view. Otherwise it scores them without guidance, and clip and KL hold only this distribution: the guided one
-    may move many times as far. Nothing else reads this setting."""
+    """Whether UniGRPO scores images by the guided distribution from which they were sampled, with two passes for each
+    view. Otherwise it scores them without guidance, and clipping and KL limit only the change of the unguided
+    distribution; the guided one may change many times as much. Only UniGRPO training uses this setting."""
     cache: ImageCache = "none"
-    """`text` uses the prompt's keys and values of the first step, in which no code is known, in all later steps;
-    `none` computes them in every step."""
+    """Cache of the prompt's keys and values: `text` computes them in the first step, when all codes are masked, and
+    reuses them in all later steps; `none` computes them in every step."""
 
     def __post_init__(self) -> None:
         positive("num_image_tokens", self.num_image_tokens)
@@ -109,9 +109,9 @@ class ImageSamplingConfig:
 
 
 def check_text_steps(section: str, text: TextSamplingConfig) -> None:
-    """Raises ValueError for more denoising steps than a response has tokens, since each should fix one.
+    """Raises ConfigError for more denoising steps than a response has tokens, since each step should fix a token.
 
-    The sampler itself takes any number, as the released code does, and leaves out the steps that fix nothing.
+    The sampler itself accepts any number, as the released code does, and leaves out the steps that fix nothing.
     """
     require(
         text.num_denoising_steps <= text.max_new_tokens,
@@ -121,12 +121,12 @@ def check_text_steps(section: str, text: TextSamplingConfig) -> None:
 
 
 def check_image_steps(section: str, image: ImageSamplingConfig, num_codes: int | None = None) -> None:
-    """Raises ValueError for more denoising steps than an image has codes; see :func:`check_text_steps`.
+    """Raises ConfigError for more denoising steps than an image has codes; see :func:`check_text_steps`.
 
     Args:
         section: Name of the section in the config with its dot, for the message.
         image: The settings.
-        num_codes: Codes of an image where they are known; else the number in the settings is the bound.
+        num_codes: Number of codes of an image; if None, it is ``image.num_image_tokens``.
     """
     codes = image.num_image_tokens if num_codes is None else num_codes
     require(
@@ -143,9 +143,9 @@ class RolloutConfig:
     n_samples_per_prompt: int = 8
     """Number of responses per prompt. They form the group whose rewards are compared."""
     oversample: float = 1.0
-    """Number of prompts that are sampled for each prompt of batch_size, at least 1. A step samples
-    ceil(batch_size x oversample) prompts and trains on the first batch_size groups that algo.group_filter keeps; where
-    it keeps fewer, the step has fewer samples."""
+    """Number of prompts that are sampled for each prompt of batch_size, at least 1. A step samples ceil(batch_size x
+    oversample) prompts and trains on the first batch_size groups that algo.group_filter keeps. If it keeps fewer, the
+    step trains on fewer."""
     micro_batch_size: int = 64
     """Number of responses that a worker generates at once."""
     num_workers: int = 0
@@ -153,15 +153,15 @@ class RolloutConfig:
     workers."""
     max_staleness: int = 0
     """Number of steps by which the weights that generate a rollout may be older than the policy. With 1, rollout
-    workers generate the samples of the next step while the present step is scored and trained on, and the ratios are
-    taken to the older weights. With 0, they wait for the new weights."""
+    workers generate the samples of the next step while the policy trains on the current step, and ratios are relative
+    to the older weights. With 0, rollout workers wait for the new weights."""
     text: TextSamplingConfig = field(default_factory=TextSamplingConfig)
     """Sampling of text responses, and of the thoughts before an image."""
     image: ImageSamplingConfig = field(default_factory=ImageSamplingConfig)
-    """Sampling of images. `num_image_tokens` follows from image.resolution."""
+    """Sampling of images. `num_image_tokens` is set by image.resolution."""
     max_text_tokens: int = 0
-    """For `r2i`: the number of tokens to which end-of-text tokens fill up the request and the thoughts, as in
-    training. 0 takes the number from the policy's config.json; if it has none, one end-of-text token ends the
+    """For `r2i`: number of tokens of the request and the thoughts together, padded with end-of-text tokens as in
+    training. 0 uses the number in the policy's config.json; if it has none, a single end-of-text token ends the
     thoughts."""
 
     def __post_init__(self) -> None:

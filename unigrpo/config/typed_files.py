@@ -1,7 +1,7 @@
-"""JSON files that this program has written, read with a check of every type that their readers rely on.
+"""Reading of JSON files that this program has written, with a check of the type of every value.
 
-Users repair such files by hand, other programs rewrite them, and disks damage them. Each kind of file has a type, such
-as a ``TypedDict``, so that a wrong value is an error with file, line and name, and never a traceback later on.
+Such files may be edited by hand, rewritten by other programs or damaged. Each kind of file has a type, such as a
+``TypedDict``, so that a wrong value is an error with file, line and name, and never a traceback later on.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NAMES = {
 
 
 class WrongContent(ValueError):
-    """A file does not hold what it should; the message says where and what was expected."""
+    """A file has wrong content; the message says where, and what was expected."""
 
 
 def read_json(path: Path, kind: Any, error: FileError, advice: str) -> Any:

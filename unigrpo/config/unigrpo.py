@@ -25,19 +25,19 @@ class TrainConfig(BaseTrainConfig):
     micro_batch_size: int = 32
     """Number of rows of one forward and backward pass on one rank. A row is one masked view of one response."""
     micro_batch_tokens: int = 0
-    """Largest number of tokens of such a pass, padding included, where a pass has at least one row; it replaces
-    micro_batch_size. 0 counts rows instead."""
+    """Largest number of tokens of such a pass, padding included; it replaces micro_batch_size. A pass has at least one
+    row, even if that row is longer. 0 counts rows instead."""
     colocate_actor_ref: bool = True
     """Whether the reference uses the GPUs of the policy. If false, it has its own GPUs."""
     logprob_mismatch_steps: int = 10
     """Compare the sampler's log-probabilities with those of the training path in the first step and every this many
     steps after it; 0 never compares them."""
     logprob_mismatch_limit: float = 0.2
-    """Largest allowed mean of these differences over the tokens of a task, in nats. A larger one ends the run. The
-    rounding of bfloat16 gives a mean of some hundredths, with single tokens above 1."""
+    """Largest allowed mean of these differences over the tokens of a task, in nats. A larger mean ends the run. The
+    rounding of bfloat16 causes a mean of a few hundredths; single tokens may differ by more than 1."""
 
     max_skipped_updates: int = 5
-    """Largest number of optimizer steps of the run that may be left out because their loss or gradient is not finite.
+    """Largest number of optimizer steps of the run that may be skipped because their loss or gradient is not finite.
     One more ends the run."""
 
     def __post_init__(self) -> None:
@@ -65,20 +65,20 @@ class EvalConfig:
     split: str = "test"
     """Split to read, if dataset is a folder or a Hugging Face data set."""
     max_samples: int = 0
-    """Largest number of prompts to use, the first ones of the file and the same number of each task; 0 uses all
-    prompts."""
+    """Largest number of prompts to use; 0 uses all prompts. The first prompts of the file are used, the same number of
+    each task."""
     steps: int = 0
     """Evaluate every this many steps, and before and after training; 0 evaluates only before and after."""
     n_samples_per_prompt: int = 4
     """Number of sampled responses per prompt, in addition to the greedy one."""
     preset: Literal["training", "mmada_paper", "llada", "d1"] = "training"
-    """Protocol of the evaluation. `training` asks as in training and samples by eval.text and eval.image. The others
-    are declared by papers, and set lengths, steps, blocks, guidance, template, instructions and the grader
-    (docs/evaluation.md)."""
+    """Protocol of the evaluation. `training` uses the templates and instructions of training and the sampling settings
+    eval.text and eval.image. The others are the protocols of papers, which set lengths, steps, blocks, guidance,
+    template, instructions and the grader (docs/evaluation.md)."""
     text: TextSamplingConfig | None = None
-    """Sampling of text in evaluations with the preset `training`. If empty, it is rollout.text."""
+    """Sampling of text in evaluations with the preset `training`. If it is not set, rollout.text is used."""
     image: ImageSamplingConfig | None = None
-    """Sampling of images in evaluations with the preset `training`. If empty, it is rollout.image."""
+    """Sampling of images in evaluations with the preset `training`. If it is not set, rollout.image is used."""
 
     def __post_init__(self) -> None:
         if self.dataset:
@@ -192,7 +192,7 @@ class RunConfig(BaseRunConfig):
 
     @property
     def scores_guided(self) -> bool:
-        """Whether image codes are scored by the distribution of guidance."""
+        """Whether the log-probabilities of image codes are those of the guided distribution."""
         return self.rollout.image.score_guided and self.rollout.image.guidance_scale > 0
 
     def kl_coef(self, task: str) -> float:
@@ -213,7 +213,7 @@ class RunConfig(BaseRunConfig):
         return self.algo.tasks.get(task, TaskConfig()).mask_ratio or self.algo.mask_ratio
 
     def loss_coef(self, task: str) -> float:
-        """Returns the factor of a task's part of the loss."""
+        """Returns the factor of a task's loss in the total loss."""
         return self.algo.tasks.get(task, TaskConfig()).loss_coef
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,6 +100,15 @@ class Reward:
 
     def close(self) -> None:
         """Ends what the reward started."""
+
+
+def gold_columns(item: RewardInput) -> Mapping[str, object]:
+    """Returns the object that the gold answer is as JSON, or else the other columns of the sample."""
+    try:
+        found = json.loads(item.label or "")
+    except ValueError:
+        found = None
+    return found if isinstance(found, dict) else item.metadata
 
 
 def check_text_prompt(prompt: RewardInput) -> None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import ast
-import json
 import operator
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 
-from rewards.base import Reward, RewardInput, check_text_prompt
+from rewards.base import Reward, RewardInput, check_text_prompt, gold_columns
+from rewards.reply import tagged_answer
 
-ANSWER_TAGS = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 ALLOWED = re.compile(r"[\d+\-*/().\s]+")
 LONGEST = 200
 """Characters of a calculation. Six numbers with brackets need fewer."""
@@ -51,10 +50,10 @@ class Countdown(Reward):
 
     def _score(self, item: RewardInput) -> float:
         numbers, target = puzzle_of(item)
-        found = ANSWER_TAGS.findall(item.completion)
-        if not found:
+        found = tagged_answer(item.completion)
+        if found is None:
             return 0.0
-        return 1.0 if value_of(found[-1].strip(), numbers) == target else self._format_score
+        return 1.0 if value_of(found.strip(), numbers) == target else self._format_score
 
 
 def puzzle_of(item: RewardInput) -> tuple[list[int], int]:
@@ -63,11 +62,7 @@ def puzzle_of(item: RewardInput) -> tuple[list[int], int]:
     Raises:
         ValueError: There is no such puzzle.
     """
-    try:
-        found = json.loads(item.label or "")
-    except ValueError:
-        found = None
-    columns: Mapping[str, object] = found if isinstance(found, dict) else item.metadata
+    columns = gold_columns(item)
     numbers, target = columns.get("numbers", columns.get("nums")), columns.get("target")
     if not isinstance(numbers, (list, tuple)) or not all(type(n) is int for n in numbers) or type(target) is not int:
         raise ValueError(

@@ -9,6 +9,7 @@ MASK = "<|mdm_mask|>"
 SPECIAL = re.compile(r"<\|[^|<>\s]{1,40}\|>|</?s>|<(?:pad|bos|eos|unk)>", re.IGNORECASE)
 """This matches a special token."""
 _PADDING = re.compile(rf"(?:[\s\0]|(?!{re.escape(MASK)})(?:{SPECIAL.pattern}))+\Z", re.IGNORECASE)
+_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _BOX = re.compile(r"\\boxed\{([^{}]*)\}")
 
 
@@ -28,6 +29,12 @@ def after_thoughts(completion: str) -> str:
     """
     after = completion.rpartition("</think>")[2]
     return "" if "<think>" in after else after.strip()
+
+
+def tagged_answer(completion: str) -> str | None:
+    """Returns the content of the last pair of answer tags; None without one."""
+    found = _ANSWER.findall(completion)
+    return found[-1] if found else None
 
 
 def final_reply(completion: str) -> str:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from rewards.base import Reward, RewardInput, check_text_prompt
-
-ANSWER_TAGS = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+from rewards.base import Reward, RewardInput, check_text_prompt, gold_columns
+from rewards.reply import tagged_answer
 
 
 class Sudoku(Reward):
@@ -37,11 +34,7 @@ def puzzle_of(item: RewardInput) -> tuple[str, str]:
     Raises:
         ValueError: There is no such puzzle.
     """
-    try:
-        found = json.loads(item.label or "")
-    except ValueError:
-        found = None
-    columns: Mapping[str, object] = found if isinstance(found, dict) else item.metadata
+    columns = gold_columns(item)
     puzzle, solution = str(columns.get("puzzle", "")), str(columns.get("solution", ""))
     fits = len(puzzle) == len(solution) and len(puzzle) in (16, 81)
     if not fits or not (puzzle + solution).isdigit() or "0" not in puzzle or "0" in solution:
@@ -54,9 +47,9 @@ def puzzle_of(item: RewardInput) -> tuple[str, str]:
 
 def _score(item: RewardInput) -> float:
     puzzle, solution = puzzle_of(item)
-    found = ANSWER_TAGS.findall(item.completion)
-    if not found:
+    found = tagged_answer(item.completion)
+    if found is None:
         return 0.0
-    digits = "".join(letter for letter in found[-1] if letter in "0123456789").ljust(len(puzzle), "0")
+    digits = "".join(letter for letter in found if letter in "0123456789").ljust(len(puzzle), "0")
     empty = [place for place, cell in enumerate(puzzle) if cell == "0"]
     return sum(digits[place] == solution[place] for place in empty) / len(empty)

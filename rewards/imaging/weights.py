@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -22,10 +21,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-NOT_WRITABLE = (
-    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOLCK,
-)  # fmt: skip
-"""Errors of a cache that is full or cannot be written."""
 TEXT_FILES = ("*.json", "*.txt")
 """Files of a config, a tokenizer and a processor."""
 
@@ -103,8 +98,8 @@ def _downloaded(model: str, patterns: Sequence[str]) -> Path:
 
 def _reason(error: Exception) -> str:
     """Returns what kept a download from happening, on one line, and what to do."""
-    full = next((e for e in (error, error.__cause__) if isinstance(e, OSError) and e.errno in NOT_WRITABLE), None)
-    if full is not None:
+    full = next((e for e in (error, error.__cause__) if isinstance(e, OSError) and e.errno), None)
+    if full is not None:  # an error of the file system: those of the network have no number
         return (
             f"the cache of the Hub cannot be written ({full.strerror}: {full.filename or constants.HF_HOME}); make "
             "room, or set HF_HOME to a folder that can be written"

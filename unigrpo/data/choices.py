@@ -19,6 +19,8 @@ MARKED = re.compile(r"(?:^|(?<=[\s,;]))\(?([A-Za-z])\s?[).:]\s*")
 """The letter before a choice in a text of all choices, such as `A. 1; B. 2` and `a ) 38 , b ) 27`."""
 LETTERED_COLUMN = re.compile(r"(|choice_?|option_?|opt_?|op)([a-z])")
 """Columns that hold one choice each, in lower case: `a`, `choice_a`, `option_a` or `opa`."""
+FIRST_LETTER = re.compile(r"(?<!\w)[AB]\s?(?:[).:]|\}|$)|<[AB]>|\([AB]\)", re.IGNORECASE | re.MULTILINE)
+"""The letter before the first choices of a question, as in `A. `, `(A)` and `\\textbf{(A)}`."""
 MARKUP = re.compile(r"\\(?:text|math)(?:bf|rm|it|sf)?\s*\{([^{}]*)\}|\\[ ,;:!]|~|\\q?quad|\$")
 """LaTeX that changes the looks of a choice, as in `\\textbf{(B)}\\ 5` of the AMC."""
 
@@ -100,6 +102,14 @@ def with_choices(question: str, options: Sequence[str]) -> str:
 def has_letters(question: str, options: Sequence[str]) -> bool:
     """Whether :func:`with_choices` writes the choices after a question, and so gives them letters."""
     return 0 < len(options) <= len(LETTERS) and not all(option in question for option in options)
+
+
+def lack_choices(questions: Sequence[str], golds: Sequence[str]) -> bool:
+    """Whether all golds are letters of choices, from A to J, and no question shows choices."""
+    letters = tuple(LETTERS[:10])
+    return (
+        bool(golds) and all(gold.upper() in letters for gold in golds) and not any(map(FIRST_LETTER.search, questions))
+    )
 
 
 def letter_of(gold: str, question: str, options: Sequence[str], names: Sequence[str], first: int | None) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,14 +11,12 @@ from pathlib import Path
 from unigrpo import DataError
 from unigrpo.config import PromptFileConfig, PromptFiles, prompt_files
 from unigrpo.data.bad_samples import BadRows, BadSample
+from unigrpo.data.choices import lack_choices
 from unigrpo.data.prompt_rows import PromptReader
 from unigrpo.data.tables import Table, open_table
 from unigrpo.records import Prompt
 
 logger = logging.getLogger(__name__)
-CHOICE_LETTERS = tuple("ABCDEFGHIJ")
-MARK_OF_A_CHOICE = re.compile(r"(?<!\w)[AB]\s?(?:[).:]|\}|$)|<[AB]>|\([AB]\)", re.IGNORECASE | re.MULTILINE)
-"""The letter before the first choices, as in `A. `, `(A)` and `\\textbf{(A)}`."""
 
 
 def load_prompts(
@@ -109,23 +106,13 @@ def _read(file: PromptFileConfig, prefix: str, bad: BadRows) -> list[Prompt]:
             "%s: its text prompts have no gold answer; set task: t2i for this file if they are captions",
             file.path,
         )
-    _warn_of_missing_choices(file.path, prompts)
-    return prompts
-
-
-def _warn_of_missing_choices(path: str, prompts: list[Prompt]) -> None:
-    """Warns of questions whose choices are in no column that was found."""
-    golds = [prompt.label for prompt in prompts if prompt.label is not None]
-    if (
-        golds
-        and all(gold.upper() in CHOICE_LETTERS for gold in golds)
-        and not any(MARK_OF_A_CHOICE.search(prompt.text) for prompt in prompts)
-    ):
+    if lack_choices([p.text for p in prompts], [p.label for p in prompts if p.label is not None]):
         logger.warning(
             "%s: its golds are the letters of choices, and no question shows choices; write them into the question or "
             "into a column `options`",
-            path,
+            file.path,
         )
+    return prompts
 
 
 def _count_unreadable(table: Table, index: int, file: PromptFileConfig, prefix: str, bad: BadRows) -> None:

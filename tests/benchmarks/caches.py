@@ -91,7 +91,7 @@ def compared(setup: Setup, variants: dict[str, dict[str, object]]) -> dict[str, 
         sampled = drawn(setup, changes, setup.config.eval.n_samples_per_prompt)
         plain = plain or [greedy, sampled]
         unguided = sampled if setup.prompts[0].task != "t2i" else drawn(setup, changes, 1, guidance_scale=0.0)
-        gaps = setup.policy.parity(TrajectoryBatch.of(unguided))
+        gaps = setup.policy.logprob_mismatch(TrajectoryBatch.of(unguided))
         results[name] = {
             "equal_tokens_greedy": equal_tokens(plain[0], greedy),
             "equal_tokens_sampled": equal_tokens(plain[1], sampled),

@@ -183,7 +183,8 @@ def parity(suite: Suite) -> dict[str, Any]:
     images = suite.sample_images(replace(suite.size.image, guidance_scale=0.0))
     for task, samples in (("text", text), ("t2i", images)):
         rollouts = [_rollout(number, task, sample) for number, sample in enumerate(samples)]
-        gaps = logprob_gaps(suite.model, rollouts, scoring_settings(suite.size), suite.model.device, seed=0)
+        settings, device = scoring_settings(suite.size), suite.model.device
+        gaps = logprob_gaps(suite.model, rollouts, settings, device, seed=0, batch_size=len(rollouts))
         tokens = sum(gap.num_tokens for gap in gaps)
         found[task] = {
             "mean_gap": sum(gap.total for gap in gaps) / tokens,

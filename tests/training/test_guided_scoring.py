@@ -86,9 +86,9 @@ def test_the_guided_sampler_and_scoring_agree_at_every_step(model, task):
     assert min(steps) >= 2
     largest = blind = 0.0
     for seed in range(12):
-        gaps = logprob_gaps(model, rollouts, settings, torch.device("cpu"), seed)
+        gaps = logprob_gaps(model, rollouts, settings, torch.device("cpu"), seed, len(rollouts))
         largest = max(largest, *(gap.largest for gap in gaps))
-        gaps = logprob_gaps(model, rollouts, plain, torch.device("cpu"), seed)
+        gaps = logprob_gaps(model, rollouts, plain, torch.device("cpu"), seed, len(rollouts))
         blind = max(blind, *(gap.largest for gap in gaps))
     assert largest < 2e-5
     assert blind > 0.5  # unguided scoring is another distribution

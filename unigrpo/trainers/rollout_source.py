@@ -88,7 +88,7 @@ class Generated:
         return self._score(TrajectoryBatch.of(samples), checked)
 
     def mismatch(self, samples: Sequence[Rollout]) -> list[LogprobGap]:
-        """Returns what :meth:`~unigrpo.workers.policy.PolicyWorker.parity` measures on some of the rollouts.
+        """Returns what :meth:`~unigrpo.workers.policy.PolicyWorker.logprob_mismatch` measures on some of the rollouts.
 
         Raises:
             ReleasedError: :meth:`release` was called before.
@@ -140,7 +140,7 @@ class ColocatedRollouts:
         return self.policy.map(PolicyWorker.log_likelihood, batch, updates).rows()
 
     def _policy_gaps(self, batch: TrajectoryBatch) -> list[LogprobGap]:
-        return self.policy.map(PolicyWorker.parity, batch)
+        return self.policy.map(PolicyWorker.logprob_mismatch, batch)
 
 
 class DisaggregatedRollouts(ColocatedRollouts):
@@ -209,7 +209,7 @@ class DisaggregatedRollouts(ColocatedRollouts):
         return self.workers.map(RolloutWorker.log_likelihood, batch).rows()
 
     def _worker_gaps(self, batch: TrajectoryBatch) -> list[LogprobGap]:
-        return self.workers.map(RolloutWorker.parity, batch)
+        return self.workers.map(RolloutWorker.logprob_mismatch, batch)
 
     def _check(self, rollouts: Sequence[Rollout], version: int) -> None:
         allowed = self.config.rollout.max_staleness * self.config.train.num_inner_updates

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from unigrpo.config import RunConfig
 from unigrpo.records import KeyedTrajectory
 from unigrpo.rng import keyed_generator
+from unigrpo.training.batching import micro_batches
 from unigrpo.training.passes import PassRow, entry_log_probs
 from unigrpo.training.scoring_settings import ScoringSettings
 from unigrpo.training.views import spans_of
@@ -60,19 +62,23 @@ def logprob_gaps(
     settings: ScoringSettings,
     device: torch.device,
     seed: int,
+    batch_size: int,
 ) -> list[LogprobGap]:
     """Returns the differences at one random step of each rollout, under the weights that generated it.
 
     Args:
         forward: The model, or the engine that holds it.
-        rollouts: At least one rollout. They go through the model together.
+        rollouts: Rollouts of a step.
         settings: Vocabularies and temperatures.
         device: Device of the model.
         seed: Seed of the run.
+        batch_size: Number of rollouts that go through the model together.
     """
-    rows = [_row_at(number, rollout, _step(rollout, seed)) for number, rollout in enumerate(rollouts)]
-    found = entry_log_probs(forward, rows, settings, device).cpu().split([row.num_scored for row in rows])
-    gaps = [(f - r.commit_log_probs[row.is_scored]).abs() for f, r, row in zip(found, rollouts, rows, strict=True)]
+    gaps: list[Tensor] = []
+    for batch in micro_batches(rollouts, batch_size):
+        rows = [_row_at(number, rollout, _step(rollout, seed)) for number, rollout in enumerate(batch)]
+        found = entry_log_probs(forward, rows, settings, device).cpu().split([row.num_scored for row in rows])
+        gaps += [(f - r.commit_log_probs[row.is_scored]).abs() for f, r, row in zip(found, batch, rows, strict=True)]
     return [LogprobGap(total=g.sum().item(), largest=g.max().item(), num_tokens=len(g)) for g in gaps]
 
 

@@ -13,7 +13,6 @@ from unigrpo.models.image_tokenizer import ImageTokenizer
 from unigrpo.models.lora import without_lora
 from unigrpo.models.sampling_defaults import SamplingDefaults
 from unigrpo.records import SampleRequest
-from unigrpo.training.batching import micro_batches
 from unigrpo.training.optimizer_step import Engine
 from unigrpo.training.scoring import ScoringSettings, score
 from unigrpo.training.unigrpo import unigrpo_updates
@@ -56,14 +55,12 @@ class PolicyWorker(TrainedWorker):
         with without_lora(self._engine.model):
             return self.log_likelihood(batch)
 
-    def parity(self, samples: TrajectoryBatch) -> list[LogprobGap]:
+    def logprob_mismatch(self, batch: TrajectoryBatch) -> list[LogprobGap]:
         """Returns the differences between the sampler's log-probabilities and the training path's, at one step of each
         rollout."""
         # Through the engine, as in training: a copy of the weights could not show that they differ.
-        gaps: list[LogprobGap] = []
-        for batch in micro_batches(samples.samples(), self._config.train.micro_batch_size):
-            gaps += logprob_gaps(self._engine.forward, batch, self._scoring, self._engine.device, self._config.seed)
-        return gaps
+        engine, size = self._engine, self._config.train.micro_batch_size
+        return logprob_gaps(engine.forward, batch.samples(), self._scoring, engine.device, self._config.seed, size)
 
     def update(self, batch: TrainBatch, num_skipped: int = 0) -> list[dict[str, float]]:
         """Makes the K optimizer steps.

@@ -149,13 +149,11 @@ class RolloutWorker:
         """Returns the number itself, because rollout workers make their passes independently."""
         return number
 
-    def parity(self, samples: TrajectoryBatch) -> list[LogprobGap]:
-        """Returns what :meth:`~unigrpo.workers.policy.PolicyWorker.parity` returns, with this worker's present
-        weights."""
-        gaps: list[LogprobGap] = []
-        for batch in micro_batches(samples.samples(), self._config.train.micro_batch_size):
-            gaps += logprob_gaps(self.forward, batch, self._scoring, self.device, self._config.seed)
-        return gaps
+    def logprob_mismatch(self, batch: TrajectoryBatch) -> list[LogprobGap]:
+        """Returns what :meth:`~unigrpo.workers.policy.PolicyWorker.logprob_mismatch` returns, with this worker's
+        present weights."""
+        size = self._config.train.micro_batch_size
+        return logprob_gaps(self.forward, batch.samples(), self._scoring, self.device, self._config.seed, size)
 
     def receive_weights(self) -> None:
         """Receives the weights that the policy sends."""

@@ -21,9 +21,9 @@ import torch
 from PIL import Image
 
 from unigrpo.cli import demo_page
+from unigrpo.cli.animations import GREY
 from unigrpo.cli.demo_guard import MAX_UPLOAD_BYTES, RequestGuard
 from unigrpo.cli.demo_page import Demo, build_page
-from unigrpo.cli.images import GREY
 from unigrpo.config import ImageSamplingConfig, TextSamplingConfig
 from unigrpo.config.generate import DemoConfig
 from unigrpo.records import Prompt, Trajectory

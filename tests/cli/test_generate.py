@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from unigrpo.cli import generate, generation
+from unigrpo.cli.animations import GREY, image_frames, text_frames
 from unigrpo.cli.generate_inputs import check_inputs
-from unigrpo.cli.images import GREY, image_frames, text_frames
 from unigrpo.models.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
 
 TEXT = ["--text.max_new_tokens", "8", "--text.block_length", "4", "--text.num_denoising_steps", "4"]

@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 
 from unigrpo import ConfigError
+from unigrpo.cli.animations import MASKED, image_frames
 from unigrpo.cli.demo_guard import MAX_UPLOAD_BYTES, RequestGuard
-from unigrpo.cli.images import MASKED, image_frames
 from unigrpo.config import (
     IMAGE_OUTPUT_TASKS,
     DataConfig,

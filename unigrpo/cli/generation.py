@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 
 from unigrpo import ConfigError
+from unigrpo.cli.animations import image_frames, save_gif, text_frames
+from unigrpo.cli.evaluator_folders import check_layout, write_layout
 from unigrpo.cli.generate_inputs import Inputs, check_inputs
-from unigrpo.cli.images import image_frames, save_gif, text_frames
-from unigrpo.cli.layouts import check_layout, write_layout
 from unigrpo.config.generate import GenerateConfig
 from unigrpo.config.typed_files import read_json, read_json_lines, replace_text
 from unigrpo.data.images import read_image

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from unigrpo.cli.paths import with_absolute_paths
-from unigrpo.cli.training_flags import add_plan_arguments, require_config_file
+from unigrpo.cli.training_flags import parse_run
 from unigrpo.config import RunConfig
-from unigrpo.config.parsing import config_from_args, parse, run_parser
-from unigrpo.runs.tracking import check_tracking
+from unigrpo.config.parsing import run_parser
 
 
 def run(arguments: Sequence[str]) -> int:
     """Runs ``unigrpo train``. Returns the exit status."""
     parser = run_parser("unigrpo train", __doc__ or "", RunConfig)
-    add_plan_arguments(parser)
-    parsed = parse(parser, arguments, RunConfig)
-    require_config_file(parsed)
-    config = with_absolute_paths(config_from_args(parsed, RunConfig))
-    check_tracking(config.logger.wandb_project)
+    parsed, config = parse_run(parser, arguments, RunConfig)
     if parsed.check_settings:
         return 0
     from unigrpo.cli.training import UniGRPOJob, run_training  # noqa: PLC0415  # loads torch and Ray, which --help need not

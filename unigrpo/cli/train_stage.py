@@ -7,11 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from unigrpo import ConfigError
-from unigrpo.cli.paths import UserPaths, with_absolute_paths
-from unigrpo.cli.training_flags import add_plan_arguments, require_config_file
+from unigrpo.cli.paths import UserPaths
+from unigrpo.cli.training_flags import parse_run
 from unigrpo.config.denoising import StageConfig
-from unigrpo.config.parsing import config_from_args, parse, run_parser
-from unigrpo.runs.tracking import check_tracking
+from unigrpo.config.parsing import run_parser
 
 
 def pretrain(arguments: Sequence[str]) -> int:
@@ -27,11 +26,7 @@ def mixcot(arguments: Sequence[str]) -> int:
 def _run(program: str, description: str, arguments: Sequence[str]) -> int:
     parser = run_parser(program, description, StageConfig)
     parser.add_argument("--init_from", default="", help="run directory of a finished stage to start from")
-    add_plan_arguments(parser)
-    parsed = parse(parser, arguments, StageConfig)
-    require_config_file(parsed)
-    config = with_absolute_paths(config_from_args(parsed, StageConfig))
-    check_tracking(config.logger.wandb_project)
+    parsed, config = parse_run(parser, arguments, StageConfig)
     if parsed.check_settings:
         return 0
     if parsed.init_from:

@@ -1,17 +1,28 @@
-"""Flags that the training commands share."""
+"""Flags that the training commands share, and the config that a command line gives."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 from jsonargparse import ArgumentParser
 
 from unigrpo import ConfigError
+from unigrpo.cli.paths import with_absolute_paths
+from unigrpo.config import BaseRunConfig
+from unigrpo.config.parsing import config_from_args, parse
 from unigrpo.cost.hardware import KINDS
+from unigrpo.runs.tracking import check_tracking
+
+Config = TypeVar("Config", bound=BaseRunConfig)
 
 
-def add_plan_arguments(parser: ArgumentParser) -> None:
-    """Adds the flags of a dry run."""
+def parse_run(parser: ArgumentParser, arguments: Sequence[str], kind: type[Config]) -> tuple[Any, Config]:
+    """Returns the flags and the config of a run, whose paths are absolute and whose experiment tracking can work.
+
+    Raises:
+        ConfigError: Something is wrong, or no config file is named: the defaults alone describe no useful run.
+    """
     parser.add_argument(
         "--dry_run",
         action="store_true",
@@ -31,9 +42,9 @@ def add_plan_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--mfu", type=float, default=0.4, help="dry_run: fraction of the GPU's arithmetic that is reached, 0 to 1"
     )
-
-
-def require_config_file(parsed: Any) -> None:
-    """Raises ConfigError if a command line names no config file, because the defaults alone describe no useful run."""
+    parsed = parse(parser, arguments, kind)
     if not parsed.config:
         raise ConfigError("no config; name a YAML file, such as --config launch/configs/tiny/unigrpo.yaml")
+    config = with_absolute_paths(config_from_args(parsed, kind))
+    check_tracking(config.logger.wandb_project)
+    return parsed, config

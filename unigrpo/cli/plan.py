@@ -13,6 +13,7 @@ from unigrpo import ConfigError
 from unigrpo.checks.denoising import StageInputs, row_lengths
 from unigrpo.checks.unigrpo import Inputs
 from unigrpo.cli.plan_run import (
+    PromptShares,
     advice_line,
     assumed_shares,
     disk_lines,
@@ -104,87 +105,117 @@ def unigrpo_plan(config: RunConfig, inputs: Inputs | None, assumed: Assumptions)
         ValueError: The run does not fit.
     """
     size, lines = _model_lines(config, inputs is not None)
-    updates = config.train.num_steps * config.train.num_inner_updates
-    if inputs is not None:
-        shares = shares_of_prompts(config, inputs.prompts)
-        counts = Counter(prompt.task for prompt in inputs.prompts)
-        codes = inputs.num_image_tokens
-        longest = {task: max(tokens) for task, tokens in inputs.prompt_tokens.items()}
-        lines.append(
-            f"prompts     {len(inputs.prompts)} to train on ({_listed(counts)}), {len(inputs.eval_prompts)} held out, "
-            f"longest {inputs.longest_prompt} tokens"
-        )
-    else:
-        shares = assumed_shares(config, _rewarded_tasks(config))
-        codes = _published_codes(config.image.resolution)
-        longest = {task: config.data.max_prompt_tokens + (codes if task == "mmu" else 0) for task in shares.tasks}
-        mix = ", ".join(f"{share:.0%} {task}" for task, share in shares.tasks.items())
-        lines.append(f"prompts     assumed: {mix}, half of data.max_prompt_tokens long")
-    row = max((tokens + config.response_tokens(task, codes) for task, tokens in longest.items()), default=0)
+    prompts = _assumed_prompts(config) if inputs is None else _known_prompts(config, inputs)
+    hardware = assumed.hardware
+    num_updates = config.train.num_inner_updates
     lines += [
-        f"steps       {config.train.num_steps} of {config.num_samples_per_step} samples, {updates} optimizer steps",
+        f"prompts     {prompts.line}",
+        f"steps       {config.train.num_steps} of {config.num_samples_per_step} samples, "
+        f"{config.train.num_steps * num_updates} optimizer steps",
         f"rewards     {', '.join(f'{term.weight:g} x {term.name}' for term in config.reward.terms)}",
         f"estimator   {config.algo.likelihood.name}, mask ratios {config.algo.mask_ratio.schedule}",
         f"workers     {_workers(config)}",
     ]
-    rows = Rows(
-        longest=row,
-        longest_image=max(
-            (longest[t] + config.response_tokens(t, codes) for t in IMAGE_OUTPUT_TASKS if t in longest), default=0
-        ),
-        image_tokens=0 if set(longest) <= {"text"} else codes,
+    lines += _run_memory_lines(config, size, prompts, hardware)
+    tasks, mean, codes = prompts.shares.tasks, prompts.mean, prompts.codes
+    flops = unigrpo_flops(config, size, mean, codes, tasks, PUBLISHED_CODEBOOK_SIZE)
+    mean_row = sum(share * (mean[task] + config.response_tokens(task, codes)) for task, share in tasks.items())
+    passes = partial(unigrpo_passes, config, mean_row=mean_row)
+
+    def times_of(num_gpus: int) -> dict[str, RewardTime]:
+        return reward_times(config, prompts.shares, hardware, assumed.mfu, num_gpus)
+
+    time_lines, seconds = _time_lines(config, size, flops, num_updates, passes, assumed, times_of)
+    lines += time_lines
+    per_sample = flops.generate / config.num_generated_per_step / (hardware.tflops * 1e12 * assumed.mfu)
+    lines.append(f"            {1 / per_sample:.2f} samples a second by each generating GPU, if all steps are needed")
+    lines += reward_time_lines(config, times_of(config.num_policy_ranks))
+    evaluation = 0.0
+    if config.eval.dataset:
+        evaluation = evaluation_flops(config, size, prompts.held_out, mean, codes, PUBLISHED_CODEBOOK_SIZE)
+    evaluation /= hardware.tflops * 1e12 * assumed.mfu * config.num_policy_ranks
+    lines += whole_run_lines(config, whole_step(seconds, config.rollout.max_staleness), evaluation)
+    lines += _resource_lines(config, size, seconds)
+    return "\n".join([*lines, *_ending(inputs is not None)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Prompts:
+    """What a plan knows or assumes about the prompts of a run."""
+
+    line: str
+    """What the plan says about them."""
+    shares: PromptShares
+    codes: int
+    """Codes of one image."""
+    longest: Mapping[str, int]
+    """Tokens of the longest prompt of each task."""
+    mean: dict[str, int]
+    """Tokens of the mean prompt of each task."""
+    held_out: dict[str, float]
+    """Number of held-out prompts of each task."""
+
+
+def _known_prompts(config: RunConfig, inputs: Inputs) -> _Prompts:
+    counts, lengths = Counter(prompt.task for prompt in inputs.prompts), inputs.prompt_tokens
+    return _Prompts(
+        line=f"{len(inputs.prompts)} to train on ({_listed(counts)}), {len(inputs.eval_prompts)} held out, longest "
+        f"{inputs.longest_prompt} tokens",
+        shares=shares_of_prompts(config, inputs.prompts),
+        codes=inputs.num_image_tokens,
+        longest={task: max(tokens) for task, tokens in lengths.items()},
+        mean={task: round(sum(tokens) / len(tokens)) for task, tokens in lengths.items()},
+        held_out=dict(Counter(prompt.task for prompt in inputs.eval_prompts)),
     )
-    memory = memory_plan(config, size, rows)
-    lines += _memory_lines(memory, "policy GPU", assumed.hardware)
+
+
+def _assumed_prompts(config: RunConfig) -> _Prompts:
+    shares = assumed_shares(config, _rewarded_tasks(config))
+    codes, longest = _published_codes(config.image.resolution), config.data.max_prompt_tokens
+    mix = ", ".join(f"{share:.0%} {task}" for task, share in shares.tasks.items())
+    image = {task: codes if task == "mmu" else 0 for task in shares.tasks}
+    return _Prompts(
+        line=f"assumed: {mix}, half of data.max_prompt_tokens long",
+        shares=shares,
+        codes=codes,
+        longest={task: longest + tokens for task, tokens in image.items()},
+        mean={task: longest // 2 + tokens for task, tokens in image.items()},
+        held_out={task: share * config.eval.max_samples for task, share in shares.tasks.items()},
+    )
+
+
+def _run_memory_lines(config: RunConfig, size: ModelSize, prompts: _Prompts, hardware: Hardware) -> list[str]:
+    """Returns the lines about the memory of all GPUs of a UniGRPO run.
+
+    Raises:
+        ValueError: The run does not fit.
+    """
+    rows = {task: tokens + config.response_tokens(task, prompts.codes) for task, tokens in prompts.longest.items()}
+    longest = Rows(
+        longest=max(rows.values(), default=0),
+        longest_image=max((rows[task] for task in IMAGE_OUTPUT_TASKS if task in rows), default=0),
+        image_tokens=0 if set(rows) <= {"text"} else prompts.codes,
+    )
+    memory = memory_plan(config, size, longest)
+    lines = _memory_lines(memory, "policy GPU", hardware)
     if config.has_dedicated_reference_gpus:
         gigabytes = memory.gpu["weights"] + memory.gpu["score"]
         lines.append(f"            {gigabytes:.2f} GB on each of {config.num_policy_ranks} reference GPUs")
     if config.rollout.num_workers:
-        gigabytes = rollout_memory_gb(config, size, rows)
-        check_rollouts_fit(gigabytes, assumed.hardware)
+        gigabytes = rollout_memory_gb(config, size, longest)
+        check_rollouts_fit(gigabytes, hardware)
         lines.append(f"            {gigabytes:.2f} GB on each of {config.rollout.num_workers} rollout GPUs")
-    lines += [
-        f"            {term.num_gpus:g} of a GPU ({term.num_gpus * room_gb(assumed.hardware):.1f} GB) beside the "
-        f"policy's for each of {term.min_workers} x {term.name}"
-        for term in config.reward.terms
-        if term.num_gpus
-    ]
-    lines += [
-        f"            {POLICY_GPU_SHARE:g} of each policy GPU for {term.name}"
-        for term in config.reward.terms
-        if term.on_policy_gpus
-    ]
-    check_fits(memory, config, assumed.hardware)
-    if inputs is not None:
-        prompt = {task: round(sum(tokens) / len(tokens)) for task, tokens in inputs.prompt_tokens.items()}
-    else:
-        prompt = {task: config.data.max_prompt_tokens // 2 + (codes if task == "mmu" else 0) for task in shares.tasks}
-    flops = unigrpo_flops(config, size, prompt, codes, shares.tasks, PUBLISHED_CODEBOOK_SIZE)
-    mean_row = sum(
-        share * (prompt[task] + config.response_tokens(task, codes)) for task, share in shares.tasks.items()
-    )
-    passes = partial(unigrpo_passes, config, mean_row=mean_row)
-
-    def times_of(num_gpus: int) -> dict[str, RewardTime]:
-        return reward_times(config, shares, assumed.hardware, assumed.mfu, num_gpus)
-
-    num_updates = config.train.num_inner_updates
-    time_lines, seconds = _time_lines(config, size, flops, num_updates, passes, assumed, times_of)
-    lines += time_lines
-    per_sample = flops.generate / config.num_generated_per_step / (assumed.hardware.tflops * 1e12 * assumed.mfu)
-    lines.append(f"            {1 / per_sample:.2f} samples a second by each generating GPU, if all steps are needed")
-    lines += reward_time_lines(config, times_of(config.num_policy_ranks))
-    if inputs is not None:
-        held_out = dict(Counter(prompt.task for prompt in inputs.eval_prompts))
-    else:
-        held_out = {task: share * config.eval.max_samples for task, share in shares.tasks.items()}
-    evaluation = 0.0
-    if config.eval.dataset:
-        evaluation = evaluation_flops(config, size, held_out, prompt, codes, PUBLISHED_CODEBOOK_SIZE)
-    evaluation /= assumed.hardware.tflops * 1e12 * assumed.mfu * config.num_policy_ranks
-    lines += whole_run_lines(config, whole_step(seconds, config.rollout.max_staleness), evaluation)
-    lines += _resource_lines(config, size, seconds)
-    return "\n".join([*lines, *_ending(inputs is not None)])
+    for term in config.reward.terms:
+        if term.num_gpus:
+            lines.append(
+                f"            {term.num_gpus:g} of a GPU ({term.num_gpus * room_gb(hardware):.1f} GB) beside the "
+                f"policy's for each of {term.min_workers} x {term.name}"
+            )
+    for term in config.reward.terms:
+        if term.on_policy_gpus:
+            lines.append(f"            {POLICY_GPU_SHARE:g} of each policy GPU for {term.name}")
+    check_fits(memory, config, hardware)
+    return lines
 
 
 def _resource_lines(config: RunConfig | StageConfig, size: ModelSize, seconds: dict[str, float]) -> list[str]:

@@ -144,12 +144,6 @@ def test_what_would_lose_its_graph_or_its_device_is_refused() -> None:
         pickle.dumps(Jagged(torch.zeros(1, device="meta"), torch.tensor([1])))
 
 
-def test_padding_is_a_loop_over_the_rows() -> None:
-    rows = [torch.tensor([1, 2, 3]), torch.zeros(0, dtype=torch.long), torch.tensor([4])]
-    assert Jagged.of(rows).pad(-9).tolist() == [[1, 2, 3], [-9, -9, -9], [4, -9, -9]]
-    assert Jagged.of([]).pad(0).shape == (0, 0)
-
-
 def test_log_probabilities_of_ranks_without_samples_are_joined() -> None:
     scores = [(torch.tensor([0.5]), torch.tensor([1.0, 2.0]))]
     whole = LogProbs.join([LogProbs.of([]), LogProbs.of(scores), LogProbs.of([])])

@@ -64,8 +64,8 @@ class Jagged(Columnar):
     """B rows of different lengths as one flat tensor.
 
     >>> rows = Jagged.of([torch.tensor([1, 2]), torch.tensor([3])])
-    >>> rows.values.tolist(), rows.pad(0).tolist()
-    ([1, 2, 3], [[1, 2], [3, 0]])
+    >>> rows.values.tolist(), rows.lengths.tolist()
+    ([1, 2, 3], [2, 1])
     """
 
     values: Tensor
@@ -89,13 +89,6 @@ class Jagged(Columnar):
         own = self.rows()
         values = torch.cat([self.values[:0], *(own[i] for i in rows)])
         return Jagged(values, self.lengths[list(rows)])
-
-    def pad(self, fill: float | int | bool) -> Tensor:
-        """Returns the rows (B, longest) padded on the right with ``fill``."""
-        longest = int(self.lengths.max()) if len(self) else 0
-        result = torch.full((len(self), longest), fill, dtype=self.values.dtype)
-        result[torch.arange(longest) < self.lengths[:, None]] = self.values
-        return result
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ response (spans).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -60,9 +60,7 @@ class Entries:
 
     def at(self, index: Tensor) -> Entries:
         """Some of the entries."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        chosen: dict[str, Any] = {name: None if value is None else value[index] for name, value in values.items()}
-        return Entries(**chosen)
+        return replace(self, **{name: value[index] for name, value in tensors(self).items()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,15 +111,14 @@ class Columns:
             index: Numbers of the samples.
             row_length: Tokens of their longest row.
         """
-        rows: dict[str, Any] = {name: getattr(self, name)[index] for name in _PER_SAMPLE}
+        rows: dict[str, Any] = {name: value[index] for name, value in tensors(self).items()}
         rows["num_units"] = {level: count[index] for level, count in self.num_units.items()}
         return replace(self, row_length=row_length, **rows)
 
 
-_PER_SAMPLE = (
-    "advantage", "group", "task", "num_tokens", "num_views", "max_tokens", "clip_low", "clip_high", "kl_coef",
-    "loss_coef",
-)  # fmt: skip
+def tensors(record: Entries | Columns) -> dict[str, Tensor]:
+    """The fields that are tensors."""
+    return {name: value for name, value in vars(record).items() if isinstance(value, Tensor)}
 
 
 @dataclass(frozen=True, kw_only=True)

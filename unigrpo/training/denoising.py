@@ -48,14 +48,9 @@ class NoisedRows:
 
     def split(self, size: int) -> list[NoisedRows]:
         """Consecutive parts of ``size`` rows; the last may be shorter."""
-        return [self._part(slice(start, start + size)) for start in range(0, len(self), size)]
-
-    def _part(self, rows: slice) -> NoisedRows:
-        return NoisedRows(
-            input_ids=self.input_ids[rows], token_mask=self.token_mask[rows], targets=self.targets[rows],
-            is_counted=self.is_counted[rows], mask_ratio=self.mask_ratio[rows],
-            answer_length=self.answer_length[rows], is_labelled_mean=self.is_labelled_mean,
-        )  # fmt: skip
+        columns = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        starts = range(0, len(self), size)
+        return [replace(self, **{name: v[start : start + size] for name, v in columns.items()}) for start in starts]
 
 
 @dataclass(frozen=True, kw_only=True)

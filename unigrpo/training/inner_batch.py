@@ -7,13 +7,22 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from unigrpo import ConfigError
-from unigrpo.algorithm.entries import Columns, Counts, Entries, Units, tokens_of, unit_counts, units, unscored_entries
+from unigrpo.algorithm.entries import (
+    Columns,
+    Counts,
+    Entries,
+    Units,
+    tensors,
+    tokens_of,
+    unit_counts,
+    units,
+    unscored_entries,
+)
 from unigrpo.algorithm.objective.base import Objective
 from unigrpo.config import TASKS, RunConfig
 from unigrpo.records import KeyedTrajectory, TrainSample
@@ -65,9 +74,9 @@ def inner_batch(
     kept = [sample for sample in samples if sample.is_valid]
     views = [sampler.views(sample.rollout, k) for sample in kept]
     spans = [spans_of(sample.rollout) for sample in kept]
-    index = unscored_entries(views, spans)
     columns = _columns(config, kept, spans, [one.num_views for one in views], engine.device)
-    index = _on(index, engine.device)
+    index = unscored_entries(views, spans)
+    index = replace(index, **{name: value.to(engine.device) for name, value in tensors(index).items()})
     grouped = {level: units(index, columns, level) for level in loss.levels}
     columns = replace(columns, num_units={level: unit_counts(one, columns) for level, one in grouped.items()})
     local = [float(len(kept)), *(tokens_of(one) for one in grouped.values())]
@@ -159,14 +168,6 @@ def _columns(
 def _num_scored(rollout: KeyedTrajectory, span: Tensor, num_spans: int) -> Tensor:
     """Scored tokens (S,) of each part of the response."""
     return torch.bincount(span[rollout.scored_mask], minlength=num_spans + 1)[1:]
-
-
-def _on(entries: Entries, device: torch.device) -> Entries:
-    moved: dict[str, Any] = {
-        name: getattr(entries, name).to(device)
-        for name in ("log_probs", "weight", "rate", "sample", "view", "position", "span")
-    }
-    return Entries(**moved)
 
 
 def _active(kept: Sequence[TrainSample], has_kl: Sequence[bool], columns: Columns, objective: Objective) -> list[bool]:

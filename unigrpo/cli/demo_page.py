@@ -29,12 +29,8 @@ from unigrpo.config import (
 from unigrpo.config.checks import valid_seed
 from unigrpo.config.generate import DemoConfig
 from unigrpo.data.prompts import load_prompts
-from unigrpo.library.policy import torch_device
-from unigrpo.models.checkpoint_io import load_policy
-from unigrpo.models.loading import find_image_tokenizer, load_tokenizer
-from unigrpo.models.vocabulary import Vocabulary
+from unigrpo.library.policy import Policy
 from unigrpo.records import Prompt, Trajectory
-from unigrpo.workers.generation import TaskSampler
 
 logger = logging.getLogger(__name__)
 
@@ -79,27 +75,15 @@ class Demo:
             ValueError: The checkpoint cannot be loaded.
         """
         self.config = config
-        device = torch_device(config.device)
-        tokenizer = load_tokenizer(config.model, "model")
-        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-        self._model = load_policy(config.model, dtype, "sdpa").to(device)  # type: ignore[arg-type]
-        image_tokenizer = find_image_tokenizer(config.image_tokenizer, config.model)
-        if image_tokenizer is not None:
-            image_tokenizer.to(device)  # type: ignore[arg-type]
-        self._sampler = TaskSampler(
-            tokenizer=tokenizer,
-            vocabulary=Vocabulary.from_pretrained_parts(self._model.config, tokenizer),
-            data=DataConfig(
-                prompt_template=config.prompt_template,
-                prompt_templates=config.prompt_templates,
-                instruction=config.instruction,
-                instructions=config.instructions,
-            ),
-            image_tokenizer=image_tokenizer,
-            resolution=config.resolution,
-            fit=config.fit,
-            max_text_tokens=self._model.config.max_text_tokens,
+        policy = Policy.from_pretrained(config.model, image_tokenizer=config.image_tokenizer, device=config.device)
+        data = DataConfig(
+            prompt_template=config.prompt_template,
+            prompt_templates=config.prompt_templates,
+            instruction=config.instruction,
+            instructions=config.instructions,
         )
+        self._model = policy.model
+        self._sampler = policy.task_sampler(data, resolution=config.resolution, fit=config.fit)
 
     def reason_unavailable(self, task: str) -> str:
         """Returns why the checkpoint cannot do a task; empty if it can."""

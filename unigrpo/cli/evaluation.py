@@ -15,7 +15,7 @@ import torch
 
 from unigrpo import ConfigError
 from unigrpo.checks.unigrpo import check_prompts, held_out_prompts
-from unigrpo.cli.plan import PUBLISHED_DOWNSCALE, counted
+from unigrpo.cli.plan import counted, published_codes
 from unigrpo.config import LoRAConfig, RunConfig, prompt_files
 from unigrpo.config.typed_files import read_json
 from unigrpo.cost.evaluation import evaluation_flops
@@ -25,9 +25,9 @@ from unigrpo.data.bad_samples import BadRows
 from unigrpo.data.prompt_stream import repeat_prompts
 from unigrpo.evaluation.held_out import EVALUATION_STEP, generate_balanced, summarize, ways_of_sampling
 from unigrpo.evaluation.samples import SampleFile
-from unigrpo.library.policy import torch_device
-from unigrpo.models.checkpoint_io import load_config, load_policy
-from unigrpo.models.loading import find_image_tokenizer, load_tokenizer, with_local_folders
+from unigrpo.library.policy import Policy, torch_device
+from unigrpo.models.checkpoint_io import load_config
+from unigrpo.models.loading import with_local_folders
 from unigrpo.models.vocabulary import PUBLISHED_CODEBOOK_SIZE
 from unigrpo.records import Prompt, SampleRequest
 from unigrpo.runs.config_file import changed_settings, config_text
@@ -142,7 +142,7 @@ def _estimated_flops(config: RunConfig, prompts: Sequence[Prompt]) -> float:
     """Returns the floating-point operations of all samples of a checkpoint, with prompts half as long as they may
     be."""
     size = ModelSize.of(load_config(config.actor.model_name_or_path), LoRAConfig())
-    codes = (config.image.resolution // PUBLISHED_DOWNSCALE) ** 2
+    codes = published_codes(config.image.resolution)
     numbers = Counter(prompt.task for prompt in prompts)
     tokens = {task: config.data.max_prompt_tokens // 2 + (codes if task == "mmu" else 0) for task in numbers}
     return evaluation_flops(config, size, numbers, tokens, codes, PUBLISHED_CODEBOOK_SIZE)
@@ -150,15 +150,15 @@ def _estimated_flops(config: RunConfig, prompts: Sequence[Prompt]) -> float:
 
 def policy_worker(config: RunConfig, device: str) -> PolicyWorker:
     """Returns the worker of one process, with the checkpoint on its device."""
-    place = torch_device(device)
-    name = config.actor.model_name_or_path
-    dtype = torch.bfloat16 if place.type == "cuda" and config.ds.param_dtype == "bf16" else torch.float32
-    model = load_policy(name, dtype, config.ds.attn_implementation, compile=config.ds.compile)
-    model.to(place)  # type: ignore[arg-type]
-    image_tokenizer = find_image_tokenizer(config.image.tokenizer, name)
-    if image_tokenizer is not None:
-        image_tokenizer.to(place)  # type: ignore[arg-type]
-    return PolicyWorker(config, LocalEngine(model, config.actor, 1), load_tokenizer(name, "models"), image_tokenizer)
+    policy = Policy.from_pretrained(
+        config.actor.model_name_or_path,
+        image_tokenizer=config.image.tokenizer,
+        device=device,
+        dtype="auto" if config.ds.param_dtype == "bf16" else "float32",
+        attn_implementation=config.ds.attn_implementation,
+        compile=config.ds.compile,
+    )
+    return PolicyWorker(config, LocalEngine(policy.model, config.actor, 1), policy.tokenizer, policy.image_tokenizer)
 
 
 def _start(config: RunConfig, devices: Sequence[str]) -> WorkerGroup:

@@ -171,7 +171,7 @@ def _known_prompts(config: RunConfig, inputs: Inputs) -> _Prompts:
 
 def _assumed_prompts(config: RunConfig) -> _Prompts:
     shares = assumed_shares(config, _rewarded_tasks(config))
-    codes, longest = _published_codes(config.image.resolution), config.data.max_prompt_tokens
+    codes, longest = published_codes(config.image.resolution), config.data.max_prompt_tokens
     mix = ", ".join(f"{share:.0%} {task}" for task, share in shares.tasks.items())
     image = {task: codes if task == "mmu" else 0 for task in shares.tasks}
     return _Prompts(
@@ -269,7 +269,7 @@ def _rewarded_tasks(config: RunConfig) -> list[str]:
 def stage_plan(config: StageConfig, inputs: StageInputs | None, assumed: Assumptions) -> str:
     """Returns the plan of a stage; see :func:`unigrpo_plan`."""
     size, lines = _model_lines(config, inputs is not None)
-    rows = inputs.rows if inputs else row_lengths(config, _published_codes(config.image.resolution))
+    rows = inputs.rows if inputs else row_lengths(config, published_codes(config.image.resolution))
     lines.append(
         f"steps       {config.train.num_steps} of {config.num_samples_per_step} rows, longest row "
         f"{max(rows.values())} tokens"
@@ -393,7 +393,8 @@ def _time_lines(
     return lines, of_run
 
 
-def _published_codes(resolution: int) -> int:
+def published_codes(resolution: int) -> int:
+    """Returns the codes of an image of this height and width in pixels, by the published image tokenizer."""
     return (resolution // PUBLISHED_DOWNSCALE) ** 2
 
 

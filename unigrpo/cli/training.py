@@ -25,7 +25,7 @@ from unigrpo.distributed.ray_group import WorkerError
 from unigrpo.models.checkpoint_io import load_config
 from unigrpo.runs.checkpoints import CheckpointStore, checkpoint_path
 from unigrpo.runs.config_file import check_no_secret_is_missing
-from unigrpo.runs.directory import RunDirectory, check_unused
+from unigrpo.runs.directory import check_unused
 from unigrpo.runs.errors import OutputError
 from unigrpo.runs.image_grid import IMAGES
 from unigrpo.runs.lock import locked
@@ -243,11 +243,7 @@ def train(job: TrainingJob[Any, Any], checked: Any, checkpoints: CheckpointStore
     """Trains, exports the policy, and prints the summary and the paths of the results."""
     folder = Path(job.config.run_dir).resolve()
     with job.trainer(checked, checkpoints) as trainer:
-        first_step = 0 if job.config.ckpt.load_enable is False else trainer.resume()
-        with contextlib.closing(RunDirectory(job.config, first_step)) as output:
-            summary = trainer.fit(output, stop)
-            trainer.export(folder / "policy")
-            output.summary(summary)
+        summary = trainer.run(stop)
     results = job.results(folder)
     width = max(map(len, results)) + 1
     sys.stdout.write(f"\n{summary_table(summary)}\n")

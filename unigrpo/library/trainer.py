@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +17,7 @@ from unigrpo.library.policy import Policy
 from unigrpo.models.sampling_defaults import SamplingDefaults
 from unigrpo.records import Prompt
 from unigrpo.runs.checkpoints import CheckpointStore, checkpoint_path
-from unigrpo.runs.directory import RunDirectory, check_unused
+from unigrpo.runs.directory import check_unused
 from unigrpo.runs.lock import locked
 from unigrpo.runs.report import write_report
 from unigrpo.trainers.base import NoOutput, Output
@@ -134,11 +133,7 @@ class LocalTrainer(UniGRPOTrainer):
         with locked(folder, "run_dir"), locked(checkpoint_path(config), "ckpt.path"):
             check_unused(config)
             check_checkpoint(config, self.checkpoints)
-            first_step = 0 if config.ckpt.load_enable is False else self.resume()
-            with contextlib.closing(RunDirectory(config, first_step)) as output:
-                summary = self.fit(output)
-                self.export(folder / "policy")
-                output.summary(summary)
+            summary = self.run()
         write_report(folder)
         return summary
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shutil
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
@@ -20,6 +20,7 @@ from unigrpo.config import BaseRunConfig
 from unigrpo.config.typed_files import WrongContent, built
 from unigrpo.records import Prompt
 from unigrpo.runs.checkpoints import COMPLETE_FILE, CheckpointStore
+from unigrpo.runs.directory import RunDirectory
 from unigrpo.runs.errors import output_errors
 from unigrpo.runs.model_card import Progress, write_model_card
 from unigrpo.runs.stopping import RunStopped, StopRequest
@@ -144,6 +145,19 @@ class Trainer(ABC, Generic[Config, State]):
     @abstractmethod
     def shown(self, values: dict[str, float]) -> dict[str, str]:
         """Returns the few metrics of a step that the progress bar shows, formatted."""
+
+    def run(self, stop: StopRequest | None = None) -> dict[str, Any]:
+        """Resumes or begins the run, makes its steps, and writes the run directory with the trained model.
+
+        Args:
+            stop: See :meth:`fit`, as for what is returned and raised.
+        """
+        first_step = 0 if self.config.ckpt.load_enable is False else self.resume()
+        with contextlib.closing(RunDirectory(self.config, first_step)) as output:
+            summary = self.fit(output, stop)
+            self.export(Path(self.config.run_dir).resolve() / "policy")
+            output.summary(summary)
+        return summary
 
     def fit(self, output: Output, stop: StopRequest | None = None) -> dict[str, Any]:
         """Runs all steps that are left, with evaluations and checkpoints.
@@ -274,7 +288,7 @@ class StepTimer:
         self._started = time.monotonic()
         self._seconds: dict[str, float] = dict.fromkeys(phases, 0.0)
 
-    @contextmanager
+    @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Adds the time inside the context to a phase."""
         started = time.monotonic()

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Creates or reuses .venv in the project and installs what this machine needs. Sourced by the other scripts, in bash
-# with `set -euo pipefail`, from the root of the project. Sets PYTHON to the environment's interpreter.
+# Creates or reuses .venv in the project and installs what this machine needs. The other scripts source this file in bash
+# with `set -euo pipefail`, from the root of the project. It sets PYTHON to the environment's interpreter.
 # Environment: UNIGRPO_PYTHON=/path/to/python  the interpreter that makes .venv
 #              UNIGRPO_VENV=.venv              another folder for the environment, such as .venv-cpu
 #              UNIGRPO_INSTALL=never           use the environment as it is; it must have Ray
@@ -38,7 +38,7 @@ find_python() {
             return
         fi
     done
-    fail "no Python 3.10, 3.11 or 3.12 with its venv module found. Install one (on Debian: apt-get install" \
+    fail "no Python 3.10, 3.11 or 3.12 with its venv module was found. Install one (on Debian: apt-get install" \
         "python3-venv), or name it: UNIGRPO_PYTHON=/path/to/python bash $0"
 }
 
@@ -46,7 +46,7 @@ create_environment() {
     local base_python
     base_python=$(find_python)
     say "creating $venv with $base_python"
-    "$base_python" -m venv --clear "$venv" || fail "could not create $venv; its message stands above"
+    "$base_python" -m venv --clear "$venv" || fail "could not create $venv; its message is above"
 }
 
 # attempt TEXT COMMAND...: runs the command with its output in the log; its status is the command's.
@@ -65,7 +65,7 @@ attempt() {
 step() {
     attempt "$@" && return
     tail -n 40 "$log" >&2
-    fail "that step failed; the last lines of $log stand above. Start again to go on with the installation"
+    fail "this step failed; the last lines of $log are above. Run the same command again to continue the installation"
 }
 
 # Says every 20 s what the log's last line is, as long as this script runs.
@@ -94,7 +94,7 @@ uv_install() { has_uv && UV_HTTP_TIMEOUT="${UV_HTTP_TIMEOUT:-60}" "$PYTHON" -m u
 # install_with_either TEXT ARGUMENTS...: what uv cannot install is tried with pip, which may be told of other places.
 install_with_either() {
     attempt "$1" uv_install "${@:2}" && return
-    say "uv could not install that (see $log); trying pip"
+    say "uv could not install it (see $log); trying pip"
     step "$1" pip_install "${@:2}"
 }
 
@@ -106,7 +106,7 @@ find_cpu_torch() {
 
 install_cpu_torch() {
     attempt "2/6 torch 2.13.0, CPU build (200 MB)" find_cpu_torch && return
-    say "warning: no CPU build within reach (see $log); taking the default build, which brings 3 GB of CUDA libraries"
+    say "warning: no CPU build of torch was found (see $log); installing the default build with 3 GB of CUDA libraries"
     install_default_torch
 }
 
@@ -172,8 +172,8 @@ if torch and torch.origin:
 
 # An environment is of the kind of machine that it was installed for, and no machine of the other kind changes it.
 refuse_other_kind() {
-    [ -z "$1" ] || [ "$1" = "$2" ] || fail "$venv was installed for a $1 machine and this is a $2 machine. Give this one" \
-        "an environment of its own with UNIGRPO_VENV=.venv-$2, or remove $venv"
+    [ -z "$1" ] || [ "$1" = "$2" ] || fail "$venv was installed for a $1 machine and this is a $2 machine. Set" \
+        "UNIGRPO_VENV=.venv-$2 to install another environment for this machine, or remove $venv"
 }
 
 install_if_needed() {
@@ -201,7 +201,7 @@ install_if_needed() {
 refuse_special_characters() {
     local special=$' \t\n"\'$`\\&|;<>()*?[]!{}~#'
     [[ "$PYTHON" != *["$special"]* ]] || fail "the path $PYTHON has a space or another character that a shell interprets," \
-        "with which Ray starts no workers. Put the environment elsewhere: UNIGRPO_VENV=/path/without/spaces bash $0"
+        "with which Ray cannot start workers. Use another folder: UNIGRPO_VENV=/path/without/spaces bash $0"
 }
 
 # The environment as it is, for a command that needs no more than Ray.
@@ -209,7 +209,7 @@ use_as_it_is() {
     local ray
     ray=$(grep '^ray\[' requirements-cpu.txt)
     "$PYTHON" -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("ray") is None)' 2>/dev/null ||
-        fail "$venv has no Ray, which is all that this command needs, and it installs nothing. Make the environment:" \
+        fail "$venv has no Ray, which this command needs and does not install. Create the environment:" \
             "python3 -m venv $venv && $venv/bin/pip install '$ray'"
 }
 
@@ -227,7 +227,7 @@ prepare_environment() {
     install_if_needed "$machine_kind"
     # The images of the tiny prompts are generated instead of tracked. Those of an earlier version are replaced.
     "$PYTHON" examples/tiny/prompt_images.py ||
-        fail "the images of the tiny prompts could not be generated; the message stands above"
+        fail "the images of the tiny prompts could not be generated; the message is above"
 }
 
 # Images of containers set this; then every process of a run would compile again all files that it imports.

@@ -190,7 +190,7 @@ def submit(parsed: argparse.Namespace) -> int:
     except (ConnectionError, requests.ConnectionError, RuntimeError, aiohttp.ClientError) as error:
         raise RuntimeError(
             f"job {parsed.job_id} at {parsed.address} did not start, or was lost before its end "
-            f"({_in_one_line(error)}). Once the server is well, the same command goes on from the last checkpoint, if "
+            f"({_in_one_line(error)}). Once the server is well, the same command resumes from the last checkpoint, if "
             "there is one"
         ) from error
     words = {JobStatus.SUCCEEDED: "succeeded", JobStatus.FAILED: "failed", JobStatus.STOPPED: "was stopped"}

@@ -222,7 +222,7 @@ def check_disk(folder: Path, gigabytes: float) -> Finding:
     fix = (
         ""
         if free >= gigabytes
-        else f"make room, choose another --run_dir, or keep fewer (ckpt.max_num); needed: {gigabytes:.0f} GB"
+        else f"free some space, choose another --run_dir, or keep fewer (ckpt.max_num); needed: {gigabytes:.0f} GB"
     )
     return Finding("disk", f"{free:.0f} GB free at {found}", fix)
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up and runs the main job on an embedded default: UniGRPO on three tasks with a tiny model, as a Ray job.
+# Installs the project and trains a tiny model with UniGRPO on three tasks, as a Ray job.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -7,11 +7,11 @@ if [ "${1:-}" = --help ] || [ "${1:-}" = -h ]; then
     cat <<'TEXT'
 bash launch/quickstart.sh [--section.name VALUE ...]
 
-Creates or reuses .venv, starts a local Ray head with a job server if none is reachable (and stops it again), submits
-the training job of launch/configs/tiny/unigrpo.yaml, and ends with a table before/after, a reward curve and a report.
-After the installation it takes five minutes on two fast CPU cores and six on slow ones. On a local head without a GPU
-the policy has two processes.
-Arguments go to the training command, for example
+Creates or reuses .venv, starts a local Ray head with a job server if none is reachable (and stops it at the end), and
+submits the training job of launch/configs/tiny/unigrpo.yaml. It ends with a table of metrics before and after training,
+a reward curve and a report. After the installation it takes five minutes on two fast CPU cores and six on slow ones.
+On a local head without a GPU, the policy has two processes.
+Arguments are passed on to the training command, for example
   bash launch/quickstart.sh --train.num_steps 20 --train.seed 7
 Environment: RAY_ADDRESS=http://HOST:8265 submits to that job server instead.
 TEXT

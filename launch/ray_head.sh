@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# A job server to submit to: the one that RAY_ADDRESS names or that this user has started on this machine, else a local Ray
-# head that is stopped again at the end, and nothing else is. Sourced after install.sh.
+# Finds a job server: the one that RAY_ADDRESS names, or one that this user has started on this machine, or else a local
+# Ray head, which alone is stopped at the end. This file is sourced after install.sh.
 # Environment: UNIGRPO_STOP_SECONDS=30  how long a job that is stopped may take to finish its step and save a checkpoint
 
 ray_bin=$(dirname "$PYTHON")/ray
@@ -26,7 +26,7 @@ start_or_find_ray() {
     case $status in
     0) say "using your Ray job server at $RAY_ADDRESS" ;;
     1) start_local_ray ;;
-    *) exit 1 ;; # its message stands above
+    *) exit 1 ;; # its message is above
     esac
 }
 
@@ -57,7 +57,7 @@ start_local_ray() {
         sleep 1
     done
     last_words >&2
-    fail "the local Ray head did not start within $((SECONDS - started)) s; its last lines stand above"
+    fail "the local Ray head did not start within $((SECONDS - started)) s; its last lines are above"
 }
 
 # The last lines of the head without those that every head begins with.
@@ -124,12 +124,12 @@ clean_up() {
     if [ -n "${submit_pid:-}" ]; then
         kill "$submit_pid" 2>/dev/null || true
         stop_job
-        say "the same command${run_dir:+ with --run_dir $run_dir} goes on from the last checkpoint, if there is one"
+        say "the same command${run_dir:+ with --run_dir $run_dir} resumes from the last checkpoint, if there is one"
     fi
     if [ -n "${ray_pid:-}" ]; then
         if ! kill -0 "$ray_pid" 2>/dev/null; then
             last_words >&2
-            say "the local Ray head ended by itself; its last lines stand above. Start again to go on"
+            say "the local Ray head ended by itself; its last lines are above. Run the same command again to continue"
         fi
         say "stopping the local Ray head"
         stop_group "$ray_pid"

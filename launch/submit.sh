@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What the submit scripts share. Sourced from the root of the project; `usage` is the script's own help.
+# Functions of the submit scripts, which source this file from the root of the project and define `usage`, their help.
 
 # read_submission unigrpo|pretrain|mixcot CONFIG FLAGS...: sets subcommand and arguments, or prints the help.
 read_submission() {
@@ -55,7 +55,7 @@ submit_to_cluster() {
     export UNIGRPO_STOP_SECONDS="${UNIGRPO_STOP_SECONDS:-600}" # nobody waits in front of it
     "$PYTHON" launch/job_server.py submit --no_wait --address "$RAY_ADDRESS" --job_id "$job_id" --ship_project -- \
         "${UNIGRPO_CLUSTER_PYTHON:-$PYTHON}" -m unigrpo "$subcommand" "${arguments[@]}" ||
-        fail "the job server did not take the job; its message stands above"
+        fail "the job server did not accept the job; its message is above"
     local ray address
     printf -v ray %q "$ray_bin"
     printf -v address %q "$RAY_ADDRESS"

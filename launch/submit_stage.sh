@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A pretraining or Mix-CoT stage on one node: its GPUs, or this CPU.
+# Runs a pretraining or Mix-CoT stage on one node, on its GPUs or on its CPUs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -7,11 +7,12 @@ usage() {
     cat <<'TEXT'
 bash launch/submit_stage.sh pretrain|mixcot CONFIG [--section.name VALUE ...]
 
-Runs a stage with CONFIG as a Ray job on this machine, and shows its output: on the job server that you have started
-here, else on a local Ray head that is stopped at the end. Example:
+Runs a stage with CONFIG as a Ray job on this machine, and shows its output. It uses the job server that you have started
+on this machine, or otherwise a local Ray head that is stopped at the end. Example:
   bash launch/submit_stage.sh mixcot launch/configs/mmada_8b/stage2_1.yaml --actor.num_nodes 1 --init_from runs/stage1_3
 The flags are those of the command: `unigrpo pretrain --help` and `unigrpo mixcot --help`.
-Relative paths of config and flags are below this folder. A copy of what git lists in it travels to the cluster.
+Relative paths in the config and in flags start at the folder of the project. A copy of its files that git lists is the
+working directory of the job.
 Environment: RAY_ADDRESS=http://HOST:8265 submits to that job server.
 TEXT
 }

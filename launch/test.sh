@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up and passes the tests: linters, types, and the default tests, on any Linux machine without a GPU.
+# Installs the project and runs the linters, the type checker and the default tests, on any Linux machine without a GPU.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

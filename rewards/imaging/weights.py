@@ -101,8 +101,8 @@ def _reason(error: Exception) -> str:
     full = next((e for e in (error, error.__cause__) if isinstance(e, OSError) and e.errno), None)
     if full is not None:  # an error of the file system: those of the network have no number
         return (
-            f"the cache of the Hub cannot be written ({full.strerror}: {full.filename or constants.HF_HOME}); make "
-            "room, or set HF_HOME to a folder that can be written"
+            f"the cache of the Hub cannot be written ({full.strerror}: {full.filename or constants.HF_HOME}); free "
+            "some space, or set HF_HOME to a folder that can be written"
         )
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
     if isinstance(error, GatedRepoError):

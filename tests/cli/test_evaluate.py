@@ -88,7 +88,7 @@ def test_a_broken_off_evaluation_goes_on_and_gives_the_same_numbers(
     (broken / "samples.jsonl").write_text("\n".join(lines[:4]) + "\n" + lines[4][:30])
     with pytest.MonkeyPatch.context() as stopped:
         stopped.setattr(PolicyWorker, "generate", Mock(side_effect=KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt, match=r"goes on with the samples that .*jsonl does not"):
+        with pytest.raises(KeyboardInterrupt, match=r"generates the samples that are missing in .*jsonl"):
             evaluate.run([*command, "--output", str(broken)])
     finished = (broken / "samples.jsonl").read_text()
     for content, message in (

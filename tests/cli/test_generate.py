@@ -231,7 +231,9 @@ def test_a_stopped_command_says_so_and_the_same_command_goes_on_with_the_same_sa
     monkeypatch.setattr(generation, "_write", lambda *a: (stop(), original(*a))[1])
     flags = ["--task", "text", "--model", str(model_folder), "--prompts", prompt_file, *TEXT, *IMAGE]
     flags += ["--output", str(tmp_path / "out"), "--batch_size", "2"]
-    with pytest.raises(KeyboardInterrupt, match="2 of 3 samples are written, and the same command goes on"):
+    with pytest.raises(
+        KeyboardInterrupt, match="2 of 3 samples are written, and the same command generates the others"
+    ):
         generate.run(flags)
     with (tmp_path / "out" / "samples.jsonl").open("a") as lines:
         lines.write('{"number": 2, "cut off')

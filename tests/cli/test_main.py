@@ -58,13 +58,16 @@ def test_wrong_input_is_one_line_and_other_errors_are_raised(capsys, monkeypatch
     [
         (
             errno.ELOOP,
-            "out/a.png: Too many levels of symbolic links; look at this file and its disk, or name another one",
+            "out/a.png: Too many levels of symbolic links; check this file and its disk, or name another file",
         ),
         (errno.EROFS, "out/a.png: Read-only file system; name a file or folder on a disk that can be written"),
-        (errno.ENOSPC, "out/a.png: No space left on device; make room on its disk, and start the same command again"),
+        (
+            errno.ENOSPC,
+            "out/a.png: No space left on device; free some space on its disk, and start the same command again",
+        ),
         (
             errno.EMFILE,
-            "out/a.png: Too many open files; raise the number of files that a process may open, by `ulimit",
+            "out/a.png: Too many open files; raise the number of files that a process may open with `ulimit",
         ),
     ],
 )

@@ -63,8 +63,8 @@ def test_a_plan_of_a_model_that_is_not_here_says_which_model_it_took(monkeypatch
     flags = ["--config", "launch/configs/tiny_text.yaml", "--actor.model_name_or_path", "examples/tiny/another"]
     assert main(["train", *flags, "--dry_run"]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("error: there is no folder ") and error.count(
-        "examples/tiny/another here and no download of it, so the plan is that"
+    assert error.count(
+        "examples/tiny/another is neither a folder on this machine nor a downloaded model, so the plan is that"
     )
     assert "the run needs " in error
 

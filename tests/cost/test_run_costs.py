@@ -69,7 +69,9 @@ def test_a_disk_that_is_too_small_is_refused_or_warned_of(tmp_path):
     assert check_disk(config, DiskPlan(checkpoint_gb=1e-6, num_checkpoints=4, policy_gb=0.0)) == ""
     large = DiskPlan(checkpoint_gb=free / 3, num_checkpoints=4, policy_gb=0.0)
     assert "the run needs up to" in check_disk(config, large)
-    with pytest.raises(ValueError, match=r"but a checkpoint and the policy need .* GB; make room, or set ckpt.path"):
+    with pytest.raises(
+        ValueError, match=r"but a checkpoint and the policy need .* GB; free some space, or set ckpt.path"
+    ):
         check_disk(config, dataclasses.replace(large, checkpoint_gb=free * 2))
     assert any("NOT ENOUGH" in line for line in disk_lines(config, large, free))
     assert not any("NOT ENOUGH" in line for line in disk_lines(config, large, 1e9))

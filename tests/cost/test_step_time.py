@@ -169,7 +169,7 @@ def test_the_plan_of_a_shipped_8b_config_needs_neither_weights_nor_cluster(name,
     assert COMMANDS[name](["--config", config, "--dry_run", "--gpu", "h200"]) == 0
     text = capsys.readouterr().out
     for part in (
-        "not here; assumed to be MMaDA-8B, 8,",
+        "not on this machine; assumed to be MMaDA-8B, 8,",
         "GB on each",
         "(h200)",
         "<- this run",

@@ -151,7 +151,7 @@ def test_batches_travel_in_columns_and_images_stay_where_they_were_made(group: R
 
 def test_a_death_is_reported_even_if_a_peer_fails_first(group: RayGroup) -> None:
     """The last test of this group: it does not survive."""
-    with pytest.raises(WorkerDied, match=r"reward worker 1 died in die_if.*The same command goes on"):
+    with pytest.raises(WorkerDied, match=r"reward worker 1 died in die_if.*The same command resumes"):
         group.call(Worker.die_if, 1)
     with pytest.raises(WorkerDied, match="reward worker 1 died"):
         group.call(Worker.name)

@@ -218,7 +218,7 @@ def test_a_rollout_worker_that_dies_is_named_and_ends_the_step(on_ray: Run) -> N
         pytest.skip("the run of one rank has no rollout workers")
     ray.kill(rollout.actors[0])
     with pytest.raises(
-        WorkerDied, match=r"rollout worker 0 died in (receive_weights|generate).*The same command goes on"
+        WorkerDied, match=r"rollout worker 0 died in (receive_weights|generate).*The same command resumes"
     ):
         on_ray.trainer.train_step(NUM_STEPS, Recorder())
 

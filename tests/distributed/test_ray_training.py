@@ -301,5 +301,5 @@ def test_ranks_with_texts_images_and_both_train_together_under_zero3(sharded: Ru
 
 def test_a_rank_that_dies_is_named_although_the_other_waits_for_it(sharded: Run) -> None:
     """The last test of this group: it does not survive."""
-    with pytest.raises(WorkerDied, match=r"^policy worker 1 died in train_but_lose: .*The same command goes on"):
+    with pytest.raises(WorkerDied, match=r"^policy worker 1 died in train_but_lose: .*The same command resumes"):
         sharded.group.map(Trainer.train_but_lose, sequences(0), 1)

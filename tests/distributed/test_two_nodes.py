@@ -88,7 +88,7 @@ def test_a_node_that_leaves_ends_the_run_with_a_message_and_the_run_goes_on_on_t
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "died in" in output
-    assert "The same command goes on from the last checkpoint" in output, "the message says how to go on"
+    assert "The same command resumes from the last checkpoint" in output, "the message says how to go on"
     newest = max((tmp_path / "run" / "checkpoints").glob("*/complete.json")).parent.name
     done = int(newest.removeprefix("step_"))
     flags = ("--actor.num_nodes", "1", "--train.num_steps", str(done + 2))

@@ -131,9 +131,9 @@ def test_a_signal_ends_a_run_with_one_line_and_its_status(start, number, moment)
     assert run.process.returncode == 128 + number, line
     steps = run.finished_steps()
     if moment != "evaluation" and number == signal.SIGTERM:
-        assert line == f"stopped by SIGTERM after step {steps[-1]} of 500; the same command goes on from there"
+        assert line == f"stopped by SIGTERM after step {steps[-1]} of 500; the same command resumes from there"
     else:
-        ended = f"stopped by {number.name}; the same command goes on from the last checkpoint, if there is one"
+        ended = f"stopped by {number.name}; the same command resumes from the last checkpoint, if there is one"
         assert line == ended
     assert "Traceback" not in run.output.read_text()
     if moment != "evaluation":
@@ -192,7 +192,7 @@ def test_a_full_disk_ends_the_run_with_one_error_and_no_half_of_a_checkpoint(sta
     assert run.process.returncode == 1, line
     assert line.startswith("error: ")
     assert "is full" in line
-    assert "make room, then start the same command again, which goes on from the last checkpoint" in line
+    assert "free some space, then start the same command again, which resumes from the last checkpoint" in line
     assert not run.is_saving()
     (small_disk / "filling").unlink()
     [*_, last] = run.finished_steps()

@@ -459,7 +459,7 @@ def test_a_cache_that_cannot_be_written_is_one_line_and_local_folders_need_none(
         (model, "set HF_HOME to"),
     ):
         error = error_of(answer)
-        assert problem in error and f"; make room, or {advice}" in error
+        assert problem in error and f"; free some space, or {advice}" in error
     code = "from rewards.imaging.weights import find_file, model_folder\nmodel_folder('other/clip')"
     for lines in (code, code.replace("\nmodel_folder(", "\nfind_file(").replace("clip'", "clip', ['a.pt']")):
         assert f"the Hub did not give it: {problem}" in client.python(lines).err

@@ -240,7 +240,7 @@ def test_a_killed_part_of_a_local_head_ends_the_script_with_one_error_and_leaves
     else:
         [line] = [line for line in errors.splitlines() if line.startswith("error: ")]
         assert "was lost before its end" in line
-        assert "the local Ray head ended by itself; its last lines stand above" in output
+        assert "the local Ray head ended by itself; its last lines are above" in output
         assert f"{role} [exit code=-9]" in errors
         assert " INFO " not in errors
     assert subprocess.run(["pgrep", "-f", address], capture_output=True, text=True, check=False).stdout == ""

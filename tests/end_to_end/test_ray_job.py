@@ -176,7 +176,7 @@ def test_an_actor_killed_in_mid_step_ends_the_job_clearly_or_is_replaced(ray_hea
         assert job.returncode != 0
         role = actor.removesuffix("Actor").lower()
         assert f"error: {role} worker 0 died in " in output
-        assert "The same command goes on from the last checkpoint" in output
+        assert "The same command resumes from the last checkpoint" in output
         again = subprocess.run(command, **options, check=False, timeout=LIMIT)
         assert again.returncode == 0
     assert untimed(tmp_path / "killed") == untimed(tmp_path / "whole")
@@ -201,12 +201,12 @@ def test_a_rank_killed_in_a_save_leaves_the_checkpoint_before_it_in_force(ray_he
     ranks[-1].kill()
     output, _ = job.communicate(timeout=LIMIT)
     assert job.returncode == 1, output
-    ended = r"error: policy worker [01] died in save: .*The same command goes on from the last checkpoint"
+    ended = r"error: policy worker [01] died in save: .*The same command resumes from the last checkpoint"
     assert re.search(ended, output), output
     assert not list((run / "checkpoints").glob(".writing_*"))
     again = subprocess.run(command, **options, capture_output=True, check=False, timeout=LIMIT)
     assert again.returncode == 0, again.stderr
-    assert re.search(r"going on from .*step_0000000[123], [123] steps finished", again.stderr)
+    assert re.search(r"resuming from .*step_0000000[123], [123] steps finished", again.stderr)
     assert [row["step"] for row in untimed(run)] == [1, 2, 3, 4]
 
 

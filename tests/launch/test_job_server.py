@@ -129,7 +129,7 @@ def test_a_server_that_ends_before_the_job_is_named(monkeypatch, capsys, error):
     assert job_server.main() == 1
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("error: job one at http://127.0.0.1:1 did not start, or was lost before its end (")
-    assert "the same command goes on from the last checkpoint" in line
+    assert "the same command resumes from the last checkpoint" in line
 
 
 @pytest.mark.parametrize("starts", [True, False])

@@ -200,7 +200,7 @@ def test_a_node_whose_ray_ends_ends_the_job_at_once(slurm, tmp_path, fails, what
     job = slurm(FAILS=fails, NEVER=what)
     output, _ = job.communicate(timeout=60)
     assert job.returncode == 1, output
-    assert f"error: Ray on {fails} ended; its messages stand above" in output
+    assert f"error: Ray on {fails} ended; its messages are above" in output
 
 
 def test_nodes_that_do_not_come_end_the_job_after_a_while(slurm, tmp_path):

@@ -117,7 +117,9 @@ def test_a_full_disk_is_named_and_leaves_nothing_of_the_checkpoint(tmp_path, mon
         monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=4096))
         raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")  # torch.save says so
 
-    with pytest.raises(OutputError, match=r"checkpoint of step 4 .*disk of .* or its quota is full .*make room, then"):
+    with pytest.raises(
+        OutputError, match=r"checkpoint of step 4 .*disk of .* or its quota is full .*free some space, then"
+    ):
         store.save(4, {}, full)
     assert [path.name for path in tmp_path.iterdir()] == ["step_00000002"]
 

@@ -1,4 +1,4 @@
-"""Whether a run may go on from the checkpoint that it finds."""
+"""Checks whether a run may resume from the checkpoint that it finds."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ of sums over ranks."""
 
 
 def check_checkpoint(config: RunConfig | StageConfig, checkpoints: CheckpointStore) -> None:
-    """Checks the checkpoint that a run would go on from, if it is to.
+    """Checks the checkpoint from which a run would resume, if it is to resume.
 
     Raises:
         ValueError: None is whole, it is further than the run is to go, it was written with settings that its files
@@ -53,7 +53,7 @@ def check_checkpoint(config: RunConfig | StageConfig, checkpoints: CheckpointSto
             f"{found.step} or more, or start a new run in another --run_dir"
         )
     _check_changed_settings(config)
-    logger.info("going on from %s, %d steps finished", found.folder, found.step)
+    logger.info("resuming from %s, %d steps finished", found.folder, found.step)
 
 
 def _check_same_run(config: RunConfig | StageConfig, found: Checkpoint | None) -> None:
@@ -61,7 +61,7 @@ def _check_same_run(config: RunConfig | StageConfig, found: Checkpoint | None) -
     if found is not None and not holds_run(config):
         raise ConfigError(
             f"{found.folder} is there, but run_dir {config.run_dir} holds no run; give the run_dir of the run that "
-            "wrote it, or another --ckpt.path, or go on from it by --ckpt.load_enable true"
+            "wrote it, or another --ckpt.path, or resume from it with --ckpt.load_enable true"
         )
     if not holds_run(config):
         return
@@ -74,7 +74,7 @@ def _check_same_run(config: RunConfig | StageConfig, found: Checkpoint | None) -
     if shown:
         raise ConfigError(
             f"run_dir {config.run_dir} holds a run with other settings: {'; '.join(shown)}. Choose another --run_dir "
-            "for a new run, or go on with the changed settings by --ckpt.load_enable true"
+            "for a new run, or resume with the changed settings: --ckpt.load_enable true"
         )
 
 

@@ -1,4 +1,4 @@
-"""Adds rows for image codes to a LLaDA checkpoint, so that stage 1.1 can start from it."""
+"""Add tokens for image codes to a LLaDA checkpoint, so that stage 1.1 can start from it."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class GrowConfig:
     model: str
     """Folder or Hub name of a text-only checkpoint, such as GSAI-ML/LLaDA-8B-Instruct."""
     output: str
-    """Folder to write; it must not exist yet."""
+    """Folder to write to; it must not exist yet."""
     codebook_size: int = 8192
-    """Number of image codes, which must be that of the image tokenizer; the published one has 8192."""
+    """Number of codes of the image tokenizer; the published one has 8192."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Type of the written weights."""
     seed: int = 0
-    """Seed of the new rows."""
+    """Seed of the new rows of the embedding and the output head."""
 
     def __post_init__(self) -> None:
         if self.codebook_size < 1:
@@ -52,7 +52,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def grow(config: GrowConfig) -> tuple[int, int]:
-    """Writes the larger checkpoint. Returns the first image code's token and the one after the last."""
+    """Writes the larger checkpoint. Returns the token of the first image code, and the token after the last one."""
     import torch  # noqa: PLC0415  # takes seconds, which --help need not wait for
 
     from unigrpo.models.checkpoint_io import load_policy, save_policy  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""Converts a file of solved questions to the format of chains of thought, and drops those with a wrong answer."""
+"""Convert a file of solved questions to chain-of-thought data, and drop those with a wrong answer."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from unigrpo.data.bad_samples import BadSample
 from unigrpo.data.cot_format import ANSWER_KEYS, QUESTION_KEYS, THINKING_KEYS, CotError, convert_row, matches_gold
 
 logger = logging.getLogger(__name__)
-KEPT, UNCHECKED = "kept", "kept, but no gold to compare with"
+KEPT, UNCHECKED = "kept", "kept, without a gold answer to compare with"
 WRONG, NO_GRADE = "dropped: wrong answer", "dropped: gold cannot be graded"
 HELP = """\
-Each row of the input has a question, thoughts or a solution, and the right answer. The answer of the solution (what
-follows its thoughts, stands behind ####, or in the last box) is compared with the right answer; rows in which they
-differ are dropped, as are rows that lack a part. Each line of the output has the fields question, thinking, answer
-and gold, and the other fields of its row. Sources of kind cot read it."""
+Each row of the input has a question, thoughts or a solution, and the right answer. The answer of the solution (the
+text after its thoughts, after ####, or in the last box) is compared with the right answer. Rows in which they differ
+or in which a part is missing are dropped. Each line of the output has the fields question, thinking, answer and gold,
+and the other fields of its row. Sources of kind cot read the output."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -51,7 +51,7 @@ def convert_file(
     """Converts and filters the rows of a table; the output appears when it is complete.
 
     Args:
-        source: Path of the input, as SourceConfig.path.
+        source: Path of the input, in a form that ``SourceConfig.path`` accepts.
         target: JSON-lines file to write.
         kind: How the grader compares answers.
         split: Split of a Hugging Face data set.

@@ -1,4 +1,4 @@
-"""Show the first prompts of a data set as the policy will see them, and what its columns are taken for."""
+"""Show the first prompts of a data set as the policy will see them, and how its columns are used."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 HELP = """\
 The log says how many rows the data set has, which columns are the question, the gold answer and the image, and which
-rows cannot be used. The options are the settings of a file in data.prompt_dataset; docs/data.md has the line for many
-public data sets."""
+rows cannot be used. The options are the settings of a file in data.prompt_dataset; docs/data.md has the settings for
+many public data sets."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("path", help="file, folder or Hugging Face data set, as in data.prompt_dataset")
-    parser.add_argument("--task", choices=("", *TASKS), default="", help="task of the rows that name none")
+    parser.add_argument("--task", choices=("", *TASKS), default="", help="task of the rows without a column task")
     parser.add_argument("--prompt_key", default="", help="column of the question")
     parser.add_argument("--label_key", default="", help="column of the gold answer")
     parser.add_argument("--image_key", default="", help="column of the image")
@@ -61,19 +61,23 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--instruction", default=None, help="text that is put before every question")
     parser.add_argument("--split", default="train", help="split to read, if the path is a folder or a data set")
     parser.add_argument("--rows", type=int, default=5, help="number of prompts to show; 0 shows all")
-    parser.add_argument("--max_bad_fraction", type=float, default=0.01, help="as data.max_bad_fraction")
-    parser.add_argument("--model", default="", help="folder or Hub name of a model, whose template is then applied")
     parser.add_argument(
-        "--prompt_template", choices=get_args(PromptTemplate), default="chat", help="as data.prompt_template"
+        "--max_bad_fraction", type=float, default=0.01, help="largest allowed fraction of unusable rows"
     )
-    parser.add_argument("--images", default="", metavar="FOLDER", help="write the images into this folder, as squares")
-    parser.add_argument("--resolution", type=int, default=512, help="pixels of a side of these squares")
+    parser.add_argument("--model", default="", help="folder or Hub name of a model whose chat template is applied")
+    parser.add_argument(
+        "--prompt_template", choices=get_args(PromptTemplate), default="chat", help="template of data.prompt_template"
+    )
+    parser.add_argument(
+        "--images", default="", metavar="FOLDER", help="folder to which the images are written as squares"
+    )
+    parser.add_argument("--resolution", type=int, default=512, help="height and width of these images in pixels")
     parser.add_argument("--fit", choices=get_args(Fit), default="crop", help="how these images become square")
     return parser
 
 
 def _renderer(model: str, template: PromptTemplate) -> Callable[[Prompt], str]:
-    """Returns how a prompt is shown: with the tokens of a model's template, or else as plain text."""
+    """Returns a function that renders a prompt: with the template of a model, or without a model as plain text."""
     if not model:
         return lambda prompt: (prompt.instruction or "") + prompt.text
     from unigrpo.data.prompting import check_prompt_text, encode_prompt  # noqa: PLC0415

@@ -1,7 +1,7 @@
-"""Opens a local web page on which a checkpoint does all its tasks and every denoising step is shown.
+"""Opens a local web page for all tasks of a checkpoint that shows every denoising step.
 
-Listens on loopback unless --host says otherwise. Example: --model Gen-Verse/MMaDA-8B-MixCoT --image_tokenizer
-showlab/magvitv2, or for the tiny model: --model examples/tiny/mixcot
+The page listens on loopback unless --host names another address. Example: --model Gen-Verse/MMaDA-8B-MixCoT
+--image_tokenizer showlab/magvitv2, or with the tiny model: --model examples/tiny/mixcot
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Requests that the demo refuses: those of other web pages, and those that are too large.
+"""Rejects requests to the demo that come from other web pages or are too large.
 
-A browser lets every page send requests to this machine, and a page whose name is bound anew to this machine's address
-(DNS rebinding) may even read the answers. The names in ``Host`` and ``Origin`` tell such requests from those of the
-demo's own page.
+A browser lets every page send requests to this machine, and a page whose host name is rebound to this machine's
+address (DNS rebinding) may even read the answers. The headers ``Host`` and ``Origin`` distinguish such requests from
+those of the demo's own page.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ MAX_DIGITS = 20
 
 @dataclass
 class RequestGuard:
-    """An ASGI application that passes on what the demo's own page sends, and refuses all other requests."""
+    """An ASGI application that passes on requests from the demo's own page and rejects all others."""
 
     app: Any
-    """The application behind it."""
+    """The application that gets the requests."""
     allowed_hosts: Collection[str] = ()
     """Names under which the page may be opened, besides addresses, ``localhost`` and the name of this machine. A page
     under one of them may also send requests to the demo under another."""

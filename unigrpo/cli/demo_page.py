@@ -221,7 +221,7 @@ def _end_of_thoughts(tokens: Sequence[str]) -> int:
 def _together(samples: Sequence[Sequence[Shown]]) -> list[Shown]:
     """Returns the steps of several samples as those of one: texts as numbered lines, images in a grid.
 
-    A sample that is finished stays as it is while others go on.
+    A finished sample does not change while others continue.
     """
     if len(samples) == 1:
         return list(samples[0])

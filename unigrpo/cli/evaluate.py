@@ -1,8 +1,8 @@
 """Measures checkpoints on held-out prompts of all tasks, with the rewards and the code of the evaluation in training.
 
-Needs no Ray, and uses all GPUs of this machine. The same command goes on where an evaluation was broken off. Writes
-results.json, a table as results.md, and every sample with its rewards as samples.jsonl. The settings of training that
-are not listed here may stand in the config file, and have no effect. Example:
+The command needs no Ray and uses all GPUs of this machine. It writes results.json, a table to results.md, and every
+sample with its rewards to samples.jsonl. If it is interrupted, the same command continues. The config file may contain
+settings of training that are not listed here; they have no effect. Example:
   unigrpo evaluate --models stage1/policy mixcot/policy unigrpo/policy --config my.yaml --output out
 """
 
@@ -32,10 +32,13 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--models", nargs="+", default=(), help="checkpoints to compare, in the order of the columns of the table"
     )
-    parser.add_argument("--output", required=True, help="folder to write; it must not hold results yet")
+    parser.add_argument("--output", required=True, help="folder to write to; it must not contain results.json yet")
     parser.add_argument("--device", default="auto", help="auto (all GPUs), cpu, cuda, cuda:1 ...")
     parser.add_argument(
-        "--num_processes", type=int, default=0, help="processes with a copy of the model each; 0 is one for each GPU"
+        "--num_processes",
+        type=int,
+        default=0,
+        help="number of processes, each with a copy of the model; 0 is one per GPU",
     )
     parsed = parse(parser, arguments, RunConfig)
     user = UserPaths()
@@ -48,7 +51,7 @@ def run(arguments: Sequence[str]) -> int:
         table = evaluate(config, models, output, parsed.device, parsed.num_processes)
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(
-            f"the same command goes on with the samples that {output / SAMPLES} does not have"
+            f"the same command generates the samples that are missing in {output / SAMPLES}"
         ) from error
     sys.stdout.write(f"{table}\n\nresults: {output / RESULTS}\nsamples: {output / SAMPLES}\n")
     return 0

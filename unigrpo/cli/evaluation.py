@@ -1,4 +1,5 @@
-"""The work of ``unigrpo evaluate``: checkpoints on held-out prompts, with the code of the evaluation in training."""
+"""The work of ``unigrpo evaluate``: it measures checkpoints on held-out prompts, as the evaluation in training
+does."""
 
 from __future__ import annotations
 
@@ -49,7 +50,7 @@ def evaluate(config: RunConfig, models: Sequence[str], output: Path, device_name
     Args:
         config: The run whose held-out prompts, rewards and protocol are used.
         models: The checkpoints.
-        output: Folder to write, or that of an evaluation that was broken off.
+        output: Folder to write to, or the folder of an interrupted evaluation.
         device_name: `auto`, cpu, cuda, cuda:1 ...
         num_processes: Number of processes with a copy of the model each; 0 is one for each GPU.
 
@@ -99,7 +100,7 @@ def _devices(name: str, num_processes: int) -> list[str]:
 
 
 def _open_output(output: Path, config: RunConfig, models: Sequence[str]) -> SampleFile:
-    """Creates the folder, or opens that of an evaluation that was broken off.
+    """Creates the folder, or opens the folder of an interrupted evaluation.
 
     Raises:
         ConfigError: It holds results, or samples of other settings or models.
@@ -115,8 +116,8 @@ def _open_output(output: Path, config: RunConfig, models: Sequence[str]) -> Samp
         )
         if changed:
             raise ConfigError(
-                f"output {output} holds samples of other settings ({', '.join(changed[:5])}); give the same ones to "
-                "go on, or name another folder"
+                f"output {output} holds samples of other settings ({', '.join(changed[:5])}); give the same "
+                "settings to continue, or name another folder"
             )
     (output / "config.yaml").write_text(config_text(config))
     names.write_text(json.dumps(list(models)) + "\n")
@@ -179,7 +180,7 @@ def evaluate_model(
     """Returns the metrics of one checkpoint. Samples that are in the file are not generated again.
 
     Args:
-        number: Number of the checkpoint.
+        number: Index of the checkpoint among the models.
         config: The run with this checkpoint.
         prompts: Held-out prompts.
         rewards: The rewards.

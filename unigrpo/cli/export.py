@@ -1,7 +1,7 @@
-"""Write a model folder from a checkpoint of a run, without training on, and push it to the Hugging Face Hub.
+"""Convert a checkpoint of a run to a model folder, and push it to the Hugging Face Hub.
 
 The folder has weights, config, tokenizer and image tokenizer in the published format of MMaDA, sampling.json with the
-sampling settings of the run, and a model card. It needs CPU memory for one copy of the model, and no GPU.
+sampling settings of the run, and a model card. The command needs CPU memory for one copy of the model, and no GPU.
 """
 
 from __future__ import annotations
@@ -31,9 +31,11 @@ def run(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("run", help="run directory of a UniGRPO run or of a stage")
     parser.add_argument("--step", default="", help="step of the checkpoint, or `best`; by default the newest one")
-    parser.add_argument("--output", default="", help="folder to write; by default RUN/policy_step_STEP")
-    parser.add_argument("--push_to_hub", default="", metavar="OWNER/NAME", help="also upload to this model repository")
-    parser.add_argument("--private", action="store_true", help="make a new model repository private")
+    parser.add_argument("--output", default="", help="folder to write to; by default RUN/policy_step_STEP")
+    parser.add_argument(
+        "--push_to_hub", default="", metavar="OWNER/NAME", help="upload the folder to this model repository, too"
+    )
+    parser.add_argument("--private", action="store_true", help="make the model repository private if it is created")
     given = parser.parse_args(list(arguments))
     user = UserPaths()
     folder = Path(user.resolve_input(given.run))
@@ -79,14 +81,14 @@ def read_run(folder: Path) -> RunConfig | StageConfig:
 
 
 def find_checkpoint(path: Path, step: str) -> Checkpoint:
-    """Returns a whole checkpoint of a run.
+    """Returns a complete checkpoint of a run.
 
     Args:
         path: Folder of the checkpoints.
         step: A number, `best`, or empty for the newest one.
 
     Raises:
-        CheckpointError: There is no such checkpoint, or it is not whole.
+        CheckpointError: There is no such checkpoint, or it is not complete.
     """
     from unigrpo.runs.checkpoints import CheckpointStore, named_best, read, saved_steps  # noqa: PLC0415  # loads torch
 
@@ -107,7 +109,7 @@ def find_checkpoint(path: Path, step: str) -> Checkpoint:
 
 
 def require_token(name: str) -> None:
-    """Raises ConfigError if there is no token, without which no repository can be written."""
+    """Raises ConfigError if there is no token of the Hub, which is needed to write a repository."""
     from huggingface_hub import get_token  # noqa: PLC0415  # slow import
 
     if get_token() is None:

@@ -1,8 +1,8 @@
-"""Generates with a checkpoint: text, answers about images, images, or thoughts and then images.
+"""Generates text, answers about images, images, or thoughts and then images with a checkpoint.
 
-Prints the answers, and writes samples.jsonl with one line per sample (prompt, seed, text, image), the images, a grid
-with one column per prompt, and settings.json. For a policy that a run exported, the defaults of resolution, fit,
-template, instruction and sampling are those of the run (sampling.json). Examples:
+The command prints the answers. It writes samples.jsonl with one line per sample (prompt, seed, text, image), the
+images, a grid with one column per prompt, and settings.json. For a policy that a run exported, the defaults of
+resolution, fit, template, instruction and sampling are those of the run (sampling.json). Examples:
   unigrpo generate --task t2i --model FOLDER --prompts "a red square" --output out
   unigrpo generate --task text --model examples/tiny/mixcot --prompts "70+5+4=" --output out
 """
@@ -45,9 +45,12 @@ def parse_config(arguments: Sequence[str]) -> GenerateConfig:
     )
     parser.add_argument("--config", action="config", help="YAML file with settings; flags after it override it")
     parser.add_argument(
-        "--images", nargs="*", default=(), help="image files for mmu: one for each prompt, or one for all prompts"
+        "--images",
+        nargs="*",
+        default=(),
+        help="image files for mmu: one for each prompt, one for all prompts, or several for one prompt",
     )
-    parser.add_argument("--gif", action="store_true", help="also write an animation of the denoising of each sample")
+    parser.add_argument("--gif", action="store_true", help="write an animation of the denoising of each sample, too")
     parser.add_class_arguments(GenerateConfig, skip={"images", "image", "gif"})
     # The number of image tokens follows from the resolution.
     parser.add_class_arguments(ImageSamplingConfig, "image", skip={"num_image_tokens", "score_guided"})

@@ -1,4 +1,4 @@
-"""The work of ``unigrpo generate``: it samples, writes each batch when it is finished, and can go on after a stop."""
+"""The work of ``unigrpo generate``: it generates samples, writes each finished batch, and continues after a stop."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ GRID_PIXELS = 256
 MAX_PRINTED = 32
 """Largest number of samples that are printed."""
 SPEED_ALONE = ("batch_size", "device", "gif", "layout")
-"""Settings that may differ where a stopped command goes on, because they do not change the samples."""
+"""Settings that may differ when a stopped command continues, because they do not change the samples."""
 
 
 class _Numbered(TypedDict):
@@ -79,7 +79,7 @@ class CountedModel:
 
 
 def generate(config: GenerateConfig) -> int:
-    """Generates all samples that are not there yet, and prints them.
+    """Generates all samples that do not exist yet, and prints all of them.
 
     Returns:
         The exit status: 130 after Ctrl-C.
@@ -106,7 +106,7 @@ def generate(config: GenerateConfig) -> int:
     except KeyboardInterrupt as error:
         done = len(_rows(folder))
         raise KeyboardInterrupt(
-            f"{done} of {len(jobs)} samples are written, and the same command goes on with the others"
+            f"{done} of {len(jobs)} samples are written, and the same command generates the others"
         ) from error
     _show(config, inputs.prompts, folder)
     return 0
@@ -131,7 +131,7 @@ def _finished(config: GenerateConfig, folder: Path, jobs: Sequence[Job]) -> int:
     if problem:
         raise ConfigError(f"output {config.output!r} holds {SAMPLES} already ({problem}); name another folder")
     replace_text(folder / SAMPLES, "".join(json.dumps(row) + "\n" for row in rows))
-    sys.stderr.write(f"{len(rows)} of {len(jobs)} samples are there; going on\n")
+    sys.stderr.write(f"{len(rows)} of {len(jobs)} samples exist already; generating the others\n")
     return len(rows)
 
 

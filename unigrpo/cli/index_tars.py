@@ -1,4 +1,4 @@
-"""Stores the positions of the samples in webdataset tars with many processes, so that a stage starts at once."""
+"""Store the positions of the samples in webdataset tars with many processes, so that a stage starts faster."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from collections.abc import Sequence
 from unigrpo import ConfigError
 
 HELP = """\
-Name the same folder as index_folder of the source. Positions of a tar that did not change are not read again. Without
-them a stage reads the headers of all tars at its start, on one process, while its GPUs wait."""
+Set index_folder of the source to the same folder. A tar that has not changed is not read again. Without these
+positions, a stage reads the headers of all tars at its start in one process, while its GPUs wait."""
 
 
 def run(arguments: Sequence[str]) -> int:
     """Runs ``unigrpo index-tars``. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="unigrpo index-tars", description=__doc__, epilog=HELP)
-    parser.add_argument("tars", help="pattern of the tars with braces and stars; commas join several")
-    parser.add_argument("--index_folder", required=True, metavar="FOLDER", help="folder of the positions")
+    parser.add_argument("tars", help="pattern of the tars with braces and stars; commas separate several patterns")
+    parser.add_argument(
+        "--index_folder", required=True, metavar="FOLDER", help="folder to which the positions are written"
+    )
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, help="number of processes (default: %(default)s)"
     )

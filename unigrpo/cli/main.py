@@ -25,17 +25,17 @@ ADVICE = {
     errno.EACCES: "change its permissions, or name another file or folder",
     errno.EPERM: "change its permissions, or name another file or folder",
     errno.EROFS: "name a file or folder on a disk that can be written",
-    errno.ENOSPC: "make room on its disk, and start the same command again",
-    errno.EDQUOT: "make room below your quota, and start the same command again",
+    errno.ENOSPC: "free some space on its disk, and start the same command again",
+    errno.EDQUOT: "free some space below your quota, and start the same command again",
     errno.EEXIST: "name another file or folder",
     errno.ENAMETOOLONG: "give a shorter name",
     errno.ENOTDIR: "a part of this path is a file; name another file or folder",
     errno.EISDIR: "this is a folder; name a file",
-    errno.EMFILE: "raise the number of files that a process may open, by `ulimit -n 8192`, and start again",
+    errno.EMFILE: "raise the number of files that a process may open with `ulimit -n 8192`, and start again",
     errno.ENFILE: "too many files are open on this machine; end other programs, and start again",
 }
 """What to do about errors of the file system that no command expects, such as an output on a disk without room."""
-OTHER_ADVICE = "look at this file and its disk, or name another one"
+OTHER_ADVICE = "check this file and its disk, or name another file"
 """What to do about any other error of a file."""
 
 
@@ -60,22 +60,20 @@ GROUPS: dict[str, dict[str, Command]] = {
         "generate": Command("unigrpo.cli.generate:run", "generate text, answers about images, or images"),
         "demo": Command("unigrpo.cli.demo:run", "open a local web page that shows every denoising step"),
         "evaluate": Command("unigrpo.cli.evaluate:run", "compare checkpoints on held-out prompts"),
-        "export": Command("unigrpo.cli.export:run", "write a model folder from a checkpoint, and push it to the Hub"),
+        "export": Command("unigrpo.cli.export:run", "convert a checkpoint to a model folder, and push it to the Hub"),
         "report": Command("unigrpo.cli.report:run", "write the report of a run directory again"),
         "add-image-tokens": Command("unigrpo.cli.add_image_tokens:run", "add image tokens to a LLaDA checkpoint"),
     },
     "Data and rewards": {
         "data": Command("unigrpo.cli.data:run", "show the prompts of a data set as the policy will see them"),
         "prepare": Command("unigrpo.cli.prepare:run", "write a prompt file from a public data set or a generator"),
-        "convert-cot": Command(
-            "unigrpo.cli.convert_cot:run", "convert solved questions to the format of chains of thought"
-        ),
+        "convert-cot": Command("unigrpo.cli.convert_cot:run", "convert solved questions to chain-of-thought data"),
         "index-tars": Command("unigrpo.cli.index_tars:run", "store the positions of the samples in webdataset tars"),
         "grade": Command("rewards.grade:main", "grade a file of predictions"),
         "try-reward": Command("rewards.try_reward:main", "run a reward on a file of samples, without training"),
     },
     "Shell": {
-        "completion": Command("unigrpo.cli.completion:run", "print a script that completes commands and flags"),
+        "completion": Command("unigrpo.cli.completion:run", "print a shell script that completes commands and flags"),
     },
 }
 COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}
@@ -114,7 +112,7 @@ def console() -> None:
 def run_command(name: str, arguments: Sequence[str]) -> int:
     """Runs one subcommand, and reports wrong input and a signal in one line. Returns the exit status.
 
-    A command that goes on where a signal ended it raises KeyboardInterrupt again, with a message that says how.
+    A command that can continue after a signal raises KeyboardInterrupt with a message that says how.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     for handler in logging.getLogger().handlers:

@@ -1,4 +1,4 @@
-"""Relative paths of a config become absolute from the folder in which the user called the command.
+"""Makes relative paths of a config absolute, starting from the folder in which the user called the command.
 
 A job and its workers run in other folders.
 """
@@ -16,7 +16,7 @@ from unigrpo.config.paths import PathKind
 from unigrpo.data.files import is_table_name, split_paths
 
 SUBMIT_FOLDER = "UNIGRPO_SUBMIT_DIR"
-"""Environment variable by which a submit script names the folder in which it was called."""
+"""Environment variable with which a submit script passes on the folder in which it was called."""
 Config = TypeVar("Config")
 
 

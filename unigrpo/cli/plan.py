@@ -63,18 +63,18 @@ from unigrpo.runs.checkpoints import checkpoint_path
 from unigrpo.workers.reward_pool import Trial
 
 PUBLISHED_DOWNSCALE = 16
-"""Height and width in pixels of the square of one code in the published image tokenizer."""
+"""Height and width in pixels of the square that one code of the published image tokenizer represents."""
 NUM_GPUS = (1, 8, 64)
 """Columns of the table of times, besides the run's own number of GPUs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Assumptions:
-    """Hardware and speed that a plan assumes."""
+    """The hardware and the speed that a plan assumes."""
 
     hardware: Hardware
     mfu: float
-    """Fraction of the GPUs' arithmetic that passes reach."""
+    """Fraction of the GPU's peak arithmetic that passes reach."""
 
 
 def assumptions(gpu: str, mfu: float) -> Assumptions:
@@ -89,7 +89,7 @@ def assumptions(gpu: str, mfu: float) -> Assumptions:
 
 
 def is_local_checkpoint(model: str) -> bool:
-    """Whether a model is on this machine, as a folder or downloaded before; a plan downloads no model."""
+    """Whether a model is on this machine, as a folder or as a download; a plan downloads no model."""
     return Path(model).is_dir() or is_downloaded(model)
 
 
@@ -229,7 +229,7 @@ def _resource_lines(config: RunConfig | StageConfig, size: ModelSize, seconds: d
 
 
 def trial_lines(trials: Sequence[Trial]) -> str:
-    """What each reward gave to two samples, and how long it takes for a step by the time of that one call."""
+    """Returns the scores of two samples by each reward, and the time of a step that follows from this call."""
     lines: list[str] = []
     for trial in trials:
         values = ", ".join("missing" if value is None else f"{value:.3g}" for value in trial.scores.values)
@@ -241,7 +241,7 @@ def trial_lines(trials: Sequence[Trial]) -> str:
 
 
 def _seconds(seconds: float) -> str:
-    """Returns a time with two digits or all before the point.
+    """Returns a time with two significant digits, or in whole seconds from 100 s on.
 
     >>> _seconds(0.0123), _seconds(203.4)
     ('0.012 s', '203 s')
@@ -260,8 +260,8 @@ def _rewarded_tasks(config: RunConfig) -> list[str]:
     tasks = [task for task in rewarded if not asked or task in asked]
     if not tasks:
         raise ConfigError(
-            f"data.tasks is {list(asked)}, but reward.terms score only {list(rewarded)}; add a reward whose tasks "
-            "hold one of the run's, or change data.tasks"
+            f"data.tasks is {list(asked)}, but reward.terms score only {list(rewarded)}; add a reward for one of the "
+            "tasks of the run, or change data.tasks"
         )
     return tasks
 
@@ -298,7 +298,7 @@ def stage_plan(config: StageConfig, inputs: StageInputs | None, assumed: Assumpt
 def _model_lines(config: BaseRunConfig, is_checked: bool) -> tuple[ModelSize, list[str]]:
     name = config.actor.model_name_or_path
     size = ModelSize.of(load_config(name) if is_checked else MMadaConfig(), config.ds.lora)
-    source = "" if is_checked else "not here; assumed to be MMaDA-8B, "
+    source = "" if is_checked else "not on this machine; assumed to be MMaDA-8B, "
     trained = f", of which {size.num_trainable:,} are trained (LoRA)" if config.ds.lora.rank else ""
     return size, [f"model       {name}: {source}{size.num_parameters:,} parameters{trained}"]
 
@@ -410,7 +410,7 @@ def _ending(is_checked: bool) -> list[str]:
     if is_checked:
         return ["all checks passed; nothing was trained", ""]
     return [
-        "not checked, since the model is not on this machine: model, data, rewards, Ray cluster. Where it is, this "
-        "command checks them too",
+        "model, data, rewards and Ray cluster were not checked, because the model is not on this machine; where it "
+        "is, this command checks them, too",
         "",
     ]

@@ -1,4 +1,4 @@
-"""The parts of ``--dry_run`` about a whole run: rewards, days, disk, downloads, and what to change first."""
+"""The lines of ``--dry_run`` about a whole run: rewards, duration, disk, downloads, and what to change first."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DAY = 86_400
 
 @dataclass(frozen=True, kw_only=True)
 class PromptShares:
-    """Which prompts a step has, in the mean."""
+    """The mean composition of the prompts of a step."""
 
     tasks: dict[str, float]
     """Fraction of each task."""
@@ -31,7 +31,7 @@ class PromptShares:
 
 
 def shares_of_prompts(config: RunConfig, prompts: Sequence[Prompt]) -> PromptShares:
-    """Returns the shares by the weights of the files and the prompts in them."""
+    """Returns the fractions that follow from the weights of the files and the prompts in them."""
     weights = prompt_shares(config.data)
     sizes: dict[str, int] = {}
     for prompt in prompts:
@@ -48,8 +48,9 @@ def shares_of_prompts(config: RunConfig, prompts: Sequence[Prompt]) -> PromptSha
 
 
 def assumed_shares(config: RunConfig, tasks: Sequence[str]) -> PromptShares:
-    """Returns the shares without reading the prompts: those of files that have a task and a weight, or else as many
-    prompts of each task. A reward that only scores prompts with or without a gold answer is counted for all."""
+    """Returns the fractions without reading the prompts: the weights of files with a task and a weight, or otherwise
+    equal fractions of all tasks. A reward that only scores prompts with or without a gold answer is counted for
+    all."""
     files = prompt_files(config.data.prompt_dataset)
     shares = dict.fromkeys(tasks, 1.0)
     if all(file.task and file.weight is not None for file in files) and {file.task for file in files} >= set(tasks):
@@ -107,7 +108,7 @@ def reward_time_lines(config: RunConfig, times: Mapping[str, RewardTime]) -> lis
 
 
 def whole_run_lines(config: BaseRunConfig, step_seconds: float, evaluation_seconds: float) -> list[str]:
-    """Returns how long the steps and the evaluations take."""
+    """Returns the lines about the duration of the steps and the evaluations."""
     every = config.eval.steps if isinstance(config, RunConfig) else 0
     number = 2 + (config.train.num_steps // every - 1 if every else 0)
     evaluations = number * evaluation_seconds
@@ -125,7 +126,7 @@ def _duration(seconds: float) -> str:
 
 
 def disk_lines(config: BaseRunConfig, disk: DiskPlan, free: float) -> list[str]:
-    """Returns the disk space of a run beside what is free."""
+    """Returns the lines about the disk space that a run needs and that is free."""
     lines = [
         f"disk        {disk.checkpoint_gb:.1f} GB for a checkpoint; {disk.peak_gb:.1f} GB at the peak: "
         f"{disk.num_checkpoints} checkpoints (ckpt.max_num {config.ckpt.max_num}, the one being written"
@@ -133,7 +134,7 @@ def disk_lines(config: BaseRunConfig, disk: DiskPlan, free: float) -> list[str]:
         f"            {free:.1f} GB are free at {checkpoint_path(config)}",
     ]
     if free < disk.peak_gb:
-        lines.append("            NOT ENOUGH: lower ckpt.max_num, make room, or set ckpt.path to a larger disk")
+        lines.append("            NOT ENOUGH: lower ckpt.max_num, free some space, or set ckpt.path to a larger disk")
     return lines
 
 
@@ -144,39 +145,39 @@ def check_disk(config: BaseRunConfig, disk: DiskPlan) -> str:
         A warning if the peak does not fit; empty if it does.
 
     Raises:
-        ConfigError: Not even one checkpoint and the policy fit.
+        ConfigError: The free space is too small for one checkpoint and the policy.
     """
     free, least = free_gb(checkpoint_path(config)), disk.checkpoint_gb + disk.policy_gb
     where = f"{free:.1f} GB are free at {checkpoint_path(config)}"
     if free < least:
         raise ConfigError(
-            f"{where}, but a checkpoint and the policy need {least:.1f} GB; make room, or set ckpt.path and "
+            f"{where}, but a checkpoint and the policy need {least:.1f} GB; free some space, or set ckpt.path and "
             "run_dir to a larger disk"
         )
     return f"{where}, and the run needs up to {disk.peak_gb:.1f} GB; lower ckpt.max_num" if free < disk.peak_gb else ""
 
 
 def download_lines(found: Sequence[Download]) -> list[str]:
-    """Returns what is still to be downloaded."""
+    """Returns the lines about models that have to be downloaded."""
     if not found:
         return ["downloads   none"]
     missing = [one for one in found if not one.is_here]
     known = sum(one.gigabytes or 0.0 for one in missing)
-    unknown = "" if all(one.gigabytes for one in missing) else " and what is not known here"
+    unknown = "" if all(one.gigabytes for one in missing) else " and models of unknown size"
     here = ", ".join(one.name for one in found if one.is_here)
     shown = ", ".join(
         f"{one.name} {f'{one.gigabytes:g} GB' if one.gigabytes else '(size unknown)'}" for one in missing
     )
     lines = [f"downloads   {known:.1f} GB{unknown}: {shown}"] if missing else ["downloads   none"]
-    return lines + ([f"            here already: {here}"] if here else [])
+    return lines + ([f"            downloaded already: {here}"] if here else [])
 
 
 def advice_line(config: RunConfig | StageConfig, seconds: Mapping[str, float], disk: DiskPlan, free: float) -> str:
-    """Returns what to change first if the run is to take less.
+    """Returns the line about the change that would shorten the run most.
 
     Args:
         config: The run.
-        seconds: Seconds of a step by role, `rewards` being the wait for them.
+        seconds: Seconds of a step by role; `rewards` is the wait for rewards.
         disk: Disk space of the run.
         free: Free disk space.
     """
@@ -201,5 +202,5 @@ def advice_line(config: RunConfig | StageConfig, seconds: Mapping[str, float], d
 
 
 def waiting_seconds(times: Mapping[str, RewardTime], score_seconds: float) -> float:
-    """Returns how long a step waits for its rewards, which work while the models score."""
+    """Returns how long a step waits for its rewards, which are computed while the models score."""
     return max(0.0, max((time.seconds for time in times.values()), default=0.0) - score_seconds)

@@ -1,4 +1,4 @@
-"""Write a prompt file from a public data set or a generator, filtered and counted, with its source beside it."""
+"""Write a filtered prompt file from a public data set or a generator, and a record of its source."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ NUM_GENERATED = 10_000
 MAX_GENERATED = 10_000_000
 """Puzzles that are tried; there are not many more different Sudokus of 4x4 cells."""
 HELP = """\
-The source may be a downloaded copy, so that nothing is fetched. Rows without a usable gold answer and repeated rows
-are dropped and counted. OUTPUT.source.json beside the prompt file has source, licence, counts and the file's SHA-256.
-Embedded images are written into a folder beside the prompt file. `describe` takes the images of any table and asks for
-descriptions of them. With --held_out, F.jsonl has no image and no question of F_test.jsonl."""
+The source may be a downloaded copy, which needs no network. Rows without a usable gold answer and repeated rows are
+dropped and counted. F.jsonl.source.json has source, licence, counts and the SHA-256 of the prompt file F.jsonl.
+Embedded images are written into a folder beside the prompt file. `describe` uses the images of any table and asks for
+descriptions of them. With --held_out, F.jsonl and F_test.jsonl have no image and no question in common."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class PublicSet:
     """A data set that can be prepared."""
 
     source: str
-    """Name on the Hub; empty if it has to be given or is generated."""
+    """Name on the Hub; empty if the source must be given or the set is generated."""
     licence: str
     """Licence of the original."""
     task: str
     kind: str = ""
-    """How `math_answer` grades its golds; empty for golds that it does not grade."""
+    """Kind with which `math_answer` grades its gold answers; empty if it does not grade them."""
     request: str = ""
     """Prompt of every row, of which only the image is used; empty if the rows have prompts of their own."""
 
@@ -90,7 +90,7 @@ def prepare_parser() -> argparse.ArgumentParser:
         type=int,
         default=0,
         metavar="N",
-        help="also write N rows into F_test.jsonl, for sets with one split",
+        help="number of rows that are written to F_test.jsonl instead, for sets with one split",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of generated puzzles (default: %(default)s)")
     return parser
@@ -120,19 +120,19 @@ def prepare(
     Args:
         name: One of :data:`SETS`.
         output: The prompt file; its folder is created.
-        source: Any path that prompts are read from; empty takes the set's name on the Hub or generates.
-        split: Split of the source. The split `test` of generated puzzles has those that no other split has.
+        source: Any path of prompts; if empty, the set's name on the Hub is used, or the set is generated.
+        split: Split of the source. The split `test` of generated puzzles shares no puzzle with other splits.
         max_rows: Largest number of rows to keep; 0 keeps all, or 10,000 generated ones.
         seed: Seed of generated puzzles.
         held_out: Number of the kept rows that go into :func:`held_out_file` instead, chosen by the hashes of their
             images or texts, so that both files have no image and no text in common.
 
     Returns:
-        The record: set, source, split, licence (with a note if in doubt), rows by what became of them, and SHA-256 of
-        the prompt file.
+        The record: set, source, split, licence (with a note if it is uncertain), numbers of kept and dropped rows, and
+        SHA-256 of the prompt file.
 
     Raises:
-        ValueError: The source cannot be read, the output is no place for a file, or no row was kept.
+        ValueError: The source cannot be read, the output cannot be a file, or no row was kept.
     """
     found = SETS[name]
     source = source or found.source
@@ -202,7 +202,7 @@ def _write(file: Path, lines: Sequence[Line], record: dict[str, Any]) -> dict[st
 
 
 def _requests(name: str, source: str, split: str, counts: Counter[str]) -> Iterator[Prompt]:
-    """Yields the request of a set for the image of every row; rows without a single image are counted."""
+    """Yields the request of a set with the image of every row; rows without exactly one image are counted."""
     from unigrpo.data.bad_samples import BadSample  # noqa: PLC0415  # loads torch, which --help need not
     from unigrpo.data.embedded_images import embedded_name, images_in  # noqa: PLC0415
     from unigrpo.data.prompt_rows import IMAGE_KEYS  # noqa: PLC0415
@@ -229,7 +229,7 @@ def _requests(name: str, source: str, split: str, counts: Counter[str]) -> Itera
 
 
 def _read(name: str, source: str, split: str, counts: Counter[str]) -> Iterator[Prompt]:
-    """Yields the prompts of a source; rows that are none are counted."""
+    """Yields the prompts of a source; unusable rows are counted."""
     from unigrpo.data.bad_samples import BadSample  # noqa: PLC0415  # loads torch, which --help need not
     from unigrpo.data.prompt_rows import PromptReader  # noqa: PLC0415
     from unigrpo.data.tables import open_table  # noqa: PLC0415
@@ -323,8 +323,8 @@ def _image(name: str, output: Path, number: int) -> tuple[str, bytes]:
 
 
 def _licences(found: PublicSet, source: str) -> dict[str, str]:
-    """Returns the licence for the record: that of the source's own README, or else that of the original. A note says
-    so where the original has another one, or where the source names none."""
+    """Returns the licence for the record: that of the source's own README, or otherwise that of the original. A note
+    is added if the original has another licence, or if the source names none."""
     own, original = _own_licence(source), found.licence
     if not own:
         is_copy = source != found.source and original != NOT_STATED

@@ -1,4 +1,4 @@
-"""Write the report of a run directory again, also while the run is going on, or a page that compares several runs."""
+"""Write the report of a run directory again, also during the run, or a page that compares several runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from unigrpo.cli.main import run_old_name
 def run(arguments: Sequence[str]) -> int:
     """Runs ``unigrpo report``. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="unigrpo report", description=__doc__)
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directory, finished or not")
+    parser.add_argument(
+        "runs", type=Path, nargs="+", metavar="RUN", help="run directory of a run that may still be active"
+    )
     parser.add_argument(
         "--output", type=Path, default=Path("comparison.html"), metavar="FILE.html",
         help="page to write for several runs (default: %(default)s)",

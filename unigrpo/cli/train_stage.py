@@ -25,7 +25,9 @@ def mixcot(arguments: Sequence[str]) -> int:
 
 def _run(program: str, description: str, arguments: Sequence[str]) -> int:
     parser = run_parser(program, description, StageConfig)
-    parser.add_argument("--init_from", default="", help="run directory of a finished stage to start from")
+    parser.add_argument(
+        "--init_from", default="", help="run directory of a finished stage, from whose model this stage starts"
+    )
     parsed, config = parse_run(parser, arguments, StageConfig)
     if parsed.check_settings:
         return 0
@@ -44,7 +46,7 @@ def initial_checkpoint(config: StageConfig, run: Path) -> StageConfig:
     """
     if not (run / "summary.json").exists():
         raise ConfigError(
-            f"--init_from {run}: no finished run there (no summary.json); name the run directory of a stage"
+            f"--init_from {run}: this is no finished run (it has no summary.json); name the run directory of a stage"
         )
     policy = run / "policy"
     tokenizer = config.image.tokenizer

@@ -48,7 +48,7 @@ Trainer = UniGRPOTrainer | StageTrainer
 
 
 class TrainingJob(ABC, Generic[Config, Checked]):
-    """One training run: the parts in which UniGRPO and the stages before it differ."""
+    """One training run. The methods are the parts in which UniGRPO and the stages before it differ."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -59,23 +59,23 @@ class TrainingJob(ABC, Generic[Config, Checked]):
 
     @abstractmethod
     def plan(self, checked: Checked | None, assumed: Assumptions) -> str:
-        """Returns the text of a dry run; None as inputs plans from the config alone."""
+        """Returns the text of a dry run. If `checked` is None, the plan follows from the config alone."""
 
     @abstractmethod
     def connect(self) -> None:
         """Connects to the Ray cluster and checks that it is large enough. Raises ValueError."""
 
     def check_rewards(self, checked: Checked) -> str:
-        """Loads and calls every reward once, as a dry run does, and returns a text about it. Raises WorkerError."""
+        """Loads and calls every reward once, for a dry run, and returns the results as text. Raises WorkerError."""
         return ""
 
     @abstractmethod
     def trainer(self, checked: Checked, checkpoints: CheckpointStore) -> contextlib.AbstractContextManager[Trainer]:
-        """Starts the workers for as long as the context lasts, and returns the trainer."""
+        """Starts the workers, which end with the context, and returns the trainer."""
 
     @abstractmethod
     def results(self, folder: Path) -> dict[str, Path]:
-        """Writes what follows a finished run, and returns the paths of its results by their names."""
+        """Writes the report of a finished run, and returns the paths of its results by their names."""
 
 
 class UniGRPOJob(TrainingJob[RunConfig, Inputs]):
@@ -154,9 +154,9 @@ def run_training(job: TrainingJob[Any, Any], *, is_dry_run: bool, gpu: str, mfu:
 
     Args:
         job: The run.
-        is_dry_run: Print the plan and stop.
-        gpu: The GPU that a dry run plans for.
-        mfu: The fraction of the GPU's arithmetic that a dry run assumes.
+        is_dry_run: Whether to print the plan and not train.
+        gpu: The GPU for which a dry run plans.
+        mfu: The fraction of the GPU's peak arithmetic that a dry run assumes.
 
     Returns:
         The exit status.
@@ -187,7 +187,8 @@ def _plan(job: TrainingJob[Any, Any], assumed: Assumptions) -> int:
             plan = job.plan(None, assumed)
         except ConfigError as error:
             raise ConfigError(
-                f"there is no folder {model} here and no download of it, so the plan is that of MMaDA-8B: {error}"
+                f"{model} is neither a folder on this machine nor a downloaded model, so the plan is that of "
+                f"MMaDA-8B: {error}"
             ) from error
         sys.stdout.write(plan)
         return 0
@@ -226,10 +227,10 @@ def _status(work: Callable[[StopRequest], object]) -> int:
             work(stop)
         return 0
     except RunStopped as error:
-        message = f"stopped by {stop.ending_signal.name} {error}; the same command goes on from there"
+        message = f"stopped by {stop.ending_signal.name} {error}; the same command resumes from there"
     except KeyboardInterrupt:
         message = (
-            f"stopped by {stop.ending_signal.name}; the same command goes on from the last checkpoint, if there is one"
+            f"stopped by {stop.ending_signal.name}; the same command resumes from the last checkpoint, if there is one"
         )
     except RUN_ERRORS as error:
         logger.debug("the whole error", exc_info=True)
@@ -253,7 +254,7 @@ def train(job: TrainingJob[Any, Any], checked: Any, checkpoints: CheckpointStore
 def summary_table(summary: dict[str, Any]) -> str:
     """Returns a table of the held-out metrics before and after training.
 
-    A metric that is there by task is not shown for all tasks together, because their mean also depends on the mix of
+    If a metric exists for each task, its mean over all tasks is not shown, because it also depends on the mix of
     prompts.
     """
     before, after = summary["eval"]["before"], summary["eval"]["after"]

@@ -26,21 +26,21 @@ def parse_run(parser: ArgumentParser, arguments: Sequence[str], kind: type[Confi
     parser.add_argument(
         "--dry_run",
         action="store_true",
-        help="check the config and the inputs, print the memory and time that the run needs, and stop",
+        help="check the config and the inputs, print the memory and time that the run needs, and exit",
     )
     parser.add_argument(
         "--check_settings",
         action="store_true",
-        help="check flags, config file and experiment tracking alone, in a second, and stop",
+        help="check only flags, config file and experiment tracking, and exit",
     )
     parser.add_argument(
         "--gpu",
         default="auto",
         choices=["auto", *KINDS],
-        help="dry_run: GPU to plan for; auto is that of this machine",
+        help="GPU for which a dry run plans; auto is the GPU of this machine, or an H100 if there is none",
     )
     parser.add_argument(
-        "--mfu", type=float, default=0.4, help="dry_run: fraction of the GPU's arithmetic that is reached, 0 to 1"
+        "--mfu", type=float, default=0.4, help="fraction of the GPU's peak arithmetic that a dry run assumes, 0 to 1"
     )
     parsed = parse(parser, arguments, kind)
     if not parsed.config:

@@ -172,7 +172,7 @@ class RayGroup:
         for index, error in failures.items():
             if _is_death(error):
                 died = WorkerDied(
-                    f"{self._name(index)} died in {method}: {_first_line(error)}. The same command goes on from the "
+                    f"{self._name(index)} died in {method}: {_first_line(error)}. The same command resumes from the "
                     f"last checkpoint, if there is one. If its memory ran out, lower the micro-batch sizes{late}"
                 )
                 died.__cause__ = error

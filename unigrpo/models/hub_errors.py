@@ -77,8 +77,8 @@ def cache_problem(error: OSError, kind: Kind) -> str:
     """
     alone = ", or HF_DATASETS_CACHE for data sets alone," * (kind == "dataset")
     return (
-        f"the cache of the Hub cannot be written ({error.strerror}: {error.filename or constants.HF_HOME}); make "
-        f"room, or set HF_HOME{alone} to a folder that can be written"
+        f"the cache of the Hub cannot be written ({error.strerror}: {error.filename or constants.HF_HOME}); free some "
+        f"space, or set HF_HOME{alone} to a folder that can be written"
     )
 
 

@@ -123,7 +123,7 @@ def check_unused(config: BaseRunConfig) -> None:
     """
     if holds_run(config) and config.ckpt.load_enable is False:
         raise ConfigError(
-            f"run_dir {config.run_dir} already holds a run; choose another --run_dir, or go on with it by "
+            f"run_dir {config.run_dir} already holds a run; choose another --run_dir, or resume it with "
             "--ckpt.load_enable true"
         )
 

@@ -1,4 +1,4 @@
-"""What a run says when it cannot write its results: what failed, why, and how to go on."""
+"""Error messages of a run that cannot write its results: what failed, why, and how to continue."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class OutputError(RuntimeError):
 
 @contextlib.contextmanager
 def output_errors(what: str, folder: Path) -> Iterator[None]:
-    """Turns errors of the block that come from a directory or its disk into one line that says how to go on.
+    """Turns errors of the block that come from a directory or its disk into one line that says how to continue.
 
     Args:
         what: What is written, for the message.
@@ -81,9 +81,9 @@ def _cause(folder: Path, error: Exception, is_gone: bool) -> str:
     if is_gone or not folder.exists():
         return _gone(folder)
     free = shutil.disk_usage(folder).free
-    go_on = "then start the same command again, which goes on from the last checkpoint"
+    go_on = "then start the same command again, which resumes from the last checkpoint"
     if getattr(error, "errno", None) in FULL or free < FULL_BYTES:
-        return f"the disk of {folder} or its quota is full ({free / 1e9:.2f} GB are free); make room, {go_on}"
+        return f"the disk of {folder} or its quota is full ({free / 1e9:.2f} GB are free); free some space, {go_on}"
     if isinstance(error, OSError):
         return f"{folder} cannot be written any more; see to its disk and permissions, {go_on}"
     return ""

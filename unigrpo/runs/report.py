@@ -25,7 +25,7 @@ from unigrpo.runs.scores import Scores, paired_gain, scores_at
 
 MAX_SAMPLES = 24
 MAX_ANSWERS = 8
-"""Number of held-out answers before and after, which stand above the table and the curves."""
+"""Number of held-out answers before and after, above the table and the curves."""
 THUMBNAIL = 96
 """Longer side of a prompt's image, in pixels."""
 END = re.compile(r"(<\|[^|<>\s]{1,40}\|>\s*)+$")

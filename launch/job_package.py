@@ -1,4 +1,4 @@
-"""What travels to a cluster with a job: the files of this project that git lists, and where they came from."""
+"""The files that are sent to a cluster with a job: those of this project that git lists."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 LARGEST_PACKAGE = 512 * 2**20
-"""Bytes that Ray takes as the working directory of a job."""
+"""Largest size in bytes that Ray accepts as the working directory of a job."""
 LARGEST_NEW_FILE = 2**20
-"""Bytes of a file that is not committed: configs and rewards are smaller, data and weights are larger."""
+"""Largest size in bytes of an uncommitted file: configs and rewards are smaller, data and weights are larger."""
 NEW_SUFFIXES = (".json", ".jsonl", ".md", ".py", ".sh", ".toml", ".txt", ".yaml", ".yml")
-"""What a file that is not committed may be to travel."""
+"""Suffixes of uncommitted files that are sent."""
 PROJECT = ("LICENSE", "README.md", "examples", "launch", "pyproject.toml", "rewards", "unigrpo")
-"""What travels where git does not know this folder, as in an unpacked archive."""
+"""Files and folders that are sent if git does not know this folder, such as an unpacked archive."""
 
 
 def project_environment(root: Path, package: Path) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def project_environment(root: Path, package: Path) -> dict[str, Any]:
     size = copy_files(root, package, job_files(root))
     if size > LARGEST_PACKAGE:
         raise ValueError(
-            f"the files of the job have {size / 2**20:.0f} MiB, and Ray takes {LARGEST_PACKAGE // 2**20}; move data "
+            f"the files of the job have {size / 2**20:.0f} MiB, and Ray accepts {LARGEST_PACKAGE // 2**20}; move data "
             "and weights out of this folder, or list them in .gitignore"
         )
     commit = _git(root, "rev-parse", "HEAD")
@@ -49,21 +49,21 @@ def project_environment(root: Path, package: Path) -> dict[str, Any]:
 
 
 def job_files(root: Path) -> list[Path]:
-    """The files of the project that travel, relative to it: those that are committed, and small new ones of text.
+    """Returns the files of the project that are sent, relative to it: committed files, and small new text files.
 
     Links, folders that git ignores, and large or binary files that are not committed stay behind: a link to a data set
     would bring the data set along. What is left behind is said on standard error, but for what git ignores.
     """
     committed = _git(root, "ls-files", "-z", "--cached")
     if committed is None:
-        sys.stderr.write(f"{root} is no git checkout: {', '.join(PROJECT)} travel with the job\n")
+        sys.stderr.write(f"{root} is no git checkout: {', '.join(PROJECT)} are sent with the job\n")
         return [path for name in PROJECT for path in _files_below(root, root / name)]
     new = _git(root, "ls-files", "-z", "--others", "--exclude-standard") or []
     left_behind = [name for name in new if not _is_small_text(root / name)]
     if left_behind:
         shown = ", ".join(sorted(left_behind)[:5]) + (", ..." if len(left_behind) > 5 else "")
         sys.stderr.write(
-            f"{len(left_behind)} files stay behind, as links and as files that are not committed and large or binary: "
+            f"{len(left_behind)} files are not sent, because they are links, or uncommitted and large or binary: "
             f"{shown}\n"
         )
     names = [*committed, *(name for name in new if name not in set(left_behind))]
@@ -83,7 +83,7 @@ def copy_files(root: Path, package: Path, files: Sequence[Path]) -> int:
 
 
 def _git(root: Path, *arguments: str) -> list[str] | None:
-    """The names that a command of git prints, or None where there is no git or no checkout of this folder."""
+    """Returns the names that a git command prints, or None without git or a checkout of this folder."""
     try:
         done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True)
         top = subprocess.run(
@@ -97,7 +97,7 @@ def _git(root: Path, *arguments: str) -> list[str] | None:
 
 
 def _is_file(path: Path) -> bool:
-    """Whether it is a file and no link; what git lists may have been deleted."""
+    """Whether a path is an existing file and not a link; a file that git lists may have been deleted."""
     return path.is_file() and not path.is_symlink()
 
 

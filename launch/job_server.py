@@ -53,22 +53,22 @@ TEMPORARY = "/unigrpo-ray-"
 
 
 def main() -> int:
-    """The command. Returns its exit status: 0 if a server answers or took the job (or the job ended well), else 1.
+    """Runs the command. Returns 0 if a server answers or accepted the job (or the job succeeded), otherwise 1.
 
     ``find`` returns 0 with a URL on standard output, 1 if there is no server of this user, and 2 if there are several.
     """
     parser = argparse.ArgumentParser(description="Talks to Ray's job server for the launch scripts.")
     commands = parser.add_subparsers(dest="command", required=True)
-    asked = commands.add_parser("answers", help="says why no job server answers, if none does")
+    asked = commands.add_parser("answers", help="check that a job server answers, and print the reason if it does not")
     asked.add_argument("address", help="URL of the job server")
-    commands.add_parser("find", help="prints the URL of the only job server that this user has started here")
-    job = commands.add_parser("submit", help="submits a job, and shows its output until it ends")
+    commands.add_parser("find", help="print the URL of the only job server that this user has started on this machine")
+    job = commands.add_parser("submit", help="submit a job, and show its output until it ends")
     job.add_argument("--address", required=True, help="URL of the job server")
     job.add_argument("--job_id", required=True, help="name of the job")
     job.add_argument("--ship_project", action="store_true", help="run the job in a copy of this folder on the cluster")
-    job.add_argument("--num_gpus", type=float, default=0.0, help="GPUs that the command itself takes")
-    job.add_argument("--no_wait", action="store_true", help="come back as soon as the job is handed over")
-    job.add_argument("argv", nargs="+", help="the command of the job, behind --")
+    job.add_argument("--num_gpus", type=float, default=0.0, help="number of GPUs of the command itself")
+    job.add_argument("--no_wait", action="store_true", help="exit as soon as the job is submitted")
+    job.add_argument("argv", nargs="+", help="the command of the job, after --")
     parsed = parser.parse_args()
     if parsed.command == "answers":
         problem = why_silent(parsed.address)
@@ -96,7 +96,7 @@ def find() -> int:
     if len(own) > 1:
         shown = ", ".join(own)
         sys.stderr.write(
-            f"error: several Ray job servers of yours run here ({shown}); choose one: RAY_ADDRESS={own[0]}\n"
+            f"error: you have started several Ray job servers here ({shown}); choose one: RAY_ADDRESS={own[0]}\n"
         )
         return 2
     if own:
@@ -132,12 +132,12 @@ def why_silent(address: str) -> str:
     try:
         request = urllib.request.Request(f"{address}/api/version", headers=_token_header())
         with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:
-            return "" if "ray_version" in json.load(answer) else "what answers there is no Ray"
+            return "" if "ray_version" in json.load(answer) else "the server there is not Ray"
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
             return (
-                f"it answers {error.code}: it wants a token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the "
-                "file that holds the cluster's token"
+                f"it answers {error.code}: it requires a token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to "
+                "the file of the cluster's token"
             )
         return f"it answers {error.code} {error.reason}"
     except (OSError, ValueError) as error:
@@ -159,7 +159,7 @@ def submit(parsed: argparse.Namespace) -> int:
     """Submits a job. Returns 0, or 1 for a job that failed.
 
     Raises:
-        ValueError: The job server did not take the job.
+        ValueError: The job server did not accept the job.
         RuntimeError: It ended before the job did.
     """
     # These take seconds, which asking must not take.
@@ -190,8 +190,8 @@ def submit(parsed: argparse.Namespace) -> int:
     except (ConnectionError, requests.ConnectionError, RuntimeError, aiohttp.ClientError) as error:
         raise RuntimeError(
             f"job {parsed.job_id} at {parsed.address} did not start, or was lost before its end "
-            f"({_in_one_line(error)}). Once the server is well, the same command resumes from the last checkpoint, if "
-            "there is one"
+            f"({_in_one_line(error)}). When the server works again, the same command resumes from the last "
+            "checkpoint, if there is one"
         ) from error
     words = {JobStatus.SUCCEEDED: "succeeded", JobStatus.FAILED: "failed", JobStatus.STOPPED: "was stopped"}
     sys.stdout.write(f"\nJob '{parsed.job_id}' {words[job.status]}\n")
@@ -206,7 +206,7 @@ def _hand_over(client: Any, **job: Any) -> None:
     """Submits a job, and waits for a part of the server that starts after it answers: the agent that takes jobs.
 
     Raises:
-        RuntimeError: The server did not take the job.
+        RuntimeError: The server did not accept the job.
     """
     ending = time.monotonic() + AGENT_SECONDS
     is_repeated = False
@@ -261,7 +261,7 @@ def _ended_job(client: Any, job_id: str) -> Any:
     """Waits until a job has ended. Its output may end earlier: Ray stops showing it at a line of more than 4 MiB."""
     job = client.get_job_info(job_id)
     if not job.status.is_terminal():
-        sys.stdout.write(f"\nRay shows no more of the output of job {job_id}, which goes on; waiting for its end\n")
+        sys.stdout.write(f"\nRay shows no more of the output of job {job_id}, which still runs; waiting for its end\n")
         sys.stdout.flush()
     while not job.status.is_terminal():
         time.sleep(POLL_SECONDS)

@@ -1,4 +1,5 @@
-"""Checks a GPU node before a run pays for it, and prints what to fix. Needs nothing but Python until it asks torch."""
+"""Checks a GPU node before a run starts on it, and prints what to fix. All checks but that of torch need only
+Python."""
 
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ print(json.dumps({"torch": torch.__version__, "cuda": torch.version.cuda, "names
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found. ``fix`` says what to do, and is empty where all is well."""
+    """The result of one check. ``fix`` says what to do, and is empty if there is nothing to fix."""
 
     name: str
     text: str
@@ -49,17 +50,17 @@ def main() -> int:
         prog="bash launch/preflight_gpu.sh",
         description="Checks driver, CUDA, compute mode, torch on every GPU, bandwidth between GPUs, memory for Ray, "
         "open files, disk and shared folders of this node, and prints what to fix. Run it on every node of a cluster: "
-        "with --nodes all of them measure the network together.",
+        "with --nodes, they measure the network together.",
     )
-    parser.add_argument("--run_dir", type=Path, default=Path("runs"), help="where checkpoints go (default: runs)")
+    parser.add_argument("--run_dir", type=Path, default=Path("runs"), help="folder of the checkpoints (default: runs)")
     parser.add_argument(
         "--disk_gb", type=float, default=452.0,
-        help="free space that checkpoints need, in GB; the default is for four of an 8B model",
+        help="free space that checkpoints need, in GB; the default is for four checkpoints of an 8B model",
     )  # fmt: skip
     parser.add_argument(
-        "--shared", type=Path, action="append", default=[], help="a folder that all nodes must see; may be repeated"
+        "--shared", type=Path, action="append", default=[], help="a folder that all nodes must share; may be repeated"
     )
-    parser.add_argument("--nodes", type=int, default=1, help="how many nodes run this check at the same time")
+    parser.add_argument("--nodes", type=int, default=1, help="number of nodes that run this check at the same time")
     parser.add_argument(
         "--rendezvous", default="", metavar="HOST:PORT", help="with --nodes: a free port of the first node"
     )
@@ -80,7 +81,7 @@ def main() -> int:
 
 
 def findings(parsed: argparse.Namespace) -> Iterator[Finding]:
-    """All checks, those first that others build on."""
+    """Yields the results of all checks, in an order in which no check depends on a later one."""
     gpus = query("name,driver_version,compute_mode,memory.used")
     yield check_driver(gpus)
     if gpus:
@@ -99,7 +100,7 @@ def findings(parsed: argparse.Namespace) -> Iterator[Finding]:
 
 
 def query(fields: str) -> list[list[str]]:
-    """What ``nvidia-smi`` says of each GPU; empty where it is missing or fails."""
+    """Returns the output of ``nvidia-smi`` for each GPU; empty if the command is missing or fails."""
     command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
@@ -109,7 +110,7 @@ def query(fields: str) -> list[list[str]]:
 
 
 def check_driver(gpus: list[list[str]]) -> Finding:
-    """There are GPUs, and their driver runs CUDA 13."""
+    """Checks that there are GPUs and that their driver supports CUDA 13."""
     if not gpus:
         return Finding("driver", "nvidia-smi lists no GPU", f"install the NVIDIA driver {OLDEST_DRIVER} or later")
     version = gpus[0][1]
@@ -118,20 +119,20 @@ def check_driver(gpus: list[list[str]]) -> Finding:
         return Finding("driver", text)
     return Finding(
         "driver", text,
-        f"update it to {OLDEST_DRIVER} or later, which CUDA 13 needs; where that cannot be, a data-centre GPU also "
-        "runs with NVIDIA's cuda-compat-13-0 package (then only the line of torch below counts)",
+        f"update it to {OLDEST_DRIVER} or later, which CUDA 13 needs; if you cannot update it, install NVIDIA's "
+        "cuda-compat-13-0 package for a data-centre GPU (then only the result of torch below matters)",
     )  # fmt: skip
 
 
 def check_compute_mode(gpus: list[list[str]]) -> Finding:
-    """Two processes may share a GPU, as policy and reference do."""
+    """Checks that two processes can share a GPU, as policy and reference do."""
     modes = {mode for _, _, mode, _ in gpus}
     fix = "" if modes == {"Default"} else "sudo nvidia-smi -c DEFAULT: policy and reference share each GPU"
     return Finding("compute mode", ", ".join(sorted(modes)), fix)
 
 
 def check_idle(gpus: list[list[str]]) -> Finding:
-    """Nobody else holds memory of the GPUs."""
+    """Checks that no other process uses memory of the GPUs."""
     used = {index: int(memory) for index, (*_, memory) in enumerate(gpus) if memory.isdigit() and int(memory) > 1024}
     if not used:
         return Finding("GPU memory", "free")
@@ -140,7 +141,7 @@ def check_idle(gpus: list[list[str]]) -> Finding:
 
 
 def check_torch(num_gpus: int) -> Finding:
-    """The environment's torch computes on every GPU."""
+    """Checks that the environment's torch computes on every GPU."""
     install = "bash launch/submit_unigrpo.sh CONFIG --dry_run on this node installs it"
     try:
         done = subprocess.run(
@@ -150,7 +151,7 @@ def check_torch(num_gpus: int) -> Finding:
         return Finding("torch", "no answer within 300 s", "look for a GPU that hangs: nvidia-smi -q, dmesg")
     if done.returncode:
         last = (done.stderr.strip() or "no message").splitlines()[-1]
-        return Finding("torch", last, install if "No module named" in last else "this GPU or the driver is at fault")
+        return Finding("torch", last, install if "No module named" in last else "check this GPU and the driver")
     found = json.loads(done.stdout.splitlines()[-1])
     text = f"{found['torch']} for CUDA {found['cuda']} computes on {len(found['names'])} of {num_gpus} GPUs"
     if found["cuda"] is None:
@@ -161,7 +162,7 @@ def check_torch(num_gpus: int) -> Finding:
 
 
 def check_bandwidth(num_gpus: int, nodes: int, rendezvous: str) -> Finding:
-    """All GPUs sum a tensor right, and as fast as the hardware should."""
+    """Checks that all GPUs sum a tensor correctly, and as fast as the hardware allows."""
     name = "all-reduce"
     where = (
         ["--nnodes", str(nodes), "--rdzv-backend", "c10d", "--rdzv-endpoint", rendezvous]
@@ -176,7 +177,7 @@ def check_bandwidth(num_gpus: int, nodes: int, rendezvous: str) -> Finding:
         return Finding(
             name,
             "did not end within 600 s",
-            "run it with NCCL_DEBUG=INFO; see that all nodes run it and reach each other",
+            "run it with NCCL_DEBUG=INFO, and check that all nodes run it and can connect to each other",
         )
     if done.returncode:
         text = "\n    ".join(["failed", *done.stderr.strip().splitlines()[-5:]])
@@ -191,14 +192,14 @@ def check_bandwidth(num_gpus: int, nodes: int, rendezvous: str) -> Finding:
     if result["gb_per_s"] < BUS_GB_PER_S:
         return Finding(
             name, text,
-            f"expected {BUS_GB_PER_S:.0f} or more: see that NCCL uses NVLink (nvidia-smi topo -m) and, between nodes, "
-            "RDMA (NCCL_DEBUG=INFO says NET/IB and not NET/Socket)",
+            f"expected {BUS_GB_PER_S:.0f} or more: check that NCCL uses NVLink (nvidia-smi topo -m) and, between "
+            "nodes, RDMA (NCCL_DEBUG=INFO prints NET/IB and not NET/Socket)",
         )  # fmt: skip
     return Finding(name, text)
 
 
 def check_shared_memory(folder: Path) -> Finding:
-    """Ray's object store and NCCL have room in shared memory."""
+    """Checks that shared memory has room for Ray's object store and NCCL."""
     gigabytes = shutil.disk_usage(folder).total / 1e9
     fix = (
         ""
@@ -209,14 +210,14 @@ def check_shared_memory(folder: Path) -> Finding:
 
 
 def check_open_files() -> Finding:
-    """Data loaders and Ray may open as many files as they need."""
+    """Checks that data loaders and Ray may open as many files as they need."""
     limit, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     fix = "" if limit >= OPEN_FILES else f"ulimit -n {OPEN_FILES} before Ray is started (the hard limit is {hard})"
     return Finding("open files", f"{limit} allowed", fix)
 
 
 def check_disk(folder: Path, gigabytes: float) -> Finding:
-    """There is room for the checkpoints that a run keeps, and for one that is being written."""
+    """Checks that the disk has room for the checkpoints that a run keeps, and for one that is being written."""
     found = next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
     free = shutil.disk_usage(found).free / 1e9
     fix = (
@@ -228,10 +229,11 @@ def check_disk(folder: Path, gigabytes: float) -> Finding:
 
 
 def check_shared(folder: Path, nodes: int, seconds: float = 60.0) -> Finding:
-    """A folder can be written, and where there are several nodes it is no local disk and they see each other in it."""
+    """Checks that a folder can be written and, with several nodes, that it is shared and shows the files of all
+    nodes."""
     name = f"shared folder {folder}"
     if not folder.is_dir() or not os.access(folder, os.W_OK):
-        return Finding(name, "is no folder that can be written", "mount it, or name another")
+        return Finding(name, "is not a writable folder", "mount it, or name another folder")
     kind = subprocess.run(
         ["stat", "-f", "-c", "%T", folder], capture_output=True, text=True, check=False
     ).stdout.strip()
@@ -258,7 +260,7 @@ def check_shared(folder: Path, nodes: int, seconds: float = 60.0) -> Finding:
 
 
 def check_rdma(folder: Path) -> Finding:
-    """There are devices for RDMA, which NCCL needs between nodes to be fast."""
+    """Checks that there are devices for RDMA, which NCCL needs for fast communication between nodes."""
     if folder.is_dir() and any(folder.glob("uverbs*")):
         return Finding("RDMA", f"devices in {folder}")
     fix = "NCCL would use TCP: install the drivers, and give containers the devices (docker --device /dev/infiniband)"

@@ -58,7 +58,7 @@ def test_a_data_set_does_not_travel_however_it_lies_in_the_folder(project, capsy
     (project / "models" / "config.json").write_text("{}")
     assert shipped(project) == COMMITTED
     message = capsys.readouterr().err
-    assert "4 files stay behind" in message
+    assert "4 files are not sent" in message
     for name in ("data", "one.jsonl", "images/a.png", "big.jsonl"):
         assert name in message
     assert "models" not in message, "who ignores a folder knows that it stays"

@@ -97,7 +97,7 @@ def test_a_job_whose_output_ends_first_is_waited_for(monkeypatch, capsys):
     client = JobThatGoesOn()
     assert job_server._ended_job(client, "one").status.is_terminal()
     assert client.has_ended == []
-    assert capsys.readouterr().out.count("shows no more of the output of job one, which goes on") == 1
+    assert capsys.readouterr().out.count("shows no more of the output of job one, which still runs") == 1
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,12 @@ def test_a_node_that_is_ready(node, monkeypatch, capsys):
         ("gpus", "H100, 580.65, Default, 40000\n" * 2, "GPU 1 has 40000 MiB in use", "end the processes"),
         ("torch", '{"torch": "2.13.0+cpu", "cuda": null, "names": []}', "on 0 of 2 GPUs", "this is a CPU build"),
         ("torch", '{"torch": "2.13.0", "cuda": "13.0", "names": ["H100"]}', "on 1 of 2 GPUs", "CUDA_VISIBLE_DEVICES"),
-        ("error", "Traceback\nAssertionError: GPU 1 multiplies matrices wrongly", "GPU 1 multiplies", "is at fault"),
+        (
+            "error",
+            "Traceback\nAssertionError: GPU 1 multiplies matrices wrongly",
+            "GPU 1 multiplies",
+            "check this GPU and the driver",
+        ),
         ("error", "ModuleNotFoundError: No module named 'torch'", "No module named", "installs it"),
         ("error", "NCCL error: unhandled system error", "all-reduce: failed\n    NCCL error", "NCCL_DEBUG=INFO"),
         ("all_reduce", '{"ranks": 2, "is_right": true, "gb_per_s": 3.2}', "3 GB/s on the bus", "expected 30 or more"),

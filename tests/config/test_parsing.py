@@ -8,7 +8,8 @@ import yaml
 from unigrpo import ConfigError
 from unigrpo.config import RewardTermConfig, RunConfig
 from unigrpo.config.denoising import StageConfig
-from unigrpo.config.parsing import ELSEWHERE, config_from_args, parse, run_parser
+from unigrpo.config.names_elsewhere import ELSEWHERE
+from unigrpo.config.parsing import config_from_args, parse, run_parser
 from unigrpo.runs.config_file import config_text
 
 

@@ -10,7 +10,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from unigrpo import CheckpointError
-from unigrpo.config.parsing import load_yaml
+from unigrpo.config.yaml_text import load_yaml
 from unigrpo.models.sampling_defaults import FILE, SamplingDefaults
 
 

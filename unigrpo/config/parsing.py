@@ -10,17 +10,19 @@ import difflib
 import json
 import re
 from argparse import SUPPRESS
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser, Namespace, get_loader, set_loader, set_parsing_settings
+from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_loader, set_parsing_settings
 
 from unigrpo import ConfigError
-from unigrpo.config.old_names import renamed_config, renamed_flags
+from unigrpo.config.names_elsewhere import ELSEWHERE
+from unigrpo.config.old_names import renamed_flags
 from unigrpo.config.unigrpo import RunConfig
+from unigrpo.config.yaml_text import load_yaml
 
 Config = TypeVar("Config")
 UNKNOWN_KEY = re.compile(r"[Oo]ption '([^']+)'")
@@ -56,179 +58,8 @@ TYPE_WORDS = {
     "tuple": "a list, such as [a, b]",
 }
 FLAG = re.compile(r"--[A-Za-z][\w.]*")
-ELSEWHERE = {
-    "actor.eps_clip": "actor.eps_clip_low_high",
-    "actor.policy_loss_type": "algo.objective.name",
-    "actor_learning_rate": "actor.adam.lr",
-    "adam_betas": "actor.adam.betas",
-    "adam_epsilon": "actor.adam.eps",
-    "advantage_estimator": "algo.advantage.name",
-    "algo.advantage.is_correction_threshold": "algo.objective.options",
-    "algo.advantage.no_std_norm": "algo.advantage.name",
-    "algo.dynamic_filtering_enable": "algo.group_filter.name",
-    "algo.dynamic_filtering_range": "algo.group_filter.options",
-    "algo.kl.use_loss": "algo.kl.init_coef",
-    "async_train": "rollout.max_staleness",
-    "attn_implementation": "ds.attn_implementation",
-    "beta": "algo.kl.init_coef",
-    "bf16": "ds.param_dtype",
-    "ckpt.output_dir": "run_dir",
-    "ckpt.save_hf": "ckpt.export_steps",
-    "ckpt_path": "ckpt.path",
-    "cliprange": "actor.eps_clip_low_high",
-    "data.apply_chat_template": "data.prompt_template",
-    "data.image_key": "data.prompt_dataset",
-    "data.input_template": "data.prompt_template",
-    "data.max_len": "data.max_prompt_tokens",
-    "dataset_name": "data.prompt_dataset",
-    "dataset_split": "data.prompt_split",
-    "ds.deepcompile": "ds.compile",
-    "ds.packing_samples": "ds.attn_implementation",
-    "dtype": "ds.param_dtype",
-    "dynamic_filtering": "algo.group_filter.name",
-    "eps_clip": "actor.eps_clip_low_high",
-    "eps_clip_low_high": "actor.eps_clip_low_high",
-    "epsilon": "actor.eps_clip_low_high",
-    "epsilon_high": "actor.eps_clip_low_high",
-    "epsilon_low": "actor.eps_clip_low_high",
-    "eval.temperature": "eval.text",
-    "eval_dataset": "eval.dataset",
-    "eval_steps": "eval.steps",
-    "flash_attn": "ds.attn_implementation",
-    "generate_max_len": "rollout.text.max_new_tokens",
-    "gradient_checkpointing": "actor.gradient_checkpointing_enable",
-    "importance_sampling_level": "algo.objective.level",
-    "init_kl_coef": "algo.kl.init_coef",
-    "input_key": "data.input_key",
-    "kl_coef": "algo.kl.init_coef",
-    "kl_estimator": "algo.kl.estimator",
-    "label_key": "data.label_key",
-    "learning_rate": "actor.adam.lr",
-    "load_checkpoint": "ckpt.load_enable",
-    "log_completions": "logger.rollouts_per_step",
-    "logger.tensorboard_dir": "logger.tensorboard",
-    "logger.wandb.project": "logger.wandb_project",
-    "lora_alpha": "ds.lora.alpha",
-    "lora_r": "ds.lora.rank",
-    "lora_rank": "ds.lora.rank",
-    "lora_target_modules": "ds.lora.target_modules",
-    "loss_type": "actor.loss_agg_mode",
-    "lr": "actor.adam.lr",
-    "lr_scheduler_type": "actor.lr_scheduler",
-    "lr_warmup_ratio": "actor.lr_warmup_ratio",
-    "lr_warmup_steps": "actor.lr_warmup_ratio",
-    "max_ckpt_num": "ckpt.max_num",
-    "max_completion_length": "rollout.text.max_new_tokens",
-    "max_epochs": "train.num_inner_updates",
-    "max_grad_norm": "actor.max_norm",
-    "max_new_tokens": "rollout.text.max_new_tokens",
-    "max_norm": "actor.max_norm",
-    "max_prompt_length": "data.max_prompt_tokens",
-    "max_samples": "data.max_samples",
-    "max_steps": "train.num_steps",
-    "micro_rollout_batch_size": "rollout.micro_batch_size",
-    "micro_train_batch_size": "train.micro_batch_size",
-    "model_name_or_path": "actor.model_name_or_path",
-    "n_samples_per_prompt": "rollout.n_samples_per_prompt",
-    "num_episodes": "train.num_steps",
-    "num_generations": "rollout.n_samples_per_prompt",
-    "num_iterations": "train.num_inner_updates",
-    "num_train_epochs": "train.num_steps",
-    "output_dir": "run_dir",
-    "per_device_train_batch_size": "train.micro_batch_size",
-    "pretrain": "actor.model_name_or_path",
-    "prompt_data": "data.prompt_dataset",
-    "prompt_max_len": "data.max_prompt_tokens",
-    "ref_model_mixup_alpha": "algo.reference.ema",
-    "ref_model_sync_steps": "algo.reference.reset_steps",
-    "remote_rm_url": "reward.terms",
-    "report_to": "logger.wandb_project",
-    "resume_from_checkpoint": "ckpt.load_enable",
-    "reward.model_name_or_path": "reward.terms",
-    "reward.overlong_buffer_len": "reward.terms",
-    "reward.overlong_penalty_factor": "reward.terms",
-    "reward.remote_url": "reward.terms",
-    "reward_funcs": "reward.terms",
-    "reward_pretrain": "reward.terms",
-    "reward_weights": "reward.terms",
-    "rollout.max_new_tokens": "rollout.text.max_new_tokens",
-    "rollout.temperature": "rollout.text.temperature",
-    "rollout.top_p": "rollout.text.top_p",
-    "rollout_batch_size": "rollout.batch_size",
-    "save_path": "run_dir",
-    "save_steps": "ckpt.save_steps",
-    "save_total_limit": "ckpt.max_num",
-    "scale_rewards": "algo.advantage.name",
-    "seed": "train.seed",
-    "sync_ref_model": "algo.reference.reset_steps",
-    "temperature": "rollout.text.temperature",
-    "top_p": "rollout.text.top_p",
-    "torch_dtype": "ds.param_dtype",
-    "train.async_enable": "rollout.max_staleness",
-    "train.batch_size": "rollout.batch_size",
-    "train.dynamic_batch_enable": "train.micro_batch_tokens",
-    "train.max_epochs": "train.num_inner_updates",
-    "train.max_tokens_per_gpu": "train.micro_batch_tokens",
-    "train.num_episodes": "train.num_steps",
-    "train_batch_size": "rollout.batch_size",
-    "use_peft": "ds.lora.rank",
-    "use_tensorboard": "logger.tensorboard",
-    "use_wandb": "logger.wandb_project",
-    "wandb_project": "logger.wandb_project",
-    "warmup_ratio": "actor.lr_warmup_ratio",
-    "warmup_steps": "actor.lr_warmup_ratio",
-    "weight_decay": "actor.adam.weight_decay",
-    "zero_stage": "ds.zero_stage",
-}
-"""Names of settings in TRL and OpenRLHF, and their names here."""
-
-MAX_VALUES = 100_000
-"""Largest number of values in a YAML text. A reference to an anchor counts as all the values that it stands for, so
-that a short text cannot fill the memory."""
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
-_load_yaml = get_loader("yaml")
-
-
-def load_yaml(text: str, load: Callable[[str], Any] = _load_yaml) -> Any:
-    """Returns the content of a YAML text, with the old names of settings replaced.
-
-    Args:
-        text: The text.
-        load: Reads it. What a program has written is read by ``yaml.safe_load``, which takes `1e5` for a text, as the
-            writer does; what a user has written by the loader of jsonargparse, which takes it for a number.
-
-    Raises:
-        YAMLError: The text is no YAML, or its content is nested too deeply, contains itself or has too many values.
-    """
-    try:
-        content = load(text)
-        number = _number_of_values(content, {})
-    except RecursionError as error:
-        raise yaml.YAMLError("the YAML text is nested too deeply, or an anchor in it contains itself") from error
-    if number > MAX_VALUES:
-        raise yaml.YAMLError(
-            f"the YAML text has {number} values after its anchors are expanded, more than the {MAX_VALUES} that a "
-            "config may have; use fewer anchors"
-        )
-    return renamed_config(content)
-
-
-def _number_of_values(content: Any, known: dict[int, int]) -> int:
-    """Counts the values of nested lists and dictionaries, with those that stand in several places once for each place.
-
-    Args:
-        content: The lists and dictionaries. A RecursionError says that they are too deep or contain themselves.
-        known: The counts of lists and dictionaries that have been counted, by their ids. It gets those of this one.
-    """
-    if not isinstance(content, (list, dict)):
-        return 1
-    if id(content) not in known:
-        children = content.values() if isinstance(content, dict) else content
-        known[id(content)] = 1 + sum(_number_of_values(child, known) for child in children)
-    return known[id(content)]
-
-
 set_loader("yaml", load_yaml, exceptions=(yaml.YAMLError,))
 
 

@@ -14,8 +14,8 @@ from typing import Any, Protocol, runtime_checkable
 import yaml
 
 from unigrpo import ConfigError
-from unigrpo.config.parsing import load_yaml
 from unigrpo.config.typed_files import checked
+from unigrpo.config.yaml_text import load_yaml
 from unigrpo.runs.secrets import HIDDEN, without_secrets
 
 CONFIG_FILE = "config.yaml"

@@ -13,8 +13,8 @@ import yaml
 from unigrpo import ConfigError, __version__
 from unigrpo.config import BaseRunConfig, PromptFiles, RunConfig, prompt_files
 from unigrpo.config.denoising import StageConfig
-from unigrpo.config.parsing import load_yaml
 from unigrpo.config.typed_files import read_json
+from unigrpo.config.yaml_text import load_yaml
 from unigrpo.runs.config_file import commit
 from unigrpo.runs.metrics import read_metrics
 from unigrpo.runs.secrets import without_secrets

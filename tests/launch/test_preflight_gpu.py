@@ -107,7 +107,7 @@ def test_too_little_room_is_named(node, monkeypatch, capsys):
 
 
 def test_nodes_must_share_a_file_system_and_see_each_other(node, monkeypatch):
-    assert "no folder that can be written" in preflight.check_shared(node / "absent", 2).text
+    assert "is not a writable folder" in preflight.check_shared(node / "absent", 2).text
     stand_in(node / "stat", "echo ext2/ext3")
     assert preflight.check_shared(node, 1).fix == ""
     assert "is local to this node (ext2/ext3)" in preflight.check_shared(node, 2).text

@@ -19,7 +19,7 @@ HEAD_FILES = ("aesthetic-model.pth", "sac+logos+ava1-l14-linearMSE.pth", "model.
 
 
 def head_file(head: str) -> Path:
-    """Returns the file of a head's weights; one of the Hub is downloaded."""
+    """Returns the file of a head's weights; a file of the Hub is downloaded."""
     return find_file(head, HEAD_FILES)
 
 
@@ -38,7 +38,7 @@ class Aesthetic(Reward):
 
     name = "aesthetic"
     range = (float("-inf"), float("inf"))
-    unit = "points of people's ratings, which go from 1 to 10"
+    unit = "rating from 1 to 10"
     is_costly = True
     hub_options: ClassVar = {"model": model_folder, "head": head_file}
 

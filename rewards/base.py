@@ -35,17 +35,18 @@ class RewardInput:
     num_tokens: int = 0
     """Number of text tokens of the response, up to and including the first end-of-text. Image codes do not count."""
     is_full_length: bool = False
-    """Whether the text took all tokens that it may have and was cut off there, without an end-of-text."""
+    """Whether the text has no end-of-text, so that it was cut off at its largest length."""
     image: Image.Image | None = None
     """Generated image, RGB."""
     input_images: tuple[Image.Image, ...] = ()
     """Images of the prompt."""
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """The other columns of the prompt's line."""
+    """Other columns of the prompt's line."""
 
 
 class Reward:
-    """Gives every sample of a batch a number. The constructor checks its options; :meth:`load` loads the weights."""
+    """Computes a number for every sample of a batch. The constructor checks the options; :meth:`load` loads
+    weights."""
 
     name: str
     """Name in metrics."""
@@ -56,23 +57,24 @@ class Reward:
     style: str = ""
     """Calling convention of a user's function; empty for a subclass of this class."""
     is_costly: bool = False
-    """Whether the samples take most of the reward's time, as with a model. Such a reward is called with as many
-    samples as its deadline allows by the measured rate, so it must score each sample for itself."""
+    """Whether the reward takes long per sample, for example because of a model. Each call of such a reward has as many
+    samples as its measured rate allows before the deadline, so the score of a sample must not depend on the other
+    samples."""
     hub_options: ClassVar[Mapping[str, Callable[[str], Path]]] = {}
-    """Options that may name a model of the Hub, each with the function that returns the path of its files on this
-    machine, and downloads them if they are not there."""
+    """Options that may name a model of the Hub, each with a function that downloads the model's files if they are
+    missing and returns their path."""
 
     @classmethod
     def local_options(cls, options: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the options with paths in place of names of the Hub, including those that are default values.
 
-        The driver of a run calls it once, so that the Hub is not asked by every process of the reward.
+        The driver of a run calls this method once, so that not every process of the reward sends requests to the Hub.
 
         Args:
             options: Keyword arguments of the constructor.
 
         Raises:
-            ValueError: A name is neither here nor on the Hub, or the Hub cannot be reached.
+            ValueError: A name is neither on this machine nor on the Hub, or the Hub cannot be reached.
         """
         parameters = inspect.signature(cls).parameters
         names = {option: options.get(option, parameters[option].default) for option in cls.hub_options}
@@ -80,30 +82,30 @@ class Reward:
         return {**options, **found}
 
     def __call__(self, inputs: Sequence[RewardInput]) -> list[float | None]:
-        """Returns one value for each input; None where there is none, which is never treated as 0."""
+        """Returns one value for each input. None stands for a missing value, which is never treated as 0."""
         raise NotImplementedError
 
     def load(self) -> None:
-        """Loads weights or connects to a server. Called once, in the reward's own process, before the training
-        starts."""
+        """Loads weights or connects to a server. It is called once, in the reward's own process, before training."""
 
     def check_label(self, label: str | None) -> None:
         """Raises ValueError if the gold answer cannot be graded."""
 
     def check_prompt(self, prompt: RewardInput) -> None:
-        """Raises ValueError if a prompt (here without completion) cannot be rewarded; called when data is loaded."""
+        """Raises ValueError if a prompt (without its completion) cannot be scored. It is called when data is
+        loaded."""
         self.check_label(prompt.label)
 
     def logs(self) -> dict[str, float]:
-        """Returns numbers about the calls since the last time, for the metrics of the step."""
+        """Returns metrics about the calls since this method was last called."""
         return {}
 
     def close(self) -> None:
-        """Ends what the reward started."""
+        """Ends the processes and connections that the reward started."""
 
 
 def gold_columns(item: RewardInput) -> Mapping[str, object]:
-    """Returns the object that the gold answer is as JSON, or else the other columns of the sample."""
+    """Returns the gold answer if it is a JSON object, and otherwise the other columns of the sample."""
     try:
         found = json.loads(item.label or "")
     except ValueError:
@@ -114,4 +116,4 @@ def gold_columns(item: RewardInput) -> Mapping[str, object]:
 def check_text_prompt(prompt: RewardInput) -> None:
     """Raises ValueError if the samples of a prompt have no text."""
     if prompt.task == "t2i":
-        raise ValueError("task 't2i' writes no text; this reward takes text, mmu and r2i (set its `tasks`)")
+        raise ValueError("task 't2i' generates no text; this reward scores text, mmu and r2i (set its `tasks`)")

@@ -1,4 +1,4 @@
-"""How well an image and a text fit, by CLIP."""
+"""CLIP score: how well an image fits a text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the program of a response passes its tests, which a sandbox service runs in another process or machine."""
+"""Reward for programs that pass their tests, which a sandbox service runs in another process or on another machine."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class CodeTest:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a service says about a program."""
+    """The result of a program, as reported by the service."""
 
     is_finished: bool
     """Whether the program ended within its time and without an error."""
     is_late: bool
-    """Whether the program took more than its time."""
+    """Whether the program exceeded its time limit."""
     stdout: str
-    """What the program printed."""
+    """Standard output of the program."""
 
 
 class CodeExecution(Reward):
@@ -72,8 +72,8 @@ class CodeExecution(Reward):
                 Several addresses, joined by commas, are used in turn.
             run_timeout: Time limit of one test in seconds.
             max_tests: Largest number of tests of one sample. The first ones are used.
-            partial: Whether the reward is the fraction of the tests that pass. The tests after one that takes more
-                than its time are not run and count as failed.
+            partial: Whether the reward is the fraction of the tests that pass. After a test that exceeds its time
+                limit, the other tests of the sample are not run and count as failed.
             concurrency: Largest number of requests at a time.
             attempts: Number of attempts at each request.
 
@@ -106,10 +106,9 @@ class CodeExecution(Reward):
             raise ValueError(f"code_execution: {self._urls} did not run `print(6 * 7)`: {_excerpt(answer)}")
 
     def __call__(self, inputs: Sequence[RewardInput]) -> list[float | None]:
-        """Runs the tests of the samples, the first of each, then the second of each that still has to be run.
+        """Runs the first test of every sample, then the second test of every undecided sample, and so on.
 
-        Without `partial`, a sample whose test failed needs no further one, so an endless program costs `run_timeout`
-        once.
+        Without `partial`, a sample is decided when a test fails, so an endless program costs `run_timeout` only once.
         """
         programs = [program_of(item.completion) for item in inputs]
         tests = [
@@ -132,7 +131,7 @@ class CodeExecution(Reward):
         return [self._value(count, len(own)) for count, own in zip(num_passed, tests, strict=True)]
 
     def logs(self) -> dict[str, float]:
-        """Returns the rates of failed requests and of retries since the last time."""
+        """Returns the rates of failed requests and of retries since the last call."""
         return self._client.rates()
 
     def check_prompt(self, prompt: RewardInput) -> None:
@@ -167,7 +166,7 @@ class CodeExecution(Reward):
 
 
 def program_of(completion: str) -> str:
-    """Returns the last block of code after the thoughts, or nothing.
+    """Returns the last block of code after the thoughts; empty if there is none.
 
     >>> program_of("<think>Easy.</think>So:\\n```python\\nprint(1)\\n```")
     'print(1)\\n'
@@ -180,7 +179,7 @@ def code_tests(item: RewardInput) -> list[CodeTest]:
     """Returns the tests of a prompt.
 
     Raises:
-        ValueError: The prompt has no tests, or they have another form.
+        ValueError: The prompt has no tests in one of the known forms.
     """
     columns = item.metadata
     if _is_list(columns.get("test_list")) and columns["test_list"]:
@@ -202,13 +201,13 @@ def code_tests(item: RewardInput) -> list[CodeTest]:
 def with_check(code: str, check: str, end: str) -> str:
     """Returns a program that runs a check and then prints a line that the model cannot know.
 
-    Without this line, a program that ends before its check, as by ``sys.exit(0)``, would look right.
+    Without this line, a program that ends before its check, for example by ``sys.exit(0)``, would pass.
     """
     return f'{code}\n\n{check}\n\nprint("\\n{end}")\n'
 
 
 def outcome_of(answer: Any) -> Outcome | None:
-    """Returns what the answer of a service says; None if the service could not run the program."""
+    """Returns the outcome in the answer of a service; None if the service could not run the program."""
     result = answer.get("run_result") if isinstance(answer, Mapping) else None
     if not isinstance(result, Mapping) or answer.get("status") == "SandboxError":
         return None
@@ -225,7 +224,7 @@ def is_right(outcome: Outcome, test: CodeTest, end: str) -> bool:
 
     Args:
         outcome: How the program ended.
-        test: The test. Of outputs, spaces at the ends of lines and empty lines at the end do not count.
+        test: The test. Spaces at the ends of lines and empty lines at the end of an output are ignored.
         end: Line that a program prints after its check, see :func:`with_check`.
     """
     if not outcome.is_finished:

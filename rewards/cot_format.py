@@ -1,4 +1,4 @@
-"""Whether a response thinks and then answers: ``<think> ... </think> answer``. The reward is 1 or 0."""
+"""Reward for the format of a response with thoughts and an answer: ``<think> ... </think> answer``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ANSWER, END_ANSWER = "<answer>", "</answer>"
 
 
 class CotFormat(Reward):
-    """1 for one ``<think>`` pair at the start with thoughts inside and an answer after it, otherwise 0."""
+    """1 for exactly one ``<think>`` pair, at the start, with thoughts inside and an answer after it; otherwise 0."""
 
     name = "cot_format"
     range = (0.0, 1.0)

@@ -1,4 +1,4 @@
-"""Whether a calculation reaches the target of a Countdown puzzle with each number once."""
+"""Reward for a calculation that reaches the target of a Countdown puzzle and uses each number once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mu
 
 
 class Countdown(Reward):
-    """1 for a right calculation in answer tags, ``format_score`` for another one, 0 without answer tags.
+    """1 for a right calculation in answer tags, ``format_score`` for other text in answer tags, 0 without answer tags.
 
     Source: d1 (arXiv:2504.12216), diffu-grpo/reward_func.py, countdown_reward_func. Fractions are exact here; d1
     compares floating-point numbers to 1e-5.
@@ -57,7 +57,7 @@ class Countdown(Reward):
 
 
 def puzzle_of(item: RewardInput) -> tuple[list[int], int]:
-    """Returns the numbers and the target of a sample, from its gold or its other columns.
+    """Returns the numbers and the target of a sample, from its gold answer or its other columns.
 
     Raises:
         ValueError: There is no such puzzle.
@@ -73,7 +73,7 @@ def puzzle_of(item: RewardInput) -> tuple[list[int], int]:
 
 
 def value_of(calculation: str, numbers: Sequence[int]) -> Fraction | None:
-    """Returns the exact value of a calculation that uses exactly these numbers; None if it is none.
+    """Returns the exact value of a calculation that uses exactly these numbers; None for any other text.
 
     >>> value_of("(3 + 5) / 2", [2, 3, 5]), value_of("3 + 5", [2, 3, 5])
     (Fraction(4, 1), None)

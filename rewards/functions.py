@@ -1,4 +1,4 @@
-"""Users' reward functions, called as UniGRPO, TRL, OpenRLHF or verl call theirs."""
+"""Reward functions of users in the calling conventions of UniGRPO, TRL, OpenRLHF and verl."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ STYLES = {
     "unigrpo": "f(*, prompts, completions, labels, images, input_images, tasks, metadata, num_tokens, is_full_length, "
     "**options): any of these",
     "trl": "f(completions, <columns>, **kwargs): columns of the data set as lists; strings, or messages for chats",
-    "openrlhf": "f(queries, prompts, labels): queries are prompt and completion joined",
+    "openrlhf": "f(queries, prompts, labels): a query is a prompt followed by its completion",
     "verl": "f(data_source, solution_str, ground_truth, extra_info): one sample at a time",
     "verl_batch": "f(data_sources, solution_strs, ground_truths, extra_infos): a batch of samples",
 }
 """Calling conventions; see https://github.com/huggingface/trl, OpenRLHF/OpenRLHF and verl-project/verl.
 
 A TRL function gets prompts and completions as strings, or as chat messages if the prompt file has prompts as chats. A
-function whose code reads the key ``"content"`` expects messages, and gets them for string prompts, too.
+function whose code reads the key ``"content"`` always gets messages.
 """
 
 _OURS = {
@@ -44,7 +44,7 @@ _GOLD_COLUMNS = {"answer", "solution", "label", "ground_truth"}
 
 
 class FunctionReward(Reward):
-    """A function, or an object that can be called, in one of the conventions; synchronous or ``async``."""
+    """A function or a callable object in one of the conventions, synchronous or ``async``."""
 
     range = (float("-inf"), float("inf"))
     unit = "the function's own"
@@ -55,7 +55,7 @@ class FunctionReward(Reward):
         """Finds the convention and checks the options against the signature.
 
         Args:
-            function: What to call.
+            function: The function or the callable object.
             name: Name in metrics and messages.
             options: Further keywords of every call.
             style: A key of :data:`STYLES`, or `auto` to find it by the names of the parameters.
@@ -91,11 +91,11 @@ class FunctionReward(Reward):
         return call(inputs)
 
     def check_prompt(self, prompt: RewardInput) -> None:
-        """TRL's functions may ask for columns. Raises ValueError if the prompt lacks one."""
+        """Raises ValueError if the prompt lacks a column that a function in TRL's convention requires."""
         for column in sorted(self._columns) if self.style == "trl" else ():
             if column not in prompt.metadata and column not in _GOLD_COLUMNS:
                 raise ValueError(
-                    f"the reward function asks for a column {column!r}; the prompt has {sorted(prompt.metadata)}"
+                    f"the reward function needs a column {column!r}; the prompt has {sorted(prompt.metadata)}"
                 )
 
     def logs(self) -> dict[str, float]:
@@ -115,7 +115,7 @@ class FunctionReward(Reward):
             )
 
     def _detect(self) -> str:
-        """The convention that the names of the parameters fit.
+        """Returns the convention that fits the names of the parameters.
 
         =============================================  ==========
         parameters                                     convention
@@ -150,7 +150,7 @@ class FunctionReward(Reward):
 
     @property
     def _columns(self) -> set[str]:
-        """Parameters without a default that only a column of the data can fill."""
+        """Parameters without a default that must be columns of the data."""
         return self._required - _OURS - _TRL_ONLY
 
     def _call_unigrpo(self, inputs: Sequence[RewardInput]) -> list[float | None]:
@@ -173,7 +173,7 @@ class FunctionReward(Reward):
         return self._values(self._result(**self._accepted(_batch(inputs) | golds | columns | own)))
 
     def _call_openrlhf(self, inputs: Sequence[RewardInput]) -> list[float | None]:
-        """Calls with all samples. OpenRLHF itself calls with one at a time, and some functions take no more."""
+        """Calls the function with all samples, or one by one if it accepts only one sample, as OpenRLHF calls it."""
         if not self._takes_one_sample:
             values = self._openrlhf_values(inputs)
             if len(values) == len(inputs):
@@ -196,7 +196,8 @@ class FunctionReward(Reward):
         return self._verl_values(_plain(self._result(**self._accepted(batch))))
 
     def _verl_values(self, results: Any) -> list[float | None]:
-        """The scores of results that are numbers, or dictionaries whose other numbers go to the metrics."""
+        """Returns the scores of results that are numbers, or dictionaries whose other numbers are logged as
+        metrics."""
         if not isinstance(results, list):
             raise TypeError(f"returned {type(results).__name__}; it must return a list with one result per sample")
         details = [r for r in results if isinstance(r, dict)]
@@ -205,12 +206,12 @@ class FunctionReward(Reward):
         return self._values([r["score"] if isinstance(r, dict) else r for r in results])
 
     def _result(self, *arguments: Any, **keywords: Any) -> Any:
-        """What the function returns, with the options; a coroutine is run."""
+        """Returns the result of a call with the options; a coroutine is run."""
         result = self._function(*arguments, **keywords, **self._options)
         return asyncio.run(_wait(result)) if inspect.isawaitable(result) else result
 
     def _accepted(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """The arguments that the function takes and that no option sets."""
+        """Returns the arguments that the function accepts and that no option sets."""
         return {
             name: value
             for name, value in arguments.items()
@@ -221,11 +222,11 @@ class FunctionReward(Reward):
         self._logs[name] = float(value)
 
     def _values(self, result: Any, *, is_one_sample: bool = False) -> list[float | None]:
-        """A list from a list, an array, a tensor, or a dict with ``rewards`` and perhaps ``extra_logs``.
+        """Converts a list, an array, a tensor, or a dict with ``rewards`` and optional ``extra_logs`` to a list.
 
         Args:
-            result: What the function returned.
-            is_one_sample: A single number is the list of one sample.
+            result: The result of the function.
+            is_one_sample: Whether a single number stands for a list with one sample.
         """
         if isinstance(result, dict):
             for name, value in (result.get("extra_logs") or {}).items():
@@ -240,7 +241,7 @@ class FunctionReward(Reward):
 
 
 def _plain(values: Any) -> Any:
-    """Arrays and tensors as lists."""
+    """Returns arrays and tensors as lists."""
     if hasattr(values, "tolist"):
         return values.tolist()
     return list(values) if isinstance(values, Iterable) and not isinstance(values, str) else values
@@ -261,12 +262,12 @@ def _batch(inputs: Sequence[RewardInput]) -> dict[str, list[Any]]:
 
 
 def _messages_of(item: RewardInput) -> list[dict[str, Any]]:
-    """The prompt as chat messages."""
+    """Returns the prompt as chat messages."""
     return [dict(message) for message in item.messages] or [{"role": "user", "content": item.prompt}]
 
 
 def _reply(item: RewardInput) -> list[dict[str, Any]]:
-    """The completion as chat messages."""
+    """Returns the completion as chat messages."""
     return [{"role": "assistant", "content": item.completion}]
 
 
@@ -282,7 +283,7 @@ def _verl_sample(item: RewardInput) -> dict[str, Any]:
 
 
 def _names_constant(function: Callable[..., Any], text: str) -> bool:
-    """Whether the code of a function, or of a function of the same file that it names, has a text as a constant."""
+    """Whether a text is a constant in the code of a function, or of a function of the same file that it uses."""
     function = inspect.unwrap(function)
     while isinstance(function, functools.partial):
         function = function.func
@@ -309,6 +310,6 @@ async def _wait(result: Awaitable[Any]) -> Any:
 
 
 async def _all(results: Sequence[Any]) -> list[Any]:
-    """The results in order; those that are coroutines run side by side."""
+    """Returns the results in order; coroutines run concurrently."""
     waiting = iter(await asyncio.gather(*(r for r in results if inspect.isawaitable(r))))
     return [next(waiting) if inspect.isawaitable(r) else r for r in results]

@@ -1,4 +1,4 @@
-"""Whether an image shows the objects, numbers, colors and positions of its prompt, as GenEval judges."""
+"""Reward for images with the objects, numbers, colors and positions of their prompts, by GenEval's rules."""
 
 from __future__ import annotations
 
@@ -19,24 +19,25 @@ from rewards.imaging.scene import COLORS, Box, read_scene, requirements_met
 from rewards.imaging.weights import model_folder
 
 COLOR_QUERIES = ("a photo of a {color} {name}", "a photo of a {color}-colored {name}", "a photo of a {color} object")
-"""Texts whose mean embedding stands for a color, as in GenEval."""
+"""Texts whose mean embedding represents a color, as in GenEval."""
 
 
 class Geneval(Reward):
     """1 if an image meets all requirements of its prompt, else 0.
 
     The prompts are lines of GenEval's `evaluation_metadata.jsonl`, with the columns `include`, `exclude` and `tag`. A
-    detector of transformers takes the place of GenEval's Mask2Former, so that values can be compared with each other
-    and not with published ones. It finds boxes and no outlines; the color is that of the whole box.
+    detector of transformers replaces GenEval's Mask2Former, so the values cannot be compared with published ones. It
+    finds boxes instead of outlines, and the color is that of the whole box.
 
     Args:
         detector: Folder or Hub name of an OWL-ViT, or of an OWLv2 (`google/owlv2-base-patch16-ensemble`, which needs
             scipy), which take any classes; or of a detector with COCO's classes, such as DETR.
-        clip: Folder or Hub name of the ``CLIPModel`` that names colors; empty loads none, and prompts with colors are
-            refused.
-        threshold: Lowest confidence of an object. GenEval's value for its detector is 0.3; the confidences of
-            OWL-ViT are lower. Choose it by `unigrpo try-reward` on some images.
-        counting_threshold: Lowest confidence where the tag is `counting`; GenEval's value for its detector is 0.9.
+        clip: Folder or Hub name of the ``CLIPModel`` that recognizes colors. If empty, none is loaded, and prompts
+            with colors are errors.
+        threshold: Lowest confidence of an object. GenEval's value for its detector is 0.3; the confidences of OWL-ViT
+            are lower. Choose it with `unigrpo try-reward` on some images.
+        counting_threshold: Lowest confidence for prompts with the tag `counting`; GenEval's value for its detector is
+            0.9.
         max_overlap: Largest intersection over union of two objects of a class.
         partial: Whether the reward is the fraction of the requirements that are met.
         device: ``auto``, ``cpu``, ``cuda`` ...

@@ -1,4 +1,4 @@
-"""Whether a short answer is exactly the gold answer, as GQA counts."""
+"""Reward for a short answer that is exactly the gold answer, as GQA's accuracy."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 class Gqa(Reward):
     """1 if the answer is the gold word or phrase, else 0.
 
-    GQA compares exactly, and its golds are words in lower case. As models write capitals and full stops, case and
-    punctuation do not count here. Synonyms and further words make an answer wrong.
+    GQA compares exactly, and its gold answers are words in lower case. Here, case and punctuation are ignored, because
+    models write capitals and full stops. Synonyms and further words make an answer wrong.
 
     Source:
         GQA, arXiv:1902.09506, section 4.4 (accuracy).

@@ -17,7 +17,7 @@ from rewards.runtime.jsonl import numbered_lines
 from rewards.runtime.limited import ProcessUnavailable
 
 SHOWN = 10
-"""Bad lines that are listed."""
+"""Largest number of bad lines that are listed."""
 STATUSES = ("ok", "no_answer", "timeout", "error")
 IMAGE_TASKS = ("t2i", "r2i")
 """Tasks whose samples are images, with the caption as their label."""
@@ -35,11 +35,12 @@ Each line of the input is a JSON object with the fields
                 choice  a letter from A to J
                 geoqa   a letter, or a number or expression with its unit
                 clevr   a number, yes or no, or a word
-                auto    by the look of the gold
-The samples.jsonl of `unigrpo evaluate` and `unigrpo generate` can be graded as it is: its texts are the predictions,
-its labels the golds, and the kind is auto or that of --kind. Samples of images (t2i, r2i) are left out and counted.
+                auto    any of these; the kind is found from the gold answer
+The samples.jsonl of `unigrpo evaluate` and `unigrpo generate` can be graded, too: its texts are the predictions, its
+labels are the gold answers, and the kind is auto or that of --kind. Samples of images (t2i, r2i) are left out and
+counted.
 
-Other fields are kept. Each line of the output has three more:
+Other fields are kept. Each line of the output has three more fields:
   correct     true or false
   extracted   the answer as written, or null
   status      ok, no_answer, timeout or error (the last three are never correct)
@@ -48,7 +49,7 @@ All lines are checked before the first is graded; a line that cannot be graded e
 
 
 class InputError(Exception):
-    """What is wrong with the command or the input, for a person to read."""
+    """The command or the input is wrong; the message says how."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--input", type=Path, required=True, metavar="F.jsonl", help="file of predictions")
     parser.add_argument("--output", type=Path, required=True, metavar="G.jsonl", help="file to write")
-    parser.add_argument("--kind", choices=KINDS, help="kind of the lines that name none")
+    parser.add_argument("--kind", choices=KINDS, help="kind of the lines without a field kind")
     parser.add_argument("--deadline", type=float, default=2.0, metavar="SECONDS",
                         help="CPU time for one comparison of two expressions (default: %(default)s)")  # fmt: skip
     given = parser.parse_args(arguments)
@@ -75,7 +76,7 @@ def grade_file(source: Path, target: Path, kind: str | None = None, deadline: fl
     Args:
         source: JSON lines with `prediction`, `gold` and `kind`.
         target: The same lines with `correct`, `extracted` and `status`.
-        kind: Kind of lines that name none.
+        kind: Kind of lines without a field `kind`.
         deadline: CPU seconds for one comparison of two expressions.
 
     Returns:
@@ -138,7 +139,7 @@ def _check(source: Path, target: Path, kind: str | None, deadline: float) -> int
 
 
 def _parsed(line: bytes, kind: str | None) -> dict[str, Any] | None:
-    """Returns a line with the fields of a prediction, which `samples.jsonl` has by other names, or None for an
+    """Returns a line with the fields of a prediction, which `samples.jsonl` has under other names; None for an
     image."""
     try:
         item = json.loads(line.decode("utf-8"))

@@ -29,7 +29,7 @@ class HpsV2(ClipReward):
         model: The published file ``HPS_v2.1_compressed.pt`` or ``HPS_v2_compressed.pt`` (version 2.0); a folder or Hub
             name with one of them, of which 2.1 is preferred; or a folder with a ``CLIPModel`` of transformers.
         processor: Folder or Hub name of a CLIP-H with its config, tokenizer and image processor, which the published
-            files do not hold.
+            files do not contain.
         scale: ``cosine``, as published (about 0.3); or ``percent``: 100 times the cosine.
         device: ``auto``, ``cpu``, ``cuda`` ...
         batch_size: Largest number of images that are encoded at once.

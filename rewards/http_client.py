@@ -1,4 +1,4 @@
-"""Many requests to a reward server at a time, with retries, deadlines, and a limit on the size of each answer."""
+"""Sends many requests to a reward server at a time, with retries, deadlines, and a size limit for each answer."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ LONGEST_WAIT = 30.0
 MAX_ANSWER_BYTES = 16 * 2**20
 """Size limit of an answer after decompression. A batch of rewards takes a few kilobytes."""
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
-"""Hosts that are never asked through the proxy of the environment."""
+"""Hosts for which the proxy of the environment is never used."""
 RETRIED = (408, 409, 425, 429, 500, 502, 503, 504)
 """Statuses after which another attempt may succeed."""
 
 
 class ServerDown(ValueError):
-    """A server that a reward needs does not answer as it should. The message has its URL without keys."""
+    """A server that a reward needs does not answer as expected. The message has its URL without keys."""
 
 
 class Client:
@@ -58,11 +58,12 @@ class Client:
         """Checks the settings and opens no connection.
 
         Args:
-            urls: Where to post. The client uses them in turn.
+            urls: Addresses to which requests are posted, in turn.
             api_key: Bearer token of each request. An empty key is not sent.
-            concurrency: Largest number of requests under way at a time.
-            requests_per_second: Largest number of requests that start in a second; 0 is no limit.
-            attempts: Attempts of each request, with growing pauses. A `Retry-After` of the server is respected.
+            concurrency: Largest number of requests at a time.
+            requests_per_second: Largest number of requests that start in a second; 0 sets no limit.
+            attempts: Number of attempts at each request, with growing pauses. A `Retry-After` of the server is
+                respected.
             timeout_seconds: Time limit of one whole attempt, from connecting to the last byte of the answer.
             is_pickle: Whether messages are pickled instead of JSON. Of answers only plain values are read
                 (:mod:`rewards.runtime.plain_pickle`).
@@ -82,7 +83,7 @@ class Client:
         for url in urls:
             check_url(url)
         self.counts: Counter[str] = Counter(failed_requests=0, retries=0)
-        """Number of `requests`, `failed_requests` and `retries`, and what the reward counts besides."""
+        """Number of `requests`, `failed_requests` and `retries`, and other counts of the reward."""
         self._urls = itertools.cycle(urls)
         self._headers = {"Accept-Encoding": "identity"}
         if api_key:
@@ -106,7 +107,8 @@ class Client:
         return [None if isinstance(result, Exception) else result for result in results]
 
     def rates(self) -> dict[str, float]:
-        """The counts since the last call of this method, divided by the finished requests; empty without requests."""
+        """Returns the counts since the last call of this method, divided by the number of finished requests; empty
+        without requests."""
         counts, self.counts = self.counts, Counter(failed_requests=0, retries=0)
         requests = counts.pop("requests", 0)
         return {name: number / requests for name, number in counts.items()} if requests else {}
@@ -119,7 +121,7 @@ class Client:
             problem: Returns what is wrong with the answer, or an empty string.
 
         Raises:
-            ServerDown: The server does not answer, or not as expected.
+            ServerDown: The server does not answer, or answers something else than expected.
         """
         check_url(url)
         try:
@@ -150,7 +152,7 @@ class Client:
         return httpx.AsyncClient(headers=self._headers, timeout=self._timeout, mounts=no_proxy)
 
     async def _post(self, client: httpx.AsyncClient, url: str, body: Any) -> Any:
-        """The answer, or the error of the last attempt."""
+        """Returns the answer, or the error of the last attempt."""
         try:
             content = (
                 pickle.dumps(body) if self._is_pickle else json.dumps(body, allow_nan=False, default=str).encode()
@@ -172,7 +174,7 @@ class Client:
         raise AssertionError("the last attempt returns or raises")
 
     async def _before_deadline(self, attempt: Coroutine[Any, Any, T]) -> T:
-        """Bounds a whole attempt: the timeouts of httpx bound each read, so that an answer may drip for ever."""
+        """Limits the duration of a whole attempt, because the timeouts of httpx limit only each read."""
         try:
             return await asyncio.wait_for(attempt, self._timeout)
         except asyncio.TimeoutError as error:
@@ -182,7 +184,7 @@ class Client:
 async def _answer(
     client: httpx.AsyncClient, method: str, url: str, content: bytes | None = None, is_pickle: bool = False
 ) -> Any:
-    """The JSON of an answer, or the values of its pickle.
+    """Returns the JSON of an answer, or the values of its pickle.
 
     Raises:
         httpx.HTTPError: The request failed.
@@ -200,7 +202,7 @@ async def _answer(
 
 
 async def _body(response: httpx.Response) -> bytes:
-    """The body of an answer, decompressed piece by piece so that a small answer cannot fill the memory."""
+    """Returns the body of an answer, decompressed piece by piece so that a small answer cannot fill the memory."""
     encoding = response.headers.get("Content-Encoding", "identity").lower()
     if encoding not in ("identity", "gzip", "deflate"):
         raise ValueError(f"the answer is compressed by {encoding!r}, expected no compression")
@@ -219,7 +221,7 @@ async def _body(response: httpx.Response) -> bytes:
 
 
 def finite_number(value: Any) -> float | None:
-    """A number of a foreign JSON document; None for anything else, infinity, and what no float can hold."""
+    """Returns a number of a foreign JSON document; None for infinity, too large numbers and anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
@@ -230,21 +232,21 @@ def finite_number(value: Any) -> float | None:
 
 
 def jpeg_bytes(image: Image.Image) -> bytes:
-    """An image as JPEG, for servers that read nothing else. Its quality of 95 changes pixels slightly."""
+    """Returns an image as JPEG, for servers that read nothing else. Its quality of 95 changes pixels slightly."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=95)
     return buffer.getvalue()
 
 
 def png_base64(image: Image.Image) -> str:
-    """An image as PNG in base64, without loss, so that the server scores the pixels that were generated."""
+    """Returns an image as PNG in base64, without loss, so that the server scores the generated pixels."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode()
 
 
 def check_url(url: str) -> None:
-    """Raises ValueError for what is no URL of HTTP. It is not shown, because any part of it may be a key."""
+    """Raises ValueError for anything but an HTTP URL. The message does not show it, because it may contain a key."""
     try:
         parts = urlsplit(url)
         is_http = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -258,7 +260,7 @@ def check_url(url: str) -> None:
 
 
 def without_secrets(url: str) -> str:
-    """A URL of HTTP for messages: without user, password and query.
+    """Returns an HTTP URL for messages, without user, password and query.
 
     >>> without_secrets("http://me:secret@host:80/v1?key=secret")
     'http://host:80/v1'
@@ -268,7 +270,7 @@ def without_secrets(url: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """An error in words; the message of a status error has the whole URL, which may hold a key."""
+    """Returns an error in words, without the URL in the message of a status error, which may contain a key."""
     if isinstance(error, httpx.HTTPStatusError):
         return f"status {error.response.status_code}"
     return f"{type(error).__name__}: {error}"

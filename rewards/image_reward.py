@@ -32,7 +32,7 @@ class ImageReward(Reward):
 
     Args:
         model: The published ``ImageReward.pt``, or a folder or Hub name with it or with the safetensors made from it.
-        tokenizer: Folder or Hub name of the BERT tokenizer; None: that in the model's folder if there is one, else the
+        tokenizer: Folder or Hub name of the BERT tokenizer. None uses the one in the model's folder, or otherwise the
             published :data:`TOKENIZER`.
         device: ``auto``, ``cpu``, ``cuda`` ...
         batch_size: Largest number of images that are scored at once.

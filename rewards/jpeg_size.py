@@ -1,4 +1,4 @@
-"""Size of an image as a JPEG: a reward of images that needs no weights."""
+"""Size of an image as a JPEG, a reward for images that needs no weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RANGES = {"small": (float("-inf"), 0.0), "large": (0.0, float("inf"))}
 
 
 class JpegSize(Reward):
-    """Kilobytes (1000 bytes) of the generated image, negative where small ones are preferred.
+    """Size of the generated image in kilobytes (1000 bytes), negative if small images are preferred.
 
     Args:
         prefer: ``small`` (compressible, smooth images) or ``large`` (incompressible, detailed ones).

@@ -1,4 +1,4 @@
-"""A language or vision-language model as the judge, over an OpenAI-compatible API such as that of vLLM."""
+"""A language or vision-language model as a judge, over an OpenAI-compatible API such as that of vLLM."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ class Judge(Reward):
             low: Lowest score of the judge's scale.
             high: Highest score.
             concurrency: Largest number of requests at a time.
-            requests_per_second: Largest number of requests per second; 0 is no limit.
+            requests_per_second: Largest number of requests per second; 0 sets no limit.
             attempts: Number of attempts at each request, with growing pauses.
             timeout_seconds: Time limit of one whole attempt.
             max_tokens: Largest number of tokens of a judgement.
-            api_key_env: Name of the environment variable that holds the key; empty sends none.
-            is_structured: Ask the server to force the JSON's form (`response_format`).
-            score_pattern: Regular expression whose first group is the score, for judges that answer in prose, as
-                UnifiedReward does with `Final Score: 4.5`. The last match counts. Empty reads JSON.
+            api_key_env: Name of the environment variable with the key. If empty, no key is sent.
+            is_structured: Whether to ask the server to enforce the JSON schema (`response_format`).
+            score_pattern: Regular expression whose first group is the score, for judges that answer in prose, such as
+                UnifiedReward (`Final Score: 4.5`). The last match is used. If empty, JSON is read.
         """
         if not low < high:
             raise ValueError(f"judge: low {low} must be below high {high}")
@@ -149,7 +149,7 @@ class Judge(Reward):
 
 
 def _score_in_json(text: str) -> float | None:
-    """The score in the last JSON object that has one."""
+    """Returns the score in the last JSON object that has one."""
     for found in reversed(_OBJECT.findall(text)):
         try:
             return finite_number(json.loads(found)["score"])
@@ -159,7 +159,7 @@ def _score_in_json(text: str) -> float | None:
 
 
 def _score_in_prose(text: str, pattern: re.Pattern[str]) -> float | None:
-    """The score in the last match of a pattern."""
+    """Returns the score in the last match of a pattern."""
     matches = list(pattern.finditer(text))
     try:
         return finite_number(float(matches[-1].group(1))) if matches else None

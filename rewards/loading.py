@@ -1,4 +1,4 @@
-"""Construction of a reward from its name in the config."""
+"""Builds a reward from its name in the config."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rewards.functions import FunctionReward
 from rewards.runtime.errors import describe
 
 HIDDEN = {"base", "functions", "grade", "http_client", "loading", "reply", "try_reward", "yes_no"}
-"""Files of this package that hold no reward."""
+"""Files of this package without a reward."""
 
 
 def load_reward(spec: str, options: Mapping[str, Any] | None = None, style: str = "auto") -> Reward:
@@ -30,8 +30,8 @@ def load_reward(spec: str, options: Mapping[str, Any] | None = None, style: str 
         style: Calling convention of a function, see :data:`rewards.functions.STYLES`; `auto` infers it.
 
     Raises:
-        ValueError: No such reward (the message lists the names), a file that does not import, options or a signature
-            that do not fit.
+        ValueError: There is no such reward (the message lists the names), its file cannot be imported, or options or
+            signature do not fit.
     """
     options = dict(options or {})
     if ":" not in spec:
@@ -48,18 +48,18 @@ def load_reward(spec: str, options: Mapping[str, Any] | None = None, style: str 
 
 
 def local_options(spec: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the options of a reward of rewards/ with paths in place of names of the Hub, as
-    :meth:`rewards.base.Reward.local_options` finds them. Those of other rewards stay as they are, because the code of
-    users runs only in processes of its own.
+    """Returns the options of a reward of rewards/ with paths in place of names of the Hub (see
+    :meth:`rewards.base.Reward.local_options`). Options of other rewards do not change, because code of users runs only
+    in its own processes.
 
     Raises:
-        ValueError: No such reward, or a name is neither here nor on the Hub.
+        ValueError: There is no such reward, or a name is neither on this machine nor on the Hub.
     """
     return dict(options) if ":" in spec else _class_of(spec).local_options(options)
 
 
 def reward_names() -> list[str]:
-    """Returns the rewards that are files of this package."""
+    """Returns the names of the rewards in this package."""
     return sorted(m.name for m in pkgutil.iter_modules(rewards.__path__) if not m.ispkg and m.name not in HIDDEN)
 
 
@@ -103,7 +103,7 @@ def find_callable(spec: str) -> Callable[..., Any]:
     """Imports the function or class that ``path/to/file.py:name`` or ``package.module:name`` names.
 
     Raises:
-        ValueError: No such file, one that does not import, or no such name in it.
+        ValueError: There is no such file, it cannot be imported, or it does not contain the name.
     """
     where, _, name = spec.rpartition(":")
     module = _file(where, spec) if where.endswith(".py") else _module(where, spec)

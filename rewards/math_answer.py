@@ -1,4 +1,4 @@
-"""Whether the final answer is the gold answer: numbers, mathematics, choices, yes or no, words."""
+"""Reward for a final answer that equals the gold answer: a number, mathematics, a choice, yes or no, or words."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from rewards.base import Reward, RewardInput, check_text_prompt
 from rewards.grading.grader import KINDS, Grader, prepare
 
 MOST_WORDS = 12
-"""A policy cannot be expected to repeat a gold of more words exactly."""
+"""Largest number of words of a gold answer; no policy repeats a longer one exactly."""
 _MISSING = re.compile(
     r"[+-]?(nan|inf|infinity)|null|n/a|\[?not ?found\]?|proof|undefined|(?-i:None)|[-\u2013\u2014_?!.…*\s]+",
     re.IGNORECASE,
 )
-"""What stands in data where an answer is missing. The infinity of mathematics is ``\\infty``."""
+"""Texts that mean a missing answer in data sets. In mathematics, infinity is written ``\\infty``."""
 
 
 class MathAnswer(Reward):
-    """The value is 1 if the final answer equals the gold, else 0, and None if the comparison has no outcome."""
+    """1 if the final answer equals the gold answer, otherwise 0; None if the comparison has no outcome."""
 
     name = "math_answer"
     range = (0.0, 1.0)
@@ -59,7 +59,8 @@ class MathAnswer(Reward):
         self._grader.load()
 
     def logs(self) -> dict[str, float]:
-        """Fractions of the grades since the last call that have no answer, spent their CPU time, or failed."""
+        """Returns the fractions of the grades since the last call without an answer, with a timeout, and with an
+        error."""
         new = self.counts - self._logged
         self._logged = Counter(self.counts)
         return {status: new[status] / new.total() for status in ("no_answer", "timeout", "error")} if new else {}
@@ -69,7 +70,7 @@ class MathAnswer(Reward):
         super().check_prompt(prompt)
 
     def check_label(self, label: str | None) -> None:
-        """Raises ValueError for a gold that is missing, prose, not of the kind, or not right as its own answer."""
+        """Raises ValueError for a gold answer that is missing, prose, of another kind, or wrong when graded itself."""
         gold = label or ""
         bare = prepare(gold, self._kind)[1].strip()
         if _MISSING.fullmatch(bare):
@@ -85,8 +86,8 @@ class MathAnswer(Reward):
         self._grader.counts = counts  # a check grades no answer
         if not is_right:
             raise ValueError(
-                f"the gold {bare[:80]!r} is graded as wrong where it is the answer itself, so that no answer could be "
-                "paid; repair it, or choose another kind"
+                f"the gold {bare[:80]!r} is graded as wrong when it is the answer itself, so that no answer could be "
+                "right; repair it, or choose another kind"
             )
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Whether a yes-or-no answer is right by the rule of MME, which asks two questions about each image."""
+"""Reward for right yes-or-no answers by the rule of MME, which asks two questions about each image."""
 
 from __future__ import annotations
 

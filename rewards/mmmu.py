@@ -1,4 +1,4 @@
-"""Whether an answer to a question of MMMU is right: a choice by its letter or text, or an open answer."""
+"""Reward for right answers to questions of MMMU: choices by their letter or text, and open answers."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ Value = str | float
 class Mmmu(Reward):
     """1 if the answer, read by MMMU's rules, is right, else 0.
 
-    The column `options` holds the options of a choice. A question is open if its column `question_type` says so, or if
-    its gold is no letter. Where a response chooses nothing, MMMU draws an option at random; here it is wrong, so that
-    the value does not depend on chance.
+    The column `options` has the options of a multiple-choice question. A question is open if its column
+    `question_type` is `open`, or if its gold answer is not a letter. If a response chooses no option, MMMU's script
+    guesses at random; here the response is wrong, so that the value does not depend on chance.
 
     Source:
         MMMU, arXiv:2311.16502, section 4.1, with the reading of answers of its `eval_utils.py`.
@@ -101,10 +101,11 @@ def chosen_letter(response: str, options: Sequence[str]) -> str | None:
 
 
 def matches_open(response: str, golds: Sequence[str]) -> bool:
-    """Returns whether an answer to an open question holds one of the golds.
+    """Returns whether an answer to an open question contains one of the gold answers.
 
-    What follows a word such as `is` or `answer` in a line counts, or the whole response if there is no such word. A
-    gold that is a number must equal a number of it, both rounded to two places; other golds must occur in it.
+    The text after a word such as `is` or `answer` in a line is compared, or the whole response if there is no such
+    word. A gold answer that is a number must equal a number in this text, both rounded to two places; other gold
+    answers must occur in the text.
 
     >>> matches_open("So the total is $1,250.", ["1250"]), matches_open("It is a red fox", ["fox"])
     (True, True)

@@ -1,4 +1,4 @@
-"""How well a generated image shows the text that its prompt asks for, read by an OCR model."""
+"""Reward for images that show the text of their prompt, as an OCR model reads it."""
 
 from __future__ import annotations
 
@@ -17,24 +17,23 @@ from rewards.imaging.batches import check_image_prompt, generated_image
 from rewards.loading import find_callable
 
 LONGEST = 2000
-"""Number of characters that are compared at most."""
+"""Largest number of characters that are compared."""
 _QUOTED = re.compile(r'"([^"]+)"|“([^”]+)”')
 Reader = Callable[[Image.Image], str]
 
 
 class Ocr(Reward):
-    """1 minus the edit distance between the text that is read and the text that is asked for, over the length of
-    the latter; at least 0.
+    """1 minus the edit distance between the text in the image and the requested text, relative to the length of the
+    requested text; at least 0.
 
-    The text that is asked for is the gold answer, or else what stands in double quotes in the prompt, joined by
-    spaces. Case and spaces do not count. The extra `unigrpo[ocr]` installs the OCR model, RapidOCR with the weights
-    of PaddleOCR.
+    The requested text is the gold answer, or otherwise the text in double quotes in the prompt, joined by spaces. Case
+    and spaces are ignored. The extra `unigrpo[ocr]` installs the OCR model, RapidOCR with the weights of PaddleOCR.
 
     Args:
-        allow_more: Whether an image that shows the whole text and more has the reward 1, as in Flow-GRPO. Otherwise
-            further text counts as errors.
-        reader: An OCR model of your own: ``package.module:function`` or ``path/to/file.py:function`` from a PIL image
-            to its text. Empty: RapidOCR.
+        allow_more: Whether an image that shows the requested text and more has the reward 1, as in Flow-GRPO. If
+            false, additional text counts as errors.
+        reader: Your own OCR model: ``package.module:function`` or ``path/to/file.py:function``, which returns the text
+            of a PIL image. If empty, RapidOCR is used.
 
     Source:
         Flow-GRPO, arXiv:2505.05470, section 4.1 (visual text rendering).
@@ -71,7 +70,7 @@ class Ocr(Reward):
         check_image_prompt(prompt)
         if not _compared(wanted_text(prompt)):
             raise ValueError(
-                'the prompt asks for no text; put it into double quotes ("..."), or give it as gold answer'
+                'the prompt requests no text; put the text into double quotes ("..."), or give it as gold answer'
             )
 
 

@@ -1,4 +1,4 @@
-"""A soft punishment of responses that come close to the longest possible length."""
+"""Soft penalty on responses that are close to the largest possible length."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from rewards.base import Reward, RewardInput, check_text_prompt
 
 
 class Overlong(Reward):
-    """0 up to ``max_tokens - cache_tokens`` tokens; from there it falls linearly to -1 at ``max_tokens``.
+    """0 up to ``max_tokens - cache_tokens`` tokens, then falling linearly to -1 at ``max_tokens``.
 
     The reward counts the text tokens of the response up to and including the first end-of-text.
 
     Args:
-        max_tokens: Length from which on the reward is -1, such as ``rollout.text.max_new_tokens``.
-        cache_tokens: Number of tokens before it over which the reward falls.
-        full_length_only: Whether only texts that were cut off, without an end-of-text, are punished.
+        max_tokens: Smallest length at which the reward is -1, such as ``rollout.text.max_new_tokens``.
+        cache_tokens: Number of tokens before `max_tokens` over which the reward falls.
+        full_length_only: Whether only texts without an end-of-text, which were cut off, are penalized.
 
     Source:
         DAPO, arXiv:2503.14476, section 3.4 and equation 13.
@@ -23,7 +23,7 @@ class Overlong(Reward):
 
     name = "overlong"
     range = (-1.0, 0.0)
-    unit = "punishment"
+    unit = "penalty"
 
     def __init__(self, max_tokens: int, cache_tokens: int, full_length_only: bool = False) -> None:
         if not 0 < cache_tokens <= max_tokens:

@@ -20,7 +20,7 @@ class PickScore(ClipReward):
     Args:
         model: Folder or Hub name of the ``CLIPModel``.
         processor: Folder or Hub name of the tokenizer and the image processor, which the published model does not
-            hold; None: that of the model.
+            contain. None uses those of the model.
         scale: ``logit``: the cosine times the model's own scale, as published (about 20); or ``cosine``.
         device: ``auto``, ``cpu``, ``cuda`` ...
         batch_size: Largest number of images that are encoded at once.

@@ -1,4 +1,4 @@
-"""Whether a yes-or-no answer is right by the rule of POPE, the benchmark of objects that a model only imagines."""
+"""Reward for right yes-or-no answers by the rule of POPE, a benchmark of object hallucination."""
 
 from __future__ import annotations
 

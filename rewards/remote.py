@@ -1,4 +1,4 @@
-"""A reward on another machine or in another environment, over HTTP: our format, or that of servers of OpenRLHF or of
+"""A reward on another machine or in another environment, over HTTP, in the format of UniGRPO, OpenRLHF or
 Flow-GRPO."""
 
 from __future__ import annotations
@@ -35,9 +35,8 @@ class Remote(Reward):
     "images": [base64 PNG or null], "input_images": [[base64 PNG]]}`` is answered by ``{"rewards": [number or null]}``.
     `openrlhf`: ``{"query": [...], "prompts": [...], "labels": [...]}`` is answered likewise; it has no images.
     `flow_grpo`: a pickled ``{"images": [JPEG], "prompts": [...], "meta_datas": [{...}], "only_strict": bool}`` is
-    answered by a pickle with ``outputs`` (UnifiedReward, DeQA) or ``scores`` (GenEval). Of the answer only numbers,
-    texts, containers and arrays are read, so that a server cannot run code here; the server itself reads our pickle
-    as it likes.
+    answered by a pickle with ``outputs`` (UnifiedReward, DeQA) or ``scores`` (GenEval). Only numbers, texts,
+    containers and arrays are read from the answer, so that a server cannot run code here.
     """
 
     name = "remote"
@@ -65,11 +64,11 @@ class Remote(Reward):
             concurrency: Largest number of requests at a time.
             attempts: Number of attempts at each request.
             timeout_seconds: Time limit of one whole attempt.
-            health_url: Address that answers with any JSON when the server is ready; checked before the training. Empty
-                posts an empty batch instead, and with `flow_grpo` one gray image.
-            field: Name of the list of rewards in the answer, such as `strict_rewards` of a GenEval server. Empty takes
-                the first of the usual names that is there.
-            only_strict: What a GenEval server of Flow-GRPO is told under this name.
+            health_url: Address that answers with any JSON when the server is ready; it is checked before training. If
+                empty, an empty batch is posted instead, or one gray image with `flow_grpo`.
+            field: Name of the list of rewards in the answer, such as `strict_rewards` of a GenEval server. If empty,
+                the usual names are tried.
+            only_strict: Value of `only_strict` in requests to a GenEval server of Flow-GRPO.
         """
         if format not in FIELDS:
             raise ValueError(f"remote: no format {format!r}; choose one of {list(FIELDS)}")
@@ -92,7 +91,7 @@ class Remote(Reward):
         """Connects to the server.
 
         Raises:
-            ServerDown: It does not answer as expected.
+            ServerDown: The server does not answer as expected.
         """
         if self._health_url:
             self._client.check(self._health_url, lambda _: "")

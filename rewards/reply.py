@@ -1,13 +1,13 @@
-"""The part of a response that answers the user: what follows the thoughts and stands before the padding."""
+"""The part of a response that answers the user: the text after the thoughts and before the padding."""
 
 from __future__ import annotations
 
 import re
 
 MASK = "<|mdm_mask|>"
-"""The tokenizer of MMaDA prints this for a position that is still masked."""
+"""Text of the mask token in the tokenizer of MMaDA."""
 SPECIAL = re.compile(r"<\|[^|<>\s]{1,40}\|>|</?s>|<(?:pad|bos|eos|unk)>", re.IGNORECASE)
-"""This matches a special token."""
+"""Pattern of a special token."""
 _PADDING = re.compile(rf"(?:[\s\0]|(?!{re.escape(MASK)})(?:{SPECIAL.pattern}))+\Z", re.IGNORECASE)
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _BOX = re.compile(r"\\boxed\{([^{}]*)\}")
@@ -22,7 +22,7 @@ def without_padding(text: str) -> str:
 
 
 def after_thoughts(completion: str) -> str:
-    """Returns the text of a response after its thoughts, or nothing if they do not end.
+    """Returns the text of a response after its thoughts; empty if the thoughts do not end.
 
     >>> after_thoughts("<think>A dog?</think> A brown dog."), after_thoughts("<think>A dog"), after_thoughts("A dog")
     ('A brown dog.', '', 'A dog')
@@ -38,8 +38,8 @@ def tagged_answer(completion: str) -> str | None:
 
 
 def final_reply(completion: str) -> str:
-    """Returns what follows the thoughts; of this, the content of the last ``<answer>`` tag or else of the last
-    ``\\boxed{}``, if there is one.
+    """Returns the content of the last ``<answer>`` tag or ``\\boxed{}`` after the thoughts, or the whole text after
+    the thoughts if there is none.
 
     >>> final_reply("<think>2?</think> I see <answer>Yes.</answer>"), final_reply("So \\\\boxed{no}"), final_reply("B")
     ('Yes.', 'no', 'B')

@@ -1,4 +1,4 @@
-"""Share of the empty cells of a Sudoku that are filled as in its solution."""
+"""Reward for Sudokus: the fraction of the empty cells that are filled as in the solution."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from rewards.reply import tagged_answer
 
 
 class Sudoku(Reward):
-    """The share of the empty cells with the right digit, of the digits in answer tags; 0 without answer tags.
+    """The fraction of the empty cells with the right digit in the answer tags; 0 without answer tags.
 
-    Digits that are missing count as wrong, and those behind the last cell do not count.
+    Missing digits count as wrong, and digits after the last cell are ignored.
 
     Source: d1 (arXiv:2504.12216), diffu-grpo/reward_func.py, sudoku_reward_func.
     """
 
     name = "sudoku"
     range = (0.0, 1.0)
-    unit = "share of the empty cells"
+    unit = "fraction of the empty cells"
 
     def __call__(self, inputs: Sequence[RewardInput]) -> list[float | None]:
         return [_score(item) for item in inputs]
@@ -29,7 +29,7 @@ class Sudoku(Reward):
 
 
 def puzzle_of(item: RewardInput) -> tuple[str, str]:
-    """Returns the puzzle, with 0 for an empty cell, and its solution, from the gold or the other columns.
+    """Returns the puzzle, with 0 for an empty cell, and its solution, from the gold answer or the other columns.
 
     Raises:
         ValueError: There is no such puzzle.

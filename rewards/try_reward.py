@@ -23,25 +23,30 @@ from rewards.runtime.process import ProcessFailed, RewardProcess
 from rewards.runtime.scoring import Scores
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
-"""Formats of images that are read. Pillow knows more, of which some start programs, as EPS starts Ghostscript."""
+"""Image formats that are read. Some other formats of Pillow start programs, such as Ghostscript for EPS."""
 SHOWN_CHARACTERS = 40
 """Length of the start of a prompt and of the end of a completion in the table."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command. Returns its exit status: 2 for wrong input or a reward that fails, 1 if a value is missing."""
+    """Runs the command. Returns the exit status: 2 for wrong input or a reward that fails, 1 if a value is missing."""
     parser = argparse.ArgumentParser(prog="unigrpo try-reward", description=__doc__)
-    parser.add_argument("--reward", required=True, help="as `name` in reward.terms: math_answer, my.py:function ...")
+    parser.add_argument(
+        "--reward", required=True, help="name of the reward, as in reward.terms: math_answer, my.py:function ..."
+    )
     parser.add_argument(
         "--input",
         required=True,
         type=Path,
-        help="JSONL with prompt, completion, label, task, image; rollouts.jsonl of a run works, too",
+        help="JSONL file with prompt, completion, label, task and image, such as rollouts.jsonl of a run",
     )
     parser.add_argument("--options", default="{}", type=_options, help="JSON object with the reward's options")
     parser.add_argument("--style", default="auto", help="auto, unigrpo, trl, openrlhf, verl or verl_batch")
     parser.add_argument(
-        "--timeout_seconds", default=120.0, type=float, help="deadline of loading, checking and scoring, each"
+        "--timeout_seconds",
+        default=120.0,
+        type=float,
+        help="deadline in seconds for loading, for checking and for scoring",
     )
     flags = parser.parse_args(arguments)
     spec = RewardSpec(name=flags.reward, options=flags.options, style=flags.style)
@@ -68,10 +73,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def read_samples(path: Path) -> list[RewardInput]:
-    """The samples of a JSONL file. Columns that are no field of a sample become its metadata.
+    """Returns the samples of a JSONL file. Columns that are not fields of a sample become its metadata.
 
     Raises:
-        ValueError: A line is no sample; the message has its number.
+        ValueError: A line is not a sample; the message has its number.
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
@@ -115,7 +120,7 @@ def _options(text: str) -> dict[str, Any]:
 
 
 def _image(path: Path) -> Image.Image:
-    """Returns an image in RGB. Raises ValueError if there is none, for any reason that a decoder may have."""
+    """Returns an image in RGB. Raises ValueError if it cannot be read."""
     try:
         with Image.open(path, formats=FORMATS) as opened:
             return opened.convert("RGB")

@@ -1,4 +1,4 @@
-"""The soft accuracy of VQAv2: how many of ten people gave this answer."""
+"""The soft accuracy of VQAv2, which follows from the number of people who gave the same answer."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _FULL_STOP = re.compile(r"\.(?!\d)")
 
 
 class Vqav2(Reward):
-    """The soft accuracy of an answer; 1 if three of the other people gave it.
+    """The soft accuracy of an answer: 1 if at least four of ten people gave it, and less for fewer.
 
     The answers of the people are in the column `answers`, as texts or as VQAv2's objects with `answer`. Without such a
     column the gold is the only answer, and the value is 0 or 1.
@@ -100,10 +100,10 @@ def normalized(answer: str) -> str:
 
 
 def human_answers(item: RewardInput) -> list[str]:
-    """Returns the answers of people to a question; the gold alone if there is no column `answers`.
+    """Returns the answers of people to a question, or only the gold answer if there is no column `answers`.
 
     Raises:
-        ValueError: The column holds something else than texts or objects with `answer`.
+        ValueError: The column has entries other than texts or objects with `answer`.
     """
     answers: Any = item.metadata.get("answers")
     if answers is None:

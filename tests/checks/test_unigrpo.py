@@ -129,7 +129,7 @@ def test_every_prompt_that_cannot_be_trained_on_is_named(mixed):
 
 @pytest.mark.parametrize("reward", ["math_answer", "cot_format"])
 def test_a_reward_of_text_does_not_fit_a_drawing(mixed, reward):
-    with pytest.raises(ValueError, match=r"jsonl:2: reward .* cannot use it: task 't2i' writes no text"):
+    with pytest.raises(ValueError, match=r"jsonl:2: reward .* cannot use it: task 't2i' generates no text"):
         check_inputs(
             mixed({"prompt": "1", "label": "1"}, {"task": "t2i", "prompt": "x", "label": "1"}, reward=(reward,))
         )

@@ -82,7 +82,7 @@ def asks_for_a_column(completions, chosen):
         ("nan", 1, "nan: 2 samples, 1 missing (returned nan), "),
         ("divides", 2, "error: reward 'divides' raised ZeroDivisionError: division by zero (FILE:6)\n"),
         ("hangs", 2, "error: reward 'FILE:hangs' did not answer within 8 s\n"),
-        ("asks_for_a_column", 2, "error: samples.jsonl, sample 1: the reward function asks for a column 'chosen'; "),
+        ("asks_for_a_column", 2, "error: samples.jsonl, sample 1: the reward function needs a column 'chosen'; "),
         ("other", 2, "error: reward.terms: FILE has no function or class 'other'; it has ['asks_for_a_column', "),
     ],
 )

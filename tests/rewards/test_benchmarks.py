@@ -14,7 +14,7 @@ def test_golds_that_a_rule_cannot_compare_are_refused_before_the_run(name: str) 
     reward: Reward = load_reward(name)
     with pytest.raises(ValueError, match="gold"):
         reward.check_prompt(RewardInput(prompt="?", completion="", label=None, task="mmu"))
-    with pytest.raises(ValueError, match="writes no text"):
+    with pytest.raises(ValueError, match="generates no text"):
         reward.check_prompt(RewardInput(prompt="?", completion="", label="yes", task="t2i"))
 
 

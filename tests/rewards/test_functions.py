@@ -115,7 +115,7 @@ def test_an_explicit_style_decides():
 
 def test_a_missing_column_is_found_before_training():
     reward = FunctionReward(lambda completions, chosen: [], "mine")
-    with pytest.raises(ValueError, match=r"asks for a column 'chosen'; the prompt has \['level', 'solution'\]"):
+    with pytest.raises(ValueError, match=r"needs a column 'chosen'; the prompt has \['level', 'solution'\]"):
         reward.check_prompt(INPUTS[0])
 
 

@@ -54,7 +54,7 @@ def test_the_accuracy_is_one_minus_the_normalized_distance(
 def test_the_text_is_the_gold_or_what_is_quoted() -> None:
     assert wanted_text(sample('A "red" sign', "blue")) == "blue"
     assert wanted_text(sample("A poster: “Jazz” in “May”")) == "Jazz May"
-    with pytest.raises(ValueError, match="asks for no text"):
+    with pytest.raises(ValueError, match="requests no text"):
         Ocr().check_prompt(sample("A sign"))
     with pytest.raises(ValueError, match="makes no image"):
         Ocr().check_prompt(RewardInput(prompt='"a"', completion="", task="text"))

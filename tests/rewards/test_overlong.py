@@ -30,7 +30,7 @@ def test_wrong_lengths_and_tasks_without_text_are_refused() -> None:
     for cache_tokens in (0, 101):
         with pytest.raises(ValueError, match=rf"cache_tokens is {cache_tokens}; it must lie in \(0, 100\]"):
             load_reward("overlong", {"max_tokens": 100, "cache_tokens": cache_tokens})
-    with pytest.raises(ValueError, match="'t2i' writes no text"):
+    with pytest.raises(ValueError, match="'t2i' generates no text"):
         load_reward("overlong", {"max_tokens": 9, "cache_tokens": 3}).check_prompt(
             RewardInput(prompt="p", completion="", task="t2i")
         )

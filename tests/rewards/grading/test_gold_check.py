@@ -52,7 +52,7 @@ def test_prose_is_no_gold(reward):
 
 @pytest.mark.parametrize("gold", ["", None, "The answer is unclear because of missing information."])
 def test_a_gold_that_is_not_right_as_its_own_answer_is_refused(reward, gold):
-    with pytest.raises(ValueError, match=r"expected a gold answer|graded as wrong where it is the answer itself"):
+    with pytest.raises(ValueError, match=r"expected a gold answer|graded as wrong when it is the answer itself"):
         reward.check_label(gold)
 
 

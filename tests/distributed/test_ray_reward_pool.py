@@ -8,9 +8,9 @@ import pytest
 from builders import odd_term, reward_values, rollout_without_tokens, started_pools
 
 from unigrpo.config import RewardConfig
-from unigrpo.distributed.ray_group import WorkerFailed
 from unigrpo.distributed.reward_pool import RewardPool, check_rewards
 from unigrpo.records import Prompt
+from unigrpo.workers.reward_pool import RewardNotReady
 
 pytestmark = pytest.mark.ray
 ROLLOUTS = [rollout_without_tokens(i, "x" * i) for i in range(6)]
@@ -66,7 +66,9 @@ def test_a_check_calls_the_rewards_and_names_the_one_that_fails(cluster):
     prompts = [Prompt(id="p:1", text="t", label="7")]
     (trial,) = check_rewards(RewardConfig(terms=(odd_term("length"),)), prompts, 8)
     assert trial.scores.values == [len("<think>This stands in for a sample.</think>7")]
-    with pytest.raises(WorkerFailed, match=r"DoesNotLoad' could not start: .* FileNotFoundError: weights.* \(.*:\d"):
+    with pytest.raises(RewardNotReady, match=r"DoesNotLoad' could not start: .* FileNotFoundError: weights.* \(.*:\d"):
         check_rewards(RewardConfig(terms=(odd_term("length"), odd_term("DoesNotLoad"))))
-    with pytest.raises(WorkerFailed, match=r"reward 'always_raises' raised OSError: always \(.*odd_rewards.py:\d+\)"):
+    with pytest.raises(
+        RewardNotReady, match=r"reward 'always_raises' raised OSError: always \(.*odd_rewards.py:\d+\)"
+    ):
         check_rewards(RewardConfig(terms=(odd_term("always_raises"),)), prompts, 8)

@@ -9,7 +9,7 @@ from builders import odd_term, reward_values, rollout_without_tokens, started_po
 
 from unigrpo.config import RewardConfig
 from unigrpo.records import Prompt
-from unigrpo.workers import reward_pool
+from unigrpo.workers import reward_pool, reward_process
 from unigrpo.workers.reward_pool import RewardNotReady, RewardPool, local_reward_pool
 from unigrpo.workers.reward_process import LocalReward
 
@@ -89,8 +89,8 @@ def test_a_reward_that_is_never_ready_stops_the_start(pool):
 def test_a_process_that_is_started_again_may_load_for_longer_than_a_call_may_take(
     pool, tmp_path, monkeypatch, factor, seconds
 ):
-    monkeypatch.setattr(reward_pool, "RELOAD_FACTOR", factor)
-    monkeypatch.setattr(reward_pool, "RELOAD_SECONDS", seconds)
+    monkeypatch.setattr(reward_process, "RELOAD_FACTOR", factor)
+    monkeypatch.setattr(reward_process, "RELOAD_SECONDS", seconds)
     options = {"marker": str(tmp_path / "died"), "seconds": 1.5}
     outputs, _ = pool(odd_term("LoadsSlowly", options=options, timeout_seconds=1.0)).score(ROLLOUTS)
     assert reward_values(outputs, "LoadsSlowly") == [5.0] * 6

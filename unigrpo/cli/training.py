@@ -37,10 +37,11 @@ from unigrpo.trainers.logprob_check import LogprobMismatchError
 from unigrpo.trainers.rollout_source import StalenessError
 from unigrpo.trainers.unigrpo import UniGRPOTrainer
 from unigrpo.training.reward_failures import RewardError
+from unigrpo.workers.reward_pool import RewardNotReady
 
 logger = logging.getLogger(__name__)
 
-RUN_ERRORS = (WorkerError, RewardError, LogprobMismatchError, StalenessError, OutputError)
+RUN_ERRORS = (WorkerError, RewardNotReady, RewardError, LogprobMismatchError, StalenessError, OutputError)
 """Errors of a run that are reported in one line."""
 Config = TypeVar("Config", RunConfig, StageConfig)
 Checked = TypeVar("Checked")
@@ -66,7 +67,7 @@ class TrainingJob(ABC, Generic[Config, Checked]):
         """Connects to the Ray cluster and checks that it is large enough. Raises ValueError."""
 
     def check_rewards(self, checked: Checked) -> str:
-        """Loads and calls every reward once, for a dry run, and returns the results as text. Raises WorkerError."""
+        """Loads and calls every reward once, for a dry run, and returns the results as text. Raises RewardNotReady."""
         return ""
 
     @abstractmethod

@@ -58,16 +58,11 @@ class RayGroup:
             role: Role for messages: ``policy``, ``reference`` or ``rollout``.
             actors: Handles in the order of the ranks.
         """
-        self._role = role
+        self.role = role
         self.actors = list(actors)
         self.stats = WorkerStats(len(self.actors))
         self._longest: dict[str, float] = {}
         """Seconds of the longest call of each method."""
-
-    @property
-    def role(self) -> str:
-        """What the workers do, such as `policy`."""
-        return self._role
 
     @property
     def size(self) -> int:
@@ -187,7 +182,7 @@ class RayGroup:
         return failed
 
     def _name(self, *indices: int) -> str:
-        return f"{self._role} worker{'s' if len(indices) > 1 else ''} {', '.join(map(str, indices))}"
+        return f"{self.role} worker{'s' if len(indices) > 1 else ''} {', '.join(map(str, indices))}"
 
 
 def _failures(refs: list[Any]) -> dict[int, RayError]:

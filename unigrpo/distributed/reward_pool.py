@@ -19,15 +19,12 @@ from rewards.runtime.scoring import Scores
 from unigrpo import ConfigError
 from unigrpo.config import RewardConfig, RewardTermConfig
 from unigrpo.config.reward import POLICY_GPU_SHARE
-from unigrpo.distributed.ray_group import WorkerFailed, cause_of
+from unigrpo.distributed.ray_group import cause_of
 from unigrpo.distributed.reward_actor import RewardActor
 from unigrpo.records import Prompt
 from unigrpo.workers import reward_pool
 from unigrpo.workers.reward import reward_spec, with_local_models
-from unigrpo.workers.reward_pool import RewardNotReady, Trial
-
-RELOAD_FACTOR = reward_pool.RELOAD_FACTOR
-RELOAD_SECONDS = reward_pool.RELOAD_SECONDS
+from unigrpo.workers.reward_pool import Trial
 
 
 class RewardPool(reward_pool.RewardPool):
@@ -46,13 +43,7 @@ class RewardPool(reward_pool.RewardPool):
         bundles = policy.bundle_count if policy else 1
         terms = tuple(_beside_the_policy(term, bundles) if term.on_policy_gpus else term for term in config.terms)
         self._beside = {term.name for term in config.terms if term.on_policy_gpus} if policy else set()
-        super().__init__(
-            replace(config, terms=terms),
-            self._start_actor,
-            share=ray.put,
-            reload_seconds=_reload_seconds,
-            free_cpus=_free_cpus,
-        )
+        super().__init__(replace(config, terms=terms), self._start_actor, share=ray.put, free_cpus=_free_cpus)
 
     def _start_actor(self, term: RewardTermConfig) -> _RayReward:
         """Starts a process of a reward; the first ones beside the policy take the bundles in turn."""
@@ -62,24 +53,6 @@ class RewardPool(reward_pool.RewardPool):
         self._num_started[term.name] += 1
         bundle = number if number < self._policy.bundle_count else -1  # one that is started again takes the free place
         return _RayReward(term, PlacementGroupSchedulingStrategy(self._policy, bundle))
-
-    def initialize(self, prompts: Sequence[Prompt] = (), samples_per_step: int = 0) -> None:
-        """Waits until every reward is loaded; see the base class.
-
-        Raises:
-            WorkerFailed: One cannot be loaded, or not in time; the message names it.
-        """
-        try:
-            super().initialize(prompts, samples_per_step)
-        except RewardNotReady as error:
-            raise WorkerFailed(str(error)) from error
-
-    def try_out(self, prompts: Sequence[Prompt], samples_per_step: int) -> list[Trial]:
-        """Calls every reward once; see the base class. Raises WorkerFailed if one fails."""
-        try:
-            return super().try_out(prompts, samples_per_step)
-        except RewardNotReady as error:
-            raise WorkerFailed(str(error)) from error
 
 
 def check_rewards(config: RewardConfig, prompts: Sequence[Prompt] = (), samples_per_step: int = 0) -> list[Trial]:
@@ -92,8 +65,8 @@ def check_rewards(config: RewardConfig, prompts: Sequence[Prompt] = (), samples_
 
     Raises:
         ConfigError: A model of a reward is neither here nor on the Hub.
-        WorkerFailed: A reward cannot be loaded, such as a judge that is down or weights of another model, it fails, or
-            its deadline cannot be met. The message names it.
+        RewardNotReady: A reward cannot be loaded, such as a judge that is down or weights of another model, it fails,
+            or its deadline cannot be met. The message names it.
     """
     with contextlib.closing(RewardPool(with_local_models(config))) as pool:
         pool.initialize(prompts, samples_per_step)
@@ -107,10 +80,6 @@ def _beside_the_policy(term: RewardTermConfig, num_gpus: int) -> RewardTermConfi
 
 def _free_cpus() -> float:
     return ray.available_resources().get("CPU", 0.0)
-
-
-def _reload_seconds(load_seconds: float) -> float:
-    return max(RELOAD_FACTOR * load_seconds, RELOAD_SECONDS)
 
 
 class _RayReward:

@@ -39,10 +39,6 @@ logger = logging.getLogger(__name__)
 
 REMINDER_SECONDS = 60.0
 """Time between two warnings that a reward is not ready."""
-RELOAD_FACTOR = 2.0
-"""A process that is started again beside a run may load this many times as long as the first one did."""
-RELOAD_SECONDS = 60.0
-"""A process that is started again may always load this long: a busy node makes a short start slow."""
 PLANNED_FRACTION = 0.25
 """Part of the deadline that a call of a costly reward is planned to take, by the measured rate."""
 TRIAL_SAMPLES = 2
@@ -217,7 +213,6 @@ class RewardPool:
         start: Callable[[RewardTermConfig], RewardHandle],
         *,
         share: Callable[[RewardBatch], Any] = lambda batch: batch,
-        reload_seconds: Callable[[float], float] | None = None,
         free_cpus: Callable[[], float] = lambda: 0.0,
     ) -> None:
         """Starts all processes, which load with :meth:`initialize`.
@@ -226,12 +221,10 @@ class RewardPool:
             config: The rewards.
             start: Starts a process of a reward.
             share: Turns the samples of a step into what the processes take as inputs.
-            reload_seconds: How long a process that is started again may load, by the time that the first one took.
             free_cpus: Number of CPUs that further processes may take.
         """
         self._free_cpus = free_cpus
         self._start, self._share = start, share
-        self._reload_seconds = reload_seconds or (lambda seconds: max(RELOAD_FACTOR * seconds, RELOAD_SECONDS))
         self._terms = [_Term(term, self._process_maker(term)) for term in config.terms]
         self._thread = ThreadPoolExecutor(max_workers=1)
 
@@ -325,7 +318,7 @@ class RewardPool:
         return term.try_out(shared, len(applicable), samples)
 
     def _process_maker(self, term: RewardTermConfig) -> Callable[[], ReplacedProcess]:
-        return lambda: ReplacedProcess(lambda: self._start(term), self._reload_seconds)
+        return lambda: ReplacedProcess(lambda: self._start(term))
 
 
 def trial_input(prompt: Prompt) -> RewardInput:

@@ -16,6 +16,11 @@ from rewards.runtime.scoring import Scores
 from unigrpo.config import RewardTermConfig
 from unigrpo.workers.reward import reward_spec
 
+RELOAD_FACTOR = 2.0
+"""A process that is started again beside a run may load this many times as long as the first one did."""
+RELOAD_SECONDS = 60.0
+"""A process that is started again may always load this long: a busy node makes a short start slow."""
+
 
 @runtime_checkable
 class RewardHandle(Protocol):
@@ -78,8 +83,8 @@ class Batch:
 class ReplacedProcess:
     """The place of one process of a reward. One that fails or is out of memory is replaced."""
 
-    def __init__(self, start: Callable[[], RewardHandle], reload_seconds: Callable[[float], float]) -> None:
-        self._start, self._reload_seconds = start, reload_seconds
+    def __init__(self, start: Callable[[], RewardHandle]) -> None:
+        self._start = start
         self._handle = start()
         self._lock = threading.Lock()
         self._is_loaded = self._is_closed = False
@@ -132,7 +137,7 @@ class ReplacedProcess:
         """The process. After a restart the first call loads it, and the others wait for that."""
         if not self._is_loaded:
             try:
-                self._handle.load(seconds=self._reload_seconds(self._load_seconds))
+                self._handle.load(seconds=max(RELOAD_FACTOR * self._load_seconds, RELOAD_SECONDS))
             except (ProcessFailed, ValueError) as error:
                 self._restart()
                 raise ProcessFailed(f"could not be loaded again: {error}") from error

@@ -90,11 +90,11 @@ def find_checkpoint(path: Path, step: str) -> Checkpoint:
     Raises:
         CheckpointError: There is no such checkpoint, or it is not complete.
     """
-    from unigrpo.runs.checkpoints import CheckpointStore, named_best, read, saved_steps  # noqa: PLC0415  # loads torch
+    from unigrpo.runs.checkpoints import CheckpointStore, best_checkpoint, read, saved_steps  # noqa: PLC0415  # loads torch
 
     steps = saved_steps(path)
     if step == "best":
-        best = next((folder for folder in steps.values() if folder.name == named_best(path)), None)
+        best = next((folder for folder in steps.values() if folder.name == best_checkpoint(path)[0]), None)
         if best is None:
             raise CheckpointError(f"{path}: no best checkpoint is known; name a step, one of {sorted(steps)}")
         return read(best)

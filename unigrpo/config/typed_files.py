@@ -77,9 +77,13 @@ def read_lines(path: Path, kind: Any, error: FileError, advice: str) -> list[tup
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Writes a file under another name and renames it, so that a full disk or a kill leaves the old one."""
+    """Writes a file under another name and renames it once it is on the disk, so that a full disk or a kill leaves the
+    old one."""
     partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, "utf-8")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(partial, path)
 
 

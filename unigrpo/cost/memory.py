@@ -176,7 +176,7 @@ def generation_gb(config: RunConfig, model: ModelSize, rows: Rows) -> float:
     ]
     if rows.longest_image:
         # The unconditional rows have almost no prompt; they make passes of their own, but their cache stays.
-        unconditional = batch * (rows.image_tokens + 5) if image.guidance_scale > 0 else 0
+        unconditional = batch * unconditional_row(rows.image_tokens) if image.guidance_scale > 0 else 0
         tokens = batch * rows.longest_image
         needed.append(
             sampling_gb(
@@ -191,6 +191,11 @@ def generation_gb(config: RunConfig, model: ModelSize, rows: Rows) -> float:
     if rows.image_tokens:
         needed.append(image_coding_gb(config.image.resolution))
     return max(needed)
+
+
+def unconditional_row(num_image_tokens: int) -> int:
+    """Returns the number of tokens of a row of guidance: an image with marks around it, and almost no prompt."""
+    return num_image_tokens + 5
 
 
 def sampling_gb(

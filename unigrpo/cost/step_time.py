@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from unigrpo.config import BaseRunConfig, ImageSamplingConfig, RunConfig, TextSamplingConfig
 from unigrpo.config.denoising import StageConfig
 from unigrpo.cost.hardware import GPUS_PER_NODE, Hardware
-from unigrpo.cost.memory import TYPE_BYTES, ModelSize
+from unigrpo.cost.memory import TYPE_BYTES, ModelSize, unconditional_row
 
 BACKWARD_SHARE = 2 / 3
 """Fraction of an update in which gradients come into being, so that their reduction can go on at the same time."""
@@ -88,11 +88,6 @@ def image_flops(model: ModelSize, lengths: Lengths, image: ImageSamplingConfig, 
         for columns in (row, *[seen] * (image.num_denoising_steps - 1)):
             total += sum(pass_flops(model, columns, columns * row, read, read * codebook_size))
     return total
-
-
-def unconditional_row(num_image_tokens: int) -> int:
-    """Returns the number of tokens of a row of guidance: an image with marks around it, and almost no prompt."""
-    return num_image_tokens + 5
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from typing import Any, TypedDict
 
 from unigrpo import CheckpointError
 from unigrpo.config import BaseRunConfig
-from unigrpo.config.typed_files import WrongContent, json_content, read_json
+from unigrpo.config.typed_files import WrongContent, json_content, read_json, replace_text
 from unigrpo.runs.errors import check_room, output_errors
 
 logger = logging.getLogger(__name__)
@@ -123,7 +123,7 @@ class CheckpointStore:
                 check_room(partial, self._expected_bytes)
                 write(partial)
                 mark = {"step": step, "metric": metric, "state": state, "files": _described(partial)}
-                _write_json(partial / COMPLETE_FILE, mark)
+                replace_text(partial / COMPLETE_FILE, json.dumps(mark, indent=1))
                 if final.exists():  # the run was resumed from an older step
                     shutil.rmtree(final)
                 os.rename(partial, final)
@@ -132,8 +132,9 @@ class CheckpointStore:
                 raise
             self._expected_bytes = sum(file["bytes"] for file in mark["files"].values())
             self._intact.add(final)
-            if metric is not None and metric > self._best()[1]:
-                _write_json(self.path / BEST_FILE, {"checkpoint": final.name, "metric": metric})
+            if metric is not None and metric > best_checkpoint(self.path)[1]:
+                best = {"checkpoint": final.name, "metric": metric}
+                replace_text(self.path / BEST_FILE, json.dumps(best, indent=1))
             self._rotate()
         return final
 
@@ -157,7 +158,7 @@ class CheckpointStore:
                 of the best checkpoint cannot be read.
         """
         problems: list[str] = []
-        _best(self.path)
+        best_checkpoint(self.path)
         for folder in reversed(saved_steps(self.path).values()):
             problem = "" if folder in self._intact else _problem(folder)
             if not problem:
@@ -172,12 +173,9 @@ class CheckpointStore:
             )
         return None
 
-    def _best(self) -> tuple[str, float]:
-        return _best(self.path)
-
     def _rotate(self) -> None:
         for folder in list(saved_steps(self.path).values())[: -self._max_num]:
-            if folder.name != self._best()[0]:
+            if folder.name != best_checkpoint(self.path)[0]:
                 shutil.rmtree(folder)
 
 
@@ -190,13 +188,8 @@ def saved_steps(path: Path) -> dict[int, Path]:
     return {int(step): folder for step, folder in steps.items() if step.isdecimal()}
 
 
-def named_best(path: Path) -> str:
-    """Returns the name of the folder of the best checkpoint; empty if none was compared."""
-    return _best(path)[0]
-
-
-def _best(path: Path) -> tuple[str, float]:
-    """Returns name and metric of the best checkpoint."""
+def best_checkpoint(path: Path) -> tuple[str, float]:
+    """Returns the name of the folder of the best checkpoint, and its metric; an empty name if none was compared."""
     if not (path / BEST_FILE).exists():
         return "", float("-inf")
     advice = "restore the file, or delete it; then none of the present checkpoints is kept as the best"
@@ -273,13 +266,3 @@ def _checksum(path: Path) -> str:
 
 def _name(step: int) -> str:
     return f"step_{step:08d}"
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    """Replaces a file atomically, with its content flushed to the disk."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w") as file:
-        json.dump(content, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)

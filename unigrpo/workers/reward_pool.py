@@ -22,6 +22,7 @@ from rewards.runtime.process import DeadlineMissed, ProcessFailed
 from rewards.runtime.scoring import Scores, missing
 from unigrpo import ConfigError
 from unigrpo.config import RewardConfig, RewardTermConfig
+from unigrpo.cost.rewards import STEP_SECONDS
 from unigrpo.data.images import read_image
 from unigrpo.records import Prompt, RewardOutput, Rollout
 from unigrpo.workers.reward import (
@@ -43,8 +44,6 @@ PLANNED_FRACTION = 0.25
 """Part of the deadline that a call of a costly reward is planned to take, by the measured rate."""
 TRIAL_SAMPLES = 2
 """Samples of the first call of a costly reward, which measures the rate, and of a trial."""
-STEP_SECONDS = 30.0
-"""Time that the samples of a step should take with a costly reward that chooses the number of its processes."""
 
 
 class RewardNotReady(ConfigError):

@@ -3,7 +3,7 @@
 Usage: python server.py [--port 8080] [--num_parallel N] [--python PATH] [--allow_unisolated]
 
 It listens on this machine only and speaks the part of SandboxFusion's protocol that the reward `code_execution` uses.
-README.md says what it does not protect from.
+README.md says what it does not protect against.
 """
 
 import argparse

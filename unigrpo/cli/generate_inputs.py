@@ -54,17 +54,10 @@ def check_inputs(config: GenerateConfig) -> Inputs:
     _check_lengths(prompts, tokenizer, vocabulary, config, room)
     for path in sorted({path for prompt in prompts for path in prompt.images}):
         read_image(path)
-    if config.task == "text":
-        return Inputs(
-            prompts=prompts, tokenizer=tokenizer, vocabulary=vocabulary, image_tokenizer=None, num_image_tokens=0,
-            max_text_tokens=room,
-        )  # fmt: skip
-    if vocabulary.codebook_size == 0:
-        raise ConfigError(
-            f"{config.model}: a text-only checkpoint (codebook_size is 0); task {config.task} needs images"
-        )
-    image_tokenizer = _load_image_tokenizer(config, vocabulary)
-    num_codes = (config.resolution // image_tokenizer.downscale) ** 2
+    image_tokenizer, num_codes = None, 0
+    if config.task != "text":
+        image_tokenizer = _load_image_tokenizer(config, vocabulary)
+        num_codes = (config.resolution // image_tokenizer.downscale) ** 2
     if config.task in IMAGE_OUTPUT_TASKS:
         check_image_steps("image.", config.image, num_codes)
     return Inputs(
@@ -151,6 +144,10 @@ def _check_lengths(
 
 
 def _load_image_tokenizer(config: GenerateConfig, vocabulary: Vocabulary) -> ImageTokenizer:
+    if vocabulary.codebook_size == 0:
+        raise ConfigError(
+            f"{config.model}: a text-only checkpoint (codebook_size is 0); task {config.task} needs images"
+        )
     loaded = find_image_tokenizer(config.image_tokenizer, config.model)
     if loaded is None:
         raise ConfigError(

@@ -29,7 +29,7 @@ from unigrpo.data.embedded_images import embedded_name, images_in
 from unigrpo.data.golds import gold_answer
 from unigrpo.data.prompt_chats import chat_in, read_prompt_chat
 from unigrpo.data.puzzles import countdown_label, countdown_question, sudoku_label, sudoku_question
-from unigrpo.data.tables import Row, Table, without_hub
+from unigrpo.data.tables import Row, Table, previewed_rows, without_hub
 from unigrpo.data.text import check_value
 from unigrpo.records import Prompt
 
@@ -60,8 +60,6 @@ PUZZLE_KEY, SOLUTION_KEY = "puzzle", "solution"
 IMAGE_MARK = re.compile(r"[ \t]*<image(?:[ _]?\d+)?>[ \t]*\n?")
 """Position of an image in a text; the layout has its own place for it."""
 LIST_OF_TEXTS = re.compile(r"\[\s*([\"']).*\1\s*\]", re.DOTALL)
-NUM_PREVIEWED = 100
-"""Number of rows in which columns are searched."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +121,7 @@ def find_columns(table: Table, file: PromptFileConfig) -> PromptColumns:
         ValueError: There is no column for the question, or a column that the settings name does not exist.
         BadSample: None of the first rows can be read.
     """
-    rows = _preview(table)
+    rows = previewed_rows(table)
     found: dict[str, str] = {}
     for row in rows:
         found.update({str(name).lower(): str(name) for name in row if str(name).lower() not in found})
@@ -330,21 +328,6 @@ class PromptReader:
         if len(names) > 1:
             raise BadSample("several images", f"{where}: task 'mmu' reads one image; found {len(names)}")
         return tuple(names)
-
-
-def _preview(table: Table) -> list[Row]:
-    """Returns the first rows that can be read."""
-    rows: list[Row] = []
-    broken: BadSample | None = None
-    for index in range(min(len(table), NUM_PREVIEWED)):
-        try:
-            rows.append(table.row(index))
-        except BadSample as error:
-            broken = broken or error
-    if not rows:
-        assert broken is not None
-        raise BadSample(broken.reason, f"{broken}; so are all of the first {min(len(table), NUM_PREVIEWED)} rows")
-    return rows
 
 
 def _shows_image(cell: object, is_question: bool) -> bool:

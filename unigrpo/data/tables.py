@@ -15,6 +15,8 @@ from unigrpo.data.jsonl import JsonLines, JsonList, is_json_list
 from unigrpo.data.text import read_text
 
 Row = Mapping[str, Any]
+NUM_PREVIEWED = 100
+"""Number of rows in which columns are searched."""
 EXPECTED = f"files that end in one of {', '.join(ENDINGS)}"
 csv.field_size_limit(2**31 - 1)  # the module's own limit of 128 KiB is less than one long answer
 
@@ -59,6 +61,25 @@ def open_table(path: str, split: str = "train") -> Table:
     if not len(table):
         raise DataError(f"{path}: holds no row")
     return table
+
+
+def previewed_rows(table: Table) -> list[Row]:
+    """Returns the first rows that can be read, in which columns are searched.
+
+    Raises:
+        BadSample: None of them can be read.
+    """
+    rows: list[Row] = []
+    broken: BadSample | None = None
+    for index in range(min(len(table), NUM_PREVIEWED)):
+        try:
+            rows.append(table.row(index))
+        except BadSample as error:
+            broken = broken or error
+    if not rows:
+        assert broken is not None
+        raise BadSample(broken.reason, f"{broken}; so are all of the first {min(len(table), NUM_PREVIEWED)} rows")
+    return rows
 
 
 def without_hub(path: str) -> str:

@@ -14,10 +14,7 @@ from unigrpo.data.corpora.chat_format import leading_turns, read_messages, with_
 from unigrpo.data.corpora.sample import CorpusSample, Messages, open_image
 from unigrpo.data.corpora.sources import Captioned
 from unigrpo.data.cot_format import CotError, convert_row, render
-from unigrpo.data.tables import Row, Table, open_table
-
-NUM_PREVIEWED = 100
-"""Number of rows in which a column must occur."""
+from unigrpo.data.tables import Row, open_table, previewed_rows
 
 
 class TableSource:
@@ -49,7 +46,10 @@ class TableSource:
         Raises:
             ValueError: None exists.
         """
-        found = _columns(self.table)
+        try:
+            found = {name for row in previewed_rows(self.table) for name in row}
+        except BadSample as error:
+            raise DataError(str(error)) from error
         for name in (asked,) if asked else usual:
             if name in found:
                 return name
@@ -160,20 +160,6 @@ class CotSource(TableSource):
         messages: Messages = with_instruction(read_messages(turns, key), self.config.instruction)
         image = self.image(row, self._image, key) if self._image else None
         return CorpusSample(key=key, task=self.config.task, messages=messages, image=image)
-
-
-def _columns(table: Table) -> set[str]:
-    """Returns the columns of the first rows that can be read."""
-    found: set[str] = set()
-    broken: BadSample | None = None
-    for index in range(min(len(table), NUM_PREVIEWED)):
-        try:
-            found |= table.row(index).keys()
-        except BadSample as error:
-            broken = error
-    if not found and broken:
-        raise DataError(f"{broken}; so are all of the first {min(len(table), NUM_PREVIEWED)} rows")
-    return found
 
 
 def _text(row: Row, column: str, key: str) -> str:

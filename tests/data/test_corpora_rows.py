@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoTokenizer
 
 from unigrpo.config import DataConfig
 from unigrpo.config.corpora import LayoutConfig
@@ -14,8 +13,6 @@ from unigrpo.data.bad_samples import BadSample
 from unigrpo.data.corpora.rows import RowEncoder
 from unigrpo.data.corpora.sample import CorpusSample
 from unigrpo.data.prompting import encode_prompt
-from unigrpo.models.mmada import MMadaConfig
-from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.records import Prompt
 
 CODES = torch.tensor([3, 1, 2, 0])
@@ -24,14 +21,8 @@ TWO_TURNS = (*CHAT, ("user", "sure?"), ("assistant", "yes"))
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tiny_model_folder):
-    return AutoTokenizer.from_pretrained(tiny_model_folder)
-
-
-@pytest.fixture(scope="module")
-def vocabulary(tiny_model_folder, tokenizer):
-    found = Vocabulary.from_pretrained_parts(MMadaConfig.from_pretrained(tiny_model_folder), tokenizer)
-    return dataclasses.replace(found, codebook_size=8)
+def vocabulary(vocabulary):
+    return dataclasses.replace(vocabulary, codebook_size=8)
 
 
 @pytest.fixture

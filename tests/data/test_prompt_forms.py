@@ -21,8 +21,6 @@ from unigrpo.data.images import read_image
 from unigrpo.data.prompt_stream import prompt_shares
 from unigrpo.data.prompting import check_prompt_text, encode_prompt
 from unigrpo.data.prompts import load_prompts
-from unigrpo.models.mmada import MMadaConfig
-from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.records import Prompt
 
 
@@ -314,16 +312,6 @@ def test_few_bad_rows_are_skipped_and_counted_and_more_are_an_error(tmp_path, ca
 
 
 # As tokens.
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tiny_model_folder):
-    return AutoTokenizer.from_pretrained(tiny_model_folder)
-
-
-@pytest.fixture(scope="module")
-def vocabulary(tiny_model_folder, tokenizer):
-    return Vocabulary.from_pretrained_parts(MMadaConfig.from_pretrained(tiny_model_folder), tokenizer)
 
 
 @pytest.mark.parametrize("template", ["chat", "chat_one_newline"])

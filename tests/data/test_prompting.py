@@ -14,19 +14,7 @@ from unigrpo.data import prompting
 from unigrpo.data.bad_samples import BadSample
 from unigrpo.data.prompting import check_prompt_text, decode_completion, encode_prompt, prompt_lengths
 from unigrpo.data.text import checked
-from unigrpo.models.mmada import MMadaConfig
-from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.records import Prompt
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tiny_model_folder):
-    return AutoTokenizer.from_pretrained(tiny_model_folder)
-
-
-@pytest.fixture(scope="module")
-def vocabulary(tiny_model_folder, tokenizer):
-    return Vocabulary.from_pretrained_parts(MMadaConfig.from_pretrained(tiny_model_folder), tokenizer)
 
 
 def test_a_chat_prompt_ends_behind_the_assistants_header(tokenizer, vocabulary):

@@ -7,32 +7,16 @@ import json
 import numpy as np
 import pytest
 import torch
+from conformance_cases.case import recipe_weights
 from transformers import AutoConfig, AutoModel
 
 from unigrpo.models.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
 from unigrpo.models.magvit import SignQuantizer
 
 
-def recipe(name, shape, seed, scale, offset):
-    """Weights of the golden cases, which follow from a hash of their name."""
-    mask = (1 << 64) - 1
-    h = 0xCBF29CE484222325
-    for byte in name.encode():
-        h = ((h ^ byte) * 0x100000001B3) & mask
-    h = (h + seed * 0x9E3779B97F4A7C15) & mask
-    with np.errstate(over="ignore"):
-        z = np.arange(1, int(np.prod(shape)) + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(h)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        z = z ^ (z >> np.uint64(31))
-    u = (z >> np.uint64(40)).astype(np.float64) * 2.0**-24
-    return torch.from_numpy((offset + scale * (2 * u - 1)).astype(np.float32).reshape(shape))
-
-
 def load_recipe(model, tensors, seed):
     """Fills the model; every parameter, and no more, has to be listed."""
-    weights = {t["name"]: recipe(t["name"], t["shape"], seed, t["scale"], t["offset"]) for t in tensors}
-    problems = model.load_state_dict(weights, strict=False)
+    problems = model.load_state_dict(recipe_weights(tensors, seed), strict=False)
     assert problems.unexpected_keys == []
     assert problems.missing_keys == ["quantize.embedding", "quantize.power_vals"]
     return model.eval()

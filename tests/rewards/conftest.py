@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conformance_cases.case import recipe_weights
 from PIL import Image
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
@@ -54,31 +55,13 @@ def make_clip() -> Callable[..., None]:
     return save_tiny_clip
 
 
-def hashed_weights(name: str, shape: list[int], seed: int, scale: float, offset: float) -> Tensor:
-    """Weights of the golden cases: splitmix64 of a counter, started by FNV-1a of the name."""
-    mask = (1 << 64) - 1
-    state = 0xCBF29CE484222325
-    for byte in name.encode():
-        state = ((state ^ byte) * 0x100000001B3) & mask
-    state = (state + seed * 0x9E3779B97F4A7C15) & mask
-    with np.errstate(over="ignore"):
-        z = np.arange(1, int(np.prod(shape)) + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(state)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        z = z ^ (z >> np.uint64(31))
-    unit = (z >> np.uint64(40)).astype(np.float64) * 2.0**-24
-    return torch.from_numpy((offset + scale * (2 * unit - 1)).astype(np.float32).reshape(shape))
-
-
 @pytest.fixture(scope="session")
 def image_reward_weights(golden: Callable[[str], tuple[dict[str, Any], dict[str, Tensor]]]) -> dict[str, Tensor]:
     """The weights of the golden ImageReward, under their published names."""
     recipe = golden("imagereward_tiny")[0]["weight_recipe"]
-    weights: dict[str, Tensor] = {}
+    weights = recipe_weights(**recipe)
     for entry in recipe["tensors"]:
-        value = hashed_weights(entry["name"], entry["shape"], recipe["seed"], entry["scale"], entry["offset"])
-        assert value.double().sum().item() == pytest.approx(entry["sum"], abs=1e-4)
-        weights[entry["name"]] = value
+        assert weights[entry["name"]].double().sum().item() == pytest.approx(entry["sum"], abs=1e-4)
     return weights
 
 

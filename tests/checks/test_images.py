@@ -64,7 +64,7 @@ def test_other_limits_decode_all_images_again(
 
 
 def test_an_image_in_a_table_is_known_by_its_bytes(
-    decoded: list[str], images: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    decoded: list[str], images: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = {"embedded:1": Path(images[0]).read_bytes(), "embedded:2": b"no image"}
     monkeypatch.setattr(checks, "embedded_bytes", content.__getitem__)

@@ -74,9 +74,7 @@ def test_wrong_input_is_refused(tiny_unified_folder, tmp_path, flags, changes, m
         evaluate.run(["--models", str(tiny_unified_folder), "--output", str(tmp_path / "out"), *flags, *changes])
 
 
-def test_a_broken_off_evaluation_goes_on_and_gives_the_same_numbers(
-    tiny_unified_folder, tmp_path, flags, monkeypatch, capsys
-):
+def test_a_broken_off_evaluation_goes_on_and_gives_the_same_numbers(tiny_unified_folder, tmp_path, flags, monkeypatch):
     model = str(tiny_unified_folder)
     command = ["--models", model, *flags, "--rollout.micro_batch_size", "2"]
     assert evaluate.run([*command, "--output", str(tmp_path / "whole")]) == 0

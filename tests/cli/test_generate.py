@@ -217,7 +217,7 @@ def test_samples_are_not_overwritten(model_folder, tmp_path):
 
 
 def test_a_stopped_command_says_so_and_the_same_command_goes_on_with_the_same_samples(
-    model_folder, tmp_path, prompt_file, monkeypatch, capsys
+    model_folder, tmp_path, prompt_file, monkeypatch
 ):
     whole = run(model_folder, tmp_path / "whole", "text", prompt_file)
     calls = []

@@ -42,7 +42,7 @@ def test_secrets_in_reward_options_are_not_written():
     assert written == {"api_key": "(hidden)", "model": "m"}
 
 
-def test_every_field_has_a_help_text(capsys):
+def test_every_field_has_a_help_text():
     parser = run_parser("unigrpo train", "Trains.")
     text = " ".join(parser.format_help().split())
     for section in dataclasses.fields(RunConfig):

@@ -57,7 +57,7 @@ def test_a_setting_overrules_the_tokenizer(tokenizer, tiny_model_folder):
     assert tokens("chat_one_newline")[-2:] == ["<|end_header_id|>", "\n"]
 
 
-def test_a_tokenizer_without_header_tokens_is_refused(tokenizer):
+def test_a_tokenizer_without_header_tokens_is_refused():
     class Bare:
         __class__ = PreTrainedTokenizerBase  # type: ignore[assignment]
         chat_template = "{{ messages[0]['content'] }}"

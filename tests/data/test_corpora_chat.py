@@ -22,7 +22,7 @@ def test_text_with_headers_is_read_alike_in_all_its_forms(newlines, end, tail):
     assert read_messages(text + tail, "a:1") == TWO_TURNS
 
 
-def test_text_without_an_end_behind_the_answer_is_read(tmp_path):
+def test_text_without_an_end_behind_the_answer_is_read():
     text = f"{header('user')}\n2+3?<eot_id>{header('assistant')}\n5"
     assert read_messages(text, "a:1") == TWO_TURNS[:2]
 

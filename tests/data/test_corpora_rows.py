@@ -88,7 +88,7 @@ def test_images_of_thoughts_are_targets_and_those_of_questions_are_none(encoder,
         assert is_code.sum() == 4 and (~row.prompt_mask[is_code]).all() == hidden
 
 
-def test_a_document_is_all_target(encoder, tokenizer):
+def test_a_document_is_all_target(encoder):
     row = encoder().row(CorpusSample(key="a:1", task="lm", text="a\nb" * 100))
     assert len(row.token_ids) == 80 and not row.prompt_mask.any()
 
@@ -122,7 +122,7 @@ def test_text_of_exactly_its_room_fits_and_one_more_is_too_long(encoder, task):
         encoder().check(chat(task, (("user", "?"), ("assistant", "x" * (fill + 1)))))
 
 
-def test_a_caption_of_exactly_its_room_fits(encoder, vocabulary):
+def test_a_caption_of_exactly_its_room_fits(encoder):
     def caption(length):
         return CorpusSample(key="a:1", task="t2i", text="x" * length)
 

@@ -196,14 +196,14 @@ def test_without_mounts_a_container_sees_this_folder(slurm, tmp_path):
 
 
 @pytest.mark.parametrize(("fails", "what"), [("node1", "the job server"), ("node2", "all nodes")])
-def test_a_node_whose_ray_ends_ends_the_job_at_once(slurm, tmp_path, fails, what):
+def test_a_node_whose_ray_ends_ends_the_job_at_once(slurm, fails, what):
     job = slurm(FAILS=fails, NEVER=what)
     output, _ = job.communicate(timeout=60)
     assert job.returncode == 1, output
     assert f"error: Ray on {fails} ended; its messages are above" in output
 
 
-def test_nodes_that_do_not_come_end_the_job_after_a_while(slurm, tmp_path):
+def test_nodes_that_do_not_come_end_the_job_after_a_while(slurm):
     job = slurm(NEVER="all nodes", RAY_START_SECONDS="1")
     output, _ = job.communicate(timeout=60)
     assert job.returncode == 1, output

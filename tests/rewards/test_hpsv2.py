@@ -131,9 +131,7 @@ def test_a_folder_of_transformers_works_too(
     assert load_reward("hpsv2", {**options, "model": str(tmp_path / "converted")})(batch) == pytest.approx(published)
 
 
-def test_wrong_weights_and_inputs_are_refused(
-    gelu_clip: Path, tmp_path: Path, sample: Callable[..., RewardInput]
-) -> None:
+def test_wrong_weights_and_inputs_are_refused(gelu_clip: Path, tmp_path: Path) -> None:
     weights = open_clip_weights(gelu_clip)
     file = tmp_path / "HPS_v2.1_compressed.pt"
     torch.save({**weights, "visual.proj": weights["visual.proj"][:, :5]}, file)

@@ -210,7 +210,7 @@ def test_names_go_there_and_back(image_reward_weights: Weights) -> None:
 
 
 def test_the_reward_reads_prompts_and_images(
-    golden: Golden, folder: Path, image_reward_weights: Weights, bert_folder: Path, sample: Callable[..., RewardInput]
+    folder: Path, image_reward_weights: Weights, bert_folder: Path, sample: Callable[..., RewardInput]
 ) -> None:
     batch = [sample(0, "a dog 7"), sample(1, "two cats", (48, 32)), sample(2, "a dog 7")]
     tokens = BertTokenizer.from_pretrained(bert_folder)([item.prompt for item in batch], padding=True)

@@ -272,7 +272,7 @@ def test_a_checkpoint_of_a_stage_from_before_is_resumed(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["unigrpo", "denoising"])
-def test_a_checkpoint_keeps_the_names_of_an_older_version(tmp_path, name):
+def test_a_checkpoint_keeps_the_names_of_an_older_version(name):
     old = json.loads((OLD_CHECKPOINTS / name / "step_00000020" / "complete.json").read_text())
     state = {"unigrpo": UniGRPOState, "denoising": StageState}[name]()
     assert set(vars(state)) - {"num_skipped"} == set(old["state"])

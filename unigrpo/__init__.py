@@ -1,8 +1,8 @@
 """UniGRPO: RL post-training for multimodal masked-diffusion language models, on OpenRLHF.
 
 ``import unigrpo`` takes milliseconds, because each public name imports its module when it is used for the first time.
-After it, ``AutoConfig``, ``AutoModel`` and ``AutoModelForCausalLM`` of transformers load our models and image
-tokenizers.
+After the import, ``AutoConfig``, ``AutoModel`` and ``AutoModelForCausalLM`` of transformers load the models and image
+tokenizers of this package.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __version__ = "0.2.0"
 
 
 class ConfigError(ValueError):
-    """A setting or a command line is wrong. The message says which, what was found and what is expected."""
+    """A setting or a command line is wrong. The message names it, and says what was found and what is expected."""
 
 
 class DataError(ValueError):

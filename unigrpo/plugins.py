@@ -1,4 +1,4 @@
-"""Loading of a module by its file name, which is the name that a config gives."""
+"""Loads a module by its file name, which is its name in a config."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def load(package: str, name: str, *, setting: str) -> ModuleType:
         setting: Dotted config name, for the error.
 
     Raises:
-        ValueError: There is no such file; the message lists the right names.
+        ConfigError: There is no such file; the message lists the right names.
     """
     names = available(package)
     if name not in names:
@@ -38,17 +38,17 @@ def load(package: str, name: str, *, setting: str) -> ModuleType:
 
 
 def build(package: str, name: str, kind: type[Plugin], options: Mapping[str, Any], *, setting: str) -> Plugin:
-    """An object of the one class in ``package.name`` that is derived from ``kind``.
+    """Returns an object of the class in ``package.name`` that is derived from ``kind``.
 
     Args:
         package: Dotted package whose files are the choices.
         name: The choice, as the user wrote it.
         kind: Base class.
         options: Keyword arguments of the class.
-        setting: Dotted config name of name and options, for the errors: ``setting.name``, ``setting.options``.
+        setting: Dotted config name for errors, which name ``setting.name`` and ``setting.options``.
 
     Raises:
-        ValueError: No such file, or an option that the class does not have or allow; the message lists the right ones.
+        ConfigError: There is no such file, or an option is unknown or wrong; the message lists the right ones.
     """
     module = load(package, name, setting=f"{setting}.name")
     found = [

@@ -1,4 +1,4 @@
-"""Records of one sample that travel between the phases of a step: its prompt, trajectory, text, image and rewards.
+"""Records of one sample that pass between the phases of a step: its prompt, trajectory, text, image and rewards.
 
 Axes: L tokens of the sample, without padding; K inner updates.
 """
@@ -36,27 +36,27 @@ class Prompt:
     images: tuple[str, ...] = ()
     """Paths of the input images, or their names in a table (:mod:`unigrpo.data.embedded_images`)."""
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """The other columns of the line, which the rewards get."""
+    """Other columns of the line, which the rewards get."""
     dataset: str = ""
     """File or data set of the prompt, as the config names it."""
     messages: tuple[Mapping[str, str], ...] = ()
     """The prompt as chat messages with ``role`` and ``content``, of which ``text`` is the last; empty if the prompt
     file has it as a string."""
     instruction: str | None = None
-    """Text that is put before ``text`` instead of the run's instruction, or around it if it has ``{prompt}``; None if
-    the run's is used."""
+    """Instruction that replaces that of the run; None uses that of the run. It is put before ``text``, or around it if
+    it contains ``{prompt}``."""
     template: str | None = None
-    """Chat template instead of the run's; None if the run's is used."""
+    """Chat template that replaces that of the run; None uses that of the run."""
     response_start: str = ""
-    """Text with which the answer starts, as the last part of what the policy is given."""
+    """Text that is given to the policy as the start of the answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleKey:
-    """What tells one sample from all others. Its random numbers depend on (run seed, step, sample_id) alone."""
+    """Identity of one sample. Its random numbers depend only on (run seed, step, sample_id)."""
 
     prompt_id: str
-    """Identifier of the prompt, by which messages name the sample."""
+    """Identifier of the prompt, which messages about the sample contain."""
     task: str
     """One of :data:`unigrpo.config.TASKS`."""
     group_id: int
@@ -73,13 +73,13 @@ class SampleRequest:
 
     prompt: Prompt
     group_id: int
-    """See :class:`SampleKey`, as for the two others."""
+    """See :class:`SampleKey`, also for the next two fields."""
     sample_id: int
     step: int
 
     @property
     def key(self) -> SampleKey:
-        """Name of the sample."""
+        """The identity of the sample."""
         return SampleKey(
             prompt_id=self.prompt.id,
             task=self.prompt.task,
@@ -91,8 +91,8 @@ class SampleRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Trajectory:
-    """One prompt with its response and the way in which the sampler generated it, without padding. L is the length of
-    prompt and response together."""
+    """One prompt with its response and the steps in which the sampler generated it, without padding. L is the length
+    of prompt and response together."""
 
     token_ids: Int[Tensor, " L"]
     """The clean sequence x0."""
@@ -101,16 +101,15 @@ class Trajectory:
     scored_mask: Bool[Tensor, " L"]
     """True on response tokens up to and including the first end-of-text. Later tokens are padding and never scored."""
     image_mask: Bool[Tensor, " L"]
-    """True on image tokens of the response, whose probabilities are normalized over the image codes alone."""
+    """True on image tokens of the response, whose probabilities are normalized over the image codes."""
     commit_step: Int[Tensor, " L"]
-    """Denoising step at which the sampler fixed the token, from 0; -1 where it fixed none: outside the response, and
-    in padding that was never sampled."""
+    """Denoising step at which the sampler fixed the token, from 0; -1 outside the response and in padding that was
+    never sampled."""
     commit_log_probs: Float[Tensor, " L"]
-    """Log-probability (nats) of the token at that step, at the sampling temperature; that of an image token is taken
-    among the image codes alone. 0 where no token was fixed."""
+    """Log-probability (nats) of the token at that step, at the sampling temperature; for image tokens it is normalized
+    over the image codes. 0 where no token was fixed."""
     commit_entropy: Float[Tensor, " L"] | None = None
-    """Entropy (nats) of the distribution of the token at that step, likewise; 0 where no token was fixed. None if the
-    sampler did not record it."""
+    """Entropy (nats) of the same distribution; 0 where no token was fixed. None if the sampler did not record it."""
 
     @property
     def text_mask(self) -> Bool[Tensor, " L"]:
@@ -118,11 +117,11 @@ class Trajectory:
         return self.response_mask & ~self.image_mask
 
     def followed_by(self, image: Trajectory) -> Trajectory:
-        """Returns the whole of a response in two parts.
+        """Returns the trajectory of a response with two parts.
 
         Args:
-            image: The second part, whose prompt begins with this trajectory. Its steps are counted from 0, and in the
-                result from the last step of this one.
+            image: The second part, whose prompt begins with this trajectory. Its steps start at 0; in the result, they
+                follow those of this trajectory.
         """
         room = (0, len(image.token_ids) - len(self.token_ids))
         first_steps = pad(self.commit_step, room, value=-1)
@@ -160,7 +159,7 @@ class Rollout(KeyedTrajectory):
     raw_completion: str = ""
     """The response as text, cut at the first end-of-text, with the tokens that end a turn."""
     is_full_length: bool = False
-    """Whether the text of the response ends without an end-of-text, because it has no more tokens. False without
+    """Whether the text of the response has no end-of-text, so that it was cut off at its largest length. False without
     text."""
     image: StoredImage | None = None
     """Generated image."""
@@ -182,15 +181,15 @@ class TrainSample:
 
     rollout: KeyedTrajectory
     advantages: tuple[float, ...]
-    """Advantage of the whole response, or one for each part of the response in the order of generation, with 0 for
-    parts that it does not have."""
+    """Advantage of the whole response, or one advantage for each part of the response in the order of generation, with
+    0 for missing parts."""
     is_valid: bool
-    """False for a sample whose reward is missing. Nothing of it is scored, and it is not counted."""
+    """False for a sample whose reward is missing, which is neither scored nor counted."""
     old_log_probs: tuple[Float[Tensor, " _"], ...] | None = None
-    """Log-probabilities under the policy that generated the rollout, nats: for each of the K inner updates, those of
-    the tokens that its views score, view by view."""
+    """Log-probabilities under the old policy, nats: for each of the K inner updates, those of the tokens that its
+    views score, view by view."""
     behaviour_log_probs: tuple[Float[Tensor, " _"], ...] | None = None
-    """Log-probabilities under the weights that generated the rollout in the same order, where the old policy is
-    another one; None where it is not, or where the steps of the sampler are scored."""
+    """Log-probabilities under the weights that generated the rollout, in the same order, if these are not the old
+    policy; otherwise None, and also if the steps of the sampler are scored."""
     ref_log_probs: tuple[Float[Tensor, " _"], ...] | None = None
-    """Log-probabilities under the frozen reference in the same order; None where the task has no KL."""
+    """Log-probabilities under the reference in the same order; None if the task has no KL."""

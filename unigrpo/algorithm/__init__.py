@@ -1,4 +1,4 @@
-"""The mathematics: pure functions on tensors, without models, files, devices or global random numbers.
+"""The algorithm as pure functions on tensors, without models, files, devices or global random numbers.
 
 Axes: B responses, L positions, V views of one sample, K inner updates, N image tokens.
 """

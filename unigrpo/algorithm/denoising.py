@@ -1,8 +1,8 @@
 """Masked denoising for pretraining and Mix-CoT: noising of images and text, and the weights of their losses.
 
-Every loss is a weighted sum of masked cross-entropies, ``-(weight * log_probs).sum()``; a task is which tokens are
-masked and by what each one is divided. Divisors are counts of the whole batch of an optimizer step, so that the
-partial losses of ranks and micro-batches add up, and so that an absent task is a sum over nothing: 0, never NaN.
+Every loss is a weighted sum of masked cross-entropies, ``-(weight * log_probs).sum()``; a task determines which tokens
+are masked and the divisor of each token. Divisors are counts over the whole batch of an optimizer step, so that the
+partial losses of ranks and micro-batches add up, and so that a task without rows has the loss 0 and not NaN.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from torch import Tensor
 from unigrpo.algorithm.schedule import masked_fraction
 
 MIN_PROBABILITY = 1e-3
-"""Lowest probability of hiding a text token; its inverse bounds the weight of a token."""
+"""Lowest probability of masking a text token; its inverse is the largest weight of a token."""
 
 
 def image_mask_ratio(
     times: Float[Tensor, " B"], schedule: str = "cosine", *, min_ratio: float = 0.0
 ) -> Float[Tensor, " B"]:
-    """Fraction of each image's tokens to mask.
+    """Returns the fraction of tokens to mask in each image.
 
     Args:
         times: Uniform draws in [0, 1).
@@ -45,7 +45,7 @@ def image_mask(mask_ratio: Float[Tensor, " B"], draws: Float[Tensor, "B N"]) -> 
 
 
 def text_mask_probability(times: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
-    """Probability that a text token is masked: the uniform draw, lifted into [0.001, 1].
+    """Returns the probability of masking each text token of a row: the uniform draw, mapped into [0.001, 1].
 
     Source:
         LLaDA, arXiv:2502.09992, Algorithm 1.
@@ -56,20 +56,20 @@ def text_mask_probability(times: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
 def text_mask(
     probability: Float[Tensor, " B"], draws: Float[Tensor, "B L"], eligible: Bool[Tensor, "B L"]
 ) -> Bool[Tensor, "B L"]:
-    """Hides each eligible token on its own.
+    """Masks each eligible token independently.
 
-    Eligible are: `lm`: all tokens, the padding with end-of-text included; `lm_chat` and `mmu`: what follows the
-    prompt, padding included; `r2i`: the thinking text, its padding and the image, with one probability.
+    The eligible tokens are, for `lm`, all tokens and the padding with end-of-text; for `lm_chat` and `mmu`, all tokens
+    after the prompt and the padding; for `r2i`, the thoughts, their padding and the image, with one probability.
     """
     return (draws < probability[:, None]) & eligible
 
 
 def labelled_mean_weights(labelled: Bool[Tensor, "B L"], *, num_labelled_tokens: float) -> Float[Tensor, "B L"]:
-    """Weights of the `t2i` loss: a plain mean over all labelled tokens of the task.
+    """Returns the weights of the `t2i` loss, which is the mean over all labelled tokens of the task.
 
     Args:
-        labelled: Hidden image tokens and, as MMaDA was trained, the visible tokens on either side of the image.
-        num_labelled_tokens: In the task's rows of the whole batch.
+        labelled: Masked image tokens and, as in the training of MMaDA, the visible tokens on either side of the image.
+        num_labelled_tokens: Number of labelled tokens in the task's rows of the whole batch.
     """
     return labelled.float() / max(num_labelled_tokens, 1)
 
@@ -81,13 +81,15 @@ def likelihood_bound_weights(
     *,
     num_rows: float,
 ) -> Float[Tensor, "B L"]:
-    """Weights of the `lm`, `lm_chat`, `mmu` and `r2i` losses: 1 / probability, mean per answer token, mean over rows.
+    """Returns the weights of the `lm`, `lm_chat`, `mmu` and `r2i` losses.
+
+    A masked token has the weight 1 / probability. The loss is the mean per answer token, and then over rows.
 
     Args:
-        is_masked: Hidden tokens.
-        probability: With which each row's tokens were masked.
-        answer_length: Eligible tokens of each row, masked or not; for `lm` the row length L. 0 counts as 1.
-        num_rows: Rows of the task in the whole batch.
+        is_masked: Masked tokens.
+        probability: Probability with which each row's tokens were masked.
+        answer_length: Number of eligible tokens of each row, masked or not; for `lm` the row length L. 0 counts as 1.
+        num_rows: Number of rows of the task in the whole batch.
 
     Source:
         arXiv:2505.15809, equations 1 and 2, whose 1/t is 1 / probability.
@@ -97,11 +99,11 @@ def likelihood_bound_weights(
 
 
 def denoising_loss(log_probs: Float[Tensor, "B L"], weight: Float[Tensor, "B L"]) -> Float[Tensor, ""]:
-    """The weighted masked cross-entropy, nats; the partial loss of this rank.
+    """Returns the weighted masked cross-entropy in nats, which is the partial loss of this rank.
 
     Args:
-        log_probs: Log-probabilities of the clean tokens given the noised rows; anything, even NaN, where ``weight`` is
-            0.
+        log_probs: Log-probabilities of the clean tokens given the noised rows. Where ``weight`` is 0, they are
+            ignored, even if they are NaN.
         weight: Weights of one of the functions above, times the coefficient of the task.
     """
     return -(weight * log_probs.masked_fill(weight == 0, 0.0)).sum()

@@ -34,11 +34,11 @@ class Entries:
     ref: Float[Tensor, " N"] | None = None
     """Log-probabilities under the reference."""
     has_ref: Bool[Tensor, " N"] | None = None
-    """False where ``ref`` means nothing, since the sample is not compared with the reference. None: ``ref`` is known
+    """False for samples that are not compared with the reference, whose ``ref`` is not valid. None if ``ref`` is valid
     everywhere."""
     behaviour: Float[Tensor, " N"] | None = None
-    """Log-probabilities under what generated the response, where that is not the old policy: older weights, a cache,
-    or a vocabulary that was cut."""
+    """Log-probabilities under the distribution from which the response was sampled, if it is not that of the old
+    policy because of older weights, a cache, or a restricted vocabulary."""
     exact_kl: Float[Tensor, " N"] | None = None
     """KL(policy || reference) of the whole distribution at the token, nats; carries the gradient."""
     weight: Float[Tensor, " N"]
@@ -46,70 +46,70 @@ class Entries:
     rate: Float[Tensor, " N"]
     """Probability with which the view masks the token."""
     sample: Int[Tensor, " N"]
-    """Below B."""
+    """Index of the sample, from 0 to B - 1."""
     view: Int[Tensor, " N"]
     position: Int[Tensor, " N"]
-    """Place of the token in its row."""
+    """Index of the token in its row."""
     span: Int[Tensor, " N"]
     """Part of the response, from 0."""
     token_advantage: Float[Tensor, " N"] | None = None
-    """In the place of the advantage of the sample."""
+    """Advantage of each entry, which replaces the advantage of the sample."""
 
     def __len__(self) -> int:
         return len(self.weight)
 
     def at(self, index: Tensor) -> Entries:
-        """Some of the entries."""
+        """Returns the entries with these indices."""
         return replace(self, **{name: value[index] for name, value in tensors(self).items()})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """What an objective knows of B samples."""
+    """Values of B samples that an objective uses."""
 
     advantage: Float[Tensor, "B S"]
     """Advantage of each part of the response."""
     group: Int[Tensor, " B"]
-    """Prompt of each sample."""
+    """Number of the prompt of each sample."""
     task: Int[Tensor, " B"]
     """Index into ``tasks``."""
     num_tokens: Float[Tensor, "B S"]
-    """Scored tokens of the response, whether or not a view scores them."""
+    """Number of scored tokens of each part of the response, whether or not a view scores them."""
     num_views: Float[Tensor, "B S"]
-    """Views of each part of the response."""
+    """Number of views of each part of the response."""
     max_tokens: Float[Tensor, " B"]
-    """Tokens of the longest response that the sampler generates for the task."""
+    """Number of tokens of the longest response that the sampler generates for the task."""
     clip_low: Float[Tensor, " B"]
-    """The ratio is not followed below ``1 - clip_low``."""
+    """Lower clip bound: the ratio is clipped to at least ``1 - clip_low``."""
     clip_high: Float[Tensor, " B"]
-    """The ratio is not followed above ``1 + clip_high``."""
+    """Upper clip bound: the ratio is clipped to at most ``1 + clip_high``."""
     kl_coef: Float[Tensor, " B"]
     """Coefficient beta of the KL."""
     loss_coef: Float[Tensor, " B"]
-    """Factor of surrogate and KL."""
+    """Factor of the surrogate and the KL."""
     num_units: Mapping[str, Float[Tensor, "B S"]]
     """Number of units of each sample in this inner update, in all passes, by level; see :func:`unit_counts`."""
     row_length: int
-    """Tokens of the longest row."""
+    """Number of tokens of the longest row."""
     tasks: tuple[str, ...] = ()
     """Names of the tasks, for metrics of each."""
 
     @property
     def num_samples(self) -> int:
-        """B."""
+        """The number of samples, B."""
         return len(self.group)
 
     @property
     def num_spans(self) -> int:
-        """S."""
+        """The largest number of parts of a response, S."""
         return self.advantage.shape[1]
 
     def at(self, index: Tensor, row_length: int) -> Columns:
-        """Some of the samples.
+        """Returns the columns of some samples.
 
         Args:
-            index: Numbers of the samples.
-            row_length: Tokens of their longest row.
+            index: Indices of the samples.
+            row_length: Number of tokens of their longest row.
         """
         rows: dict[str, Any] = {name: value[index] for name, value in tensors(self).items()}
         rows["num_units"] = {level: count[index] for level, count in self.num_units.items()}
@@ -117,7 +117,7 @@ class Columns:
 
 
 def tensors(record: Entries | Columns) -> dict[str, Tensor]:
-    """The fields that are tensors."""
+    """Returns the fields that are tensors, by name."""
     return {name: value for name, value in vars(record).items() if isinstance(value, Tensor)}
 
 
@@ -126,37 +126,37 @@ class Counts:
     """Counts of the whole batch of an optimizer step, over all ranks."""
 
     num_responses: float
-    """Responses, those without a scored token included: they contribute 0."""
+    """Number of responses, including those without a scored token, which contribute 0."""
     num_tokens: Mapping[str, float]
     """Number of tokens that the units stand for, by level, for `token_mean`; see :func:`tokens_of`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Units:
-    """Which entries belong together."""
+    """Groups of entries."""
 
     level: str
     of: Int[Tensor, " N"]
     """Unit of each entry."""
     rank: Int[Tensor, " N"]
-    """Place of each entry within its unit."""
+    """Index of each entry within its unit."""
     sample: Int[Tensor, " U"]
     span: Int[Tensor, " U"]
     """Part of the response, from 0; 0 for `sequence`."""
     column: Int[Tensor, " U"]
     """Place of each unit among those of its sample and span, with gaps for `token`, whose place is its position."""
     width: int
-    """Above all columns."""
+    """Bound of the columns: each is smaller than this number."""
     size: Float[Tensor, " U"]
-    """Tokens that the unit stands for: 1 for a token, the number of its entries for a view, and the number of scored
-    tokens for a span or a sequence, whether or not a view scores them."""
+    """Number of tokens that the unit represents: 1 for a token, the number of its entries for a view, and the number
+    of scored tokens for a span or a sequence, whether or not a view scores them."""
 
     def __len__(self) -> int:
         return len(self.sample)
 
 
 def unscored_entries(views: Sequence[Views], spans: Sequence[Int[Tensor, " _"]]) -> Entries:
-    """The entries of samples before any log-probability is known, which stands as 0.
+    """Returns the entries of samples whose log-probabilities are not known yet and are set to 0.
 
     Args:
         views: Views of each sample.
@@ -183,7 +183,7 @@ def units(entries: Entries, columns: Columns, level: str) -> Units:
     """Groups entries.
 
     Args:
-        entries: All that belong to their units.
+        entries: All entries of their units.
         columns: Columns of their samples.
         level: One of ``LEVELS``.
 
@@ -232,7 +232,7 @@ def units(entries: Entries, columns: Columns, level: str) -> Units:
 
 
 def _grouped(key: Int[Tensor, " N"]) -> tuple[Int[Tensor, " N"], Int[Tensor, " N"], Int[Tensor, " U"]]:
-    """The group of each element, by its key; its place in the group; and the first element of each group."""
+    """Returns the group of each element by its key, its index in the group, and the first element of each group."""
     order = key.argsort(stable=True)
     is_first = torch.ones_like(order, dtype=torch.bool)
     is_first[1:] = key[order].diff() != 0
@@ -244,13 +244,13 @@ def _grouped(key: Int[Tensor, " N"]) -> tuple[Int[Tensor, " N"], Int[Tensor, " N
 
 
 def regrouped(inner: Units, outer: Units, columns: Columns) -> Units:
-    """The ``outer`` units, which are spans of the same entries, as groups of the ``inner`` ones."""
+    """Returns the ``outer`` units, which are spans of the same entries, as groups of the ``inner`` units."""
     of, rank, _ = _grouped(inner.sample * columns.num_spans + inner.span)
     return replace(outer, of=of, rank=rank)
 
 
 def by_unit(values: Float[Tensor, " N"], grouped: Units, fill: float = 0.0) -> Float[Tensor, "U M"]:
-    """The entries of each unit side by side, filled up with ``fill``."""
+    """Returns the entries of each unit as a row, padded with ``fill``."""
     if len(grouped) == 0:
         return values.new_zeros(0, 1)
     most = int(grouped.rank.max()) + 1
@@ -259,12 +259,12 @@ def by_unit(values: Float[Tensor, " N"], grouped: Units, fill: float = 0.0) -> F
 
 
 def per_unit(values: Float[Tensor, " N"], grouped: Units) -> Float[Tensor, " U"]:
-    """Sum over the entries of each unit. The order of the sum is fixed, so that GPUs repeat it bit for bit."""
+    """Returns the sum over the entries of each unit, in a fixed order, so that GPUs give bit-equal results."""
     return by_unit(values, grouped).sum(dim=1)
 
 
 def per_span(values: Float[Tensor, " U"], grouped: Units, columns: Columns) -> Float[Tensor, "B S"]:
-    """Sum over the units of each part of each response."""
+    """Returns the sum over the units of each part of each response."""
     shape = (columns.num_samples, columns.num_spans)
     table = values.new_zeros(columns.num_samples * columns.num_spans * grouped.width)
     place = (grouped.sample * columns.num_spans + grouped.span) * grouped.width + grouped.column
@@ -272,19 +272,19 @@ def per_span(values: Float[Tensor, " U"], grouped: Units, columns: Columns) -> F
 
 
 def unit_counts(grouped: Units, columns: Columns) -> Float[Tensor, "B S"]:
-    """Number of units of each part of each response."""
+    """Returns the number of units of each part of each response."""
     return per_span(torch.ones_like(grouped.size), grouped, columns)
 
 
 def tokens_of(grouped: Units) -> float:
-    """Tokens that the units stand for."""
+    """Returns the number of tokens that the units represent."""
     return float(grouped.size.sum())
 
 
 def response_mean(values: Float[Tensor, " U"], grouped: Units, columns: Columns) -> Float[Tensor, " B"]:
-    """Mean over the units of each part of a response, then over its parts; 0 without units.
+    """Returns the mean over the units of each part of a response, and then over its parts; 0 without units.
 
-    The number of units is that of all passes: a pass that sees some of them returns a partial mean.
+    The number of units is that of all passes, so that a pass with some of them returns a partial mean.
     """
     count = columns.num_units[grouped.level]
     means = per_span(values, grouped, columns) / count.clamp(min=1)
@@ -294,17 +294,17 @@ def response_mean(values: Float[Tensor, " U"], grouped: Units, columns: Columns)
 def reduce_units(
     values: Float[Tensor, " U"], grouped: Units, columns: Columns, how: str, counts: Counts
 ) -> Float[Tensor, ""]:
-    """The partial loss of these units: the partial losses of all passes and ranks add up to that of the whole batch.
+    """Returns the partial loss of these units. The partial losses of all passes and ranks add up to the loss.
 
     Args:
         values: Loss of each unit.
         grouped: The units.
         columns: Columns of their samples.
         how: `masked_token_mean`: mean over the units of each part of a response, then over its parts, then over all
-            responses; `token_mean`: mean over all units of the batch, each counted for the tokens that it stands for;
-            `fixed_length`: sum over the units of a response, counted alike, over the longest response of its task,
-            then mean over all responses. The last two weigh a response by the number of its scored tokens, and so by
-            its mask ratio where a unit is a token.
+            responses; `token_mean`: mean over all units of the batch, weighted by the tokens that they represent;
+            `fixed_length`: sum over the units of a response with the same weights, divided by the length of the
+            longest response of its task, then mean over all responses. The last two weight a response by the number of
+            its scored tokens, and thus by its mask ratio if a unit is a token.
         counts: Counts of the whole batch.
 
     Raises:

@@ -9,29 +9,28 @@ from torch import Tensor
 from unigrpo import ConfigError
 
 MAX_LOG_RATIO = 20.0
-"""Largest log-ratio of a ratio or of k3, nats (a factor of 5e8): beyond it they are constant and give no gradient."""
+"""Largest log-ratio in nats (a factor of 5e8). Beyond it, ratios and k3 are constant and have no gradient."""
 PENALTIES = ("exact", "k2", "k3")
-"""What a loss may use."""
+"""Estimators that a loss may use."""
 
 
 def kl_estimate(difference: Float[Tensor, "*any"], estimator: str) -> Float[Tensor, "*any"]:
-    """KL(policy || reference), estimated from the log-probabilities of one sampled token.
+    """Estimates KL(policy || reference) from the log-probabilities of one sampled token.
 
-    With ``d = log p_reference - log p_policy`` of the token: k1 = -d, k2 = d^2 / 2, k3 = exp(d) - 1 - d. If the token
-    was sampled from the very distribution that is scored, k1 and k3 are unbiased; but the sampler chose it where other
-    tokens were masked, so that on the masks of an inner update none of the three is.
+    With ``d = log p_reference - log p_policy`` of the token: k1 = -d, k2 = d^2 / 2, k3 = exp(d) - 1 - d. k1 and k3 are
+    unbiased if the token was sampled from the distribution that is scored. But when the sampler chose it, other tokens
+    were masked than in an inner update, so none of the three is unbiased there.
 
-    As a loss they act differently. If the token was sampled from the policy, the average gradient of k1 is 0: it holds
-    nothing back. That of k2 is the gradient of KL(policy || reference), and that of k3 is the gradient of
-    KL(reference || policy).
+    Their gradients differ. If the token was sampled from the policy, the expected gradient is 0 for k1, that of
+    KL(policy || reference) for k2, and that of KL(reference || policy) for k3.
 
     Args:
         difference: d, nats.
         estimator: `k1`, `k2` or `k3`.
 
     Returns:
-        Nats; exactly 0 where both agree. k3 is never negative, and holds ``d`` at 20 from above: its exponential
-        would overflow, and the gradient of such a token is 0.
+        The estimates in nats, exactly 0 where both agree. k3 is never negative. It clamps ``d`` to at most 20, because
+        its exponential would overflow; the gradient of such a token is 0.
 
     Raises:
         ValueError: Unknown estimator.
@@ -50,7 +49,7 @@ def kl_estimate(difference: Float[Tensor, "*any"], estimator: str) -> Float[Tens
 
 
 def exact_kl(log_probs: Float[Tensor, "*N V"], ref_log_probs: Float[Tensor, "*N V"]) -> Float[Tensor, "*N"]:
-    """KL(policy || reference) of whole distributions, nats: the right value with the right gradient.
+    """Returns the exact KL(policy || reference) of whole distributions in nats, with its exact gradient.
 
     Args:
         log_probs: Log-probabilities of all V tokens under the policy, normalised.
@@ -61,7 +60,7 @@ def exact_kl(log_probs: Float[Tensor, "*N V"], ref_log_probs: Float[Tensor, "*N 
 
 
 def check_penalty(estimator: str, setting: str) -> None:
-    """Raises ValueError unless the estimator can hold a policy back as a loss; ``setting`` is its config name."""
+    """Raises ConfigError unless a loss may use the estimator; ``setting`` is its config name."""
     if estimator == "k1":
         raise ConfigError(
             f"{setting} is 'k1', whose gradient is 0 on average: it would not hold the policy near the reference; "

@@ -1,4 +1,4 @@
-"""What the metrics of an optimizer step are made of: sums that add up over passes and ranks."""
+"""Sums from which the metrics of an optimizer step are computed; they add up over passes and ranks."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from torch import Tensor
 from unigrpo.algorithm.entries import Columns, Units
 
 NUM_MASK_RATE_BINS = 4
-"""Equal parts of [0, 1] by which the clip fraction is reported."""
+"""Number of equal intervals of [0, 1] for which the clip fraction is reported."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sums:
-    """Metrics in parts. All passes and ranks have the same names in the same order."""
+    """Partial metrics. All passes and ranks have the same names in the same order."""
 
     totals: Mapping[str, Float[Tensor, ""]] = field(default_factory=dict[str, Tensor])
     """Metrics that are the sum of the parts."""
     means: Mapping[str, Float[Tensor, " 2"]] = field(default_factory=dict[str, Tensor])
-    """Sum and number of what a metric is the mean of; 0 where the number is 0."""
+    """Sum and number of the values of which a metric is the mean; the metric is 0 if the number is 0."""
     optional_means: Mapping[str, Float[Tensor, " 2"]] = field(default_factory=dict[str, Tensor])
-    """The same, left out where the number is 0."""
+    """The same for metrics that are left out if the number is 0."""
     largest: Mapping[str, Float[Tensor, ""]] = field(default_factory=dict[str, Tensor])
     """Metrics that are the maximum of the parts."""
 
@@ -37,7 +37,7 @@ class Sums:
         )
 
     def joined(self, other: Sums) -> Sums:
-        """The metrics of both, which have no name in common."""
+        """Returns the metrics of both, which have no name in common."""
         return Sums(
             totals={**self.totals, **other.totals},
             means={**self.means, **other.means},
@@ -46,12 +46,12 @@ class Sums:
         )
 
     def packed(self) -> Float[Tensor, " M"]:
-        """All that is summed over the ranks, float64."""
+        """Returns all sums over the ranks as one float64 tensor."""
         parts = [*self.totals.values(), *self.means.values(), *self.optional_means.values()]
         return torch.cat([torch.zeros(0, dtype=torch.float64), *(part.double().cpu().flatten() for part in parts)])
 
     def unpacked(self, values: Float[Tensor, " M"]) -> Sums:
-        """These metrics with the sums of :meth:`packed` in the place of their own."""
+        """Returns these metrics with the sums of :meth:`packed` instead of their own."""
         found: list[dict[str, Tensor]] = []
         first = 0
         for group in (self.totals, self.means, self.optional_means):
@@ -63,7 +63,7 @@ class Sums:
         return Sums(totals=found[0], means=found[1], optional_means=found[2], largest=self.largest)
 
     def metrics(self) -> dict[str, float]:
-        """The metrics, by name."""
+        """Returns the metrics, by name."""
         means = {name: float(value[0]) / max(float(value[1]), 1.0) for name, value in self.means.items()}
         optional = {
             name: float(value[0]) / float(value[1]) for name, value in self.optional_means.items() if value[1] > 0
@@ -73,14 +73,14 @@ class Sums:
 
 
 def mean_of(values: Tensor) -> Float[Tensor, " 2"]:
-    """Sum and number of the values, float64."""
+    """Returns the sum and the number of the values, as float64."""
     return torch.stack([values.detach().double().sum(), torch.tensor(float(len(values))).double().to(values.device)])
 
 
 def by_task(
     name: str, values: Tensor, units: Units, columns: Columns, counted: Bool[Tensor, " U"] | None = None
 ) -> dict[str, Float[Tensor, " 2"]]:
-    """The mean of each task over its units, or those that are counted, as ``name/task``."""
+    """Returns the mean of each task over its units, or over the counted ones, as ``name/task``."""
     task = columns.task[units.sample]
     if counted is not None:
         task = task.masked_fill(~counted, -1)
@@ -88,7 +88,7 @@ def by_task(
 
 
 def by_mask_rate(name: str, values: Bool[Tensor, " U"], rate: Float[Tensor, " U"]) -> dict[str, Float[Tensor, " 2"]]:
-    """The mean over the units whose tokens were masked with similar probabilities, as ``name_mask_LOW_HIGH``."""
+    """Returns the mean over units whose tokens were masked with similar probabilities, as ``name_mask_LOW_HIGH``."""
     number = (rate * NUM_MASK_RATE_BINS).long().clamp(max=NUM_MASK_RATE_BINS - 1)
     edges = [i / NUM_MASK_RATE_BINS for i in range(NUM_MASK_RATE_BINS + 1)]
     return {

@@ -1,4 +1,4 @@
-"""Structured masking: the mask ratios of the inner updates, and a clean sequence x0 -> a corrupted view xt."""
+"""Structured masking: the mask ratios of the inner updates, and the masked views xt of a clean sequence x0."""
 
 from __future__ import annotations
 
@@ -23,17 +23,16 @@ def mask_ratios(
     maximum: float = 1.0,
     shuffle: bool = False,
 ) -> Float[Tensor, "K B"]:
-    """The mask ratio of every response in every inner update.
+    """Returns the mask ratio of every response in every inner update.
 
     Args:
         schedule: `stride`, `interpolate` or `random`; see the functions below.
         num_inner_updates: K.
-        generators: One per response; a response's ratios depend on its own only.
+        generators: One generator per response, on which alone its ratios depend.
         minimum: Ratios are mapped linearly from [0, 1] into [minimum, maximum].
         maximum: See ``minimum``.
-
-        shuffle: Takes the ratios of each response in a random order. Without it `stride` and `interpolate` rise, so
-            that light masks always meet the old policy and heavy ones the policy that moved most.
+        shuffle: Whether to shuffle the ratios of each response. Otherwise those of `stride` and `interpolate` rise
+            from the first to the last inner update.
 
     Raises:
         ValueError: Unknown schedule.
@@ -56,7 +55,7 @@ def mask_ratios(
 
 
 def stride_ratios(starts: Float[Tensor, " B"], num_inner_updates: int) -> Float[Tensor, "K B"]:
-    """Equal steps of 1/K from a start below 1/K: every response sees the whole range of ratios, none twice.
+    """Returns ratios in equal steps of 1/K from a start below 1/K, which cover the whole range without repetition.
 
     >>> stride_ratios(torch.tensor([0.1]), 5).flatten()
     tensor([0.1000, 0.3000, 0.5000, 0.7000, 0.9000])
@@ -68,7 +67,7 @@ def stride_ratios(starts: Float[Tensor, " B"], num_inner_updates: int) -> Float[
 
 
 def interpolate_ratios(starts: Float[Tensor, " B"], num_inner_updates: int) -> Float[Tensor, "K B"]:
-    """From a start anywhere in [0, 1) to fully masked in K - 1 equal steps, rounded down to multiples of 1/T.
+    """Returns ratios from a start in [0, 1) to 1 in K - 1 equal steps, rounded down to multiples of 1/T.
 
     >>> interpolate_ratios(torch.tensor([0.1]), 5).flatten()
     tensor([0.1000, 0.3250, 0.5500, 0.7750, 1.0000])
@@ -83,10 +82,10 @@ def interpolate_ratios(starts: Float[Tensor, " B"], num_inner_updates: int) -> F
 
 
 def uniform_draws(eligible: Bool[Tensor, "B L"], generators: Sequence[torch.Generator]) -> Float[Tensor, "B L"]:
-    """One uniform number in [0, 1) for every eligible token, infinity elsewhere.
+    """Returns a uniform number in [0, 1) for every eligible token, and infinity for the others.
 
-    A row's numbers depend on its own generator and on the number and order of its eligible tokens: neither on padding
-    nor on the other rows.
+    The numbers of a row depend only on its generator and on the number and order of its eligible tokens, and not on
+    padding or other rows.
     """
     draws = torch.full(eligible.shape, torch.inf, device=eligible.device)
     for row, generator in enumerate(generators):
@@ -103,14 +102,14 @@ def bernoulli_mask(
     *,
     at_least_one: bool = True,
 ) -> Bool[Tensor, "B L"]:
-    """Masks each eligible token on its own, where its draw is below the mask ratio.
+    """Masks each eligible token whose draw is below the mask ratio, independently of the others.
 
     Args:
         draws: Uniform in [0, 1).
-        mask_ratio: Probability of being masked, of all tokens of a row or of each.
-        eligible: The others are never masked.
-        at_least_one: In a row where no draw is below the ratio, mask the eligible token with the lowest draw: a
-            uniformly random one, from the same generator. Only where all tokens of a row have one probability.
+        mask_ratio: Probability of masking each token, or all tokens of a row.
+        eligible: Tokens that may be masked.
+        at_least_one: Whether to mask the eligible token with the lowest draw (a uniformly random one) in a row where
+            no draw is below the ratio. Use it only if all tokens of a row have the same probability.
     """
     masked = (draws < (mask_ratio[:, None] if mask_ratio.dim() == 1 else mask_ratio)) & eligible
     if at_least_one and not masked.any(dim=1).all():
@@ -126,7 +125,7 @@ def exact_count_mask(
     Args:
         draws: Uniform in [0, 1).
         mask_ratio: Fraction to mask; ``mask_ratio * tokens`` is rounded half to even.
-        eligible: The others are neither masked nor counted.
+        eligible: Tokens that may be masked and that are counted.
     """
     return lowest_draws(draws, (mask_ratio * eligible.sum(dim=1)).round().clamp(min=1), eligible)
 
@@ -134,7 +133,7 @@ def exact_count_mask(
 def lowest_draws(
     draws: Float[Tensor, "B L"], count: Float[Tensor, " B"] | Int[Tensor, " B"], eligible: Bool[Tensor, "B L"]
 ) -> Bool[Tensor, "B L"]:
-    """The ``count`` eligible tokens of each row with the lowest draws: a uniformly random subset of this size."""
+    """Returns the ``count`` eligible tokens of each row with the lowest draws, a random subset of this size."""
     return (_ranks(draws, eligible) < count[:, None]) & eligible
 
 
@@ -144,7 +143,7 @@ def mask_tokens(
     generators: Sequence[torch.Generator],
     masking: str,
 ) -> Bool[Tensor, "B L"]:
-    """Masks some of the eligible tokens: at least one in every row that has any.
+    """Masks some of the eligible tokens, at least one in every row with eligible tokens.
 
     Args:
         eligible: Tokens that may be masked.
@@ -159,17 +158,17 @@ def mask_tokens(
 
 
 def ar_like_probability(eligible: Bool[Tensor, "B L"], mask_ratio: Float[Tensor, " B"]) -> Float[Tensor, "B L"]:
-    """Probability of masking each token, rising linearly with its place among the eligible ones to 1 for the last.
+    """Returns the probability of masking each token, which rises linearly along the eligible tokens to 1 for the last.
 
-    The probability of being shown falls linearly to 0 and has the mean ``1 - mask_ratio``; it is held at 1, so that
-    for mask ratios below 1/2 more tokens are masked than the ratio says. A single token is always masked.
+    The probability of staying visible falls linearly to 0 and has the mean ``1 - mask_ratio``. It is clamped to at
+    most 1, so that for mask ratios below 1/2 more tokens are masked than the ratio. A single token is always masked.
 
     Args:
         eligible: Tokens that may be masked, in the order of reading; the others have the probability 0.
         mask_ratio: Mean probability of being masked.
 
     Source:
-        MaskGRPO, arXiv:2510.02880, whose released code masks text so.
+        MaskGRPO, arXiv:2510.02880, the text masks of its released code.
     """
     count = eligible.sum(dim=1, keepdim=True)
     place = eligible.cumsum(dim=1) - 1
@@ -179,13 +178,13 @@ def ar_like_probability(eligible: Bool[Tensor, "B L"], mask_ratio: Float[Tensor,
 
 
 def mask_rate(eligible: Bool[Tensor, "B L"], probability: Float[Tensor, "B _"], masking: str) -> Float[Tensor, "B L"]:
-    """Probability with which :func:`mask_tokens` masks each eligible token; 1 for the others.
+    """Returns the probability with which :func:`mask_tokens` masks each eligible token; 1 for the others.
 
     Args:
         eligible: Tokens that may be masked.
-        probability: Probability of masking each token by chance, or the fraction to mask (`exact_count`); of a row or
-            of each token.
-        masking: `exact_count`, or any name of a masking by chance that masks at least one token.
+        probability: Probability of masking each token, or the fraction to mask (`exact_count`), for each row or each
+            token.
+        masking: `exact_count`, or the name of a random masking that masks at least one token.
     """
     count = eligible.sum(dim=1, keepdim=True)
     if masking == "exact_count":
@@ -197,11 +196,11 @@ def mask_rate(eligible: Bool[Tensor, "B L"], probability: Float[Tensor, "B _"], 
 
 
 def apply_mask(x0: Int[Tensor, "B L"], is_masked: Bool[Tensor, "*V B L"], mask_id: int) -> Int[Tensor, "*V B L"]:
-    """The corrupted views xt: ``x0`` with the mask token where it is masked."""
+    """Returns the masked views xt: ``x0`` with the mask token where ``is_masked`` is true."""
     return torch.where(is_masked, mask_id, x0)
 
 
 def _ranks(draws: Float[Tensor, "B L"], eligible: Bool[Tensor, "B L"]) -> Int[Tensor, "B L"]:
-    """Place of each token when its row's eligible tokens are sorted by draw, from 0; equal draws by position."""
+    """Returns the rank of each token among the eligible tokens of its row by draw, from 0; ties by position."""
     order = draws.masked_fill(~eligible, torch.inf).argsort(dim=1, stable=True)
     return order.argsort(dim=1)

@@ -1,4 +1,4 @@
-"""Mask schedules: how much of an image is masked at a time t, in training as in sampling."""
+"""Mask schedules: the fraction of an image that is masked at time t, in training and in sampling."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from unigrpo import ConfigError
 def masked_fraction(
     schedule: str, t: Float[Tensor, "*any"], *, start: float = -3.0, end: float = 3.0, tau: float = 1.0
 ) -> Float[Tensor, "*any"]:
-    """Fraction of the tokens that are masked at time t: 1 at t = 0, 0 at t = 1, falling in between.
+    """Returns the fraction of tokens that are masked at time t, which falls from 1 at t = 0 to 0 at t = 1.
 
     Args:
         schedule: `cosine`: cos(pi t / 2); `linear`: 1 - t; `pow` with an exponent, such as `pow2` or `pow0.5`:

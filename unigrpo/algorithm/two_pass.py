@@ -1,4 +1,7 @@
-"""The gradient of a loss whose units lie in several passes through the model: first the loss, then pass by pass."""
+"""The gradient of a loss whose units are in several passes through the model, in two rounds of passes.
+
+The first round computes the loss, and the second round its gradient, pass by pass.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from unigrpo.algorithm.loss_sums import Sums
 
 @dataclass(frozen=True, kw_only=True)
 class Coefficients:
-    """A loss, and what each entry contributes to its gradient."""
+    """A loss and its derivatives by the log-probabilities of the entries."""
 
     loss: Float[Tensor, ""]
     sums: Sums
@@ -27,12 +30,12 @@ class Coefficients:
     def surrogate(
         self, at: Tensor, log_probs: Float[Tensor, " n"], exact_kl: Float[Tensor, " n"] | None = None
     ) -> Float[Tensor, ""]:
-        """A loss of the entries of one pass that has the gradient of the whole loss by them.
+        """Returns a loss of the entries of one pass whose gradient is that of the whole loss by these entries.
 
         Args:
-            at: Which entries the pass scores.
+            at: Entries that the pass scores.
             log_probs: Their log-probabilities, with a gradient.
-            exact_kl: Their exact KLs, with a gradient, if there are any.
+            exact_kl: Their exact KLs, with a gradient; None without exact KLs.
         """
         partial_loss = (self.log_probs[at] * log_probs).sum()
         if self.exact_kl is not None and exact_kl is not None:
@@ -43,13 +46,14 @@ class Coefficients:
 def coefficients(loss: Callable[[Entries], tuple[Tensor, Sums]], entries: Entries) -> Coefficients:
     """Differentiates a loss by its entries instead of by the weights of the model.
 
-    By the chain rule the gradient of the loss is the sum over the passes of the gradients of
-    :meth:`Coefficients.surrogate`, exactly, for a loss of any form: each pass needs memory for itself alone, however
-    many views a sample has and however many samples a group.
+    By the chain rule, the gradient of any loss is exactly the sum over the passes of the gradients of
+    :meth:`Coefficients.surrogate`. Each pass therefore needs only its own memory, whatever the number of views of a
+    sample and of samples of a group.
 
     Args:
         loss: Function of all entries of this rank.
-        entries: Scored without gradient, by the same weights that the passes with gradient will use.
+        entries: Entries that were scored without a gradient, with the weights that the passes with a gradient will
+            use.
     """
     leaves = [entries.log_probs.detach().requires_grad_()]
     entries = replace(entries, log_probs=leaves[0])

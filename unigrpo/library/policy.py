@@ -1,4 +1,4 @@
-"""A checkpoint with everything that belongs to it, which generates text and images."""
+"""A policy: a checkpoint with its tokenizers that generates text and images."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ Dtype = Literal["auto", "bfloat16", "float32"]
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """What the policy generated for one prompt."""
+    """One sample that the policy generated for a prompt."""
 
     prompt: Prompt
     """The prompt."""
@@ -75,7 +75,7 @@ class Policy:
     image_tokenizer: ImageTokenizer | None
     """Encoder and decoder of images; None if the model has text only, or if there is no image tokenizer."""
     sampling: SamplingDefaults | None = None
-    """How the run that exported the policy sampled (its ``sampling.json``); None if its folder does not say."""
+    """Sampling settings of the run that exported the policy (``sampling.json``); None without this file."""
 
     @classmethod
     def from_pretrained(
@@ -88,16 +88,16 @@ class Policy:
         attn_implementation: str = "sdpa",
         compile: bool = False,
     ) -> Policy:
-        """Loads a model and the tokenizers that belong to it. No code of the checkpoint is run.
+        """Loads a model and its tokenizers. No code of the checkpoint is run.
 
         Args:
             name: Folder or Hub name of a checkpoint in the published MMaDA or LLaDA format.
             image_tokenizer: Folder or Hub name of the image tokenizer, such as showlab/magvitv2. If empty, it is the
-                folder `image_tokenizer` of the model, if there is one.
+                folder `image_tokenizer` of the model.
             device: `auto` uses the GPU if there is one; other values are cpu, cuda, cuda:1 ...
             dtype: Type of the weights; `auto` is bfloat16 on a GPU and float32 on a CPU.
             attn_implementation: `sdpa`, `varlen`, `eager` or `flash_attention_2`.
-            compile: Fuse norms, rotary positions and gates with torch.compile.
+            compile: Whether to fuse norms, rotary positions and gates with torch.compile.
 
         Raises:
             CheckpointError: A part of the checkpoint is missing or broken.
@@ -129,7 +129,7 @@ class Policy:
             self.sampling.write(folder)
 
     def task_sampler(self, data: DataConfig, *, resolution: int, fit: Fit) -> TaskSampler:
-        """Returns what generation needs besides weights and sampling settings.
+        """Returns the sampler, which holds all that generation needs except weights and sampling settings.
 
         Args:
             data: Template and instruction of the prompts.
@@ -164,21 +164,21 @@ class Policy:
     ) -> list[Sample]:
         """Generates one sample for each prompt.
 
-        Settings that are None are those of :attr:`sampling`, and the defaults below for a policy that has none.
+        Settings that are None are those of :attr:`sampling`, or the defaults below if :attr:`sampling` is None.
 
         Args:
-            prompts: One or more texts or prompts. Repeat a prompt to get several samples of it.
+            prompts: One or more texts or prompts. Repeat a prompt to get several samples.
             task: `text` (text reasoning), `mmu` (image understanding), `t2i` (text to image) or `r2i` (thinking, then
                 text to image).
             images: Files of the input images, one for each prompt; only for `mmu`.
             text: Sampling settings of text; by default those of :class:`TextSamplingConfig`.
-            image: Sampling settings of images; by default those of :class:`ImageSamplingConfig`. The number of image
-                tokens follows from the resolution.
+            image: Sampling settings of images; by default those of :class:`ImageSamplingConfig`. The resolution sets
+                the number of image tokens.
             resolution: Height and width of images, in pixels; by default 512.
             fit: How an input image becomes square: `crop` keeps the middle, `stretch` resizes both sides, `pad` adds
                 white; by default `crop`.
             data: Template and instruction of the prompts; by default those of :class:`DataConfig`.
-            seed: Seed of the first sample; sample number i uses seed + i. It decides the sample, whatever the batch.
+            seed: Seed of the first sample; sample number i uses seed + i. The samples do not depend on the batch size.
             batch_size: Number of samples that are generated together.
 
         Returns:
@@ -226,7 +226,7 @@ class Policy:
     def worker(self, config: RunConfig) -> PolicyWorker:
         """Returns this policy with an AdamW optimizer: it generates rollouts, scores them, and makes inner updates.
 
-        The weights are trained in their own type, so load them with ``dtype="float32"``.
+        The weights are trained in the type in which they were loaded, so load them with ``dtype="float32"``.
 
         Args:
             config: The run; with ``ds.lora.rank`` the model gets adapters, and only these are trained.
@@ -255,7 +255,7 @@ class Policy:
 
 
 def torch_device(name: str) -> torch.device:
-    """Returns the device that a name means.
+    """Returns the device of a name.
 
     Raises:
         ConfigError: There is no such device.

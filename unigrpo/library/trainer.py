@@ -1,4 +1,4 @@
-"""UniGRPO in this process, without Ray: the loop of ``unigrpo train`` on workers that it makes itself."""
+"""UniGRPO in one process without Ray: the loop of ``unigrpo train`` with local workers."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ logger = logging.getLogger(__name__)
 
 
 class LocalTrainer(UniGRPOTrainer):
-    """A UniGRPO run in one process: policy, reference and rewards are here, and the weights are float32.
+    """A UniGRPO run in one process with policy, reference and rewards. The weights are float32.
 
-    It makes the same steps as ``unigrpo train`` does on one policy rank. A reward that hangs or ends its process takes
-    this process with it, so use ``unigrpo train`` for long runs.
+    It makes the same steps as ``unigrpo train`` on one policy rank. A reward that hangs or ends its process also stops
+    this process, so use ``unigrpo train`` for long runs.
     """
 
     def __init__(
@@ -52,12 +52,12 @@ class LocalTrainer(UniGRPOTrainer):
 
         Args:
             config: The run.
-            prompts: Prompts to train on; None reads and checks those of ``data.prompt_dataset``, and the held-out ones
-                of ``eval.dataset``.
-            eval_prompts: Held-out prompts, if `prompts` are given.
+            prompts: Prompts to train on; None reads and checks those of ``data.prompt_dataset``, and the held-out
+                prompts of ``eval.dataset``.
+            eval_prompts: Held-out prompts; used only if `prompts` is given.
             policy: The policy, which is trained in place; None loads ``actor.model_name_or_path``.
-            rewards: Reward functions by name, in a form of :mod:`rewards.functions`. They replace ``reward.terms``;
-                each has weight 1 and scores every task.
+            rewards: Reward functions by name, in a convention of :mod:`rewards.functions`. They replace
+                ``reward.terms``; each has weight 1 and scores every task.
             device: Device of policy and reference, if `policy` is None.
 
         Raises:
@@ -121,13 +121,13 @@ class LocalTrainer(UniGRPOTrainer):
         return values
 
     def train(self) -> dict[str, Any]:
-        """Makes all steps that are left and writes the run directory with metrics, checkpoints, policy and report.
+        """Makes all remaining steps and writes the run directory with metrics, checkpoints, policy and report.
 
         Returns:
             The summary: steps, seconds, and the held-out metrics before and after.
 
         Raises:
-            ConfigError: The run directory holds a run, and ``ckpt.load_enable`` is off.
+            ConfigError: The run directory already holds a run, and ``ckpt.load_enable`` is false.
         """
         config, folder = self.config, Path(self.config.run_dir).resolve()
         with locked(folder, "run_dir"), locked(checkpoint_path(config), "ckpt.path"):
@@ -138,14 +138,14 @@ class LocalTrainer(UniGRPOTrainer):
         return summary
 
     def close(self) -> None:
-        """Ends the threads of the workers and lets the rewards end what they started."""
+        """Ends the threads of the workers and closes the rewards."""
         self.reward.close()
         for group in self.groups.values():
             group.close()
 
 
 def _check_one_process(config: RunConfig) -> None:
-    """Raises ConfigError for a run that one process cannot do."""
+    """Raises ConfigError for a run that needs more than one process."""
     if config.actor.num_ranks > 1:
         raise ConfigError(
             f"the policy has {config.actor.num_ranks} ranks (actor.num_nodes x actor.num_gpus_per_node), and "

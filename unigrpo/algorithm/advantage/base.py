@@ -1,4 +1,4 @@
-"""What an advantage estimator is: it turns the rewards of one group into advantages."""
+"""The base class of advantage estimators, which turn the rewards of one group into advantages."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ PACKAGE = "unigrpo.algorithm.advantage"
 
 
 class AdvantageEstimator(ABC):
-    """Says how much better each sample is than the others of its group."""
+    """Computes how much better each sample is than the others of its group."""
 
     @abstractmethod
     def within(self, rewards: Float[Tensor, " G"]) -> Float[Tensor, " G"]:
-        """Advantages of one group of at least two samples, whose rewards are not all equal.
+        """Returns the advantages of one group of at least two samples whose rewards are not all equal.
 
         Args:
-            rewards: Total rewards, measured from one of them: differences of rewards are exact, and the result must
-                not depend on a constant that is added to all of them.
+            rewards: Total rewards minus one of them, so that differences are exact. The result must not change if a
+                constant is added to all rewards.
         """
 
 
@@ -32,11 +32,11 @@ def load_advantage(name: str, options: Mapping[str, Any]) -> AdvantageEstimator:
     """Builds the estimator of the file ``unigrpo/algorithm/advantage/<name>.py``.
 
     Args:
-        name: The file.
+        name: Name of the file.
         options: Keyword arguments of its class.
 
     Raises:
-        ValueError: No such file, or an option that its class does not have or allow; the message lists the right ones.
+        ConfigError: There is no such file, or an option is unknown or wrong; the message lists the right ones.
     """
     return plugins.build(PACKAGE, name, AdvantageEstimator, options, setting="algo.advantage")
 
@@ -48,21 +48,21 @@ def group_advantages(
     *,
     min_spread: float = 0.0,
 ) -> Float[Tensor, " B"]:
-    """How much better each sample is than the others of its group.
+    """Returns the advantage of each sample over the others of its group.
 
     Args:
         rewards: Total reward of each sample.
         group_ids: Prompt of each sample; equal for samples of one prompt, in any order.
         estimator: The estimator, or the name of its file.
-        min_spread: A group whose rewards have a population standard deviation of at most this has the advantage 0:
-            learned rewards differ by rounding where the samples are equal, and dividing by such a difference would
-            train on noise.
+        min_spread: Largest population standard deviation of the rewards of a group at which all its advantages are 0.
+            The rewards of a model can differ by rounding even if the samples are equal, and dividing by such a
+            difference would train on noise.
 
     Returns:
-        In the type of ``rewards``; exactly 0 where all rewards of a group are equal.
+        The advantages in the type of ``rewards``, exactly 0 if all rewards of a group are equal.
 
     Raises:
-        ValueError: A group has one sample, whose advantage would always be 0; or an unknown estimator.
+        ConfigError: A group has only one sample, whose advantage would always be 0, or the estimator is unknown.
     """
     if isinstance(estimator, str):
         estimator = load_advantage(estimator, {})
@@ -80,12 +80,12 @@ def group_advantages(
 
 
 def centred(rewards: Float[Tensor, " G"]) -> Float[Tensor, " G"]:
-    """Rewards minus their mean."""
+    """Returns the rewards minus their mean."""
     return rewards - rewards.mean()
 
 
 def spread(rewards: Float[Tensor, " G"]) -> Float[Tensor, ""]:
-    """Population standard deviation of the rewards."""
+    """Returns the population standard deviation of the rewards."""
     return centred(rewards).square().mean().sqrt()
 
 

@@ -1,4 +1,4 @@
-"""GRPO: reward minus the mean of the group, in units of its standard deviation."""
+"""GRPO: the reward minus the mean of the group, divided by its standard deviation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""wd1: weights of the samples to reinforce minus weights of those to discourage."""
+"""wd1: weights that reinforce good samples minus weights that discourage bad samples."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from unigrpo.algorithm.advantage.base import AdvantageEstimator
 class WeightDifference(AdvantageEstimator):
     """softmax(rewards / temperature) - softmax(-rewards / temperature) over the group.
 
-    The weights of a group sum to 0, and the positive ones to at most 1; the mean over responses that the loss takes
-    therefore divides the sum of the paper by the size of the group. Use it with the objective `weighted`.
+    The weights of a group add up to 0, and the positive ones to at most 1. The loss takes the mean over responses, so
+    it is the sum of the paper divided by the size of the group. Use it with the objective `weighted`.
 
     Args:
         temperature: Temperature of both softmaxes, in units of the reward.

@@ -1,4 +1,4 @@
-"""What a group filter is: it says from the rewards of a group whether the step trains on the group."""
+"""The base class of group filters, which decide from the rewards of a group whether a step trains on it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class GroupFilter(ABC):
         """Whether the step trains on a group.
 
         Args:
-            rewards: Total rewards of the samples of one group that have a reward, at least two.
+            rewards: Total rewards of the samples of one group whose reward is not missing, at least two.
         """
 
 
@@ -34,8 +34,7 @@ def load_group_filter(name: str, options: Mapping[str, Any]) -> GroupFilter:
         options: Keyword arguments of its class.
 
     Raises:
-        ConfigError: There is no such file, or its class does not have or allow an option; the message lists the right
-            ones.
+        ConfigError: There is no such file, or an option is unknown or wrong; the message lists the right ones.
     """
     return plugins.build(PACKAGE, name, GroupFilter, options, setting="algo.group_filter")
 
@@ -53,8 +52,8 @@ def kept_groups(
         rewards: Total reward of each sample for each of S parts of its response. A group is kept if the filter keeps
             the rewards of at least one part.
         group_ids: Number of the prompt of each sample, in the order of the prompts.
-        valid: Whether a sample has a reward. A group with fewer than two such samples cannot be compared and is left
-            out.
+        valid: Whether the reward of a sample is not missing. A group with fewer than two such samples cannot be
+            compared and is left out.
         group_filter: The filter.
         max_groups: Largest number of groups.
 

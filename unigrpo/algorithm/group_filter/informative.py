@@ -13,10 +13,10 @@ from unigrpo.algorithm.group_filter.base import GroupFilter
 class Informative(GroupFilter):
     """Keeps a group if the population standard deviation of its rewards is above ``min_spread``.
 
-    All samples of another group have the same reward, so that their advantages are 0 and the group teaches nothing.
+    In other groups all rewards are equal, so that all advantages are 0 and the policy learns nothing from them.
 
     Args:
-        min_spread: Largest standard deviation of a group that is left out, in units of the reward.
+        min_spread: Largest standard deviation at which a group is left out, in units of the reward.
 
     Source:
         DAPO, arXiv:2503.14476, section 3.2 and equation 11, for rewards that are right or wrong.

@@ -12,12 +12,12 @@ from unigrpo.algorithm.masking import bernoulli_mask, uniform_draws
 class AllMasked(LikelihoodEstimator):
     """log pi(o_i) = log p(o_i | partly masked prompt, nothing of the response), for all tokens in one pass.
 
-    The mask ratio of the inner update is not used. The prompt is masked anew for every inner update. All that
-    the response is given counts as prompt here: also task tokens, the codes of an input image, and the thoughts
-    before an image.
+    The mask ratio of the inner update is not used. Every inner update has its own mask of the prompt. All tokens on
+    which the response is conditioned are part of the prompt here, including task tokens, the codes of an input image,
+    and the thoughts before an image.
 
     Args:
-        prompt_mask_ratio: Probability that a prompt token is masked; 0 shows the whole prompt.
+        prompt_mask_ratio: Probability of masking a prompt token; 0 keeps the whole prompt visible.
 
     Source:
         diffu-GRPO of d1, arXiv:2504.12216: each prompt token masked with probability 0.15.

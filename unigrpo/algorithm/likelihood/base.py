@@ -1,6 +1,6 @@
-"""What a likelihood estimator is: it masks a finished response in several ways and says how much each token counts.
+"""The base class of likelihood estimators, which mask a finished response in views and weight the masked tokens.
 
-The same views go to the policy, the old policy and the reference, so that equal weights give equal likelihoods.
+The policy, the old policy and the reference score the same views, so that equal weights give equal likelihoods.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ class Row(Trajectory):
 
 @dataclass(frozen=True, kw_only=True)
 class Views:
-    """V masked copies of a row, and how much each masked token counts in each copy."""
+    """V masked copies of a row, and the weight of each masked token in each copy."""
 
     is_masked: Bool[Tensor, "V L"]
-    """The view shows the mask token here."""
+    """True where the view has the mask token."""
     weight: Float[Tensor, "V L"]
     """Factor of the token's log-probability in this view, of either sign; 0 means that the view does not score it."""
     rate: Float[Tensor, "V L"]
@@ -61,12 +61,13 @@ class Views:
 
     @property
     def num_views(self) -> int:
-        """V."""
+        """The number of views, V."""
         return len(self.weight)
 
     @classmethod
     def joined(cls, parts: Sequence[Views], num_tokens: int) -> Views:
-        """The views of all ``parts``, one after the other; without parts there are no views of ``num_tokens``."""
+        """Returns the views of all ``parts`` in order. Without parts, it returns no views, of ``num_tokens``
+        tokens."""
         nothing = torch.zeros(0, num_tokens)
         return cls(
             is_masked=torch.cat([nothing.bool(), *(part.is_masked for part in parts)]),
@@ -76,15 +77,15 @@ class Views:
 
 
 class LikelihoodEstimator(ABC):
-    """Masks a response in several ways: its views.
+    """Computes the masked views of a response.
 
-    A view scores a token only where it masks it. The prompt and the padding after the first end-of-text are never
-    scored, and a view that masks some of the response masks this padding too: it would tell how long the answer is.
+    A view scores only tokens that it masks. The prompt and the padding after the first end-of-text are never scored. A
+    view that masks some of the response also masks this padding, because it would reveal the length of the response.
     """
 
     bound: ClassVar[Literal["elbo"] | None] = None
-    """`elbo`: the weighted sum of log-probabilities is, on average over the draws, the evidence lower bound of the
-    response's log-likelihood (the mean over all orders of writing, one token at a time)."""
+    """`elbo` if the expectation of the weighted sum of log-probabilities is the evidence lower bound of the response's
+    log-likelihood (the mean over all orders in which its tokens can be generated one at a time)."""
 
     def views(
         self,
@@ -93,10 +94,11 @@ class LikelihoodEstimator(ABC):
         generator: torch.Generator,
         bounds: tuple[float, float] = (0.0, 1.0),
     ) -> Views:
-        """The views of a row in one inner update.
+        """Returns the views of a row in one inner update.
 
-        A response of several parts is scored part by part in the order in which it was sampled: views of a part
-        show all that was generated before it, padding included, and mask all that was generated after it.
+        A response with several parts is scored part by part in the order of generation: in the views of a part, all
+        tokens that were generated before it are visible, padding included, and all that were generated after it are
+        masked.
 
         Args:
             row: The sample.
@@ -117,29 +119,29 @@ class LikelihoodEstimator(ABC):
     def span_views(
         self, row: Row, mask_ratio: float, generator: torch.Generator, bounds: tuple[float, float]
     ) -> Views:
-        """The views of a row whose response is one part; the arguments are those of :meth:`views`."""
+        """Returns the views of a row whose response is one part. The arguments are those of :meth:`views`."""
 
 
 def load_estimator(name: str, options: Mapping[str, Any]) -> LikelihoodEstimator:
     """Builds the estimator of the file ``unigrpo/algorithm/likelihood/<name>.py``.
 
     Args:
-        name: The file.
+        name: Name of the file.
         options: Keyword arguments of its class.
 
     Raises:
-        ValueError: No such file, or an option that its class does not have or allow; the message lists the right ones.
+        ConfigError: There is no such file, or an option is unknown or wrong; the message lists the right ones.
     """
     return plugins.build(PACKAGE, name, LikelihoodEstimator, options, setting="algo.likelihood")
 
 
 def span_views(is_masked: Bool[Tensor, "V L"], weight: Float[Tensor, "V L"], rate: float | Tensor, row: Row) -> Views:
-    """Views that mask some scored tokens, and with them the padding after the first end-of-text.
+    """Returns views that mask some scored tokens and the padding after the first end-of-text.
 
     Args:
         is_masked: Scored tokens that each view masks.
-        weight: 0 where not masked.
-        rate: Probability with which each view masks each token, in any shape that broadcasts; it is 1 in the result
+        weight: Weight of each token in each view; 0 where it is not masked.
+        rate: Probability with which each view masks each token, in any shape that broadcasts. In the result it is 1
             where the view does not score the token.
         row: The sample.
     """
@@ -152,17 +154,17 @@ def span_views(is_masked: Bool[Tensor, "V L"], weight: Float[Tensor, "V L"], rat
 
 
 def unit_ratio(mask_ratio: float, bounds: tuple[float, float]) -> Float[Tensor, ""]:
-    """Where the mask ratio lies between its bounds: 0 at the lowest, 1 at the highest; 0 if they are equal."""
+    """Returns the position of the mask ratio between its bounds, from 0 to 1; 0 if the bounds are equal."""
     low, high = bounds
     ratio = torch.tensor(mask_ratio, dtype=torch.float32)
     return (ratio - low) / (high - low) if high > low else torch.zeros_like(ratio)
 
 
 def common_bounds(name: str, allowed: tuple[float, float], bounds: tuple[float, float]) -> tuple[float, float]:
-    """The mask ratios that both the estimator and the run allow.
+    """Returns the bounds of the mask ratios that both the estimator and the run allow.
 
     Raises:
-        ValueError: There is none.
+        ConfigError: There is no such mask ratio.
     """
     low, high = max(allowed[0], bounds[0]), min(allowed[1], bounds[1])
     if low > high:
@@ -174,6 +176,6 @@ def common_bounds(name: str, allowed: tuple[float, float], bounds: tuple[float, 
 
 
 def check_masking(name: str, masking: str, allowed: Sequence[str] = ("bernoulli", "exact_count")) -> None:
-    """Raises ValueError unless ``masking`` is a known way to meet a mask ratio; ``name`` is the estimator's."""
+    """Raises ConfigError unless ``masking`` is one of ``allowed``; ``name`` is the name of the estimator."""
     if masking not in allowed:
         raise ConfigError(f"{name}: no masking {masking!r}; choose one of {sorted(allowed)}")

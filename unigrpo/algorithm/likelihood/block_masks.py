@@ -1,4 +1,4 @@
-"""SPG: views that mask one block of the response, as a sampler sees it that generates block by block."""
+"""SPG: each view masks a part of one block of the response, as in a sampler that generates block by block."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from unigrpo.algorithm.masking import lowest_draws, uniform_draws
 
 
 class BlockMasks(LikelihoodEstimator):
-    """Each view has a block of the response: before it all is shown, after it all is masked, within it a part is.
+    """Each view masks a part of one block of the response and all tokens after it; tokens before it are visible.
 
     The number of masked tokens of the block is uniform between 1 (or the lowest fraction that ``algo.mask_ratio``
-    allows) and all of them (or the highest fraction). Blocks of one response differ until all were chosen. Every
-    masked token is scored, those after the block too. The weight of a token is 1 over the view's fraction of masked
-    tokens and over the number of views, so that the weighted sum over the number of tokens is the mean over the views
-    of the mean log-probability of their masked tokens; ``rate`` is that fraction. The mask ratio of the inner update
-    is not used. The codes of an image are one block.
+    allows) and all of them (or the highest fraction). The views of a response use different blocks until all blocks
+    were chosen. Every masked token is scored, including those after the block. ``rate`` is the fraction of masked
+    tokens of the view, and the weight of a token is 1 / (rate x number of views): the weighted sum divided by the
+    number of tokens is the mean over the views of the mean log-probability of their masked tokens. The mask ratio of
+    the inner update is not used. The codes of an image are one block.
 
     Args:
-        num_views: Masked copies of each response.
-        block_length: Tokens of a block; best that of ``rollout.text``.
-        context_mask_ratio: Probability that a token of the prompt, or of the response before the block, is masked
-            too; those of the response are then scored.
+        num_views: Number of masked copies of each response.
+        block_length: Number of tokens of a block, preferably that of ``rollout.text``.
+        context_mask_ratio: Probability of masking a token of the prompt, or of the response before the block. Such
+            tokens of the response are scored, too.
 
     Source:
         SPG, arXiv:2510.09541, and its released code: two views, blocks of 32, 0.15. Use it with the objective
@@ -77,7 +77,8 @@ class BlockMasks(LikelihoodEstimator):
 
 
 def block_view(is_masked: Bool[Tensor, " L"], row: Row, num_views: int) -> Views:
-    """One of ``num_views`` views, which scores every response token that it masks, up to the first end-of-text."""
+    """Returns one of ``num_views`` views, which scores all response tokens that it masks up to the first
+    end-of-text."""
     scored = is_masked & row.scored_mask
     fraction = scored.sum() / row.scored_mask.sum()
     weight = scored / fraction / num_views
@@ -85,6 +86,7 @@ def block_view(is_masked: Bool[Tensor, " L"], row: Row, num_views: int) -> Views
 
 
 def _blocks(number: int, num_views: int, generator: torch.Generator) -> Int[Tensor, " V"]:
-    """A block for each view: all different, or each as often as any other give or take one."""
+    """Returns a block for each view. The blocks differ, or with more views than blocks are used almost equally
+    often."""
     rounds = [torch.randperm(number, generator=generator) for _ in range(-(-num_views // number))]
     return torch.cat(rounds)[:num_views]

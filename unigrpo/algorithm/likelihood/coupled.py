@@ -24,15 +24,15 @@ from unigrpo.algorithm.masking import bernoulli_mask, exact_count_mask, uniform_
 class Coupled(LikelihoodEstimator):
     """log pi(o_i) = 1/2 (lp_i(all masked) + [i in M] lp_i(M) / t + [i not in M] lp_i(complement of M) / (1 - t)).
 
-    ``lp_i(S)`` is the log-probability of token i where the set S is masked; every token is scored in two of the three
-    views, with weights that sum to 3/2 on average. The mask ratio of the inner update is mapped into
-    [ratio_min, ratio_max], or the part of it that lies within the bounds of ``algo.mask_ratio``, to give t: the
-    weights grow without bound towards 0 and 1.
+    ``lp_i(S)`` is the log-probability of token i if the set S is masked. Every token is scored in two of the three
+    views, with weights that add up to 3/2 on average. t is the mask ratio of the inner update, mapped into
+    [ratio_min, ratio_max], or into the part of this range within the bounds of ``algo.mask_ratio``, because the
+    weights would grow without bound for t near 0 and 1.
 
     Args:
         ratio_min: Lowest t, above 0.
         ratio_max: Highest t, below 1.
-        masking: `bernoulli` masks each token by chance, `exact_count` exactly the rounded fraction.
+        masking: `bernoulli` masks each token independently, `exact_count` exactly the rounded fraction.
 
     Source:
         coupled-GRPO of DiffuCoder, arXiv:2506.20639, section 4, and its released code: t uniform in [0.2, 0.8].
@@ -62,7 +62,7 @@ class Coupled(LikelihoodEstimator):
     def _mask(
         self, scored: Bool[Tensor, "B L"], fraction: Float[Tensor, " B"], generators: Sequence[torch.Generator]
     ) -> tuple[Bool[Tensor, "B L"], Float[Tensor, " B"]]:
-        """A mask of each row, and t."""
+        """Returns a mask of each row, and t."""
         draws = uniform_draws(scored, generators)
         if self._masking == "exact_count":
             masked = exact_count_mask(draws, fraction, scored)
@@ -72,6 +72,6 @@ class Coupled(LikelihoodEstimator):
 
 
 def coupled_weights(views: Bool[Tensor, "3 B L"], fraction: Float[Tensor, " B"]) -> Float[Tensor, "3 B L"]:
-    """1/2 in the fully masked view, 1/(2t) in the mask, 1/(2(1 - t)) in its complement; 0 where nothing is masked."""
+    """Returns the weights 1/2 in the fully masked view, 1/(2t) in the mask and 1/(2(1 - t)) in its complement."""
     weight = 0.5 / torch.stack([torch.ones_like(fraction), fraction, 1 - fraction])
     return torch.where(views, weight[:, :, None], 0.0)

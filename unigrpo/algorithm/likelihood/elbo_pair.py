@@ -15,12 +15,12 @@ class ElboPair(LikelihoodEstimator):
     """ELBO(o) = mean over pairs of 1/2 (sum over i in M of lp_i(M) / p + sum over i not in M of lp_i(M^c) / q).
 
     M is a uniformly random subset of k of the n scored tokens, with k uniform in {0, ..., n}; ``lp_i(S)`` is the
-    log-probability of token i where the set S is masked, p = k / (n + 1) and q = (n - k) / (n + 1). The estimate is
-    unbiased, and the complement of a mask takes away much of its variance. The mask ratio of the inner update is not
-    used. The weights are large for small sets: choose ``algo.objective.level`` `sequence`.
+    log-probability of token i if the set S is masked, p = k / (n + 1) and q = (n - k) / (n + 1). The estimate is
+    unbiased, and the complement of a mask reduces its variance. The mask ratio of the inner update is not used. The
+    weights are large for small sets, so use ``algo.objective.level`` `sequence`.
 
     Args:
-        num_pairs: Independent pairs; the cost is two forward passes each.
+        num_pairs: Number of independent pairs, each of which costs two forward passes.
 
     Source:
         ESPO, arXiv:2512.03759. n counts the tokens up to the first end-of-text.
@@ -47,12 +47,12 @@ class ElboPair(LikelihoodEstimator):
 
 
 def pair_views(first: Bool[Tensor, " L"], row: Row, num_pairs: int) -> Views:
-    """The views of a mask and of its complement.
+    """Returns the views of a mask and of its complement.
 
     Args:
         first: Scored tokens that the mask masks.
         row: The sample.
-        num_pairs: Pairs over which the estimate is the mean.
+        num_pairs: Number of pairs over which the estimate is averaged.
     """
     number, size = int(row.scored_mask.sum()), int(first.sum())
     masks = torch.stack([first, row.scored_mask & ~first])

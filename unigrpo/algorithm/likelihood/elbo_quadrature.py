@@ -16,14 +16,14 @@ from unigrpo.algorithm.masking import bernoulli_mask, uniform_draws
 class ElboQuadrature(LikelihoodEstimator):
     """ELBO(o) = sum over nodes j of w_j / t_j * sum over i in M_j of lp_i(M_j).
 
-    t_j and w_j are the nodes and weights of the Gauss-Legendre rule on [0, 1]. M_j masks each scored token by chance
-    with the probability t_j, and ``lp_i(S)`` is the log-probability of token i where the set S is masked. The rule is
-    exact for responses of up to twice as many tokens as nodes; for longer ones it trades a small bias for the
-    variance of a random mask ratio. The mask ratio of the inner update is not used. No token is forced into an empty
-    mask, which would bias the sum: a very short response may have no scored token in an inner update.
+    t_j and w_j are the nodes and weights of the Gauss-Legendre rule on [0, 1]. M_j masks each scored token
+    independently with the probability t_j, and ``lp_i(S)`` is the log-probability of token i if the set S is masked.
+    The rule is exact for responses of up to twice as many tokens as nodes. For longer responses it has a small bias
+    instead of the variance of a random mask ratio. The mask ratio of the inner update is not used. No token is forced
+    into an empty mask, which would bias the sum, so a very short response may have no scored token in an inner update.
 
     Args:
-        num_nodes: Mask ratios, with one mask each; the cost is one forward pass each.
+        num_nodes: Number of mask ratios, each of which has one mask and costs one forward pass.
 
     Source:
         GDPO, arXiv:2510.08554: three nodes, one mask each.
@@ -51,7 +51,7 @@ class ElboQuadrature(LikelihoodEstimator):
 
 
 def gauss_legendre(num_nodes: int) -> tuple[Float[Tensor, " Q"], Float[Tensor, " Q"]]:
-    """Nodes, rising, and weights of the Gauss-Legendre rule on [0, 1]: the roots of a Legendre polynomial."""
+    """Returns the nodes in ascending order and the weights of the Gauss-Legendre rule on [0, 1]."""
     nodes, weights = torch.zeros(2, num_nodes, dtype=torch.float64)
     for i in range(num_nodes):
         x, slope = -math.cos(math.pi * (i + 0.75) / (num_nodes + 0.5)), 1.0

@@ -1,4 +1,4 @@
-"""JustGRPO: the chain rule from left to right; each view scores one token and masks it and all that follow."""
+"""JustGRPO: the chain rule from left to right. Each view scores one token and masks it and all later tokens."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class LeftToRight(LikelihoodEstimator):
     row by row. The cost is one forward pass for each scored token.
 
     Args:
-        top_entropy: Share of the scored tokens that are kept: those whose distribution had the highest entropy when
-            they were fixed, and at least one. 1 keeps all.
+        top_entropy: Fraction of the scored tokens that are used, at least one token: those whose distribution had the
+            highest entropy when they were fixed. 1 uses all.
 
     Source:
         JustGRPO, arXiv:2601.15165; its fast form keeps the quarter of the tokens with the highest entropy.

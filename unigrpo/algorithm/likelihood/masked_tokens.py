@@ -1,4 +1,4 @@
-"""UniGRPO: one partly masked view of the response; the masked tokens are scored."""
+"""UniGRPO: one partly masked view of the response, whose masked tokens are scored."""
 
 from __future__ import annotations
 
@@ -21,18 +21,20 @@ from unigrpo.algorithm.masking import ar_like_probability, bernoulli_mask, mask_
 class MaskedTokens(LikelihoodEstimator):
     """log pi(o_i) = log p(o_i | prompt, xt) for the masked tokens i of one view xt; the prompt is never masked.
 
-    This is no lower bound of the response's log-likelihood: a masked token counts 1, not 1 over the mask ratio. With
-    ``actor.loss_agg_mode`` `token_mean` or `fixed_length` a response therefore counts in proportion to its mask
-    ratio; `masked_token_mean` divides by the number of masked tokens and has no such weights.
+    This is not a lower bound of the response's log-likelihood: the weight of a masked token is 1, not 1 over the mask
+    ratio. With ``actor.loss_agg_mode`` `token_mean` or `fixed_length`, the weight of a response is therefore
+    proportional to its mask ratio; `masked_token_mean` divides by the number of masked tokens and weights all
+    responses equally.
 
     Args:
-        masking: `bernoulli` masks each token by chance, `exact_count` exactly the rounded fraction, and `ar_like` each
-            token by chance with a probability that rises with its place in the response, up to 1 for the last one.
+        masking: `bernoulli` masks each token independently, `exact_count` masks exactly the rounded fraction, and
+            `ar_like` masks each token independently with a probability that rises along the response to 1 for the
+            last token.
 
     Source:
-        UniGRPO, arXiv:2505.15809, equations 3 and 4. Its mean over the masked tokens is left to the reduction of the
-        loss, since the clipped ratio is taken per token. `ar_like`: the text masks of MaskGRPO, arXiv:2510.02880,
-        which it uses with mask ratios from 0.6 on.
+        UniGRPO, arXiv:2505.15809, equations 3 and 4. The reduction of the loss takes the mean over the masked tokens,
+        since the clipped ratio is computed per token. `ar_like`: the text masks of MaskGRPO, arXiv:2510.02880, which
+        uses them with mask ratios from 0.6 on.
     """
 
     def __init__(self, masking: str = "bernoulli") -> None:

@@ -1,4 +1,4 @@
-"""Random masking: several partly masked views of the response; a token counts the mean over the views that mask it."""
+"""Random masking: several partly masked views; a token's log-probability is the mean over the views that mask it."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from unigrpo.algorithm.masking import mask_rate, mask_tokens
 class RandomMasking(LikelihoodEstimator):
     """log pi(o_i) = mean over the views v that mask token i of log p(o_i | prompt, xt_v); the prompt is never masked.
 
-    The views of a response are spread evenly over the mask ratios: view v stands ``v / num_views`` of the allowed
-    range above the mask ratio of the inner update, and goes on from the lowest ratio where it would leave the range.
-    The range is [ratio_min, ratio_max], or the part of it that lies within the bounds of ``algo.mask_ratio``. With
-    the schedule `random` each ratio is uniform there, as in the source.
+    The views of a response are spread evenly over the allowed range of mask ratios: the ratio of view v is that of
+    the inner update plus ``v / num_views`` of the range, and wraps around at its end. The range is
+    [ratio_min, ratio_max], or the part of it within the bounds of ``algo.mask_ratio``. With the schedule `random`,
+    each ratio is uniform in this range, as in the source.
 
     Args:
-        num_views: Masked copies of each response; the cost grows with them.
+        num_views: Number of masked copies of each response, to which the cost is proportional.
         ratio_min: Lowest mask ratio of a view.
         ratio_max: Highest mask ratio of a view.
-        masking: `bernoulli` masks each token by chance, `exact_count` exactly the rounded fraction.
+        masking: `bernoulli` masks each token independently, `exact_count` exactly the rounded fraction.
 
     Source:
         "Random masking" of dLLM-RL and TraceRL, arXiv:2509.06949: ratio uniform in [0.1, 0.9], two views. There the
-        views are independent, and each is a row of the loss: choose ``algo.objective.level`` `view_token` for that.
+        views are independent, and each is a row of the loss, as with ``algo.objective.level`` `view_token`.
     """
 
     def __init__(
@@ -70,11 +70,11 @@ class RandomMasking(LikelihoodEstimator):
 
 
 def mean_over_views(is_masked: Bool[Tensor, "V *rows L"]) -> Float[Tensor, "V *rows L"]:
-    """Weights that average each token over the views that mask it."""
+    """Returns weights that average each token over the views that mask it."""
     return is_masked / is_masked.sum(dim=0).clamp(min=1)
 
 
 def _rotate(mask_ratio: Float[Tensor, "*B"], offset: float) -> Float[Tensor, "*B"]:
-    """``mask_ratio + offset``, wrapped into [0, 1]; the ratio 1 itself stays."""
+    """Returns ``mask_ratio + offset`` wrapped into [0, 1]; the ratio 1 itself is not wrapped."""
     moved = mask_ratio + offset
     return torch.where(moved > 1, moved - 1, moved)

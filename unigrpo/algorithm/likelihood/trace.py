@@ -1,4 +1,4 @@
-"""TraceRL: the response as its sampler saw it, step by step; each view scores the tokens that were fixed next."""
+"""TraceRL: the views are the steps of the sampler, and each view scores the tokens that were fixed next."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from unigrpo.algorithm.likelihood.base import LikelihoodEstimator, Row, Views
 class Trace(LikelihoodEstimator):
     """log pi(o) = sum over steps s of log p(tokens of step s | prompt, tokens of the steps before s).
 
-    A view masks the tokens of its own steps and of all later ones, and with them those that the sampler never fixed.
-    The mask ratio of the inner update is not used. Without merged steps, and if all views are kept, the sum is the
-    log-probability of the sampler's own choices of tokens (not of its choice of positions).
+    A view masks the tokens of its own steps and of all later steps, and the tokens that the sampler never fixed. The
+    mask ratio of the inner update is not used. If no steps are merged and all views are kept, the sum is the
+    log-probability of the tokens that the sampler chose (but not of the positions that it chose).
 
     Args:
-        steps_per_view: Steps that are merged into one view; more than 1 costs less, and shows fewer tokens than the
-            sampler saw.
-        num_views: Views of a response part that are kept, chosen anew for every inner update; 0 keeps all.
-        choose: How they are chosen: `uniform`, or `uncertain`, with probabilities proportional to
+        steps_per_view: Number of steps that are merged into one view. With more than 1 the cost is lower, and fewer
+            tokens are visible than in the sampler.
+        num_views: Number of views of a response part that are kept, drawn for every inner update; 0 keeps all.
+        choose: How views are chosen: `uniform`, or `uncertain`, with probabilities proportional to
             exp(-mean log-probability of the view's tokens when they were fixed / temperature).
         temperature: Temperature of `uncertain`, nats.
 
@@ -60,7 +60,7 @@ class Trace(LikelihoodEstimator):
     def _kept(
         self, scored: Bool[Tensor, "V L"], log_probs: Float[Tensor, " L"], generator: torch.Generator
     ) -> Int[Tensor, " K"]:
-        """Numbers of the views that are kept, in order. Without replacement, by the Gumbel-max trick."""
+        """Returns the indices of the kept views in order, drawn without replacement by the Gumbel-max trick."""
         keys = -torch.empty(len(scored)).exponential_(generator=generator).log()
         if self._choose == "uncertain":
             keys = keys - (scored * log_probs).sum(dim=1) / scored.sum(dim=1) / self._temperature
@@ -70,19 +70,19 @@ class Trace(LikelihoodEstimator):
 def trace_views(
     commit_step: Int[Tensor, " L"], scored: Bool[Tensor, " L"], steps_per_view: int
 ) -> tuple[Bool[Tensor, "V L"], Bool[Tensor, "V L"]]:
-    """Views of a response as its sampler saw it: one for each group of steps, which are scored in it.
+    """Returns the views of the sampler: one view for each group of steps, whose tokens it scores.
 
     >>> masked, scored = trace_views(torch.tensor([-1, 2, 0, 1]), torch.tensor([False, True, True, True]), 2)
     >>> masked.int().tolist(), scored.int().tolist()
     ([[0, 1, 1, 1], [0, 1, 0, 0]], [[0, 0, 1, 1], [0, 1, 0, 0]])
 
     Args:
-        commit_step: Step at which the sampler fixed each token; -1 where none was.
-        scored: Tokens that count; the others are masked like their step, and never scored.
-        steps_per_view: Steps that are merged into one view, from the first; the last view may have fewer.
+        commit_step: Step at which the sampler fixed each token; -1 for tokens that it did not fix.
+        scored: Tokens that may be scored; the others are masked by their step, but never scored.
+        steps_per_view: Number of steps that are merged into one view, from the first; the last view may have fewer.
 
     Returns:
-        Tokens that each view masks: those of its steps and of all later ones; and those that it scores.
+        The tokens that each view masks, which are those of its steps and of all later steps, and those that it scores.
     """
     steps = torch.tensor(sorted({int(step) for step in commit_step if step >= 0}), device=commit_step.device)
     if len(steps) == 0:
@@ -95,7 +95,7 @@ def trace_views(
 
 
 def _require_steps(row: Row) -> None:
-    """Raises ValueError if a scored token has no step."""
+    """Raises ConfigError if a scored token has no step."""
     if (row.commit_step[row.scored_mask] < 0).any():
         raise ConfigError(
             "trace: a scored token has no commit step; the rollout must record at which step each token was fixed"

@@ -1,4 +1,4 @@
-"""What an objective is: it gives every unit of scored tokens a loss; reducing and the KL are the same for all."""
+"""The base class of objectives, which compute a loss for every unit of scored tokens; reduction and KL are shared."""
 
 from __future__ import annotations
 
@@ -26,35 +26,36 @@ class UnitLosses:
 
     units: Units
     loss: Float[Tensor, " U"]
-    """To be minimised; carries the gradient."""
+    """Loss of each unit, with a gradient."""
     log_ratio: Float[Tensor, " U"] | None = None
-    """New over old log-probability, nats, for the metrics; no gradient. None for an objective without a ratio."""
+    """New minus old log-probability in nats, for the metrics, without a gradient. None for an objective without a
+    ratio."""
     is_clipped: Bool[Tensor, " U"] | None = None
-    """The clip is in force: the unit gives no gradient, or one with a clipped weight."""
+    """Whether the unit is clipped, so that it has no gradient or one with a clipped weight."""
 
 
 class Objective(ABC):
     """Turns log-probabilities and advantages into the loss of an inner update."""
 
     needs: frozenset[str] = frozenset({"old"})
-    """Which optional log-probabilities of the entries it reads, `old` and `behaviour`; the others are not computed."""
+    """The optional log-probabilities that the objective reads, of `old` and `behaviour`; others are not computed."""
     scope: ClassVar[Literal["unit", "group"]] = "unit"
-    """Whether the loss of a unit follows from the unit alone, or from all samples of its group: then all of them must
-    be on one rank and in one call."""
+    """Whether the loss of a unit depends only on the unit, or on all samples of its group, which must then be on one
+    rank and in one call."""
     level: str
     """The units; see :data:`unigrpo.algorithm.entries.LEVELS`."""
 
     @abstractmethod
     def losses(self, entries: Entries, columns: Columns) -> UnitLosses:
-        """The loss of every unit, without ``loss_coef``.
+        """Returns the loss of every unit, without ``loss_coef``.
 
         Args:
-            entries: Whole units; whole groups where ``scope`` is `group`.
+            entries: All entries of whole units, and of whole groups if ``scope`` is `group`.
             columns: Columns of their samples.
         """
 
     def __call__(self, entries: Entries, columns: Columns, counts: Counts, how: str) -> tuple[Tensor, Sums]:
-        """The partial loss, and the metrics.
+        """Returns the partial loss and the metrics.
 
         Args:
             entries: See :meth:`losses`.
@@ -74,12 +75,12 @@ class Objective(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class KLPenalty:
-    """``kl_coef`` times the KL to the reference, over units of its own."""
+    """``kl_coef`` times the KL to the reference, over its own units."""
 
     estimator: str = "k3"
     """`k2`, `k3`, or `exact`, which needs ``Entries.exact_kl``."""
     level: str = "token"
-    """The estimate of a view, span or sequence is divided by the number of tokens that the unit stands for."""
+    """Whether the estimate of a view, span or sequence is divided by the number of tokens that the unit represents."""
 
     def __post_init__(self) -> None:
         check_penalty(self.estimator, "algo.kl.estimator")
@@ -117,7 +118,7 @@ class KLPenalty:
 
 
 def _with_reference(entries: Entries, grouped: Units) -> Bool[Tensor, " U"]:
-    """Units whose sample has a reference."""
+    """Returns the units whose sample has a reference."""
     if entries.has_ref is None:
         return torch.ones(len(grouped), dtype=torch.bool, device=entries.weight.device)
     return per_unit((~entries.has_ref).to(entries.weight.dtype), grouped) == 0
@@ -126,7 +127,7 @@ def _with_reference(entries: Entries, grouped: Units) -> Bool[Tensor, " U"]:
 def total_loss(
     objective: Objective, kl: KLPenalty, entries: Entries, columns: Columns, counts: Counts, how: str
 ) -> tuple[Float[Tensor, ""], Sums]:
-    """The partial loss ``objective + kl_coef * KL``, to be minimised, and the metrics."""
+    """Returns the partial loss ``objective + kl_coef * KL`` and the metrics."""
     policy, sums = objective(entries, columns, counts, how)
     penalty, more = kl(entries, columns, counts, how)
     total = policy + penalty
@@ -137,26 +138,26 @@ def load_objective(name: str, options: Mapping[str, Any]) -> Objective:
     """Builds the objective of the file ``unigrpo/algorithm/objective/<name>.py``.
 
     Args:
-        name: The file.
+        name: Name of the file.
         options: Keyword arguments of its class.
 
     Raises:
-        ValueError: No such file, or an option that its class does not have or allow; the message lists the right ones.
+        ConfigError: There is no such file, or an option is unknown or wrong; the message lists the right ones.
     """
     return plugins.build(PACKAGE, name, Objective, options, setting="algo.objective")
 
 
 def check_level(setting: str, level: str) -> None:
-    """Raises ValueError unless the level is known; ``setting`` is its config name."""
+    """Raises ConfigError unless the level is known; ``setting`` is its config name."""
     if level not in LEVELS:
         raise ConfigError(f"{setting}: no {level!r}; choose one of {list(LEVELS)}")
 
 
 def checked_normalisation(normalise: str | None, level: str) -> str:
-    """The normalisation, or if it is None the usual one of the level: none for tokens, else by the tokens.
+    """Returns the normalisation. If it is None, it is that of the level: `none` for tokens, otherwise `tokens`.
 
     Raises:
-        ValueError: Unknown normalisation.
+        ConfigError: The normalisation is unknown.
     """
     if normalise is None:
         return "none" if level in ("token", "view_token") else "tokens"
@@ -166,14 +167,14 @@ def checked_normalisation(normalise: str | None, level: str) -> str:
 
 
 def weighted_sum(values: Float[Tensor, " N"], entries: Entries, grouped: Units, normalise: str) -> Float[Tensor, " U"]:
-    """The weighted sum over the entries of each unit: the estimate of the unit's log-likelihood or log-ratio.
+    """Returns the weighted sum over the entries of each unit, which estimates its log-likelihood or log-ratio.
 
     Args:
         values: Values of the entries.
-        entries: Entries whose weights count.
+        entries: Entries with the weights.
         grouped: The units.
-        normalise: `none`; `tokens` divides by the number of tokens that a unit stands for; `weights` divides by the
-            sum of the weights, which gives their mean.
+        normalise: `none`; `tokens` divides by the number of tokens that a unit represents; `weights` divides by the
+            sum of the weights, which gives a weighted mean.
     """
     total = per_unit(entries.weight * values, grouped)
     if normalise == "tokens":
@@ -184,7 +185,8 @@ def weighted_sum(values: Float[Tensor, " N"], entries: Entries, grouped: Units, 
 
 
 def unit_advantages(entries: Entries, columns: Columns, grouped: Units) -> Float[Tensor, " U"]:
-    """The advantage of each unit: that of its sample and span, or the mean over its tokens if they have their own."""
+    """Returns the advantage of each unit: that of its sample and span, or the mean over its tokens if they have own
+    ones."""
     if entries.token_advantage is None:
         return columns.advantage[grouped.sample, grouped.span]
     ones = torch.ones_like(entries.token_advantage)
@@ -192,7 +194,7 @@ def unit_advantages(entries: Entries, columns: Columns, grouped: Units) -> Float
 
 
 def old_log_probs(entries: Entries) -> Float[Tensor, " N"]:
-    """The old log-probabilities of the entries, which must be there."""
+    """Returns the old log-probabilities of the entries, which must not be None."""
     assert entries.old is not None, "the objective needs old log-probabilities, and none were computed"
     return entries.old
 

@@ -18,12 +18,12 @@ from unigrpo.algorithm.objective.base import (
 
 
 class Cispo(Objective):
-    """-clip(r) A log p, where the clipped ratio r is a constant for the gradient.
+    """-clip(r) A log p, with no gradient through the clipped ratio r.
 
     Args:
         level: Units of the ratio.
-        normalise: As in `clipped`, for ratio and log-probability alike.
-        two_sided: Also holds the ratio above ``1 - clip_low``; the source bounds it from above alone.
+        normalise: As in `clipped`, for both ratio and log-probability.
+        two_sided: Whether the ratio is also clipped below at ``1 - clip_low``; the source clips it only from above.
 
     Source:
         CISPO of MiniMax-M1, arXiv:2506.13585, section 3.1.

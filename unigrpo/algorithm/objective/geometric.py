@@ -12,9 +12,9 @@ from unigrpo.algorithm.objective.base import Objective, UnitLosses, old_log_prob
 class Geometric(Objective):
     """-A exp(mean over the scored tokens of a response part of the clipped log-ratio of the token).
 
-    The log-ratio of a token is held below log(1 + clip_high) where A is positive, and above log(1 - clip_low) where
-    it is negative, as in the clipped surrogate. The views of a token are added up before its ratio is taken. A part
-    counts as clipped in the metrics if all its tokens are.
+    The log-ratio of a token is clipped to at most log(1 + clip_high) if A is positive, and to at least
+    log(1 - clip_low) if A is negative, as in the clipped surrogate. The views of a token are added up before its ratio
+    is computed. The metrics count a part as clipped if all its tokens are clipped.
 
     Source:
         GMPO, arXiv:2507.20673, equation 4, whose bounds are exp(-0.4) and exp(0.4):

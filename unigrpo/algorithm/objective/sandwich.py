@@ -12,18 +12,18 @@ from unigrpo.algorithm.objective.base import Objective, UnitLosses, weighted_sum
 class Sandwich(Objective):
     """-A L of every response part, with L = ELBO where A >= 0 and mix EUBO + (1 - mix) ELBO where A < 0.
 
-    ELBO is the weighted sum of the log-probabilities over the number of tokens of the part: with the likelihood
-    `block_masks`, the mean over the views of the mean over their masked tokens. EUBO is the mean over the scored
+    ELBO is the weighted sum of the log-probabilities divided by the number of tokens of the part. With the likelihood
+    `block_masks`, it is the mean over the views of the mean over their masked tokens. EUBO is the mean over the scored
     tokens k of ``1/beta log(mean over the views v of [k is masked in v] p_k^beta / rate_v)``. Neither old
     log-probabilities nor clip bounds are used.
 
     Args:
         beta: Exponent of the upper bound, at least 1; larger is looser.
-        mix: Share of the upper bound.
+        mix: Weight of the upper bound, from 0 to 1.
 
     Source:
-        SPG, arXiv:2510.09541, and its released code: beta 1.5 (Sudoku 1.0), mix 0.5, no KL. There the responses of a
-        batch count in proportion to their lengths: ``actor.loss_agg_mode`` `token_mean`.
+        SPG, arXiv:2510.09541, and its released code: beta 1.5 (Sudoku 1.0), mix 0.5, no KL. There the weight of a
+        response is proportional to its length: ``actor.loss_agg_mode`` `token_mean`.
     """
 
     needs = frozenset[str]()

@@ -22,17 +22,17 @@ from unigrpo.algorithm.objective.base import (
 class UnconditionalClip(Objective):
     """-c / C A log p of every unit, with c = clip(r, 1 - clip_low, 1 + clip_high) and C the mean of c in the group.
 
-    c and C are constants for the gradient. The surrogate of PPO leaves a ratio unclipped where clipping would raise
-    the objective, so that noise in an estimated ratio can make a gradient of any size; here the ratio is clipped
-    whatever the sign of the advantage, and the update is a weighted mean of the gradients of the group.
+    c and C have no gradient. The surrogate of PPO does not clip a ratio if clipping would raise the objective, so that
+    noise in an estimated ratio can make a gradient arbitrarily large. Here the ratio is clipped for both signs of the
+    advantage, and the update is a weighted mean of the gradients of the group.
 
     Args:
         level: Units of the ratio.
-        normalise: As in `clipped`, for ratio and log-probability alike.
+        normalise: As in `clipped`, for both ratio and log-probability.
 
     Source:
-        StableDRL, arXiv:2603.06743. Its released code clips the weights from above alone and normalises them over
-        the samples of a device; it takes log p from the bounds of SPG.
+        StableDRL, arXiv:2603.06743. Its released code clips the weights only from above and normalises them over the
+        samples of a device; its log p are the bounds of SPG.
     """
 
     scope = "group"
@@ -56,7 +56,7 @@ class UnconditionalClip(Objective):
 
 
 def _group_mean(values: Float[Tensor, " U"], grouped: Units, columns: Columns) -> Float[Tensor, " B"]:
-    """The mean over the responses of each sample's group that have units, of the mean over their units."""
+    """Returns, for each sample, the mean over the responses of its group with units of the mean over their units."""
     means = response_mean(values, grouped, columns)
     has_units = (columns.num_units[grouped.level] > 0).any(dim=1)
     same = (columns.group[:, None] == columns.group) & has_units

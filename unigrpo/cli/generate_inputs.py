@@ -148,13 +148,12 @@ def _load_image_tokenizer(config: GenerateConfig, vocabulary: Vocabulary) -> Ima
         raise ConfigError(
             f"{config.model}: a text-only checkpoint (codebook_size is 0); task {config.task} needs images"
         )
-    loaded = find_image_tokenizer(config.image_tokenizer, config.model)
+    loaded = find_image_tokenizer(config.image_tokenizer, config.model, torch_device(config.device))
     if loaded is None:
         raise ConfigError(
             f"{config.model}: no folder image_tokenizer is in it; name one with --image_tokenizer, for example "
             "showlab/magvitv2"
         )
-    loaded.to(torch_device(config.device))  # type: ignore[arg-type]
     name = config.image_tokenizer or f"{config.model}/image_tokenizer"
     if loaded.codebook_size != vocabulary.codebook_size:
         raise ConfigError(

@@ -129,11 +129,11 @@ def unigrpo_plan(config: RunConfig, inputs: Inputs | None, assumed: Assumptions)
     lines += time_lines
     per_sample = flops.generate / config.num_generated_per_step / (hardware.tflops * 1e12 * assumed.mfu)
     lines.append(f"            {1 / per_sample:.2f} samples a second by each generating GPU, if all steps are needed")
-    lines += reward_time_lines(config, times_of(config.num_policy_ranks))
+    lines += reward_time_lines(config, times_of(config.actor.num_ranks))
     evaluation = 0.0
     if config.eval.dataset:
         evaluation = evaluation_flops(config, size, prompts.held_out, mean, codes, PUBLISHED_CODEBOOK_SIZE)
-    evaluation /= hardware.tflops * 1e12 * assumed.mfu * config.num_policy_ranks
+    evaluation /= hardware.tflops * 1e12 * assumed.mfu * config.actor.num_ranks
     lines += whole_run_lines(config, whole_step(seconds, config.rollout.max_staleness), evaluation)
     lines += _resource_lines(config, size, seconds)
     return "\n".join([*lines, *_ending(inputs is not None)])
@@ -200,7 +200,7 @@ def _run_memory_lines(config: RunConfig, size: ModelSize, prompts: _Prompts, har
     lines = _memory_lines(memory, "policy GPU", hardware)
     if config.has_dedicated_reference_gpus:
         gigabytes = memory.gpu["weights"] + memory.gpu["score"]
-        lines.append(f"            {gigabytes:.2f} GB on each of {config.num_policy_ranks} reference GPUs")
+        lines.append(f"            {gigabytes:.2f} GB on each of {config.actor.num_ranks} reference GPUs")
     if config.rollout.num_workers:
         gigabytes = rollout_memory_gb(config, size, longest)
         check_rollouts_fit(gigabytes, hardware)
@@ -305,7 +305,7 @@ def _model_lines(config: BaseRunConfig, is_checked: bool) -> tuple[ModelSize, li
 
 def _workers(config: RunConfig) -> str:
     needs = cluster.required(config)
-    ranks = config.num_policy_ranks
+    ranks = config.actor.num_ranks
     processes = sum(ranks if term.on_policy_gpus else term.min_workers for term in config.reward.terms)
     parts = [counted(ranks, "policy rank")]
     parts += [counted(config.rollout.num_workers, "rollout worker")] if config.rollout.num_workers else []

@@ -171,11 +171,6 @@ class RunConfig(BaseRunConfig):
         return EvaluationProtocol(source="the settings of the run", text=text, image=image)
 
     @property
-    def num_policy_ranks(self) -> int:
-        """Number of policy processes, each with one GPU."""
-        return self.actor.num_ranks
-
-    @property
     def has_reference(self) -> bool:
         """Whether the policy is compared with a frozen reference."""
         return self.algo.kl.init_coef > 0

@@ -194,11 +194,11 @@ def _probe(address: str) -> None:
 
 def required(config: RunConfig) -> ResourceRequest:
     """Returns the GPUs and CPUs of all workers: one of each for a policy rank, and those of the reward processes."""
-    models = config.num_policy_ranks
+    models = config.actor.num_ranks
     if config.has_dedicated_reference_gpus:
         models *= 2
     models += config.rollout.num_workers
-    terms, ranks = config.reward.terms, config.num_policy_ranks
+    terms, ranks = config.reward.terms, config.actor.num_ranks
     return ResourceRequest(
         gpus=models + math.ceil(sum(t.min_workers * t.num_gpus for t in terms)),
         cpus=models + math.ceil(sum((ranks if t.on_policy_gpus else t.min_workers) * t.cpus for t in terms)),
@@ -258,7 +258,7 @@ def check_cluster(config: BaseRunConfig, needs: ResourceRequest, gpu_roles: str)
 
 
 def _gpu_roles(config: RunConfig) -> str:
-    ranks = config.num_policy_ranks
+    ranks = config.actor.num_ranks
     roles = [f"{ranks} for the policy"]
     if config.has_reference_workers and config.train.colocate_actor_ref:
         roles = [f"{ranks} for policy and reference together"]

@@ -109,9 +109,7 @@ class Policy:
         tokenizer = load_tokenizer(str(name), "model")
         model = load_policy(name, getattr(torch, kind), attn_implementation, compile=compile)
         model.to(where)  # type: ignore[arg-type]
-        codes = find_image_tokenizer(image_tokenizer, str(name))
-        if codes is not None:
-            codes.to(where)  # type: ignore[arg-type]
+        codes = find_image_tokenizer(image_tokenizer, str(name), where)
         vocabulary = Vocabulary.from_pretrained_parts(model.config, tokenizer)
         sampling = SamplingDefaults.read(local_folder(name))
         return cls(model=model, tokenizer=tokenizer, vocabulary=vocabulary, image_tokenizer=codes, sampling=sampling)

@@ -176,14 +176,12 @@ class ImageTokenizer(PreTrainedModel):
         return [Image.fromarray(array) for array in arrays]
 
 
-def load_image_tokenizer(
-    name: str | Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
-) -> ImageTokenizer:
-    """Returns the image tokenizer of a folder or Hub name, frozen and in evaluation mode.
+def load_image_tokenizer(name: str | Path, device: torch.device | str = "cpu") -> ImageTokenizer:
+    """Returns the image tokenizer of a folder or Hub name, frozen, in evaluation mode and in float32, as the original
+    runs: rounding changes codes.
 
     Args:
         name: Folder or Hub name in the format of showlab/magvitv2, or as `save_pretrained` writes it.
-        dtype: Type of the weights; the original runs in float32, and rounding changes codes.
         device: Device of the weights.
 
     Raises:
@@ -212,7 +210,7 @@ def load_image_tokenizer(
             )
     check_finite(folder, found)
     model.load_state_dict(found | tables, assign=True)
-    nn.Module.to(model.requires_grad_(False).eval(), device=device, dtype=dtype)
+    nn.Module.to(model.requires_grad_(False).eval(), device=device, dtype=torch.float32)
     return model
 
 

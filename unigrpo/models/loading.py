@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from unigrpo import CheckpointError
@@ -125,13 +126,18 @@ def _growth(normalizer: Mapping[str, Any]) -> int:
     return 1
 
 
-def find_image_tokenizer(name: str, model: str) -> ImageTokenizer | None:
+def find_image_tokenizer(name: str, model: str, device: torch.device | str = "cpu") -> ImageTokenizer | None:
     """Returns the image tokenizer that is named, or else the one in the model's folder; None if there is none.
+
+    Args:
+        name: Folder or Hub name; empty for the one of the model.
+        model: Folder or Hub name of the model.
+        device: Device of the weights.
 
     Raises:
         ValueError: The image tokenizer cannot be loaded.
     """
     if name:
-        return load_image_tokenizer(name)
+        return load_image_tokenizer(name, device)
     own = local_folder(model) / "image_tokenizer"
-    return load_image_tokenizer(str(own)) if own.is_dir() else None
+    return load_image_tokenizer(str(own), device) if own.is_dir() else None

@@ -28,10 +28,9 @@ class DenoisingWorker(TrainedWorker):
         Raises:
             ValueError: A source or the image tokenizer is not as expected.
         """
-        tokenizer = load_tokenizer(config.actor.model_name_or_path)
-        image_tokenizer = find_image_tokenizer(config.image.tokenizer, config.actor.model_name_or_path)
-        if image_tokenizer is not None:
-            image_tokenizer.to(engine.device)  # type: ignore[arg-type]
+        name = config.actor.model_name_or_path
+        tokenizer = load_tokenizer(name)
+        image_tokenizer = find_image_tokenizer(config.image.tokenizer, name, engine.device)
         super().__init__(engine, config.ds.lora, tokenizer, image_tokenizer, SamplingDefaults.of_run(config))
         self._config = config
         self.vocabulary = Vocabulary.from_pretrained_parts(engine.model.config, tokenizer)

@@ -85,7 +85,7 @@ def test_a_cluster_that_is_too_small_is_an_error_with_the_numbers(
 
 def test_a_cluster_that_just_suffices_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 5.0, "GPU": 2.0})
-    assert check_resources(run_config()) == ResourceRequest(gpus=2, cpus=5)
+    check_resources(run_config())
 
 
 def test_training_without_zero_is_refused() -> None:

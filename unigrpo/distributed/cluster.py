@@ -215,15 +215,13 @@ def check_zero_stage(config: BaseRunConfig) -> None:
         raise ConfigError("ds.zero_stage is 0; choose 1, 2 or 3: without ZeRO, DeepSpeed does not check gradients")
 
 
-def check_resources(config: RunConfig) -> ResourceRequest:
+def check_resources(config: RunConfig) -> None:
     """Compares the resources that the run needs with those of the cluster, before anything starts.
 
     Raises:
         ValueError: The cluster is too small, or the run cannot work on any cluster; see :func:`check_zero_stage`.
     """
-    needs = required(config)
-    check_cluster(config, needs, _gpu_roles(config))
-    return needs
+    check_cluster(config, required(config), _gpu_roles(config))
 
 
 def stage_needs(config: BaseRunConfig) -> ResourceRequest:

@@ -15,6 +15,8 @@ from torch.serialization import safe_globals
 
 from unigrpo import CheckpointError
 
+CHECKPOINT_TAG = "engine"
+"""Name of DeepSpeed's folder inside a checkpoint."""
 OVERRIDE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 """Environment variable of torch that overrides the argument ``weights_only`` of `torch.load`."""
 

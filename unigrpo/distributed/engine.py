@@ -17,15 +17,12 @@ from transformers import PreTrainedModel
 from unigrpo import CheckpointError
 from unigrpo.config import BaseRunConfig
 from unigrpo.distributed import compat
-from unigrpo.distributed.deepspeed_files import without_code
+from unigrpo.distributed.deepspeed_files import CHECKPOINT_TAG, without_code
 from unigrpo.distributed.resharding import check_fits, load_resharded
 from unigrpo.distributed.strategy import UniGRPOStrategy, training_settings
 from unigrpo.models.checkpoint_io import meta_copy, save_weights
 from unigrpo.models.lora import add_adapters_like
 from unigrpo.training.optimizer_step import ScheduleLength, advance
-
-CHECKPOINT_TAG = "engine"
-"""Name of DeepSpeed's folder inside a checkpoint."""
 
 
 def max_over_ranks(number: int, device: torch.device) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unigrpo import CheckpointError
 from unigrpo.config import BaseRunConfig
-from unigrpo.distributed.deepspeed_files import load_mapped, without_code
+from unigrpo.distributed.deepspeed_files import CHECKPOINT_TAG, load_mapped, without_code
 from unigrpo.models.checkpoint_io import load_config, save_tokenizer_and_config, save_weights
 from unigrpo.models.loading import find_image_tokenizer, load_tokenizer
 from unigrpo.models.lora import add_lora
@@ -19,8 +19,6 @@ from unigrpo.models.weight_files import check_names
 
 WHOLE = "mp_rank_00_model_states.pt"
 """File of DeepSpeed's checkpoints that holds all weights, up to ZeRO-2."""
-TAG = "engine"
-"""Name of DeepSpeed's folder inside a checkpoint."""
 
 
 def export_checkpoint(config: BaseRunConfig, checkpoint: Path, folder: Path) -> None:
@@ -65,7 +63,7 @@ def checkpoint_weights(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
     Raises:
         CheckpointError: There is no checkpoint in the folder, or its files cannot be read.
     """
-    engine = folder / TAG
+    engine = folder / CHECKPOINT_TAG
     if not engine.is_dir():
         raise CheckpointError(f"{folder}: no DeepSpeed checkpoint; name a run whose checkpoints are whole")
     try:
@@ -74,7 +72,7 @@ def checkpoint_weights(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
         from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint  # noqa: PLC0415  # slow import
 
         with without_code(engine):
-            whole: Any = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=TAG)
+            whole: Any = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=CHECKPOINT_TAG)
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"{engine}: the weights could not be read ({type(error).__name__}: {error}); name another --step"

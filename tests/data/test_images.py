@@ -122,7 +122,7 @@ def test_a_file_that_is_no_image_is_refused_and_named(tmp_path, content):
         file.write_bytes(content)
     reason = r"\(\w+: .*give a PNG" if content is not None else "since there is no such file"
     with pytest.raises(ValueError, match=rf"photo\.png: no image could be read,? {reason}"):
-        image_pixels([file], 8)
+        image_pixels([file], 8, "crop")
 
 
 def test_an_image_that_ends_early_is_refused_and_named(tmp_path):

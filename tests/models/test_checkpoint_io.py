@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 from unigrpo import CheckpointError
 from unigrpo.config import LoRAConfig
 from unigrpo.cost.memory import ModelSize
-from unigrpo.models import weight_files
+from unigrpo.models import checkpoint_io, weight_files
 from unigrpo.models.checkpoint_io import load_config, load_policy, save_policy
 from unigrpo.models.loading import load_tokenizer
 from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
@@ -142,10 +142,13 @@ def test_a_hub_name_is_downloaded_without_code_or_pickles(folder, monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shard_size", ["5GB", "4KB"])
-def test_a_saved_checkpoint_reloads_bit_equal_in_the_published_layout(folder, tmp_path, dtype, shard_size):
+def test_a_saved_checkpoint_is_loaded_bit_equal_in_the_published_layout(
+    folder, tmp_path, dtype, shard_size, monkeypatch
+):
+    monkeypatch.setattr(checkpoint_io, "MAX_SHARD_SIZE", shard_size)
     model, tokenizer = load_policy(folder, dtype, "sdpa"), AutoTokenizer.from_pretrained(folder)
     saved = tmp_path / "saved"
-    save_policy(model, tokenizer, saved, max_shard_size=shard_size)
+    save_policy(model, tokenizer, saved)
     again = load_policy(saved, dtype, "sdpa").state_dict()
     assert again.keys() == model.state_dict().keys()
     assert all(torch.equal(again[name], tensor) for name, tensor in model.state_dict().items())
@@ -173,19 +176,22 @@ def test_a_saved_checkpoint_reloads_bit_equal_in_the_published_layout(folder, tm
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
-def test_saved_weights_have_the_permissions_that_the_umask_gives(folder, tmp_path, umask, mode):
+def test_saved_weights_have_the_permissions_that_the_umask_gives(folder, tmp_path, umask, mode, monkeypatch):
     """The safetensors library gives 0o600 whatever the umask is, so that a colleague cannot read a model."""
+    monkeypatch.setattr(checkpoint_io, "MAX_SHARD_SIZE", "4KB")
     before = os.umask(umask)
     try:
-        save_policy(load(folder), AutoTokenizer.from_pretrained(folder), tmp_path, max_shard_size="4KB")
+        save_policy(load(folder), AutoTokenizer.from_pretrained(folder), tmp_path)
     finally:
         os.umask(before)
     assert {path.stat().st_mode & 0o777 for path in tmp_path.glob("*.safetensors")} == {mode}
 
 
-def test_saving_again_leaves_no_old_shards_behind(folder, tmp_path):
+def test_saving_again_leaves_no_old_shards_behind(folder, tmp_path, monkeypatch):
     model, tokenizer = load(folder), AutoTokenizer.from_pretrained(folder)
-    save_policy(model, tokenizer, tmp_path, max_shard_size="4KB")
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint_io, "MAX_SHARD_SIZE", "4KB")
+        save_policy(model, tokenizer, tmp_path)
     model.get_input_embeddings().weight.data.zero_()
     save_policy(model, tokenizer, tmp_path)
     assert not load(tmp_path).get_input_embeddings().weight.any()

@@ -7,7 +7,7 @@ from unigrpo.runs.progress import ProgressBar, ProgressLines, progress
 def test_lines_in_a_pipe_have_the_step_the_values_and_the_time_left(capsys, monkeypatch):
     clock = [100.0]
     monkeypatch.setattr(progress_module.time, "monotonic", lambda: clock[0])
-    lines = ProgressLines("UniGRPO", 12, 2)
+    lines = ProgressLines("UniGRPO", 12, 2, "step")
     for step in range(3, 13):
         clock[0] += 2.0
         lines.show(step, {"text": f"0.{step}", "s/step": "2.0"})

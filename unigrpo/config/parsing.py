@@ -85,7 +85,7 @@ def hide_sections(parser: ArgumentParser) -> None:
             action.help = SUPPRESS
 
 
-def hide_flags(parser: ArgumentParser, prefixes: Sequence[str], but: Sequence[str] = ()) -> None:
+def hide_flags(parser: ArgumentParser, prefixes: Sequence[str], but: Sequence[str]) -> None:
     """Leaves flags out of the help of a parser, which still takes them.
 
     Args:

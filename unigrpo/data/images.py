@@ -44,7 +44,7 @@ MAX_INTERMEDIATE = 2**24
 """Most pixels that a resize may hold between its two passes."""
 
 
-def image_pixels(paths: Sequence[str | Path], resolution: int, fit: Fit = "crop") -> Float[Tensor, "B 3 R R"]:
+def image_pixels(paths: Sequence[str | Path], resolution: int, fit: Fit) -> Float[Tensor, "B 3 R R"]:
     """Returns square pixels in [-1, 1] of image files.
 
     Raises:
@@ -86,7 +86,7 @@ def read_image(path: str | Path | io.BytesIO) -> Image.Image:
         ) from error
 
 
-def square_pixels(image: Image.Image, resolution: int, fit: Fit = "crop") -> Float[Tensor, "3 R R"]:
+def square_pixels(image: Image.Image, resolution: int, fit: Fit) -> Float[Tensor, "3 R R"]:
     """Returns an RGB image as a square of this size, in [-1, 1]; bicubic, on 8-bit values as in the original.
 
     Raises:
@@ -95,7 +95,7 @@ def square_pixels(image: Image.Image, resolution: int, fit: Fit = "crop") -> Flo
     return normalized(square_bytes(image, resolution, fit))
 
 
-def square_bytes(image: Image.Image, resolution: int, fit: Fit = "crop") -> UInt8[Tensor, "3 R R"]:
+def square_bytes(image: Image.Image, resolution: int, fit: Fit) -> UInt8[Tensor, "3 R R"]:
     """Returns an RGB image as a square of this size, as the 8-bit values of :func:`square_pixels`."""
     if fit == "crop":
         square = _crop(image, resolution)

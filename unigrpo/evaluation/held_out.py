@@ -96,7 +96,7 @@ def prompt_scores(measured: Mapping[str, Measured], prompts: Sequence[Prompt]) -
 
 
 def measure_all(
-    policy: WorkerGroup, reward: RewardScorer, prompts: list[Prompt], config: RunConfig, version: int = 0
+    policy: WorkerGroup, reward: RewardScorer, prompts: list[Prompt], config: RunConfig, version: int
 ) -> dict[str, Measured]:
     """Measures `greedy` samples, and `sampled` ones if the config asks for them.
 

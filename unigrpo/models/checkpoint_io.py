@@ -50,6 +50,7 @@ ARCHITECTURE: dict[str, Any] = {
 }
 """Published config keys that choose another transformer than ours, each with the one value that we support."""
 MAX_SHARD_SIZE = "5GB"
+"""Largest size of a file of weights."""
 
 
 def load_policy(
@@ -140,13 +141,7 @@ def load_config(name: str | Path) -> MMadaConfig:
         raise CheckpointError(f"{name}: config.json has a value that is not possible ({first_line(error)})") from error
 
 
-def save_policy(
-    model: MMadaModelLM,
-    tokenizer: PreTrainedTokenizerBase,
-    folder: str | Path,
-    *,
-    max_shard_size: str = MAX_SHARD_SIZE,
-) -> None:
+def save_policy(model: MMadaModelLM, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
     """Writes a checkpoint in the published format: safetensors, in shards with an index if large, config and
     tokenizer.
 
@@ -154,10 +149,9 @@ def save_policy(
         model: The model, which is written in the type of its weights.
         tokenizer: The tokenizer of the checkpoint.
         folder: Where to write; may exist, and weights in it are replaced.
-        max_shard_size: Largest size of a file of weights.
     """
     (Path(folder) / INDEX).unlink(missing_ok=True)  # transformers leaves it behind when one file is enough
-    model.save_pretrained(folder, max_shard_size=max_shard_size)
+    model.save_pretrained(folder, max_shard_size=MAX_SHARD_SIZE)
     save_tokenizer_and_config(model.config, tokenizer, folder)
 
 

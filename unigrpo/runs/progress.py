@@ -42,7 +42,7 @@ def progress(title: str, num_steps: int, first_step: int = 0, unit: str = "step"
 class ProgressBar:
     """A bar that is written again with every step."""
 
-    def __init__(self, title: str, num_steps: int, first_step: int, unit: str = "step") -> None:
+    def __init__(self, title: str, num_steps: int, first_step: int, unit: str) -> None:
         self._bar = tqdm(total=num_steps, initial=first_step, desc=title, unit=unit, mininterval=0, ascii=" #")
 
     def show(self, step: int, shown: Mapping[str, str]) -> None:
@@ -56,7 +56,7 @@ class ProgressBar:
 class ProgressLines:
     """A line for a step, with the time that is left if the next steps take as long as those so far."""
 
-    def __init__(self, title: str, num_steps: int, first_step: int, unit: str = "step") -> None:
+    def __init__(self, title: str, num_steps: int, first_step: int, unit: str) -> None:
         self._title, self._num_steps, self._first_step, self._unit = title, num_steps, first_step, unit
         self._started = time.monotonic()
         self._written = -SECONDS_BETWEEN_LINES

@@ -284,7 +284,7 @@ class Trainer(ABC, Generic[Config, State]):
 class StepTimer:
     """Seconds of one step and of its phases."""
 
-    def __init__(self, phases: Sequence[str] = ()) -> None:
+    def __init__(self, phases: Sequence[str]) -> None:
         self._started = time.monotonic()
         self._seconds: dict[str, float] = dict.fromkeys(phases, 0.0)
 

@@ -35,7 +35,7 @@ def test_a_run_goes_on_unasked_only_with_its_own_settings(resumed, caplog):
     run, store = resumed
     automatic = replace(run, ckpt=replace(run.ckpt, load_enable="auto"))
     assert type(run)().ckpt.load_enable == "auto", "the default"
-    with pytest.raises(ConfigError, match=r"holds no run; give the run_dir of the run that wrote it"):
+    with pytest.raises(ConfigError, match=r"has no run; give the run_dir of the run that wrote it"):
         check_checkpoint(automatic, store)
     metrics = Path(run.run_dir) / "metrics.jsonl"
     metrics.write_text("{}\n")
@@ -52,7 +52,7 @@ def test_a_run_goes_on_unasked_only_with_its_own_settings(resumed, caplog):
     caplog.clear()
     empty = CheckpointStore(metrics.parent / "none", max_num=1)
     check_checkpoint(automatic, empty)
-    assert "holds a run without a checkpoint; it starts again" in caplog.text
+    assert "has a run without a checkpoint, which starts again" in caplog.text
 
 
 def test_a_run_cannot_be_resumed_to_fewer_steps_than_are_finished(resumed):

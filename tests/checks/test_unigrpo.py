@@ -146,7 +146,7 @@ def test_a_file_with_a_share_of_the_prompts_and_none_to_train_on_is_named(mixed,
     both = f"{run.data.prompt_dataset},{tmp_path / 'draw.jsonl'}"
     data = dataclasses.replace(run.data, prompt_dataset=both, prompt_probs=(2.0, 1.0), tasks=("text",))
     with pytest.raises(
-        ValueError, match=r"draw.jsonl a weight, but it has no prompt that is trained on; see data.tasks"
+        ValueError, match=r"draw.jsonl has a sampling weight .*, but no prompt to train on; see data.tasks"
     ):
         check_inputs(changed(run, data=data))
 

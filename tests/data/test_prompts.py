@@ -177,7 +177,7 @@ def test_probabilities_give_each_file_its_share_and_epochs_of_its_own():
     assert all(sorted(of_a[i : i + 3]) == ["0", "1", "2"] for i in range(0, 750, 3))
     again = PromptStream(mixed, batch_size=100, num_samples=1, seed=1, probs={"a": 3.0, "b": 1.0})
     assert [r.prompt for r in again.requests(7)] == drawn[700:800]
-    with pytest.raises(ValueError, match=r"gives c a weight, but it has no prompt"):
+    with pytest.raises(ValueError, match=r"c has a sampling weight .*, but no prompt"):
         PromptStream(mixed, batch_size=1, num_samples=1, seed=1, probs={"a": 1.0, "c": 1.0})
 
 

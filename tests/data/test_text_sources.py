@@ -247,7 +247,7 @@ def test_an_image_that_is_no_file_is_refused(tmp_path, name):
         ("s3://bucket/a.png", "is an address; download it"),
         ("ftp://host/a.png", "is an address; download it"),
         ('embedded:{"table": "other.json", "split": "train", "row": 0, "column": "a", "position": 0}',
-         "is a name that this program alone gives"),
+         "is a name that only this program may use"),
     ],
 )  # fmt: skip
 def test_a_row_names_no_image_of_the_web_or_of_another_table(tmp_path, monkeypatch, image, message):

@@ -91,7 +91,9 @@ def test_a_damaged_checkpoint_is_skipped_and_reading_it_says_what_is_wrong(tmp_p
 def test_if_no_checkpoint_is_whole_the_run_does_not_start_anew(tmp_path):
     store = CheckpointStore(tmp_path, max_num=3)
     (save(store, 2) / "policy" / "weights.bin").unlink()
-    with pytest.raises(ValueError, match=r"no checkpoint is whole \(step_00000002: policy/weights.bin is missing\)"):
+    with pytest.raises(
+        ValueError, match=r"no checkpoint is complete \(step_00000002: policy/weights.bin is missing\)"
+    ):
         CheckpointStore(tmp_path, max_num=3).latest()
 
 

@@ -20,7 +20,7 @@ from unigrpo.runs.config_file import (
 def test_a_config_with_a_hidden_value_does_not_start_a_run():
     term = RewardTermConfig(name="judge", options={"url": "http://(hidden)@host/v1", "model": "m"})
     check_no_secret_is_missing(RunConfig())
-    with pytest.raises(ValueError, match=r"reward.terms holds '\(hidden\)', .* give the secret again"):
+    with pytest.raises(ValueError, match=r"reward.terms contains '\(hidden\)', .* give the secret again"):
         check_no_secret_is_missing(RunConfig(reward=RewardConfig(terms=(term,))))
 
 

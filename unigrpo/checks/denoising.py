@@ -17,7 +17,7 @@ from unigrpo.records import Prompt
 
 IMAGE_TASKS = ("t2i", "mmu", "r2i")
 FRAME_TOKENS = 3
-"""Number of tokens of a row with an image besides text and codes: the task token and the two around the image."""
+"""Number of tokens of a row with an image besides text and codes: the task token, start-of-image and end-of-image."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The check that the images of prompts can be read. Images that a run has read before are not decoded again."""
+"""Checks that the images of prompts can be read. Images that a run has read before are not decoded again."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from unigrpo.data.images import FORMATS, MAX_PIXELS, MAX_RATIO, read_image
 logger = logging.getLogger(__name__)
 
 NUM_TIMED_IMAGES = 64
-"""Number of images from whose decoding the time for all is estimated."""
+"""Number of images that are decoded first to estimate the time for all."""
 NOTABLE_SECONDS = 10.0
-"""Estimated duration from which the log announces the decoding."""
+"""Smallest estimated duration that the log announces, in seconds."""
 MIN_KEPT = 1000
-"""Number of newly decoded images from which the file of known images gets them; fewer are decoded within seconds."""
+"""Smallest number of newly decoded images that are added to the file of known images."""
 RULES = f"Pillow {PIL.__version__}, {FORMATS}, {MAX_PIXELS}, {MAX_RATIO}"
-"""What decides whether an image can be read, besides the image."""
+"""Version of Pillow, formats and limits, on which it depends whether an image can be read."""
 
 
 def known_images_file() -> Path:
@@ -62,7 +62,7 @@ def unreadable_images(images: Sequence[str]) -> dict[str, str]:
 
 
 def _digest(image: str) -> str:
-    """Returns what tells an image from its other versions; empty if it is not there.
+    """Returns a digest of the version of an image; empty if the image does not exist.
 
     It covers path, size and time of the last change of a file, or the bytes of an image in a table.
     """
@@ -98,7 +98,7 @@ def _keep(file: Path, digests: Sequence[str]) -> None:
 
 
 def _problem(image: str) -> str:
-    """Returns why an image cannot be read; empty if it can."""
+    """Returns the reason why an image cannot be read; empty if it can be read."""
     try:
         read_image(image)
     except ValueError as error:

@@ -15,7 +15,7 @@ from unigrpo.runs.directory import holds_run
 logger = logging.getLogger(__name__)
 
 FIXED_SETTINGS = ("actor.model_name_or_path", "ds.lora.", "ds.zero_stage")
-"""Settings to which the files of a checkpoint belong: the model whose weights they change, and how they are split."""
+"""Settings that must match the files of a checkpoint: the model, LoRA, and the sharding of the states."""
 FREE_SETTINGS = (
     "train.num_steps",
     "train.collective_timeout_minutes",
@@ -24,23 +24,23 @@ FREE_SETTINGS = (
     "ckpt.",
     "logger.",
 )
-"""Settings that a run may change when it goes on unasked: they do not change what a step does, except for the rounding
-of sums over ranks."""
+"""Settings that may change when a run resumes with `auto`: they do not affect a step, except for the rounding of sums
+over ranks."""
 
 
 def check_checkpoint(config: RunConfig | StageConfig, checkpoints: CheckpointStore) -> None:
     """Checks the checkpoint from which a run would resume, if it is to resume.
 
     Raises:
-        ValueError: None is whole, it is further than the run is to go, it was written with settings that its files
-            belong to, or it belongs to another run and resuming was not requested.
+        ValueError: No checkpoint is complete, it has more steps than the run, its files do not fit the settings, or it
+            belongs to another run and resuming was not requested.
     """
     found = None if config.ckpt.load_enable is False else checkpoints.latest()
     if config.ckpt.load_enable == "auto":
         _check_same_run(config, found)
     if found is None:
         if holds_run(config):
-            logger.warning("run_dir %s holds a run without a checkpoint; it starts again", config.run_dir)
+            logger.warning("run_dir %s has a run without a checkpoint, which starts again at step 0", config.run_dir)
         return
     ranks = found.state.get("num_policy_ranks", 1)
     if ranks != config.actor.num_ranks:
@@ -60,7 +60,7 @@ def _check_same_run(config: RunConfig | StageConfig, found: Checkpoint | None) -
     """Raises ValueError if the run directory or the checkpoint belongs to another run than this one."""
     if found is not None and not holds_run(config):
         raise ConfigError(
-            f"{found.folder} is there, but run_dir {config.run_dir} holds no run; give the run_dir of the run that "
+            f"{found.folder} exists, but run_dir {config.run_dir} has no run; give the run_dir of the run that "
             "wrote it, or another --ckpt.path, or resume from it with --ckpt.load_enable true"
         )
     if not holds_run(config):
@@ -93,4 +93,4 @@ def _check_changed_settings(config: RunConfig | StageConfig) -> None:
             "or start a new run in another --run_dir. If only a folder has moved, change it in the config.yaml there"
         )
     for text in shown.values():
-        logger.warning("the resumed run has another setting than before: %s", text)
+        logger.warning("a setting of the resumed run has changed: %s", text)

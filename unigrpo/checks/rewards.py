@@ -13,18 +13,18 @@ from unigrpo.records import Prompt
 from unigrpo.workers.reward import applies_to, check_names, prompt_input, reward_spec
 
 PROMPTS_PER_CALL = 256
-"""Prompts that a reward checks before one deadline."""
+"""Number of prompts that a reward checks within one deadline."""
 
 
 def refused_prompts(prompts: Sequence[Prompt], config: RewardConfig) -> dict[int, str]:
-    """Imports and constructs every reward, and lets it check the prompts that it applies to.
+    """Imports and constructs every reward, and lets it check the prompts that it scores.
 
     Returns:
-        For each prompt that some reward cannot work with, such as one without a gold that can be graded, its index and
-        a message with file and line.
+        The index of each prompt that some reward cannot score, for example because its gold answer cannot be graded,
+        and a message with file and line.
 
     Raises:
-        ValueError: A reward cannot be built, fails or does not answer in time, or two have the same name.
+        ValueError: A reward cannot be built, fails or misses its deadline, or two rewards have the same name.
     """
     with ThreadPoolExecutor(max_workers=len(config.terms)) as threads:
         checked = list(threads.map(partial(_check, prompts=prompts), config.terms))
@@ -36,7 +36,7 @@ def refused_prompts(prompts: Sequence[Prompt], config: RewardConfig) -> dict[int
 
 
 def _check(term: RewardTermConfig, prompts: Sequence[Prompt]) -> tuple[str, dict[int, str]]:
-    """The name of a reward, and a message for the index of each prompt that it cannot work with."""
+    """Returns the name of a reward, and a message for the index of each prompt that it cannot score."""
     seconds = min(term.check_timeout_seconds, term.load_timeout_seconds)
     places = [place for place, prompt in enumerate(prompts) if applies_to(term, prompt)]
     refused: dict[int, str] = {}

@@ -1,4 +1,4 @@
-"""Everything about a run that can be wrong before it starts: prompts, lengths, golds, estimator, model folder."""
+"""Checks of a UniGRPO run before it starts: prompts, lengths, gold answers, estimator and model folder."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Inputs:
 
 
 def check_algorithm(config: RunConfig) -> None:
-    """Builds everything of the algorithm that the config names.
+    """Builds the parts of the algorithm that the config names, to check them.
 
     Raises:
         ValueError: A name or an option is wrong, or the objective does not fit the rewards.
@@ -75,7 +75,7 @@ def check_inputs(config: RunConfig, *, asks_rewards: bool = True) -> Inputs:
 
     Args:
         config: The run.
-        asks_rewards: Whether the rewards are built, in processes of their own, and asked about each prompt.
+        asks_rewards: Whether the rewards are built, in their own processes, and check each prompt.
 
     Raises:
         ValueError: Something is wrong; the message names the file and line, or the setting.
@@ -117,14 +117,14 @@ def check_inputs(config: RunConfig, *, asks_rewards: bool = True) -> Inputs:
 
 
 def held_out_prompts(config: RunConfig, bad: BadRows | None = None) -> list[Prompt]:
-    """The prompts of ``eval.dataset``, as the protocol of the evaluation asks them.
+    """Returns the prompts of ``eval.dataset`` with the template and instruction of the evaluation's protocol.
 
     Args:
         config: The run.
-        bad: Counts the rows that are no prompts; by default one with ``data.max_bad_fraction``.
+        bad: Counts the unusable rows; by default, ``data.max_bad_fraction`` of them are allowed.
 
     Raises:
-        ValueError: They cannot be read, or too many rows are no prompts.
+        ValueError: The prompts cannot be read, or too many rows are unusable.
     """
     prompts = load_prompts(
         config.eval.dataset,
@@ -141,7 +141,7 @@ def held_out_prompts(config: RunConfig, bad: BadRows | None = None) -> list[Prom
 def asked_by(protocol: EvaluationProtocol, prompt: Prompt) -> Prompt:
     """Returns a prompt with the template, the instruction and the start of the answer of a protocol.
 
-    An instruction of the prompt's own file stays.
+    An instruction of the prompt file is kept.
     """
     if prompt.task == "t2i":
         return prompt
@@ -155,10 +155,10 @@ def asked_by(protocol: EvaluationProtocol, prompt: Prompt) -> Prompt:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckedPrompts:
-    """What the checks of prompts found."""
+    """The results of the checks of prompts."""
 
     is_valid: list[bool]
-    """For each prompt. The others were counted as bad rows of their file."""
+    """Whether each prompt is usable. Unusable ones were counted as bad rows of their file."""
     tokens: dict[str, list[int]]
     """Length of every usable prompt by task, input images included."""
     num_image_tokens: int
@@ -168,14 +168,15 @@ class CheckedPrompts:
 def check_prompts(
     prompts: list[Prompt], config: RunConfig, bad: BadRows, *, needs_weight: bool = True, asks_rewards: bool = True
 ) -> CheckedPrompts:
-    """Checks tasks, images, lengths, special tokens and golds.
+    """Checks tasks, images, lengths, special tokens and gold answers.
 
     Args:
         prompts: Prompts of any tasks.
         config: The run.
         bad: Counts the prompts that cannot be used.
-        needs_weight: Some reward with a weight must pay for each task, as training needs; else any reward does.
-        asks_rewards: Whether the rewards are asked about each prompt.
+        needs_weight: Whether some reward with a weight other than 0 must score each task, as training needs; otherwise
+            any reward is enough.
+        asks_rewards: Whether the rewards check each prompt.
 
     Raises:
         ValueError: Something is wrong with the run, or with too many prompts; the message names the file and line, or
@@ -203,11 +204,11 @@ def check_image_tokenizer(image: ImageConfig, model: str, vocabulary: Vocabulary
     """Checks that model, image tokenizer and resolution belong together. Returns the number of codes of an image.
 
     Raises:
-        ValueError: They do not.
+        ValueError: They do not belong together.
     """
     if not vocabulary.codebook_size:
         raise ConfigError(
-            f"{model}: a text-only checkpoint, but there are images; give it image codes by `unigrpo add-image-tokens`"
+            f"{model}: a text-only checkpoint, but there are images; add image codes with `unigrpo add-image-tokens`"
         )
     tokenizer = find_image_tokenizer(image.tokenizer, model)
     if tokenizer is None:
@@ -239,7 +240,7 @@ def check_image_tokens(
 
 
 Problems = dict[int, tuple[str, str]]
-"""Place of a prompt -> reason and message, for those that cannot be used."""
+"""Reason and message for each unusable prompt, by its index."""
 
 
 def _lengths(
@@ -303,7 +304,7 @@ def _check_length(prompt: Prompt, length: int, num_codes: int, config: RunConfig
 
 
 def _check_tasks(prompts: list[Prompt], config: RunConfig, needs_weight: bool) -> None:
-    """Every task is paid for by some reward, with a gold answer and without one."""
+    """Checks that some reward scores every task, both with a gold answer and without one."""
     problems: list[str] = []
     first: dict[tuple[str, bool], Prompt] = {}
     for prompt in prompts:
@@ -325,7 +326,7 @@ def _check_tasks(prompts: list[Prompt], config: RunConfig, needs_weight: bool) -
 
 
 def _image_problems(prompts: list[Prompt]) -> Problems:
-    """Returns the prompts whose images cannot be read. Each image is looked at once."""
+    """Returns the prompts whose images cannot be read. Each image is checked once."""
     found = unreadable_images(list(dict.fromkeys(image for prompt in prompts for image in prompt.images)))
     return {
         place: ("broken image", f"{prompt.id}: {found[image]}")
@@ -336,6 +337,6 @@ def _image_problems(prompts: list[Prompt]) -> Problems:
 
 
 def _add_reward_problems(prompts: list[Prompt], config: RunConfig, problems: Problems) -> None:
-    """Asks every reward about the prompts that it pays for, those without a usable gold among them."""
+    """Lets every reward check the prompts that it scores, including those without a usable gold answer."""
     for place, message in refused_prompts(prompts, config.reward).items():
         problems.setdefault(place, ("gold or prompt that a reward refuses", message))

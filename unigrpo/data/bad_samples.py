@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 MAX_SHOWN = 5
 """Largest number of problems that one error lists."""
 MAX_CHARACTERS = 500
-"""Length from which the middle of a problem's message is left out; rows may hold values of any length."""
+"""Largest length of a problem's message; the middle of a longer one is left out, since values may have any length."""
 MAX_NAMES = 40
 """Largest number of columns that one message names."""
 
@@ -25,15 +25,15 @@ class BadSample(Exception):
         """Describes the problem.
 
         Args:
-            reason: A few words that are the same for all samples with this problem; they are counted.
-            message: What was found, with the file and line or member; it is logged.
+            reason: A few words that are the same for all samples with this problem, which are counted together.
+            message: A description with file and line or member, which is logged.
         """
         super().__init__(message)
         self.reason = reason
 
 
 class BadRows:
-    """The rows of prompt files that cannot be used: skipped, logged and counted; too many of them are an error."""
+    """Skips, logs and counts the unusable rows of prompt files. Too many of them are an error."""
 
     def __init__(self, max_fraction: float = 0.01) -> None:
         """Starts without bad rows.
@@ -42,7 +42,7 @@ class BadRows:
             max_fraction: Largest fraction of bad rows of each file.
 
         Raises:
-            ConfigError: It is no fraction.
+            ConfigError: `max_fraction` is not a fraction.
         """
         within("data.max_bad_fraction", max_fraction, 0.0, 1.0)
         self._max_fraction = max_fraction
@@ -60,7 +60,7 @@ class BadRows:
         Args:
             file: The file or data set.
             reason: A few words that are the same for all rows with this problem.
-            message: What was found, with file and line.
+            message: A description with file and line.
         """
         self._problems.setdefault(file, []).append((reason, shortened(message)))
 
@@ -86,7 +86,7 @@ class BadRows:
 
 
 def shortened(message: str) -> str:
-    """Returns a message without its middle if it is long, so that it still says where it began and what to do."""
+    """Returns a message, without its middle if it is long, so that the place and the advice are kept."""
     half = MAX_CHARACTERS // 2
     return message if len(message) <= MAX_CHARACTERS else f"{message[:half]} ... {message[-half:]}"
 

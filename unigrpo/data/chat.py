@@ -1,4 +1,4 @@
-"""Chat templates: the tokenizer's own, and the two that LLaDA and MMaDA were trained with."""
+"""Chat templates: that of the tokenizer, and the two with which LLaDA and MMaDA were trained."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def chat_text(
         earlier: Messages before the user's turn, with ``role`` and ``content``.
 
     Raises:
-        ValueError: The tokenizer lacks what it needs, or its template fails.
+        ValueError: The tokenizer lacks a template or a token, or its template fails.
     """
     messages = [*({"role": turn["role"], "content": turn["content"]} for turn in earlier)]
     messages.append({"role": "user", "content": text})
@@ -62,12 +62,12 @@ def render(
 ) -> str:
     """Returns messages as text in the tokenizer's own chat template, as its ``apply_chat_template`` does.
 
-    The template is a program that comes with the checkpoint. It runs in a process with limits of time and memory.
+    The template is a program in the checkpoint. It runs in a process with limits of time and memory.
 
     Args:
         tokenizer: A tokenizer with a chat template.
         messages: Messages with ``role`` and ``content``.
-        add_generation_prompt: Whether the template is asked for the header of the assistant at the end.
+        add_generation_prompt: Whether the template adds the header of the assistant at the end.
 
     Raises:
         DataError: The template fails on these messages.
@@ -89,7 +89,7 @@ def render(
 
 
 def _template_file(tokenizer: PreTrainedTokenizerBase) -> Path:
-    """Returns the file that most probably holds the chat template of a tokenizer."""
+    """Returns the file in which the chat template of a tokenizer is expected."""
     folder = Path(tokenizer.name_or_path)
     own = folder / "chat_template.jinja"
     return own if own.is_file() else folder / "tokenizer_config.json"

@@ -1,4 +1,4 @@
-"""Questions with choices: the texts and names of the choices, and golds that name one by number, name or text."""
+"""Multiple-choice questions: the texts and names of the choices, and gold answers by number, name or text."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LETTERED_COLUMN = re.compile(r"(|choice_?|option_?|opt_?|op)([a-z])")
 FIRST_LETTER = re.compile(r"(?<!\w)[AB]\s?(?:[).:]|\}|$)|<[AB]>|\([AB]\)", re.IGNORECASE | re.MULTILINE)
 """The letter before the first choices of a question, as in `A. `, `(A)` and `\\textbf{(A)}`."""
 MARKUP = re.compile(r"\\(?:text|math)(?:bf|rm|it|sf)?\s*\{([^{}]*)\}|\\[ ,;:!]|~|\\q?quad|\$")
-"""LaTeX that changes the looks of a choice, as in `\\textbf{(B)}\\ 5` of the AMC."""
+"""LaTeX commands that only format a choice, as in `\\textbf{(B)}\\ 5` of the AMC."""
 
 
 def choice_texts(value: object) -> list[str]:
@@ -100,7 +100,7 @@ def with_choices(question: str, options: Sequence[str]) -> str:
 
 
 def has_letters(question: str, options: Sequence[str]) -> bool:
-    """Whether :func:`with_choices` writes the choices after a question, and so gives them letters."""
+    """Whether :func:`with_choices` writes the choices after a question, with letters."""
     return 0 < len(options) <= len(LETTERS) and not all(option in question for option in options)
 
 
@@ -113,7 +113,7 @@ def lack_choices(questions: Sequence[str], golds: Sequence[str]) -> bool:
 
 
 def letter_of(gold: str, question: str, options: Sequence[str], names: Sequence[str], first: int | None) -> str:
-    """Returns the letter of the choice that a gold names, or else the gold itself.
+    """Returns the letter of the choice that a gold answer names, or otherwise the gold answer itself.
 
     >>> letter_of("1", "Which?", ["leaf", "root"], [], 0), letter_of("root", "Which?", ["leaf", "root"], [], None)
     ('B', 'B')
@@ -123,11 +123,11 @@ def letter_of(gold: str, question: str, options: Sequence[str], names: Sequence[
     ('B', 'A. Lincoln')
 
     Args:
-        gold: The gold of a row.
-        question: Its question, as it is in the row.
-        options: Texts of its choices.
-        names: Names that the data set gives them.
-        first: Number of the first choice in a column that numbers them; None if it does not.
+        gold: Gold answer of a row.
+        question: Question of the row, unchanged.
+        options: Texts of the choices.
+        names: Names of the choices in the data set.
+        first: Number of the first choice if gold answers are numbers of choices; otherwise None.
 
     Raises:
         DataError: There is no choice of this number.
@@ -159,7 +159,7 @@ def first_number(golds: Sequence[object], choices: Sequence[Any], what: str) -> 
         what: Name of the column for errors.
 
     Raises:
-        DataError: They are numbers, and nothing shows whether the first is 0 or 1.
+        DataError: They are numbers, but it cannot be determined whether the first is 0 or 1.
     """
     rows = [(str(gold), choice_texts(options)) for gold, options in zip(golds, choices, strict=True)]
     rows = [(gold, options) for gold, options in rows if options]
@@ -205,5 +205,5 @@ def _is_choice(letter: str, text: str, question: str, options: Sequence[str]) ->
 
 
 def _plain(text: str) -> str:
-    """Returns a text without the LaTeX that changes its looks alone, and with single spaces."""
+    """Returns a text without LaTeX that only formats it, and with single spaces."""
     return " ".join(MARKUP.sub(lambda found: found[1] or " ", text).split())

@@ -1,7 +1,7 @@
-"""Images inside tables: found in a cell, named by a text that represents them, and read again by that name.
+"""Images inside tables, which are found in a cell, get a name, and are read by this name when they are needed.
 
-A table may hold more bytes of images than a process has memory. A prompt therefore carries the name of its image, the
-path of a file or the place in a table, and whoever needs the image reads it.
+The images of a table may need more memory than a process has. A prompt therefore has only the name of its image, which
+is the path of a file or the position in a table.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def _from_text(text: str, where: str) -> bytes | str:
     if address and address[1].lower() != "file":
         raise BadSample("image on the web", f"{where}: {text[:80]} is an address; download it and give its path")
     if text.startswith(EMBEDDED):
-        raise BadSample("no image", f"{where}: {text[:80]!r} is a name that this program alone gives")
+        raise BadSample("no image", f"{where}: {text[:80]!r} is a name that only this program may use")
     if text.startswith("data:"):
         return _decoded(text.partition(",")[2], where)
     if len(text) > LONGEST_PATH or (len(text) > 255 and text.startswith(BASE64_STARTS)):

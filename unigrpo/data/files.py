@@ -47,7 +47,7 @@ def expand_paths(paths: str, what: str) -> list[Path]:
 
 
 def check_regular(path: Path) -> None:
-    """Refuses a pipe, a device or a socket: reading one may wait, or fill the memory, without end.
+    """Raises an error for a pipe, a device or a socket, since reading one may wait or fill the memory without end.
 
     Raises:
         ValueError: The path exists and is neither a file nor a folder.

@@ -17,10 +17,10 @@ BETWEEN_BOXES = re.compile(r"(?:[\s$,;.]|\band\b|\bor\b)*")
 
 
 def gold_answer(label: str) -> str:
-    """The answer of a gold or of a whole solution.
+    """Returns the answer in a gold answer or in a whole solution.
 
-    It is what stands behind the last ``####``, in the last answer tags or in the last box, else behind the last
-    ``Answer:``; a text without these marks is the answer itself.
+    It is the text after the last ``####``, in the last answer tags or in the last box, or otherwise after the last
+    ``Answer:``. A text without these marks is the answer itself.
 
     >>> gold_answer("48/2 = 24. #### 24"), gold_answer("<answer> 3 </answer>"), gold_answer("Hence \\\\boxed{7}.")
     ('24', '3', '7')

@@ -182,7 +182,7 @@ def open_hub(name: str, split: str, files: str) -> ArrowTable:
     Args:
         name: ``owner/name`` or ``owner/name:configuration``.
         split: Split of the data set.
-        files: What else the name could have been, for the error.
+        files: Description of other possible names, for the error.
 
     Raises:
         ValueError: The data set cannot be loaded.
@@ -194,7 +194,7 @@ def open_hub(name: str, split: str, files: str) -> ArrowTable:
 def download(name: str, files: str) -> Path:
     """Returns the folder in the cache of the Hub (``HF_HOME``) to which a data set was downloaded, now or earlier.
 
-    A process asks the Hub for each name once. :func:`resolve_folder` opens the folder without the Hub.
+    A process asks the Hub only once for each name. :func:`resolve_folder` opens the folder without the Hub.
 
     Args:
         name: ``owner/name`` or ``owner/name:configuration``.
@@ -217,7 +217,7 @@ def download(name: str, files: str) -> Path:
 
 
 def _prepared(folder: Path, split: str, name: str = "") -> ArrowTable:
-    """Returns a split of what `datasets` made of a download, named as `datasets` names it if no name is given."""
+    """Returns a split of a download that `datasets` has converted; without a name, errors use that of `datasets`."""
     try:
         info = datasets.DatasetInfo.from_directory(str(folder))
         data = datasets.Dataset(
@@ -267,14 +267,14 @@ def _load(path: str, configuration: str, split: str) -> datasets.Dataset:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """Returns what led to an error that says itself only that something went wrong."""
+    """Returns the cause of an error that does not describe it itself."""
     if isinstance(error, DatasetGenerationError) and error.__cause__ is not None:
         return error.__cause__
     return error
 
 
 def _reason(error: Exception) -> str:
-    """Returns what an error of `datasets` says, on one line."""
+    """Returns the message of an error of `datasets` on one line."""
     found = _cause(error)
     if isinstance(found, OSError) and found.errno in NOT_WRITABLE and _is_of_cache(found):
         return cache_problem(found, "dataset")
@@ -288,7 +288,7 @@ def _is_of_cache(error: OSError) -> bool:
 
 
 def _configurations(error: Exception) -> str:
-    """Returns which configurations a data set has, if one has to be named; else nothing."""
+    """Returns the configurations of a data set if one of them must be named; otherwise an empty text."""
     several = re.search(r"available configs: \[(.*?)\]", " ".join(str(error).split()))
     if several is None:
         return ""

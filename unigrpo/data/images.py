@@ -21,12 +21,12 @@ from unigrpo.data.files import check_regular
 
 WHITE = (255, 255, 255)
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
-"""Formats that are read. Pillow knows more, some of which start other programs, as EPS starts Ghostscript."""
+"""Image formats that are read. Some other formats of Pillow start programs, such as Ghostscript for EPS."""
 OBJECT_NAME = re.compile(r"(?: file)? <[\w.]+ object at 0x[0-9a-f]+>")
-"""What Pillow calls an image that is no file, which says nothing to a user."""
+"""Pillow's name of an image without a file, which is removed from messages."""
 MAX_PIXELS = 100_000_000
 MAX_RATIO = 10_000
-"""Largest long side over the short one."""
+"""Largest ratio of the long side to the short side."""
 ORIENTATION_TAG = 0x0112
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -37,11 +37,11 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What turns an image of each orientation of the EXIF standard upright."""
+"""Transposition that turns an image upright, for each orientation of the EXIF standard."""
 MARGIN = 3
 """Pixels next to a padded image, of the larger of source and result, that are computed; bicubic reaches two."""
 MAX_INTERMEDIATE = 2**24
-"""Most pixels that a resize may hold between its two passes."""
+"""Largest number of pixels between the two passes of a resize."""
 
 
 def image_pixels(paths: Sequence[str | Path], resolution: int, fit: Fit) -> Float[Tensor, "B 3 R R"]:
@@ -125,7 +125,7 @@ def _check_size(size: tuple[int, int]) -> None:
 
 
 def _upright(image: ImageFile.ImageFile) -> Image.Image:
-    """The image turned as its EXIF data asks. Other EXIF data, which may be broken, is neither read nor written."""
+    """Returns the image turned by its EXIF orientation. Other EXIF data, which may be broken, is ignored."""
     try:
         orientation = image.getexif().get(ORIENTATION_TAG, 1)
     except Exception:  # EXIF that cannot be parsed at all asks for nothing
@@ -135,7 +135,7 @@ def _upright(image: ImageFile.ImageFile) -> Image.Image:
 
 
 def _crop(image: Image.Image, resolution: int) -> Image.Image:
-    """The middle of the image that is resized by its short side; only the middle is computed."""
+    """Returns the middle of the image, resized by its short side; only the middle is computed."""
     short = min(image.size)
     width, height = (int(resolution * side / short) for side in image.size)
     left, top = round((width - resolution) / 2), round((height - resolution) / 2)
@@ -146,7 +146,7 @@ def _crop(image: Image.Image, resolution: int) -> Image.Image:
 
 
 def _pad(image: Image.Image, resolution: int) -> Image.Image:
-    """The image in the middle of a white square that is resized; of the square only a strip with the image exists."""
+    """Returns the image in the middle of a white square, resized; only a strip with the image is computed."""
     is_tall = image.height > image.width
     long, short = max(image.size), min(image.size)
     scale, before = long / resolution, (long - short) // 2
@@ -173,10 +173,10 @@ def _pad(image: Image.Image, resolution: int) -> Image.Image:
 def _resize(
     image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float] | None = None
 ) -> Image.Image:
-    """Pillow's bicubic resize, of a box or the whole.
+    """Resizes the image or a box of it with Pillow's bicubic filter.
 
-    Pillow widens all rows before it lessens them. Where that would take more memory than :data:`MAX_INTERMEDIATE`, the
-    rows are lessened first.
+    Pillow resizes the width before the height. If that would need more memory than :data:`MAX_INTERMEDIATE`, the
+    height is resized first.
     """
     left, top, right, bottom = box or (0, 0, image.width, image.height)
     if image.width < size[0] and size[0] * (bottom - top) > MAX_INTERMEDIATE:
@@ -204,7 +204,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _grey(values: np.ndarray, largest: float, what: str) -> Image.Image:
-    """Grey of 8 bits out of values between 0 and ``largest``."""
+    """Returns an 8-bit grey image of values between 0 and ``largest``."""
     low, high = float(values.min()), float(values.max())
     if not 0 <= low <= high <= largest:
         raise DataError(f"{what} from {low:g} to {high:g}, expected 0 to {largest:g}; save it with 8 bits a colour")

@@ -1,6 +1,6 @@
 """The order of the tokens of each task: padded rows to train on, and unpadded prompts to generate from.
 
-S is the room for text, N the number of image tokens. A training row of any task has S + N + 3 tokens:
+S is the number of text tokens, N the number of image tokens. A training row of any task has S + N + 3 tokens:
 
 - `t2i`: padding, task token, begin-of-text, text, end-of-text | start-of-image, N codes, end-of-image
 - `lm`: begin-of-text, text, end-of-text, end-of-text ...
@@ -87,7 +87,7 @@ def t2i_row(
 
 
 def lm_row(text_ids: Sequence[int], vocabulary: Vocabulary, *, num_tokens: int) -> TrainingRow:
-    """Returns plain text, filled up with end-of-text; text that is too long is cut and has no end.
+    """Returns plain text, padded with end-of-text; text that is too long is cut and has no end-of-text.
 
     Args:
         text_ids: The text.
@@ -229,7 +229,7 @@ def _closed_text(text_ids: Sequence[int], vocabulary: Vocabulary, max_text_token
 
 
 def _fill(text: list[int], num_tokens: int, vocabulary: Vocabulary) -> Tensor:
-    """Returns text that is cut or filled up with end-of-text."""
+    """Returns text that is cut or padded with end-of-text."""
     return _ids(*text[:num_tokens], *[vocabulary.end_of_text_id] * (num_tokens - len(text)))
 
 

@@ -45,16 +45,16 @@ LABEL_KEYS = (
 )  # fmt: skip
 IMAGE_KEYS = ("image", "images", "image_path", "img_path", "img", "image_urls")
 DECODED_IMAGE = "decoded_image"
-"""Column with the image whose path stands in another one, as in MathVista."""
+"""Column with the image if another column has its path, as in MathVista."""
 NUMBERED_IMAGE = re.compile(r"image_?\d+")
 """Columns of images in MMMU."""
 OPTION_KEYS = ("options", "choices", "option", "answer_choices", "endings")
 CONTEXT_KEYS = ("context", "passage", "article", "body")
 """Columns of a text to which the question refers."""
 HINT_KEY = "hint"
-"""Such a column of questions with choices, as in ScienceQA; beside other questions it may give the answer away."""
+"""Column of hints, which is used only with choices, as in ScienceQA; with other questions it may reveal the answer."""
 INSTRUCTION_KEY, INSTRUCTED_KEY = "instruction", "input"
-"""Request and what it is about, in Alpaca's columns."""
+"""Columns of the request and its input in Alpaca's format."""
 NUMBER_KEYS, TARGET_KEY = ("nums", "numbers"), "target"
 PUZZLE_KEY, SOLUTION_KEY = "puzzle", "solution"
 IMAGE_MARK = re.compile(r"[ \t]*<image(?:[ _]?\d+)?>[ \t]*\n?")
@@ -69,20 +69,20 @@ class PromptColumns:
     question: str
     """Column of the question or chat; empty for a puzzle that consists of numbers."""
     gold: str
-    """Column of the gold answer, with points between nested names; empty if there is none."""
+    """Column of the gold answer, with dots between nested names; empty if there is none."""
     images: tuple[str, ...]
     options: str
     """Column of the choices of a question; empty if there is none."""
     lettered: tuple[str, ...]
     """Columns of one choice each, if no column has all of them."""
     contexts: tuple[str, ...]
-    """Columns of texts that stand before the question."""
+    """Columns of texts that are put before the question."""
     first_choice: int | None
-    """Number of the first choice if the golds are numbers of choices."""
+    """Number of the first choice if the gold answers are numbers of choices."""
     puzzle: str
     """`countdown` or `sudoku`, whose question is written here; otherwise empty."""
     task: str
-    """Task of a row that names none."""
+    """Task of a row without a column `task`."""
     is_task_given: bool
     """Whether the settings determine the task, and not the images."""
 
@@ -129,7 +129,7 @@ def find_columns(table: Table, file: PromptFileConfig) -> PromptColumns:
         asked = getattr(file, setting)
         if asked and not any(_has(row, asked) for row in rows):
             raise DataError(
-                f"{file.path}: no column {asked!r} ({setting}) in {table.key(0)} and the rows behind it; found "
+                f"{file.path}: no column {asked!r} ({setting}) in {table.key(0)} and the rows after it; found "
                 f"{shown_columns(found.values())}"
             )
     puzzle = _puzzle(found)
@@ -225,7 +225,7 @@ class PromptReader:
         return without_hub(self.file.path)
 
     def _with_context(self, row: Row, question: str, task: str) -> str:
-        """Returns the question behind the texts to which it refers, and before what it is about."""
+        """Returns the question with the texts to which it refers before it and its input after it."""
         if task not in ("text", "mmu") or not isinstance(chat_in(row.get(self.columns.question)), str):
             return question
         texts = [cell.strip() for name in self.columns.contexts if isinstance(cell := row.get(name), str)]
@@ -236,7 +236,7 @@ class PromptReader:
         return "\n".join([*texts, question, *([about.strip()] if isinstance(about, str) and about.strip() else [])])
 
     def _task(self, row: Row, where: str) -> tuple[str, bool]:
-        """Returns the task, and whether the row names it."""
+        """Returns the task, and whether it comes from the row."""
         asked = row.get("task")
         if asked is None or (self.columns.is_task_given and asked not in TASKS):
             return self.columns.task, False
@@ -380,7 +380,7 @@ def _first_choice(rows: list[Row], columns: PromptColumns, path: str) -> int | N
 
 
 def _warn_of_unread_choices(rows: list[Row], columns: PromptColumns, path: str) -> None:
-    """Warns of a column of choices that holds none in a form that is read."""
+    """Warns of a column of choices in an unknown form."""
     cells = [row[columns.options] for row in rows if row.get(columns.options)] if columns.options else []
     if cells and not any(map(choice_texts, cells)):
         logger.warning("%s: %r is not read as choices; found %.80r", path, columns.options, cells[0])
@@ -394,7 +394,7 @@ def _listed(gold: object) -> object:
 
 
 def without_image_marks(text: str) -> str:
-    """Returns a text without the marks of images.
+    """Returns a text without the placeholders of images.
 
     >>> without_image_marks("<image>How many?"), without_image_marks("In <image 1>, compare <image> with it.")
     ('How many?', 'In, compare with it.')
@@ -405,7 +405,7 @@ def without_image_marks(text: str) -> str:
 
 
 def _between_words(mark: re.Match[str]) -> str:
-    """Returns what stays of a mark with the white space around it."""
+    """Returns the replacement of a placeholder with the white space around it."""
     if mark[0].endswith("\n"):
         return "\n" if mark.string[mark.start() - 1 : mark.start()] not in ("", "\n") else ""
     is_spaced, behind = mark[0].strip() != mark[0], mark.string[mark.end() : mark.end() + 1]
@@ -417,7 +417,7 @@ def _has(row: Row, name: str) -> bool:
 
 
 def _cell(row: Row, name: str) -> Any:
-    """Returns the value of a column, in which points lead into objects; None if it does not exist."""
+    """Returns the value of a column, whose name may have dots for fields of objects; None if it does not exist."""
     if name in row:
         return row[name]
     value: Any = row

@@ -27,7 +27,7 @@ def check_shares(prompts: Sequence[Prompt], shares: Mapping[str, float]) -> None
     empty = [name for name in shares if not any(prompt.dataset == name for prompt in prompts)]
     if empty:
         raise DataError(
-            f"data.prompt_probs or a weight gives {empty[0]} a weight, but it has no prompt that is trained on; see "
+            f"{empty[0]} has a sampling weight (data.prompt_probs or weight), but no prompt to train on; see "
             "data.tasks"
         )
 
@@ -76,7 +76,7 @@ class PromptStream:
 def balance_across_ranks(samples: list[Named], num_ranks: int) -> list[Named]:
     """Orders samples so that equal contiguous parts hold the same number of each task, with groups kept together.
 
-    An image takes many times as long as a text: the other ranks would wait for a rank with more images.
+    An image takes many times as long as a text, so the other ranks would wait for a rank with more images.
     """
     if num_ranks == 1:
         return samples

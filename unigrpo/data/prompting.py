@@ -21,7 +21,7 @@ from unigrpo.models.vocabulary import Vocabulary, token_id
 from unigrpo.records import Prompt
 
 PLACE = "{prompt}"
-"""Place of the prompt in an instruction; without it, the prompt follows the instruction."""
+"""Placeholder of the prompt in an instruction; without it, the prompt follows the instruction."""
 BATCH = 1024
 """Number of prompts whose texts are tokenized in one call."""
 
@@ -35,8 +35,8 @@ def encode_prompt(
 ) -> Int[Tensor, " P"]:
     """Returns the tokens before a response.
 
-    `text`, `mmu` and `r2i` end with the assistant's header; `t2i` takes the caption without a template, with an
-    instruction only if ``data.instructions`` has one for it, and ends with start-of-image.
+    Those of `text`, `mmu` and `r2i` end with the assistant's header. Those of `t2i` are the caption without a
+    template, with the instruction of ``data.instructions`` if there is one, and end with start-of-image.
 
     Args:
         prompt: A prompt of any task.
@@ -46,8 +46,8 @@ def encode_prompt(
         image_codes: Codes of the image of an `mmu` prompt, without the offset.
 
     Raises:
-        ValueError: The tokenizer does not fit the template, the text contains the mask token, or an image is missing
-            or not wanted.
+        ValueError: The tokenizer does not fit the template, the text contains the mask token, or the prompt has no
+            image or one too many.
     """
     text = _whole_text(prompt, tokenizer, data, has_codes=image_codes is not None)
     with panics_named(tokenizer):
@@ -85,7 +85,7 @@ def prompt_lengths(
 
 
 def check_prompt_text(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuses text that spells a special token, which would end a turn, open another one or represent an image.
+    """Raises an error for text that spells a special token, which would end or open a turn or represent an image.
 
     Raises:
         ValueError: A turn of the prompt contains one; the message names it.
@@ -224,7 +224,7 @@ def decode_completion(
         response_mask: True on the tokens of the response.
         tokenizer: The tokenizer of the policy.
         vocabulary: The special ids of the policy.
-        keep_end_of_turn: Cut at the first end-of-text only, so that the text shows how the turn ended.
+        keep_end_of_turn: Whether to cut only at the first end-of-text, so that the text shows how the turn ended.
     """
     ends: list[Any] = [vocabulary.end_of_text_id]
     if not keep_end_of_turn:  # a tokenizer that lacks one of them has None

@@ -35,11 +35,11 @@ def load_prompts(
     Args:
         dataset: Files as PromptFileConfig.path names them, joined by commas or with their own settings. Paths of
             images are relative to the file.
-        split: Split of files that name none.
-        input_key: Column of the question of files that name none.
-        label_key: Column of the gold answer of files that name none.
-        default_task: Task of files that name none; if empty, `mmu` for rows with images and `text` for others.
-        tasks: Use only prompts of these tasks; empty uses all.
+        split: Split of files without their own split.
+        input_key: Column of the question of files without a `prompt_key`.
+        label_key: Column of the gold answer of files without a `label_key`.
+        default_task: Task of files without their own task; if empty, `mmu` for rows with images and `text` for others.
+        tasks: Tasks whose prompts are used; empty uses all.
         max_samples: Largest number of prompts, the same number of each task; 0 uses all.
         bad: Counts the rows that are not prompts.
 
@@ -123,7 +123,7 @@ def _count_unreadable(table: Table, index: int, file: PromptFileConfig, prefix: 
 
 
 def _first(prompts: list[Prompt], number: int) -> list[Prompt]:
-    """Returns the first prompts, in order, with the same number of every task as far as there are as many."""
+    """Returns the first prompts in order, the same number of every task if there are enough."""
     seen: Counter[str] = Counter()
     turns: list[tuple[int, int]] = []
     for place, prompt in enumerate(prompts):

@@ -26,7 +26,7 @@ def countdown_question(numbers: Sequence[int], target: int) -> str:
 
 
 def countdown_label(numbers: Sequence[int], target: int) -> str:
-    """Returns the gold of a Countdown puzzle, numbers and target as JSON, because many calculations are right."""
+    """Returns the gold answer of a Countdown puzzle: numbers and target as JSON, since many calculations are right."""
     return json.dumps({"numbers": list(numbers), "target": target})
 
 
@@ -46,7 +46,7 @@ def sudoku_question(puzzle: str) -> str:
 
 
 def sudoku_label(puzzle: str, solution: str) -> str:
-    """Returns the gold of a Sudoku, puzzle and solution as JSON, because only empty cells count."""
+    """Returns the gold answer of a Sudoku: puzzle and solution as JSON, because only empty cells are scored."""
     return json.dumps({"puzzle": puzzle, "solution": solution})
 
 
@@ -95,7 +95,7 @@ def sudoku_puzzle(seed: int, index: int) -> tuple[str, str]:
 
 
 def is_held_out(label: str) -> bool:
-    """Whether a puzzle is one of the tenth that no training file has; its gold alone decides."""
+    """Whether a puzzle belongs to the tenth of puzzles that no training file has; this depends only on its gold."""
     return hashlib.blake2b(label.encode(), digest_size=8).digest()[0] % 10 == 0
 
 

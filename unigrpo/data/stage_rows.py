@@ -58,8 +58,9 @@ class LoadedSample:
 class _Sent:
     """Samples on their way from a loader process, with all their pixels in one array.
 
-    Tensors would travel in /dev/shm, and each would take an open file. If /dev/shm is small, as in many containers,
-    the loader process loses the batch, and its reader waits for it without end. Arrays travel in a pipe.
+    Tensors would be sent through /dev/shm, and each would need an open file. If /dev/shm is small, as in many
+    containers, the loader process would lose the batch, and its reader would wait without end. Arrays are sent through
+    a pipe.
     """
 
     samples: list[LoadedSample]
@@ -100,7 +101,7 @@ class CorpusLoader:
             seed: Seed of the order.
             encoder: Finds samples that do not fit.
             resolution: Height and width of images, in pixels.
-            fit: How images become square, if a source does not say it.
+            fit: How images become square, for sources without their own `fit`.
 
         Raises:
             ValueError: A source is missing, empty or lacks columns.
@@ -183,7 +184,7 @@ class StepLoader:
         self._next = -1
 
     def at(self, step: int) -> dict[str, list[LoadedSample]]:
-        """Returns the samples of a step by modality. Any step may be asked for, but the next one is the cheapest.
+        """Returns the samples of a step by modality. Any step may be requested, but the next step is the fastest.
 
         Raises:
             ValueError: Too many samples of a source cannot be used.

@@ -1,4 +1,5 @@
-"""The one reader of tables: JSON lines and lists, CSV, TSV, lines of text, parquet, Arrow, folders and the Hub."""
+"""Reads all tables: JSON lines and lists, CSV, TSV, lines of text, parquet, Arrow, folders and data sets of the
+Hub."""
 
 from __future__ import annotations
 
@@ -201,7 +202,7 @@ def _open(path: str, split: str) -> list[Table]:
 
 
 def _is_on_hub(path: str) -> bool:
-    """Whether one part of a path can only be a name on the Hub: nothing here has it, and it does not look like a
+    """Whether one part of a path can only be a name on the Hub, since no such path exists and it is not like a
     path."""
     looks_like_path = is_table_name(path) or path.startswith((".", "/", "~"))
     places = (Path(path).expanduser(), Path(path.rpartition(":")[0] or path).expanduser())

@@ -1,6 +1,6 @@
-"""The one reader of text: it turns the bytes of a file into checked text and JSON, or into a bad sample.
+"""Reads all text: it converts the bytes of a file to checked text and JSON, or raises an error for a bad sample.
 
-Lines end at a line feed only. U+2028, which Python's own ``splitlines`` cuts at, is part of a line.
+Only line feeds end lines. U+2028, at which Python's ``splitlines`` cuts, is part of a line.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from unigrpo.data.bad_samples import BadSample
 from unigrpo.data.files import GZIP, check_regular
 
 MAX_DEPTH = 100
-"""Largest depth of nested lists and objects. Deeper rows are refused, because Python's own JSON and pickle fail on
-them."""
+"""Largest depth of nested lists and objects. Deeper rows are errors, because Python's JSON and pickle fail on them."""
 
 
 def read_bytes(path: Path) -> bytes:
@@ -67,7 +66,7 @@ def decode(content: bytes, where: str) -> str:
 
 
 def checked(text: str, where: str) -> str:
-    """Returns the text if tokenizers and files can take it.
+    """Returns the text if tokenizers and files can represent it.
 
     Raises:
         BadSample: It has half of a surrogate pair, which remains of an emoji that was cut in JSON.

@@ -1,1 +1,1 @@
-"""What a run writes: its directory, checkpoints, metrics, image grids and report."""
+"""The files of a run: its directory, checkpoints, metrics, image grids and report."""

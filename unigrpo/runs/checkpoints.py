@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 COMPLETE_FILE = "complete.json"
 BEST_FILE = "best.json"
 CHECKSUM_THREADS = 8
-"""Files that are read at once for their checksums, which Python computes in parallel."""
+"""Number of files whose checksums are computed in parallel."""
 BLOCK_BYTES = 2**24
 
 
@@ -107,7 +107,7 @@ class CheckpointStore:
             metric: Value that decides which checkpoint is the best; higher is better.
 
         Raises:
-            OutputError: The disk did not take it. What was written of it is deleted, as with any other error.
+            OutputError: The checkpoint could not be written. Its files are deleted, as after any other error.
         """
         final = self.path / _name(step)
         partial = self.path / f".writing_{_name(step)}"
@@ -168,8 +168,8 @@ class CheckpointStore:
             problems.append(f"{folder.name}: {problem}")
         if problems:
             raise CheckpointError(
-                f"{self.path}: no checkpoint is whole ({'; '.join(problems)}); put back the files, or start a new run "
-                "in another --run_dir"
+                f"{self.path}: no checkpoint is complete ({'; '.join(problems)}); restore the files, or start a new "
+                "run in another --run_dir"
             )
         return None
 
@@ -180,7 +180,7 @@ class CheckpointStore:
 
 
 def saved_steps(path: Path) -> dict[int, Path]:
-    """Returns the folders of all checkpoints by their steps in ascending order, whole or not.
+    """Returns the folders of all checkpoints by their steps in ascending order, complete or not.
 
     Folders with other names, such as copies that a user made, are not among them.
     """
@@ -205,7 +205,7 @@ def read(folder: Path) -> Checkpoint:
     """
     problem = _problem(folder)
     if problem:
-        raise CheckpointError(f"{folder}: not a whole checkpoint: {problem}; name another one or start without it")
+        raise CheckpointError(f"{folder}: not a complete checkpoint: {problem}; name another one or start without it")
     return _opened(folder)
 
 

@@ -1,4 +1,4 @@
-"""Several runs on one page: their curves over each other, what they reached, and the settings in which they differ."""
+"""Several runs on one page: their curves in the same plots, their held-out metrics, and the settings that differ."""
 
 from __future__ import annotations
 
@@ -22,13 +22,12 @@ SHOWN = (
     "reward/total_mean", "eval/reward_total", "validation/", "loss/total", "kl/reference_nats", "grad_norm",
     "ratio/clipped_fraction", "rollout/length_mean", "time/step_seconds",
 )  # fmt: skip
-"""Metrics that are plotted: a name means itself and its value by task, and one with a slash at its end all that begin
-so."""
+"""Metrics that are plotted. A name includes its values by task; a name with a slash at its end is a prefix."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What a run directory says."""
+    """The content of a run directory."""
 
     name: str
     folder: Path
@@ -145,7 +144,7 @@ def _is_shown(name: str) -> bool:
 
 
 def _with_unique_names(runs: list[Run]) -> list[Run]:
-    """Returns the runs with the folder above in the name where two directories have the same name."""
+    """Returns the runs, with the parent folder in the name if two directories have the same name."""
     names = [run.name for run in runs]
     if len(set(names)) == len(names):
         return runs

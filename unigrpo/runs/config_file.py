@@ -21,7 +21,7 @@ from unigrpo.runs.secrets import HIDDEN, without_secrets
 CONFIG_FILE = "config.yaml"
 PACKAGES = ("unigrpo", "torch", "transformers", "deepspeed", "ray", "openrlhf")
 ABSENT = "(absent)"
-"""What stands in place of the value of a setting that one of two versions of this program does not have."""
+"""Placeholder for the value of a setting that one of two versions of this program does not have."""
 NOT_COMPARED = ("run_dir", "ckpt.load_enable", "ckpt.path")
 """Settings in which a resumed run may differ from its beginning without any effect on the training."""
 
@@ -43,8 +43,8 @@ def config_text(config: DictConfig) -> str:
 def changed_settings(config: DictConfig, folder: Path) -> dict[str, tuple[Any, Any]]:
     """Compares a config with the one that a directory holds.
 
-    A version of this program that has more settings than the one before changes no run by that: a setting that the
-    file lacks is compared only if it is not the default. Old names of settings are read as the new ones.
+    Settings that are new in this version do not change a run: a setting that the file lacks is compared only if it
+    differs from the default. Old names of settings are read as the new ones.
 
     Returns:
         The values there and here of each setting that differs, by its dotted name; empty if the directory holds none.
@@ -76,7 +76,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(
-            f"{path} cannot be read ({reason}); restore the file, or delete it to go on without"
+            f"{path} cannot be read ({reason}); restore the file, or delete it to continue without it"
         ) from error
 
 
@@ -103,11 +103,11 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 
 def check_no_secret_is_missing(config: DictConfig) -> None:
-    """Raises ValueError if a setting holds what stands in ``config.yaml`` in place of a secret."""
+    """Raises ConfigError if a setting has the text that replaces a secret in ``config.yaml``."""
     for name, value in flat_settings(config.to_dict()).items():
         if HIDDEN in str(value):
             raise ConfigError(
-                f"{name} holds {HIDDEN!r}, which stands in config.yaml in place of a secret; give the secret again"
+                f"{name} contains {HIDDEN!r}, which replaces a secret in config.yaml; give the secret again"
             )
 
 

@@ -20,7 +20,7 @@ from unigrpo.runs.progress import progress
 
 
 class RunDirectory:
-    """Writes everything that a run writes; the trainer's :class:`~unigrpo.trainers.base.Output`."""
+    """Writes all files of a run. It is the trainer's :class:`~unigrpo.trainers.base.Output`."""
 
     def __init__(self, config: BaseRunConfig, first_step: int) -> None:
         """Opens the directory.
@@ -109,14 +109,14 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _keep_config(config: BaseRunConfig, folder: Path, first_step: int) -> None:
-    """Keeps the config by which a resumed run came to its first step, if the config differs from then on."""
+    """Keeps the config of the steps before a run was resumed, if the config differs afterwards."""
     kept = folder / f"config_until_step_{first_step:08d}.yaml"
     if first_step and not kept.exists() and changed_settings(config, folder):
         (folder / CONFIG_FILE).rename(kept)
 
 
 def check_unused(config: BaseRunConfig) -> None:
-    """Refuses to write a new run over an old one.
+    """Raises an error instead of overwriting an old run.
 
     Raises:
         ValueError: The directory holds a run, and resuming is not allowed.

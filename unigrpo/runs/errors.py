@@ -11,7 +11,8 @@ from pathlib import Path
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FULL_BYTES = 16 * 2**20
-"""A disk with less room than this counts as full. Libraries often hide the error number of a failed write."""
+"""Free space in bytes below which a disk is treated as full, since libraries often hide the error of a failed
+write."""
 
 
 class OutputError(RuntimeError):
@@ -52,7 +53,7 @@ def check_room(folder: Path, num_bytes: int) -> None:
 
 @contextlib.contextmanager
 def _opened(folder: Path) -> Iterator[int | None]:
-    """Opens a directory that exists, so that it is known again: a worker may make a deleted one anew."""
+    """Opens an existing directory to recognize it later, since a worker may create a deleted one again."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:

@@ -1,4 +1,4 @@
-"""Metrics and samples of a run on disk: always as JSON lines, on request also in TensorBoard and Weights & Biases.
+"""Metrics and samples of a run: always as JSON lines, and optionally in TensorBoard and Weights & Biases.
 
 A metric's name is ``group/name_unit``: ``reward/total_mean``, ``kl/reference_nats``, ``time/update_seconds``.
 """
@@ -71,8 +71,9 @@ class MetricsWriter:
 
         Args:
             folder: The run directory.
-            tensorboard: Also write TensorBoard files.
-            wandb_project: Also send to this Weights & Biases project; the key comes from WANDB_API_KEY.
+            tensorboard: Whether to write TensorBoard files.
+            wandb_project: Weights & Biases project to which all is sent; the key is WANDB_API_KEY. Empty sends
+                nothing.
             settings: The config of the run without secrets, which both show.
 
         Raises:
@@ -212,7 +213,7 @@ def _write_hparams(writer: SummaryWriter, settings: dict[str, Any]) -> None:
 
 
 def _start_wandb(project: str, folder: Path, settings: dict[str, Any]) -> Any:
-    """Starts the W&B run of a run directory, or goes on with it: the directory keeps its id."""
+    """Starts the W&B run of a run directory, or continues it, using the id that the directory keeps."""
     check_tracking(project)
     kept = folder / WANDB_ID_FILE
     if not kept.exists():

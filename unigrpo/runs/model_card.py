@@ -28,7 +28,7 @@ HELD_OUT = ("eval/", "validation/")
 
 
 class SourceRecord(TypedDict, total=False):
-    """What the model card takes from the record that ``unigrpo prepare`` writes."""
+    """The fields of the record of ``unigrpo prepare`` that the model card uses."""
 
     rows: dict[str, Any]
     source: Any
@@ -37,7 +37,7 @@ class SourceRecord(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far a run was when its policy was exported."""
+    """The progress of a run when its policy was exported."""
 
     step: int
     before: Mapping[str, float] = field(default_factory=dict[str, float])

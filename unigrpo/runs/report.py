@@ -83,7 +83,7 @@ def template(name: str) -> Template:
 
 
 def write_report(folder: Path) -> Path:
-    """Makes the plots of a run and writes its page, also of a run that is still going or died.
+    """Plots the metrics of a run and writes its page, also for a run that is still active or was killed.
 
     Args:
         folder: A run directory.
@@ -122,7 +122,7 @@ def write_report(folder: Path) -> Path:
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """Returns what a run wrote at its end; nothing of a run that has not ended.
+    """Returns the summary that a run wrote at its end; empty if the run has not ended.
 
     Raises:
         ConfigError: The file holds something else.
@@ -133,7 +133,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
 
 
 def run_facts(folder: Path, summary: dict[str, Any], metrics: Rows) -> dict[str, str]:
-    """Returns what a reader has to know about a run: model, data, seed, machine and duration, where they are known.
+    """Returns the known facts about a run: model, data, seed, machine and duration.
 
     Raises:
         ConfigError: The config of the run holds something else.
@@ -243,7 +243,7 @@ def worker_table(rows: Rows) -> list[dict[str, Any]]:
 
 
 def throughput(rows: Rows) -> list[dict[str, Any]]:
-    """Returns what a generating worker made a second, tokens and images."""
+    """Returns the number of tokens and images that a generating worker made per second."""
     means = {name: _mean(rows, f"throughput/{name}_per_second_per_gpu") for name in ("tokens", "images")}
     return [{"name": name, "value": value} for name, value in means.items() if value]
 

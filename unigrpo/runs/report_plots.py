@@ -22,7 +22,7 @@ WINDOW = 10
 MAX_COLUMNS = 4
 """Number of panels side by side."""
 TITLE_WIDTH = 22
-"""Number of characters of a line of a panel's title: more would reach into the next panel."""
+"""Largest number of characters of a line of a panel's title, so that it does not reach into the next panel."""
 
 Rows = list[dict[str, Any]]
 
@@ -34,7 +34,7 @@ class Curve:
     metric: str
     label: str = ""
     is_held_out: bool = False
-    """Held-out metrics are dashed points, those of training a moving average."""
+    """Whether the metric is held-out and plotted as dashed points; training metrics are plotted as moving averages."""
 
 
 @dataclass(frozen=True)

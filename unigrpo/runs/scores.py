@@ -1,4 +1,4 @@
-"""Held-out scores of each prompt, and what two evaluations of the same prompts say about their difference."""
+"""Held-out scores of each prompt, and the difference of two evaluations of the same prompts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ metric, such as ``math_answer_greedy``. A score of sampled responses is their me
 LEVEL = 0.95
 """Probability with which an interval contains the expected difference."""
 MIN_PAIRS = 4
-"""Fewest prompts of an interval; the quantiles below are inexact for fewer."""
+"""Smallest number of prompts of an interval; with fewer, the quantiles below are inexact."""
 
 Scores = Mapping[tuple[str, str], Mapping[str, float]]
 """Scores by task and prompt id, and then by the name of the metric."""

@@ -1,4 +1,4 @@
-"""Secrets are hidden by the names they stand under, and within URLs: in files of a run, in messages and in the log."""
+"""Hides secrets by the names of their settings, and within URLs, in files of a run, in messages and in the log."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 HIDDEN = "(hidden)"
-"""What stands in place of a secret."""
+"""Text that replaces a secret."""
 SECRET_NAME = re.compile(
     r"(.*_)?(api_?keys?|passwords?|passwd|pwd|passphrase|secrets?|credentials?|authorization|auth|bearer|cookies?|token"
     r"|signature)"
@@ -19,7 +19,7 @@ WORD_START = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 SPECIAL_TOKEN = re.compile(r"[<\[].*[>\]]")
 """Value of a setting such as ``mask_token``, which is no secret."""
 USER_OF_URL = re.compile(r"(\b[a-zA-Z][\w+.-]*:/{1,2})[^/\s@]+@")
-"""In a path that was made of a URL, one of the two slashes is lost."""
+"""Pattern of a URL; in a path that was made of a URL, one of the two slashes is missing."""
 QUERY_OF_URL = re.compile(r"([?&;])([\w.-]+)=([^&;#\s,]+)")
 KNOWN_TOKEN = re.compile(r"\b(sk-|hf_|ghp_|github_pat_|glpat-|xox[abprs]-|AKIA)(?=[\w-]*\d)[\w-]{16,}")
 """Tokens of OpenAI, Hugging Face, GitHub, GitLab, Slack and AWS, which show by their beginning what they are."""
@@ -27,7 +27,7 @@ SCHEME_OF_HEADER = re.compile(r"\b(Bearer|Basic)\s+\S+")
 
 
 def without_secrets(value: Any) -> Any:
-    """Returns a value of a config with secrets replaced: by the names they stand under, and within URLs."""
+    """Returns a value of a config with secrets replaced, found by the names of settings and within URLs."""
     if isinstance(value, dict):
         return {k: HIDDEN if _is_secret(str(k), v) else _without_secret_headers(str(k), v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -36,7 +36,7 @@ def without_secrets(value: Any) -> Any:
 
 
 def _without_secret_headers(name: str, value: Any) -> Any:
-    """Hides all HTTP headers but those that only say what is sent."""
+    """Hides all HTTP headers except those that only describe the content."""
     if name.lower() != "headers" or not isinstance(value, dict):
         return without_secrets(value)
     return {k: v if str(k).lower() in ("accept", "content-type", "user-agent") else HIDDEN for k, v in value.items()}

@@ -1,4 +1,4 @@
-"""Signals that ask a run to end: a scheduler sends them before it takes the machine away."""
+"""Signals that stop a run, which a scheduler sends before it ends the job."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class RunStopped(Exception):
 
 
 class StopRequest:
-    """Notes a stop signal, so that the run can finish its step and save a checkpoint before it ends."""
+    """Records a stop signal, so that the run can finish its step and save a checkpoint before it ends."""
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
@@ -49,7 +49,7 @@ class StopRequest:
 
     @contextlib.contextmanager
     def delayed(self) -> Iterator[None]:
-        """Lets the block end before a signal ends the run, unless a second one comes."""
+        """Delays a signal until the end of the block, unless a second one comes."""
         self._is_delayed = True
         try:
             yield

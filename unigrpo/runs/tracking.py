@@ -1,4 +1,4 @@
-"""Whether experiment tracking can work, found out before anything starts."""
+"""Checks before a run starts that experiment tracking can work."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from unigrpo import ConfigError
 
 
 def check_tracking(wandb_project: str) -> None:
-    """Checks what sending metrics to Weights & Biases needs.
+    """Checks the requirements of sending metrics to Weights & Biases.
 
     Args:
         wandb_project: The project, as ``logger.wandb_project`` names it; empty needs nothing.

@@ -1,4 +1,4 @@
-"""Rendering of chat templates in a process of its own, so that no template takes all time or memory of this one."""
+"""Renders chat templates in another process with limits of time and memory."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from typing import Any
 from unigrpo import CheckpointError, DataError
 
 SECONDS = 5.0
-"""Processor time of one rendering, which takes less than a millisecond with usual templates."""
+"""Largest CPU time of one rendering in seconds; usual templates take less than a millisecond."""
 VARIABLES = ("PATH", "HOME", "TZ", "LANG", "LC_ALL", "LC_TIME", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "PYTHONHOME")
-"""Environment variables that Python and the date of a template need; the others, such as tokens, are kept back."""
+"""Environment variables that Python and the date of a template need. Others, such as tokens, are not passed on."""
 
 
 class TemplateProcess:
@@ -61,7 +61,7 @@ class TemplateProcess:
             self._end()
 
     def forget(self) -> None:
-        """Leaves the process to another Python process, of which this one is a copy, and starts anew."""
+        """Forgets the process, which belongs to the parent of this forked process."""
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
 

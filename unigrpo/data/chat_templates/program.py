@@ -1,8 +1,8 @@
 """The program that :mod:`unigrpo.data.chat_templates.process` starts: it renders chat templates of checkpoints.
 
-A template is a program of unknown origin. The sandbox of Jinja keeps it from Python and from files, but neither from
-loops of any length nor from texts of any length, so this process has limits of processor time and memory. It imports
-nothing of this package, so that it starts at once.
+A template is a program that is not trusted. The sandbox of Jinja prevents access to Python and to files, but allows
+endless loops and texts of any length, so this process has limits of CPU time and memory. It imports nothing of this
+package, so that it starts quickly.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 MAX_MEMORY = 2**29
-"""Number of bytes that this process may take."""
+"""Memory limit of this process in bytes."""
 MAX_LENGTH = (100_000, 10)
-"""A result may have so many characters, and so many times those of the messages."""
+"""Limits of the length of a result: a number of characters, and a multiple of the length of the messages."""
 MAX_REASON = 200
 """Number of characters of an error's message that are sent back."""
 
 
 class LimitExceeded(Exception):
-    """A rendering takes more than a template may take."""
+    """A rendering exceeds a limit."""
 
 
 class Generation(Extension):
@@ -39,7 +39,7 @@ class Generation(Extension):
     tags: set[str] = {"generation"}  # noqa: RUF012  # Jinja declares it so
 
     def parse(self, parser: Parser) -> nodes.Node:
-        """Returns what is between the tags, with names of its own."""
+        """Returns the text between the tags, rendered in its own scope."""
         line = next(parser.stream).lineno
         return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True)).set_lineno(line)
 
@@ -112,7 +112,7 @@ def answer(request: str) -> str:
 
 
 def serve(seconds: float) -> None:
-    """Answers one request in each line of the standard input, each within so many seconds of processor time."""
+    """Answers the requests on standard input, one per line, each within a number of seconds of CPU time."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _limit(resource.RLIMIT_AS, MAX_MEMORY)
     for line in sys.stdin:

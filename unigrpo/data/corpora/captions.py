@@ -1,4 +1,4 @@
-"""Captions: where they are stored, how they are cleaned, and which request each answers in image understanding."""
+"""Captions: their storage, their cleaning, and the requests that they answer in image understanding."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PERSON_TAG = re.compile(r"<person>(?:[\s,]*(?:and\s+)?<person>)*", re.IGNORECASE
 """A tag, or several in a row, that replaces a name in some captions."""
 PERSON_WORDS = ("a person", "someone", "somebody")
 SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
-"""End of a sentence: not the point of a number, and not one of an abbreviation without a space after it."""
+"""End of a sentence: a point that is not part of a number or of an abbreviation without a space after it."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def read_questions(path: str) -> Sequence[str]:
 
 
 def clean_caption(caption: object, config: CaptionConfig, task: str, where: str, generator: torch.Generator) -> str:
-    """Returns one caption as it is trained.
+    """Returns one caption for training.
 
     Args:
         caption: A text, or a list of texts of which a random one is used.

@@ -14,13 +14,13 @@ from unigrpo.rng import keyed_generator
 MIXTURE_BLOCK = 1000
 """Number of positions in which every source has its exact number of samples; weights are rounded to this."""
 ROUNDS = 4
-"""Number of rounds of the shuffle; four make a Feistel network look random."""
+"""Number of rounds of the shuffle; a Feistel network with four rounds is close to a random permutation."""
 
 
 def rank_positions(first: int, count: int, rank: int, world_size: int) -> range:
     """Returns the positions of one rank (or loader process) among ``count`` positions from ``first`` on.
 
-    The ranks share nothing, and together have what one rank alone would have.
+    The ranks have no position in common, and together they have the positions of a single rank.
 
     >>> list(rank_positions(8, 4, 0, 2)), list(rank_positions(8, 4, 1, 2))
     ([8, 10], [9, 11])
@@ -31,12 +31,12 @@ def rank_positions(first: int, count: int, rank: int, world_size: int) -> range:
 def shuffled_index(place: int, size: int, *key: int | str) -> int:
     """Returns the item at a place in endless shuffled epochs: each epoch has every item once, in an order of its own.
 
-    Needs no memory, whatever the size.
+    The function needs no memory, whatever the size.
 
     Args:
         place: Place in the sequence, from 0; the epoch is ``place // size``.
         size: Number of items.
-        key: Chooses the shuffles.
+        key: Key of the shuffles.
 
     Source:
         Format-preserving permutation by cycle walking: Black and Rogaway, "Ciphers with Arbitrary Finite Domains",
@@ -68,7 +68,7 @@ class Mixture:
 
         Args:
             weights: Sampling weight of each source.
-            seed: Chooses the orders.
+            seed: Seed of the orders.
 
         Raises:
             ValueError: No sources, or a weight that is too small for one sample in a block.

@@ -40,7 +40,7 @@ class RowEncoder:
         """Checks that a sample can be a row; for CorpusStream.
 
         Raises:
-            BadSample: It is too long, has special tokens in its text, or nothing to train is left of it.
+            BadSample: It is too long, has special tokens in its text, or has no target left.
         """
         self._encode(sample)
 
@@ -108,7 +108,7 @@ class RowEncoder:
         return ids, is_target
 
     def _refuse_special(self, ids: list[int], sample: CorpusSample) -> None:
-        """Refuses text that spells a special token and would become one: a mask, an image, or another turn."""
+        """Raises BadSample for text that spells a special token, such as a mask, an image, or another turn."""
         found = [i for i in ids if i in self._special]
         num_own = 0 if self._newlines is None else len(HEADER_TOKENS) * len(sample.messages)
         if len(found) > num_own:

@@ -20,9 +20,8 @@ from unigrpo.rng import keyed_generator
 
 logger = logging.getLogger(__name__)
 SMALL_SOURCE = 1000
-"""Smallest number of samples of which the fraction of unusable ones is taken, so that one at the start is not an
-error. A source with no more samples is judged as a whole: by the number of its samples that were found unusable so
-far."""
+"""Smallest number of samples from which the fraction of unusable ones is computed, so that one at the start is not an
+error. For a source with fewer samples, the fraction is that of its unusable samples so far among all its samples."""
 KINDS: Mapping[str, Callable[[SourceConfig], Source]] = {
     "image_folder": ImageFolder,
     "webdataset": Webdataset,
@@ -62,7 +61,7 @@ class CorpusStream(torch.utils.data.Dataset[CorpusSample]):
 
         Args:
             sources: Sources by name. The name determines a source's random numbers, whatever the other sources are.
-            seed: Chooses the order and everything that is random in a sample.
+            seed: Seed of the order and of all random choices in a sample.
             check: Raises BadSample for a sample that does not fit, such as RowEncoder.check for one that is too long.
 
         Raises:

@@ -55,7 +55,7 @@ class TableSource:
                 return name
         expected = repr(asked) if asked else f"one of {list(usual)}"
         raise DataError(
-            f"{self.config.path}: no column {expected} in {self.table.key(0)} and the rows behind it; found "
+            f"{self.config.path}: no column {expected} in {self.table.key(0)} and the rows after it; found "
             f"{shown_columns(found)}. Name the column in columns"
         )
 

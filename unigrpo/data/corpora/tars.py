@@ -39,7 +39,7 @@ class TarSample:
 
 
 def is_litter(name: str) -> bool:
-    """Whether a member of a tar is what macOS and webdataset add to it, and no part of a sample."""
+    """Whether a member of a tar was added by macOS or webdataset and is not part of a sample."""
     path = PurePosixPath(name)
     is_meta = len(path.parts) == 1 and name.startswith("__") and name.endswith("__")
     return is_meta or path.name.startswith("._") or path.name == ".DS_Store" or "__MACOSX" in path.parts
@@ -48,9 +48,8 @@ def is_litter(name: str) -> bool:
 class TarSamples:
     """The samples of several tars, by number.
 
-    Neighbours that share their path up to the first dot are one sample, as in webdataset, which itself reads tars from
-    start to end only. What macOS adds to a tar does not separate neighbours. The stored position of a sample takes 16
-    bytes.
+    Consecutive members with the same path up to the first dot are one sample, as in webdataset, which can only read
+    tars from start to end. Members that macOS adds are ignored. The stored position of a sample takes 16 bytes.
 
     A tar that ends early, lacks a header where one is expected, or has content after its end, has one more sample,
     which is unusable.

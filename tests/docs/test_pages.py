@@ -96,6 +96,16 @@ def test_every_module_that_the_developer_guide_names_exists():
     assert missing == []
 
 
+def test_a_term_has_the_same_meaning_in_both_glossaries():
+    developers, users = (
+        dict(re.findall(r"^\| ([^|]+?) \| (.+) \|$", text_of(Path(page)).partition("| term |")[2], re.MULTILINE))
+        for page in ("AGENTS.md", "docs/glossary.md")
+    )
+    both = developers.keys() & users.keys() - {"---"}
+    assert len(both) > 15
+    assert {term: users[term] for term in both} == {term: developers[term] for term in both}
+
+
 def test_the_config_reference_has_every_setting_with_its_text():
     reference = config_reference().config_reference()
     rows = {row[0]: row[1] for row in re.findall(r"^\| `([^`]+)` \|.*\| ([^|]*) \|$", reference, flags=re.MULTILINE)}

@@ -10,6 +10,7 @@ from rewards.runtime.process import DeadlineMissed, ProcessFailed, RewardProcess
 from unigrpo import ConfigError
 from unigrpo.config import RewardConfig, RewardTermConfig
 from unigrpo.records import Prompt
+from unigrpo.training.batching import micro_batches
 from unigrpo.workers.reward import applies_to, check_names, prompt_input, reward_spec
 
 PROMPTS_PER_CALL = 256
@@ -43,8 +44,7 @@ def _check(term: RewardTermConfig, prompts: Sequence[Prompt]) -> tuple[str, dict
     try:
         with RewardProcess(reward_spec(term)) as process:
             name = process.build(seconds=seconds).name
-            for start in range(0, len(places), PROMPTS_PER_CALL):
-                part = places[start : start + PROMPTS_PER_CALL]
+            for part in micro_batches(places, PROMPTS_PER_CALL):
                 inputs = [prompt_input(prompts[place]) for place in part]
                 try:
                     problems = process.check_prompts(inputs, seconds=seconds)

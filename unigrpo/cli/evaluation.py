@@ -33,6 +33,7 @@ from unigrpo.models.vocabulary import PUBLISHED_CODEBOOK_SIZE
 from unigrpo.records import Prompt, SampleRequest
 from unigrpo.runs.config_file import changed_settings, config_text
 from unigrpo.runs.progress import progress
+from unigrpo.training.batching import micro_batches
 from unigrpo.training.optimizer_step import LocalEngine
 from unigrpo.workers.group import LocalGroup, WorkerGroup
 from unigrpo.workers.policy import PolicyWorker
@@ -197,7 +198,7 @@ def evaluate_model(
             part = config.rollout.micro_batch_size * policy.size
             for way in ways:
                 missing = sorted(waiting[way.name], key=lambda one: one.prompt.task)
-                for batch in (missing[first : first + part] for first in range(0, len(missing), part)):
+                for batch in micro_batches(missing, part):
                     rollouts = generate_balanced(policy, batch, 0, (way.text, way.image))
                     outputs, _ = rewards.score(rollouts)
                     samples.append((number, config.actor.model_name_or_path), way.name, rollouts, outputs)

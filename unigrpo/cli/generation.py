@@ -27,6 +27,7 @@ from unigrpo.models.mmada import MMadaModelLM
 from unigrpo.records import Prompt, Trajectory
 from unigrpo.runs.image_grid import captioned_grid
 from unigrpo.runs.progress import Progress, progress
+from unigrpo.training.batching import micro_batches
 from unigrpo.workers.generation import TaskSampler
 
 SAMPLES, SETTINGS = "samples.jsonl", "settings.json"
@@ -157,7 +158,7 @@ def _sample(model: MMadaModelLM, config: GenerateConfig, inputs: Inputs, jobs: S
         image_tokenizer=inputs.image_tokenizer, resolution=config.resolution, fit=config.fit,
         max_text_tokens=inputs.max_text_tokens,
     )  # fmt: skip
-    batches = [jobs[first : first + config.batch_size] for first in range(0, len(jobs), config.batch_size)]
+    batches = list(micro_batches(jobs, config.batch_size))
     num_passes = config.text.num_denoising_steps * (config.task != "t2i")
     num_passes += config.image.num_denoising_steps * (config.task in ("t2i", "r2i"))
     with (
@@ -193,7 +194,7 @@ def _show(config: GenerateConfig, prompts: Sequence[Prompt], folder: Path) -> No
     if "image" not in rows[0]:
         return
     files = [folder / row["image"] for row in rows]
-    by_prompt = [files[i : i + config.num_samples] for i in range(0, len(files), config.num_samples)]
+    by_prompt = list(micro_batches(files, config.num_samples))
     columns = [
         (prompt.text, [np.asarray(read_image(file)) for file in own[:MAX_ROWS]])
         for prompt, own in zip(prompts[:MAX_COLUMNS], by_prompt, strict=False)

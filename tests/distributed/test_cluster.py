@@ -162,10 +162,10 @@ def test_the_only_cluster_of_this_user_is_joined_and_never_that_of_another(monke
     assert found.address == "h:1"
     assert found.whose.startswith("h:1, started by ann at ")
     monkeypatch.setattr(cluster, "local_heads", lambda: [head("h:2", False)])
-    with pytest.raises(ConnectionError, match=r"no cluster of yours .*unless RAY_ADDRESS names it: h:2, .*bob"):
+    with pytest.raises(ConnectionError, match=r"started no cluster .*unless RAY_ADDRESS names it: h:2, .*bob"):
         cluster.find_cluster()
     monkeypatch.setattr(cluster, "local_heads", lambda: [head("h:3", True), head("h:1", True)])
-    with pytest.raises(ValueError, match=r"several Ray clusters of yours .*choose one: RAY_ADDRESS=h:3"):
+    with pytest.raises(ValueError, match=r"you have started several Ray clusters here .*choose one: RAY_ADDRESS=h:3"):
         cluster.find_cluster()
 
 

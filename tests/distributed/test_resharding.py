@@ -230,7 +230,7 @@ def test_a_checkpoint_without_the_file_of_a_rank_is_refused(one_rank: None, tmp_
     engine.save(tmp_path)
     (first,) = (tmp_path / "engine").glob("*_optim_states.pt")
     first.rename(first.with_name(first.name.replace("pp_rank_0", "pp_rank_1")))
-    with pytest.raises(CheckpointError, match="the optimizer states of rank 0 are missing; put back the files"):
+    with pytest.raises(CheckpointError, match="the optimizer states of rank 0 are missing; restore the files"):
         engine.load(tmp_path)
 
 

@@ -94,7 +94,7 @@ def test_weights_of_an_unknown_behaviour_are_refused():
     objective = load_objective("clipped", config.algo.objective.arguments)
     check_behaviour(config, objective)
     fresh = dataclasses.replace(config, algo=dataclasses.replace(config.algo, likelihood=LikelihoodConfig()))
-    with pytest.raises(ValueError, match=r"max_importance weighs by what generated .* or max_importance 0"):
+    with pytest.raises(ValueError, match=r"max_importance needs the sampler's probabilities, .* or max_importance 0"):
         check_behaviour(fresh, objective)
     stale = dataclasses.replace(fresh, rollout=dataclasses.replace(fresh.rollout, max_staleness=1, num_workers=1))
     check_behaviour(stale, objective)

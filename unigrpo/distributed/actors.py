@@ -47,7 +47,7 @@ gc.enable()
 
 
 class ModelActor(WorkerActor, BaseModelActor):
-    """One rank of a model group. A subclass says which worker it hosts."""
+    """One rank of a model group. A subclass determines its worker."""
 
     def __init__(self, num_ranks: int, rank: int, meeting: Sequence[ObjectRef] = ()) -> None:
         """Sets what the process group of the ranks needs.
@@ -91,7 +91,7 @@ class PolicyActor(ModelActor):
         return address
 
     def join_channel(self, size: int) -> None:
-        """Waits for the other ``size - 1`` processes of the channel, and sends from then on."""
+        """Joins a weight channel of ``size`` processes as the sender."""
         self.worker.channel = Broadcast(self._store, 0, size, self.worker.device)
 
 
@@ -114,7 +114,7 @@ class RolloutActor(WorkerActor):
         self.worker = RolloutWorker(config, model, tokenizer, image_tokenizer_on(config, device))
 
     def join_channel(self, address: tuple[str, int], rank: int, size: int) -> None:
-        """Waits for the other processes of a weight channel, and receives from then on."""
+        """Joins a weight channel as a receiver."""
         self.worker.channel = Broadcast(join_store(address), rank, size, self.worker.device)
 
 
@@ -187,7 +187,7 @@ def load_model(config: BaseRunConfig, *, check_values: bool = True) -> PreTraine
 
     Args:
         config: The run or stage.
-        check_values: Look for NaN and infinity. The first policy rank of each node does it for the whole node.
+        check_values: Whether to check for NaN and infinity. The first policy rank of each node does so for the node.
     """
     dtype = torch.bfloat16 if config.ds.param_dtype == "bf16" else torch.float32
     return load_policy(

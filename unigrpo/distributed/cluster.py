@@ -28,7 +28,7 @@ PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY"
 SPECIAL = re.compile(r"""[\s"'$`\\&|;<>()*?\[\]!{}~#]""")
 """Characters that a shell interprets."""
 PROBE_SECONDS = 10.0
-"""How long the cluster's address may take to accept a connection."""
+"""Longest time in seconds until the cluster's address accepts a connection."""
 
 
 WORKER_VARIABLES = {
@@ -68,7 +68,7 @@ def connect(needs: ResourceRequest) -> None:
     """Connects this process to a cluster: that of ``RAY_ADDRESS``, which a job has, or the user's own on this machine.
 
     Raises:
-        ValueError: There is no such cluster, or it does not answer, or it could start no workers.
+        ValueError: There is no such cluster, it does not answer, or it cannot start workers.
     """
     check_interpreter(sys.executable)
     variables = worker_variables() | loopback_without_proxy()
@@ -99,7 +99,7 @@ def connect(needs: ResourceRequest) -> None:
 
 @contextlib.contextmanager
 def _own_signal_handler() -> Iterator[None]:
-    """Keeps the handler of SIGTERM, which Ray replaces by one that ends the process without a word."""
+    """Keeps the handler of SIGTERM, which Ray replaces by one that ends the process without a message."""
     handler = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -112,9 +112,9 @@ def _own_signal_handler() -> Iterator[None]:
 
 
 def check_interpreter(path: str) -> None:
-    """Refuses an interpreter by which Ray starts no workers, which would be awaited without end.
+    """Raises an error for a Python path with which Ray cannot start workers, for which the run would wait without end.
 
-    Ray puts its path unquoted into a line for a shell.
+    Ray puts this path unquoted into a shell command.
 
     Raises:
         ConfigError: The path has a character that a shell interprets.
@@ -140,7 +140,8 @@ class FoundCluster:
 def find_cluster() -> FoundCluster:
     """Returns the cluster that ``RAY_ADDRESS`` names, or the only one of this user on this machine.
 
-    A cluster of another user is never joined unasked: it would run this user's code, and its owner may end it.
+    A cluster of another user is joined only if ``RAY_ADDRESS`` names it, because it would run the code of this user,
+    and its owner may stop it.
 
     Raises:
         ValueError: ``RAY_ADDRESS`` is no address of a head, or several clusters could be meant.
@@ -159,18 +160,20 @@ def find_cluster() -> FoundCluster:
     own = [head for head in heads if head.is_own]
     if len(own) > 1:
         shown = "; ".join(map(str, own))
-        raise ValueError(f"several Ray clusters of yours run here ({shown}); choose one: RAY_ADDRESS={own[0].address}")
+        raise ValueError(
+            f"you have started several Ray clusters here ({shown}); choose one: RAY_ADDRESS={own[0].address}"
+        )
     if not own:
         shown = "; ".join(map(str, heads))
         others = f"; not joined unless RAY_ADDRESS names it: {shown}" if heads else ""
-        raise ConnectionError(f"RAY_ADDRESS is not set, and no cluster of yours runs on this machine{others}")
+        raise ConnectionError(f"RAY_ADDRESS is not set, and you have started no cluster on this machine{others}")
     return FoundCluster(own[0].address, str(own[0]))
 
 
 def loopback_without_proxy() -> dict[str, str]:
-    """Returns the variables that keep requests to this machine away from a proxy, which cannot reach it.
+    """Returns environment variables with which requests to this machine use no proxy, which could not reach it.
 
-    They are set in this process, too. Nothing is set where no proxy is.
+    They are also set in this process. Without a proxy, nothing is set.
     """
     if not any(os.environ.get(name) for name in PROXIES):
         return {}
@@ -206,7 +209,7 @@ def required(config: RunConfig) -> ResourceRequest:
 
 
 def check_zero_stage(config: BaseRunConfig) -> None:
-    """Refuses a ZeRO stage with which errors would stay unnoticed.
+    """Raises an error for a ZeRO stage with which errors would not be detected.
 
     Raises:
         ValueError: ZeRO-0, with which DeepSpeed reports no gradient norm and accepts non-finite gradients.
@@ -235,7 +238,7 @@ def check_cluster(config: BaseRunConfig, needs: ResourceRequest, gpu_roles: str)
     Args:
         config: The run.
         needs: Resources that the run needs.
-        gpu_roles: What the GPUs are for, for messages.
+        gpu_roles: Purpose of the GPUs, for messages.
     """
     check_zero_stage(config)
     has = ray.cluster_resources()

@@ -1,4 +1,4 @@
-"""The only monkeypatches: they make OpenRLHF and DeepSpeed importable and usable without a GPU, and mend DeepSpeed."""
+"""All monkeypatches. They make OpenRLHF and DeepSpeed usable without a GPU, and fix an error of DeepSpeed."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class _Installer(MetaPathFinder):
 def install_when_needed() -> None:
     """Lets :func:`install` be called when one of :data:`NEED_THIS` is imported.
 
-    The processes of rewards import neither, and do without torch.
+    The processes of rewards import none of these packages and need no torch.
     """
     sys.meta_path.insert(0, _Installer())
 

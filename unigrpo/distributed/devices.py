@@ -1,4 +1,4 @@
-"""Whether a process that Ray gave a GPU can use it."""
+"""Checks that a process can use the GPU that Ray gave it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ DRIVER_VERSION = Path("/proc/driver/nvidia/version")
 
 
 def check_gpu() -> None:
-    """Refuses to go on where there is a GPU for this process and PyTorch does not find it.
+    """Raises an error if Ray gave this process a GPU that PyTorch does not find.
 
-    PyTorch says nothing where the driver is too old for its CUDA, or where its CPU build is installed: the model
-    would train on the CPU. ``UNIGRPO_DEVICE=cpu`` in the environment of Ray asks for that. Where a cluster only
-    declares GPUs, as tests do, there is no device file.
+    PyTorch reports no error if the driver is too old for its CUDA or if its CPU build is installed, and the model
+    would
+    train on the CPU. ``UNIGRPO_DEVICE=cpu`` in the environment of Ray allows this. If a cluster only declares GPUs, as
+    in tests, there is no device file and no error.
 
     Raises:
         ValueError: Ray gave this process a GPU, and PyTorch finds none.
@@ -35,7 +36,7 @@ def check_gpu() -> None:
     raise ConfigError(
         f"Ray gave this process a GPU, and torch {torch.__version__}, built for {built_for}, finds none; the NVIDIA "
         f"driver is {_driver_version()}. CUDA 13 needs driver 580 or later. bash launch/preflight_gpu.sh on this node "
-        "says more; to train on CPUs on purpose, start Ray with UNIGRPO_DEVICE=cpu"
+        "gives details; to train on CPUs, start Ray with UNIGRPO_DEVICE=cpu"
     )
 
 

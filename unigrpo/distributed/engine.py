@@ -26,7 +26,7 @@ from unigrpo.training.optimizer_step import ScheduleLength, advance
 
 
 def max_over_ranks(number: int, device: torch.device) -> int:
-    """The largest number of all processes of the process group; all of them call it."""
+    """Returns the largest of the numbers of all processes of the process group; all of them call it."""
     largest = torch.tensor([number], device=device)
     dist.all_reduce(largest, op=dist.ReduceOp.MAX)
     return int(largest.item())
@@ -60,7 +60,7 @@ class StrategyEngine:
 
     @contextmanager
     def whole_model(self) -> Iterator[PreTrainedModel]:
-        """Yields the model itself, or under ZeRO-3 a copy with whole weights that lives as long as the context."""
+        """Yields the model itself, or under ZeRO-3 a copy with unsharded weights that exists during the context."""
         if not self._is_sharded:
             yield self.model
             return
@@ -115,7 +115,7 @@ class StrategyEngine:
         return total.to(values.device)
 
     def max_over_ranks(self, number: int) -> int:
-        """The largest number of all data-parallel ranks."""
+        """Returns the largest of the numbers of all data-parallel ranks."""
         return max_over_ranks(number, self.device)
 
     def barrier(self) -> None:
@@ -136,7 +136,7 @@ class StrategyEngine:
         """
         files = folder / CHECKPOINT_TAG
         if not files.is_dir():
-            raise CheckpointError(f"{folder}: no DeepSpeed checkpoint; name the folder of a whole one")
+            raise CheckpointError(f"{folder}: no DeepSpeed checkpoint; name the folder of a complete one")
         num_saved_ranks = check_fits(self._engine, files)
         with without_code(files):
             if self._engine.zero_optimization() and num_saved_ranks != self.world_size:

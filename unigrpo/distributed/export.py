@@ -32,7 +32,7 @@ def export_checkpoint(config: BaseRunConfig, checkpoint: Path, folder: Path) -> 
         folder: Where to write.
 
     Raises:
-        CheckpointError: The checkpoint holds no weights, or not those of the run's model.
+        CheckpointError: The checkpoint has no weights, or those of another model.
     """
     base = config.actor.model_name_or_path
     dtype = torch.bfloat16 if config.ds.param_dtype == "bf16" else torch.float32
@@ -65,7 +65,7 @@ def checkpoint_weights(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
     """
     engine = folder / CHECKPOINT_TAG
     if not engine.is_dir():
-        raise CheckpointError(f"{folder}: no DeepSpeed checkpoint; name a run whose checkpoints are whole")
+        raise CheckpointError(f"{folder}: no DeepSpeed checkpoint; name a run with complete checkpoints")
     try:
         if (engine / WHOLE).is_file():
             return load_mapped(engine / WHOLE)["module"]

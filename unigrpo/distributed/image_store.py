@@ -1,4 +1,4 @@
-"""Generated images in Ray's store: they leave it only for a process that looks at them.
+"""Generated images in Ray's store, from which only processes that read them get a copy.
 
 This module imports no torch; see :mod:`unigrpo.image_store`.
 """

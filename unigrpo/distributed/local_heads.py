@@ -1,4 +1,4 @@
-"""The Ray heads that run on this machine, and whose they are."""
+"""The Ray heads that run on this machine, and the users who started them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class LocalHead:
     user: str
     """Name of the user who started it."""
     is_own: bool
-    """Whether that is the user of this process."""
+    """Whether it was started by the user of this process."""
     started: float
     """Time of its start, seconds since the epoch."""
     process: int

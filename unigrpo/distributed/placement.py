@@ -29,9 +29,9 @@ from unigrpo.workers.reward import with_local_models
 
 logger = logging.getLogger(__name__)
 PLACEMENT_SECONDS = 60.0
-"""How long to wait for resources that the cluster has but other jobs may hold."""
+"""Longest time in seconds to wait for resources of the cluster that other jobs may use."""
 START_SECONDS = 900.0
-"""How long the first process of a group may take until it answers, before it loads anything. It imports torch and
+"""Longest time in seconds until the first process of a group answers, before it loads anything. It imports torch and
 DeepSpeed, which takes minutes on a busy machine or from a slow file system."""
 
 
@@ -147,7 +147,7 @@ def start_stage(config: StageConfig) -> StageGroups:
 
 
 class ModelGroup(RayGroup):
-    """The ranks of a process group. Their processes start at once, and all others ask the first where they meet."""
+    """The ranks of a process group. Their processes start at the same time; the first one opens the rendezvous."""
 
     def initialize(self, config: BaseRunConfig) -> None:
         """Builds the workers when the first process has started.
@@ -162,9 +162,9 @@ class ModelGroup(RayGroup):
 def model_group(
     role: str, actor: type[ModelActor], config: BaseRunConfig, placement: PlacementGroup, share: float
 ) -> ModelGroup:
-    """Returns one actor for each policy rank, with a fraction ``share`` of a GPU; two halves share one GPU.
+    """Returns one actor for each policy rank, with the fraction ``share`` of a GPU; two halves use one GPU.
 
-    The ranks of one node follow each other. OpenRLHF's group of actors would take the bundles in the order of their
+    The ranks of one node are consecutive. OpenRLHF's group of actors would use the bundles in the order of their
     numbers, which Ray spreads over the nodes in any order, and would start the other processes after the first.
     """
     start: Any = ray.remote(num_gpus=share, num_cpus=share)(actor)
@@ -193,7 +193,7 @@ def _wait_for_start(actor: Any, role: str) -> None:
         )
         if time.monotonic() >= ending:
             ray.kill(actor)
-            raise WorkerError(f"{what}. The same command starts again")
+            raise WorkerError(f"{what}. Run the same command again")
         logger.warning("%s", what)
     try:
         ray.get(answer)
@@ -244,6 +244,6 @@ def place(num_workers: int, cpus: float = 1) -> PlacementGroup:
         remove_placement_group(placement)
         raise ConfigError(
             f"the Ray cluster has the {num_workers} GPUs of the run, but they were not free within "
-            f"{PLACEMENT_SECONDS:g} s; `ray status` shows who holds them, `ray job list` the jobs"
+            f"{PLACEMENT_SECONDS:g} s; `ray status` shows which are in use, `ray job list` the jobs"
         ) from error
     return placement

@@ -20,24 +20,24 @@ Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
 
 GRACE_SECONDS = 3.0
-"""How long other workers may report failures after the first: a worker that dies makes its peers fail, often
-sooner."""
+"""Time in seconds in which other workers may report failures after the first one, since a worker that dies makes its
+peers fail, often earlier."""
 
 LOST_CONNECTION = re.compile(r"connection (closed|reset) by peer|broken pipe|remote process exited", re.IGNORECASE)
-"""What gloo and NCCL say in the peers of a process that is gone."""
+"""Messages of gloo and NCCL in the peers of a process that has ended."""
 DEATH_SECONDS = 30.0
-"""How long Ray may take on a busy machine to tell of a process that is gone, after its peers lost the connection."""
+"""Longest time in seconds until Ray reports a process that has ended, after its peers lost the connection."""
 REMINDER_SECONDS = 120.0
-"""How long a call may take, at least, before the log names the workers that are awaited; then twice as long, and so
-on."""
+"""Shortest duration of a call in seconds after which the log names the workers that are not ready; then twice as long,
+and so on."""
 USUAL_FACTOR = 3.0
-"""How many times as long as the longest call of the same method a call may take before that."""
+"""Multiple of the longest call of the same method that a call must also exceed before that."""
 CLOSE_SECONDS = 3.0
-"""How long closing waits for workers that are still busy."""
+"""Longest time in seconds that closing waits for busy workers."""
 
 
 class WorkerError(RuntimeError):
-    """A worker could not do what it was asked; the message names it."""
+    """A call of a worker failed; the message names the worker."""
 
 
 class WorkerFailed(WorkerError):
@@ -45,7 +45,7 @@ class WorkerFailed(WorkerError):
 
 
 class WorkerDied(WorkerError):
-    """The process of a worker is gone."""
+    """The process of a worker has ended."""
 
 
 class RayGroup:
@@ -106,7 +106,7 @@ class RayGroup:
         self._results([actor.initialize.remote(config) for actor in self.actors], "initialize")
 
     def close(self) -> None:
-        """Ends the workers, after a short time in which they can end what they started."""
+        """Ends the workers, after a short time in which they can end their own processes."""
         ray.wait([a.close.remote() for a in self.actors], num_returns=self.size, timeout=CLOSE_SECONDS)
         for actor in self.actors:
             ray.kill(actor)
@@ -145,8 +145,8 @@ class RayGroup:
     def _warn_of_waiting(self, workers: Sequence[int], method: str, seconds: float) -> None:
         usual = f"; the longest {method} before took {self._longest[method]:.0f} s" if method in self._longest else ""
         logger.warning(
-            "%s: still in %s after %.0f s, %d of %d have ended it%s. If it never ends, see whether a process is "
-            "stopped or a node is gone (ray status)",
+            "%s: still in %s after %.0f s, %d of %d have ended it%s. If it never ends, check whether a process is "
+                    "stopped or a node has failed (ray status)",
             self._name(*workers), method, seconds, self.size - len(workers), self.size, usual,
         )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Loading of a DeepSpeed checkpoint on another number of ranks than wrote it.
+"""Loads a DeepSpeed checkpoint on a number of ranks that differs from that of the run that wrote it.
 
 Every rank builds the optimizer state that it would have saved itself, from the files of all ranks, and DeepSpeed loads
 this state as its own. The files are memory-mapped, so that a rank reads only the values that it keeps, and nothing is
@@ -78,8 +78,8 @@ def check_fits(engine: DeepSpeedEngine, folder: Path) -> int:
         return num_ranks
     if num_files != num_ranks:
         raise CheckpointError(
-            f"{folder}: {num_ranks} ranks wrote the checkpoint, but it has the optimizer states of {num_files}; put "
-            "back the files, set ds.zero_stage as it was, or name another checkpoint"
+            f"{folder}: {num_ranks} ranks wrote the checkpoint, but it has the optimizer states of {num_files}; "
+            "restore the files, set ds.zero_stage as it was, or name another checkpoint"
         )
     before, now = _all_shapes(model[PARAM_SHAPES]), _all_shapes(engine._get_zero_param_shapes())
     different = [name for name in {**before, **now} if before.get(name) != now.get(name)]
@@ -181,7 +181,7 @@ def flat_runs(shapes: Shapes, pieces: Sequence[int]) -> dict[str, Run]:
 def _own_state(
     engine: DeepSpeedEngine, shards: Sequence[dict[str, Any]], shapes: Shapes, is_sharded: bool, folder: Path
 ) -> dict[str, Any]:
-    """Returns what this rank would have saved, had as many ranks saved as load now."""
+    """Returns the state that this rank would have saved on the present number of ranks."""
     optimizer: Any = engine.optimizer
     own_shapes: Shapes = engine._get_zero_param_shapes()
     base = OPTIMIZER_STATE_DICT if is_sharded else BASE_OPTIMIZER_STATE
@@ -197,7 +197,7 @@ def _own_state(
 
     if {name: run.numel for name, run in saved.items()} != {name: run.numel for name, run in wanted.items()}:
         raise CheckpointError(
-            f"{folder}: the optimizer states have the weights in another order than the run; go on with "
+            f"{folder}: the optimizer states have the weights in another order than the run; resume with "
             f"{len(shards)} policy ranks and the version of this program that wrote the checkpoint, or start a new run"
         )
 
@@ -248,7 +248,7 @@ def _optimizer_files(folder: Path) -> list[Path]:
     missing = [rank for rank in range(ranks) if rank not in found]
     if missing:
         raise CheckpointError(
-            f"{folder}: the optimizer states of rank {missing[0]} are missing; put back the files, or name another "
+            f"{folder}: the optimizer states of rank {missing[0]} are missing; restore the files, or name another "
             "checkpoint"
         )
     return [found[rank] for rank in range(ranks)]
@@ -261,7 +261,7 @@ def _model_files(folder: Path, num_ranks: int, is_sharded: bool) -> list[Path]:
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise CheckpointError(
-            f"{folder}: {missing[0]} is missing; put back the files, set ds.zero_stage as it was, or name another "
+            f"{folder}: {missing[0]} is missing; restore the files, set ds.zero_stage as it was, or name another "
             "checkpoint"
         )
     return files

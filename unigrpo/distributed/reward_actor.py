@@ -1,4 +1,4 @@
-"""The process of one reward as a Ray actor; apart from the model actors, because it needs none of their imports."""
+"""The process of one reward as a Ray actor, in a module that does not import what the model actors need."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from unigrpo.distributed.devices import check_gpu
 
 
 class RewardActor(RewardHost):
-    """A reward host whose inputs come out of Ray's store."""
+    """A reward host that reads its inputs from Ray's store."""
 
     def load(self) -> RewardInfo:
         """Limits the memory and the output of this process, builds and loads the reward; see the base class.

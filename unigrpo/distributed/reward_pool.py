@@ -28,7 +28,7 @@ from unigrpo.workers.reward_pool import Trial
 
 
 class RewardPool(reward_pool.RewardPool):
-    """All rewards of a run, each in Ray actors of its own; the samples of a step lie in Ray's store."""
+    """All rewards of a run, each in its own Ray actors. The samples of a step are in Ray's store."""
 
     def __init__(self, config: RewardConfig, policy: PlacementGroup | None = None) -> None:
         """Starts all actors; see the base class.
@@ -64,7 +64,7 @@ def check_rewards(config: RewardConfig, prompts: Sequence[Prompt] = (), samples_
         samples_per_step: Samples of a step.
 
     Raises:
-        ConfigError: A model of a reward is neither here nor on the Hub.
+        ConfigError: A model of a reward is neither on this machine nor on the Hub.
         RewardNotReady: A reward cannot be loaded, such as a judge that is down or weights of another model, it fails,
             or its deadline cannot be met. The message names it.
     """

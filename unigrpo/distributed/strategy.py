@@ -25,13 +25,13 @@ class UniGRPOStrategy(DeepspeedStrategy):
         """Joins the process group that the environment describes.
 
         Args:
-            timeout: How long a rank waits for the others in a collective; None takes the run's setting.
+            timeout: Longest time that a rank waits for the others in a collective; None uses the run's setting.
         """
         super().setup_distributed(timeout or self.collective_timeout)
 
     @property
     def collective_timeout(self) -> timedelta:
-        """How long a rank waits for the others in a collective."""
+        """Longest time that a rank waits for the others in a collective."""
         args: Any = self.args
         return timedelta(minutes=args.train.collective_timeout_minutes)
 

@@ -16,7 +16,7 @@ from unigrpo.distributed.ray_group import RayGroup, WorkerFailed, cause_of
 c10d: Any = torch.distributed  # which exports its stores and groups without saying so to type checkers
 
 JOIN_TIME = timedelta(seconds=120)
-"""How long the processes wait for each other."""
+"""Longest time that the processes wait for each other."""
 
 
 class Broadcast:
@@ -49,7 +49,7 @@ def connect(policy: RayGroup, rollout: RayGroup) -> None:
     """Opens a channel from the first policy worker to all rollout workers, which are initialized.
 
     Raises:
-        WorkerFailed: They do not reach each other.
+        WorkerFailed: The workers cannot connect to each other.
     """
     sender, receivers = policy.actors[0], rollout.actors
     size = 1 + len(receivers)

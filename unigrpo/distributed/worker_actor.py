@@ -1,4 +1,4 @@
-"""A Ray actor around one plain worker; apart from the model actors, because it needs none of their imports."""
+"""A Ray actor around one plain worker, in a module that does not import what the model actors need."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class WorkerActor:
     def run(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Work]:
         """Calls a method of the worker with positional and keyword arguments. Returns its result and what it cost.
 
-        Generated images stay in Ray's store until somebody looks at them.
+        Generated images stay in Ray's store until a process reads them.
         """
         result, work = timed(self.worker, lambda: getattr(self.worker, method)(*args, **kwargs))
         return (in_ray_store(result) if isinstance(result, GeneratedBatch) else result), work
 
     def close(self) -> None:
-        """Lets the worker end what it started."""
+        """Closes the worker."""
         if hasattr(self.worker, "close"):
             self.worker.close()
 

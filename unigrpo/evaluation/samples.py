@@ -1,4 +1,5 @@
-"""``samples.jsonl`` of an evaluation: every sample with its rewards, from which a broken-off evaluation goes on."""
+"""``samples.jsonl`` of an evaluation: every sample with its rewards, from which an interrupted evaluation
+continues."""
 
 from __future__ import annotations
 

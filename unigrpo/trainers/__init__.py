@@ -1,1 +1,1 @@
-"""The training loops. They call worker groups and never see Ray."""
+"""The training loops. They call worker groups and do not depend on Ray."""

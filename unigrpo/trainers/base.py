@@ -1,4 +1,4 @@
-"""The loop that every trainer shares: steps, evaluations, checkpoints, summary. It sees worker groups, never Ray."""
+"""The loop of every trainer: steps, evaluations, checkpoints, summary. It calls worker groups and not Ray."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from unigrpo.workers.trained import TrainedWorker
 
 @runtime_checkable
 class Output(Protocol):
-    """Destination of what a run writes; see :mod:`unigrpo.runs.directory`."""
+    """Destination of the metrics and samples of a run; see :mod:`unigrpo.runs.directory`."""
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Writes the metrics of one step."""
@@ -47,7 +47,7 @@ class Output(Protocol):
         ...
 
     def scores(self, step: int, rows: list[dict[str, Any]]) -> None:
-        """Writes the held-out scores of each prompt, by which two evaluations are compared."""
+        """Writes the held-out scores of each prompt, from which two evaluations are compared."""
         ...
 
     def images(self, step: int, grids: Mapping[str, Image]) -> None:
@@ -80,9 +80,9 @@ class NoOutput:
 
 @dataclass
 class TrainState:
-    """What a resumed run needs besides weights; random numbers and data order follow from the step.
+    """The state that a resumed run needs besides weights. Random numbers and data order are functions of the step.
 
-    Checkpoints hold these names, so that a change of one needs a reader for the old one.
+    Checkpoints contain these names, so a change of a name needs a reader for the old one.
     """
 
     step: int = 0
@@ -100,7 +100,7 @@ State = TypeVar("State", bound=TrainState)
 
 
 class Trainer(ABC, Generic[Config, State]):
-    """Runs the steps of a run on its worker groups. A subclass says what a step and an evaluation are."""
+    """Runs the steps of a run on its worker groups. A subclass defines a step and an evaluation."""
 
     phases: ClassVar[Sequence[str]] = ()
     """Phases of a step that :attr:`timer` times."""
@@ -120,7 +120,7 @@ class Trainer(ABC, Generic[Config, State]):
         Args:
             config: The run.
             state: The state before the first step.
-            groups: Workers by role, the trained model's first; None where a run has none.
+            groups: Workers by role, those of the trained model first; None for a role without workers.
             checkpoints: Store of the checkpoints.
             evaluation_steps: Number of steps from one evaluation to the next; 0 evaluates only before and after the
                 run.
@@ -132,7 +132,7 @@ class Trainer(ABC, Generic[Config, State]):
         self.timer = StepTimer(self.phases)
         self._evaluation_steps = evaluation_steps
         self._progress = Progress(step=state.step)
-        """What the model card says about the present weights."""
+        """The training progress of the present weights, for the model card."""
 
     @abstractmethod
     def train_step(self, step: int, output: Output) -> dict[str, float]:
@@ -150,7 +150,7 @@ class Trainer(ABC, Generic[Config, State]):
         """Resumes or begins the run, makes its steps, and writes the run directory with the trained model.
 
         Args:
-            stop: See :meth:`fit`, as for what is returned and raised.
+            stop: See :meth:`fit`, also for the result and the errors.
         """
         first_step = 0 if self.config.ckpt.load_enable is False else self.resume()
         with contextlib.closing(RunDirectory(self.config, first_step)) as output:
@@ -160,17 +160,17 @@ class Trainer(ABC, Generic[Config, State]):
         return summary
 
     def fit(self, output: Output, stop: StopRequest | None = None) -> dict[str, Any]:
-        """Runs all steps that are left, with evaluations and checkpoints.
+        """Runs all remaining steps, with evaluations and checkpoints.
 
         Args:
             output: Destination of metrics and samples.
-            stop: Says whether a signal has asked the run to end; None if nobody handles signals.
+            stop: Records signals that stop the run; None if signals are not handled.
 
         Returns:
             The summary: steps, seconds, and the held-out metrics before and after.
 
         Raises:
-            RunStopped: A signal came. The step that it came in is finished and saved, and there are more steps.
+            RunStopped: A signal stopped the run. The current step was finished and saved, and there are more steps.
         """
         stop = stop or StopRequest()
         config, state = self.config, self.state
@@ -207,7 +207,7 @@ class Trainer(ABC, Generic[Config, State]):
         }
 
     def save(self, values: dict[str, float]) -> None:
-        """Writes a checkpoint of the present state; the step's metrics say whether it is the best."""
+        """Writes a checkpoint of the present state. The step's metrics determine whether it is the best."""
         best_metric = values.get(self.config.ckpt.best_metric_key)
         self.checkpoints.save(self.state.step, dataclasses.asdict(self.state), self._save_model, best_metric)
 
@@ -234,11 +234,11 @@ class Trainer(ABC, Generic[Config, State]):
         self._trained.call(TrainedWorker.load, folder)
 
     def export(self, folder: Path) -> None:
-        """Writes the trained model as a Hugging Face folder with a model card. An older one there is replaced when the
-        new one is whole.
+        """Writes the trained model as a Hugging Face folder with a model card. An older folder is replaced when the
+        new one is complete.
 
         Raises:
-            OutputError: The disk did not take it.
+            OutputError: The folder could not be written.
         """
         part, old = (folder.with_name(f".{folder.name}.{mark}") for mark in ("part", "old"))
         with output_errors("the policy", folder.parent):
@@ -253,7 +253,7 @@ class Trainer(ABC, Generic[Config, State]):
             shutil.rmtree(old, ignore_errors=True)
 
     def _note_progress(self, after: dict[str, float]) -> None:
-        """Keeps what the model card says about the present weights, with the metrics of the last evaluation."""
+        """Records the training progress for the model card, with the metrics of the last evaluation."""
         before = self._prefixed(self.state.before)
         self._progress = Progress(step=self.state.step, before=before, after=self._prefixed(after))
 

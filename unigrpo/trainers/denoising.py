@@ -1,4 +1,4 @@
-"""The loop of a pretraining or Mix-CoT stage: steps, validations, checkpoints. It sees a group, never Ray."""
+"""The loop of a pretraining or Mix-CoT stage: steps, validations, checkpoints. It calls a worker group and not Ray."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class StageState(TrainState):
-    """What a resumed stage needs besides weights; data positions and random numbers follow from the step."""
+    """The state that a resumed stage needs besides weights. Data positions and random numbers depend on the step."""
 
     broken: dict[str, float] = field(default_factory=dict[str, float])
     """Number of samples that could not be used, as metrics by modality and source."""

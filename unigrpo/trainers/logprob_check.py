@@ -1,4 +1,4 @@
-"""The check of a run that its sampler and its training path give tokens the same log-probabilities."""
+"""Checks that sampler and training path of a run give tokens the same log-probabilities."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class LogprobCheck:
         """Returns the differences; empty if none are due.
 
         Raises:
-            LogprobMismatchError: They are larger than rounding makes them, and no cache explains it.
+            LogprobMismatchError: They are larger than rounding errors, and no cache explains them.
         """
         if not self.is_due(step):
             return {}
@@ -61,7 +61,7 @@ class LogprobCheck:
         if is_exact(self._config, task) and not mean <= limit:
             raise LogprobMismatchError(
                 f"sampler and training path differ by {mean:.3g} nats a token of task {task} (at most "
-                f"{worst.largest:.3g}, on {prompt}), more than train.logprob_mismatch_limit {limit}: they do not see "
+                f"{worst.largest:.3g}, on {prompt}), more than train.logprob_mismatch_limit {limit}: they do not use "
                 "the same model or input"
             )
 

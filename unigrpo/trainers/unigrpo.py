@@ -1,4 +1,5 @@
-"""The UniGRPO loop: prompts, rollouts, rewards, scores, advantages, inner updates. It sees groups, never Ray."""
+"""The UniGRPO loop: prompts, rollouts, rewards, scores, advantages, inner updates. It calls worker groups and not
+Ray."""
 
 from __future__ import annotations
 
@@ -50,7 +51,7 @@ class UniGRPOState(TrainState):
     policy_version: int = 0
     """Number of optimizer steps of the policy."""
     num_skipped: int = 0
-    """Number of them that were left out because their loss or gradient was not finite."""
+    """Number of optimizer steps that were skipped because their loss or gradient was not finite."""
 
 
 ByPlace = dict[int, tuple[Tensor, ...] | None]
@@ -197,9 +198,9 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
     def _waits_for_rewards(self, step: int, rollout: Rollout) -> bool:
         """Whether a sample is scored after its reward is known, because it may need no scores.
 
-        That is so for every sample that a group filter may leave out, and for samples without a KL, of which those
-        with the advantage 0 have no gradient. Rollouts that are generated a step ahead are scored at once, because
-        their workers go on with the next ones.
+        This holds for samples that a group filter may leave out, and for samples without a KL, which have no gradient
+        if their advantage is 0. Rollouts that are generated a step ahead are scored at once, because their workers
+        then generate the next ones.
         """
         if self.group_filter is not None:
             return True
@@ -271,7 +272,7 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
         return self.policy.map(PolicyWorker.log_likelihood, TrajectoryBatch.of(samples), updates).rows()
 
     def _move_reference(self, step: int) -> None:
-        """Moves the reference towards the policy every ``algo.reference.reset_steps`` steps."""
+        """Updates the reference from the policy every ``algo.reference.reset_steps`` steps."""
         every = self.config.algo.reference.reset_steps
         if self.reference is None or every == 0 or (step + 1) % every:
             return

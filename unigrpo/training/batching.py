@@ -9,5 +9,5 @@ Item = TypeVar("Item")
 
 
 def micro_batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
-    """Consecutive slices of ``size`` items; the last may be shorter."""
+    """Yields consecutive slices of ``size`` items; the last may be shorter."""
     return (items[start : start + size] for start in range(0, len(items), size))

@@ -1,4 +1,4 @@
-"""The behaviour policy: the weights, and the way of sampling, that generated the responses of a step."""
+"""The behaviour policy: the weights and the sampler that generated the responses of a step."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def behaviour_log_probs(
     scored: Sequence[tuple[TrainSample, int]],
     k: int,
 ) -> Tensor | None:
-    """Log-probabilities of the entries under what generated them; None if that was the old policy itself.
+    """Returns the log-probabilities of the entries under the behaviour policy; None if it is the old policy.
 
-    Where the steps of the sampler are scored, they are those that it recorded: of older weights, a cache or guidance.
-    Elsewhere they are those of the older weights in the same views.
+    If the steps of the sampler are scored, they are those that the sampler recorded, including effects of older
+    weights, a cache or guidance. Otherwise they are those of the older weights in the same views.
 
     Args:
         config: The run.
@@ -42,20 +42,20 @@ def behaviour_log_probs(
 
 
 def replays_the_sampler(config: RunConfig) -> bool:
-    """Whether the views of all tasks are those that the sampler saw, step by step."""
+    """Whether the views of all tasks are those of the sampler, step by step."""
     used = [config.likelihood(task) for task in TASKS]
     return all(one.name == "trace" and one.options.get("steps_per_view", 1) == 1 for one in used)
 
 
 def check_behaviour(config: RunConfig, objective: Objective) -> None:
-    """Refuses an objective that weighs by the behaviour policy where nothing is known of it.
+    """Raises an error if an objective weights by the behaviour policy and its probabilities are not known.
 
     Raises:
-        ConfigError: Rollouts are fresh, and their sampler's steps are not scored.
+        ConfigError: Rollouts are not stale, and their sampler's steps are not scored.
     """
     if "behaviour" in objective.needs and config.rollout.max_staleness == 0 and not replays_the_sampler(config):
         raise ConfigError(
-            "algo.objective.options.max_importance weighs by what generated the responses, which is known for "
+            "algo.objective.options.max_importance needs the sampler's probabilities, which are known for "
             "rollout.max_staleness 1, or for algo.likelihood.name trace with steps_per_view 1 for all tasks; set one "
             "of them, or max_importance 0"
         )

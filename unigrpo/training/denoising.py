@@ -1,4 +1,4 @@
-"""The optimizer step of pretraining and Mix-CoT: named sub-batches of one modality each, with losses of their own."""
+"""The optimizer step of pretraining and Mix-CoT: sub-batches of one modality each, with their own losses."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ class NoisedRows:
     """B rows of one modality, padded on the right to L."""
 
     input_ids: Int[Tensor, "B L"]
-    """With the masked tokens."""
+    """Token ids with masks."""
     token_mask: Bool[Tensor, "B L"]
     targets: Int[Tensor, "B L"]
-    """The clean tokens; anything where not counted."""
+    """The clean tokens; any value where ``is_counted`` is false."""
     is_counted: Bool[Tensor, "B L"]
     """Tokens whose cross-entropy is in the loss."""
     mask_ratio: Float[Tensor, " B"]
-    """Share of a row's tokens that noise hid, or the probability of hiding one."""
+    """Fraction of a row's tokens that are masked, or the probability of masking one."""
     answer_length: Int[Tensor, " B"]
-    """Tokens that noise may mask, in each row."""
+    """Number of tokens that may be masked, in each row."""
     is_labelled_mean: bool
     """Whether the loss is the plain mean over counted tokens (t2i), or the likelihood bound (all others)."""
 
@@ -55,7 +55,7 @@ class NoisedRows:
 
 @dataclass(frozen=True, kw_only=True)
 class LossCounts:
-    """What the losses of a modality are divided by: counts of the whole batch over all ranks."""
+    """Divisors of the losses of a modality: counts of the whole batch over all ranks."""
 
     num_rows: float
     num_labelled_tokens: float
@@ -64,7 +64,7 @@ class LossCounts:
 def image_noise(
     num_tokens: int, generator: torch.Generator, schedule: str, min_ratio: float
 ) -> tuple[Bool[Tensor, " N"], float]:
-    """Which codes of one t2i image are masked, and the fraction that was asked for."""
+    """Returns the codes of one t2i image that are masked, and the requested fraction."""
     ratio = image_mask_ratio(torch.rand(1, generator=generator), schedule, min_ratio=min_ratio)
     return image_mask(ratio, torch.rand(1, num_tokens, generator=generator))[0], ratio.item()
 
@@ -121,7 +121,7 @@ def noised_texts(rows: Sequence[TrainingRow], generators: Sequence[torch.Generat
 
 
 def token_weights(rows: NoisedRows, counts: LossCounts) -> Float[Tensor, "B L"]:
-    """Weight of each token's cross-entropy in the loss of its modality over the whole batch."""
+    """Returns the weight of each token's cross-entropy in the loss of its modality over the whole batch."""
     if rows.is_labelled_mean:
         return labelled_mean_weights(rows.is_counted, num_labelled_tokens=counts.num_labelled_tokens)
     return likelihood_bound_weights(
@@ -130,7 +130,7 @@ def token_weights(rows: NoisedRows, counts: LossCounts) -> Float[Tensor, "B L"]:
 
 
 def token_log_probs(forward: Callable[..., Any], rows: NoisedRows, device: torch.device) -> Float[Tensor, "B L"]:
-    """Log-probabilities (nats) of the counted tokens; 0 elsewhere."""
+    """Returns the log-probabilities (nats) of the counted tokens; 0 elsewhere."""
     counted = rows.is_counted.to(device)
     out = forward(
         rows.input_ids.to(device),
@@ -144,7 +144,7 @@ def token_log_probs(forward: Callable[..., Any], rows: NoisedRows, device: torch
 def denoising_update(
     engine: Engine, batches: Mapping[str, NoisedRows], coefs: Mapping[str, float], micro_batch_size: int
 ) -> dict[str, float]:
-    """One optimizer step on this rank's rows of every modality.
+    """Makes one optimizer step on this rank's rows of every modality.
 
     Args:
         engine: The model and its optimizer.
@@ -157,7 +157,7 @@ def denoising_update(
         ``learning_rate``.
 
     Raises:
-        NonFiniteLossError: A loss or the gradient norm was not finite; the weights are as they were.
+        NonFiniteLossError: A loss or the gradient norm was not finite; the weights are unchanged.
     """
     engine.model.train()
     counts = {name: _counts(engine, rows) for name, rows in batches.items()}

@@ -1,5 +1,4 @@
-"""What one rank scores in an inner update: its samples, their views, and the passes in which these go through the
-model."""
+"""The batch of one rank in an inner update: its samples, their views, and the passes through the model."""
 
 from __future__ import annotations
 
@@ -35,10 +34,10 @@ from unigrpo.training.views import ViewSampler, spans_of
 
 @dataclass(frozen=True, kw_only=True)
 class InnerBatch:
-    """What one inner update scores and knows on this rank."""
+    """The batch of one inner update on this rank."""
 
     samples: Sequence[TrainSample]
-    """Those with a reward."""
+    """Samples whose reward is not missing."""
     entries: Entries
     """Entries of the samples that have a gradient; their log-probabilities are not known yet."""
     columns: Columns
@@ -48,9 +47,9 @@ class InnerBatch:
     passes: Sequence[Sequence[int]]
     """Rows of each pass; passes that only other ranks need are empty."""
     needs_two_passes: bool
-    """Some units have entries in several passes, on this rank or another."""
+    """Whether some units have entries in several passes, on this rank or another."""
     has_old: bool
-    """Old log-probabilities were computed before; otherwise those of the first pass are taken."""
+    """Whether old log-probabilities were computed before; otherwise those of this update are used."""
 
     @cached_property
     def _starts(self) -> list[int]:
@@ -68,8 +67,8 @@ def inner_batch(
 ) -> InnerBatch:
     """Samples the views of an inner update and decides how they go through the model.
 
-    Samples without a reward are left out. Samples without an advantage and without a KL count, but are not scored:
-    their gradient is 0.
+    Samples with a missing reward are left out. Samples with the advantage 0 and without a KL are counted but not
+    scored, since their gradient is 0.
     """
     kept = [sample for sample in samples if sample.is_valid]
     views = [sampler.views(sample.rollout, k) for sample in kept]
@@ -230,7 +229,7 @@ def _with_known(
 
 
 def _is_cut(batch: InnerBatch, loss: Loss) -> bool:
-    """Whether some unit, or some group that an objective looks at as a whole, lies in several passes."""
+    """Whether some unit, or some group that an objective needs as a whole, is in several passes."""
     if loss.objective.scope == "group":
         return sum(len(one) > 0 for one in batch.passes) > 1
     place = torch.empty(len(batch.entries), dtype=torch.long)

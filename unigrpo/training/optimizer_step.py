@@ -1,4 +1,4 @@
-"""The engine of an optimizer step: what training code needs of one, and the plain-torch engine of a single process."""
+"""The engine of an optimizer step: its protocol, and the plain-torch engine of a single process."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ NO_DECAY = ("bias", "norm.weight", "ln_f.weight")
 
 
 class NonFiniteLossError(RuntimeError):
-    """A loss or gradient was NaN or infinite; names the samples."""
+    """A loss or gradient was NaN or infinite. The message names the samples."""
 
 
 @runtime_checkable
 class Engine(Protocol):
-    """A model with its optimizer. It takes partial losses: the gradients of all micro-batches and ranks are summed."""
+    """A model with its optimizer. It gets partial losses: the gradients of all micro-batches and ranks are summed."""
 
     model: PreTrainedModel
     rank: int
@@ -36,7 +36,7 @@ class Engine(Protocol):
     device: torch.device
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Calls the model so that its sharding hooks fire."""
+        """Calls the model in a way that triggers its sharding hooks."""
         ...
 
     def whole_model(self) -> AbstractContextManager[PreTrainedModel]:
@@ -63,15 +63,15 @@ class Engine(Protocol):
         ...
 
     def learning_rate(self) -> float:
-        """The rate that the next step uses."""
+        """Returns the learning rate of the next step."""
         ...
 
     def all_reduce_sum(self, values: Tensor) -> Tensor:
-        """Sum over the data-parallel ranks."""
+        """Returns the sum over the data-parallel ranks."""
         ...
 
     def max_over_ranks(self, number: int) -> int:
-        """The largest number of all data-parallel ranks."""
+        """Returns the largest of the numbers of all data-parallel ranks."""
         ...
 
     def barrier(self) -> None:
@@ -92,7 +92,7 @@ class Engine(Protocol):
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Optimizer groups: norms and biases without weight decay, the rest with it."""
+    """Returns the optimizer groups: norms and biases without weight decay, all other weights with it."""
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     return [
         {"params": [p for n, p in named if not any(x in n for x in NO_DECAY)], "weight_decay": weight_decay},
@@ -112,8 +112,8 @@ class ScheduleLength:
     def of(cls, actor: ActorConfig, num_optimizer_steps: int) -> ScheduleLength:
         """The schedule of a run. With W steps of warm-up, their rates are 1/(W + 1) to W/(W + 1) of the peak.
 
-        A schedule whose warm-up starts with the rate 0 makes a first step that changes nothing. It has one step more
-        here and starts at its second one; after the warm-up all rates are the same.
+        With a schedule whose warm-up starts at the rate 0, the first step would change nothing. It has one more step
+        here and starts at its second step; after the warm-up, all rates are the same.
         """
         warmup = math.ceil(num_optimizer_steps * actor.lr_warmup_ratio)
         skipped = int(warmup > 0)
@@ -123,7 +123,7 @@ class ScheduleLength:
 def make_scheduler(
     optimizer: torch.optim.Optimizer, actor: ActorConfig, num_optimizer_steps: int, *, starts_at_zero: bool = False
 ) -> Any:
-    """The learning-rate schedule of ``actor`` over the optimizer steps of the whole run.
+    """Returns the learning-rate schedule of ``actor`` over the optimizer steps of the whole run.
 
     Args:
         optimizer: Optimizer whose learning rates it sets.
@@ -147,7 +147,7 @@ def make_scheduler(
 
 
 def advance(scheduler: Any, num_steps: int) -> None:
-    """Moves a new schedule on by some steps."""
+    """Advances a new schedule by some steps."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step", category=UserWarning)
         for _ in range(num_steps):

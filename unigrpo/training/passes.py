@@ -21,8 +21,8 @@ from unigrpo.records import KeyedTrajectory
 from unigrpo.training.scoring_settings import ScoringSettings
 
 PADDED_SHARE = 0.1
-"""Part of a pass that padding costs by itself: it needs a mask of pairs of tokens, with which attention on a GPU takes
-a slower kernel."""
+"""Additional cost of a pass with padding, as a fraction: its mask of pairs of tokens needs a slower attention
+kernel."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class PassRow:
     """One masked view of one sample, without padding."""
 
     sample: int
-    """Place of the sample in the list that is scored."""
+    """Index of the sample in the list that is scored."""
     view: int
     token_ids: Int[Tensor, " L"]
     is_masked: Bool[Tensor, " L"]
@@ -49,7 +49,7 @@ class PassRow:
 
 
 def rows_of(rollouts: Sequence[KeyedTrajectory], views: Sequence[Views]) -> list[PassRow]:
-    """The views that score something, sample by sample."""
+    """Returns the views that score some token, sample by sample."""
     return [
         PassRow(
             sample=number,
@@ -66,10 +66,10 @@ def rows_of(rollouts: Sequence[KeyedTrajectory], views: Sequence[Views]) -> list
 
 
 def packed(rows: Sequence[PassRow], config: RunConfig) -> list[list[int]]:
-    """Indices of the rows of each pass: the fewest passes that there is room for, with the least padding among them.
+    """Returns the indices of the rows of each pass: the smallest number of passes, with the least padding.
 
-    Rows of similar length share a pass. It ends where the length changes, as between the groups of two prompts, if
-    that makes no further pass. A view that is scored with guidance counts as two rows.
+    Rows of similar length share a pass. A pass ends where the length changes, for example between the groups of two
+    prompts, if that needs no additional pass. A view that is scored with guidance counts as two rows.
     """
     copies = [2 if config.scores_guided and row.scores_codes else 1 for row in rows]
     order = sorted(range(len(rows)), key=lambda i: len(rows[i].token_ids))
@@ -111,18 +111,18 @@ def packed(rows: Sequence[PassRow], config: RunConfig) -> list[list[int]]:
 def entry_log_probs(
     forward: Callable[..., Any], rows: Sequence[PassRow], settings: ScoringSettings, device: torch.device
 ) -> Float[Tensor, " n"]:
-    """Log-probabilities of the scored tokens of some rows, row by row.
+    """Returns the log-probabilities of the scored tokens of some rows, row by row.
 
     The head is applied only to the positions that are scored.
 
     Args:
         forward: The model, or the engine that holds it.
-        rows: At least one. They go through the model together.
+        rows: At least one row. They go through the model together.
         settings: Vocabularies and temperatures, as in sampling.
         device: Device of the model.
 
     Returns:
-        Nats, float32.
+        Log-probabilities in nats, float32.
     """
     xt, arguments = _arguments(rows, settings, device)
     return forward(xt, **arguments).log_probs
@@ -135,7 +135,7 @@ def entry_scores(
     device: torch.device,
     as_base: Callable[[], AbstractContextManager[Any]],
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """The same with the KL divergence of the whole distribution to that of a base model, of each scored token.
+    """Returns the same, and the KL divergence of each scored token's distribution to that of a base model.
 
     Only hidden states of the base are kept, so that the distributions exist for a few rows at a time.
 
@@ -183,7 +183,7 @@ def _arguments(
 
 
 def _guide_row(row: PassRow, settings: ScoringSettings) -> PassRow:
-    """The same codes after the unconditional prompt, as the sampler of guided images sees them."""
+    """Returns the same codes after the unconditional prompt, as in the sampler of guided images."""
     assert settings.unconditional is not None, "guidance needs an unconditional prompt"
     first = int(row.image_mask.nonzero()[0])
     prompt = settings.unconditional
@@ -199,7 +199,7 @@ def _guide_row(row: PassRow, settings: ScoringSettings) -> PassRow:
 
 
 def idle_row(settings: ScoringSettings) -> PassRow:
-    """A row of one masked token, for a pass that a rank makes only because other ranks make one."""
+    """Returns a row of one masked token, for a pass that a rank makes only because other ranks make one."""
     one = torch.ones(1, dtype=torch.bool)
     return PassRow(
         sample=-1,

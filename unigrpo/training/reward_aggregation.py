@@ -30,9 +30,9 @@ class RewardAggregator:
     ) -> tuple[Float[Tensor, " B"], Bool[Tensor, " B"]]:
         """Returns the total reward of each sample, and whether the sample may be trained on.
 
-        A reward counts for the samples of the tasks that it applies to. An optional reward that is missing for one
-        sample of a group is left out for the whole group, so that its members are compared by the same sum. A sample
-        without a required reward is not valid.
+        A reward is added for the samples of its tasks. A reward that is not required and is missing for one sample of
+        a group is left out for the whole group, so that its samples are compared by the same sum. A sample with a
+        missing required reward is not valid.
         """
         totals = torch.zeros(len(outputs), dtype=torch.float64)
         valid = torch.ones(len(outputs), dtype=torch.bool)
@@ -47,7 +47,7 @@ class RewardAggregator:
     ) -> Float[Tensor, "B S"]:
         """Returns the total reward of each part of each response.
 
-        A reward with a ``span`` counts for that part alone, and another for every part.
+        A reward with a ``span`` is added only for this part, and other rewards for every part.
 
         Args:
             outputs: The rewards of B samples.
@@ -83,7 +83,7 @@ class RewardAggregator:
 
 
 def _pays_for(term: RewardTermConfig, task: str, part: int) -> bool:
-    """Whether a reward pays for a part of the responses of a task."""
+    """Whether a reward applies to a part of the responses of a task."""
     spans = RESPONSE_SPANS[task]
     return part < len(spans) and term.span in ("", spans[part])
 

@@ -1,4 +1,4 @@
-"""What ends a run because of its rewards: too many missing values, or values that never differ."""
+"""Ends a run with too many missing rewards, or with rewards that never differ."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 class RewardError(RuntimeError):
-    """The rewards of a run do not allow it to go on. The message names a reward and a sample."""
+    """The rewards of a run do not allow it to continue. The message names a reward and a sample."""
 
 
 class FailureGuard:
@@ -38,7 +38,7 @@ class FailureGuard:
         """Returns whether enough samples of the step have their rewards to train on it.
 
         Raises:
-            RewardError: Too few had them in as many steps in a row as ``reward.max_failed_steps`` says.
+            RewardError: Too many were missing in ``reward.max_failed_steps`` steps in a row.
         """
         share = 1 - valid.float().mean().item()
         if share == 0:
@@ -62,10 +62,10 @@ class FailureGuard:
     def check_spread(
         self, advantages: Float[Tensor, "B S"], outputs: Sequence[RewardOutput], rollouts: Sequence[Rollout]
     ) -> None:
-        """Warns of a step in which no sample is better than another of its group, so that nothing can be learned.
+        """Warns of a step with equal rewards within every group, in which the policy learns nothing.
 
         Raises:
-            RewardError: There were as many such steps in a row as ``reward.max_steps_without_spread`` says.
+            RewardError: There were ``reward.max_steps_without_spread`` such steps in a row.
         """
         if bool(advantages.any()):
             self._flat_steps = 0
@@ -80,8 +80,8 @@ class FailureGuard:
         if limit and self._flat_steps >= limit:
             raise RewardError(
                 f"{message}. It was so in {self._flat_steps} steps in a row (reward.max_steps_without_spread). Try "
-                "the rewards on these completions by `unigrpo try-reward`, or train on prompts that the policy solves "
-                "now and then"
+                "the rewards on these completions with `unigrpo try-reward`, or train on prompts that the policy "
+                "solves sometimes"
             )
         logger.warning("%s", message)
 

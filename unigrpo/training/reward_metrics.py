@@ -18,7 +18,8 @@ def reward_metrics(
     groups: Int[Tensor, " B"],
     valid: Bool[Tensor, " B"],
 ) -> dict[str, float]:
-    """Mean, spread and fraction of missing values of each reward, and fraction of groups that teach nothing."""
+    """Returns mean, spread and fraction of missing values of each reward, and the fraction of groups without
+    spread."""
     metrics = {f"reward/{k}": v for k, v in _spread("total", totals[valid], groups[valid]).items()}
     for name in _names(outputs):
         is_applied = torch.tensor([name in o.parts for o in outputs])
@@ -39,7 +40,7 @@ def task_metrics(
     groups: Int[Tensor, " B"],
     valid: Bool[Tensor, " B"],
 ) -> dict[str, float]:
-    """Returns the metrics of each task: rewards, their spread, and the fraction of groups that teach nothing."""
+    """Returns the metrics of each task: rewards, their spread, and the fraction of groups without spread."""
     metrics: dict[str, float] = {}
     for task in dict.fromkeys(tasks):
         of_task = torch.tensor([other == task for other in tasks])
@@ -56,7 +57,7 @@ def task_metrics(
 def reward_means(
     outputs: Sequence[RewardOutput], totals: Float[Tensor, " B"], valid: Bool[Tensor, " B"]
 ) -> dict[str, float]:
-    """Mean of each reward over the samples that have it, and ``reward_total`` of the weighted sums."""
+    """Returns the mean of each reward over the samples that have it, and ``reward_total`` of the weighted sums."""
     means: dict[str, float] = {}
     for name in _names(outputs):
         values = [v for v in (o.parts.get(name) for o in outputs) if v is not None]

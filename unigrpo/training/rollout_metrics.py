@@ -12,7 +12,7 @@ def rollout_metrics(rollouts: Sequence[Rollout], version: int) -> dict[str, floa
 
     Args:
         rollouts: The samples.
-        version: The policy's version, in optimizer steps, by which a rollout's staleness is counted.
+        version: The policy's version in optimizer steps, from which a rollout's staleness is computed.
     """
     scored = [int(r.scored_mask.sum()) for r in rollouts]
     full = [r.is_full_length for r in rollouts if r.text_mask.any()]

@@ -1,4 +1,4 @@
-"""Log-probabilities of finished responses without gradient, for policy, old policy and reference alike."""
+"""Log-probabilities of finished responses without gradient, for policy, old policy and reference."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ def score(
     rollouts: Sequence[KeyedTrajectory],
     updates: Iterable[int] | None = None,
 ) -> list[tuple[Tensor, ...]]:
-    """Log-probabilities of each rollout in the views of some inner updates.
+    """Returns the log-probabilities of each rollout in the views of some inner updates.
 
-    The passes are those of the inner updates, so that the same weights give the same numbers.
+    The passes are those of the inner updates, so that equal weights give equal numbers.
 
     Args:
         scorer: The model.
         config: The run.
         settings: Vocabularies and temperatures.
-        rollouts: What to score.
-        updates: Inner updates; None: all.
+        rollouts: The rollouts to score.
+        updates: Inner updates; None scores all.
 
     Returns:
-        For each rollout, for each inner update, those of the tokens that its views score (nats), view by view; empty
-        for an inner update that was not asked for.
+        For each rollout and inner update, the log-probabilities in nats of the tokens that its views score, view by
+        view; empty for an inner update that was not requested.
     """
     sampler = ViewSampler(config)
     wanted = set(range(config.train.num_inner_updates) if updates is None else updates)

@@ -13,14 +13,14 @@ from unigrpo.records import Rollout, TrainSample
 
 @dataclass(frozen=True, kw_only=True)
 class Rewarded:
-    """What the rewards say about the B samples of a step."""
+    """Totals and advantages of the B samples of a step."""
 
     groups: Int[Tensor, " B"]
     """Prompt of each sample."""
     totals: Float[Tensor, " B"]
     """Weighted sum of all rewards."""
     by_span: Float[Tensor, "B S"]
-    """Weighted sum of the rewards that pay for each part of the response; see
+    """Weighted sum of the rewards that apply to each part of the response; see
     :meth:`~unigrpo.training.reward_aggregation.RewardAggregator.span_totals`."""
     valid: Bool[Tensor, " B"]
     """Whether a sample may be trained on."""

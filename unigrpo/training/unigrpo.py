@@ -36,7 +36,7 @@ def unigrpo_updates(
 ) -> dict[str, float]:
     """Makes one optimizer step for each of the K inner updates.
 
-    An update whose loss or gradient is not finite is not made, and a warning says so.
+    An update whose loss or gradient is not finite is skipped with a warning.
 
     Args:
         engine: The policy and its optimizer.
@@ -121,7 +121,7 @@ def _accumulate(
 def _two_passes(
     engine: Engine, settings: ScoringSettings, loss: Loss, batch: InnerBatch, k: int
 ) -> tuple[Sums, float | None, str | None]:
-    """The same where a unit lies in several passes: all are scored without gradient first."""
+    """Does the same if a unit is in several passes: all entries are first scored without gradient."""
     device = engine.device
     log_probs = torch.zeros_like(batch.entries.weight)
     exact_kl = torch.zeros_like(log_probs) if loss.has_exact_kl else None
@@ -176,7 +176,7 @@ def _part(batch: InnerBatch, number: int, entries: Entries) -> tuple[Entries, Co
 
 
 def _deviation(log_probs: Tensor, old: Tensor) -> float:
-    """The largest distance of a ratio from 1."""
+    """Returns the largest distance of a ratio from 1."""
     if len(old) == 0:
         return 0.0
     return (log_probs.detach() - old).exp().sub(1).abs().max().item()
@@ -208,8 +208,8 @@ def _effective_share(metrics: dict[str, float]) -> dict[str, float]:
 def _mean_metrics(updates: list[dict[str, float]]) -> dict[str, float]:
     """Mean of each metric over the updates that have it; ``ratio/max`` is the largest, and ``_last_update`` the last.
 
-    The last update is the furthest from the policy that generated the rollouts: its clip fraction says whether there
-    are too many inner updates, and the mean hides it.
+    In the last update, the policy differs most from the one that generated the rollouts: its clip fraction shows
+    whether there are too many inner updates, which the mean hides.
     """
     names = dict.fromkeys(name for update in updates for name in update)
     values = {name: [u[name] for u in updates if name in u] for name in names}

@@ -1,4 +1,4 @@
-"""The views of a rollout in each inner update: every worker samples them itself, and all sample the same."""
+"""The views of a rollout in each inner update. Every worker samples them itself and gets the same views."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from unigrpo.rng import keyed_generator
 class ViewSampler:
     """Samples the views of a run's rollouts.
 
-    The views of a sample depend on (seed, step, sample_id, inner update) alone: not on world size, rank, order or
+    The views of a sample depend only on (seed, step, sample_id, inner update), and not on world size, rank, order or
     process.
     """
 
@@ -49,7 +49,7 @@ class ViewSampler:
 
 
 def row_of(rollout: KeyedTrajectory) -> Row:
-    """The rollout as an estimator sees it."""
+    """Returns the rollout as the input of an estimator."""
     return Row(**{field.name: getattr(rollout, field.name) for field in fields(Trajectory)}, span=spans_of(rollout))
 
 

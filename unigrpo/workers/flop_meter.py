@@ -1,4 +1,4 @@
-"""Floating-point operations of the passes of a model, counted as they are made."""
+"""Counts the floating-point operations of the passes of a model during the passes."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from unigrpo.workers.stats import WorkerStats, timed
 
 Item = TypeVar("Item")
 Items = TypeVar("Items")
-"""Something of several samples: a sequence or a columnar batch."""
+"""Values of several samples: a sequence or a columnar batch."""
 Result = TypeVar("Result")
 Arguments = ParamSpec("Arguments")
 
@@ -91,7 +91,7 @@ def parts(items: Any, size: int) -> list[Any]:
 
 
 def joined(results: Sequence[Any]) -> Any:
-    """Joins what the workers returned: lists or columnar batches."""
+    """Joins the results of the workers: lists or columnar batches."""
     if isinstance(results[0], Columnar):
         return type(results[0]).join(results)
     return list(itertools.chain(*results))

@@ -1,5 +1,4 @@
-"""Comparison of the sampler's log-probabilities with those of the training path, at the step at which tokens were
-fixed."""
+"""Compares the sampler's log-probabilities with those of the training path, at the step at which tokens were fixed."""
 
 from __future__ import annotations
 
@@ -83,10 +82,10 @@ def logprob_gaps(
 
 
 def _row_at(number: int, rollout: KeyedTrajectory, step: int) -> PassRow:
-    """What the sampler saw at a step, and the tokens that it fixed there.
+    """Returns the input of the sampler at a step, and the tokens that it fixed there.
 
-    All that it fixed at this step or later was masked. So was padding that it never sampled, but only until the part
-    of the response was finished: an image is generated after thoughts whose padding is end-of-text.
+    All tokens that it fixed at this step or later were masked. Padding that it never sampled was also masked, but only
+    until its part of the response was finished: an image is generated after thoughts whose padding is end-of-text.
     """
     fixed, span = rollout.commit_step == step, spans_of(rollout)
     never = (rollout.commit_step < 0) & (span >= span[fixed].min())

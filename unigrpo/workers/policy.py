@@ -1,4 +1,4 @@
-"""The policy of one rank: it generates responses, scores them, and makes the optimizer steps."""
+"""The policy of one rank, which generates responses, scores them, and makes the optimizer steps."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class PolicyWorker(TrainedWorker):
 
         Args:
             batch: This rank's part.
-            num_skipped: Optimizer steps of the run that were left out so far.
+            num_skipped: Number of optimizer steps of the run that were skipped so far.
 
         Returns:
             One entry with the metrics over all ranks; ``ratio/max`` and ``ratio/first_update_deviation`` are of this

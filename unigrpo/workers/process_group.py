@@ -69,7 +69,7 @@ class ProcessGroup:
             return [pickle.loads(future.result()) for future in futures]
         except BrokenProcessPool as error:
             raise CheckpointError(
-                "a process of a worker ended by itself, often because memory was short; lower "
+                "a process of a worker ended by itself, often because the memory was full; lower "
                 "rollout.micro_batch_size, or use fewer processes"
             ) from error
 

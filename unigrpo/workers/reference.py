@@ -1,4 +1,4 @@
-"""The reference, which only scores; its weights may be moved towards those of the policy."""
+"""The reference, which only scores. Its weights may be updated from those of the policy."""
 
 from __future__ import annotations
 
@@ -61,15 +61,15 @@ class ReferenceWorker:
         self._model: Any = forward if model is None else model
         self._whole, self._is_first = whole, is_first
         self._averages: dict[str, Tensor] = {}
-        """Weights of the moving average, float32 on the CPU; empty without one. A weight of few digits would not
-        follow small moves."""
+        """Weights of the moving average, float32 on the CPU; empty without one. In bfloat16, small changes would be
+        lost."""
 
     def log_likelihood(self, batch: TrajectoryBatch) -> LogProbs:
         """Returns the log-probabilities of :func:`~unigrpo.training.scoring.score`."""
         return LogProbs.of(score(self, self._config, self._settings, batch.samples()))
 
     def move_to(self, folder: Path) -> None:
-        """Moves the weights towards those of a folder, by ``algo.reference.ema``; all ranks call it."""
+        """Updates the weights from those of a folder, by ``algo.reference.ema``; all ranks call it."""
         keep = self._config.algo.reference.ema
         if keep == 0:
             self._write(folder)
@@ -99,13 +99,13 @@ class ReferenceWorker:
         """Restores what :meth:`save` wrote; all ranks call it.
 
         Raises:
-            CheckpointError: The checkpoint is of a run whose reference did not move.
+            CheckpointError: The checkpoint is of a run that did not update its reference.
         """
         if self._config.algo.reference.reset_steps == 0:
             return
         if not (folder / FOLDER).is_dir():
             raise CheckpointError(
-                f"{folder}: no weights of the reference, because the run that wrote it did not move its reference; "
+                f"{folder}: no weights of the reference, because the run that wrote it did not update its reference; "
                 "set algo.reference.reset_steps 0, or start a new run"
             )
         self._write(folder / FOLDER)

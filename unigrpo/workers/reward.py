@@ -41,9 +41,9 @@ class RewardScorer(Protocol):
 
 
 class LocalRewards:
-    """All rewards in this process, one after the other, for tests and loops of one's own.
+    """All rewards in this process, one after the other, for tests and custom loops.
 
-    A reward that hangs or ends its process takes this process with it; see
+    A reward that hangs or ends its process also stops this process; see
     :class:`~unigrpo.workers.reward_pool.RewardPool` for rewards in processes of their own.
     """
 
@@ -52,7 +52,7 @@ class LocalRewards:
 
         Args:
             config: The rewards.
-            functions: Functions of this process that take the place of the terms with their names.
+            functions: Functions of this process that replace the terms with their names.
 
         Raises:
             ValueError: A reward cannot be built, or two have the same name.
@@ -162,7 +162,7 @@ def reward_inputs(rollouts: Sequence[Rollout]) -> list[RewardInput]:
 
 
 def _prompt_ids(rollout: Rollout) -> tuple[int, ...]:
-    """The tokens in front of the response."""
+    """Returns the tokens before the response."""
     before = rollout.response_mask.cumsum(0) == 0
     return tuple(rollout.token_ids[before].tolist())
 

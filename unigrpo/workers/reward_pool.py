@@ -1,4 +1,5 @@
-"""The reward processes of a run: batches in parallel with deadlines. A process that hangs or dies is replaced."""
+"""The reward processes of a run, which score batches in parallel with deadlines and are replaced if they hang or
+die."""
 
 from __future__ import annotations
 
@@ -41,7 +42,7 @@ logger = logging.getLogger(__name__)
 REMINDER_SECONDS = 60.0
 """Time between two warnings that a reward is not ready."""
 PLANNED_FRACTION = 0.25
-"""Part of the deadline that a call of a costly reward is planned to take, by the measured rate."""
+"""Fraction of the deadline that a call of a costly reward is planned to take, by the measured rate."""
 TRIAL_SAMPLES = 2
 """Samples of the first call of a costly reward, which measures the rate, and of a trial."""
 
@@ -52,7 +53,7 @@ class RewardNotReady(ConfigError):
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """What a reward gave to two samples before the run, and how long a step would take."""
+    """Scores of two samples by a reward before the run, and the estimated time of a step."""
 
     name: str
     scores: Scores
@@ -78,7 +79,7 @@ class _Term:
         self._lock = threading.Lock()
 
     def learn(self, info: RewardInfo) -> None:
-        """Takes over what the reward says about itself once it is loaded."""
+        """Records the properties that the reward reports after loading."""
         self.name = info.name
         self.is_costly = info.is_costly
 
@@ -119,7 +120,7 @@ class _Term:
         )
 
     def wanted_processes(self, samples_per_step: float) -> int:
-        """How many processes score the samples of a step within :data:`STEP_SECONDS` by the measured rate."""
+        """Returns the number of processes that score a step within :data:`STEP_SECONDS` by the measured rate."""
         return max(1, math.ceil(self._seconds_per_sample * samples_per_step / STEP_SECONDS))
 
     def grow(self, num_processes: int) -> list[ReplacedProcess]:
@@ -204,7 +205,7 @@ class _Term:
 
 
 class RewardPool:
-    """All rewards of a run, each in processes of its own, so that none can hold up or bring down another."""
+    """All rewards of a run, each in its own processes, so that no reward can delay or end another."""
 
     def __init__(
         self,
@@ -267,7 +268,7 @@ class RewardPool:
         return [trial for trial in trials if trial is not None]
 
     def score(self, rollouts: Sequence[Rollout]) -> tuple[list[RewardOutput], dict[str, float]]:
-        """The rewards of each rollout; missing, with a reason, where a reward failed at all attempts."""
+        """Returns the rewards of each rollout. A reward that failed at all attempts is missing, with a reason."""
         started = time.monotonic()
         batch, shared = reward_batch(rollouts), dict[tuple[int, ...], Any]()
         rows = {term.name: applicable_rows(term.config, rollouts) for term in self._terms}
@@ -285,11 +286,11 @@ class RewardPool:
         return outputs(scores, rows, len(rollouts)), work_metrics(scores, seconds)
 
     def start(self, rollouts: Sequence[Rollout]) -> Callable[[], tuple[list[RewardOutput], dict[str, float]]]:
-        """Does the work of :meth:`score` without waiting. Calling what this returns waits, and raises."""
+        """Starts :meth:`score` without waiting. Calling the returned function waits, and raises its errors."""
         return self._thread.submit(self.score, rollouts).result
 
     def close(self) -> None:
-        """Ends all processes, after a moment to end what they started."""
+        """Ends all processes, after a short time in which they can close."""
         processes = [process for term in self._terms for process in term.processes]
         with ThreadPoolExecutor(max_workers=len(processes)) as threads:
             list(threads.map(ReplacedProcess.close, processes))
@@ -321,7 +322,7 @@ class RewardPool:
 
 
 def trial_input(prompt: Prompt) -> RewardInput:
-    """A stand-in for a sample of a prompt: the gold answer behind a thought, or a gray image."""
+    """Returns a placeholder for a sample of a prompt: a thought and the gold answer, or a gray image."""
     is_image = prompt.task in ("t2i", "r2i")
     text = f"<think>This stands in for a sample.</think>{prompt.label or 'No gold answer.'}"
     completion = "" if prompt.task == "t2i" else text

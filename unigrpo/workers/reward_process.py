@@ -40,11 +40,11 @@ class RewardHandle(Protocol):
         ...
 
     def close(self) -> None:
-        """Lets the reward end what it started, for some seconds, and ends the process."""
+        """Closes the reward, within some seconds, and ends the process."""
         ...
 
     def kill(self) -> None:
-        """Ends the process at once. A call that is under way in another thread raises ProcessFailed."""
+        """Ends the process at once. A running call in another thread raises ProcessFailed."""
         ...
 
 
@@ -81,7 +81,7 @@ class Batch:
 
 
 class ReplacedProcess:
-    """The place of one process of a reward. One that fails or is out of memory is replaced."""
+    """One process of a reward, which is replaced if it fails or is out of memory."""
 
     def __init__(self, start: Callable[[], RewardHandle]) -> None:
         self._start = start
@@ -90,7 +90,7 @@ class ReplacedProcess:
         self._is_loaded = self._is_closed = False
         self._load_seconds = 0.0
         self._running: list[Batch] = []
-        """Calls under way in the order of their starts; several if the reward takes concurrent calls."""
+        """Running calls in the order of their starts; several if the reward accepts concurrent calls."""
         self._to_blame: Batch | None = None
 
     def load(self, *, seconds: float) -> RewardInfo:

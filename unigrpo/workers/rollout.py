@@ -1,4 +1,4 @@
-"""Generation of rollouts by any worker that holds the policy, and the worker that does nothing else."""
+"""Generation of rollouts by any worker with the policy, and the rollout worker."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class WeightChannel(Protocol):
 
 
 class RolloutGenerator:
-    """Generates rollouts with the weights that it is given."""
+    """Generates rollouts with given weights."""
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ import torch
 
 from unigrpo.config import RewardConfig, RewardTermConfig
 from unigrpo.records import Prompt, RewardOutput, Rollout, SampleRequest
-from unigrpo.training.reward_aggregation import RewardAggregator, span_advantages, valid_advantages
+from unigrpo.training.reward_aggregation import RewardAggregator, span_advantages
 from unigrpo.training.reward_failures import FailureGuard, RewardError
 from unigrpo.training.reward_metrics import reward_means, reward_metrics, task_metrics
 
@@ -57,14 +57,14 @@ def test_a_missing_optional_reward_is_left_out_for_its_whole_group_only():
 def test_a_sample_without_a_required_reward_is_not_usable_and_the_others_of_its_group_are_compared():
     totals, valid = RewardAggregator(config(), ["a", "b"]).aggregate(outputs([1, None, 0, 0, 0, 1], [1] * 6), GROUPS)
     assert valid.tolist() == [True, False, True, True, True, True]
-    advantages = valid_advantages(totals, GROUPS, valid, "mean_only")
-    assert advantages.tolist() == pytest.approx([1.0, 0.0, -1.0, -2 / 3, -2 / 3, 4 / 3])
+    advantages = span_advantages(totals[:, None], GROUPS, valid, "mean_only")
+    assert advantages[:, 0].tolist() == pytest.approx([1.0, 0.0, -1.0, -2 / 3, -2 / 3, 4 / 3])
 
 
 def test_a_group_with_one_usable_sample_has_no_advantage():
     valid = torch.tensor([True, False, False, True, True, False])
-    advantages = valid_advantages(torch.arange(6.0).double(), GROUPS, valid, "leave_one_out")
-    assert advantages.tolist() == [0.0, 0.0, 0.0, -1.0, 1.0, 0.0]
+    advantages = span_advantages(torch.arange(6.0).double()[:, None], GROUPS, valid, "leave_one_out")
+    assert advantages[:, 0].tolist() == [0.0, 0.0, 0.0, -1.0, 1.0, 0.0]
 
 
 def test_a_hold_out_is_logged_and_never_counted():

@@ -96,25 +96,14 @@ def span_advantages(
     *,
     min_spread: float = 0.0,
 ) -> Float[Tensor, "B S"]:
-    """Returns the advantages of each part of each response; see :func:`valid_advantages`."""
-    parts = [valid_advantages(part, groups, valid, estimator, min_spread=min_spread) for part in totals.unbind(dim=1)]
-    return torch.stack(parts, dim=1)
-
-
-def valid_advantages(
-    totals: Float[Tensor, " B"],
-    groups: Int[Tensor, " B"],
-    valid: Bool[Tensor, " B"],
-    estimator: str | AdvantageEstimator,
-    *,
-    min_spread: float = 0.0,
-) -> Float[Tensor, " B"]:
-    """Advantages among the valid samples of each group; 0 for the others, and where only one is left."""
+    """Returns the advantages of each part of each response among the valid samples of its group; 0 for the others, and
+    where only one is left."""
     advantages = torch.zeros_like(totals)
     counts = torch.bincount(groups, weights=valid.double())
     kept = valid & (counts[groups] >= 2)
-    if kept.any():
-        advantages[kept] = group_advantages(totals[kept], groups[kept], estimator, min_spread=min_spread)
+    for part in range(totals.shape[1]) if kept.any() else ():
+        own = totals[kept, part]
+        advantages[kept, part] = group_advantages(own, groups[kept], estimator, min_spread=min_spread)
     return advantages
 
 

@@ -205,7 +205,7 @@ def _requests(name: str, source: str, split: str, counts: Counter[str]) -> Itera
     """Yields the request of a set with the image of every row; rows without exactly one image are counted."""
     from unigrpo.data.bad_samples import BadSample  # noqa: PLC0415  # loads torch, which --help need not
     from unigrpo.data.embedded_images import embedded_name, images_in  # noqa: PLC0415
-    from unigrpo.data.prompt_rows import IMAGE_KEYS  # noqa: PLC0415
+    from unigrpo.data.prompt_columns import IMAGE_KEYS  # noqa: PLC0415
     from unigrpo.data.tables import open_table  # noqa: PLC0415
     from unigrpo.records import Prompt  # noqa: PLC0415
 

@@ -110,7 +110,8 @@ def gold_columns(item: RewardInput) -> Mapping[str, object]:
         found = json.loads(item.label or "")
     except ValueError:
         found = None
-    return found if isinstance(found, dict) else item.metadata
+    columns: Mapping[str, object] = found if isinstance(found, dict) else item.metadata
+    return columns
 
 
 def check_text_prompt(prompt: RewardInput) -> None:

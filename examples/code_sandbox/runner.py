@@ -1,4 +1,4 @@
-"""Runs program.py of the working directory with few rights and a time limit, and reports how it ended.
+"""Runs program.py of the working directory with few permissions and a time limit, and reports how it ended.
 
 Usage: python -I runner.py PYTHON SECONDS ALLOW_UNISOLATED   (server.py starts it)
 
@@ -42,7 +42,7 @@ def isolate(libc: ctypes.CDLL) -> bool:
 
 
 def become_nobody() -> None:
-    """Gives up the rights of root."""
+    """Drops the permissions of root."""
     os.setgroups([])
     os.setgid(NOBODY)
     os.setuid(NOBODY)

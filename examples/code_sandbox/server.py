@@ -2,8 +2,8 @@
 
 Usage: python server.py [--port 8080] [--num_parallel N] [--python PATH] [--allow_unisolated]
 
-It listens on this machine only and speaks the part of SandboxFusion's protocol that the reward `code_execution` uses.
-README.md says what it does not protect against.
+It listens only on this machine and implements the part of SandboxFusion's protocol that the reward `code_execution`
+uses. README.md says what it does not protect against.
 """
 
 import argparse
@@ -32,16 +32,16 @@ MAX_OUTPUT_BYTES = 2**16
 
 
 class Sandbox:
-    """Runs programs, each in a process of its own with limits, in an empty folder that is deleted afterwards."""
+    """Runs each program in its own process with limits, in an empty folder that is deleted afterwards."""
 
     def __init__(self, num_parallel: int, python: str = sys.executable, allow_unisolated: bool = False) -> None:
-        """Starts nothing.
+        """Keeps the settings.
 
         Args:
             num_parallel: Number of programs that run at a time. Others wait.
             python: Path of the Python that runs the programs.
-            allow_unisolated: Whether programs are also run where the kernel does not allow the service to take the
-                network and the sight of other processes from them.
+            allow_unisolated: Whether programs also run if the kernel does not allow the service to isolate them from
+                the network and from other processes.
         """
         self._places = threading.BoundedSemaphore(num_parallel)
         self._python, self._allow_unisolated = python, allow_unisolated
@@ -87,7 +87,7 @@ class Sandbox:
         return {"status": "Success" if is_fine else "Failed", "message": "", "run_result": report}
 
     def _report(self, work: Path, seconds: float) -> dict[str, Any]:
-        """Returns what runner.py says about the program, or what stopped it under "error"."""
+        """Returns the report of runner.py about the program, or an object with the reason of a failure as "error"."""
         runner = subprocess.Popen(
             [sys.executable, "-I", str(RUNNER), self._python, str(seconds), str(int(self._allow_unisolated))],
             stdin=subprocess.DEVNULL,
@@ -142,7 +142,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(answer)
 
     def _refusal(self) -> tuple[int, str] | None:
-        """Returns why a request is refused.
+        """Returns the reason why a request is rejected.
 
         A browser lets every web page post to this machine. Such a page can neither choose this content type nor send
         one of these hosts, even if its own name is bound to this machine (DNS rebinding).
@@ -166,8 +166,8 @@ def serve(port: int, sandbox: Sandbox) -> ThreadingHTTPServer:
     """Returns a server that is ready to be run with ``serve_forever``.
 
     Args:
-        port: Port on 127.0.0.1; 0 takes a free one.
-        sandbox: What runs the programs.
+        port: Port on 127.0.0.1; 0 chooses a free one.
+        sandbox: The sandbox that runs the programs.
     """
     return ThreadingHTTPServer(("127.0.0.1", port), type("BoundHandler", (Handler,), {"sandbox": sandbox}))
 
@@ -185,7 +185,7 @@ def main() -> None:
     parser.add_argument(
         "--allow_unisolated",
         action="store_true",
-        help="Run programs even where the kernel does not allow the service to take the network from them.",
+        help="Run programs even if the kernel does not allow the service to isolate them.",
     )
     given = parser.parse_args()
     sandbox = Sandbox(given.num_parallel or os.cpu_count() or 1, given.python, given.allow_unisolated)

@@ -1,8 +1,8 @@
-"""A reward behind HTTP, for libraries that do not fit into one environment.
+"""A reward as an HTTP server, for libraries that cannot be installed in the same environment.
 
 Usage: python http_server.py [PORT]
 
-Listens on this machine only. The format is that of rewards/remote.py.
+The server listens only on this machine. The format is that of rewards/remote.py.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def rewards(body: dict[str, Any]) -> list[float | None]:
-    """Whatever the other environment is for; here the share of digits."""
+    """Computes the rewards, here the fraction of digits in each completion."""
     return [sum(c.isdigit() for c in text) / max(len(text), 1) for text in body["completions"]]
 
 
@@ -30,7 +30,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def serve(port: int = 8400) -> ThreadingHTTPServer:
-    """A server that is ready to be run with ``serve_forever``."""
+    """Returns a server that is ready to be run with ``serve_forever``."""
     return ThreadingHTTPServer(("127.0.0.1", port), Handler)
 
 

@@ -1,4 +1,4 @@
-"""A class, for rewards with weights, a server, or a gold that has to be checked when the data is loaded."""
+"""A reward class, for rewards with weights or a server, or with a check of gold answers when the data is loaded."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ class ContainsWord(Reward):
         return [float(self._fold(item.label or "") in self._fold(item.completion)) for item in inputs]
 
     def check_label(self, label: str | None) -> None:
-        """Called for every prompt before the run starts; the message is shown with file and line."""
+        """Checks the gold answer of every prompt before the run starts. Errors are shown with file and line."""
         if not label or len(label.split()) != 1:
             raise ValueError(f"expected one word as gold, found {label!r}")
 

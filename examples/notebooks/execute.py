@@ -2,8 +2,8 @@
 
 Usage: python examples/notebooks/execute.py [NOTEBOOK ...]
 
-The cells run in this process, as they do in the tests, so that neither needs Jupyter. A cell's output is what it
-prints and the value of its last line, which may be an image of Pillow.
+The cells run in this process, as in the tests, so that Jupyter is not needed. A cell's output is its printed text and
+the value of its last line, which may be an image of Pillow.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def run_cell(source: str, variables: dict[str, Any], count: int) -> list[dict[st
 
 
 def data_of(value: Any) -> dict[str, Any]:
-    """Returns how a notebook shows a value: an image as PNG, anything else as text."""
+    """Returns a value as the output of a notebook: an image as PNG, anything else as text."""
     if not isinstance(value, Image.Image):
         return {"text/plain": repr(value).splitlines(keepends=True)}
     buffer = io.BytesIO()

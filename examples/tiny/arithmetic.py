@@ -10,10 +10,10 @@ from pathlib import Path
 NUM_TERMS = 3
 NUM_TEST = 200
 NUM_SHOWN = 1500
-"""How many of the 5,832 sums of :func:`stage_split` the stages before UniGRPO see."""
+"""Number of the 5,832 sums of :func:`stage_split` on which the stages before UniGRPO train."""
 SEED = 2505
 SLIP_RATE = 0.2
-"""Share of wrong additions in the demonstrations: 36% of their answers are wrong, as RL finds."""
+"""Fraction of wrong additions in the demonstrations, with which 36% of their answers are wrong."""
 DEMONSTRATIONS_PER_PROBLEM = 16
 
 
@@ -40,7 +40,7 @@ def stage_split(seed: int = SEED) -> tuple[list[tuple[int, ...]], list[tuple[int
 
 
 def question(terms: tuple[int, ...]) -> str:
-    """What the user asks.
+    """Returns the question of a sum.
 
     >>> question((3, 4, 5))
     '3+4+5='
@@ -49,11 +49,11 @@ def question(terms: tuple[int, ...]) -> str:
 
 
 def thoughts_and_answer(terms: tuple[int, ...], slips: tuple[int, ...] = ()) -> str:
-    """A response in the format of MMaDA.
+    """Returns a response in the format of MMaDA.
 
     Args:
-        terms: What to add.
-        slips: How far each sum is off; the response goes on from the wrong sum. None: it is right.
+        terms: The terms of the sum.
+        slips: Error of each addition; the response continues with the wrong sum. None makes no errors.
 
     >>> thoughts_and_answer((3, 4, 5))
     '<think>3+4=7 7+5=12</think>12'
@@ -69,7 +69,7 @@ def thoughts_and_answer(terms: tuple[int, ...], slips: tuple[int, ...] = ()) -> 
 
 
 def draw_slips(rng: random.Random) -> tuple[int, ...]:
-    """For each addition of a response: 0, or one too many or too few with probability :data:`SLIP_RATE`."""
+    """Returns the error of each addition of a response: 1 or -1 with probability :data:`SLIP_RATE`, otherwise 0."""
     return tuple(rng.choice((-1, 1)) if rng.random() < SLIP_RATE else 0 for _ in range(NUM_TERMS - 1))
 
 

@@ -1,4 +1,4 @@
-"""The figure of what UniGRPO changes: samples of the same captions from the model before and from a run's policy.
+"""Makes a figure with samples of the same captions from the model before UniGRPO and from a run's policy.
 
     python examples/tiny/before_after.py runs/multi_seed/seed_1
 
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def framed(image: Image.Image, caption: str) -> np.ndarray:
-    """Returns an image with a frame: white if it shows what the caption says, else red."""
+    """Returns an image with a frame, which is white if the image fits the caption and red otherwise."""
     side = SIDE - 2 * FRAME
     inner = image.resize((side, side), Image.Resampling.NEAREST)
     return np.asarray(ImageOps.expand(inner, FRAME, "white" if matches(image, caption) else "red"))

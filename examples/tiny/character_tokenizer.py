@@ -27,7 +27,7 @@ CHAT_TEMPLATE = (
     "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n' + message['content'] + '<|eot_id|>' }}"
     "{% endfor %}{{ '<|start_header_id|>assistant<|end_header_id|>\n' }}"
 )
-"""LLaDA's, with MMaDA's single newline behind a header."""
+"""LLaDA's chat template with MMaDA's single newline after a header."""
 WORDS = ("<think>", "</think>", "user", "assistant")
 CHARACTERS = "0123456789+-*=() \n?"
 
@@ -52,7 +52,7 @@ def save_byte_tokenizer(folder: Path) -> None:
 
 
 def save_word_tokenizer(folder: Path, words: Sequence[str]) -> None:
-    """A token for each word, with a space in front of it or without, and bytes for all else."""
+    """Returns a tokenizer with a token for each word, with and without a space before it, and bytes for other text."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     space = "\u0120"  # how byte-level tokenizers write it
     whole = [*WORDS, *(before + word for word in words for before in ("", space))]

@@ -1,4 +1,5 @@
-"""Says in one sentence what the quickstart taught the policy: python examples/tiny/closing_sentence.py RUN."""
+"""Prints one sentence about what the policy learned in the quickstart: python examples/tiny/closing_sentence.py
+RUN."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ DONE = {
     "math_answer_sampled/mmu": "answers {after:.0%} of the held-out image questions right ({before:.0%} before)",
     "shape_match_sampled/t2i": "draws {after:.0%} of the held-out captions right ({before:.0%} before)",
 }
-"""What the policy does, by the held-out metric that says how often."""
+"""Description of each held-out metric in the sentence."""
 NUM_STEPS = 36
 """Steps of launch/configs/tiny/unigrpo.yaml, after which the gains of examples/tiny/README.md were measured."""
 
@@ -25,7 +26,7 @@ def main() -> None:
 
 
 def sentence(summary: dict[str, Any]) -> str:
-    """Returns what the policy does after the run and did before it, with the time that it took."""
+    """Returns the held-out metrics before and after the run, and its duration, as a sentence."""
     before, after = summary["eval"]["before"], summary["eval"]["after"]
     known = [name for name in DONE if name in before and name in after]
     if not known:

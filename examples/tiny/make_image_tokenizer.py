@@ -2,9 +2,11 @@
 
     python examples/tiny/make_image_tokenizer.py --output examples/tiny/image_tokenizer
 
-The real class and folder format with small numbers. Learns to restore the pixels, with the entropy term of lookup-free
-quantisation (arXiv:2310.05737, equation 4) so that all codes are used. Writes reconstructions.png to look at, and
-training.json with the share of held-out images in which the judge still reads what they show.
+The class and the folder format are those of the real image tokenizer, with small sizes. It learns to restore the
+pixels,
+with the entropy term of lookup-free quantisation (arXiv:2310.05737, equation 4) so that all codes are used. The script
+writes reconstructions.png, and training.json with the fraction of held-out images that the judge reads correctly after
+reconstruction.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ NUM_SHOWN = 8
 SHAPE_WEIGHT = 4.0
 ENTROPY_WEIGHT = 0.02
 BATCH_ENTROPY_FACTOR = 2.0
-"""How much more it counts that all codes are used than that each pixel square is sure of its own."""
+"""Weight of the entropy of the mean code relative to the mean entropy of a square's code."""
 
 
 def main() -> None:
@@ -89,13 +91,13 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def as_pixels(images: list[Image.Image]) -> Tensor:
-    """(N, 3, H, W) in [-1, 1]."""
+    """Returns pixels (N, 3, H, W) in [-1, 1]."""
     arrays = torch.from_numpy(np.stack([np.asarray(image) for image in images]))
     return arrays.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def train(model: ImageTokenizer, pixels: Tensor, arguments: argparse.Namespace) -> list[dict[str, float]]:
-    """Learns to restore the pixels through the signs; returns the losses every 250 steps."""
+    """Trains the network to restore the pixels from the bits. Returns the losses every 250 steps."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=arguments.lr, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, arguments.lr, total_steps=arguments.num_steps, pct_start=0.05
@@ -122,7 +124,7 @@ def train(model: ImageTokenizer, pixels: Tensor, arguments: argparse.Namespace) 
 
 
 def restoration_loss(restored: Tensor, original: Tensor) -> Tensor:
-    """Mean absolute and squared difference, in which a pixel of a shape counts more than one of the ground."""
+    """Returns the mean absolute and squared difference, in which pixels of shapes have a larger weight."""
     ground = torch.tensor(GROUND)[:, None, None] / 127.5 - 1
     is_shape = ((original - ground).abs() > 0.1).any(dim=1, keepdim=True)
     weight = 1 + (SHAPE_WEIGHT - 1) * is_shape
@@ -146,7 +148,7 @@ def entropy_term(latents: Tensor) -> Tensor:
 
 
 def side_by_side(originals: list[Image.Image], restored: list[Image.Image]) -> Image.Image:
-    """Images in the first row, what became of them below."""
+    """Returns a grid with images in the first row and their reconstructions below."""
     page = Image.new("RGB", (SIDE * len(originals), 2 * SIDE))
     for i, (above, below) in enumerate(zip(originals, restored, strict=True)):
         page.paste(above, (i * SIDE, 0))

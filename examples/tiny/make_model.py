@@ -1,10 +1,11 @@
-"""Makes the tiny policy: masked-denoising fine-tuning on arithmetic, a few minutes on a CPU.
+"""Makes the tiny policy by masked-denoising fine-tuning on arithmetic, in a few minutes on a CPU.
 
     python examples/tiny/make_model.py --output examples/tiny/model
     python examples/tiny/make_model.py --output runs/random_bytes --random_bytes
 
-The first writes the warm start that launch/configs/tiny_text.yaml trains on; it stops while there is still something
-to learn. The second writes a random-weight model with a byte tokenizer, which can read any text.
+The first command writes the model from which launch/configs/tiny_text.yaml starts; its training ends early, so that RL
+can
+improve it. The second writes a model with random weights and a byte tokenizer, which can encode any text.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def build(tokenizer: PreTrainedTokenizerBase) -> MMadaModelLM:
-    """The real model class with small numbers and random weights."""
+    """Returns a model of the real class with small sizes and random weights."""
     ids = {name: tokenizer.get_vocab()[token] for name, token in SPECIAL_TOKENS.items()}
     model = MMadaModelLM(
         MMadaConfig(
@@ -107,7 +108,7 @@ def build(tokenizer: PreTrainedTokenizerBase) -> MMadaModelLM:
 
 
 def rows(tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary) -> tuple[Tensor, int]:
-    """Demonstrations of all training problems, padded with end-of-text; and the length of a prompt."""
+    """Returns demonstrations of all training problems, padded with end-of-text, and the length of a prompt."""
     rng = random.Random(SEED)
     encoded = []
     for terms in split()[0]:
@@ -120,7 +121,7 @@ def rows(tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary) -> tuple[Te
 
 
 def train(model: MMadaModelLM, tokenizer: PreTrainedTokenizerBase, arguments: argparse.Namespace) -> list[float]:
-    """Hides part of the responses and learns to restore it; returns the loss every 100 steps."""
+    """Trains the model to restore masked tokens of the responses. Returns the loss every 100 steps."""
     vocabulary = Vocabulary.from_pretrained_parts(model.config, tokenizer)
     data, prompt_length = rows(tokenizer, vocabulary)
     eligible = (torch.arange(data.shape[1]) >= prompt_length).expand(arguments.batch_size, -1)
@@ -151,7 +152,7 @@ def train(model: MMadaModelLM, tokenizer: PreTrainedTokenizerBase, arguments: ar
 
 
 def measure(model: MMadaModelLM, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """Share of right answers on the held-out problems: greedy, and sampled at temperature 1."""
+    """Returns the fraction of right answers on the held-out problems: greedy, and sampled at temperature 1."""
     vocabulary = Vocabulary.from_pretrained_parts(model.config, tokenizer)
     prompts = [Prompt(id=str(i), text=question(t), label=str(sum(t))) for i, t in enumerate(split()[1])]
     ids = [encode_prompt(p, tokenizer, vocabulary, DataConfig()) for p in prompts]

@@ -1,9 +1,9 @@
-"""Trains the tiny CLIP and the tiny ImageReward on coloured shapes, some minutes each on one CPU thread.
+"""Trains the tiny CLIP and the tiny ImageReward on coloured shapes, in some minutes each on one CPU thread.
 
     python examples/tiny/make_rewards.py --output examples/tiny
 
-writes ``clip/`` and ``image_reward/`` in the formats of the published models, so that the rewards load them as they
-load those, and beside the weights how often they rank the right image of a held-out caption above a wrong one.
+This command writes ``clip/`` and ``image_reward/`` in the formats of the published models, which the rewards load, and
+next to the weights a record of how often they rank the right image of a held-out caption above a wrong one.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ WRONG_PER_PROMPT = 4
 
 
 def main() -> None:
-    """Trains and saves both reward models, or the one that is asked for."""
+    """Trains and saves both reward models, or the one that the command line names."""
     arguments = parse_arguments()
     images = Images(arguments.seed)
     for name, train in (("clip", train_clip), ("image_reward", train_image_reward)):
@@ -104,7 +104,8 @@ class Images:
         return self.rng.choice(self._drawings[scene])
 
     def near(self, scene: Scene) -> Scene:
-        """A training scene that differs in one attribute; one time in three in a place, which is hardest to learn."""
+        """Returns a training scene that differs in one attribute, in a third of the cases a place, the hardest to
+        learn."""
         known = [s for s in neighbours(scene) if s in self._known]
         moved = [s for s in known if kinds(s) == kinds(scene)]
         return self.rng.choice(moved if moved and self.rng.random() < 1 / 3 else known)
@@ -242,7 +243,8 @@ def optimize(
 
 
 def measure(name: str, folder: Path) -> dict[str, float]:
-    """Share of held-out captions and wrong images for which the right image scores higher, by the real reward."""
+    """Returns the fraction of held-out captions and wrong images for which the reward scores the right image
+    higher."""
     options: dict[str, Any] = {"model": str(folder), "device": "cpu"}
     reward = (
         load_reward("clip_score", {**options, "scale": "cosine"}) if name == "clip" else load_reward(name, options)
@@ -273,12 +275,14 @@ def save_clip_tokenizer(folder: Path) -> CLIPTokenizer:
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     learned = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     learned.pre_tokenizer = pre_tokenizers.Whitespace()
-    trainer = trainers.BpeTrainer(vocab_size=1000, end_of_word_suffix="</w>", show_progress=False)  # pyright: ignore[reportCallIssue]
+    trainer = trainers.BpeTrainer(vocab_size=1000, end_of_word_suffix="</w>", show_progress=False)  # pyright:
+    ignore[reportCallIssue]
     learned.train_from_iterator([" ".join(words())], trainer)
     merges = [tuple(pair) for pair in json.loads(learned.to_str())["model"]["merges"]]
     names = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in merges)]
     names += ["<|startoftext|>", "<|endoftext|>"]
-    tokenizer = CLIPTokenizer(vocab={name: i for i, name in enumerate(names)}, merges=merges)  # pyright: ignore[reportArgumentType]
+    tokenizer = CLIPTokenizer(vocab={name: i for i, name in enumerate(names)}, merges=merges)  # pyright:
+    ignore[reportArgumentType]
     tokenizer.save_pretrained(folder)
     return tokenizer
 

@@ -2,8 +2,9 @@
 
     python examples/tiny/make_world.py --output runs/tiny_world --image_tokenizer runs/tiny_world/image_tokenizer
 
-Training data has errors as data from the web has: some captions are wrong in one thing, some thoughts misread the
-image or slip in a sum. A policy that imitates them still knows better, which is what UniGRPO brings out.
+Training data has errors, as data from the web has: some captions are wrong in one attribute, and some thoughts misread
+the image or have a wrong sum. A policy that imitates these data can still find the right answer, which UniGRPO
+reinforces.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ from unigrpo.models.image_tokenizer import load_image_tokenizer
 from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
 
 WRONG_CAPTIONS = 0.3
-"""Share of captions and of drawing requests with an image of something else."""
+"""Fraction of captions and of drawing requests with an image of something else."""
 MISREAD = 0.4
-"""Share of thoughts about an image that misread it, with the answer that follows."""
+"""Fraction of thoughts about an image that misread it, with an answer that follows from them."""
 SIZES = {"pairs": 16000, "journey": 16000, "instructions": 12000, "reasoning": 30000, "drawing": 12000}
-"""Rows of each source: several for each scene, so that right ones outnumber those with an error."""
+"""Number of rows of each source: several for each scene, so that most of them are right."""
 
 
 def main() -> None:
@@ -70,7 +71,7 @@ class World:
         self._sums, _, self._held_out_sums = arithmetic.stage_split()
 
     def write_training(self) -> None:
-        """All files that the stages train on."""
+        """Writes all files on which the stages train."""
         self.class_folders()
         for shard in range(4):
             self.tar(f"pairs/{shard:04d}.tar", self.pick(self._scenes, SIZES["pairs"] // 4), self.noisy_caption)
@@ -84,7 +85,7 @@ class World:
         self.drawing_thoughts("drawing", self.pick(filter(has_names, self._scenes), SIZES["drawing"]))
 
     def write_held_out(self) -> None:
-        """The files that validation measures the loss on, without errors."""
+        """Writes the files on which validation measures the loss, without errors."""
         scenes = self._held_out
         self.tar("held_out/pairs.tar", scenes, caption)
         self.text_thoughts("held_out/thoughts.jsonl", self._held_out_sums, 1, slips=False)
@@ -92,7 +93,7 @@ class World:
         self.drawing_thoughts("held_out/drawing", [s for s in scenes if has_names(s)], errors=0.0)
 
     def pick(self, scenes: Iterable[Scene], number: int) -> list[Scene]:
-        """So many scenes, each about as often as any other."""
+        """Returns a number of scenes, each almost equally often."""
         known = list(scenes)
         order = [known[i % len(known)] for i in range(number)]
         self._rng.shuffle(order)
@@ -107,7 +108,7 @@ class World:
         return self._rng.choice([other for other in neighbours(scene) if other in self._known])
 
     def class_folders(self) -> None:
-        """Single shapes in folders that bear their names, like ImageNet."""
+        """Writes single shapes in folders with their names, as in ImageNet."""
         for scene in self._scenes:
             if len(scene) == 1:
                 self.image_file(scene, f"classes/{caption(scene).replace(' ', '_')}")
@@ -168,7 +169,8 @@ class World:
         self.json_lines(name, rows)
 
     def image_thoughts(self, name: str, scenes: list[Scene], errors: float = MISREAD) -> None:
-        """Images, questions and answers after a look, as CSV like the paper's multimodal data."""
+        """Writes images, questions, and answers after thoughts about the image as CSV, as the paper's multimodal
+        data."""
         rows = []
         for scene in tqdm(scenes, desc=name):
             question = self.some_questions(scene, 1)[0]
@@ -179,7 +181,7 @@ class World:
             csv.writer(file).writerows([("image", "question", "solution"), *rows])
 
     def drawing_thoughts(self, name: str, scenes: list[Scene], errors: float = WRONG_CAPTIONS) -> None:
-        """Requests by names, what to think of them, and the image."""
+        """Writes requests by names, the thoughts about them, and the images."""
         rows = []
         for scene in tqdm(scenes, desc=name):
             drawn = self.near(scene) if self._rng.random() < errors else scene
@@ -212,13 +214,13 @@ class World:
 
 
 def arithmetic_sentences(terms: tuple[int, ...]) -> Iterator[str]:
-    """A sum and its steps, as a text may have them."""
+    """Returns a sum and its steps as a text."""
     yield f"{arithmetic.question(terms)}{sum(terms)}"
     yield f"{terms[0]}+{terms[1]}={terms[0] + terms[1]}"
 
 
 def write_first_model(folder: Path, image_tokenizer: Path, seed: int) -> None:
-    """The real model class with small numbers and random weights, the tokenizers beside it."""
+    """Writes a model of the real class with small sizes and random weights, and its tokenizers."""
     torch.manual_seed(seed)
     folder.mkdir(parents=True, exist_ok=True)
     save_word_tokenizer(folder, words())

@@ -1,4 +1,4 @@
-"""The table and the figure of several runs of the quickstart: python examples/tiny/multi_seed.py RUN ..."""
+"""Makes the table and the figure of several runs of the quickstart: python examples/tiny/multi_seed.py RUN ..."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHOWN = {
     "understanding": "math_answer_{}/mmu",
     "text to image": "shape_match_{}/t2i",
 }
-"""Share of held-out prompts answered or drawn right. The rule of shapes.py that reads images is never a reward."""
+"""Metrics of the table: the fraction of right held-out answers and images. The rule for images is never a reward."""
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """What a run folder says of a finished run."""
+    """Returns the record of a finished run from its run directory."""
     text = (folder / "config.yaml").read_text()
     return {
         "seed": yaml.safe_load(text)["train"]["seed"],
@@ -51,7 +51,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def table(runs: list[dict[str, Any]]) -> str:
-    """Markdown: a row for each seed, before -> after, sampled as in training and the most likely in brackets."""
+    """Returns a Markdown table with a row for each seed: before -> after, sampled as in training (and greedy)."""
     rows: list[list[str]] = []
     for run in runs:
         before, after = run["eval"]["before"], run["eval"]["after"]
@@ -77,8 +77,8 @@ def gains(runs: list[dict[str, Any]]) -> str:
 
 
 def draw_figure(runs: list[dict[str, Any]], path: Path) -> None:
-    """Draws the share that is right for each task, by step: on the prompts of training, which never come twice, as a
-    moving average of the seeds with a band from the lowest to the highest; and on held-out prompts as points."""
+    """Plots the accuracy of each task by step: on training prompts, which are never repeated, as a moving average of
+    the seeds with a band from the lowest to the highest seed, and on held-out prompts as points."""
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     axes = figure.subplots(1, len(SHOWN), sharex=True, sharey=True)
     for axis, (title, name) in zip(axes, SHOWN.items(), strict=True):

@@ -2,9 +2,10 @@
 
 Usage: python examples/tiny/prompt_images.py
 
-The prompt files in examples/tiny/world are tracked; their 384 images are drawn by this script, which takes about a
-second and changes nothing if they are there. A checksum of the pixels finds images of an earlier version of the world,
-and guards that every machine draws the same images.
+Git tracks the prompt files in examples/tiny/world. This script draws their 384 images in about a second, and changes
+nothing if they exist. A checksum of the pixels detects images of an earlier version of the world, and images that
+differ
+on another machine.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ FOLDER = Path(__file__).parent / "world"
 PIXELS = "c7bcf1840d2c10d83bf543df2201d863977320e7345dcafd050343422ec03ef0"
 """SHA-256 of the names and pixels of all images."""
 SCENES = {"train": 288, "test": 96}
-"""Scenes of each part. Each has a question, a caption for t2i, and one for r2i if its things have names."""
+"""Number of scenes of each part. Each has a question, a caption for t2i, and one for r2i if its things have names."""
 SUMS = {"train": 864, "test": 96}
-"""Sums of each part: they need more prompts than images do."""
+"""Number of sums of each part, which need more prompts than images do."""
 
 
 def main() -> None:
-    """Writes the images, unless they are there.
+    """Writes the images, unless they exist.
 
     Raises:
         SystemExit: This machine draws other images, or the prompt files are not those of this script.
@@ -58,7 +59,7 @@ def main() -> None:
 
 
 def is_current(folder: Path) -> bool:
-    """Whether a folder has the images of this world; those of an earlier one and broken files are not."""
+    """Whether a folder has the images of this version of the world, and no other or broken files."""
     try:
         return checksum(folder) == PIXELS
     except OSError:  # a file that Pillow cannot read
@@ -117,7 +118,7 @@ def _row(task: str, prompt: str, label: str) -> dict[str, str]:
 
 @cache
 def png(scene: Scene) -> bytes:
-    """The image of a scene, as in a file."""
+    """Returns the image of a scene as it is written to a file."""
     file = BytesIO()
     draw(scene).save(file, "PNG")
     return file.getvalue()

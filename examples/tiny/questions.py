@@ -1,4 +1,4 @@
-"""What the tiny world says about its images: questions, the look that answers them, and things to draw by name."""
+"""Questions about the images of the tiny world, descriptions that answer them, and things to draw by name."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Question:
 
 
 def look(scene: Scene) -> str:
-    """An image in few words.
+    """Returns a short description of an image.
 
     >>> from shapes import Thing
     >>> look((Thing("small", "red", "circle", "left"),))
@@ -62,7 +62,7 @@ def look(scene: Scene) -> str:
 
 
 def questions(scene: Scene) -> list[Question]:
-    """All questions about an image.
+    """Returns all questions about an image.
 
     >>> from shapes import Thing
     >>> [str(question) for question in questions((Thing("small", "red", "circle", "left"),))]
@@ -72,7 +72,7 @@ def questions(scene: Scene) -> list[Question]:
 
 
 def answer(question: Question, scene: Scene) -> str:
-    """The answer, from what is in the image, in the order of :func:`look`.
+    """Returns the answer to a question about an image, in the order of :func:`look`.
 
     >>> from shapes import Thing
     >>> scene = (Thing("small", "red", "circle", "left"), Thing("large", "blue", "square", "right"))
@@ -83,7 +83,7 @@ def answer(question: Question, scene: Scene) -> str:
 
 
 def misread(scene: Scene, question: Question, rng: random.Random) -> Scene:
-    """The scene with one attribute wrong, so that the answer is wrong in any order."""
+    """Returns the scene with one wrong attribute, so that the answer is wrong in any order."""
     right = sorted(answer(question, scene).split())
     return rng.choice([s for s in neighbours(scene) if sorted(answer(question, s).split()) != right])
 
@@ -94,7 +94,7 @@ def has_names(scene: Scene) -> bool:
 
 
 def request(scene: Scene) -> str:
-    """What to draw, by names.
+    """Returns a request that names the things to draw.
 
     >>> from shapes import Thing
     >>> request((Thing("small", "red", "circle", "left"),))

@@ -17,7 +17,7 @@ SHAPES = ("circle", "square", "triangle")
 RADII = {"small": 7, "large": 13}
 """Half the side of the square around a shape, in pixels."""
 PLACES = {"left": (16, 32), "right": (48, 32), "top": (32, 16), "bottom": (32, 48), "middle": (32, 32)}
-"""Where the middle of a shape is, in pixels from the left and from the top."""
+"""Position of the middle of a shape, in pixels from the left and from the top."""
 PHRASES = {
     "left": "on the left",
     "right": "on the right",
@@ -26,25 +26,25 @@ PHRASES = {
     "middle": "in the middle",
 }
 SHIFT, STRETCH, TINT = 2, 1, 12
-"""Most that a place, a radius (pixels) and a channel of a colour are off in an image."""
+"""Largest deviation of a position and a radius (pixels), and of a channel of a colour, in an image."""
 FINE = 4
 """Pixels of the drawing for one of the image, so that its edges are smooth."""
 FEWEST_PIXELS = 40
 """A colour with fewer pixels is noise: the smallest triangle has 72."""
 PUREST = 0.96
-"""Cosine from which the direction of a pixel from the ground is that of a colour."""
+"""Smallest cosine at which the direction of a pixel from the background is that of a colour."""
 CLOSEST = 0.7
-"""Overlap (intersection over union) from which pixels are taken for a shape."""
+"""Smallest overlap (intersection over union) at which pixels are recognized as a shape."""
 SEED = 2505
 HELD_OUT_RATIO = 0.15
-"""Share of the scenes that no model is trained on."""
+"""Fraction of the scenes on which no model is trained."""
 NUM_RL = 288
-"""Scenes of two things that UniGRPO trains on, and no stage before it."""
+"""Number of scenes of two things on which UniGRPO trains, and no stage before it."""
 
 
 @dataclass(frozen=True)
 class Thing:
-    """A shape in an image; an empty attribute is not said, or not recognised."""
+    """A shape in an image. An attribute that is not given or not recognized is empty."""
 
     size: str
     colour: str
@@ -90,7 +90,7 @@ def stage_split(seed: int = SEED) -> tuple[list[Scene], list[Scene]]:
 
 
 def caption(scene: Scene) -> str:
-    """What an image shows.
+    """Returns the caption of an image.
 
     >>> caption((Thing("small", "red", "circle", "left"), Thing("large", "blue", "square", "right")))
     'a small red circle on the left and a large blue square on the right'
@@ -130,7 +130,7 @@ def draw(scene: Scene, rng: random.Random | None = None) -> Image.Image:
 
 
 def parse(text: str) -> Scene:
-    """The things that a caption asks for; each needs a colour, what else is not said stays empty.
+    """Returns the things in a caption. Each needs a colour; other attributes that are not given are empty.
 
     >>> parse("a red circle")
     (Thing(size='', colour='red', shape='circle', place=''),)
@@ -151,10 +151,10 @@ def parse(text: str) -> Scene:
 
 
 def find(image: Image.Image) -> Scene:
-    """The things in an image by its pixels, at most one of each colour; one without colour is foreign to this world.
+    """Returns the things that the pixels of an image show, at most one of each colour; unknown things have no colour.
 
-    A pixel at an edge is a mixture of the ground and a colour: its direction from the ground tells which one, its
-    distance how much of it.
+    A pixel at an edge is a mixture of the background and a colour: its direction from the background gives the colour,
+    and its distance the fraction.
     """
     if image.size != (SIDE, SIDE):
         image = image.resize((SIDE, SIDE), Image.Resampling.BOX)
@@ -171,7 +171,7 @@ def find(image: Image.Image) -> Scene:
 
 
 def matches(image: Image.Image, text: str) -> bool:
-    """Whether an image shows what a caption says, and nothing else.
+    """Whether an image shows exactly what a caption describes.
 
     Raises:
         ValueError: The caption is not of this world.
@@ -183,7 +183,7 @@ def matches(image: Image.Image, text: str) -> bool:
 
 
 def shape_match(*, prompts: Sequence[str], images: Sequence[Image.Image], labels: Sequence[str | None]) -> list[float]:
-    """The judge as a reward: 1 for an image that shows what its label says, or its prompt without one; else 0."""
+    """The judge as a reward: 1 for an image that fits its label, or its prompt if it has no label; otherwise 0."""
     wanted = [label or prompt for prompt, label in zip(prompts, labels, strict=True)]
     return [float(matches(image, text)) for text, image in zip(wanted, images, strict=True)]
 

@@ -1,8 +1,8 @@
-"""What each stage is for: one row per checkpoint, one column per task, from the results of `unigrpo evaluate`.
+"""Prints a table with a row for each stage and a column for each task, from the results of `unigrpo evaluate`.
 
 python examples/tiny/stage_table.py runs/tiny_world/evaluation/results.json
 
-With --record the table and how the stages were trained are also written to training.json in the last checkpoint.
+With --record, the table and the training of the stages are also written to training.json in the last checkpoint.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def table(models: dict[str, dict[str, Any]]) -> str:
-    """Markdown: sampled as in training, and the most likely answer in brackets."""
+    """Returns a Markdown table: accuracy of samples as in training (and of greedy answers)."""
     rows = [["after", *COLUMNS], ["---"] * (1 + len(COLUMNS))]
     for folder, metrics in models.items():
         names = {kind: [name.format(kind) for name in COLUMNS.values()] for kind in ("sampled", "greedy")}

@@ -1,4 +1,4 @@
-"""The grader finds gold and answer, decides whether they are the same, and says how the comparison ended."""
+"""The grader finds the gold answer and the answer, compares them, and reports the outcome of the comparison."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Grader:
     """
 
     def __init__(self, deadline: float = 2.0) -> None:
-        """Takes the CPU seconds that one comparison of two expressions may spend."""
+        """Sets the CPU time limit, in seconds, of one comparison of two expressions."""
         self.counts: Counter[str] = Counter()
         example = ("\\sqrt{x}", "x^{1/2}")
         self._verify = LimitedFunction("rewards.grading.symbolic:equal", example, "math-verify==0.9.0", deadline)
@@ -76,7 +76,7 @@ class Grader:
 
 
 def _can_answer(answer: Answer, form: str) -> bool:
-    """Returns whether a candidate can answer a gold of this form at all; if not, the next candidate counts."""
+    """Returns whether a candidate can be an answer to a gold answer of this form; if not, the next one is used."""
     if form == "choice":
         return choices.names_options(answer.text)
     if form == "yes_no":
@@ -152,7 +152,7 @@ _TESTS: dict[str, Callable[[str], Any]] = {
     "word": lambda bare: re.fullmatch(r"[\w '.-]+", bare) and 0 < len(choices.tokens(bare)) <= 3,
     **dict.fromkeys(("math", "geo_number"), answers.is_usable),
 }
-"""Each form has a test of its golds."""
+"""Test of the gold answers of each form."""
 _UNSURE = {"number": {"\\", "="}, "choice": set(string.ascii_lowercase)}
 """A gold with one of these signs has the form only if the kind says so."""
 _MATHEMATICS = f"a mathematical gold of at most {LONGEST} characters with its brackets closed"

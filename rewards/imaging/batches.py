@@ -40,8 +40,8 @@ def generated_image(item: RewardInput, index: int) -> Image.Image:
 def image_and_prompt(item: RewardInput, index: int) -> tuple[Image.Image, str]:
     """Returns the generated image of a sample, and the text that it should fit.
 
-    That text is the prompt. A prompt of task ``r2i`` may be a riddle ("the tallest animal"); its label, if it has one,
-    says what to see ("a giraffe") and replaces the prompt.
+    This text is the prompt. A prompt of task ``r2i`` may be a riddle ("the tallest animal"); its label, if it has one,
+    names the content of the image ("a giraffe") and replaces the prompt.
 
     Raises:
         ValueError: As :func:`generated_image`; or the prompt is empty.
@@ -59,7 +59,7 @@ def check_image_prompt(prompt: RewardInput) -> None:
         ValueError: Its samples are not images, or it is empty.
     """
     if prompt.task not in IMAGE_TASKS:
-        raise ValueError(f"task {prompt.task!r} makes no image; this reward takes {' and '.join(IMAGE_TASKS)}")
+        raise ValueError(f"task {prompt.task!r} generates no image; this reward scores {' and '.join(IMAGE_TASKS)}")
     if not prompt.prompt.strip():
         raise ValueError("the prompt is empty; this reward compares it with the image")
 

@@ -1,4 +1,4 @@
-"""The rule of GenEval: whether the objects that a detector found in an image are those that a prompt asks for."""
+"""The rules of GenEval, which compare the objects that a detector found in an image with those of its prompt."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
 RELATIONS = ("left of", "right of", "above", "below")
 POSITION_THRESHOLD = 0.1
-"""Part of the sizes of two objects that is subtracted from the distance of their centers before it is judged."""
+"""Fraction of the sizes of two objects that is subtracted from the distance of their centers."""
 MIN_COMPONENT = 0.5
 """Smallest component of the direction between two centers that counts as a relation."""
 
@@ -57,7 +57,7 @@ class Scene:
     exclude: tuple[Requirement, ...]
     """Classes of which there must be fewer objects than the count."""
     is_counting: bool
-    """Whether the prompt asks for a number of objects, for which GenEval asks a higher confidence."""
+    """Whether the prompt asks for a number of objects, for which GenEval requires a higher confidence."""
 
     @property
     def names(self) -> list[str]:

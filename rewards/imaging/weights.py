@@ -97,7 +97,7 @@ def _downloaded(model: str, patterns: Sequence[str]) -> Path:
 
 
 def _reason(error: Exception) -> str:
-    """Returns what kept a download from happening, on one line, and what to do."""
+    """Returns the reason why a download failed, and what to do, on one line."""
     full = next((e for e in (error, error.__cause__) if isinstance(e, OSError) and e.errno), None)
     if full is not None:  # an error of the file system: those of the network have no number
         return (

@@ -1,4 +1,4 @@
-"""Samples on their way to a reward, whose generated images stay in a store until the reward is called."""
+"""Batches of samples for rewards, whose generated images stay in a store until the reward is called."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors of users' code as one line that names the line of their file."""
+"""Formats errors of users' code as one line that names the line of their file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One reward, called in a process that is meant for it: a Ray actor's, or one of :mod:`rewards.runtime.process`."""
+"""Builds and calls one reward in its own process: a Ray actor, or a process of :mod:`rewards.runtime.process`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rewards.runtime.scoring import Scores, missing, score
 
 @dataclass(frozen=True, kw_only=True)
 class RewardSpec:
-    """What a reward is built from, as in ``reward.terms``."""
+    """The settings from which a reward is built, as in ``reward.terms``."""
 
     name: str
     """A file of rewards/, ``path/to/file.py:function`` or ``package.module:Class``."""
@@ -30,7 +30,7 @@ class RewardSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class RewardInfo:
-    """What a reward says about itself once it is built."""
+    """The properties of a reward after it is built."""
 
     name: str
     """Name in metrics."""
@@ -113,7 +113,7 @@ class RewardHost:
             return missing(len(inputs), f"raised {describe(error)}")
 
     def close(self) -> None:
-        """Lets the reward end what it started. A failure of that is nobody's concern."""
+        """Closes the reward. Errors of its `close` are ignored."""
         with contextlib.suppress(BaseException), no_forked_child():
             if self._reward is not None:
                 self._reward.close()

@@ -1,4 +1,4 @@
-"""A function in a process of its own, whose calls have limits of CPU time and memory since they may never end."""
+"""A function in its own process, whose calls have limits of CPU time and memory, since they might not end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A limit on the memory of a reward's process, so that a reward that leaks fails by itself and the machine goes on."""
+"""Limits the memory of a reward's process, so that a reward that leaks memory fails without affecting the machine."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def free_memory() -> int:
 
 
 def limit_memory(free: int | None = None) -> None:
-    """Lets this process take most of the memory that is free now; what asks for more raises MemoryError.
+    """Limits the memory of this process to most of what is free now; beyond it, Python raises MemoryError.
 
     RLIMIT_DATA counts private memory that can be written, and so neither weights that are mapped from files nor the
     addresses that CUDA reserves. Systems other than Linux have no such limit.

@@ -1,4 +1,4 @@
-"""A limit on what a reward prints, so that endless output neither fills a disk nor hides the lines of the run."""
+"""Limits the output of a reward, so that it neither fills a disk nor hides the lines of the run."""
 
 from __future__ import annotations
 

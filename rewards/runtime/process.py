@@ -1,4 +1,4 @@
-"""An object, above all a reward, in a process of its own on this machine, whose every call has a deadline."""
+"""An object, such as a reward, in its own process on this machine, with a deadline for every call."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rewards.runtime.host import RewardInfo, RewardSpec
 from rewards.runtime.scoring import Scores
 
 CLOSE_SECONDS = 3.0
-"""How long a reward may take to end what it started."""
+"""Longest time in seconds that a reward may take to close."""
 _PHASES = {
     "build": " while it was imported",
     "load": " while it was loaded",
@@ -171,7 +171,7 @@ class RewardProcess(HostProcess):
         return self.call("score", inputs, seconds=seconds)
 
     def close(self) -> None:
-        """Lets the reward end what it started, unless a call is under way, and ends the process."""
+        """Closes the reward, unless a call is running, and ends the process."""
         if self._process.poll() is None and not self._busy.locked():
             with contextlib.suppress(ValueError, ProcessFailed):
                 self.call("close", seconds=CLOSE_SECONDS)

@@ -15,12 +15,12 @@ LARGEST = 1e38
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """What one reward gave to a batch."""
+    """The scores of a batch by one reward."""
 
     values: list[float | None]
     """One value for each sample; None is missing."""
     reason: str = ""
-    """Why values are missing; empty if none is."""
+    """Reason why values are missing; empty if none is."""
     has_failed: bool = False
     """True if the call failed as a whole, so that another call might not."""
     is_out_of_memory: bool = False
@@ -30,7 +30,7 @@ class Scores:
 
 
 def score(reward: Reward, inputs: Sequence[RewardInput]) -> Scores:
-    """Calls a reward. Whatever the reward does wrong makes values missing, never 0.
+    """Calls a reward. Any error of the reward makes values missing, and never 0.
 
     A value that is None, NaN, infinite or of a magnitude above 1e38 is missing for its sample. An exception, and
     anything but a list with one number per sample, is missing for the batch.

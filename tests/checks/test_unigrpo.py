@@ -136,7 +136,7 @@ def test_a_reward_of_text_does_not_fit_a_drawing(mixed, reward):
 
 
 def test_a_reward_of_images_does_not_fit_a_text(mixed):
-    with pytest.raises(ValueError, match=r"jsonl:1: reward 'jpeg_size' cannot use it: task 'text' makes no image"):
+    with pytest.raises(ValueError, match=r"jsonl:1: reward 'jpeg_size' cannot use it: task 'text' generates no image"):
         check_inputs(mixed({"prompt": "1", "label": "1"}, reward=("jpeg_size",)))
 
 

@@ -181,7 +181,7 @@ def test_prompts_are_checked_before_training() -> None:
     reward = ClipScore()
     reward.check_prompt(RewardInput(prompt="a dog", completion="", task="t2i"))
     reward.check_prompt(RewardInput(prompt="Describe it.", completion="", task="mmu"))
-    with pytest.raises(ValueError, match="makes no image"):
+    with pytest.raises(ValueError, match="generates no image"):
         reward.check_prompt(RewardInput(prompt="1+1=", completion="", task="text"))
     with pytest.raises(ValueError, match="prompt is empty"):
         reward.check_prompt(RewardInput(prompt=" ", completion="", task="t2i"))

@@ -146,5 +146,5 @@ def test_wrong_weights_and_inputs_are_refused(gelu_clip: Path, tmp_path: Path) -
     with pytest.raises(ValueError, match="no scale 'logit'"):
         HpsV2(scale="logit")
     assert HpsV2()([]) == []
-    with pytest.raises(ValueError, match="makes no image"):
+    with pytest.raises(ValueError, match="generates no image"):
         HpsV2().check_prompt(RewardInput(prompt="a", completion="", task="text"))

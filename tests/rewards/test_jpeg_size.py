@@ -65,5 +65,5 @@ def test_wrong_options_are_refused() -> None:
 
 def test_prompts_whose_samples_are_no_images_are_refused_before_training() -> None:
     JpegSize().check_prompt(RewardInput(prompt="a dog", completion="", task="r2i"))
-    with pytest.raises(ValueError, match="task 'text' makes no image"):
+    with pytest.raises(ValueError, match="task 'text' generates no image"):
         JpegSize().check_prompt(RewardInput(prompt="1+1=", completion="", task="text"))

@@ -56,7 +56,7 @@ def test_the_text_is_the_gold_or_what_is_quoted() -> None:
     assert wanted_text(sample("A poster: “Jazz” in “May”")) == "Jazz May"
     with pytest.raises(ValueError, match="requests no text"):
         Ocr().check_prompt(sample("A sign"))
-    with pytest.raises(ValueError, match="makes no image"):
+    with pytest.raises(ValueError, match="generates no image"):
         Ocr().check_prompt(RewardInput(prompt='"a"', completion="", task="text"))
 
 

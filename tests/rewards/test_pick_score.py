@@ -46,5 +46,5 @@ def test_bad_input_is_refused(clip_folder: Path, tmp_path: Path, sample: Callabl
     with pytest.raises(ValueError, match=r"sample 0 of the batch .*has no prompt"):
         reward([replace(sample(), prompt="\n")])
     assert reward([]) == []
-    with pytest.raises(ValueError, match="makes no image"):
+    with pytest.raises(ValueError, match="generates no image"):
         reward.check_prompt(RewardInput(prompt="a", completion="", task="mmu"))

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from PIL import Image
 
@@ -110,8 +110,7 @@ def gold_columns(item: RewardInput) -> Mapping[str, object]:
         found = json.loads(item.label or "")
     except ValueError:
         found = None
-    columns: Mapping[str, object] = found if isinstance(found, dict) else item.metadata
-    return columns
+    return cast("Mapping[str, object]", found) if isinstance(found, dict) else item.metadata
 
 
 def check_text_prompt(prompt: RewardInput) -> None:

@@ -216,7 +216,7 @@ def test_a_rollout_worker_that_dies_is_named_and_ends_the_step(on_ray: Run) -> N
     rollout = on_ray.trainer.rollout
     if rollout is None:
         pytest.skip("the run of one rank has no rollout workers")
-    ray.kill(rollout.actors[0])
+    ray.kill(rollout.actors[0])  # type: ignore[attr-defined]
     with pytest.raises(
         WorkerDied, match=r"rollout worker 0 died in (receive_weights|generate).*The same command resumes"
     ):

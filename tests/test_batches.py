@@ -177,5 +177,5 @@ def test_groups_are_split_as_wholes():
     assert parts(4) == [[0, 0], [1, 1], [2], []]
     assert WholeGroups.of([]).split(2)[1].samples() == []
     assert [s.rollout.key.sample_id for part in batch.split(2) for s in part.samples()] == [0, 1, 2, 3, 4]
-    with pytest.raises(ValueError, match=r"3 groups stand in 4 places; order the samples by their groups"):
+    with pytest.raises(ValueError, match=r"3 groups are spread over 4 places; sort the samples by their groups"):
         batch.select([0, 2, 1, 3, 4]).select([0, 2, 3, 4, 1]).split(2)

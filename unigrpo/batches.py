@@ -1,4 +1,4 @@
-"""Columnar batches: the samples of a step as flat tensors with lengths, in which they travel between processes."""
+"""Columnar batches: the samples of a step as flat tensors with lengths, in which they are sent between processes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ class Columnar:
 
     def select(self: Batch, rows: Sequence[int]) -> Batch:
         """Returns some of the samples as copies, in the order of ``rows``."""
-        return replace(self, **{name: _selected(value, rows) for name, value in _columns(self).items()})  # type: ignore[type-var]
+        return replace(self, **{name: _selected(value, rows) for name, value in _columns(self).items()})  # type:
+        ignore[type - var]
 
     def split(self: Batch, number: int) -> list[Batch]:
         """Returns copies of ``number`` contiguous parts whose lengths differ by at most one."""
@@ -42,18 +43,17 @@ class Columnar:
     def join(cls: type[Batch], parts: Sequence[Batch]) -> Batch:
         """Returns the samples of at least one part in their order.
 
-        A part without samples does not count, because it may not know what the others do: the type of its values, or
-        the number of inner updates.
+        Parts without samples are ignored, because they may lack the type of the values or the number of inner updates.
         """
         columns = [_columns(part) for part in parts if len(part)] or [_columns(parts[0])]
         return cls(**{name: _joined([column[name] for column in columns]) for name in columns[0]})
 
     def __getstate__(self) -> dict[str, Any]:
-        """Returns the columns with arrays in the place of tensors."""
+        """Returns the columns with tensors converted to arrays."""
         return {name: _array(value) for name, value in _columns(self).items()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Sets the columns. Arrays are copied, because memory that processes share is read-only."""
+        """Sets the columns. Arrays are copied, because shared memory is read-only."""
         for name, value in state.items():
             is_array = isinstance(value, np.ndarray)
             object.__setattr__(self, name, torch.from_numpy(value.copy()) if is_array else value)
@@ -69,12 +69,12 @@ class Jagged(Columnar):
     """
 
     values: Tensor
-    """All rows end to end (N,)."""
+    """The concatenated rows (N,)."""
     lengths: Int[Tensor, " B"]
 
     @classmethod
     def of(cls, rows: Sequence[Tensor]) -> Jagged:
-        """Returns rows (L,) end to end. Without rows the values are float32."""
+        """Concatenates rows (L,). Without rows, the values are float32."""
         values = torch.cat(list(rows)) if rows else torch.zeros(0)
         return cls(values, torch.tensor([len(row) for row in rows], dtype=torch.long))
 
@@ -109,7 +109,7 @@ class TrajectoryBatch(Columnar):
     commit_step: Jagged
     commit_log_probs: Jagged
     commit_entropy: Jagged | None = None
-    """None if the samplers did not record it."""
+    """None if the samplers did not record them."""
 
     def __len__(self) -> int:
         return len(self.prompt_ids)
@@ -182,9 +182,9 @@ class TrajectoryBatch(Columnar):
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratedBatch(Columnar):
-    """What a worker generated for B requests.
+    """The samples that a worker generated for B requests.
 
-    The images lie in a store, so that workers may keep them where they were made until somebody looks at them.
+    The images are in a store, so that workers can keep them in their own memory until they are read.
     """
 
     trajectories: TrajectoryBatch
@@ -227,7 +227,7 @@ class GeneratedBatch(Columnar):
         ]
 
     def stored(self, store: ImageStore) -> GeneratedBatch:
-        """Returns the batch with its images in another store, which holds those of :meth:`pixels`."""
+        """Returns the batch with its images in another store, which contains the images of :meth:`pixels`."""
         places = itertools.count()
         return replace(self, images=tuple(i and StoredImage(store, next(places)) for i in self.images))
 
@@ -238,14 +238,14 @@ class GeneratedBatch(Columnar):
 
 @dataclass(frozen=True, kw_only=True)
 class LogProbs(Columnar):
-    """Log-probabilities of B samples in K inner updates, nats."""
+    """Log-probabilities of B samples in K inner updates, in nats."""
 
     values: Jagged
-    """Those of each sample, one inner update after the other."""
+    """Log-probabilities of each sample, concatenated over the inner updates."""
     counts: Int[Tensor, "B K"]
-    """Number of log-probabilities of each inner update."""
+    """Number of log-probabilities of each sample in each inner update."""
     is_known: Bool[Tensor, " B"]
-    """False where nothing was computed for a sample."""
+    """False for samples whose log-probabilities were not computed."""
 
     def __len__(self) -> int:
         return len(self.counts)
@@ -271,7 +271,7 @@ class LogProbs(Columnar):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainBatch(Columnar):
-    """B samples with everything that their K inner updates need."""
+    """B samples with all data of their K inner updates."""
 
     trajectories: TrajectoryBatch
     advantages: Float[Tensor, "B S"]
@@ -285,7 +285,8 @@ class TrainBatch(Columnar):
 
     @classmethod
     def of(cls, samples: Sequence[TrainSample]) -> TrainBatch:
-        """Returns the batch of some samples, whose advantages are all of the whole response or all of its parts."""
+        """Returns the batch of some samples. All must have one advantage for the response, or all one for each of its
+        parts."""
         return cls(
             trajectories=TrajectoryBatch.of([sample.rollout for sample in samples]),
             advantages=torch.tensor([sample.advantages for sample in samples], dtype=torch.float32),
@@ -316,9 +317,9 @@ class TrainBatch(Columnar):
 
 @dataclass(frozen=True, kw_only=True)
 class WholeGroups(TrainBatch):
-    """A batch whose parts hold whole groups, for an objective that compares the samples of a group.
+    """A batch that is split between groups only, for an objective that compares the samples of a group.
 
-    The samples of a group stand next to each other.
+    The samples of a group are adjacent.
     """
 
     def split(self, number: int) -> list[WholeGroups]:
@@ -333,7 +334,7 @@ class WholeGroups(TrainBatch):
         starts = [i for i, group in enumerate(groups) if i == 0 or groups[i - 1] != group]
         if len(starts) > len(set(groups)):
             raise ValueError(
-                f"{len(set(groups))} groups stand in {len(starts)} places; order the samples by their groups"
+                f"{len(set(groups))} groups are spread over {len(starts)} places; sort the samples by their groups"
             )
         ends = [*starts, len(groups)]
         bounds = [ends[-(-len(starts) * i // number)] for i in range(number + 1)]
@@ -372,5 +373,5 @@ def _array(value: Any) -> Any:
 
 
 def _narrow(rows: Sequence[Int[Tensor, " _"]]) -> Jagged:
-    """Token ids and steps as 32-bit numbers, which are half as large on their way."""
+    """Token ids and steps as 32-bit numbers, which halves the data that is sent."""
     return Jagged.of([row.int() for row in rows])

@@ -1,6 +1,6 @@
-"""Generated images in a store: only who looks at an image gets its pixels.
+"""Stores of generated images, from which the pixels of an image are sent only to the process that reads it.
 
-This module imports no torch, because the processes of rewards read images without it.
+This module does not import torch, because reward processes read images without it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 @runtime_checkable
 class ImageStore(Protocol):
-    """The place where the images of several samples are kept."""
+    """A store of the images of several samples."""
 
     def get(self) -> Sequence[np.ndarray]:
         """Returns the images, uint8 (H, W, 3) each."""
@@ -23,7 +23,7 @@ class ImageStore(Protocol):
 
 @dataclass(frozen=True)
 class ArrayStore:
-    """Images in this process."""
+    """A store in the memory of this process."""
 
     images: Sequence[np.ndarray]
 

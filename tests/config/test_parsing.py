@@ -138,7 +138,7 @@ BOMB = "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
         ("actor: {max_norm: 1" + "0" * 400 + "}", "int too large to convert to float"),
         ("data: {max_prompt_tokens: " + "b" * 5000 + "}", "data.max_prompt_tokens is 'bbb"),
         ("abc", "Unexpected config: abc"),
-        ("a: \udcff", "no UTF-8 text"),
+        ("a: \udcff", "not UTF-8 text"),
     ],
 )
 def test_a_broken_config_file_is_one_line(tmp_path, text, message):

@@ -1,4 +1,4 @@
-"""Command lines: one YAML file and dotted flags become a config, and each error is one line."""
+"""Parsing of command lines: one YAML file and dotted flags become a config. Each error message is one line."""
 
 # pyright: standard
 # jsonargparse and YAML have values of unknown type.
@@ -64,7 +64,7 @@ set_loader("yaml", load_yaml, exceptions=(yaml.YAMLError,))
 
 
 def run_parser(program: str, description: str, config: type = RunConfig) -> ArgumentParser:
-    """Returns a parser whose dotted flags are the fields of a config's class."""
+    """Returns a parser whose dotted flags are the fields of a config class."""
     parser = ArgumentParser(
         prog=program,
         description=description,
@@ -79,19 +79,19 @@ def run_parser(program: str, description: str, config: type = RunConfig) -> Argu
 
 
 def hide_sections(parser: ArgumentParser) -> None:
-    """Leaves the flags that read a whole section from a file out of the help of a parser, which still takes them."""
+    """Hides the flags that read a whole section from a file in the help of a parser, which still accepts them."""
     for action in parser._actions:
         if action.help == SECTION_HELP:
             action.help = SUPPRESS
 
 
 def hide_flags(parser: ArgumentParser, prefixes: Sequence[str], but: Sequence[str]) -> None:
-    """Leaves flags out of the help of a parser, which still takes them.
+    """Hides flags in the help of a parser, which still accepts them.
 
     Args:
         parser: The parser.
-        prefixes: Beginnings of the dotted names of the flags.
-        but: Names that stay in the help.
+        prefixes: Prefixes of the dotted names of the flags.
+        but: Names that are not hidden.
     """
     for action in parser._actions:
         if action.dest.startswith(tuple(prefixes)) and action.dest not in but:
@@ -99,7 +99,7 @@ def hide_flags(parser: ArgumentParser, prefixes: Sequence[str], but: Sequence[st
 
 
 def parse(parser: ArgumentParser, arguments: Sequence[str], config: type | None = None) -> Any:
-    """Parses and constructs the dataclasses, so that wrong values fail here.
+    """Parses a command line and constructs the dataclasses, which raises for wrong values.
 
     Args:
         parser: The parser.
@@ -116,7 +116,7 @@ def parse(parser: ArgumentParser, arguments: Sequence[str], config: type | None 
             _check_values(config, parsed, "")
         return parser.instantiate(parsed)
     except UnicodeDecodeError as error:
-        raise ConfigError(f"the config file is no UTF-8 text ({error}); save it as UTF-8") from error
+        raise ConfigError(f"the config file is not UTF-8 text ({error}); save it as UTF-8") from error
     except ArgumentError as error:
         message = " ".join(str(error).replace('in "<unicode string>", ', "at ").split())
         flags = {flag for action in parser._actions for flag in action.option_strings if FLAG.fullmatch(flag)}
@@ -132,17 +132,17 @@ def parse(parser: ArgumentParser, arguments: Sequence[str], config: type | None 
     except ConfigError:
         raise
     except (ValueError, OverflowError) as error:  # a path with a null character, a number that no float holds
-        raise ConfigError(f"a value of the config is not possible ({error}); give another one") from error
+        raise ConfigError(f"a value of the config is invalid ({error}); change it") from error
 
 
 def _check_values(hint: Any, value: Any, name: str) -> None:
-    """Raises ConfigError for a null that its setting does not allow, and for another value in place of a section.
+    """Raises ConfigError for a null that its setting does not allow, and for a section whose value is not a section.
 
-    The parser takes null for any setting, as a line of YAML without a value has it.
+    The parser accepts null, which is the value of a YAML line without a value, for every setting.
 
     Args:
         hint: The type of the value.
-        value: What the parser made of it.
+        value: Value that the parser returned.
         name: Dotted name of the setting; empty for the whole config.
     """
     kinds = get_args(hint)
@@ -172,7 +172,7 @@ def _check_values(hint: Any, value: Any, name: str) -> None:
 
 
 def _in_words(message: str) -> str:
-    r"""Returns the parser's message about a value of a wrong type in words.
+    r"""Rewrites the parser's message about a value of a wrong type in plain words.
 
     >>> _in_words('Parser key "train.num_steps": Expected a <class \'int\'>. Got value: ten')
     "train.num_steps is 'ten'; it must be a whole number"
@@ -194,7 +194,7 @@ def _in_words(message: str) -> str:
 
 
 def _kind_in_words(kind: str) -> str:
-    """Returns a type of the parser's messages in words."""
+    """Returns the plain name of a type in the parser's messages."""
     if kind.startswith("typing.Literal"):
         return f"one of {kind.removeprefix('typing.Literal')[1:-1]}"
     name = kind.removeprefix("<class '").removesuffix("'>")
@@ -202,7 +202,8 @@ def _kind_in_words(kind: str) -> str:
 
 
 def _hint(wrong: str, known: set[str], prefix: str) -> str:
-    """Returns the end of an error message: the nearest name, the name here of a setting of TRL, or where to look."""
+    """Returns the hint at the end of an error message: the nearest name, our name of a TRL setting, or a pointer to
+    help."""
     name = ELSEWHERE.get(wrong.removeprefix(prefix))
     if name is not None and (f"--{name}" in known or not prefix):
         return f"; here it is called {prefix}{name}"
@@ -211,7 +212,7 @@ def _hint(wrong: str, known: set[str], prefix: str) -> str:
 
 
 def _field_names(config: type | None) -> set[str]:
-    """Returns the names of all fields of a config, those of the classes in its lists and dictionaries included."""
+    """Returns the names of all fields of a config, including the classes in its lists and dictionaries."""
     names: set[str] = set()
     hints: list[Any] = [config]
     seen: set[Any] = set()

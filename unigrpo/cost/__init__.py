@@ -1,1 +1,1 @@
-"""Estimates of a run before it starts: memory, arithmetic and seconds of a step. No GPU is needed."""
+"""Estimates of the memory, arithmetic and step time of a run before it starts. They need no GPU."""

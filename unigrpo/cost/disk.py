@@ -15,15 +15,17 @@ class DiskPlan:
     """Disk space in units of 1e9 bytes."""
 
     checkpoint_gb: float
-    """One checkpoint: weights in the type of the forward pass, master weights and both moments of those that train."""
+    """Size of one checkpoint: the weights in the type of the forward pass, and the master weights and both moments of
+    the
+    trained ones."""
     num_checkpoints: int
-    """Largest number of checkpoints at one time: the latest, the best, and the one that is written."""
+    """Largest number of checkpoints at one time: the latest, the best, and the one that is being written."""
     policy_gb: float
-    """The exported policy, with the one that replaces it while the run exports again."""
+    """Size of the exported policy. If the run exports it again, both the old and the new one count."""
 
     @property
     def peak_gb(self) -> float:
-        """Largest space at one time."""
+        """The largest disk space that the run needs at one time."""
         return self.checkpoint_gb * self.num_checkpoints + self.policy_gb
 
 
@@ -31,8 +33,8 @@ def disk_plan(config: BaseRunConfig, model: ModelSize) -> DiskPlan:
     """Returns the disk space of a run.
 
     Args:
-        config: The run.
-        model: Size of the model; with LoRA the adapters are among its parameters.
+        config: Config of the run.
+        model: Size of the model, whose parameters include LoRA adapters.
     """
     weight = TYPE_BYTES[config.ds.param_dtype]
     checkpoint = weight * model.num_parameters + OPTIMIZER_BYTES * model.num_trainable

@@ -23,7 +23,7 @@ SIZES_GB = {
     "zai-org/ImageReward": 1.8,
     "openai/gsm8k": 0.01,
 }
-"""Sizes of published repositories, as far as they are read."""
+"""Sizes of the files that are read from published repositories."""
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
@@ -33,13 +33,13 @@ class Download:
 
     name: str
     gigabytes: float | None
-    """Size; None if it is not known here."""
+    """Size of the files; None if it is unknown."""
     is_here: bool
-    """Whether this machine has a copy in its cache."""
+    """Whether the cache of this machine contains the repository."""
 
 
 def downloads(config: BaseRunConfig) -> list[Download]:
-    """Returns the repositories on the Hub that a run reads, each once."""
+    """Returns the repositories on the Hub that a run reads, without duplicates."""
     try:
         cached = {repo.repo_id for repo in scan_cache_dir().repos}
     except CacheNotFound:

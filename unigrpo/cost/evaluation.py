@@ -17,10 +17,11 @@ def evaluation_flops(
     num_image_tokens: int,
     codebook_size: int,
 ) -> float:
-    """Returns the floating-point operations of one evaluation by the protocol of a run, with texts of full length.
+    """Returns the floating-point operations of one evaluation with the protocol of a run. Texts have their full
+    length.
 
     Args:
-        config: The run.
+        config: Config of the run.
         model: Size of the policy.
         num_prompts: Number of held-out prompts of each task.
         prompt_tokens: Mean length of the prompts of each task, input images included.

@@ -1,4 +1,4 @@
-"""Peak arithmetic, memory and links of common GPUs, from the vendors' data sheets."""
+"""Peak arithmetic, memory and link bandwidth of common GPUs, from the vendors' data sheets."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ class Hardware:
     def ring_gb(self, num_gpus: int) -> float:
         """Returns the bandwidth of a ring through this many GPUs, in units of 1e9 bytes per second and direction.
 
-        The GPUs of a node are neighbors in the ring, so that it crosses each border between two nodes once, over all
-        network cards.
+        The GPUs of a node are neighbors in the ring, so that the ring crosses each border between two nodes once and
+        uses
+        all network cards there.
         """
         return self.link_gb if num_gpus <= GPUS_PER_NODE else min(self.link_gb, self.network_gb)
 
@@ -48,22 +49,27 @@ KINDS = {
         Hardware(name="b200", memory_gb=191.0, tflops=2250, link_gb=900, nics=8, nic_gb=50),
     )
 }
-"""GPUs by the names that ``--gpu`` accepts. The network is that of the vendors' own systems, a card of 200 or 400
-gigabits per GPU."""
+"""GPUs by the names that ``--gpu`` accepts. The network is that of the vendors' own systems, which have one card of
+200
+or 400 gigabits per second for each GPU."""
 DEFAULT = "h100_80gb"
 
 
 def find_hardware(name: str) -> Hardware:
-    """Returns the hardware with this name of :data:`KINDS`. `auto` is the GPU of this machine, or :data:`DEFAULT`
-    without one."""
+    """Returns the hardware with this name in :data:`KINDS`.
+
+    `auto` is the GPU of this machine, or :data:`DEFAULT` if it has no known GPU.
+    """
     if name == "auto":
         return gpu_of_this_machine() or KINDS[DEFAULT]
     return KINDS[name]
 
 
 def gpu_of_this_machine() -> Hardware | None:
-    """Returns the largest GPU of this maker's name that has no more memory than the GPU here; None for an unknown
-    GPU, or without one."""
+    """Returns the entry of :data:`KINDS` for this machine's GPU; None if the GPU is unknown or there is none.
+
+    Of the entries with the vendor's name of the GPU, it is the largest one with at most 1.1 times its memory.
+    """
     import torch  # noqa: PLC0415  # takes seconds, and the flags need the names alone
 
     if not torch.cuda.is_available():

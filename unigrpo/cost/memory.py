@@ -25,15 +25,15 @@ from unigrpo.models.vocabulary import PUBLISHED_CODEBOOK_SIZE
 OPTIMIZER_BYTES = 12
 TYPE_BYTES = {"fp32": 4, "bf16": 2}
 USABLE_SHARE = 0.92
-"""Usable fraction of a GPU's memory. The CUDA context, NCCL's buffers and fragmentation take the rest."""
+"""Usable fraction of a GPU's memory. The CUDA context, NCCL's buffers and fragmentation need the rest."""
 REDUCE_BUCKET = 500_000_000
 """Number of gradients that DeepSpeed collects before it reduces them (``reduce_bucket_size``)."""
 MAX_LIVE_PARAMETERS = 1_000_000_000
 """Number of weights that ZeRO-3 keeps gathered (``stage3_max_live_parameters``)."""
 TOKENIZER_FEATURES = 5
-"""Number of feature maps of full resolution that the image tokenizer holds at once."""
+"""Number of full-resolution feature maps that the image tokenizer keeps in memory at once."""
 PHASES = ("encode", "generate", "score", "update", "optimizer step")
-"""Parts of a step that use the same memory one after the other."""
+"""Parts of a step that run one after the other and reuse the same memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +45,10 @@ class ModelSize:
     width: int
     mlp_width: int
     kv_width: int
-    """Number of key values of a token in one layer: heads of keys times their size."""
+    """Width of a token's keys in one layer: number of key heads times their size."""
     vocabulary_size: int
     num_trainable: int
-    """Number of parameters that the optimizer has: all, or those of the LoRA adapters."""
+    """Number of trained parameters: all, or those of the LoRA adapters."""
 
     @property
     def layer_parameters(self) -> int:
@@ -78,31 +78,32 @@ class MemoryPlan:
     """Memory of one policy rank, in gigabytes (1e9 bytes)."""
 
     gpu: dict[str, float]
-    """Memory on the GPU, by purpose. :data:`PHASES` follow one another; everything else stays."""
+    """Memory on the GPU, by purpose. The :data:`PHASES` follow one another; all other memory is needed all the
+    time."""
     cpu: dict[str, float]
     """Memory that is moved to the CPU, by purpose."""
 
     @property
     def gpu_total(self) -> float:
-        """Largest memory at one time: all that stays, and the largest phase."""
+        """Largest memory at one time: the memory that is needed all the time, and that of the largest phase."""
         phases = [gigabytes for name, gigabytes in self.gpu.items() if name in PHASES]
         return sum(self.gpu.values()) - sum(phases) + max(phases, default=0.0)
 
     @property
     def largest(self) -> str:
-        """Name of the largest part of the largest memory."""
+        """Purpose that needs the most memory at that time."""
         phase = max((name for name in self.gpu if name in PHASES), key=lambda name: self.gpu[name], default="")
         return max((name for name in self.gpu if name not in PHASES or name == phase), key=lambda name: self.gpu[name])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Numbers of tokens of the longest rows of a run."""
+    """Lengths of the longest rows of a run, in tokens."""
 
     longest: int
-    """Prompt and response together."""
+    """Length of prompt and response together."""
     longest_image: int = 0
-    """Prompt and generated image together; 0 if the run generates no images."""
+    """Length of prompt and generated image together; 0 if the run generates no images."""
     image_tokens: int = 0
     """Number of codes of an image; 0 if the run has no images."""
     codebook_size: int = PUBLISHED_CODEBOOK_SIZE
@@ -135,7 +136,7 @@ def memory_plan(config: RunConfig, model: ModelSize, rows: Rows) -> MemoryPlan:
 
 
 def stage_memory(config: StageConfig, model: ModelSize, longest_row: int) -> MemoryPlan:
-    """Estimates the memory of one rank of pretraining or Mix-CoT, which encodes the images of its rows, too."""
+    """Estimates the memory of one rank of pretraining or Mix-CoT, which also encodes the images of its rows."""
     plan = training_memory(config, model, config.train.micro_batch_size * longest_row)
     if set(config.modalities) - {"lm", "lm_chat"}:
         plan.gpu["image tokenizer"] = image_tokenizer_gb()
@@ -151,7 +152,8 @@ def pass_tokens(config: RunConfig, longest_row: int) -> int:
 
 
 def rollout_memory_gb(config: RunConfig, model: ModelSize, rows: Rows) -> float:
-    """Returns the gigabytes (1e9 bytes) of a rollout worker, which generates, and scores if it is a step ahead."""
+    """Returns the gigabytes (1e9 bytes) of a rollout worker. It generates, and also scores if generation is a step
+    ahead."""
     work = [generation_gb(config, model, rows)]
     if config.rollout.max_staleness:
         work.append(scoring_gb(model, pass_tokens(config, rows.longest), config.ds.param_dtype))
@@ -194,14 +196,15 @@ def generation_gb(config: RunConfig, model: ModelSize, rows: Rows) -> float:
 
 
 def unconditional_row(num_image_tokens: int) -> int:
-    """Returns the number of tokens of a row of guidance: an image with marks around it, and almost no prompt."""
+    """Returns the length of an unconditional row in tokens: an image with its start and end tokens, and almost no
+    prompt."""
     return num_image_tokens + 5
 
 
 def sampling_gb(
     model: ModelSize, dtype: str, *, tokens: int, cached_tokens: int, num_logits: int, copies: float
 ) -> float:
-    """Returns the gigabytes of a sampling step: caches, and the larger one of its pass and of its float32 logits.
+    """Returns the gigabytes of a sampling step: the caches, and the larger of its forward pass and its float32 logits.
 
     Args:
         model: Size of the model.
@@ -220,8 +223,8 @@ def sampling_gb(
 def logit_copies(temperature: float, top_p: float, guidance_scale: float) -> int:
     """Returns the largest number of float32 copies of the sampled logits that exist at once.
 
-    The logits and their noise or log-softmax are two copies; a temperature makes another one. Guidance holds those of
-    two rows and the result. A cut by ``top_p`` holds the allowed logits, the sorted ones, their indices (twice as
+    The logits and their noise or log-softmax are two copies; a temperature makes another one. Guidance needs the
+    logits of two rows and the result. ``top_p`` needs the allowed logits, the sorted logits, their indices (twice as
     large), their probabilities and the cumulative sum.
     """
     scaled = temperature not in (0, 1)
@@ -230,7 +233,7 @@ def logit_copies(temperature: float, top_p: float, guidance_scale: float) -> int
 
 
 def scoring_gb(model: ModelSize, tokens: int, dtype: str, read: int | None = None) -> float:
-    """Returns the gigabytes of a pass that computes log-probabilities without gradients, weights left out.
+    """Returns the gigabytes of a pass that computes log-probabilities without gradients. The weights are not included.
 
     Args:
         model: Size of the model.
@@ -244,10 +247,11 @@ def scoring_gb(model: ModelSize, tokens: int, dtype: str, read: int | None = Non
 
 
 def update_gb(model: ModelSize, tokens: int, dtype: str, read: int | None = None, *, is_recomputed: bool) -> float:
-    """Returns the gigabytes of a pass with gradients and its backward pass, beyond weights and their gradients.
+    """Returns the gigabytes of a forward and backward pass. The weights and their gradients are not included.
 
     In bfloat16 a layer keeps 10 tensors of the model's width for the backward pass (two float32 copies of a norm's
-    input count twice), keys and values, and 4 of the MLP's width. The last layer keeps less, because its MLP sees only
+    input count twice), keys and values, and 4 of the MLP's width. The last layer keeps less, because its MLP computes
+    only
     the tokens that are read.
 
     Args:
@@ -290,8 +294,9 @@ def image_coding_gb(resolution: int) -> float:
 def _pass_bytes(model: ModelSize, tokens: int, dtype: str) -> int:
     """Returns the bytes of a layer's tensors in a pass without gradients.
 
-    Beside the residual stream before and after attention and the norm's output there are two tensors of the MLP; or,
-    in attention, the query and the key in float32, rotated and not, which are as large as nine of bfloat16.
+    These are the residual stream before and after attention, the output of the norm, and either two tensors of the MLP
+    or, in attention, the query and the key in float32 before and after rotation, which are as large as nine bfloat16
+    tensors.
     """
     attention = 9 if dtype == "bf16" else 6
     return tokens * max(3 * model.width + 2 * model.mlp_width, attention * model.width) * TYPE_BYTES[dtype]
@@ -307,7 +312,7 @@ def _weights_gb(config: BaseRunConfig, model: ModelSize) -> float:
 
 
 def check_fits(plan: MemoryPlan, config: BaseRunConfig, hardware: Hardware) -> None:
-    """Refuses a run that needs more memory than the GPU has.
+    """Checks that a run does not need more memory than the GPU has.
 
     Raises:
         ValueError: The run does not fit.
@@ -333,7 +338,7 @@ def check_fits(plan: MemoryPlan, config: BaseRunConfig, hardware: Hardware) -> N
 
 
 def check_rollouts_fit(gigabytes: float, hardware: Hardware) -> None:
-    """Refuses rollout workers that need more memory than their GPU has; raises as :func:`check_fits`."""
+    """Checks that a rollout worker does not need more memory than its GPU has; raises as :func:`check_fits`."""
     if gigabytes > room_gb(hardware):
         raise ConfigError(
             f"a rollout worker needs {gigabytes:.1f} GB; {hardware.name} has {hardware.memory_gb:.0f} GB, of which "
@@ -353,7 +358,7 @@ def training_memory(config: BaseRunConfig, model: ModelSize, tokens: int, num_ra
         config: The run or stage.
         model: Its size.
         tokens: Number of tokens of one micro-batch.
-        num_ranks: Number of ranks in the place of the run's own.
+        num_ranks: Number of ranks, which replaces that of the run.
     """
     bytes_each, stage = TYPE_BYTES[config.ds.param_dtype], config.ds.zero_stage
     ranks = num_ranks or config.actor.num_ranks
@@ -375,10 +380,10 @@ def training_memory(config: BaseRunConfig, model: ModelSize, tokens: int, num_ra
 def zero_buffers_gb(config: BaseRunConfig, model: ModelSize, ranks: int) -> float:
     """Returns the gigabytes of DeepSpeed's buffers during a backward pass.
 
-    The reduction holds a bucket of whole size, or two with overlap, and a flat copy of the gradients in it, or of the
-    gradient of the head if that is larger. Where gradients are sent in another type than they have, there is a copy in
-    that type, too. ZeRO-2 holds the gradients of the present micro-batch beside the sum of the earlier ones. ZeRO-3
-    holds the weights that are gathered, and its bucket and flat copies have the type in which they are sent.
+    The reduction needs one bucket of full size, or two with overlap, and a flat copy of the gradients in it, or of the
+    gradient of the head if that is larger. If gradients are sent in another type than their own, there is also a copy
+    in that type. ZeRO-2 keeps the gradients of the current micro-batch and the sum of the earlier ones. ZeRO-3 keeps
+    the gathered weights, and its bucket and flat copies have the type in which gradients are sent.
 
     Args:
         config: The run or stage.

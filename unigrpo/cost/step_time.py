@@ -1,8 +1,9 @@
 """Estimate of the time of a step, from its arithmetic and the speed of the GPUs.
 
-A forward pass costs 2 FLOPs for each weight of the layers and token, and 4 x layers x width for each pair of tokens
-that see each other; the head costs 2 x width x vocabulary where it is read, and the last layer leaves out what nobody
-reads. A backward pass costs two forward passes, and recomputing activations another one.
+A forward pass costs 2 FLOPs per token and weight of the layers, and 4 x layers x width FLOPs for each pair of tokens
+that attend to each other. The head costs 2 x width x vocabulary FLOPs for each token whose logits are read. The last
+layer computes its output only for these tokens. A backward pass costs as much as two forward passes, and recomputing
+activations as much as one.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from unigrpo.cost.hardware import GPUS_PER_NODE, Hardware
 from unigrpo.cost.memory import TYPE_BYTES, ModelSize, unconditional_row
 
 BACKWARD_SHARE = 2 / 3
-"""Fraction of an update in which gradients come into being, so that their reduction can go on at the same time."""
+"""Fraction of an update in which gradients are computed, so that their reduction can run at the same time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +97,8 @@ class StepFlops:
 
     generate: float
     score: float
-    """Operations of the old policy, and of the reference if it shares the GPUs; otherwise it scores at the same
-    time."""
+    """Operations of scoring by the old policy, and by the reference if it shares the GPUs. A reference on other GPUs
+    scores at the same time."""
     update: float
 
 
@@ -112,7 +113,7 @@ def unigrpo_flops(
     """Returns the floating-point operations of one UniGRPO step.
 
     Args:
-        config: The run.
+        config: Config of the run.
         model: Size of the policy.
         prompt_tokens: Mean length of the prompts of each task, input images included.
         num_image_tokens: Number of tokens of a generated image.
@@ -165,21 +166,21 @@ class Traffic:
     """Bytes that every rank contributes to the collective operations of one optimizer step."""
 
     reduced: float = 0.0
-    """Gradients whose sum over the ranks every rank gets."""
+    """Gradients that are summed over the ranks, so that every rank gets the whole sum."""
     scattered: float = 0.0
-    """Gradients of whose sum every rank gets its share."""
+    """Gradients that are summed over the ranks, so that every rank gets its part of the sum."""
     gathered: float
-    """Weights, put together from the ranks' shares."""
+    """Weights that are gathered from the parts of the ranks."""
 
     def seconds(self, hardware: Hardware, num_gpus: int, backward_seconds: float = 0.0) -> float:
-        """Returns the time on a ring that is not hidden behind a backward pass.
+        """Returns the communication time on a ring that does not overlap a backward pass.
 
-        A sum passes over the ring twice, and a scattered sum or a gathering once.
+        An all-reduce passes over the ring twice, and a reduce-scatter or an all-gather once.
 
         Args:
             hardware: The GPUs and their links.
             num_gpus: Number of ranks.
-            backward_seconds: Time in which gradients are reduced while others are computed.
+            backward_seconds: Time in which gradients are reduced while other gradients are computed.
         """
         speed = hardware.ring_gb(num_gpus) * 1e9 * num_gpus / max(num_gpus - 1, 1e-9)
         sums = (2 * self.reduced + self.scattered) / speed
@@ -190,8 +191,8 @@ def update_traffic(config: BaseRunConfig, model: ModelSize, num_passes: int) -> 
     """Returns the communication of one optimizer step of this many forward and backward passes on each rank.
 
     DeepSpeed's ZeRO-1 sums the gradients once, and ZeRO-2 and 3 after every pass, because they keep only the rank's
-    own part. The weights are gathered once, and by ZeRO-3 for every pass: forward, backward, and again where
-    activations are computed again. Gradients are sent in the type of their sum.
+    own part. The weights are gathered once. ZeRO-3 gathers them for every forward and backward pass, and again
+    where activations are recomputed. Gradients are sent in the type of their sum.
     """
     stage, bytes_each = config.ds.zero_stage, TYPE_BYTES[config.ds.param_dtype]
     gradients = model.num_trainable * TYPE_BYTES[config.ds.grad_accum_dtype]
@@ -215,8 +216,9 @@ def step_seconds(
     num_passes: int = 1,
     num_rollout_gpus: int = 0,
 ) -> dict[str, float]:
-    """Returns the seconds of a step by role. `gradients` is their communication among policy ranks, and `sync` the
-    weights.
+    """Returns the seconds of a step by role. `gradients` is the communication of gradients among policy ranks, and
+    `sync`
+    that of weights to rollout workers.
 
     Args:
         flops: Operations of the step.
@@ -225,7 +227,7 @@ def step_seconds(
         hardware: The GPUs.
         num_gpus: Number of policy GPUs.
         mfu: Fraction of the GPUs' arithmetic that the passes reach.
-        num_updates: Number of optimizer steps of a step.
+        num_updates: Number of optimizer steps in one step of the run.
         num_passes: Number of forward and backward passes of each rank in an optimizer step.
         num_rollout_gpus: Number of GPUs of rollout workers; 0 generates on the policy's GPUs.
     """

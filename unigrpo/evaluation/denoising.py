@@ -29,11 +29,11 @@ NUM_RECONSTRUCTIONS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class RowLoss:
-    """Cross-entropy of one held-out row."""
+    """The cross-entropy of one held-out row."""
 
     modality: str
     nats: float
-    """Sum over the counted tokens."""
+    """Sum of the cross-entropies of the counted tokens, nats."""
     num_tokens: int
     mask_ratio: float
 
@@ -52,11 +52,11 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class Reconstruction:
-    """A held-out image, its reconstruction by the image tokenizer, and the model's prediction from a partly masked
-    image."""
+    """A held-out image, its reconstruction by the image tokenizer, and the model's prediction from partly masked
+    codes."""
 
     original: np.ndarray
-    """The original image, uint8 (H, W, 3), as the other images."""
+    """The original image. All three images are uint8 (H, W, 3)."""
     reconstruction: np.ndarray
     prediction: np.ndarray
     """The image in which every masked code is replaced by its most likely value, all at once."""
@@ -74,16 +74,16 @@ class ValidationResult:
 def validate(
     workers: WorkerGroup, prompts: list[Prompt], config: StageConfig
 ) -> tuple[dict[str, float], ValidationResult]:
-    """Measures losses on the same rows and noise every time, and generates from the same random numbers.
+    """Measures held-out losses and generates samples. Every validation uses the same rows, masks and random numbers.
 
     Args:
-        workers: Workers that are :class:`StageEvaluator`.
+        workers: Workers of the class :class:`StageEvaluator`.
         prompts: Fixed prompts of all tasks.
-        config: The stage.
+        config: Config of the stage.
 
     Returns:
-        ``validation/<modality>_nats_per_token`` over all counted tokens, and ``..._ratio_<low>`` for each bin of mask
-        ratios that has a row.
+        The metric ``validation/<modality>_nats_per_token``, which is the mean over all counted tokens, and the metric
+        ``..._ratio_<low>`` for each bin of mask ratios that contains a row.
     """
     held_out = [name for name in MODALITIES if getattr(config.validation, name).sources]
     items = [(name, row) for name in held_out for row in range(config.validation.num_rows)]
@@ -111,7 +111,7 @@ class StageEvaluator(DenoisingWorker):
     """One rank of a stage that also measures held-out rows and generates samples."""
 
     def __init__(self, config: StageConfig, engine: Engine) -> None:
-        """Opens the sources, the held-out ones too, and the image tokenizer.
+        """Opens the sources, including the held-out ones, and the image tokenizer.
 
         Raises:
             ValueError: A source or the image tokenizer is not as expected.
@@ -152,7 +152,7 @@ class StageEvaluator(DenoisingWorker):
 
     @torch.no_grad()
     def reconstructions(self, positions: Sequence[int]) -> list[Reconstruction]:
-        """Returns the held-out images of t2i at these positions, reconstructed and predicted."""
+        """Returns the held-out images of t2i at these positions with their reconstructions and predictions."""
         with self._evaluated_model() as model:  # all ranks enter, even one without a position
             return self._reconstructed(model, positions) if positions else []
 
@@ -183,7 +183,7 @@ class StageEvaluator(DenoisingWorker):
     def generate(self, prompts: Sequence[Prompt]) -> list[Sample]:
         """Returns a sample for each fixed prompt, from the same random numbers every time.
 
-        Images are generated with guidance and without.
+        Images are generated with and without guidance.
         """
         with self._evaluated_model() as model:
             return [self._sample(model, prompt) for prompt in prompts]

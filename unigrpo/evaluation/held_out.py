@@ -1,4 +1,4 @@
-"""Mean rewards on held-out prompts: greedy, and sampled, with the same random numbers every time."""
+"""Mean rewards of greedy and random samples for held-out prompts, with the same random numbers in every evaluation."""
 
 from __future__ import annotations
 
@@ -36,18 +36,19 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """An evaluation of the policy on the held-out prompts."""
+    """Results of an evaluation of the policy on the held-out prompts."""
 
     metrics: dict[str, float]
-    """The metrics of :func:`summarize`, and ``reward_total``: the sampled one, or the greedy one if nothing was
-    sampled."""
+    """The metrics of :func:`summarize`, and ``reward_total``, which is the sampled total, or the greedy one without
+    samples."""
     rollouts: list[Rollout]
     """The greedy rollouts."""
     rewards: list[dict[str, Any]]
     """Total and rewards of each greedy rollout, as :func:`reward_row` returns them."""
     scores: list[dict[str, Any]]
-    """One row per prompt with ``prompt_id``, ``task`` and ``scores``: each reward and the total, by the names of the
-    metrics; the mean over the samples of the prompt that have the reward."""
+    """One row per prompt with ``prompt_id``, ``task`` and ``scores``. The scores are each reward and the total under
+    the
+    names of the metrics, averaged over the samples of the prompt that have the reward."""
 
 
 def evaluate(
@@ -59,7 +60,7 @@ def evaluate(
         policy: Workers of the policy.
         reward: The rewards.
         prompts: Held-out prompts.
-        config: The run.
+        config: Config of the run.
         version: Number of optimizer steps of the policy.
     """
     measured = measure_all(policy, reward, prompts, config, version)
@@ -75,7 +76,7 @@ def evaluate(
 
 
 def reward_row(total: float | None, output: RewardOutput) -> dict[str, Any]:
-    """Returns the columns `reward`, the weighted sum, and `rewards`, each reward by name, of a written sample."""
+    """Returns two columns of a written sample: `reward` is the weighted sum, and `rewards` is each reward by name."""
     return {"reward": total, "rewards": output.parts}
 
 
@@ -98,17 +99,17 @@ def prompt_scores(measured: Mapping[str, Measured], prompts: Sequence[Prompt]) -
 def measure_all(
     policy: WorkerGroup, reward: RewardScorer, prompts: list[Prompt], config: RunConfig, version: int
 ) -> dict[str, Measured]:
-    """Measures `greedy` samples, and `sampled` ones if the config asks for them.
+    """Evaluates greedy samples, and random samples if the config asks for them.
 
     Args:
         policy: Workers of the policy.
         reward: The rewards.
-        prompts: Held-out prompts, as the protocol asks them.
-        config: The run, whose protocol says how to sample.
+        prompts: Held-out prompts in the form of the protocol.
+        config: Config of the run, whose protocol defines the sampling.
         version: Number of optimizer steps of the policy.
 
     Returns:
-        Metrics of :func:`summarize`, rollouts and rewards by the way of sampling.
+        Metrics of :func:`summarize`, and the rollouts and rewards by kind, `greedy` or `sampled`.
     """
     measured: dict[str, Measured] = {}
     for way in ways_of_sampling(config):
@@ -133,10 +134,10 @@ class WayOfSampling:
 
 
 def ways_of_sampling(config: RunConfig) -> list[WayOfSampling]:
-    """Returns the greedy way and, if the config asks for samples, the sampled one, with the lengths and steps of the
-    run's protocol.
+    """Returns the settings of greedy sampling and, if the config asks for samples, those of random sampling.
 
-    Protocols of papers sample images and know no greedy ones. Their greedy way is therefore greedy in its texts alone.
+    Lengths and steps are those of the run's protocol. The protocols of papers define no greedy image sampling, so that
+    under them only the texts are greedy.
     """
     text, image = config.protocol.text, config.protocol.image
     is_of_a_paper = config.eval.preset != "training"
@@ -161,17 +162,17 @@ def summarize(
     reward_names: Sequence[str],
     kind: str,
 ) -> tuple[dict[str, float], list[float | None]]:
-    """Returns the metrics of samples of one kind, and the total reward of each sample, None where it is missing.
+    """Returns the metrics of samples of one kind, and the total reward of each sample, or None where it is missing.
 
-    The metrics are ``<reward>_<kind>`` for each reward and for the weighted ``reward_total``. With several tasks each
-    also has a metric by task, such as ``math_answer_sampled/mmu``. Yes-or-no questions add those of
+    The metrics are ``<reward>_<kind>`` for each reward and for the weighted ``reward_total``. With several tasks, each
+    task has its own metrics too, such as ``math_answer_sampled/mmu``. Yes-or-no questions add the metrics of
     :func:`~unigrpo.evaluation.yes_no.yes_no_metrics`, and questions of MME those of
-    :func:`~unigrpo.evaluation.mme.mme_metrics`. A reward that is missing for a sample is left out of the mean.
+    :func:`~unigrpo.evaluation.mme.mme_metrics`. A mean leaves out the samples whose reward is missing.
 
     Args:
-        requests: What was sampled.
+        requests: Request of each sample.
         outputs: Rewards of each sample.
-        config: The run.
+        config: Config of the run.
         reward_names: Names of the rewards, in the order of the config.
         kind: `greedy` or `sampled`.
     """
@@ -198,7 +199,7 @@ def generate_balanced(
     version: int,
     settings: tuple[TextSamplingConfig, ImageSamplingConfig],
 ) -> list[Rollout]:
-    """Returns one rollout for each request, in their order, after every worker generated as many of each task."""
+    """Returns one rollout for each request, in their order. Every worker generates an equal number of each task."""
     dealt = balance_across_ranks(list(requests), policy.size)
     generated = policy.map(PolicyWorker.generate, dealt, version, *settings)
     rollouts = generated.rollouts([request.prompt for request in dealt])

@@ -1,4 +1,4 @@
-"""Log-likelihoods of given responses under a masked-diffusion model, which has none in closed form."""
+"""Estimates of the log-likelihood of given responses. A masked-diffusion model has no closed form for it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from unigrpo.training.batching import micro_batches
 
 @dataclass(frozen=True, kw_only=True)
 class TraceLikelihood:
-    """Log-likelihood of a response along one order of its tokens."""
+    """Log-likelihood of a response when its tokens are revealed in one order."""
 
     nats: float
-    """Sum of the log-probabilities of its tokens, each at the step at which it is revealed."""
+    """Sum of the log-probabilities of the tokens, each at the step that reveals it; nats."""
     is_greedy: bool
     """Whether every token was the most likely one at its step."""
 
@@ -38,8 +38,8 @@ def bound_log_likelihood(
 
     Source: LLaDA (arXiv:2502.09992), equation 6 and Algorithm 3: the number l of masked tokens is uniform in 1..R, the
     l tokens are chosen without replacement, and the log-probabilities of the masked tokens count R / l. Here the
-    numbers of the samples are spread evenly over 1..R from one random start, which leaves each uniform and lowers the
-    variance.
+    numbers l of the samples are spread evenly over 1..R from one random start. Each is still uniform, and the variance
+    is lower.
 
     Args:
         model: The forward pass of :class:`~unigrpo.models.mmada.MMadaModelLM`.
@@ -51,7 +51,7 @@ def bound_log_likelihood(
         generator: Random numbers, on the CPU.
 
     Returns:
-        Nats.
+        The estimate in nats.
     """
     length = len(response)
     start = torch.rand((), generator=generator, dtype=torch.float64)
@@ -85,10 +85,10 @@ def trace_log_likelihood(
     *,
     tokens_per_step: int = 1,
 ) -> TraceLikelihood:
-    """Returns the log-likelihood of a response along the order in which the model is most certain.
+    """Returns the log-likelihood of a response in the order in which the model is most confident.
 
     The whole response is masked at first. In each step the model predicts all masked tokens; the positions of its most
-    probable predictions are revealed with the response's own tokens, whose log-probabilities are added. This is the
+    probable predictions are filled with the tokens of the response, whose log-probabilities are added. This is the
     order of the `low_confidence` sampler. With one token per step it is the exact log-probability of a chain with this
     order.
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from unigrpo.records import Prompt, RewardOutput
 
 REWARD = "mme"
-"""Reward that says whether an answer is right."""
+"""The reward that tells whether an answer is right."""
 PERCEPTION = (
     "existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR",
 )  # fmt: skip
@@ -19,11 +19,11 @@ def mme_metrics(prompts: Sequence[Prompt], outputs: Sequence[RewardOutput]) -> d
     """Returns the metrics of the questions that the reward `mme` scores; empty if it scores no pair of questions.
 
     ``mme_accuracy_plus`` is the fraction of images whose questions are all answered correctly; with several samples of
-    a question, each counts with the sample of the same number of the other question. An image of which only one
-    question is there is left out. The column `question_id` names the image, as in the data set lmms-lab/MME; without
-    it, the path of the image does. With the column `category` there is also ``mme_score_<category>``: 100 times the
-    sum of accuracy and accuracy+, so at most 200; and ``mme_perception`` and ``mme_cognition``, the sums over the
-    categories of each kind.
+    a question, each counts with the sample of the same number of the other question. An image with only one
+    question is left out. The column `question_id` identifies the image, as in the data set lmms-lab/MME; without this
+    column, the path of the image does. The column `category` adds ``mme_score_<category>``, which is 100 times the sum
+    of accuracy and accuracy+ and at most 200, and the sums over the categories of each kind, ``mme_perception`` and
+    ``mme_cognition``.
 
     Args:
         prompts: Prompt of each sample.

@@ -1,5 +1,5 @@
-"""``samples.jsonl`` of an evaluation: every sample with its rewards, from which an interrupted evaluation
-continues."""
+"""``samples.jsonl`` of an evaluation: every sample with its rewards. An interrupted evaluation resumes from this
+file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Key = tuple[int, str, int]
 
 
 class SampleRow(TypedDict):
-    """A line of the file, as far as it is read again."""
+    """The fields of a line that a resumed evaluation reads."""
 
     model_number: int
     kind: str
@@ -32,13 +32,13 @@ class SampleRow(TypedDict):
 
 
 class SampleFile:
-    """Appends the samples of an evaluation to a file and knows those that are there."""
+    """Appends the samples of an evaluation to a file, and finds those that the file already contains."""
 
     def __init__(self, folder: Path) -> None:
-        """Opens the file. A last line that was cut off is removed.
+        """Opens the file. A truncated last line is removed.
 
         Raises:
-            ConfigError: Another line is no sample.
+            ConfigError: Another line is not a sample.
         """
         self._folder = folder
         self._file = folder / FILE
@@ -62,7 +62,7 @@ class SampleFile:
             requests: The samples of one checkpoint and way of sampling.
 
         Raises:
-            ConfigError: A sample there answers another prompt, because the data set has changed since.
+            ConfigError: A sample in the file answers another prompt, because the data set has changed.
         """
         for one in requests:
             found = self._prompts.get((model, kind, one.sample_id), one.prompt.text)

@@ -1,4 +1,4 @@
-"""Precision, recall and F1 of yes-or-no questions, as POPE (arXiv:2305.10355) reports them."""
+"""Precision, recall and F1 for yes-or-no questions, as reported by POPE (arXiv:2305.10355)."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from collections.abc import Sequence
 from unigrpo.records import Prompt, RewardOutput
 
 CORRECTNESS = ("pope", "mme", "math_answer")
-"""Rewards that say whether an answer is right. The first one that a sample has counts."""
+"""Rewards that tell whether an answer is right. The first of them that a sample has is used."""
 
 
 def yes_no_metrics(prompts: Sequence[Prompt], outputs: Sequence[RewardOutput]) -> dict[str, float]:
     """Returns metrics over the samples whose gold answer is yes or no; empty unless there are samples of both.
 
-    `yes` is the positive class. An answer that is neither counts as the wrong one of the two. For samples of the
-    reward `pope` with a column `category` (POPE's settings random, popular and adversarial), there is also the F1 of
-    each category, ``yes_no_f1_<category>``.
+    `yes` is the positive class. An answer that is neither `yes` nor `no` counts as the wrong one of the two. Samples
+    of
+    the reward `pope` with a column `category` (POPE's settings random, popular and adversarial) add the F1 of each
+    category, ``yes_no_f1_<category>``.
 
     Args:
         prompts: Prompt of each sample.

@@ -1,6 +1,6 @@
-"""A model of lm-evaluation-harness (``pip install 'unigrpo[eval]'``).
+"""A model for lm-evaluation-harness (``pip install 'unigrpo[eval]'``).
 
-``python -m unigrpo.integrations.lm_eval run --model unigrpo --model_args pretrained=FOLDER --tasks gsm8k`` is the
+``python -m unigrpo.integrations.lm_eval run --model unigrpo --model_args pretrained=FOLDER --tasks gsm8k`` runs the
 command ``lm_eval`` with this model. In Python, give ``UniGRPOLM(pretrained=...)`` to ``lm_eval.simple_evaluate``.
 """
 
@@ -30,7 +30,8 @@ from unigrpo.training.batching import micro_batches
 
 @register_model("unigrpo")
 class UniGRPOLM(TemplateLM):
-    """A masked-diffusion policy: `generate_until` by our sampler, `loglikelihood` by a bound or along a trace."""
+    """A masked-diffusion policy. `generate_until` uses UniGRPO's sampler, and `loglikelihood` uses a bound or a
+    trace."""
 
     def __init__(
         self,
@@ -53,17 +54,18 @@ class UniGRPOLM(TemplateLM):
 
         Args:
             pretrained: Folder or Hub name of a checkpoint.
-            likelihood: `bound` is the Monte-Carlo bound of LLaDA; `trace` is along the order in which the model is
-                most certain, which is deterministic and also says whether greedy sampling gives the continuation.
+            likelihood: `bound` is the Monte-Carlo bound of LLaDA; `trace` reveals the tokens in the order in
+                which the model is most confident. It is deterministic and also tells whether greedy sampling gives the
+                continuation.
             num_samples: Number of masked copies of the bound.
             tokens_per_step: Number of tokens that a step of the trace reveals.
-            max_new_tokens: Length of generated responses; that of the task is not used.
+            max_new_tokens: Length of generated responses, which replaces that of the task.
             num_denoising_steps: Number of forward passes of a response.
             block_length: Length of the blocks that are generated from left to right.
             temperature: Temperature of generation where a task does not set one; 0 takes the most likely tokens.
             seed: Seed of all random numbers.
             batch_size: Number of rows of one forward pass; `auto` is 8.
-            max_batch_size: Not used; the harness gives it.
+            max_batch_size: Ignored; the harness passes it.
             device: `cpu`, `cuda` ...; None uses the GPU if there is one.
             dtype: Type of the weights.
 
@@ -99,11 +101,11 @@ class UniGRPOLM(TemplateLM):
 
     @property
     def tokenizer_name(self) -> str:
-        """Name of the tokenizer, for the cache of requests."""
+        """Name of the tokenizer, which the harness uses for its cache of requests."""
         return self._name.replace("/", "__")
 
     def chat_template(self, chat_template: bool | str = False) -> str:
-        """Returns the chat template of the tokenizer, by which the harness names a run."""
+        """Returns the chat template of the tokenizer, which the harness records with a run."""
         return str(self.policy.tokenizer.chat_template or "")
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
@@ -123,7 +125,8 @@ class UniGRPOLM(TemplateLM):
         return [self._log_likelihood(context, response) for _, context, response in bar]
 
     def _log_likelihood(self, context: list[int], response: list[int]) -> tuple[float, bool]:
-        """Returns nats, and whether greedy sampling gives the response, which the bound does not know."""
+        """Returns the log-likelihood in nats, and whether greedy sampling gives the response. The bound cannot tell
+        the latter."""
         model, mask_id = self.policy.model, self.policy.vocabulary.mask_id
         prompt, tokens = torch.tensor(context, dtype=torch.long), torch.tensor(response, dtype=torch.long)
         if not response:
@@ -139,7 +142,7 @@ class UniGRPOLM(TemplateLM):
         return nats, False
 
     def loglikelihood_rolling(self, requests: Iterable[Any], disable_tqdm: bool = False) -> list[float]:
-        """Returns the log-likelihood of each whole text."""
+        """Returns the log-likelihood of each text as a whole."""
         texts = [request.args[0] for request in requests]
         rows = [(None, [self.prefix_token_id], self.tok_encode(text)[1:]) for text in texts]
         return [nats for nats, _ in self._loglikelihood_tokens(rows, disable_tqdm=disable_tqdm)]

@@ -4,8 +4,7 @@
     python examples/tiny/make_model.py --output runs/random_bytes --random_bytes
 
 The first command writes the model from which launch/configs/tiny_text.yaml starts; its training ends early, so that RL
-can
-improve it. The second writes a model with random weights and a byte tokenizer, which can encode any text.
+can improve it. The second writes a model with random weights and a byte tokenizer, which can encode any text.
 """
 
 from __future__ import annotations

@@ -4,8 +4,7 @@ Usage: python examples/tiny/prompt_images.py
 
 Git tracks the prompt files in examples/tiny/world. This script draws their 384 images in about a second, and changes
 nothing if they exist. A checksum of the pixels detects images of an earlier version of the world, and images that
-differ
-on another machine.
+differ on another machine.
 """
 
 from __future__ import annotations

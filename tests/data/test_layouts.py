@@ -158,5 +158,5 @@ def test_begin_of_text_is_not_doubled_in_a_prompt(vocabulary):
 
 @pytest.mark.parametrize("code", [-1, 8192, OFFSET])
 def test_a_code_outside_the_codebook_is_refused(vocabulary, code):
-    with pytest.raises(ValueError, match=r"image codes lie in .*expected 0\.\.8191"):
+    with pytest.raises(ValueError, match=r"image codes are in .*expected 0\.\.8191"):
         layouts.mmu_prompt(torch.tensor([3, code]), [5], vocabulary)

@@ -261,7 +261,7 @@ def test_a_long_value_of_a_config_is_shown_in_part(folder, name):
 )
 def test_a_variant_of_the_transformer_is_refused(folder, name, value):
     change_config(folder, **{name: value})
-    with pytest.raises(ValueError, match=f"another architecture than LLaDA's.* {name} is {value!r} in place of"):
+    with pytest.raises(ValueError, match=f"the architecture is not LLaDA's.* {name} is {value!r} in place of"):
         load(folder)
 
 
@@ -375,7 +375,7 @@ def test_a_single_file_beside_shards_is_refused(folder):
 def test_an_index_cannot_name_a_file_outside_of_the_folder(folder, tmp_path):
     (folder / "model.safetensors").rename(tmp_path / "outside.safetensors")
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {QUERY: "../outside.safetensors"}}))
-    with pytest.raises(ValueError, match=r"names '\.\./outside\.safetensors', which does not lie in this folder"):
+    with pytest.raises(ValueError, match=r"names '\.\./outside\.safetensors', which is not in this folder"):
         load(folder)
 
 
@@ -398,7 +398,7 @@ def test_a_missing_shard_is_refused_and_named(folder):
 def test_an_index_that_is_none_is_refused_and_named(folder, content):
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(content)
-    with pytest.raises(ValueError, match=r"model\.safetensors\.index\.json: no index of weights"):
+    with pytest.raises(ValueError, match=r"model\.safetensors\.index\.json: not an index of weights"):
         load(folder)
 
 
@@ -429,9 +429,7 @@ def test_a_tensor_of_another_shape_is_refused_before_the_model_takes_memory(fold
 
 def test_a_field_that_transformers_refuses_is_one_line(folder):
     change_config(folder, architectures=[0.5])
-    with pytest.raises(
-        CheckpointError, match=r"model: config.json has a value that is not possible \(.*architectures"
-    ):
+    with pytest.raises(CheckpointError, match=r"model: config.json has an invalid value \(.*architectures"):
         load_config(folder)
 
 

@@ -151,8 +151,8 @@ def test_what_is_no_image_is_refused(tiny, pixels, message):
     [
         ([1] * 6, None, "6 codes do not fill a grid of 2 rows and 2 columns"),
         ([1] * 6, (2, 2), "6 codes do not fill a grid of 2 rows and 2 columns"),
-        ([1, 2, 3, 32], None, r"codes lie in 1\.\.32, expected 0\.\.31"),
-        ([1, 2, 3, -1], None, r"codes lie in -1\.\.3, expected 0\.\.31"),
+        ([1, 2, 3, 32], None, r"codes are in 1\.\.32, expected 0\.\.31"),
+        ([1, 2, 3, -1], None, r"codes are in -1\.\.3, expected 0\.\.31"),
     ],
 )
 def test_codes_that_are_no_image_are_refused(tiny, codes, grid, message):

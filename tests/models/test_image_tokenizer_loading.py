@@ -118,7 +118,7 @@ def test_a_size_that_no_tokenizer_can_have_is_refused_and_named(folder, name, va
 def test_a_value_that_transformers_refuses_is_one_line(folder):
     values = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**values, "id2label": 5}))
-    with pytest.raises(ValueError, match=r"config\.json has a value that is not possible"):
+    with pytest.raises(ValueError, match=r"config\.json has an invalid value"):
         load_image_tokenizer(folder)
 
 

@@ -73,8 +73,11 @@ def test_folders_stay_as_they_are_named(asked: list[str], tiny_model_folder: Pat
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda folder: run("owner/none"), r"owner/none: there is no such folder, and no such download from the Hub"),
-        (lambda folder: run(str(folder), "owner/none"), r"owner/none: there is no such folder, and no such download"),
+        (lambda folder: run("owner/none"), r"owner/none: there is no such folder, and the Hub has no such download"),
+        (
+            lambda folder: run(str(folder), "owner/none"),
+            r"owner/none: there is no such folder, and the Hub has no such",
+        ),
         (lambda folder: run(str(folder / "none")), r"none: there is no such folder; .* that all nodes see"),
     ],
 )

@@ -132,7 +132,7 @@ def test_codes_and_token_ids_are_each_others_inverse():
     assert ids.tolist() == [[126349, 134540], [126352, 126353]]
     assert torch.equal(vocabulary.image_codes(ids), codes)
     for wrong in (-1, 8192):
-        with pytest.raises(ValueError, match=rf"image codes lie in {min(wrong, 0)}\.\.{max(wrong, 0)}, expected 0"):
+        with pytest.raises(ValueError, match=rf"image codes are in {min(wrong, 0)}\.\.{max(wrong, 0)}, expected 0"):
             vocabulary.image_ids(torch.tensor([0, wrong]))
-    with pytest.raises(ValueError, match=r"image tokens lie in .*, expected 126349\.\.134540; only a finished image"):
+    with pytest.raises(ValueError, match=r"image tokens are in .*, expected 126349\.\.134540; only a finished image"):
         vocabulary.image_codes(torch.tensor([126349, vocabulary.mask_id]))

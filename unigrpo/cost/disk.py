@@ -16,8 +16,7 @@ class DiskPlan:
 
     checkpoint_gb: float
     """Size of one checkpoint: the weights in the type of the forward pass, and the master weights and both moments of
-    the
-    trained ones."""
+    the trained ones."""
     num_checkpoints: int
     """Largest number of checkpoints at one time: the latest, the best, and the one that is being written."""
     policy_gb: float

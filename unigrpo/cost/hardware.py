@@ -30,8 +30,7 @@ class Hardware:
         """Returns the bandwidth of a ring through this many GPUs, in units of 1e9 bytes per second and direction.
 
         The GPUs of a node are neighbors in the ring, so that the ring crosses each border between two nodes once and
-        uses
-        all network cards there.
+        uses all network cards there.
         """
         return self.link_gb if num_gpus <= GPUS_PER_NODE else min(self.link_gb, self.network_gb)
 

@@ -251,8 +251,7 @@ def update_gb(model: ModelSize, tokens: int, dtype: str, read: int | None = None
 
     In bfloat16 a layer keeps 10 tensors of the model's width for the backward pass (two float32 copies of a norm's
     input count twice), keys and values, and 4 of the MLP's width. The last layer keeps less, because its MLP computes
-    only
-    the tokens that are read.
+    only the tokens that are read.
 
     Args:
         model: Size of the model.

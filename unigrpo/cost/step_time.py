@@ -217,8 +217,7 @@ def step_seconds(
     num_rollout_gpus: int = 0,
 ) -> dict[str, float]:
     """Returns the seconds of a step by role. `gradients` is the communication of gradients among policy ranks, and
-    `sync`
-    that of weights to rollout workers.
+    `sync` that of weights to rollout workers.
 
     Args:
         flops: Operations of the step.

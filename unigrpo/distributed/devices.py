@@ -19,9 +19,8 @@ def check_gpu() -> None:
     """Raises an error if Ray gave this process a GPU that PyTorch does not find.
 
     PyTorch reports no error if the driver is too old for its CUDA or if its CPU build is installed, and the model
-    would
-    train on the CPU. ``UNIGRPO_DEVICE=cpu`` in the environment of Ray allows this. If a cluster only declares GPUs, as
-    in tests, there is no device file and no error.
+    would train on the CPU. ``UNIGRPO_DEVICE=cpu`` in the environment of Ray allows this. If a cluster only declares
+    GPUs, as in tests, there is no device file and no error.
 
     Raises:
         ValueError: Ray gave this process a GPU, and PyTorch finds none.

@@ -47,8 +47,7 @@ class Evaluation:
     """Total and rewards of each greedy rollout, as :func:`reward_row` returns them."""
     scores: list[dict[str, Any]]
     """One row per prompt with ``prompt_id``, ``task`` and ``scores``. The scores are each reward and the total under
-    the
-    names of the metrics, averaged over the samples of the prompt that have the reward."""
+    the names of the metrics, averaged over the samples of the prompt that have the reward."""
 
 
 def evaluate(

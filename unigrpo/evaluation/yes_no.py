@@ -14,8 +14,7 @@ def yes_no_metrics(prompts: Sequence[Prompt], outputs: Sequence[RewardOutput]) -
     """Returns metrics over the samples whose gold answer is yes or no; empty unless there are samples of both.
 
     `yes` is the positive class. An answer that is neither `yes` nor `no` counts as the wrong one of the two. Samples
-    of
-    the reward `pope` with a column `category` (POPE's settings random, popular and adversarial) add the F1 of each
+    of the reward `pope` with a column `category` (POPE's settings random, popular and adversarial) add the F1 of each
     category, ``yes_no_f1_<category>``.
 
     Args:

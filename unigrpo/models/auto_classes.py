@@ -1,8 +1,8 @@
-"""Makes transformers' auto classes find our models after ``import unigrpo``, which itself must not import torch.
+"""Registration of our models with the auto classes of transformers by ``import unigrpo``, which must not import torch.
 
-``AutoConfig`` looks up the model type of a checkpoint in a table. An import hook gives this table, as soon as
-transformers has made it, two entries that import our modules when they are looked up; these modules then register
-themselves. They cannot be imported earlier: transformers makes the table while it imports itself.
+``AutoConfig`` looks up the model type of a checkpoint in a table. An import hook adds two entries to this table as
+soon as transformers has created it. Looking up an entry imports our module, which then registers its classes. The
+modules cannot be imported earlier, because transformers creates the table while it is being imported.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import Any
 TABLE = "transformers.models.auto.configuration_auto"
 """The module with the table."""
 OURS = {"mmada": "unigrpo.models.mmada", "magvitv2": "unigrpo.models.image_tokenizer"}
-"""Our model types, and the modules that register them when they are imported."""
+"""Our model types, and the modules that register them on import."""
 
 
 def register_when_looked_up() -> None:
-    """Adds our model types to the table of model types, now or when transformers makes it."""
+    """Adds our model types to the table of model types, now or when transformers creates it."""
     if TABLE in sys.modules:
         _add_to_table(sys.modules[TABLE])
     elif not any(isinstance(finder, _TableFinder) for finder in sys.meta_path):
@@ -31,7 +31,7 @@ def register_when_looked_up() -> None:
 
 
 class _Registered(dict[Any, Any]):
-    """The registered configs by model type. A look-up of one of ours imports its module first."""
+    """The registered configs by model type. Looking up one of our types imports its module first."""
 
     def __contains__(self, key: object) -> bool:
         if key in OURS and not super().__contains__(key):

@@ -1,5 +1,5 @@
-"""Published MMaDA and LLaDA checkpoints: reading, with an error where anything would be guessed or left out, and
-writing."""
+"""Reading and writing of published MMaDA and LLaDA checkpoints. Nothing is guessed: whatever is missing, left over or
+of another architecture is an error."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ ARCHITECTURE: dict[str, Any] = {
     "tie_word_embeddings": False,
     "weight_tying": False,
 }
-"""Published config keys that choose another transformer than ours, each with the one value that we support."""
+"""Published config keys that select the architecture, each with the only value that we support."""
 MAX_SHARD_SIZE = "5GB"
-"""Largest size of a file of weights."""
+"""Largest size of a weight file."""
 
 
 def load_policy(
@@ -62,7 +62,7 @@ def load_policy(
     max_text_tokens: int | None = None,
     check_values: bool = True,
 ) -> MMadaModelLM:
-    """Returns the model of a checkpoint in evaluation mode. No code of the checkpoint is run.
+    """Returns the model of a checkpoint in evaluation mode. Code in the checkpoint is never run.
 
     Args:
         name: Folder or Hub name in the published format.
@@ -108,7 +108,7 @@ def load_policy(
 
 
 def load_config(name: str | Path) -> MMadaConfig:
-    """Returns the config of a checkpoint; of a Hub name nothing else is downloaded.
+    """Returns the config of a checkpoint. For a Hub name, nothing else is downloaded.
 
     Raises:
         ValueError: There is no config, or it describes another architecture.
@@ -131,24 +131,24 @@ def load_config(name: str | Path) -> MMadaConfig:
     ]
     if differences:
         raise CheckpointError(
-            f"{name}: another architecture than LLaDA's, which alone is supported; in config.json "
+            f"{name}: the architecture is not LLaDA's, which is the only supported one; in config.json "
             f"{', '.join(differences)}"
         )
     check_config(name, values)
     try:
         return MMadaConfig.from_dict(values)
     except Exception as error:  # transformers checks the fields that it knows in many ways
-        raise CheckpointError(f"{name}: config.json has a value that is not possible ({first_line(error)})") from error
+        raise CheckpointError(f"{name}: config.json has an invalid value ({first_line(error)})") from error
 
 
 def save_policy(model: MMadaModelLM, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
-    """Writes a checkpoint in the published format: safetensors, in shards with an index if large, config and
+    """Writes a checkpoint in the published format: safetensors (large models in shards with an index), config and
     tokenizer.
 
     Args:
-        model: The model, which is written in the type of its weights.
+        model: The model. Its weights keep their type.
         tokenizer: The tokenizer of the checkpoint.
-        folder: Where to write; may exist, and weights in it are replaced.
+        folder: Folder to write to. It may exist; weights in it are replaced.
     """
     (Path(folder) / INDEX).unlink(missing_ok=True)  # transformers leaves it behind when one file is enough
     model.save_pretrained(folder, max_shard_size=MAX_SHARD_SIZE)
@@ -165,7 +165,7 @@ def meta_copy(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def save_weights(model: PreTrainedModel, weights: Mapping[str, Tensor], folder: str | Path) -> None:
-    """Writes weights and config alone, with LoRA adapters merged.
+    """Writes only the weights, with LoRA adapters merged, and the config.
 
     The layers with adapters are written in float32, and the config says so: see
     :func:`~unigrpo.models.lora.merge_lora`.
@@ -173,7 +173,7 @@ def save_weights(model: PreTrainedModel, weights: Mapping[str, Tensor], folder: 
     Args:
         model: The model.
         weights: All its weights, by name.
-        folder: Where to write.
+        folder: Folder to write to.
     """
     merged, copy = merge_lora(model, weights), meta_copy(model)
     if any(weight.dtype == torch.float32 for weight in merged.values()):
@@ -184,10 +184,10 @@ def save_weights(model: PreTrainedModel, weights: Mapping[str, Tensor], folder: 
 def save_tokenizer_and_config(
     config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, folder: str | Path
 ) -> None:
-    """Writes the tokenizer and the generation config beside weights and config that transformers has saved.
+    """Writes the tokenizer and the generation config next to the weights and config that transformers has saved.
 
-    Transformers writes a generation config only for models that it can sample from itself, and the weights' type under
-    a key that releases of the checkpoints' time do not read.
+    Transformers writes a generation config only for models that it can sample from. It writes the type of the weights
+    under a key that the releases for which the checkpoints were published do not read.
     """
     tokenizer.save_pretrained(folder)
     vocabulary = Vocabulary.from_pretrained_parts(config, tokenizer)

@@ -23,22 +23,22 @@ SIZES: dict[str, tuple[int, int]] = {
     "max_text_tokens": (1, 1 << 24),
     "mask_token_id": (0, 1 << 24),
 }
-"""Smallest and largest value of each number that counts something. The largest are far above any model."""
+"""Smallest and largest value of each integer. The largest values are far above those of any model."""
 OPTIONAL = ("n_kv_heads", "embedding_size", "codebook_size", "max_text_tokens", "mask_token_id")
 """Numbers that may be null."""
 POSITIVE = ("rope_theta", "rms_norm_eps", "init_std")
 TYPES = ("float32", "float16", "bfloat16")
 UNSUPPORTED = ("quantization_config", "rope_scaling", "sliding_window")
-"""Keys that ask for another computation than ours."""
+"""Keys that change the computation in a way that we do not support."""
 IGNORED = ("auto_map", "tp_plan", "base_model_tp_plan", "pp_plan")
-"""Keys that name code or the layout of other programs, which we neither use nor export."""
+"""Keys about code or the layout of other programs, which we neither use nor export."""
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Returns the checked values of a folder's config.json, without those that are ignored.
+    """Returns the checked values of a folder's config.json. Ignored keys are left out.
 
     Raises:
-        ValueError: The file is missing or no JSON object, or a value is not possible.
+        ValueError: The file is missing or is not a JSON object, or a value is invalid.
     """
     file = folder / "config.json"
     try:
@@ -56,11 +56,11 @@ def check_config(name: str | Path, values: Mapping[str, Any]) -> None:
     """Checks types and ranges.
 
     Args:
-        name: The checkpoint, named in errors.
-        values: Content of config.json; keys that are missing take the model's defaults.
+        name: Name of the checkpoint for error messages.
+        values: Content of config.json. Missing keys have the model's defaults.
 
     Raises:
-        ValueError: A value is not possible; the message names the key.
+        ValueError: A value is invalid; the message names the key.
     """
     for key, (low, high) in SIZES.items():
         value = values.get(key)
@@ -85,7 +85,7 @@ def check_config(name: str | Path, values: Mapping[str, Any]) -> None:
 
 
 def _check_positions(name: str | Path, values: Mapping[str, Any]) -> None:
-    """Refuses scaled rotary positions in the form of transformers 5, which may also repeat what we compute."""
+    """Rejects scaled rotary positions in the format of transformers 5. Parameters that equal ours are accepted."""
     asked = values.get("rope_parameters") or {}
     known = {"rope_type": "default", "rope_theta": values.get("rope_theta")}
     if not isinstance(asked, Mapping) or any(value != known.get(key) for key, value in asked.items()):
@@ -112,7 +112,7 @@ def _check_special_ids(name: str | Path, ids: object) -> None:
 
 
 def is_integer(value: object, low: int, high: int) -> bool:
-    """Returns whether a value is a whole number, and no truth value, between two bounds."""
+    """Returns whether a value is an integer, and not a boolean, between two bounds."""
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 

@@ -1,4 +1,5 @@
-"""Functions between the matrix products of a block: a kernel for each operation, or fused by torch.compile."""
+"""Functions between the matrix products of a block, either with one kernel for each operation or fused by
+torch.compile."""
 
 from __future__ import annotations
 
@@ -48,18 +49,18 @@ def rotate(x: Float[Tensor, "B H L D"], cos: Float[Tensor, "L D"], sin: Float[Te
 
 
 def gate(x: Tensor, by: Tensor) -> Tensor:
-    """Returns SiLU of ``x``, times ``by``; without gradients the result takes the memory of ``x``."""
+    """Returns SiLU of ``x``, times ``by``; without gradients the result overwrites ``x``."""
     return F.silu(x, inplace=True).mul_(by) if _may_overwrite() else F.silu(x) * by
 
 
 def add_residual(new: Tensor, x: Tensor) -> Tensor:
-    """Returns the sum of a layer's output and its input; without gradients it takes the memory of ``new``."""
+    """Returns the sum of a layer's output and its input; without gradients the result overwrites ``new``."""
     return new.add_(x) if _may_overwrite() else x + new
 
 
 @dataclass(frozen=True)
 class FusedOps:
-    """The three functions between the matrix products, as a block calls them."""
+    """The three functions that a block calls between its matrix products."""
 
     rms_norm: Callable[[Tensor, Tensor, float], Tensor] = rms_norm
     rotate: Callable[[Tensor, Tensor, Tensor], Tensor] = rotate
@@ -70,8 +71,8 @@ class FusedOps:
 def compiled() -> FusedOps:
     """Returns the functions fused by torch.compile for rows of any length; they are compiled at their first call.
 
-    Only these functions are compiled, and not the layers around them: matrix products and attention are library
-    kernels either way, and the hooks of DeepSpeed, adapters and caches stay outside.
+    Only these functions are compiled, and not the layers around them. Matrix products and attention are library
+    kernels in any case, and the hooks of DeepSpeed, adapters and caches are not compiled.
 
     Raises:
         ValueError: There is no compiler, or it lacks the headers of Python.

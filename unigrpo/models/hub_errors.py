@@ -1,4 +1,4 @@
-"""What an error of the Hub means for a user, on one line, and what to do about it."""
+"""One-line explanations of errors of the Hub, and what to do about them."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ NOT_WRITABLE = (
 def download_problem(error: BaseException, name: str, kind: Kind = "model") -> str:
     """Returns why a repository could not be downloaded, and what to do.
 
-    The Hub is asked once more whether the repository may be read, because the libraries that download files replace
-    its answer by errors of their own.
+    This function asks the Hub again whether the repository may be read, because the libraries that download files
+    replace its answer with their own errors.
 
     Args:
         error: What a library raised.
@@ -43,7 +43,7 @@ def download_problem(error: BaseException, name: str, kind: Kind = "model") -> s
 
 
 def hub_problem(error: BaseException, name: str, kind: Kind = "model") -> str:
-    """Returns what an answer of the Hub means, and what to do; empty if it is none that is known.
+    """Returns what an answer of the Hub means, and what to do; empty if the answer is unknown.
 
     Args:
         error: What `huggingface_hub` raised.
@@ -73,7 +73,7 @@ def cache_problem(error: OSError, kind: Kind) -> str:
 
     Args:
         error: One of the errors of :data:`NOT_WRITABLE`.
-        kind: What was to be written.
+        kind: Kind of file that was to be written.
     """
     alone = ", or HF_DATASETS_CACHE for data sets alone," * (kind == "dataset")
     return (
@@ -113,7 +113,7 @@ def _of_the_cache(error: BaseException) -> OSError | None:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yields an error and those that led to it."""
+    """Yields an error and its causes."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:  # errors that were raised again may lead to themselves
         seen.add(id(error))
@@ -122,6 +122,6 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _line(error: BaseException) -> str:
-    """Returns kind and text of an error on one line, without addresses of help pages."""
+    """Returns the type and text of an error on one line, without addresses of help pages."""
     text = " ".join(str(error).split("\nFor more information", 1)[0].split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,4 +1,4 @@
-"""The image tokenizer: pixels to image codes, and image codes to pixels."""
+"""The image tokenizer, which converts pixels to image codes and image codes to pixels."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from unigrpo.models.weight_files import (
 )
 
 PUBLISHED_CLASS = "MAGVITv2"
-"""``_class_name`` in the published config.json, which holds no sizes."""
+"""``_class_name`` in the published config.json, which contains no sizes."""
 SIZES = {"bits": (1, 24), "channels": (1, 1 << 14), "blocks": (0, 1 << 8)}
-"""Smallest and largest value of each size. The largest are far above any image tokenizer."""
+"""Smallest and largest value of each size. The largest values are far above those of any image tokenizer."""
 IMAGE_BATCH_SIZE = 4
-"""Largest number of images in one pass of the network; bounds the memory."""
+"""Largest number of images in one pass of the network, which limits the memory."""
 
 
 class ImageTokenizerConfig(PretrainedConfig):
@@ -80,7 +80,7 @@ def _check_sizes(name: str, values: Any) -> None:
 
 
 class ImageTokenizer(PreTrainedModel):
-    """MAGVIT-v2, which gives each square of ``downscale`` pixels one code."""
+    """MAGVIT-v2, which encodes each square of ``downscale`` x ``downscale`` pixels as one code."""
 
     config_class = ImageTokenizerConfig
     main_input_name = "pixels"
@@ -94,7 +94,7 @@ class ImageTokenizer(PreTrainedModel):
         self.post_init()
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """Saves the model as transformers does, with the permissions that the umask gives to files."""
+        """Saves the model as transformers does. The permissions of the files follow the umask."""
         with quiet_saving():
             super().save_pretrained(save_directory, *args, **kwargs)
         give_modes_of_config(Path(save_directory))
@@ -120,7 +120,7 @@ class ImageTokenizer(PreTrainedModel):
 
     @torch.no_grad()
     def encode(self, pixels: Float[Tensor, "B 3 H W"]) -> Int[Tensor, "B N"]:
-        """Returns the codes of images, row by row: ``N = H / downscale * W / downscale``.
+        """Returns the ``N = H / downscale * W / downscale`` codes of each image, row by row.
 
         Args:
             pixels: Images in [-1, 1]; see :func:`unigrpo.data.images.image_pixels`.
@@ -146,14 +146,14 @@ class ImageTokenizer(PreTrainedModel):
 
     @torch.no_grad()
     def decode(self, codes: Int[Tensor, "B N"], grid: tuple[int, int] | None = None) -> Float[Tensor, "B 3 H W"]:
-        """Returns the pixels of codes, about [-1, 1] and not clamped.
+        """Returns the pixels of codes. They are about in [-1, 1], and are not clamped.
 
         Args:
             codes: Codes of each image, row by row.
             grid: Number of rows and columns of codes; None for square images.
 
         Raises:
-            ValueError: The codes do not fill the grid, or one is outside the codebook.
+            ValueError: The codes do not fill the grid, or a code is outside the codebook.
         """
         num_codes = codes.shape[1]
         rows, columns = grid or (math.isqrt(num_codes),) * 2
@@ -163,7 +163,7 @@ class ImageTokenizer(PreTrainedModel):
             )
         if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.codebook_size:
             raise CheckpointError(
-                f"codes lie in {int(codes.min())}..{int(codes.max())}, expected 0..{self.codebook_size - 1}; token "
+                f"codes are in {int(codes.min())}..{int(codes.max())}, expected 0..{self.codebook_size - 1}; token "
                 "ids of a language model need Vocabulary.image_codes first"
             )
         maps = codes.to(self.device).unflatten(1, (rows, columns))
@@ -177,16 +177,17 @@ class ImageTokenizer(PreTrainedModel):
 
 
 def load_image_tokenizer(name: str | Path, device: torch.device | str = "cpu") -> ImageTokenizer:
-    """Returns the image tokenizer of a folder or Hub name, frozen, in evaluation mode and in float32, as the original
-    runs: rounding changes codes.
+    """Returns the image tokenizer of a folder or Hub name, frozen and in evaluation mode.
+
+    The weights are float32 as in the original, because rounding changes codes.
 
     Args:
         name: Folder or Hub name in the format of showlab/magvitv2, or as `save_pretrained` writes it.
         device: Device of the weights.
 
     Raises:
-        ValueError: There is no image tokenizer, it is of another architecture, a file or tensor is missing or left
-            over, has another shape, or holds NaN or infinity.
+        ValueError: There is no image tokenizer; it has another architecture; a file or tensor is missing or unknown;
+            or a tensor has another shape or contains NaN or infinity.
     """
     folder = local_folder(name)
     config = _load_config(folder)
@@ -233,9 +234,7 @@ def _load_config(folder: Path) -> ImageTokenizerConfig:
     except CheckpointError as error:
         raise CheckpointError(f"{folder}: {error}") from error
     except Exception as error:  # transformers checks fields of its own
-        raise CheckpointError(
-            f"{folder}: config.json has a value that is not possible ({first_line(error)})"
-        ) from error
+        raise CheckpointError(f"{folder}: config.json has an invalid value ({first_line(error)})") from error
 
 
 AutoConfig.register(ImageTokenizerConfig.model_type, ImageTokenizerConfig)

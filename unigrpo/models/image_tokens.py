@@ -12,7 +12,7 @@ from unigrpo.models.mmada import MMadaModelLM
 from unigrpo.models.vocabulary import NO_TOKEN, PUBLISHED_CODEBOOK_SIZE, Vocabulary
 
 NOISE = 0.1
-"""Standard deviation of new rows, in units of that of the rows of text tokens."""
+"""Standard deviation of new rows relative to that of the rows of text tokens."""
 
 
 def add_image_tokens(
@@ -22,17 +22,17 @@ def add_image_tokens(
     generator: torch.Generator,
     codebook_size: int = PUBLISHED_CODEBOOK_SIZE,
 ) -> Vocabulary:
-    """Gives the embedding and the head of a LLaDA checkpoint a row for every image code, in place.
+    """Adds a row for every image code to the embedding and the head of a LLaDA checkpoint, in place.
 
-    The rows are laid out as in MMaDA: as many rows are appended as there are codes, but the codes start at the
-    tokenizer's length. So the first codes use the rows that LLaDA had in reserve, and the last rows stay unused. Text
-    weights do not change. MMaDA left the new rows to transformers, which puts them all close to the mean. Ours lie
-    around the mean of the tokenizer's rows and differ, so that an untrained code is not a likely token.
+    The layout is that of MMaDA: one row per code is appended, but the ids of the codes start at the tokenizer's
+    length. Therefore the first codes use the rows that LLaDA had reserved, and the last rows stay unused. Text weights
+    do not change. MMaDA let transformers initialise the new rows, which sets all of them close to the mean. Here they
+    are sampled around the mean of the tokenizer's rows and differ, so that an untrained code is not a likely token.
 
     Args:
         model: A text-only model.
         tokenizer: The tokenizer of the checkpoint, without added tokens.
-        generator: Generator on the CPU that samples the new rows.
+        generator: Random generator of the new rows, on the CPU.
         codebook_size: Number of image codes.
 
     Returns:

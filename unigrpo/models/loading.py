@@ -20,21 +20,21 @@ from unigrpo.models.tokenizer_panics import is_panic
 from unigrpo.models.weight_files import TEXT_PATTERNS, first_line, local_folder
 
 MAX_GROWTH = 100
-"""Largest factor by which the normalizer of a tokenizer may make a text longer; usual ones mark spaces."""
+"""Largest factor by which the normalizer of a tokenizer may lengthen a text. Usual normalizers only mark spaces."""
 MAX_TOKEN_LENGTH = 1000
-"""Number of characters of a special or added token; those of LLaDA have at most 30. The tokenizers library builds an
-automaton of all of them, which takes seconds and a gigabyte for a million characters."""
+"""Largest number of characters of a special or added token; those of LLaDA have at most 30. The tokenizers library
+builds an automaton of all of them, which needs seconds and a gigabyte for a million characters."""
 TOKEN_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-"""Files beside ``tokenizer.json`` that name special tokens."""
+"""Files besides ``tokenizer.json`` that name special tokens."""
 
 Config = TypeVar("Config", bound=BaseRunConfig)
 
 
 def with_local_folders(config: Config) -> Config:
-    """Returns a config that names the folders of policy and image tokenizer in place of their names on the Hub.
+    """Returns a config in which the folders of policy and image tokenizer replace their names on the Hub.
 
-    The driver asks the Hub once, and the workers of all nodes read the folders. These lie in the cache of the Hub
-    (``HF_HOME``), which all nodes must see.
+    The driver downloads them once, and the workers of all nodes read the folders. The folders are in the cache of the
+    Hub (``HF_HOME``), which all nodes must share.
 
     Raises:
         CheckpointError: There is no such folder, and no such name on the Hub.
@@ -45,11 +45,11 @@ def with_local_folders(config: Config) -> Config:
 
 
 def load_tokenizer(folder: str, setting: str = "actor.model_name_or_path") -> PreTrainedTokenizerBase:
-    """Returns the tokenizer of a checkpoint. No code of the checkpoint is run.
+    """Returns the tokenizer of a checkpoint. Code in the checkpoint is never run.
 
     Args:
         folder: Folder or Hub name.
-        setting: What names the folder, for errors.
+        setting: Name of the setting with the folder, for error messages.
 
     Raises:
         ValueError: There is no tokenizer, or its files or config.json are broken.
@@ -75,7 +75,7 @@ def load_tokenizer(folder: str, setting: str = "actor.model_name_or_path") -> Pr
 
 
 def _check_added_tokens(folder: Path, name: str) -> None:
-    """Refuses special and added tokens of any length, before the library takes time and memory for them."""
+    """Rejects overlong special and added tokens, before the library spends time and memory on them."""
     for file in ("tokenizer.json", *TOKEN_FILES):
         try:
             content = json.loads((folder / file).read_text("utf-8"))
@@ -91,7 +91,7 @@ def _check_added_tokens(folder: Path, name: str) -> None:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """Returns all texts in a value of JSON, names included."""
+    """Returns all strings in a JSON value, including the names."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
@@ -103,7 +103,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _check_growth(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """Refuses a normalizer that makes texts far longer, which would take all memory and cannot be interrupted."""
+    """Rejects a normalizer that lengthens texts a lot, because it would fill the memory and cannot be interrupted."""
     normalizer = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
     factor = 1 if normalizer is None else _growth(json.loads(normalizer.__getstate__()))
     if factor > MAX_GROWTH:
@@ -114,7 +114,8 @@ def _check_growth(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
 
 
 def _growth(normalizer: Mapping[str, Any]) -> int:
-    """Returns a bound of the factor by which a normalizer makes a text longer, apart from Unicode's own forms."""
+    """Returns an upper bound of the factor by which a normalizer lengthens a text, apart from Unicode
+    normalization."""
     kind = normalizer.get("type")
     if kind == "Sequence":
         return math.prod(_growth(part) for part in normalizer["normalizers"])
@@ -127,10 +128,10 @@ def _growth(normalizer: Mapping[str, Any]) -> int:
 
 
 def find_image_tokenizer(name: str, model: str, device: torch.device | str = "cpu") -> ImageTokenizer | None:
-    """Returns the image tokenizer that is named, or else the one in the model's folder; None if there is none.
+    """Returns the named image tokenizer, or else the one in the model's folder; None if there is none.
 
     Args:
-        name: Folder or Hub name; empty for the one of the model.
+        name: Folder or Hub name; empty for the image tokenizer in the model's folder.
         model: Folder or Hub name of the model.
         device: Device of the weights.
 

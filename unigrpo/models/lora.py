@@ -14,11 +14,12 @@ from transformers import PreTrainedModel
 from unigrpo.config import LoRAConfig
 
 BASE, DOWN, UP = ".base_layer.weight", ".lora_A.default.weight", ".lora_B.default.weight"
-"""Ends of peft's names of a layer's weights."""
+"""Endings of peft's names for a layer's weights."""
 
 
 def add_lora(model: PreTrainedModel, settings: LoRAConfig) -> None:
-    """Adds new adapters, which change nothing yet, to the layers of all blocks and freezes everything else.
+    """Adds new adapters to the layers of all blocks, and freezes all other weights. New adapters do not change
+    outputs.
 
     Args:
         model: The model, which is changed in place. Embedding and head get no adapter.
@@ -39,7 +40,7 @@ def add_adapters_like(copy: PreTrainedModel, model: PreTrainedModel) -> None:
 
 @contextmanager
 def without_lora(model: PreTrainedModel) -> Iterator[None]:
-    """Disables the adapters while the context lives."""
+    """Disables the adapters inside the context."""
     model.disable_adapters()
     try:
         yield
@@ -48,12 +49,11 @@ def without_lora(model: PreTrainedModel) -> Iterator[None]:
 
 
 def merge_lora(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns the weights of the model without adapters that computes the same, W + alpha / rank * B A, by their own
-    names.
+    """Returns the merged weights W + alpha / rank * B A, under the names of the model without adapters.
 
-    The sums are float32, whatever the type of the weights: in bfloat16 a change that is smaller than half the distance
-    of two numbers, 6e-5 for a weight of 0.02, would be lost, and with it most of what a short training learns. They
-    are on the CPU, because a GPU that trains has no room for them.
+    The sums are always float32. In bfloat16, a change smaller than half the distance of two numbers, 6e-5 for a weight
+    of 0.02, would be lost, and with it most of the effect of a short training. The sums are on the CPU, because the
+    GPU has too little free memory during training.
 
     Args:
         model: A model with or without adapters.

@@ -40,11 +40,11 @@ class MMadaOutput(ModelOutput):
     log_probs: Tensor | None = None
     """Log-probabilities (N,) of ``targets``, float32, nats."""
     exact_kl: Tensor | None = None
-    """KL divergence (N,) to the model of ``base`` at the positions of ``targets``, nats; None without ``base``."""
+    """KL divergence (N,) to the model of ``base`` at the positions of ``targets``, in nats; None without ``base``."""
     hidden: Tensor | None = None
-    """Hidden states (M, D) at ``positions`` behind the final norm; None unless they alone were requested."""
+    """Hidden states (M, D) at ``positions`` after the final norm; None unless only they were requested."""
     hidden_states: tuple[Tensor, ...] | None = None
-    """Input of every layer, and the output of the last layer before the final norm."""
+    """Inputs of all layers, and the output of the last layer before the final norm."""
 
 
 class Transformer(nn.Module):
@@ -72,7 +72,7 @@ class MMadaModelLM(PreTrainedModel):
     config: MMadaConfig
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """Saves the model as transformers does, with the permissions that the umask gives to files."""
+        """Saves the model as transformers does. The permissions of the files follow the umask."""
         with quiet_saving():
             super().save_pretrained(save_directory, *args, **kwargs)
         give_modes_of_config(Path(save_directory))
@@ -130,13 +130,13 @@ class MMadaModelLM(PreTrainedModel):
         """Runs the transformer and applies the head only where its output is requested.
 
         Args:
-            input_ids: Token ids; or give ``inputs_embeds``.
+            input_ids: Token ids; unnecessary with ``inputs_embeds``.
             attention_mask: True on real tokens, to which all tokens attend; or which query (axis 2) attends to which
                 key (axis 3). None: all attend to all, which is faster than a mask that says so. With the attention
                 implementation `varlen`, the padding of the first form is not computed, and ``positions`` must be real.
             inputs_embeds: Embeddings that replace those of ``input_ids``.
             positions: Where to apply the head: N positions, in row-major order. None: everywhere.
-            num_positions: Number of ``positions`` that are True. Giving it saves a wait for the device.
+            num_positions: Number of ``positions`` that are True. With it, the CPU need not wait for the device.
             targets: Tokens at ``positions`` whose log-probabilities are returned; then no logits are returned or
                 stored.
             vocab_slice: First and one-past-last id that the head computes; the softmax is over these alone.
@@ -145,15 +145,15 @@ class MMadaModelLM(PreTrainedModel):
                 those of the unconditional rows, one for each of these targets in their order; all use the slice.
             guidance_scale: Scale of the guidance of these targets.
             temperature: Divisor of the logits before the softmax of ``targets``; one for all or one for each.
-            base: Hidden states of another model with the same head at ``positions``, such as those of the model
-                without its adapters; then the KL divergence to it is returned, too.
+            base: Hidden states at ``positions`` of another model with the same head, such as the model without its
+                adapters. With them, the KL divergence to that model is also returned.
             without_head: Return only the hidden states at ``positions``.
             output_hidden_states: Also return the residual stream between the layers.
             cache: A new cache is filled by this pass. With a filled one, ``input_ids`` and ``positions`` are the
                 columns from ``cache.first`` on, and ``attention_mask`` is still that of whole rows.
 
         Raises:
-            ValueError: A mask of floats, or not one target per position.
+            ValueError: The mask contains floats, or the number of targets differs from that of positions.
         """
         hidden = self.transformer.wte(input_ids) if inputs_embeds is None else inputs_embeds
         device, first = hidden.device, 0 if cache is None else cache.first
@@ -227,8 +227,9 @@ class MMadaModelLM(PreTrainedModel):
 
 
 def _flat_index(positions: Bool[Tensor, "B L"], count: int | None) -> Int[Tensor, " N"]:
-    """Returns where ``positions`` is True in all B L positions. Without their count, the CPU waits for a GPU to learn
-    it."""
+    """Returns the indices among all B L positions at which ``positions`` is True.
+
+    Without their number, the CPU waits for the GPU to count them."""
     if count is None:
         return positions.flatten().nonzero()[:, 0]
     return torch.nonzero_static(positions.flatten(), size=count, fill_value=0)[:, 0]

@@ -1,4 +1,4 @@
-"""The output head: from hidden states to logits, or to log-probabilities of tokens without storing any logits."""
+"""The output head, which maps hidden states to logits, or to log-probabilities of tokens without storing logits."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ HEAD_CHUNK_ROWS = 1024
 class Head(nn.Linear):
     """The output head.
 
-    A pass calls it once, whatever its rows are: under ZeRO-3 a call gathers the weights from all ranks, and ranks
-    whose rows differ must gather equally often.
+    Every pass calls it exactly once. Under ZeRO-3, a call gathers the weights from all ranks, and all ranks must
+    gather equally often even if their rows differ.
     """
 
     def forward(
@@ -93,10 +93,10 @@ class Head(nn.Linear):
         """Returns log-probabilities in chunks of rows; the backward pass computes the logits again instead of storing
         them.
 
-        Fused losses serve an objective of ratios less well (``tests/benchmarks/log_probs.py``). Torch's
-        ``linear_cross_entropy`` rounds bfloat16 results, knows a temperature only as a factor of the hidden states,
-        and on a CPU takes many times as long for the rows of a text; for thousands of rows it needs less memory and a
-        quarter less time. Liger's computes the gradient of one scalar in the forward pass, on a GPU only.
+        Fused losses suit an objective of ratios less well (``tests/benchmarks/log_probs.py``). Torch's
+        ``linear_cross_entropy`` rounds bfloat16 results, supports a temperature only as a factor of the hidden states,
+        and on a CPU is many times slower for the rows of a text; for thousands of rows it needs less memory and a
+        quarter less time. Liger's loss computes the gradient of one scalar in the forward pass, and only on a GPU.
         """
         offset = 0 if vocab_slice is None else vocab_slice[0]
 

@@ -1,4 +1,4 @@
-"""Rows without their padding: one long sequence whose tokens attend to those of their own row alone."""
+"""Rows without padding, packed into one sequence in which each token attends only to tokens of its own row."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from unigrpo import ConfigError
 
 VARLEN = "varlen"
-"""Name of this implementation of attention."""
+"""Name of this attention implementation."""
 
 
 @dataclass(frozen=True)
 class PackedRows:
-    """Where the T tokens of B padded rows of length L are."""
+    """Positions of the T tokens in B padded rows of length L."""
 
     token: Int[Tensor, " T"]
     """Position of each token among all B L positions."""
     place: Int[Tensor, "B L"]
     """Position of each token among the T tokens; any number at padding."""
     ends: Int[Tensor, " B+1"]
-    """0, and the position behind the last token of each row among the T tokens; int32, as the kernel takes it."""
+    """0, and the end of each row among the T tokens (one past its last token); int32, as the kernel requires."""
     lengths: tuple[int, ...]
-    """Tokens of each row."""
+    """Number of tokens of each row."""
 
     @classmethod
     def of(cls, mask: Bool[Tensor, "B L"]) -> PackedRows:
-        """Returns the tokens at which the mask is True. The CPU waits once for a GPU to learn the lengths."""
+        """Returns the positions of the tokens at which the mask is True. The CPU waits once for the GPU to compute the
+        lengths."""
         number = mask.flatten().cumsum(0)
         ends = pad(number.view_as(mask)[:, -1], (1, 0)).int()
         lengths = tuple(ends.diff().tolist())
@@ -41,11 +42,11 @@ class PackedRows:
         return cls(token, number.sub(1).clamp(min=0).view_as(mask), ends, lengths)
 
     def without_padding(self, values: Float[Tensor, "B L D"]) -> Float[Tensor, "1 T D"]:
-        """Leaves out what is at padding."""
+        """Removes the padding."""
         return values.flatten(0, 1).index_select(0, self.token)[None]
 
     def with_padding(self, values: Float[Tensor, "1 T D"]) -> Float[Tensor, "B L D"]:
-        """Puts each token back into its row; padding is 0."""
+        """Moves each token back to its row; padding is 0."""
         empty = values.new_zeros(self.place.numel(), values.shape[-1])
         return empty.index_copy(0, self.token, values[0]).unflatten(0, self.place.shape)
 
@@ -58,10 +59,10 @@ def varlen_attention(
     attention_mask: PackedRows | Tensor | None,
     **settings: Any,
 ) -> tuple[Float[Tensor, "B l H E"], None]:
-    """Computes attention within packed rows; of rows that are not packed, as `sdpa` does.
+    """Computes attention within packed rows, or as `sdpa` does if the rows are not packed.
 
-    On a GPU PyTorch's kernel for sequences of any lengths is used, which needs bfloat16. On a CPU each row is computed
-    by itself.
+    On a GPU, PyTorch's kernel for sequences of any lengths is used, which needs bfloat16 or float16. On a CPU, each
+    row is computed separately.
 
     Raises:
         ConfigError: The tensors are on a GPU and not in bfloat16 or float16.

@@ -1,4 +1,5 @@
-"""``sampling.json`` of an exported policy: how its run sampled. Commands and ``Policy.sample`` take it as defaults."""
+"""``sampling.json`` of an exported policy, which contains the sampling settings of its run. Commands and
+``Policy.sample`` use them as defaults."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ from unigrpo.config.typed_files import built, read_json
 
 FILE = "sampling.json"
 NOT_OF_THE_POLICY = ("num_image_tokens", "cache")
-"""Settings that follow from others, or change the speed alone."""
+"""Settings that follow from others, or change only the speed."""
 
 ADVICE = "export the policy again, or delete the file and give the settings as flags"
 
@@ -42,20 +43,21 @@ class SamplingDefaults:
     """How an input image becomes square."""
     prompt_template: PromptTemplate = "chat"
     prompt_templates: dict[str, PromptTemplate] = field(default_factory=dict[str, PromptTemplate])
-    """Templates by task, where they differ."""
+    """Templates by task, if the tasks have different ones."""
     instruction: str = ""
     instructions: dict[str, str] = field(default_factory=dict[str, str])
-    """Instructions by task, where they differ."""
+    """Instructions by task, if the tasks have different ones."""
     max_text_tokens: int = 0
     """Number of text tokens before an image in `r2i`; 0 takes it from the policy's config.json."""
     text: dict[str, Any] = field(default_factory=dict[str, Any])
-    """Sampling of text, by the names of TextSamplingConfig."""
+    """Settings of text sampling, by the names of TextSamplingConfig."""
     image: dict[str, Any] = field(default_factory=dict[str, Any])
-    """Sampling of images, by the names of ImageSamplingConfig."""
+    """Settings of image sampling, by the names of ImageSamplingConfig."""
 
     @classmethod
     def of_run(cls, config: RunConfig | StageConfig) -> SamplingDefaults:
-        """Returns how a run samples: a UniGRPO run its rollouts, a stage its validation samples."""
+        """Returns the sampling settings of a run: those of the rollouts of a UniGRPO run, or of the validation of a
+        stage."""
         if isinstance(config, RunConfig):
             return cls._of(config.image, config.data, config.rollout)
         data = DataConfig(prompt_template=config.layout.template)
@@ -81,7 +83,7 @@ class SamplingDefaults:
 
     @classmethod
     def read(cls, folder: str | Path) -> SamplingDefaults | None:
-        """Returns what the folder of a policy says; None if it has no such file.
+        """Returns the settings in the folder of a policy; None if it has no such file.
 
         Raises:
             CheckpointError: The file cannot be read, or lacks a setting.
@@ -102,7 +104,7 @@ class SamplingDefaults:
         return found
 
     def prompting(self) -> DataConfig:
-        """Returns templates and instructions of prompts."""
+        """Returns the templates and instructions of prompts."""
         return DataConfig(
             prompt_template=self.prompt_template,
             prompt_templates=self.prompt_templates,
@@ -111,18 +113,18 @@ class SamplingDefaults:
         )
 
     def text_sampling(self) -> TextSamplingConfig:
-        """Returns how text is sampled."""
+        """Returns the settings of text sampling."""
         return _known(TextSamplingConfig, self.text)
 
     def image_sampling(self) -> ImageSamplingConfig:
-        """Returns how images are sampled; the number of image tokens follows from the resolution."""
+        """Returns the settings of image sampling; the number of image tokens follows from the resolution."""
         return _known(ImageSamplingConfig, self.image)
 
     def flags(self, task: str = "") -> dict[str, Any]:
         """Returns the settings under the names of the flags of ``generate`` and ``demo``.
 
         Args:
-            task: Task whose template and instruction become those of all; empty keeps them by task.
+            task: Task whose template and instruction all tasks get; empty keeps those of each task.
         """
         data = self.prompting()
         return {

@@ -1,4 +1,4 @@
-"""Special token ids and the ids of the image codes. No other file holds id numbers."""
+"""Special token ids and the ids of the image codes. No other file contains token ids."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ PUBLISHED_IDS = {
     "r2i": 126094,
     "mask": 126336,
 }
-"""Ids to which MMaDA gives a meaning in LLaDA's tokenizer; most are reserved tokens without a name."""
+"""Ids in LLaDA's tokenizer that MMaDA uses for special purposes; most are reserved tokens without a name."""
 PUBLISHED_TOKENIZER_LENGTH = 126349
 """Id of the first image code: the length of the tokenizer, and not that of the padded vocabulary, 126464."""
 PUBLISHED_CODEBOOK_SIZE = 8192
 NO_TOKEN = -1
 """Id of a token for images in a text-only checkpoint that has no such token."""
 TOKEN_NAMES = {"begin_of_text": "<|startoftext|>", "end_of_text": "<|endoftext|>", "mask": "<|mdm_mask|>"}
-"""Tokens whose ids reveal a tokenizer of another checkpoint."""
+"""Tokens whose ids show whether a tokenizer belongs to another checkpoint."""
 END_HEADER = "<|end_header_id|>"
 
 
@@ -39,7 +39,7 @@ class Vocabulary:
     mask_id: int
     begin_of_text_id: int
     end_of_text_id: int
-    """Token that ends a response, and pads it."""
+    """Token that ends and pads a response."""
     image_pad_id: int
     """Token that pads the text of text-to-image rows on the left."""
     soi_id: int
@@ -140,10 +140,10 @@ class Vocabulary:
 def _text_ids(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> dict[str, int] | None:
     """Returns the ids of a text-only checkpoint that is not LLaDA-8B, or None if it may be one.
 
-    Config and tokenizer say the ids, and are not contradicted by each other; nothing is guessed.
+    The mask comes from the config, and begin- and end-of-text from the tokenizer; both files must agree.
 
     Raises:
-        CheckpointError: One of them says nothing, or they differ.
+        CheckpointError: The tokenizer lacks an id, or the two differ.
     """
     mask = getattr(config, "mask_token_id", None)
     if mask in (None, PUBLISHED_IDS["mask"]) or getattr(config, "codebook_size", 0):
@@ -171,9 +171,9 @@ def _text_ids(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> d
 
 
 def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int | None:
-    """Returns the id of a token; None for one that the tokenizer does not have.
+    """Returns the id of a token; None if the tokenizer does not have it.
 
-    ``get_vocab`` of a tokenizer copies all tokens, which takes 60 ms for the 126,000 of LLaDA.
+    This function avoids ``get_vocab``, which copies all tokens and needs 60 ms for the 126,000 of LLaDA.
     """
     found = tokenizer.convert_tokens_to_ids(token)
     return found if isinstance(found, int) and found != tokenizer.unk_token_id else None
@@ -182,5 +182,5 @@ def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int | None:
 def _check_range(what: str, values: Tensor, first: int, end: int, hint: str) -> None:
     if values.numel() and not first <= int(values.min()) <= int(values.max()) < end:
         raise CheckpointError(
-            f"image {what} lie in {int(values.min())}..{int(values.max())}, expected {first}..{end - 1}; {hint}"
+            f"image {what} are in {int(values.min())}..{int(values.max())}, expected {first}..{end - 1}; {hint}"
         )

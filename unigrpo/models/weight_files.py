@@ -1,4 +1,4 @@
-"""Files of a checkpoint, in a folder or on the Hub. Errors name the file that is missing or broken."""
+"""The files of a checkpoint, in a folder or on the Hub. Errors name the missing or broken file."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from unigrpo.models.hub_errors import download_problem
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 TEXT_PATTERNS = ("*.json", "*.jinja", "*.txt", "*.model")
-"""Files of configs and tokenizers."""
+"""Patterns of the files of configs and tokenizers."""
 PATTERNS = (*TEXT_PATTERNS, "*.safetensors")
-"""Files that are downloaded: neither pickled weights nor code."""
+"""Patterns of the files that are downloaded: neither pickled weights nor code."""
 INDEX = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 SINGLE_FILES = (SINGLE_FILE, "pytorch_model.safetensors")
-"""Names of a single file of weights; the second is that of the published image tokenizer."""
+"""Names of a single weight file; the second is that of the published image tokenizer."""
 MAX_SHOWN = 3
 
 
 def local_folder(name: str | Path, patterns: Sequence[str] = PATTERNS) -> Path:
-    """Returns the folder of a checkpoint; a Hub name is downloaded, or found among earlier downloads.
+    """Returns the folder of a checkpoint. A Hub name is downloaded, or found in the cache.
 
     Args:
         name: Folder or Hub name.
@@ -49,7 +49,7 @@ def local_folder(name: str | Path, patterns: Sequence[str] = PATTERNS) -> Path:
         return Path(snapshot_download(str(name), allow_patterns=list(patterns)))
     except Exception as error:  # the Hub's client and those below it each raise their own kinds
         raise CheckpointError(
-            f"{name}: there is no such folder, and no such download from the Hub: {download_problem(error, str(name))}"
+            f"{name}: there is no such folder, and the Hub has no such download: {download_problem(error, str(name))}"
         ) from error
 
 
@@ -62,9 +62,9 @@ def is_downloaded(name: str) -> bool:
 
 
 def give_modes_of_config(folder: str | Path) -> None:
-    """Gives files of weights the permissions that the umask gave ``config.json`` beside them.
+    """Gives weight files the same permissions as the ``config.json`` next to them, which follow the umask.
 
-    The safetensors library creates its files readable by their owner alone, whatever the umask is.
+    The safetensors library creates files that only their owner can read, whatever the umask is.
     """
     mode = (Path(folder) / "config.json").stat().st_mode
     for path in Path(folder).glob("*.safetensors"):
@@ -72,15 +72,16 @@ def give_modes_of_config(folder: str | Path) -> None:
 
 
 def weight_files(folder: Path, single_files: Sequence[str] = SINGLE_FILES) -> list[Path]:
-    """Returns the safetensors files that hold the weights: a single one, or those that the index names. All can be
-    opened.
+    """Returns the safetensors files of the weights: a single file, or those that the index names.
+
+    The function checks that all files can be opened.
 
     Args:
         folder: The checkpoint.
         single_files: Names that a single file may have.
 
     Raises:
-        ValueError: There are none, one is missing or was cut short, or there is a single file beside an index.
+        ValueError: There are no weights; a file is missing or truncated; or there are both a single file and an index.
     """
     single = [folder / name for name in single_files if (folder / name).is_file()][:1]
     if single and (folder / INDEX).is_file() and single != _indexed_files(folder):
@@ -108,7 +109,7 @@ def _indexed_files(folder: Path) -> list[Path]:
         names = sorted(set(index["weight_map"].values()))
         outside = [name for name in names if Path(name).name != name]
         if outside:
-            raise CheckpointError(f"names {reprlib.repr(outside[0])}, which does not lie in this folder")
+            raise CheckpointError(f"names {reprlib.repr(outside[0])}, which is not in this folder")
         return [folder / name for name in names]
     except FileNotFoundError as error:
         raise CheckpointError(
@@ -117,7 +118,7 @@ def _indexed_files(folder: Path) -> list[Path]:
         ) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
-            f"{folder / INDEX}: no index of weights ({first_line(error)}); download it again"
+            f"{folder / INDEX}: not an index of weights ({first_line(error)}); download it again"
         ) from error
 
 
@@ -135,11 +136,11 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def check_shapes(folder: str | Path, files: Sequence[Path], expected: Mapping[str, torch.Size]) -> None:
-    """Compares the headers of files of weights with the model of the config, before the model takes any memory.
+    """Compares the headers of weight files with the model of the config, before the model is allocated.
 
     Args:
-        folder: The checkpoint, named in errors.
-        files: Its files of weights.
+        folder: Folder of the checkpoint, for error messages.
+        files: Its weight files.
         expected: Shape of each tensor of the model, by name.
 
     Raises:
@@ -160,10 +161,10 @@ def check_shapes(folder: str | Path, files: Sequence[Path], expected: Mapping[st
 
 
 def check_finite(folder: str | Path, tensors: Mapping[str, Tensor]) -> None:
-    """Refuses weights of which some are not finite.
+    """Checks that all weights are finite.
 
     Raises:
-        ValueError: A tensor holds NaN or infinity.
+        ValueError: A tensor contains NaN or infinity.
     """
     broken = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if broken:
@@ -174,7 +175,7 @@ def check_finite(folder: str | Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def check_names(folder: str | Path, missing: list[str] | set[str], unknown: list[str] | set[str]) -> None:
-    """Refuses weights that are not exactly those of the model.
+    """Checks that the weights are exactly those of the model.
 
     Raises:
         ValueError: A tensor is missing or unknown.
@@ -189,11 +190,11 @@ def check_names(folder: str | Path, missing: list[str] | set[str], unknown: list
 
 
 def summarise_names(names: list[str] | set[str]) -> str:
-    """Returns the first few names, and the number of the others."""
+    """Returns the first few names and the number of the others."""
     more = f" and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else ""
     return ", ".join(sorted(names)[:MAX_SHOWN]) + more
 
 
 def first_line(error: BaseException) -> str:
-    """Returns the type of an error and the first line of its message, of which at most 300 characters."""
+    """Returns the type of an error and at most 300 characters of the first line of its message."""
     return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0][:300]}"

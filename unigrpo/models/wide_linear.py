@@ -1,4 +1,4 @@
-"""A linear layer of bfloat16 weights with a float32 result: the sums are not rounded."""
+"""A linear layer with bfloat16 weights and a float32 result, whose sums are not rounded."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from torch import Tensor
 def wide_linear(x: Float[Tensor, "N D"], weight: Float[Tensor, "V D"]) -> Float[Tensor, "N V"]:
     """Returns ``x @ weight.T`` in float32.
 
-    A bfloat16 logit of 20 is rounded by up to 0.06. The log-ratio of two such logits, which an objective takes, is
-    often smaller than that.
+    A bfloat16 logit of 20 is rounded by up to 0.06. The log-ratios in an objective are often smaller than that.
 
     Args:
         x: Inputs.
-        weight: Weight of the same type as ``x``, which the gradients have, too.
+        weight: Weight of the same type as ``x``. The gradients also have this type.
     """
     if x.dtype == torch.float32:
         return F.linear(x, weight)
@@ -27,7 +26,7 @@ def wide_linear(x: Float[Tensor, "N D"], weight: Float[Tensor, "V D"]) -> Float[
 
 
 def has_wide_product(x: Tensor) -> bool:
-    """Whether the device has a product with a float32 result; a CPU converts its factors instead."""
+    """Whether the device has a matrix product with a float32 result. A CPU converts the factors instead."""
     return x.is_cuda
 
 

@@ -287,7 +287,7 @@ def test_the_noise_is_annealed_linearly_unless_told_to_compound():
         ("3 generators for 4 prompts", {"seeds": [1, 2, 3]}),
         ("1 known for 4 prompts", {"known": [None]}),
         (r"known 1 has shape \(3,\), expected \(16,\)", {"known": [None, torch.zeros(3).long(), None, None]}),
-        (r"codes lie in 24..24, expected 0..23", {"known": [torch.full((SIZE,), 24), None, None, None]}),
+        (r"codes are in 24..24, expected 0..23", {"known": [torch.full((SIZE,), 24), None, None, None]}),
     ],
     ids=str,
 )

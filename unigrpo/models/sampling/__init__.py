@@ -1,1 +1,1 @@
-"""Samplers: from all-masked responses to text and image codes."""
+"""Samplers, which turn fully masked responses into text and image codes."""

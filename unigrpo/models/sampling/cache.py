@@ -1,7 +1,8 @@
-"""Keys and values of earlier passes, so that a step computes only the tokens that can have changed much.
+"""A cache of keys and values of earlier passes. With it, a step computes only the tokens that can have changed much.
 
-Attention is bidirectional: once a token is fixed, the keys and values of all other tokens change, too. A cache ignores
-that until the next full pass, which the samplers make at every block border. Source: Fast-dLLM, arXiv:2505.22618,
+Attention is bidirectional: once a token is fixed, the keys and values of all other tokens change. A cache ignores
+these changes until the next full pass, which the samplers run at the start of every block. Source: Fast-dLLM,
+arXiv:2505.22618,
 section 3.2 (prefix and dual cache).
 """
 
@@ -13,20 +14,20 @@ from torch import Tensor
 
 
 class KeyValueCache:
-    """Keys and values of whole rows, one pair per layer.
+    """Keys and values of whole rows, with one pair per layer.
 
-    The first pass fills the cache and computes every column. Each later pass computes as many columns as it is given,
-    from ``first`` on, replaces their keys and values, and attends to all columns.
+    The first pass computes every column and fills the cache. Each later pass computes only the columns that it is
+    given, which begin at ``first``. It replaces their keys and values and attends to all columns.
     """
 
     def __init__(self) -> None:
         self.first = 0
-        """Where the columns of the next pass begin."""
+        """First column of the next pass."""
         self._layers: list[tuple[Tensor, Tensor]] = []
 
     @property
     def is_filled(self) -> bool:
-        """Whether a full pass has been made."""
+        """Whether a full pass has filled the cache."""
         return bool(self._layers)
 
     @property
@@ -35,7 +36,7 @@ class KeyValueCache:
         return self._layers[0][0].shape[2] if self._layers else 0
 
     def update(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Takes the new keys and values (B, H, l, D) of a layer and returns those of whole rows (B, H, L, D)."""
+        """Stores the new keys and values (B, H, l, D) of a layer and returns those of whole rows (B, H, L, D)."""
         if layer == len(self._layers):
             self._layers.append((key, value))
             return key, value
@@ -45,7 +46,7 @@ class KeyValueCache:
         return old
 
     def keep(self, rows: Sequence[int], num_rows: int) -> None:
-        """Deletes all rows of the batch but these; with guidance each of the ``num_rows`` samples has two rows."""
+        """Keeps only these rows of the batch. With guidance, each of the ``num_rows`` samples has two rows."""
         for layer, (key, value) in enumerate(self._layers):
             index = [start + row for start in range(0, len(key), num_rows) for row in rows]
             self._layers[layer] = (key[index], value[index])

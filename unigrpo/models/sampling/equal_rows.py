@@ -1,7 +1,6 @@
-"""A model that computes equal rows of a batch once.
+"""A model that computes equal rows of a batch only once.
 
-The samples of one prompt are equal before the first step, and stay equal for as long as the model is sure of the
-tokens that are fixed.
+The samples of one prompt are equal before the first step, and stay equal as long as their sampled tokens agree.
 """
 
 from __future__ import annotations
@@ -17,13 +16,13 @@ from unigrpo.models.mmada import MMadaOutput
 
 
 class EqualRowsOnce:
-    """A forward pass for the samplers whose passes without a cache compute each distinct row once.
+    """A forward pass for the samplers. Without a cache, it computes each distinct row only once.
 
-    Before such a pass, the CPU waits for the device to learn which rows are equal.
+    Before such a pass, the CPU waits for the device to find the equal rows.
 
     Args:
-        model: The forward pass of :class:`~unigrpo.models.mmada.MMadaModelLM`, in which a row's logits depend on this
-            row alone.
+        model: The forward pass of :class:`~unigrpo.models.mmada.MMadaModelLM`, in which a row's logits depend only on
+            this row.
     """
 
     def __init__(self, model: Callable[..., Any]) -> None:
@@ -40,7 +39,7 @@ class EqualRowsOnce:
         num_positions: int,
         **arguments: Any,
     ) -> MMadaOutput:
-        """Returns the logits of all rows at N positions, in row-major order; the arguments are those of the model.
+        """Returns the logits of all rows at N positions, in row-major order. The arguments are those of the model.
 
         Rows that differ in tokens, mask or positions are distinct.
         """
@@ -56,7 +55,7 @@ class EqualRowsOnce:
     def _expanded(
         self, distinct: Int[Tensor, "D W"], kind: Int[Tensor, " R"], positions: Bool[Tensor, "R L"], **arguments: Any
     ) -> MMadaOutput:
-        """Returns the logits of all rows from those of the distinct rows, which hold tokens, positions and mask."""
+        """Returns the logits of all rows, computed from the distinct rows of tokens, positions and mask."""
         tokens, own_positions, *mask = distinct.split(positions.shape[1], dim=1)
         own_positions = own_positions.bool()
         place = own_positions.flatten().cumsum(0).view_as(own_positions) - 1

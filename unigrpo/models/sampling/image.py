@@ -1,4 +1,4 @@
-"""Image sampling: each step samples all codes, keeps the most confident ones, and masks the others again.
+"""Image sampling. Each step samples all masked codes, keeps the most confident ones, and masks the others again.
 
 Source: MaskGIT, arXiv:2202.04200, section 3.2; guidance as in Muse, arXiv:2301.00704, section 2.7.
 """
@@ -24,17 +24,17 @@ from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.records import Trajectory
 
 UNKNOWN = -1
-"""Code that marks a position to generate, among known codes."""
+"""Value among the known codes that marks a position to generate."""
 MIN_PROBABILITY = 1e-20
 """Smallest probability and smallest uniform random number, so that no logarithm is infinite."""
 MIN_LENGTH_RATIO = 0.875
-"""Smallest ratio of row lengths at which prompts and unconditional prompts share a pass; below it, padding costs
+"""Smallest ratio of row lengths at which prompts and unconditional prompts use one pass. Below it, padding costs
 more."""
 
 
 @dataclass
 class _Rows:
-    """Rows that go through the model together, padded on the left."""
+    """Rows of one forward pass, padded on the left."""
 
     tokens: Int[Tensor, "R L"]
     token_mask: Bool[Tensor, "R L"]
@@ -47,8 +47,8 @@ class _Rows:
     def logits(
         self, model: Callable[..., Any], masked: Bool[Tensor, "B N"], num_masked: int, vocabulary: Vocabulary
     ) -> Float[Tensor, "M V"]:
-        """Returns float32 logits of the image codes at the masked positions of all rows, which hold each image R/B
-        times."""
+        """Returns float32 logits of the image codes at the masked positions of all rows, which contain each image R /
+        B times."""
         copies = len(self.tokens) // len(masked)
         positions = torch.zeros_like(self.token_mask)
         positions[:, self.columns] = masked.repeat(copies, 1)
@@ -69,7 +69,8 @@ class _Rows:
 
 @dataclass(frozen=True)
 class _Batch:
-    """Images in progress. With guidance the unconditional rows are at the end of ``rows``, or apart in ``guides``."""
+    """Unfinished images. With guidance, the unconditional rows are at the end of ``rows``, or separately in
+    ``guides``."""
 
     rows: _Rows
     guides: _Rows | None
@@ -99,8 +100,8 @@ def sample_images(
 ) -> list[Trajectory]:
     """Generates one image after each prompt. The results are on the CPU and end with end-of-image.
 
-    Known codes and end-of-image are no part of the response. A sample depends on its own prompts, known codes and
-    generator alone, and not on the others of the batch.
+    Known codes and end-of-image are not part of the response. A sample depends only on its own prompts, known codes
+    and generator, and not on the rest of the batch.
 
     Args:
         model: The forward pass of :class:`~unigrpo.models.mmada.MMadaModelLM`.
@@ -109,12 +110,13 @@ def sample_images(
         vocabulary: Mask id, end-of-image id and the range of the image codes.
         generators: One generator per prompt, on the CPU or the model's device.
         unconditional: For guidance, the unconditional prompts, of any lengths, up to and including start-of-image.
-        known: For inpainting, the given codes, and :data:`UNKNOWN` where to generate; None generates all of an image.
+        known: For inpainting, the given codes, and :data:`UNKNOWN` at positions to generate; None generates whole
+            images.
 
     Raises:
-        ValueError: Guidance without unconditional prompts, a prompt that contains the mask token, not one of
-            everything per prompt, known codes of another number or outside the codebook, a checkpoint without image
-            codes, or logits that are not finite.
+        ValueError: Guidance has no unconditional prompts; a prompt contains the mask token; an argument does not have
+            one entry per prompt; known codes have another number or are outside the codebook; the checkpoint has no
+            image codes; or logits are not finite.
     """
     check_arguments(prompts, settings, vocabulary, generators, unconditional, known)
     if not prompts:
@@ -153,7 +155,7 @@ def sample_images(
 def mask_counts(settings: ImageSamplingConfig, step: int, num_masked: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
     """Returns the number of codes to mask again after a step: the schedule's fraction of all N, but fewer than before.
 
-    The last step, which keeps all codes, asks for no count, so the result is never 0.
+    The last step keeps all codes and does not call this function, so the result is never 0.
 
     Args:
         settings: Schedule, number of steps and N.
@@ -177,8 +179,9 @@ def gumbel(uniform: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
 
 
 def least_sure(confidence: Float[Tensor, "B N"], counts: Int[Tensor, " B"]) -> Bool[Tensor, "B N"]:
-    """Selects the ``counts`` smallest values of each row; if several equal the first one that is left out, none of
-    them."""
+    """Selects the values of each row that are smaller than its value of rank ``counts``, counted from 0.
+
+    These are the ``counts`` smallest values, or fewer if there are ties at this value."""
     ordered = confidence.sort(dim=1).values
     return confidence < ordered.gather(1, counts[:, None].clamp(max=confidence.shape[1] - 1))
 
@@ -191,10 +194,10 @@ def check_arguments(
     unconditional: Sequence[Tensor] | None,
     known: Sequence[Tensor | None] | None,
 ) -> None:
-    """Refuses what :func:`sample_images` cannot work with.
+    """Checks the arguments of :func:`sample_images`.
 
     Raises:
-        ValueError: As there.
+        ValueError: As :func:`sample_images`.
     """
     if vocabulary.codebook_size == 0:
         raise ConfigError("the checkpoint has no image codes (codebook_size is 0); use a multimodal one")
@@ -205,7 +208,7 @@ def check_arguments(
         )
     for what, given in (("generators", generators), ("unconditional prompts", unconditional), ("known", known)):
         if given is not None and len(given) != len(prompts):
-            raise ConfigError(f"{len(given)} {what} for {len(prompts)} prompts; give one to each")
+            raise ConfigError(f"{len(given)} {what} for {len(prompts)} prompts; give one for each")
     for number, prompt in enumerate([*prompts, *(unconditional or ())]):
         if (prompt == vocabulary.mask_id).any():
             raise ConfigError(f"prompt {number} contains the mask token {vocabulary.mask_id}; remove it")
@@ -229,8 +232,8 @@ def _start(
     known: Sequence[Tensor | None] | None,
     device: torch.device,
 ) -> _Batch:
-    """Arranges one pass for prompts and unconditional prompts of similar lengths, else one for each, without
-    padding."""
+    """Combines prompts and unconditional prompts of similar lengths into one pass. Otherwise each gets its own pass
+    without padding."""
     images = torch.full((len(prompts), settings.num_image_tokens), vocabulary.mask_id)
     for row, codes in enumerate(known or ()):
         if codes is not None:
@@ -254,7 +257,8 @@ def _padded(
     vocabulary: Vocabulary,
     device: torch.device,
 ) -> _Rows:
-    """Returns rows of a prompt, an image (repeated from the first after the last) and end-of-image."""
+    """Returns rows of a prompt, an image and end-of-image. If there are more prompts than images, the images
+    repeat."""
     longest, size = max(len(prompt) for prompt in prompts), settings.num_image_tokens
     tokens = torch.full((len(prompts), longest + size + 1), vocabulary.image_pad_id)
     token_mask = torch.ones_like(tokens, dtype=torch.bool)
@@ -281,8 +285,9 @@ def _candidates(
     settings: ImageSamplingConfig,
     vocabulary: Vocabulary,
 ) -> tuple[Int[Tensor, "B N"], Float[Tensor, "B N"], Float[Tensor, "B N"], Float[Tensor, "B N"]]:
-    """Returns a token for every masked position, its log-probability, the entropy, and its confidence, which is
-    infinite elsewhere.
+    """Returns a token for every masked position, its log-probability, the entropy and its confidence.
+
+    The confidence at other positions is infinite.
 
     Confidence is the log-probability before the temperature.
     """
@@ -312,7 +317,7 @@ def _logits(
     settings: ImageSamplingConfig,
     vocabulary: Vocabulary,
 ) -> Float[Tensor, "M V"]:
-    """Returns float32 logits of the image codes at the M masked positions; with guidance, against the unconditional
+    """Returns float32 logits of the image codes at the M masked positions, with guidance if there are unconditional
     rows."""
     logits = batch.rows.logits(model, masked, num_masked, vocabulary)
     if settings.guidance_scale == 0:

@@ -1,4 +1,4 @@
-"""Selection of the sampled tokens that are kept: pure functions of confidences."""
+"""Selection of the sampled tokens to keep, by pure functions of confidences."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from torch import Tensor
 
 
 def commit_counts(num_masked: int, num_steps: int) -> list[int]:
-    """Returns the number of tokens to fix at each step: equal parts, with the remainder on the first steps.
+    """Returns the number of tokens to fix at each step. The numbers are equal, except that the first steps fix the
+    remainder.
 
     >>> commit_counts(7, 3)
     [3, 2, 2]
@@ -18,7 +19,8 @@ def commit_counts(num_masked: int, num_steps: int) -> list[int]:
 
 
 def most_confident(confidence: Float[Tensor, "B L"], count: int) -> Bool[Tensor, "B L"]:
-    """Selects the ``count`` largest values of each row; of equal ones the first. Minus infinity is never selected."""
+    """Selects the ``count`` largest values of each row; the first ones among equal values. Minus infinity is never
+    selected."""
     order = confidence.argsort(dim=1, descending=True, stable=True)
     rank = torch.empty_like(order).scatter_(
         1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
@@ -27,5 +29,5 @@ def most_confident(confidence: Float[Tensor, "B L"], count: int) -> Bool[Tensor,
 
 
 def at_least(confidence: Float[Tensor, "B L"], threshold: float) -> Bool[Tensor, "B L"]:
-    """Selects all values of at least this confidence, and the largest value of each row in any case."""
+    """Selects all values that are at least this confidence, and always the largest value of each row."""
     return ((confidence >= threshold) & confidence.isfinite()) | most_confident(confidence, 1)

@@ -29,12 +29,12 @@ from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.records import Trajectory
 
 TENSORS = ("tokens", "token_mask", "commit_step", "log_probs", "entropy")
-"""Names of the tensors that a batch holds for each row."""
+"""Names of the tensors of a batch that have one entry for each row."""
 
 
 @dataclass
 class _Batch:
-    """Unfinished samples, one per row, with prompts padded on the left."""
+    """Unfinished samples, with one per row. The prompts are padded on the left."""
 
     index: list[int]
     generators: list[torch.Generator]
@@ -49,7 +49,7 @@ class _Batch:
     response_length: int
 
     def part(self, rows: Sequence[int]) -> _Batch:
-        """Returns some of the rows in their present state."""
+        """Returns some of the rows in their current state."""
         return replace(
             self,
             index=[self.index[r] for r in rows],
@@ -91,7 +91,7 @@ def sample_text(
 ) -> list[Trajectory]:
     """Generates one response to each prompt, on the CPU.
 
-    A sample depends on its own prompt and generator alone, and not on the others of the batch.
+    A sample depends only on its own prompt and generator, and not on the rest of the batch.
 
     Args:
         model: The forward pass of :class:`~unigrpo.models.mmada.MMadaModelLM`.
@@ -99,15 +99,16 @@ def sample_text(
         settings: Sampling settings.
         vocabulary: Mask and end-of-text ids.
         generators: One generator per prompt, on the CPU or the model's device.
-        suffixes: Tokens that the model sees after each response, of any lengths, and that are no part of the sample.
-            None: no tokens.
+        suffixes: Tokens of any lengths that the model sees after each response and that are not part of the sample;
+            None
+            for no tokens.
 
     Raises:
-        ValueError: An empty prompt under guidance, a prompt that contains the mask token, not one generator per
-            prompt, or logits that are not finite.
+        ValueError: A prompt is empty under guidance or contains the mask token; the number of generators differs from
+            that of prompts; or logits are not finite.
     """
     if len(generators) != len(prompts):
-        raise ConfigError(f"{len(generators)} generators for {len(prompts)} prompts; give one to each")
+        raise ConfigError(f"{len(generators)} generators for {len(prompts)} prompts; give one for each")
     if not prompts:
         return []
     _check_prompts(prompts, settings, vocabulary)
@@ -178,7 +179,7 @@ def _fill_block(
 ) -> None:
     """Unmasks one block of all rows in place.
 
-    Nothing here waits for the device, unless there is a threshold: then only the device knows how many tokens are
+    The CPU waits for the device only if there is a threshold, because then only the device knows how many tokens are
     left.
     """
     first = batch.prompt_length + block * settings.block_length
@@ -233,8 +234,8 @@ def _commit(block: Tensor, masked: Bool[Tensor, "B l"], chosen: Bool[Tensor, "B 
 def _chosen(
     masked: Bool[Tensor, "B l"], confidence: Float[Tensor, " N"], count: int, settings: TextSamplingConfig
 ) -> Bool[Tensor, "B l"]:
-    """Returns the positions that a step fixes: the ``count`` most confident of each row, or with 0 all above the
-    threshold."""
+    """Returns the positions that a step fixes: the ``count`` most confident of each row, or for a count of 0 all that
+    reach the threshold."""
     scores = torch.full(masked.shape, -torch.inf, device=masked.device).masked_scatter(masked, confidence)
     return at_least(scores, settings.threshold) if count == 0 else most_confident(scores, count)
 
@@ -246,15 +247,17 @@ def _chosen_at_random(
     generators: Sequence[torch.Generator],
     settings: TextSamplingConfig,
 ) -> Bool[Tensor, "B l"] | None:
-    """Returns the positions that a step fixes under random remasking, which are known before tokens are sampled; None
-    under another."""
+    """Returns the positions that a step fixes under random remasking, which are known before tokens are sampled.
+
+    The result is None for other kinds of remasking."""
     if settings.remasking != "random":
         return None
     return _chosen(masked, uniform_noise(left, generators, masked.device), count, settings)
 
 
 def _numbers(chosen: Bool[Tensor, "B l"], count: int, settings: TextSamplingConfig) -> list[int]:
-    """Returns how many positions of each row are chosen; only under a threshold must the device be asked."""
+    """Returns the number of chosen positions of each row. The CPU waits for the device only if there is a
+    threshold."""
     return chosen.sum(dim=1).tolist() if settings.threshold > 0 else [count] * len(chosen)
 
 
@@ -268,7 +271,7 @@ def _candidates(
     """Returns a token for each position with logits, its log-probability, the entropy and its confidence.
 
     The mask token itself is never sampled; the log-probability is still that of the whole vocabulary, as in training.
-    ``numbers`` holds the number of positions of each row. Logits are large, so few copies of them are made.
+    ``numbers`` contains the number of positions of each row. Logits are large, so few copies of them are made.
     """
     scaled = logits if settings.temperature in (0, 1) else logits / settings.temperature
     if settings.temperature > 0 and settings.top_p == 1:
@@ -298,7 +301,8 @@ def _logits(
     vocabulary: Vocabulary,
     cache: KeyValueCache | None,
 ) -> Float[Tensor, "N V"]:
-    """Returns float32 logits at the masked positions of the block; with guidance, against the masked prompt."""
+    """Returns float32 logits at the masked positions of the block. Guidance uses the masked prompt as unconditional
+    one."""
     tokens, mask = batch.tokens, batch.token_mask if batch.is_padded else None
     positions = torch.zeros_like(batch.token_mask)
     positions[:, columns] = masked
@@ -333,7 +337,7 @@ def _done_rows(
 
 
 def _finish(batch: _Batch, row: int, prompt_length: int, vocabulary: Vocabulary) -> Trajectory:
-    """Takes a finished row out of the batch, without padding, and with end-of-text where nothing was sampled."""
+    """Returns a finished row without padding. Positions at which nothing was sampled contain end-of-text."""
     whole = slice(batch.prompt_length - prompt_length, batch.response.stop)
     tokens = batch.tokens[row, whole].cpu()
     tokens = torch.where(tokens == vocabulary.mask_id, vocabulary.end_of_text_id, tokens)

@@ -1,6 +1,7 @@
-"""Thinking before text to image: the thoughts are sampled as text, and the image after prompt and thoughts.
+"""Sampling for thinking before text to image: first the thoughts as text, then the image after prompt and thoughts.
 
-The row is that of training: task token, request, thoughts, end-of-text ..., start-of-image, codes, end-of-image.
+The row is the same as in training: task token, request, thoughts, end-of-text ..., start-of-image, codes,
+end-of-image.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ def sample_thoughts_and_images(
 ) -> list[Trajectory]:
     """Generates thoughts for each prompt, and then the image that they describe.
 
-    While the thoughts are sampled, the masked image stands after them, as in training. A sample depends on its own
-    prompt and generator alone, and not on the others of the batch.
+    While the thoughts are sampled, the masked image follows them, as in training. A sample depends only on its own
+    prompt and generator, and not on the rest of the batch.
 
     Args:
         model: The forward pass of :class:`~unigrpo.models.mmada.MMadaModelLM`.
@@ -43,12 +44,12 @@ def sample_thoughts_and_images(
         image_settings: Sampling settings of the image.
         vocabulary: Special ids and the range of the image codes.
         generators: One generator per prompt, on the CPU or the model's device.
-        unconditional: For guidance of the image, as :func:`~unigrpo.models.sampling.image.sample_images` takes it.
-        max_text_tokens: S of the training: end-of-text fills request and thoughts up to it. None: one end-of-text ends
-            the thoughts.
+        unconditional: For guidance of the image, as in :func:`~unigrpo.models.sampling.image.sample_images`.
+        max_text_tokens: Number of text tokens S of training, to which end-of-text pads request and thoughts. None: one
+            end-of-text ends the thoughts.
 
     Raises:
-        ValueError: A request and its thoughts do not fit into ``max_text_tokens``, or what the two samplers refuse.
+        ValueError: A request and its thoughts do not fit into ``max_text_tokens``, or one of the two samplers raises.
     """
     check_arguments(prompts, image_settings, vocabulary, generators, unconditional, None)
     for number, prompt in enumerate(prompts):

@@ -1,4 +1,4 @@
-"""One random token for each row of logits, the noise that this takes, and the probability of a token."""
+"""Sampling of one random token for each row of logits, the noise for it, and the probability of a token."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor
 def sample_top_p(logits: Float[Tensor, "N V"], top_p: float, uniform: Float[Tensor, " N"]) -> Int[Tensor, " N"]:
     """Samples one token per row from the smallest set of tokens whose probability reaches ``top_p``.
 
-    The tokens are ordered by probability, and the sample is where the cumulative probability passes a uniform random
-    number times that of the set (inverse transform sampling). One random number per row is enough.
+    The tokens are sorted by probability. The sample is the token at which the cumulative probability exceeds a uniform
+    random number times that of the set (inverse transform sampling). One random number per row is enough.
 
     Args:
         logits: Logits, already divided by the temperature.

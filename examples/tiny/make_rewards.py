@@ -275,14 +275,12 @@ def save_clip_tokenizer(folder: Path) -> CLIPTokenizer:
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     learned = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     learned.pre_tokenizer = pre_tokenizers.Whitespace()
-    trainer = trainers.BpeTrainer(vocab_size=1000, end_of_word_suffix="</w>", show_progress=False)  # pyright:
-    ignore[reportCallIssue]
+    trainer = trainers.BpeTrainer(vocab_size=1000, end_of_word_suffix="</w>", show_progress=False)  # pyright: ignore[reportCallIssue]
     learned.train_from_iterator([" ".join(words())], trainer)
     merges = [tuple(pair) for pair in json.loads(learned.to_str())["model"]["merges"]]
     names = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in merges)]
     names += ["<|startoftext|>", "<|endoftext|>"]
-    tokenizer = CLIPTokenizer(vocab={name: i for i, name in enumerate(names)}, merges=merges)  # pyright:
-    ignore[reportArgumentType]
+    tokenizer = CLIPTokenizer(vocab={name: i for i, name in enumerate(names)}, merges=merges)  # pyright: ignore[reportArgumentType]
     tokenizer.save_pretrained(folder)
     return tokenizer
 

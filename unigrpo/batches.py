@@ -31,8 +31,7 @@ class Columnar:
 
     def select(self: Batch, rows: Sequence[int]) -> Batch:
         """Returns some of the samples as copies, in the order of ``rows``."""
-        return replace(self, **{name: _selected(value, rows) for name, value in _columns(self).items()})  # type:
-        ignore[type - var]
+        return replace(self, **{name: _selected(value, rows) for name, value in _columns(self).items()})  # type: ignore[type-var]
 
     def split(self: Batch, number: int) -> list[Batch]:
         """Returns copies of ``number`` contiguous parts whose lengths differ by at most one."""

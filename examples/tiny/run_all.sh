@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The tiny world from nothing: image tokenizer, data, the five stages before UniGRPO, and a table of what each one adds.
+# Trains the tiny world from scratch: image tokenizer, data, the five stages before UniGRPO, and a table of results.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -8,9 +8,9 @@ if [ "${1:-}" = --help ] || [ "${1:-}" = -h ]; then
 bash examples/tiny/run_all.sh
 
 Trains the tiny image tokenizer, writes the tiny world's data, trains stages 1.1, 1.2, 1.3, 2.1 and 2.2 (in three parts)
-one after the other, each as a Ray job, and measures every one on held-out prompts. Everything is written to
-runs/tiny_world, which must not exist. About an hour on two CPU cores, the installation included. The last model
-is runs/tiny_world/stage2_2_sums/policy.
+one after the other, each as a Ray job, and evaluates every stage on held-out prompts. All output is written to
+runs/tiny_world, which must not exist. This takes about an hour on two CPU cores, including the installation. The last
+model is runs/tiny_world/stage2_2_sums/policy.
 TEXT
     exit 0
 fi

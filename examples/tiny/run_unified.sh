@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# UniGRPO on all four tasks of the tiny world, until the curves are flat.
+# Runs UniGRPO on all four tasks of the tiny world until the reward curves are flat.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -7,8 +7,9 @@ if [ "${1:-}" = --help ] || [ "${1:-}" = -h ]; then
     cat <<'TEXT'
 bash examples/tiny/run_unified.sh [--section.name VALUE ...]
 
-Runs the quickstart on all four tasks, with thinking before text to image, for 240 steps at half its
-learning rate: half an hour on two CPU cores. Each prompt comes three or four times. Arguments go to the training command.
+Runs the quickstart on all four tasks, including thinking before text to image, for 240 steps at half its learning rate.
+This takes half an hour on two CPU cores. Each prompt is used three or four times. Arguments are passed to the training
+command.
 TEXT
     exit 0
 fi

@@ -21,6 +21,7 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 
 import functools
 import json
+import logging
 import shutil
 import string
 import subprocess
@@ -103,6 +104,7 @@ def pytest_collection_finish() -> None:
 def pytest_runtest_setup() -> None:
     """Lets types and shapes be checked in the fixtures that are made for a test, and then in the test."""
     LimitedChecks.left = CHECKED_CALLS
+    logging.getLogger().setLevel(logging.WARNING)  # a command that ran in this process has set it to INFO
 
 
 def pytest_runtest_call() -> None:

@@ -309,9 +309,13 @@ def figure(chosen: dict[str, list[dict[str, Any]]], path: Path) -> None:
     titles = [title for title in SAMPLED if title in next(iter(chosen.values()))[0]["points"][0]]
     chart = Figure(figsize=(1.6 * len(chosen) + 1, 2.2 * len(titles)), layout="constrained")
     axes = chart.subplots(len(titles), len(chosen), sharex=True, sharey="row", squeeze=False)
+    for axis, method in zip(axes[0], chosen, strict=True):
+        axis.set_title(method, fontsize="small")
+    for axis in axes[-1]:
+        axis.set_xlabel("step")
     for row, title in zip(axes, titles, strict=True):
         means: list[tuple[list[float], list[float]]] = []
-        for axis, (method, runs) in zip(row, chosen.items(), strict=True):
+        for axis, runs in zip(row, chosen.values(), strict=True):
             curves = [{point["step"]: point[title] for point in run["points"]} for run in runs]
             steps = [step for step in curves[0] if all(step in curve for curve in curves)]
             seeds = [[curve[step] for curve in curves] for step in steps]
@@ -320,10 +324,6 @@ def figure(chosen: dict[str, list[dict[str, Any]]], path: Path) -> None:
             axis.fill_between(steps, [min(v) for v in seeds], [max(v) for v in seeds], color="C0", alpha=0.2)
             axis.plot(*means[-1], color="C0")
             axis.grid(color="0.9")
-            if row is axes[0]:
-                axis.set_title(method, fontsize="small")
-            if row is axes[-1]:
-                axis.set_xlabel("step")
         row[0].set_ylabel(title)
     chart.suptitle("Fraction of held-out answers and images that are right, sampled", fontsize="medium")
     chart.savefig(path, dpi=100)

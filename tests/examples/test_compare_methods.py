@@ -56,6 +56,20 @@ def test_gains_are_taken_at_equal_samples_and_at_the_time_of_the_fastest(scripts
     ]
 
 
+def test_the_figure_has_a_column_for_each_method_with_the_first_one_in_grey(scripts, monkeypatch, tmp_path):
+    figures: list[Any] = []
+    monkeypatch.setattr(scripts.compare, "Figure", lambda **kwargs: figures.append(Figure(**kwargs)) or figures[-1])
+    longer = a_run(1e-4, 2, (0.4, 0.6, 0.6))
+    del longer["points"][1]  # curves have the steps that all runs of a method have
+    first, second = [a_run(1e-4, 1, (0.2, 0.2, 0.6))], [a_run(1e-4, 1, (0.2, 0.4, 0.8)), longer]
+    scripts.compare.figure({"first": first, "second": second}, tmp_path / "curves.png")
+    left, right = figures[0].axes
+    assert [left.get_title(), right.get_title()] == ["first", "second"]
+    grey, mean = right.lines
+    assert (grey.get_xdata().tolist(), grey.get_ydata().tolist()) == ([0, 10, 20], [0.2, 0.2, 0.6])
+    assert (mean.get_xdata().tolist(), mean.get_ydata().tolist()) == ([0, 20], pytest.approx([0.3, 0.7]))
+
+
 def test_a_method_may_bring_its_rates(scripts, monkeypatch, capsys):
     read = scripts.compare.method_and_rates
     assert read("trace, 2 views") == ("trace, 2 views", [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -21,6 +22,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+NOT_WRITABLE = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOLCK,
+)  # fmt: skip
+"""Errors of a cache that is full or cannot be written. Those of sockets and of TLS have numbers, too."""
 TEXT_FILES = ("*.json", "*.txt")
 """Files of a config, a tokenizer and a processor."""
 
@@ -98,8 +103,8 @@ def _downloaded(model: str, patterns: Sequence[str]) -> Path:
 
 def _reason(error: Exception) -> str:
     """Returns the reason why a download failed, and what to do, on one line."""
-    full = next((e for e in (error, error.__cause__) if isinstance(e, OSError) and e.errno), None)
-    if full is not None:  # an error of the file system: those of the network have no number
+    full = next((e for e in (error, error.__cause__) if isinstance(e, OSError) and e.errno in NOT_WRITABLE), None)
+    if full is not None:
         return (
             f"the cache of the Hub cannot be written ({full.strerror}: {full.filename or constants.HF_HOME}); free "
             "some space, or set HF_HOME to a folder that can be written"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +78,24 @@ def test_a_folder_that_the_hub_does_not_give_is_named_with_the_reason_on_one_lin
     monkeypatch.setattr(weights, "snapshot_download", refuse)
     with pytest.raises(ValueError, match=r"the Hub did not give it: OSError: no network many more lines; download it"):
         weights.processor_folder("owner/name")
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (errno.ENOSPC, "the cache of the Hub cannot be written"),
+        (errno.ENETUNREACH, "OSError: [Errno 101] Network is unreachable; download it first and give its folder"),
+    ],
+)
+def test_only_errors_of_the_disk_are_those_of_the_cache(
+    monkeypatch: pytest.MonkeyPatch, number: int, message: str
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise LocalEntryNotFoundError("no copy") from OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(weights, "snapshot_download", fail)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        weights.model_folder("owner/model")
 
 
 @pytest.mark.parametrize("is_zip", [True, False])

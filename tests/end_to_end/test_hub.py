@@ -256,7 +256,7 @@ def test_workers_of_a_stage_read_its_sources_without_the_hub(hub: HubServer, cli
         "import torch; from unigrpo.config.corpora import ColumnConfig, SourceConfig\n"
         "from unigrpo.config.denoising import ModalityConfig, StageConfig, ValidationConfig\n"
         "from unigrpo.data.corpora.table_sources import TextSource; from unigrpo.data import hub\n"
-        "from unigrpo.data.stage_rows import with_local_tables\n"
+        "from unigrpo.data.corpora.dataloader import with_local_tables\n"
         "hub.download.cache_clear()\n"
         "columns = ColumnConfig(text='question')\n"
         "source = SourceConfig(kind='text', task='lm', path='me/stage:main', columns=columns)\n"

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from unigrpo.checks.unigrpo import check_image_tokenizer, check_image_tokens
 from unigrpo.config.denoising import MODALITIES, StageConfig
+from unigrpo.data.corpora.dataloader import CorpusLoader
 from unigrpo.data.corpora.rows import RowEncoder
 from unigrpo.data.images import read_image
 from unigrpo.data.prompts import load_prompts
-from unigrpo.data.stage_rows import CorpusLoader
 from unigrpo.models.checkpoint_io import load_config
 from unigrpo.models.loading import load_tokenizer
 from unigrpo.models.vocabulary import Vocabulary

@@ -18,7 +18,7 @@ from unigrpo import ConfigError
 from unigrpo.config import BaseRunConfig, RunConfig
 from unigrpo.config.denoising import StageConfig
 from unigrpo.config.reward import POLICY_GPU_SHARE
-from unigrpo.data.stage_rows import with_local_tables
+from unigrpo.data.corpora.dataloader import with_local_tables
 from unigrpo.distributed import weight_channel
 from unigrpo.distributed.actors import DenoisingActor, ModelActor, PolicyActor, ReferenceActor, RolloutActor
 from unigrpo.distributed.ray_group import REMINDER_SECONDS, RayGroup, WorkerError, cause_of

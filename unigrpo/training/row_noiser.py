@@ -10,9 +10,9 @@ from torch import Tensor
 
 from unigrpo import ConfigError
 from unigrpo.config.denoising import NoiseConfig
+from unigrpo.data.corpora.dataloader import LoadedSample
 from unigrpo.data.corpora.rows import RowEncoder
 from unigrpo.data.images import normalized
-from unigrpo.data.stage_rows import LoadedSample
 from unigrpo.models.image_tokenizer import ImageTokenizer
 from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.rng import keyed_generator

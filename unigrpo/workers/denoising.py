@@ -8,8 +8,8 @@ from collections.abc import Mapping
 
 from unigrpo.config.corpora import SourceConfig
 from unigrpo.config.denoising import StageConfig
+from unigrpo.data.corpora.dataloader import CorpusLoader, StepDataset, StepLoader
 from unigrpo.data.corpora.rows import RowEncoder
-from unigrpo.data.stage_rows import CorpusLoader, StepDataset, StepLoader
 from unigrpo.models.loading import find_image_tokenizer, load_tokenizer
 from unigrpo.models.sampling_defaults import SamplingDefaults
 from unigrpo.models.vocabulary import Vocabulary

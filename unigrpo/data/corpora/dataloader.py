@@ -1,4 +1,4 @@
-"""The samples of a stage's steps, and their tokens, as functions of the step alone."""
+"""The samples that each rank reads in a step of pretraining or Mix-CoT, as a function of the step alone."""
 
 from __future__ import annotations
 

@@ -18,9 +18,9 @@ from PIL import Image
 from unigrpo.config import Fit
 from unigrpo.config.corpora import CaptionConfig, SourceConfig
 from unigrpo.data.bad_samples import BadSample
+from unigrpo.data.corpora.dataloader import CorpusLoader, LoadedSample, StepDataset, StepLoader
 from unigrpo.data.corpora.rows import RowEncoder
 from unigrpo.data.corpora.sample import CorpusSample
-from unigrpo.data.stage_rows import CorpusLoader, LoadedSample, StepDataset, StepLoader
 
 
 class Positions:

@@ -36,7 +36,7 @@ check() {
 check "linters" env SKIP=pyright PATH="$bin:$PATH" pre-commit run --all-files
 check "pyright" "$bin/pyright" --pythonpath "$PYTHON"
 # Files go to free processes in their order: those that start Ray, which mostly wait, before the many short ones. The
-# files of a folder whose names start with test_ray_ stay together, since they share a cluster.
+# files of a folder whose names start with test_ray_ stay together, since they share a cluster, and so do those of hub/.
 # One process more than CPUs, since tests that start Ray or other processes mostly wait.
 num_cpus=$(count_cpus)
 processes=$((num_cpus < 4 ? num_cpus + 1 : 4))

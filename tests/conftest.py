@@ -113,12 +113,12 @@ def pytest_runtest_call() -> None:
 
 class Scheduling(LoadFileScheduling):
     """Hands a file at a time to each process of pytest-xdist. The files of a folder that start Ray go to one process,
-    which starts the cluster of that folder once."""
+    which starts the cluster of that folder once, and so do the files of the folder that starts a Hub."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = super()._split_scope(nodeid)
         folder, _, name = file.rpartition("/")
-        return folder if name.startswith("test_ray_") else file
+        return folder if name.startswith("test_ray_") or folder.endswith("/hub") else file
 
 
 @pytest.hookimpl(optionalhook=True)

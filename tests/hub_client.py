@@ -28,6 +28,15 @@ class Answer(NamedTuple):
     err: str
 
 
+def error_of(answer: Answer) -> str:
+    """Returns the one line of the error with which a command ended."""
+    assert answer.status == 2, answer
+    lines = [line for line in answer.err.splitlines() if line.startswith("error: ")]
+    assert lines and lines[-1] == answer.err.splitlines()[-1], answer.err
+    assert "Traceback" not in answer.err and "HTTP Request" not in answer.err
+    return lines[-1]
+
+
 class HubClient:
     """The process, seen from the tests."""
 

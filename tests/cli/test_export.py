@@ -1,5 +1,5 @@
 """A model folder from a checkpoint: its weights, sampling settings and model card. The upload to the Hub
-is tested in `test_hub.py`."""
+is tested in `tests/end_to_end/hub/test_push.py`."""
 
 from __future__ import annotations
 

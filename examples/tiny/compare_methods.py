@@ -206,7 +206,7 @@ def known_step_seconds(folder: Path, methods: Sequence[str], arguments: argparse
 def run_config(method: str, arguments: argparse.Namespace, settings: Sequence[str] = ()) -> RunConfig:
     """Returns the config of a run."""
     all_settings = ["--config", arguments.config, *(METHODS | ABLATIONS)[method], *arguments.settings, *settings]
-    return config_from_args(parse(run_parser("compare_methods", ""), all_settings, RunConfig), RunConfig)
+    return config_from_args(parse(run_parser("compare_methods", "", RunConfig), all_settings, RunConfig), RunConfig)
 
 
 def read(file: Path) -> dict[str, Any]:

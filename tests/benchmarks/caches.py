@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--max_samples", type=int, default=0, help="held-out prompts; 0 takes all")
     flags = parser.parse_args()
     arguments = ["--config", flags.config, "--eval.max_samples", str(flags.max_samples)]
-    config: RunConfig = config_from_args(parse(run_parser("caches", ""), arguments), RunConfig)
+    config: RunConfig = config_from_args(parse(run_parser("caches", "", RunConfig), arguments), RunConfig)
     name = config.actor.model_name_or_path
     model = load_policy(name, torch.float32, config.ds.attn_implementation)
     policy = PolicyWorker(

@@ -14,7 +14,7 @@ from unigrpo.runs.config_file import config_text
 
 
 def config(*arguments):
-    parser = run_parser("unigrpo train", "Trains.")
+    parser = run_parser("unigrpo train", "Trains.", RunConfig)
     return config_from_args(parse(parser, arguments, RunConfig), RunConfig)
 
 
@@ -43,7 +43,7 @@ def test_secrets_in_reward_options_are_not_written():
 
 
 def test_every_field_has_a_help_text():
-    parser = run_parser("unigrpo train", "Trains.")
+    parser = run_parser("unigrpo train", "Trains.", RunConfig)
     text = " ".join(parser.format_help().split())
     for section in dataclasses.fields(RunConfig):
         if dataclasses.is_dataclass(section.default_factory):
@@ -103,7 +103,9 @@ def test_a_wrong_flag_or_value_is_named(arguments, message):
     assert message in str(caught.value)
 
 
-FLAGS = {flag for action in run_parser("unigrpo train", "Trains.")._actions for flag in action.option_strings}
+FLAGS = {
+    flag for action in run_parser("unigrpo train", "Trains.", RunConfig)._actions for flag in action.option_strings
+}
 
 
 @pytest.mark.parametrize("name", ELSEWHERE)

@@ -149,7 +149,7 @@ def test_nothing_changes_a_config_after_construction():
 @pytest.mark.parametrize("flags", [(), ("--actor.num_nodes", "8", "--rollout.batch_size", "384")])
 def test_the_shipped_8b_config_has_the_rewards_of_the_paper(flags):
     file = Path(__file__).parents[2] / "launch" / "configs" / "mmada_8b" / "unigrpo.yaml"
-    config = config_from_args(parse(run_parser("x", "x"), ["--config", str(file), *flags]), RunConfig)
+    config = config_from_args(parse(run_parser("x", "x", RunConfig), ["--config", str(file), *flags]), RunConfig)
     weights = {(term.name, task): term.weight for term in config.reward.terms for task in term.tasks}
     assert weights == {
         ("math_answer", "text"): 2.0, ("math_answer", "mmu"): 2.0, ("cot_format", "text"): 0.5,
@@ -164,7 +164,9 @@ def test_the_shipped_8b_config_has_the_rewards_of_the_paper(flags):
 
 def test_unigrpo_asks_with_the_words_and_the_template_that_stage_2_trains():
     folder = Path(__file__).parents[2] / "launch" / "configs" / "mmada_8b"
-    data = config_from_args(parse(run_parser("x", "x"), ["--config", str(folder / "unigrpo.yaml")]), RunConfig).data
+    data = config_from_args(
+        parse(run_parser("x", "x", RunConfig), ["--config", str(folder / "unigrpo.yaml")]), RunConfig
+    ).data
     stages = [yaml.safe_load((folder / f"stage2_{part}.yaml").read_text()) for part in (1, 2)]
     asked = [
         (source["task"], source["instruction"])

@@ -89,7 +89,8 @@ def test_every_method_is_a_valid_config(scripts, monkeypatch):
     compare = scripts.compare
     made = {
         name: compare.config_from_args(
-            compare.parse(compare.run_parser("x", ""), ["--config", compare.CONFIG, *settings]), compare.RunConfig
+            compare.parse(compare.run_parser("x", "", RunConfig), ["--config", compare.CONFIG, *settings]),
+            compare.RunConfig,
         ).algo
         for name, settings in compare.METHODS.items()
     }

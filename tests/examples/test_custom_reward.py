@@ -103,5 +103,5 @@ def test_the_terms_of_the_page_parse(tmp_path):
     text = page.split("```yaml\n")[1].split("```")[0]
     file = tmp_path / "terms.yaml"
     file.write_text(text)
-    term = config_from_args(parse(run_parser("x", "x"), ["--config", str(file)]), RunConfig).reward.terms[0]
+    term = config_from_args(parse(run_parser("x", "x", RunConfig), ["--config", str(file)]), RunConfig).reward.terms[0]
     assert term.options == yaml.safe_load(text)["reward"]["terms"][0]["options"] == {"penalty": 0.02}

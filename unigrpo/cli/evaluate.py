@@ -27,7 +27,7 @@ UNUSED = (
 
 def run(arguments: Sequence[str]) -> int:
     """Runs ``unigrpo evaluate``. Returns the exit status."""
-    parser = run_parser("unigrpo evaluate", __doc__ or "")
+    parser = run_parser("unigrpo evaluate", __doc__ or "", RunConfig)
     hide_flags(parser, UNUSED, but=("train.seed", "actor.model_name_or_path"))
     parser.add_argument(
         "--models", nargs="+", default=(), help="checkpoints to compare, in the order of the columns of the table"

@@ -130,7 +130,7 @@ class BaseRunConfig(ABC):
         Raises:
             ConfigError: The file cannot be read, or a name or value is wrong.
         """
-        from unigrpo.config.parsing import config_from_yaml  # noqa: PLC0415  # it reads the classes of this module
+        from unigrpo.config.parsing import config_from_yaml  # noqa: PLC0415  # loads jsonargparse
 
         return config_from_yaml(cls, file, overrides or {})
 

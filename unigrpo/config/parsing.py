@@ -21,7 +21,6 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_loader, s
 from unigrpo import ConfigError
 from unigrpo.config.names_elsewhere import ELSEWHERE
 from unigrpo.config.old_names import renamed_flags
-from unigrpo.config.unigrpo import RunConfig
 from unigrpo.config.yaml_text import load_yaml
 
 Config = TypeVar("Config")
@@ -63,7 +62,7 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 set_loader("yaml", load_yaml, exceptions=(yaml.YAMLError,))
 
 
-def run_parser(program: str, description: str, config: type = RunConfig) -> ArgumentParser:
+def run_parser(program: str, description: str, config: type) -> ArgumentParser:
     """Returns a parser whose dotted flags are the fields of a config class."""
     parser = ArgumentParser(
         prog=program,

@@ -1,4 +1,4 @@
-"""Another implementation to compare with: OpenRLHF's losses."""
+"""The losses of OpenRLHF, with which tests compare."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from unigrpo.distributed import compat
 
 @pytest.fixture(scope="session")
 def openrlhf() -> SimpleNamespace:
-    """OpenRLHF's own losses: the second implementation. Its modules load only once placeholders are in place."""
+    """Returns the loss functions of OpenRLHF. Its modules need the placeholders."""
     compat.install()
     loss = importlib.import_module("openrlhf.models.loss")
     utils = importlib.import_module("openrlhf.models.utils")

@@ -23,7 +23,8 @@ from unigrpo.rng import keyed_generator
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Six samples of two groups and two tasks; the last two have two parts. Views overlap, weights have any size."""
+    """Six samples of two groups and two tasks. The last two samples have two spans. Views overlap, and weights are
+    arbitrary."""
 
     entries: Entries
     columns: Columns
@@ -104,7 +105,7 @@ def loss_and_gradient(batch, objective, kl=None, how="masked_token_mean"):
 
 
 def part(batch, samples):
-    """Some of the samples as a pass of their own."""
+    """Returns some of the samples as a separate pass."""
     index = torch.tensor(samples)
     place = torch.full((batch.columns.num_samples,), -1)
     place[index] = torch.arange(len(samples))
@@ -114,7 +115,7 @@ def part(batch, samples):
 
 
 def dense(batch, values):
-    """(V, B, L), 0 elsewhere."""
+    """Returns the values of entries as a tensor (V, B, L), which is 0 elsewhere."""
     entries, columns = batch.entries, batch.columns
     table = values.new_zeros(int(entries.view.max()) + 1, columns.num_samples, columns.row_length)
     table[entries.view, entries.sample, entries.position] = values

@@ -1,4 +1,4 @@
-"""Group advantages against a loop over the formulas, against the original code, and at their edges."""
+"""Compares group advantages with a loop over the formulas and with the original code, and tests edge cases."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from unigrpo import plugins
 from unigrpo.algorithm.advantage.base import PACKAGE, group_advantages, load_advantage
 
 ESTIMATORS = ["group_norm", "mean_only", "leave_one_out"]
-"""Those with a loop below; all files of the folder are in NAMES."""
+"""The estimators that ``by_loop`` computes; NAMES has all estimators."""
 NAMES = plugins.available(PACKAGE)
 REWARDS = torch.tensor([2.5, 0.0, 0.5, 2.0, 2.0, 0.5, 1.1, 0.3], dtype=torch.float64)
 GROUPS = torch.tensor([7, 2, 7, 2, 7, 2, 7, 7])
@@ -81,7 +81,7 @@ def test_advantages_are_those_of_the_original_code(golden):
     torch.testing.assert_close(centred, arrays["out.trl_scale_none"].flatten())
 
 
-def test_a_lonely_rollout_is_refused():
+def test_a_group_of_one_rollout_is_refused():
     with pytest.raises(ValueError, match="group 5 has one rollout"):
         group_advantages(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1, 5, 1]))
 
@@ -98,12 +98,12 @@ def test_a_constant_added_to_all_rewards_changes_nothing(estimator):
 
 
 def test_a_group_that_differs_by_rounding_alone_is_left_out():
-    """Without a floor, such a group trains at full strength on the rounding of its rewards."""
+    """Without ``min_spread``, the rounding of the rewards of such a group gives advantages of normal size."""
     rewards = torch.tensor([3.1, 3.1, 3.1, 3.1 + 1e-15, 1.0, 2.0], dtype=torch.float64)
     groups = torch.tensor([0, 0, 0, 0, 1, 1])
     assert group_advantages(rewards, groups)[:4].abs().max() > 0.5
     assert group_advantages(rewards, groups, min_spread=1e-6).tolist() == [0.0] * 4 + [-1.0, 1.0]
-    assert group_advantages(rewards, groups, min_spread=0.5).tolist() == [0.0] * 6  # a spread of 0.5 itself
+    assert group_advantages(rewards, groups, min_spread=0.5).tolist() == [0.0] * 6  # the spread of the second group
 
 
 def test_wd1_follows_its_temperature():

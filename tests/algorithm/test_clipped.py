@@ -1,4 +1,4 @@
-"""The clipped surrogate against a loop, finite differences, and OpenRLHF's PolicyLoss."""
+"""Compares the clipped surrogate with a loop, with finite differences and with OpenRLHF's PolicyLoss."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def surrogate(new, old, advantages, clip_low=0.2, clip_high=0.2) -> Surrogate:
 
 @pytest.fixture
 def batch():
-    """Log-probabilities far enough apart that both clips are in force somewhere, float64."""
+    """Returns log-probabilities in float64 that differ so much that some ratios exceed each clip bound."""
     generator = keyed_generator("policy loss")
     shape = (5, 9)
     old = -3 * torch.rand(shape, generator=generator, dtype=torch.float64)
@@ -99,6 +99,6 @@ def test_loss_gradient_and_clip_fraction_are_those_of_openrlhf(batch, openrlhf, 
     reference = openrlhf.PolicyLoss(clip_eps_low=0.2, clip_eps_high=0.28, token_level_loss=level == "token")
     expected, clip_fraction, *_ = reference(theirs, old, advantages, action_mask=torch.ones_like(new))
     expected.backward()
-    torch.testing.assert_close(loss, expected, rtol=1e-7, atol=0)  # it adds 1e-8 to the token counts
+    torch.testing.assert_close(loss, expected, rtol=1e-7, atol=0)  # OpenRLHF adds 1e-8 to the token counts
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-7, atol=1e-15)
     assert result.is_clipped.double().mean().item() == pytest.approx(clip_fraction.item())

@@ -1,4 +1,4 @@
-"""Noising and losses of pretraining against the numbers of the original code, and against loops."""
+"""Compares masks and losses of pretraining with the numbers of the original code and with loops."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_image_masks_are_those_of_the_original_code(golden, size):
     assert torch.equal(hidden, arrays["out.labels"] != IGNORE)
 
 
-def test_every_image_token_is_hidden_equally_often():
+def test_every_image_token_is_masked_equally_often():
     rows, size = 20_000, 5
     hidden = image_mask(torch.full((rows,), 0.4), torch.rand(rows, size, generator=keyed_generator("fair")))
     assert (hidden.sum(dim=1) == 2).all()
@@ -60,9 +60,9 @@ def test_text_masks_are_those_of_the_original_code(golden, task):
     params, arrays = golden(f"text_noising_{task}")
     clean, length = arrays["out.labels"], arrays["out.labels"].shape[1]
     if task == "mmu":
-        # The labels leave the image out; it is never hidden.
+        # The labels leave out the image, which is never masked.
         clean = torch.where(clean == IGNORE, arrays["out.noisy"], clean)
-    # Prompt positions are what a certain draw leaves unhidden; their number is known from the answer length.
+    # The answer is at the end of the row, and only its tokens may be masked.
     eligible = torch.arange(length) >= length - arrays["out.answer_lengths"]
     probability = text_mask_probability(arrays["in.t"])
     torch.testing.assert_close(probability[:, None].expand(clean.shape), arrays["out.p_mask"], rtol=0, atol=1e-6)
@@ -72,7 +72,7 @@ def test_text_masks_are_those_of_the_original_code(golden, task):
 
 @pytest.fixture
 def mixed(golden):
-    """The mixed batch [t2i, lm, mmu, r2i] of two rows each: log-probabilities, and the weights of each task."""
+    """Returns log-probabilities and masks of a batch with two rows of each of the tasks t2i, lm, mmu and r2i."""
     params, arrays = golden("losses_all_modalities")
     labels = arrays["in.labels"]
     logits = arrays["out.logits_reference"]
@@ -149,7 +149,7 @@ def test_one_row_at_a_time_adds_up_to_the_whole_task(mixed):
     torch.testing.assert_close(sum(parts), whole)
 
 
-def test_an_absent_task_and_rows_without_hidden_tokens_give_zero_with_a_gradient(mixed):
+def test_an_absent_task_and_rows_without_masked_tokens_give_zero_with_a_gradient(mixed):
     _, arrays, log_probs, is_masked, labelled = mixed
     log_probs = log_probs.clone().requires_grad_()
     empty = slice(0, 0)
@@ -165,14 +165,15 @@ def test_an_absent_task_and_rows_without_hidden_tokens_give_zero_with_a_gradient
     assert (log_probs.grad == 0).all()
 
 
-def test_a_row_whose_prompt_fills_everything_gives_zero():
+def test_a_row_without_an_answer_has_the_loss_zero():
     nothing = torch.zeros(1, 5, dtype=torch.bool)
     weight = likelihood_bound_weights(nothing, torch.tensor([0.5]), torch.tensor([0]), num_rows=1.0)
     assert denoising_loss(torch.full((1, 5), -torch.inf), weight) == 0
 
 
 def test_the_bound_is_unbiased_over_all_masks_of_four_tokens():
-    """With log-probabilities that do not depend on the mask, the expected loss is their mean, whatever the ratio."""
+    """If the log-probabilities do not depend on the mask, the expected loss is their negative mean for any mask
+    ratio."""
     log_probs = torch.randn(1, 4, generator=keyed_generator("unbiased"))
     probability = torch.tensor([0.3])
     total = 0.0

@@ -1,4 +1,4 @@
-"""Units of entries, and the reductions of their losses."""
+"""Tests the units of entries and the reductions of their losses."""
 
 from __future__ import annotations
 
@@ -80,11 +80,11 @@ def test_the_reductions_are_those_of_openrlhf(openrlhf, how, token_level):
         batch_num_tokens=float(len(values)), global_batch_size=4.0,
     )  # fmt: skip
     found = reduce_units(values, grouped, batch.columns, how, batch.counts())
-    torch.testing.assert_close(found, expected, rtol=1e-7, atol=0)  # it adds 1e-8 to the token counts
+    torch.testing.assert_close(found, expected, rtol=1e-7, atol=0)  # OpenRLHF adds 1e-8 to the token counts
 
 
-def test_what_has_the_weight_0_is_no_entry():
-    """Whether a view masks it or not, and in a view of its own, too."""
+def test_tokens_with_weight_0_are_no_entries():
+    """This holds for masked and for visible tokens, and for a view in which all weights are 0."""
     weight = torch.tensor([[0.0, 2.0, 0.0], [0.0, 0.0, -1.0]])
     views = Views(is_masked=weight != 0, weight=weight, rate=torch.full((2, 3), 0.5))
     more = Views(
@@ -100,7 +100,7 @@ def test_what_has_the_weight_0_is_no_entry():
 
 
 def test_a_fixed_length_is_that_of_the_task():
-    """A loss of 1 for every token of full responses is 1 for texts and for images, whatever their lengths."""
+    """If every token has the loss 1 and all responses have full length, the loss is 1 for texts and for images."""
     num_text, num_image = 6, 24
     views = [
         Views(is_masked=torch.ones(1, n).bool(), weight=torch.ones(1, n), rate=torch.ones(1, n))

@@ -1,4 +1,4 @@
-"""What the mask-based estimators do beyond what all must: which tokens they mask, and with which weights."""
+"""Tests which tokens the mask-based estimators mask, and with which weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROWS = [(3, 6, 2), (1, 1, 7), (5, 4, 0), (2, 1, 0), (4, 8, 1)]
 
 
 def make_row(prompt: int, scored: int, tail: int) -> Row:
-    """Tokens of the prompt, scored tokens and padding after the first end-of-text."""
+    """Returns a row of prompt tokens, scored tokens and padding after the first end-of-text."""
     place = torch.arange(prompt + scored + tail)
     response = place >= prompt
     return Row(
@@ -65,7 +65,7 @@ def test_masked_tokens_masks_all_at_ratio_one_and_one_token_at_ratio_zero(sizes)
     assert views_of(MaskedTokens(), row, 0.0).weight.sum() == 1
 
 
-def test_masked_tokens_masks_the_rounded_share_with_exact_count():
+def test_masked_tokens_with_exact_count_masks_the_rounded_fraction():
     numbers = [views_of(MaskedTokens("exact_count"), make_row(*sizes), 0.5).weight.sum().item() for sizes in ROWS]
     assert numbers == [3, 1, 2, 1, 4]
 
@@ -85,7 +85,7 @@ def test_views_of_random_masking_are_spread_over_the_mask_ratios(ratio, numbers)
     assert views.is_masked.sum(dim=1).tolist() == numbers
 
 
-def test_all_masked_masks_the_response_and_the_asked_share_of_the_prompt():
+def test_all_masked_masks_the_response_and_the_given_fraction_of_the_prompt():
     row = make_row(10_000, 4, 1)
     views = views_of(AllMasked(prompt_mask_ratio=0.15), row, 0.5)
     assert views.is_masked[0, row.response_mask].all()
@@ -104,8 +104,9 @@ def test_coupled_scores_every_token_in_the_full_view_and_in_one_of_the_two_other
     assert set((mask + complement)[row.scored_mask].tolist()) == {1.0}  # t = 0.5
 
 
-def test_coupled_in_expectation_over_all_masks_of_four_tokens_is_half_the_sum_of_three_estimates():
-    """Enumerates all 2^4 masks: the inverse weights undo the chance that a token is masked, in mask and complement."""
+def test_the_expectation_of_coupled_is_half_the_sum_of_three_estimates():
+    """Enumerates all 2^4 masks. The weights are the inverse probabilities that the mask or its complement masks a
+    token."""
     ratio, size = 0.3, 4
     generator = keyed_generator("table")
     table = torch.randn(2**size, size, generator=generator)  # log-probability of each token under each mask
@@ -123,7 +124,8 @@ def test_coupled_in_expectation_over_all_masks_of_four_tokens_is_half_the_sum_of
 
 
 def expected_coupled(table: Tensor, ratio: float, size: int) -> Tensor:
-    """Half the log-probability with everything masked, and those expected under the ratios t and 1 - t."""
+    """Returns half the sum of the log-probability with all tokens masked and those expected under ratios t and 1 -
+    t."""
     expected = torch.zeros(size)
     for token in range(size):
         given_masked = [0.0, 0.0]
@@ -138,13 +140,13 @@ def expected_coupled(table: Tensor, ratio: float, size: int) -> Tensor:
     return expected
 
 
-def test_coupled_forces_no_token_into_an_empty_mask():
+def test_coupled_does_not_add_a_token_to_an_empty_mask():
     views = [views_of(Coupled(), make_row(1, 1, 0), 0.5, key) for key in range(400)]
     empty = sum(not one.is_masked[1].any() for one in views) / 400
     assert empty == pytest.approx(0.5, abs=0.125)  # five standard errors
 
 
-def test_coupled_with_exact_count_divides_by_the_share_that_was_masked():
+def test_coupled_with_exact_count_divides_by_the_fraction_that_was_masked():
     views = views_of(Coupled(masking="exact_count"), make_row(2, 5, 0), 0.5)  # t = 0.5: 2 of 5
     assert views.weight[1].sum().item() == pytest.approx(2 / (2 * 2 / 5))
     assert views.weight[2].sum().item() == pytest.approx(3 / (2 * 3 / 5))

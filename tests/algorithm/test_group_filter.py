@@ -1,4 +1,4 @@
-"""Group filters against groups that are classified by hand."""
+"""Compares group filters with a classification of groups by hand."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from unigrpo import ConfigError
 from unigrpo.algorithm.group_filter.base import kept_groups, load_group_filter
 
 GROUPS = torch.tensor([0, 0, 2, 2, 1, 1, 3, 3, 4, 4])
-"""In an order in which ranks may return them."""
+"""Numbers of the groups in an order in which ranks may return them."""
 
 
 def kept(rewards: list[float], max_groups: int = 9, valid: list[bool] | None = None, **options: float) -> list[int]:
@@ -24,7 +24,7 @@ def test_the_first_groups_in_the_order_of_the_prompts_whose_rewards_differ_are_k
     assert kept(rewards, max_groups=2) == [0, 2]
 
 
-def test_equal_rewards_are_no_spread_whatever_their_rounding():
+def test_rewards_that_differ_by_rounding_alone_have_no_spread():
     assert kept([0.1 + 0.2] * 10) == []
     assert kept([1.1, 1.1, 1 / 3, 1 / 3, -2.3, -2.3]) == []
 

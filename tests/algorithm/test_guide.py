@@ -1,4 +1,4 @@
-"""The methods that docs/algorithms.md writes as examples pass what every method of the folders must pass."""
+"""Runs the tests of the built-in methods on the example methods of docs/algorithms.md."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EXAMPLES = {found["folder"]: (found["name"], found["code"]) for found in EXAMPLE
 
 @pytest.fixture(autouse=True)
 def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Finds the examples among the files of the packages, as if they had been written there."""
+    """Makes the packages of methods find the files of the examples."""
     before = set(sys.modules)
     for folder, (name, code) in EXAMPLES.items():
         (tmp_path / folder).mkdir()
@@ -45,15 +45,15 @@ def test_there_is_an_example_of_each_kind() -> None:
 
 @pytest.mark.parametrize("ratio", test_views.RATIOS)
 @pytest.mark.parametrize("row", test_views.ROWS.values(), ids=test_views.ROWS)
-def test_the_estimator_masks_and_weighs_as_every_estimator(row, ratio) -> None:
+def test_the_views_of_the_estimator_are_valid(row, ratio) -> None:
     name = EXAMPLES["likelihood"][0]
     test_views.test_views_are_well_formed(name, {}, row, ratio)
-    test_views.test_a_view_stands_where_the_sampler_stood(name, {}, row)
+    test_views.test_a_view_masks_spans_as_the_sampler_does(name, {}, row)
 
 
 def test_the_views_of_the_estimator_follow_from_row_and_key() -> None:
     name = EXAMPLES["likelihood"][0]
-    test_views.test_padding_that_was_never_written_is_masked_while_its_part_is_scored(name, {})
+    test_views.test_padding_that_was_never_generated_is_masked_while_its_span_is_scored(name, {})
     test_views.test_the_same_key_gives_the_same_views(name, {})
     test_views.test_another_key_gives_other_views(name)
     test_views.test_a_longer_prompt_changes_nothing(name)
@@ -72,7 +72,7 @@ def test_every_token_is_scored_once_with_the_rate_of_its_view() -> None:
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_the_objective_does_what_every_objective_does(level) -> None:
+def test_the_objective_passes_the_tests_of_every_objective(level) -> None:
     name, options = EXAMPLES["objective"][0], {"level": level}
     test_objectives.test_the_gradient_is_that_of_finite_differences(name, options)
     test_objectives.test_the_gradient_in_two_passes_is_that_in_one(name, options)
@@ -92,11 +92,11 @@ def test_a_bound_above_every_ratio_gives_the_clipped_surrogate() -> None:
     assert held[0] < clipped[0]
 
 
-def test_the_advantages_are_those_of_every_advantage_estimator() -> None:
+def test_the_advantage_estimator_passes_the_tests_of_every_advantage_estimator() -> None:
     name = EXAMPLES["advantage"][0]
     test_advantage.test_each_group_sums_to_zero(name)
     test_advantage.test_the_order_of_the_rollouts_does_not_matter(name)
     test_advantage.test_a_constant_added_to_all_rewards_changes_nothing(name)
     rewards, groups = test_advantage.REWARDS, test_advantage.GROUPS
     found = test_advantage.group_advantages(rewards, groups, name)
-    assert found[groups == 2].tolist() == pytest.approx([-5 / 12, 7 / 12, -2 / 12])  # of 0, 2 and 0.5
+    assert found[groups == 2].tolist() == pytest.approx([-5 / 12, 7 / 12, -2 / 12])  # rewards 0, 2 and 0.5

@@ -1,4 +1,4 @@
-"""KL estimators against the exact divergence, finite differences, and OpenRLHF's compute_approx_kl."""
+"""Compares KL estimators with the exact divergence, finite differences and OpenRLHF's compute_approx_kl."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_k2_agrees_to_second_order_when_the_distributions_are_close():
     reference = torch.log_softmax(policy + 1e-3 * log_probs("nudge"), dim=1)
     expected = torch.nn.functional.kl_div(reference, policy, reduction="none", log_target=True).sum(dim=1)
     estimate = (policy.exp() * kl_estimate(reference - policy, "k2")).sum(dim=1)
-    torch.testing.assert_close(estimate, expected, rtol=2e-3, atol=0)  # the next order is 1e-3 smaller
+    torch.testing.assert_close(estimate, expected, rtol=2e-3, atol=0)  # terms of the next order are smaller by 1e-3
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
@@ -64,7 +64,7 @@ def test_the_gradient_is_that_of_finite_differences(estimator):
 
 
 @pytest.mark.parametrize("difference", [100.0, -100.0, 1e4])
-def test_k3_stays_finite_far_away(difference):
+def test_k3_is_finite_for_distant_distributions(difference):
     policy = torch.tensor([[-difference]], requires_grad=True)
     value = kl_estimate(-policy, "k3")
     (gradient,) = torch.autograd.grad(value.sum(), policy)
@@ -74,7 +74,7 @@ def test_k3_stays_finite_far_away(difference):
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_values_and_gradients_are_those_of_openrlhf(estimator, openrlhf):
-    """It works in float32 and holds values within +-10, which these do not reach."""
+    """OpenRLHF computes in float32 and clamps values to +-10, which these values do not reach."""
     reference = log_probs("reference", dtype=torch.float32)
     ours, theirs = (log_probs("policy", dtype=torch.float32).requires_grad_() for _ in range(2))
     value = kl_estimate(reference - ours, estimator)
@@ -99,14 +99,14 @@ def test_the_exact_kl_has_the_value_and_the_gradient_of_the_divergence():
     torch.testing.assert_close(value, expected)
     assert torch.autograd.gradcheck(lambda x: exact_kl(x.log_softmax(-1), reference), (logits,))
     cut = logits.detach().clone()
-    cut[:, 0] = -torch.inf  # a token that is never drawn
+    cut[:, 0] = -torch.inf  # a token with probability 0
     cut.requires_grad_()
     (gradient,) = torch.autograd.grad(exact_kl(cut.log_softmax(-1), reference).sum(), cut)
     assert gradient.isfinite().all()
 
 
-def test_only_k2_pulls_towards_the_reference_by_the_divergence_itself():
-    """The exact expectation over a vocabulary of five tokens: gradients of k1, k2 and k3."""
+def test_only_k2_has_the_gradient_of_the_divergence():
+    """Computes the expected gradients of k1, k2 and k3 exactly over a vocabulary of five tokens."""
     generator = keyed_generator("pull")
     logits = torch.randn(5, generator=generator, dtype=torch.float64, requires_grad=True)
     policy = logits.log_softmax(-1)
@@ -132,7 +132,7 @@ def test_k1_is_refused_as_a_loss():
         )
 
 
-def test_a_sample_that_is_not_compared_has_no_kl_and_an_unknown_reference_is_no_excuse():
+def test_samples_without_a_reference_have_no_kl_and_a_reference_of_nan_gives_nan():
     has_ref = BATCH.entries.sample != 2
     some = Batch(dataclasses.replace(BATCH.entries, has_ref=has_ref), BATCH.columns)
     kl, counts = KLPenalty(), BATCH.counts()

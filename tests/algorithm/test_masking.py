@@ -1,4 +1,4 @@
-"""Structured masking against enumeration, worked examples of the paper, and rows of the original code."""
+"""Compares structured masking with enumeration, with examples of the paper and with rows of the original code."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_ratios_stay_within_their_bounds(schedule, num_inner_updates):
     assert 0.2 <= ratios.min() < 0.21
     assert ratios.max() <= 0.6 + 1e-6
     if schedule != "interpolate" or num_inner_updates == 1:
-        assert abs(ratios.mean().item() - 0.4) < 0.02  # 500 uniform draws: standard error 0.005 in the mapped range
+        assert abs(ratios.mean().item() - 0.4) < 0.02  # four standard errors
 
 
 def test_stride_visits_every_part_of_the_range_once():
@@ -82,7 +82,7 @@ def test_shuffled_ratios_are_the_same_in_another_order():
     mixed = mask_ratios("stride", 4, generators(40), minimum=0.2, shuffle=True)
     assert torch.equal(mixed.sort(dim=0).values, plain)
     first = mixed.argmin(dim=0)
-    assert set(first.tolist()) == {0, 1, 2, 3}  # the lightest mask comes in any update
+    assert set(first.tolist()) == {0, 1, 2, 3}  # the smallest mask ratio is used in any update
 
 
 def test_a_response_keeps_its_ratios_when_the_batch_changes():
@@ -96,7 +96,7 @@ def test_an_unknown_schedule_is_named_with_the_right_ones():
 
 
 def subset_probability(subset, ratio, size):
-    """Of a Bernoulli mask that masks one uniformly random token where chance masks none."""
+    """Probability of a Bernoulli mask that masks one random token if no token was drawn."""
     chance = ratio ** len(subset) * (1 - ratio) ** (size - len(subset))
     if len(subset) == 0:
         return 0.0
@@ -104,7 +104,7 @@ def subset_probability(subset, ratio, size):
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.1, 0.5, 0.9, 1.0])
-def test_every_subset_of_four_tokens_is_hidden_as_often_as_enumeration_says(ratio):
+def test_every_subset_of_four_tokens_is_masked_with_its_enumerated_probability(ratio):
     size, rows = 4, 40_000
     draws = torch.rand(rows, size, generator=keyed_generator("subsets", int(ratio * 10)))
     eligible = torch.ones(rows, size, dtype=torch.bool)
@@ -113,13 +113,13 @@ def test_every_subset_of_four_tokens_is_hidden_as_often_as_enumeration_says(rati
     subsets = [[i for i in range(size) if code >> i & 1] for code in range(2**size)]
     expected = torch.tensor([subset_probability(s, ratio, size) for s in subsets])
     assert expected.sum().item() == pytest.approx(1.0)
-    # Five standard errors of a frequency.
+    # The tolerance is five standard errors of a frequency.
     assert ((seen - expected).abs() <= 5 * (expected * (1 - expected) / rows).sqrt() + 1e-9).all()
 
 
 @pytest.mark.parametrize("size", range(1, 9))
 @pytest.mark.parametrize("ratio", [0.0, 0.1, 0.25, 0.5, 0.75, 1.0])
-def test_exact_count_masks_the_rounded_share_and_at_least_one(size, ratio):
+def test_exact_count_masks_the_rounded_fraction_and_at_least_one_token(size, ratio):
     draws = torch.rand(20, size, generator=keyed_generator(size))
     hidden = exact_count_mask(draws, torch.full((20,), ratio), torch.ones(20, size, dtype=torch.bool))
     assert (hidden.sum(dim=1) == max(1, round(ratio * size))).all()
@@ -161,7 +161,7 @@ def test_draws_ignore_padding_and_row_order():
     assert torch.equal(uniform_draws(both, [keyed_generator(1), keyed_generator(5)])[1][long[0]], drawn[short])
 
 
-def test_apply_mask_masks_and_leaves_the_rest():
+def test_apply_mask_changes_masked_tokens_alone():
     x0 = torch.tensor([[3, 4, 5]])
     views = torch.tensor([[[True, False, False]], [[False, False, True]]])
     assert apply_mask(x0, views, 99).tolist() == [[[99, 4, 5]], [[3, 4, 99]]]

@@ -1,4 +1,4 @@
-"""Each objective against a loop over its paper's formula."""
+"""Compares each objective with a loop over the formula of its paper."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from unigrpo.algorithm.objective.base import KLPenalty, load_objective
 
 
 def samples_of(batch):
-    """For loops: each sample's entries by span, as dicts of numbers."""
+    """Returns the entries of each sample by span, as dicts of numbers."""
     entries, columns = batch.entries, batch.columns
     for sample in range(columns.num_samples):
         spans = {}
@@ -39,7 +39,7 @@ def samples_of(batch):
 
 
 def test_gspo_and_espo_are_a_loop_over_sequences():
-    """ESPO: ratio of ELBOs over the length, and k2 of the whole ELBO difference over the length."""
+    """ESPO has the ratio of ELBOs divided by the length, and k2 of the whole ELBO difference divided by the length."""
     batch, total = part(BATCH, [0, 1, 2, 3]), 0.0
     for sample, spans in samples_of(batch):
         rows = [row for span in spans.values() for row in span]
@@ -87,8 +87,8 @@ def test_spg_is_a_loop_over_its_bounds():
     assert loss.item() == pytest.approx(total, rel=1e-12)
 
 
-def test_the_bounds_of_spg_hold_the_log_likelihood_between_them():
-    """Enumerated: for one token the two bounds meet it; for independent tokens the lower bound is exact."""
+def test_the_bounds_of_spg_for_one_token_are_its_log_likelihood():
+    """For one token whose log-probability is the same in all views, both bounds are exact."""
     objective = load_objective("sandwich", {"beta": 1.0, "mix": 1.0})
     log_probs = torch.tensor([-0.7, -0.7], dtype=torch.float64)
     ones = torch.ones(2, dtype=torch.float64)
@@ -102,9 +102,9 @@ def test_the_bounds_of_spg_hold_the_log_likelihood_between_them():
         columns, num_views=2 * torch.ones(1, 2).double(), num_tokens=torch.tensor([[1.0, 0.0]]).double()
     )
     found = objective.losses(entries, columns)
-    assert found.loss.item() == pytest.approx(-0.7 * 1.0)  # advantage -1: minus (-1) times the bound
+    assert found.loss.item() == pytest.approx(-0.7 * 1.0)  # minus the advantage -1 times the bound
     far = dataclasses.replace(entries, log_probs=log_probs - 500)
-    assert objective.losses(far, columns).loss.isfinite().all()  # exp(-500) is 0 in any type
+    assert objective.losses(far, columns).loss.isfinite().all()  # exp(-500) would be 0 in float32
 
 
 def test_wd1_is_a_loop_over_its_weights():
@@ -148,7 +148,7 @@ def test_gmpo_is_a_loop_over_geometric_means():
 
 
 @pytest.mark.parametrize("two_sided", [False, True])
-def test_cispo_is_a_loop_over_held_weights(two_sided):
+def test_cispo_is_a_loop_over_constant_weights(two_sided):
     batch, total = part(BATCH, [0, 1, 2, 3]), 0.0
     for sample, spans in samples_of(batch):
         low, high = batch.columns.clip_low[sample].item(), batch.columns.clip_high[sample].item()

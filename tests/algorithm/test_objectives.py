@@ -1,4 +1,4 @@
-"""What every objective file must do."""
+"""Tests that every file with an objective must pass."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_all_levels_of_every_objective_are_tested():
 
 @pytest.mark.parametrize(("name", "options"), CASES)
 def test_the_gradient_is_that_of_finite_differences(name, options):
-    """Ratios that are constants for the gradient are held, by dividing out what they were at the start."""
+    """Ratios that are constants for the gradient are kept at 1 in the finite differences."""
     objective = load_objective(name, options)
     batch = part(make_batch(num_views=2), [0, 1, 4])
     kl, how = KLPenalty(level=options.get("level", "token")), "masked_token_mean"
@@ -71,7 +71,7 @@ def test_the_gradient_is_that_of_finite_differences(name, options):
     assert loss.isfinite()
     assert (gradient != 0).any()
     if name in ("cispo", "unconditional_clip"):
-        entries = dataclasses.replace(batch.entries, old=start.clone())  # every ratio is 1 here, and stays so below
+        entries = dataclasses.replace(batch.entries, old=start.clone())  # every ratio is 1
         function = whole_loss(Batch(entries, batch.columns), objective, kl, how)
 
         def held_ratio(x):
@@ -85,7 +85,7 @@ def test_the_gradient_is_that_of_finite_differences(name, options):
 
 @pytest.mark.parametrize(("name", "options"), CASES)
 def test_the_gradient_in_two_passes_is_that_in_one(name, options):
-    """Through a small network, with the entries cut into chunks that tear units apart."""
+    """The log-probabilities come from a small network, and the chunks of entries split units."""
     objective, batch = load_objective(name, options), BATCH
     kl = KLPenalty(estimator="exact", level="sequence")
     torch.manual_seed(0)
@@ -133,13 +133,13 @@ def test_passes_add_up_to_the_whole_batch(name, options, how):
     torch.testing.assert_close(torch.stack(losses).sum(), loss)
     torch.testing.assert_close(torch.cat(gradients), gradient)
     assert added is not None
-    again = added.unpacked(added.packed())  # as it travels between ranks
+    again = added.unpacked(added.packed())  # the form in which ranks exchange sums
     assert again.metrics() == pytest.approx(sums.metrics())
 
 
 @pytest.mark.parametrize("level", ["token", "view_token", "view"])
-def test_views_of_one_sample_may_lie_in_several_passes_where_units_do_not(level):
-    """Each pass returns its share, since the number of units of a sample is that of all passes."""
+def test_views_of_one_sample_may_be_in_several_passes_if_units_are_not(level):
+    """Each pass returns a partial loss, because the number of units of a sample counts all passes."""
     objective = load_objective("clipped", {"level": level})
     batch = BATCH if level != "token" else make_batch(num_views=1)
     loss, gradient, _ = loss_and_gradient(batch, objective, KLPenalty(level=level))
@@ -181,7 +181,7 @@ def test_nothing_scored_gives_zero(name, options):
 @pytest.mark.parametrize("how", REDUCTIONS)
 @pytest.mark.parametrize("kl_estimator", ["k2", "k3"])
 def test_the_token_ratio_is_the_loss_of_version_0_1_bit_for_bit(how, kl_estimator):
-    """One view with weight 1 in float32, a response of one part each: loss, gradient and metrics."""
+    """Compares loss, gradient and metrics in float32. Each response has one span and one view with weight 1."""
     batch = part(make_batch(torch.float32, num_views=1, uniform=True), [0, 1, 2, 3])
     batch = dataclasses.replace(
         batch,
@@ -213,7 +213,7 @@ def test_the_token_ratio_is_the_loss_of_version_0_1_bit_for_bit(how, kl_estimato
     (gradient,) = torch.autograd.grad(expected, leaf)
     loss, found, sums = loss_and_gradient(batch, load_objective("clipped", {}), KLPenalty(estimator=kl_estimator), how)
     assert torch.equal(found, gradient[entries.sample, entries.position])
-    if how == "fixed_length":  # divided before the sum instead of after it, since tasks have lengths of their own
+    if how == "fixed_length":  # the sum is divided per task, because tasks have their own lengths
         torch.testing.assert_close(loss, expected.detach(), rtol=1e-6, atol=0)
     else:
         assert loss == expected.detach()
@@ -221,7 +221,7 @@ def test_the_token_ratio_is_the_loss_of_version_0_1_bit_for_bit(how, kl_estimato
     assert {name: metrics[name] for name in known} == pytest.approx(known, rel=1e-6)
 
 
-def test_metrics_tell_tasks_mask_rates_and_sample_sizes():
+def test_metrics_are_given_by_task_and_mask_ratio():
     loss, _, sums = loss_and_gradient(BATCH, load_objective("clipped", {"level": "view_token"}))
     metrics = sums.metrics()
     assert metrics["loss/total"] == pytest.approx(loss.item())

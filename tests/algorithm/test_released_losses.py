@@ -1,8 +1,7 @@
-"""ESPO, SPG and wd1 against the losses that the authors' released code computed from random logits.
+"""Compares ESPO, SPG and wd1 with the losses that the released code of the authors computed from random logits.
 
-`tests/fixtures/released_losses.json` names repository, commit, file and seed of each case. It holds the logits that
-the released code got from a model that returns them whatever it sees, the masks that it drew, and its loss and
-gradient.
+`tests/fixtures/released_losses.json` names repository, commit, file and seed of each case. It has the logits, which a
+model returned to the released code for any input, the masks that the code drew, and its loss and gradient.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ CASES: dict[str, dict[str, Any]] = json.loads(
 
 
 def row_of(tokens: Sequence[int], length: int) -> Row:
-    """A response without a prompt, whose first ``length`` tokens are scored."""
+    """Returns a row of a response without a prompt, whose first ``length`` tokens are scored."""
     place = torch.arange(len(tokens))
     response = torch.ones_like(place, dtype=torch.bool)
     return Row(
@@ -85,7 +84,7 @@ class Case:
         return Columns(**{**vars(columns), "num_units": counts})
 
     def check(self, entries: Entries, num_views: int, objective: Objective, how: str, times: float = 1.0) -> None:
-        """Compares loss and gradient, of which ``times`` as much is expected as the released code computes."""
+        """Checks that loss and gradient are ``times`` those of the released code."""
         columns = self.columns(entries, num_views)
         counts = Counts(
             num_responses=float(len(self.rows)),
@@ -101,7 +100,7 @@ class Case:
 
 
 def shifted(entries: Entries, by_sample: Float[Tensor, " B"]) -> Tensor:
-    """Log-probabilities whose weighted sum over each sample is lower by ``by_sample``."""
+    """Returns log-probabilities whose weighted sum over each sample is lower by ``by_sample``."""
     share = by_sample / entries.sample.bincount(minlength=len(by_sample))
     return entries.log_probs.detach() - share[entries.sample] / entries.weight
 
@@ -134,8 +133,8 @@ def test_spg_takes_a_lower_bound_for_good_responses_and_an_upper_one_for_bad_one
     case.check(case.entries(views), 2, objective, "token_mean")
 
 
-def test_wd1_weighs_whole_responses_by_two_softmaxes_of_their_rewards():
-    """Our mean over the four responses of the group is a quarter of the released sum."""
+def test_wd1_weights_whole_responses_by_two_softmaxes_of_their_rewards():
+    """Our loss is a mean over the four responses of the group, and the released loss is a sum."""
     case = Case("wd1")
     case.advantages = load_advantage("wd1", {}).within(case.tensor("rewards"))
     case.logits = case.tensor("logits")[:, None].requires_grad_()

@@ -1,4 +1,4 @@
-"""Mask schedules against the numbers of the original code and their defining values."""
+"""Compares mask schedules with the numbers of the original code and with their defining values."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_schedules_are_those_of_the_original_code(golden, schedule):
     torch.testing.assert_close(masked_fraction(schedule, arrays["in.t"]), arrays[f"out.{schedule}"], rtol=0, atol=2e-6)
 
 
-def test_the_sigmoid_takes_its_ends_and_width(golden):
+def test_the_sigmoid_depends_on_its_ends_and_width(golden):
     _, arrays = golden("mask_schedules")
     share = masked_fraction("sigmoid", arrays["in.t"], start=-2.0, end=4.0, tau=0.7)
     torch.testing.assert_close(share, arrays["out.sigmoid_start-2_end4_tau0.7"], rtol=0, atol=2e-6)

@@ -1,4 +1,4 @@
-"""Objectives through a small network with the original's weights: log-probabilities, losses, gradients."""
+"""Compares losses and gradients of a small model with those of the original code with the same weights."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from unigrpo.algorithm.denoising import denoising_loss, labelled_mean_weights, l
 from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
 
 GRADIENT_TOLERANCE: dict[str, Any] = {"rtol": 2e-3, "atol": 2e-5}
-"""Stated by the golden cases: float32 through two layers."""
+"""Tolerance of the golden cases for gradients in float32 through two layers."""
 
 
 def additive_attention(module, query, key, value, attention_mask, scaling, **_):
-    """How the released model was trained: the mask, 1 on real tokens, is added to the scores instead of hiding."""
+    """Attention as in the training of the released model: the mask, 1 on real tokens, is added to the scores."""
     scores = query @ key.transpose(-1, -2) * scaling + attention_mask
     return (scores.softmax(dim=-1) @ value).transpose(1, 2), None
 
@@ -36,7 +36,7 @@ def parameter_gradients(model):
 
 
 def log_probs_where(model, xt, targets, positions, **settings):
-    """(B, L), 0 elsewhere."""
+    """Returns the log-probabilities at the positions as a tensor (B, L), which is 0 elsewhere."""
     out = model(xt, positions=positions, targets=targets[positions], **settings)
     return torch.zeros(xt.shape).masked_scatter(positions, out.log_probs)
 

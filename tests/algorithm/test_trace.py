@@ -1,4 +1,4 @@
-"""Views that replay the order of writing, against a loop."""
+"""Compares the views of `trace`, which replay the order of generation, with a loop."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SCORED = torch.tensor([False, True, True, True, True, False, False])
 
 
 @pytest.mark.parametrize("steps_per_view", [1, 2, 3, 4, 9])
-def test_a_view_shows_what_was_written_before_and_scores_its_own_steps(steps_per_view):
+def test_a_view_shows_tokens_of_earlier_steps_and_scores_its_own_steps(steps_per_view):
     hidden, scored = trace_views(STEPS, SCORED, steps_per_view)
     order = [0, 2, 4, 7]
     groups = [order[i : i + steps_per_view] for i in range(0, 4, steps_per_view)]
@@ -23,6 +23,6 @@ def test_a_view_shows_what_was_written_before_and_scores_its_own_steps(steps_per
     assert torch.equal(scored.sum(dim=0), SCORED.long()), "every scored token is scored once"
 
 
-def test_nothing_written_gives_no_view():
+def test_a_response_without_generated_tokens_has_no_view():
     hidden, scored = trace_views(torch.full((3,), -1), torch.ones(3, dtype=torch.bool), 2)
     assert hidden.shape == scored.shape == (0, 3)

@@ -1,4 +1,4 @@
-"""What the views of every likelihood estimator must be, checked for every file of the folder; then what each does."""
+"""Tests that the views of every likelihood estimator must pass, and tests of single estimators."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ VARIANTS = {
     "elbo_quadrature": [{"num_nodes": 5}],
     "block_masks": [{"block_length": 3}, {"num_views": 5, "block_length": 2, "context_mask_ratio": 0.0}],
 }
-"""Options besides the defaults."""
+"""Options that are tested in addition to the defaults."""
 ESTIMATORS = [
     pytest.param(name, options, id=f"{name}-{'-'.join(map(str, options.values())) or 'default'}")
     for name in NAMES
@@ -47,9 +47,9 @@ RATIOS = [0.0, 0.5, 1.0]
 
 
 def make_row(*parts: tuple[int, int], prompt: int = 3, image: bool = False, behind: int = 1) -> Row:
-    """A prompt, parts of (scored, padding) tokens with a token between them, and tokens behind them.
+    """Returns a row of a prompt, spans of (scored, padding) tokens with a token between them, and tokens after them.
 
-    The tokens of a part are fixed in a random order, two at a step; of its padding every other token never is.
+    The tokens of a span are fixed in a random order, two in each step. Half of the padding is never fixed.
     """
     generator = keyed_generator("row", prompt, *itertools.chain(*parts))
     response, scored, is_image, span, step = [], [], [], [], []
@@ -112,16 +112,16 @@ def test_views_are_well_formed(name, options, row, ratio):
     assert views.weight.isfinite().all()
     assert ((views.rate > 0) & (views.rate <= 1)).all()
     is_read = views.weight != 0
-    assert not (is_read & ~views.is_masked).any(), "a view scores what it shows"
-    assert not (is_read & ~row.scored_mask).any(), "the prompt, padding or what follows is scored"
-    if not estimator.bound:  # a bound may leave a response out by chance; forcing a token in would bias it
+    assert not (is_read & ~views.is_masked).any(), "a view scores a visible token"
+    assert not (is_read & ~row.scored_mask).any(), "a token outside of the scored tokens is scored"
+    if not estimator.bound:  # a bound may mask no token of a response by chance; masking one anyway would bias it
         assert all((is_read & (row.span == span)).any() for span in range(1, row.num_spans + 1))
 
 
 @pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
 @pytest.mark.parametrize(("name", "options"), ESTIMATORS)
-def test_a_view_stands_where_the_sampler_stood(name, options, row):
-    """It scores one part, shows all of the parts before it, padding included, and masks all of the parts behind it."""
+def test_a_view_masks_spans_as_the_sampler_does(name, options, row):
+    """A view scores one span, shows all spans before it with their padding, and masks all spans after it."""
     views = views_of(load_estimator(name, options), row)
     tail = row.response_mask & ~row.scored_mask
     for is_masked, weight in zip(views.is_masked, views.weight, strict=True):
@@ -130,15 +130,16 @@ def test_a_view_stands_where_the_sampler_stood(name, options, row):
         for span in spans:
             prompt = (row.span == 0) if name in ("all_masked", "block_masks") else torch.zeros_like(tail)
             earlier = (row.span < span) & ~prompt
-            if name not in ("all_masked", "block_masks"):  # those two mask some of what is given
+            # These two also mask tokens of the prompt and of earlier spans.
+            if name not in ("all_masked", "block_masks"):
                 assert not (is_masked & earlier).any()
             assert is_masked[(row.span > span)].all()
-            if name != "trace":  # which shows the padding that was written before, as the sampler saw it
+            if name != "trace":  # trace shows the padding that was generated before, as the sampler saw it
                 assert is_masked[tail & (row.span == span)].all()
 
 
 @pytest.mark.parametrize(("name", "options"), ESTIMATORS)
-def test_padding_that_was_never_written_is_masked_while_its_part_is_scored(name, options):
+def test_padding_that_was_never_generated_is_masked_while_its_span_is_scored(name, options):
     row = ROWS["thoughts and image"]
     views = views_of(load_estimator(name, options), row)
     never = row.response_mask & (row.commit_step < 0)
@@ -164,7 +165,7 @@ def test_another_key_gives_other_views(name):
 
 
 def test_another_process_draws_the_same_views():
-    """The workers of a run draw the views on their own."""
+    """Every worker of a run draws the views of its samples itself."""
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); import test_views as t\n"
         "for p in t.ESTIMATORS:\n"
@@ -186,7 +187,7 @@ def test_another_process_draws_the_same_views():
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n not in ("all_masked", "block_masks")])
 def test_a_longer_prompt_changes_nothing(name):
-    """Those two mask some of the prompt, and draw numbers for it."""
+    """The two other estimators draw random numbers for the prompt."""
     short, long = make_row((7, 2)), make_row((7, 2))
     padded = {
         f.name: torch.nn.functional.pad(getattr(long, f.name), (5, 2), value=-1 if f.name == "commit_step" else 0)
@@ -220,7 +221,7 @@ def test_the_global_generator_is_untouched(name):
 )
 @pytest.mark.parametrize("ratio", [0.0, 0.13, 0.5, 0.95, 1.0])
 def test_views_are_the_mask_plans_that_were_drawn_for_whole_batches(name, masking, ratio, golden_folder):
-    """The fixture was written by the code that drew one plan for all rows of a batch."""
+    """An earlier version of the code, which drew the masks of all rows of a batch together, wrote the fixture."""
     plans = load_file(golden_folder.parent / "mask_plans.safetensors")
     options = {} if name == "all_masked" else {"masking": masking}
     for number, (prompt, scored, tail) in enumerate([(3, 6, 2), (1, 1, 7), (5, 4, 0), (2, 1, 0), (4, 8, 1)]):
@@ -237,7 +238,10 @@ def subsets(size):
 
 
 def enumerated_elbo(table, size):
-    """Mean over all orders of writing of the sum of the log-probabilities, from a table by set of masked tokens."""
+    """Returns the mean over all orders of generation of the sum of the log-probabilities.
+
+    The table has the log-probability of each token by set of masked tokens.
+    """
     total = 0.0
     for order in itertools.permutations(range(size)):
         masked = set(range(size))
@@ -257,7 +261,7 @@ def test_there_are_bounds_to_check():
 @pytest.mark.parametrize("size", [1, 2, 4])
 @pytest.mark.parametrize(("name", "options"), BOUNDS)
 def test_a_bound_is_unbiased(name, options, size):
-    """The mean over draws is the enumerated evidence lower bound, within five standard errors."""
+    """The mean over random views is the enumerated evidence lower bound, within five standard errors."""
     table = -3 * torch.rand(2**size, size, generator=keyed_generator("table", size), dtype=torch.float64)
     estimator, row = load_estimator(name, options), make_row((size, 1), prompt=1)
     generator = keyed_generator("bound", name, size)
@@ -274,7 +278,7 @@ def test_a_bound_is_unbiased(name, options, size):
 
 @pytest.mark.parametrize("ratio", [0.0, 0.2, 0.7])
 @pytest.mark.parametrize("masking", ["bernoulli", "exact_count", "ar_like"])
-def test_the_rate_is_how_often_a_token_is_masked(masking, ratio):
+def test_the_rate_is_the_frequency_with_which_a_token_is_masked(masking, ratio):
     count, rows = 4, 20_000
     eligible = torch.tensor([[False, *[True] * count, False]]).expand(rows, -1)
     ratios = torch.full((rows,), ratio)
@@ -286,7 +290,7 @@ def test_the_rate_is_how_often_a_token_is_masked(masking, ratio):
     seen = is_masked.double().mean(dim=0)[1:-1]
     row = make_row((count, 1), prompt=1)
     rate = torch.full((count,), torch.nan)
-    for key in range(40):  # a view tells the rates of the tokens that it masks
+    for key in range(40):  # a view has the rates of the tokens that it masks
         view = views_of(MaskedTokens(masking), row, ratio, key)
         told = view.weight[0, row.scored_mask] != 0
         rate = torch.where(told, view.rate[0, row.scored_mask], rate)
@@ -299,15 +303,17 @@ def test_the_rate_is_how_often_a_token_is_masked(masking, ratio):
 def test_ar_like_masks_late_tokens_more_often_and_the_last_one_always():
     eligible = torch.tensor([[False, *[True] * 11, False]])
     probability = ar_like_probability(eligible, torch.tensor([0.6]))[0]
-    torch.testing.assert_close(probability[1:12], torch.linspace(0.2, 1.0, 11))  # shown: 0.8 down to 0, mean 0.4
+    # The probability to be visible falls from 0.8 to 0, and its mean is 0.4.
+    torch.testing.assert_close(probability[1:12], torch.linspace(0.2, 1.0, 11))
     assert probability[[0, 12]].tolist() == [0.0, 0.0]
-    assert ar_like_probability(eligible, torch.tensor([0.2])).min() == 0  # shown at most always
+    assert ar_like_probability(eligible, torch.tensor([0.2])).min() == 0  # the probability to be visible is at most 1
     views = views_of(MaskedTokens("ar_like"), make_row((1, 3), prompt=2), 0.0)
     assert views.weight.nonzero().tolist() == [[0, 2]]
 
 
 def test_random_masking_keeps_the_bounds_in_every_view():
-    """Wrapped after the bounds were applied, the second view of a run from 0.6 on masked as little as a tenth."""
+    """Mask ratios wrap within the bounds. Before, the second view of a run with ratios from 0.6 could have the ratio
+    0.1."""
     row = make_row((100, 0))
     estimator = RandomMasking(num_views=4, ratio_min=0.1, ratio_max=1.0, masking="exact_count")
     for ratio in (0.62, 0.77, 0.85, 1.0):
@@ -323,7 +329,7 @@ def test_bounds_that_exclude_those_of_the_estimator_are_refused():
         views_of(RandomMasking(), ROWS["text"], 0.95, bounds=(0.95, 1.0))
 
 
-def test_all_masked_masks_the_thoughts_before_a_drawing_like_a_prompt():
+def test_all_masked_masks_the_thoughts_before_an_image_like_a_prompt():
     row = ROWS["thoughts and image"]
     views = views_of(AllMasked(prompt_mask_ratio=1.0), row)
     assert views.is_masked.all()
@@ -344,17 +350,17 @@ def test_trace_replays_the_sampler_step_by_step():
 def test_trace_merges_steps_and_leaves_out_views_that_score_nothing():
     row = make_row((8, 3))
     merged = views_of(Trace(steps_per_view=2), row)
-    assert merged.num_views == 2  # steps 0 to 3 score; step 4 wrote padding alone
+    assert merged.num_views == 2  # steps 0 to 3 fixed scored tokens, and step 4 fixed padding alone
     assert torch.equal(merged.weight.sum(dim=0), row.scored_mask.float())
 
 
-def test_trace_draws_uncertain_steps_more_often():
+def test_trace_samples_uncertain_steps_more_often():
     row = make_row((8, 0))
     row = dataclasses.replace(row, commit_log_probs=torch.where(row.commit_step == 2, -3.0, -0.1) * row.scored_mask)
     estimator = Trace(num_views=1, choose="uncertain")
     chosen = [views_of(estimator, row, key=k).weight[0].nonzero()[0].item() for k in range(150)]
     share = sum(int(row.commit_step[int(i)]) == 2 for i in chosen) / len(chosen)
-    # exp(3) against three times exp(0.1); five standard errors.
+    # The weights are exp(3) and three times exp(0.1). The tolerance is five standard errors.
     assert share == pytest.approx(math.exp(3) / (math.exp(3) + 3 * math.exp(0.1)), abs=0.15)
     uniform = [views_of(Trace(num_views=1), row, key=k).weight[0].nonzero()[0].item() for k in range(150)]
     assert sum(int(row.commit_step[int(i)]) == 2 for i in uniform) / 150 == pytest.approx(0.25, abs=0.18)
@@ -375,7 +381,7 @@ def test_left_to_right_is_the_chain_rule():
         assert is_masked.nonzero().flatten().tolist() == list(range(2 + i, 8))
 
 
-def test_the_fast_form_keeps_the_tokens_of_highest_entropy():
+def test_the_fast_form_scores_the_tokens_with_the_highest_entropy():
     row = make_row((8, 0), prompt=1)
     entropy = torch.tensor([9.0, 0.1, 2.0, 0.3, 0.2, 3.0, 0.0, 0.5, 0.4, 9.0])
     row = dataclasses.replace(row, commit_entropy=entropy)
@@ -416,7 +422,7 @@ def test_the_nodes_of_the_quadrature_integrate_polynomials():
         torch.testing.assert_close(views.weight[view], expected * row.scored_mask)
 
 
-def test_a_block_mask_shows_what_is_before_its_block_and_masks_what_is_behind():
+def test_a_block_mask_shows_tokens_before_its_block_and_masks_those_after_it():
     row = make_row((10, 2), prompt=2, behind=0)
     views = views_of(BlockMasks(num_views=3, block_length=4, context_mask_ratio=0.0), row)
     found = set()
@@ -434,7 +440,7 @@ def test_a_block_mask_shows_what_is_before_its_block_and_masks_what_is_behind():
     assert found == {0, 1, 2}
 
 
-def test_a_block_mask_scores_what_it_masks_before_its_block_too():
+def test_a_block_mask_also_scores_the_tokens_that_it_masks_before_its_block():
     row = make_row((8, 0), prompt=4)
     views = views_of(BlockMasks(num_views=1, block_length=2, context_mask_ratio=1.0), row)
     assert views.is_masked[0, :4].all()

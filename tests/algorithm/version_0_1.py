@@ -1,4 +1,4 @@
-"""The objective of version 0.1 on padded tensors, with which the loss of a ratio per token is compared bit for bit."""
+"""The objective of version 0.1 on padded tensors. Tests require that a ratio per token gives bit-identical losses."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ def version_0_1(
     kl_estimator: str,
     how: str,
 ) -> tuple[Tensor, dict[str, float]]:
-    """Loss of a whole batch, and metrics.
+    """Returns the loss of a whole batch, and metrics.
 
     Args:
-        log_probs: (B, L), as the next two; the advantages and coefficients are (B,), and ``scored`` is (B, L).
-        old_log_probs: Of the old policy.
-        ref_log_probs: Of the reference.
-        advantages: Of the responses.
-        scored: Tokens that count.
-        length: Divisor of `fixed_length`.
-        clip_low: Of each response, as the next three.
-        clip_high: See above.
-        kl_coef: See above.
-        loss_coef: See above.
-        kl_estimator: `k2` or `k3`.
-        how: Reduction.
+        log_probs: Log-probabilities under the policy, (B, L).
+        old_log_probs: Log-probabilities under the old policy, (B, L).
+        ref_log_probs: Log-probabilities under the reference, (B, L).
+        advantages: Advantages of the responses, (B,).
+        scored: Mask of the scored tokens, (B, L).
+        length: Divisor of the reduction `fixed_length`.
+        clip_low: Lower clip bound of each response, (B,).
+        clip_high: Upper clip bound of each response, (B,).
+        kl_coef: KL coefficient of each response, (B,).
+        loss_coef: Loss weight of each response, (B,).
+        kl_estimator: Estimator of the KL, `k2` or `k3`.
+        how: Reduction of the losses of tokens.
     """
 
     def reduced(values: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
-"""Importing this module puts stand-ins in the place of absent packages that the modules of the model import, and that
-a benchmark's path does not need."""
+"""Puts placeholders in the place of missing packages that the model's modules import but a benchmark does not use.
+
+The import of this module does this.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ NAMES = ("jaxtyping", "PIL", "PIL.Image", "PIL.ImageOps", "peft")
 
 
 class _Anything:
-    """A name of an absent package: usable in an annotation, and an error where it is called."""
+    """A name of a missing package, which annotations may use, and which raises an error when it is called."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -33,11 +35,11 @@ class _StandIn(ModuleType):
 
 
 def stand_in() -> list[str]:
-    """Puts stand-ins in the place of absent packages and returns the names of these packages.
+    """Puts placeholders in the place of missing packages and returns the names of these packages.
 
-    transformers is imported before, because it asks at its import which packages there are.
+    transformers is imported first, because its import looks up which packages are installed.
     """
-    import transformers  # noqa: F401, PLC0415  # before the stand-ins exist
+    import transformers  # noqa: F401, PLC0415  # before the placeholders exist
 
     absent: list[str] = []
     for name in NAMES:

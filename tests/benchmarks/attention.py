@@ -1,4 +1,5 @@
-"""A pass over one row by attention kernel, and a pass over rows of several lengths with and without their padding.
+"""Measures a pass over one row with each attention kernel, and a pass over rows of several lengths with and without
+padding.
 
 The head is applied to one position of each row.
 
@@ -19,7 +20,7 @@ KERNELS = ("sdpa", "eager")
 def main() -> None:
     size = chosen_size(__doc__ or "")
     models = {kernel: size.build(kernel) for kernel in KERNELS}
-    models["eager"].load_state_dict(models["sdpa"].state_dict(), assign=True)  # one copy of the weights
+    models["eager"].load_state_dict(models["sdpa"].state_dict(), assign=True)  # the models share the weights
     length = size.row_length
     ids = torch.randint(0, 1000, (1, length), device=size.device)
     read = torch.zeros_like(ids, dtype=torch.bool)

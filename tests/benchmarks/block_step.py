@@ -1,4 +1,4 @@
-"""A step of a block with the dual cache: layers compiled by torch.compile against layers as they are.
+"""Compares a step of a block with the dual cache with and without layers that torch.compile compiles.
 
 python tests/benchmarks/block_step.py [--size 8b]
 """
@@ -20,7 +20,8 @@ WAYS = {"eager": False, "compiled": True}
 
 
 class BlockStep:
-    """The later passes of a block: its tokens alone are computed, and attend to whole rows."""
+    """A pass of a block after its first one, which computes only the tokens of the block; they attend to whole
+    rows."""
 
     def __init__(self, size: Size, *, is_compiled: bool) -> None:
         self.model: MMadaModelLM = size.build()

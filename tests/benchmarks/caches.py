@@ -1,9 +1,9 @@
-"""What the caches change: tokens, log-probabilities and rewards of a trained checkpoint on held-out prompts.
+"""Measures how caches change tokens, log-probabilities and rewards of a trained checkpoint on held-out prompts.
 
 python tests/benchmarks/caches.py [--config launch/configs/tiny/unigrpo.yaml]
 
-Everything is drawn from the same random numbers. Log-probabilities are compared with the training path's on the same
-input, for images without guidance, whose recorded numbers are not the model's own.
+All variants sample with the same random numbers. Log-probabilities are compared with those of the training path on the
+same input. Images are sampled without guidance for this, because guidance changes the recorded log-probabilities.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def compared(setup: Setup, variants: dict[str, dict[str, object]]) -> dict[str, dict[str, float]]:
-    """Each variant against the first."""
+    """Compares each variant with the first one."""
     plain: list[list[Rollout]] = []
     results: dict[str, dict[str, float]] = {}
     for name, changes in variants.items():
@@ -105,7 +105,7 @@ def compared(setup: Setup, variants: dict[str, dict[str, object]]) -> dict[str, 
 
 
 def drawn(setup: Setup, changes: dict[str, object], num_samples: int, **more: float) -> list[Rollout]:
-    """Rollouts of all prompts; the changes and more are of whichever settings have the name."""
+    """Returns rollouts of all prompts. The changes apply to the settings of text or image that have such a field."""
     rollout = setup.config.rollout
     text: TextSamplingConfig = replace(rollout.text, **known(rollout.text, {**changes, **more}))
     image: ImageSamplingConfig = replace(rollout.image, **known(rollout.image, {**changes, **more}))
@@ -116,7 +116,7 @@ def drawn(setup: Setup, changes: dict[str, object], num_samples: int, **more: fl
 
 
 def known(settings: object, changes: dict[str, object]) -> dict[str, object]:
-    """Those changes that are meant for these settings: a cache of images is none of texts."""
+    """Returns the changes that apply to these settings; the cache of images does not apply to texts."""
     own = {name: value for name, value in changes.items() if hasattr(settings, name)}
     is_text = isinstance(settings, TextSamplingConfig)
     if is_text:
@@ -127,7 +127,7 @@ def known(settings: object, changes: dict[str, object]) -> dict[str, object]:
 
 
 def equal_tokens(first: Sequence[Rollout], second: Sequence[Rollout]) -> float:
-    """Share of response tokens that are the same, up to the longer one's end-of-text."""
+    """Returns the fraction of equal response tokens, up to the end-of-text of the longer response."""
     equal = total = 0
     for one, other in zip(first, second, strict=True):
         places = one.scored_mask | other.scored_mask
@@ -137,7 +137,7 @@ def equal_tokens(first: Sequence[Rollout], second: Sequence[Rollout]) -> float:
 
 
 def mean_reward(setup: Setup, rollouts: Sequence[Rollout]) -> float:
-    """Of the weighted total."""
+    """Returns the mean of the weighted total reward."""
     outputs, _ = setup.rewards.score(list(rollouts))
     groups = torch.tensor([r.key.group_id for r in rollouts])
     totals, valid = RewardAggregator(setup.config.reward, setup.rewards.names).aggregate(outputs, groups)
@@ -145,7 +145,7 @@ def mean_reward(setup: Setup, rollouts: Sequence[Rollout]) -> float:
 
 
 def num_steps(rollout: Rollout) -> int:
-    """Forward passes in which a token was fixed."""
+    """Returns the number of forward passes in which a token was fixed."""
     return len(rollout.commit_step[rollout.commit_step >= 0].unique())
 
 

@@ -1,9 +1,9 @@
-"""The plan's seconds against measured ones: generation, scoring and an update of one rank.
+"""Compares the planned seconds of generation, scoring and an update of one rank with measured seconds.
 
 python tests/benchmarks/cost_model.py [--size 8b]
 
-The share of the arithmetic that passes reach (``--mfu`` of a dry run) is taken from the update; the others are
-predicted with it. So this checks how the plan divides a step among its roles, on any machine.
+The MFU (``--mfu`` of a dry run) is measured in the update, and the other times are predicted with it. This checks how
+the plan divides the time of a step among its roles on any machine.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from unigrpo.training.unigrpo import unigrpo_updates
 from unigrpo.training.views import ViewSampler
 
 NUM_ROWS = 16
-"""As many as the 8B config generates at once."""
+"""Number of rows that the 8B config generates at once."""
 WITHIN = 0.3
-"""Relative error that is accepted."""
+"""Largest accepted relative error."""
 
 
 def main() -> None:
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def work(size: Size, model: MMadaModelLM) -> dict[str, Callable[[], object]]:
-    """What is timed, by role."""
+    """Returns the calls that are timed, by role."""
     samples = [f(size, i) for i in range(NUM_ROWS // 2) for f in (text_sample, image_sample)]
     config, settings = run_config(NUM_ROWS // 2), scoring_settings(size)
     engine = GradientEngine(model)
@@ -83,7 +83,7 @@ def work(size: Size, model: MMadaModelLM) -> dict[str, Callable[[], object]]:
 
 
 def predicted_flops(size: Size, model: MMadaModelLM) -> dict[str, float]:
-    """The arithmetic of each piece of work, by the formulas of the plan."""
+    """Returns the floating-point operations of each call, by the formulas of the plan."""
     measured = ModelSize.of(model.config, LoRAConfig())
     codes = size.vocabulary.codebook_size
     text = Lengths(prompt=size.text_prompts[0], response=size.text.max_new_tokens)
@@ -108,7 +108,7 @@ def predicted_flops(size: Size, model: MMadaModelLM) -> dict[str, float]:
 
 
 def seconds(call: Callable[[], object], rounds: int) -> float:
-    """Median over some rounds, after one that is not counted."""
+    """Returns the median seconds of some calls, after one that is not counted."""
     call()
     times = []
     for _ in range(rounds):

@@ -1,10 +1,12 @@
-"""Seconds and bytes of the driver in a step over many GPUs: the real trainer over workers that compute nothing.
+"""Measures seconds and bytes of the driver in a step over many GPUs, with the real trainer and workers that compute
+nothing.
 
 python tests/benchmarks/driver.py [--gpus 64] [--samples_per_gpu 48] [--image_size 64]
 
-All workers are objects of this process. What Ray would send to a worker or back is pickled, counted and unpickled, as
-Ray does it, so that the driver's work is that of a cluster; the network is not simulated. Images stay with the workers
-as they stay in Ray's store, so that their size changes nothing. Rewards are computed in this process, from the text.
+All workers are objects of this process. Data that Ray would send to a worker or back is pickled, counted and
+unpickled, as Ray does it, so that the driver does the same work as in a cluster; the network is not simulated. Images
+stay with the workers, as they stay in Ray's store, so that their size does not matter. This process computes rewards
+of texts.
 """
 
 from __future__ import annotations
@@ -35,13 +37,13 @@ from unigrpo.workers.stats import Work, WorkerStats
 
 NUM_STEPS, WARM_UP = 4, 1
 MOST_SECONDS = 10.0
-"""Seconds of the driver that a step of 3072 samples may cost: 5% of a step of 220 s."""
+"""Limit of the seconds that the driver uses in a step of 3072 samples: 5% of a step of 220 s."""
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class HeldImages:
-    """Images of a worker, which the driver knows by number alone; an :class:`~unigrpo.image_store.ImageStore`."""
+    """An :class:`~unigrpo.image_store.ImageStore` of the images of a worker, of which the driver has only a number."""
 
     number: int
     held: ClassVar[list[Sequence[np.ndarray]]] = []
@@ -51,14 +53,14 @@ class HeldImages:
 
 
 class SimulatedGroup:
-    """Workers of one role; a :class:`~unigrpo.workers.group.WorkerGroup` that counts bytes and the workers' time."""
+    """A :class:`~unigrpo.workers.group.WorkerGroup` of one role that counts bytes and the time of the workers."""
 
     def __init__(self, workers: Sequence[Any]) -> None:
         self.workers = list(workers)
         self.stats = WorkerStats(len(self.workers))
         self.num_bytes = 0
         self.worker_seconds = 0.0
-        """CPU seconds inside of the workers, which the driver does not spend."""
+        """CPU seconds of the workers, which do not count as those of the driver."""
 
     @property
     def size(self) -> int:
@@ -80,7 +82,7 @@ class SimulatedGroup:
         return lambda: results
 
     def close(self) -> None:
-        """Has nothing to end."""
+        """Does nothing, because there are no processes."""
 
     def _results(self, method: Callable[..., Any], arguments: list[tuple[Any, ...]], kwargs: Any) -> list[Any]:
         sent = [self._counted(pickle.dumps((own, kwargs), protocol=5)) for own in arguments]
@@ -107,16 +109,17 @@ class SimulatedGroup:
 
 
 def digits(*, completions: list[str], **_: Any) -> list[float]:
-    """A reward that costs nothing: the fraction of digits."""
+    """A reward that takes no time: the fraction of digits."""
     return [sum(c.isdigit() for c in text) / max(len(text), 1) for text in completions]
 
 
 def measured(num_gpus: int, samples_per_gpu: int, image_size: int, num_steps: int) -> dict[str, list[float]]:
-    """Makes steps of a run on many GPUs. Returns the driver's CPU seconds and its megabytes of each step.
+    """Makes steps of a run on many GPUs. Returns the CPU seconds and megabytes of the driver in each step.
 
     Args:
         num_gpus: Number of workers of policy and reference.
-        samples_per_gpu: Number of samples of each; with the GPUs a multiple of the 8 samples of a prompt.
+        samples_per_gpu: Number of samples of each worker. The number of all samples must be a multiple of 8, the
+            size of a group.
         image_size: Height and width of the generated images, in pixels.
         num_steps: Number of steps.
     """
@@ -152,7 +155,7 @@ def measured(num_gpus: int, samples_per_gpu: int, image_size: int, num_steps: in
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gpus", type=int, default=64, help="Number of workers of the policy.")
-    parser.add_argument("--samples_per_gpu", type=int, default=48, help="Number of samples of each in a step.")
+    parser.add_argument("--samples_per_gpu", type=int, default=48, help="Number of samples of each worker in a step.")
     parser.add_argument("--image_size", type=int, default=64, help="Height and width of the images, in pixels.")
     flags = parser.parse_args()
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Samplers of three tokens, all of whose trajectories can be enumerated, with their exact expected reward."""
+"""Enumerates all trajectories of samplers of three tokens, and computes their exact expected reward."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Sampler = Literal["text, random order", "text, low confidence", "image", "image,
 SAMPLERS: tuple[Sampler, ...] = ("text, random order", "text, low confidence", "image", "image, guided")
 GUIDANCE_SCALE = 2.0
 CONTEXTS = list(itertools.product(range(NUM_TOKENS + 1), repeat=LENGTH))
-"""Partly masked responses; the number NUM_TOKENS is a mask."""
+"""Partly masked responses, in which the number NUM_TOKENS is the mask token."""
 PLACE = {context: number for number, context in enumerate(CONTEXTS)}
 RESPONSES = list(itertools.product(range(NUM_TOKENS), repeat=LENGTH))
 EMPTY = (NUM_TOKENS,) * LENGTH
 
 
 def make_model(seed: int) -> MMadaModelLM:
-    """A random model whose predictions depend strongly on what it sees."""
+    """Returns a random model whose predictions depend strongly on its input."""
     torch.manual_seed(seed)
     sizes: dict[str, Any] = {"d_model": 16, "n_layers": 2, "n_heads": 2, "mlp_hidden_size": 32, "init_std": 0.5}
     config = MMadaConfig(vocab_size=7, mask_token_id=MASK, attn_implementation="eager", **sizes)
@@ -35,8 +35,10 @@ def make_model(seed: int) -> MMadaModelLM:
 
 
 def log_prob_table(model: MMadaModelLM, guidance_scale: float = 0.0) -> Tensor:
-    """Log-probabilities (contexts, LENGTH, NUM_TOKENS) of every token at every place in every context, with a
-    gradient."""
+    """Returns the log-probabilities (contexts, LENGTH, NUM_TOKENS) of every token at every position in every context.
+
+    They have a gradient.
+    """
 
     def logits(prompt: int) -> Tensor:
         rows = torch.tensor([[prompt, *context] for context in CONTEXTS])
@@ -49,7 +51,7 @@ def log_prob_table(model: MMadaModelLM, guidance_scale: float = 0.0) -> Tensor:
 
 
 def jacobian(table: Tensor, parameters: Sequence[Tensor]) -> Tensor:
-    """Gradients (entries, parameters) of all entries of a table."""
+    """Returns the gradients (entries, parameters) of all entries of a table."""
     flat = table.flatten()
     seeds = torch.eye(len(flat), dtype=flat.dtype)
     parts = [
@@ -61,22 +63,22 @@ def jacobian(table: Tensor, parameters: Sequence[Tensor]) -> Tensor:
 
 @dataclass(frozen=True)
 class Step:
-    """What a sampler may do next: the tokens that it fixes, and with which probability."""
+    """A possible denoising step of a sampler: the tokens that it fixes, and its probability."""
 
     probability: Tensor
     tokens: tuple[tuple[int, int], ...]
-    """Place and token of each."""
+    """Position and value of each token."""
 
 
 def next_steps(context: tuple[int, ...], table: Tensor, sampler: Sampler) -> list[Step]:
-    """All that a sampler can do in a context; the probabilities add up to 1 and have the gradient of the table."""
+    """Returns all possible steps in a context. Their probabilities add up to 1 and have the gradient of the table."""
     left = [place for place in range(LENGTH) if context[place] == NUM_TOKENS]
     chances = table[PLACE[context]].exp()
     if sampler == "text, random order":
         return [Step(chances[i, v] / len(left), ((i, v),)) for i in left for v in range(NUM_TOKENS)]
     number = 1
     if sampler.startswith("image") and len(left) < LENGTH:
-        number = len(left)  # the second of two steps writes all that is left at once
+        number = len(left)  # the second of two steps fixes all masked tokens
     steps: list[Step] = []
     for drawn in itertools.product(range(NUM_TOKENS), repeat=len(left)):
         pairs = list(zip(left, drawn, strict=True))
@@ -87,7 +89,7 @@ def next_steps(context: tuple[int, ...], table: Tensor, sampler: Sampler) -> lis
 
 
 def merged(steps: Sequence[Step]) -> list[Step]:
-    """Steps with the same result taken together."""
+    """Adds up the probabilities of steps with the same result."""
     found: dict[tuple[tuple[int, int], ...], Tensor] = {}
     for step in steps:
         found[step.tokens] = found[step.tokens] + step.probability if step.tokens in found else step.probability
@@ -95,7 +97,7 @@ def merged(steps: Sequence[Step]) -> list[Step]:
 
 
 def written(context: tuple[int, ...], step: Step) -> tuple[int, ...]:
-    """The context after a step."""
+    """Returns the context after a step."""
     tokens = list(context)
     for place, token in step.tokens:
         tokens[place] = token
@@ -103,7 +105,7 @@ def written(context: tuple[int, ...], step: Step) -> tuple[int, ...]:
 
 
 def expected_reward(rewards: Tensor, table: Tensor, sampler: Sampler) -> Tensor:
-    """The mean reward of the sampler, with the gradient of the table: exact, over all ways of writing."""
+    """Returns the exact mean reward over all trajectories of the sampler, with the gradient of the table."""
     known: dict[tuple[int, ...], Tensor] = dict(zip(RESPONSES, rewards, strict=True))
 
     def value(context: tuple[int, ...]) -> Tensor:
@@ -117,16 +119,16 @@ def expected_reward(rewards: Tensor, table: Tensor, sampler: Sampler) -> Tensor:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One way of writing a response."""
+    """A trajectory of the sampler that ends in a response."""
 
     row: Row
     response: int
-    """Place in :data:`RESPONSES`."""
+    """Index in :data:`RESPONSES`."""
     probability: float
 
 
 def trajectories(table: Tensor, sampler: Sampler) -> list[Trajectory]:
-    """All ways of writing, with their probabilities."""
+    """Returns all trajectories with their probabilities."""
     table = table.detach()
     entropies = -(table.exp() * table).sum(dim=-1)
     found: list[Trajectory] = []

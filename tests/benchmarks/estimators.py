@@ -1,4 +1,4 @@
-"""Bias, noise and cost of the gradient of every likelihood estimator with every objective, by enumeration.
+"""Measures bias, noise and cost of the gradient of every estimator with every objective by enumeration.
 
 python tests/benchmarks/estimators.py               # measures (some minutes) and writes results/cpu/estimators.json
 python tests/benchmarks/estimators.py --docs_only   # writes docs/estimators.md from this file
@@ -47,38 +47,39 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "trace, 2 steps per view": ("trace", {"steps_per_view": 2}),
     "trace, 1 uncertain view": ("trace", {"num_views": 1, "choose": "uncertain"}),
 }
-"""Options in the place of the defaults, which mask the prompt, and more forms of an estimator."""
+"""Options that replace defaults that mask the prompt, and further variants of an estimator."""
 LEVELS: dict[str, tuple[str, dict[str, Any]]] = {
     "clipped, token": ("clipped", {"level": "token"}),
     "clipped, view_token": ("clipped", {"level": "view_token"}),
     "clipped, sequence": ("clipped", {"level": "sequence"}),
 }
-"""Forms of `clipped`; the other objectives have their defaults."""
+"""Variants of `clipped`; the other objectives have their defaults."""
 MOVE = 0.1
-"""Mean distance of the log-probabilities of the moved policy, nats."""
+"""Mean difference in nats between the log-probabilities of the updated policy and of the behaviour policy."""
 REPLAYS = ("trace", "left_to_right")
-"""Estimators that look at how a response was written."""
+"""Estimators that depend on the order in which the tokens of a response were fixed."""
 DRAWS_OF_VARIANCE = 3
-"""Draws from which the variance is estimated."""
+"""Number of draws from which the variance is estimated."""
 
 
 @dataclass(frozen=True)
 class World:
-    """A sampler, a reward, and two policies: the one that sampled, and one that has moved towards a higher reward."""
+    """A sampler, a reward, and two policies: the behaviour policy, and one after updates towards a higher reward."""
 
     written: Sequence[Trajectory]
     rewards: Tensor
-    """Of each response, minus the exact mean reward of the sampler: the advantage."""
+    """Advantage of each response: its reward minus the exact mean reward of the sampler."""
     old: Tensor
-    """Scores under the policy that sampled, as a table."""
+    """Table of log-probabilities under the behaviour policy."""
     policies: Mapping[str, tuple[Tensor, Tensor, Tensor]]
-    """By name: scores, the inner products of their gradients with one another, and with the exact gradient."""
+    """Log-probabilities of each policy, and inner products of their gradients with each other and the exact
+    gradient."""
     exact_square: Mapping[str, float]
-    """Squared length of the exact gradient."""
+    """Squared norm of the exact gradient of each policy."""
 
     @classmethod
     def make(cls, sampler: Sampler, scores_guided: bool, seed: int) -> World:
-        """Draws a model and a reward."""
+        """Makes a random model and a random reward."""
         scale = GUIDANCE_SCALE if sampler == "image, guided" else 0.0
         model = make_model(seed)
         generator = torch.Generator().manual_seed(seed)
@@ -105,7 +106,7 @@ class World:
         return cls(found, rewards - mean, old, policies, squares)
 
     def samples(self, replays: bool) -> list[Trajectory]:
-        """The trajectories, or one for each response where it does not matter in which order it was written."""
+        """Returns all trajectories if their order matters to the estimator, and otherwise one for each response."""
         if replays:
             return list(self.written)
         by_response: dict[int, Trajectory] = {}
@@ -116,7 +117,7 @@ class World:
 
 
 def _move(parameters: Sequence[Tensor], direction: Tensor, table: Any, start: Tensor) -> None:
-    """Moves the weights along a direction until log-probabilities are :data:`MOVE` away on average."""
+    """Moves the weights along a direction until the log-probabilities differ by :data:`MOVE` on average."""
     before = [one.detach().clone() for one in parameters]
     parts = (direction / direction.norm()).split([one.numel() for one in parameters])
 
@@ -135,7 +136,7 @@ def _move(parameters: Sequence[Tensor], direction: Tensor, table: Any, start: Te
 
 
 def methods() -> tuple[dict[str, tuple[str, dict[str, Any]]], dict[str, tuple[str, dict[str, Any]]]]:
-    """All estimators and all objectives that there are, found by their files."""
+    """Returns all estimators and all objectives, which are found by their files."""
     names = [name for name in plugins.available(ESTIMATORS) if name not in VARIANTS]
     estimators = VARIANTS | {name: (name, {}) for name in names}
     objectives = LEVELS | {name: (name, {}) for name in plugins.available(OBJECTIVES) if name != "clipped"}
@@ -144,17 +145,17 @@ def methods() -> tuple[dict[str, tuple[str, dict[str, Any]]], dict[str, tuple[st
 
 @dataclass(frozen=True)
 class Draw:
-    """The views of some trajectories, as entries that look up tables."""
+    """The views of some trajectories, as entries that refer to a table."""
 
     written: Sequence[Trajectory]
     entries: Entries
     place: Tensor
-    """Of each entry in a flat table."""
+    """Index of each entry in a flat table."""
     num_views: Tensor
 
     @classmethod
     def make(cls, name: str, options: dict[str, Any], written: Sequence[Trajectory], number: int) -> Draw:
-        """Draws the views as training does, with a mask ratio and a generator of each sample."""
+        """Draws the views as training does, with a mask ratio and a generator for each sample."""
         estimator = load_estimator(name, options)
         views: list[Views] = []
         for i, one in enumerate(written):
@@ -174,17 +175,17 @@ class Draw:
 
     @property
     def chance(self) -> Tensor:
-        """Probability of each trajectory."""
+        """Returns the probability of each trajectory."""
         return torch.tensor([one.probability for one in self.written], dtype=torch.float64)
 
     @property
     def passes(self) -> float:
-        """Mean number of views."""
+        """Returns the mean number of views."""
         return float(self.chance @ self.num_views.double())
 
 
 def columns_of(draw: Draw, advantages: Tensor) -> Columns:
-    """Every sample is a group of its own, so that its loss depends on nothing else."""
+    """Returns columns in which every sample is a separate group, so that its loss depends on no other sample."""
     number = len(advantages)
 
     def column(value: float) -> Tensor:
@@ -209,9 +210,9 @@ def columns_of(draw: Draw, advantages: Tensor) -> Columns:
 
 
 def coefficients(objective: Objective, draw: Draw, world: World, scores: Tensor) -> Tensor:
-    """Minus the derivative of each sample's loss by each entry of the table (samples, entries of the table).
+    """Returns the negative derivative of the loss of each sample by each entry of the table (samples, entries).
 
-    The loss is the mean over the tokens; here it is their sum, as is the log-likelihood in the exact gradient.
+    The loss here is the sum over the tokens instead of the mean, as the log-likelihood in the exact gradient is a sum.
     """
     advantages = torch.stack([world.rewards[one.response] for one in draw.written])
     leaf = scores.flatten()[draw.place].requires_grad_()
@@ -233,7 +234,8 @@ def coefficients(objective: Objective, draw: Draw, world: World, scores: Tensor)
 
 
 def measured(world: World, draws: Sequence[Draw], objective: Objective, policy: str) -> dict[str, float]:
-    """How the mean gradient of a response lies to the exact one, and how it scatters."""
+    """Returns cosine and bias of the mean gradient relative to the exact gradient, and the variance of one
+    response."""
     scores, products, with_exact = world.policies[policy]
     mean = torch.zeros_like(with_exact)
     squares: list[float] = []
@@ -251,7 +253,7 @@ def measured(world: World, draws: Sequence[Draw], objective: Objective, policy: 
 
 
 def drawn(world: World, name: str, options: dict[str, Any], number: int) -> list[Draw]:
-    """Some draws of the views, or one if all are the same."""
+    """Returns some draws of the views, or one draw if all are equal."""
     samples = world.samples(replays=name in REPLAYS)
     draws = [Draw.make(name, options, samples, 0), Draw.make(name, options, samples, 1)]
     if torch.equal(draws[0].place, draws[1].place):
@@ -260,7 +262,7 @@ def drawn(world: World, name: str, options: dict[str, Any], number: int) -> list
 
 
 def measure(num_models: int, num_draws: int) -> list[dict[str, Any]]:
-    """All combinations, means over the models."""
+    """Returns the results of all combinations, as means over the models."""
     estimators, objectives = methods()
     results: dict[tuple[str, ...], list[dict[str, float]]] = {}
     for sampler in SAMPLERS:
@@ -306,7 +308,7 @@ A cosine of 1 does not mean that a method learns fastest; see [Algorithms](algor
 
 
 def page(result: Mapping[str, Any]) -> str:
-    """The page of the documentation."""
+    """Returns the page of the documentation."""
     found = result["gradients"]
     parts = [INTRODUCTION.format(models=result["models"], draws=result["draws"], move=MOVE)]
     for policy in dict.fromkeys(one["policy"] for one in found):
@@ -327,7 +329,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=int, default=2, help="Number of random models and rewards.")
     parser.add_argument("--draws", type=int, default=8, help="Number of draws of the views of every trajectory.")
-    parser.add_argument("--docs_only", action="store_true", help="Only write the page from the results of before.")
+    parser.add_argument("--docs_only", action="store_true", help="Only write the page from existing results.")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if not arguments.docs_only:

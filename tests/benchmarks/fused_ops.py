@@ -1,8 +1,8 @@
-"""Passes with what stands between the matrix products fused by torch.compile (``ds.compile``), against without.
+"""Compares passes with and without ``ds.compile``, which fuses the operations between the matrix products.
 
-python tests/benchmarks/elementwise.py [--size 8b]
+python tests/benchmarks/fused_ops.py [--size 8b]
 
-Seconds that compiling took are not counted; they are noted beside.
+The seconds of the compilation are not counted, but are in the results.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def one_pass(model: MMadaModelLM, ids: Tensor, *, backward: bool) -> Tensor:
-    """The last position's hidden state of each row, or the gradient of the first norm."""
+    """Returns the hidden state of the last position of each row, or the gradient of the first norm."""
     with torch.set_grad_enabled(backward):
         out = model(ids, output_hidden_states=True, positions=torch.zeros_like(ids, dtype=torch.bool), num_positions=0)
         states = out.hidden_states[-1]
@@ -63,7 +63,7 @@ def one_pass(model: MMadaModelLM, ids: Tensor, *, backward: bool) -> Tensor:
 
 
 def equality(size: Size, expected: Tensor, found: Tensor) -> str:
-    """The largest difference, as a share of the largest value."""
+    """Returns the largest difference as a fraction of the largest value."""
     gap = ((found - expected).abs().max() / expected.abs().max()).item()
     if size.dtype == torch.float32 and gap > 1e-4:
         raise AssertionError(f"results differ by {gap} of the largest")

@@ -1,9 +1,10 @@
-"""Generation of a tiny unified step against that of an earlier commit: CPU seconds in one run, and equal tokens.
+"""Compares the generation of a tiny step with that of an earlier commit: CPU seconds in one run, and equal tokens.
 
 python tests/benchmarks/generation.py [--commit 55aacb9] [--prompts 8]
 
-The step is that of launch/configs/tiny/unigrpo.yaml: texts, image understanding and images, eight samples per prompt.
-The earlier commit is checked out into a temporary folder, and a process of each tree generates in turn.
+The tasks are text, image understanding and text to image, with the sampling settings of
+launch/configs/tiny/unigrpo.yaml and eight samples per prompt. The earlier commit is checked out into a temporary
+folder, and a process of each tree generates in turn.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def compare(baseline: Path, ours: Path, num_prompts: int, rounds: int) -> dict[s
 
 def main() -> None:
     parser = commit_parser(__doc__)
-    parser.add_argument("--prompts", type=int, default=8, help="prompts of each task; the config has 16")
+    parser.add_argument("--prompts", type=int, default=8, help="number of prompts of each task")
     chosen = parser.parse_args()
     from measure import row, write  # noqa: PLC0415  # this process computes nothing before
 

@@ -1,6 +1,7 @@
-"""Generates a tiny unified step for every line of its input, with the code of the tree in PYTHONPATH.
+"""Generates the samples of a tiny step for every line of its input, with the code of the tree in PYTHONPATH.
 
-It knows the names of the present tree and those of 55aacb9, and prints JSON: seconds and a digest of tokens by task.
+It supports the module names of the present tree and of 55aacb9, and prints seconds and a digest of
+tokens by task as JSON.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ SAMPLES = 8
 
 
 def run_config() -> Any:
-    """The sampling settings of launch/configs/tiny/unigrpo.yaml."""
+    """Returns a config with the sampling settings of launch/configs/tiny/unigrpo.yaml."""
     settings = config.RolloutConfig(
         micro_batch_size=384,
         text=config.TextSamplingConfig(max_new_tokens=20, num_denoising_steps=10, block_length=10),
@@ -42,7 +43,7 @@ def run_config() -> Any:
 
 
 def prompts(number: int) -> list[Prompt]:
-    """The first prompts of each task of the held-out file."""
+    """Returns the first prompts of each task of the held-out file."""
     try:
         from unigrpo.data.prompts import load_prompts  # noqa: PLC0415
     except ImportError:

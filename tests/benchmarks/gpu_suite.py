@@ -1,7 +1,7 @@
-"""What one GPU of 80 GB or more shows about the 8B model in 8 minutes; see gpu_suite.sh.
+"""Measures the 8B model on one GPU of 80 GB or more in 8 minutes; see gpu_suite.sh.
 
-Weights are random: times, memory and rounding depend on the shapes. The result of every part is written before the
-next part starts, so that a run that is cut off keeps what it has.
+Weights are random, because times, memory and rounding depend only on the shapes. The result of every part is written
+before the next part starts, so that a run that is ended early keeps the results so far.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ from unigrpo.records import KeyedTrajectory, SampleKey, Trajectory
 from unigrpo.workers.logprob_mismatch import logprob_gaps
 
 RESERVE_SECONDS = 20.0
-"""A part starts only with this much time left beyond its own estimate."""
+"""A part starts only if this many seconds are left beyond its own estimate."""
 
 
 @dataclass
 class Suite:
-    """The model, its work, and what was measured so far."""
+    """The model, the calls that are measured, and the results so far."""
 
     size: Size
     model: MMadaModelLM
@@ -92,7 +92,7 @@ class Suite:
         )
 
     def batch(self, rows: int, read: int) -> dict[str, Any]:
-        """Arguments of a pass over whole rows, of each of which ``read`` tokens are scored."""
+        """Returns the arguments of a pass over whole rows, in each of which ``read`` tokens are scored."""
         device = self.model.device
         positions = torch.zeros(rows, self.row, dtype=torch.bool, device=device)
         positions[:, -read:] = True
@@ -108,7 +108,7 @@ class Suite:
         return self.model.eval()(**self.batch(rows, self.row // 4)).log_probs
 
     def update(self, rows: int, *, is_recomputed: bool) -> None:
-        """A forward and a backward pass whose gradients of weights are dropped as soon as they exist."""
+        """Makes a forward and a backward pass, which drops each gradient of a weight as soon as it exists."""
 
         def drop(parameter: Tensor) -> None:
             parameter.grad = None
@@ -123,7 +123,7 @@ class Suite:
             self.model.eval()
 
     def speed(self, flops: float, seconds: float) -> dict[str, float | None]:
-        """TFLOP/s and the fraction of the GPU's peak; None for a GPU that the hardware table does not know."""
+        """Returns seconds, TFLOP/s and MFU. The MFU of a GPU that the hardware table does not list is None."""
         kind = gpu_of_this_machine()
         tflops = flops / seconds / 1e12
         return {"seconds": seconds, "tflops": tflops, "mfu": None if kind is None else tflops / kind.tflops}
@@ -142,13 +142,13 @@ def timed(call: Callable[[], Any], rounds: int = 1, *, is_warm: bool = False) ->
 
 
 def peak_gb(call: Callable[[], Any]) -> float:
-    """Returns the largest memory of a call beyond that before it, in 1e9 bytes."""
+    """Returns the peak memory of a call beyond the memory before it, in 1e9 bytes."""
     gc.collect()
     return peak_bytes(call) / 1e9
 
 
 def machine(suite: Suite) -> dict[str, Any]:
-    """Versions and hardware."""
+    """Returns versions and hardware."""
     found: dict[str, Any] = {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -164,7 +164,7 @@ def machine(suite: Suite) -> dict[str, Any]:
 
 
 def precision(suite: Suite) -> dict[str, Any]:
-    """Log-probabilities (nats) in bfloat16 against those of the same weights in float32."""
+    """Compares log-probabilities (nats) in bfloat16 with those of the same weights in float32."""
     with torch.no_grad():
         inputs = suite.batch(2, suite.row // 4)
         narrow = suite.model.to(torch.bfloat16)(**inputs).log_probs  # type: ignore[arg-type]
@@ -177,7 +177,7 @@ def precision(suite: Suite) -> dict[str, Any]:
 
 
 def parity(suite: Suite) -> dict[str, Any]:
-    """Log-probabilities (nats) that the samplers record against those of the training path."""
+    """Compares the log-probabilities (nats) that the samplers record with those of the training path."""
     found = {}
     text = suite.sample_text(suite.text())
     images = suite.sample_images(replace(suite.size.image, guidance_scale=0.0))
@@ -203,7 +203,7 @@ def _rollout(number: int, task: Any, sample: Trajectory) -> KeyedTrajectory:
 
 
 def text_rollouts(suite: Suite) -> dict[str, Any]:
-    """Generation of texts with every cache."""
+    """Measures the generation of texts with every cache."""
     found = {}
     ways: dict[str, dict[str, Any]] = {
         "dual and threshold": {"cache": "dual", "threshold": 0.9},
@@ -223,7 +223,7 @@ def text_rollouts(suite: Suite) -> dict[str, Any]:
 
 
 def image_rollouts(suite: Suite) -> dict[str, Any]:
-    """Generation of images with every cache."""
+    """Measures the generation of images with every cache."""
     found = {}
     suite.sample_images(replace(suite.size.image, num_denoising_steps=1))
     for cache in ("text", "none"):
@@ -236,13 +236,13 @@ def image_rollouts(suite: Suite) -> dict[str, Any]:
 
 
 def scoring(suite: Suite) -> dict[str, Any]:
-    """A scoring pass."""
+    """Measures a scoring pass."""
     flops = suite.rows * forward_flops(suite.sizes, suite.row, suite.row // 4)
     return suite.speed(flops, timed(lambda: suite.score(suite.rows), 3))
 
 
 def update(suite: Suite) -> dict[str, Any]:
-    """Forward and backward passes with and without gradient checkpointing, without an optimizer."""
+    """Measures forward and backward passes with and without gradient checkpointing, without an optimizer."""
     rows = max(1, suite.rows // 4)
     flops = rows * forward_flops(suite.sizes, suite.row, suite.row // 4)
     return {
@@ -255,7 +255,7 @@ def update(suite: Suite) -> dict[str, Any]:
 
 
 def logit_memory(suite: Suite) -> dict[str, Any]:
-    """Memory of log-probabilities against that of all logits, in 1e9 bytes."""
+    """Compares the memory of log-probabilities with that of all logits, in 1e9 bytes."""
     inputs = suite.batch(1, suite.row // 4)
     whole = {"input_ids": inputs["input_ids"]}
     with torch.no_grad():
@@ -266,7 +266,7 @@ def logit_memory(suite: Suite) -> dict[str, Any]:
 
 
 def attention(suite: Suite) -> dict[str, Any]:
-    """Seconds of one layer's attention by kernel, without and with a mask for padding."""
+    """Measures the seconds of the attention of one layer by kernel, without and with a mask for padding."""
     config, device = suite.model.config, suite.model.device
     shape = (suite.rows, config.n_heads, suite.row, config.d_model // config.n_heads)
     q, k, v = (torch.randn(shape, device=device, dtype=suite.size.dtype) for _ in range(3))
@@ -286,7 +286,7 @@ def attention(suite: Suite) -> dict[str, Any]:
 
 
 def fused(suite: Suite) -> dict[str, Any]:
-    """A scoring pass with ds.compile against one without, and the seconds of the compilation."""
+    """Compares a scoring pass with and without ds.compile, and measures the seconds of the compilation."""
     plain = timed(lambda: suite.score(suite.rows), 3)
     suite.model.set_fused_ops(compiled())
     try:
@@ -300,7 +300,7 @@ def fused(suite: Suite) -> dict[str, Any]:
 
 
 def memory_plan(suite: Suite) -> dict[str, Any]:
-    """The plan's gigabytes against the measured ones."""
+    """Compares planned gigabytes with measured ones."""
     size, dtype, rows, few = suite.sizes, suite.dtype, suite.rows, max(1, suite.rows // 4)
     settings = suite.text(cache="dual", num_denoising_steps=suite.new_tokens // suite.size.text.block_length)
     tokens = rows * (suite.row // 4 + suite.new_tokens)
@@ -348,7 +348,7 @@ def memory_plan(suite: Suite) -> dict[str, Any]:
 
 
 def cost_model(suite: Suite) -> dict[str, Any]:
-    """Seconds that the plan predicts from the MFU of scoring, against those measured."""
+    """Compares the seconds that the plan predicts from the MFU of scoring with measured seconds."""
     done = suite.results
     needed = ("scoring", "update", "text_rollouts", "image_rollouts")
     missing = [name for name in needed if not done.get(name) or {"failed", "skipped"} & set(done[name])]
@@ -387,7 +387,7 @@ PARTS: dict[str, tuple[Callable[[Suite], dict[str, Any]], float]] = {
     "logit_memory": (logit_memory, 5),
     "fused": (fused, 90),
 }
-"""Parts in their order, each with the seconds that it may need on a GPU; the most important ones come first."""
+"""The parts in their order, the most important ones first, with the seconds that each may take on a GPU."""
 
 
 def build(size: Size) -> Suite:
@@ -399,7 +399,7 @@ def build(size: Size) -> Suite:
 
 
 def run(suite: Suite, out: Path, parts: list[str], seconds: float) -> dict[str, Any]:
-    """Measures the parts as long as there is time, and writes the file after each of them."""
+    """Measures the parts while time is left, and writes the file after each part."""
     deadline = time.monotonic() + seconds
     results = suite.results
     for name in parts:
@@ -411,7 +411,7 @@ def run(suite: Suite, out: Path, parts: list[str], seconds: float) -> dict[str, 
             started = time.monotonic()
             try:
                 results[name] = _rounded(part(suite))
-            except Exception as error:  # another part may still work
+            except Exception as error:  # the next parts may still succeed
                 traceback.print_exc()
                 results[name] = {"failed": f"{type(error).__name__}: {error}"}
             results[name]["wall_seconds"] = round(time.monotonic() - started, 2)
@@ -434,7 +434,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="8b", help="small runs on a CPU")
     parser.add_argument("--minutes", type=float, default=8.0, help="time after which no part starts")
-    parser.add_argument("--out", type=Path, default=Path("gpu_suite.json"), help="JSON file of the results")
+    parser.add_argument("--out", type=Path, default=Path("gpu_suite.json"), help="JSON file for the results")
     parser.add_argument("--parts", default=",".join(PARTS), help="parts to measure, joined by commas")
     chosen = parser.parse_args()
     unknown = sorted(set(chosen.parts.split(",")) - PARTS.keys())

@@ -1,4 +1,4 @@
-"""Answers per second of the grader against math-verify alone, on the same predictions in the same run.
+"""Compares the answers per second of the grader and of math-verify alone, on the same predictions in the same run.
 
 python tests/benchmarks/grader.py
 python tests/benchmarks/grader.py --against 55aacb9   (seconds per 1,000 answers of this tree and of another commit)
@@ -25,7 +25,8 @@ ROUNDS = 3
 
 
 def solutions(count: int) -> list[tuple[str, str, str]]:
-    """Ordinary solutions (text, gold, kind): a short derivation and the answer, every fifth one wrong."""
+    """Returns ordinary solutions (text, gold, kind) with a short derivation and an answer; every fifth answer is
+    wrong."""
     return [
         (f"<think>There are {i} eggs and {i + 3} more.\n{i} + {i + 3} = {2 * i + 3}</think>The answer is \\boxed{{"
          f"{2 * i + 3 + (i % 5 == 0)}}}.", str(2 * i + 3), "gsm8k")
@@ -34,13 +35,14 @@ def solutions(count: int) -> list[tuple[str, str, str]]:
 
 
 def mathematics() -> list[tuple[str, str, str]]:
-    """The hard cases of the tests that are mathematics."""
+    """Returns the hard mathematical cases of the tests."""
     rows = [json.loads(line) for line in (CASES / "math.jsonl").read_text().splitlines()]
     return [(row["prediction"], row["gold"], row["kind"]) for row in rows]
 
 
 def grade_once() -> None:
-    """Prints the CPU seconds per 1,000 answers of the grader on the path, with those of its process of sympy."""
+    """Prints the CPU seconds per 1,000 answers of the grader that is imported, including those of its sympy
+    process."""
     cases = solutions(2000) + mathematics()
     started = _cpu_seconds()
     grader = Grader()
@@ -51,7 +53,7 @@ def grade_once() -> None:
 
 
 def _cpu_seconds() -> float:
-    """CPU seconds of this process and of the child processes that have ended."""
+    """Returns the CPU seconds of this process and of the child processes that have ended."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(one.ru_utime + one.ru_stime for one in used)
 
@@ -88,7 +90,7 @@ def main() -> None:
 
 
 def against_math_verify() -> None:
-    """Writes the answers per second of the grader and of math-verify."""
+    """Writes the seconds and the answers per second of the grader and of math-verify."""
     rows, rates = [], {}
     grader = Grader()
     for name, cases in (("ordinary solutions", solutions(500)), ("hard mathematics", mathematics())):

@@ -1,8 +1,8 @@
-"""Images per second of CLIP score and ImageReward, batched against one by one, in the same run.
+"""Compares CLIP score and ImageReward of images in batches and one by one, in the same run.
 
 python tests/benchmarks/image_rewards.py [--clip FOLDER] [--image_reward FOLDER] [--device cuda]
 
-Without folders it measures the tiny models of examples/tiny; with those of published checkpoints it measures them.
+The default is the tiny models of examples/tiny; the folders may be those of published checkpoints.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Image rollouts against the plain sampler: short prompts, guidance, the same codes.
+"""Compares image rollouts with those of the plain sampler: short prompts, guidance, and equal codes.
 
 python tests/benchmarks/image_rollout.py [--size 8b]
 """
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def equality(size: Size, samples: list[Trajectory], tokens: Tensor, log_probs: Tensor) -> str:
-    """What ours drew against what the plain sampler drew from the same numbers."""
+    """Compares the images of our sampler with those that the plain sampler generates from the same random numbers."""
     found = torch.stack([one.token_ids[one.image_mask] for one in samples])
     kept = torch.stack([one.commit_log_probs[one.response_mask] for one in samples])
     share, gap = (found == tokens).float().mean().item(), (kept - log_probs).abs().max().item()
@@ -72,7 +72,7 @@ def equality(size: Size, samples: list[Trajectory], tokens: Tensor, log_probs: T
 
 
 def shared_noise(size: Size) -> tuple[plain.Noise, Callable[[Tensor], Tensor]]:
-    """The draws of our sampler at the hidden places: for the codes, then for what is hidden again."""
+    """Returns the random numbers of our sampler at the masked positions: for the codes, and for the remasking."""
     generators = size.generators(len(size.image_prompts))
 
     def noise(masked: Tensor, num_ids: int) -> Tensor:

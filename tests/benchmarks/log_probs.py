@@ -1,9 +1,9 @@
-"""Log-probabilities of tokens from hidden states, with gradients: ours, torch's fused loss, and full logits.
+"""Compares log-probabilities of tokens and their gradients by our head, by torch's fused loss, and from full logits.
 
 python tests/benchmarks/log_probs.py [--size 8b]
 
-Liger's kernels are of Triton and need a GPU; where it is installed there, its loss is measured too. It gives the
-gradient of one scalar that is computed in the forward pass, so it cannot serve an objective of each token's ratio.
+Liger's Triton kernels need a GPU; if Liger is installed, its loss is also measured there. It computes the gradient of
+one scalar in the forward pass, so an objective with a ratio per token cannot use it.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from torch.nn import LinearCrossEntropyOptions
 from unigrpo.models.output_head import Head
 
 Method = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""(hidden (N, D), weight (V, D), targets (N,), temperatures (N,)) -> log-probabilities (N,)."""
+"""Function of hidden states (N, D), weight (V, D), targets (N,) and temperatures (N,): log-probabilities (N,)."""
 
 
 Work = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 def full(hidden: Tensor, weight: Tensor, targets: Tensor, temperatures: Tensor) -> Tensor:
-    """All logits at once, kept for the backward pass."""
+    """Computes all logits at once and keeps them for the backward pass."""
     logits = F.linear(hidden, weight)
     logits = (logits if logits.dtype == torch.float64 else logits.float()) / temperatures[:, None]
     return logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
 
 
 def fused_by_torch(hidden: Tensor, weight: Tensor, targets: Tensor, temperatures: Tensor) -> Tensor:
-    """Torch's chunked loss with no reduction; the temperature divides the hidden states, before their rounding."""
+    """Uses torch's chunked loss without reduction. The hidden states are divided by the temperature in float32."""
     scaled = (hidden.float() / temperatures[:, None]).to(hidden.dtype)
     options = LinearCrossEntropyOptions()
     loss = F.linear_cross_entropy(scaled, weight, targets, reduction="none", ignore_index=len(weight), options=options)
@@ -45,7 +45,7 @@ def fused_by_torch(hidden: Tensor, weight: Tensor, targets: Tensor, temperatures
 
 
 def ours(hidden: Tensor, weight: Tensor, targets: Tensor, temperatures: Tensor) -> Tensor:
-    """The model's head, with this weight."""
+    """Uses the head of the model with this weight."""
     head = Head(1, 1, bias=False)
     head.weight = weight  # type: ignore[assignment]
     return head(hidden, targets=targets, temperatures=temperatures)
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def make_work(size: Size, num_rows: int, num_ids: int, dtype: torch.dtype) -> Work:
-    """Random hidden states, head, targets and temperatures, and the gradients of the log-probabilities."""
+    """Returns random hidden states, head, targets and temperatures, and gradients of the log-probabilities."""
     torch.manual_seed(0)
     hidden = torch.randn(num_rows, size.width, device=size.device, dtype=dtype).requires_grad_()
     weight = torch.nn.Parameter(0.1 * torch.randn(num_ids, size.width, device=size.device, dtype=dtype))
@@ -86,7 +86,7 @@ def make_work(size: Size, num_rows: int, num_ids: int, dtype: torch.dtype) -> Wo
 
 
 def run(method: Method, work: Work) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probabilities, and the gradients of hidden states and head."""
+    """Returns the log-probabilities, and the gradients of hidden states and head."""
     hidden, weight, targets, temperatures, wanted = work
     log_probs = method(hidden, weight, targets, temperatures)
     (log_probs * wanted).sum().backward()
@@ -97,7 +97,8 @@ def run(method: Method, work: Work) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def differences(work: Work) -> dict[str, dict[str, float]]:
-    """Largest difference of values, and of gradients as a share of the largest, from full logits in float64."""
+    """Returns the largest difference from full logits in float64, for values, and for gradients relative to the
+    largest."""
     hidden, weight, *rest = work
     exact = (hidden.detach().double().requires_grad_(), torch.nn.Parameter(weight.detach().double()))
     expected, *expected_gradients = run(full, (*exact, *rest))  # type: ignore[arg-type]
@@ -110,7 +111,7 @@ def differences(work: Work) -> dict[str, dict[str, float]]:
 
 
 def liger() -> str:
-    """Whether Liger can run here."""
+    """Returns whether Liger can run on this machine."""
     if find_spec("liger_kernel") is None:
         return "not installed"
     try:

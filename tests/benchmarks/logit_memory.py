@@ -1,4 +1,4 @@
-"""Watches operations of torch for the memory of logits: tensors as wide as the vocabulary or a part of it."""
+"""Measures the memory of logits, which are tensors as wide as the vocabulary or a part of it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch.utils._pytree import tree_leaves
 
 
 class LogitMemory(TorchDispatchMode):
-    """Bytes of the logits, and of what is computed of them, that exist at once."""
+    """Counts the bytes of live logits and of live tensors of the same width that are computed from them."""
 
     def __init__(self, widths: Sequence[int]) -> None:
         """Args:
-        widths: Sizes of the last axis that logits have: of the whole vocabulary and of its slice.
+        widths: Sizes of the last axis of logits, for the whole vocabulary and for a slice of it.
         """
         super().__init__()
         self.peak_bytes = 0
@@ -51,7 +51,7 @@ def _storage(tensor: Tensor) -> int:
 
 
 def peak_logit_bytes(call: Callable[[], Any], widths: Sequence[int]) -> int:
-    """The most bytes that logits take at once during a call."""
+    """Returns the peak number of bytes of logits during a call."""
     with LogitMemory(widths) as memory:
         call()
     return memory.peak_bytes

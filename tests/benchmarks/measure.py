@@ -1,4 +1,5 @@
-"""Timing of alternatives in one run, so that what is compared saw the same machine, and the JSON that comes of it."""
+"""Times alternatives in one run, so that they are compared under the same conditions, and writes the results as
+JSON."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ PACKAGES = ("torch", "transformers", "ray", "deepspeed", "math-verify")
 
 
 def computing_clock() -> float:
-    """Seconds: of the wall with a GPU, and without one of this process's CPU, which other processes change little."""
+    """Returns wall-clock seconds with a GPU, and otherwise the CPU seconds of this process, which depend less on
+    others."""
     if not torch.cuda.is_available():
         return time.process_time()
     torch.cuda.synchronize()
@@ -31,12 +33,12 @@ def computing_clock() -> float:
 def interleaved(
     alternatives: Mapping[str, Callable[[], Any]], rounds: int, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, float]:
-    """Median seconds of each alternative; the rounds go through all of them in turn.
+    """Returns the median seconds of each alternative. Each round measures all of them in turn.
 
     Args:
-        alternatives: What to time, by name.
-        rounds: How often, after one round that is not counted.
-        clock: Where to read the time.
+        alternatives: Calls to time, by name.
+        rounds: Number of rounds, after one that is not counted.
+        clock: Function that returns the time in seconds.
     """
     seconds: dict[str, list[float]] = {name: [] for name in alternatives}
     for number in range(rounds + 1):
@@ -49,7 +51,7 @@ def interleaved(
 
 
 def gpu_peak_gb(call: Callable[[], Any]) -> float | None:
-    """GB on the GPU at most during a call; None, and no call, without one."""
+    """Returns the peak GB on the GPU during a call. Without a GPU, it returns None without a call."""
     if not torch.cuda.is_available():
         return None
     torch.cuda.reset_peak_memory_stats()
@@ -59,7 +61,7 @@ def gpu_peak_gb(call: Callable[[], Any]) -> float | None:
 
 
 def peak_bytes(call: Callable[[], Any]) -> int:
-    """Most bytes that tensors take at once during a call, beyond what they took before; inside of kernels too."""
+    """Returns the peak bytes of tensors during a call beyond those before it, including memory inside of kernels."""
     if torch.cuda.is_available():
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
@@ -81,15 +83,15 @@ def peak_bytes(call: Callable[[], Any]) -> int:
 def row(
     what: str, baseline: float, ours: float, unit: str, target: float | None = None, equal: str = ""
 ) -> dict[str, Any]:
-    """One line of the table: a cost of the baseline and of ours, and how many times less ours is.
+    """Returns a line of the table with the costs of the baseline and of ours, and the ratio of both.
 
     Args:
-        what: What was done.
-        baseline: Its cost the plain way.
-        ours: Its cost here.
-        unit: Of both.
-        target: Ratio that is asked for; None where none is.
-        equal: In how far the results are equal.
+        what: Description of the work.
+        baseline: Cost of the baseline.
+        ours: Cost of our code.
+        unit: Unit of both costs.
+        target: Smallest ratio that is required; None for no requirement.
+        equal: Description of how far the results are equal.
     """
     return _line(
         what, baseline, ours, unit, f"{baseline / ours:.2f}x", f"at least {target:g}x" if target else "", equal
@@ -97,12 +99,13 @@ def row(
 
 
 def extra_row(what: str, without: float, with_it: float, unit: str, most: float) -> dict[str, Any]:
-    """One line of the table: what something costs more, and how much it may."""
+    """Returns a line of the table with an additional cost and its limit."""
     return _line(what, without, with_it, unit, f"{with_it - without:+.3f} {unit}", f"at most {most:g} {unit}", "")
 
 
 def prediction_row(what: str, measured: float, predicted: float, unit: str, within: float) -> dict[str, Any]:
-    """One line of the table: a measured cost in the place of the baseline, and the predicted one in that of ours."""
+    """Returns a line of the table with a measured cost in the column baseline and the predicted cost in the column
+    ours."""
     error = f"{predicted / measured - 1:+.0%} predicted"
     return _line(what, measured, predicted, unit, error, f"within {within:.0%}", "")
 
@@ -116,9 +119,9 @@ def write(name: str, rows: list[dict[str, Any]], **more: Any) -> None:
     """Writes ``results/<device>/<name>.json`` with the commit, the machine and the versions, and prints it.
 
     Args:
-        name: Of the benchmark.
+        name: Name of the benchmark.
         rows: Lines of the table, see :func:`row`.
-        more: What else was found, by name.
+        more: Further results, by name.
     """
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     machine = {
@@ -138,7 +141,7 @@ def write(name: str, rows: list[dict[str, Any]], **more: Any) -> None:
 
 
 def _processor() -> str:
-    """The model of the CPU where the system tells it."""
+    """Returns the model of the CPU if the system provides it, and otherwise the architecture."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
@@ -146,7 +149,7 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    """Of the checkout; with a plus where files differ from it."""
+    """Returns the commit of the checkout, with a plus if files differ from it."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(RESULTS.parent), *arguments]

@@ -1,8 +1,8 @@
-"""The same work the plain way: the baseline of the benchmarks.
+"""Samples and scores as the first public code of these models does, which is the baseline of the benchmarks.
 
-Logits of the whole vocabulary at every position, float64 noise over all of them, every image prompt padded to the full
-length, and a softmax over full logits in scoring: how the first public code of these models samples and scores. Random
-numbers may be given, to compare what comes out.
+This code computes logits of the whole vocabulary at every position, draws float64 noise for all of them, pads every
+image prompt to the full length, and scores by a softmax over full logits. The random numbers can be passed as an
+argument, to compare the results.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from unigrpo.models.sampling.image import mask_counts, remasking_temperature
 from unigrpo.models.vocabulary import Vocabulary
 
 Noise = Callable[[Tensor, int], Tensor]
-"""(which tokens are masked (B, L), size of the vocabulary) -> exponential noise (B, L, V)."""
+"""Function of the masked tokens (B, L) and the size of the vocabulary that returns exponential noise (B, L, V)."""
 
 
 def left_padded(prompts: Sequence[Tensor], length: int, fill: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Prompts (B, length), and which of their tokens are real."""
+    """Returns padded prompts (B, length), and a mask of the tokens that are not padding."""
     tokens = torch.full((len(prompts), length), fill, device=device)
     for row, prompt in enumerate(prompts):
         tokens[row, length - len(prompt) :] = prompt.to(device)
@@ -32,7 +32,7 @@ def left_padded(prompts: Sequence[Tensor], length: int, fill: int, device: torch
 
 
 def float64_noise(masked: Tensor, num_ids: int) -> Tensor:
-    """Noise everywhere, masked or not."""
+    """Returns noise for all positions, masked or not."""
     return torch.empty(*masked.shape, num_ids, dtype=torch.float64, device=masked.device).exponential_()
 
 
@@ -44,7 +44,7 @@ def sample_text(
     vocabulary: Vocabulary,
     noise: Noise = float64_noise,
 ) -> tuple[Tensor, Tensor]:
-    """Responses (B, max_new_tokens), and their log-probabilities when they were fixed."""
+    """Returns responses (B, max_new_tokens), and the log-probabilities of their tokens when they were fixed."""
     length, end = max(map(len, prompts)), settings.max_new_tokens
     tokens, real = left_padded(prompts, length, vocabulary.end_of_text_id, model.device)
     tokens = torch.cat([tokens, torch.full((len(prompts), end), vocabulary.mask_id, device=model.device)], dim=1)
@@ -83,7 +83,7 @@ def sample_images(
     noise: Noise | None = None,
     remasking_noise: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Token ids of the images (B, N), and their log-probabilities when they were kept."""
+    """Returns token ids of the images (B, N), and their log-probabilities when they were fixed."""
     size, device, count = settings.num_image_tokens, model.device, len(prompts)
     length = max_text_tokens + 2  # task token and text, then start-of-image
     both = [*prompts, *[empty] * count]
@@ -117,11 +117,12 @@ def sample_images(
         kept = masked & (sure >= limit)
         image = torch.where(kept | ~masked, drawn, vocabulary.mask_id)
         kept_log_probs[kept] = log_probs[kept]
-    raise AssertionError("the last step keeps all")
+    raise AssertionError("the last step fixes all tokens")
 
 
 def log_likelihood(model: MMadaModelLM, batch: FullRows, mask_id: int, image_slice: tuple[int, int]) -> Tensor:
-    """Log-probabilities (B, L) of the hidden tokens of the first view, by a softmax over full logits; 0 elsewhere."""
+    """Returns log-probabilities (B, L) of scored tokens in the first view, by a softmax over full logits; 0
+    elsewhere."""
     counted = batch.is_scored
     xt = batch.token_ids.masked_fill(batch.is_masked, mask_id)
     logits = model(xt, attention_mask=batch.token_mask).logits.float()

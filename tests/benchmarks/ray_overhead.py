@@ -1,8 +1,9 @@
-"""Seconds of a step that no worker computes, on Ray and in one process: the same run, step by step in turn.
+"""Measures the seconds of a step in which no worker computes, on Ray and in one process, which make steps in turn.
 
 python tests/benchmarks/ray_overhead.py
 
-The seconds that the workers compute are subtracted from both, so that the difference is what Ray and its actors add.
+The seconds in which the workers compute are subtracted from both. The difference is the time that Ray and its actors
+add.
 """
 
 from __future__ import annotations
@@ -48,12 +49,12 @@ MOST_SECONDS = 0.3
 
 
 def digits(*, completions: list[str], **_: Any) -> list[float]:
-    """A reward that costs nothing: the share of digits."""
+    """A reward that takes no time: the fraction of digits."""
     return [sum(c.isdigit() for c in text) / max(len(text), 1) for text in completions]
 
 
 class Nowhere(NoOutput):
-    """An output that keeps nothing."""
+    """An output that discards everything."""
 
 
 def main() -> None:
@@ -86,7 +87,7 @@ def main() -> None:
 
 
 def small_run(reward: str, num_steps: int) -> RunConfig:
-    """As many samples in a step as the quickstart's, of sums, with one reward."""
+    """Returns a run on sums with 384 samples in each step and one reward."""
     return RunConfig(
         rollout=RolloutConfig(
             batch_size=48,
@@ -100,20 +101,20 @@ def small_run(reward: str, num_steps: int) -> RunConfig:
 
 
 def worked(metrics: dict[str, float]) -> float:
-    """Seconds in which the workers computed, one after the other."""
+    """Returns the sum of the seconds in which the workers computed."""
     booked = {n: v for n, v in metrics.items() if n.startswith("perf/") and n.endswith("_seconds")}
     return sum(value for name, value in booked.items() if not name.endswith("_idle_seconds"))
 
 
 def trainer(config: RunConfig, folder: str, **parts: Any) -> UniGRPOTrainer:
-    """A trainer over these workers."""
+    """Returns a trainer on these workers."""
     prompts = load_prompts(str(ROOT / "examples/tiny/prompts/train.jsonl"))
     store = CheckpointStore(Path(folder), max_num=1)
     return UniGRPOTrainer(config, prompts=prompts, eval_prompts=[], checkpoints=store, **parts)
 
 
 def here(config: RunConfig) -> dict[str, Any]:
-    """The same workers in this process."""
+    """Returns the same workers in this process."""
     folder = ROOT / config.actor.model_name_or_path
     model, reference = (MMadaModelLM.from_pretrained(folder) for _ in range(2))
     tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -1,8 +1,8 @@
-"""Seconds of a step whose rewards take half a second: scored while the models score, and after them.
+"""Compares a step in which rewards of half a second run while the models score with one in which they run after it.
 
 python tests/benchmarks/reward_overlap.py
 
-The reward sleeps, as one does that waits for a judge; both ways are steps of one run, on the same Ray actors.
+The reward sleeps, like a reward that waits for a judge. Both kinds of steps belong to one run on the same Ray actors.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ REWARD_SECONDS = 0.5
 
 
 def slow_digits(*, completions: list[str], **_: Any) -> list[float]:
-    """The same reward, after a while."""
+    """Returns the same reward after a pause."""
     time.sleep(REWARD_SECONDS)
     return digits(completions=completions)
 
 
 class Afterwards:
-    """Rewards that begin when they are waited for."""
+    """Rewards that start only when the trainer waits for them."""
 
     def __init__(self, rewards: RewardPool) -> None:
         self.names, self.score, self.close = rewards.names, rewards.score, rewards.close

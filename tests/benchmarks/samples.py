@@ -1,4 +1,4 @@
-"""Random samples to score and to train on, and the same samples in rows of the published length."""
+"""Makes random samples to score and to train on, and the same samples in rows of the published length."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from unigrpo.training.scoring_settings import ScoringSettings
 from unigrpo.training.views import ViewSampler
 
 MASK_RATIO = 0.5
-"""Share of each response that a view masks: the mean over the inner updates."""
+"""Fraction of each response that a view masks."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class FullRows:
 
 
 def scoring_settings(size: Size) -> ScoringSettings:
-    """Temperature 1 everywhere."""
+    """Returns settings with temperature 1 for text and images."""
     return ScoringSettings(
         mask_id=size.vocabulary.mask_id,
         image_slice=size.vocabulary.image_slice,
@@ -41,7 +41,7 @@ def scoring_settings(size: Size) -> ScoringSettings:
 
 
 def run_config(micro_batch_size: int, num_inner_updates: int = 1) -> RunConfig:
-    """A run without a reference."""
+    """Returns a run without a reference."""
     return RunConfig(
         algo=AlgoConfig(
             kl=KLConfig(init_coef=0.0), mask_ratio=MaskRatioConfig(minimum=MASK_RATIO, maximum=MASK_RATIO)
@@ -51,7 +51,7 @@ def run_config(micro_batch_size: int, num_inner_updates: int = 1) -> RunConfig:
 
 
 def text_sample(size: Size, number: int) -> TrainSample:
-    """A prompt of text and a response."""
+    """Returns a sample with a prompt of text and a response."""
     prompt = size.text_tokens([size.text_prompts[number % len(size.text_prompts)]])[0]
     draws = torch.Generator().manual_seed(number)
     response = torch.randint(100, 10_000, (size.text.max_new_tokens,), generator=draws)
@@ -59,7 +59,7 @@ def text_sample(size: Size, number: int) -> TrainSample:
 
 
 def image_sample(size: Size, number: int) -> TrainSample:
-    """A prompt of an image, the image and end-of-image."""
+    """Returns a sample with the prompt of an image, the image and end-of-image."""
     prompt = size.image_tokens([size.image_prompts[number % len(size.image_prompts)]])[0]
     draws = torch.Generator().manual_seed(number)
     first, stop = size.vocabulary.image_slice
@@ -86,7 +86,7 @@ def _sample(size: Size, number: int, prompt: Tensor, response: Tensor, end: Tens
 
 
 def full_rows(size: Size, samples: Sequence[TrainSample], device: torch.device) -> FullRows:
-    """Rows of the published length, whatever they hold; the first inner update."""
+    """Returns the views of the first inner update, padded to the published length."""
     rollouts = [sample.rollout for sample in samples]
     views = [ViewSampler(run_config(1)).views(rollout, 0) for rollout in rollouts]
 

@@ -1,4 +1,4 @@
-"""Scoring without gradient against full logits of padded rows: seconds, and the memory that logits take at once.
+"""Compares scoring without gradient with full logits of padded rows: seconds, and peak memory of logits.
 
 python tests/benchmarks/scoring.py [--size 8b]
 """
@@ -25,7 +25,7 @@ BATCH = 4
 
 
 class Scorer:
-    """A model as the scoring of the workers wants it."""
+    """A model with the interface that the scoring of the workers needs."""
 
     def __init__(self, model: MMadaModelLM) -> None:
         self.forward: Any = model
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def updates_row(model: MMadaModelLM, size: Size, widths: tuple[int, ...]) -> dict[str, Any]:
-    """Peak logit memory of all inner updates at once against that of one."""
+    """Compares the peak logit memory of scoring all inner updates at once with that of one."""
 
     def peak(num_updates: int) -> float:
         rollouts = [image_sample(size, number).rollout for number in range(2)]
@@ -78,13 +78,13 @@ def updates_row(model: MMadaModelLM, size: Size, widths: tuple[int, ...]) -> dic
 
 @torch.no_grad()
 def plain_scores(model: MMadaModelLM, size: Size, samples: Sequence[TrainSample]) -> Tensor:
-    """Log-probabilities (B, L) of the first inner update, 0 where not scored."""
+    """Returns the log-probabilities (B, L) of the first inner update; they are 0 at tokens that are not scored."""
     batch = full_rows(size, samples, model.device)
     return plain.log_likelihood(model, batch, size.vocabulary.mask_id, size.vocabulary.image_slice).cpu()
 
 
 def equality(size: Size, samples: Sequence[TrainSample], found: Sequence[tuple[Tensor, ...]], expected: Tensor) -> str:
-    """How far apart the log-probabilities are."""
+    """Returns the largest difference of the log-probabilities."""
     scored = full_rows(size, samples, expected.device).is_scored
     gap = max(
         (one[0] - other[mask]).abs().max().item() for one, other, mask in zip(found, expected, scored, strict=True)

@@ -1,6 +1,7 @@
-"""What the benchmarks of the model run on: a small one for a CPU, and the published 8B shape for a GPU.
+"""Models and inputs of the benchmarks: a small model for a CPU, and the published 8B shape for a GPU.
 
-Weights are random. The small model has about the published ratio of vocabulary to width, so that the head matters.
+Weights are random. The small model has about the published ratio of vocabulary to width, so that the head takes a
+realistic part of the time.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from unigrpo.models.vocabulary import PUBLISHED_IDS, PUBLISHED_TOKENIZER_LENGTH,
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """A model and work for it."""
+    """A model and inputs for it."""
 
     name: str
     model: dict[str, Any]
@@ -29,36 +30,36 @@ class Size:
     text: TextSamplingConfig
     image: ImageSamplingConfig
     text_prompts: tuple[int, ...]
-    """Tokens of each prompt of a text batch."""
+    """Number of tokens of each prompt of a text batch."""
     image_prompts: tuple[int, ...]
-    """Tokens of each prompt of an image batch."""
+    """Number of tokens of each prompt of an image batch."""
     max_text_tokens: int
-    """Room for the prompt of an image, to which the plain code pads; the published S."""
+    """Maximum length of the prompt of an image, to which the plain code pads; the published S."""
     rounds: int
-    """Timed repetitions."""
+    """Number of timed repetitions."""
 
     @property
     def width(self) -> int:
-        """Of the hidden states."""
+        """Returns the width of the hidden states."""
         return MMadaConfig(**self.model).d_model
 
     @property
     def num_ids(self) -> int:
-        """Of text, images and what is special."""
+        """Returns the number of token ids of text, images and special tokens."""
         return MMadaConfig(**self.model).vocab_size
 
     @property
     def row_length(self) -> int:
-        """Tokens of every row of the published layout: task token, text, start, image, end."""
+        """Returns the number of tokens of a row of the published layout: task token, text, start, image, end."""
         return self.max_text_tokens + self.image.num_image_tokens + 3
 
     @property
     def device(self) -> torch.device:
-        """The GPU if there is one."""
+        """Returns the GPU if there is one, and otherwise the CPU."""
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def build(self, attention: str = "sdpa") -> MMadaModelLM:
-        """The model with random weights, on the device at once, in evaluation mode."""
+        """Returns the model with random weights, created on the device, in evaluation mode."""
         torch.manual_seed(0)
         before = torch.get_default_dtype()
         torch.set_default_dtype(self.dtype)
@@ -69,28 +70,28 @@ class Size:
             torch.set_default_dtype(before)
 
     def generators(self, count: int) -> list[torch.Generator]:
-        """One for each sample, the same at every call."""
+        """Returns a generator for each sample, with the same seeds in every call."""
         return [torch.Generator(self.device).manual_seed(row) for row in range(count)]
 
     def text_tokens(self, lengths: Sequence[int]) -> list[Tensor]:
-        """Prompts of ordinary text."""
+        """Returns prompts of random text tokens."""
         draws = torch.Generator().manual_seed(1)
         return [torch.randint(100, 10_000, (length,), generator=draws) for length in lengths]
 
     def image_tokens(self, lengths: Sequence[int]) -> list[Tensor]:
-        """Prompts that end in start-of-image."""
+        """Returns prompts that end in start-of-image."""
         end = torch.tensor([self.vocabulary.end_of_text_id, self.vocabulary.soi_id])
         start = torch.tensor([self.vocabulary.t2i_id, self.vocabulary.begin_of_text_id])
         return [torch.cat([start, text, end]) for text in self.text_tokens([length - 4 for length in lengths])]
 
     def empty_image_tokens(self) -> Tensor:
-        """The unconditional prompt."""
+        """Returns the unconditional prompt."""
         v = self.vocabulary
         return torch.tensor([v.t2i_id, v.begin_of_text_id, v.end_of_text_id, v.soi_id])
 
 
 def vocabulary(ids: dict[str, int], image_offset: int, codebook_size: int) -> Vocabulary:
-    """A vocabulary without a tokenizer."""
+    """Returns a vocabulary without a tokenizer."""
     special = {f"{name}_id": value for name, value in ids.items()}
     return Vocabulary(**special, end_header_id=None, image_offset=image_offset, codebook_size=codebook_size)
 
@@ -131,7 +132,7 @@ SIZES = {
 
 
 def chosen_size(description: str) -> Size:
-    """The size that the command line names."""
+    """Returns the size that the command line selects."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="small", help="8b needs a GPU with 80 GB")
     size = SIZES[parser.parse_args().size]

@@ -1,4 +1,4 @@
-"""A whole step of the tiny unified run against that of an earlier commit: CPU seconds in one run, in one process each.
+"""Compares the CPU seconds of a whole step of the tiny run with those of an earlier commit, with one process for each.
 
 python tests/benchmarks/step.py [--commit 55aacb9] [--rounds 5]
 
@@ -18,7 +18,7 @@ TARGET = 1.3
 
 def main() -> None:
     parser = commit_parser(__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="measured steps of each tree, after one that is not")
+    parser.add_argument("--rounds", type=int, default=5, help="number of measured steps of each tree")
     chosen = parser.parse_args()
     from measure import row, write  # noqa: PLC0415  # this process computes nothing before
 

@@ -1,6 +1,6 @@
-"""Makes a step of the tiny unified run of the working directory for every line of its input, in one process.
+"""Makes a step of the tiny run of the working directory for every line of its input, in one process.
 
-It runs the code of the tree in PYTHONPATH, knows the present one and that of 55aacb9, and prints the CPU seconds.
+It runs the code of the tree in PYTHONPATH, which may be the present one or 55aacb9, and prints the CPU seconds.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CONFIG = "launch/configs/tiny/unigrpo.yaml"
 
 
 class NoOutput:
-    """An output that writes nothing."""
+    """An output that discards everything."""
 
     def metrics(self, step: int, values: dict[str, float]) -> None: ...
 
@@ -38,7 +38,7 @@ def steps(run_dir: str) -> Callable[[], object]:
 
 
 def _steps_of_55aacb9(run_dir: str) -> Callable[[], object]:
-    """The trainer as the tests of that commit built it."""
+    """Returns steps of a trainer that is built as in the tests of that commit."""
 
     def of(module: str) -> Any:
         return import_module(f"unigrpo.{module}")

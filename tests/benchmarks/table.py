@@ -12,18 +12,18 @@ from typing import Any
 FOLDER = Path(__file__).parent
 INTRODUCTION = """# Benchmarks
 
-Written by `table.py` from `results/<device>/*.json`, which hold more: settings, memory, rates, versions.
+`table.py` writes this page from `results/<device>/*.json`, which also have settings, memory, rates and versions.
 
-Each script measures two ways of doing the same work in one process and one run, in turn, and stops if results differ
-that must be equal. `baseline` is the plain way (`plain.py`): logits of the whole vocabulary at every position, float64
-noise over all of them, image prompts padded to the full length, padded batches. `--size small` (default) runs on a CPU
-in a few minutes; `--size 8b` needs a GPU with 80 GB. Times on a CPU are CPU seconds of one thread, but for
-`ray_overhead`, `weight_sync`, `grader` and `image_rewards`: several processes work there, and the wall's clock counts.
-A commit with a plus had changes beside it. `grader.py --against COMMIT` compares the CPU seconds of the grader at two
-commits instead: 2.88 s per 1,000 answers at 55aacb9 and 1.79 s at 34a00eb, on the machine below.
-`wire.py` compares what a step of 384 samples with images of 256 pixels costs besides the work of its workers, at two
-commits in turn: 474 MB through the driver, 2.85 s and 0.95 s of the driver's CPU at 55aacb9, and 11 MB, 2.18 s and
-0.18 s at 27f0928, on 2 busy cores of an Intel Xeon (medians of two runs).
+Each script measures two implementations of the same work in turn in one process, and stops if results that must be
+equal differ. `baseline` is usually the plain code (`plain.py`): it computes logits of the whole vocabulary at every
+position, draws float64 noise for all of them, and pads image prompts to the full length and batches to equal lengths.
+`--size small` (default) runs on a CPU in a few minutes; `--size 8b` needs a GPU with 80 GB. Times on a CPU are CPU
+seconds of one thread. `ray_overhead`, `weight_sync`, `grader` and `image_rewards` use several processes, and their
+times are wall-clock seconds. A plus after a commit means that files differed from it. `grader.py --against COMMIT`
+compares the CPU seconds of the grader at two commits instead: 2.88 s per 1,000 answers at 55aacb9 and 1.79 s
+at 34a00eb, on the machine below. `wire.py` compares the cost of a step of 384 samples with images of 256 pixels,
+without the work of its workers, at two commits in turn: 474 MB through the driver, 2.85 s and 0.95 s of CPU time of the
+driver at 55aacb9, and 11 MB, 2.18 s and 0.18 s at 27f0928, on 2 busy cores of an Intel Xeon (medians of two runs).
 
 `driver.py` simulates the driver of 64 GPUs: the workers compute nothing, and the rewards of texts are included.
 """
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def machine(values: dict[str, Any]) -> str:
-    """What the results were measured on."""
+    """Returns the machine on which the results were measured."""
     versions = f"Python {values['python']}, torch {values['torch']}"
     if values["gpu"] != "none":
         return f"{values['gpu']}, {versions}"
@@ -47,7 +47,7 @@ def machine(values: dict[str, Any]) -> str:
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """A line for each comparison."""
+    """Returns a table with a line for each comparison."""
     rows = [["benchmark", "what", "baseline", "ours", "result", "target", "equal", "commit"]]
     for result in results:
         for one in result["rows"]:
@@ -58,21 +58,21 @@ def table(results: list[dict[str, Any]]) -> str:
 
 
 def caches(result: dict[str, Any]) -> str:
-    """What the caches change, by task."""
+    """Returns the section about caches, with a table by task."""
     rows = []
     for task, variants in result["tasks"].items():
         for name, values in variants.items():
             rows = rows or [["task", "cache", *(key.replace("_", " ") for key in values)]]
             rows.append([task, name, *(f"{value:.4g}" for value in values.values())])
     about = (
-        f"`{result['model']}` on {result['prompts']} held-out prompts, the same random numbers everywhere. Tokens are "
-        "compared with those drawn without a cache, log-probabilities (nats) with those of the training path."
+        f"`{result['model']}` on {result['prompts']} held-out prompts, with the same random numbers for all rows. "
+        "Tokens are compared with those sampled without a cache, log-probabilities (nats) with those of the training path."
     )
     return f"### What the caches change\n\n{about}\n\n{markdown(rows)}\n"
 
 
 def markdown(rows: list[list[str]]) -> str:
-    """A table whose first row is the head."""
+    """Returns a Markdown table whose first row is the header."""
     head, *body = rows
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *body))
 

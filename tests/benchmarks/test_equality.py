@@ -1,4 +1,4 @@
-"""What the benchmarks compare is equal: the plain samplers, scores and gradients, and ours, on small random models."""
+"""Tests on small random models that samples, scores and gradients of the plain code and of ours are equal."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from unigrpo.training.scoring import score
 
 @pytest.fixture
 def size() -> Size:
-    """Three prompts of mixed lengths, and a model whose logits are spread out."""
+    """Returns three prompts of different lengths, and a model whose logits have a large variance."""
     small = SIZES["small"]
     sizes: dict[str, Any] = {"d_model": 16, "n_layers": 2, "n_heads": 2, "mlp_hidden_size": 32, "init_std": 0.4}
     return replace(
@@ -72,7 +72,7 @@ def test_scores_and_gradients_are_those_of_full_logits_and_padded_rows(size: Siz
     update.equality(model, size, samples, 4)
 
 
-def test_all_inner_updates_are_scored_in_the_memory_of_one(size: Size) -> None:
+def test_scoring_all_inner_updates_needs_the_logit_memory_of_one(size: Size) -> None:
     model, widths = size.build(), (size.num_ids, size.vocabulary.codebook_size)
     settings, engine = scoring_settings(size), LocalEngine(size.build(), run_config(4).actor, 1)
 
@@ -82,4 +82,4 @@ def test_all_inner_updates_are_scored_in_the_memory_of_one(size: Size) -> None:
 
     assert peak(4) == peak(1) > 0
     logits = peak_logit_bytes(lambda: model(torch.zeros(1, 5, dtype=torch.long)), widths)
-    assert logits == 5 * size.num_ids * 4, "the watch counts the bytes of logits"
+    assert logits == 5 * size.num_ids * 4, "the peak includes the logits"

@@ -1,4 +1,4 @@
-"""The suite for one GPU runs on a CPU, part by part, with only torch, transformers and safetensors."""
+"""Tests that the suite for one GPU also runs on a CPU, with only torch, transformers and safetensors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def suite() -> gpu_suite.Suite:
     return gpu_suite.Suite(size=size, model=size.build(), rows=2, row=40, new_tokens=8)
 
 
-def test_every_part_measures_and_is_written_as_soon_as_it_is_there(
+def test_every_part_is_measured_and_its_result_is_written_at_once(
     suite: gpu_suite.Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file, seen = tmp_path / "out" / "suite.json", []
@@ -38,7 +38,7 @@ def test_every_part_measures_and_is_written_as_soon_as_it_is_there(
         seen.extend(json.loads(file.read_text()))
         raise RuntimeError("no such kernel")
 
-    parts = [name for name in gpu_suite.PARTS if name != "fused"]  # compiles for a minute
+    parts = [name for name in gpu_suite.PARTS if name != "fused"]  # the compilation takes a minute
     monkeypatch.setitem(gpu_suite.PARTS, "last", (last, 1.0))
     monkeypatch.setitem(gpu_suite.PARTS, "long", (last, 1e6))
     results = gpu_suite.run(suite, file, [*parts, "last", "long"], seconds=1e4)
@@ -63,7 +63,7 @@ def test_a_part_without_the_results_that_it_needs_is_skipped(suite: gpu_suite.Su
 
 
 def folder_of(names: tuple[str, ...], folder: Path) -> Path:
-    """Links packages and what they require, and nothing else, into a folder."""
+    """Links packages and their dependencies into a folder."""
     folder.mkdir()
     left, done = list(names), set()
     while left:
@@ -74,7 +74,7 @@ def folder_of(names: tuple[str, ...], folder: Path) -> Path:
         try:
             found = metadata.distribution(name)
         except metadata.PackageNotFoundError:
-            continue  # for another system
+            continue  # a dependency on another system
         requirements = [Requirement(text) for text in found.requires or []]
         left += [r.name for r in requirements if r.marker is None or r.marker.evaluate({"extra": ""})]
         for entry in {Path(file.parts[0]) for file in found.files or [] if file.parts[0] != ".."}:
@@ -99,7 +99,7 @@ def test_the_command_needs_torch_transformers_and_safetensors_alone(tmp_path: Pa
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stderr == "", "no line of a library that nobody can act on"
+    assert done.stderr == "", "a library prints a message that users cannot act on"
     results = json.loads((tmp_path / "out.json").read_text())
     assert results["machine"]["absent"] == ["jaxtyping", "PIL", "peft"]
     assert results["logit_memory"]["log_probs_gb"] > 0

@@ -1,4 +1,4 @@
-"""Text rollouts against the plain sampler: the same tokens without a cache, and fewer computed with one.
+"""Compares text rollouts with those of the plain sampler, which are equal without a cache, and measures the caches.
 
 python tests/benchmarks/text_rollout.py [--size 8b]
 """
@@ -21,10 +21,10 @@ from unigrpo.records import Trajectory
 
 THRESHOLD = 0.9
 LOGIT_SPREAD = 80.0
-"""Standard deviation of a sure model's logits: under the threshold a pass fixes 2.4 tokens of a row with it. The tiny
-Mix-CoT model fixes 2.9."""
+"""Standard deviation of the logits of a confident model, with which a pass fixes 2.4 tokens of a row by the threshold.
+The tiny Mix-CoT model fixes 2.9."""
 NUM_BATCHED = 64
-"""Rows of the batch whose throughput is measured on a GPU."""
+"""Number of rows of the batch whose throughput is measured on a GPU."""
 
 
 def main() -> None:
@@ -83,9 +83,9 @@ def main() -> None:
 
 
 def sharpened(model: MMadaModelLM, size: Size) -> MMadaModelLM:
-    """The same weights under a steeper head, so that a threshold is met as often as with trained ones.
+    """Returns the model with a scaled head, so that tokens reach the threshold as often as with trained weights.
 
-    Confidences of 1 tie in float32, so the comparison of tokens is made without.
+    Confidences near 1 are equal in float32, so the comparison of tokens uses the original head.
     """
     spread = model.config.init_std * model.config.d_model**0.5
     sure = size.build()
@@ -96,7 +96,7 @@ def sharpened(model: MMadaModelLM, size: Size) -> MMadaModelLM:
 
 
 def equality(model: MMadaModelLM, size: Size, settings: TextSamplingConfig, samples: Sequence[Trajectory]) -> str:
-    """The plain sampler with the numbers that ours drew, against what ours wrote."""
+    """Compares our samples with those that the plain sampler generates from the same random numbers."""
     noise = shared_noise(size, settings)
     tokens, log_probs = plain.sample_text(model, size.text_tokens(size.text_prompts), settings, size.vocabulary, noise)
     found = torch.stack([one.token_ids[one.response_mask] for one in samples])
@@ -108,7 +108,7 @@ def equality(model: MMadaModelLM, size: Size, settings: TextSamplingConfig, samp
 
 
 def shared_noise(size: Size, settings: TextSamplingConfig) -> plain.Noise:
-    """The draws of our sampler, at the masked positions of the first unfinished block."""
+    """Returns the random numbers of our sampler at the masked positions of the first unfinished block."""
     first, generators = max(size.text_prompts), size.generators(len(size.text_prompts))
 
     def noise(masked: Tensor, num_ids: int) -> Tensor:
@@ -126,7 +126,7 @@ def shared_noise(size: Size, settings: TextSamplingConfig) -> plain.Noise:
 
 
 def batched(model: MMadaModelLM, size: Size, settings: TextSamplingConfig) -> dict[str, float]:
-    """Tokens per second of a large batch, by settings."""
+    """Returns the tokens per second of a large batch, by settings."""
     prompts = size.text_tokens([128] * NUM_BATCHED)
     rates = {}
     for name, chosen in (("dual", replace(settings, threshold=0.0)), ("dual and threshold", settings)):

@@ -1,4 +1,4 @@
-"""An earlier commit beside this tree, and processes that run a script with the code of either."""
+"""Checks out an earlier commit, and runs a script with the code of that commit or of this tree."""
 
 from __future__ import annotations
 
@@ -80,7 +80,8 @@ class TreeWorker:
 
 
 def ask_in_turn(workers: list[TreeWorker], rounds: int) -> list[list[str]]:
-    """Returns the answers of all workers in each round, which ask one after the other, and closes the workers."""
+    """Returns the answers of all workers in each round, which are asked one after the other, and closes the
+    workers."""
     try:
         return [[worker.ask() for worker in workers] for _ in range(rounds)]
     finally:

@@ -1,8 +1,9 @@
-"""One update against full logits and rows of one length: seconds, gradients, and FLOP/s.
+"""Compares one update with an update from full logits and rows of one length: seconds, gradients, and FLOP/s.
 
 python tests/benchmarks/update.py [--size 8b]
 
-At 8B the optimizer is left out on both sides: its states do not fit one GPU, and it costs the same.
+With ``--size 8b``, neither side has an optimizer, because its states do not fit on one GPU. Its time is the same for
+both.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ CLIP = 0.2
 
 
 class GradientEngine(LocalEngine):
-    """An engine whose step forgets the gradients, after keeping a copy if it is asked for one."""
+    """An engine whose step drops the gradients, and keeps a copy of them if ``gradients`` is not None."""
 
     gradients: dict[str, Tensor] | None = None
 
@@ -75,7 +76,8 @@ def main() -> None:
     before, now = (peak_logit_bytes(call, widths) / 1e6 for call in (plainly, ours))
     num_tokens = sum(len(sample.rollout.token_ids) for sample in samples)
     weights = model.num_parameters() - model.transformer.wte.weight.numel() - model.transformer.ff_out.weight.numel()
-    # Forward and backward, and the forward pass again where activations are not kept; without attention and head.
+    # A forward and a backward pass, and a second forward pass if activations are recomputed, without attention and
+    # head.
     flop = (6 if is_small else 8) * weights * num_tokens
     rows = [
         row("one update of a mixed batch", seconds["plain"], seconds["ours"], "s", 1.5, same),
@@ -95,7 +97,8 @@ def main() -> None:
 
 
 def plain_update(engine: LocalEngine, size: Size, samples: Sequence[TrainSample], micro_batch_size: int) -> None:
-    """Clipped surrogate, mean over the hidden tokens of each response and over responses, from full logits."""
+    """Makes an update with the mean of the clipped surrogate over the scored tokens of each response, from full
+    logits."""
     engine.model.train()
     for part in micro_batches(samples, micro_batch_size):
         batch = full_rows(size, part, engine.device)
@@ -116,7 +119,7 @@ def plain_update(engine: LocalEngine, size: Size, samples: Sequence[TrainSample]
 
 
 def equality(model: MMadaModelLM, size: Size, samples: Sequence[TrainSample], micro_batch_size: int) -> str:
-    """The largest difference of a gradient, as a share of the largest gradient of its weight."""
+    """Returns the largest difference of a gradient as a fraction of the largest gradient of its weight."""
     engine, found = GradientEngine(model), []
     for update in (
         lambda: unigrpo_updates(engine, run_config(micro_batch_size), scoring_settings(size), samples),

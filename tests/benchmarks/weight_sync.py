@@ -1,8 +1,8 @@
-"""Weights from one process to another: by broadcast, against a checkpoint that is written and read.
+"""Compares sending weights to another process by broadcast with writing and reading a checkpoint.
 
 python tests/benchmarks/weight_sync.py [--gigabytes 0.2]
 
-Gloo on a CPU, NCCL between two GPUs.
+The broadcast uses Gloo on a CPU and NCCL between two GPUs.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from unigrpo.distributed.weight_channel import Broadcast
 ROUNDS = 3
 NUM_TENSORS = 32
 FABRIC_GB_PER_SECOND = {"NVLink": 450.0, "400 Gb InfiniBand": 50.0, "PCIe 5": 64.0}
-"""One direction, as the vendors state it."""
+"""Bandwidth in one direction according to the vendors."""
 WEIGHTS_GB = 16.2
-"""Of MMaDA-8B in bfloat16."""
+"""Size of MMaDA-8B in bfloat16."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gigabytes", type=float, default=0.2, help="bfloat16 weights to send")
+    parser.add_argument("--gigabytes", type=float, default=0.2, help="GB of bfloat16 weights to send")
     gigabytes = parser.parse_args().gigabytes
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     context = mp.get_context("spawn")
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def weights(gigabytes: float, device: torch.device) -> dict[str, torch.Tensor]:
-    """As many equal matrices as a model has large ones."""
+    """Returns as many equal matrices as a model has large ones."""
     size = int(gigabytes * 1e9 / 2 / NUM_TENSORS / 1024)
     return {
         f"w{i}": torch.full((size, 1024), float(i), dtype=torch.bfloat16, device=device) for i in range(NUM_TENSORS)
@@ -66,7 +66,7 @@ def device_of(rank: int) -> torch.device:
 
 
 def send(store: TCPStore, gigabytes: float, folder: Path, folders: Any, answers: Any) -> dict[str, float]:
-    """Median seconds until the other process has the weights."""
+    """Returns the median seconds until the other process has the weights."""
     channel = Broadcast(store, 0, 2, device_of(0))
     tensors = weights(gigabytes, device_of(0))
     seconds: dict[str, list[float]] = {"broadcast": [], "disk": []}
@@ -85,7 +85,7 @@ def send(store: TCPStore, gigabytes: float, folder: Path, folders: Any, answers:
 
 
 def receive(port: int, gigabytes: float, folders: Any, answers: Any) -> None:
-    """The other process: checks what arrives and says when."""
+    """Receives weights in the other process, checks them, and reports the time."""
     store = TCPStore("127.0.0.1", port, is_master=False)
     channel = Broadcast(store, 1, 2, device_of(1))
     expected = weights(gigabytes, device_of(1))

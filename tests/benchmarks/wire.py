@@ -1,9 +1,9 @@
-"""Bytes through the driver and Ray's overhead of a step, of this checkout and of an older commit, side by side.
+"""Compares the bytes through the driver and Ray's overhead in a step of this checkout with those of an older commit.
 
 python tests/benchmarks/wire.py [--baseline COMMIT]
 
-The workers compute nothing: they return the same 384 samples with images, and zeros as log-probabilities. What is
-measured is therefore what the driver and Ray cost. Both checkouts run ``wire_step.py``, in turn.
+The workers compute nothing: they return the same 384 samples with images, and zeros as log-probabilities. The results
+are therefore the costs of the driver and of Ray. Both checkouts run ``wire_step.py`` in turn.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Steps of the real trainer on Ray over workers that compute nothing; of this checkout, or of one at 55aacb9.
+"""Makes steps of the real trainer on Ray with workers that compute nothing, in this checkout or in one at 55aacb9.
 
 PYTHONPATH=CHECKOUT python tests/benchmarks/wire_step.py IMAGE_SIZE
 
@@ -34,11 +34,11 @@ NUM_PROMPTS, GROUP = 48, 8
 TEXT, CODES = 64, 256
 REWARDS = Path(__file__).with_name("image_brightness.py")
 IS_COLUMNAR = "key" in inspect.signature(Rollout).parameters
-"""Whether the samples travel in columns; at 55aacb9 they did not."""
+"""Whether samples are sent as columnar batches, which was not the case at 55aacb9."""
 
 
 class Worker:
-    """A policy and a reference that know their answers."""
+    """A policy and a reference that return fixed results."""
 
     def __init__(self, image_size: int) -> None:
         self._image = np.random.default_rng(0).integers(0, 256, (image_size, image_size, 3), dtype=np.uint8)
@@ -73,7 +73,7 @@ class Worker:
         draws = torch.Generator().manual_seed(request.sample_id)
         length = 40 + TEXT + CODES
         written = torch.arange(length) >= 40
-        image = self._image + np.uint8(request.sample_id % 7)  # of its own, as every sample has one
+        image = self._image + np.uint8(request.sample_id % 7)  # every sample has its own image
         names: dict[str, Any] = {"request": request, "image": image}
         if IS_COLUMNAR:
             stores: Any = import_module("unigrpo.image_store")
@@ -93,7 +93,7 @@ class Worker:
 
 
 def actor(image_size: int) -> Any:
-    """The worker in an actor of this checkout."""
+    """Returns an actor of this checkout with the worker."""
     actors: Any = import_module("unigrpo.distributed.actors")
     base = actors.WorkerActor if hasattr(actors, "WorkerActor") else import_module("unigrpo.distributed.host").Host
 
@@ -105,7 +105,7 @@ def actor(image_size: int) -> Any:
 
 
 class Bytes:
-    """Counts what this process serializes for others and deserializes from them."""
+    """Counts the bytes that this process serializes for others and deserializes from them."""
 
     def __init__(self) -> None:
         self.total = 0
@@ -127,7 +127,7 @@ class Bytes:
 
 
 class Nowhere:
-    """An output that keeps nothing."""
+    """An output that discards everything."""
 
     def metrics(self, *_: Any) -> None: ...
 

@@ -1,4 +1,4 @@
-"""Prompts, rollouts, rewards and outputs that several tests need."""
+"""Prompts, rollouts, rewards and outputs that several tests use."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SUMS = [Prompt(id=f"sums:{i}", text=f"{i}+{i}=", label=str(2 * i)) for i in rang
 
 
 def graded(name: str, completion: str, label: str | None, **metadata: Any) -> float | None:
-    """Returns the reward of one answer to a question about an image, whose prompt is checked first."""
+    """Checks the prompt of a question about an image, and returns the reward of one answer."""
     question = RewardInput(prompt="?", completion=completion, label=label, task="mmu", metadata=metadata)
     reward = load_reward(name)
     reward.check_prompt(question)
@@ -42,7 +42,7 @@ def graded(name: str, completion: str, label: str | None, **metadata: Any) -> fl
 
 
 DIGITS_REWARD = f"{Path(__file__).with_name('digits.py')}:digits_reward"
-"""Name of a reward in a config that is the share of digits in each completion."""
+"""Name in a config of a reward that is the fraction of digits in each completion."""
 
 
 def small_run(
@@ -53,14 +53,14 @@ def small_run(
     train: Mapping[str, Any] | None = None,
     **sections: Any,
 ) -> RunConfig:
-    """Returns a run of UniGRPO on sums: two prompts with four samples each, two inner updates, float32.
+    """Returns a run of UniGRPO on sums in float32 with two prompts, four samples of each, and two inner updates.
 
     Args:
-        folder: The model.
-        rollout: Other values of its section, as the next two.
-        actor: See above.
-        train: See above.
-        sections: Other sections.
+        folder: Folder of the model.
+        rollout: Values of the section `rollout` that replace those of this run.
+        actor: Values of the section `actor` that replace those of this run.
+        train: Values of the section `train` that replace those of this run.
+        sections: Further sections.
     """
     text = TextSamplingConfig(max_new_tokens=8, num_denoising_steps=4, block_length=4)
     small: dict[str, Any] = {"batch_size": 2, "n_samples_per_prompt": 4, "micro_batch_size": 8, "text": text}
@@ -98,8 +98,9 @@ def undocumented_metrics(names: Iterable[str]) -> list[str]:
 
 
 class Recorder:
-    """An output that keeps everything it gets: metrics, held-out scores and images by step, samples as
-    (step, row), and the images of the samples by step."""
+    """An output that stores everything: metrics, held-out scores and images by step, samples as (step, row), and the
+    images
+    of the samples by step."""
 
     def __init__(self) -> None:
         self.rows: dict[int, dict[str, float]] = {}
@@ -127,12 +128,12 @@ class Recorder:
 
     @property
     def untimed(self) -> dict[int, dict[str, float]]:
-        """The metrics that are the same on every machine."""
+        """Returns the metrics that are the same on every machine."""
         return {step: untimed(row) for step, row in self.rows.items()}
 
 
 def rollout_without_tokens(sample_id: int, completion: str, prompt: Prompt | None = None) -> Rollout:
-    """Returns a rollout of which only the text counts, as rewards see it."""
+    """Returns a rollout for tests that use only its text, as rewards do."""
     empty = torch.zeros(0)
     request = SampleRequest(prompt=prompt or Prompt(id="p", text="t"), group_id=0, sample_id=sample_id, step=0)
     return Rollout(
@@ -148,12 +149,12 @@ def odd_term(function: str, **settings: object) -> RewardTermConfig:
 
 
 def reward_values(outputs: list[RewardOutput], name: str) -> list[float | None]:
-    """Returns what a reward gave to each sample."""
+    """Returns the value of a reward for each sample."""
     return [output.parts[name] for output in outputs]
 
 
 def started_pools(make: Callable[[RewardConfig], RewardPool]) -> Iterator[Callable[..., RewardPool]]:
-    """Yields a function that starts the processes of reward terms, and closes all that it started at the end."""
+    """Yields a function that starts the processes of reward terms, and ends these processes afterwards."""
     started: list[RewardPool] = []
 
     def start(*terms: RewardTermConfig) -> RewardPool:
@@ -167,7 +168,7 @@ def started_pools(make: Callable[[RewardConfig], RewardPool]) -> Iterator[Callab
 
 
 def load_script(path: Path) -> ModuleType:
-    """A script that stands in no package, such as one of the examples."""
+    """Imports a script that is in no package, such as an example, and returns its module."""
     spec = importlib.util.spec_from_file_location(f"{path.parent.name}_{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -1,7 +1,7 @@
-"""Runs every golden case of a folder against the library: python tests/conformance.py FOLDER.
+"""Compares the library with every golden case of a folder: python tests/conformance.py FOLDER.
 
-Prints one JSON line per case and a summary; exits with 1 if any case fails. A case is checked by the longest prefix of
-its name that is known, so a folder may hold the same kinds of cases with other seeds, sizes and settings.
+It prints one JSON line per case and a summary, and exits with 1 if any case fails. The longest known prefix of the
+name of a case selects its check, so a folder may have the same kinds of cases with other seeds, sizes and settings.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent.parent))  # works without an installed package, too
+sys.path.insert(0, str(Path(__file__).parent.parent))  # also works if the package is not installed
 
 from conformance_cases import denoising, images, layouts, reinforcement, rewards, text, transformer
 from conformance_cases.case import Case, load_cases
@@ -28,7 +28,7 @@ CHECKS: dict[str, Callable[[Case], None]] = {
 
 
 def run_case(folder: Path, entry: Mapping[str, Any], cases: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The verdict on one case; whatever goes wrong in it is its failure."""
+    """Returns the result of one case. Any error in the check is a failure of the case."""
     case = Case(folder, entry, cases)
     prefixes = [prefix for prefix in CHECKS if case.name.startswith(prefix)]
     try:
@@ -42,8 +42,8 @@ def run_case(folder: Path, entry: Mapping[str, Any], cases: Mapping[str, Mapping
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="holds cases.json and the arrays of each case")
-    parser.add_argument("--case", default="", help="only cases whose name starts so")
+    parser.add_argument("folder", type=Path, help="folder with cases.json and the arrays of each case")
+    parser.add_argument("--case", default="", help="check only cases whose name starts with this text")
     arguments = parser.parse_args()
     torch.use_deterministic_algorithms(True)
     try:

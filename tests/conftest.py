@@ -1,5 +1,8 @@
-"""Shared fixtures, golden cases included, and checks of types and shapes: of the records and the algorithm in the
-first calls of every test, and of all of UniGRPO with ``--typecheck``."""
+"""Shared fixtures, such as the golden cases, and checks of types and shapes.
+
+The types and shapes of the records and the algorithm are checked in the first calls of every test, and those of all of
+UniGRPO with ``--typecheck``.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,17 @@ import gc
 import os
 import sys
 
-gc.disable()  # until the tests are collected: what is imported stays
+gc.disable()  # until the tests are collected, because imported modules stay in memory
 
 from jaxtyping import install_import_hook
 
 if "--typecheck" in sys.argv:
-    os.environ["UNIGRPO_TYPECHECK"] = "1"  # the processes of pytest-xdist inherit it
+    os.environ["UNIGRPO_TYPECHECK"] = "1"  # inherited by the processes of pytest-xdist
 CHECKED = ("unigrpo.algorithm", "unigrpo.records", "unigrpo.rng", "unigrpo.plugins")
-# The hook must stand before anything that it checks is imported.
+# The hook must be installed before the modules that it checks are imported.
 install_import_hook(["unigrpo"] if os.environ.get("UNIGRPO_TYPECHECK") else list(CHECKED), "typecheck.checked")
-# Ray's processes at the priority of the tests: at its default of 15, two tests that compute leave them no time.
+# Ray's processes run at the priority of the tests. With Ray's niceness of 15, two tests that compute take all CPU
+# time.
 os.environ.setdefault("RAY_worker_niceness", "0")
 
 import functools
@@ -43,11 +47,11 @@ from xdist.scheduler.loadfile import LoadFileScheduling
 from unigrpo.models.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
 from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
 
-# Each parser of a command reads the docstrings of all settings again, which is a third of its time.
+# Without the cache, the parser of each command parses the docstrings of all settings, which takes a third of its time.
 docstring_parser.parse_from_object = functools.cache(docstring_parser.parse_from_object)
 
 CHECKED_CALLS = 1000
-"""Number of calls of functions and dataclasses with checks in each test; all with ``--typecheck``."""
+"""Number of calls of functions and dataclasses that each test checks; with ``--typecheck`` all calls are checked."""
 if not os.environ.get("UNIGRPO_TYPECHECK") and not jaxtyping.config.jaxtyping_disable:
     jaxtyping.config.__class__ = LimitedChecks
 
@@ -73,38 +77,41 @@ CHAT_TEMPLATE = (
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Adds ``--typecheck``, which is read above."""
+    """Adds ``--typecheck``, which is read at the top of this file."""
     parser.addoption("--typecheck", action="store_true", help="check types and shapes in all of unigrpo")
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Draws the images of the tiny prompts once, before the processes of pytest-xdist start."""
+    """Writes the images of the tiny prompts once, before the processes of pytest-xdist start."""
     if not hasattr(session.config, "workerinput"):
         script = Path(__file__).parents[1] / "examples" / "tiny" / "prompt_images.py"
         subprocess.run([sys.executable, str(script)], check=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts files that start Ray in front, and after them whole trainings in one process: the last files of a parallel
-    run should be short ones. Leaves out what cannot be tested with ``--typecheck``."""
+    """Runs files that start Ray first and whole trainings in one process next, so that a parallel run ends with short
+    files.
+
+    Skips tests that cannot run with ``--typecheck``.
+    """
     for item in items:
         if os.environ.get("UNIGRPO_TYPECHECK") and item.get_closest_marker("wrong_types"):
-            item.add_marker(pytest.mark.skip(reason="hands over values that the hints rule out"))
+            item.add_marker(pytest.mark.skip(reason="passes values that contradict the type hints"))
     starts_ray = {item.path for item in items if item.get_closest_marker("ray")}
     items.sort(key=lambda item: (item.path not in starts_ray, item.path.parent.name != "trainers"))
 
 
 def pytest_collection_finish() -> None:
-    """Lets the garbage collector look only at what tests make, and no more at what was imported."""
+    """Excludes imported objects from garbage collection."""
     gc.freeze()
     gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    """Lets types and shapes be checked in the fixtures that are made for a test, and then in the test."""
+    """Allows checks of types and shapes in the fixtures of a test; ``pytest_runtest_call`` allows them in the test."""
     LimitedChecks.left = CHECKED_CALLS
-    logging.getLogger().setLevel(logging.WARNING)  # a command that ran in this process has set it to INFO
+    logging.getLogger().setLevel(logging.WARNING)  # a command in this process may have set it to INFO
 
 
 def pytest_runtest_call() -> None:
@@ -112,8 +119,11 @@ def pytest_runtest_call() -> None:
 
 
 class Scheduling(LoadFileScheduling):
-    """Hands a file at a time to each process of pytest-xdist. The files of a folder that start Ray go to one process,
-    which starts the cluster of that folder once, and so do the files of the folder that starts a Hub."""
+    """Gives one file at a time to each process of pytest-xdist.
+
+    All files of a folder that start Ray run in one process, which starts the cluster of that folder once. The files of
+    the folder that starts a Hub also run in one process.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
         file = super()._split_scope(nodeid)
@@ -127,7 +137,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling |
 
 
 def save_tiny_tokenizer(folder: Path) -> None:
-    """One token per printable ASCII character, and the special tokens in front."""
+    """Saves a tokenizer with the special tokens and one token for each printable ASCII character."""
     names = [*SPECIAL_TOKENS.values(), *string.printable]
     tokenizer = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="?"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
@@ -146,7 +156,7 @@ def save_tiny_tokenizer(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint folder with a small random model and a tokenizer of characters."""
+    """Returns a checkpoint folder with a small random model and a character tokenizer."""
     folder = tmp_path_factory.mktemp("tiny_model")
     save_tiny_tokenizer(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -168,7 +178,8 @@ def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_unified_folder(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of random weights that reads and draws images of 4x4 codes, with its image tokenizer."""
+    """Returns a checkpoint with random weights that reads and generates images of 4x4 codes, with its image
+    tokenizer."""
     folder = tmp_path_factory.mktemp("multimodal") / "model"
     shutil.copytree(tiny_model_folder, folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -196,13 +207,13 @@ def tiny_unified_folder(tiny_model_folder: Path, tmp_path_factory: pytest.TempPa
 
 @pytest.fixture(scope="session")
 def golden_folder() -> Path:
-    """Where the golden cases lie."""
+    """Returns the folder of the golden cases."""
     return GOLDEN
 
 
 @pytest.fixture(scope="session")
 def golden() -> Callable[[str], tuple[dict[str, Any], dict[str, Tensor]]]:
-    """Name of a case -> its parameters and its arrays."""
+    """Returns a function that returns the parameters and the arrays of a golden case by its name."""
     cases = {case["name"]: case for case in json.loads((GOLDEN / "cases.json").read_text())["cases"]}
 
     def load(name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -22,8 +22,8 @@ seconds of one thread. `ray_overhead`, `weight_sync`, `grader` and `image_reward
 times are wall-clock seconds. A plus after a commit means that files differed from it. `grader.py --against COMMIT`
 compares the CPU seconds of the grader at two commits instead: 2.88 s per 1,000 answers at 55aacb9 and 1.79 s
 at 34a00eb, on the machine below. `wire.py` compares the cost of a step of 384 samples with images of 256 pixels,
-without the work of its workers, at two commits in turn: 474 MB through the driver, 2.85 s and 0.95 s of CPU time of the
-driver at 55aacb9, and 11 MB, 2.18 s and 0.18 s at 27f0928, on 2 busy cores of an Intel Xeon (medians of two runs).
+without the work of its workers, at two commits in turn: 474 MB through the driver, 2.85 s and 0.95 s of CPU time of
+the driver at 55aacb9, and 11 MB, 2.18 s and 0.18 s at 27f0928, on 2 busy cores of an Intel Xeon (medians of two runs).
 
 `driver.py` simulates the driver of 64 GPUs: the workers compute nothing, and the rewards of texts are included.
 """
@@ -66,7 +66,8 @@ def caches(result: dict[str, Any]) -> str:
             rows.append([task, name, *(f"{value:.4g}" for value in values.values())])
     about = (
         f"`{result['model']}` on {result['prompts']} held-out prompts, with the same random numbers for all rows. "
-        "Tokens are compared with those sampled without a cache, log-probabilities (nats) with those of the training path."
+        "Tokens are compared with those sampled without a cache, and log-probabilities (nats) with those of the "
+        "training path."
     )
     return f"### What the caches change\n\n{about}\n\n{markdown(rows)}\n"
 

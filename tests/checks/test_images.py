@@ -1,4 +1,4 @@
-"""Which images of prompts can be read, and which of them are decoded again."""
+"""Tests which images of prompts can be read, and which of them are decoded again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from unigrpo.data.images import read_image
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
-    """The images that are decoded, in a run whose cache is empty and takes any number of images."""
+    """Returns a list that records the decoded images. The cache is empty and stores any number of images."""
     found: list[str] = []
     monkeypatch.setattr(checks, "read_image", lambda image: found.append(image) or read_image(image))
     monkeypatch.setattr(checks, "known_images_file", lambda: tmp_path / "known.txt")
@@ -25,14 +25,14 @@ def decoded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
 
 @pytest.fixture
 def images(tmp_path: Path) -> list[str]:
-    """Two images that can be read, a broken one and a missing one."""
+    """Returns the paths of two readable images, a broken one and a missing one."""
     for name in "ab":
         Image.new("RGB", (4, 4)).save(tmp_path / f"{name}.png")
     (tmp_path / "broken.png").write_bytes(b"no image")
     return [str(tmp_path / f"{name}.png") for name in ("a", "b", "broken", "missing")]
 
 
-def test_only_images_that_were_read_as_they_are_now_are_not_decoded_again(
+def test_images_that_were_read_and_have_not_changed_are_not_decoded_again(
     decoded: list[str], images: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     good, changed, broken, missing = images
@@ -42,7 +42,7 @@ def test_only_images_that_were_read_as_they_are_now_are_not_decoded_again(
     decoded.clear()
     with caplog.at_level("INFO"):
         assert unreadable_images(images) == first
-    assert sorted(decoded) == [broken, missing], "an image that could not be read may be there now"
+    assert sorted(decoded) == [broken, missing], "images that could not be read are tried again"
     assert "2 of 4 images of prompts were read before" in caplog.text
 
     decoded.clear()
@@ -63,7 +63,7 @@ def test_other_limits_decode_all_images_again(
     assert sorted(decoded) == sorted(images[:2])
 
 
-def test_an_image_in_a_table_is_known_by_its_bytes(
+def test_an_image_in_a_table_is_identified_by_its_bytes(
     decoded: list[str], images: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = {"embedded:1": Path(images[0]).read_bytes(), "embedded:2": b"no image"}
@@ -77,7 +77,7 @@ def test_an_image_in_a_table_is_known_by_its_bytes(
     assert list(unreadable_images(["embedded:1"])) == ["embedded:1"]
 
 
-def test_few_images_leave_nothing_on_the_disk(
+def test_few_images_write_no_cache(
     decoded: list[str], images: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checks, "MIN_KEPT", 3)
@@ -103,12 +103,12 @@ def test_the_time_that_decoding_takes_is_announced(
     assert "decoding 4 images of prompts takes about 0 s, once" in caplog.text
 
 
-def test_the_cache_lies_where_the_hub_keeps_its_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_cache_is_in_the_folder_of_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_ASSETS_CACHE", str(tmp_path))
     assert known_images_file().is_relative_to(tmp_path)
 
 
-def test_a_cache_that_cannot_be_written_costs_only_the_time_of_decoding(
+def test_a_cache_that_cannot_be_written_is_no_error(
     decoded: list[str],
     images: list[str],
     monkeypatch: pytest.MonkeyPatch,

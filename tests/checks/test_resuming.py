@@ -1,4 +1,4 @@
-"""Whether a run may go on from the checkpoint that it finds."""
+"""Tests whether a run may resume from the checkpoint that it finds."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +23,7 @@ def test_a_checkpoint_of_another_number_of_ranks_is_announced(tmp_path, caplog):
 
 @pytest.fixture
 def resumed(tmp_path) -> tuple[RunConfig, CheckpointStore]:
-    """A run that is to be resumed at step 4, with the config of its beginning in its directory."""
+    """Returns a run that resumes at step 4 and whose directory has its original config."""
     store = CheckpointStore(tmp_path / "checkpoints", max_num=1)
     store.save(4, {"num_policy_ranks": 1}, lambda folder: None)
     run = RunConfig(run_dir=str(tmp_path), train=TrainConfig(num_steps=4))
@@ -31,7 +31,7 @@ def resumed(tmp_path) -> tuple[RunConfig, CheckpointStore]:
     return replace(run, ckpt=replace(run.ckpt, load_enable=True)), store
 
 
-def test_a_run_goes_on_unasked_only_with_its_own_settings(resumed, caplog):
+def test_a_run_resumes_by_default_only_with_its_own_settings(resumed, caplog):
     run, store = resumed
     automatic = replace(run, ckpt=replace(run.ckpt, load_enable="auto"))
     assert type(run)().ckpt.load_enable == "auto", "the default"
@@ -77,7 +77,7 @@ def test_settings_that_a_resumed_run_changes_are_listed(resumed, caplog):
         ({"actor": ActorConfig(model_name_or_path="other")}, "actor.model_name_or_path: .* -> other"),
     ],
 )
-def test_settings_that_the_checkpoint_belongs_to_cannot_change(resumed, section, message):
+def test_settings_that_the_checkpoint_depends_on_cannot_change(resumed, section, message):
     run, store = resumed
     with pytest.raises(ValueError, match=rf"do not fit these settings: {message}\. Set them as before"):
         check_checkpoint(replace(run, **section), store)

@@ -1,4 +1,4 @@
-"""Rewards are imported, constructed and asked about prompts before a run, and none can hold that up or end it."""
+"""Tests the check of rewards before a run, which no reward can delay beyond its deadline or end."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def config(*terms: RewardTermConfig) -> RewardConfig:
         ),
     ],
 )
-def test_whatever_a_reward_does_is_one_error_before_the_deadline(tmp_path, code, name, message):
+def test_any_failure_of_a_reward_is_one_error_before_the_deadline(tmp_path, code, name, message):
     file = tmp_path / "mine.py"
     file.write_text(code + "\n")
     options = {"scal": 2} if "scale" in code else {}
@@ -61,7 +61,7 @@ def test_whatever_a_reward_does_is_one_error_before_the_deadline(tmp_path, code,
         refused_prompts(PROMPTS, config(term))
 
 
-def test_each_prompt_that_some_reward_refuses_is_told_once_with_its_place(tmp_path, monkeypatch):
+def test_each_prompt_that_some_reward_rejects_is_reported_once_with_file_and_line(tmp_path, monkeypatch):
     monkeypatch.setattr("unigrpo.checks.rewards.PROMPTS_PER_CALL", 2)
     file = tmp_path / "mine.py"
     file.write_text(CHECKS)

@@ -1,4 +1,4 @@
-"""What is checked before anything starts: prompts, golds, lengths, estimator, rewards, model, checkpoint."""
+"""Tests the checks before a run starts: prompts, gold answers, lengths, estimator, rewards, model and checkpoint."""
 
 import dataclasses
 import json
@@ -36,7 +36,7 @@ def run(tiny_model_folder, tmp_path) -> RunConfig:
 def test_good_inputs_are_counted(run):
     inputs = check_inputs(run)
     assert (len(inputs.prompts), inputs.eval_prompts) == (4, [])
-    # begin, header + "user" + header + newline, 4 characters, end of turn, header + "assistant" + header + newline
+    # begin-of-text; header, "user", header, newline; 4 characters; end-of-turn; header, "assistant", header, newline
     assert inputs.longest_prompt == 1 + 1 + 4 + 2 + 4 + 1 + 1 + 9 + 2
 
 
@@ -82,7 +82,7 @@ def test_few_prompts_that_cannot_be_used_are_left_out_of_training_and_evaluation
         check_inputs(strict)
 
 
-def test_a_model_folder_that_is_none_is_named(run, tmp_path):
+def test_a_folder_without_a_model_is_named(run, tmp_path):
     actor = ActorConfig(model_name_or_path=str(tmp_path / "absent"))
     with pytest.raises(ValueError, match=r"actor.model_name_or_path '.*absent'"):
         check_inputs(changed(run, actor=actor))
@@ -97,7 +97,7 @@ def test_images_need_a_checkpoint_with_image_codes(run, tmp_path):
 
 @pytest.fixture
 def mixed(run, tiny_unified_folder, tmp_path):
-    """A run on prompts with images, from their lines and a value of its sections."""
+    """Returns a function that makes a run on prompts with images from their rows and values of its sections."""
     Image.new("RGB", (16, 16), "red").save(tmp_path / "red.png")
     (tmp_path / "torn.png").write_bytes((tmp_path / "red.png").read_bytes()[:40])
 
@@ -128,7 +128,7 @@ def test_every_prompt_that_cannot_be_trained_on_is_named(mixed):
 
 
 @pytest.mark.parametrize("reward", ["math_answer", "cot_format"])
-def test_a_reward_of_text_does_not_fit_a_drawing(mixed, reward):
+def test_a_reward_of_text_does_not_fit_text_to_image(mixed, reward):
     with pytest.raises(ValueError, match=r"jsonl:2: reward .* cannot use it: task 't2i' generates no text"):
         check_inputs(
             mixed({"prompt": "1", "label": "1"}, {"task": "t2i", "prompt": "x", "label": "1"}, reward=(reward,))
@@ -140,7 +140,7 @@ def test_a_reward_of_images_does_not_fit_a_text(mixed):
         check_inputs(mixed({"prompt": "1", "label": "1"}, reward=("jpeg_size",)))
 
 
-def test_a_file_with_a_share_of_the_prompts_and_none_to_train_on_is_named(mixed, tmp_path):
+def test_a_file_with_a_sampling_weight_and_no_prompt_to_train_on_is_named(mixed, tmp_path):
     run = mixed({"prompt": "1", "label": "1"})
     (tmp_path / "draw.jsonl").write_text('{"task": "t2i", "prompt": "x"}\n')
     both = f"{run.data.prompt_dataset},{tmp_path / 'draw.jsonl'}"
@@ -151,14 +151,14 @@ def test_a_file_with_a_share_of_the_prompts_and_none_to_train_on_is_named(mixed,
         check_inputs(changed(run, data=data))
 
 
-def test_a_task_that_nothing_pays_for_is_named(mixed):
+def test_a_task_that_no_reward_scores_is_named(mixed):
     run = mixed({"prompt": "1", "label": "1"}, {"task": "t2i", "prompt": "x"})
     terms = (RewardTermConfig(name="math_answer", tasks=("text",)), RewardTermConfig(name="jpeg_size", weight=0.0))
     with pytest.raises(ValueError, match=r"jsonl:2: no reward with a weight scores task 't2i'"):
         check_inputs(changed(run, reward=RewardConfig(terms=terms)))
 
 
-def test_a_prompt_whose_gold_decides_that_nothing_pays_for_it_is_named(mixed):
+def test_a_prompt_without_a_gold_answer_that_no_reward_scores_is_named(mixed):
     run = mixed({"prompt": "1", "label": "1"}, {"prompt": "x"})
     terms = (RewardTermConfig(name="math_answer", tasks=("text",), only="with_gold"),)
     message = r"jsonl:2: no reward with a weight scores task 'text' without a gold answer; add one"
@@ -174,7 +174,7 @@ def test_a_number_of_image_tokens_that_contradicts_the_resolution_is_refused(mix
         check_inputs(mixed({"task": "t2i", "prompt": "x"}, reward=("jpeg_size",), rollout=rollout))
 
 
-def test_more_steps_than_an_image_has_codes_are_refused_where_images_are_drawn(mixed):
+def test_more_steps_than_an_image_has_codes_are_refused_if_images_are_generated(mixed):
     rollout = RolloutConfig(image=ImageSamplingConfig(num_denoising_steps=17))
     with pytest.raises(ValueError, match=r"rollout.image.num_denoising_steps is 17, but an image has only 16 codes"):
         check_inputs(mixed({"task": "t2i", "prompt": "x"}, reward=("jpeg_size",), rollout=rollout))

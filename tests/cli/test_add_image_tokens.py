@@ -1,4 +1,4 @@
-"""The command that grows a text-only checkpoint."""
+"""Tests the command that adds image tokens to a text-only checkpoint."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from unigrpo.models.checkpoint_io import load_policy
 from unigrpo.models.vocabulary import Vocabulary
 
 
-def test_a_grown_checkpoint_has_image_codes_and_the_same_text(tiny_model_folder, tmp_path, capsys):
+def test_the_new_checkpoint_has_image_codes_and_generates_the_same_text(tiny_model_folder, tmp_path, capsys):
     output = str(tmp_path / "grown")
     flags = ["--model", str(tiny_model_folder), "--output", output, "--codebook_size", "16", "--dtype", "float32"]
     assert add_image_tokens.run(flags) == 0

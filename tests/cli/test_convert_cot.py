@@ -1,4 +1,4 @@
-"""The command that converts and filters solved questions."""
+"""Tests the command that converts and filters questions with solutions."""
 
 import json
 
@@ -58,7 +58,7 @@ def test_thoughts_before_images_need_no_answer(tmp_path, capsys):
     assert json.loads((tmp_path / "out.jsonl").read_text())["image"] == "a.png"
 
 
-def test_nothing_is_written_where_nothing_is_kept(tmp_path):
+def test_no_file_is_written_if_no_row_is_kept(tmp_path):
     path = tmp_path / "in.jsonl"
     path.write_text(json.dumps(ROWS[4]) + "\n")
     with pytest.raises(ValueError, match=r"no row was kept: \{'dropped: no answer': 1\}"):
@@ -66,6 +66,6 @@ def test_nothing_is_written_where_nothing_is_kept(tmp_path):
     assert [found.name for found in tmp_path.iterdir()] == ["in.jsonl"]
 
 
-def test_a_bad_place_for_the_output_is_named(rows, tmp_path):
+def test_an_output_path_that_cannot_be_written_is_named(rows, tmp_path):
     with pytest.raises(ValueError, match=r"--output .*: expected a file name"):
         convert_file(str(rows), tmp_path / "missing" / "out.jsonl")

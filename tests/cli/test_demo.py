@@ -1,4 +1,4 @@
-"""The demo: every task's steps, what cannot be done and why, and the page in a real browser."""
+"""Tests the demo: the steps of every task, its errors, and the page in a browser."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_the_masked_words_of_an_answer_become_fewer_until_none_is_left(loaded, r
     assert all(one.image is None for one in shown)
 
 
-def test_an_image_is_uncovered_step_by_step(loaded):
+def test_an_image_has_fewer_masked_codes_in_each_step(loaded):
     shown = loaded.run("t2i", "3+4", None, 3, 1.0, 1.0, 1)
     greys = [int((np.asarray(one.image) == GREY).all(axis=-1).sum()) for one in shown]
     assert greys[0] == 256 * 256
@@ -112,7 +112,7 @@ def test_a_threshold_fixes_all_tokens_that_reach_it_in_one_step(loaded):
     assert len(steps) == 1 + 4 + 1
 
 
-def test_thoughts_are_set_apart_from_the_answer_at_every_step():
+def test_thoughts_are_separated_from_the_answer_at_every_step():
     tokens = ["<think>", "1", "</", "think>", "2", "<eot>"]
     tokenizer = SimpleNamespace(batch_decode=lambda ids: [tokens[i] for i in ids[:, 0]], all_special_tokens=["<eot>"])
     sample = Mock(
@@ -161,7 +161,7 @@ def test_the_page_shows_two_checkpoints_with_the_same_seed_beside_each_other(loa
         (("text", "3" * 5000, None, 4, 1.0, 0.0, 0), "the model was made for 4096; write a shorter text"),
     ],
 )
-def test_what_is_missing_is_said(loaded, arguments, message):
+def test_missing_input_is_named(loaded, arguments, message):
     with pytest.raises(ValueError, match=message):
         loaded.run(*arguments)
 
@@ -192,12 +192,12 @@ def test_a_task_of_one_of_two_checkpoints_is_shown_for_it_and_the_other_is_named
         assert len({"t2i-image", "t2i-image-2"} & names) == number
         texts = [block.value for block in blocks if block.get_block_name() == "markdown"]
         refused = [text for text in texts if text.startswith("*Not available.*")]
-        assert len(refused) == 3, "one for each task with images"
+        assert len(refused) == 3, "one message for each task with images"
         assert all(f"`{tmp_path / 'model'}`: No image tokenizer" in text for text in refused)
         assert not any(config.model in text for text in refused)
 
 
-def test_the_page_listens_on_loopback_and_answers_its_own_page_alone(loaded):
+def test_the_page_listens_on_loopback_and_answers_only_its_own_requests(loaded):
     page = build_page(loaded)
     _, address, shared = demo_page.launch(page, loaded.config, prevent_thread_lock=True)
     try:
@@ -240,7 +240,7 @@ def test_the_page_listens_on_loopback_and_answers_its_own_page_alone(loaded):
         ("[", "", False),
     ],
 )
-def test_the_guard_knows_the_demo_by_address_and_name(host, origin, is_passed):
+def test_the_demo_accepts_requests_for_its_address_and_its_name(host, origin, is_passed):
     guard = RequestGuard(None, allowed_hosts=("gpu.example",))
     headers = [(b"host", host.encode()), *([(b"origin", origin.encode())] if origin else [])]
     assert (guard.refusal(headers) == "") == is_passed
@@ -283,7 +283,7 @@ def test_the_address_is_in_a_log_file_while_the_page_is_served(config, monkeypat
 
 @pytest.mark.browser
 def test_every_tab_works_in_a_browser(loaded, red_image):
-    """Needs playwright (pip) and Chromium (a package of the system, on PATH)."""
+    """Needs the Python package playwright, and Chromium on PATH."""
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
@@ -308,7 +308,7 @@ def test_every_tab_works_in_a_browser(loaded, red_image):
                 tab.get_by_role("tab", name=name, exact=True).click()
                 if task == "mmu":
                     tab.locator("input[type=file]").first.set_input_files(red_image)
-                if task == "text":  # once: the message stays for a while
+                if task == "text":  # only once, because the message stays visible
                     tab.locator(f"#{task}-run").click()
                     tab.get_by_text("The text is empty").first.wait_for(timeout=20_000)
                 tab.locator(f"#{task}-prompt textarea").fill("3+4")
@@ -322,7 +322,7 @@ def test_every_tab_works_in_a_browser(loaded, red_image):
                 playwright.expect(slider).to_have_value(slider.get_attribute("max") or "", timeout=30_000)
                 shown = tab.locator(f"#{task}-image img" if task == "t2i" else places[task])
                 last = _content(shown)
-                for key in ["Home", "End"] * 10:  # again, if the last step comes in between
+                for key in ["Home", "End"] * 10:  # repeated, because the last step may be shown in between
                     slider.press(key)
                     tab.wait_for_timeout(500)
                     if key == "Home" and _content(shown) != last:
@@ -339,5 +339,5 @@ def test_every_tab_works_in_a_browser(loaded, red_image):
 
 
 def _content(shown: Any) -> str:
-    """What a place of the page shows: the address of its image, or its text."""
+    """Returns the content of an element of the page: the address of its image, or its text."""
     return str(shown.first.get_attribute("src") or shown.first.inner_text())

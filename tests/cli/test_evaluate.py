@@ -1,4 +1,4 @@
-"""The evaluation command: a table over checkpoints, every sample kept, the same numbers as in training."""
+"""Tests `evaluate`: its table of checkpoints, its samples, and numbers that equal those of training."""
 
 import json
 import re
@@ -46,9 +46,9 @@ def test_every_checkpoint_gets_a_column_and_every_sample_a_line(tiny_unified_fol
     assert lines[0].count(f"| {'/'.join(tiny_unified_folder.parts[-2:])} ") == 2
     for line in lines[2:]:
         _, name, first, second, _ = (part.strip() for part in line.split("|"))
-        assert first == second  # the same checkpoint, the same random numbers
+        assert first == second  # the checkpoint and the random numbers are the same
         assert first == f"{record['models'][model][name]:.3f}"
-        assert "/" in name, "with several tasks each stands for itself"
+        assert "/" in name, "there are no means over several tasks"
     assert (output / "results.md").read_text() in capsys.readouterr().out
     samples = [json.loads(line) for line in (output / "samples.jsonl").read_text().splitlines()]
     assert len(samples) == 2 * (3 + 6)
@@ -74,7 +74,7 @@ def test_wrong_input_is_refused(tiny_unified_folder, tmp_path, flags, changes, m
         evaluate.run(["--models", str(tiny_unified_folder), "--output", str(tmp_path / "out"), *flags, *changes])
 
 
-def test_a_broken_off_evaluation_goes_on_and_gives_the_same_numbers(tiny_unified_folder, tmp_path, flags, monkeypatch):
+def test_an_interrupted_evaluation_resumes_with_the_same_numbers(tiny_unified_folder, tmp_path, flags, monkeypatch):
     model = str(tiny_unified_folder)
     command = ["--models", model, *flags, "--rollout.micro_batch_size", "2"]
     assert evaluate.run([*command, "--output", str(tmp_path / "whole")]) == 0
@@ -116,7 +116,7 @@ def test_a_broken_off_evaluation_goes_on_and_gives_the_same_numbers(tiny_unified
 
 
 @pytest.mark.slow
-def test_processes_give_the_numbers_of_one(tiny_unified_folder, tmp_path, flags):
+def test_several_processes_give_the_numbers_of_one(tiny_unified_folder, tmp_path, flags):
     model = str(tiny_unified_folder)
     found = []
     for number in ("1", "2"):
@@ -142,8 +142,8 @@ def test_a_preset_is_recorded_with_its_source(tiny_unified_folder, tmp_path, fla
 
 
 @pytest.mark.parametrize(("devices", "hours"), [(["cuda:0"], 8.8), (["cuda:0", "cuda:1"], 4.4)])
-def test_the_hours_of_gsm8k_by_the_papers_protocol_are_said_first(monkeypatch, capsys, devices, hours):
-    """1,319 answers of 1024 tokens in 512 steps take 24 s each at 40% of an H100's arithmetic."""
+def test_the_hours_of_gsm8k_by_the_protocol_of_the_paper_are_printed_first(monkeypatch, capsys, devices, hours):
+    """Each of the 1,319 answers of 1024 tokens in 512 steps takes 24 s at an MFU of 40% on an H100."""
     monkeypatch.setattr(evaluation, "gpu_of_this_machine", lambda: KINDS["h100_80gb"])
     monkeypatch.setattr(evaluation, "load_config", lambda name: MMadaConfig())
     config = RunConfig(eval=EvalConfig(dataset="a", preset="mmada_paper", n_samples_per_prompt=0))

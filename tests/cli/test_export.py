@@ -1,5 +1,7 @@
-"""A model folder from a checkpoint: its weights, sampling settings and model card. The upload to the Hub
-is tested in `tests/end_to_end/hub/test_push.py`."""
+"""Tests `export`: weights, sampling settings and model card.
+
+`tests/end_to_end/hub/test_push.py` tests the upload to the Hub.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,7 @@ def test_adapters_are_merged(tmp_path, tiny_model_folder):
     assert exported.keys() == base.keys()
 
 
-def test_generation_takes_the_settings_of_the_run_unless_flags_say_otherwise(saved, tmp_path):
+def test_generation_uses_the_settings_of_the_run_unless_flags_override_them(saved, tmp_path):
     run, _ = saved
     assert main(["export", str(run)]) == 0
     flags = ["--model", str(run / "policy_step_4"), "--prompts", "1", "--output", str(tmp_path / "out")]

@@ -1,4 +1,4 @@
-"""The generate command on a tiny random multimodal checkpoint: all tasks, their files, and what is refused."""
+"""Tests `generate` on a tiny random multimodal checkpoint: all tasks, their files, and errors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def model_folder(tiny_unified_folder: Path) -> Path:
 
 @pytest.fixture
 def images(tmp_path: Path) -> list[str]:
-    """Two image files of different colours and shapes."""
+    """Returns two image files of different colours and shapes."""
     files = []
     for name, size, colour in (("red.png", (40, 20), "red"), ("blue.jpg", (16, 30), "blue")):
         Image.new("RGB", size, colour).save(tmp_path / name)
@@ -49,7 +49,7 @@ def prompt_file(tmp_path: Path) -> str:
     return str(file)
 
 
-# What is written.
+# Tests of the written files.
 
 
 def test_text_is_answered_in_batches(model_folder, tmp_path, prompt_file):
@@ -68,7 +68,7 @@ def test_text_is_answered_in_batches(model_folder, tmp_path, prompt_file):
     assert settings["text"]["max_new_tokens"] == 8
 
 
-def test_images_are_drawn_with_a_grid(model_folder, tmp_path, prompt_file):
+def test_images_are_generated_and_put_into_a_grid(model_folder, tmp_path, prompt_file):
     rows = run(model_folder, tmp_path / "out", "t2i", prompt_file, "--num_samples", "2", "--batch_size", "4")
     assert [r["image"] for r in rows] == [f"images/0000{i}.png" for i in range(6)]
     images = [Image.open(tmp_path / "out" / r["image"]) for r in rows]
@@ -77,7 +77,7 @@ def test_images_are_drawn_with_a_grid(model_folder, tmp_path, prompt_file):
     page = Image.open(tmp_path / "out" / "grid.png")
     head = page.height - 2 * 260
     assert (page.width, 0 < head < 40) == (3 * 260, True)
-    for number, image in enumerate(images):  # a column for each prompt, below its caption
+    for number, image in enumerate(images):  # each prompt has a column below its caption
         x, y = number // 2 * 260, head + number % 2 * 260
         large = image.resize((256, 256), Image.Resampling.NEAREST)
         assert page.crop((x, y, x + 256, y + 256)).tobytes() == large.tobytes()
@@ -85,7 +85,7 @@ def test_images_are_drawn_with_a_grid(model_folder, tmp_path, prompt_file):
     assert len({caption.tobytes() for caption in captions}) == 3
 
 
-def test_images_are_read(model_folder, tmp_path, images):
+def test_answers_depend_on_the_image(model_folder, tmp_path, images):
     rows = run(model_folder, tmp_path / "out", "mmu", "what is it?", "--images", *images)
     assert [r["input_image"] for r in rows] == images
     assert {r["prompt"] for r in rows} == {"what is it?"}
@@ -96,7 +96,7 @@ def test_images_are_read(model_folder, tmp_path, images):
     assert same_seed[0][0]["text"] != same_seed[1][0]["text"], "the answer does not depend on the image"
 
 
-def test_images_of_a_prompt_file_stand_beside_it(model_folder, tmp_path, images):
+def test_paths_of_images_are_relative_to_the_prompt_file(model_folder, tmp_path, images):
     file = tmp_path / "prompts.jsonl"
     file.write_text(json.dumps({"task": "mmu", "prompt": "what?", "image": "red.png"}) + "\n")
     (row,) = run(model_folder, tmp_path / "out", "mmu", str(file))
@@ -109,12 +109,12 @@ def test_thoughts_come_with_an_image_and_animations_of_both(model_folder, tmp_pa
     assert Image.open(tmp_path / "out" / row["image"]).size == (16, 16)
     animation = Image.open(tmp_path / "out" / row["image_gif"])
     assert getattr(animation, "n_frames", 1) == 4
-    assert animation.convert("RGB").getcolors() == [(256, GREY)], "it starts with everything hidden"
+    assert animation.convert("RGB").getcolors() == [(256, GREY)], "the first frame is not fully masked"
     assert getattr(Image.open(tmp_path / "out" / row["text_gif"]), "n_frames", 1) > 1
 
 
 @pytest.mark.parametrize("task", ["text", "t2i", "r2i"])
-def test_a_sample_can_be_drawn_again_alone_by_its_seed(model_folder, tmp_path, prompt_file, task):
+def test_a_sample_can_be_generated_again_alone_by_its_seed(model_folder, tmp_path, prompt_file, task):
     rows = run(model_folder, tmp_path / "all", task, prompt_file, "--seed", "7", "--batch_size", "3")
     last = rows[2]
     (again,) = run(model_folder, tmp_path / "one", task, last["prompt"], "--seed", str(last["seed"]))
@@ -137,10 +137,10 @@ def test_a_text_checkpoint_answers_text(tiny_model_folder, tmp_path):
     assert "text" in row
 
 
-# Images.
+# Tests of the frames of animations.
 
 
-def test_the_frames_show_squares_as_they_are_kept():
+def test_the_frames_show_each_code_after_it_is_fixed():
     image = Image.new("RGB", (4, 4), "red")
     frames = image_frames(image, torch.tensor([1, 0, 1, 2]))
     red = [[f.getpixel(xy) == (255, 0, 0) for xy in ((0, 0), (2, 0), (1, 3), (3, 3))] for f in frames]
@@ -155,7 +155,7 @@ def test_the_frames_of_a_text_have_one_size_and_all_differ():
     assert len({f.tobytes() for f in frames}) == 4
 
 
-# What is refused, and before the model is loaded.
+# Tests of errors, which occur before the model is loaded.
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_samples_are_not_overwritten(model_folder, tmp_path):
         run(model_folder, tmp_path / "out", "text", "cat")
 
 
-def test_a_stopped_command_says_so_and_the_same_command_goes_on_with_the_same_samples(
+def test_an_interrupted_command_reports_it_and_the_same_command_resumes_with_the_same_samples(
     model_folder, tmp_path, prompt_file, monkeypatch
 ):
     whole = run(model_folder, tmp_path / "whole", "text", prompt_file)
@@ -261,7 +261,7 @@ def test_the_answers_are_printed(model_folder, tmp_path, prompt_file, capsys):
     assert shown[-2:] == [f"samples: {tmp_path}/out/samples.jsonl", f"images:  {tmp_path}/out/grid.png"]
 
 
-def test_settings_may_stand_in_a_file(model_folder, tmp_path):
+def test_settings_may_be_in_a_file(model_folder, tmp_path):
     file = tmp_path / "settings.yaml"
     file.write_text("text: {max_new_tokens: 8, block_length: 4, num_denoising_steps: 4}\ntask: text\nseed: 3\n")
     flags = ["--config", str(file), "--model", str(model_folder), "--prompts", "cat", "--output", str(tmp_path)]
@@ -269,7 +269,7 @@ def test_settings_may_stand_in_a_file(model_folder, tmp_path):
     assert (config.task, config.text.block_length, config.seed, config.images) == ("text", 4, 4, ())
 
 
-# Layouts of evaluators.
+# Tests of the layouts of evaluation tools.
 
 
 def test_the_layout_of_geneval_keeps_the_line_of_each_prompt(model_folder, tmp_path):
@@ -318,7 +318,7 @@ def test_a_layout_that_does_not_fit_is_refused(model_folder, tmp_path, task, fla
         run(model_folder, tmp_path / "out", task, "cat", *flags)
 
 
-def test_one_image_serves_all_prompts_and_other_numbers_must_match(model_folder, tmp_path, prompt_file, images):
+def test_one_image_is_used_for_all_prompts_and_other_numbers_must_match(model_folder, tmp_path, prompt_file, images):
     flags = ["--task", "mmu", "--model", str(model_folder), "--prompts", prompt_file, "--output", str(tmp_path / "o")]
     inputs = check_inputs(generate.parse_config([*flags, *IMAGE, "--images", images[0]]))
     assert [p.images for p in inputs.prompts] == [(images[0],)] * 3

@@ -1,4 +1,4 @@
-"""The ``unigrpo`` command: subcommands, help, version, and the old module names."""
+"""Tests the ``unigrpo`` command: subcommands, help, version, and the old module names."""
 
 import errno
 import importlib
@@ -81,7 +81,7 @@ def test_an_error_of_the_file_system_is_one_line_with_what_to_do(capsys, monkeyp
     assert line.startswith(f"error: {shown}")
 
 
-def test_an_output_in_a_file_is_one_line(capsys, tmp_path):
+def test_an_existing_file_in_place_of_the_output_folder_is_an_error_of_one_line(capsys, tmp_path):
     (tmp_path / "file").touch()
     assert main(["prepare", "countdown", "--output", str(tmp_path / "file" / "a.jsonl")]) == 2
     assert capsys.readouterr().err == f"error: {tmp_path}/file: File exists; name another file or folder\n"
@@ -165,7 +165,7 @@ def test_a_signal_ends_a_command_with_one_line_and_its_status(capsys, monkeypatc
     assert signal.getsignal(number) == before
 
 
-def test_a_forked_process_of_a_command_ends_without_a_word(capfd, monkeypatch):
+def test_a_forked_process_of_a_command_ends_without_output(capfd, monkeypatch):
     def tells_and_waits(started):
         started.set()
         time.sleep(60)
@@ -175,7 +175,8 @@ def test_a_forked_process_of_a_command_ends_without_a_word(capfd, monkeypatch):
         started = fork.Event()
         child = fork.Process(target=tells_and_waits, args=(started,))
         child.start()
-        started.wait()  # Python drops a signal that comes before the new process has cleaned up after the fork
+        # Python drops a signal that arrives before the new process has finished its cleanup after the fork.
+        started.wait()
         child.terminate()
         child.join()
         return 1 + (child.exitcode == -signal.SIGTERM)
@@ -189,7 +190,7 @@ def test_a_forked_process_of_a_command_ends_without_a_word(capfd, monkeypatch):
     ("module", "name"),
     [("unigrpo.cli.train_mixcot", "mixcot"), ("unigrpo.cli.grow_vocabulary", "add-image-tokens")],
 )
-def test_an_old_module_name_says_the_new_one_and_works(module, name):
+def test_an_old_module_name_works_and_prints_the_new_one(module, name):
     done = subprocess.run(
         [sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=True, env=os.environ
     )

@@ -1,4 +1,4 @@
-"""Relative paths are meant from where the user stood."""
+"""Tests that relative paths start at the folder from which the user submits a job."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def test_paths_that_exist_become_absolute_and_names_stay(tmp_path, monkeypatch):
         (user / name).touch()
     monkeypatch.chdir(job)
     monkeypatch.setenv("UNIGRPO_SUBMIT_DIR", str(user))
-    (user / "math").mkdir()  # the name of an option that is no path
+    (user / "math").mkdir()  # has the name of an option that is not a path
     options = {"model": "./model", "kind": "math", "url": "http://127.0.0.1/v1", "scale": 2}
     names = ("mine.py:score", "math_answer", "package.module:Class")
     terms = tuple(RewardTermConfig(name=name, options=options) for name in names)
@@ -69,7 +69,7 @@ def test_prompt_files_with_settings_and_configurations_are_resolved_too(tmp_path
     ]  # fmt: skip
 
 
-def test_without_a_submit_folder_the_present_one_counts(tmp_path, monkeypatch):
+def test_without_a_submit_folder_paths_start_at_the_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("UNIGRPO_SUBMIT_DIR", raising=False)
     assert with_absolute_paths(RunConfig(run_dir="x")).run_dir == str(tmp_path / "x")
@@ -90,7 +90,7 @@ def test_without_a_submit_folder_the_present_one_counts(tmp_path, monkeypatch):
         ("~/a.tar", "{home}/a.tar"),
     ],
 )
-def test_files_of_a_source_are_told_from_data_sets_on_the_hub(tmp_path, monkeypatch, given, meant):
+def test_files_of_a_source_are_distinguished_from_data_sets_on_the_hub(tmp_path, monkeypatch, given, meant):
     monkeypatch.setenv(SUBMIT_FOLDER, str(tmp_path))
     (tmp_path / "folder").mkdir()
     source = SourceConfig(kind="text", task="lm", path=given, index_folder="index")
@@ -100,7 +100,7 @@ def test_files_of_a_source_are_told_from_data_sets_on_the_hub(tmp_path, monkeypa
     assert found.index_folder == str(tmp_path / "index")
 
 
-def test_what_can_be_no_path_is_named_by_its_setting():
+def test_a_value_that_cannot_be_a_path_is_named_with_its_setting():
     for config, name in (
         (RunConfig(run_dir="a\0b"), "run_dir"),
         (RunConfig(actor=ActorConfig(model_name_or_path="x" * 300 + "/y")), "model_name_or_path"),

@@ -1,4 +1,4 @@
-"""The command that writes prompt files from public sets and generators."""
+"""Tests `prepare`, which writes prompt files from public data sets and generators."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_local_copy_is_filtered_and_counted(tmp_path):
     assert (record["source"], record["licence"]) == (str(tmp_path / "copy"), "mit")
 
 
-def test_embedded_images_are_written_beside_as_they_are(tmp_path):
+def test_embedded_images_are_written_unchanged_next_to_the_file(tmp_path):
     buffer = io.BytesIO()
     Image.new("RGB", (3, 2), "blue").save(buffer, "JPEG")
     image = {"bytes": buffer.getvalue(), "path": None}
@@ -151,7 +151,7 @@ def test_a_downloaded_copy_of_clevr_is_read_with_its_images(tmp_path, caplog):
     assert f"{broken} (UnidentifiedImageError: cannot identify image); give a PNG" in caplog.text
 
 
-def test_captions_become_prompts_to_draw(tmp_path):
+def test_captions_become_prompts_of_text_to_image(tmp_path):
     (tmp_path / "captions.txt").write_text("a red circle\na red circle\na ship\n")
     prompts, record = prepared(tmp_path, "captions", "--source", str(tmp_path / "captions.txt"))
     assert [(p.task, p.text, p.label) for p in prompts] == [("t2i", "a red circle", None), ("t2i", "a ship", None)]
@@ -166,7 +166,7 @@ def test_puzzles_of_a_file_keep_their_numbers_and_claim_no_licence(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["countdown", "sudoku"])
-def test_generated_puzzles_are_repeatable_and_the_test_split_is_apart(tmp_path, name):
+def test_generated_puzzles_are_reproducible_and_the_test_split_is_disjoint(tmp_path, name):
     train, record = prepared(tmp_path, name, "--max_rows", "20")
     again, same = prepared(tmp_path, name, "--max_rows", "20")
     assert (train, record) == (again, same) and record["rows"]["kept"] == 20

@@ -1,4 +1,4 @@
-"""The training commands before they start anything: directories that another run uses."""
+"""Tests the training commands before a run starts, such as the error about a directory that another run uses."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ ROOT = Path(__file__).parents[2]
     [("train", "launch/configs/tiny_text.yaml"), ("pretrain", "launch/configs/tiny/stage1_1.yaml")],
 )
 @pytest.mark.parametrize("setting", ["--run_dir", "--ckpt.path"])
-def test_a_directory_of_a_run_that_is_under_way_is_refused_before_anything_starts(
+def test_the_directory_of_an_active_run_is_refused_before_ray_is_used(
     tmp_path, monkeypatch, capsys, command, config, setting
 ):
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(cluster, "connect", lambda _: pytest.fail("Ray was asked"))
+    monkeypatch.setattr(cluster, "connect", lambda _: pytest.fail("Ray was used"))
     directories = {"--run_dir": str(tmp_path / "other"), setting: str(tmp_path / "used")}
     with locked(tmp_path / "used", "--run_dir"):
         resuming = ["--ckpt.load_enable", "true", *(word for pair in directories.items() for word in pair)]
@@ -58,7 +58,7 @@ def test_a_run_without_a_config_does_not_start(capsys, command):
     assert capsys.readouterr().err.startswith("error: no config; name a YAML file")
 
 
-def test_a_plan_of_a_model_that_is_not_here_says_which_model_it_took(monkeypatch, capsys):
+def test_a_plan_of_a_missing_model_says_which_model_it_used(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     flags = ["--config", "launch/configs/tiny_text.yaml", "--actor.model_name_or_path", "examples/tiny/another"]
     assert main(["train", *flags, "--dry_run"]) == 2
@@ -69,7 +69,7 @@ def test_a_plan_of_a_model_that_is_not_here_says_which_model_it_took(monkeypatch
     assert "the run needs " in error
 
 
-def test_the_summary_shows_what_each_task_has_by_task_alone():
+def test_the_summary_shows_metrics_that_exist_by_task_only_by_task():
     after = {
         "a_greedy": 0.5, "a_sampled": 0.5, "reward_total_sampled": 3.0, "yes_share_sampled": 0.25, "reward_total": 3.0,
         "a_greedy/text": 0.25, "a_sampled/text": 0.75, "a_greedy/mmu": 0.5, "a_sampled/mmu": 0.5,

@@ -1,4 +1,4 @@
-"""The shipped stage configs parse, and say what the fact sheet of MMaDA says."""
+"""Tests that the configs of the stages are valid and have the published values of MMaDA."""
 
 from pathlib import Path
 
@@ -54,7 +54,7 @@ def test_a_stage_has_the_published_batches_of_each_gpu_and_schedule(name, batche
     assert all(getattr(config.validation, name).sources for name in config.modalities), "every loss has held-out rows"
 
 
-def test_images_are_squashed_or_padded_where_the_released_loaders_do():
+def test_images_are_stretched_or_padded_as_in_the_released_loaders():
     sources = stage("stage2_2").mmu.sources
     fits = {name: source.fit for name, source in sources.items()}
     assert fits == {"cot": "stretch", "llava_v1_5": "stretch", "clevr_cogent": "stretch", "geo170k": "pad"}

@@ -1,4 +1,4 @@
-"""The protocols of evaluation are those that their sources declare, and decide alone how a model is measured."""
+"""Tests that the protocols of evaluation are the published ones and alone determine how a model is measured."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from unigrpo.records import Prompt
     ("name", "tokens", "steps", "block"),
     [("mmada_paper", 1024, 512, 64), ("llada", 256, 256, 8), ("d1", 256, 128, 32)],
 )
-def test_a_preset_decides_lengths_and_steps_whatever_the_rollouts_are(name, tokens, steps, block):
+def test_a_preset_determines_lengths_and_steps_whatever_the_rollouts_are(name, tokens, steps, block):
     rollout = RolloutConfig(text=TextSamplingConfig(max_new_tokens=64, num_denoising_steps=2, block_length=32))
     config = RunConfig(rollout=rollout, eval=EvalConfig(dataset="a", preset=name, n_samples_per_prompt=2))
     greedy, sampled = ways_of_sampling(config)
@@ -40,7 +40,7 @@ def test_a_preset_decides_lengths_and_steps_whatever_the_rollouts_are(name, toke
     assert config.response_tokens("text", 0) == tokens
     if name == "mmada_paper":
         assert (greedy.image.num_denoising_steps, greedy.image.guidance_scale) == (50, 3.5)
-        assert greedy.image == sampled.image and greedy.image.temperature == 1.0, "the paper samples its images"
+        assert greedy.image == sampled.image and greedy.image.temperature == 1.0, "the paper samples images"
 
 
 def test_without_a_preset_the_evaluation_samples_as_in_training_or_by_its_own_settings():
@@ -87,7 +87,7 @@ def shown(tiny_model_folder, prompt):
     return "".join(tokenizer.convert_ids_to_tokens(ids.tolist()))
 
 
-def test_a_preset_asks_in_its_own_words_template_and_start(tiny_model_folder):
+def test_a_preset_has_its_own_instruction_template_and_start_of_the_response(tiny_model_folder):
     question = Prompt(id="a:1", text="2+3")
     d1 = shown(tiny_model_folder, asked_by(PROTOCOLS["d1"], question))
     assert d1.startswith("<|startoftext|><|start_header_id|>user<|end_header_id|>\n\nYou are a math expert.")

@@ -1,4 +1,4 @@
-"""Settings of version 0.1 are accepted under their old names, with a message that gives the new one."""
+"""Tests that settings of version 0.1 are accepted under their old names, with a message that gives the new names."""
 
 import logging
 from pathlib import Path
@@ -79,7 +79,7 @@ def plain(value: Any) -> Any:
 
 
 def differences(old: Any, now: Any, path: str = "") -> list[str]:
-    """Dotted names of the settings of the old config that the new one lacks or has with another value."""
+    """Returns the dotted names of settings of the old config that the new one lacks or has with another value."""
     if isinstance(old, dict) and isinstance(now, dict):
         return [d for key, value in old.items() for d in differences(value, now.get(key), f"{path}.{key}")]
     if isinstance(old, list) and isinstance(now, list) and len(old) == len(now):

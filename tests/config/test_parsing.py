@@ -1,4 +1,4 @@
-"""Command lines: YAML, flags over it, help for every field, and errors of one line."""
+"""Tests command lines: YAML files, flags that override them, help texts of all fields, and errors of one line."""
 
 import dataclasses
 
@@ -18,7 +18,7 @@ def config(*arguments):
     return config_from_args(parse(parser, arguments, RunConfig), RunConfig)
 
 
-def test_flags_win_over_the_file_and_the_file_over_the_defaults(tmp_path):
+def test_flags_override_the_file_and_the_file_overrides_the_defaults(tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text("train: {num_steps: 7, seed: 3}\nreward: {terms: [{name: cot_format, weight: 0.5}]}\n")
     run = config("--config", str(file), "--train.seed", "4", "--actor.eps_clip_low_high", "[0.1, 0.3]")
@@ -152,7 +152,7 @@ def test_a_broken_config_file_is_one_line(tmp_path, text, message):
     assert len(str(caught.value)) < 1000
 
 
-def test_a_config_file_that_is_none_is_named(tmp_path):
+def test_a_file_that_is_not_a_config_is_named(tmp_path):
     with pytest.raises(ConfigError, match=rf"^--config '{tmp_path}/a.yaml': no such file; name a YAML file$"):
         config("--config", str(tmp_path / "a.yaml"))
     with pytest.raises(ConfigError, match=rf"^--config '{tmp_path}': this is no file; name a YAML file$"):
@@ -171,5 +171,5 @@ def test_anchors_below_the_limit_are_allowed(tmp_path):
 
 
 @pytest.mark.parametrize("value", ["a: b: c", "*x", "{a: *x", "!!x"])
-def test_a_flag_may_hold_text_that_is_no_yaml(value):
+def test_the_text_of_a_flag_need_not_be_yaml(value):
     assert config("--run_dir", value).run_dir == value

@@ -1,4 +1,4 @@
-"""Checks of the types of our own JSON files: what fits, what does not, and what the errors say."""
+"""Tests the checks of types in the JSON files of this project, and their errors."""
 
 from __future__ import annotations
 
@@ -71,12 +71,12 @@ def test_a_value_of_its_type_is_returned(value, kind):
         ([[0]] * 10**5, list[str], r"0 is \[0\], expected a text"),
     ],
 )
-def test_another_value_is_named_with_its_place(value, kind, message):
+def test_a_value_of_another_type_is_named_with_its_position(value, kind, message):
     with pytest.raises(WrongContent, match=f"^{message}$"):
         checked(value, kind)
 
 
-def test_a_dataclass_is_built_of_fitting_values_alone():
+def test_a_dataclass_is_made_only_of_values_of_the_right_types():
     assert built(Settings, {"size": 3}) == Settings(3)
     for values, message in (
         ({"size": "3"}, "size is '3', expected an integer"),
@@ -121,7 +121,7 @@ def test_lines_are_read_up_to_one_that_was_cut_off(tmp_path: Path):
             read_json_lines(file, Row, ConfigError, "restore it")
 
 
-def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path, monkeypatch):
+def test_a_file_is_replaced_completely_or_not_at_all(tmp_path: Path, monkeypatch):
     file = tmp_path / "a.json"
     replace_text(file, json.dumps("ü"))
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))

@@ -1,4 +1,4 @@
-"""The config refuses what cannot work, and says what to write instead."""
+"""Tests that invalid configs are errors that say what to write instead."""
 
 import dataclasses
 import re
@@ -34,7 +34,7 @@ from unigrpo.config.parsing import config_from_args, parse, run_parser
 
 
 def wrong_types(make: Callable[[], object], message: str) -> Any:
-    """A case that the type hints rule out, too, so that it is left out where they are checked."""
+    """Returns a case that also contradicts the type hints, which runs with checks of types leave out."""
     return pytest.param(make, message, marks=pytest.mark.wrong_types)
 
 
@@ -125,13 +125,13 @@ def wrong_types(make: Callable[[], object], message: str) -> Any:
         ),
     ],
 )
-def test_wrong_values_fail_on_construction_with_what_to_do(make, message):
+def test_wrong_values_are_errors_on_construction_that_say_what_to_do(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
 
 def sections(cls):
-    """A dataclass and all dataclasses in its fields."""
+    """Yields a dataclass and all dataclasses in its fields."""
     yield cls
     for field in dataclasses.fields(cls):
         default = field.default_factory() if callable(field.default_factory) else None
@@ -162,7 +162,7 @@ def test_the_shipped_8b_config_has_the_rewards_of_the_paper(flags):
     )
 
 
-def test_unigrpo_asks_with_the_words_and_the_template_that_stage_2_trains():
+def test_unigrpo_uses_the_instructions_and_the_template_of_stage_2():
     folder = Path(__file__).parents[2] / "launch" / "configs" / "mmada_8b"
     data = config_from_args(
         parse(run_parser("x", "x", RunConfig), ["--config", str(folder / "unigrpo.yaml")]), RunConfig
@@ -184,7 +184,7 @@ def test_unigrpo_asks_with_the_words_and_the_template_that_stage_2_trains():
 
 
 @pytest.mark.parametrize("name", ["unigrpo", "unigrpo_gsm8k", "unigrpo_lora"])
-def test_every_data_file_of_an_8b_config_is_one_that_its_header_prepares(name):
+def test_the_header_of_an_8b_config_prepares_all_its_data_files(name):
     text = (Path(__file__).parents[2] / "launch" / "configs" / "mmada_8b" / f"{name}.yaml").read_text()
     values = yaml.safe_load(text)
     named = {

@@ -7,7 +7,6 @@ import dataclasses
 import torch
 
 from unigrpo.algorithm.entries import (
-    LEVELS,
     Columns,
     Counts,
     Entries,
@@ -18,6 +17,7 @@ from unigrpo.algorithm.entries import (
 )
 from unigrpo.algorithm.likelihood.base import Views
 from unigrpo.algorithm.objective.base import KLPenalty, total_loss
+from unigrpo.config.algo import LEVELS
 from unigrpo.rng import keyed_generator
 
 

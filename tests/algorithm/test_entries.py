@@ -15,7 +15,6 @@ from algorithm.objective_batch import (
 )
 
 from unigrpo.algorithm.entries import (
-    LEVELS,
     REDUCTIONS,
     Counts,
     per_unit,
@@ -24,6 +23,7 @@ from unigrpo.algorithm.entries import (
     unscored_entries,
 )
 from unigrpo.algorithm.likelihood.base import Views
+from unigrpo.config.algo import LEVELS
 from unigrpo.rng import keyed_generator
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from algorithm import test_advantage, test_objectives, test_views
 
-from unigrpo.algorithm.entries import LEVELS, REDUCTIONS
+from unigrpo.algorithm.entries import REDUCTIONS
 from unigrpo.algorithm.likelihood.base import load_estimator
 from unigrpo.algorithm.objective.base import load_objective
+from unigrpo.config.algo import LEVELS
 
 GUIDE = Path(__file__).parents[2] / "docs" / "algorithms.md"
 EXAMPLE = re.compile(

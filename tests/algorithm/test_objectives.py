@@ -25,12 +25,12 @@ from algorithm.version_0_1 import version_0_1
 
 from unigrpo import algorithm, plugins
 from unigrpo.algorithm.entries import (
-    LEVELS,
     REDUCTIONS,
 )
 from unigrpo.algorithm.likelihood import base as likelihood
 from unigrpo.algorithm.objective.base import PACKAGE, KLPenalty, load_objective, total_loss
 from unigrpo.algorithm.two_pass import coefficients
+from unigrpo.config.algo import LEVELS
 
 NAMES = plugins.available(PACKAGE)
 

@@ -17,11 +17,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unigrpo.algorithm.advantage.base import load_advantage
-from unigrpo.algorithm.entries import LEVELS, Columns, Counts, Entries, tokens_of, unit_counts, units, unscored_entries
+from unigrpo.algorithm.entries import Columns, Counts, Entries, tokens_of, unit_counts, units, unscored_entries
 from unigrpo.algorithm.likelihood.base import Row, Views, span_views
 from unigrpo.algorithm.likelihood.block_masks import block_view
 from unigrpo.algorithm.likelihood.elbo_pair import pair_views
 from unigrpo.algorithm.objective.base import KLPenalty, Objective, load_objective, total_loss
+from unigrpo.config.algo import LEVELS
 
 CASES: dict[str, dict[str, Any]] = json.loads(
     (Path(__file__).parents[1] / "fixtures" / "released_losses.json").read_text()

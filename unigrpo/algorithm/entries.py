@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,11 +16,10 @@ from torch import Tensor
 
 from unigrpo import ConfigError
 from unigrpo.algorithm.likelihood.base import Views
+from unigrpo.config.algo import LEVELS
+from unigrpo.config.model import LossAggregation
 
-LEVELS = ("token", "view_token", "view", "span", "sequence")
-"""Units, from small to large: a token over all its views; a token in one view; all tokens of a view; all tokens of a
-part of the response; all tokens of the response."""
-REDUCTIONS = ("masked_token_mean", "token_mean", "fixed_length")
+REDUCTIONS: tuple[str, ...] = get_args(LossAggregation)
 
 
 @dataclass(frozen=True, kw_only=True)

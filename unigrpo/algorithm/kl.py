@@ -10,8 +10,6 @@ from unigrpo import ConfigError
 
 MAX_LOG_RATIO = 20.0
 """Largest log-ratio in nats (a factor of 5e8). Beyond it, ratios and k3 are constant and have no gradient."""
-PENALTIES = ("exact", "k2", "k3")
-"""Estimators that a loss may use."""
 
 
 def kl_estimate(difference: Float[Tensor, "*any"], estimator: str) -> Float[Tensor, "*any"]:
@@ -57,14 +55,3 @@ def exact_kl(log_probs: Float[Tensor, "*N V"], ref_log_probs: Float[Tensor, "*N 
     """
     # 0 log 0 counts 0; an infinite log-probability must not turn the gradient into NaN.
     return (log_probs.exp() * (log_probs - ref_log_probs).masked_fill(log_probs == -torch.inf, 0.0)).sum(dim=-1)
-
-
-def check_penalty(estimator: str, setting: str) -> None:
-    """Raises ConfigError unless a loss may use the estimator; ``setting`` is its config name."""
-    if estimator == "k1":
-        raise ConfigError(
-            f"{setting} is 'k1', whose gradient is 0 on average: it would not hold the policy near the reference; "
-            f"choose one of {sorted(PENALTIES)}"
-        )
-    if estimator not in PENALTIES:
-        raise ConfigError(f"{setting}: no {estimator!r}; choose one of {sorted(PENALTIES)}")

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from unigrpo.config.checks import choice, require
 from unigrpo.config.data import TASKS
 
 MaskSchedule = Literal["stride", "interpolate", "random"]
+LEVELS = ("token", "view_token", "view", "span", "sequence")
+"""Units of an objective, from small to large: a token over all its views; a token in one view; all tokens of a view;
+all tokens of a part of the response; all tokens of the response."""
+KL_ESTIMATORS = ("exact", "k2", "k3")
+"""Estimators of the KL divergence that a loss may use."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +39,7 @@ class MaskRatioConfig:
     `interpolate` rise from one inner update to the next, so that the largest ratio always comes in the last one."""
 
     def __post_init__(self) -> None:
-        choice("algo.mask_ratio.schedule", self.schedule, ("stride", "interpolate", "random"))
+        choice("algo.mask_ratio.schedule", self.schedule, get_args(MaskSchedule))
         require(
             0 <= self.minimum <= self.maximum <= 1 and self.maximum > 0,
             f"algo.mask_ratio: minimum {self.minimum} and maximum {self.maximum} must satisfy "
@@ -105,13 +110,18 @@ class KLConfig:
 
     def __post_init__(self) -> None:
         require(self.init_coef >= 0, f"algo.kl.init_coef is {self.init_coef}; it must be 0 or more")
-        require(
-            self.estimator != "k1",
-            "algo.kl.estimator is 'k1', whose gradient is 0 on average: it would not hold the policy near the "
-            "reference; choose one of ['exact', 'k2', 'k3']",
-        )
-        choice("algo.kl.estimator", self.estimator, ("exact", "k2", "k3"))
-        choice("algo.kl.level", self.level, ("token", "view_token", "view", "span", "sequence"))
+        check_kl_estimator(self.estimator)
+        choice("algo.kl.level", self.level, LEVELS)
+
+
+def check_kl_estimator(estimator: str) -> None:
+    """Raises ConfigError unless a loss may use the estimator of the KL divergence."""
+    require(
+        estimator != "k1",
+        "algo.kl.estimator is 'k1', whose gradient is 0 on average: it would not hold the policy near the "
+        f"reference; choose one of {sorted(KL_ESTIMATORS)}",
+    )
+    choice("algo.kl.estimator", estimator, KL_ESTIMATORS)
 
 
 @dataclass(frozen=True, kw_only=True)

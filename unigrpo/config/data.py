@@ -8,7 +8,8 @@ from typing import Annotated, Literal, get_args
 from unigrpo.config.checks import choice, positive, require
 from unigrpo.config.paths import InputPath, PathKind, SourcePaths
 
-TASKS = ("text", "mmu", "t2i", "r2i")
+Task = Literal["text", "mmu", "t2i", "r2i"]
+TASKS: tuple[str, ...] = get_args(Task)
 """MMaDA's task names: text reasoning, image understanding, text to image, and thinking before text to image."""
 IMAGE_OUTPUT_TASKS = ("t2i", "r2i")
 """Tasks whose response has an image."""
@@ -30,7 +31,7 @@ class PromptFileConfig:
     """File, folder or Hugging Face data set of the prompts: JSONL, JSON list, CSV, TSV or text lines (these also in
     .gz), parquet, Arrow, a folder of `save_to_disk`, a downloaded copy of a data set, or its name on the Hub.
     `:configuration` may follow the last two."""
-    task: Literal["", "text", "mmu", "t2i", "r2i"] = ""
+    task: Literal["", Task] = ""
     """Task of the rows without a column `task`. If empty, it is `mmu` for a file whose rows have images, and otherwise
     `text`."""
     prompt_key: str = ""

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 from unigrpo.config.base import BaseRunConfig, BaseTrainConfig, CheckpointConfig
 from unigrpo.config.checks import require, within
-from unigrpo.config.corpora import LayoutConfig, SourceConfig
+from unigrpo.config.corpora import CorpusTask, LayoutConfig, SourceConfig
 from unigrpo.config.model import ActorConfig
 from unigrpo.config.paths import InputPaths, OutputPath
 from unigrpo.config.rollout import ImageSamplingConfig, TextSamplingConfig, check_image_steps, check_text_steps
 
-MODALITIES = ("t2i", "lm", "lm_chat", "mmu", "r2i")
+MODALITIES: tuple[str, ...] = get_args(CorpusTask)
 """The kinds of rows: text to image, plain text, chat, image understanding, and thinking before text to image."""
 
 

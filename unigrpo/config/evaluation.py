@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from unigrpo.config.data import PromptTemplate
 from unigrpo.config.rollout import ImageSamplingConfig, TextSamplingConfig
@@ -44,7 +45,8 @@ class EvaluationProtocol:
     """Text that is given to the model as the start of every answer."""
 
 
-PROTOCOLS = {
+Preset = Literal["training", "mmada_paper", "llada", "d1"]
+PROTOCOLS: dict[str, EvaluationProtocol] = {
     "mmada_paper": EvaluationProtocol(
         source="arXiv:2505.15809v2, section 5: 1024 tokens, 512 steps, blocks of 64; images in 50 steps, guidance 3.5",
         text=TextSamplingConfig(max_new_tokens=1024, num_denoising_steps=512, block_length=64),

@@ -7,15 +7,17 @@ from typing import Literal
 
 from unigrpo import ConfigError
 from unigrpo.config.checks import valid_seed
-from unigrpo.config.data import IMAGE_OUTPUT_TASKS, DataConfig, Fit, PromptTemplate
+from unigrpo.config.data import IMAGE_OUTPUT_TASKS, DataConfig, Fit, PromptTemplate, Task
 from unigrpo.config.rollout import ImageSamplingConfig, TextSamplingConfig, check_text_steps
+
+Dtype = Literal["auto", "bfloat16", "float32"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig:
     """Settings of ``unigrpo generate``."""
 
-    task: Literal["text", "mmu", "t2i", "r2i"]
+    task: Task
     """Task: `text` (text reasoning), `mmu` (image understanding), `t2i` (text to image) or `r2i` (thinking, then text
     to image)."""
     model: str
@@ -58,7 +60,7 @@ class GenerateConfig:
     """Text that is put before every prompt except captions of t2i, for example a request to think first."""
     device: str = "auto"
     """Device of the model: `auto` uses the GPU if there is one; other values are cpu, cuda, cuda:1 ..."""
-    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    dtype: Dtype = "auto"
     """Type of the weights; `auto` is bfloat16 on a GPU and float32 on a CPU."""
     gif: bool = False
     """Whether to write an animation of the denoising of each sample, too."""

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from unigrpo.config.checks import choice, positive, require, within
 from unigrpo.config.paths import InputPath
+
+LRSchedule = Literal["constant_with_warmup", "cosine_with_min_lr", "linear"]
+LossAggregation = Literal["masked_token_mean", "token_mean", "fixed_length"]
+Precision = Literal["fp32", "bf16"]
+Attention = Literal["sdpa", "varlen", "flash_attention_2", "eager"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +43,7 @@ class ActorConfig:
     GPUs."""
     adam: AdamConfig = field(default_factory=AdamConfig)
     """AdamW optimizer."""
-    lr_scheduler: Literal["constant_with_warmup", "cosine_with_min_lr", "linear"] = "constant_with_warmup"
+    lr_scheduler: LRSchedule = "constant_with_warmup"
     """Learning-rate schedule over all optimizer steps of the run."""
     lr_warmup_ratio: float = 0.03
     """Fraction of the optimizer steps in which the learning rate warms up. With W such steps, the rate rises from 1/(W
@@ -49,7 +54,7 @@ class ActorConfig:
     """Largest gradient norm; gradients above it are scaled down. 0 does not clip gradients."""
     eps_clip_low_high: tuple[float, float] = (0.2, 0.2)
     """Clip bounds of the probability ratio: it is clipped to [1 - low, 1 + high]."""
-    loss_agg_mode: Literal["masked_token_mean", "token_mean", "fixed_length"] = "masked_token_mean"
+    loss_agg_mode: LossAggregation = "masked_token_mean"
     """How token losses become one loss: `masked_token_mean` is the mean over the masked tokens of a response and then
     over responses, `token_mean` the mean over all tokens, and `fixed_length` the sum divided by a fixed length."""
     gradient_checkpointing_enable: bool = False
@@ -58,14 +63,14 @@ class ActorConfig:
     def __post_init__(self) -> None:
         positive("actor.num_nodes", self.num_nodes)
         positive("actor.num_gpus_per_node", self.num_gpus_per_node)
-        choice("actor.lr_scheduler", self.lr_scheduler, ("constant_with_warmup", "cosine_with_min_lr", "linear"))
+        choice("actor.lr_scheduler", self.lr_scheduler, get_args(LRSchedule))
         within("actor.lr_warmup_ratio", self.lr_warmup_ratio, 0.0, 1.0)
         within("actor.min_lr_ratio", self.min_lr_ratio, 0.0, 1.0)
         require(self.max_norm >= 0, f"actor.max_norm is {self.max_norm}; use 0 to leave gradients as they are")
         low, high = self.eps_clip_low_high
         require(0 < low < 1, f"actor.eps_clip_low_high: low is {low}; it must lie in (0, 1)")
         positive("actor.eps_clip_low_high: high", high)
-        choice("actor.loss_agg_mode", self.loss_agg_mode, ("masked_token_mean", "token_mean", "fixed_length"))
+        choice("actor.loss_agg_mode", self.loss_agg_mode, get_args(LossAggregation))
 
     @property
     def num_ranks(self) -> int:
@@ -104,9 +109,9 @@ class LoRAConfig:
 class DeepSpeedConfig:
     zero_stage: Literal[0, 1, 2, 3] = 2
     """What DeepSpeed shards over the ranks: 1 shards optimizer states, 2 also gradients, 3 also weights."""
-    param_dtype: Literal["fp32", "bf16"] = "bf16"
+    param_dtype: Precision = "bf16"
     """Data type of the weights in the forward pass. The optimizer keeps float32 copies."""
-    grad_accum_dtype: Literal["fp32", "bf16"] = "fp32"
+    grad_accum_dtype: Precision = "fp32"
     """Data type in which the gradients of passes and ranks are added up. `bf16` needs less memory and communication,
     but rounds after every pass, which causes an error of about 1% after 64 passes."""
     overlap_comm: bool = True
@@ -114,7 +119,7 @@ class DeepSpeedConfig:
     because it reduces after every pass; ds.zero_stage 1 reduces once in an optimizer step."""
     adam_offload: bool = False
     """Keep optimizer states in CPU memory."""
-    attn_implementation: Literal["sdpa", "varlen", "flash_attention_2", "eager"] = "sdpa"
+    attn_implementation: Attention = "sdpa"
     """Attention implementation of the model. `varlen` leaves padding out of passes without a cache, which saves time
     if the rows of a pass differ in length; on GPUs it needs ds.param_dtype bf16."""
     compile: bool = False
@@ -130,8 +135,8 @@ class DeepSpeedConfig:
 
     def __post_init__(self) -> None:
         require(self.zero_stage in (0, 1, 2, 3), f"ds.zero_stage is {self.zero_stage}; choose one of [0, 1, 2, 3]")
-        choice("ds.param_dtype", self.param_dtype, ("fp32", "bf16"))
-        choice("ds.grad_accum_dtype", self.grad_accum_dtype, ("fp32", "bf16"))
+        choice("ds.param_dtype", self.param_dtype, get_args(Precision))
+        choice("ds.grad_accum_dtype", self.grad_accum_dtype, get_args(Precision))
         if self.param_dtype == "fp32":
             require(
                 self.grad_accum_dtype == "fp32",
@@ -148,4 +153,4 @@ class DeepSpeedConfig:
                 "ds.grad_accum_dtype is fp32, which DeepSpeed's ds.zero_stage 2 cannot do with ds.adam_offload; use "
                 "ds.zero_stage 3, or ds.grad_accum_dtype bf16",
             )
-        choice("ds.attn_implementation", self.attn_implementation, ("sdpa", "varlen", "flash_attention_2", "eager"))
+        choice("ds.attn_implementation", self.attn_implementation, get_args(Attention))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from unigrpo.config.checks import choice, positive, require
 from unigrpo.config.data import RESPONSE_SPANS, TASKS
 from unigrpo.config.paths import FunctionPath, OptionPaths
 
+GoldFilter = Literal["", "with_gold", "without_gold"]
+Span = Literal["", "thoughts", "image"]
 COMPUTING = (
     "math_answer", "clip_score", "pick_score", "hpsv2", "image_reward", "aesthetic", "jpeg_size", "geneval",
     "ocr",
@@ -30,10 +32,10 @@ class RewardTermConfig:
     """Keyword arguments of the reward."""
     tasks: tuple[str, ...] = ()
     """Tasks that this reward scores; if empty, it scores all tasks."""
-    only: Literal["", "with_gold", "without_gold"] = ""
+    only: GoldFilter = ""
     """Whether this reward scores only prompts with a gold answer, or only those without one, such as requests to
     describe an image; if empty, it scores both."""
-    span: Literal["", "thoughts", "image"] = ""
+    span: Span = ""
     """Part of the response to which this reward applies: `thoughts` (the text) or `image`. Only the advantage of this
     part depends on the reward. If empty, the reward applies to the whole response. A reward with a span must list its
     tasks."""
@@ -85,8 +87,8 @@ class RewardTermConfig:
         where = f"reward.terms: {self.name}"
         for task in self.tasks:
             choice(f"{where}: tasks", task, TASKS)
-        choice(f"{where}: only", self.only, ("", "with_gold", "without_gold"))
-        choice(f"{where}: span", self.span, ("", "thoughts", "image"))
+        choice(f"{where}: only", self.only, get_args(GoldFilter))
+        choice(f"{where}: span", self.span, get_args(Span))
         lacking = [task for task in self.tasks or TASKS if self.span and self.span not in RESPONSE_SPANS[task]]
         require(
             not lacking,

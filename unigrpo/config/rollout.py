@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from unigrpo.config.checks import choice, positive, require, within
 
 Remasking = Literal["low_confidence", "random"]
 TextCache = Literal["none", "prefix", "dual"]
 ImageCache = Literal["none", "text"]
+Annealing = Literal["linear", "compounding"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +60,8 @@ class TextSamplingConfig:
         )
         require(self.temperature >= 0, f"temperature is {self.temperature}; it must be 0 or more")
         require(0 < self.top_p <= 1, f"top_p is {self.top_p}; it must lie in (0, 1]")
-        choice("remasking", self.remasking, ("low_confidence", "random"))
-        choice("cache", self.cache, ("none", "prefix", "dual"))
+        choice("remasking", self.remasking, get_args(Remasking))
+        choice("cache", self.cache, get_args(TextCache))
         require(self.guidance_scale >= 0, f"guidance_scale is {self.guidance_scale}; it must be 0 or more")
         within("threshold", self.threshold, 0.0, 1.0)
 
@@ -82,7 +83,7 @@ class ImageSamplingConfig:
     remasking_temperature: float = 1.0
     """Scale of the Gumbel noise that is added to the log-probabilities to decide which codes are kept. This is the
     scale in the first step; it is annealed to 0."""
-    remasking_anneal: Literal["linear", "compounding"] = "linear"
+    remasking_anneal: Annealing = "linear"
     """How the noise is annealed: `linear`, or `compounding`, which multiplies the linear factors of all steps so far,
     as the released code does."""
     guidance_scale: float = 3.5
@@ -104,8 +105,8 @@ class ImageSamplingConfig:
         )
         for name in ("temperature", "remasking_temperature", "guidance_scale"):
             require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; it must be 0 or more")
-        choice("cache", self.cache, ("none", "text"))
-        choice("remasking_anneal", self.remasking_anneal, ("linear", "compounding"))
+        choice("cache", self.cache, get_args(ImageCache))
+        choice("remasking_anneal", self.remasking_anneal, get_args(Annealing))
 
 
 def check_text_steps(section: str, text: TextSamplingConfig) -> None:

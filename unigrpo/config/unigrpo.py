@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar, get_args
 
 from unigrpo.config.algo import AlgoConfig, LikelihoodConfig, MaskRatioConfig, TaskConfig
 from unigrpo.config.base import BaseRunConfig, BaseTrainConfig
 from unigrpo.config.checks import choice, positive, require
 from unigrpo.config.data import IMAGE_OUTPUT_TASKS, DataConfig, PromptFiles, prompt_files
-from unigrpo.config.evaluation import PROTOCOLS, EvaluationProtocol
+from unigrpo.config.evaluation import PROTOCOLS, EvaluationProtocol, Preset
 from unigrpo.config.model import ActorConfig, RefConfig
 from unigrpo.config.paths import OutputPath
 from unigrpo.config.reward import RewardConfig
@@ -71,7 +71,7 @@ class EvalConfig:
     """Evaluate every this many steps, and before and after training; 0 evaluates only before and after."""
     n_samples_per_prompt: int = 4
     """Number of sampled responses per prompt, in addition to the greedy one."""
-    preset: Literal["training", "mmada_paper", "llada", "d1"] = "training"
+    preset: Preset = "training"
     """Protocol of the evaluation. `training` uses the templates and instructions of training and the sampling settings
     eval.text and eval.image. The others are the protocols of papers, which set lengths, steps, blocks, guidance,
     template, instructions and the grader (docs/evaluation.md)."""
@@ -83,7 +83,7 @@ class EvalConfig:
     def __post_init__(self) -> None:
         if self.dataset:
             prompt_files(self.dataset)
-        choice("eval.preset", self.preset, ("training", *PROTOCOLS))
+        choice("eval.preset", self.preset, get_args(Preset))
         for name in ("text", "image"):
             require(
                 self.preset == "training" or getattr(self, name) is None,

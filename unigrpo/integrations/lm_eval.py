@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from lm_eval.__main__ import cli_evaluate  # pyright: ignore[reportMissingImports]  # optional
@@ -18,14 +18,17 @@ from tqdm import tqdm
 
 from unigrpo.config import TextSamplingConfig
 from unigrpo.config.checks import choice, positive
+from unigrpo.config.generate import Dtype
 from unigrpo.data.chat import render
 from unigrpo.data.prompting import decode_completion
 from unigrpo.evaluation.log_likelihood import bound_log_likelihood, trace_log_likelihood
-from unigrpo.library.policy import Dtype, Policy
+from unigrpo.library.policy import Policy
 from unigrpo.models.sampling.text import sample_text
 from unigrpo.models.tokenizer_panics import panics_named
 from unigrpo.rng import keyed_generator
 from unigrpo.training.batching import micro_batches
+
+Likelihood = Literal["bound", "trace"]
 
 
 @register_model("unigrpo")
@@ -37,7 +40,7 @@ class UniGRPOLM(TemplateLM):
         self,
         pretrained: str,
         *,
-        likelihood: Literal["bound", "trace"] = "bound",
+        likelihood: Likelihood = "bound",
         num_samples: int = 128,
         tokens_per_step: int = 1,
         max_new_tokens: int = 256,
@@ -74,7 +77,7 @@ class UniGRPOLM(TemplateLM):
             ConfigError: A setting is wrong.
         """
         super().__init__()
-        choice("likelihood", likelihood, ("bound", "trace"))
+        choice("likelihood", likelihood, get_args(Likelihood))
         positive("num_samples", num_samples)
         positive("tokens_per_step", tokens_per_step)
         self.policy = Policy.from_pretrained(pretrained, device=device or "auto", dtype=dtype)

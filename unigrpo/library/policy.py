@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import get_args
 
 import torch
 from jaxtyping import Int
@@ -26,6 +26,7 @@ from unigrpo.config import (
     check_text_steps,
 )
 from unigrpo.config.checks import choice, positive, valid_seed
+from unigrpo.config.generate import Dtype
 from unigrpo.models.checkpoint_io import load_policy, save_policy
 from unigrpo.models.image_tokenizer import ImageTokenizer
 from unigrpo.models.loading import find_image_tokenizer, load_tokenizer
@@ -39,8 +40,6 @@ from unigrpo.training.batching import micro_batches
 from unigrpo.training.optimizer_step import LocalEngine
 from unigrpo.workers.generation import TaskSampler
 from unigrpo.workers.policy import PolicyWorker
-
-Dtype = Literal["auto", "bfloat16", "float32"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +103,7 @@ class Policy:
             ConfigError: There is no such device.
         """
         where = torch_device(device)
-        choice("dtype", dtype, ("auto", "bfloat16", "float32"))
+        choice("dtype", dtype, get_args(Dtype))
         kind = {"auto": "bfloat16" if where.type == "cuda" else "float32"}.get(dtype, dtype)
         tokenizer = load_tokenizer(str(name), "model")
         model = load_policy(name, getattr(torch, kind), attn_implementation, compile=compile)

@@ -12,9 +12,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from unigrpo import ConfigError, plugins
-from unigrpo.algorithm.entries import LEVELS, Columns, Counts, Entries, Units, per_unit, reduce_units, units
-from unigrpo.algorithm.kl import check_penalty, kl_estimate
+from unigrpo.algorithm.entries import Columns, Counts, Entries, Units, per_unit, reduce_units, units
+from unigrpo.algorithm.kl import kl_estimate
 from unigrpo.algorithm.loss_sums import Sums, by_mask_rate, by_task, mean_of
+from unigrpo.config.algo import LEVELS, check_kl_estimator
 
 PACKAGE = "unigrpo.algorithm.objective"
 NORMALISATIONS = ("none", "tokens", "weights")
@@ -43,7 +44,7 @@ class Objective(ABC):
     """Whether the loss of a unit depends only on the unit, or on all samples of its group, which must then be on one
     rank and in one call."""
     level: str
-    """The units; see :data:`unigrpo.algorithm.entries.LEVELS`."""
+    """The units; see :data:`unigrpo.config.algo.LEVELS`."""
 
     @abstractmethod
     def losses(self, entries: Entries, columns: Columns) -> UnitLosses:
@@ -83,7 +84,7 @@ class KLPenalty:
     """Whether the estimate of a view, span or sequence is divided by the number of tokens that the unit represents."""
 
     def __post_init__(self) -> None:
-        check_penalty(self.estimator, "algo.kl.estimator")
+        check_kl_estimator(self.estimator)
         check_level("algo.kl.level", self.level)
 
     def __call__(self, entries: Entries, columns: Columns, counts: Counts, how: str) -> tuple[Tensor, Sums]:

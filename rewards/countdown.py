@@ -12,7 +12,7 @@ from rewards.base import Reward, RewardInput, check_text_prompt, gold_columns
 from rewards.reply import tagged_answer
 
 ALLOWED = re.compile(r"[\d+\-*/().\s]+")
-LONGEST = 200
+MAX_LENGTH = 200
 """Characters of a calculation. Six numbers with brackets need fewer."""
 OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 
@@ -78,7 +78,7 @@ def value_of(calculation: str, numbers: Sequence[int]) -> Fraction | None:
     >>> value_of("(3 + 5) / 2", [2, 3, 5]), value_of("3 + 5", [2, 3, 5])
     (Fraction(4, 1), None)
     """
-    if len(calculation) > LONGEST or not ALLOWED.fullmatch(calculation):
+    if len(calculation) > MAX_LENGTH or not ALLOWED.fullmatch(calculation):
         return None
     try:
         tree = ast.parse(calculation, mode="eval").body

@@ -167,8 +167,8 @@ def _summary(counts: Counter[tuple[str, str]]) -> str:
     text = f"{'kind':>8}{'answers':>10}{'correct':>18}" + "".join(f"{status:>11}" for status in STATUSES)
     for name, members in [*((kind, [kind]) for kind in kinds), *([("all", kinds)] if len(kinds) > 1 else [])]:
         right, *by_status = (sum(counts[kind, status] for kind in members) for status in ("correct", *STATUSES))
-        share = f"{right} ({right / sum(by_status):.1%})"
-        text += f"\n{name:>8}{sum(by_status):>10}{share:>18}" + "".join(f"{number:>11}" for number in by_status)
+        correct = f"{right} ({right / sum(by_status):.1%})"
+        text += f"\n{name:>8}{sum(by_status):>10}{correct:>18}" + "".join(f"{number:>11}" for number in by_status)
     return text
 
 

@@ -16,7 +16,7 @@ from rewards.base import Reward, RewardInput
 from rewards.imaging.batches import check_image_prompt, generated_image
 from rewards.loading import find_callable
 
-LONGEST = 2000
+MAX_LENGTH = 2000
 """Largest number of characters that are compared."""
 _QUOTED = re.compile(r'"([^"]+)"|“([^”]+)”')
 Reader = Callable[[Image.Image], str]
@@ -133,4 +133,4 @@ def rapid_ocr() -> Reader:
 
 def _compared(text: str) -> str:
     """Returns a text without spaces and in one case, with one spelling of equal characters."""
-    return "".join(unicodedata.normalize("NFKC", text[:LONGEST]).casefold().split())
+    return "".join(unicodedata.normalize("NFKC", text[:MAX_LENGTH]).casefold().split())

@@ -134,10 +134,10 @@ def train(model: MMadaModelLM, tokenizer: PreTrainedTokenizerBase, arguments: ar
     for step in (bar := trange(arguments.num_steps, desc="warm start", unit="step")):
         x0 = data[torch.randint(len(data), (arguments.batch_size,), generator=generator)]
         probability = text_mask_probability(torch.rand(len(x0), generator=generator))
-        hidden = text_mask(probability, torch.rand(x0.shape, generator=generator), eligible)
-        weight = likelihood_bound_weights(hidden, probability, eligible.sum(dim=1), num_rows=len(x0))
-        out = model(apply_mask(x0, hidden, vocabulary.mask_id), positions=hidden, targets=x0[hidden])
-        loss = denoising_loss(torch.zeros_like(weight).masked_scatter(hidden, out.log_probs), weight)
+        is_masked = text_mask(probability, torch.rand(x0.shape, generator=generator), eligible)
+        weight = likelihood_bound_weights(is_masked, probability, eligible.sum(dim=1), num_rows=len(x0))
+        out = model(apply_mask(x0, is_masked, vocabulary.mask_id), positions=is_masked, targets=x0[is_masked])
+        loss = denoising_loss(torch.zeros_like(weight).masked_scatter(is_masked, out.log_probs), weight)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -199,10 +199,10 @@ _FORMS = (_inequality, _relation, _expression)
 """These readers take what is left after the split at equals signs."""
 
 
-def is_usable(gold: str) -> bool:
+def is_gradable(gold: str) -> bool:
     """Returns whether a gold can be compared: it is not empty or too long, and its brackets close."""
     text = canonical(gold)
-    return bool(text) and len(text) <= expressions.LONGEST and expressions.depth(text) is not None
+    return bool(text) and len(text) <= expressions.MAX_LENGTH and expressions.depth(text) is not None
 
 
 def same(gold: str, answer: str, verify: Callable[[str, str], bool], any_form: bool = False) -> bool:
@@ -211,7 +211,7 @@ def same(gold: str, answer: str, verify: Callable[[str, str], bool], any_form: b
     Only for what cheaper comparisons leave open, `verify` compares two expressions or two relations. With `any_form`,
     a point may be given by its named coordinates, and they by a point.
     """
-    is_read = len(answer) <= expressions.LONGEST and is_usable(answer) and "\ufffd" not in answer
+    is_read = len(answer) <= expressions.MAX_LENGTH and is_gradable(answer) and "\ufffd" not in answer
     return is_read and _Comparison(verify, any_form).texts(canonical(gold), canonical(answer))
 
 

@@ -8,7 +8,7 @@ import re
 from fractions import Fraction
 from itertools import accumulate
 
-LONGEST = 1000
+MAX_LENGTH = 1000
 """Number of characters of the longest expression."""
 DEEPEST = 30
 """The grader reads no deeper nesting of brackets, because the parsers recurse."""
@@ -88,7 +88,7 @@ def unbracketed(text: str) -> str:
 
 def is_readable(text: str) -> bool:
     """Returns whether sympy reads an expression as it is meant: it has no words, lists or towers of powers."""
-    if len(text) > LONGEST or len(split(text, ",")) > 1 or _TOO_LARGE.search(text) or _MISREAD.search(text):
+    if len(text) > MAX_LENGTH or len(split(text, ",")) > 1 or _TOO_LARGE.search(text) or _MISREAD.search(text):
         return False
     words = {word.lower() for word in _WORD.findall(_COMMAND.sub(" ", text))} - FUNCTIONS
     return not any(word in SMALL_WORDS or re.fullmatch("[a-z]{4,}|(?=.*[aeiou])[a-z]{3}", word) for word in words)
@@ -121,7 +121,7 @@ def calculated(text: str) -> Fraction | None:
     (Fraction(1024, 1), Fraction(1, 8), None, None)
     """
     text = _GROUPS.sub(lambda m: m[0].replace(",", ""), text)
-    if len(text) > LONGEST or not _CALCULATION.fullmatch(text):
+    if len(text) > MAX_LENGTH or not _CALCULATION.fullmatch(text):
         return None
     text = text.replace("{", "(").replace("}", ")").replace("^", "**")
     text = _DECIMAL.sub(lambda m: f"({m[1]}{m[2]}/1{'0' * len(m[2])})", text)

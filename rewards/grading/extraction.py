@@ -24,7 +24,7 @@ from rewards.reply import without_padding
 
 SHORT = 200
 """Number of characters of the longest whole text, and of the longest last sentence, that can be an answer."""
-LONGEST = 2000
+MAX_LENGTH = 2000
 """Number of characters of the longest answer."""
 
 _BOX = re.compile(r"\\(?:boxed|fbox)(?:(?P<bare>\s*-?[\d.,]+|\s+[^\s{}$]+)|\s*\{)")
@@ -86,11 +86,11 @@ def candidates(text: str, letters: bool = False) -> Iterator[Answer]:
     hashes = [Answer(found[1].rstrip("# \t"), "hash", found.end()) for found in _HASHES.finditer(text)]
     marked = list(filter(None, (box, *hashes[-1:], _clause(text, letters))))
     for answer in marked:
-        if not 0 < len(answer.text) <= LONGEST or _RETRACTED.search(text[answer.end :]):
+        if not 0 < len(answer.text) <= MAX_LENGTH or _RETRACTED.search(text[answer.end :]):
             return
         yield answer
     text = "" if marked else text.strip()
-    if 0 < len(text) <= (LONGEST if before_tag else SHORT):
+    if 0 < len(text) <= (MAX_LENGTH if before_tag else SHORT):
         yield Answer(text, "tag" if before_tag else "rest" if thoughts_end else "whole", len(text))
     end = text.rstrip("*_$ \n")[-SHORT - 1 :]
     starts = [found.end() for found in _SENTENCE_END.finditer(end[:-1])] if end.endswith((".", "!")) else []
@@ -142,4 +142,4 @@ def _clause(text: str, letters: bool) -> Answer | None:
     span, mark = text[start:stop].strip(), text[stop : stop + 1]
     if mark == "!" and span[-1:].isdigit():
         span += "!"  # may be a factorial
-    return Answer(span, "clause", stop) if mark != "?" and 0 < len(span) <= LONGEST else None
+    return Answer(span, "clause", stop) if mark != "?" and 0 < len(span) <= MAX_LENGTH else None

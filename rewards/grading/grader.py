@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 from rewards.grading import answers, choices, numbers
-from rewards.grading.expressions import LONGEST
+from rewards.grading.expressions import MAX_LENGTH
 from rewards.grading.extraction import Answer, candidates
 from rewards.grading.text import clean, strip_wrapping
 from rewards.runtime.limited import LimitedFunction
@@ -150,12 +150,12 @@ _TESTS: dict[str, Callable[[str], Any]] = {
     "yes_no": lambda bare: choices.tokens(bare) in (["yes"], ["no"]),
     "choice": choices.gold_letter,
     "word": lambda bare: re.fullmatch(r"[\w '.-]+", bare) and 0 < len(choices.tokens(bare)) <= 3,
-    **dict.fromkeys(("math", "geo_number"), answers.is_usable),
+    **dict.fromkeys(("math", "geo_number"), answers.is_gradable),
 }
 """Test of the gold answers of each form."""
 _UNSURE = {"number": {"\\", "="}, "choice": set(string.ascii_lowercase)}
 """A gold with one of these signs has the form only if the kind says so."""
-_MATHEMATICS = f"a mathematical gold of at most {LONGEST} characters with its brackets closed"
+_MATHEMATICS = f"a mathematical gold of at most {MAX_LENGTH} characters with its brackets closed"
 _KINDS = {
     "auto": (_MATHEMATICS, "yes_no choice number math"),
     "gsm8k": ("a number as GSM8K's gold", "number"),

@@ -11,7 +11,7 @@ from rewards.grading import units
 from rewards.grading.expressions import FUNCTIONS, SMALL_WORDS, calculated, split
 from rewards.grading.text import canonical, strip_wrapping
 
-LONGEST = 320
+MAX_LENGTH = 320
 """Number of characters of the longest text that can be a number."""
 _SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _ONES = "one|two|three|four|five|six|seven|eight|nine"
@@ -49,7 +49,7 @@ _PLAINER: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ..
 )  # fmt: skip
 """Fractions, 2.450,00, repeating decimals and powers of ten are written as numerals above."""
 _TIME_PARTS = re.compile(r"(?<=[a-z])\.?,?\s+(?:and\s+)?(?=\d)")
-_SHARE = re.compile(r"/|(?:per|each|a|in|every|total)\b", re.IGNORECASE)
+_PER_PART = re.compile(r"/|(?:per|each|a|in|every|total)\b", re.IGNORECASE)
 NAME = re.compile(
     r"""(?:\\?(?:sin|cos|tan)\s*(?=[A-Z∠]))? (?:m?(?:∠|角|△)\s*)?
     (?: [A-Za-z] | (?<=∠)\d | [A-Z]{2,4} | \\[a-z]+
@@ -118,7 +118,7 @@ def spelled(text: str) -> str:
 
 def parse(text: str) -> Number | None:
     """Returns the number that a text is, or None if it is more or less than one number."""
-    if len(text) > LONGEST or "~~" in text:  # struck out
+    if len(text) > MAX_LENGTH or "~~" in text:  # struck out
         return None
     text = re.sub(r"(?<=\S)\s*[,;(]\s*(?:and )?not \$?[\d.,]*\d\)?\.?$", "", spelled(text))  # "12, not 13"
     return solution(text, parse) if "=" in text else read(text)
@@ -156,7 +156,7 @@ def read(text: str, loose_units: bool = True) -> Number | None:
     unit = None if rest[0] in ".,!?^*-+_(){}[]|&<>=:;\\'\"" else units.canonical(rest)
     if unit is None or not units.is_plausible(unit, rest, glued, loose_units or (percent and not glued)):
         return None
-    if money and unit != money and not _SHARE.match(rest) and (glued or len(rest) < 3):
+    if money and unit != money and not _PER_PART.match(rest) and (glued or len(rest) < 3):
         return None
     return Number(value, money or ("" if percent else unit), percent)
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from rewards.reply import MASK, SPECIAL
 
-CAP = 65_536
+MAX_CHARACTERS = 65_536
 """Number of characters that are read, counted from the end."""
 SEPARATOR = "\x1f"
 """This replaces a special token. It is white space to Python, but part of no number."""
@@ -92,8 +92,8 @@ _PREFIX = re.compile(
 
 
 def clean(text: str) -> str:
-    """Returns the last ``CAP`` characters in plain form, with separators for special tokens."""
-    text = text[-CAP:].replace("\x08oxed", "\\boxed")  # what "\boxed" becomes in a string that is not raw
+    """Returns the last ``MAX_CHARACTERS`` characters in plain form, with separators for special tokens."""
+    text = text[-MAX_CHARACTERS:].replace("\x08oxed", "\\boxed")  # what "\boxed" becomes in a string that is not raw
     text = _CONTROL.sub("", text.replace("\r", "\n"))
     if "<" in text or "[" in text:
         text = SPECIAL.sub(SEPARATOR, _MASK.sub(UNDECIDED, text))

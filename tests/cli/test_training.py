@@ -71,7 +71,8 @@ def test_a_plan_of_a_missing_model_says_which_model_it_used(monkeypatch, capsys)
 
 def test_the_summary_shows_metrics_that_exist_by_task_only_by_task():
     after = {
-        "a_greedy": 0.5, "a_sampled": 0.5, "reward_total_sampled": 3.0, "yes_share_sampled": 0.25, "reward_total": 3.0,
+        "a_greedy": 0.5, "a_sampled": 0.5, "reward_total_sampled": 3.0, "yes_fraction_sampled": 0.25,
+        "reward_total": 3.0,
         "a_greedy/text": 0.25, "a_sampled/text": 0.75, "a_greedy/mmu": 0.5, "a_sampled/mmu": 0.5,
         "reward_total_sampled/text": 1.0, "reward_total_sampled/mmu": 2.0,
     }  # fmt: skip
@@ -79,7 +80,7 @@ def test_the_summary_shows_metrics_that_exist_by_task_only_by_task():
     header, *rows = summary_table({"eval": {"before": before, "after": after}}).splitlines()
     assert header.split() == ["held", "out", "before", "after", "gain"]
     assert [row.split() for row in rows] == [
-        ["yes_share_sampled", "0.500", "0.250", "-0.250"],
+        ["yes_fraction_sampled", "0.500", "0.250", "-0.250"],
         ["a_greedy/text", "0.500", "0.250", "-0.250"],
         ["a_sampled/text", "0.500", "0.750", "+0.250"],
         ["a_greedy/mmu", "0.500", "0.500", "+0.000"],

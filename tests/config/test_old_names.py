@@ -38,8 +38,10 @@ def test_the_fit_of_a_source_is_renamed_too(tmp_path):
     assert config("--config", str(file), kind=StageConfig).t2i.sources["a"].fit == "stretch"
 
 
-def test_old_flags_mean_the_new_settings():
+def test_old_flags_mean_the_new_settings(caplog):
     run = config("--pictures.fit", "squash", "--pictures.resolution=64", "--train.parity_steps", "0")
+    assert config("--reward.max_missing_share", "0.5").reward.max_missing_fraction == 0.5
+    assert caplog.messages[-1].endswith("is now reward.max_missing_fraction; the old name works until version 0.4")
     assert (run.image.fit, run.image.resolution, run.train.logprob_mismatch_steps) == ("stretch", 64, 0)
 
 
@@ -68,6 +70,7 @@ def test_the_config_that_a_run_of_version_0_1_wrote_still_starts_the_same_run(na
     if name == "unigrpo":
         train["logprob_mismatch_steps"], train["logprob_mismatch_limit"] = train.pop("parity_steps"), 0.25
         assert train.pop("parity_limit") == 0.25
+        old["reward"]["max_missing_fraction"] = old["reward"].pop("max_missing_share")
     old["image"] = old.pop("pictures")
     assert differences(old, now) == []
 

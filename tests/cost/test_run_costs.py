@@ -7,13 +7,13 @@ import dataclasses
 import pytest
 
 from unigrpo.cli.plan_run import (
-    PromptShares,
+    PromptFractions,
     advice_line,
-    assumed_shares,
+    assumed_fractions,
     check_disk,
     disk_lines,
+    prompt_fractions,
     reward_times,
-    shares_of_prompts,
     waiting_seconds,
     whole_run_lines,
 )
@@ -93,7 +93,7 @@ def test_only_what_is_not_here_is_downloaded(tmp_path, monkeypatch):
         ),
     )
     config = dataclasses.replace(config, image=dataclasses.replace(config.image, tokenizer="showlab/magvitv2"))
-    found = {one.name: (one.gigabytes, one.is_here) for one in downloads(config)}
+    found = {one.name: (one.gigabytes, one.is_cached) for one in downloads(config)}
     assert found == {
         "Gen-Verse/MMaDA-8B-MixCoT": (16.2, False), "showlab/magvitv2": (0.4, True), "me/clip": (None, False),
         "openai/gsm8k": (0.01, False),
@@ -109,7 +109,7 @@ def config_of(*terms, **changes):
     )
 
 
-def test_shares_follow_the_weights_of_the_files_and_the_golds():
+def test_fractions_follow_the_weights_of_the_files_and_the_golds():
     files = (PromptFileConfig(path="a", weight=3.0), PromptFileConfig(path="b", weight=1.0))
     terms = (
         RewardTermConfig(name="math_answer", only="with_gold"),
@@ -118,28 +118,28 @@ def test_shares_follow_the_weights_of_the_files_and_the_golds():
     config = config_of(*terms, data=DataConfig(prompt_dataset=files))
     prompts = [Prompt(id="1", text="x", label="1", dataset="a"), Prompt(id="2", text="x", dataset="b", task="mmu"),
                Prompt(id="3", text="x", label="1", dataset="b", task="mmu")]  # fmt: skip
-    shares = shares_of_prompts(config, prompts)
-    assert shares.tasks == {"text": 0.75, "mmu": 0.25}
-    assert shares.rewards == {"math_answer": 0.875, "clip_score": 0.25}
-    even = shares_of_prompts(config_of(*terms, data=DataConfig(prompt_dataset="a,b")), prompts)
+    fractions = prompt_fractions(config, prompts)
+    assert fractions.tasks == {"text": 0.75, "mmu": 0.25}
+    assert fractions.rewards == {"math_answer": 0.875, "clip_score": 0.25}
+    even = prompt_fractions(config_of(*terms, data=DataConfig(prompt_dataset="a,b")), prompts)
     assert even.tasks == pytest.approx({"text": 1 / 3, "mmu": 2 / 3})
 
 
-def test_assumed_shares_are_those_of_files_with_a_task_and_a_weight():
+def test_assumed_fractions_are_those_of_files_with_a_task_and_a_weight():
     files = (PromptFileConfig(path="a", task="text", weight=3.0), PromptFileConfig(path="b", task="t2i", weight=1.0))
     config = config_of(RewardTermConfig(name="math_answer"), data=DataConfig(prompt_dataset=files))
-    assert assumed_shares(config, ["text", "t2i"]).tasks == {"text": 0.75, "t2i": 0.25}
+    assert assumed_fractions(config, ["text", "t2i"]).tasks == {"text": 0.75, "t2i": 0.25}
     unknown = config_of(RewardTermConfig(name="math_answer"), data=DataConfig(prompt_dataset="a,b"))
-    assert assumed_shares(unknown, ["text", "t2i"]).tasks == {"text": 0.5, "t2i": 0.5}
+    assert assumed_fractions(unknown, ["text", "t2i"]).tasks == {"text": 0.5, "t2i": 0.5}
 
 
 def test_rewards_take_cpus_or_the_policys_gpus_and_only_the_wait_after_scoring_counts():
     on_cpus, on_gpus = (RewardTermConfig(name="clip_score", on_policy_gpus=flag) for flag in (False, True))
-    shares = PromptShares(tasks={"t2i": 1.0}, rewards={"clip_score": 0.5})
-    slow = reward_times(config_of(on_cpus), shares, KINDS["h100_80gb"], 0.4, 8)["clip_score"]
+    fractions = PromptFractions(tasks={"t2i": 1.0}, rewards={"clip_score": 0.5})
+    slow = reward_times(config_of(on_cpus), fractions, KINDS["h100_80gb"], 0.4, 8)["clip_score"]
     assert slow.samples == 16 and slow.seconds_per_sample == pytest.approx(2.3, rel=0.02)
     assert slow.num_processes == 2  # 16 x 2.3 s within 30 s
-    fast = reward_times(config_of(on_gpus), shares, KINDS["h100_80gb"], 0.4, 8)["clip_score"]
+    fast = reward_times(config_of(on_gpus), fractions, KINDS["h100_80gb"], 0.4, 8)["clip_score"]
     assert fast.num_processes == 8
     assert fast.seconds == pytest.approx(16 / 8 * 1.7e11 / (989e12 * 0.4))
     assert waiting_seconds({"clip_score": slow}, 5.0) == pytest.approx(slow.seconds - 5)
@@ -148,7 +148,7 @@ def test_rewards_take_cpus_or_the_policys_gpus_and_only_the_wait_after_scoring_c
     with pytest.raises(
         ValueError, match=r"clip_score needs about 2.3 s .* a call of 64 misses its timeout_seconds 20"
     ):
-        reward_times(config_of(late), shares, KINDS["h100_80gb"], 0.4, 8)
+        reward_times(config_of(late), fractions, KINDS["h100_80gb"], 0.4, 8)
 
 
 def test_rewards_on_the_policys_gpus_count_in_its_memory():

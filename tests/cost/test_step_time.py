@@ -144,7 +144,7 @@ def test_the_plan_shows_the_rollout_workers(capsys, tmp_path, monkeypatch):
     assert "gradients      sync   rewards      step" in text
 
 
-def test_the_plan_follows_the_chosen_tasks_and_refuses_those_that_nothing_pays_for(capsys, tmp_path, monkeypatch):
+def test_the_plan_follows_the_chosen_tasks_and_refuses_those_without_a_reward(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command = ["--config", str(CONFIGS / "unigrpo.yaml"), "--dry_run", "--gpu", "h200", "--data.tasks"]
     assert train.run([*command, "[text]"]) == 0
@@ -204,7 +204,7 @@ def test_without_a_gpu_the_default_kind_is_planned_for():
 
 
 @pytest.mark.parametrize("cache", ["none", "prefix", "dual"])
-def test_sampling_costs_what_the_ledger_counts(cache, tiny_model_folder):
+def test_sampling_costs_what_the_flop_meter_counts(cache, tiny_model_folder):
     model = MMadaModelLM.from_pretrained(tiny_model_folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_folder)
     settings = TextSamplingConfig(
@@ -225,7 +225,7 @@ def test_sampling_costs_what_the_ledger_counts(cache, tiny_model_folder):
 
 @pytest.mark.parametrize("cache", ["none", "text"])
 @pytest.mark.parametrize("guidance", [0.0, 2.0])
-def test_drawing_costs_about_what_the_ledger_counts(cache, guidance, tiny_unified_folder):
+def test_drawing_costs_about_what_the_flop_meter_counts(cache, guidance, tiny_unified_folder):
     model = MMadaModelLM.from_pretrained(tiny_unified_folder).eval()
     vocabulary = Vocabulary.from_pretrained_parts(model.config, AutoTokenizer.from_pretrained(tiny_unified_folder))
     settings = ImageSamplingConfig(num_image_tokens=64, num_denoising_steps=8, guidance_scale=guidance, cache=cache)

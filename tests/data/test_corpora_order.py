@@ -39,7 +39,7 @@ def test_every_source_goes_through_its_places_without_gaps():
 
 
 def test_weights_that_do_not_divide_the_block_fill_it():
-    assert Mixture({"a": 1, "b": 1, "c": 1}, seed=0).shares == {"a": 334, "b": 333, "c": 333}
+    assert Mixture({"a": 1, "b": 1, "c": 1}, seed=0).counts == {"a": 334, "b": 333, "c": 333}
 
 
 def test_a_weight_too_small_to_be_seen_is_refused():

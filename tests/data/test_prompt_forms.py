@@ -18,7 +18,7 @@ from unigrpo.data.bad_samples import BadRows
 from unigrpo.data.embedded_images import images_in
 from unigrpo.data.golds import gold_answer
 from unigrpo.data.images import read_image
-from unigrpo.data.prompt_stream import prompt_shares
+from unigrpo.data.prompt_stream import prompt_weights
 from unigrpo.data.prompting import check_prompt_text, encode_prompt
 from unigrpo.data.prompts import load_prompts
 from unigrpo.records import Prompt
@@ -265,7 +265,7 @@ def test_settings_name_columns_task_and_instruction(tmp_path):
 
 def test_weights_are_the_shares_of_files():
     files = (PromptFileConfig(path="a.jsonl", weight=3.0), PromptFileConfig(path="b.jsonl", weight=1.0))
-    assert prompt_shares(DataConfig(prompt_dataset=files)) == {"a.jsonl": 3.0, "b.jsonl": 1.0}
+    assert prompt_weights(DataConfig(prompt_dataset=files)) == {"a.jsonl": 3.0, "b.jsonl": 1.0}
     with pytest.raises(ValueError, match="1 of 2 prompt files have a weight"):
         DataConfig(prompt_dataset=(files[0], PromptFileConfig(path="b.jsonl")))
     with pytest.raises(ValueError, match="prompt_probs and the weight of a prompt file are the same setting"):

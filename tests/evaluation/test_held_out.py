@@ -13,7 +13,7 @@ from unigrpo.config import ImageSamplingConfig, TextSamplingConfig
 from unigrpo.data.prompt_stream import repeat_prompts
 from unigrpo.evaluation.held_out import generate_balanced
 from unigrpo.records import Prompt, Rollout, SampleRequest
-from unigrpo.workers.group import LocalGroup, WorkerGroup, shares
+from unigrpo.workers.group import LocalGroup, WorkerGroup, split_evenly
 
 NOTHING = torch.zeros(0, dtype=torch.bool)
 
@@ -32,7 +32,7 @@ class Four(LocalGroup):
     size = 4
 
     def map(self, method: Any, items: Sequence[SampleRequest], *args: Any, **kwargs: Any) -> GeneratedBatch:
-        self.asked = [Counter(request.prompt.task for request in share) for share in shares(items, self.size)]
+        self.asked = [Counter(request.prompt.task for request in part) for part in split_evenly(items, self.size)]
         return GeneratedBatch.of([rollout(request) for request in items])
 
 

@@ -25,12 +25,12 @@ def test_all_answers_to_four_questions(said):
     assert metrics["yes_no_recall"] == pytest.approx(recall)
     harmonic = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
     assert metrics["yes_no_f1"] == pytest.approx(harmonic)
-    assert metrics["yes_share"] == positives / 4
+    assert metrics["yes_fraction"] == positives / 4
 
 
 def test_other_golds_and_missing_rewards_are_left_out():
     rows = [sample("yes", "yes"), sample("no", "no"), sample("7", "7"), sample("no", None)]
-    assert yes_no_metrics(*zip(*rows, strict=True))["yes_share"] == 0.5
+    assert yes_no_metrics(*zip(*rows, strict=True))["yes_fraction"] == 0.5
     assert yes_no_metrics(*zip(*rows[:1], strict=True)) == {}
     assert yes_no_metrics(*zip(*rows[2:3], strict=True)) == {}
 

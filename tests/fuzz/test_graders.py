@@ -29,7 +29,7 @@ class _PaysAll(Grader):
         return grade
 
 
-def test_a_grader_that_pays_for_all_is_found():
+def test_a_grader_that_accepts_everything_is_found():
     pairs = answer_pairs.random_pairs(10, seed=0)
     assert len(answer_pairs.wrong_verdicts(_PaysAll(), pairs)) >= 9
 

@@ -13,7 +13,7 @@ def item(completion: str, label: str | None) -> RewardInput:
     return RewardInput(prompt="How many?", completion=completion, label=label)
 
 
-def test_it_pays_for_the_right_answer_only():
+def test_it_rewards_the_right_answer_only():
     reward = MathAnswer(kind="gsm8k")
     values = reward([item("<think>2+2</think>4", "4"), item("The answer is 5.", "#### 4"), item("<think>4", "4")])
     assert values == [1.0, 0.0, 0.0]

@@ -361,15 +361,15 @@ def test_each_task_has_its_rows_and_a_mean_over_tasks_has_none(tmp_path):
     folder = write_run(tmp_path / "run")
     after = {
         "a_greedy": 0.5, "a_greedy/text": 0.4, "a_greedy/mmu": 0.6, "a_sampled/mmu": 0.2, "reward_total": 1.0,
-        "yes_share_greedy": 1.0,
+        "yes_fraction_greedy": 1.0,
     }  # fmt: skip
-    write_summary(folder, {**after, "a_greedy/mmu": 0.7, "yes_share_greedy": 0.6}, after)
+    write_summary(folder, {**after, "a_greedy/mmu": 0.7, "yes_fraction_greedy": 0.6}, after)
     page = Page(write_report(folder))
     nothing = [""] * 5
     assert page.rows("held-out") == [
         ["text", "a", "0.400", "0.400", "+0.000", "", "", *nothing],
         ["mmu", "a", "0.700", "0.600", "-0.100", "", "", "0.200", "0.200", "+0.000", "", ""],
-        ["all", "yes_share", "0.600", "1.000", "+0.400", "", "", *nothing],
+        ["all", "yes_fraction", "0.600", "1.000", "+0.400", "", "", *nothing],
     ]
     assert {one for row in held_out_classes(page) for one in row} == {"unclear"}, "no interval and no better side"
 

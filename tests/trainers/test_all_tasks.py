@@ -362,7 +362,7 @@ def test_a_wrong_line_is_named(tiny_unified_folder, tmp_path, line, message):
         check_inputs(config(tiny_unified_folder, str(file)), asks_rewards=False)
 
 
-def test_a_task_that_no_reward_pays_for_is_refused(tiny_unified_folder, tmp_path):
+def test_a_task_that_no_reward_scores_is_refused(tiny_unified_folder, tmp_path):
     file = tmp_path / "t2i.jsonl"
     file.write_text('{"task": "t2i", "prompt": "x"}\n')
     run = config(tiny_unified_folder, str(file))

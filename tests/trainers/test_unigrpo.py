@@ -243,19 +243,19 @@ def test_a_sample_without_reward_has_no_part_in_the_update(tiny_model_folder, tm
     assert output.rows[1]["tokens/scored"] < sum(int(s.rollout.scored_mask.sum()) for s in planned[1:])
     # The three others of its group are compared among themselves.
     assert sum(s.advantages[0] for s in planned[1:4]) == pytest.approx(0, abs=1e-6)
-    assert output.rows[1]["reward/is_missing_for_the_first_missing_share"] == 1 / 8
-    assert output.rows[1]["reward/left_out_share"] == 1 / 8
+    assert output.rows[1]["reward/is_missing_for_the_first_missing_fraction"] == 1 / 8
+    assert output.rows[1]["reward/left_out_fraction"] == 1 / 8
 
 
 def test_a_step_without_any_reward_changes_nothing_where_the_run_allows_it(tiny_model_folder, tmp_path):
     run = config(tiny_model_folder, num_steps=1)
     terms = (RewardTermConfig(name=f"{__file__}:is_missing"),)
-    run = dataclasses.replace(run, reward=RewardConfig(terms=terms, max_missing_share=1.0))
+    run = dataclasses.replace(run, reward=RewardConfig(terms=terms, max_missing_fraction=1.0))
     trainer, output = make_trainer(run, tmp_path), Recorder()
     before = weights(trainer)
     trainer.fit(output)
     assert all(torch.equal(v, before[k]) for k, v in weights(trainer).items())
-    assert output.rows[1]["reward/left_out_share"] == 1.0
+    assert output.rows[1]["reward/left_out_fraction"] == 1.0
     assert output.rows[1]["policy_version"] == 0
 
 

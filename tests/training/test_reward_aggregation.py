@@ -16,7 +16,7 @@ GROUPS = torch.tensor([0, 0, 0, 1, 1, 1])
 
 def config(**b: object) -> RewardConfig:
     terms = (RewardTermConfig(name="a", weight=2.0), RewardTermConfig(name="b", weight=0.5, **b))  # type: ignore[arg-type]
-    return RewardConfig(terms=terms, max_missing_share=0.4, max_failed_steps=2)
+    return RewardConfig(terms=terms, max_missing_fraction=0.4, max_failed_steps=2)
 
 
 def outputs(a: list[float | None], b: list[float | None]) -> list[RewardOutput]:
@@ -82,12 +82,12 @@ def test_metrics_by_hand():
     totals, valid = RewardAggregator(config(), ["a", "b"]).aggregate(found, GROUPS)
     metrics = reward_metrics(found, totals, GROUPS, valid)
     assert metrics["reward/a_mean"] == pytest.approx(3 / 5)
-    assert metrics["reward/a_missing_share"] == pytest.approx(1 / 6)
+    assert metrics["reward/a_missing_fraction"] == pytest.approx(1 / 6)
     assert metrics["reward/a_zero_spread_groups"] == 0.5  # 1, 1 in the first group
     assert metrics["reward/b_zero_spread_groups"] == 1.0
     assert metrics["reward/total_mean"] == pytest.approx((2 + 2 + 0.5 + 0.5 + 2.5) / 5)
     assert metrics["reward/zero_spread_groups"] == 0.5
-    assert metrics["reward/left_out_share"] == pytest.approx(1 / 6)
+    assert metrics["reward/left_out_fraction"] == pytest.approx(1 / 6)
     means = reward_means(found, totals, valid)
     assert means == {"a": pytest.approx(0.6), "b": 0.5, "reward_total": pytest.approx(7.5 / 5)}
 
@@ -154,7 +154,7 @@ def span_config() -> RewardConfig:
     )
 
 
-def test_a_reward_pays_for_the_part_that_it_names_and_another_for_every_part():
+def test_a_reward_applies_to_the_part_that_it_names_and_another_to_every_part():
     tasks = ["r2i", "r2i", "text", "text", "t2i", "t2i"]
     groups = torch.tensor([0, 0, 1, 1, 2, 2])
     found = [

@@ -1,6 +1,6 @@
-"""Groups: contiguous shares, results in order."""
+"""Groups: contiguous parts, results in order."""
 
-from unigrpo.workers.group import LocalGroup, shares
+from unigrpo.workers.group import LocalGroup, split_evenly
 
 
 class Doubler:
@@ -11,10 +11,10 @@ class Doubler:
         return "doubler"
 
 
-def test_shares_are_contiguous_and_differ_by_at_most_one():
+def test_parts_are_contiguous_and_differ_by_at_most_one():
     for size in range(1, 6):
         for count in range(12):
-            parts = shares(list(range(count)), size)
+            parts = split_evenly(list(range(count)), size)
             assert [x for part in parts for x in part] == list(range(count))
             assert len(parts) == size
             assert max(map(len, parts)) - min(map(len, parts)) <= 1

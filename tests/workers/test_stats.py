@@ -1,4 +1,4 @@
-"""The ledger's arithmetic against PyTorch's own counter, and its seconds against a clock that is set by hand."""
+"""The arithmetic of workers against PyTorch's own counter, and its seconds against a clock that is set by hand."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_a_copy_is_counted_as_long_as_it_is_watched_and_the_model_once() -> None
     assert meter.flops == 3 * once
 
 
-def test_a_page_of_the_ledger_adds_up() -> None:
+def test_the_statistics_of_a_worker_add_up() -> None:
     page = WorkerStats(size=2)
     page.record("generate", [Work(seconds=3.0, flops=6e12, possible_flops=3e13, peak_gb=5.0), Work(seconds=1.0)])
     page.record("generate", [Work(seconds=2.0, flops=2e12, possible_flops=2e13, peak_gb=4.0), Work(seconds=0.0)])

@@ -21,7 +21,7 @@ from unigrpo.config import IMAGE_OUTPUT_TASKS, TASKS, ImageConfig, ImageSampling
 from unigrpo.config.evaluation import EvaluationProtocol
 from unigrpo.data.bad_samples import BadRows, raise_problems
 from unigrpo.data.chat import chat_text, chat_variant
-from unigrpo.data.prompt_stream import check_shares, prompt_shares
+from unigrpo.data.prompt_stream import check_weights, prompt_weights
 from unigrpo.data.prompting import prompt_lengths
 from unigrpo.data.prompts import load_prompts
 from unigrpo.models.checkpoint_io import load_config
@@ -94,7 +94,7 @@ def check_inputs(config: RunConfig, *, asks_rewards: bool = True) -> Inputs:
         max_samples=data.max_samples,
         bad=bad,
     )
-    check_shares(prompts, prompt_shares(data))
+    check_weights(prompts, prompt_weights(data))
     held_out = held_out_prompts(config, bad) if config.eval.dataset else []
     checked = check_prompts(prompts + held_out, config, bad, asks_rewards=asks_rewards)
     inputs = Inputs(
@@ -103,7 +103,7 @@ def check_inputs(config: RunConfig, *, asks_rewards: bool = True) -> Inputs:
         prompt_tokens=checked.tokens,
         num_image_tokens=checked.num_image_tokens,
     )
-    check_shares(inputs.prompts, prompt_shares(data))
+    check_weights(inputs.prompts, prompt_weights(data))
     logger.info(
         "%d prompts to train on, %d held out, longest %d tokens; reading and checking them took %.1f s",
         len(inputs.prompts),

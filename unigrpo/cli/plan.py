@@ -13,21 +13,21 @@ from unigrpo import ConfigError
 from unigrpo.checks.denoising import StageInputs, row_lengths
 from unigrpo.checks.unigrpo import Inputs
 from unigrpo.cli.plan_run import (
-    PromptShares,
+    PromptFractions,
     advice_line,
-    assumed_shares,
+    assumed_fractions,
     disk_lines,
     download_lines,
+    prompt_fractions,
     reward_time_lines,
     reward_times,
-    shares_of_prompts,
     waiting_seconds,
     whole_run_lines,
 )
 from unigrpo.config import BaseRunConfig, RolloutConfig, RunConfig
 from unigrpo.config.data import IMAGE_OUTPUT_TASKS
 from unigrpo.config.denoising import StageConfig
-from unigrpo.config.reward import POLICY_GPU_SHARE
+from unigrpo.config.reward import POLICY_GPU_FRACTION
 from unigrpo.cost.disk import disk_plan, free_gb
 from unigrpo.cost.downloads import downloads
 from unigrpo.cost.evaluation import evaluation_flops
@@ -117,13 +117,13 @@ def unigrpo_plan(config: RunConfig, inputs: Inputs | None, assumed: Assumptions)
         f"workers     {_workers(config)}",
     ]
     lines += _run_memory_lines(config, size, prompts, hardware)
-    tasks, mean, codes = prompts.shares.tasks, prompts.mean, prompts.codes
+    tasks, mean, codes = prompts.fractions.tasks, prompts.mean, prompts.codes
     flops = unigrpo_flops(config, size, mean, codes, tasks, PUBLISHED_CODEBOOK_SIZE)
-    mean_row = sum(share * (mean[task] + config.response_tokens(task, codes)) for task, share in tasks.items())
+    mean_row = sum(fraction * (mean[task] + config.response_tokens(task, codes)) for task, fraction in tasks.items())
     passes = partial(unigrpo_passes, config, mean_row=mean_row)
 
     def times_of(num_gpus: int) -> dict[str, RewardTime]:
-        return reward_times(config, prompts.shares, hardware, assumed.mfu, num_gpus)
+        return reward_times(config, prompts.fractions, hardware, assumed.mfu, num_gpus)
 
     time_lines, seconds = _time_lines(config, size, flops, num_updates, passes, assumed, times_of)
     lines += time_lines
@@ -145,7 +145,7 @@ class _Prompts:
 
     line: str
     """What the plan says about them."""
-    shares: PromptShares
+    fractions: PromptFractions
     codes: int
     """Codes of one image."""
     longest: Mapping[str, int]
@@ -161,7 +161,7 @@ def _known_prompts(config: RunConfig, inputs: Inputs) -> _Prompts:
     return _Prompts(
         line=f"{len(inputs.prompts)} to train on ({_listed(counts)}), {len(inputs.eval_prompts)} held out, longest "
         f"{inputs.longest_prompt} tokens",
-        shares=shares_of_prompts(config, inputs.prompts),
+        fractions=prompt_fractions(config, inputs.prompts),
         codes=inputs.num_image_tokens,
         longest={task: max(tokens) for task, tokens in lengths.items()},
         mean={task: round(sum(tokens) / len(tokens)) for task, tokens in lengths.items()},
@@ -170,17 +170,17 @@ def _known_prompts(config: RunConfig, inputs: Inputs) -> _Prompts:
 
 
 def _assumed_prompts(config: RunConfig) -> _Prompts:
-    shares = assumed_shares(config, _rewarded_tasks(config))
+    fractions = assumed_fractions(config, _rewarded_tasks(config))
     codes, longest = published_codes(config.image.resolution), config.data.max_prompt_tokens
-    mix = ", ".join(f"{share:.0%} {task}" for task, share in shares.tasks.items())
-    image = {task: codes if task == "mmu" else 0 for task in shares.tasks}
+    mix = ", ".join(f"{fraction:.0%} {task}" for task, fraction in fractions.tasks.items())
+    image = {task: codes if task == "mmu" else 0 for task in fractions.tasks}
     return _Prompts(
         line=f"assumed: {mix}, half of data.max_prompt_tokens long",
-        shares=shares,
+        fractions=fractions,
         codes=codes,
         longest={task: longest + tokens for task, tokens in image.items()},
         mean={task: longest // 2 + tokens for task, tokens in image.items()},
-        held_out={task: share * config.eval.max_samples for task, share in shares.tasks.items()},
+        held_out={task: fraction * config.eval.max_samples for task, fraction in fractions.tasks.items()},
     )
 
 
@@ -213,7 +213,7 @@ def _run_memory_lines(config: RunConfig, size: ModelSize, prompts: _Prompts, har
             )
     for term in config.reward.terms:
         if term.on_policy_gpus:
-            lines.append(f"            {POLICY_GPU_SHARE:g} of each policy GPU for {term.name}")
+            lines.append(f"            {POLICY_GPU_FRACTION:g} of each policy GPU for {term.name}")
     check_fits(memory, config, hardware)
     return lines
 

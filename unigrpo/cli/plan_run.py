@@ -12,7 +12,7 @@ from unigrpo.cost.disk import DiskPlan, free_gb
 from unigrpo.cost.downloads import Download
 from unigrpo.cost.hardware import Hardware
 from unigrpo.cost.rewards import RewardTime, reward_time
-from unigrpo.data.prompt_stream import prompt_shares
+from unigrpo.data.prompt_stream import prompt_weights
 from unigrpo.records import Prompt
 from unigrpo.runs.checkpoints import checkpoint_path
 from unigrpo.workers.reward import applies_to
@@ -21,7 +21,7 @@ DAY = 86_400
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromptShares:
+class PromptFractions:
     """The mean composition of the prompts of a step."""
 
     tasks: dict[str, float]
@@ -30,9 +30,9 @@ class PromptShares:
     """Fraction of the samples that each reward scores."""
 
 
-def shares_of_prompts(config: RunConfig, prompts: Sequence[Prompt]) -> PromptShares:
+def prompt_fractions(config: RunConfig, prompts: Sequence[Prompt]) -> PromptFractions:
     """Returns the fractions that follow from the weights of the files and the prompts in them."""
-    weights = prompt_shares(config.data)
+    weights = prompt_weights(config.data)
     sizes: dict[str, int] = {}
     for prompt in prompts:
         sizes[prompt.dataset] = sizes.get(prompt.dataset, 0) + 1
@@ -40,32 +40,32 @@ def shares_of_prompts(config: RunConfig, prompts: Sequence[Prompt]) -> PromptSha
     tasks: dict[str, float] = {}
     rewards = dict.fromkeys((term.name for term in config.reward.terms), 0.0)
     for prompt in prompts:
-        share = (weights[prompt.dataset] / sizes[prompt.dataset] if weights else 1.0) / total
-        tasks[prompt.task] = tasks.get(prompt.task, 0.0) + share
+        fraction = (weights[prompt.dataset] / sizes[prompt.dataset] if weights else 1.0) / total
+        tasks[prompt.task] = tasks.get(prompt.task, 0.0) + fraction
         for term in config.reward.terms:
-            rewards[term.name] += share * applies_to(term, prompt)
-    return PromptShares(tasks=tasks, rewards=rewards)
+            rewards[term.name] += fraction * applies_to(term, prompt)
+    return PromptFractions(tasks=tasks, rewards=rewards)
 
 
-def assumed_shares(config: RunConfig, tasks: Sequence[str]) -> PromptShares:
+def assumed_fractions(config: RunConfig, tasks: Sequence[str]) -> PromptFractions:
     """Returns the fractions without reading the prompts: the weights of files with a task and a weight, or otherwise
     equal fractions of all tasks. A reward that only scores prompts with or without a gold answer is counted for
     all."""
     files = prompt_files(config.data.prompt_dataset)
-    shares = dict.fromkeys(tasks, 1.0)
+    fractions = dict.fromkeys(tasks, 1.0)
     if all(file.task and file.weight is not None for file in files) and {file.task for file in files} >= set(tasks):
-        shares = {task: sum(file.weight or 0.0 for file in files if file.task == task) for task in tasks}
-    total = sum(shares.values())
-    shares = {task: share / total for task, share in shares.items()}
+        fractions = {task: sum(file.weight or 0.0 for file in files if file.task == task) for task in tasks}
+    total = sum(fractions.values())
+    fractions = {task: fraction / total for task, fraction in fractions.items()}
     rewards = {
-        term.name: sum(share for task, share in shares.items() if not term.tasks or task in term.tasks)
+        term.name: sum(fraction for task, fraction in fractions.items() if not term.tasks or task in term.tasks)
         for term in config.reward.terms
     }
-    return PromptShares(tasks=shares, rewards=rewards)
+    return PromptFractions(tasks=fractions, rewards=rewards)
 
 
 def reward_times(
-    config: RunConfig, shares: PromptShares, hardware: Hardware, mfu: float, num_gpus: int
+    config: RunConfig, fractions: PromptFractions, hardware: Hardware, mfu: float, num_gpus: int
 ) -> dict[str, RewardTime]:
     """Returns the time of each reward with a known model, for a number of policy GPUs.
 
@@ -74,7 +74,7 @@ def reward_times(
     """
     found: dict[str, RewardTime] = {}
     for term in config.reward.terms:
-        samples = config.num_generated_per_step * shares.rewards[term.name]
+        samples = config.num_generated_per_step * fractions.rewards[term.name]
         time = reward_time(term, samples, hardware, mfu, num_gpus)
         if time is not None and samples:
             found[term.name] = time
@@ -161,10 +161,10 @@ def download_lines(found: Sequence[Download]) -> list[str]:
     """Returns the lines about models that have to be downloaded."""
     if not found:
         return ["downloads   none"]
-    missing = [one for one in found if not one.is_here]
+    missing = [one for one in found if not one.is_cached]
     known = sum(one.gigabytes or 0.0 for one in missing)
     unknown = "" if all(one.gigabytes for one in missing) else " and models of unknown size"
-    here = ", ".join(one.name for one in found if one.is_here)
+    here = ", ".join(one.name for one in found if one.is_cached)
     shown = ", ".join(
         f"{one.name} {f'{one.gigabytes:g} GB' if one.gigabytes else '(size unknown)'}" for one in missing
     )

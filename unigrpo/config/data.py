@@ -151,8 +151,8 @@ class DataConfig:
         )
         fraction = self.max_bad_fraction
         require(0 <= fraction < 1, f"data.max_bad_fraction is {fraction}; it must be from 0 to below 1")
-        for share in self.prompt_probs:
-            positive("data.prompt_probs: a weight", share)
+        for weight in self.prompt_probs:
+            positive("data.prompt_probs: a weight", weight)
         for task in self.tasks:
             choice("data.tasks", task, TASKS)
         require(self.max_samples >= 0, f"data.max_samples is {self.max_samples}; use 0 for all prompts")

@@ -1,4 +1,4 @@
-"""Names of settings of version 0.1, which this version still accepts."""
+"""Names of settings of versions 0.1 and 0.2, which this version still accepts."""
 
 # pyright: standard
 # jsonargparse and YAML have values of unknown type.
@@ -17,8 +17,11 @@ OLD_KEYS = {
     "pictures": "image",
     "train.parity_steps": "train.logprob_mismatch_steps",
     "train.parity_limit": "train.logprob_mismatch_limit",
+    "reward.max_missing_share": "reward.max_missing_fraction",
 }
 """Old dotted names of settings, and their current names."""
+END_OF_SUPPORT = {"reward.max_missing_share": "0.4"}
+"""The version that no longer accepts an old name, if it is not 0.3."""
 OLD_FITS = {"squash": "stretch"}
 """Old values of every setting called `fit`, and their current names."""
 
@@ -92,4 +95,4 @@ def _renamed_fit(value: str) -> str:
 
 
 def _tell(old: str, new: str) -> None:
-    logger.warning("%s is now %s; the old name works until version 0.3", old, new)
+    logger.warning("%s is now %s; the old name works until version %s", old, new, END_OF_SUPPORT.get(old, "0.3"))

@@ -16,9 +16,9 @@ COMPUTING = (
     "ocr",
 )  # fmt: skip
 """Rewards that keep a CPU busy while they score."""
-POLICY_GPU_SHARE = 0.1
+POLICY_GPU_FRACTION = 0.1
 """Fraction of a policy's GPU that Ray reserves for a process of a reward with `on_policy_gpus`."""
-SMALL_SHARE = 0.1
+FEW_CPUS = 0.1
 """Number of CPUs that Ray reserves for a process that computes little."""
 
 
@@ -76,7 +76,7 @@ class RewardTermConfig:
         """Number of CPUs of one process."""
         if self.num_cpus is not None:
             return self.num_cpus
-        return 1.0 if self.name in COMPUTING else SMALL_SHARE
+        return 1.0 if self.name in COMPUTING else FEW_CPUS
 
     @property
     def min_workers(self) -> int:
@@ -113,7 +113,7 @@ class RewardConfig:
         RewardTermConfig(name="cot_format", weight=0.5),
     )
     """Rewards with their weights. The defaults are those of the paper for text reasoning."""
-    max_missing_share: float = 0.2
+    max_missing_fraction: float = 0.2
     """Largest fraction of a step's samples for which a required reward may be missing. If more are missing, the step
     does not change the weights."""
     max_failed_steps: int = 1
@@ -134,7 +134,10 @@ class RewardConfig:
         beside = sum(t.on_policy_gpus for t in self.terms)
         require(beside <= 5, f"{beside} rewards have on_policy_gpus; at most 5 of them leave the policy half of a GPU")
         require(any(t.weight for t in self.terms), "every weight of reward.terms is 0; train on at least one reward")
-        require(0 <= self.max_missing_share <= 1, f"reward.max_missing_share is {self.max_missing_share}; use 0 to 1")
+        require(
+            0 <= self.max_missing_fraction <= 1,
+            f"reward.max_missing_fraction is {self.max_missing_fraction}; use 0 to 1",
+        )
         positive("reward.max_failed_steps", self.max_failed_steps)
         require(self.max_steps_without_spread >= 0, "reward.max_steps_without_spread must be 0 or more")
 

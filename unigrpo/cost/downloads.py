@@ -34,7 +34,7 @@ class Download:
     name: str
     gigabytes: float | None
     """Size of the files; None if it is unknown."""
-    is_here: bool
+    is_cached: bool
     """Whether the cache of this machine contains the repository."""
 
 
@@ -45,7 +45,7 @@ def downloads(config: BaseRunConfig) -> list[Download]:
     except CacheNotFound:
         cached = set()
     names = dict.fromkeys(name for name in _names(config) if HUB_NAME.fullmatch(name) and not Path(name).exists())
-    return [Download(name=name, gigabytes=SIZES_GB.get(name), is_here=name in cached) for name in names]
+    return [Download(name=name, gigabytes=SIZES_GB.get(name), is_cached=name in cached) for name in names]
 
 
 def _names(config: BaseRunConfig) -> Iterator[str]:

@@ -24,7 +24,7 @@ from unigrpo.models.vocabulary import PUBLISHED_CODEBOOK_SIZE
 
 OPTIMIZER_BYTES = 12
 TYPE_BYTES = {"fp32": 4, "bf16": 2}
-USABLE_SHARE = 0.92
+USABLE_FRACTION = 0.92
 """Usable fraction of a GPU's memory. The CUDA context, NCCL's buffers and fragmentation need the rest."""
 REDUCE_BUCKET = 500_000_000
 """Number of gradients that DeepSpeed collects before it reduces them (``reduce_bucket_size``)."""
@@ -120,7 +120,7 @@ def memory_plan(config: RunConfig, model: ModelSize, rows: Rows) -> MemoryPlan:
     tokens = pass_tokens(config, rows.longest)
     plan = training_memory(config, model, tokens)
     plan.gpu["score"] = scoring_gb(model, tokens, config.ds.param_dtype)
-    # With rollout workers too: held-out prompts are answered here. The weights are there, or under ZeRO-3 a share.
+    # With rollout workers too: held-out prompts are answered here. The weights are there; under ZeRO-3 a part.
     copied = _weights_gb(config, model) if config.ds.zero_stage == 3 else 0.0
     plan.gpu["generate"] = copied + generation_gb(config, model, rows)
     if rows.image_tokens:
@@ -347,7 +347,7 @@ def check_rollouts_fit(gigabytes: float, hardware: Hardware) -> None:
 
 def room_gb(hardware: Hardware) -> float:
     """Returns the part of a GPU's memory that a plan may fill."""
-    return USABLE_SHARE * hardware.memory_gb
+    return USABLE_FRACTION * hardware.memory_gb
 
 
 def training_memory(config: BaseRunConfig, model: ModelSize, tokens: int, num_ranks: int | None = None) -> MemoryPlan:

@@ -16,7 +16,7 @@ from unigrpo.config.denoising import StageConfig
 from unigrpo.cost.hardware import GPUS_PER_NODE, Hardware
 from unigrpo.cost.memory import TYPE_BYTES, ModelSize, unconditional_row
 
-BACKWARD_SHARE = 2 / 3
+BACKWARD_FRACTION = 2 / 3
 """Fraction of an update in which gradients are computed, so that their reduction can run at the same time."""
 
 
@@ -107,7 +107,7 @@ def unigrpo_flops(
     model: ModelSize,
     prompt_tokens: dict[str, int],
     num_image_tokens: int,
-    shares: dict[str, float],
+    fractions: dict[str, float],
     codebook_size: int,
 ) -> StepFlops:
     """Returns the floating-point operations of one UniGRPO step.
@@ -117,13 +117,13 @@ def unigrpo_flops(
         model: Size of the policy.
         prompt_tokens: Mean length of the prompts of each task, input images included.
         num_image_tokens: Number of tokens of a generated image.
-        shares: Fraction of each task among the prompts; the fractions add up to 1.
+        fractions: Fraction of each task among the prompts; the fractions add up to 1.
         codebook_size: Number of image codes.
     """
     generate = score = of_base = 0.0
     is_exact = config.algo.kl.estimator == "exact"
-    for task, share in shares.items():
-        samples, generated = config.num_samples_per_step * share, config.num_generated_per_step * share
+    for task, fraction in fractions.items():
+        samples, generated = config.num_samples_per_step * fraction, config.num_generated_per_step * fraction
         row, read, logits = prompt_tokens[task], 0.0, 0.0
         if task != "t2i":
             text = Lengths(prompt=row, response=config.rollout.text.max_new_tokens)
@@ -233,7 +233,7 @@ def step_seconds(
     speed = hardware.tflops * 1e12 * mfu
     traffic = update_traffic(config, model, num_passes)
     update = flops.update / speed / num_gpus
-    hidden = BACKWARD_SHARE * update / num_updates if config.ds.overlaps_reduction else 0.0
+    hidden = BACKWARD_FRACTION * update / num_updates if config.ds.overlaps_reduction else 0.0
     seconds = {
         "generate": flops.generate / speed / (num_rollout_gpus or num_gpus),
         "score": flops.score / speed / num_gpus,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from unigrpo.data.bad_samples import shown_columns
-from unigrpo.data.golds import ANSWER_TAGS, GOLD_MARK, last_box
+from unigrpo.data.golds import ANSWER_TAGS, GOLD_SEPARATOR, last_box
 
 THINK, END_THINK = "<think>", "</think>"
 QUESTION_KEYS = ("question", "problem", "prompt", "instruction", "caption")
@@ -121,13 +121,13 @@ def convert_row(row: Mapping[str, Any], *, needs_answer: bool = True) -> CotSamp
     if solution is None:
         solution = label or ""
         own = _split_solution(solution)[1]
-        gold = own if GOLD_MARK in solution else None
+        gold = own if GOLD_SEPARATOR in solution else None
         if needs_answer and own is None:
             raise CotError(
                 "no thoughts", f"no column of {list(THINKING_KEYS)} with a text; found {shown_columns(row)}"
             )
     else:
-        gold = label.rpartition(GOLD_MARK)[2].strip() if label else None
+        gold = label.rpartition(GOLD_SEPARATOR)[2].strip() if label else None
     thinking, answer = _split_solution(solution)
     if needs_answer and not (answer or gold):
         raise CotError("no answer", f"no answer in the solution {solution[-40:]!r}, and no column of {ANSWER_KEYS}")
@@ -188,7 +188,7 @@ def _split_marked(solution: str) -> tuple[str, str | None]:
     if thought:
         tagged = ANSWER_TAGS.fullmatch(thought[1])
         return thought[0], (tagged[1].strip() if tagged else thought[1]) or None
-    if GOLD_MARK in solution:
-        thinking, _, answer = solution.rpartition(GOLD_MARK)
+    if GOLD_SEPARATOR in solution:
+        thinking, _, answer = solution.rpartition(GOLD_SEPARATOR)
         return CALCULATION.sub("", thinking).strip(), answer.strip() or None
     return solution, last_box(solution)

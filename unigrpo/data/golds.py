@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-GOLD_MARK = "####"
+GOLD_SEPARATOR = "####"
 """Mark of GSM8K's solutions; the answer follows the last one."""
 BOXED = "\\boxed{"
 ANSWER_TAGS = re.compile(r"<answer>(.*?)</answer>", re.IGNORECASE | re.DOTALL)
@@ -27,8 +27,8 @@ def gold_answer(label: str) -> str:
     >>> gold_answer("The angle is halved. Answer: B"), gold_answer(" x + 1 ")
     ('B', 'x + 1')
     """
-    text = label.rpartition(GOLD_MARK)[2]
-    if GOLD_MARK in label and ANSWER_LINE.search(text):  # MetaMathQA says it again on another line
+    text = label.rpartition(GOLD_SEPARATOR)[2]
+    if GOLD_SEPARATOR in label and ANSWER_LINE.search(text):  # MetaMathQA says it again on another line
         text = text.strip().partition("\n")[0]
     tagged = ANSWER_TAGS.findall(text)
     text = tagged[-1] if tagged else text.rpartition(END_THINK)[2]
@@ -36,7 +36,7 @@ def gold_answer(label: str) -> str:
     if box is not None:
         return box
     lines = ANSWER_LINE.findall(text)
-    if lines and GOLD_MARK not in label and not tagged:
+    if lines and GOLD_SEPARATOR not in label and not tagged:
         text = lines[-1].strip().strip("*").strip().removesuffix(".")
     return text.strip()
 

@@ -14,17 +14,17 @@ Named = TypeVar("Named", SampleRequest, Rollout)
 """A sample to generate, or a generated one."""
 
 
-def prompt_shares(data: DataConfig) -> dict[str, float]:
+def prompt_weights(data: DataConfig) -> dict[str, float]:
     """Returns the sampling weight of each data set by its name; empty if every prompt is equally likely."""
     files = prompt_files(data.prompt_dataset)
     if data.prompt_probs:
-        return {file.path: share for file, share in zip(files, data.prompt_probs, strict=True)}
+        return {file.path: weight for file, weight in zip(files, data.prompt_probs, strict=True)}
     return {file.path: file.weight for file in files if file.weight is not None}
 
 
-def check_shares(prompts: Sequence[Prompt], shares: Mapping[str, float]) -> None:
+def check_weights(prompts: Sequence[Prompt], weights: Mapping[str, float]) -> None:
     """Raises ValueError if a data set with a sampling weight has no prompt."""
-    empty = [name for name in shares if not any(prompt.dataset == name for prompt in prompts)]
+    empty = [name for name in weights if not any(prompt.dataset == name for prompt in prompts)]
     if empty:
         raise DataError(
             f"{empty[0]} has a sampling weight (data.prompt_probs or weight), but no prompt to train on; see "
@@ -54,7 +54,7 @@ class PromptStream:
         Raises:
             ValueError: A data set with a sampling weight has no prompt.
         """
-        check_shares(prompts, probs)
+        check_weights(prompts, probs)
         self._mixture = Mixture(probs, seed) if probs else None
         self._prompts = {name: [p for p in prompts if p.dataset == name] for name in probs} or {"": prompts}
         self._batch_size = batch_size

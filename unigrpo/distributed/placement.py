@@ -17,7 +17,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from unigrpo import ConfigError
 from unigrpo.config import BaseRunConfig, RunConfig
 from unigrpo.config.denoising import StageConfig
-from unigrpo.config.reward import POLICY_GPU_SHARE
+from unigrpo.config.reward import POLICY_GPU_FRACTION
 from unigrpo.data.corpora.dataloader import with_local_tables
 from unigrpo.distributed import weight_channel
 from unigrpo.distributed.actors import DenoisingActor, ModelActor, PolicyActor, ReferenceActor, RolloutActor
@@ -77,17 +77,19 @@ def start_groups(config: RunConfig, prompts: Sequence[Prompt] = ()) -> Groups:
         WorkerError: A worker could not start.
     """
     beside = [term for term in config.reward.terms if term.on_policy_gpus]
-    model_gpus = 1.0 - POLICY_GPU_SHARE * len(beside)
+    model_gpus = 1.0 - POLICY_GPU_FRACTION * len(beside)
     is_shared = config.has_reference_workers and config.train.colocate_actor_ref
-    share = model_gpus / 2 if is_shared else model_gpus
+    gpu_fraction = model_gpus / 2 if is_shared else model_gpus
     of_workers, rewards = with_local_folders(config), with_local_models(config.reward)
     placements = [place(config.actor.num_ranks, 1 + sum(term.cpus for term in beside))]
     reference = rollout = None
-    policy = model_group("policy", PolicyActor, config, placements[0], share)
+    policy = model_group("policy", PolicyActor, config, placements[0], gpu_fraction)
     if config.has_reference_workers:
         if not is_shared:
             placements.append(place(config.actor.num_ranks))
-        reference = model_group("reference", ReferenceActor, config, placements[-1], share if is_shared else 1.0)
+        reference = model_group(
+            "reference", ReferenceActor, config, placements[-1], gpu_fraction if is_shared else 1.0
+        )
     if config.rollout.num_workers:
         placements.append(place(config.rollout.num_workers))
         rollout = rollout_group(placements[-1])
@@ -160,14 +162,14 @@ class ModelGroup(RayGroup):
 
 
 def model_group(
-    role: str, actor: type[ModelActor], config: BaseRunConfig, placement: PlacementGroup, share: float
+    role: str, actor: type[ModelActor], config: BaseRunConfig, placement: PlacementGroup, gpu_fraction: float
 ) -> ModelGroup:
-    """Returns one actor for each policy rank, with the fraction ``share`` of a GPU; two halves use one GPU.
+    """Returns one actor for each policy rank, with the fraction ``gpu_fraction`` of a GPU; two halves use one GPU.
 
     The ranks of one node are consecutive. OpenRLHF's group of actors would use the bundles in the order of their
     numbers, which Ray spreads over the nodes in any order, and would start the other processes after the first.
     """
-    start: Any = ray.remote(num_gpus=share, num_cpus=share)(actor)
+    start: Any = ray.remote(num_gpus=gpu_fraction, num_cpus=gpu_fraction)(actor)
     num_ranks = config.actor.num_ranks
     first, *others = (PlacementGroupSchedulingStrategy(placement, bundle) for bundle in bundles_by_node(placement))
     actors = [start.options(scheduling_strategy=first).remote(num_ranks, 0)]

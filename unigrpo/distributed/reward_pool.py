@@ -18,7 +18,7 @@ from rewards.runtime.process import CLOSE_SECONDS, DeadlineMissed, ProcessFailed
 from rewards.runtime.scoring import Scores
 from unigrpo import ConfigError
 from unigrpo.config import RewardConfig, RewardTermConfig
-from unigrpo.config.reward import POLICY_GPU_SHARE
+from unigrpo.config.reward import POLICY_GPU_FRACTION
 from unigrpo.distributed.ray_group import cause_of
 from unigrpo.distributed.reward_actor import RewardActor
 from unigrpo.records import Prompt
@@ -75,7 +75,7 @@ def check_rewards(config: RewardConfig, prompts: Sequence[Prompt] = (), samples_
 
 def _beside_the_policy(term: RewardTermConfig, num_gpus: int) -> RewardTermConfig:
     """Returns a reward with ``on_policy_gpus`` as one with a process on each of these GPUs."""
-    return replace(term, on_policy_gpus=False, num_gpus=POLICY_GPU_SHARE, num_workers=num_gpus)
+    return replace(term, on_policy_gpus=False, num_gpus=POLICY_GPU_FRACTION, num_workers=num_gpus)
 
 
 def _free_cpus() -> float:

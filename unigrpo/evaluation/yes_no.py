@@ -48,7 +48,7 @@ def _metrics(prompts: Sequence[Prompt], outputs: Sequence[RewardOutput]) -> dict
         "yes_no_precision": found / max(said, 1),
         "yes_no_recall": found / golden,
         "yes_no_f1": 2 * found / (said + golden),
-        "yes_share": said / len(pairs),
+        "yes_fraction": said / len(pairs),
     }
 
 

@@ -217,7 +217,7 @@ def _change(
         return None
     gain = after[name] - before[name]
     paired = paired_gain(*pair, name.removesuffix(f"/{task}"), task) if pair else None
-    is_loss, has_better_side = name.startswith("validation/"), not name.startswith("yes_share")
+    is_loss, has_better_side = name.startswith("validation/"), not name.startswith(("yes_fraction", "yes_share"))
     verdict = ""
     if has_better_side and float(f"{gain:.3f}") != 0 and (is_loss or (paired is not None and paired.is_clear)):
         verdict = "good" if (gain < 0) == is_loss else "bad"

@@ -20,7 +20,7 @@ from unigrpo.algorithm.group_filter.base import kept_groups, load_group_filter
 from unigrpo.algorithm.objective.base import load_objective
 from unigrpo.batches import TrainBatch, TrajectoryBatch, WholeGroups
 from unigrpo.config import RESPONSE_SPANS, RunConfig
-from unigrpo.data.prompt_stream import PromptStream, balance_across_ranks, prompt_shares
+from unigrpo.data.prompt_stream import PromptStream, balance_across_ranks, prompt_weights
 from unigrpo.evaluation.held_out import evaluate, reward_row
 from unigrpo.records import Prompt, RewardOutput, Rollout, SampleRequest, TrainSample
 from unigrpo.runs.checkpoints import CheckpointStore
@@ -98,8 +98,8 @@ class UniGRPOTrainer(Trainer[RunConfig, UniGRPOState]):
         self.policy, self.reference, self.rollout, self.reward = policy, reference, rollout, reward
         self.eval_prompts = eval_prompts
         settings, train = config.rollout, config.train
-        shares, number = prompt_shares(config.data), settings.num_sampled_prompts
-        self.prompts = PromptStream(prompts, number, settings.n_samples_per_prompt, train.seed, shares)
+        weights, number = prompt_weights(config.data), settings.num_sampled_prompts
+        self.prompts = PromptStream(prompts, number, settings.n_samples_per_prompt, train.seed, weights)
         self.source: RolloutSource = ColocatedRollouts(config, policy, self._requests)
         if rollout is not None:
             self.source = DisaggregatedRollouts(config, policy, self._requests, rollout)

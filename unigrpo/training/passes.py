@@ -20,7 +20,7 @@ from unigrpo.config import RunConfig
 from unigrpo.records import KeyedTrajectory
 from unigrpo.training.scoring_settings import ScoringSettings
 
-PADDED_SHARE = 0.1
+PADDED_FRACTION = 0.1
 """Additional cost of a pass with padding, as a fraction: its mask of pairs of tokens needs a slower attention
 kernel."""
 
@@ -84,7 +84,7 @@ def packed(rows: Sequence[PassRow], config: RunConfig) -> list[list[int]]:
     def cost(start: int, end: int) -> float:
         computed = lengths[end - 1] * (counts[end] - counts[start])
         padding = computed - (tokens[end] - tokens[start])
-        return padding + PADDED_SHARE * computed if padding else 0.0
+        return padding + PADDED_FRACTION * computed if padding else 0.0
 
     ends: list[int] = []
     for start in range(len(rows)):

@@ -64,8 +64,8 @@ class RewardAggregator:
         totals = torch.zeros(len(outputs), width, dtype=torch.float64)
         for term, values, _ in self._counted(outputs, groups):
             for part in range(width):
-                pays = torch.tensor([_pays_for(term, task, part) for task in tasks], dtype=torch.bool)
-                totals[pays, part] += term.weight * values[pays]
+                applies = torch.tensor([_applies_to_part(term, task, part) for task in tasks], dtype=torch.bool)
+                totals[applies, part] += term.weight * values[applies]
         return totals
 
     def _counted(
@@ -82,7 +82,7 @@ class RewardAggregator:
             yield term, values, is_missing
 
 
-def _pays_for(term: RewardTermConfig, task: str, part: int) -> bool:
+def _applies_to_part(term: RewardTermConfig, task: str, part: int) -> bool:
     """Whether a reward applies to a part of the responses of a task."""
     spans = RESPONSE_SPANS[task]
     return part < len(spans) and term.span in ("", spans[part])

@@ -40,19 +40,19 @@ class FailureGuard:
         Raises:
             RewardError: Too many were missing in ``reward.max_failed_steps`` steps in a row.
         """
-        share = 1 - valid.float().mean().item()
-        if share == 0:
+        fraction = 1 - valid.float().mean().item()
+        if fraction == 0:
             self._failed_steps = 0
             return True
         message = self._message(outputs, valid, rollouts)
-        if share <= self._config.max_missing_share:
+        if fraction <= self._config.max_missing_fraction:
             self._failed_steps = 0
             logger.warning("%s; these samples are left out", message)
             return True
         self._failed_steps += 1
         if self._failed_steps >= self._config.max_failed_steps:
             raise RewardError(
-                f"{message}. That is more than reward.max_missing_share {self._config.max_missing_share:g}, in "
+                f"{message}. That is more than reward.max_missing_fraction {self._config.max_missing_fraction:g}, in "
                 f"{self._failed_steps} of at most {self._config.max_failed_steps} steps in a row "
                 "(reward.max_failed_steps); they changed no weights"
             )

@@ -26,10 +26,10 @@ def reward_metrics(
         values, is_missing = reward_values(outputs, name)
         found = is_applied & ~is_missing
         metrics |= {f"reward/{k}": v for k, v in _spread(name, values[found], groups[found]).items()}
-        metrics[f"reward/{name}_missing_share"] = (is_missing.sum() / is_applied.sum()).item()
+        metrics[f"reward/{name}_missing_fraction"] = (is_missing.sum() / is_applied.sum()).item()
     return metrics | {
         "reward/zero_spread_groups": metrics.pop("reward/total_zero_spread_groups", 0.0),
-        "reward/left_out_share": 1 - valid.double().mean().item(),
+        "reward/left_out_fraction": 1 - valid.double().mean().item(),
     }
 
 

@@ -69,7 +69,7 @@ def unigrpo_updates(
             _check_skipped(config, f"{problem}; this update was not made", num_skipped + skipped)
             continue
         metrics = sums.unpacked(engine.all_reduce_sum(sums.packed())).metrics()
-        metrics |= {"grad_norm": norm, "learning_rate": rate} | _effective_share(metrics)
+        metrics |= {"grad_norm": norm, "learning_rate": rate} | _effective_fraction(metrics)
         updates.append(metrics | ({} if deviation is None else {"ratio/first_update_deviation": deviation}))
     return {**_mean_metrics(updates), "update/skipped": float(skipped)}
 
@@ -199,10 +199,10 @@ def _first_samples(group: Sequence[TrainSample]) -> str:
     return f"the batch starts with {named}"
 
 
-def _effective_share(metrics: dict[str, float]) -> dict[str, float]:
+def _effective_fraction(metrics: dict[str, float]) -> dict[str, float]:
     """Effective sample size of the ratios as a fraction of their number: 1 if they are all equal."""
     square = metrics.get("ratio/square_mean", 0.0)
-    return {"ratio/effective_sample_share": metrics["ratio/mean"] ** 2 / square} if square > 0 else {}
+    return {"ratio/effective_sample_fraction": metrics["ratio/mean"] ** 2 / square} if square > 0 else {}
 
 
 def _mean_metrics(updates: list[dict[str, float]]) -> dict[str, float]:
@@ -218,5 +218,5 @@ def _mean_metrics(updates: list[dict[str, float]]) -> dict[str, float]:
         means["ratio/max"] = max(values["ratio/max"])
     if not updates:
         return {}
-    last = ("ratio/clipped_fraction", "kl/old_nats", "ratio/effective_sample_share")
+    last = ("ratio/clipped_fraction", "kl/old_nats", "ratio/effective_sample_fraction")
     return means | {f"{name}_last_update": updates[-1][name] for name in last if name in updates[-1]}

@@ -75,10 +75,10 @@ class WorkerGroup(Protocol):
         ...
 
 
-def shares(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
+def split_evenly(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
     """Splits items into contiguous parts whose lengths differ by at most one.
 
-    >>> shares([1, 2, 3, 4, 5], 2)
+    >>> split_evenly([1, 2, 3, 4, 5], 2)
     [[1, 2, 3], [4, 5]]
     """
     bounds = [-(-len(items) * i // size) for i in range(size + 1)]
@@ -87,7 +87,7 @@ def shares(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
 
 def parts(items: Any, size: int) -> list[Any]:
     """Splits a sequence or a columnar batch into contiguous parts whose lengths differ by at most one."""
-    return items.split(size) if isinstance(items, Columnar) else shares(items, size)
+    return items.split(size) if isinstance(items, Columnar) else split_evenly(items, size)
 
 
 def joined(results: Sequence[Any]) -> Any:

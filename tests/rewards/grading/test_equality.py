@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rewards.grading.answers import is_usable, same
+from rewards.grading.answers import is_gradable, same
 
 SAME = (
     ("0.5", "\\frac{1}{2}"),
@@ -92,4 +92,4 @@ def test_sympy_is_asked_only_about_expressions_of_the_same_variables():
 
 @pytest.mark.parametrize(("gold", "expected"), [("x", True), ("", False), ("(x", False), ("x" * 1001, False)])
 def test_a_usable_gold_is_short_and_closed(gold, expected):
-    assert is_usable(gold) is expected
+    assert is_gradable(gold) is expected

@@ -8,7 +8,7 @@ import pytest
 
 from rewards.grading.expressions import (
     DEEPEST,
-    LONGEST,
+    MAX_LENGTH,
     calculated,
     depth,
     has_words,
@@ -40,7 +40,7 @@ def test_formulas_are_readable(text):
 @pytest.mark.parametrize(
     "text",
     ["1, 2", "three", "x or y", "50%", "3:4", "9^{9^9}", "10000!", "2^{99999}", "x?", "1 2", "45°", "\\text{cm}",
-     "x" + "+x" * LONGEST],
+     "x" + "+x" * MAX_LENGTH],
 )  # fmt: skip
 def test_words_lists_and_towers_of_powers_are_not(text):
     assert not is_readable(text)

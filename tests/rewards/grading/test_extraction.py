@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rewards.grading.extraction import LONGEST, candidates
+from rewards.grading.extraction import MAX_LENGTH, candidates
 
 TABLE = (
     ("\\boxed{3}", "3", "box"),
@@ -32,7 +32,7 @@ def test_the_surest_answer_comes_first(text, expected, rule):
 @pytest.mark.parametrize(
     "text",
     ["", "<think>12", "\\boxed{12", "2\\boxed{3}", "\\boxed{3}x", "<answer>3", "The answer is 3. Wait, no.",
-     "\\boxed{3} or maybe 4", "Is the answer 3?" * 30, "\\boxed{" + "1" * (LONGEST + 1) + "}"],
+     "\\boxed{3} or maybe 4", "Is the answer 3?" * 30, "\\boxed{" + "1" * (MAX_LENGTH + 1) + "}"],
 )  # fmt: skip
 def test_an_open_mark_or_a_retraction_leaves_no_answer(text):
     assert next(candidates(text), None) is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rewards.grading.text import CAP, SEPARATOR, UNDECIDED, canonical, clean, strip_wrapping
+from rewards.grading.text import MAX_CHARACTERS, SEPARATOR, UNDECIDED, canonical, clean, strip_wrapping
 from rewards.reply import MASK
 
 
@@ -27,7 +27,7 @@ from rewards.reply import MASK
         ("12<|eot_id|>3", f"12{SEPARATOR}3"),
         (f"1{MASK}2", f"1{UNDECIDED}2"),
         ("\x08oxed{3}", "\\boxed{3}"),
-        ("a" * (CAP + 5), "a" * CAP),
+        ("a" * (MAX_CHARACTERS + 5), "a" * MAX_CHARACTERS),
     ],
 )
 def test_characters_of_one_meaning_become_one(text, expected):

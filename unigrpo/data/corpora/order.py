@@ -75,7 +75,7 @@ class Mixture:
         """
         if not weights:
             raise DataError("a stream without sources; name at least one")
-        self.shares = _shares(weights)
+        self.counts = _counts(weights)
         self._seed = seed
         self._block: tuple[int, list[tuple[str, int]]] = (-1, [])
 
@@ -85,11 +85,11 @@ class Mixture:
         if self._block[0] != block:
             self._block = (block, self._new_block(block))
         name, before = self._block[1][offset]
-        return name, block * self.shares[name] + before
+        return name, block * self.counts[name] + before
 
     def _new_block(self, block: int) -> list[tuple[str, int]]:
-        names = [name for name, share in self.shares.items() for _ in range(share)]
-        generator = keyed_generator(self._seed, "mixture", *self.shares, block)
+        names = [name for name, count in self.counts.items() for _ in range(count)]
+        generator = keyed_generator(self._seed, "mixture", *self.counts, block)
         before: Counter[str] = Counter()
         slots: list[tuple[str, int]] = []
         for i in torch.randperm(MIXTURE_BLOCK, generator=generator).tolist():
@@ -98,19 +98,19 @@ class Mixture:
         return slots
 
 
-def _shares(weights: Mapping[str, float]) -> dict[str, int]:
+def _counts(weights: Mapping[str, float]) -> dict[str, int]:
     """Returns the number of positions of each source in a block: rounded down, and the rest to those that lost
     most."""
     total = sum(weights.values())
     exact = {name: MIXTURE_BLOCK * weight / total for name, weight in weights.items()}
-    shares = {name: int(share) for name, share in exact.items()}
-    by_loss = sorted(exact, key=lambda name: shares[name] - exact[name])
-    for name in by_loss[: MIXTURE_BLOCK - sum(shares.values())]:
-        shares[name] += 1
-    lost = [name for name, share in shares.items() if not share]
+    counts = {name: int(count) for name, count in exact.items()}
+    by_loss = sorted(exact, key=lambda name: counts[name] - exact[name])
+    for name in by_loss[: MIXTURE_BLOCK - sum(counts.values())]:
+        counts[name] += 1
+    lost = [name for name, count in counts.items() if not count]
     if lost:
         raise DataError(
             f"weight of source {lost[0]} is {weights[lost[0]]} of {total}, less than one sample in {MIXTURE_BLOCK}; "
             "raise it or remove the source"
         )
-    return shares
+    return counts

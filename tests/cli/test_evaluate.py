@@ -76,7 +76,11 @@ def test_wrong_input_is_refused(tiny_unified_folder, tmp_path, flags, changes, m
 
 def test_an_interrupted_evaluation_resumes_with_the_same_numbers(tiny_unified_folder, tmp_path, flags, monkeypatch):
     model = str(tiny_unified_folder)
-    command = ["--models", model, *flags, "--rollout.micro_batch_size", "2"]
+    rows = [{"task": "t2i", "prompt": f"a {colour} square"} for colour in ("red", "green", "blue")]
+    (tmp_path / "held_out.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = [
+        "--models", model, *flags, "--reward.terms", "[{name: jpeg_size}]", "--rollout.micro_batch_size", "2",
+    ]  # fmt: skip
     assert evaluate.run([*command, "--output", str(tmp_path / "whole")]) == 0
     whole = json.loads((tmp_path / "whole" / "results.json").read_text())["models"][model]
     broken = tmp_path / "broken"

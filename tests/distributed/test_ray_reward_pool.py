@@ -21,6 +21,7 @@ def pool(cluster):
     yield from started_pools(RewardPool)
 
 
+@pytest.mark.slow
 def test_rewards_that_hang_die_or_fork_are_missing_and_the_others_are_there(pool):
     outputs, _ = pool(
         odd_term("length", num_workers=2, batch_size=2, concurrency=2),

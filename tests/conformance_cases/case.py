@@ -1,4 +1,4 @@
-"""One golden case: its inputs, the comparisons made so far, and its verdict."""
+"""One golden case: its inputs, its comparisons, and its result."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from unigrpo.models.vocabulary import Vocabulary
 
 
 class NotApplicable(Exception):
-    """Raised for a trap whose behaviour we deliberately do not have; says why."""
+    """Raised for a trap case whose behaviour the library deliberately does not have. The message says why."""
 
 
 class Case:
@@ -45,23 +45,23 @@ class Case:
         return name in self._arrays
 
     def names(self, pattern: str) -> list[re.Match[str]]:
-        """Arrays whose whole name matches; there must be some."""
+        """Returns matches of all arrays whose whole name matches, and raises an error if there are none."""
         found = [match for match in map(re.compile(pattern).fullmatch, sorted(self._arrays)) if match]
         if not found:
             raise ValueError(f"no array is named like {pattern}")
         return found
 
     def other(self, name: str) -> Case:
-        """Another case of the folder, or the first whose name starts so."""
+        """Returns another case of the folder, or the first one whose name starts with this name."""
         found = name if name in self.cases else next(key for key in sorted(self.cases) if key.startswith(name))
         return Case(self.folder, self.cases[found], self.cases)
 
     def inputs(self) -> Case:
-        """The case that this one takes its inputs from."""
+        """Returns the case whose inputs this case uses."""
         return self.other(re.split(r"[\s:,(]", self.params["inputs_from"], maxsplit=1)[0])
 
     def model(self, attention: str = "eager") -> MMadaModelLM:
-        """The case's toy model; a case without a model config has that of the others with its weights."""
+        """Returns the toy model. A case without a model config has that of other cases with the same weights."""
         weights = self._entry["weights"]
         others = [c["params"] for c in self.cases.values() if c.get("weights") == weights]
         config = next(p["model_config"] for p in [self.params, *others] if "model_config" in p)
@@ -70,14 +70,14 @@ class Case:
         model.config._attn_implementation = attention
         return model.eval()
 
-    # Comparisons.
+    # Comparisons with the arrays of the case.
 
     def exact(self, what: str, found: Any, expected: Tensor) -> None:
-        """Ids, masks, counts: equal in shape and value."""
+        """Compares ids, masks or counts, which must be equal in shape and value."""
         self.close(what, found, expected, atol=0.0, rtol=0.0)
 
     def close(self, what: str, found: Any, expected: Tensor, *, atol: float, rtol: float = 0.0) -> None:
-        """Numbers: ``|found - expected| <= atol + rtol |expected|``."""
+        """Compares numbers, which must satisfy ``|found - expected| <= atol + rtol |expected|``."""
         found = torch.as_tensor(found).detach()
         bound = "exact" if atol == rtol == 0 else f"atol {atol:g} rtol {rtol:g}"
         if bound not in self._used:
@@ -94,12 +94,12 @@ class Case:
             self._problems.append(f"{what} is off by {worst:.3g}, allowed is {bound}")
 
     def require(self, what: str, holds: bool) -> None:
-        """A claim without numbers."""
+        """Records a problem if a condition does not hold."""
         if not holds:
             self._problems.append(what)
 
     def allowed(self, *keys: str, atol: float, rtol: float = 0.0) -> dict[str, float]:
-        """The tolerance that the case states for one of ``keys`` or for all, else the given one."""
+        """Returns the tolerance of the case for one of ``keys`` or for all arrays, and otherwise the given one."""
         stated = self._entry.get("tolerance")
         texts = [stated] if isinstance(stated, str) else []
         if isinstance(stated, dict):
@@ -111,7 +111,7 @@ class Case:
         )
 
     def result(self, error: Exception | None = None) -> dict[str, Any]:
-        """The case's line."""
+        """Returns the output line of the case."""
         problems = [*self._problems]
         if isinstance(error, NotApplicable):
             return self._line("not_applicable" if "trap" in self.name else "fail", str(error))
@@ -127,7 +127,7 @@ class Case:
     def _line(self, status: str, why: str) -> dict[str, Any]:
         largest = self._largest if self._used else None
         if largest is not None and not np.isfinite(largest):
-            largest = None  # JSON has no infinity; why says where
+            largest = None  # JSON has no infinity, and why names the array
         return {
             "case": self.name,
             "status": status,
@@ -138,10 +138,10 @@ class Case:
 
 
 def load_cases(folder: Path) -> dict[str, dict[str, Any]]:
-    """Name -> entry of ``cases.json``.
+    """Returns the entries of ``cases.json`` by their names.
 
     Raises:
-        ValueError: There is no such file, or it is something else.
+        ValueError: The file is missing, or it is not a list of cases.
     """
     try:
         return {case["name"]: case for case in json.loads((folder / "cases.json").read_text())["cases"]}
@@ -150,7 +150,7 @@ def load_cases(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def recipe_weights(tensors: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Tensor]:
-    """Weights that follow from a hash of their name: FNV-1a, then splitmix64 of a counter."""
+    """Returns weights that depend only on a hash of their name: FNV-1a, then splitmix64 of a counter."""
     weights = {}
     for entry in tensors:
         mask, state = (1 << 64) - 1, 0xCBF29CE484222325
@@ -170,7 +170,7 @@ def recipe_weights(tensors: Sequence[Mapping[str, Any]], seed: int) -> dict[str,
 
 
 def vocabulary(**ids: int | None) -> Vocabulary:
-    """A vocabulary of which a case needs only some ids; the others are -1."""
+    """Returns a vocabulary with the ids that a case needs; the others are -1."""
     unread: dict[str, Any] = {
         f"{name}_id": -1
         for name in ("mask", "begin_of_text", "end_of_text", "image_pad", "soi", "eoi", "t2i", "mmu", "r2i")

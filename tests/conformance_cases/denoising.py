@@ -1,4 +1,4 @@
-"""Noising, losses and schedules of pretraining."""
+"""Checks masks, losses and schedules of pretraining."""
 
 from __future__ import annotations
 
@@ -67,10 +67,10 @@ def check_image_noising_options(case: Case) -> None:
 
 
 def check_text_noising(case: Case) -> None:
-    """The rows come from our layouts, so that what may be hidden is not read off the answer."""
+    """Compares masks of rows of our layouts, so that the tokens that may be masked are not taken from the result."""
     rows_of = {"lm": lm_rows, "chat": chat_rows, "mmu": mmu_rows}
     kind = next(kind for kind in rows_of if f"text_noising_{kind}" in case.name)
-    case.params = {**case.other("prompt_mmu").params, **case.params}  # the special ids stand there only
+    case.params = {**case.other("prompt_mmu").params, **case.params}  # only that case has the special ids
     rows = rows_of[kind](case)
     clean, labels = (torch.stack([getattr(row, name) for row in rows]) for name in ("token_ids", "labels"))
     eligible = ~torch.stack([row.prompt_mask for row in rows])
@@ -84,7 +84,7 @@ def check_text_noising(case: Case) -> None:
 
 
 def rows_by_task(case: Case) -> dict[str, slice]:
-    """Where the rows of each task stand in the mixed batch."""
+    """Returns the rows of each task in the mixed batch."""
     rows, first = {}, 0
     for task in TASKS:
         size = case.params[f"batch_{task}"]
@@ -93,7 +93,7 @@ def rows_by_task(case: Case) -> dict[str, slice]:
 
 
 def task_weights(case: Case, task: str, *, lm_lengths: bool = False, image_only: bool = False) -> Tensor:
-    """Weights of a task's log-probabilities in its own loss; (rows of the task, L)."""
+    """Returns the weights (rows of the task, L) of log-probabilities in the loss of a task."""
     rows = rows_by_task(case)[task]
     ids, labels = case["in.input_ids"][rows], case["in.labels"][rows]
     is_masked = ids == case.params["mask_id"]
@@ -108,7 +108,7 @@ def task_weights(case: Case, task: str, *, lm_lengths: bool = False, image_only:
 
 
 def attention_mask(case: Case, *, visible: bool = False) -> Tensor:
-    """True on all but the padding of t2i rows; (B, L)."""
+    """Returns a mask (B, L) that is False at the padding of t2i rows."""
     real = torch.ones(case["in.input_ids"].shape, dtype=torch.bool)
     if not visible:
         real[rows_by_task(case)["t2i"]] = case["in.t2i_masks"].bool()
@@ -120,7 +120,7 @@ def log_probs_of(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def added_mask_model(case: Case) -> MMadaModelLM:
-    """As released: the mask, 1 on real tokens, is added to the scores instead of hiding."""
+    """Returns a model with the released attention, which adds the mask, 1 on real tokens, to the scores."""
 
     def added(_: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, scaling: float, **__: Any) -> Any:
         groups = query.shape[1] // key.shape[1]
@@ -138,7 +138,8 @@ def pairs(mask: Tensor) -> Tensor:
 
 @torch.no_grad()
 def check_losses(case: Case) -> None:
-    """From the given logits, and through the network: as released, with hidden padding, and with visible padding."""
+    """Compares losses of given logits, and of the model: with the released attention, and with padding masked or
+    visible."""
     labels, rows = case["in.labels"], rows_by_task(case)
     close = case.allowed("losses", atol=0.0, rtol=2e-5)
     given = log_probs_of(case["out.logits_reference"], labels)
@@ -162,7 +163,7 @@ def check_losses(case: Case) -> None:
 
 
 def check_gradient(case: Case) -> None:
-    """The released attention, so that the numbers are comparable; the objective is ours."""
+    """Compares gradients of our loss through the released attention."""
     mixed, model = case.inputs(), added_mask_model(case.inputs())
     weight = torch.zeros(mixed["in.input_ids"].shape)
     for task, rows in rows_by_task(mixed).items():
@@ -188,7 +189,7 @@ def check_gradient(case: Case) -> None:
 
 
 def check_absent_tasks(case: Case) -> None:
-    """Where the original gives NaN, takes other rows or fails, ours is 0; the other tasks have its numbers."""
+    """Checks that the loss of an absent task is 0, and that the other tasks have the losses of the original."""
     mixed, rows = case.inputs(), rows_by_task(case.inputs())
     close = case.allowed(atol=1e-6, rtol=2e-5)
     given = log_probs_of(mixed["out.logits_reference"], mixed["in.labels"])
@@ -206,7 +207,7 @@ def check_absent_tasks(case: Case) -> None:
         expected = case[f"out.{name}_losses"]
         for i, task in enumerate(order):
             if f"{task}0" != name:
-                # The variant with r2i divides lm by its answer lengths.
+                # In the variant with r2i, the loss of lm is divided by the answer lengths.
                 found = with_lengths if (name, task) == ("r2i0", "lm") else losses[task]
                 case.close(f"{name}: {task}", found, expected[i], **close)
     shown = torch.zeros_like(given[rows["lm"]], dtype=torch.bool)
@@ -215,7 +216,8 @@ def check_absent_tasks(case: Case) -> None:
 
 
 def check_learning_rates(case: Case) -> None:
-    """The run's own schedules; the cosine has a floor in ours, and polynomial decay is transformers' as it stands."""
+    """Compares the learning-rate schedules of runs. Our cosine has a minimum, and polynomial decay is that of
+    transformers."""
     close = case.allowed(atol=1e-9)
     pattern = r"(?:out|alt)\.(cosine|linear|polynomial|constant)(?:_with)?_warm(?:up)?_?(\d+)(?:_total(\d+))?(.*)"
     for match in case.names(pattern):
@@ -246,15 +248,16 @@ def check_learning_rates(case: Case) -> None:
 
 
 def stratified_mask_counts(first: int, num_samples: int, answer_length: int) -> Int[Tensor, " num_samples"]:
-    """How many answer tokens each sample of a Monte-Carlo likelihood bound hides: spread evenly over 1..answer_length.
+    """Returns how many answer tokens are masked in each sample of a Monte-Carlo bound, evenly spread over
+    1..answer_length.
 
-    The weight of a hidden token is ``answer_length / count``.
+    The weight of a masked token is ``answer_length / count``.
 
     Args:
-        first: Count of the first sample, a uniform draw from 1..answer_length; the others follow at equal distances
+        first: Count of the first sample, a uniform draw from 1..answer_length. The others follow at equal distances
             and start again at 1.
-        num_samples: Noised copies of the sequence.
-        answer_length: Tokens of the answer.
+        num_samples: Number of masked copies of the sequence.
+        answer_length: Number of tokens of the answer.
 
     Source:
         LLaDA, arXiv:2502.09992, likelihood evaluation; its released code spreads the counts over the samples.

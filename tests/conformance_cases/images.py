@@ -1,4 +1,4 @@
-"""Image sampling, guidance, the image tokenizer and preprocessing."""
+"""Checks image sampling, guidance, the image tokenizer and preprocessing."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def settings_of(case: Case, **changes: Any) -> ImageSamplingConfig:
 
 
 def check_sampling(case: Case) -> None:
-    """Codes, every input of the network, kept places, their probabilities, mask counts and temperatures.
+    """Compares codes, all inputs of the model, fixed positions, their probabilities, mask counts and temperatures.
 
-    The released code cuts the unconditional prompt at the resolution; where that is wrong, ours matches the right cut.
+    The released code cuts the unconditional prompt at the resolution. If that is wrong, ours must match the right cut.
     """
     check_counts_and_temperatures(case)
     size, steps = case.params["seq_len"], case.params["timesteps"]
@@ -69,17 +69,21 @@ def check_sampling(case: Case) -> None:
             close = case.allowed("selected_prob", atol=1e-5)
             expected = case["out.selected_prob"][step, row]
             case.close(f"probabilities of step {step}", log_probs[now].exp(), expected[now], **close)
-            if step < steps - 1:  # the original hides one at the end too, which changes no result
+            if step < steps - 1:  # the original also masks a code after the last step, which changes no result
                 case.exact(f"hidden after step {step}", kept > step, case["out.remasked"][step, row])
 
 
 def sample_row(case: Case, row: int) -> tuple[Trajectory, list[Tensor]]:
-    """One row by itself, since start- and end-of-image may be other tokens in each row, and what the network saw."""
+    """Samples one row alone, because each row may have other start- and end-of-image tokens.
+
+    Returns:
+        The sample, and the inputs of the model.
+    """
     params, model, size = case.params, case.model(), case.params["seq_len"]
     ids, real = case["in.input_ids"][row], case["in.attention_mask"][row].bool()
     unconditional = None
     if "in.uncond_ids" in case:
-        text = slice(None, params["S"] + 1)  # from start-of-image on all is the conditional row's
+        text = slice(None, params["S"] + 1)  # tokens from start-of-image on are those of the conditional row
         guide = case["in.uncond_ids"][row, text][case["in.uncond_attention_mask"][row, text].bool()]
         unconditional = [torch.cat([guide, ids[-size - 2 : -size - 1]])]
     given, seen = ids[-size - 1 : -1], []
@@ -120,7 +124,7 @@ def check_counts_and_temperatures(case: Case) -> None:
 
 @torch.no_grad()
 def check_seeded_sampling(case: Case) -> None:
-    """The original's random numbers, in its order, through our pieces."""
+    """Compares samples of our functions with the random numbers of the original in its order."""
     check_counts_and_temperatures(case)
     params, model, size = case.params, case.model(), case.params["seq_len"]
     settings = settings_of(case, remasking_anneal="compounding")
@@ -160,13 +164,13 @@ def check_remasking(case: Case) -> None:
 
 
 def check_guidance(case: Case) -> None:
-    """The formula; and through the samplers, with a network that returns the given logits, the best ids."""
+    """Compares the formula, and the greedy ids of the samplers with a model that returns the given logits."""
     rows, length, size = case["in.cond"].shape
     for match in case.names(r"out\.(text|image)_scale([\d.]+)"):
         formula = guide(case["in.cond"], case["in.uncond"], float(match[2]))
         case.close(match[0], formula, case[match[0]], **case.allowed(atol=1e-9))
         logits = torch.cat([case["in.cond"], case["in.uncond"]]).float()
-        if match[1] == "text":  # one more id, for the mask
+        if match[1] == "text":  # one more id for the mask
             logits = torch.cat([logits, torch.full((2 * rows, length, 1), -1e4)], dim=-1)
         found = guided_ids(match[1], logits, float(match[2]), [torch.tensor([1, 2])] * rows, size)
         case.exact(f"ids of {match[0]}", found, case[match[0]].argmax(-1))
@@ -208,15 +212,15 @@ def check_quantizer(case: Case) -> None:
     for match in case.names(r"out\.entry_(square|\d+x\d+)"):
         entry = case[match[0]]
         name = f"in.codes_{match[1]}"
-        # Two shapes may share one array of codes.
+        # Two shapes may have the same array of codes.
         flat = case[name] if name in case else case[next(m[0] for m in case.names(r"in\.codes_\d+x\d+"))]
         case.exact(match[0], quantizer.bits(flat.unflatten(1, entry.shape[-2:])), entry)
-    # The original loses the sign of huge numbers in rounding; the sign itself is what is meant.
+    # The original loses the sign of huge numbers in rounding; the expected value is the sign.
     case.exact("indices_huge", quantizer.codes(case["in.z_huge"])[:, None], case["alt.indices_huge"])
 
 
 def check_tokenizer(case: Case) -> None:
-    """Encoder, codes and decoder with the weights of the recipe."""
+    """Compares encoder, codes and decoder with the weights of the recipe."""
     recipe, is_full = case.params["weight_recipe"], "manifest" in case.params["weight_recipe"]
     config = ImageTokenizerConfig()
     if is_full:
@@ -256,7 +260,7 @@ def check_preprocessing(case: Case) -> None:
     image, resolution = Image.fromarray(case["in.image_uint8_hwc"].numpy()), case.params["resolution"]
     close = case.allowed(atol=1e-6)
     if int(PIL.__version__.split(".")[0]) < 13:
-        close["atol"] += 2 / 255  # older versions of Pillow round a few pixels of a resize by one grey level otherwise
+        close["atol"] += 2 / 255  # older versions of Pillow differ by one grey level in a few pixels of a resize
     crop = square_pixels(image, resolution, "crop")
     case.close("resize_crop", crop, case["out.resize_crop"], **close)
     case.close("resize_crop_unnormalised", (crop + 1) / 2, case["out.resize_crop_unnormalised"], **close)

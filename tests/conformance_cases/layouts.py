@@ -1,4 +1,4 @@
-"""Rows of the tasks."""
+"""Checks the rows of the tasks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def vocabulary_of(params: dict[str, Any]) -> Vocabulary:
         mmu_id=reserved["<|mmu|>"],
         r2i_id=reserved["<|r2i|>"],
         image_pad_id=reserved["[iPAD]"],
-        image_offset=0,  # the arrays hold ids of image tokens, wherever they start
+        image_offset=0,  # the arrays have codes instead of token ids of images
         codebook_size=2**31,
     )
 
@@ -37,7 +37,7 @@ def texts_of(case: Case) -> list[list[int]]:
 
 
 def compare(case: Case, rows: list[layouts.TrainingRow], **masks: str) -> None:
-    """Ids, labels and the masks named, each against the array of the original."""
+    """Compares ids, labels and the given masks with the arrays of the original."""
     for name, array in {"token_ids": "out.input_ids", "labels": "out.labels", **masks}.items():
         case.exact(name, torch.stack([getattr(row, name) for row in rows]), case[array])
 
@@ -55,7 +55,7 @@ def check_t2i(case: Case) -> None:
 
 
 def check_t2i_gen(case: Case) -> None:
-    """An image to generate is one of training with all codes masked."""
+    """The row of an image to generate equals a row of training with all codes masked."""
     codes = torch.zeros(case.params["N"], dtype=torch.long)
     everything, ids = torch.ones_like(codes).bool(), vocabulary_of(case.params)
     rows = [layouts.t2i_row(text, codes, everything, ids, max_text_tokens=case.params["S"]) for text in texts_of(case)]

@@ -1,4 +1,4 @@
-"""Objectives, masked rows, likelihoods and advantages of the RL code that MMaDA's family released."""
+"""Checks objectives, masked rows, likelihoods and advantages of released RL code for masked-diffusion models."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NUMBER = r"([\d.]+)"
 
 @dataclass(frozen=True)
 class Reduction:
-    """How the losses of the units become one number; by default divisors of the whole batch."""
+    """A reduction of the losses of units to one number. The default divisors are those of the whole batch."""
 
     how: str
     num_tokens: float | None = None
@@ -51,7 +51,7 @@ BATCH_MEAN = Reduction("token_mean")
 
 @dataclass(frozen=True)
 class Batch:
-    """Padded rows (B, L) as the entries of the library: one view with weight 1, all of a response in one part."""
+    """Padded rows (B, L) as entries of the library, with one view of weight 1 and one span for each response."""
 
     entries: Entries
     columns: Columns
@@ -61,7 +61,7 @@ class Batch:
     def of(
         cls, log_probs: Tensor, old: Tensor, reference: Tensor, advantages: Tensor, scored: Tensor, **settings: Any
     ) -> Batch:
-        """Args: see the case; ``advantages`` of responses (B,) or tokens (B, L)."""
+        """Makes a batch of the arrays of a case, with advantages of responses (B,) or of tokens (B, L)."""
         views = [Views(is_masked=row[None], weight=row[None].float(), rate=torch.ones(1, len(row))) for row in scored]
         entries = unscored_entries(views, [torch.ones(len(row), dtype=torch.long) for row in scored])
         at = entries.sample, entries.position
@@ -83,12 +83,12 @@ class Batch:
         return cls(entries, replace(columns, num_units=counts), advantages)
 
     def surrogate(self, reduction: Reduction, **options: Any) -> Tensor:
-        """Loss of the objective `clipped` with its options."""
+        """Returns the loss of the objective `clipped` with the given options."""
         found = load_objective("clipped", options).losses(self.entries, self.columns)
         return self.reduced(found.loss, found.units, reduction)
 
     def divergence(self, reduction: Reduction, estimator: str = "k3") -> Tensor:
-        """Estimate of the KL to the reference."""
+        """Returns the estimate of the KL to the reference."""
         assert self.entries.ref is not None
         grouped = units(self.entries, self.columns, "token")
         kl = kl_estimate(per_unit(self.entries.ref - self.entries.log_probs, grouped), estimator)
@@ -104,9 +104,9 @@ class Batch:
 def objective(
     log_probs: Tensor, old: Tensor, reference: Tensor, advantages: Tensor, scored: Tensor, **settings: Any
 ) -> Tensor:
-    """Loss from the parts; ``policy`` and ``kl`` in the settings are the reductions of the two terms."""
+    """Returns the sum of surrogate and KL; ``policy`` and ``kl`` in the settings are the reductions of these terms."""
     clip = settings["clip"]
-    # The originals hold log-ratios within +-10, and the library within +-20.
+    # The original code clamps log-ratios to +-10, and the library to +-20.
     near = old + (log_probs - old).clamp(-10, 10)
     surrogate = Batch.of(near, old, reference, advantages, scored, clips=(clip, clip)).surrogate(settings["policy"])
     whole = Batch.of(log_probs, old, reference, advantages, scored)
@@ -114,7 +114,7 @@ def objective(
 
 
 def compare(case: Case, name: str, log_probs: Tensor, loss: Tensor) -> None:
-    """A loss and its gradient with respect to the log-probabilities."""
+    """Compares a loss and its gradient with respect to the log-probabilities."""
     close = case.allowed(atol=1e-6, rtol=2e-5)
     (gradient,) = torch.autograd.grad(loss, log_probs)
     case.close(f"loss.{name}", loss[None], case[f"out.loss.{name}"], **close)
@@ -122,7 +122,8 @@ def compare(case: Case, name: str, log_probs: Tensor, loss: Tensor) -> None:
 
 
 def check_random_masking_objective(case: Case) -> None:
-    """The KL, to the old policy, is a sum over tokens beside a mean of surrogates; with a value model a mean too."""
+    """Compares losses with a mean of surrogates and a sum of the KL to the old policy; with a value model, both are
+    means."""
     by_token = "in.advantage_per_token" in case
     advantages = case["in.advantage_per_token" if by_token else "in.advantage"]
     scored, old = case["in.mask"].bool(), case["in.lp_old"]
@@ -200,7 +201,7 @@ def check_trl(case: Case) -> None:
 
 
 def row_of(token_ids: Tensor, response: Tensor) -> Row:
-    """A sample whose response is scored as a whole."""
+    """Returns a row whose whole response is scored."""
     nothing = torch.zeros_like(response)
     return Row(
         token_ids=token_ids, response_mask=response, scored_mask=response, image_mask=nothing, span=response.long(),
@@ -250,7 +251,7 @@ def check_advantages(case: Case) -> None:
         case.close(name, centred, case[name], **close)
     normalised = group_advantages(rewards.double().flatten(), groups).view(rewards.shape)
     case.close("zscore", normalised, case["out.dllm_rl_zscore_float64"], atol=1e-12, rtol=1e-6)
-    # TRL's spread is the unbiased one with 1e-4 added; ours centres, and the division is written out here.
+    # TRL divides by the unbiased standard deviation plus 1e-4. Our advantage is the difference, which is divided here.
     spread = centred.square().sum(dim=1).div(rewards.shape[1] - 1).sqrt()
     case.close("group_std_unbiased", spread, case["out.group_std_unbiased"], **close)
     case.close("trl_scale_group", centred / (spread[:, None] + 1e-4), case["out.trl_scale_group"], **close)
@@ -258,7 +259,7 @@ def check_advantages(case: Case) -> None:
 
 
 def check_equal_rewards(case: Case) -> None:
-    """The original is misled by rounding; equal rewards have advantage 0."""
+    """Checks that equal rewards have the advantage 0, which the original misses because of rounding."""
     for match in case.names(r"in\.rewards\.(\d+)"):
         rewards = case[match[0]]
         found = group_advantages(rewards, torch.zeros(len(rewards), dtype=torch.long))
@@ -266,7 +267,7 @@ def check_equal_rewards(case: Case) -> None:
 
 
 def check_rows(case: Case) -> None:
-    """Masked rows of random masking, of masks with their complements, and of the order of writing."""
+    """Compares masked rows of random masking, of masks with their complements, and of the order of generation."""
     params, labels, noisy = case.params, case["out.labels"], case["out.noisy"]
     kind = case.name.removeprefix("rl_rows_")
     clean, response, steps = rows_of(case)
@@ -283,7 +284,7 @@ def check_rows(case: Case) -> None:
         whole = scored.repeat_interleave(repeats, 0)
         tail = (response & ~scored).repeat_interleave(repeats, 0)
         ratio = params["lower_p"] + (params["upper_p"] - params["lower_p"]) * case["in.t_uniform"]
-        # The uniform numbers of the case mask nothing outside the response; its tail is masked with all its tokens.
+        # The random numbers of the case mask no token outside the response. The tail of the response is always masked.
         masked = bernoulli_mask(case["in.rand_rows"], ratio, whole, at_least_one=False)
         if "coupled" in kind:
             views = torch.stack([whole, masked, whole & ~masked])
@@ -300,9 +301,9 @@ def check_rows(case: Case) -> None:
 
 
 def rows_of(case: Case) -> tuple[Tensor, Tensor, Tensor]:
-    """Clean rows, their responses and steps, padded on the left as the original does; (B, L) each.
+    """Returns clean rows, response masks and steps, (B, L) each, padded on the left as in the original.
 
-    Its response starts behind the last header of the prompt, and so takes a prompt token along where one follows.
+    In the original, the response starts after the last header of the prompt, and may include a token of the prompt.
     """
     params, rows, starts = case.params, [], []
     for image, prompt, answer in zip(params["image_ids"], params["prompt_ids"], params["response_ids"], strict=True):
@@ -328,28 +329,28 @@ def step_advantages(
     discount: float,
     decay: float,
 ) -> tuple[Float[Tensor, "R L"], Float[Tensor, "R L"]]:
-    """Generalised advantages over the steps of a response, with a value for each token.
+    """Returns generalised advantages over the steps of a response, with a value for each token.
 
     A step's value is the mean over its scored tokens, and the reward comes with the last step. The advantage of a
     token is measured from its own value: ``r + discount V' - V_token + discount decay A'`` with value and advantage of
     the next step.
 
     Args:
-        values: Of each token, in the units of the reward.
-        scored: Tokens of each row's step; a row without any is left out.
-        sequence: Response of each row.
-        step: Order of the rows of one response.
-        rewards: Of each response.
-        discount: Gamma.
-        decay: Lambda.
+        values: Value of each token, in the units of the reward.
+        scored: Mask of the tokens of the step of each row. Rows without such tokens are left out.
+        sequence: Number of the response of each row.
+        step: Position of each row among the rows of its response.
+        rewards: Reward of each response.
+        discount: The factor gamma.
+        decay: The factor lambda.
 
     Returns:
-        Advantages and discounted returns; 0 where not scored.
+        Advantages and discounted returns, which are 0 at tokens that are not scored.
     """
     advantages, returns = torch.zeros_like(values), torch.zeros_like(values)
     for number, reward in enumerate(rewards):
         rows = ((sequence == number) & scored.any(dim=1)).nonzero().flatten()
-        value = advantage = later = values.new_zeros(())  # of the next step; there is none behind the last
+        value = advantage = later = values.new_zeros(())  # those of the next step, which are 0 for the last step
         for i, row in enumerate(rows[step[rows].argsort(descending=True)]):
             now = scored[row]
             own = reward if i == 0 else torch.zeros_like(reward)

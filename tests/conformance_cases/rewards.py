@@ -1,4 +1,4 @@
-"""The reward model for images."""
+"""Checks the reward model for images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text sampling."""
+"""Checks text sampling."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def sample(case: Case, prompts: list[Tensor], end_id: int, **changes: Any) -> li
 
 
 def check_greedy(case: Case) -> None:
-    """Ids and their order; with padded prompts, which we give without padding."""
+    """Compares ids and the steps at which they are fixed. Our sampler gets padded prompts without their padding."""
     width, prompts = case["in.prompt"].shape[1], list(case["in.prompt"])
     if "in.attention_mask" in case:
         prompts = [row[mask[:width].bool()] for row, mask in zip(prompts, case["in.attention_mask"], strict=True)]
@@ -43,7 +43,8 @@ def check_greedy(case: Case) -> None:
 
 
 def check_early_stop(case: Case) -> None:
-    """The original stops only where a block ends in end-of-text in all rows, we at any block that has one, by row."""
+    """Compares texts up to their end. The original stops if a block ends in end-of-text in all rows, ours stops by
+    row."""
     prompts, end, mask = list(case["in.prompt"]), case.params["eot_token"], case.params["mask_id"]
     width, block = case["in.prompt"].shape[1], case.params["block_length"]
     whole = torch.stack([one.token_ids for one in sample(case, prompts, end)])
@@ -66,7 +67,7 @@ def check_mask_in_prompt(case: Case) -> None:
 
 
 def check_seeded(case: Case) -> None:
-    """The original's random numbers, in its order, through our pieces."""
+    """Compares samples of our functions with the random numbers of the original in its order."""
     for name, temperature in (("out.ids_temperature1", 1.0), ("out.ids_random_remasking", 0.0)):
         case.exact(name, seeded(case, temperature, random="random" in name), case[name])
 
@@ -107,7 +108,7 @@ def check_counts(case: Case) -> None:
 
 
 def check_gumbel(case: Case) -> None:
-    """Our draw is the arg-max of the logits with the noise added: that of the original's noised values."""
+    """Compares our draws with the arg-max of the values to which the original has added noise."""
     logits, uniform = case["in.logits"].flatten(0, -2), case["in.uniform"].flatten(0, -2)
     for match in case.names(r"out\.argmax_T([\d.]+)"):
         temperature, expected = float(match[1]), case[match[0]]

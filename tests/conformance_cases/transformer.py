@@ -1,4 +1,4 @@
-"""The network: logits, hidden states, rotation and norm."""
+"""Checks the model: logits, hidden states, rotation and norm."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ATTENTIONS = ("eager", "sdpa")
 
 
 def check_plain(case: Case) -> None:
-    """Logits of ids or embeddings, without a mask; and the hidden states where they are given."""
+    """Compares logits of ids or embeddings without a mask, and hidden states if the case has them."""
     for attention in ATTENTIONS:
         model = case.model(attention)
         if "in.inputs_embeds" in case:
@@ -28,7 +28,7 @@ def check_plain(case: Case) -> None:
         last = len(out.hidden_states) - 1
         for i, state in enumerate(out.hidden_states):
             if f"out.hidden.{i}" in case:
-                # The original lists the last state behind the final norm.
+                # The last state of the original is the output of the final norm.
                 state = model.transformer.ln_f(state) if i == last else state
                 case.close(f"hidden.{i} ({attention})", state, case[f"out.hidden.{i}"], **tolerance(case))
 
@@ -48,7 +48,8 @@ def check_boolean_mask(case: Case) -> None:
 
 
 def check_padding_hides(case: Case) -> None:
-    """Where the original adds the mask or turns causal: ours hides padding, which is the case's alternative."""
+    """Compares logits with masked padding with the alternative of the case; the original adds the mask or becomes
+    causal."""
     name = "alt.logits_if_masking_worked"
     expected = case[name if name in case else "alt.logits_key_padding_bidirectional"]
     real = case["in.attention_mask"].bool()
@@ -65,7 +66,7 @@ def check_added_bias(case: Case) -> None:
 
 
 def with_bias(case: Case, bias: Tensor) -> Tensor:
-    """Logits with numbers added to the scores, as an attention of transformers' interface."""
+    """Returns logits with numbers added to the attention scores, by the attention interface of transformers."""
 
     def added(_: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, scaling: float, **__: Any) -> Any:
         groups = query.shape[1] // key.shape[1]

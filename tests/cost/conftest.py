@@ -1,4 +1,4 @@
-"""The tests of this folder share a helper."""
+"""Lets the tests of this folder import a shared helper."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Memory of tensors that are never allocated: a count of live bytes under FakeTensorMode."""
+"""Counts the live bytes of tensors under FakeTensorMode, in which no memory is allocated."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class LiveBytes(TorchDispatchMode):
 
     @contextmanager
     def measured(self) -> Iterator[list[float]]:
-        """Yields a list; after the block it holds the largest number of GB (1e9 bytes) beyond those before it."""
+        """Yields a list. After the block, it has the peak number of GB (1e9 bytes) beyond those before the block."""
         before, found = self.now, []
         self.peak = self.now
         yield found
@@ -57,7 +57,7 @@ class LiveBytes(TorchDispatchMode):
 
 @contextmanager
 def fake_memory() -> Iterator[LiveBytes]:
-    """Makes all tensors fake, and yields the counter of their bytes, as many as on a GPU."""
+    """Makes all tensors fake, and yields a counter of the bytes that they would have on a GPU."""
     live = LiveBytes()
     with (
         patch.object(wide_linear, "has_wide_product", lambda x: True),

@@ -1,4 +1,4 @@
-"""The kind of a GPU, by its name and memory as the driver reports them."""
+"""Tests how the kind of a GPU is found by the name and memory that the driver reports."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from unigrpo.cost.hardware import DEFAULT, KINDS, find_hardware
         ("NVIDIA H100 80GB HBM3", 85.0, "h100_80gb"),
         ("NVIDIA H200", 150.1, "h200"),
         ("NVIDIA B200", 191.4, "b200"),
-        ("NVIDIA H100 80GB HBM3 MIG 3g.40gb", 42.2, DEFAULT),  # none of this name has so little memory
+        ("NVIDIA H100 80GB HBM3 MIG 3g.40gb", 42.2, DEFAULT),  # no GPU of this name has so little memory
         ("NVIDIA L4", 24.0, DEFAULT),
     ],
 )
-def test_a_gpu_is_known_by_its_name_and_memory(monkeypatch, name, gigabytes, kind):
+def test_a_gpu_is_identified_by_its_name_and_memory(monkeypatch, name, gigabytes, kind):
     found = SimpleNamespace(name=name, total_memory=gigabytes * 1e9)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: found)

@@ -1,4 +1,4 @@
-"""The memory estimate against the published sizes of the 8B model."""
+"""Compares the memory plan with the published sizes of the 8B model."""
 
 from typing import Literal
 
@@ -42,7 +42,7 @@ def plan(*, ranks=8, zero_stage: Literal[0, 2, 3] = 3, adam_offload=False, beta=
 
 
 def test_training_state_of_the_8b_model_is_18_bytes_per_parameter_before_sharding():
-    """Two of a weight, four of its gradient, twelve of the optimizer."""
+    """A weight has 2 bytes, its gradient 4, and the optimizer 12."""
     gpu = plan(ranks=1, zero_stage=0).gpu
     assert gpu["weights"] + gpu["gradients"] + gpu["optimizer"] == pytest.approx(8.08269 * 18, rel=1e-4)
 
@@ -59,7 +59,8 @@ def test_zero_2_keeps_the_weights_whole():
 
 
 def test_a_reduction_in_float32_holds_two_buckets_and_two_copies_of_the_gradient_of_the_head():
-    """The head has 134,656 x 4,096 weights, more than the 5e8 of a bucket; the rank has an eighth of the gradients."""
+    """The head has 134,656 x 4,096 weights, more than the 5e8 of a bucket. Each rank has an eighth of the
+    gradients."""
     config = RunConfig(ds=DeepSpeedConfig(zero_stage=2))
     buckets, head, own = 2 * 2 * 0.5, 0.551550976, 8.082690048 / 8
     assert zero_buffers_gb(config, MMADA_8B, ranks=8) == pytest.approx(buckets + (2 + 4) * head + 2 * own)
@@ -82,7 +83,8 @@ def test_no_kl_means_no_reference():
 
 @pytest.mark.parametrize(("batch", "least", "most"), [(16, 70, 80), (64, 140, 150)])
 def test_a_run_on_images_counts_caches_the_image_tokenizer_and_what_the_reference_computes(batch, least, most):
-    """Rows of 512 tokens of prompt, 1,024 of image and an end; those of guidance have 5 instead of a prompt."""
+    """Rows have 512 tokens of prompt, 1,024 of image and an end. Rows of guidance have 5 tokens instead of the
+    prompt."""
     image = ImageSamplingConfig(cache="text", guidance_scale=3.5)
     config = RunConfig(
         rollout=RolloutConfig(batch_size=48, n_samples_per_prompt=8, micro_batch_size=batch, image=image),
@@ -101,10 +103,10 @@ def test_a_run_on_images_counts_caches_the_image_tokenizer_and_what_the_referenc
     assert least < found.gpu_total < most
 
 
-def test_lora_trains_little_and_keeps_no_second_copy():
+def test_lora_trains_few_weights_and_needs_no_second_copy_of_the_model():
     lora = LoRAConfig(rank=16)
     size = ModelSize.of(MMadaConfig(), lora)
-    # rank x (in + out) of q, k, v, attn_out (4096 to 4096) and of the three of the MLP (4096, 12288), in 32 layers
+    # 32 layers have rank x (in + out) for q, k, v, attn_out (4096 to 4096) and for three of the MLP (4096, 12288)
     assert size.num_trainable == 32 * 16 * (4 * 2 * 4096 + 3 * (4096 + 12288))
     config = RunConfig(ds=DeepSpeedConfig(zero_stage=2, lora=lora))
     gpu = memory_plan(config, size, Rows(longest=384)).gpu

@@ -1,6 +1,6 @@
-"""The memory plan against passes of the 8B model under FakeTensorMode, in which tensors have shapes and no memory.
+"""Compares the memory plan with passes of the 8B model under FakeTensorMode, in which tensors have no memory.
 
-Layers are alike, so most tests take four of the 32 layers and the plan of as many; a slow test takes all of them.
+All layers are equal, so most tests use four of the 32 layers and a plan of four layers; a slow test uses all layers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from unigrpo.models.sampling.cache import KeyValueCache
 from unigrpo.models.vocabulary import PUBLISHED_CODEBOOK_SIZE, PUBLISHED_IDS, Vocabulary
 
 ROW = 1792
-"""Tokens of the longest row of launch/configs/mmada_8b/unigrpo.yaml: an image, a question and an answer."""
+"""Number of tokens of the longest row of launch/configs/mmada_8b/unigrpo.yaml: an image, a question and an answer."""
 WITHIN = 0.1
 VOCABULARY = Vocabulary(
     **{f"{name}_id": number for name, number in PUBLISHED_IDS.items()},
@@ -37,7 +37,7 @@ VOCABULARY = Vocabulary(
 
 @pytest.fixture(scope="module")
 def fakes() -> tuple[FakeTensorMode, LiveBytes, MMadaModelLM]:
-    """A fake model in bfloat16, and the modes in which it can be used."""
+    """Returns a fake model in bfloat16."""
     fake, live = FakeTensorMode(allow_non_fake_inputs=True), LiveBytes()
     with fake, live:
         return fake, live, build(config())
@@ -47,7 +47,7 @@ def fakes() -> tuple[FakeTensorMode, LiveBytes, MMadaModelLM]:
 def live(
     fakes: tuple[FakeTensorMode, LiveBytes, MMadaModelLM], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[LiveBytes]:
-    """Counts bytes, as many as on a GPU; all tensors of the test are fake."""
+    """Counts the bytes that the tensors of the test, which are fake, would have on a GPU."""
     monkeypatch.setattr(wide_linear, "has_wide_product", lambda x: True)
     with fakes[0], fakes[1]:
         yield fakes[1]
@@ -55,7 +55,7 @@ def live(
 
 @pytest.fixture
 def noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Noise of the same size from no generator, because fake tensors take none."""
+    """Returns noise of the same size without a generator, because fake tensors do not support one."""
     for sampling in (text_sampling, image_sampling):
         monkeypatch.setattr(sampling, "exponential_noise", lambda counts, size, *_: torch.empty(sum(counts), size))
     monkeypatch.setattr(text_sampling, "uniform_noise", lambda counts, *_: torch.empty(sum(counts)))
@@ -85,7 +85,7 @@ def size(sized: MMadaConfig) -> ModelSize:
 
 
 def inputs(rows: int, read: int) -> dict[str, Any]:
-    """Whole rows, of whose first tokens ``read`` are scored."""
+    """Returns the arguments of a pass over whole rows, whose first ``read`` tokens are scored."""
     positions = torch.zeros(rows, ROW, dtype=torch.bool)
     return {
         "input_ids": torch.zeros(rows, ROW, dtype=torch.long),
@@ -102,7 +102,7 @@ def measured_scoring(model: MMadaModelLM, live: LiveBytes, rows: int, **more: An
 
 
 def measured_update(model: MMadaModelLM, live: LiveBytes, rows: int, read: int, *, is_recomputed: bool) -> float:
-    """Of forward and backward pass, without the gradients of weights, which are dropped as soon as they exist."""
+    """Measures forward and backward pass without the gradients of weights, which are dropped as soon as they exist."""
 
     def drop(parameter: torch.Tensor) -> None:
         parameter.grad = None
@@ -117,8 +117,8 @@ def measured_update(model: MMadaModelLM, live: LiveBytes, rows: int, read: int, 
     return found[0]
 
 
-def test_hidden_states_of_all_layers_are_kept_on_request_alone(live, model):
-    """16 rows of 1,792 tokens: 9 tensors of the model's width, 0.235 GB each, and one more of each layer."""
+def test_hidden_states_of_all_layers_are_kept_only_on_request(live, model):
+    """For 16 rows of 1,792 tokens, there are 9 tensors of the width of the model, 0.235 GB each, and one per layer."""
     one = 16 * ROW * 4096 * 2 / 1e9
     assert measured_scoring(model, live, 16) == pytest.approx(9 * one, rel=0.05)
     assert measured_scoring(model, live, 16, output_hidden_states=True) > 11 * one

@@ -1,4 +1,4 @@
-"""Disk, downloads and rewards of a run: by hand, and as the plan prints them."""
+"""Compares disk space, downloads and rewards of a run with numbers by hand, and tests how the plan prints them."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_disk_that_is_too_small_is_refused_or_warned_of(tmp_path):
     assert not any("NOT ENOUGH" in line for line in disk_lines(config, large, 1e9))
 
 
-def test_only_what_is_not_here_is_downloaded(tmp_path, monkeypatch):
+def test_only_missing_files_are_downloaded(tmp_path, monkeypatch):
     class Cache:
         class Repo:
             repo_id = "showlab/magvitv2"
@@ -109,7 +109,7 @@ def config_of(*terms, **changes):
     )
 
 
-def test_fractions_follow_the_weights_of_the_files_and_the_golds():
+def test_fractions_of_prompts_follow_from_weights_of_files_and_gold_answers():
     files = (PromptFileConfig(path="a", weight=3.0), PromptFileConfig(path="b", weight=1.0))
     terms = (
         RewardTermConfig(name="math_answer", only="with_gold"),
@@ -125,7 +125,7 @@ def test_fractions_follow_the_weights_of_the_files_and_the_golds():
     assert even.tasks == pytest.approx({"text": 1 / 3, "mmu": 2 / 3})
 
 
-def test_assumed_fractions_are_those_of_files_with_a_task_and_a_weight():
+def test_assumed_fractions_of_prompts_are_those_of_files_with_a_task_and_a_weight():
     files = (PromptFileConfig(path="a", task="text", weight=3.0), PromptFileConfig(path="b", task="t2i", weight=1.0))
     config = config_of(RewardTermConfig(name="math_answer"), data=DataConfig(prompt_dataset=files))
     assert assumed_fractions(config, ["text", "t2i"]).tasks == {"text": 0.75, "t2i": 0.25}
@@ -133,7 +133,7 @@ def test_assumed_fractions_are_those_of_files_with_a_task_and_a_weight():
     assert assumed_fractions(unknown, ["text", "t2i"]).tasks == {"text": 0.5, "t2i": 0.5}
 
 
-def test_rewards_take_cpus_or_the_policys_gpus_and_only_the_wait_after_scoring_counts():
+def test_rewards_use_cpus_or_gpus_of_the_policy_and_only_the_wait_after_scoring_counts():
     on_cpus, on_gpus = (RewardTermConfig(name="clip_score", on_policy_gpus=flag) for flag in (False, True))
     fractions = PromptFractions(tasks={"t2i": 1.0}, rewards={"clip_score": 0.5})
     slow = reward_times(config_of(on_cpus), fractions, KINDS["h100_80gb"], 0.4, 8)["clip_score"]
@@ -169,7 +169,7 @@ def test_an_evaluation_costs_its_own_lengths_for_every_sample():
     assert both == pytest.approx(15 * one + 3 * drawn)
 
 
-def test_the_whole_run_is_given_in_hours_or_days_with_its_evaluations():
+def test_the_time_of_the_whole_run_is_in_hours_or_days_and_includes_evaluations():
     config = config_of(
         RewardTermConfig(name="math_answer"),
         train=TrainConfig(num_steps=1000),

@@ -1,4 +1,4 @@
-"""The arithmetic of a step against torch's own count, and the plans of the shipped 8B configs."""
+"""Compares the operations of a step with torch's counter, and tests the plans of the 8B configs."""
 
 from __future__ import annotations
 
@@ -63,17 +63,17 @@ def test_a_forward_pass_costs_what_torch_counts(num_read):
     model = MMadaModelLM(SMALL)
     positions = torch.zeros(2, 40, dtype=torch.bool)
     positions[:, :num_read] = True
-    # The counter knows attention as matrix products only.
+    # The counter counts attention only if it consists of matrix products.
     with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         model(torch.zeros(2, 40, dtype=torch.long), positions=positions)
     expected = 2 * forward_flops(ModelSize.of(SMALL, LoRAConfig()), 40, num_read)
     assert counter.get_total_flops() == expected
 
 
-def test_the_8b_anchors_of_sampling():
+def test_sampling_with_the_8b_model_has_the_operations_of_a_calculation_by_hand():
     """512 tokens x 128 passes x 16 GFLOP are 1.05 PFLOP: 121 tokens a second at half of 989 TFLOP/s.
 
-    That counts the head and the whole last layer at every token; we compute them where tokens are read.
+    This count has the head and the whole last layer at every token. We compute them only for tokens that are read.
     """
     model = ModelSize.of(MMadaConfig(), LoRAConfig())
     flops = text_flops(model, Lengths(prompt=256, response=256), TextSamplingConfig())
@@ -83,7 +83,7 @@ def test_the_8b_anchors_of_sampling():
 
 def seconds_of(work: StepFlops, gpu: str, num_gpus: int, mfu: float = 0.4, **more: Any) -> dict[str, float]:
     stage, overlap = more.pop("zero_stage", 2), more.pop("overlap", False)
-    dtype = "bf16" if stage == 1 else "fp32"  # of the sums of gradients
+    dtype = "bf16" if stage == 1 else "fp32"  # type in which gradients are added up
     config = RunConfig(ds=DeepSpeedConfig(zero_stage=stage, overlap_comm=overlap, grad_accum_dtype=dtype))
     return step_seconds(work, config, ModelSize.of(MMadaConfig(), LoRAConfig()), KINDS[gpu], num_gpus, mfu=mfu, **more)
 
@@ -98,8 +98,9 @@ def test_twice_the_gpus_halve_the_arithmetic_but_not_the_network():
 
 
 def test_gradients_are_reduced_after_every_pass_or_once():
-    """Gradients (32.33 GB in fp32, 16.165 in bf16) pass a ring twice, the weights (16.165 GB) once: 7/8 of them at
-    450 GB/s, 63/64 at 8 x 50 GB/s."""
+    """A ring sends gradients (32.33 GB in fp32, 16.165 in bf16) twice and weights (16.165 GB) once: 7/8 of them at 450
+    GB/s
+    within a node, and 63/64 at 8 x 50 GB/s between nodes."""
     nothing = StepFlops(generate=0.0, score=0.0, update=0.0)
     node = seconds_of(nothing, "h100_80gb", 8, zero_stage=2, num_passes=12, num_updates=4)["gradients"]
     assert node == pytest.approx(4 * (2 * 12 * 32.33 + 16.165) * 7 / 8 / 450, rel=1e-3)
@@ -110,7 +111,7 @@ def test_gradients_are_reduced_after_every_pass_or_once():
     assert slow.ring_gb(8) == 450
 
 
-def test_overlap_hides_the_reduction_behind_the_backward_passes():
+def test_an_overlapping_reduction_takes_no_time_beyond_the_backward_passes():
     long, short = (StepFlops(generate=0.0, score=0.0, update=flops) for flops in (1e18, 1e15))
     gathering = 16.165 * 7 / 8 / 450
     assert seconds_of(long, "h100_80gb", 8, num_passes=12, overlap=True)["gradients"] == pytest.approx(
@@ -121,13 +122,13 @@ def test_overlap_hides_the_reduction_behind_the_backward_passes():
     assert hidden == pytest.approx(2 / 3 * apart["update"])
 
 
-def test_rollout_workers_take_generation_over_and_a_step_ahead_it_overlaps():
+def test_rollout_workers_generate_and_overlap_with_training_if_they_are_a_step_ahead():
     work = StepFlops(generate=4e18, score=1e18, update=2e18)
     alone = seconds_of(work, "h200", 8, 0.5)
     helped = seconds_of(work, "h200", 8, 0.5, num_rollout_gpus=16)
     assert helped["generate"] == pytest.approx(alone["generate"] / 2)
     assert helped["update"] == alone["update"]
-    # 16.2 GB over one network card, 50 GB a second
+    # 16.2 GB over one network card with 50 GB/s
     assert helped["sync"] == pytest.approx(16.165 / 50, rel=1e-3)
     rest = helped["score"] + helped["update"] + helped["gradients"]
     assert whole_step(helped, 0) == pytest.approx(helped["generate"] + rest + helped["sync"])
@@ -144,7 +145,7 @@ def test_the_plan_shows_the_rollout_workers(capsys, tmp_path, monkeypatch):
     assert "gradients      sync   rewards      step" in text
 
 
-def test_the_plan_follows_the_chosen_tasks_and_refuses_those_without_a_reward(capsys, tmp_path, monkeypatch):
+def test_the_plan_counts_the_chosen_tasks_and_refuses_tasks_without_a_reward(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command = ["--config", str(CONFIGS / "unigrpo.yaml"), "--dry_run", "--gpu", "h200", "--data.tasks"]
     assert train.run([*command, "[text]"]) == 0
@@ -204,7 +205,7 @@ def test_without_a_gpu_the_default_kind_is_planned_for():
 
 
 @pytest.mark.parametrize("cache", ["none", "prefix", "dual"])
-def test_sampling_costs_what_the_flop_meter_counts(cache, tiny_model_folder):
+def test_the_planned_operations_of_sampling_are_those_that_are_counted(cache, tiny_model_folder):
     model = MMadaModelLM.from_pretrained(tiny_model_folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_folder)
     settings = TextSamplingConfig(
@@ -225,7 +226,7 @@ def test_sampling_costs_what_the_flop_meter_counts(cache, tiny_model_folder):
 
 @pytest.mark.parametrize("cache", ["none", "text"])
 @pytest.mark.parametrize("guidance", [0.0, 2.0])
-def test_drawing_costs_about_what_the_flop_meter_counts(cache, guidance, tiny_unified_folder):
+def test_the_planned_operations_of_images_are_about_those_that_are_counted(cache, guidance, tiny_unified_folder):
     model = MMadaModelLM.from_pretrained(tiny_unified_folder).eval()
     vocabulary = Vocabulary.from_pretrained_parts(model.config, AutoTokenizer.from_pretrained(tiny_unified_folder))
     settings = ImageSamplingConfig(num_image_tokens=64, num_denoising_steps=8, guidance_scale=guidance, cache=cache)
@@ -240,7 +241,7 @@ def test_drawing_costs_about_what_the_flop_meter_counts(cache, guidance, tiny_un
     )
     size = ModelSize.of(model.config, LoRAConfig())
     predicted = 3 * image_flops(size, Lengths(prompt=15, response=64), settings, 32)
-    # The head reads fewer places from step to step, by the schedule; here it is a large part of a small model.
+    # The head reads fewer positions in each step, and it is a large part of this small model.
     assert meter.flops == pytest.approx(predicted, rel=0.08)
 
 
@@ -261,7 +262,7 @@ def test_scored_guidance_adds_the_unconditional_rows():
     assert texts[0] == texts[1]
 
 
-def test_the_exact_kl_runs_the_base_in_the_update_and_no_reference_before_it():
+def test_with_the_exact_kl_the_base_runs_in_the_update_and_no_reference_before_it():
     model, tokens = ModelSize.of(MMadaConfig(), LoRAConfig(rank=8)), {"text": 50}
     sampled, exact = (
         RunConfig(
@@ -286,10 +287,10 @@ def test_a_step_of_several_tasks_adds_up_and_thoughts_come_before_their_image():
     for role in ("generate", "score", "update"):
         assert getattr(mixed, role) == pytest.approx(sum(getattr(e, role) for e in each.values()) / 3)
     behind = unigrpo_flops(config, model, {"t2i": 50 + config.rollout.text.max_new_tokens}, 256, {"t2i": 1.0}, 8192)
-    seen = Lengths(prompt=50, response=config.rollout.text.max_new_tokens + 256)  # thoughts before the hidden image
+    seen = Lengths(prompt=50, response=config.rollout.text.max_new_tokens + 256)  # thoughts, before the masked image
     thoughts = config.num_samples_per_step * text_flops(model, seen, config.rollout.text)
     assert each["r2i"].generate == pytest.approx(thoughts + behind.generate)
-    # Old policy and reference score every inner update; its forward and backward pass costs three such passes.
+    # Old policy and reference score each inner update, whose forward and backward pass costs three such passes.
     assert each["text"].update == pytest.approx(1.5 * each["text"].score)
     apart = dataclasses.replace(config, train=TrainConfig(colocate_actor_ref=False))
     assert unigrpo_flops(apart, model, tokens, 256, {"text": 1.0}, 8192).score == each["text"].score / 2

@@ -1,4 +1,4 @@
-"""docs/metrics.md explains every metric of a run. The runs are those of other tests; here are the page's own rules."""
+"""Tests the notation of docs/metrics.md. Tests that make runs check that the page explains all their metrics."""
 
 from builders import undocumented_metrics
 

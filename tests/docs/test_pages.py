@@ -1,4 +1,4 @@
-"""The documentation names files, commands and settings that exist."""
+"""Tests that the files, commands and settings in the documentation exist."""
 
 import dataclasses
 import importlib.util
@@ -23,7 +23,7 @@ PAGES = sorted(
     for path in ROOT.glob(pattern)
 )
 CURRENT = [page for page in PAGES if page.name != "CHANGELOG.md"]
-"""Pages about this version; the changelog also names what was renamed."""
+"""Pages about this version. The changelog, which also has old names, is not one of them."""
 SECTIONS = [field.name for config in (RunConfig, StageConfig) for field in dataclasses.fields(config)]
 SETTING = re.compile(rf"(?<![\w./-])(?:--)?((?:{'|'.join(sorted(set(SECTIONS)))})\.[a-z_0-9.]*[a-z_0-9])(?![\w/(*])")
 
@@ -33,7 +33,7 @@ def text_of(page: Path) -> str:
 
 
 def prose_of(page: Path) -> str:
-    """A page without its blocks of code."""
+    """Returns a page without its blocks of code."""
     return re.sub(r"^```.*?^```", "", text_of(page), flags=re.DOTALL | re.MULTILINE)
 
 
@@ -43,7 +43,7 @@ def anchors(page: Path) -> set[str]:
 
 
 def settings(config: Any, prefix: str = "") -> set[str]:
-    """Every dotted name of a config class, by reflection."""
+    """Returns the dotted names of all settings of a config class."""
     found: set[str] = set()
     for field in dataclasses.fields(config):
         name = prefix + field.name

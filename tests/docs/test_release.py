@@ -1,4 +1,4 @@
-"""The version of the package, the changelog and the citation agree."""
+"""Tests that the versions of the package, the changelog and the citation are equal."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Held-out prompts are dealt to the workers by task."""
+"""Tests that held-out prompts are distributed to the workers by task."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def rollout(request: SampleRequest) -> Rollout:
 
 
 class Four(LocalGroup):
-    """A group of four workers that notes what each was asked for."""
+    """A group of four workers that records the prompts of each worker."""
 
     size = 4
 

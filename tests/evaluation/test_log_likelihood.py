@@ -1,4 +1,4 @@
-"""The bound against the sum over all masks, and the trace against a loop over whole logits."""
+"""Compares the bound with the sum over all masks, and the trace with a loop over whole logits."""
 
 import itertools
 
@@ -17,7 +17,7 @@ def model(tiny_model_folder):
 
 
 def masked_log_probs(model, hidden):
-    """Log-probabilities of the response's tokens (R,) where a set of them is masked."""
+    """Returns the log-probabilities (R,) of the tokens of the response if a set of them is masked."""
     row = torch.cat([PROMPT, RESPONSE])
     for place in hidden:
         row[len(PROMPT) + place] = model.config.mask_token_id
@@ -32,7 +32,7 @@ def test_the_bound_is_the_mean_over_all_masks_that_it_draws_from(model):
     for number in range(1, length + 1):
         subsets = list(itertools.combinations(range(length), number))
         sums = [masked_log_probs(model, hidden)[list(hidden)].sum().item() for hidden in subsets]
-        exact += sum(sums) / len(sums) / number  # 1 / R for the number, R / l for its weight
+        exact += sum(sums) / len(sums) / number  # the number l has the probability 1 / R and the weight R / l
     found = [
         bound_log_likelihood(
             model, PROMPT, RESPONSE, model.config.mask_token_id, num_samples=300, batch_size=64,

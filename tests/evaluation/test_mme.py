@@ -1,4 +1,4 @@
-"""Accuracy+ and scores of MME by hand."""
+"""Compares accuracy+ and scores of MME with calculations by hand."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from unigrpo.evaluation.yes_no import yes_no_metrics
 from unigrpo.records import Prompt, RewardOutput
 
 ROWS = [
-    # category, image, right, right
+    # category, image, and whether each of its two answers is right
     ("count", "count/1.png", 1.0, 1.0),
     ("count", "count/2.png", 1.0, 0.0),
     ("OCR", "OCR/1.png", 1.0, 1.0),
@@ -45,7 +45,8 @@ def test_the_scores_are_those_of_the_definition():
 
 def test_several_samples_of_a_question_are_paired_by_number():
     prompts, outputs = samples([("count", "count/1.png", 1.0, 1.0)], repeats=2)
-    outputs[1] = outputs[2] = RewardOutput(parts={"mme": 0.0})  # second sample of one question, first of the other
+    # The second sample of one question, and the first of the other.
+    outputs[1] = outputs[2] = RewardOutput(parts={"mme": 0.0})
     assert mme_metrics(prompts, outputs)["mme_accuracy_plus"] == 0.0
     outputs[2] = RewardOutput(parts={"mme": 1.0})
     assert mme_metrics(prompts, outputs)["mme_accuracy_plus"] == 0.5
@@ -65,7 +66,8 @@ def test_pope_has_the_f1_of_each_setting():
                                                     + [("yes", "popular"), ("no", "popular")])]  # fmt: skip
     outputs = [RewardOutput(parts={"pope": value}) for value in (1.0, 1.0, 0.0, 1.0, 1.0, 0.0)]
     metrics = yes_no_metrics(prompts, outputs)
-    assert metrics["yes_no_f1_random"] == pytest.approx(2 * 1 / (1 + 2))  # one yes is found, said once, of two
+    # One answer is yes, and one of the two questions whose gold answer is yes.
+    assert metrics["yes_no_f1_random"] == pytest.approx(2 * 1 / (1 + 2))
     assert metrics["yes_no_f1_popular"] == pytest.approx(2 * 1 / (2 + 1))
     graded = [RewardOutput(parts={"math_answer": output.parts["pope"]}) for output in outputs]
     assert set(metrics) - set(yes_no_metrics(prompts, graded)) == {"yes_no_f1_random", "yes_no_f1_popular"}

@@ -1,4 +1,4 @@
-"""Precision, recall and F1 against scikit-learn's definitions, by counting."""
+"""Compares precision, recall and F1 with scikit-learn's definitions."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""The example service runs programs within the limits that its page names."""
+"""Tests that the example service runs programs within the limits of its page."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SERVER = load_script(FOLDER / "server.py")
 
 @pytest.fixture(scope="module")
 def sandbox() -> Any:
-    """A sandbox with a Python that the user nobody may start, if the tests run as root."""
+    """Starts a sandbox. If the tests run as root, its Python is one that the user nobody may start."""
     python = sys.executable if os.geteuid() else shutil.which("python3", path="/usr/bin:/bin")
     if python is None:
         pytest.skip("the tests run as root, and there is no Python in /usr/bin for the user nobody")
@@ -82,7 +82,7 @@ def test_a_program(claim: str, sandbox: Any, url: str) -> None:
     assert answer["run_result"]["stdout"] == "fine\n", answer
 
 
-def test_no_process_of_a_program_stays_when_its_time_is_over(sandbox: Any) -> None:
+def test_no_process_of_a_program_remains_after_its_time_limit(sandbox: Any) -> None:
     code = f"""
 import os, time
 print("x", flush=True)
@@ -98,14 +98,14 @@ while True:
 
 
 def programs_of_this_process() -> list[str]:
-    """The processes whose working directory is one of a sandbox of this test process, which are deleted by then."""
+    """Returns the processes whose working directory was a folder of a sandbox of this test process."""
     found: list[str] = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             if b"program.py" in (process / "cmdline").read_bytes() and "(deleted)" in os.readlink(process / "cwd"):
                 found.append(process.name)
         except OSError:
-            continue  # it ended
+            continue  # the process has ended
     return found
 
 
@@ -138,7 +138,7 @@ def test_a_python_that_does_not_start_is_an_error_of_the_service() -> None:
         ({"content": b""}, 413),
     ],
 )
-def test_a_request_that_is_none_of_the_reward_is_refused(url: str, change: dict[str, Any], status: int) -> None:
+def test_a_request_of_another_client_is_refused(url: str, change: dict[str, Any], status: int) -> None:
     assert status_of(url, **change) == status
 
 
@@ -149,7 +149,7 @@ def test_a_request_that_is_too_large_is_refused(url: str, monkeypatch: pytest.Mo
 
 
 def status_of(url: str, **change: Any) -> int:
-    """The status of the answer to a good request with some change."""
+    """Returns the status of the response to a valid request with a change."""
     request = {"content": b'{"code": "print(1)"}', "headers": {"Content-Type": "application/json"}} | change
     with httpx.Client(trust_env=False) as client:
         return client.post(url, **request).status_code

@@ -1,4 +1,4 @@
-"""The comparison of methods on the tiny world, and the figures and the closing sentence of the quickstart."""
+"""Tests the comparison of methods on the tiny data, and the figures and the closing sentence of the quickstart."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TINY = ROOT / "examples" / "tiny"
 
 @pytest.fixture(scope="module")
 def scripts() -> ModuleType:
-    """The scripts of examples/tiny, imported as they import each other."""
+    """Returns the modules of examples/tiny, imported as they import each other."""
     sys.path.insert(0, str(TINY))
     try:
         import before_after  # noqa: PLC0415
@@ -44,7 +44,7 @@ def a_run(rate: float, seed: int, sums: tuple[float, ...]) -> dict[str, Any]:
 def test_gains_are_taken_at_equal_samples_and_at_the_time_of_the_fastest(scripts):
     slow, fast = a_run(1e-4, 1, (0.2, 0.4, 0.8)), a_run(3e-5, 1, (0.2, 0.3, 0.3))
     assert scripts.compare.gains(slow) == {"sums": pytest.approx(0.6)}
-    assert scripts.compare.gains(slow, 0.25) == {"sums": pytest.approx(0.1)}, "half of the way to the second point"
+    assert scripts.compare.gains(slow, 0.25) == {"sums": pytest.approx(0.1)}, "the value halfway to the second point"
     assert scripts.compare.gains(slow, 0.75) == {"sums": pytest.approx(0.4)}
     assert scripts.compare.mean_gain(slow) > scripts.compare.mean_gain(fast)
     other = a_run(1e-4, 2, (0.2, 0.2, 0.6))
@@ -60,7 +60,7 @@ def test_the_figure_has_a_column_for_each_method_with_the_first_one_in_grey(scri
     figures: list[Any] = []
     monkeypatch.setattr(scripts.compare, "Figure", lambda **kwargs: figures.append(Figure(**kwargs)) or figures[-1])
     longer = a_run(1e-4, 2, (0.4, 0.6, 0.6))
-    del longer["points"][1]  # curves have the steps that all runs of a method have
+    del longer["points"][1]  # a curve has the points that all runs of a method have
     first, second = [a_run(1e-4, 1, (0.2, 0.2, 0.6))], [a_run(1e-4, 1, (0.2, 0.4, 0.8)), longer]
     scripts.compare.figure({"first": first, "second": second}, tmp_path / "curves.png")
     left, right = figures[0].axes
@@ -70,7 +70,7 @@ def test_the_figure_has_a_column_for_each_method_with_the_first_one_in_grey(scri
     assert (mean.get_xdata().tolist(), mean.get_ydata().tolist()) == ([0, 20], pytest.approx([0.3, 0.7]))
 
 
-def test_a_method_may_bring_its_rates(scripts, monkeypatch, capsys):
+def test_a_method_may_name_its_learning_rates(scripts, monkeypatch, capsys):
     read = scripts.compare.method_and_rates
     assert read("trace, 2 views") == ("trace, 2 views", [])
     assert read("ESPO=6e-5,1.2e-4") == ("ESPO", [6e-5, 1.2e-4])
@@ -97,7 +97,7 @@ def test_every_method_is_a_valid_config(scripts, monkeypatch):
     assert len(set(map(repr, made.values()))) == len(compare.METHODS), "two methods have the same settings"
 
 
-def test_a_small_comparison_chooses_the_rate_and_goes_on_from_finished_runs(scripts, monkeypatch, tmp_path, capsys):
+def test_a_small_comparison_chooses_the_rate_and_reuses_finished_runs(scripts, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(ROOT)
     arguments = [
         "compare_methods.py", "--output", str(tmp_path), "--methods", "wd1=1e-4,1e-3", "--seeds", "1",
@@ -158,7 +158,8 @@ def test_the_figure_of_seeds_has_the_steps_that_have_prompts_of_a_task_in_all_ru
     scripts.seeds.draw_figure([run(1, 2, 4), run(2, 3, 4)], tmp_path / "curve.png")
     curve, *held_out = figures[0].axes[0].lines
     assert curve.get_xdata().tolist() == [2, 4]
-    # Moving averages at steps 2 and 4: (0.1 + 0.2) / 2 and 0.7 / 3 in the first run, 0.2 and 0.9 / 3 in the second.
+    # The moving averages at steps 2 and 4 are (0.1 + 0.2) / 2 and 0.7 / 3 in the first run, 0.2 and 0.9 / 3 in the
+    # second.
     assert curve.get_ydata().tolist() == pytest.approx([(0.15 + 0.2) / 2, (0.7 / 3 + 0.3) / 2])
     assert [line.get_ydata().tolist() for line in held_out] == [[0.5], [0.5]]
     assert (tmp_path / "curve.png").stat().st_size > 0

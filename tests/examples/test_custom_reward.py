@@ -1,4 +1,4 @@
-"""Every example of a custom reward loads and runs as its page says."""
+"""Tests that every example of a custom reward works as its page says."""
 
 import threading
 from pathlib import Path
@@ -89,7 +89,7 @@ def asks_for_a_column(completions, chosen):
 def test_a_reward_that_fails_is_tried_in_one_line_and_in_time(tmp_path, capfd, function, status, output):
     file = tmp_path / "mine.py"
     file.write_text(TRIED)
-    seconds = "8" if function == "hangs" else "60"  # on a busy machine a process needs seconds to start
+    seconds = "8" if function == "hangs" else "60"  # a process needs seconds to start on a busy machine
     arguments = ["--reward", f"{file}:{function}", "--input", str(FOLDER / "samples.jsonl")]
     assert main([*arguments, "--timeout_seconds", seconds]) == status
     said = capfd.readouterr()

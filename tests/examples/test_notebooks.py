@@ -1,4 +1,4 @@
-"""The notebooks run as they are, and hold the outputs of such a run."""
+"""Tests that the notebooks run and have the outputs of such a run."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ EXECUTE = load_script(FOLDER / "execute.py")
 
 
 def outputs(notebook: dict[str, Any]) -> list[list[tuple[str, ...]]]:
-    """The kind of each output of each cell of code."""
+    """Returns the kind of each output of each code cell."""
     cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     return [[(one["output_type"], *sorted(one.get("data", ()))) for one in cell["outputs"]] for cell in cells]
 
 
 @pytest.mark.parametrize("name", ["sample", "one_step"])
-def test_a_notebook_runs_and_holds_such_outputs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(FOLDER)  # where Jupyter starts it
+def test_a_notebook_runs_and_has_the_outputs_of_a_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(FOLDER)  # the folder in which Jupyter starts it
     stored = json.loads((FOLDER / f"{name}.ipynb").read_text())
     counts = [cell["execution_count"] for cell in stored["cells"] if cell["cell_type"] == "code"]
     assert counts == list(range(1, len(counts) + 1)), "run python examples/notebooks/execute.py"
     executed = EXECUTE.execute(stored)
     assert outputs(executed) == outputs(stored)
-    assert all(outputs(stored)), "every cell shows something"
+    assert all(outputs(stored)), "a cell has no output"
     if name == "sample":
         shown = [
             one["data"]["image/png"] for cell in executed["cells"] for one in cell.get("outputs", ()) if "data" in one
@@ -53,6 +53,6 @@ def test_a_cell_shows_what_it_prints_and_its_last_value() -> None:
     printed, value = EXECUTE.run_cell("print('a')\nprint('b')\n[x, x + 1]", variables, 2)
     assert printed == {"name": "stdout", "output_type": "stream", "text": ["a\n", "b\n"]}
     assert value["data"] == {"text/plain": ["[2, 3]"]}
-    assert EXECUTE.run_cell("print(x)", variables, 3)[1:] == [], "print returns nothing to show"
+    assert EXECUTE.run_cell("print(x)", variables, 3)[1:] == [], "the value None is not shown"
     with pytest.raises(ZeroDivisionError):
         EXECUTE.run_cell("1 / 0", variables, 4)

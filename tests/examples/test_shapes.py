@@ -1,4 +1,4 @@
-"""The tiny world of images, its judge, and what is said of the shipped reward models."""
+"""Tests the tiny images, the rule that judges them, and the documented accuracy of the tiny reward models."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ REWARDS = {"clip_score": "clip", "image_reward": "image_reward"}
 
 @pytest.fixture(scope="module")
 def shapes() -> ModuleType:
-    """The world, imported as the scripts of examples/tiny import each other."""
+    """Returns the module of the shapes, imported as the scripts of examples/tiny import each other."""
     sys.path.insert(0, str(TINY))
     try:
         import shapes  # noqa: PLC0415
@@ -34,12 +34,12 @@ def shapes() -> ModuleType:
 def test_each_scene_has_its_own_caption_and_can_be_read_from_it(shapes: ModuleType) -> None:
     scenes = shapes.scenes()
     captions = [shapes.caption(scene) for scene in scenes]
-    kinds = 2 * 4 * 3  # sizes, colours, shapes
+    kinds = 2 * 4 * 3  # two sizes, four colours and three shapes
     assert len(set(captions)) == len(scenes) == 5 * kinds + 2 * kinds * (kinds - 6)
     assert [shapes.parse(text) for text in captions] == scenes
 
 
-def test_train_and_held_out_scenes_are_disjoint_and_together_all(shapes: ModuleType) -> None:
+def test_train_and_held_out_scenes_are_disjoint_and_include_all_scenes(shapes: ModuleType) -> None:
     train, held_out = shapes.split()
     assert not set(train) & set(held_out) and len(held_out) >= 140
     assert set(train) | set(held_out) == set(shapes.scenes())
@@ -51,7 +51,7 @@ def test_the_same_seed_draws_the_same_image(shapes: ModuleType) -> None:
     assert one == same != other
 
 
-def test_the_judge_takes_every_right_image_and_no_wrong_one(shapes: ModuleType) -> None:
+def test_the_rule_accepts_every_right_image_and_no_wrong_one(shapes: ModuleType) -> None:
     rng = random.Random(0)
     for scene in shapes.scenes()[::3]:
         image = shapes.draw(scene, rng)
@@ -61,10 +61,10 @@ def test_the_judge_takes_every_right_image_and_no_wrong_one(shapes: ModuleType) 
         assert not shapes.matches(image, shapes.caption(wrong)), (scene, wrong)
 
 
-def test_a_neighbour_is_a_scene_that_differs_in_one_thing(shapes: ModuleType) -> None:
+def test_a_neighbour_is_a_scene_that_differs_in_one_attribute(shapes: ModuleType) -> None:
     scene = shapes.parse("a small red circle on the left and a large blue square on the right")
     neighbours = shapes.neighbours(scene)
-    # Each thing: 1 other size, 2 free colours, 2 other shapes; and both in each other's place.
+    # Each shape has 1 other size, 2 free colours and 2 other shapes, and the two shapes can be exchanged.
     assert len(set(neighbours)) == len(neighbours) == 2 * (1 + 2 + 2) + 1
     assert set(neighbours) <= set(shapes.scenes()) - {scene}
     assert tuple(reversed([str(thing).split(" on ")[0] for thing in neighbours[-1]])) == (
@@ -73,7 +73,7 @@ def test_a_neighbour_is_a_scene_that_differs_in_one_thing(shapes: ModuleType) ->
     )
 
 
-def test_the_judge_reads_images_that_a_model_would_make(shapes: ModuleType) -> None:
+def test_the_rule_reads_images_like_those_of_a_model(shapes: ModuleType) -> None:
     rng, noise = random.Random(0), np.random.default_rng(0)
     scenes = shapes.scenes()[::12]
     right = 0
@@ -86,7 +86,7 @@ def test_the_judge_reads_images_that_a_model_would_make(shapes: ModuleType) -> N
 
 
 @pytest.mark.parametrize("colour", [(0, 0, 0), (150, 30, 180), (128, 128, 128)])
-def test_the_judge_accepts_nothing_foreign(shapes: ModuleType, colour: tuple[int, int, int]) -> None:
+def test_the_rule_rejects_other_images(shapes: ModuleType, colour: tuple[int, int, int]) -> None:
     image = shapes.draw(shapes.parse("a small red circle on the left"), random.Random(0))
     assert shapes.matches(image, "a red circle") and not shapes.matches(image, "a red circle and a blue circle")
     image.paste(colour, (40, 40, 56, 56))
@@ -103,12 +103,12 @@ def test_empty_and_meaningless_images_match_nothing(shapes: ModuleType) -> None:
         assert not any(shapes.matches(image, shapes.caption(scene)) for scene in shapes.scenes()[::10])
 
 
-def test_a_caption_of_another_world_is_refused(shapes: ModuleType) -> None:
+def test_a_caption_of_another_form_is_refused(shapes: ModuleType) -> None:
     with pytest.raises(ValueError, match="'a purple dog' names no colour"):
         shapes.parse("a red circle and a purple dog")
 
 
-def test_the_judge_is_a_reward(shapes: ModuleType) -> None:
+def test_the_rule_can_be_used_as_a_reward(shapes: ModuleType) -> None:
     image = shapes.draw(shapes.parse("a large green square at the top"), random.Random(0))
     inputs = [
         RewardInput(prompt=text, completion="", task="t2i", image=image)
@@ -119,7 +119,7 @@ def test_the_judge_is_a_reward(shapes: ModuleType) -> None:
 
 @pytest.fixture(scope="module")
 def pairs(shapes: ModuleType) -> list[tuple[RewardInput, RewardInput, RewardInput]]:
-    """For each held-out prompt: its image, one with one attribute wrong, one of any other scene."""
+    """Returns, for each held-out prompt, its image, one with one wrong attribute, and one of another scene."""
     rng = random.Random("images of the test")
     triples: list[tuple[RewardInput, RewardInput, RewardInput]] = []
     for scene in shapes.split()[1][:100]:
@@ -145,7 +145,7 @@ def test_the_shipped_models_rank_right_above_wrong(
 
 
 @pytest.mark.parametrize("folder", REWARDS.values())
-def test_what_is_said_of_the_shipped_models_holds(folder: str) -> None:
+def test_the_documented_accuracy_of_the_reward_models_is_right(folder: str) -> None:
     record = json.loads((TINY / folder / "training.json").read_text())
     assert record["held_out"]["one_attribute_wrong"] > 0.9 and record["held_out"]["another_scene"] > 0.95
     assert sum(file.stat().st_size for file in (TINY / folder).iterdir()) < 2e6

@@ -1,4 +1,4 @@
-"""The tiny world: its problems, its tokenizers, and what is said of its weights."""
+"""Tests the sums of the tiny example, its tokenizers, and the recorded accuracy of its models."""
 
 import json
 import random
@@ -18,7 +18,7 @@ TINY = Path(__file__).parent.parent.parent / "examples" / "tiny"
 
 @pytest.fixture(scope="module")
 def tiny():
-    """The modules of examples/tiny, imported as its scripts import each other."""
+    """Returns the modules of examples/tiny, imported as its scripts import each other."""
     sys.path.insert(0, str(TINY))
     try:
         import arithmetic  # noqa: PLC0415
@@ -29,7 +29,7 @@ def tiny():
     return arithmetic, character_tokenizer, make_model
 
 
-def test_train_and_held_out_problems_are_disjoint_and_together_all(tiny):
+def test_train_and_held_out_problems_are_disjoint_and_include_all_problems(tiny):
     train, test = tiny[0].split()
     assert not set(train) & set(test)
     assert len(set(train) | set(test)) == len(train) + len(test) == 9**3
@@ -41,7 +41,7 @@ def test_the_shipped_prompts_are_what_the_generator_writes(tiny, tmp_path):
         assert (tmp_path / name).read_text() == (TINY / "prompts" / name).read_text()
 
 
-def test_a_response_without_slips_is_right_and_a_slip_carries_on(tiny):
+def test_a_response_without_mistakes_is_right_and_a_mistake_changes_the_result(tiny):
     arithmetic = tiny[0]
     assert arithmetic.thoughts_and_answer((9, 8, 7)) == "<think>9+8=17 17+7=24</think>24"
     assert arithmetic.thoughts_and_answer((9, 8, 7), (-1, 1)) == "<think>9+8=16 16+7=24</think>24"
@@ -63,13 +63,13 @@ def test_the_byte_tokenizer_gives_every_text_back(tiny, tmp_path):
         assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
 
 
-def test_the_shipped_weights_do_what_their_record_says(tiny):
+def test_the_accuracy_of_the_model_is_the_recorded_one(tiny):
     record = json.loads((TINY / "model" / "training.json").read_text())
     assert (TINY / "model" / "model.safetensors").stat().st_size < 2_000_000
     model = MMadaModelLM.from_pretrained(TINY / "model").eval()
     assert model.num_parameters() == record["num_parameters"]
     measured = tiny[2].measure(model, AutoTokenizer.from_pretrained(TINY / "model"))
-    # Another processor may round otherwise, and so draw some tokens otherwise: 182 problems, two of which may differ.
+    # Another processor may round differently and sample other tokens, so two of the 182 problems may differ.
     assert measured == pytest.approx(record["held_out"], abs=0.011)
 
 
@@ -77,6 +77,6 @@ def test_the_shipped_weights_do_what_their_record_says(tiny):
     ("folder", "kind", "config"),
     [("model", RunConfig, "tiny_text.yaml"), ("mixcot", StageConfig, "tiny/stage2_2.yaml")],
 )
-def test_the_shipped_models_sample_as_their_runs_do(folder, kind, config):
+def test_the_models_have_the_sampling_settings_of_their_runs(folder, kind, config):
     settings = kind.from_yaml(TINY.parents[1] / "launch" / "configs" / config)
     assert SamplingDefaults.read(TINY / folder) == SamplingDefaults.of_run(settings)

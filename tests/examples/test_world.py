@@ -1,4 +1,4 @@
-"""The tiny world's questions, names, words, image tokenizer, and stages."""
+"""Tests the questions, names and words of the tiny data, its image tokenizer and its stages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TINY = ROOT / "examples" / "tiny"
 
 @pytest.fixture(scope="module")
 def tiny() -> ModuleType:
-    """The scripts of examples/tiny, imported as they import each other."""
+    """Returns the modules of examples/tiny, imported as they import each other."""
     sys.path.insert(0, str(TINY))
     try:
         import arithmetic  # noqa: PLC0415
@@ -59,7 +59,7 @@ def test_answers_agree_with_the_scene(tiny):
     }
 
 
-def test_every_question_about_every_scene_has_an_answer_in_the_world_s_words(tiny):
+def test_every_question_about_every_scene_has_an_answer_in_the_vocabulary(tiny):
     known = set(tiny.questions.words())
     for scene in tiny.shapes.scenes():
         for question in tiny.questions.questions(scene):
@@ -81,7 +81,7 @@ def test_the_data_of_the_stages_shows_no_scene_of_unigrpo_or_of_the_evaluation(t
     assert {world.near(scene) for scene in stages * 20} <= set(stages)
 
 
-def test_the_world_s_words_are_single_tokens_and_everything_comes_back(tiny, tmp_path):
+def test_words_are_single_tokens_and_every_text_is_decoded_exactly(tiny, tmp_path):
     from_words = tiny.questions.words()
     sys.path.insert(0, str(TINY))
     try:
@@ -107,14 +107,14 @@ def test_the_entropy_term_is_that_of_the_softmax_over_all_codes(tiny):
     codebook = torch.tensor([[1.0 if code >> bit & 1 else -1.0 for bit in (2, 1, 0)] for code in range(8)]).double()
     places = latents.permute(0, 2, 3, 1).reshape(-1, 3)
     distances = ((places[:, None] - codebook) ** 2).sum(-1)
-    probabilities = torch.softmax(-distances, dim=1)  # -(z - 1)^2 + (z + 1)^2 = 4 z: the slope of the sigmoid
+    probabilities = torch.softmax(-distances, dim=1)  # -(z - 1)^2 + (z + 1)^2 = 4 z, the factor in the sigmoid
     own = -(probabilities * probabilities.log()).sum(1).mean()
     together = probabilities.mean(0)
     expected = own + tiny.tokenizer.BATCH_ENTROPY_FACTOR * (together * together.log()).sum()
     assert math.isclose(tiny.tokenizer.entropy_term(latents).item(), expected.item(), rel_tol=1e-5)
 
 
-def test_prompts_are_unseen_and_disjoint_and_shipped_as_the_command_writes_them(tiny, tmp_path):
+def test_prompts_are_unseen_and_disjoint_and_equal_to_those_that_the_command_writes(tiny, tmp_path):
     tiny.world.write_prompts(tmp_path, 0)
     parts: dict[str, list[dict[str, str]]] = {}
     for name in ("train", "test", "validation"):
@@ -128,7 +128,7 @@ def test_prompts_are_unseen_and_disjoint_and_shipped_as_the_command_writes_them(
         for part, rows in parts.items()
     }
     for part in ("train", "test"):
-        assert len(set(asked[part])) == len(asked[part]), "no prompt stands there twice"
+        assert len(set(asked[part])) == len(asked[part]), "a prompt is repeated"
         assert seen.isdisjoint({row["label"] if row["task"] == "t2i" else row["prompt"] for row in parts[part]})
     without_images = [{one for one in asked[part] if not one[2]} for part in ("train", "test")]
     assert without_images[0].isdisjoint(without_images[1])

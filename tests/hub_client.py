@@ -1,7 +1,7 @@
 """A process with the real client libraries of the Hub, which runs commands of UniGRPO one after the other.
 
-``HF_ENDPOINT``, ``HF_HOME`` and ``HF_HUB_OFFLINE`` are read when the libraries are imported, so they need a process of
-their own; that it serves many commands saves the seconds of the imports.
+The libraries read ``HF_ENDPOINT``, ``HF_HOME`` and ``HF_HUB_OFFLINE`` when they are imported, so they need a separate
+process. It runs many commands, which saves the seconds of the imports.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ ROOT = Path(__file__).parents[1]
 
 
 class Answer(NamedTuple):
-    """What a command left behind."""
+    """Status and output of a command."""
 
     status: int
-    """1 if it ended in an exception."""
+    """Exit status, which is 1 after an exception."""
     out: str
     err: str
 
@@ -38,7 +38,7 @@ def error_of(answer: Answer) -> str:
 
 
 class HubClient:
-    """The process, seen from the tests."""
+    """Starts the process and sends commands to it."""
 
     def __init__(self, endpoint: str, home: Path, folder: Path, **environment: str) -> None:
         """Starts the process.

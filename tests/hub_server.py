@@ -1,5 +1,6 @@
-"""A small Hugging Face Hub on this machine: the part of its HTTP API that `huggingface_hub` and `datasets` use to read
-repositories, create them and push to them.
+"""A small Hugging Face Hub on this machine.
+
+It has the part of the HTTP API that `huggingface_hub` and `datasets` use to read and create repositories and to push.
 
 The error codes, the headers and the redirect of large files are those of the Hub. Xet is left out, so clients need
 ``HF_HUB_DISABLE_XET=1``.
@@ -21,7 +22,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 Access = Literal["public", "gated", "private"]
 LARGE = (".safetensors", ".parquet", ".bin", ".pt")
-"""Endings of files that the Hub keeps in large file storage."""
+"""Suffixes of files that the Hub keeps in large file storage."""
 
 
 class Request(NamedTuple):
@@ -34,7 +35,7 @@ class Request(NamedTuple):
 
 @dataclass
 class Repository:
-    """A repository with one branch, and a commit that its content names."""
+    """A repository with one branch, whose commit is a hash of its content."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     access: Access = "public"
@@ -70,19 +71,19 @@ class HubServer:
 
     def __init__(self) -> None:
         self.repositories: dict[tuple[str, str], Repository] = {}
-        """By ``models`` or ``datasets``, and ``owner/name``."""
+        """Repositories by ``models`` or ``datasets`` and by ``owner/name``."""
         self.requests: list[Request] = []
         self.tokens = {"hf_writes": {"me"}, "hf_reads": set[str]()}
         """Tokens, with the owners whose repositories they may read and write."""
         self.accepted: set[tuple[str, str]] = set()
         """Tokens and gated repositories whose terms their users have accepted."""
         self.cuts: dict[str, int] = {}
-        """How many more downloads of a file break in the middle, by the end of its path."""
+        """Number of further downloads of a file that break in the middle, by the end of its path."""
         self.uploads: dict[str, bytes] = {}
         self._server = self._listen(0)
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
         self.storage = f"http://localhost:{self._server.server_port}"
-        """Where large files are, which is another host than the Hub's own."""
+        """URL of large files, which are on another host than the Hub."""
 
     def add(self, kind: str, name: str, files: Path | Mapping[str, bytes], access: Access = "public") -> Repository:
         """Adds a repository with the files of a folder."""
@@ -112,7 +113,7 @@ class HubServer:
 
 
 class Refusal(Exception):
-    """An answer of the Hub that is an error."""
+    """An error response of the Hub."""
 
     def __init__(self, status: int, code: str = "", message: str = "") -> None:
         self.status, self.code, self.message = status, code, message
@@ -264,7 +265,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(302, b"", headers | linked | {"Location": f"{self.hub.storage}/lfs/{oid}"})
 
     def _file(self, path: str, content: bytes, headers: dict[str, str]) -> None:
-        """Sends a file or a part of it, and breaks off in the middle if the server was told to."""
+        """Sends a file or a part of it, and stops in the middle if the server is set to do so."""
         total, status, start = len(content), 200, 0
         first, _, last = self.headers.get("Range", "").removeprefix("bytes=").partition("-")
         if first:
@@ -279,7 +280,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(status, content, headers, sent=len(content) // 2)
 
     def _repository(self, kind: str, name: str) -> Repository:
-        """Returns a repository. The Hub does not tell strangers whether there is a private one."""
+        """Returns a repository. Without permission, a private repository looks like a missing one."""
         found = self.hub.repositories.get((kind, name))
         if found and (found.access != "private" or name.split("/")[0] in self.hub.tokens.get(self.token, ())):
             return found
@@ -288,12 +289,13 @@ class _Handler(BaseHTTPRequestHandler):
         raise Refusal(401, message="Invalid username or password.")
 
     def _accept(self, kind: str, name: str, repository: Repository) -> None:
-        """Refuses the files of a gated repository to those who have not accepted its terms. Its list is public."""
+        """Refuses files of a gated repository to users who have not accepted its terms. Its list of files is
+        public."""
         if repository.access == "gated" and (self.token, name) not in self.hub.accepted:
             raise Refusal(403 if self.token else 401, "GatedRepo", f"Access to {kind[:-1]} {name} is restricted.")
 
     def _owner(self, name: str) -> None:
-        """Refuses to write without a token that may."""
+        """Refuses writes without a token of the owner."""
         if not self.token:
             raise Refusal(401, message="Invalid username or password.")
         owner = name.split("/")[0]

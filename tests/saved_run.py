@@ -1,4 +1,4 @@
-"""A run directory with two checkpoints, as a run of DeepSpeed leaves it behind."""
+"""Makes a run directory with two checkpoints like those of a run with DeepSpeed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SAMPLING = TextSamplingConfig(max_new_tokens=12, num_denoising_steps=4, block_le
 
 
 def save_run(folder, model_folder, weights, *, lora=0):
-    """Writes what a run of DeepSpeed leaves behind after steps 2 and 4; the weights of step 2 are 0."""
+    """Writes the files that a run with DeepSpeed has after steps 2 and 4. The weights of step 2 are 0."""
     prompts = folder / "train.jsonl"
     folder.mkdir()
     prompts.write_text('{"prompt": "1+1=", "label": "2"}\n')

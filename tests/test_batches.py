@@ -1,4 +1,4 @@
-"""Columnar batches against the samples that they hold: selecting, splitting, joining, padding and pickling."""
+"""Compares columnar batches with their samples after selecting, splitting, joining, padding and pickling."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from unigrpo.workers.group import joined
 
 
 def rollout(number: int, *, with_entropy: bool = True) -> Rollout:
-    """A response of ``number`` tokens, with an image if the number is odd."""
+    """Returns a response of ``number`` tokens, with an image if the number is odd."""
     length = number + 2
     draws = torch.Generator().manual_seed(number)
     written = torch.arange(length) >= 2
@@ -49,11 +49,11 @@ def rollout(number: int, *, with_entropy: bool = True) -> Rollout:
     )
 
 
-ROLLOUTS = [rollout(number) for number in range(5)]  # the first has no token
+ROLLOUTS = [rollout(number) for number in range(5)]  # the first one has no token
 
 
 def assert_equal(got: object, expected: object) -> None:
-    """Compares records field by field; tensors by value and type."""
+    """Compares records field by field, and tensors by value and type."""
     if isinstance(expected, Tensor):
         assert isinstance(got, Tensor)
         assert got.dtype == expected.dtype
@@ -100,7 +100,7 @@ def test_a_batch_holds_its_samples_bit_for_bit(with_entropy: bool) -> None:
     assert_equal(GeneratedBatch.of(rollouts).rollouts([r.prompt for r in rollouts]), rollouts)
 
 
-def test_training_samples_with_and_without_known_log_probabilities_are_held() -> None:
+def test_training_samples_with_and_without_known_log_probabilities_are_kept() -> None:
     samples = train_samples()
     assert_equal(TrainBatch.of(samples).samples(), samples)
 
@@ -134,10 +134,10 @@ def test_a_pickled_batch_arrives_bit_for_bit_writable_and_without_the_rest_of_it
 def test_a_pickled_batch_is_an_array_for_each_column() -> None:
     buffers: list[pickle.PickleBuffer] = []
     pickle.dumps(TrajectoryBatch.of(ROLLOUTS), protocol=5, buffer_callback=buffers.append)
-    assert len(buffers) == 4 + 2 * 7  # numbers of each sample, then values and lengths of each column
+    assert len(buffers) == 4 + 2 * 7  # numbers of each sample, and values and lengths of each column
 
 
-def test_what_would_lose_its_graph_or_its_device_is_refused() -> None:
+def test_tensors_that_would_lose_their_graph_or_device_are_refused() -> None:
     with pytest.raises(TypeError, match=r"requires_grad=True.*detach"):
         pickle.dumps(Jagged.of([torch.zeros(1, requires_grad=True)]))
     with pytest.raises(TypeError, match="on meta"):
@@ -163,8 +163,8 @@ def test_images_move_to_another_store_in_their_order() -> None:
     ]  # fmt: skip
 
 
-def test_groups_are_split_as_wholes():
-    """Groups 0, 0, 1, 1 and 2: three groups for one part to four."""
+def test_groups_are_not_split():
+    """The samples have the groups 0, 0, 1, 1 and 2, and are split into one to four parts."""
     samples = [TrainSample(rollout=one, advantages=(0.0,), is_valid=True) for one in ROLLOUTS]
     batch = WholeGroups.of(samples)
 

@@ -1,4 +1,4 @@
-"""The conformance command: every public case passes, and what is wrong in a folder is found."""
+"""Tests the conformance command: every case of the repository passes, and errors in a folder are found."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OUTPUT = ["case", "status", "max_abs_diff", "tolerance", "why"]
 
 
 def results(stdout: str) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """The line of each case, and the summary."""
+    """Returns the line of each case, and the summary."""
     lines = [json.loads(line) for line in stdout.splitlines()]
     cases = {line["case"]: line for line in lines[:-1]}
     assert all(list(line) == OUTPUT for line in cases.values())
@@ -26,7 +26,7 @@ def results(stdout: str) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
 
 
 def run_in_this_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Exit status of the command, without the seconds that a process takes to start."""
+    """Returns the exit status of the command, which runs in this process to save the start of another one."""
     monkeypatch.setattr(sys, "argv", [str(COMMAND), str(folder)])
     is_deterministic = torch.are_deterministic_algorithms_enabled()
     try:

@@ -1,4 +1,4 @@
-"""Examples in docstrings print what they say."""
+"""Tests that examples in docstrings print the documented output."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FILES = [
 
 
 @pytest.mark.parametrize("file", FILES, ids=str)
-def test_the_examples_of_a_module_print_what_they_say(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_examples_of_a_module_print_the_documented_output(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)  # some examples name files of the repository
     if file.parts[0] == "examples":
         monkeypatch.syspath_prepend(str(ROOT / file.parent))  # these scripts import their neighbours

@@ -1,4 +1,4 @@
-"""The order of the packages: an import may only point to a package that stands before one's own.
+"""Tests the order of the packages: a file may only import packages that are before its own.
 
 AGENTS.md shows the same order with one sentence for each package.
 """
@@ -32,18 +32,18 @@ ORDER = (
 )
 """Modules and packages of unigrpo/, each of which may import those before it."""
 ROOT_NAMES = {"unigrpo.ConfigError", "unigrpo.DataError", "unigrpo.CheckpointError", "unigrpo.__version__"}
-"""What every file may import from unigrpo itself. The other public names there come from packages."""
+"""Names that every file may import from unigrpo itself. The other public names there come from packages."""
 NEVER = {("distributed", "trainers"), ("distributed", "library"), ("checks", "evaluation"), ("evaluation", "checks")}
-"""Pairs of packages of which the first must not import the second, although it stands after it."""
+"""Pairs of packages of which the first must not import the second, although it is after it."""
 USES_REWARDS = {"workers", "checks", "distributed", "cli"}
 CLUSTER = {"ray", "deepspeed", "openrlhf", "vllm"}
 PURE = {"torch", "jaxtyping", "unigrpo", "__future__"}
-"""Everything that the algorithm may import, besides the standard library modules below."""
+"""Packages that the algorithm may import, in addition to the modules of the standard library below."""
 STANDARD = {"abc", "collections", "dataclasses", "hashlib", "inspect", "itertools", "math", "typing", "functools"}
 
 
 def imports(source: str) -> set[str]:
-    """The modules that a file imports, at any place in it, by a statement or by a text that names one."""
+    """Returns the modules that a file imports anywhere, by a statement or by a string that names a module."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -57,13 +57,13 @@ def imports(source: str) -> set[str]:
 
 
 def room(path: str) -> str:
-    """The package of a file or dotted module of unigrpo; empty for __init__.py and __main__.py."""
+    """Returns the package of a file or dotted module of unigrpo; it is empty for __init__.py and __main__.py."""
     parts = path.removesuffix(".py").replace("/", ".").split(".")
     return parts[1] if len(parts) > 1 and parts[1] not in ("__init__", "__main__") else ""
 
 
 def violations(path: str, source: str) -> list[str]:
-    """Every import of a file that breaks a rule."""
+    """Returns every import of a file that breaks a rule."""
     found = []
     in_unigrpo = path.startswith("unigrpo/") and room(path) != ""
     for module in sorted(imports(source)):
@@ -148,14 +148,14 @@ def test_the_check_lets_right_imports_pass():
     assert violations("unigrpo/checks/unigrpo.py", "from unigrpo.checks.denoising import check_stage") == []
 
 
-def test_id_numbers_stand_in_the_vocabulary_alone():
-    """MMaDA's ids have six digits and begin at 126080. A second copy of one could become wrong unnoticed."""
+def test_only_the_vocabulary_has_token_ids_as_numbers():
+    """MMaDA's ids have six digits and start at 126080. A second copy of one could become wrong unnoticed."""
     wrong = []
     for path in sources():
         if path == "unigrpo/models/vocabulary.py":
             continue
         source = (ROOT / path).read_text()
-        if not re.search(r"\d{6}|\d_\d{3}|0x", source, re.IGNORECASE):  # parsing all files takes seconds
+        if not re.search(r"\d{6}|\d_\d{3}|0x", source, re.IGNORECASE):  # parsing every file takes seconds
             continue
         numbers = [n.value for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Constant)]
         wrong += [

@@ -1,4 +1,4 @@
-"""Records: a response in two parts as one."""
+"""Tests records of a response with two spans."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from unigrpo.records import Trajectory
 
 
 def trajectory(tokens: list[int], response: slice, steps: dict[int, int], *, is_image: bool) -> Trajectory:
-    """A trajectory whose token at a place was fixed with the log-probability -place and the entropy place / 2."""
+    """Returns a trajectory whose token at a position has the log-probability -position and the entropy position /
+    2."""
     place = torch.arange(len(tokens))
     mask = torch.zeros(len(tokens), dtype=torch.bool)
     mask[response] = True
@@ -43,7 +44,7 @@ def test_the_steps_of_an_image_are_counted_from_the_last_one_of_its_thoughts():
     assert whole.commit_entropy.tolist() == [0, 0.5, 1, 0, 0, 2.5, 3, 0]
 
 
-def test_without_the_entropies_of_one_part_the_whole_has_none():
+def test_a_response_has_no_entropies_if_one_of_its_parts_has_none():
     without = dataclasses.replace(THOUGHTS, commit_entropy=None)
     assert without.followed_by(IMAGE).commit_entropy is None
     assert THOUGHTS.followed_by(dataclasses.replace(IMAGE, commit_entropy=None)).commit_entropy is None

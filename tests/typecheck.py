@@ -1,4 +1,4 @@
-"""The checker of types and shapes that `tests/conftest.py` puts around functions and dataclasses, and its limit."""
+"""The checker of types and shapes that `tests/conftest.py` applies to functions and dataclasses, and its limit."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 import jaxtyping
 from beartype import BeartypeConf, beartype
 
-# Where a hint says float, type checkers allow an int.
+# Type checkers allow an int for the hint float.
 checked: Callable[[Any], Any] = beartype(conf=BeartypeConf(is_pep484_tower=True))
 
 
 class LimitedChecks(type(jaxtyping.config)):  # type: ignore[misc]
-    """Settings of jaxtyping that check the first calls of each test and no more.
+    """Settings of jaxtyping that check only the first calls of each test.
 
     Checks of every call took a third of the CPU time of a training, whose later steps call the same functions with the
     same shapes as its first.

@@ -14,11 +14,11 @@ from unigrpo.models.vocabulary import Vocabulary
 
 @pytest.fixture(scope="module")
 def tokenizer(tiny_model_folder: Path) -> Any:
-    """The tokenizer; tests that change it make one of their own."""
+    """Returns the tokenizer. Tests that change it load another one."""
     return AutoTokenizer.from_pretrained(tiny_model_folder)
 
 
 @pytest.fixture(scope="module")
 def vocabulary(tiny_model_folder: Path, tokenizer: Any) -> Vocabulary:
-    """The token ids, without image codes."""
+    """Returns the token ids, without image codes."""
     return Vocabulary.from_pretrained_parts(MMadaConfig.from_pretrained(tiny_model_folder), tokenizer)

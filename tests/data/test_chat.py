@@ -1,4 +1,4 @@
-"""The two published chat templates, and which of them a tokenizer has."""
+"""Tests the two published chat templates, and which of them a tokenizer has."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def tokenizer(tiny_model_folder):
 
 
 @pytest.mark.parametrize(("template", "newlines"), NEWLINES.items())
-def test_a_published_template_puts_its_newlines_behind_both_headers(tokenizer, template, newlines):
+def test_a_published_template_puts_its_newlines_after_both_headers(tokenizer, template, newlines):
     assert chat_text(" 2+3=?\n", tokenizer, template) == (
         f"<|startoftext|><|start_header_id|>user<|end_header_id|>{newlines}2+3=?<|eot_id|>"
         f"<|start_header_id|>assistant<|end_header_id|>{newlines}"
@@ -42,7 +42,7 @@ def test_the_variant_is_found_from_the_tokenizer(tokenizer):
         assert chat_variant(tokenizer) is None
 
 
-def test_a_setting_overrules_the_tokenizer(tokenizer, tiny_model_folder):
+def test_a_setting_overrides_the_tokenizer(tokenizer, tiny_model_folder):
     vocabulary = Vocabulary.from_pretrained_parts(MMadaConfig.from_pretrained(tiny_model_folder), tokenizer)
     tokenizer.chat_template = LLADA_TEMPLATE
 
@@ -74,7 +74,7 @@ def test_a_tokenizer_without_header_tokens_is_refused():
 
 
 def test_no_prompt_and_no_sample_copies_the_whole_vocabulary(tokenizer, tiny_model_folder, monkeypatch):
-    """Such a copy takes 60 ms for LLaDA's tokenizer."""
+    """A copy of the vocabulary of LLaDA's tokenizer takes 60 ms."""
     vocabulary = Vocabulary.from_pretrained_parts(MMadaConfig.from_pretrained(tiny_model_folder), tokenizer)
     monkeypatch.setattr(type(tokenizer), "get_vocab", lambda _: pytest.fail("the vocabulary was copied"))
     prompt = Prompt(id="a:1", text="2")

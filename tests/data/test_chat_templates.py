@@ -1,4 +1,4 @@
-"""Chat templates of checkpoints: rendered as transformers does, within limits of time, memory and length."""
+"""Tests that chat templates of checkpoints are rendered as by transformers, with limits of time, memory and length."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def tokenizer(tiny_model_folder):
 
 @pytest.fixture
 def process(monkeypatch):
-    """A process with one second of processor time."""
+    """Returns a process with one second of CPU time."""
     monkeypatch.setattr("unigrpo.data.chat_templates.process.SECONDS", 1.0)
     process = TemplateProcess()
     monkeypatch.setattr(chat, "TEMPLATE_PROCESS", process)
@@ -49,7 +49,7 @@ def process(monkeypatch):
 
 @pytest.mark.parametrize("template", TEMPLATES)
 @pytest.mark.parametrize("add_generation_prompt", [True, False])
-def test_a_template_gives_what_it_gives_in_transformers(tokenizer, template, add_generation_prompt):
+def test_a_template_gives_the_same_text_as_in_transformers(tokenizer, template, add_generation_prompt):
     messages = [ROW, {"role": "assistant", "content": "5\n"}]
     tokenizer.chat_template = template
     expected = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
@@ -79,7 +79,7 @@ def test_a_template_that_takes_all_memory_is_stopped(tokenizer, process, templat
         CheckpointError, match=r"\.(jinja|json): the chat template was stopped: it takes .* MiB of memory; repair it"
     ):
         chat_text("a", tokenizer, "chat")
-    assert process.render("{{ messages[0].content }}", [ROW], {}) == ROW["content"], "the process serves on"
+    assert process.render("{{ messages[0].content }}", [ROW], {}) == ROW["content"], "the process still answers"
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_a_template_that_does_not_end_is_stopped_for_all_prompts(tokenizer, proc
     assert chat_text("a", tokenizer, "chat") == "ok"
 
 
-def test_a_process_that_was_killed_is_replaced_and_a_stopped_wait_leaves_no_answer(process, monkeypatch):
+def test_a_killed_process_is_replaced_and_an_interrupted_wait_leaves_no_answer(process, monkeypatch):
     assert process.render("1", [], {}) == "1"
     first = process._process
     os.kill(first.pid, signal.SIGKILL)

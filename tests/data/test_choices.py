@@ -1,4 +1,4 @@
-"""Questions with choices: golds that name a choice by its number, its text or a name become its letter."""
+"""Tests that gold answers that name a choice by its number, its text or a name become the letter of the choice."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ARC = {"text": ["leaf", "root", "stem"], "label": ["1", "2", "3"]}
 
 
 def golds(folder: Path, *rows: dict[str, Any], **settings: Any) -> list[tuple[str, str | None]]:
-    """Returns question and gold of each row."""
+    """Returns the question and the gold answer of each row."""
     (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return [(p.text, p.label) for p in load_prompts(str(folder / "a.jsonl"), bad=BadRows(1.0), **settings)]
 
@@ -39,7 +39,7 @@ def test_a_gold_that_names_a_choice_is_its_letter(tmp_path: Path, cells: list[An
     assert found == [(LETTERED, letter) for letter in letters]
 
 
-def test_numbers_that_leave_the_first_choice_open_are_refused(tmp_path: Path) -> None:
+def test_numbers_that_may_start_at_0_or_1_are_refused(tmp_path: Path) -> None:
     message = (
         r"'answer' has the numbers of choices, and the first 2 rows do not show whether the first choice is 0 or 1"
     )
@@ -49,13 +49,13 @@ def test_numbers_that_leave_the_first_choice_open_are_refused(tmp_path: Path) ->
         golds(tmp_path, {**QUESTION, "answer": 0}, {**QUESTION, "answer": 3})
 
 
-def test_a_number_of_no_choice_behind_the_first_rows_is_a_bad_row(tmp_path: Path, caplog: Any) -> None:
+def test_a_number_without_a_choice_after_the_first_rows_is_a_bad_row(tmp_path: Path, caplog: Any) -> None:
     rows = [{**QUESTION, "answer": 0}] * 100 + [{**QUESTION, "answer": 7}]
     assert len(golds(tmp_path, *rows)) == 100
     assert "no choice of the number '7' among 3, of which the first is 0" in caplog.text
 
 
-def test_golds_that_name_no_choice_stay(tmp_path: Path) -> None:
+def test_gold_answers_that_name_no_choice_do_not_change(tmp_path: Path) -> None:
     free = {"question": "How long?", "choices": ["1", "2"]}
     assert [gold for _, gold in golds(tmp_path, {**free, "answer": "1.2"}, {**free, "answer": "2"})] == ["1.2", "B"]
     asked = {"question": "Is it a leaf or a root?", "choices": ["leaf", "root"]}
@@ -68,8 +68,8 @@ def test_names_of_choices_become_the_letters_that_are_shown(tmp_path: Path) -> N
     assert golds(tmp_path, row) == [(LETTERED, "B")]
 
 
-def test_choices_in_columns_of_their_own_follow_the_question(tmp_path: Path) -> None:
-    """MMBench, VLMEvalKit, SEED-Bench and MedMCQA; numbers in such columns are no choices."""
+def test_choices_in_separate_columns_follow_the_question(tmp_path: Path) -> None:
+    """The columns are those of MMBench, VLMEvalKit, SEED-Bench and MedMCQA. Numbers in such columns are no choices."""
     row = {"question": "What is it?", "A": "leaf", "B": "root", "C": None, "D": ""}
     shown = "What is it?\nA. leaf\nB. root"
     assert golds(tmp_path, {**row, "answer": "B"}, {**row, "answer": "leaf"}) == [(shown, "B"), (shown, "A")]
@@ -88,7 +88,7 @@ def test_choices_in_one_text_or_object_follow_the_question(tmp_path: Path) -> No
         assert golds(tmp_path, row) == [("What is it?\nA. leaf\nB. root", "B")], choices
 
 
-def test_choices_that_no_column_shows_are_named(tmp_path: Path, caplog: Any) -> None:
+def test_choices_that_are_missing_in_the_columns_are_named(tmp_path: Path, caplog: Any) -> None:
     golds(tmp_path, {"question": "What is it?", "choices": "leaf, root", "answer": "A"})
     assert "'choices' is not read as choices; found 'leaf, root'" in caplog.text
     assert "its golds are the letters of choices, and no question shows choices" in caplog.text
@@ -130,5 +130,5 @@ def test_a_text_of_a_list_of_golds_is_that_list(tmp_path: Path, caplog: Any) -> 
         ("First.\n<image>\nThen.", "First.\nThen."),
     ],
 )
-def test_marks_of_images_leave_words_and_lines_apart(tmp_path: Path, question: str, shown: str) -> None:
+def test_removed_image_markers_do_not_join_words_or_lines(tmp_path: Path, question: str, shown: str) -> None:
     assert golds(tmp_path, {"question": question, "image": "a.png", "answer": "1"}) == [(shown, "1")]

@@ -1,4 +1,4 @@
-"""Captions, cleaned."""
+"""Tests the cleaning of captions."""
 
 import json
 import pickle
@@ -35,7 +35,7 @@ def test_the_first_sentence_is_taken_with_its_probability():
     assert abs(found.count("A dog.") - 100) < 36  # five standard deviations
 
 
-def test_only_captions_to_draw_are_shortened():
+def test_only_captions_of_text_to_image_are_shortened():
     options = {"first_sentence_probability": 1.0, "drop_phrases": ("The image features ",)}
     text = "The image features a dog. It barks."
     assert clean(text, **options) == "a dog."
@@ -66,12 +66,12 @@ def test_questions_must_be_a_list_of_texts(tmp_path, content):
         read_questions(str(tmp_path / "q.json"))
 
 
-def test_a_file_of_captions_must_be_there(tmp_path):
+def test_a_missing_file_of_captions_is_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"captions\.json: could not be read \(FileNotFoundError: No such file"):
         open_store(CaptionConfig(store="json", path=str(tmp_path / "captions.json")))
 
 
-def test_captions_in_an_index_folder_are_shared_files_and_those_of_the_json_file(tmp_path, monkeypatch):
+def test_captions_in_an_index_folder_are_shared_files_with_the_captions_of_the_json_file(tmp_path, monkeypatch):
     captions: dict[str, object] = {f"key {i}": f"caption {i} ü" for i in range(50)}
     captions |= {"several": ["a", "b"], "": "empty key", "number": 7, "nothing": None}
     path, folder = tmp_path / "captions.json", tmp_path / "index"
@@ -94,7 +94,7 @@ def test_captions_in_an_index_folder_are_shared_files_and_those_of_the_json_file
 
 
 @pytest.mark.parametrize("content", ["{}", '{"a": "b"}'])
-def test_few_captions_are_found_too(tmp_path, content):
+def test_few_captions_are_also_found(tmp_path, content):
     (tmp_path / "c.json").write_text(content)
     store = open_store(CaptionConfig(store="json", path=str(tmp_path / "c.json")), str(tmp_path))
     assert store is not None
@@ -112,11 +112,11 @@ def test_few_captions_are_found_too(tmp_path, content):
         pytest.param({"kind": "texts", "path": "a"}, "kind: no 'texts'", marks=pytest.mark.wrong_types),
     ],
 )
-def test_a_source_that_makes_no_sense_is_refused(options, message):
+def test_a_contradictory_source_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         SourceConfig(**options)
 
 
-def test_captions_beside_need_a_place_for_the_key():
+def test_a_caption_file_per_image_needs_a_placeholder_for_the_key():
     with pytest.raises(ValueError, match=r"must contain \{key\}"):
         CaptionConfig(store="beside", path="captions/all.txt")

@@ -1,4 +1,4 @@
-"""Chats out of the forms that data sets have them in, and as text to train on."""
+"""Tests how chats are read from the forms of data sets, and how they become text to train on."""
 
 import pytest
 from transformers import AutoTokenizer
@@ -17,12 +17,12 @@ def header(role):
 @pytest.mark.parametrize("end", ["<|eot_id|>", "<eot_id>"])
 @pytest.mark.parametrize("tail", ["", f"{header('assistant')}\n", f"{header('assistant')}\n\n", "<|endoftext|>"])
 def test_text_with_headers_is_read_alike_in_all_its_forms(newlines, end, tail):
-    """One newline or two, the token or its misspelling, and an empty header at the end or not."""
+    """The texts have one newline or two, the token or its misspelling, and an empty header at the end or none."""
     text = "<|startoftext|>" + "".join(f"{header(role)}{newlines}{content}{end}" for role, content in TWO_TURNS)
     assert read_messages(text + tail, "a:1") == TWO_TURNS
 
 
-def test_text_without_an_end_behind_the_answer_is_read():
+def test_text_without_an_end_after_the_answer_is_read():
     text = f"{header('user')}\n2+3?<eot_id>{header('assistant')}\n5"
     assert read_messages(text, "a:1") == TWO_TURNS[:2]
 

@@ -1,4 +1,4 @@
-"""The loader of steps: any step may be asked for, and steps in order come from one pass."""
+"""Tests the loader of steps, which returns any step, and reads steps in order in one pass."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from unigrpo.data.corpora.sample import CorpusSample
 
 
 class Positions:
-    """A corpus whose samples are their positions."""
+    """A corpus whose samples are its positions."""
 
     __class__ = CorpusLoader  # type: ignore[assignment]
 
@@ -49,11 +49,11 @@ def positions(samples: dict[str, list[LoadedSample]]) -> list[int]:
     return [sample.position for sample in samples["lm"]]
 
 
-def test_a_step_has_the_same_samples_in_whatever_order_steps_are_asked_for():
+def test_a_step_has_the_same_samples_in_any_order_of_steps():
     corpus = Positions()
     steps = loader(corpus)
     in_order = [positions(steps.at(step)) for step in range(4)]
-    assert len(corpus.reads) == 8, "every sample is read once"
+    assert len(corpus.reads) == 8, "a sample is read again"
     other = loader(Positions())
     assert [positions(other.at(step)) for step in (3, 1, 1, 2, 0)] == [in_order[step] for step in (3, 1, 1, 2, 0)]
 
@@ -80,7 +80,7 @@ class Images(Positions):
         ]
 
 
-def test_the_pixels_of_a_step_travel_as_one_array_of_bytes():
+def test_the_pixels_of_a_step_are_sent_as_one_array_of_bytes():
     dataset = StepDataset(cast(CorpusLoader, Images()), {"t2i": 4, "mmu": 2}, rank=0, world_size=1)
     sent = dataset[3]
     assert not isinstance(sent, ValueError)
@@ -95,16 +95,16 @@ def test_the_pixels_of_a_step_travel_as_one_array_of_bytes():
         ]
 
 
-def test_nothing_of_a_step_travels_in_shared_memory(monkeypatch):
-    """Containers often have 64 MB of it, and a loader process that finds no room keeps its reader waiting."""
+def test_no_part_of_a_step_is_sent_in_shared_memory(monkeypatch):
+    """Containers often have only 64 MB of it, and a loader process without shared memory would not answer."""
     sent = StepDataset(cast(CorpusLoader, Images()), {"t2i": 4}, rank=0, world_size=1)[3]
-    monkeypatch.setattr(torch.UntypedStorage, "_share_fd_cpu_", lambda *_: pytest.fail("it takes shared memory"))
+    monkeypatch.setattr(torch.UntypedStorage, "_share_fd_cpu_", lambda *_: pytest.fail("it uses shared memory"))
     received = pickle.loads(ForkingPickler.dumps(sent))
     assert [int(sample.pixels.unique()) for sample in received["t2i"].received()] == [12, 13, 14, 15]
 
 
 class NoLongTexts:
-    """A check of samples that knows no tokens."""
+    """A check of samples without a tokenizer."""
 
     __class__ = RowEncoder  # type: ignore[assignment]
 
@@ -115,8 +115,10 @@ class NoLongTexts:
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> CorpusLoader:
-    """Three documents, one of which is too long, and two folders with one wide image each: 2 red columns, 4 green
-    ones and 2 blue ones."""
+    """Returns three documents, one of which is too long, and two folders with one wide image each.
+
+    The images have 2 red, 4 green and 2 blue columns.
+    """
     image = Image.new("RGB", (8, 4), (0, 255, 0))
     image.paste((255, 0, 0), (0, 0, 2, 4))
     image.paste((0, 0, 255), (6, 0, 8, 4))
@@ -139,7 +141,7 @@ def corpus(tmp_path: Path) -> CorpusLoader:
 def test_the_images_of_each_source_become_square_as_the_source_or_the_run_says(corpus: CorpusLoader) -> None:
     pixels = {}
     for loaded in corpus.read("t2i", range(16)):
-        assert loaded.sample.image is None, "the pixels travel alone"
+        assert loaded.sample.image is None, "pixels are sent separately"
         assert loaded.sample.text == "dog"
         assert loaded.pixels is not None
         pixels[loaded.sample.source] = loaded.pixels

@@ -1,4 +1,4 @@
-"""Folders of images."""
+"""Tests folders of images as sources."""
 
 import pytest
 import torch
@@ -47,7 +47,7 @@ def test_a_class_without_a_name_is_an_error_at_the_start(folder, tmp_path):
         source(folder, path=str(tmp_path / "names.txt"))
 
 
-def test_a_line_that_is_no_mapping_is_named(folder, tmp_path):
+def test_an_invalid_line_of_a_mapping_is_named(folder, tmp_path):
     (tmp_path / "names.txt").write_text("0: tench\n1 goldfish\n")
     with pytest.raises(ValueError, match=r"names\.txt:2: expected"):
         source(folder, path=str(tmp_path / "names.txt"))
@@ -67,7 +67,7 @@ def test_hidden_folders_and_files_are_no_classes(folder):
     assert texts(source(folder)) == ["n01", "n01", "n02"]
 
 
-def test_captions_stand_beside_the_images(folder):
+def test_captions_may_be_in_files_next_to_the_images(folder):
     (folder / "n02" / "c.txt").write_text("a caption")
     found = source(folder, store="beside", path=f"{folder}/{{key}}.txt")
     assert found.read(2, torch.Generator()).text == "a caption"

@@ -1,4 +1,4 @@
-"""Where samples stand: epochs, mixtures and ranks."""
+"""Tests the order of samples: epochs, mixtures and ranks."""
 
 from collections import Counter
 
@@ -15,7 +15,7 @@ def test_every_epoch_has_every_item_once_in_an_order_of_its_own(size):
     assert size < 64 or epochs[0] != epochs[1] != sorted(epochs[1])
 
 
-def test_the_first_item_of_an_epoch_is_any_item_as_often():
+def test_every_item_is_first_in_an_epoch_equally_often():
     found = Counter(shuffled_index(epoch * 6, 6, 1) for epoch in range(3000))
     assert all(abs(found[item] - 500) < 100 for item in range(6))  # five standard deviations
 
@@ -25,13 +25,13 @@ def test_shuffles_differ_by_key():
     assert len(orders) == 3
 
 
-def test_a_block_of_the_mixture_has_the_shares_of_the_weights():
+def test_a_block_of_the_mixture_has_the_fractions_of_the_weights():
     mixture = Mixture({"ai2d": 3.5, "llava": 5.5, "clevr": 0.5, "geo": 0.5}, seed=1)
     found = Counter(mixture.source_at(position)[0] for position in range(2000, 3000))
     assert found == {"ai2d": 350, "llava": 550, "clevr": 50, "geo": 50}
 
 
-def test_every_source_goes_through_its_places_without_gaps():
+def test_the_positions_of_every_source_have_no_gaps():
     mixture = Mixture({"a": 0.02, "b": 0.98}, seed=3)
     found = [mixture.source_at(position) for position in range(3000)]
     assert [place for name, place in found if name == "a"] == list(range(60))
@@ -42,18 +42,18 @@ def test_weights_that_do_not_divide_the_block_fill_it():
     assert Mixture({"a": 1, "b": 1, "c": 1}, seed=0).counts == {"a": 334, "b": 333, "c": 333}
 
 
-def test_a_weight_too_small_to_be_seen_is_refused():
+def test_a_weight_that_gives_no_sample_is_refused():
     with pytest.raises(ValueError, match=r"weight of source b is 0.0001"):
         Mixture({"a": 1, "b": 0.0001}, seed=0)
 
 
-def test_no_source_is_refused():
+def test_a_mixture_without_sources_is_refused():
     with pytest.raises(ValueError, match="without sources"):
         Mixture({}, seed=0)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_ranks_share_the_positions_out(world_size):
+def test_every_position_belongs_to_one_rank(world_size):
     shards = [list(rank_positions(10, 7, rank, world_size)) for rank in range(world_size)]
     assert sorted(position for shard in shards for position in shard) == list(range(10, 17))
 

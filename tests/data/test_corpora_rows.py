@@ -1,4 +1,4 @@
-"""Rows of samples: targets, and that each starts with what generation is prompted with."""
+"""Tests rows of samples: their targets, and that each row starts with the prompt of generation."""
 
 import dataclasses
 from typing import Any
@@ -39,7 +39,7 @@ def chat(task="lm_chat", messages=CHAT, text=""):
 
 
 def targets(tokenizer, row):
-    """Text of the tokens that noise may hide, without what fills the row up."""
+    """Returns the text of the tokens that may be masked, without padding."""
     ids = row.token_ids[~row.prompt_mask].tolist()
     return str(tokenizer.decode(ids, skip_special_tokens=False)).split("<|endoftext|>")[0]
 
@@ -80,7 +80,7 @@ def test_every_answer_is_a_target_by_option(encoder, tokenizer, task):
     assert targets(tokenizer, every) == "\n5<|eot_id|>\nyes<|eot_id|>"
 
 
-def test_images_of_thoughts_are_targets_and_those_of_questions_are_none(encoder, vocabulary):
+def test_images_after_thoughts_are_targets_and_those_of_questions_are_not(encoder, vocabulary):
     thoughts = encoder().row(chat("r2i"), image_codes=CODES)
     question = encoder().row(chat("mmu"), image_codes=CODES)
     for row, hidden in ((thoughts, True), (question, False)):
@@ -88,12 +88,12 @@ def test_images_of_thoughts_are_targets_and_those_of_questions_are_none(encoder,
         assert is_code.sum() == 4 and (~row.prompt_mask[is_code]).all() == hidden
 
 
-def test_a_document_is_all_target(encoder):
+def test_all_tokens_of_a_document_are_targets(encoder):
     row = encoder().row(CorpusSample(key="a:1", task="lm", text="a\nb" * 100))
     assert len(row.token_ids) == 80 and not row.prompt_mask.any()
 
 
-def test_captions_are_dropped_below_their_probability(encoder, vocabulary):
+def test_captions_are_dropped_with_their_probability(encoder, vocabulary):
     sample = CorpusSample(key="a:1", task="t2i", text="a dog")
     is_masked = torch.tensor([True, False, True, False])
     kept, dropped = (
@@ -113,16 +113,16 @@ def test_all_rows_with_images_have_one_length(encoder):
 
 
 @pytest.mark.parametrize("task", ["lm_chat", "mmu", "r2i"])
-def test_text_of_exactly_its_room_fits_and_one_more_is_too_long(encoder, task):
+def test_text_of_the_largest_length_fits_and_one_more_token_does_not(encoder, task):
     room = 80 if task == "lm_chat" else 64
-    # the roles, four header tokens, two newlines, two ends of turns, the question, begin-of-text and end-of-text
+    # roles, four header tokens, two newlines, two ends of turns, question, begin-of-text and end-of-text
     fill = room - len("userassistant") - 4 - 2 - 2 - 1 - 1 - 1
     encoder().check(chat(task, (("user", "?"), ("assistant", "x" * fill))))
     with pytest.raises(BadSample, match=rf"a\.jsonl:1: {room} tokens of text, more than {room - 1}"):
         encoder().check(chat(task, (("user", "?"), ("assistant", "x" * (fill + 1)))))
 
 
-def test_a_caption_of_exactly_its_room_fits(encoder):
+def test_a_caption_of_the_largest_length_fits(encoder):
     def caption(length):
         return CorpusSample(key="a:1", task="t2i", text="x" * length)
 
@@ -161,7 +161,7 @@ def test_text_that_spells_a_special_token_is_broken(encoder, sample):
     assert caught.value.reason == "special token in text"
 
 
-def test_the_plain_template_has_room_for_one_answer(encoder):
+def test_the_plain_template_allows_one_answer(encoder):
     with pytest.raises(BadSample, match=r"a\.jsonl:1: the template plain") as caught:
         encoder(template="plain").check(chat(messages=TWO_TURNS))
     assert caught.value.reason == "too many turns"

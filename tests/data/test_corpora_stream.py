@@ -1,4 +1,4 @@
-"""The stream: order, resume, ranks, loader processes, and the limit of broken samples."""
+"""Tests the stream of samples: order, resuming, ranks, loader processes, and the limit of broken samples."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ def write(path, texts):
 
 @pytest.fixture
 def sources(tmp_path):
-    """Forty documents three of which are broken, and ten."""
+    """Returns a source of forty documents, three of which are broken, and a source of ten."""
     many = write(tmp_path / "many.jsonl", [f"many {n}" if n not in (3, 7, 20) else "" for n in range(40)])
     few = write(tmp_path / "few.jsonl", [f"few {n}" for n in range(10)])
     return {"many": many, "few": few}
@@ -37,12 +37,12 @@ def test_the_order_depends_on_the_seed_alone(sources):
     assert whole != texts(CorpusStream(sources, 2), range(100))
 
 
-def test_a_resume_in_mid_epoch_goes_on_where_it_stopped(sources):
+def test_a_stream_resumes_within_an_epoch(sources):
     whole = texts(CorpusStream(sources, 1), range(100))
     assert texts(CorpusStream(sources, 1), range(37, 100)) == whole[37:]
 
 
-def test_two_ranks_see_disjoint_positions_and_together_what_one_would(sources):
+def test_two_ranks_have_disjoint_positions_and_together_those_of_one_rank(sources):
     whole = texts(CorpusStream(sources, 1), range(64))
     ranks = [list(rank_positions(0, 64, rank, 2)) for rank in range(2)]
     assert not set(ranks[0]) & set(ranks[1])
@@ -56,7 +56,7 @@ def test_an_epoch_shows_every_sample_once(sources):
         assert sorted(texts(stream, range(epoch * 10, epoch * 10 + 10))) == [f"few {n}" for n in range(10)]
 
 
-def test_a_stream_travels_to_loader_processes(sources, tmp_path):
+def test_a_stream_can_be_sent_to_loader_processes(sources, tmp_path):
     (tmp_path / "captions.json").write_text("{}")
     stream = pickle.loads(pickle.dumps(CorpusStream(sources, 1)))
     positions = list(range(20))
@@ -66,7 +66,7 @@ def test_a_stream_travels_to_loader_processes(sources, tmp_path):
     assert any(sample.skipped for sample in found)
 
 
-def test_sources_with_captions_elsewhere_travel_too(tmp_path):
+def test_sources_with_captions_in_other_files_can_also_be_sent(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.png").write_bytes(b"")
     (tmp_path / "captions.json").write_text("{}")
@@ -104,7 +104,7 @@ def test_too_many_broken_samples_are_an_error(tmp_path):
 
 
 @pytest.mark.parametrize(("num_broken", "is_error"), [(2, False), (3, True)])
-def test_a_small_source_is_judged_as_a_whole_in_every_epoch(tmp_path, num_broken, is_error):
+def test_broken_samples_of_a_small_source_are_counted_over_each_epoch(tmp_path, num_broken, is_error):
     source = write(tmp_path / "a.jsonl", ["" if n < num_broken else f"text {n}" for n in range(200)])
     stream = CorpusStream({"a": dataclasses.replace(source, max_bad_fraction=0.01)}, 1)
     if is_error:

@@ -1,4 +1,4 @@
-"""Tables as sources: every file format and kind, with broken rows in it."""
+"""Tests tables as sources: every file format and kind, with broken rows."""
 
 import io
 import json
@@ -35,7 +35,7 @@ def image_file(tmp_path):
 
 
 def save_rows(path, rows):
-    """The rows in the format of the file's name; a folder is that of `datasets`."""
+    """Saves rows in the format of the suffix of the file; without a suffix, it is a folder of `datasets`."""
     if path.suffix == ".jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     elif path.suffix == ".json":
@@ -55,7 +55,7 @@ def test_text_and_chat_come_from_every_format(tmp_path, name):
     assert read(opened(tmp_path / name, "chat", "lm_chat")).messages == (("user", "2+3?"), ("assistant", "5"))
 
 
-def test_lines_are_found_by_their_place_and_named(tmp_path):
+def test_lines_are_found_by_their_position_and_named(tmp_path):
     (tmp_path / "a.jsonl").write_bytes('\ufeff{"text": "ä"}\n\n{broken\n{"text": "b"}\r\n["no object"]\n\xff'.encode())
     source = opened(tmp_path / "a.jsonl")
     assert len(source) == 5
@@ -70,7 +70,7 @@ def test_a_line_that_is_no_utf8_says_so(tmp_path):
     assert reason(opened(tmp_path / "a.jsonl"), 1)[0] == "not UTF-8"
 
 
-def test_files_stand_behind_one_another(tmp_path):
+def test_the_rows_of_several_files_are_concatenated(tmp_path):
     for name in "ba":
         save_rows(tmp_path / f"{name}.jsonl", [{"text": f"{name}{n}"} for n in range(2)])
     source = opened(tmp_path / "*.jsonl")
@@ -92,13 +92,13 @@ def test_files_stand_behind_one_another(tmp_path):
         ("a.parquet", "no parquet", "a.parquet: no parquet file could be read"),
     ],
 )
-def test_a_table_that_is_useless_is_an_error_at_the_start(tmp_path, name, content, message):
+def test_a_table_without_usable_rows_is_an_error_at_the_start(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=message):
         opened(tmp_path / name)
 
 
-def test_a_missing_file_and_an_asked_column_are_named(tmp_path):
+def test_a_missing_file_and_a_missing_column_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"a\.csv: no such file"):
         opened(tmp_path / "a.csv")
     with pytest.raises(ValueError, match="no_such_folder: no such file"):
@@ -114,7 +114,7 @@ def test_a_row_without_text_is_broken(tmp_path):
     assert [reason(source, index)[0] for index in (1, 2, 3)] == ["missing text"] * 3
 
 
-def test_a_long_document_gives_a_window_at_a_random_place(tmp_path):
+def test_a_long_document_gives_a_window_at_a_random_position(tmp_path):
     text = "".join(chr(ord("a") + n % 26) for n in range(100))
     save_rows(tmp_path / "a.jsonl", [{"text": text}, {"text": "short"}])
     source = opened(tmp_path / "a.jsonl", max_characters=10)
@@ -169,7 +169,7 @@ LLAVA = [
 ]  # fmt: skip
 
 
-def test_llava_conversations_lose_the_mark_and_the_turn_without_an_answer(tmp_path, image_file):
+def test_llava_conversations_lose_the_image_marker_and_the_turn_without_an_answer(tmp_path, image_file):
     save_rows(tmp_path / "a.json", LLAVA)
     source = opened(tmp_path / "a.json", "conversations", "mmu")
     expected = (("user", "What?"), ("assistant", "A square."), ("user", "Colour?"), ("assistant", "Red."))

@@ -1,4 +1,4 @@
-"""Samples of tars: against webdataset's own reader, and broken ones."""
+"""Compares samples of tars with those of webdataset's reader, and tests broken samples."""
 
 import io
 import tarfile
@@ -38,7 +38,7 @@ def draws():
 
 @pytest.fixture
 def tar(tmp_path):
-    """Four samples of an image of 1000 bytes and a caption."""
+    """Returns a tar of four samples, each with an image of 1000 bytes and a caption."""
     members = {}
     for number in range(4):
         members[f"part/{number:04}.jpg"] = bytes([number]) * 1000
@@ -59,7 +59,7 @@ def reasons(samples):
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_samples_are_those_that_webdataset_reads(tmp_path, form):
-    folder = "n" * (60 if form == tarfile.USTAR_FORMAT else 180)  # the longer one needs a header of its own
+    folder = "n" * (60 if form == tarfile.USTAR_FORMAT else 180)  # the longer name needs an additional header
     members = {f"{folder}/{n}.{e}": f"{n}{e}".encode() * 300 for n in range(5) for e in ("JPG", "txt", "meta.json")}
     write_tar(tmp_path / "a.tar", members, form)
     samples = TarSamples([tmp_path / "a.tar"])
@@ -69,7 +69,7 @@ def test_samples_are_those_that_webdataset_reads(tmp_path, form):
     assert own[::-1] == expected
 
 
-def test_samples_of_several_tars_stand_behind_one_another(tmp_path, tar):
+def test_the_samples_of_several_tars_are_concatenated(tmp_path, tar):
     write_tar(tmp_path / "b.tar", {"x.txt": b"b"})
     samples = TarSamples([tar, tmp_path / "b.tar"])
     assert [samples.read(index).key for index in range(5)] == [*(f"part/000{n}" for n in range(4)), "x"]
@@ -98,13 +98,13 @@ def test_a_tar_broken_in_the_middle_counts_as_broken(tar, caplog):
     assert f"{tar}: broken from byte {place}" in caplog.text
 
 
-def test_samples_behind_the_end_of_a_tar_count_as_broken(tar):
+def test_samples_after_the_end_marker_of_a_tar_count_as_broken(tar):
     content = tar.read_bytes()
     tar.write_bytes(content * 2)
     assert reasons(TarSamples([tar])) == [*[["jpg", "txt"]] * 4, "truncated tar"]
 
 
-def test_what_is_no_part_of_a_sample_is_logged_and_a_key_twice_is_two_samples(tmp_path, caplog):
+def test_other_members_are_logged_and_a_repeated_key_gives_two_samples(tmp_path, caplog):
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for name in ("0.jpg", "0.txt", "README", "1.jpg", "1.txt", "1.JPG", "1.txt"):
             info = tarfile.TarInfo(name)
@@ -129,7 +129,7 @@ def test_an_index_is_kept_until_the_tar_changes(tmp_path, tar, monkeypatch):
 
 
 @pytest.mark.parametrize("content", [b"", b"no tar at all" * 100, b"\x1f\x8b" + bytes(1000)])
-def test_what_is_no_tar_is_named(tmp_path, content):
+def test_a_file_that_is_no_tar_is_named(tmp_path, content):
     (tmp_path / "a.tar").write_bytes(content)
     with pytest.raises(ValueError, match=r"a\.tar: no tar could be read"):
         TarSamples([tmp_path / "a.tar"])
@@ -145,7 +145,7 @@ def source(tar, task: Any = "t2i", **captions):
     return Webdataset(SourceConfig(kind="webdataset", task=task, path=str(tar), captions=CaptionConfig(**captions)))
 
 
-def test_captions_stand_in_the_text_or_in_the_json(tmp_path):
+def test_captions_are_in_the_text_or_in_the_json(tmp_path):
     write_tar(tmp_path / "a.tar", {"0.png": png("red"), "0.txt": b"red\n", "0.json": b'{"prompt": "a red square"}'})
     assert source(tmp_path / "a.tar").read(0, draws()).text == "red"
     sample = source(tmp_path / "a.tar", member="json.prompt").read(0, draws())
@@ -153,7 +153,7 @@ def test_captions_stand_in_the_text_or_in_the_json(tmp_path):
     assert sample.image is not None and sample.image.getpixel((0, 0)) == (255, 0, 0)
 
 
-def test_captions_stand_beside_the_tar(tmp_path):
+def test_captions_may_be_in_a_file_next_to_the_tar(tmp_path):
     write_tar(tmp_path / "shard7.tar", {"0.png": png("red"), "1.png": png("blue")})
     (tmp_path / "captions" / "shard7").mkdir(parents=True)
     (tmp_path / "captions" / "shard7" / "0.caption").write_text("red\nsecond line")
@@ -166,7 +166,7 @@ def test_captions_stand_beside_the_tar(tmp_path):
         found.read(1, draws())
 
 
-def test_one_of_the_captions_in_a_json_file_is_drawn(tmp_path):
+def test_one_of_the_captions_in_a_json_file_is_chosen(tmp_path):
     write_tar(tmp_path / "a.tar", {"x.png": png("red"), "y.png": png("blue")})
     (tmp_path / "captions.json").write_text('{"x": ["one", "two"]}')
     found = source(tmp_path / "a.tar", store="json", path=str(tmp_path / "captions.json"))
@@ -193,7 +193,7 @@ def test_a_broken_sample_says_why(tmp_path, members, reason):
     assert caught.value.reason == reason
 
 
-def test_a_byte_order_mark_is_no_part_of_a_caption_and_half_a_pair_is_refused(tmp_path):
+def test_a_byte_order_mark_is_removed_from_a_caption_and_half_a_surrogate_pair_is_refused(tmp_path):
     members = {"0.png": png("red"), "0.txt": "\ufeffa red square".encode(), "0.json": rb'{"prompt": "cut \ud83d"}'}
     write_tar(tmp_path / "a.tar", members)
     assert source(tmp_path / "a.tar").read(0, draws()).text == "a red square"
@@ -201,7 +201,7 @@ def test_a_byte_order_mark_is_no_part_of_a_caption_and_half_a_pair_is_refused(tm
         source(tmp_path / "a.tar", member="json.prompt").read(0, draws())
 
 
-def test_what_macos_and_webdataset_add_to_a_tar_is_no_sample_and_parts_none(tmp_path):
+def test_members_that_macos_and_webdataset_add_to_a_tar_are_no_samples(tmp_path):
     members = {
         "__MACOSX/._0.png": b"Mac", "._0.png": b"Mac", "0.png": png("red"), "._0.txt": b"Mac", "0.txt": b"a",
         ".DS_Store": b"x", "a/.DS_Store": b"x", "a/1.png": png("blue"), "README": b"about", "a/1.txt": b"b",
@@ -214,7 +214,7 @@ def test_what_macos_and_webdataset_add_to_a_tar_is_no_sample_and_parts_none(tmp_
     assert [key for key in theirs if not key.endswith("/")] == ["0", "a/1"]
 
 
-def test_members_that_are_no_neighbours_say_what_to_do(tmp_path):
+def test_members_of_a_sample_that_are_not_adjacent_are_an_error_that_says_what_to_do(tmp_path):
     write_tar(tmp_path / "a.tar", {"0.png": png("red"), "1.png": png("red"), "0.txt": b"a", "1.txt": b"b"})
     found = source(tmp_path / "a.tar")
     for index, missing in enumerate(("no member txt", "no member txt", "no image", "no image")):
@@ -231,14 +231,14 @@ def test_newer_formats_of_images_are_found(tmp_path, ending, form):
     assert image is not None and image.size == (8, 8)
 
 
-def test_json_that_is_none_says_so(tmp_path):
+def test_invalid_json_is_named(tmp_path):
     write_tar(tmp_path / "a.tar", {"0.png": png("red"), "0.json": b"{"})
     with pytest.raises(BadSample, match=r"a\.tar:0\.json") as caught:
         source(tmp_path / "a.tar", member="json.prompt").read(0, draws())
     assert caught.value.reason == "no JSON"
 
 
-def test_understanding_asks_one_of_the_questions(tmp_path):
+def test_image_understanding_uses_one_of_the_questions(tmp_path):
     write_tar(tmp_path / "a.tar", {"0.png": png("red"), "0.txt": b"a red square"})
     (tmp_path / "questions.json").write_text('["What is it?", "Describe it."]')
     found = source(tmp_path / "a.tar", task="mmu", questions=str(tmp_path / "questions.json"))

@@ -1,4 +1,4 @@
-"""The thinking format, and rows of common data sets brought into it."""
+"""Tests the format of thoughts and answers, and the conversion of common data sets to it."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from unigrpo.data.cot_format import CotError, convert_row, matches_gold, parse, 
 
 @pytest.mark.parametrize("newlines", [False, True])
 @pytest.mark.parametrize(("thinking", "answer"), [("3+4=7", "7"), (" a\n\nb ", "x < y\n"), ("a <b> c", "#### 3")])
-def test_what_is_written_is_read_back_and_gets_the_reward(thinking, answer, newlines):
+def test_a_written_text_is_read_again_and_gets_the_reward(thinking, answer, newlines):
     text = render(thinking, answer, newlines=newlines)
     assert parse(text) == (thinking.strip(), answer.strip())
     assert is_well_formed(text, strict_newlines=newlines)
@@ -25,7 +25,7 @@ def test_thoughts_before_an_image_have_no_answer():
     ["7", "", "<think></think>7", "<think>a", "a</think>7", "x<think>a</think>7", "<think>a<think>b</think>7",
      "<think>a</think>7</think>", "</think>a<think>7"],
 )  # fmt: skip
-def test_what_is_not_in_the_format_is_not_read(text):
+def test_text_in_another_format_is_not_read(text):
     assert parse(text) is None
 
 
@@ -34,7 +34,7 @@ def test_what_is_not_in_the_format_is_not_read(text):
     [("", "7", "no thoughts"), (" \n", "7", "no thoughts"), ("a</think>b", "7", "nested thoughts"),
      ("a", "<think>7", "nested thoughts")],
 )  # fmt: skip
-def test_what_would_not_be_read_back_is_not_written(thinking, answer, reason):
+def test_text_that_could_not_be_read_again_is_not_written(thinking, answer, reason):
     with pytest.raises(CotError) as caught:
         render(thinking, answer)
     assert caught.value.reason == reason
@@ -46,9 +46,9 @@ QUESTION = {"question": "48 clips, half as many in May?"}
 @pytest.mark.parametrize(
     ("row", "thinking", "answer", "gold", "is_answer_gold"),
     [
-        # GSM8K: the answer column has all
+        # In GSM8K, the answer column has solution and answer
         ({"answer": "48/2 = <<48/2=24>>24 clips.\n#### 24"}, "48/2 = 24 clips.", "24", "24", False),
-        # MATH: a box in the solution
+        # In MATH, the solution has a box
         (
             {"solution": "It is $\\boxed{\\frac{1}{2}}$."},
             "It is $\\boxed{\\frac{1}{2}}$.",
@@ -57,10 +57,10 @@ QUESTION = {"question": "48 clips, half as many in May?"}
             False,
         ),
         ({"solution": "So \\boxed{1} or \\boxed{2}.", "answer": "2"}, "So \\boxed{1} or \\boxed{2}.", "2", "2", False),
-        # a solution without an answer of its own
+        # a solution without an answer
         ({"reasoning": "24 is half of 48", "answer": 24}, "24 is half of 48", "24", "24", True),
         ({"solution": "box \\boxed{open", "answer": "24"}, "box \\boxed{open", "24", "24", True),
-        # in the format already
+        # already in the format
         ({"response": "<think>24?</think>It is 24.", "label": "#### 24"}, "24?", "It is 24.", "24", False),
         ({"response": "<think>24?</think>24"}, "24?", "24", None, False),
         ({"answer": "<think>24?</think>24"}, "24?", "24", None, False),
@@ -97,7 +97,7 @@ def test_thoughts_before_an_image_need_no_answer():
     assert (sample.question, sample.thinking, sample.answer) == ("the flag of Japan", "a red disc on white", "")
 
 
-def test_only_an_answer_of_its_own_is_compared_with_the_gold():
+def test_only_a_separate_answer_is_compared_with_the_gold_answer():
     def grade(prediction, gold):
         return prediction == gold
 
@@ -117,7 +117,7 @@ def test_only_an_answer_of_its_own_is_compared_with_the_gold():
         "<think>add\n\nup</think><answer> 3 </answer>",
     ],
 )
-def test_marks_of_other_formats_become_those_of_this_one(solution):
+def test_markers_of_other_formats_are_converted(solution):
     sample = convert_row({"question": "1+2=", "output": solution, "answer": "3"})
     assert render(sample.thinking, sample.answer) == "<think>add\n\nup</think>3"
 
@@ -131,7 +131,7 @@ def test_marks_of_other_formats_become_those_of_this_one(solution):
         "<think>add</think>so <answer>3</answer>",
     ],
 )
-def test_a_row_in_which_foreign_marks_would_stay_is_refused(solution):
+def test_a_row_with_markers_that_cannot_be_converted_is_refused(solution):
     with pytest.raises(CotError) as caught:
         convert_row({"question": "1+2=", "output": solution, "answer": "3"})
     assert caught.value.reason == "marks of another format"

@@ -1,4 +1,4 @@
-"""Preprocessing against the original's numbers, odd image files, and files that are none."""
+"""Compares preprocessing with the numbers of the original, and tests unusual and invalid image files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def colours(image):
 
 
 @pytest.mark.parametrize("case", ["image_preprocess_0", "image_preprocess_1"])
-def test_crop_and_squash_are_the_originals(golden, case):
+def test_crop_and_stretch_are_those_of_the_original(golden, case):
     params, arrays = golden(case)
     image = Image.fromarray(arrays["in.image_uint8_hwc"].numpy())
     assert image.size == (params["width"], params["height"])
@@ -55,7 +55,7 @@ def test_a_square_of_the_right_size_is_not_changed_by_any_fit():
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 40), (40, 1), (9, 7)])
-def test_any_shape_becomes_the_square_asked_for(width, height):
+def test_any_shape_becomes_the_requested_square(width, height):
     for fit in FITS:
         pixels = square_pixels(plain_image(width, height), 8, fit)
         assert pixels.shape == (3, 8, 8)
@@ -77,10 +77,10 @@ def test_another_fit_is_refused():
         square_pixels(plain_image(), 8, "squash")  # type: ignore[arg-type]
 
 
-# Kinds of files.
+# Tests of kinds of files.
 
 
-def test_what_is_transparent_is_white_and_not_what_lies_below(tmp_path):
+def test_transparent_pixels_are_white_whatever_their_colour(tmp_path):
     image = Image.new("RGBA", (3, 1))
     image.putdata([(*RED, 0), (*RED, 255), (*BLUE, 51)])
     image.save(tmp_path / "a.png")
@@ -108,7 +108,7 @@ def test_a_photo_is_turned_upright(tmp_path):
     image = Image.new("RGB", (2, 1))
     image.putdata([RED, BLUE])
     exif = Image.Exif()
-    exif[274] = 6  # orientation: to be turned by 90 degrees, clockwise
+    exif[274] = 6  # the orientation is a rotation by 90 degrees clockwise
     image.save(tmp_path / "a.png", exif=exif)
     upright = read_image(tmp_path / "a.png")
     assert upright.size == (1, 2)
@@ -133,11 +133,11 @@ def test_an_image_that_ends_early_is_refused_and_named(tmp_path):
         read_image(file)
 
 
-# Odd files, and memory.
+# Tests of unusual files and of memory.
 
 
 def save_exif(path, orientation):
-    """A photo of a red and a blue pixel with EXIF data."""
+    """Saves a photo of a red and a blue pixel with EXIF data."""
     image = Image.new("RGB", (2, 1))
     image.putdata([RED, BLUE])
     exif = Image.Exif()
@@ -159,7 +159,7 @@ def test_every_orientation_is_turned_upright(tmp_path, orientation, rows):
 
 
 def test_exif_that_cannot_be_written_again_does_not_break_a_photo():
-    """A fraction of (-1, 0), as some cameras write for the resolution, is NaN and ends Pillow's own writer of EXIF."""
+    """Some cameras write a resolution of (-1, 0), which is NaN and an error in Pillow's writer of EXIF."""
     with Image.open(EXIF_PHOTO) as opened, pytest.raises(struct.error):
         ImageOps.exif_transpose(opened)
     assert read_image(EXIF_PHOTO).size == (64, 96)
@@ -184,7 +184,7 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\nshowpage
 
 
 def test_no_file_starts_another_program(tmp_path, monkeypatch):
-    """Pillow reads EPS by Ghostscript, whatever the file's name."""
+    """Pillow reads EPS with Ghostscript, whatever the name of the file is."""
     (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/started\nexit 1\n")
     (tmp_path / "gs").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -212,7 +212,7 @@ def test_any_failure_of_a_decoder_is_a_broken_image(tmp_path, ending):
 
 
 @pytest.mark.parametrize("ending", ["avif", "jp2", "webp", "gif", "bmp", "ppm"])
-def test_formats_of_the_field_are_read(tmp_path, ending):
+def test_avif_and_jpeg_2000_are_read(tmp_path, ending):
     Image.new("RGB", (8, 8), RED).save(tmp_path / f"a.{ending}")
     red, green, blue = colours(read_image(tmp_path / f"a.{ending}"))[0]
     assert red > 240 and green < 15 and blue < 15
@@ -227,7 +227,7 @@ def test_an_image_that_is_too_large_or_too_long_is_refused_with_the_limits(tmp_p
 
 
 def whole_crop(image, resolution):
-    """The middle of the whole image, resized: what the original does."""
+    """Returns the resized centre of the whole image, as the original does."""
     short = min(image.size)
     width, height = (int(resolution * side / short) for side in image.size)
     left, top = round((width - resolution) / 2), round((height - resolution) / 2)
@@ -236,7 +236,7 @@ def whole_crop(image, resolution):
 
 
 def whole_pad(image, resolution):
-    """The whole white square, resized."""
+    """Returns the whole image on a white square, resized."""
     side = max(image.size)
     page = Image.new("RGB", (side, side), "white")
     page.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
@@ -258,7 +258,7 @@ def test_only_what_is_needed_is_computed_and_the_result_is_that_of_the_whole():
 @pytest.mark.parametrize("fit", FITS)
 @pytest.mark.parametrize("size", [(20_000, 10), (10, 20_000)])
 def test_memory_is_bounded_by_image_and_result(monkeypatch, fit, size):
-    """A strip of 200,000 pixels once took 1.2 GB, as a square or as a whole that is resized."""
+    """A strip of 200,000 pixels takes 1.2 GB as a square, or if the whole strip is resized."""
     made: list[int] = []
 
     def counting(function):

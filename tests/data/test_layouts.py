@@ -1,4 +1,4 @@
-"""Layouts of rows against the original's, and prompts against the rows they begin."""
+"""Compares layouts of rows with those of the original, and prompts with the start of rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OFFSET = 126349
 
 @pytest.fixture(scope="module")
 def case(golden, golden_folder):
-    """Name -> parameters, arrays, tokens of the texts and the vocabulary."""
+    """Returns a function that returns parameters, arrays, text tokens and vocabulary of a case."""
 
     def load(name):
         params, arrays = golden(f"prompt_{name}")
@@ -38,7 +38,7 @@ def column(rows, name):
 
 
 def assert_rows(rows, arrays, **masks):
-    """Ids, labels and the masks named, each against the array of the original."""
+    """Compares ids, labels and the given masks with the arrays of the original."""
     assert torch.equal(column(rows, "token_ids"), arrays["out.input_ids"])
     assert torch.equal(column(rows, "labels"), arrays["out.labels"])
     for name, array in masks.items():
@@ -74,7 +74,7 @@ def test_lm_rows_are_the_originals(case, length):
     params, arrays, texts, vocabulary = case(f"lm_len{length}")
     rows = [layouts.lm_row(text, vocabulary, num_tokens=params["max_seq_len"]) for text in texts]
     assert_rows(rows, arrays, token_mask="out.attention_mask")
-    assert not column(rows, "prompt_mask").any(), "every token may be hidden"
+    assert not column(rows, "prompt_mask").any(), "every token may be masked"
 
 
 @pytest.mark.parametrize("length", [12, 23])
@@ -105,13 +105,13 @@ def test_r2i_rows_are_the_originals(case):
 
 
 def test_a_tokenizer_without_header_tokens_has_no_chat_prompt(vocabulary):
-    """The original then takes the unknown token for a header."""
+    """The original would use the unknown token as header."""
     bare = dataclasses.replace(vocabulary, end_header_id=None)
     row = layouts.lm_chat_row([7, 3, 8], bare, num_tokens=9)
     assert not row.prompt_mask.any()
 
 
-# Prompts to generate from.
+# Tests of prompts.
 
 
 def test_a_t2i_prompt_is_the_row_without_padding_up_to_the_image(case):
@@ -131,7 +131,7 @@ def test_the_unconditional_prompt_is_that_of_a_dropped_caption(case):
     assert torch.equal(layouts.t2i_unconditional_prompt(vocabulary), row[mask][: -params["N"] - 1])
 
 
-def test_mmu_and_r2i_prompts_begin_their_rows(case):
+def test_mmu_and_r2i_rows_start_with_their_prompts(case):
     codes = torch.tensor([5, 0, 8191, 7])
     _, _, texts, vocabulary = case("mmu")
     question = texts[3]  # the answer of this chat is empty

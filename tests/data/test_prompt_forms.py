@@ -1,4 +1,4 @@
-"""Forms in which public data sets have prompts, golds and images, and the settings of a prompt file."""
+"""Tests the forms of prompts, gold answers and images in public data sets, and the settings of a prompt file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def png(colour: str = "red") -> bytes:
 
 
 def one(tmp_path: Path, row: dict[str, Any], **settings: Any) -> Prompt:
-    """The prompt of a file with this row alone."""
+    """Returns the prompt of a file with only this row."""
     (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
     (prompt,) = load_prompts((PromptFileConfig(path=str(tmp_path / "a.jsonl"), **settings),))
     return prompt
@@ -72,12 +72,12 @@ def test_chats_and_columns_of_every_framework_ask_the_same(tmp_path, row, turns)
         {"prompt": "?", "answer": '["\\ud83d"]'},
     ],
 )
-def test_text_inside_of_json_in_a_text_is_checked_too(tmp_path, row):
+def test_text_inside_of_json_in_a_text_is_also_checked(tmp_path, row):
     with pytest.raises(ValueError, match=r"a.jsonl:1: half of a surrogate pair \('\\ud83d'\)"):
         one(tmp_path, row)
 
 
-def test_the_turns_before_the_question_are_kept_and_the_other_columns_travel(tmp_path):
+def test_turns_before_the_question_and_other_columns_are_kept(tmp_path):
     turns = [SYSTEM, {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}, USER]
     row = {"prompt": turns, "reward_model": {"ground_truth": {"target": 3}}, "extra_info": {"index": 7}}
     prompt = one(tmp_path, row)
@@ -99,7 +99,7 @@ def test_the_turns_before_the_question_are_kept_and_the_other_columns_travel(tmp
         ([{"role": "user", "content": " "}], r"a\.jsonl:1: 'prompt' must be a text that is not empty"),
     ],
 )
-def test_a_chat_that_asks_nothing_is_named(tmp_path, turns, message):
+def test_a_chat_without_a_question_is_named(tmp_path, turns, message):
     with pytest.raises(ValueError, match=message):
         one(tmp_path, {"prompt": turns})
 
@@ -134,19 +134,19 @@ def test_the_gold_is_found_in_every_form(gold, answer):
 
 
 @pytest.mark.parametrize("gold", ["NaN", "Infinity", "-Infinity"])
-def test_a_number_that_is_none_is_no_gold(tmp_path, gold):
+def test_nan_is_no_gold_answer(tmp_path, gold):
     (tmp_path / "a.jsonl").write_text(f'{{"prompt": "1+2=", "label": {gold}}}\n')
     with pytest.raises(ValueError, match=r"a\.jsonl:1: 'label' is -?(nan|inf), which no answer can equal"):
         load_prompts(str(tmp_path / "a.jsonl"))
 
 
-# Images.
+# Tests of images.
 
 
 @pytest.mark.parametrize("as_list", [False, True])
 @pytest.mark.parametrize("known", [False, True])
-def test_embedded_images_are_read_again_by_their_name(tmp_path, as_list, known):
-    """Parquet of `datasets` says that a column holds images; that of other writers does not."""
+def test_embedded_images_are_read_again_by_their_names(tmp_path, as_list, known):
+    """Only parquet files of `datasets` say that a column contains images."""
     image = {"bytes": png("blue"), "path": None}
     cell = [image] if as_list else image
     feature: Any = datasets.Image()
@@ -164,7 +164,7 @@ def test_embedded_images_are_read_again_by_their_name(tmp_path, as_list, known):
     prompts = load_prompts(str(tmp_path / "a.parquet"))
     assert [(p.task, p.text, p.label) for p in prompts] == [("mmu", "How many?", "3"), ("mmu", "Which?", "3")]
     assert read_image(prompts[1].images[0]).getpixel((0, 0)) == (0, 0, 255)
-    assert prompts[1].metadata == {"solution": "<answer> 3 </answer>"}, "bytes of images go to no reward"
+    assert prompts[1].metadata == {"solution": "<answer> 3 </answer>"}, "rewards get bytes of images"
 
 
 def test_an_image_that_is_no_longer_in_its_table_is_an_error_of_one_line(tmp_path):
@@ -193,7 +193,7 @@ def test_one_image_is_found_in_every_form_of_a_cell(cell):
     assert images_in(cell, "here") in ([png()], ["a.png"])
 
 
-def test_long_base64_is_an_image_and_a_path_is_none():
+def test_long_base64_is_an_image_and_a_path_is_not():
     buffer = io.BytesIO()
     Image.effect_noise((40, 40), 50).save(buffer, "JPEG")
     text = base64.b64encode(buffer.getvalue()).decode()
@@ -202,7 +202,7 @@ def test_long_base64_is_an_image_and_a_path_is_none():
     assert images_in("/9j/photo.jpg", "here") == ["/9j/photo.jpg"]
 
 
-def test_marks_of_images_go_where_the_layout_has_a_place_for_one(tmp_path):
+def test_image_markers_are_removed_if_the_layout_adds_the_image(tmp_path):
     row = {"images": ["a.png"], "messages": [{"role": "user", "content": "<image>\nSee <image 1>: how many?"}],
            "solution": "3"}  # fmt: skip
     prompt = one(tmp_path, row)
@@ -222,38 +222,38 @@ def test_a_part_of_a_chat_is_the_image_of_the_prompt(tmp_path):
     assert read_image(embedded.images[0]).size == (3, 2)
 
 
-def test_choices_stand_behind_the_question_unless_it_has_them(tmp_path):
+def test_choices_follow_the_question_unless_it_has_them(tmp_path):
     for options in (["red", "blue"], "['red', 'blue']", {"text": ["red", "blue"], "label": ["A", "B"]}):
         assert one(tmp_path, {"question": "Which?", "options": options}).text == "Which?\nA. red\nB. blue"
     assert one(tmp_path, {"question": "red or blue?", "choices": ["red", "blue"]}).text == "red or blue?"
 
 
-def test_a_text_to_which_the_question_refers_stands_before_it(tmp_path):
+def test_a_text_to_which_the_question_refers_is_put_before_it(tmp_path):
     row = {"question": "Who has it?", "passage": "Tom has a cup. ", "label": "Tom"}
     assert one(tmp_path, row).text == "Tom has a cup.\nWho has it?"
     assert one(tmp_path, {**row, "question": "Tom has a cup. Who has it?"}).text == "Tom has a cup. Who has it?"
     assert one(tmp_path, {**row, "passage": None, "context": {"title": ["x"]}}).text == "Who has it?"
-    assert one(tmp_path, {**row, "question": [USER]}).text == "1+2=", "a chat has all that it needs"
+    assert one(tmp_path, {**row, "question": [USER]}).text == "1+2=", "nothing is added to a chat"
     assert one(tmp_path, {**row, "hint": "It is Tom."}).text == "Tom has a cup.\nWho has it?"
     assert one(tmp_path, {"caption": "a cat", "context": "x"}, task="t2i").text == "a cat"
     asked = {"instruction": "Add the numbers.", "input": "1 and 2", "output": "3"}
     assert (one(tmp_path, asked).text, one(tmp_path, asked).label) == ("Add the numbers.\n1 and 2", "3")
 
 
-def test_whether_an_answer_was_right_is_no_gold(tmp_path):
+def test_a_column_that_says_whether_an_answer_was_right_is_no_gold_answer(tmp_path):
     assert one(tmp_path, {"prompt": "1+2=", "correct": True}).label is None
     with pytest.raises(ValueError, match="'answer' is True; write the answer, such as yes or no, into the file"):
         one(tmp_path, {"question": "Is it?", "answer": True})
 
 
-# Settings of a file.
+# Tests of settings of a file.
 
 
 def test_settings_name_columns_task_and_instruction(tmp_path):
     row = {"caption": "a cat", "photo": "a.png", "text": "x", "task": "captioning"}
     drawn = one(tmp_path, row, task="t2i", instruction="")
     assert (drawn.text, drawn.task, drawn.images, drawn.instruction) == ("a cat", "t2i", (), "")
-    assert drawn.metadata["task"] == "captioning", "a column of another meaning stays"
+    assert drawn.metadata["task"] == "captioning", "the column of another meaning is kept"
     seen = one(tmp_path, {**row, "task": "mmu"}, prompt_key="text", image_key="photo", label_key="caption",
                image_folder="/images")  # fmt: skip
     assert (seen.text, seen.task, seen.label, seen.images) == ("x", "mmu", "a cat", ("/images/a.png",))
@@ -263,7 +263,7 @@ def test_settings_name_columns_task_and_instruction(tmp_path):
         one(tmp_path, row)
 
 
-def test_weights_are_the_shares_of_files():
+def test_weights_are_the_fractions_of_files():
     files = (PromptFileConfig(path="a.jsonl", weight=3.0), PromptFileConfig(path="b.jsonl", weight=1.0))
     assert prompt_weights(DataConfig(prompt_dataset=files)) == {"a.jsonl": 3.0, "b.jsonl": 1.0}
     with pytest.raises(ValueError, match="1 of 2 prompt files have a weight"):
@@ -272,7 +272,7 @@ def test_weights_are_the_shares_of_files():
         DataConfig(prompt_dataset=files, prompt_probs=(1.0, 1.0))
 
 
-def test_the_log_names_image_columns_of_rows_behind_the_first_ones(tmp_path, caplog):
+def test_the_log_names_image_columns_of_rows_after_the_first_ones(tmp_path, caplog):
     (tmp_path / "a.png").write_bytes(png())
     rows = [{"task": "text", "prompt": f"{i}+1=", "label": i + 1} for i in range(120)]
     rows.append({"task": "mmu", "prompt": "Which colour?", "label": "red", "img": "a.png"})
@@ -311,11 +311,11 @@ def test_few_bad_rows_are_skipped_and_counted_and_more_are_an_error(tmp_path, ca
         load_prompts(str(tmp_path / "a.jsonl"), bad=BadRows(0.001))
 
 
-# As tokens.
+# Tests of prompts as tokens.
 
 
 @pytest.mark.parametrize("template", ["chat", "chat_one_newline"])
-def test_earlier_turns_stand_before_the_question_with_its_instruction(tokenizer, vocabulary, template):
+def test_earlier_turns_are_before_the_question_with_its_instruction(tokenizer, vocabulary, template):
     prompt = Prompt(id="a:1", text="1+2=", messages=(SYSTEM, USER), instruction="Add. ")
     data = DataConfig(prompt_template=template, instruction="Think. ")
     tokens = tokenizer.convert_ids_to_tokens(encode_prompt(prompt, tokenizer, vocabulary, data).tolist())
@@ -326,7 +326,7 @@ def test_earlier_turns_stand_before_the_question_with_its_instruction(tokenizer,
     ]  # fmt: skip
 
 
-def test_turns_that_a_form_has_no_place_for_are_refused(tokenizer, vocabulary):
+def test_turns_that_a_template_does_not_support_are_refused(tokenizer, vocabulary):
     prompt = Prompt(id="a:1", text="1+2=", messages=(SYSTEM, USER))
     with pytest.raises(ValueError, match=r"a:1: 1 turns come before the question, but .* plain has no turns"):
         encode_prompt(prompt, tokenizer, vocabulary, DataConfig(prompt_template="plain"))
@@ -354,6 +354,6 @@ def test_a_chat_template_that_fails_is_an_error_of_one_line(tiny_model_folder, v
             encode_prompt(Prompt(id="a:1", text="1+2="), broken, vocabulary, DataConfig())
 
 
-def test_text_that_no_table_was_read_for_is_checked_too(tokenizer, vocabulary):
+def test_text_that_comes_from_no_table_is_also_checked(tokenizer, vocabulary):
     with pytest.raises(ValueError, match=r"demo: half of a surrogate pair"):
         encode_prompt(Prompt(id="demo", text="cut \ud83d"), tokenizer, vocabulary, DataConfig())

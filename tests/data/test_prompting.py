@@ -1,4 +1,4 @@
-"""Prompts as tokens and responses as text."""
+"""Tests prompts as tokens and responses as text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from unigrpo.data.text import checked
 from unigrpo.records import Prompt
 
 
-def test_a_chat_prompt_ends_behind_the_assistants_header(tokenizer, vocabulary):
+def test_a_chat_prompt_ends_after_the_header_of_the_assistant(tokenizer, vocabulary):
     data = DataConfig(instruction="Think. ")
     ids = encode_prompt(Prompt(id="a:1", text="2+3=?"), tokenizer, vocabulary, data)
     tokens = tokenizer.convert_ids_to_tokens(ids.tolist())
@@ -27,7 +27,7 @@ def test_a_chat_prompt_ends_behind_the_assistants_header(tokenizer, vocabulary):
     assert ids.dtype == torch.int64
 
 
-def test_the_assistants_header_is_asked_for_where_the_template_makes_it_an_option(tiny_model_folder, vocabulary):
+def test_the_header_of_the_assistant_is_added_if_it_is_an_option_of_the_template(tiny_model_folder, vocabulary):
     other = AutoTokenizer.from_pretrained(tiny_model_folder)
     other.chat_template = "{{ messages[0]['content'] }}{% if add_generation_prompt %}A:{% endif %}"
     ids = encode_prompt(Prompt(id="a:1", text="2"), other, vocabulary, DataConfig())
@@ -62,9 +62,9 @@ def test_instruction_and_template_may_differ_by_task(tokenizer, vocabulary):
     assert "Own. 2+3" in own and "Describe" not in own
 
 
-def test_begin_of_text_is_not_doubled_where_the_tokenizer_adds_it(tokenizer, vocabulary):
+def test_begin_of_text_is_not_repeated_if_the_tokenizer_adds_it(tokenizer, vocabulary):
     class Adding:
-        """A tokenizer that puts begin-of-text before everything, as Llama's does."""
+        """A tokenizer that puts begin-of-text before every text, as Llama's does."""
 
         __class__ = PreTrainedTokenizerBase  # type: ignore[assignment]
         chat_template = tokenizer.chat_template
@@ -102,14 +102,14 @@ def test_a_prompt_with_the_mask_token_is_refused_before_sampling(tokenizer, voca
         )
 
 
-def test_a_caption_is_taken_as_it_is_between_the_tokens_of_its_task(tokenizer, vocabulary):
+def test_a_caption_is_put_unchanged_between_the_tokens_of_its_task(tokenizer, vocabulary):
     data = DataConfig(instruction="Think. ")
     ids = encode_prompt(Prompt(id="a:1", text="a cat", task="t2i"), tokenizer, vocabulary, data)
     tokens = tokenizer.convert_ids_to_tokens(ids.tolist())
     assert tokens == ["<|t2i|>", "<|startoftext|>", *"a cat", "<|endoftext|>", "<|soi|>"]
 
 
-def test_a_request_to_think_and_draw_is_a_chat_behind_its_task_token(tokenizer, vocabulary):
+def test_a_prompt_of_r2i_is_a_chat_after_its_task_token(tokenizer, vocabulary):
     chat, drawing = (
         encode_prompt(Prompt(id="a:1", text="a cat", task=task), tokenizer, vocabulary, DataConfig())
         for task in ("text", "r2i")
@@ -117,7 +117,7 @@ def test_a_request_to_think_and_draw_is_a_chat_behind_its_task_token(tokenizer, 
     assert drawing.tolist() == [vocabulary.r2i_id, *chat.tolist()]
 
 
-def test_a_question_about_an_image_stands_behind_its_codes(tokenizer, vocabulary):
+def test_a_question_about_an_image_follows_the_codes(tokenizer, vocabulary):
     vocabulary = dataclasses.replace(vocabulary, codebook_size=8)
     chat = encode_prompt(Prompt(id="a:1", text="how many?"), tokenizer, vocabulary, DataConfig())
     prompt = Prompt(id="a:1", text="how many?", task="mmu", images=("a.png",))
@@ -126,7 +126,7 @@ def test_a_question_about_an_image_stands_behind_its_codes(tokenizer, vocabulary
     assert ids.tolist() == [vocabulary.mmu_id, *image, *chat.tolist()]
 
 
-def test_codes_are_asked_for_where_there_is_an_image_and_only_there(tokenizer, vocabulary):
+def test_codes_are_required_for_prompts_with_an_image_and_only_for_them(tokenizer, vocabulary):
     for task, codes in (("mmu", None), ("text", torch.tensor([1])), ("t2i", torch.tensor([1]))):
         with pytest.raises(ValueError, match=f"a:1: .*image codes were given for task '{task}'; mmu needs"):
             encode_prompt(Prompt(id="a:1", text="b", task=task), tokenizer, vocabulary, DataConfig(), codes)
@@ -191,7 +191,7 @@ def decode(tokenizer, vocabulary, text, prompt="2+3=", **options):
         (" \n5 <|endoftext|>", " \n5 ", " \n5 "),
     ],
 )
-def test_a_completion_is_the_response_up_to_the_end_of_the_turn_as_it_is(tokenizer, vocabulary, text, expected, raw):
+def test_a_completion_is_the_unchanged_response_up_to_the_end_of_the_turn(tokenizer, vocabulary, text, expected, raw):
     assert decode(tokenizer, vocabulary, text) == expected
     assert decode(tokenizer, vocabulary, text, keep_end_of_turn=True) == raw
 
@@ -202,6 +202,6 @@ def test_end_of_text_in_the_prompt_does_not_cut_the_response(tokenizer, vocabula
     assert decode_completion(tokens, response, tokenizer, vocabulary) == "57"
 
 
-def test_ids_behind_the_tokenizer_are_left_out_of_the_text(tokenizer, vocabulary):
+def test_ids_beyond_the_tokenizer_are_left_out_of_the_text(tokenizer, vocabulary):
     tokens = torch.tensor([*tokenizer.encode("5", add_special_tokens=False), len(tokenizer) + 3])
     assert decode_completion(tokens, torch.tensor([True, True]), tokenizer, vocabulary) == "5"

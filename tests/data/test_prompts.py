@@ -1,4 +1,4 @@
-"""Prompt files: what is read, and what every kind of broken line says."""
+"""Tests how prompt files are read, and the errors about broken lines."""
 
 import json
 from collections import Counter
@@ -16,17 +16,17 @@ def write(path, *lines):
     return str(path)
 
 
-def test_gsm8k_is_read_as_it_is(tmp_path):
+def test_gsm8k_is_read_unchanged(tmp_path):
     file = write(tmp_path / "train.jsonl", {"question": "2 apples and 3?", "answer": "2+3=<<2+3=5>>5\n#### 5"})
     (prompt,) = load_prompts(file)
     assert (prompt.id, prompt.text, prompt.label, prompt.task) == ("train.jsonl:1", "2 apples and 3?", "5", "text")
 
 
-def test_other_columns_reach_the_rewards_and_named_columns_win(tmp_path):
+def test_rewards_get_other_columns_and_named_columns_have_priority(tmp_path):
     file = write(tmp_path / "a.jsonl", {"prompt": "no", "q": "yes", "gold": "7", "level": 3})
     (prompt,) = load_prompts(file, input_key="q", label_key="gold")
     assert (prompt.text, prompt.label) == ("yes", "7")
-    assert prompt.metadata == {"prompt": "no", "level": 3, "gold": "7"}, "the gold stays under its own name"
+    assert prompt.metadata == {"prompt": "no", "level": 3, "gold": "7"}, "the gold answer keeps its name"
 
 
 def test_several_files_are_joined_and_empty_lines_skipped(tmp_path):
@@ -83,12 +83,12 @@ def test_one_error_lists_the_broken_lines_of_all_files(tmp_path):
 
 
 @pytest.mark.parametrize(("names", "message"), [("{0},", "after a comma"), ("{0}, {0}", "a.jsonl twice")])
-def test_names_of_files_are_whole_and_different(tmp_path, names, message):
+def test_names_of_files_are_complete_and_different(tmp_path, names, message):
     with pytest.raises(ValueError, match=message):
         load_prompts(names.format(write(tmp_path / "a.jsonl", {"prompt": "1"})))
 
 
-def test_the_first_samples_are_as_many_of_each_task(tmp_path):
+def test_the_first_samples_have_equally_many_of_each_task(tmp_path):
     rows = [
         {"task": task, "prompt": f"{task}{i}"} for task, n in (("text", 6), ("r2i", 1), ("t2i", 5)) for i in range(n)
     ]
@@ -106,7 +106,7 @@ def test_lines_without_a_task_take_the_default_and_a_byte_order_mark_is_no_text(
     assert [p.task for p in load_prompts(file, default_task="t2i")] == ["t2i", "r2i"]
 
 
-def test_bytes_that_are_no_text_are_named(tmp_path):
+def test_invalid_utf8_is_named(tmp_path):
     path = tmp_path / "latin.jsonl"
     path.write_bytes(b'{"prompt": "caf\xe9"}\n')
     with pytest.raises(ValueError, match=r"latin.jsonl:1: not UTF-8 text"):
@@ -126,7 +126,7 @@ def test_a_missing_file_an_empty_file_and_an_unknown_data_set_are_errors(tmp_pat
         load_prompts("nobody/no-such-name")
 
 
-def test_a_data_set_folder_is_taken_where_a_hub_name_is(tmp_path, monkeypatch):
+def test_a_folder_of_a_data_set_may_replace_a_name_on_the_hub(tmp_path, monkeypatch):
     folder = tmp_path / "arithmetic"
     folder.mkdir()
     write(folder / "train.jsonl", {"question": "1+1", "answer": "#### 2"}, {"question": "2+2", "answer": "#### 4"})
@@ -137,7 +137,7 @@ def test_a_data_set_folder_is_taken_where_a_hub_name_is(tmp_path, monkeypatch):
     assert prompts[1].id == "arithmetic[train]/train.jsonl:2"
 
 
-def test_gold_answer_takes_what_stands_behind_the_last_mark():
+def test_the_gold_answer_is_the_text_after_the_last_marker():
     assert gold_answer("#### 3 and then #### 1,200 ") == "1,200"
     assert gold_answer(" 7 ") == "7"
 
@@ -166,7 +166,7 @@ def test_images_are_relative_to_the_file(tmp_path):
     assert load_prompts(str(tmp_path / "a.jsonl"))[0].images == (str(tmp_path / "b" / "c.png"),)
 
 
-def test_probabilities_give_each_file_its_share_and_epochs_of_its_own():
+def test_each_file_has_its_fraction_of_the_prompts_and_its_own_epochs():
     mixed = [
         Prompt(id=f"{name}:{i}", text=str(i), dataset=name) for name, n in (("a", 3), ("b", 50)) for i in range(n)
     ]
@@ -181,7 +181,7 @@ def test_probabilities_give_each_file_its_share_and_epochs_of_its_own():
         PromptStream(mixed, batch_size=1, num_samples=1, seed=1, probs={"a": 1.0, "c": 1.0})
 
 
-def test_each_rank_gets_as_much_of_each_task_and_whole_groups():
+def test_each_rank_gets_whole_groups_and_equally_many_of_each_task():
     tasks = ["text", "t2i", "t2i", "text", "mmu", "t2i", "mmu", "t2i"]
     requests = repeat_prompts([Prompt(id=str(i), text="?", task=task) for i, task in enumerate(tasks)], 3, step=0)
     shared = balance_across_ranks(requests, 2)
@@ -192,7 +192,7 @@ def test_each_rank_gets_as_much_of_each_task_and_whole_groups():
     assert balance_across_ranks(requests, 1) == requests
 
 
-def test_an_image_column_may_begin_behind_the_rows_that_are_looked_at_first(tmp_path):
+def test_an_image_column_may_be_empty_in_the_first_rows(tmp_path):
     rows = [{"task": "text", "prompt": f"{i}+1=", "label": str(i + 1)} for i in range(150)]
     rows.append({"task": "mmu", "prompt": "How many?", "label": "3", "image": "a.png"})
     (tmp_path / "mixed.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

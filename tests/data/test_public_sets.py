@@ -1,6 +1,6 @@
-"""Public data sets by their columns: the line of docs/data.md loads each, as the right task, with image and gold.
+"""Tests that the settings in docs/data.md load each public data set with its task, image and gold answer.
 
-The files are written here, with the real columns of each set and values of our own.
+The tests write files that have the real columns of each set and other values.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from unigrpo.data.prompts import load_prompts
 
 Row = dict[str, Any]
 Expected = tuple[str, str, str | None, int]
-"""Task, start of the text, gold and number of images of the first prompt."""
+"""Task, start of the text, gold answer and number of images of the first prompt."""
 
 
 def png() -> bytes:
@@ -70,7 +70,7 @@ def snapshot(folder: Path, rows: Sequence[Row], split: str = "train", **columns:
 
 
 def arc(folder: Path) -> str:
-    """Two configurations, in the folders of the set."""
+    """Writes two configurations in the folders of the set."""
     for name in ("ARC-Challenge", "ARC-Easy"):
         (folder / name).mkdir(parents=True)
         parquet(folder / name / "train-00000-of-00001.parquet", [ARC])
@@ -318,7 +318,7 @@ SETS: dict[str, tuple[Callable[[Path], str], Expected]] = {
     "JourneyDB": (lambda f: jsonl(f, [JOURNEYDB]), ("t2i", "a ship at dawn", None, 0)),
     "text-to-image-2M": (lambda f: jsonl(f, [{"prompt": "a ship at dawn"}]), ("t2i", "a ship at dawn", None, 0)),
 }  # fmt: skip
-"""Name of a set -> what writes it to a path, and what its first prompt is."""
+"""Functions that write each set to a path, and the expected first prompt, by the name of the set."""
 ENDING = {
     "MATH-500": ".jsonl", "Skywork-OR1": ".jsonl", "DARE mathematics": ".parquet", "DARE Countdown": ".parquet",
     "d1 Sudoku": ".csv", "MathQA": ".jsonl",
@@ -326,14 +326,14 @@ ENDING = {
     "ImageReward benchmark": ".json", "MMaDA text2image_prompts": ".txt", "PartiPrompts": ".tsv",
     "JourneyDB": ".jsonl", "text-to-image-2M": ".jsonl",
 }  # fmt: skip
-"""Ending of the sets that are one file; the others are folders."""
+"""Suffixes of the sets that are one file; the others are folders."""
 
 GUIDE = Path(__file__).parents[2] / "docs" / "data.md"
 ROW = re.compile(r"^\| (?P<name>[^|]+) \| `(?P<line>\{.*?\})` \|", re.MULTILINE)
 
 
 def documented() -> dict[str, PromptFileConfig]:
-    """Settings of each set in the table of the guide."""
+    """Returns the settings of each set in the table of the guide."""
     section = GUIDE.read_text().partition("## Public data sets")[2].partition("\n## ")[0]
     return {row["name"]: PromptFileConfig(**yaml.safe_load(row["line"])) for row in ROW.finditer(section)}
 
@@ -343,7 +343,7 @@ def test_the_guide_lists_the_sets_that_are_tested():
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_the_line_of_the_guide_loads_a_set_with_its_real_columns(tmp_path, name):
+def test_the_settings_of_the_guide_load_a_set_with_its_real_columns(tmp_path, name):
     write, (task, text, gold, num_images) = SETS[name]
     path = write(tmp_path / f"set{ENDING.get(name, '')}")
     settings = documented()[name]
@@ -351,7 +351,7 @@ def test_the_line_of_the_guide_loads_a_set_with_its_real_columns(tmp_path, name)
     (first, *_) = load_prompts((replace(settings, path=path, image_folder=folder),))
     assert (first.task, first.label, len(first.images)) == (task, gold, num_images)
     assert first.text.startswith(text) and "<image" not in first.text
-    if num_images and name != "ViRL39K":  # whose images lie in an archive beside the table
+    if num_images and name != "ViRL39K":  # the images of ViRL39K are in an archive next to the table
         assert read_image(first.images[0]).size == (6, 4)
 
 

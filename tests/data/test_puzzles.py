@@ -1,4 +1,5 @@
-"""Generated puzzles: every one can be solved, a Sudoku in one way only, and held-out ones are never trained on."""
+"""Tests that generated puzzles can be solved, a Sudoku in one way only, and that held-out ones are not in the training
+set."""
 
 import itertools
 import json
@@ -17,7 +18,7 @@ OPERATIONS = (operator.add, operator.sub, operator.mul, operator.floordiv)
 
 
 def reachable(numbers: tuple[int, ...]) -> set[int]:
-    """All positive integers that calculations without fractions reach, by trying every one."""
+    """Returns all positive integers that calculations without fractions give, by enumeration."""
     if len(numbers) == 1:
         return {numbers[0]}
     found: set[int] = set()
@@ -48,7 +49,7 @@ def is_complete(grid: str) -> bool:
 
 
 def solutions(puzzle: str) -> int:
-    """Number of ways to fill a puzzle, cell by cell."""
+    """Returns the number of ways to fill a puzzle, which are tried cell by cell."""
     if "0" not in puzzle:
         return int(is_complete(puzzle))
     place = puzzle.index("0")
@@ -58,8 +59,8 @@ def solutions(puzzle: str) -> int:
     return sum(solutions(puzzle[:place] + digit + puzzle[place + 1 :]) for digit in "1234" if digit not in seen)
 
 
-def test_all_grids_are_there():
-    assert len(set(SUDOKU_GRIDS)) == 288  # a known number
+def test_there_are_all_grids():
+    assert len(set(SUDOKU_GRIDS)) == 288  # the known number of grids
     assert all(map(is_complete, SUDOKU_GRIDS))
 
 
@@ -70,7 +71,7 @@ def test_a_sudoku_has_one_solution():
         assert all(cell in ("0", digit) for cell, digit in zip(puzzle, solution, strict=True))
 
 
-def test_about_a_tenth_is_held_out_by_its_gold_alone():
+def test_about_a_tenth_is_held_out_depending_only_on_the_gold_answer():
     labels = [countdown_label(*countdown_puzzle(0, index)) for index in range(100)]
     labels += [sudoku_label(*sudoku_puzzle(0, index)) for index in range(100)]
     assert 5 <= sum(map(is_held_out, labels)) <= 40

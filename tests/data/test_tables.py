@@ -1,4 +1,4 @@
-"""The reader of tables: every kind of file and folder gives the same rows, and text is checked where it comes in."""
+"""Tests that every kind of table gives the same rows, and that their text is checked when it is read."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def reason(path: Path, index: int = 0) -> str:
         ("a.tsv", "question\tanswer\n1+2=\t3\n3+4=\t7\n"),
     ],
 )
-def test_every_text_format_also_packed_and_with_a_byte_order_mark_gives_the_same_rows(tmp_path, name, text):
+def test_every_text_format_gives_the_same_rows_also_compressed_and_with_a_byte_order_mark(tmp_path, name, text):
     for mark in ("", "\ufeff"):
         (tmp_path / name).write_text(mark + text, encoding="utf-8")
         (tmp_path / f"{name}.gz").write_bytes(gzip.compress((mark + text).encode()))
@@ -117,7 +117,7 @@ def test_a_table_beside_a_folder_of_images_is_a_data_set(tmp_path):
     (tmp_path / "images" / "a.png").write_bytes(b"")
     (tmp_path / "train.jsonl").write_text(LINES)
     assert rows(tmp_path) == ROWS
-    assert open_table(str(tmp_path)).folder == tmp_path, "where relative paths of images start"
+    assert open_table(str(tmp_path)).folder == tmp_path, "relative paths of images start there"
 
 
 def test_classes_have_their_names_and_images_stay_encoded(tmp_path):
@@ -136,7 +136,7 @@ def test_classes_have_their_names_and_images_stay_encoded(tmp_path):
     ]  # fmt: skip
 
 
-def test_files_of_one_name_in_two_folders_are_told_apart(tmp_path):
+def test_files_of_one_name_in_two_folders_are_distinguished(tmp_path):
     for folder in "ab":
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "x.jsonl").write_text(LINES)
@@ -154,7 +154,7 @@ def test_a_long_field_is_read_and_a_column_named_twice_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.csv.gz", "a.txt.gz"])
-def test_a_packed_file_that_ends_early_is_named(tmp_path, name):
+def test_a_compressed_file_that_ends_early_is_named(tmp_path, name):
     (tmp_path / name).write_bytes(gzip.compress(LINES.encode())[:-10])
     with pytest.raises(ValueError, match=f"{name}: could not be read"):
         open_table(str(tmp_path / name))
@@ -188,12 +188,12 @@ def test_a_line_that_no_tokenizer_or_file_could_take_is_a_bad_sample(tmp_path, l
     assert reason(tmp_path / "a.jsonl") == expected
 
 
-def test_whole_pairs_and_separators_inside_of_lines_are_text(tmp_path):
+def test_surrogate_pairs_and_line_separators_inside_of_lines_are_text(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "\\ud83d\\ude00 a\u2028b"}\n', encoding="utf-8")
     assert rows(tmp_path / "a.jsonl") == [{"text": "\U0001f600 a\u2028b"}]
 
 
-def test_the_deepest_json_that_is_read_can_be_written_again():
+def test_the_most_deeply_nested_json_that_is_read_can_be_written_again():
     deepest = parse_json(nested(MAX_DEPTH - 1), "here")
     assert json.dumps(deepest) == nested(MAX_DEPTH - 1)
     with pytest.raises(BadSample, match=f"here: lists or objects are nested more than {MAX_DEPTH} deep"):
@@ -201,7 +201,7 @@ def test_the_deepest_json_that_is_read_can_be_written_again():
 
 
 def test_parquet_is_read_by_row_groups_and_nothing_is_written(tmp_path, monkeypatch):
-    """Seven rows in groups of two: a row needs its own group alone, which stays in memory."""
+    """There are seven rows in groups of two. Reading a row loads only its group, which stays in memory."""
     monkeypatch.setattr(datasets_config, "HF_DATASETS_CACHE", tmp_path / "cache")
     path, read = tmp_path / "a.parquet", []
     parquet.write_table(pa.table({"text": [f"row {i}" for i in range(7)], "n": range(7)}), path, row_group_size=2)

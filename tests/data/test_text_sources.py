@@ -1,4 +1,4 @@
-"""Every source of text reads the same texts and refuses the same ones, and none reads what never ends."""
+"""Tests that all sources of text read and refuse the same texts, and that none reads a file without an end."""
 
 from __future__ import annotations
 
@@ -119,12 +119,12 @@ def tar(folder: Path, members: dict[str, bytes], **captions: Any) -> str:
 JSON: tuple[Callable[[Path, str, str], str], ...] = (
     jsonl, packed, json_list, chat_prompt, document, conversation, tar_json, caption_table, caption_store, questions,
 )  # fmt: skip
-"""Each writes a text as JSON, beside another value, into a file with a byte order mark, and reads the text."""
+"""Functions that write a text as JSON with another value into a file with a byte order mark, and read the text."""
 
 
 @pytest.mark.parametrize("source", JSON)
 @pytest.mark.parametrize("text", ["a\u2028b\u2029c\x85d", "\U0001f600 e\u0301", "1\u200b2", "a <b> [c]"])
-def test_every_source_of_json_gives_the_text_without_the_mark_of_the_file(tmp_path, source, text):
+def test_every_source_of_json_reads_the_text_without_the_byte_order_mark(tmp_path, source, text):
     assert source(tmp_path, json.dumps(text), "0") == text
     assert source(tmp_path, json.dumps(text, ensure_ascii=False), "0") == text
 
@@ -183,12 +183,13 @@ def beside(folder: Path, content: bytes) -> str:
 
 
 PLAIN = (csv, lines, tar_text, beside)
-"""Each writes bytes, in which TEXT stands for what comes before the text in this format, and reads the text."""
+"""Functions that write bytes, in which TEXT is replaced by what is before the text in this format, and read the
+text."""
 
 
 @pytest.mark.parametrize("source", PLAIN)
 @pytest.mark.parametrize("text", ["a\u2028b\u2029c\x85d", "\U0001f600 e\u0301"])
-def test_plain_text_is_read_without_the_mark_of_the_file(tmp_path, source, text):
+def test_plain_text_is_read_without_the_byte_order_mark(tmp_path, source, text):
     assert source(tmp_path, (BOM + "TEXT" + text).encode()) == text
 
 
@@ -224,7 +225,7 @@ def test_prompts_and_corpora_refuse_every_special_token(tiny_model_folder):
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.txt", "a.jsonl.gz", "a.parquet", "a.tar"])
 @pytest.mark.parametrize("what", ["pipe", "device"])
 def test_a_pipe_or_device_is_refused_before_it_is_read(tmp_path, name, what):
-    """A pipe that nobody writes to would be waited for, and /dev/zero fills the memory."""
+    """Reading a pipe without a writer would not end, and /dev/zero would fill the memory."""
     os.mkfifo(tmp_path / name) if what == "pipe" else os.symlink("/dev/zero", tmp_path / name)
     with pytest.raises(ValueError, match=f"{name}: expected a file, found a pipe, a device or a socket"):
         if name == "a.tar":
@@ -250,8 +251,8 @@ def test_an_image_that_is_no_file_is_refused(tmp_path, name):
          "is a name that only this program may use"),
     ],
 )  # fmt: skip
-def test_a_row_names_no_image_of_the_web_or_of_another_table(tmp_path, monkeypatch, image, message):
-    monkeypatch.chdir(tmp_path)  # the folder of the file is then ".", which changes no name
+def test_a_row_cannot_name_an_image_of_the_web_or_of_another_table(tmp_path, monkeypatch, image, message):
+    monkeypatch.chdir(tmp_path)  # the folder of the file is then ".", which does not change the name
     Path("a.jsonl").write_text(json.dumps({"prompt": "a", "image": image}) + "\n")
     with pytest.raises(ValueError, match=message):
         load_prompts("a.jsonl")
@@ -270,6 +271,6 @@ def test_an_image_may_be_anywhere_on_this_machine(tmp_path, image):
 
 
 @pytest.mark.parametrize("name", ["embedded:x", "embedded:[]", 'embedded:{"table": 1}', "a\0b", "a" * 5000])
-def test_a_name_that_is_none_is_an_error_of_data(name):
+def test_an_invalid_name_is_a_data_error(name):
     with pytest.raises(ValueError, match=r"no such image any more|no image could be read"):
         read_image(name)

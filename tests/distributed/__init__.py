@@ -1,1 +1,1 @@
-"""Tests that share a Ray cluster; as a package, so that the cluster ends with them."""
+"""Tests that share a Ray cluster. They form a package, so that the cluster ends with them."""

@@ -1,4 +1,4 @@
-"""A local Ray cluster with declared GPUs, one for all tests of this folder, and a process group of one process."""
+"""A local Ray cluster with declared GPUs for all tests of this folder, and a process group of one process."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import torch.nn.functional as F
 
 @pytest.fixture(scope="package")
 def cluster() -> Iterator[None]:
-    """Twelve CPUs and eight GPUs as far as Ray is told: two runs fit at a time. It ends with the tests of this folder,
-    because its processes compute even when nobody asks for anything."""
+    """Starts a cluster with twelve declared CPUs and eight declared GPUs, on which two runs fit at a time.
+
+    It ends with the tests of this folder, because idle Ray processes also use CPU time.
+    """
     ray.init(address="local", num_cpus=12, num_gpus=8, include_dashboard=False, object_store_memory=150 * 2**20)
     yield
     ray.shutdown()
@@ -21,15 +23,15 @@ def cluster() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def one_rank() -> Iterator[None]:
-    """The tests make a process group of this process alone, and it is gone after them."""
+    """Lets tests make a process group of this process alone, which is destroyed afterwards."""
     group = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 0}
     with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
         for name, value in group.items():
             patch.setenv(name, str(value))
-        patch.setattr(F, "linear", F.linear)  # ZeRO-3 replaces it, and the next tests count the passes of PyTorch's
+        patch.setattr(F, "linear", F.linear)  # ZeRO-3 replaces it, and later tests count calls of PyTorch's function
         yield
     from deepspeed.comm import comm  # noqa: PLC0415  # seconds to import, which most tests do not need
     from deepspeed.utils import groups  # noqa: PLC0415
 
     comm.destroy_process_group()
-    groups._WORLD_GROUP = None  # DeepSpeed would hand this group of the old process group to the next engine
+    groups._WORLD_GROUP = None  # otherwise DeepSpeed passes this old group to the next engine

@@ -1,4 +1,4 @@
-"""What the actors of models do as they build their workers."""
+"""Tests how the actors of models make their workers."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from unigrpo.distributed import actors
 
 
 class LoadedError(Exception):
-    """Ends the build where the model would be loaded."""
+    """Raised in place of loading the model."""
 
 
 @pytest.mark.wrong_types
-def test_the_weights_are_searched_for_nan_once_on_each_node(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the first of the policy's ranks on each of two nodes, and neither by the reference nor by rollout workers."""
+def test_the_weights_are_checked_for_nan_once_on_each_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first rank of the policy on each of two nodes checks them; the reference and rollout workers do not."""
     searched: list[bool] = []
 
     def load(*_: Any, check_values: bool = True, **__: Any) -> None:

@@ -1,4 +1,4 @@
-"""Optimizer states in CPU memory (``ds.adam_offload``): the same updates, by an optimizer that needs no compiler."""
+"""Tests that optimizer states in CPU memory (``ds.adam_offload``) need no compiler and give the same updates."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-# One rank in a process of its own trains two steps without and with offloading under each stage.
+# One rank in a separate process trains two steps without and with offloading under each ZeRO stage.
 RUN = """
 import json, sys
 from dataclasses import replace
@@ -51,7 +51,7 @@ for stage in (2, 3):
 
 @pytest.mark.slow
 def test_offloading_needs_no_compiler_and_changes_no_update(tiny_model_folder):
-    """PATH is empty and CUDA_HOME leads nowhere, as on a node without gcc and nvcc."""
+    """PATH is empty and the folder CUDA_HOME does not exist, as on a node without gcc and nvcc."""
     environment = {
         **os.environ, "PATH": "", "CUDA_HOME": "/nowhere", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0",
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "DS_ACCELERATOR": "cpu",

@@ -1,4 +1,4 @@
-"""What a run needs of Ray, and the errors before anything starts."""
+"""Tests which resources a run needs from Ray, and the errors before a run starts."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_cluster_that_is_too_small_is_an_error_with_the_numbers(
         check_resources(config)
 
 
-def test_a_cluster_that_just_suffices_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_with_exactly_the_needed_resources_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 5.0, "GPU": 2.0})
     check_resources(run_config())
 
@@ -104,7 +104,7 @@ def test_a_cluster_that_does_not_answer_is_an_error_at_once(monkeypatch: pytest.
 
 
 def test_workers_get_the_variables_that_the_user_did_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Above all the limits of malloc, without which every pass on a CPU gets its memory from the system anew."""
+    """Without the limits of malloc, every pass on a CPU allocates its memory from the system again."""
     joined: dict[str, Any] = {}
     monkeypatch.setattr(cluster, "local_heads", lambda: [head("127.0.0.1:1", True)])
     monkeypatch.setattr(cluster, "_probe", lambda address: None)
@@ -121,9 +121,9 @@ def test_workers_get_the_variables_that_the_user_did_not_set(monkeypatch: pytest
 
 
 @pytest.mark.parametrize("moment", ["in ray.init", "after it"])
-def test_ray_does_not_take_over_the_signal_that_ends_a_command(monkeypatch, moment):
+def test_ray_does_not_replace_the_handler_of_sigterm(monkeypatch, moment):
     def init(**_: Any) -> None:
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))  # as ray.init does
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))  # ray.init does this
         if moment == "in ray.init":
             signal.raise_signal(signal.SIGTERM)
 
@@ -143,7 +143,7 @@ def test_ray_does_not_take_over_the_signal_that_ends_a_command(monkeypatch, mome
     [({}, "expandable_segments:True"), ({"PYTORCH_CUDA_ALLOC_CONF": "backend:native"}, None),
      ({"PYTORCH_ALLOC_CONF": "backend:native"}, None)],
 )  # fmt: skip
-def test_workers_keep_no_memory_of_a_gpu_in_small_blocks_unless_the_user_says_how(monkeypatch, given, expected):
+def test_workers_use_expandable_segments_unless_the_user_sets_the_allocator(monkeypatch, given, expected):
     for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
         monkeypatch.delenv(name, raising=False)
     for name, value in given.items():
@@ -169,7 +169,7 @@ def test_the_only_cluster_of_this_user_is_joined_and_never_that_of_another(monke
         cluster.find_cluster()
 
 
-def test_the_cluster_of_ray_address_is_joined_whoever_started_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cluster_of_ray_address_is_joined_even_if_another_user_started_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "local_heads", lambda: [head("h:2", False), head("h:1", True)])
     monkeypatch.setenv("RAY_ADDRESS", "h:2")
     assert cluster.find_cluster().address == "h:2"
@@ -202,7 +202,7 @@ def test_loopback_is_never_reached_through_a_proxy(monkeypatch: pytest.MonkeyPat
         ("/home/o'hara/bin/python", "'"),
     ],
 )
-def test_an_interpreter_by_which_ray_starts_no_workers_is_refused(path, character):
+def test_an_interpreter_path_that_ray_does_not_support_is_refused(path, character):
     if not character:
         cluster.check_interpreter(path)
         return
@@ -218,8 +218,8 @@ def test_the_installation_refuses_the_same_characters():
     assert set(refused) == {character for character in common if cluster.SPECIAL.search(character)}
 
 
-def test_a_run_asks_for_such_an_interpreter_before_it_joins_a_cluster(monkeypatch):
+def test_the_interpreter_path_is_checked_before_a_run_joins_a_cluster(monkeypatch):
     monkeypatch.setattr(cluster.sys, "executable", "/home/ann/My Projects/bin/python")
-    monkeypatch.setattr(cluster, "find_cluster", lambda: pytest.fail("a cluster was looked for"))
+    monkeypatch.setattr(cluster, "find_cluster", lambda: pytest.fail("the run looked for a cluster"))
     with pytest.raises(ConfigError, match="Ray starts no workers by such a path"):
         connect(ResourceRequest(gpus=1, cpus=1))

@@ -1,4 +1,4 @@
-"""Placeholders stand in for packages that OpenRLHF imports and UniGRPO does not need, and say why they do."""
+"""Tests the placeholders of packages that OpenRLHF imports and UniGRPO does not need."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from unigrpo.distributed import compat
 
 @pytest.fixture(scope="module", autouse=True)
 def installed() -> None:
-    """In a run, the import of DeepSpeed or OpenRLHF does it."""
+    """Installs the placeholders, as the import of DeepSpeed or OpenRLHF does in a run."""
     compat.install()
 
 
-def test_using_a_placeholder_says_why_it_is_one() -> None:
+def test_the_use_of_a_placeholder_is_an_error_that_says_why() -> None:
     placeholder = importlib.import_module("vllm").SamplingParams
 
     with pytest.raises(ImportError, match=r"vllm\.SamplingParams was used, .*: UniGRPO does not use it"):
@@ -31,7 +31,7 @@ def test_using_a_placeholder_says_why_it_is_one() -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("flash_attn_2_cuda") is not None, reason="flash-attn is installed")
-def test_transformers_is_not_fooled() -> None:
+def test_transformers_does_not_detect_the_placeholders() -> None:
     assert importlib.util.find_spec("flash_attn") is not None
     assert not is_flash_attn_2_available()
 
@@ -69,7 +69,7 @@ def installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
     return import_it
 
 
-def test_vllm_is_not_imported_where_it_is_installed(installed_package: Callable[[str, str], ModuleType]) -> None:
+def test_vllm_is_not_imported_even_if_it_is_installed(installed_package: Callable[[str, str], ModuleType]) -> None:
     vllm = installed_package("vllm", "raise SystemExit('vllm was imported')")
     assert "UniGRPO does not use it" in str(vllm.__doc__)
     assert vllm.SamplingParams
@@ -83,7 +83,7 @@ def test_vllm_is_not_imported_where_it_is_installed(installed_package: Callable[
         ("import absent_package", "its import failed: No module named 'absent_package'"),
     ],
 )
-def test_flash_attention_is_taken_where_it_works(
+def test_flash_attention_is_used_if_it_works(
     installed_package: Callable[[str, str], ModuleType], content: str, reason: str
 ) -> None:
     flash_attn = installed_package("flash_attn", content)

@@ -1,4 +1,5 @@
-"""What UniGRPO relies on in OpenRLHF, DeepSpeed and Ray. A failure here means: look before raising a pin."""
+"""Tests the behaviour of OpenRLHF, DeepSpeed and Ray on which UniGRPO relies. Check the uses before you raise a
+pin."""
 
 from __future__ import annotations
 
@@ -58,7 +59,7 @@ def test_the_installed_versions_are_the_pinned_ones(package: str) -> None:
         (DeepSpeedEngine.was_step_applied, "self"),
     ],
 )
-def test_a_signature_in_use_is_as_it_was(function: Any, expected: str) -> None:
+def test_a_used_signature_has_not_changed(function: Any, expected: str) -> None:
     assert parameters(function) == expected.split()
 
 

@@ -1,4 +1,4 @@
-"""A GPU that PyTorch cannot use is an error, before anything trains on the CPU instead."""
+"""Tests that a GPU that PyTorch cannot use is an error, so that no run trains on the CPU instead."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OPEN_VERSION = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.
 
 @pytest.fixture
 def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The device files of a node with two GPUs of which Ray gave this process one, and an old driver."""
+    """Simulates a node with an old driver and two GPUs, one of which Ray has assigned to this process."""
     for name in ("nvidia0", "nvidia1", "nvidiactl"):
         (tmp_path / name).touch()
     (tmp_path / "version").write_text(VERSION)
@@ -48,7 +48,7 @@ def test_the_cpu_build_of_torch_is_named(node, monkeypatch):
 
 
 @pytest.mark.parametrize("reason", ["torch finds it", "no GPU was given", "GPUs are declared only", "CPUs on purpose"])
-def test_what_may_go_on(node, monkeypatch, reason):
+def test_cases_without_an_error(node, monkeypatch, reason):
     if reason == "torch finds it":
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     elif reason == "no GPU was given":
@@ -64,12 +64,12 @@ def test_what_may_go_on(node, monkeypatch, reason):
 @pytest.mark.parametrize(
     "kind", [actors.PolicyActor, actors.ReferenceActor, actors.RolloutActor, actors.DenoisingActor]
 )
-def test_every_worker_with_a_model_looks_for_its_gpu_first(node, kind):
-    worker = object.__new__(kind)  # as Ray makes it, without a process group
+def test_every_worker_with_a_model_checks_its_gpu_first(node, kind):
+    worker = object.__new__(kind)  # like an object of Ray, without a process group
     with pytest.raises(ValueError, match="Ray gave this process a GPU"):
         worker.initialize(RunConfig())
 
 
-def test_a_reward_looks_for_its_gpu_first(node):
+def test_a_reward_checks_its_gpu_first(node):
     with pytest.raises(ValueError, match="Ray gave this process a GPU"):
         RewardActor(RewardSpec(name="jpeg_size", options={})).load()

@@ -1,4 +1,4 @@
-"""Every estimator and objective trains the same on two ranks as in one process, under ZeRO-2 and ZeRO-3."""
+"""Tests that every estimator and objective trains equally on two ranks and in one process, with ZeRO-2 and ZeRO-3."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ for module in (sys.modules[__name__], small_updates):
     cloudpickle.register_pickle_by_value(module)  # the workers cannot import a test file
 
 ITEMS = list(zip(ROLLOUTS, ADVANTAGES, strict=True))
-"""Two samples of each task: texts on the first rank, images on the second."""
+"""There are two samples of each task, with texts on the first rank and images on the second."""
 Stage = Literal[2, 3]
 
 
 def run_config(method: str, stage: Stage = 2, dtype: Literal["fp32", "bf16"] = "fp32") -> RunConfig:
     config = method_config(method, num_inner_updates=2, micro_batch_size=2)
-    # With a large epsilon, Adam does not magnify the rounding of small gradients.
+    # With a large epsilon, Adam does not amplify the rounding of small gradients.
     actor = dataclasses.replace(config.actor, num_gpus_per_node=2, adam=AdamConfig(lr=1e-2, eps=1e-3))
     return dataclasses.replace(config, actor=actor, ds=DeepSpeedConfig(zero_stage=stage, param_dtype=dtype))
 
@@ -56,18 +56,18 @@ def small_model(dtype: Literal["fp32", "bf16"], recomputes: bool = False) -> MMa
 
 
 def trained(engine: Engine, config: RunConfig, items: Sequence[tuple[KeyedTrajectory, float]]) -> dict[str, float]:
-    """Metrics of two inner updates."""
+    """Returns the metrics of two inner updates."""
     samples = train_samples(config, engine, [r for r, _ in items], [a for _, a in items])
     return unigrpo_updates(engine, config, SETTINGS, samples)
 
 
 class MethodTrainer:
-    """Makes a new engine for every run, in one process group."""
+    """A worker that makes a new engine for every run in one process group."""
 
     def train(
         self, items: Sequence[tuple[KeyedTrajectory, float]], config: RunConfig, recomputes: bool = False
     ) -> list[tuple[dict[str, float], list[Tensor]]]:
-        """Metrics, and the weights after the updates."""
+        """Returns the metrics, and the weights after the updates."""
         strategy = make_strategy(config)
         strategy.setup_distributed()
         engine = StrategyEngine(small_model(config.ds.param_dtype, recomputes), config, strategy)
@@ -96,7 +96,7 @@ def test_two_ranks_train_as_one_process(group: WorkerGroup, method: str) -> None
     assert expected["grad_norm"] > 0
     for stage in (2, 3):
         metrics, weights = group.map(MethodTrainer.train, ITEMS, run_config(method, stage))[0]
-        own = ("ratio/max", "ratio/first_update_deviation")  # of each rank
+        own = ("ratio/max", "ratio/first_update_deviation")  # metrics of each rank
         shared = {name: value for name, value in expected.items() if name not in own}
         assert {n: v for n, v in metrics.items() if n in shared} == pytest.approx(shared, rel=1e-3, abs=1e-5), stage
         for found, parameter in zip(weights, model.parameters(), strict=True):
@@ -104,8 +104,8 @@ def test_two_ranks_train_as_one_process(group: WorkerGroup, method: str) -> None
 
 
 @pytest.mark.parametrize("stage", [2, 3])
-def test_bfloat16_with_recomputed_activations_too(group: WorkerGroup, stage: Stage) -> None:
-    """The gradient of two ranks is that of one process up to the digits of bfloat16."""
+def test_two_ranks_train_as_one_process_in_bfloat16_with_checkpointing(group: WorkerGroup, stage: Stage) -> None:
+    """The gradient of two ranks equals that of one process up to the precision of bfloat16."""
     config = run_config("espo", stage, "bf16")
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, num_inner_updates=1))
     expected = trained(LocalEngine(small_model("bf16"), config.actor, 100), config, ITEMS)

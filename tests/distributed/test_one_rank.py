@@ -1,4 +1,5 @@
-"""The DeepSpeed engine on one rank in bfloat16: exact sums of gradients, and adapters that keep what they learned."""
+"""Tests the DeepSpeed engine on one rank in bfloat16: sums of gradients in float32, and adapters that are not
+rounded."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ def loss(forward: Any, number: int) -> Tensor:
 
 
 def error_of_the_sum(stage: Literal[2, 3], dtype: Literal["fp32", "bf16"]) -> float:
-    """Of the engine's gradient, against the float64 sum of the gradients of the passes, which are bfloat16."""
+    """Returns the error of the gradient of the engine relative to the float64 sum of the bfloat16 gradients of the
+    passes."""
     alone = model()
     expected = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in alone.named_parameters()}
     for number in range(NUM_PASSES):
@@ -78,7 +80,7 @@ def test_in_bfloat16_the_sum_is_rounded_after_every_pass(one_rank: None) -> None
 
 @pytest.mark.parametrize("stage", [2, 3])
 def test_a_step_without_an_advantage_or_a_kl_is_made(one_rank: None, stage: Literal[2, 3]) -> None:
-    """All samples of the first step may have the same reward: nothing is scored, and the weights stay."""
+    """If all samples of the first step have the same reward, nothing is scored and the weights do not change."""
     config = replace(run_config("unigrpo", num_inner_updates=2), ds=DeepSpeedConfig(zero_stage=stage))
     config = replace(config, algo=replace(config.algo, tasks={}, kl=KLConfig(init_coef=0.0)))
     strategy = make_strategy(config)
@@ -92,7 +94,7 @@ def test_a_step_without_an_advantage_or_a_kl_is_made(one_rank: None, stage: Lite
 
 
 def test_under_zero3_the_copy_that_generates_is_the_model_that_is_trained(one_rank: None, tmp_path: Path) -> None:
-    """Adapters of 3e-4 beside weights of 0.02: merged in bfloat16, most of their effect would be lost."""
+    """If adapters of 3e-4 were merged into weights of 0.02 in bfloat16, most of their effect would be lost."""
     lora = LoRAConfig(rank=4, alpha=4)
     config = RunConfig(ds=DeepSpeedConfig(zero_stage=3, param_dtype="bf16", lora=lora))
     strategy = make_strategy(config)
@@ -120,7 +122,7 @@ def test_under_zero3_the_copy_that_generates_is_the_model_that_is_trained(one_ra
     engine.export(tmp_path)
     exported = load_policy(tmp_path, torch.float32, "sdpa").state_dict()
     change = square = 0.0
-    for name, weight in model().state_dict().items():  # the base
+    for name, weight in model().state_dict().items():  # the weights of the base model
         layer = name.removesuffix(".weight")
         adapters = [p for n, p in policy.named_parameters() if n.startswith(f"{layer}.lora")]
         moved = exported[name] - weight.float()
@@ -133,4 +135,4 @@ def test_under_zero3_the_copy_that_generates_is_the_model_that_is_trained(one_ra
         change += float((moved - wanted).square().sum())
         square += float(wanted.square().sum())
     assert square > 0
-    assert (change / square) ** 0.5 < 1e-3  # 0.7 if the sum is rounded to bfloat16
+    assert (change / square) ** 0.5 < 1e-3  # it is 0.7 if the sum is rounded to bfloat16

@@ -1,4 +1,4 @@
-"""Which bundle of a placement group each rank takes, and with which config the workers start."""
+"""Tests which bundle of a placement group each rank uses, and with which config the workers start."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from unigrpo.models import weight_files
     [
         ("AAAA", [0, 1, 2, 3]),
         ("ABBAAB", [0, 3, 4, 1, 2, 5]),
-        # Four nodes with eight GPUs each, as Ray filled them.
+        # Four nodes with eight GPUs each, in the order in which Ray filled them.
         (
             "ABBBBBBBBAAAAAAACDDDDDDDDCCCCCCC",
             [0, *range(9, 16), *range(1, 9), 16, *range(25, 32), *range(17, 25)],
         ),
     ],
 )
-def test_ranks_of_one_node_follow_each_other(nodes: str, expected: list[int]) -> None:
+def test_ranks_of_one_node_have_consecutive_numbers(nodes: str, expected: list[int]) -> None:
     bundles = sorted_by_node(dict(reversed(list(enumerate(nodes)))))
     assert bundles == expected
     along_the_ranks = [nodes[bundle] for bundle in bundles]
@@ -43,7 +43,7 @@ def test_ranks_of_one_node_follow_each_other(nodes: str, expected: list[int]) ->
 
 
 class FakeGroup:
-    """A group of workers that keeps the config with which it is started."""
+    """A group of workers that records the config with which it is started."""
 
     def __init__(self, role: str, configs: list[BaseRunConfig]) -> None:
         self.role, self._configs = role, configs
@@ -52,11 +52,11 @@ class FakeGroup:
         self._configs.append(config)
 
     def close(self) -> None:
-        """Has nothing to end."""
+        """Does nothing, because there are no processes."""
 
 
 class FakeRewards:
-    """Rewards that start nothing and keep the config."""
+    """Rewards that start no process and record the config."""
 
     configs: ClassVar[list[RewardConfig]] = []
 
@@ -64,12 +64,12 @@ class FakeRewards:
         self.configs.append(config)
 
     def initialize(self, *_: Any) -> None:
-        """Starts nothing."""
+        """Does nothing."""
 
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[BaseRunConfig]:
-    """The configs with which groups of workers are started."""
+    """Returns a list that records the configs with which groups of workers are started."""
     configs: list[BaseRunConfig] = []
     (tmp_path / "model.safetensors").touch()
     monkeypatch.setattr(placement, "place", lambda *_: None)
@@ -116,7 +116,7 @@ def test_the_log_says_how_long_each_part_of_the_start_took(started, caplog):
 
 @pytest.fixture
 def first_process(monkeypatch: pytest.MonkeyPatch) -> MagicMock:
-    """Ray with a first process that answers once `ray.wait` says so."""
+    """Replaces Ray by one whose first process answers as soon as `ray.wait` returns it."""
     fake = MagicMock()
     monkeypatch.setattr(placement, "ray", fake)
     monkeypatch.setattr(placement, "bundles_by_node", lambda _: [0])
@@ -130,7 +130,7 @@ def start_policy(config: RunConfig, share: float = 1.0) -> None:
 
 
 @pytest.mark.wrong_types
-def test_a_first_process_that_does_not_start_is_not_awaited_in_silence(first_process, caplog):
+def test_waiting_for_a_first_process_that_does_not_start_is_logged(first_process, caplog):
     first_process.wait.side_effect = [([], ["answer"]), ([], ["answer"]), (["answer"], [])]
     start_policy(RunConfig())
     assert [record.message[:45] for record in caplog.records] == ["the first process of policy has not started a"] * 2
@@ -156,8 +156,8 @@ def test_a_first_process_that_dies_is_named(first_process):
 
 
 @pytest.mark.wrong_types
-def test_every_rank_starts_in_the_bundle_of_its_place(first_process, monkeypatch):
-    """Bundles 0 and 2 lie on one node, 1 and 3 on another; all start before the first one answers."""
+def test_every_rank_starts_in_its_bundle(first_process, monkeypatch):
+    """Bundles 0 and 2 are on one node, and 1 and 3 on another. All ranks start before the first one answers."""
     bundles = MagicMock(side_effect=lambda _, bundle: bundle)
     monkeypatch.setattr(placement, "PlacementGroupSchedulingStrategy", bundles)
     monkeypatch.setattr(placement, "bundles_by_node", lambda _: [0, 2, 1, 3])

@@ -1,4 +1,4 @@
-"""Groups of Ray actors: order and shares, and what the trainer sees of a worker that raises, dies or hangs."""
+"""Tests groups of Ray actors: order and division of items, and errors of workers that raise, die or hang."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Worker:
         return self.rank
 
     def paint(self, batch: TrajectoryBatch) -> GeneratedBatch:
-        """Images that hold the number of their sample, and log-probabilities that are written to in place."""
+        """Changes the log-probabilities in place, and returns images whose pixels are the number of their sample."""
         batch.commit_log_probs.values.add_(1.0)
         pixels = [np.full((4, 4, 3), number, dtype=np.uint8) for number in batch.sample_ids.tolist()]
         store = ArrayStore(pixels)
@@ -73,7 +73,7 @@ class Worker:
         if self.rank == rank:
             os._exit(9)
         time.sleep(0.2)
-        raise ConnectionError("peer closed")  # what a rank sees when another dies in a collective
+        raise ConnectionError("peer closed")  # the error of a rank if another one dies in a collective call
 
 
 class TestedActor(WorkerActor):
@@ -98,7 +98,7 @@ def test_results_come_in_the_order_of_the_items(group: RayGroup, count: int) -> 
     assert group.map(Worker.double, range(count), offset=1) == local.map(Worker.double, range(count), offset=1)
 
 
-def test_shares_are_contiguous_and_even(group: RayGroup) -> None:
+def test_parts_are_contiguous_and_of_equal_size(group: RayGroup) -> None:
     assert group.map(Worker.who, range(7)) == [0, 0, 0, 0, 1, 1, 1]
 
 
@@ -124,7 +124,7 @@ def test_the_group_still_works_after_an_exception(group: RayGroup) -> None:
     assert group.call(Worker.name) == [0, 1]
 
 
-def test_batches_travel_in_columns_and_images_stay_where_they_were_made(group: RayGroup) -> None:
+def test_batches_are_sent_as_columns_and_images_stay_in_their_process(group: RayGroup) -> None:
     samples = [
         dataclasses.replace(
             rollout_without_tokens(number, ""),
@@ -140,9 +140,9 @@ def test_batches_travel_in_columns_and_images_stay_where_they_were_made(group: R
     sent = TrajectoryBatch.of(samples)
     made = group.map(Worker.paint, sent)
     assert [row.tolist() for row in made.trajectories.commit_log_probs.rows()] == [[n + 1.0] * n for n in range(5)]
-    made.trajectories.commit_log_probs.values.zero_()  # not the read-only memory of Ray
+    made.trajectories.commit_log_probs.values.zero_()  # the memory is not Ray's read-only memory
     stores = {id(image.store): image.store for image in made.images if image is not None}
-    assert len(stores) == 2  # one for each worker
+    assert len(stores) == 2  # a store for each worker
     assert all(isinstance(store, RayStore) for store in stores.values())
     rollouts = made.rollouts([rollout.prompt for rollout in samples])
     seen = reward_batch(rollouts).part(1, 4)
@@ -150,7 +150,7 @@ def test_batches_travel_in_columns_and_images_stay_where_they_were_made(group: R
 
 
 def test_a_death_is_reported_even_if_a_peer_fails_first(group: RayGroup) -> None:
-    """The last test of this group: it does not survive."""
+    """This must be the last test of this group, because it ends a worker."""
     with pytest.raises(WorkerDied, match=r"reward worker 1 died in die_if.*The same command resumes"):
         group.call(Worker.die_if, 1)
     with pytest.raises(WorkerDied, match="reward worker 1 died"):

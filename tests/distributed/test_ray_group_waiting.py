@@ -1,4 +1,4 @@
-"""What the log says of workers that do not answer, on a clock and a Ray that the test drives."""
+"""Tests the log messages about workers that do not answer, with a simulated clock and a simulated Ray."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from unigrpo.distributed.ray_group import DEATH_SECONDS, GRACE_SECONDS, RayGroup
 
 
 class FakeRay:
-    """Calls whose number of seconds is their value, and a clock that stands still but in ``wait``."""
+    """A Ray whose calls take as many seconds as their value, and a clock that advances only in ``wait``."""
 
     def __init__(self) -> None:
         self.now = 0.0
         self.started = 0.0
         self.errors: dict[float, RayError] = {}
-        """Errors of calls in place of their values."""
+        """Errors that calls raise, by their values."""
 
     def monotonic(self) -> float:
         return self.now
@@ -48,7 +48,7 @@ def waited(fake: FakeRay, group: RayGroup, *seconds: float) -> list[float]:
     return group._results(list(seconds), "generate")
 
 
-def test_workers_that_do_not_answer_are_named_with_the_call_after_two_minutes_and_then_ever_more_rarely(fake, caplog):
+def test_workers_that_do_not_answer_are_named_after_two_minutes_and_then_less_and_less_often(fake, caplog):
     group = RayGroup("policy", [None, None, None])
     assert waited(fake, group, 1.0, 500.0, 130.0) == [1.0, 500.0, 130.0]
     assert [record.getMessage().partition(". If")[0] for record in caplog.records] == [
@@ -83,7 +83,7 @@ def test_workers_for_which_the_others_waited_until_a_timeout_are_named(fake):
         waited(fake, RayGroup("policy", [None, None]), 5000.0, 900.0)
 
 
-def test_a_death_that_ray_tells_late_explains_the_connections_that_were_lost(fake):
+def test_a_death_that_ray_reports_late_explains_lost_connections(fake):
     fake.errors = {5.0: RayError("gloo: Connection closed by peer [127.0.0.1]"), 20.0: RayActorError()}
     with pytest.raises(WorkerDied, match=r"^rollout worker 1 died in generate"):
         waited(fake, RayGroup("rollout", [None, None]), 5.0, 20.0)
@@ -94,7 +94,7 @@ def test_a_death_that_ray_tells_late_explains_the_connections_that_were_lost(fak
     assert fake.now == fake.started + 5.0 + GRACE_SECONDS + DEATH_SECONDS
 
 
-def test_an_error_that_comes_soon_names_nobody_else(fake):
+def test_an_early_error_names_no_other_worker(fake):
     fake.errors = {5.0: RayError("no gold")}
     with pytest.raises(WorkerFailed, match=r"^policy worker 0 failed in generate: no gold$"):
         waited(fake, RayGroup("policy", [None, None]), 5.0, 5000.0)

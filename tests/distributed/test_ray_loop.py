@@ -1,4 +1,4 @@
-"""The whole loop on Ray: OpenRLHF's actor groups, DeepSpeed and reward processes give the run of one process."""
+"""Tests that the whole loop on Ray, with OpenRLHF, DeepSpeed and reward processes, equals a run in one process."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ NUM_STEPS = 3
 
 
 def run_config(folder: Path, ranks: int, *, is_spread: bool = False) -> RunConfig:
-    """Returns a run; if it is spread, with a reference and a rollout worker on GPUs of their own."""
+    """Returns a run. If it is spread, the reference and a rollout worker have their own GPUs."""
     return small_run(
         folder,
         rollout={"micro_batch_size": 4, "num_workers": int(is_spread)},
@@ -57,7 +57,7 @@ def run_config(folder: Path, ranks: int, *, is_spread: bool = False) -> RunConfi
             "num_steps": NUM_STEPS, "max_skipped_updates": 0, "micro_batch_size": 3 // ranks,
             "colocate_actor_ref": not is_spread,
         },
-        # With two ranks, the reward has a process beside each of them, and else one of its own.
+        # With two ranks, the reward has a process on the GPU of each rank, and otherwise one separate process.
         reward=RewardConfig(terms=(RewardTermConfig(name=DIGITS_REWARD, on_policy_gpus=ranks > 1),)),
     )  # fmt: skip
 
@@ -102,7 +102,7 @@ def fit_here(config: RunConfig, path: Path) -> Run:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     vocabulary = Vocabulary.from_pretrained_parts(model.config, tokenizer)
     if config.ds.lora.rank:
-        set_seed(config.seed)  # as each rank does before it draws its adapters
+        set_seed(config.seed)  # each rank does this before it initializes its adapters
         add_lora(model, config.ds.lora)
     engine = LocalEngine(model, config.actor, NUM_STEPS * config.train.num_inner_updates)
     return fit(
@@ -146,11 +146,11 @@ def test_metrics_and_weights_are_those_of_one_process(on_ray: Run, local: Run) -
     for step, row in local.rows.items():
         assert on_ray.rows[step] == pytest.approx(row, rel=1e-4, abs=1e-6)
     assert max(row["grad_norm"] for row in local.rows.values()) > 0
-    for key, weight in local.weights.items():  # Adam divides by the gradient's size, so that rounding moves a weight
+    for key, weight in local.weights.items():  # Adam divides by the size of the gradient, which amplifies rounding
         torch.testing.assert_close(on_ray.weights[key], weight, atol=2e-5, rtol=0)
 
 
-def test_going_on_from_a_checkpoint_repeats_the_run_exactly(on_ray: Run) -> None:
+def test_a_run_resumes_exactly_from_a_checkpoint(on_ray: Run) -> None:
     trainer = on_ray.trainer
     first = {step: untimed(trainer.train_step(step, Recorder())) for step in (10, 11)}
     assert trainer.resume() == NUM_STEPS
@@ -193,7 +193,7 @@ def with_lora(zero_stage: Literal[2, 3]) -> DeepSpeedConfig:
 def test_rollout_workers_lora_and_sharding_change_nothing(
     ds: DeepSpeedConfig, num_rollout_workers: int, cluster: None, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
-    """With LoRA the base is the reference, and the export is merged."""
+    """With LoRA, the base model is the reference, and the exported weights are merged."""
     run = dataclasses.replace(run_config(tiny_model_folder, 2), ds=ds)
     config = dataclasses.replace(run, rollout=dataclasses.replace(run.rollout, num_workers=num_rollout_workers))
     expected = fit_here(dataclasses.replace(run_config(tiny_model_folder, 1), ds=ds), tmp_path / "here")

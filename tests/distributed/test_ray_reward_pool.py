@@ -1,4 +1,4 @@
-"""Rewards in Ray actors; what they have in common with other processes is tested in tests/workers."""
+"""Tests rewards in Ray actors. tests/workers tests what they have in common with other processes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def pool(cluster):
 
 
 @pytest.mark.slow
-def test_rewards_that_hang_die_or_fork_are_missing_and_the_others_are_there(pool):
+def test_rewards_that_hang_die_or_fork_are_missing_and_the_others_are_not(pool):
     outputs, _ = pool(
         odd_term("length", num_workers=2, batch_size=2, concurrency=2),
         odd_term("holds_the_interpreter", timeout_seconds=1.0, attempts=1),
@@ -45,7 +45,7 @@ def test_a_process_that_died_is_started_again_and_its_batch_scored_again(pool, t
 
 
 @pytest.mark.slow
-def test_a_call_that_hangs_costs_the_others_of_its_process_no_attempt(pool, tmp_path):
+def test_a_call_that_hangs_does_not_use_up_attempts_of_other_calls(pool, tmp_path):
     hangs = odd_term(
         "hangs_for_the_first", options={"marker": str(tmp_path / "died")}, batch_size=1, concurrency=2, attempts=1,
         timeout_seconds=5.0,
@@ -54,7 +54,7 @@ def test_a_call_that_hangs_costs_the_others_of_its_process_no_attempt(pool, tmp_
     assert reward_values(outputs, "hangs_for_the_first") == [None, 6.0, 6.0, 6.0, 6.0, 6.0]
 
 
-def test_closing_ends_what_was_started_and_never_waited_for(cluster):
+def test_closing_ends_calls_that_nobody_waits_for(cluster):
     rewards = RewardPool(RewardConfig(terms=(odd_term("never_answers"),)))
     rewards.initialize()
     wait = rewards.start(ROLLOUTS)

@@ -1,4 +1,4 @@
-"""A stage on Ray with DeepSpeed: one and two ranks give the run of one process."""
+"""Tests that a stage on Ray with DeepSpeed on one and two ranks equals a run in one process."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.ray
 
 @pytest.fixture(scope="module")
 def config(tiny_unified_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> StageConfig:
-    """Images and texts, whose rows have uneven numbers of tokens."""
+    """Returns a stage of images and texts, whose rows have different numbers of tokens."""
     root = tmp_path_factory.mktemp("world")
     for colour in ("red", "green", "blue"):
         (root / "classes" / colour).mkdir(parents=True)

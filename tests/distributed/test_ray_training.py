@@ -1,4 +1,4 @@
-"""The DeepSpeed engine on two Ray actors: it is the local engine, its checkpoints are exact, it compiles nothing."""
+"""Tests that the DeepSpeed engine on two Ray actors equals the local engine, resumes exactly, and compiles nothing."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ACTOR = ActorConfig(
     adam=AdamConfig(lr=1e-2, weight_decay=0.1, betas=(0.9, 0.99)),
     lr_scheduler="cosine_with_min_lr",
     lr_warmup_ratio=0.3,
-    max_norm=0.5,  # below the norms that occur, so that clipping is compared too
+    max_norm=0.5,  # below the norms that occur, so that the test includes clipping
 )
 NUM_STEPS = 6
 
@@ -59,7 +59,7 @@ def small_model() -> PreTrainedModel:
 
 
 def sequences(step: int) -> list[Tensor]:
-    """Eight sequences of 3 to 24 tokens: the second rank gets far more tokens than the first."""
+    """Returns eight sequences of 3 to 24 tokens. The second rank gets far more tokens than the first."""
     generator = torch.Generator().manual_seed(step)
     return [torch.randint(0, 40, (3 * (i + 1),), generator=generator) for i in range(8)]
 
@@ -71,7 +71,7 @@ class Trainer:
         self.engine = engine
 
     def train(self, items: Sequence[Tensor], poison: float = 1.0) -> list[tuple[float, float, float]]:
-        """Loss, gradient norm and learning rate of the step."""
+        """Makes a step and returns loss, gradient norm and learning rate."""
         tokens = self.engine.all_reduce_sum(torch.tensor(float(sum(len(x) for x in items))))
         total = torch.zeros(())
         for x in items:
@@ -82,11 +82,12 @@ class Trainer:
         return [(self.engine.all_reduce_sum(total).item(), self.engine.step(), rate)]
 
     def loss(self, item: Tensor) -> Tensor:
-        """Sum over the tokens of a sequence."""
+        """Returns the sum of the loss over the tokens of a sequence."""
         return cross_entropy(self.engine.forward(item[None]).logits[0], item, reduction="sum")
 
     def traffic(self, items: Sequence[Tensor]) -> list[dict[str, int]]:
-        """Bytes that this rank sums and gathers in a step: those of the largest tensor of each collective call."""
+        """Returns the bytes that this rank sums and gathers in a step, counting the largest tensor of each collective
+        call."""
         backend = comm.cdb
         found, own = {"reduced": 0, "scattered": 0, "gathered": 0}, dict(backend.__dict__)
 
@@ -122,8 +123,10 @@ class Trainer:
         self.engine.export(folder)
 
     def start_large(self, config: RunConfig) -> None:
-        """Makes a second engine, in which ZeRO-3 treats the small weights as those of a large model: it keeps none on
-        all ranks, and none from the forward to the backward pass."""
+        """Makes a second engine in which ZeRO-3 treats the small weights as those of a large model.
+
+        It keeps no weight on all ranks, and no gathered weight from the forward to the backward pass.
+        """
         strategy = make_strategy(config)
         strategy.setup_distributed()
         settings = strategy.get_ds_train_config
@@ -141,7 +144,7 @@ class Trainer:
         return self.large.traffic(items)
 
     def start_mixed(self, config: RunConfig) -> None:
-        """Makes a second engine in this process, which has imported what takes most of a start."""
+        """Makes a second engine in this process, which saves the imports of another process."""
         strategy = make_strategy(config)
         strategy.setup_distributed()
         self.mixed = MixedTrainer(StrategyEngine(masked_diffusion_model(), config, strategy))
@@ -168,7 +171,8 @@ def masked_diffusion_model() -> MMadaModelLM:
 
 
 class MixedTrainer(Trainer):
-    """Its items hold for each token whether it is an image code: a micro-batch without one asks for no slice."""
+    """A trainer whose items say for each token whether it is an image code. Items without codes use no slice of the
+    head."""
 
     def loss(self, item: Tensor) -> Tensor:
         tokens = torch.arange(20, 20 + len(item))[None]
@@ -179,7 +183,7 @@ class MixedTrainer(Trainer):
 
 @dataclass(frozen=True)
 class Run:
-    """A group after :data:`NUM_STEPS` steps."""
+    """The results of a group after :data:`NUM_STEPS` steps."""
 
     group: WorkerGroup
     steps: list[tuple[float, float, float]]
@@ -220,12 +224,12 @@ def test_losses_norms_rates_and_weights_are_those_of_the_local_engine(sharded: R
     assert sharded.steps == [pytest.approx(step, rel=1e-5) for step in local.steps]
     assert max(norm for _, norm, _ in local.steps) > ACTOR.max_norm
     for key, weight in sharded.weights.items():
-        # Adam divides by the root of tiny second moments, which magnifies the rounding of the gradients.
+        # Adam divides by the root of tiny second moments, which amplifies the rounding of the gradients.
         torch.testing.assert_close(weight, local.weights[key], atol=2e-5, rtol=0)
 
 
-def test_the_plan_counts_the_bytes_that_are_sent(sharded: Run) -> None:
-    """Four passes of each rank in one optimizer step."""
+def test_the_plan_counts_the_sent_bytes(sharded: Run) -> None:
+    """Each rank makes four passes in one optimizer step."""
     number = small_model().num_parameters()
     sizes = {"num_layers": 2, "width": 32, "mlp_width": 48, "kv_width": 32, "vocabulary_size": 40}
     size = ModelSize(num_parameters=number, num_trainable=number, **sizes)
@@ -241,18 +245,18 @@ def test_the_plan_counts_the_bytes_that_are_sent(sharded: Run) -> None:
         "gathered": pytest.approx(planned.gathered, rel=0.01),
     }
     sums = planned.reduced + planned.scattered
-    assert sums == 4 * number * (1 if sharded.zero_stage == 1 else 4), "ZeRO-1 sums one gradient an update"
+    assert sums == 4 * number * (1 if sharded.zero_stage == 1 else 4), "ZeRO-1 sums the gradient once in each update"
 
 
-def test_the_mean_of_the_means_of_two_ranks_would_differ() -> None:
-    """The sequences are uneven enough to tell a global mean from a mean over ranks."""
+def test_the_mean_of_the_means_of_two_ranks_differs_from_the_loss() -> None:
+    """The lengths of the sequences differ enough to distinguish a global mean from a mean over ranks."""
     logits = [small_model()(x[None]).logits[0] for x in sequences(0)]
     losses = [cross_entropy(y, x, reduction="none") for x, y in zip(sequences(0), logits, strict=True)]
     first, second = torch.cat(losses[:4]), torch.cat(losses[4:])
     assert abs((first.mean() + second.mean()) / 2 - torch.cat(losses).mean()) > 1e-3
 
 
-def test_a_checkpoint_goes_on_exactly(sharded: Run, tmp_path: Path) -> None:
+def test_training_resumes_exactly_from_a_checkpoint(sharded: Run, tmp_path: Path) -> None:
     group = sharded.group
     group.call(Trainer.save, tmp_path / "saved")
     before = weights(group, tmp_path / "before")
@@ -283,14 +287,14 @@ def test_a_missing_checkpoint_is_an_error_that_names_worker_and_folder(sharded: 
 
 
 def test_training_compiles_nothing(sharded: Run) -> None:
-    """DeepSpeed's own extensions would take minutes on a first start."""
+    """The compilation of DeepSpeed's extensions would take minutes at the first start."""
     assert sharded.group.call(Trainer.compiled_extensions) == [[], []]
 
 
 def test_ranks_with_texts_images_and_both_train_together_under_zero3(sharded: Run) -> None:
-    """They apply the head to other parts, and wait for each other at each gathering of its weights."""
+    """The ranks apply the head to different tokens, and wait for each other whenever its weights are gathered."""
     both, image, text = torch.arange(12) % 2 == 0, torch.ones(12).bool(), torch.zeros(9).bool()
-    items = [text, both, image, image]  # the first two are the first rank's
+    items = [text, both, image, image]  # the first rank gets the first two
     local = LocalGroup(MixedTrainer(LocalEngine(masked_diffusion_model(), ACTOR, NUM_STEPS)))
     sharded.group.call(Trainer.start_mixed, replace(CONFIG, ds=replace(CONFIG.ds, zero_stage=3)))
     for _ in range(2):
@@ -299,7 +303,7 @@ def test_ranks_with_texts_images_and_both_train_together_under_zero3(sharded: Ru
         )
 
 
-def test_a_rank_that_dies_is_named_although_the_other_waits_for_it(sharded: Run) -> None:
-    """The last test of this group: it does not survive."""
+def test_a_rank_that_dies_is_named_while_the_other_waits_for_it(sharded: Run) -> None:
+    """This must be the last test of this group, because it ends a rank."""
     with pytest.raises(WorkerDied, match=r"^policy worker 1 died in train_but_lose: .*The same command resumes"):
         sharded.group.map(Trainer.train_but_lose, sequences(0), 1)

@@ -1,4 +1,4 @@
-"""``ref.offload``: the reference is on its device during calls alone."""
+"""Tests that the reference is on its device only during calls with ``ref.offload``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from unigrpo.distributed.actors import ModelActor, ReferenceActor
 
 
 class Module:
-    """Remembers where it was moved."""
+    """A module that records the devices to which it is moved."""
 
     def __init__(self) -> None:
         self.places: list[str] = ["gpu"]

@@ -1,4 +1,4 @@
-"""A checkpoint of some ranks is loaded on another number of ranks with the same weights, moments and learning rate."""
+"""Tests that a checkpoint loads on another number of ranks with equal weights, moments and learning rate."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ Stage = Literal[0, 1, 2, 3]
 Dtype = Literal["fp32", "bf16"]
 NUM_ROWS, LENGTH = 4, 12
 State = dict[str, list[Tensor]]
-"""Master weight, both moments and weight of the forward pass of each parameter, by its name."""
+"""Master weight, both moments and weight of the forward pass by the name of the parameter."""
 
 
 def run_config(stage: Stage, dtype: Dtype, num_ranks: int = 1, lora_rank: int = 0) -> RunConfig:
     return RunConfig(
-        # With a large epsilon, Adam does not magnify the rounding of small gradients.
+        # With a large epsilon, Adam does not amplify the rounding of small gradients.
         actor=ActorConfig(
             num_gpus_per_node=num_ranks,
             adam=AdamConfig(lr=1e-2, eps=1e-3, weight_decay=0.1),
@@ -50,7 +50,7 @@ def run_config(stage: Stage, dtype: Dtype, num_ranks: int = 1, lora_rank: int = 
 
 
 def new_model(config: RunConfig, vocab_size: int = 37) -> MMadaModelLM:
-    """Sizes that two and four do not divide."""
+    """Returns a model whose sizes are not divisible by two or four."""
     torch.manual_seed(0)
     model = MMadaModelLM(
         MMadaConfig(d_model=18, n_layers=1, n_heads=3, mlp_hidden_size=19, vocab_size=vocab_size, mask_token_id=1)
@@ -68,7 +68,7 @@ def new_engine(config: RunConfig, vocab_size: int = 37) -> StrategyEngine:
 
 
 def make_steps(engine: Engine, first: int, last: int) -> None:
-    """Optimizer steps whose batches are the same on any number of ranks."""
+    """Makes optimizer steps whose batches are the same on any number of ranks."""
     for step in range(first, last):
         tokens = torch.randint(3, 37, (NUM_ROWS, LENGTH), generator=torch.Generator().manual_seed(step))
         own = tokens[engine.rank :: engine.world_size]
@@ -78,10 +78,10 @@ def make_steps(engine: Engine, first: int, last: int) -> None:
 
 
 def full_state(engine: StrategyEngine) -> State:
-    """The whole state of all ranks, which call it together."""
+    """Returns the whole state of all ranks, which must call this together."""
     optimizer = engine._engine.optimizer
     if hasattr(optimizer, "_lazy_init_hp_params_optimizer_state"):
-        optimizer._hp_optimizer_states_linked = False  # DeepSpeed links the moments of the first group only
+        optimizer._hp_optimizer_states_linked = False  # DeepSpeed links only the moments of the first group
         optimizer._lazy_init_hp_params_optimizer_state()
     names = [name for name, parameter in engine.model.named_parameters() if parameter.requires_grad]
     state: State = {}
@@ -101,7 +101,7 @@ def local_state(engine: LocalEngine) -> State:
 
 
 def adam_options(engine: StrategyEngine) -> list[tuple[float, float, float]]:
-    """Step count, weight decay and learning rate of each of Adam's parameter groups."""
+    """Returns step count, weight decay and learning rate of each parameter group of Adam."""
     saved = engine._engine.optimizer.state_dict()
     state = saved.get("base_optimizer_state") or saved["optimizer_state_dict"]
     steps = [float(each["step"]) for _, each in sorted(state["state"].items())]
@@ -118,7 +118,7 @@ def assert_equal(found: State, expected: State, atol: float = 0.0) -> None:
 
 @pytest.mark.parametrize("before", [1, 2, 3, 5])
 @pytest.mark.parametrize("after", [1, 2, 4])
-def test_pieces_of_all_ranks_are_those_of_the_whole_parameters(before: int, after: int) -> None:
+def test_the_parts_of_all_ranks_form_the_whole_parameters(before: int, after: int) -> None:
     shapes = [{"a": torch.Size([3, 3]), "b": torch.Size([1])}, {"c": torch.Size([7])}]
     values = {"a": torch.arange(1.0, 10.0), "b": torch.tensor([10.0]), "c": torch.arange(11.0, 18.0)}
 
@@ -127,11 +127,11 @@ def test_pieces_of_all_ranks_are_those_of_the_whole_parameters(before: int, afte
         return list(torch.cat([whole, torch.zeros(ranks * length - len(whole))]).split(length))
 
     def sharded(ranks: int) -> list[list[Tensor]]:
-        """The flat tensors of each rank under ZeRO-3."""
+        """Returns the flat tensors of each rank with ZeRO-3."""
         return [[torch.cat([cut(values[n], ranks)[rank] for n in group]) for group in shapes] for rank in range(ranks)]
 
     def flat(ranks: int) -> list[list[Tensor]]:
-        """The flat tensors of each rank under ZeRO-2."""
+        """Returns the flat tensors of each rank with ZeRO-2."""
         wholes = [torch.cat([values[name] for name in group]) for group in shapes]
         return [[cut(whole, ranks, multiple=2)[rank] for whole in wholes] for rank in range(ranks)]
 
@@ -149,7 +149,7 @@ def test_pieces_of_all_ranks_are_those_of_the_whole_parameters(before: int, afte
 
 
 def split_in_two(folder: Path, stage: Stage) -> None:
-    """Replaces the files of one rank by those that two ranks write."""
+    """Replaces the files of one rank by files like those that two ranks write."""
     (optimizer_file,) = folder.glob("*_optim_states.pt")
     (model_file,) = folder.glob("*_model_states.pt")
     model = torch.load(model_file, weights_only=False) | {"dp_world_size": 2}
@@ -234,10 +234,10 @@ def test_a_checkpoint_without_the_file_of_a_rank_is_refused(one_rank: None, tmp_
         engine.load(tmp_path)
 
 
-def test_weights_may_lie_in_other_flat_tensors_than_before(
+def test_a_checkpoint_with_other_flat_tensors_is_loaded(
     one_rank: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """ZeRO-3 cuts its parameter groups into flat tensors of a largest size, which depends on the number of ranks."""
+    """ZeRO-3 divides its parameter groups into flat tensors, whose largest size depends on the number of ranks."""
     config = run_config(3, "fp32")
     engine = new_engine(config)
     make_steps(engine, 0, 3)
@@ -280,7 +280,7 @@ def test_a_checkpoint_of_another_model_or_zero_stage_is_refused(one_rank: None, 
             split_in_two(tmp_path / "engine", 2)
 
 
-def test_a_checkpoint_without_sharding_is_loaded_as_it_is(one_rank: None, tmp_path: Path) -> None:
+def test_a_checkpoint_without_zero_is_loaded_unchanged(one_rank: None, tmp_path: Path) -> None:
     config = run_config(0, "fp32")
     engine = new_engine(config)
     make_steps(engine, 0, 2)
@@ -296,7 +296,7 @@ def test_a_checkpoint_without_sharding_is_loaded_as_it_is(one_rank: None, tmp_pa
 
 
 class Attack:
-    """A pickle of it makes a file when it is read."""
+    """An object that makes a file when its pickle is loaded."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -326,14 +326,14 @@ def test_a_file_that_could_run_code_is_refused_and_runs_none(
             checkpoint_weights(tmp_path, torch.float32)
     assert not (tmp_path / "attacked").exists()
     torch.load(file, weights_only=False)
-    assert (tmp_path / "attacked").is_dir(), "the file is no attack"
+    assert (tmp_path / "attacked").is_dir(), "loading the pickle makes no file"
 
 
 class ReshardingWorker:
-    """Makes a new engine for every part of a run, in one process group."""
+    """A worker that makes a new engine for every part of a run in one process group."""
 
     def go_on(self, config: RunConfig, load: Path | None, first: int, last: int, save: Path) -> tuple[Any, ...]:
-        """Returns the states and Adam's options after loading and after the steps, which it also saves."""
+        """Returns the states and Adam's options after loading and after the steps, and saves a checkpoint."""
         engine = new_engine(config)
         if load is not None:
             engine.load(load)

@@ -1,4 +1,4 @@
-"""The Ray actor of a reward, called here as a plain object."""
+"""Tests the Ray actor of a reward as a plain object."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from unigrpo.distributed.reward_actor import RewardActor
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such limit")
 def test_an_actor_limits_its_memory_before_it_loads_the_reward(monkeypatch, tmp_path):
     limits: list[tuple[int, int]] = []
-    monkeypatch.setenv("UNIGRPO_DEVICE", "cpu")  # else Ray is asked for the actor's GPUs, and starts a cluster
+    monkeypatch.setenv("UNIGRPO_DEVICE", "cpu")  # otherwise the actor asks Ray for its GPUs, which starts a cluster
     monkeypatch.setattr(resource, "setrlimit", lambda _, limit: limits.append(limit))
     monkeypatch.setattr(memory, "free_memory", lambda: 10**12)
     (tmp_path / "mine.py").write_text("raise OSError")
@@ -28,7 +28,7 @@ def test_an_actor_limits_its_memory_before_it_loads_the_reward(monkeypatch, tmp_
 
 
 def test_the_process_of_a_reward_without_a_model_loads_no_torch():
-    """It takes seconds and hundreds of megabytes in each of these processes."""
+    """The import takes seconds and hundreds of megabytes in each of these processes."""
     modules = "unigrpo.distributed.reward_actor, rewards.jpeg_size, rewards.ocr"
     script = f"import sys, {modules}; print('torch' in sys.modules)"
     shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout

@@ -1,4 +1,4 @@
-"""How long a rank waits for the others, which is a setting of the run."""
+"""Tests the setting for how long a rank waits for the others."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from unigrpo.distributed.strategy import make_strategy
 
 
 class JoinedError(Exception):
-    """Ends the start where a process would wait for the others."""
+    """Raised where a process would wait for the others."""
 
 
 @pytest.mark.parametrize(("minutes", "expected"), [(None, 15.0), (2.5, 2.5)])
 @pytest.mark.parametrize("has_gpu", [False, True])
-def test_ranks_wait_as_long_as_the_run_says(
+def test_ranks_wait_as_long_as_the_setting_says(
     monkeypatch: pytest.MonkeyPatch, has_gpu: bool, minutes: float | None, expected: float
 ) -> None:
     waits: list[timedelta] = []

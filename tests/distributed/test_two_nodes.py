@@ -1,4 +1,4 @@
-"""Runs over two Ray nodes, simulated on this machine: the same numbers as on one, and a clear end when one leaves."""
+"""Tests runs on two Ray nodes, simulated on this machine: equal numbers as on one, and an error when a node ends."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NODE: dict[str, Any] = {"num_cpus": 4, "num_gpus": 1, "object_store_memory": 80 
 
 @pytest.fixture
 def two_nodes() -> Iterator[Cluster]:
-    """A head and a second node, each with a declared GPU. This process does not join."""
+    """Starts a head and a second node, each with a declared GPU. This process does not join the cluster."""
     cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
     cluster.add_node(**NODE)
     cluster.wait_for_nodes()
@@ -32,7 +32,7 @@ def two_nodes() -> Iterator[Cluster]:
 
 @pytest.fixture
 def command(tiny_unified_folder: Path, tmp_path: Path) -> list[str]:
-    """A stage of captions and texts, whose rows have uneven numbers of tokens."""
+    """Returns the command of a stage of captions and texts, whose rows have different numbers of tokens."""
     for colour in ("red", "green", "blue"):
         (tmp_path / "classes" / colour).mkdir(parents=True)
         Image.new("RGB", (16, 16), colour).save(tmp_path / "classes" / colour / "a.png")
@@ -74,7 +74,7 @@ def test_two_nodes_have_the_losses_of_one(two_nodes: Cluster, command: list[str]
 
 
 @pytest.mark.timeout(600)
-def test_a_node_that_leaves_ends_the_run_with_a_message_and_the_run_goes_on_on_the_other(
+def test_a_node_that_ends_stops_the_run_with_a_message_and_the_run_resumes_on_the_other(
     two_nodes: Cluster, command: list[str], tmp_path: Path
 ) -> None:
     flags = ("--actor.num_nodes", "2", "--train.num_steps", "100000", "--ckpt.save_steps", "5")
@@ -88,7 +88,7 @@ def test_a_node_that_leaves_ends_the_run_with_a_message_and_the_run_goes_on_on_t
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "died in" in output
-    assert "The same command resumes from the last checkpoint" in output, "the message says how to go on"
+    assert "The same command resumes from the last checkpoint" in output, "the message says how to resume"
     newest = max((tmp_path / "run" / "checkpoints").glob("*/complete.json")).parent.name
     done = int(newest.removeprefix("step_"))
     flags = ("--actor.num_nodes", "1", "--train.num_steps", str(done + 2))

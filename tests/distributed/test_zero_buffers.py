@@ -1,4 +1,5 @@
-"""The memory plan against what DeepSpeed allocates in a backward pass, on one rank with a small bucket."""
+"""Compares the memory plan with the memory that DeepSpeed allocates in a backward pass on one rank with a small
+bucket."""
 
 from __future__ import annotations
 
@@ -39,7 +40,7 @@ def small_bucket(monkeypatch: pytest.MonkeyPatch, one_rank: None) -> None:
 def test_the_plan_counts_the_buffers_of_a_reduction(
     stage: Literal[2, 3], dtype: Literal["fp32", "bf16"], overlap: bool
 ) -> None:
-    """Of two passes, the second adds its gradients to those of the first."""
+    """There are two passes, and the second adds its gradients to those of the first."""
     config = RunConfig(
         actor=ActorConfig(max_norm=0.0),
         rollout=RolloutConfig(batch_size=1, n_samples_per_prompt=4),
@@ -60,13 +61,13 @@ def test_the_plan_counts_the_buffers_of_a_reduction(
     size = ModelSize.of(SIZES, LoRAConfig())
     planned = zero_buffers_gb(config, size, ranks=1)
     if stage == 3:
-        # Bucket and gathered weights were there before, and the plan of a pass has the gradient of the head.
+        # Bucket and gathered weights exist before, and the plan of a pass includes the gradient of the head.
         head = size.vocabulary_size * size.width
         planned += (2 * head - 4 * BUCKET - 2 * size.num_parameters) / 1e9
     assert planned == pytest.approx(found[0], rel=0.1)
 
 
-def test_a_bucket_is_as_large_for_a_few_trained_weights() -> None:
+def test_a_bucket_has_its_full_size_even_for_a_few_trained_weights() -> None:
     config = RunConfig(ds=DeepSpeedConfig(zero_stage=2, lora=LoRAConfig(rank=2)))
     size = ModelSize.of(SIZES, config.ds.lora)
     assert size.num_trainable < BUCKET / 10

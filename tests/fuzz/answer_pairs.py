@@ -1,11 +1,12 @@
-"""The golds of the fixtures are graded as answers to each other: no gold is paid for another value.
+"""Grades the gold answers of the fixtures as answers to each other: no gold answer is right for another value.
 
 python tests/fuzz/answer_pairs.py --count 60000 --seed 0
 
-tests/fixtures/grading/equal_golds.json lists the pairs that are one answer, such as 0.5 and 1/2. The list began
-as what the grader paid, and wrong pairs were taken out by reading it, so it shows changes better than missing answers.
-Every other pair must be wrong, and a pair must have the same verdict in either order, with two exceptions:
-10\\% may be given as 0.1, and 0.1 may not be given as 10\\%; 0<x<1 may be given as (0,1), which may also be a point.
+tests/fixtures/grading/equal_golds.json lists the pairs that are one answer, such as 0.5 and 1/2. The list was
+made of the pairs that the grader accepted, from which a reader removed wrong ones, so it shows changes better than
+missing pairs. Every other pair must be wrong, and a pair must have the same verdict in either order, with two
+exceptions: 10\\% may be given as 0.1, and 0.1 may not be given as 10\\%; 0<x<1 may be given as (0,1), which may also
+be a point.
 """
 
 from __future__ import annotations
@@ -26,45 +27,46 @@ KINDS = ("auto", "math")
 
 
 class Pair(NamedTuple):
-    """A gold, another gold as its answer, and the kind of the comparison."""
+    """A gold answer, another gold answer that answers it, and the kind of the comparison."""
 
     gold: str
     answer: str
     kind: str
 
     def swapped(self) -> Pair:
-        """The same pair in the other order."""
+        """Returns the same pair in the other order."""
         return Pair(self.answer, self.gold, self.kind)
 
 
 def equal_pairs() -> set[Pair]:
-    """The pairs that are one answer."""
+    """Returns the pairs of equal answers."""
     rows = json.loads((CASES / "equal_golds.json").read_text(encoding="utf-8"))
     return {Pair(row["gold"], row["answer"], kind) for row in rows for kind in row["kinds"]}
 
 
 def golds() -> list[str]:
-    """The distinct golds of the fixtures without their marks, and without the letters of options."""
+    """Returns the distinct gold answers of the fixtures without markers such as boxes, and without letters of
+    options."""
     found = set()
     for file in sorted(CASES.glob("*.jsonl")):
         for line in file.read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
             try:
                 found.update(prepare(row["gold"], kind)[1] for kind in (row["kind"], *KINDS))
-            except ValueError:  # a letter in brackets is no gold of mathematics
+            except ValueError:  # a letter in brackets is no mathematical gold answer
                 continue
     return sorted(gold for gold in found if not re.fullmatch(r"\(?[A-J]\)?|\\text\{\([A-J]\)\}", gold))
 
 
 def random_pairs(count: int, seed: int) -> list[Pair]:
-    """Pairs of different golds in random order."""
+    """Returns pairs of different gold answers in random order."""
     texts, drawn = golds(), random.Random(seed)
     pairs = [(gold, answer) for gold in texts for answer in texts if gold != answer]
     return [Pair(*pair, drawn.choice(KINDS)) for pair in drawn.sample(pairs, min(count, len(pairs)))]
 
 
 def wrong_verdicts(grader: Grader, pairs: Iterable[Pair]) -> list[str]:
-    """What is wrong with the verdicts of pairs, as sentences."""
+    """Returns a sentence for each wrong verdict."""
     equal, problems = equal_pairs(), []
     for pair in pairs:
         grade = grader(f"\\boxed{{{pair.answer}}}", pair.gold, pair.kind)

@@ -1,9 +1,9 @@
-"""Random responses that look like LaTeX are graded: every grade has an outcome, in bounded time and memory.
+"""Grades random responses that look like LaTeX: every grade has a result, in limited time and memory.
 
 python tests/fuzz/answer_texts.py --seconds 300 --seed 0
 
-The run ends with a status other than 0 at the first exception, at the first grade that takes longer than the bound,
-and when the memory of the grading process passes the bound. The message holds the response, the gold and the kind.
+The run ends with a status other than 0 at the first exception, at the first grade that takes too long, and if the
+memory of the grading process exceeds its limit. The message has the response, the gold answer and the kind.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from rewards.grading.grader import KINDS, Grader
 
 CASES = Path(__file__).parents[1] / "fixtures" / "grading"
 LONGEST_SECONDS = 120.0
-"""A grade that takes longer than this, on a machine that is busy, hangs."""
+"""Limit of the seconds of a grade on a busy machine."""
 MOST_MEMORY = 1024**3
-"""Bytes of resident memory that the grading process may have; the process of sympy limits itself to 2 GiB."""
+"""Limit of the resident memory of the grading process in bytes; the process of sympy limits itself to 2 GiB."""
 WORDS = r"""
     \boxed{ \fbox{ \frac{ \sqrt{ \sqrt[3]{ \text{ \mathrm{ \left( \right) \left[ \right] \{ \} \begin{pmatrix}
     \end{pmatrix} \begin{array}{cc} \end{array} \\ \cdot \times \pm \infty \pi \theta ^ _ ^{ _{ & ! | : ; , . ?
@@ -39,7 +39,7 @@ NESTED = (("{", "}"), ("(", ")"), ("\\frac{1}{", "}"), ("\\sqrt{", "}"), ("\\tex
 
 
 class Texts:
-    """Random golds, and responses to them: pieces in any order, nested brackets, and changed fixtures."""
+    """Random gold answers, and responses to them: random pieces, nested brackets, and changed fixtures."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
@@ -48,7 +48,7 @@ class Texts:
         self._golds = sorted({row["gold"] for row in rows})
 
     def draw(self) -> tuple[str, str, str]:
-        """One response, gold and kind."""
+        """Returns a response, a gold answer and a kind."""
         drawn = self._random
         write = drawn.choice((self._pieces, self._nested, self._changed, self._changed))
         gold = self._pieces() if drawn.random() < 0.1 else drawn.choice(self._golds)
@@ -88,7 +88,7 @@ def run(seed: int, seconds: float = float("inf"), count: int | None = None) -> C
         count: Number of responses; None for as many as the time allows.
 
     Returns:
-        The number of grades by status, and of golds that were refused.
+        The number of grades by status, and the number of gold answers that were refused.
 
     Raises:
         AssertionError: A grade raised an exception, took too long, or left too much memory.
@@ -115,7 +115,7 @@ def run(seed: int, seconds: float = float("inf"), count: int | None = None) -> C
 
 
 def main() -> None:
-    """Runs for the given time and prints what came out."""
+    """Runs for the given time and prints the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=300.0, help="how long to run (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the responses (default: %(default)s)")

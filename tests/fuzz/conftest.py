@@ -1,4 +1,4 @@
-"""The fuzz runs are scripts that their short tests import by name."""
+"""Lets the tests of this folder import the scripts by name."""
 
 import sys
 from pathlib import Path

@@ -1,8 +1,8 @@
-"""Mutated prompts, images, tars, checkpoints and answers of reward servers: each is read, or refused in one line.
+"""Tests that mutated prompts, images, tars, checkpoints and answers of reward servers are read or refused in one line.
 
-``python tests/fuzz/inputs.py --minutes 5 --seed 0`` runs all kinds in turn. It stops at an error that is none of ours,
-at an input that takes too long, and at memory above a bound, and prints the seed of the input, by which it can be made
-again.
+``python tests/fuzz/inputs.py --minutes 5 --seed 0`` runs all kinds in turn. It stops at an error of another class than
+those of UniGRPO, at an input that takes too long, and if the memory exceeds a limit, and prints the seed that makes
+the input again.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ ROOT = Path(__file__).parents[2]
 OURS = (ConfigError, DataError, CheckpointError, BadSample)
 """Errors that say in one line what is wrong with an input."""
 MAX_SECONDS = 20.0
-"""How long one input may take, on a busy machine."""
+"""Limit of the seconds of one input on a busy machine."""
 MAX_GROWTH = 400 * 2**20
-"""Bytes by which the largest memory of this process may grow."""
+"""Limit of the growth of the peak memory of this process in bytes."""
 ODD_VALUES: tuple[Any, ...] = (
     None, True, False, 0, -1, 2**31, 2**63, 10**400, 0.5, -0.0, 1e308, float("nan"), float("inf"), "", " ", "0",
     "null", "\ud800", "\x00", "\ufeff", "a" * 5000, "[MASK]", "<|endoftext|>", "../../../etc/passwd", "/etc/passwd",
@@ -75,15 +75,15 @@ ODD_BYTES = (
 
 
 class Failure(AssertionError):
-    """An input that was neither read nor refused as it should be."""
+    """An input was neither read nor refused as required."""
 
 
 class TooSlow(BaseException):
-    """An input takes too long. Not an Exception, which the code under test could catch."""
+    """An input takes too long. This is no subclass of Exception, which the tested code could catch."""
 
 
 def mutated(draw: random.Random, content: bytes) -> bytes:
-    """Returns bytes that differ in one to four places from those given."""
+    """Returns bytes with one to four changes."""
     changed = bytearray(content)
     for _ in range(draw.randint(1, 4)):
         place, length = draw.randrange(len(changed) + 1), draw.choice((1, 1, 4, 64, 1000))
@@ -102,7 +102,7 @@ def mutated(draw: random.Random, content: bytes) -> bytes:
 
 
 def mutated_value(draw: random.Random, value: Any) -> Any:
-    """Returns a JSON value of which one part is replaced by an odd one, left out, or buried."""
+    """Returns a JSON value of which one part is replaced by an unusual value, left out, or nested deeply."""
     if isinstance(value, dict) and value and draw.random() < 0.85:
         key = draw.choice(sorted(value))
         rest = {name: part for name, part in value.items() if name != key}
@@ -118,7 +118,7 @@ def mutated_value(draw: random.Random, value: Any) -> Any:
 
 
 def mutated_json(draw: random.Random, value: Any) -> bytes:
-    """Returns JSON, mutated as a value or as bytes."""
+    """Returns JSON whose value or bytes are mutated."""
     if draw.random() < 0.7:
         return json.dumps(mutated_value(draw, value)).encode()
     return mutated(draw, json.dumps(value).encode())
@@ -163,7 +163,7 @@ class Prompts:
         path = self._folder / f"prompts{ending}"
         path.write_bytes(content)
         for prompt in load_prompts(str(path), max_samples=2):
-            prompt.text.encode()  # a lone surrogate, which no file can hold, fails here
+            prompt.text.encode()  # fails for a lone surrogate, which cannot be written to a file
             if not prompt.text:
                 raise Failure("a prompt without text")
 
@@ -181,7 +181,7 @@ class Images:
             ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "TGA"), ("L", "RGB", "RGBA")
         ):
             buffer = io.BytesIO()
-            with contextlib.suppress(OSError):  # not every format has every mode
+            with contextlib.suppress(OSError):  # a format does not support every mode
                 pixels.convert(mode).save(buffer, kind, **({"exif": exif} if kind in ("PNG", "JPEG", "WEBP") else {}))
                 self._seeds.append(buffer.getvalue())
         self._seeds.append(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
@@ -218,7 +218,7 @@ class Tars:
 
 
 class Checkpoints:
-    """Folders of the tiny model with another config.json, image tokenizer, or other files."""
+    """Folders of the tiny model with a changed config.json, a changed image tokenizer or other changed files."""
 
     FILES = (
         "config.json",
@@ -261,7 +261,7 @@ JUDGED: Any = {"choices": [{"message": {"role": "assistant", "content": '{"score
 
 
 class Answers:
-    """Answers of reward servers: bytes in place of HTTP, HTTP with another body, and JSON with other values."""
+    """Answers of reward servers: bytes that are not HTTP, HTTP with another body, and JSON with other values."""
 
     def __init__(self, folder: Path) -> None:
         self.content = b""
@@ -307,7 +307,7 @@ KINDS: dict[str, Callable[[Path], Any]] = {
 
 @contextlib.contextmanager
 def deadline(seconds: float) -> Iterator[None]:
-    """Raises TooSlow in the block after some seconds. For the main thread."""
+    """Raises TooSlow in the block after some seconds. Only the main thread may use it."""
 
     def end(*_: object) -> None:
         raise TooSlow
@@ -322,7 +322,7 @@ def deadline(seconds: float) -> Iterator[None]:
 
 
 def largest_memory() -> int:
-    """Returns the largest memory that this process has had, in bytes."""
+    """Returns the peak memory of this process in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
@@ -331,13 +331,13 @@ def run(kind: str, *, seed: int = 0, count: int = 10**9, minutes: float = 1e9, t
 
     Args:
         kind: One of :data:`KINDS`.
-        seed: Of the first input; each input has its own seed, one more than that before.
+        seed: Seed of the first input. The seed of each later input is larger by one.
         count: Number of inputs.
         minutes: Time after which no further input is tried.
-        target: What to try them on instead of the kind's own.
+        target: Object that gets the inputs instead of that of the kind.
 
     Returns:
-        How many were read and how many were refused.
+        The number of inputs that were read, and of those that were refused.
 
     Raises:
         Failure: An input was neither read nor refused. The message has its seed.
@@ -362,14 +362,14 @@ def run(kind: str, *, seed: int = 0, count: int = 10**9, minutes: float = 1e9, t
                 raise Failure(f"{what}: not ended after {MAX_SECONDS:g} s") from None
             except Exception as error:
                 raise Failure(f"{what}: {type(error).__name__}: {str(error)[:500]}") from error
-            memory = memory or largest_memory()  # the first input loads what it needs
+            memory = memory or largest_memory()  # the first input imports modules
             if largest_memory() > memory + MAX_GROWTH:
                 raise Failure(f"{what}: the memory has grown by {(largest_memory() - memory) / 2**20:.0f} MiB")
     return outcomes
 
 
 def main() -> None:
-    """The command."""
+    """Runs the command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kinds", nargs="*", default=list(KINDS), help=f"what to try, of {', '.join(KINDS)}")
     parser.add_argument("--minutes", type=float, default=1.0, help="minutes for each kind")

@@ -1,4 +1,5 @@
-"""Short runs of the scripts that look for responses that break the grader, and for wrong answers that are paid."""
+"""Runs the scripts for a short time that search for responses that break the grader, and for wrong answers it
+accepts."""
 
 from __future__ import annotations
 
@@ -9,13 +10,13 @@ import pytest
 from rewards.grading.grader import Grader
 
 
-def test_random_responses_have_an_outcome():
+def test_random_responses_have_a_result():
     outcomes = answer_texts.run(seed=1, count=150)
     assert outcomes.total() == 150
     assert outcomes["ok"] > 25
 
 
-def test_no_gold_is_paid_for_another_value():
+def test_no_gold_answer_is_right_for_another_value():
     grader = Grader(deadline=10.0)
     pairs = [*sorted(answer_pairs.equal_pairs()), *answer_pairs.random_pairs(400, seed=1)]
     assert answer_pairs.wrong_verdicts(grader, pairs) == []

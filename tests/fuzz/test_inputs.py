@@ -1,4 +1,4 @@
-"""Short runs of the script that mutates inputs, and that it finds what it looks for."""
+"""Runs the script that mutates inputs for a short time, and tests that it finds errors."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_reader_that_fails_is_found_with_the_seed(monkeypatch, target, message
 
 
 def test_a_reader_that_keeps_what_it_reads_is_found(monkeypatch):
-    """The largest memory of this process says nothing here, because earlier tests may have needed more."""
+    """The test sets the peak memory, because earlier tests of this process may have used more."""
     kept: list[int] = []
     target = types.SimpleNamespace(try_one=lambda _: kept.append(2**20))
     monkeypatch.setattr(inputs, "largest_memory", lambda: 2**30 + sum(kept))

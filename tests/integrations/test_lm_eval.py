@@ -1,4 +1,4 @@
-"""lm-evaluation-harness on tiny local tasks: choices by both likelihoods, and generation with stop strings."""
+"""Tests lm-evaluation-harness on tiny local tasks: choices by both likelihoods, and generation with stop strings."""
 
 import json
 
@@ -13,7 +13,7 @@ SETTINGS = {"max_new_tokens": 8, "num_denoising_steps": 4, "block_length": 4, "d
 
 @pytest.fixture
 def tasks(tmp_path):
-    """Definitions of a task of choices, of one that generates, and of one of whole texts."""
+    """Writes the definitions of a task of choices, of a task that generates, and of a task of whole texts."""
     rows = [{"question": f"{n}+{n}=", "choices": [str(2 * n), str(2 * n + 1)], "answer": 0} for n in range(3)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     common = {

@@ -1,4 +1,4 @@
-"""The images: what travels into them, in which order their layers are built, and what stays out."""
+"""Tests the container images: the files that are copied into them, and the order of their layers."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def instructions(name: str) -> list[tuple[str, str]]:
-    """The instructions of a Dockerfile, each with its arguments on one line."""
+    """Returns the instructions of a Dockerfile, each with its arguments on one line."""
     text = re.sub(r"^\s*#.*\n", "", (ROOT / "launch" / name).read_text(), flags=re.MULTILINE)
     lines = text.replace("\\\n", " ").splitlines()
     return [(word, " ".join(rest.split())) for word, _, rest in (line.partition(" ") for line in lines) if word]
 
 
 def is_shipped(path: str) -> bool:
-    """Whether .dockerignore lets a path of the project into the build; its last rule that fits decides."""
+    """Returns whether .dockerignore includes a path of the project; the last rule that matches decides."""
     parts = path.split("/")
     prefixes = ["/".join(parts[: end + 1]) for end in range(len(parts))]
     shipped = True
@@ -35,14 +35,14 @@ def is_shipped(path: str) -> bool:
 
 @pytest.mark.parametrize("path", ["unigrpo/runs/metrics.py", "launch/install.sh", "examples/tiny/mixcot/config.json",
                                   "rewards/base.py", "requirements-cpu.lock", "README.md"])  # fmt: skip
-def test_the_project_travels_into_the_image(path):
+def test_the_project_is_copied_into_the_image(path):
     assert (ROOT / path).is_file()
     assert is_shipped(path)
 
 
 @pytest.mark.parametrize("path", [".venv/bin/python", ".venv-judge/x", "runs/first/policy/model.safetensors",
                                   ".git/HEAD", "data/a.jsonl", "tests/a.py", "rewards/__pycache__/a.pyc"])  # fmt: skip
-def test_what_is_large_or_private_does_not(path):
+def test_large_and_private_files_are_not_copied_into_the_image(path):
     assert not is_shipped(path)
 
 
@@ -55,8 +55,8 @@ def test_every_file_that_is_copied_exists_and_is_shipped(name):
         assert is_shipped(path), path
 
 
-def test_a_change_of_the_code_builds_no_requirements_again():
-    """The layer of the installation comes before that of the code, and copies what install.sh reads and no more."""
+def test_a_change_of_the_code_does_not_install_requirements_again():
+    """The layer of the installation is before that of the code, and copies only the files that install.sh reads."""
     steps = instructions("Dockerfile")
     installed = next(i for i, (kind, rest) in enumerate(steps) if kind == "RUN" and "launch/install.sh" in rest)
     code = steps.index(("COPY", ". ."))
@@ -67,14 +67,14 @@ def test_a_change_of_the_code_builds_no_requirements_again():
     assert not [path for path in copied if path.endswith((".md", ".yaml"))]
 
 
-def test_the_base_has_the_cuda_of_torch_and_the_headers_that_compiling_takes():
+def test_the_base_has_the_cuda_version_of_torch_and_the_headers_for_compilation():
     steps = dict(instructions("Dockerfile"))
     assert re.fullmatch(r"nvidia/cuda:13\.0\.\d+-devel-ubuntu24\.04", steps["FROM"])
     packages = instructions("Dockerfile")[1][1].split()
     assert {"gcc", "python3-dev", "python3-venv", "libibverbs1", "git", "wget"} <= set(packages)
 
 
-def test_the_judge_has_an_environment_of_its_own_beside_that_of_the_project():
+def test_the_judge_has_an_environment_besides_that_of_the_project():
     judge = " ".join(rest for _, rest in instructions("judge.Dockerfile"))
     assert "requirements-judge.txt" in judge and "JUDGE_PYTHON=/opt/judge/bin/python" in judge
     for name in ("requirements-cpu.lock", "requirements.txt", "launch/Dockerfile"):

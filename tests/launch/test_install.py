@@ -1,4 +1,4 @@
-"""The installation has short messages, one environment for each kind of machine, and a lock of what was asked for."""
+"""Tests the installation: its messages, one environment for each kind of machine, and the lock of the requirements."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent.parent
 FILES = ["launch/install.sh", "requirements-cpu.txt", "requirements-cpu.lock", "pyproject.toml"]
-# Stands for the environment's interpreter: writes down how it was called, and fails where a file says so.
+# This stand-in for the interpreter of the environment records its calls, and fails if a file says so.
 INTERPRETER = """#!/usr/bin/env bash
 echo "$*" >>"$CALLS"
 case "$*" in
@@ -107,7 +107,7 @@ def test_a_failed_step_shows_the_end_of_the_log_and_is_done_again(machine):
     assert len(machine.installations()) == 4
 
 
-def test_what_uv_cannot_install_is_installed_by_pip(machine):
+def test_packages_that_uv_cannot_install_are_installed_by_pip(machine):
     (machine.folder / "failing").write_text("uv")
     done = machine.install("cpu")
     assert done.returncode == 0, done.stderr
@@ -116,7 +116,7 @@ def test_what_uv_cannot_install_is_installed_by_pip(machine):
     assert by_pip[2].endswith("--no-deps -r requirements-cpu.lock")
 
 
-def test_without_a_cpu_build_of_torch_the_default_build_is_installed_and_said(machine):
+def test_without_a_cpu_build_of_torch_the_default_build_is_installed_with_a_message(machine):
     machine.program(
         machine.environment / "bin" / "python",
         INTERPRETER.replace("done\n", 'done\ncase "$*" in *+cpu* | *--torch-backend*) exit 1 ;; esac\n'),
@@ -130,7 +130,7 @@ def test_without_a_cpu_build_of_torch_the_default_build_is_installed_and_said(ma
 @pytest.mark.parametrize("failing", ["", "uv"])
 @pytest.mark.parametrize("kind", ["cpu", "gpu"])
 def test_deepspeed_is_built_without_a_cuda_toolkit(machine, kind, failing):
-    """Its setup asks for nvcc where it finds a GPU, unless it is told that it builds for CPUs and compiles nothing."""
+    """The setup of DeepSpeed needs nvcc on a machine with a GPU, unless variables select CPUs and no compilation."""
     if failing:
         (machine.folder / "failing").write_text(failing)
     assert machine.install(kind).returncode == 0
@@ -143,7 +143,7 @@ def test_deepspeed_is_built_without_a_cuda_toolkit(machine, kind, failing):
 
 @pytest.mark.parametrize(("cuda", "own", "other"), [("'13.0'", "gpu", "cpu"), ("None", "cpu", "gpu")])
 def test_an_environment_that_somebody_else_made_has_the_kind_of_its_torch(machine, tmp_path, cuda, own, other):
-    """A machine of the other kind does not exchange torch under whoever uses it."""
+    """A machine of the other kind does not replace torch in an environment that others use."""
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").write_text("raise SystemExit('torch was imported')")
     (tmp_path / "torch" / "version.py").write_text(f"from typing import Optional\ncuda: Optional[str] = {cuda}\n")
@@ -217,7 +217,7 @@ def test_the_kind_of_machine_is_cpu_or_gpu(machine):
         ("gpu", "gpu", "13.0", True, ""),
         ("gpu", "gpu", "13.0", False, "built for CUDA 13.0, and the driver of this machine is 535.1"),
         ("gpu", "gpu", None, False, "is a CPU build; remove that folder"),
-        ("cpu", "gpu", "13.0", False, ""),  # an image for GPU machines is built without one
+        ("cpu", "gpu", "13.0", False, ""),  # an image for GPU machines is built on a machine without a GPU
         ("cpu", "cpu", None, False, ""),
     ],
 )
@@ -236,7 +236,7 @@ class cuda:
 
 
 def locked() -> dict[str, list[Requirement]]:
-    """The lines of the lock by package name; a package may have a version for each Python."""
+    """Returns the lines of the lock by package name. A package may have a version for each Python version."""
     packages: dict[str, list[Requirement]] = {}
     for line in (ROOT / "requirements-cpu.lock").read_text().splitlines():
         if line and line[0] not in " #":
@@ -245,14 +245,14 @@ def locked() -> dict[str, list[Requirement]]:
     return packages
 
 
-def test_the_lock_holds_what_the_requirements_ask_for():
-    """Fails when requirements-cpu.txt is changed and the lock is not written again."""
+def test_the_lock_satisfies_the_requirements():
+    """This test fails if requirements-cpu.txt is changed and the lock is not written again."""
     lines = (ROOT / "requirements-cpu.txt").read_text().splitlines()
     asked = [Requirement(line) for line in lines if line and not line.startswith("#")]
     project = re.search(r"^dependencies = \[(.*?)^\]", (ROOT / "pyproject.toml").read_text(), re.M | re.S)
     assert project is not None
     required = [Requirement(text) for text in re.findall('"(.*)"', project.group(1))]
-    assert {str(one) for one in required} <= {str(one) for one in asked}, "pyproject.toml asks for other versions"
+    assert {str(one) for one in required} <= {str(one) for one in asked}, "pyproject.toml requires other versions"
     packages = locked()
     assert len(packages) > 150
     for requirement in asked:
@@ -306,7 +306,7 @@ def test_cpus_are_counted_whatever_number_of_threads_is_set(machine):
 
 
 @pytest.mark.parametrize("name", ["a b", "a$b", "a(b", "a'b", "a]b", "a\tb"])
-def test_an_environment_by_whose_path_ray_starts_no_workers_is_refused_before_anything_is_installed(machine, name):
+def test_an_environment_path_that_ray_does_not_support_is_refused_before_the_installation(machine, name):
     done = machine.install("cpu", UNIGRPO_VENV=f"/nowhere/{name}")
     assert done.returncode == 1
     assert (
@@ -315,7 +315,7 @@ def test_an_environment_by_whose_path_ray_starts_no_workers_is_refused_before_an
     assert machine.installations() == []
 
 
-def test_other_letters_than_english_ones_are_no_special_characters(machine):
+def test_letters_of_other_alphabets_are_no_special_characters(machine):
     shutil.move(machine.environment, machine.folder / "ünï_cödé-1.2+3")
     done = machine.install("cpu", UNIGRPO_VENV=str(machine.folder / "ünï_cödé-1.2+3"), LC_ALL="C")
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""What travels to a cluster with a job: what git lists, every module of the library, and nothing that is large."""
+"""Tests which files are sent to a cluster with a job: files that git lists, every module, and no large files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def git(folder: Path, *arguments: str) -> str:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A checkout with two committed files, beside a data set of 30 MB."""
+    """Returns a checkout with two committed files, next to a data set of 30 MB."""
     folder, data = tmp_path / "project", tmp_path / "elsewhere"
     for path in (folder / "unigrpo" / "runs", data):
         path.mkdir(parents=True)
@@ -48,7 +48,7 @@ def shipped(project: Path) -> list[str]:
 COMMITTED = ["README.md", "unigrpo/runs/metrics.py"]
 
 
-def test_a_data_set_does_not_travel_however_it_lies_in_the_folder(project, capsys):
+def test_a_data_set_in_the_folder_is_not_sent(project, capsys):
     (project / "data").symlink_to(project.parent / "elsewhere")
     (project / "one.jsonl").symlink_to(project.parent / "elsewhere" / "train.jsonl")
     (project / "images").mkdir()
@@ -61,11 +61,11 @@ def test_a_data_set_does_not_travel_however_it_lies_in_the_folder(project, capsy
     assert "4 files are not sent" in message
     for name in ("data", "one.jsonl", "images/a.png", "big.jsonl"):
         assert name in message
-    assert "models" not in message, "who ignores a folder knows that it stays"
+    assert "models" not in message, "ignored folders are not mentioned"
 
 
-def test_the_folders_in_which_the_guides_put_data_do_not_travel_even_where_their_files_are_small(project, capsys):
-    """A set of images has a small file for each one, and no limit on the size of a file would keep these out."""
+def test_the_data_folders_of_the_guides_are_not_sent_even_if_their_files_are_small(project, capsys):
+    """A data set of images has many small files, which a limit on the size of a file does not exclude."""
     (project / ".gitignore").write_text((ROOT / ".gitignore").read_text())
     for name in ("data/rl/gsm8k.jsonl", "data/clevr/scenes/0.json", "models/a/config.json", "runs/a/config.yaml"):
         (project / name).parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ def test_the_folders_in_which_the_guides_put_data_do_not_travel_even_where_their
     assert capsys.readouterr().err == ""
 
 
-def test_new_configs_and_rewards_travel_and_changes_too(project, tmp_path):
+def test_new_configs_and_rewards_and_changes_are_sent(project, tmp_path):
     (project / "my.yaml").write_text("a: 1")
     (project / "rewards").mkdir()
     (project / "rewards" / "mine.py").write_text("")
@@ -89,7 +89,7 @@ def test_new_configs_and_rewards_travel_and_changes_too(project, tmp_path):
     assert environment["env_vars"]["UNIGRPO_SUBMIT_DIR"] == str(project)
 
 
-def test_what_was_deleted_is_no_error_and_what_is_ignored_but_committed_travels(project, tmp_path):
+def test_deleted_files_are_no_error_and_committed_files_that_are_ignored_are_sent(project, tmp_path):
     (project / "README.md").unlink()
     (project / "models").mkdir()
     (project / "models" / "tiny.safetensors").write_bytes(b"x")
@@ -101,7 +101,7 @@ def test_what_was_deleted_is_no_error_and_what_is_ignored_but_committed_travels(
     )
 
 
-def test_too_much_is_an_error_before_it_is_uploaded(project, tmp_path, monkeypatch):
+def test_a_package_that_is_too_large_is_an_error_before_the_upload(project, tmp_path, monkeypatch):
     monkeypatch.setattr(job_package, "LARGEST_PACKAGE", 3)
     (project / "README.md").write_text("longer")
     with pytest.raises(ValueError, match=r"the files of the job have 0 MiB, .* list them in \.gitignore"):
@@ -109,7 +109,7 @@ def test_too_much_is_an_error_before_it_is_uploaded(project, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("around", ["no git", "another checkout"])
-def test_an_unpacked_archive_ships_the_folders_of_the_project(tmp_path, capsys, around):
+def test_without_git_the_folders_of_the_project_are_sent(tmp_path, capsys, around):
     if around == "another checkout":
         git(tmp_path, "init", "--quiet")
     project = tmp_path / "unpacked"
@@ -122,7 +122,7 @@ def test_an_unpacked_archive_ships_the_folders_of_the_project(tmp_path, capsys, 
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs a git checkout of the project")
-def test_every_module_travels_and_no_environment_or_run():
+def test_every_module_is_sent_and_no_environment_or_run():
     files = job_files(ROOT)
     assert set(MODULES) <= set(files)
     assert not [file for file in files if file.parts[0].startswith((".venv", "runs", "out", "site"))]
@@ -130,13 +130,13 @@ def test_every_module_travels_and_no_environment_or_run():
 
 
 def test_every_folder_with_modules_is_a_package():
-    # A folder without __init__.py imports from a checkout, and is missing from a wheel.
+    # A folder without __init__.py can be imported from a checkout, but is missing in a wheel.
     folders = {path.parent for path in MODULES}
     assert [folder for folder in folders if not (ROOT / folder / "__init__.py").exists()] == []
 
 
 def test_a_submission_uploads_the_package_and_removes_it(project, monkeypatch):
-    """With a stand-in for Ray's client, which looks into the folder as Ray does when it uploads it."""
+    """A stand-in for Ray's client reads the folder as Ray does for the upload."""
     seen: dict[str, Any] = {}
 
     class Client:

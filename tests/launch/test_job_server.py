@@ -1,4 +1,4 @@
-"""Which job server of this machine the launch scripts use without being told."""
+"""Tests which job server of this machine the launch scripts use by default."""
 
 from __future__ import annotations
 
@@ -60,15 +60,15 @@ class TailingClient:
         yield f"Running entrypoint for job {job_id}: python\nstep 1\n"
 
 
-def test_the_output_of_a_job_is_shown_without_what_ray_says_of_itself(capsys):
+def test_the_output_of_a_job_is_shown_without_messages_of_ray(capsys):
     asyncio.run(job_server._show_output(TailingClient(), "one"))
     assert capsys.readouterr().out == "Running entrypoint for job one: python\nstep 1\n"
 
 
-def test_ray_does_not_tell_of_the_package_of_a_job(tmp_path, caplog, monkeypatch):
+def test_ray_prints_no_message_about_the_package_of_a_job(tmp_path, caplog, monkeypatch):
     from ray._private.runtime_env.packaging import create_package  # noqa: PLC0415  # loads Ray
 
-    monkeypatch.setattr(logging.getLogger("ray"), "propagate", True)  # to the handler of pytest
+    monkeypatch.setattr(logging.getLogger("ray"), "propagate", True)  # so that pytest captures the messages
     (tmp_path / "job").mkdir()
     (tmp_path / "job" / "a.txt").write_text("text")
     for is_quiet in (False, True):
@@ -81,7 +81,7 @@ def test_ray_does_not_tell_of_the_package_of_a_job(tmp_path, caplog, monkeypatch
 
 
 class JobThatGoesOn:
-    """A job whose output ends before it does."""
+    """A job whose output ends before the job."""
 
     def __init__(self) -> None:
         self.has_ended = [False, False, True]
@@ -91,8 +91,8 @@ class JobThatGoesOn:
         return SimpleNamespace(status=SimpleNamespace(is_terminal=lambda: ended))
 
 
-def test_a_job_whose_output_ends_first_is_waited_for(monkeypatch, capsys):
-    """Ray's job server stops sending at a line of more than 4 MiB, and the script would then end the head."""
+def test_the_script_waits_for_a_job_whose_output_ends_first(monkeypatch, capsys):
+    """Ray's job server stops sending output at a line of more than 4 MiB."""
     monkeypatch.setattr(job_server, "POLL_SECONDS", 0.0)
     client = JobThatGoesOn()
     assert job_server._ended_job(client, "one").status.is_terminal()
@@ -114,7 +114,7 @@ def test_a_server_that_ends_before_the_job_is_named(monkeypatch, capsys, error):
             self.address = address
 
         def submit_job(self, **_: Any) -> None:
-            """Takes any job."""
+            """Accepts any job."""
 
         def get_job_info(self, _: str) -> Any:
             return SimpleNamespace(status=JobStatus.RUNNING)
@@ -133,7 +133,7 @@ def test_a_server_that_ends_before_the_job_is_named(monkeypatch, capsys, error):
 
 
 @pytest.mark.parametrize("starts", [True, False])
-def test_a_job_that_has_not_started_is_named_and_not_awaited_for_ever(monkeypatch, capsys, starts):
+def test_a_job_that_does_not_start_is_reported_and_stopped(monkeypatch, capsys, starts):
     statuses = [JobStatus.PENDING] * 3 + [JobStatus.RUNNING if starts else JobStatus.PENDING] * 9
     stopped: list[str] = []
     client = SimpleNamespace(
@@ -188,7 +188,7 @@ def test_a_job_waits_for_the_agent_that_takes_it(monkeypatch, refusals, seconds,
         assert taken == []
 
 
-def test_a_job_is_handed_over_once_even_if_the_answer_was_lost(monkeypatch):
+def test_a_job_is_submitted_once_even_if_the_answer_was_lost(monkeypatch):
     monkeypatch.setattr(job_server, "POLL_SECONDS", 0.0)
     taken = set()
 

@@ -1,4 +1,5 @@
-"""The RayJob: its fields are those of KubeRay, with and without the optional ones, and its parts fit together."""
+"""Tests that the RayJob has fields of KubeRay, with and without the optional ones, and that its parts are
+consistent."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ OPTIONAL = re.compile(r"^(\s*)#\+", flags=re.MULTILINE)
 
 
 def manifest(*, is_whole: bool) -> dict[str, Any]:
-    """The RayJob, with its optional fields if it is to be whole."""
+    """Returns the RayJob with or without its optional fields."""
     return yaml.safe_load(OPTIONAL.sub(r"\1", TEXT) if is_whole else TEXT)
 
 

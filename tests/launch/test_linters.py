@@ -1,4 +1,4 @@
-"""The linters are the same for a commit, for `bash launch/test.sh` and in continuous integration."""
+"""Tests that commits, `bash launch/test.sh` and continuous integration run the same linters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HOOKS = [
 
 
 def test_every_hook_is_a_program_of_the_locked_environment():
-    """So no hook has a version of its own, and none is downloaded at a commit."""
+    """No hook has its own version of a program or downloads one."""
     programs = {hook["entry"].split()[0] for _, hook in HOOKS}
     assert {"ruff", "codespell", "shellcheck", "hadolint", "pyright"} <= programs
     for repo, hook in HOOKS:
@@ -25,7 +25,7 @@ def test_every_hook_is_a_program_of_the_locked_environment():
         assert (Path(sys.executable).parent / hook["entry"].split()[0]).is_file(), hook["entry"]
 
 
-def test_the_test_command_runs_the_hooks_and_the_only_one_that_it_skips_by_itself():
+def test_the_test_command_runs_all_hooks():
     script = (ROOT / "launch" / "test.sh").read_text()
     assert "SKIP=pyright" in script and "pre-commit run --all-files" in script
     assert 'check "pyright" "$bin/pyright"' in script

@@ -1,4 +1,4 @@
-"""The check of a GPU node, with stand-ins for nvidia-smi and for the interpreter that asks torch."""
+"""Tests the check of a GPU node, with stand-ins for nvidia-smi and for the interpreter that imports torch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Usage = namedtuple("Usage", "total used free")
 
 @pytest.fixture
 def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A node of two idle H100 on which all is well. Files of the folder are what its parts answer."""
+    """Returns a node of two idle H100 without problems. Files of its folder contain the output of its programs."""
     (tmp_path / "gpus").write_text("NVIDIA H100 80GB HBM3, 580.65.06, Default, 4\n" * 2)
     (tmp_path / "torch").write_text(json.dumps({"torch": "2.13.0+cu130", "cuda": "13.0", "names": ["H100"] * 2}))
     (tmp_path / "all_reduce").write_text(json.dumps({"ranks": 2, "is_right": True, "gb_per_s": 300.0}))
@@ -93,7 +93,7 @@ def test_what_is_wrong_is_named_with_what_to_do(node, monkeypatch, capsys, file,
     assert fix in after
 
 
-def test_too_little_room_is_named(node, monkeypatch, capsys):
+def test_too_little_disk_space_is_named(node, monkeypatch, capsys):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(1e9, 0, 100e9))
     monkeypatch.setattr(preflight.resource, "getrlimit", lambda _: (1024, 4096))
     status, output = check(monkeypatch, capsys, "--run_dir", str(node / "runs" / "first"), "--disk_gb", "452")
@@ -128,7 +128,7 @@ def test_nodes_of_a_cluster_need_rdma(node):
     assert preflight.check_rdma(node / "infiniband").fix == ""
 
 
-def test_several_nodes_meet_at_an_address(node, monkeypatch, capsys):
+def test_several_nodes_connect_at_an_address(node, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         check(monkeypatch, capsys, "--nodes", "2")
     assert "--nodes needs --rendezvous" in capsys.readouterr().err
@@ -142,8 +142,8 @@ def test_several_nodes_meet_at_an_address(node, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_the_sum_over_ranks_is_right_and_its_bandwidth_is_that_of_a_ring():
-    """Two ranks over gloo on this machine, started as on a GPU node."""
+def test_the_sum_over_ranks_is_right_and_its_bandwidth_is_computed_for_a_ring():
+    """Two ranks with gloo on this machine start as on a GPU node."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
         [*command, str(ROOT / "launch" / "all_reduce_bandwidth.py"), "--megabytes", "2"],

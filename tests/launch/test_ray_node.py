@@ -1,4 +1,4 @@
-"""The ray command of all nodes: ports of their agents, longer waits, and an end with the script that started it."""
+"""Tests the ray command of all nodes: ports of agents, longer waits, and its end with the script that started it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_head_ends_when_the_script_that_started_it_is_killed():
 
 
 @pytest.mark.parametrize(("failures", "seconds", "is_found"), [(3, 60.0, True), (1, 0.0, False)])
-def test_a_node_that_has_not_registered_is_asked_for_again(monkeypatch, failures, seconds, is_found):
+def test_the_command_asks_again_for_a_node_that_has_not_registered(monkeypatch, failures, seconds, is_found):
     left = [RuntimeError("no such node")] * failures
 
     def get_node(address: str, node_id: str) -> tuple[str, str]:
@@ -66,7 +66,7 @@ def test_a_node_that_has_not_registered_is_asked_for_again(monkeypatch, failures
 
 @pytest.fixture
 def run_command(monkeypatch) -> Callable[..., SimpleNamespace]:
-    """Runs the command on a stand-in of Ray's, and returns what that saw."""
+    """Runs the command with a stand-in for Ray's command, and returns what the stand-in got."""
     saw = SimpleNamespace(words=[], get_node=None, start_raylet=None, waits={})
 
     def main() -> None:
@@ -81,7 +81,7 @@ def run_command(monkeypatch) -> Callable[..., SimpleNamespace]:
 
     replaced = ["get_node", "start_raylet", "start_ray_process"]
     for module, name in (*((services, name) for name in replaced), (utils, "set_sigterm_handler")):
-        monkeypatch.setattr(module, name, getattr(module, name))  # is put back after the test
+        monkeypatch.setattr(module, name, getattr(module, name))  # restored after the test
     for name in ray_node.WAITS:
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
@@ -91,7 +91,7 @@ def run_command(monkeypatch) -> Callable[..., SimpleNamespace]:
     return run
 
 
-def test_the_command_replaces_what_ray_calls(run_command):
+def test_the_command_replaces_functions_of_ray(run_command):
     original = services.get_node
     saw = run_command("status", "--address", "host:1")
     assert saw.words == ["status", "--address", "host:1"]
@@ -120,7 +120,8 @@ def test_other_nodes_start_the_whole_dashboard(run_command):
 
 
 def test_a_node_that_gets_sigterm_twice_ends(run_command):
-    """Ray ends its processes under a lock, for which a second handler in the same thread would wait for ever."""
+    """Ray ends its processes under a lock, for which a second signal handler in the same thread would wait without
+    end."""
     run_command("start")
     ended, before = [], signal.getsignal(signal.SIGTERM)
 
@@ -166,7 +167,7 @@ def test_each_agent_gets_a_port_of_its_own_unless_it_has_one(run_command):
     assert all(20000 <= port < 32768 for port in added.values())
 
 
-def test_no_agent_gets_a_port_that_the_head_will_take(monkeypatch):
+def test_no_agent_gets_a_port_that_the_head_will_use(monkeypatch):
     monkeypatch.setattr(
         ray_node, "free_ports", lambda count: [20001, 20002, 20003, 20004, 20005, 20006, 20007][:count]
     )

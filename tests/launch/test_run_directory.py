@@ -1,4 +1,4 @@
-"""The launch scripts name the run directory that the training command takes."""
+"""Tests that the launch scripts name the run directory that the training command uses."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LAUNCH = Path(__file__).parents[2] / "launch"
         (["--run_dir=runs/b", "--run_dir", "--x"], "--x"),
     ],
 )
-def test_the_last_run_directory_counts(arguments: list[str], expected: str) -> None:
+def test_the_last_run_directory_is_used(arguments: list[str], expected: str) -> None:
     script = 'source "$0" && last_run_dir runs/default "$@"'
     command = ["bash", "-euo", "pipefail", "-c", script, str(LAUNCH / "ray_head.sh"), *arguments]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == expected + "\n"

@@ -1,4 +1,4 @@
-"""The Slurm script on stand-ins of Slurm, Ray and the job server: head, time limit, requeue, container."""
+"""Tests the Slurm script with stand-ins for Slurm, Ray and the job server: head, time limit, requeue, container."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ Submit = Callable[..., "subprocess.Popen[str]"]
 
 @pytest.fixture
 def slurm(tmp_path: Path) -> Submit:
-    """Starts the script as Slurm does; what the stand-ins are told stands in ``log``."""
+    """Returns a function that starts the script as Slurm does. The stand-ins write their arguments to ``log``."""
     folders = {"slurm": {"srun": SRUN, "scontrol": SCONTROL, "getent": GETENT}, "bin": {"ray": RAY, "python": PYTHON}}
     for folder, programs in folders.items():
         (tmp_path / folder).mkdir()
@@ -105,7 +105,7 @@ def test_the_script_starts_ray_on_all_nodes_and_ends_with_the_status_of_the_run(
     common = "--export ALL --cpus-per-task 96 --cpu-bind none --nodelist"
     start = f"{tmp_path}/bin/python {ROOT}/launch/ray_node.py --end_with_parent start --block --disable-usage-stats"
     assert f"{common} node1 {start} --head" in head
-    assert "--node-ip-address 10.9.8.7 --port 6379 --dashboard-host 127.0.0.1" in head, "not 127.0.1.1 of /etc/hosts"
+    assert "--node-ip-address 10.9.8.7 --port 6379 --dashboard-host 127.0.0.1" in head, "it is 127.0.1.1 of /etc/hosts"
     assert f"{common} node2 {start} --address 10.9.8.7:6379" in worker
     [submitted] = [line for line in log(tmp_path) if "submit" in line]
     assert f"-m unigrpo train --config {CONFIG} --actor.num_nodes 2 RESTARTS=0 STOP=540" in submitted
@@ -124,7 +124,7 @@ def test_the_head_has_the_address_that_slurm_or_the_user_gives(slurm, tmp_path, 
 def test_near_the_time_limit_the_run_is_stopped_and_the_job_goes_back_into_the_queue(slurm, tmp_path):
     job = slurm()
     wait_for_the_job(tmp_path, job)
-    job.send_signal(signal.SIGUSR1)  # as --signal=B:USR1@600 does
+    job.send_signal(signal.SIGUSR1)  # Slurm does this with --signal=B:USR1@600
     output, _ = job.communicate(timeout=60)
     assert job.returncode == 128 + signal.SIGUSR1, output
     told = log(tmp_path)
@@ -141,7 +141,7 @@ def test_near_the_time_limit_the_run_is_stopped_and_the_job_goes_back_into_the_q
     assert second.endswith("RESTARTS=1 STOP=540")
     assert (
         first.partition(" -- ")[2].partition(" RESTARTS")[0] == second.partition(" -- ")[2].partition(" RESTARTS")[0]
-    ), "the same command, which goes on by itself"
+    ), "another command, which may not resume the run"
 
 
 def test_a_job_that_is_preempted_before_the_run_begins_goes_back_into_the_queue(slurm, tmp_path):
@@ -175,7 +175,7 @@ def test_sigterm_stops_the_run_without_putting_it_into_the_queue(slurm, tmp_path
     assert "scontrol requeue 77" not in log(tmp_path)
 
 
-def test_with_a_container_ray_and_the_run_live_in_it(slurm, tmp_path):
+def test_with_a_container_ray_and_the_run_are_in_it(slurm, tmp_path):
     slurm(JOB_STATUS="0", UNIGRPO_CONTAINER="unigrpo.sqsh", UNIGRPO_CONTAINER_MOUNTS="/shared:/shared").communicate(
         timeout=60
     )
@@ -203,7 +203,7 @@ def test_a_node_whose_ray_ends_ends_the_job_at_once(slurm, fails, what):
     assert f"error: Ray on {fails} ended; its messages are above" in output
 
 
-def test_nodes_that_do_not_come_end_the_job_after_a_while(slurm):
+def test_nodes_that_do_not_start_end_the_job_after_a_while(slurm):
     job = slurm(NEVER="all nodes", RAY_START_SECONDS="1")
     output, _ = job.communicate(timeout=60)
     assert job.returncode == 1, output

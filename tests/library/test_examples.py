@@ -1,4 +1,4 @@
-"""The blocks of the README, the scripts of examples/library and the public names work as they are written."""
+"""Tests that the code of the README, the scripts of examples/library and the public names work."""
 
 import dataclasses
 import re
@@ -19,7 +19,7 @@ BLOCKS = re.findall(r"^```python\n(.*?)^```", README, flags=re.DOTALL | re.MULTI
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A folder with links to what the examples read, so that what they write stays out of the project."""
+    """Returns a folder with links to the files that the examples read, so that they write nothing into the project."""
     for name in ("examples", "launch"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "out").mkdir()
@@ -34,7 +34,7 @@ def test_the_readme_samples_an_image_in_five_lines(project):
     assert Image.open(project / "circle.png").size == (64, 64)
 
 
-def test_a_policy_samples_as_the_run_that_exported_it_unless_told_otherwise(tmp_path):
+def test_a_policy_samples_by_default_as_the_run_that_exported_it(tmp_path):
     policy = unigrpo.Policy.from_pretrained(ROOT / "examples/tiny/mixcot", device="cpu")
     text = unigrpo.TextSamplingConfig(max_new_tokens=20, num_denoising_steps=10, block_length=10)
     (sample,) = policy.sample("70+5+4=")
@@ -51,7 +51,7 @@ def test_the_readme_makes_a_step_in_twenty_lines_and_the_weights_change(project,
     assert len(BLOCKS[1].splitlines()) <= 20
     exec(BLOCKS[1], {})
     captured = capsys.readouterr()
-    assert "model shards" not in captured.err  # the bar of transformers, in a file
+    assert "model shards" not in captured.err  # the progress bar of transformers
     printed = re.fullmatch(r"reward (\S+) gradient norm (\S+)\n", captured.out)
     assert printed is not None
     reward, norm = printed.groups()
@@ -74,7 +74,7 @@ def test_the_readme_makes_a_step_in_twenty_lines_and_the_weights_change(project,
         ("step_by_hand.py", ["views of the first sample: Views", "mean reward: ", "gradient norm: "]),
     ],
 )
-def test_the_scripts_run_as_they_are(project, capsys, monkeypatch, script, expected):
+def test_the_scripts_run_unchanged(project, capsys, monkeypatch, script, expected):
     monkeypatch.setattr(sys, "argv", [script])
     runpy.run_path(str(ROOT / "examples/library" / script), run_name="__main__")
     printed = capsys.readouterr().out

@@ -76,7 +76,7 @@ def test_a_bad_line_is_named_before_anything_is_written(tmp_path, line, message)
     assert not (tmp_path / "g.jsonl").exists()
 
 
-def test_bytes_that_are_no_text_are_named(tmp_path):
+def test_invalid_utf8_is_named(tmp_path):
     (tmp_path / "f.jsonl").write_bytes(b'{"prediction": "\xff"}\n')
     with pytest.raises(InputError, match="line 1: is no JSON"):
         grade_file(tmp_path / "f.jsonl", tmp_path / "g.jsonl")

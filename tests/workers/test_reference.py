@@ -49,7 +49,7 @@ def test_an_average_follows_moves_that_are_smaller_than_the_digits_of_the_weight
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])
-def test_a_checkpoint_goes_on_exactly(ema, tmp_path):
+def test_training_resumes_exactly_from_a_checkpoint(ema, tmp_path):
     policy, reference = model(0), model(1)
     save_weights(policy, policy.state_dict(), tmp_path / "policy")
     moving = worker(reference, ema)

@@ -103,7 +103,7 @@ def test_what_is_started_is_scored_meanwhile(pool, tmp_path):
     assert reward_values(outputs, "waits_for") == [7.0] * 6
 
 
-def test_closing_ends_what_was_started_and_never_waited_for(pool):
+def test_closing_ends_calls_that_nobody_waits_for(pool):
     rewards = pool(odd_term("never_answers"))
     wait = rewards.start(ROLLOUTS)
     rewards.close()

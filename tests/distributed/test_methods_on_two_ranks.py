@@ -83,7 +83,7 @@ class MethodActor(ModelActor):
 @pytest.fixture(scope="module")
 def group(cluster: None) -> Iterator[WorkerGroup]:
     config = run_config("unigrpo")
-    made = model_group("policy", MethodActor, config, place(config.actor.num_ranks), share=1.0)
+    made = model_group("policy", MethodActor, config, place(config.actor.num_ranks), gpu_fraction=1.0)
     made.initialize(config)
     yield made
     made.close()

@@ -208,7 +208,7 @@ def weights(group: WorkerGroup, folder: Path) -> dict[str, Tensor]:
 )
 def sharded(cluster: None, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Run]:
     config = replace(CONFIG, ds=replace(CONFIG.ds, zero_stage=request.param))
-    group = model_group("policy", TrainerActor, config, place(CONFIG.actor.num_ranks), share=1.0)
+    group = model_group("policy", TrainerActor, config, place(CONFIG.actor.num_ranks), gpu_fraction=1.0)
     group.initialize(config)
     yield replace(train(group, tmp_path_factory.mktemp("sharded")), zero_stage=request.param)
     group.close()

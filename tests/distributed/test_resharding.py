@@ -351,7 +351,7 @@ class ReshardingActor(ModelActor):
 @pytest.fixture(scope="module")
 def two_ranks(cluster: None) -> Iterator[Any]:
     config = run_config(2, "fp32", num_ranks=2)
-    made = model_group("policy", ReshardingActor, config, place(2), share=1.0)
+    made = model_group("policy", ReshardingActor, config, place(2), gpu_fraction=1.0)
     made.initialize(config)
     yield made
     made.close()

@@ -1,1 +1,1 @@
-"""Tests that share a Ray head; as a package, so that the head ends with them."""
+"""Tests that share a Ray head. They form a package, so that the head ends with them."""

@@ -1,4 +1,4 @@
-"""A local Ray head with its job server, as the launch scripts start it."""
+"""A local Ray head with a job server, started as by the launch scripts."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class RayHead:
     job_server: str
     """URL of its job server."""
     gcs: str
-    """Address that a driver connects to."""
+    """Address to which a driver connects."""
     pid: int
-    """The head's process, which leads the process group of all of them."""
+    """Process of the head, which leads the process group of all its processes."""
     variables: dict[str, str]
-    """What a process needs in its environment to be let in."""
+    """Environment variables with which a process is allowed to connect."""
 
     @property
     def last_words(self) -> str:
-        """The last lines that the head and its processes wrote."""
+        """Returns the last lines that the head and its processes wrote."""
         folder = Path(self.variables["RAY_AUTH_TOKEN_PATH"]).parent
         logs = [folder.with_name(f"{folder.name}.log"), *sorted(folder.glob("session_latest/logs/*.out"))]
         logs += [folder / "session_latest" / "logs" / "dashboard.log"]
@@ -39,18 +39,18 @@ class RayHead:
 
     @property
     def driver_environment(self) -> dict[str, str]:
-        """The environment of a driver that connects to the head."""
+        """Returns the environment of a driver that connects to the head."""
         return {**os.environ, **self.variables, "RAY_ADDRESS": self.gcs}
 
     @property
     def submitter_environment(self) -> dict[str, str]:
-        """The environment of a script that submits jobs to the head."""
+        """Returns the environment of a script that submits jobs to the head."""
         return {**os.environ, **self.variables, "RAY_ADDRESS": self.job_server, "PYTHON": sys.executable}
 
 
 @pytest.fixture
 def ray_head(shared_ray_head: RayHead) -> RayHead:
-    """The head of all tests; fails with its last lines if it has ended."""
+    """Returns the head of all tests, and fails with its last lines if it has ended."""
     if not psutil.pid_exists(shared_ray_head.pid):
         pytest.fail(f"the Ray head ended by itself\n{shared_ray_head.last_words}")
     return shared_ray_head
@@ -58,7 +58,7 @@ def ray_head(shared_ray_head: RayHead) -> RayHead:
 
 @pytest.fixture(scope="package")
 def shared_ray_head() -> Iterator[RayHead]:
-    """A local Ray head with its job server, started and stopped by the functions of the quickstart."""
+    """Starts and stops a local Ray head with a job server by the functions of the quickstart."""
     script = """
     set -euo pipefail
     say() { echo "$*"; }; fail() { echo "error: $*" >&2; exit 1; }; has_gpu() { false; }; count_cpus() { nproc; }

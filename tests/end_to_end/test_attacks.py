@@ -1,6 +1,9 @@
-"""What ends a run from outside: signals in a step, a save and an evaluation, a deleted run directory, a full disk, and
-an environment without a home, a folder for temporary files or enough open files. One line says what happened, nothing
-is left running, and what was saved is whole."""
+"""Tests runs that are ended or hindered from outside.
+
+The causes are signals in a step, a save and an evaluation, a deleted run directory, a full disk, and an environment
+without a home, a folder for temporary files or enough open files. One line says what happened, no process remains, and
+all checkpoints are complete.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 900
-"""Seconds of one run on a busy machine, on which it starts in minutes."""
+"""Limit of the seconds of a run on a busy machine, on which its start takes minutes."""
 SMALL = [
     "launch/configs/tiny_text.yaml", "--rollout.batch_size", "2", "--rollout.n_samples_per_prompt", "4",
     "--rollout.text.max_new_tokens", "16", "--rollout.text.num_denoising_steps", "4",
@@ -41,13 +44,13 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(3 * LIMIT)]
 
 @dataclass
 class Run:
-    """A run in a process group of its own."""
+    """A run in a separate process group."""
 
     process: subprocess.Popen[bytes]
     folder: Path
     output: Path
     head: int
-    """The process of the Ray head that has its workers."""
+    """Process of the Ray head that has its workers."""
 
     def wait_until(self, condition: Callable[[], object]) -> None:
         ending = time.monotonic() + LIMIT
@@ -75,21 +78,21 @@ class Run:
         return found
 
     def last_line(self) -> str:
-        """The last line after the end of the run, which leaves no actor behind."""
+        """Waits for the end of the run, checks that no actor remains, and returns the last line."""
         self.process.wait(LIMIT)
         _, left = psutil.wait_procs(self.actors(), timeout=30)
         assert not left, left
         return self.output.read_text().splitlines()[-1]
 
     def finished_steps(self) -> list[int]:
-        """Steps of the whole checkpoints."""
+        """Returns the steps of the complete checkpoints."""
         saved = sorted((self.folder / "checkpoints").glob("step_*/complete.json"))
         return [int(path.parent.name.removeprefix("step_")) for path in saved]
 
 
 @pytest.fixture
 def start(ray_head: Any, tmp_path: Path) -> Iterator[Callable[..., Run]]:
-    """Starts a run on the head of all tests."""
+    """Yields a function that starts a run on the head of all tests."""
     started: list[Run] = []
 
     def run(*flags: str, folder: Path = tmp_path / "run") -> Run:
@@ -145,7 +148,7 @@ def test_a_signal_ends_a_run_with_one_line_and_its_status(start, number, moment)
         assert rows == list(range(1, steps[-1] + 2))
 
 
-def test_a_checkpoint_without_the_file_of_a_rank_gives_way_to_the_one_before_it(start):
+def test_without_the_file_of_a_rank_the_previous_checkpoint_is_used(start):
     run = start("--train.num_steps", "2", "--ckpt.save_steps", "1")
     run.last_line()
     [lost] = (run.folder / "checkpoints" / "step_00000002").rglob("*optim_states.pt")
@@ -161,7 +164,8 @@ def test_a_checkpoint_without_the_file_of_a_rank_gives_way_to_the_one_before_it(
 def test_a_deleted_run_directory_ends_the_run_with_one_error(start, tmp_path):
     run = start(*LONG)
     run.wait_until(lambda: run.has_made_step(2))
-    shutil.rmtree(run.folder.rename(tmp_path / "deleted"))  # at once, whatever the run writes meanwhile
+    # The rename is atomic, so that the run cannot write into the folder in between.
+    shutil.rmtree(run.folder.rename(tmp_path / "deleted"))
     line = run.last_line()
     assert run.process.returncode == 1, line
     assert line.startswith("error: ")
@@ -170,7 +174,7 @@ def test_a_deleted_run_directory_ends_the_run_with_one_error(start, tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 60 MB."""
+    """Yields a folder on a disk of 60 MB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(
@@ -182,7 +186,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_a_full_disk_ends_the_run_with_one_error_and_no_half_of_a_checkpoint(start, small_disk):
+def test_a_full_disk_ends_the_run_with_one_error_and_no_incomplete_checkpoint(start, small_disk):
     run = start(*LONG, folder=small_disk / "run")
     run.wait_until(lambda: run.has_made_step(2))
     with contextlib.suppress(OSError), (small_disk / "filling").open("wb", buffering=0) as file:
@@ -205,7 +209,7 @@ def test_a_full_disk_ends_the_run_with_one_error_and_no_half_of_a_checkpoint(sta
     not (ROOT / ".venv").exists(), reason="needs .venv in the project, as bash launch/test.sh makes it"
 )
 def test_a_run_needs_no_home_no_folder_for_temporary_files_and_few_open_files(tmp_path):
-    """On a local head of its own, which gets the same environment."""
+    """The run starts a local head, which has the same environment."""
     flags = [*SMALL, "--train.num_steps", "1", "--run_dir", str(tmp_path / "run")]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment |= {"HOME": "/proc", "TMPDIR": "/proc", "UNIGRPO_INSTALL": "never"}

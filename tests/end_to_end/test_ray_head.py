@@ -1,4 +1,4 @@
-"""Who reaches a local Ray head, and what the launch scripts make of arguments, output, status and Ctrl-C of a job."""
+"""Tests who can reach a local Ray head, and how launch scripts pass arguments, output, status and Ctrl-C of a job."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ARGUMENTS = [
     "a b", "$HOME", "${HOME}", "$(touch touched)", "`touch touched`", "x;touch touched", "a&touch touched", "a|b",
     ">out", "[text]", "*", "?", "{a,b}", "~", '"q"', "'", "\\", "a\\nb", "\n", "", "#", "!1", "%d", "--", "ü", "$5",
 ]  # fmt: skip
-"""What a shell would change or run if it got them unquoted."""
+"""Arguments that a shell would change or run if they were not quoted."""
 PRINTS_ARGUMENTS = """
 import json, sys
 print("ARGUMENTS", json.dumps(sys.argv[1:]))
@@ -35,7 +35,7 @@ RUNS_A_MODULE = """
 import runpy, sys
 runpy.run_module(sys.argv.pop(1), run_name="__main__")
 """
-"""Stands for the ``unigrpo`` command: its subcommands are modules of the folder."""
+"""Stand-in for the ``unigrpo`` command, whose subcommands are modules of the folder."""
 SLOW_AGENTS = """
 import sys, time
 if any(word.endswith(("dashboard/agent.py", "runtime_env/agent/main.py")) for word in sys.orig_argv):
@@ -53,7 +53,8 @@ pytestmark = pytest.mark.ray
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A repository with the launch scripts, a command that prints its arguments, and files that patterns match."""
+    """Returns a repository with the launch scripts, a command that prints its arguments, and files that patterns
+    match."""
     shutil.copytree(ROOT / "launch", tmp_path / "launch")
     (tmp_path / "unigrpo").mkdir()
     (tmp_path / "unigrpo" / "__init__.py").write_text("")
@@ -83,7 +84,7 @@ def printed_arguments(output: str) -> list[str]:
 
 
 def job_info(ray_head: Any, job_id: str) -> dict[str, Any]:
-    """What the job server says of a job."""
+    """Returns the information of the job server about a job."""
     token = Path(ray_head.variables["RAY_AUTH_TOKEN_PATH"]).read_text().strip()
     url = f"{ray_head.job_server}/api/jobs/{job_id}"
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
@@ -93,9 +94,9 @@ def job_info(ray_head: Any, job_id: str) -> dict[str, Any]:
 
 @pytest.fixture
 def agent(ray_head) -> str:
-    """Where the agent of the head listens, which takes jobs beside the job server; it starts after the others."""
+    """Returns the address of the agent of the head, which accepts jobs for the job server and starts last."""
     session = Path(ray_head.variables["RAY_AUTH_TOKEN_PATH"]).with_name("session_latest")
-    for _ in range(1800):  # on a busy machine it takes minutes
+    for _ in range(1800):  # the start takes minutes on a busy machine
         for written in session.glob("dashboard_agent_listen_port_*"):
             with contextlib.suppress(OSError):
                 socket.create_connection(("127.0.0.1", int(written.read_text())), timeout=1).close()
@@ -117,7 +118,7 @@ def test_no_port_of_a_local_head_is_reachable_from_outside(ray_head):
     for process in [psutil.Process(ray_head.pid), *psutil.Process(ray_head.pid).children(recursive=True)]:
         with contextlib.suppress(psutil.NoSuchProcess):  # Ray starts and ends workers at any time
             command = " ".join(process.cmdline())
-            assert "ray.util.client" not in command, "a client server that gives up ends the head"
+            assert "ray.util.client" not in command, "the head has a client server"
             listening += [
                 (process.name(), connection.laddr.ip, connection.laddr.port)
                 for connection in process.net_connections("inet")
@@ -139,7 +140,7 @@ def test_a_job_is_refused_without_the_token_of_the_head(ray_head, agent, tmp_pat
     assert not (tmp_path / "touched").exists()
 
 
-def test_a_head_that_wants_a_token_is_named_as_the_reason(ray_head):
+def test_the_error_says_that_the_head_requires_a_token(ray_head):
     environment = {k: v for k, v in ray_head.submitter_environment.items() if not k.startswith("RAY_AUTH")}
     asked = [sys.executable, "launch/job_server.py", "answers", ray_head.job_server]
     done = subprocess.run(asked, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
@@ -162,7 +163,7 @@ def test_a_job_gets_every_argument_as_it_was_typed_and_fails_with_status_1(ray_h
 
 
 @pytest.mark.slow
-def test_a_job_handed_to_a_cluster_gets_every_argument_as_it_was_typed(ray_head, project):
+def test_a_job_on_a_cluster_gets_every_argument_as_it_was_typed(ray_head, project):
     interpreter = project / "an interpreter"
     interpreter.write_text(f"#!{sys.executable}\n{PRINTS_ARGUMENTS}")
     interpreter.chmod(0o755)
@@ -249,7 +250,7 @@ def test_a_killed_part_of_a_local_head_ends_the_script_with_one_error_and_leaves
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_a_local_head_waits_for_agents_that_start_slowly(project):
-    """A node ends itself after 15 s if its agents have not told their ports, as on a busy machine."""
+    """By default, a node ends after 15 s if its agents have not reported their ports, as on a busy machine."""
     (project / "site").mkdir()
     (project / "site" / "sitecustomize.py").write_text(SLOW_AGENTS)
     script = """
@@ -268,7 +269,7 @@ def test_a_local_head_waits_for_agents_that_start_slowly(project):
 
 @pytest.mark.slow
 def test_the_judge_gets_every_argument_as_it_was_typed(ray_head, project):
-    """vLLM is a stand-in that the script finds and the job does not, so the job fails; its command is what counts."""
+    """vLLM is a stand-in that the script finds and the job does not. The job fails, and the test reads its command."""
     (project / "vllm").mkdir()
     (project / "vllm" / "__init__.py").write_text("")
     script = """

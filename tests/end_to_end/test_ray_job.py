@@ -1,4 +1,4 @@
-"""The training command as users start it: jobs on a real local Ray job server, kill and resume, and bad input."""
+"""Tests the training command as users start it: jobs on a local Ray job server, kill and resume, and wrong input."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SMALL = [
 STEPS = ["--train.num_steps", "5", "--ckpt.save_steps", "2", "--train.seed", "5", "--algo.kl.init_coef", "0"]
 
 LIMIT = 900
-"""Seconds of one run on a busy machine, on which it starts in minutes."""
+"""Limit of the seconds of a run on a busy machine, on which its start takes minutes."""
 
 pytestmark = pytest.mark.ray
 
@@ -61,12 +61,12 @@ def untimed(folder: Path) -> list[dict[str, float]]:
 
 @pytest.fixture(scope="module")
 def submitted(shared_ray_head, tmp_path_factory):
-    """What a submitted job printed, and its run folder."""
+    """Returns the output of a submitted job, and its run directory."""
     run = tmp_path_factory.mktemp("submitted") / "run"
     return submit(shared_ray_head.submitter_environment, "--run_dir", str(run), *STEPS), run
 
 
-def test_a_submitted_job_leaves_a_whole_run_folder(submitted):
+def test_a_submitted_job_writes_a_complete_run_directory(submitted):
     done, run = submitted
     assert done.returncode == 0, done.stdout + done.stderr
     assert "held out" in done.stdout
@@ -95,7 +95,7 @@ def test_a_submitted_job_leaves_a_whole_run_folder(submitted):
 @pytest.mark.skipif(
     not (ROOT / ".venv").exists(), reason="needs .venv in the project, as bash launch/test.sh makes it"
 )
-def test_a_dry_run_handed_to_a_cluster_is_followed_by_what_the_script_prints_and_trains_nothing(ray_head, tmp_path):
+def test_a_dry_run_on_a_cluster_trains_nothing_and_can_be_followed_as_printed(ray_head, tmp_path):
     command = ["bash", "launch/submit_unigrpo_multinode.sh", SMALL[1], *SMALL[2:], "--dry_run"]
     options = {"env": ray_head.submitter_environment, "capture_output": True, "text": True, "check": False}
     done = subprocess.run(
@@ -120,7 +120,7 @@ def test_a_dry_run_handed_to_a_cluster_is_followed_by_what_the_script_prints_and
 
 @pytest.mark.slow
 @pytest.mark.timeout(3 * LIMIT)
-def test_a_job_that_fails_says_so_in_its_status(ray_head, tmp_path):
+def test_a_script_whose_job_fails_has_another_status_than_0(ray_head, tmp_path):
     done = submit(
         ray_head.submitter_environment, "--run_dir", str(tmp_path / "run"), "--rollout.n_samples_per_prompt", "1"
     )
@@ -184,7 +184,7 @@ def test_an_actor_killed_in_mid_step_ends_the_job_clearly_or_is_replaced(ray_hea
 
 @pytest.mark.slow
 @pytest.mark.timeout(3 * LIMIT)
-def test_a_rank_killed_in_a_save_leaves_the_checkpoint_before_it_in_force(ray_head, tmp_path):
+def test_after_a_rank_is_killed_in_a_save_the_previous_checkpoint_is_used(ray_head, tmp_path):
     run, options = tmp_path / "run", {"cwd": ROOT, "env": ray_head.driver_environment, "text": True}
     command = [
         sys.executable, "-m", "unigrpo", "train", *SMALL, "--actor.num_gpus_per_node", "2",
@@ -192,11 +192,11 @@ def test_a_rank_killed_in_a_save_leaves_the_checkpoint_before_it_in_force(ray_he
         "--algo.kl.init_coef", "0", "--eval.dataset", "",
     ]  # fmt: skip
     job = subprocess.Popen(command, **options, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    wait_for_step(run / "metrics.jsonl", 2)  # the checkpoint of step 1 is whole
+    wait_for_step(run / "metrics.jsonl", 2)  # the checkpoint of step 1 is complete
     ranks = actors(ray_head, "PolicyActor")
     assert len(ranks) == 2
     deadline = time.monotonic() + 60
-    while not list((run / "checkpoints").glob(".writing_*")):  # it is there for some hundredths of a second
+    while not list((run / "checkpoints").glob(".writing_*")):  # the folder exists for some hundredths of a second
         assert time.monotonic() < deadline, "no further checkpoint was begun"
     ranks[-1].kill()
     output, _ = job.communicate(timeout=LIMIT)
@@ -211,7 +211,7 @@ def test_a_rank_killed_in_a_save_leaves_the_checkpoint_before_it_in_force(ray_he
 
 
 def actors(ray_head: Any, name: str) -> list[psutil.Process]:
-    """The actors of a class on this head, and none of another cluster on this machine."""
+    """Returns the actors of a class on this head, and not those of another cluster on this machine."""
     found = []
     for process in psutil.Process(ray_head.pid).children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -225,13 +225,13 @@ def wait_for_step(metrics: Path, step: int, seconds: int = LIMIT) -> None:
         if metrics.exists() and f'"step": {step},' in metrics.read_text():
             return
         time.sleep(0.1)
-    pytest.fail(f"step {step} did not come")
+    pytest.fail(f"step {step} was not made")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3 * LIMIT)
-def test_question_and_answer_columns_run_as_they_are_with_a_byte_tokenizer(ray_head, tmp_path):
-    """GSM8K's columns and its mark before the gold, relative paths from where the user stands, and a random model."""
+def test_gsm8k_can_be_used_unchanged_with_a_byte_tokenizer(ray_head, tmp_path):
+    """The run has GSM8K's columns and its marker before the gold answer, relative paths, and a random model."""
     made = [sys.executable, "examples/tiny/make_model.py", "--random_bytes", "--output", str(tmp_path / "model")]
     subprocess.run(made, cwd=ROOT, check=True, capture_output=True)
     rows = [
@@ -255,7 +255,7 @@ def test_question_and_answer_columns_run_as_they_are_with_a_byte_tokenizer(ray_h
 
 
 def ended(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int | str | None:
-    """Exit status of a command that ends before it trains, in this process: a process of its own takes seconds."""
+    """Returns the exit status of a command that ends before training. It runs in this process, which saves seconds."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", ["unigrpo", "train", *SMALL, *arguments])
     with pytest.raises(SystemExit) as left:
@@ -274,7 +274,7 @@ def ended(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int | str | None:
     ],
 )
 def test_bad_input_ends_with_one_line_before_ray_is_asked(tmp_path, monkeypatch, capsys, arguments, message):
-    monkeypatch.setattr(cluster, "connect", lambda _: pytest.fail("Ray was asked"))
+    monkeypatch.setattr(cluster, "connect", lambda _: pytest.fail("Ray was used"))
     assert ended(monkeypatch, *arguments, "--run_dir", str(tmp_path / "run")) == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
@@ -282,7 +282,7 @@ def test_bad_input_ends_with_one_line_before_ray_is_asked(tmp_path, monkeypatch,
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_that_needs_more_gpus_than_there_are_ends_with_one_line_before_training(tmp_path, monkeypatch, capsys):
+def test_a_run_that_needs_more_gpus_than_exist_ends_with_one_line_before_training(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cluster, "connect", lambda _: None)
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 64.0, "GPU": 2.0})
     wrong = ["--actor.num_gpus_per_node", "8", "--train.micro_batch_size", "1", "--run_dir", str(tmp_path / "run")]

@@ -1,4 +1,4 @@
-"""The scripts for clusters: bad input, and the Slurm script on a simulated allocation of two nodes."""
+"""Tests the scripts for clusters: wrong input, and the Slurm script on a simulated allocation of two nodes."""
 
 from __future__ import annotations
 
@@ -74,8 +74,9 @@ def free_port() -> str:
 @pytest.mark.ray
 @pytest.mark.timeout(900)
 def test_the_slurm_script_runs_on_two_nodes(tmp_path):
-    """Slurm's commands are stand-ins that run everything here; Ray and the job are real."""
-    with tempfile.TemporaryDirectory(dir="/tmp", prefix="slurm") as folders:  # short, as the names of sockets must be
+    """Slurm's commands are stand-ins that run everything on this machine. Ray and the job are real."""
+    # Short, because the paths of sockets must be short.
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="slurm") as folders:
         done = _run_on_two_nodes(tmp_path, folders)
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 1

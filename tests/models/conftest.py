@@ -1,4 +1,4 @@
-"""Models with the weights of the golden cases."""
+"""Makes models with the weights of the golden cases."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
 
 @pytest.fixture
 def golden_model(golden: Callable[..., Any], golden_folder: Path) -> Callable[..., MMadaModelLM]:
-    """Name of a case -> its model, in evaluation mode; attention is `eager` unless told."""
+    """Returns a function that returns the model of a case in evaluation mode; its attention is `eager` by default."""
 
     def load(name: str, weights: str = "model_tf", attention: str = "eager") -> MMadaModelLM:
         params, _ = golden(name)

@@ -1,4 +1,4 @@
-"""Loading a checkpoint: what fits loads exactly, and everything else says what is wrong."""
+"""Tests that valid checkpoints load exactly and that errors about other checkpoints say what is wrong."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ QUERY = "model.transformer.blocks.1.q_proj.weight"
 
 @pytest.fixture
 def folder(tiny_model_folder, tmp_path):
-    """A copy of the tiny checkpoint."""
+    """Returns a copy of the tiny checkpoint."""
     return Path(shutil.copytree(tiny_model_folder, tmp_path / "model"))
 
 
@@ -55,7 +55,7 @@ def test_a_checkpoint_loads_exactly(folder):
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in stored.items())
 
 
-def test_the_type_of_the_weights_is_the_one_asked_for(folder):
+def test_the_type_of_the_weights_is_the_requested_one(folder):
     change_config(folder, torch_dtype="float32")
     model = load_policy(str(folder), torch.bfloat16, "eager")
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
@@ -96,7 +96,7 @@ def test_a_llada_checkpoint_loads_and_its_code_is_not_run(folder, tmp_path):
     assert not mark.exists()
     model.save_pretrained(tmp_path / "again")
     written = json.loads((tmp_path / "again" / "config.json").read_text())
-    assert "auto_map" not in written, "its code does not come along"
+    assert "auto_map" not in written, "its code is not copied"
     assert (written["model_type"], written["architectures"]) == ("mmada", ["MMadaModelLM"])
     assert torch.equal(load(tmp_path / "again").state_dict()[QUERY], plain[QUERY])
 
@@ -118,7 +118,7 @@ def test_the_published_sizes_of_llada_give_its_published_parameter_count(tmp_pat
     assert model.num_parameters() == 8_015_581_184
 
 
-# The Hub.
+# Tests of the Hub.
 
 
 def test_a_hub_name_is_downloaded_without_code_or_pickles(folder, monkeypatch):
@@ -132,12 +132,12 @@ def test_a_hub_name_is_downloaded_without_code_or_pickles(folder, monkeypatch):
     model = load("GSAI-ML/LLaDA-8B-Instruct")
     assert torch.equal(model.state_dict()[QUERY], load(folder).state_dict()[QUERY])
     assert {name for name, _ in asked} == {"GSAI-ML/LLaDA-8B-Instruct"}
-    assert asked[0][1] == ["*.json"], "the config alone needs no weights"
+    assert asked[0][1] == ["*.json"], "loading the config needs no weights"
     assert "*.safetensors" in asked[1][1]
     assert not any(pattern.endswith((".py", ".bin", ".pt", "*")) for _, patterns in asked for pattern in patterns)
 
 
-# Saving.
+# Tests of saving.
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -177,7 +177,7 @@ def test_a_saved_checkpoint_is_loaded_bit_equal_in_the_published_layout(
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
 def test_saved_weights_have_the_permissions_that_the_umask_gives(folder, tmp_path, umask, mode, monkeypatch):
-    """The safetensors library gives 0o600 whatever the umask is, so that a colleague cannot read a model."""
+    """The safetensors library always uses 0o600, with which other users cannot read a model."""
     monkeypatch.setattr(checkpoint_io, "MAX_SHARD_SIZE", "4KB")
     before = os.umask(umask)
     try:
@@ -187,7 +187,7 @@ def test_saved_weights_have_the_permissions_that_the_umask_gives(folder, tmp_pat
     assert {path.stat().st_mode & 0o777 for path in tmp_path.glob("*.safetensors")} == {mode}
 
 
-def test_saving_again_leaves_no_old_shards_behind(folder, tmp_path, monkeypatch):
+def test_saving_again_removes_old_shards(folder, tmp_path, monkeypatch):
     model, tokenizer = load(folder), AutoTokenizer.from_pretrained(folder)
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint_io, "MAX_SHARD_SIZE", "4KB")
@@ -195,7 +195,7 @@ def test_saving_again_leaves_no_old_shards_behind(folder, tmp_path, monkeypatch)
     model.get_input_embeddings().weight.data.zero_()
     save_policy(model, tokenizer, tmp_path)
     assert not load(tmp_path).get_input_embeddings().weight.any()
-    assert [file.name for file in tmp_path.glob("model[.-]*")] == ["model.safetensors"], "and no index of them"
+    assert [file.name for file in tmp_path.glob("model[.-]*")] == ["model.safetensors"], "the old index remains"
 
 
 def test_stale_keys_of_a_published_config_change_nothing(folder, tmp_path):
@@ -221,21 +221,21 @@ def test_stale_keys_of_a_published_config_change_nothing(folder, tmp_path):
     assert torch.equal(model(tokens).logits, plain(tokens).logits)
     save_policy(model, AutoTokenizer.from_pretrained(folder), tmp_path / "again")
     written = json.loads((tmp_path / "again" / "config.json").read_text())
-    assert written["num_vq_tokens"] == 256, "what others wrote is kept"
+    assert written["num_vq_tokens"] == 256, "files of others are kept"
     assert written["torch_dtype"] == "float32"
 
 
-# What is refused.
+# Tests of errors.
 
 
-def test_a_folder_that_is_none_is_refused(tmp_path):
+def test_a_missing_folder_is_refused(tmp_path):
     with pytest.raises(ValueError, match=rf"{re.escape(str(tmp_path))}/nowhere: there is no such folder; give"):
         load(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=rf"{re.escape(str(tmp_path))}: no config\.json could be read; give a folder"):
         load(tmp_path)
 
 
-def test_a_config_that_is_no_json_is_refused(folder):
+def test_a_config_with_invalid_json_is_refused(folder):
     (folder / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"no config\.json could be read"):
         load(folder)
@@ -266,7 +266,8 @@ def test_a_variant_of_the_transformer_is_refused(folder, name, value):
 
 
 def test_all_differences_of_an_architecture_are_named_at_once(folder):
-    """iLLaDA-8B ties its embeddings (arXiv:2606.25331, table 1); its grouped heads alone would be no hindrance."""
+    """iLLaDA-8B ties its embeddings (arXiv:2606.25331, table 1), which is an error. Its grouped heads are
+    supported."""
     change_config(folder, tie_word_embeddings=True, weight_tying=True, n_kv_heads=1)
     message = "in config.json tie_word_embeddings is True in place of False, weight_tying is True in place of False$"
     with pytest.raises(ValueError, match=message):
@@ -286,7 +287,7 @@ def test_the_config_of_llada_8b_and_of_llada_1_5_has_the_published_number_of_par
         "weight_tying": False, "torch_dtype": "bfloat16",
     }  # fmt: skip
     (tmp_path / "config.json").write_text(json.dumps(values))
-    # The index of the published weights says 16,031,162,368 bytes of bfloat16.
+    # According to the index of the published weights, there are 16,031,162,368 bytes of bfloat16.
     assert ModelSize.of(load_config(tmp_path), LoRAConfig()).num_parameters == 16_031_162_368 // 2
 
 
@@ -309,7 +310,7 @@ def test_a_value_that_no_model_can_have_is_refused_and_named(folder, name, value
         load_config(folder)
 
 
-def test_positions_as_transformers_5_writes_them_are_read_where_they_change_nothing(folder):
+def test_rope_parameters_of_transformers_5_are_read_if_they_change_nothing(folder):
     change_config(folder, rope_theta=500000.0, rope_parameters={"rope_type": "default", "rope_theta": 500000.0})
     assert load_config(folder).rope_theta == 500000.0
 
@@ -395,7 +396,7 @@ def test_a_missing_shard_is_refused_and_named(folder):
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"weight_map": 3}'])
-def test_an_index_that_is_none_is_refused_and_named(folder, content):
+def test_an_invalid_index_is_refused_and_named(folder, content):
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(content)
     with pytest.raises(ValueError, match=r"model\.safetensors\.index\.json: not an index of weights"):
@@ -409,13 +410,13 @@ def test_a_file_that_was_cut_short_is_refused(folder):
         load(folder)
 
 
-def test_a_missing_tensor_is_refused_and_not_drawn_at_random(folder):
+def test_a_missing_tensor_is_refused_and_not_initialized_at_random(folder):
     change_weights(folder, lambda weights: weights.pop(QUERY))
     with pytest.raises(ValueError, match=f"1 tensors are missing: {QUERY};"):
         load(folder)
 
 
-def test_a_tensor_of_another_shape_is_refused_before_the_model_takes_memory(folder, monkeypatch):
+def test_a_tensor_of_another_shape_is_refused_before_the_model_is_allocated(folder, monkeypatch):
     monkeypatch.setattr(MMadaModelLM, "from_pretrained", lambda *_, **__: pytest.fail("the model was made"))
     change_weights(folder, lambda weights: weights.update({QUERY: torch.zeros(8, 16)}))
     with pytest.raises(
@@ -444,7 +445,7 @@ def test_a_tensor_with_nan_or_infinity_is_refused(folder, value):
     change_weights(folder, lambda weights: weights[QUERY].view(-1)[5].fill_(value))
     with pytest.raises(ValueError, match=f"1 tensors hold NaN or infinity: {QUERY};"):
         load(folder)
-    unchecked = load_policy(folder, torch.float32, "eager", check_values=False)  # another process of the node looks
+    unchecked = load_policy(folder, torch.float32, "eager", check_values=False)  # another process of the node checks
     assert not unchecked.state_dict()[QUERY].isfinite().all()
 
 

@@ -1,6 +1,6 @@
-"""``flash_attention_2`` with kernels of plain PyTorch in the place of flash-attn's, which need a GPU.
+"""Tests ``flash_attention_2`` with kernels in plain PyTorch instead of flash-attn's, which need a GPU.
 
-What transformers asks them to compute must be attention in both directions, under padding and with caches.
+The arguments of transformers must give attention in both directions, with padding and with caches.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ CLOSE: dict[str, Any] = {"atol": 1e-5, "rtol": 1e-4}
 
 
 class Kernels:
-    """The two kernels, and which of them were called."""
+    """The two kernels, which record their calls."""
 
     def __init__(self) -> None:
         self.called: set[str] = set()
 
     def dense(self, query: Tensor, key: Tensor, value: Tensor, **settings: Any) -> Tensor:
-        """Takes and returns (B, L, H, E)."""
+        """Computes attention of tensors (B, L, H, E)."""
         self.called.add("dense")
         return self._rows(query, key, value, **settings)
 
     def varlen(
         self, query: Tensor, key: Tensor, value: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, **settings: Any
     ) -> Tensor:
-        """Takes and returns (T, H, E), with the borders of the rows."""
+        """Computes attention of packed tensors (T, H, E) within the borders of the rows."""
         self.called.add("varlen")
         borders = zip(pairwise(cu_seqlens_q.tolist()), pairwise(cu_seqlens_k.tolist()), strict=True)
         rows = [self._rows(query[a:b], key[c:d], value[c:d], **settings) for (a, b), (c, d) in borders]

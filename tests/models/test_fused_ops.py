@@ -1,4 +1,5 @@
-"""Fused functions between the matrix products: the same numbers, and kept by whoever copies the model."""
+"""Tests that fused functions between the matrix products give the same numbers, and that copies of a model keep
+them."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ def build(dtype: torch.dtype = torch.float32) -> MMadaModelLM:
 
 
 def used(model: PreTrainedModel) -> set[int]:
-    """Which functions the layers have."""
+    """Returns the functions that the layers use."""
     return {id(module.fused_ops) for module in model.modules() if isinstance(module, (RMSNorm, Block))}
 
 
@@ -37,7 +38,7 @@ def test_every_layer_and_every_copy_uses_the_functions_that_were_set() -> None:
 
 
 @needs_compiler
-def test_a_policy_is_compiled_on_request_alone(tiny_model_folder: str) -> None:
+def test_a_policy_is_compiled_only_on_request(tiny_model_folder: str) -> None:
     assert load_policy(tiny_model_folder, torch.float32, "sdpa").fused_ops == FusedOps()
     assert load_policy(tiny_model_folder, torch.float32, "sdpa", compile=True).fused_ops is compiled()
 
@@ -71,13 +72,13 @@ def test_fused_functions_compute_the_same(dtype: torch.dtype) -> None:
     found = []
     for model in (plain, fused):
         outs = []
-        for rows, length in ((3, 7), (1, 7), (3, 12)):  # other shapes compile again, or do not
+        for rows, length in ((3, 7), (1, 7), (3, 12)):  # other shapes, which may be compiled again
             tokens = torch.arange(rows * length).reshape(rows, length) % SIZES["vocab_size"]
             logits = model(tokens).logits
             logits.float().square().mean().backward()
             with torch.no_grad():
                 outs += [logits.detach(), model(tokens).logits]
         found.append((outs, [parameter.grad for parameter in model.parameters()]))
-    # bfloat16 kernels round between operations where a fused one does not.
+    # Separate bfloat16 kernels round between operations, and a fused kernel does not.
     close = 1e-5 if dtype == torch.float32 else 0.05
     torch.testing.assert_close(found[1], found[0], rtol=close, atol=close)

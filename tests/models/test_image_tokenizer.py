@@ -1,4 +1,4 @@
-"""The image tokenizer against the original's numbers, and what it refuses."""
+"""Compares the image tokenizer with the numbers of the original, and tests its errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from unigrpo.models.magvit import SignQuantizer
 
 
 def load_recipe(model, tensors, seed):
-    """Fills the model; every parameter, and no more, has to be listed."""
+    """Loads the weights of a recipe, which must list exactly the parameters of the model."""
     problems = model.load_state_dict(recipe_weights(tensors, seed), strict=False)
     assert problems.unexpected_keys == []
     assert problems.missing_keys == ["quantize.embedding", "quantize.power_vals"]
@@ -23,7 +23,7 @@ def load_recipe(model, tensors, seed):
 
 
 def small(params):
-    """The config of a small golden case."""
+    """Returns the config of a small golden case."""
     encoder, decoder = params["encoder"], params["decoder"]
     return ImageTokenizerConfig(
         num_bits=params["bits"],
@@ -100,14 +100,14 @@ def test_codes_are_the_signs_as_in_the_original(golden, case):
     for shape, rows in (("square", 3), ("2x3", 2), ("3x2", 3)):
         flat = arrays[f"in.codes_{'square' if shape == 'square' else '2x3'}"]
         assert torch.equal(quantizer.bits(flat.unflatten(1, (rows, -1))), arrays[f"out.entry_{shape}"])
-    # The original loses the sign of huge numbers in rounding; the sign itself is what is meant.
+    # The original loses the sign of huge numbers in rounding; the expected value is the sign.
     assert torch.equal(quantizer.codes(arrays["in.z_huge"])[:, None], arrays["alt.indices_huge"])
 
 
 def test_zero_is_a_negative_bit():
     quantizer = SignQuantizer(2)
     assert quantizer.codes(torch.tensor([0.0, -0.0]).view(1, 2, 1, 1)).item() == 0
-    assert quantizer.codes(torch.tensor([1.0, -1.0]).view(1, 2, 1, 1)).item() == 2, "channel 0 counts most"
+    assert quantizer.codes(torch.tensor([1.0, -1.0]).view(1, 2, 1, 1)).item() == 2, "channel 0 is the highest bit"
 
 
 def test_auto_classes_find_the_tokenizer(tiny, tmp_path):
@@ -118,7 +118,7 @@ def test_auto_classes_find_the_tokenizer(tiny, tmp_path):
     assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in tiny.state_dict().items())
 
 
-def test_images_of_a_batch_do_not_see_each_other(tiny):
+def test_images_of_a_batch_do_not_depend_on_each_other(tiny):
     pixels = torch.rand(10, 3, 8, 12, generator=torch.Generator().manual_seed(0)) * 2 - 1
     codes = tiny.encode(pixels)
     assert codes.shape == (10, 6)
@@ -141,7 +141,7 @@ def test_images_of_a_batch_do_not_see_each_other(tiny):
         (torch.zeros(1, 3, 8, 10), r"8 pixels high and 10 wide, expected multiples of 4"),
     ],
 )
-def test_what_is_no_image_is_refused(tiny, pixels, message):
+def test_tensors_that_are_no_images_are_refused(tiny, pixels, message):
     with pytest.raises(ValueError, match=message):
         tiny.encode(pixels)
 

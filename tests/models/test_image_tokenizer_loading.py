@@ -1,4 +1,4 @@
-"""Image tokenizers from disk: the published layout loads, and everything else says what is wrong."""
+"""Tests that image tokenizers in the published layout load, and that errors about others say what is wrong."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_shards_load_as_one_file_does(tiny, tmp_path):
 
 @pytest.mark.parametrize("with_tables", [True, False])
 def test_the_published_layout_loads(tiny, tmp_path, with_tables):
-    """Another file name, a config of another library, and maybe no tables; only the sizes are ours."""
+    """The files have another name, a config of another library, and sometimes no tables."""
     sizes = ("num_bits", "stem_channels", "encoder_channels", "encoder_blocks", "decoder_channels", "decoder_blocks")
     values = {**PUBLISHED, **{name: getattr(tiny.config, name) for name in sizes}}
     (tmp_path / "config.json").write_text(json.dumps(values))
@@ -82,10 +82,10 @@ def test_a_hub_name_is_downloaded_without_code_or_pickles(folder, tiny, monkeypa
     assert not any(pattern.endswith((".py", ".bin", "*")) for pattern in asked["showlab/magvitv2"])
 
 
-# What is refused.
+# Tests of errors.
 
 
-def test_a_folder_that_is_none_is_refused(tmp_path):
+def test_a_missing_folder_is_refused(tmp_path):
     with pytest.raises(ValueError, match=rf"{re.escape(str(tmp_path))}/no: there is no such folder; give"):
         load_image_tokenizer(tmp_path / "no")
     with pytest.raises(ValueError, match=rf"{re.escape(str(tmp_path))}: no config\.json could be read"):

@@ -1,4 +1,4 @@
-"""Growing LLaDA to MMaDA's vocabulary: row layout, offset, and untouched text."""
+"""Tests adding MMaDA's image tokens to LLaDA: rows, offset, and unchanged text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
 from unigrpo.models.vocabulary import Vocabulary
 
 RESERVED = 3
-"""Rows behind the tokenizer that the text-only checkpoint has."""
+"""Number of rows of the text-only checkpoint beyond the tokenizer."""
 
 
 @pytest.fixture
@@ -61,18 +61,18 @@ def test_text_logits_do_not_change(model, tokenizer):
     assert after.shape[-1] == before.shape[-1] + 32
 
 
-def test_new_rows_lie_around_the_mean_of_the_text(model, tokenizer):
+def test_new_rows_have_the_mean_of_the_text_rows(model, tokenizer):
     embedding = model.get_input_embeddings()
     embedding.weight.data[: len(tokenizer)] += 5
     grow(model, tokenizer, codebook_size=4096)
     weight = embedding.weight.detach()
     text, new = weight[: len(tokenizer)], weight[-4096:]
-    # 4096 draws of a tenth of the text's deviation.
+    # There are 4096 draws with a tenth of the standard deviation of the text rows.
     torch.testing.assert_close(new.mean(0), text.mean(0), rtol=0, atol=5 * 0.1 * float(text.std(0).max()) / 64)
     torch.testing.assert_close(new.std(0), 0.1 * text.std(0), rtol=0.06, atol=0)
 
 
-def test_the_generator_decides_the_new_rows(model, tokenizer):
+def test_the_generator_determines_the_new_rows(model, tokenizer):
     grown = []
     for seed in (0, 0, 1):
         copy = deepcopy(model)
@@ -82,7 +82,7 @@ def test_the_generator_decides_the_new_rows(model, tokenizer):
     assert not torch.equal(grown[0], grown[2])
 
 
-def test_a_grown_checkpoint_is_saved_and_loaded_as_any_other(model, tokenizer, tmp_path):
+def test_a_checkpoint_with_added_tokens_is_saved_and_loaded_like_any_other(model, tokenizer, tmp_path):
     grow(model, tokenizer)
     save_policy(model, tokenizer, tmp_path)
     again = load_policy(tmp_path, torch.float32, "sdpa")
@@ -91,7 +91,7 @@ def test_a_grown_checkpoint_is_saved_and_loaded_as_any_other(model, tokenizer, t
     assert vocabulary.codebook_size == 32
 
 
-def test_published_llada_grows_to_the_published_size_of_mmada(tmp_path):
+def test_published_llada_with_added_tokens_has_the_published_size_of_mmada(tmp_path):
     class Tokenizer:
         __class__ = PreTrainedTokenizerBase  # type: ignore[assignment]
         unk_token_id = None
@@ -112,10 +112,10 @@ def test_published_llada_grows_to_the_published_size_of_mmada(tmp_path):
     assert model.num_parameters() == 8_082_690_048
 
 
-# What is refused.
+# Tests of errors.
 
 
-def test_a_checkpoint_with_image_codes_is_not_grown_again(model, tokenizer):
+def test_image_tokens_are_not_added_twice(model, tokenizer):
     grow(model, tokenizer)
     with pytest.raises(ValueError, match="has 32 image codes already"):
         grow(model, tokenizer)

@@ -1,4 +1,4 @@
-"""Names on the Hub become folders once, in the driver."""
+"""Tests that the driver replaces names on the Hub by folders once."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from unigrpo.records import Prompt
 
 @pytest.fixture
 def hub() -> dict[str, Path]:
-    """The folders of the Hub by their names."""
+    """Returns the folders of the Hub by their names."""
     return {}
 
 
 @pytest.fixture
 def asked(hub: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names that the Hub is asked for."""
+    """Returns a list that records the names for which the Hub is asked."""
     names: list[str] = []
 
     def download(name: str, *, allow_patterns: list[str]) -> str:
@@ -56,7 +56,7 @@ def test_workers_get_folders_and_ask_the_hub_for_nothing(
     config = run("owner/policy", "owner/magvit")
     of_workers = with_local_folders(config)
     assert asked == ["owner/policy", "owner/magvit"]
-    assert of_workers == run(str(tiny_unified_folder), str(own)), "nothing else changes"
+    assert of_workers == run(str(tiny_unified_folder), str(own)), "another setting has changed"
     for _ in range(64):
         load_config(of_workers.actor.model_name_or_path)
     load_tokenizer(of_workers.actor.model_name_or_path)
@@ -64,7 +64,7 @@ def test_workers_get_folders_and_ask_the_hub_for_nothing(
     assert len(asked) == 2
 
 
-def test_folders_stay_as_they_are_named(asked: list[str], tiny_model_folder: Path) -> None:
+def test_names_of_folders_do_not_change(asked: list[str], tiny_model_folder: Path) -> None:
     config = run(str(tiny_model_folder))
     assert with_local_folders(config) == config
     assert asked == []
@@ -81,7 +81,7 @@ def test_folders_stay_as_they_are_named(asked: list[str], tiny_model_folder: Pat
         (lambda folder: run(str(folder / "none")), r"none: there is no such folder; .* that all nodes see"),
     ],
 )
-def test_a_name_that_is_nowhere_is_refused_by_the_driver(
+def test_a_name_that_does_not_exist_is_refused_by_the_driver(
     asked: list[str], tiny_model_folder: Path, change: Callable[[Path], RunConfig], message: str
 ) -> None:
     with pytest.raises(CheckpointError, match=message):
@@ -166,7 +166,7 @@ def test_special_tokens_of_any_length_are_refused_before_the_library_reads_them(
         load_tokenizer(folder)
 
 
-def test_a_long_chat_template_is_no_special_token(
+def test_a_long_chat_template_is_allowed(
     changed_tokenizer: Callable[[str, dict[str, object]], str],
 ) -> None:
     folder = changed_tokenizer("tokenizer_config.json", {"chat_template": "a" * 5000})

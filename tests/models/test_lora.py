@@ -1,4 +1,4 @@
-"""LoRA: fresh adapters change nothing, the base stays reachable, and merged weights compute the same."""
+"""Tests LoRA: new adapters change nothing, the base model can be used, and merged weights give the same results."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def test_fresh_adapters_change_nothing_and_are_all_that_is_trained(model: MMadaM
     add_lora(model, SETTINGS)
     torch.testing.assert_close(model(TOKENS).logits, before, rtol=0, atol=0)
     trained = {name: p.shape for name, p in model.named_parameters() if p.requires_grad}
-    # two layers x two targets x (A, B); the head, which is called ff_out too, has none
+    # two layers x two targets x (A, B); the head, which is also called ff_out, has no adapter
     assert len(trained) == 8
     assert all("blocks" in name and "lora_" in name for name in trained)
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 2 * 4 * ((16 + 16) + (24 + 16))
 
 
-def test_the_base_is_seen_without_the_adapters_and_the_merged_weights_with_them(
+def test_the_base_model_has_no_adapters_and_the_merged_weights_include_them(
     model: MMadaModelLM, config: MMadaConfig
 ) -> None:
     before = model(TOKENS).logits
@@ -72,8 +72,8 @@ def test_wrong_settings_are_refused(change: dict, message: str) -> None:
         LoRAConfig(**change)
 
 
-def test_an_export_keeps_what_adapters_learned_beside_bfloat16_weights(model: MMadaModelLM, tmp_path: Path) -> None:
-    """With B of 1e-4 beside weights of 0.02, 90% of the change would be lost in bfloat16."""
+def test_an_export_keeps_the_effect_of_adapters_on_bfloat16_weights(model: MMadaModelLM, tmp_path: Path) -> None:
+    """With B of 1e-4 and weights of 0.02, a merge in bfloat16 would lose 90% of the change."""
     model = model.bfloat16()
     base = {name: weight.clone() for name, weight in model.state_dict().items()}
     add_lora(model, SETTINGS)

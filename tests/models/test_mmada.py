@@ -1,4 +1,4 @@
-"""The transformer against the original's numbers, and its shortcuts against the long way round."""
+"""Compares the transformer with the numbers of the original, and its optimizations with full computations."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
 from unigrpo.models.transformer_block import RMSNorm, rotary_table
 
 LOGITS: dict[str, Any] = {"rtol": 2e-5, "atol": 2e-4}
-"""Stated by the golden cases: float32 through two layers."""
+"""Tolerance of the golden cases for float32 through two layers."""
 VOCAB_SIZE = 40
 
 
 @pytest.fixture
 def tiny():
-    """Three layers with random weights, two key heads for four query heads."""
+    """Returns a model with random weights of three layers, with two key heads for four query heads."""
     torch.manual_seed(0)
     config = MMadaConfig(
         d_model=16,
@@ -46,7 +46,7 @@ def gradients(model, loss):
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
 
-# Against the original.
+# Comparisons with the original.
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -57,7 +57,7 @@ def test_logits_and_hidden_states_are_those_of_the_original(golden, golden_model
     torch.testing.assert_close(out.logits, arrays["out.logits"], **LOGITS)
     torch.testing.assert_close(out.hidden_states[0], arrays["out.hidden.0"], **LOGITS)
     torch.testing.assert_close(out.hidden_states[1], arrays["out.hidden.1"], **LOGITS)
-    # The original lists the last state behind the final norm.
+    # The last state of the original is the output of the final norm.
     torch.testing.assert_close(model.transformer.ln_f(out.hidden_states[2]), arrays["out.hidden.2"], **LOGITS)
     nothing_hidden = model(arrays["in.input_ids"], attention_mask=torch.ones(2, 12, dtype=torch.bool))
     assert torch.equal(nothing_hidden.logits, out.logits)
@@ -95,7 +95,7 @@ def test_embeddings_may_take_the_place_of_ids(golden, golden_model):
     torch.testing.assert_close(logits, arrays["out.logits"], **LOGITS)
 
 
-def test_bfloat16_rounds_no_worse_than_the_original(golden, golden_model):
+def test_errors_of_bfloat16_are_no_larger_than_those_of_the_original(golden, golden_model):
     _, arrays = golden("transformer_bf16")
     logits = golden_model("transformer_bf16").bfloat16()(arrays["in.input_ids"]).logits
     assert logits.dtype == torch.bfloat16
@@ -122,7 +122,7 @@ def test_the_norm_is_that_of_the_original(golden, suffix, expected):
     x, weight = arrays[f"in.x{suffix}"], arrays[f"in.weight{suffix}"]
     norm = RMSNorm(x.shape[-1], params["eps"]).to(x.dtype)
     norm.load_state_dict({"weight": weight})
-    exact = bool(suffix)  # the order of rounding shows in bfloat16 only
+    exact = bool(suffix)  # the order of rounding matters only in bfloat16
     torch.testing.assert_close(norm(x), arrays[expected], rtol=0 if exact else 1e-5, atol=0 if exact else 1e-6)
 
 
@@ -136,7 +136,7 @@ def test_the_published_model_has_its_published_size():
     assert sum(p.numel() for p in parameters.values()) == 8_082_690_048
 
 
-# Attention.
+# Tests of attention.
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -150,7 +150,7 @@ def test_padding_on_either_side_changes_nothing(tiny, tokens, attention):
         torch.testing.assert_close(logits, alone, rtol=1e-4, atol=1e-5)
 
 
-def test_every_position_sees_every_other(tiny, tokens):
+def test_every_position_attends_to_every_other(tiny, tokens):
     before = tiny(tokens).logits
     for changed in (0, 8):
         other = tokens.clone()
@@ -175,7 +175,7 @@ def test_padding_gives_finite_gradients(tiny, tokens, attention):
     real = torch.ones_like(tokens).bool()
     real[0, :8] = False
     real[1] = False
-    # Kernels differ in what a query gives that sees no key; so there must be none.
+    # Kernels differ in the result of a query without keys, so there must be no such query.
     assert tiny._attention_mask(real).any(dim=-1).all()
     grads = gradients(tiny, tiny(tokens, attention_mask=real).logits.sum())
     assert all(gradient.isfinite().all() for gradient in grads.values())
@@ -195,11 +195,11 @@ def test_gradient_checkpointing_gives_the_same_gradients(tiny, tokens):
     assert len(calls) == 1
     tiny.gradient_checkpointing_enable()
     checkpointed = gradients(tiny, tiny(tokens).logits.square().mean())
-    assert len(calls) == 3, "the backward pass should run the block again"
+    assert len(calls) == 3, "the backward pass must run the block again"
     torch.testing.assert_close(checkpointed, plain, rtol=0, atol=0)
 
 
-# The head where it is asked for.
+# Tests of the head at requested positions.
 
 
 def test_logits_at_positions_are_those_of_the_whole(tiny, tokens):
@@ -227,7 +227,7 @@ def test_log_probs_are_the_softmax_at_the_positions(tiny, tokens, monkeypatch, c
     out = tiny(tokens, positions=positions, targets=targets, vocab_slice=vocab_slice, temperature=temperature)
     assert out.logits is None
     torch.testing.assert_close(out.log_probs, expected, rtol=1e-5, atol=1e-5)
-    # Float32 sums in another order: 1.4e-5 with the CUDA build of torch.
+    # Sums in float32 have another order; the difference is 1.4e-5 with the CUDA build of torch.
     torch.testing.assert_close(
         gradients(tiny, out.log_probs @ weight), gradients(tiny, expected @ weight), rtol=1e-4, atol=3e-5
     )
@@ -245,12 +245,12 @@ def test_no_more_rows_of_logits_than_a_chunk_exist_at_once(tiny, tokens, monkeyp
     out = tiny(tokens, positions=torch.ones_like(tokens).bool(), targets=tokens.flatten())
     assert rows == [4, 4, 4, 4, 2]
     out.log_probs.sum().backward()
-    assert len(rows) == 10, "the backward pass should compute the logits again"
+    assert len(rows) == 10, "the backward pass must compute the logits again"
 
 
 @pytest.mark.parametrize("num_sliced", [None, 0, 5, 18])
-def test_a_pass_calls_the_head_once_whatever_its_rows_are(tiny, tokens, monkeypatch, num_sliced):
-    """Under ZeRO-3 each call gathers its weights from all ranks, which wait for each other."""
+def test_a_pass_calls_the_head_once_for_any_rows(tiny, tokens, monkeypatch, num_sliced):
+    """With ZeRO-3, each call gathers the weights of the head from all ranks, which wait for each other."""
     monkeypatch.setattr(output_head, "HEAD_CHUNK_ROWS", 4)
     is_sliced = None if num_sliced is None else torch.arange(18) < num_sliced
     calls = []
@@ -282,15 +282,15 @@ def test_one_target_per_position_is_required(tiny, tokens, positions, num_target
         tiny(tokens, positions=everywhere, targets=torch.zeros(num_targets, dtype=torch.long))
 
 
-def test_a_target_outside_the_slice_is_an_error_and_not_certain(tiny, tokens):
+def test_a_target_outside_the_slice_is_an_error(tiny, tokens):
     tiny.transformer.ff_out = output_head.Head(16, 200, bias=False)
     everywhere = torch.ones_like(tokens).bool()
-    targets = torch.full((18,), 50)  # 100 before the slice: the number that a cross-entropy leaves out
+    targets = torch.full((18,), 50)  # 100 before the slice would be -100, which a cross-entropy ignores
     with pytest.raises(RuntimeError, match="out of bounds"):
         tiny(tokens, positions=everywhere, targets=targets, vocab_slice=(150, 200))
 
 
-# On disk.
+# Tests of saved models.
 
 
 def test_a_saved_model_loads_bit_for_bit_under_the_published_names(tiny, tmp_path):
@@ -308,7 +308,7 @@ def test_a_saved_model_loads_bit_for_bit_under_the_published_names(tiny, tmp_pat
     assert loaded.config.n_kv_heads == 2
 
 
-def test_head_and_embedding_are_different_weights(tiny):
+def test_head_and_embedding_do_not_share_weights(tiny):
     assert tiny.get_output_embeddings().weight is not tiny.get_input_embeddings().weight
     assert tiny.config.tie_word_embeddings is False
 

@@ -1,4 +1,4 @@
-"""Passes without padding against padded ones, and the arguments of the GPU's kernel."""
+"""Compares passes without padding with padded ones, and tests the arguments of the kernel on a GPU."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from unigrpo.models.packed_rows import PackedRows, varlen_attention
 from unigrpo.models.sampling.cache import KeyValueCache
 
 MASK = torch.tensor([[0, 0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0, 0], [1, 1, 0, 1, 1, 1, 1], [1] * 7], dtype=torch.bool)
-"""Padding on the left, on the right, within a row, and none."""
+"""Rows with padding on the left, on the right, within the row, and without padding."""
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def tokens():
 
 
 CLOSE: dict[str, Any] = {"atol": 1e-5, "rtol": 1e-4}
-"""Norms, rotations and log-probabilities are computed in float32."""
+"""Tolerance in float32, the type of norms, rotations and log-probabilities."""
 
 
 def passed(model, implementation, *arguments, **settings):
@@ -49,7 +49,7 @@ def passed(model, implementation, *arguments, **settings):
 def test_logits_of_real_tokens_are_those_of_padded_rows(model, tokens):
     found = passed(model, "varlen", tokens, MASK).logits
     torch.testing.assert_close(found[MASK], passed(model, "eager", tokens, MASK).logits[MASK], **CLOSE)
-    assert not found[~MASK].any(), "the head sees zeros at padding"
+    assert not found[~MASK].any(), "the hidden states of padding are 0"
 
 
 @pytest.mark.parametrize("checkpoints", [False, True])
@@ -76,7 +76,7 @@ def test_padding_is_not_computed(model, tokens):
     assert rows == [(1, int(MASK.sum()), 24)]
 
 
-def test_caches_masks_of_pairs_and_hidden_states_have_padded_rows(model, tokens):
+def test_passes_with_caches_masks_of_pairs_or_hidden_states_are_padded(model, tokens):
     for settings in ({"attention_mask": MASK[:, None, None, :] | ~MASK[:, None, :, None]}, {"attention_mask": MASK}):
         for more in ({"output_hidden_states": True}, {}):
             found, expected = (
@@ -87,7 +87,7 @@ def test_caches_masks_of_pairs_and_hidden_states_have_padded_rows(model, tokens)
 
 
 def test_the_kernel_of_a_gpu_gets_the_borders_of_the_rows(monkeypatch):
-    """A loop over the rows that the borders enclose stands for the kernel."""
+    """A loop over the rows between the borders replaces the kernel."""
     generator = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(1, heads, 9, 8, generator=generator) for heads in (4, 2, 2))
     rows = PackedRows.of(torch.tensor([[True] * 4 + [False], [True] * 5]))

@@ -1,4 +1,4 @@
-"""The sampling settings in the folder of a policy: written, read, told as flags, and refused if they are damaged."""
+"""Tests the sampling settings in the folder of a policy: writing, reading, flags, and errors about damaged files."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def test_flags_have_the_names_of_the_commands_and_the_template_of_the_task() -> 
     flags = SamplingDefaults.of_run(RUN).flags("mmu")
     assert (flags["resolution"], flags["prompt_template"], flags["instruction"]) == (64, "chat", "Think. ")
     assert (flags["text.block_length"], flags["image.guidance_scale"]) == (6, 2.0)
-    assert "image.num_image_tokens" not in flags, "it follows from the resolution"
-    assert "text.cache" not in flags, "it changes the speed alone"
+    assert "image.num_image_tokens" not in flags, "it is determined by the resolution"
+    assert "text.cache" not in flags, "it changes only the speed"
     flags = SamplingDefaults.of_run(RUN).flags()
     assert flags["prompt_templates"] == {"mmu": "chat"}
     assert (flags["prompt_template"], flags["instruction"]) == ("chat_one_newline", "Think. ")
@@ -74,7 +74,7 @@ def test_settings_of_a_later_version_are_left_out(tmp_path: Path) -> None:
     assert not hasattr(found, "later")
 
 
-def test_a_folder_without_the_file_says_nothing(tmp_path: Path) -> None:
+def test_a_folder_without_the_file_has_no_settings(tmp_path: Path) -> None:
     assert SamplingDefaults.read(tmp_path) is None
 
 
@@ -98,7 +98,7 @@ def test_a_folder_without_the_file_says_nothing(tmp_path: Path) -> None:
         ({"image": 3}, "image is 3, expected an object"),
     ],
 )
-def test_a_value_that_cannot_be_is_named_with_the_file(tmp_path: Path, changes: object, message: str) -> None:
+def test_an_impossible_value_is_named_with_the_file(tmp_path: Path, changes: object, message: str) -> None:
     SamplingDefaults.of_run(RunConfig()).write(tmp_path)
     values = json.loads((tmp_path / FILE).read_text())
     (tmp_path / FILE).write_text(json.dumps({**values, **changes} if isinstance(changes, dict) else changes))

@@ -1,4 +1,4 @@
-"""Special ids: published ones, a checkpoint's own, and tokenizers that do not fit."""
+"""Tests special token ids: published ones, those of a checkpoint, and tokenizers that do not fit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from unigrpo.models.vocabulary import PUBLISHED_IDS, Vocabulary
 
 
 class Tokenizer:
-    """As much of a tokenizer as the vocabulary asks for, and one of transformers for `isinstance`."""
+    """The part of a tokenizer that the vocabulary uses; for `isinstance` it is one of transformers."""
 
     __class__ = PreTrainedTokenizerBase  # type: ignore[assignment]
 
@@ -33,7 +33,7 @@ def test_a_published_checkpoint_has_the_published_ids():
     assert (vocabulary.t2i_id, vocabulary.mmu_id, vocabulary.r2i_id) == (126088, 126089, 126094)
     assert vocabulary.image_pad_id == 126093
     assert vocabulary.end_header_id == 126347
-    # The codes start at the tokenizer's length, and all fit below the 134656 rows of the embedding.
+    # The codes start at the length of the tokenizer, and end before the 134656 rows of the embedding.
     assert vocabulary.image_slice == (126349, 134541)
 
 
@@ -48,7 +48,7 @@ def test_a_tokenizer_that_would_move_the_image_ids_is_refused(length):
         Vocabulary.from_pretrained_parts(MMadaConfig(), Tokenizer(length))  # type: ignore[arg-type]
 
 
-def test_a_tokenizer_whose_special_tokens_lie_elsewhere_is_refused():
+def test_a_tokenizer_with_other_ids_of_special_tokens_is_refused():
     tokenizer = Tokenizer(126349, {"<|startoftext|>": 126080, "<|mdm_mask|>": 126335})
     with pytest.raises(ValueError, match=r"<\|mdm_mask\|> at id 126335, the checkpoint at 126336: they do not"):
         Vocabulary.from_pretrained_parts(MMadaConfig(), tokenizer)  # type: ignore[arg-type]
@@ -60,7 +60,7 @@ def test_image_codes_that_have_no_rows_are_refused():
         Vocabulary.from_pretrained_parts(config, Tokenizer(126349))  # type: ignore[arg-type]
 
 
-def test_a_checkpoint_may_bring_its_own_ids(tiny_model_folder):
+def test_a_checkpoint_may_have_its_own_ids(tiny_model_folder):
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_folder)
     config = MMadaConfig.from_pretrained(tiny_model_folder)
     vocabulary = Vocabulary.from_pretrained_parts(config, tokenizer)
@@ -93,7 +93,7 @@ def test_a_tokenizer_without_chat_tokens_has_no_end_of_header(unk_token_id):
 
 
 class OtherTokenizer(Tokenizer):
-    """A tokenizer with special tokens of its own."""
+    """A tokenizer with other special tokens."""
 
     def __init__(self, bos_token_id=1, eos_token_id=2, mask_token_id=None):
         super().__init__(155136)
@@ -118,7 +118,7 @@ def test_another_text_model_has_the_ids_of_its_config_and_tokenizer():
         (OtherTokenizer(eos_token_id=3), "eos_token_id is 2 in the config.json, and 3 elsewhere"),
     ],
 )
-def test_ids_that_nobody_says_or_that_differ_are_not_guessed(tokenizer, message):
+def test_missing_or_contradictory_ids_are_not_guessed(tokenizer, message):
     config = MMadaConfig(vocab_size=155136, mask_token_id=5, eos_token_id=2)
     with pytest.raises(ValueError, match=message):
         Vocabulary.from_pretrained_parts(config, tokenizer)

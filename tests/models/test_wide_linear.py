@@ -1,4 +1,4 @@
-"""The head's scores of bfloat16 weights, against float64."""
+"""Compares the logits of the head with bfloat16 weights with those in float64."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ WIDTH, VOCABULARY, NUM_TOKENS = 256, 512, 48
 
 
 def parts() -> tuple[Tensor, Tensor, Tensor]:
-    """Hidden states, head and targets in bfloat16. Each target has a rival, and both have logits near 20."""
+    """Returns hidden states, head and targets in bfloat16. Each target and one other id have logits near 20."""
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(NUM_TOKENS, WIDTH, generator=generator)
     weight = torch.randn(VOCABULARY, WIDTH, generator=generator) * 0.02
@@ -26,7 +26,7 @@ def exact(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     return (hidden.double() @ weight.double().T / 1.5).log_softmax(-1).gather(1, targets[:, None])[:, 0]
 
 
-def test_log_probabilities_of_bfloat16_weights_have_the_digits_of_float32() -> None:
+def test_log_probabilities_of_bfloat16_weights_have_the_precision_of_float32() -> None:
     hidden, weight, targets = parts()
     head = Head(WIDTH, VOCABULARY, bias=False, dtype=torch.bfloat16)
     head.weight.data = weight
@@ -37,8 +37,8 @@ def test_log_probabilities_of_bfloat16_weights_have_the_digits_of_float32() -> N
     assert (rounded - exact(hidden, weight, targets)).abs().max() > 0.01
 
 
-def test_a_small_step_is_seen_in_the_ratio() -> None:
-    """Log-ratios of 0.001 drown in the rounding of bfloat16 logits."""
+def test_a_small_step_changes_the_ratio() -> None:
+    """The rounding of bfloat16 logits is larger than log-ratios of 0.001."""
     hidden, weight, targets = parts()
     moved = (hidden.float() + 0.01 * torch.randn(hidden.shape, generator=torch.Generator().manual_seed(1))).bfloat16()
     expected = exact(moved, weight, targets) - exact(hidden, weight, targets)

@@ -12,7 +12,7 @@ from hub_sets import shapes, sums
 
 TINY = Path(__file__).parents[3] / "examples" / "tiny"
 QUICK = "import time, torch, transformers, datasets, unigrpo.cli.main; time.sleep = lambda seconds: None"
-"""Imports, and retries of the client libraries without their pauses."""
+"""Code that imports modules and removes the pauses between retries of the client libraries."""
 
 
 @pytest.fixture(scope="package")

@@ -1,4 +1,4 @@
-"""Data sets of the Hub: prompts, images, and the sources of pretraining and Mix-CoT."""
+"""Tests data sets of the Hub: prompts, images, and the sources of pretraining and Mix-CoT."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 
 
 def fetched(requests: list[Request]) -> set[str]:
-    """Returns the names of the files whose content was asked for."""
+    """Returns the names of the files whose content was requested."""
     return {asked.path.split("/")[-1] for asked in requests if asked.method == "GET" and "/resolve/" in asked.path}
 
 
@@ -48,7 +48,7 @@ def test_a_data_set_that_cannot_be_read_says_what_to_do(
     assert message.format(hub=hub.endpoint) in error
 
 
-def test_those_who_may_read_gated_and_private_sets_do(hub: HubServer, client: HubClient) -> None:
+def test_users_with_access_can_read_gated_and_private_data_sets(hub: HubServer, client: HubClient) -> None:
     hub.accepted.add(("hf_reads", "other/gated"))
     assert client.run("data", "other/gated:main", token="hf_reads").status == 0
     hub.accepted.clear()
@@ -85,7 +85,7 @@ def test_another_process_reads_embedded_images_without_the_hub(
     assert "and the cache of the Hub (HF_HOME) must lie on a file system that all nodes see" in answer.err
 
 
-def test_a_download_that_breaks_goes_on_and_one_that_breaks_for_good_is_an_error(
+def test_an_interrupted_download_is_resumed_and_one_that_always_breaks_is_an_error(
     hub: HubServer, client: HubClient
 ) -> None:
     file = "main/train-00000-of-00001.parquet"
@@ -142,4 +142,4 @@ def test_workers_of_a_stage_read_its_sources_without_the_hub(hub: HubServer, cli
     before = len(hub.requests)
     assert client.python(code).out == "What is 0+1?\n" * 2
     asked = sum("me/stage/resolve/main/" in request.path for request in hub.requests[before:])
-    assert asked == 1, "the name is looked up once, for both sources"
+    assert asked == 1, "the name is looked up more than once"

@@ -1,4 +1,4 @@
-"""Models of the Hub: generation, evaluation, the Python interface and the models of rewards."""
+"""Tests models of the Hub: generation, evaluation, the Python interface and the models of rewards."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def test_a_model_generates_with_the_image_tokenizer_of_its_repository(
     asked = {request.path.rpartition("/")[-1] for request in hub.requests[before:] if "/resolve/" in request.path}
     assert not asked & {"pytorch_model.bin", "modeling.py", "image.png"}
     large = [request for request in hub.requests[before:] if request.path.startswith("/lfs/")]
-    assert len(large) == 2, "each of the two files of weights once"
+    assert len(large) == 2, "each of the two files of weights is downloaded once"
 
 
-def test_a_plan_takes_a_model_whose_weights_were_downloaded(hub: HubServer, client: HubClient) -> None:
+def test_a_plan_uses_a_model_whose_weights_were_downloaded(hub: HubServer, client: HubClient) -> None:
     hub.add("models", "other/copy", TINY / "model")
     answer = client.python(
         "from unigrpo.cli.plan import is_local_checkpoint; from unigrpo.models.checkpoint_io import load_config\n"

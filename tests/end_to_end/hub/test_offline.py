@@ -1,4 +1,4 @@
-"""What commands do when the Hub is down, there is no network, or the cache cannot be written."""
+"""Tests commands when the Hub is down, there is no network, or the cache cannot be written."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hub_sets import shapes
 
 @pytest.fixture(scope="module")
 def downloaded(client: HubClient) -> None:
-    """A data set and a model that are in the cache before the network is gone."""
+    """Downloads a data set and a model into the cache before the network is gone."""
     flags = ["--task", "text", "--prompts", "1+1=", "--output", "online"]
     for command in (["data", "openai/gsm8k:main", "--rows", "1"], ["generate", "--model", "other/mixcot", *flags]):
         answer = client.run(*command)
@@ -22,7 +22,7 @@ def downloaded(client: HubClient) -> None:
 
 @pytest.fixture
 def offline(client: HubClient) -> Iterator[HubClient]:
-    """The process as if it had been started with ``HF_HUB_OFFLINE=1``, which the libraries read at their import."""
+    """Sets the process as if it had started with ``HF_HUB_OFFLINE=1``, which the libraries read at their import."""
     code = (
         "import datasets, huggingface_hub; datasets.config.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE"
     )
@@ -32,7 +32,7 @@ def offline(client: HubClient) -> Iterator[HubClient]:
 
 
 @pytest.mark.usefixtures("downloaded")
-def test_the_hub_is_down(hub: HubServer, client: HubClient) -> None:
+def test_without_the_hub_downloaded_files_are_used_and_others_are_errors(hub: HubServer, client: HubClient) -> None:
     flags = ["--task", "text", "--prompts", "1+1=", "--output", "down"]
     with hub.down():
         assert client.run("data", "openai/gsm8k:main", "--rows", "1").status == 0, "it was downloaded before"

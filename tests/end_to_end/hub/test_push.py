@@ -1,4 +1,4 @@
-"""Policies that are pushed to the Hub."""
+"""Tests pushing policies to the Hub."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TINY = Path(__file__).parents[3] / "examples" / "tiny"
 
 @pytest.fixture(scope="module")
 def run(folder: Path) -> Path:
-    """A run of the tiny text model with checkpoints."""
+    """Returns a run of the tiny text model with checkpoints."""
     weights = load_policy(TINY / "model", torch.float32, "sdpa").state_dict()
     return save_run(folder / "run", TINY / "model", weights)
 

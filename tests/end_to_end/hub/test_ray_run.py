@@ -1,4 +1,4 @@
-"""A training on a Ray cluster whose data sets and model are on the Hub."""
+"""Tests a run on a Ray cluster whose data sets and model are on the Hub."""
 
 from __future__ import annotations
 
@@ -40,6 +40,6 @@ def test_a_run_asks_the_hub_once_whatever_the_number_of_ranks(hub: HubServer, fo
         assert answer.status == 0, answer
         asked = [request for request in hub.requests[before:] if any(f"{name}/" in request.path for name in names)]
         downloads = [one for one in hub.requests[before:] if one.method == "GET" and one.path.startswith("/lfs/")]
-        assert len(downloads) == 5, "two files of weights, and three of the data sets"
+        assert len(downloads) == 5, "two files of weights and three of the data sets are downloaded"
         numbers.append(len(asked))
     assert numbers[0] == numbers[1]

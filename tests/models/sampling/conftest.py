@@ -1,4 +1,4 @@
-"""Short calls of the samplers."""
+"""Shortens calls of the samplers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from unigrpo.records import Trajectory
 
 @pytest.fixture(scope="session")
 def sample() -> Callable[..., list[Trajectory]]:
-    """Samples text with one generator per prompt; mask 37 and end-of-text 24 are those of the golden cases."""
+    """Returns a function that samples text with one generator per prompt, with the mask and end-of-text of golden
+    cases."""
 
     def run(
         model: Callable[..., Any],

@@ -1,4 +1,5 @@
-"""Caches of keys and values against the transformer written out, and against no cache where they are exact."""
+"""Compares key-value caches with a transformer that is written out, and with no cache in cases where caches are
+exact."""
 
 from __future__ import annotations
 
@@ -35,7 +36,7 @@ def prompts(request):
 
 
 def spied(model):
-    """The model, and the width of what it was given at each pass."""
+    """Returns the model, and a list that records the length of its rows in each pass."""
     widths: list[int] = []
 
     def spy(tokens, **kwargs):
@@ -47,7 +48,8 @@ def spied(model):
 
 @torch.no_grad()
 def written_out(model, tokens, real, window, border):
-    """Logits of the window: its tokens as they are, the keys and values of the others from the pass at ``border``."""
+    """Returns the logits of the window. Keys and values of other tokens are those of the pass with the tokens
+    ``border``."""
     head_dim = model.config.d_model // model.config.n_heads
     cos, sin = rotary_table(tokens.shape[1], head_dim, model.config.rope_theta, tokens.device)
     rows = []
@@ -88,7 +90,7 @@ def test_a_pass_over_a_window_is_the_transformer_with_old_keys_and_values_elsewh
     whole = model(border, attention_mask=real, cache=cache).logits
     torch.testing.assert_close(whole, model(border, attention_mask=real).logits)
     tokens = border.clone()
-    for _ in range(2):  # the second pass finds what the first wrote into the cache
+    for _ in range(2):  # the second pass uses the cache that the first one wrote
         tokens[:, window] = torch.randint(0, 36, tokens[:, window].shape, generator=generator)
         cache.first = window.start
         found = model(tokens[:, window], attention_mask=real, cache=cache).logits
@@ -100,7 +102,7 @@ def test_a_pass_over_a_window_is_the_transformer_with_old_keys_and_values_elsewh
 @pytest.mark.parametrize("cache", CACHES)
 @pytest.mark.parametrize("changes", [{}, {"guidance_scale": 1.5}, {"threshold": 0.3}], ids=str)
 def test_with_one_layer_the_caches_change_nothing(sample, prompts, cache, changes):
-    """Keys and values of a first layer depend on their own token alone."""
+    """Keys and values of the first layer depend only on their own token."""
     model, widths = spied(random_model(1))
     plain = sample(model, prompts, **SETTINGS, **changes)
     passes = len(widths)
@@ -113,7 +115,7 @@ def test_with_one_layer_the_caches_change_nothing(sample, prompts, cache, change
 
 
 @pytest.mark.parametrize("cache", CACHES)
-def test_only_the_first_pass_of_a_block_is_a_whole_one(sample, cache):
+def test_only_the_first_pass_of_a_block_computes_whole_rows(sample, cache):
     model, widths = spied(random_model(2))
     sample(model, [torch.tensor([5, 6])], cache=cache, stop_at_end_of_text=False, **SETTINGS)
     behind = {"dual": [4, 4, 4], "prefix": [12, 8, 4]}[cache]
@@ -130,7 +132,7 @@ def test_with_a_cache_a_batch_of_mixed_lengths_equals_one_by_one(sample, prompts
         return out
 
     together = sample(ending, prompts, cache=cache, **SETTINGS)
-    assert len({int((one.commit_step >= 0).sum()) for one in together}) > 1, "all leave together"
+    assert len({int((one.commit_step >= 0).sum()) for one in together}) > 1, "all samples end at the same time"
     for i, prompt in enumerate(prompts):
         (alone,) = sample(ending, [prompt], seeds=[i], cache=cache, **SETTINGS)
         assert torch.equal(together[i].token_ids, alone.token_ids)
@@ -160,7 +162,7 @@ def test_with_one_layer_the_prompt_of_an_image_may_be_cached(prompts):
     for one, other in zip(cached, plain, strict=True):
         assert torch.equal(one.token_ids, other.token_ids)
         torch.testing.assert_close(one.commit_log_probs, other.commit_log_probs, rtol=1e-4, atol=1e-4)
-    assert set(widths[passes + 2 :]) == {17}, "after the first step only image and end-of-image are computed"
+    assert set(widths[passes + 2 :]) == {17}, "later steps compute more than image and end-of-image"
 
 
 def test_a_cached_prompt_is_not_exact_with_more_layers(prompts):
@@ -173,8 +175,8 @@ def test_a_cached_prompt_is_not_exact_with_more_layers(prompts):
 
 @pytest.mark.parametrize("cache", ["none", *CACHES])
 @pytest.mark.parametrize("guidance_scale", [0.0, 1.5])
-def test_under_a_threshold_rows_leave_a_block_that_they_have_finished(sample, prompts, cache, guidance_scale):
-    """What is left of the batch is written as each prompt is alone, whose batch cannot shrink."""
+def test_with_a_threshold_rows_leave_a_block_that_they_have_finished(sample, prompts, cache, guidance_scale):
+    """Samples of a batch that becomes smaller equal those of batches of one prompt, which cannot become smaller."""
     model, rows, prompts = random_model(3), [], prompts * 3
 
     def spy(tokens, **kwargs):

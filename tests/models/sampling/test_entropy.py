@@ -1,4 +1,4 @@
-"""The entropies that the samplers record: those of the distributions that tokens were drawn from."""
+"""Tests that samplers record the entropies of the distributions from which tokens were sampled."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_every_token_of_a_sample_has_the_entropy_of_its_step(generated: tuple[MM
         for step in range(int(steps.max()) + 1):
             fixed = steps == step
             is_image_step = bool(is_image[fixed].any())
-            # Padding that was never sampled is shown to the image, and masked while the thoughts are written.
+            # Padding that was never sampled is visible in passes of the image, and masked in passes of the thoughts.
             masked = row.response_mask & ((steps >= step) | ((steps < 0) & ~torch.tensor(is_image_step)))
             xt = torch.where(masked, VOCABULARY.mask_id, tokens)
             with torch.no_grad():
@@ -76,8 +76,8 @@ def test_every_token_of_a_sample_has_the_entropy_of_its_step(generated: tuple[MM
             torch.testing.assert_close(row.commit_entropy[fixed], expected, rtol=0, atol=1e-4)
 
 
-def test_the_fast_form_of_justgrpo_takes_real_samples(generated: tuple[MMadaModelLM, Any]) -> None:
-    """It keeps the quarter of the tokens with the highest recorded entropy; before, samplers recorded none."""
+def test_the_fast_form_of_justgrpo_accepts_samples_of_the_sampler(generated: tuple[MMadaModelLM, Any]) -> None:
+    """It scores the quarter of the tokens with the highest recorded entropy."""
     one = generated[1][0]
     sample = KeyedTrajectory(
         key=SampleKey(prompt_id="a", task="r2i", group_id=0, sample_id=0, step=0),

@@ -1,4 +1,4 @@
-"""Equal rows of a batch go through the model once, and each of them gets their logits."""
+"""Tests that equal rows of a batch go through the model once, and that each of them gets the logits."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ def model():
 
 
 def rows(kinds):
-    """Tokens, their mask and the requested positions of rows of five kinds. Kinds 0, 1 and 2 differ in one of the
-    three alone; kind 4 requests nothing."""
+    """Returns tokens, mask and requested positions of rows of five kinds.
+
+    Kinds 0, 1 and 2 differ only in mask or positions. Kind 4 requests no position.
+    """
     tokens = torch.arange(5)[:, None] * 7 + torch.arange(LENGTH)
     tokens[1:3] = tokens[0]
     token_mask = torch.ones(5, LENGTH, dtype=torch.bool)
@@ -59,7 +61,7 @@ def test_the_logits_are_those_of_all_rows(model, kinds, num_passed, is_padded):
     )
     torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
     ((num_rows, stated, requested),) = passed
-    assert num_rows == num_passed - (not is_padded and {0, 1} <= set(kinds)), "kinds 0 and 1 differ in the mask alone"
+    assert num_rows == num_passed - (not is_padded and {0, 1} <= set(kinds)), "kinds 0 and 1 differ only in the mask"
     assert stated == requested
 
 
@@ -69,4 +71,4 @@ def test_a_pass_with_a_cache_computes_all_rows(model):
     EqualRowsOnce(model)(tokens, attention_mask=None, positions=positions, num_positions=4, cache=cache)
     assert cache.is_filled
     key, _ = cache.update(0, *torch.zeros(2, 2, 2, 0, 8))
-    assert len(key) == 2, "each row needs keys and values of its own"
+    assert len(key) == 2, "each row needs its own keys and values"

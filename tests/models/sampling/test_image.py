@@ -1,4 +1,5 @@
-"""Image sampling against itself one by one, against a recomputation, and with models whose answer is known."""
+"""Compares image sampling in batches, one by one and with a recomputation, and tests it with models of known
+answers."""
 
 from __future__ import annotations
 
@@ -48,13 +49,14 @@ def sample(model, prompts, *, unconditional=None, known=None, seeds=None, **sett
 
 
 def codes_of(sample: Trajectory, size: int = SIZE) -> Tensor:
-    """The codes of the row, known ones included."""
+    """Returns the codes of the row, including known ones."""
     return sample.token_ids[-1 - size : -1] - OFFSET
 
 
 @pytest.fixture(scope="module")
 def model():
-    """Two layers with random weights over 50 ids: a spread-out distribution that depends on the other tokens."""
+    """Returns a model with random weights and 50 ids, whose predictions depend on all tokens and have a high
+    entropy."""
     torch.manual_seed(0)
     config = MMadaConfig(d_model=16, n_layers=2, n_heads=2, mlp_hidden_size=32, vocab_size=50, init_std=0.4)
     return MMadaModelLM(config).eval()
@@ -76,7 +78,7 @@ SOME_KNOWN = [
 ]
 
 
-# A sample depends on its own prompts, known codes and generator alone.
+# A sample depends only on its own prompts, known codes and generator.
 
 
 @pytest.mark.parametrize(
@@ -113,7 +115,7 @@ def test_another_generator_gives_another_image(model, prompts, changes):
     assert not any(torch.equal(codes_of(a), codes_of(b)) for a, b in zip(first, other, strict=True))
 
 
-# What is returned.
+# Tests of the results.
 
 
 def test_a_sample_is_its_prompt_the_image_and_end_of_image(model, prompts):
@@ -128,7 +130,7 @@ def test_a_sample_is_its_prompt_the_image_and_end_of_image(model, prompts):
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "sigmoid", "pow2", "pow0.5"])
-def test_codes_are_kept_as_fast_as_the_schedule_says(model, prompts, schedule):
+def test_as_many_codes_are_fixed_in_each_step_as_the_schedule_says(model, prompts, schedule):
     (one,) = sample(model, prompts[:1], schedule=schedule, num_denoising_steps=4)
     at = torch.tensor([0.25, 0.5, 0.75])
     share = {
@@ -172,20 +174,20 @@ def test_commit_log_probs_are_those_of_the_partly_masked_inputs(model, prompts, 
         torch.testing.assert_close(one.commit_log_probs, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_known_codes_stay_and_are_no_response(model, prompts):
+def test_known_codes_do_not_change_and_are_no_part_of_the_response(model, prompts):
     samples = sample(model, prompts, known=SOME_KNOWN)
     for one, known in zip(samples, SOME_KNOWN, strict=True):
         given = torch.zeros(SIZE).bool() if known is None else known != UNKNOWN
         if known is not None:
             assert torch.equal(codes_of(one)[given], known[given])
         assert torch.equal(one.response_mask[-SIZE - 1 : -1], ~given)
-    assert samples[2].commit_step.max() == 4, "the unknown ones are still drawn step by step"
+    assert samples[2].commit_step.max() == 4, "unknown codes are still sampled in several steps"
 
 
-# What is computed.
+# Tests of the computed positions.
 
 
-def test_the_head_is_computed_for_hidden_places_and_image_codes_only_and_padding_is_hidden(model, prompts):
+def test_the_head_is_computed_for_masked_positions_and_image_codes_only_and_padding_is_masked(model, prompts):
     calls = []
 
     def spy(tokens, **kwargs):
@@ -202,14 +204,14 @@ def test_the_head_is_computed_for_hidden_places_and_image_codes_only_and_padding
             assert call.num_positions == int(call.positions.sum())
         assert torch.equal(with_prompt.attention_mask, torch.arange(11 + SIZE + 1) >= padding[:, None])
         assert without.attention_mask is None and without.tokens.shape[1] == len(EMPTY) + SIZE + 1
-        assert torch.equal(with_prompt.tokens[:, 11:], without.tokens[:, len(EMPTY) :]), "both see the same image"
+        assert torch.equal(with_prompt.tokens[:, 11:], without.tokens[:, len(EMPTY) :]), "both have the same image"
     calls.clear()
     sample(spy, prompts[:1])
-    assert calls[0].attention_mask is None, "without padding there is nothing to hide"
+    assert calls[0].attention_mask is None, "without padding there is no attention mask"
 
 
-def test_a_pass_of_its_own_for_the_guides_changes_nothing(model, prompts, monkeypatch):
-    """A short unconditional prompt is padded to the length of the others in one pass, or has a shorter one."""
+def test_a_separate_pass_for_unconditional_rows_changes_nothing(model, prompts, monkeypatch):
+    """A short unconditional prompt is either padded in one pass with the others, or has a separate shorter pass."""
     arguments: dict[str, Any] = {"unconditional": [EMPTY] * 4, "guidance_scale": 2.0, "known": SOME_KNOWN}
     apart = sample(model, prompts, **arguments)
     monkeypatch.setattr("unigrpo.models.sampling.image.MIN_LENGTH_RATIO", 0.0)
@@ -227,7 +229,7 @@ def test_a_pass_of_its_own_for_the_guides_changes_nothing(model, prompts, monkey
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_noise_is_drawn_for_hidden_codes_alone_and_not_without_a_temperature(model, prompts, monkeypatch, temperature):
+def test_noise_is_drawn_only_for_masked_codes_and_only_with_a_temperature(model, prompts, monkeypatch, temperature):
     drawn, draw = [], image_sampling.exponential_noise
     monkeypatch.setattr(
         image_sampling, "exponential_noise", lambda counts, *more: drawn.append(list(counts)) or draw(counts, *more)
@@ -238,7 +240,7 @@ def test_noise_is_drawn_for_hidden_codes_alone_and_not_without_a_temperature(mod
     assert drawn == (hidden if temperature else [])
 
 
-def test_codes_are_drawn_with_their_probabilities():
+def test_codes_are_sampled_with_their_probabilities():
     probs = torch.tensor([0.02, 0.4, 0.3, 0.2, 0.08])
     logits = torch.full((CODES,), -1e4)
     logits[:5] = probs.log() / 2
@@ -254,9 +256,9 @@ def test_codes_are_drawn_with_their_probabilities():
     assert ((share - expected).abs() <= 4 * deviation).all(), share
 
 
-def test_the_surest_codes_are_kept_first():
+def test_the_codes_with_the_highest_confidence_are_fixed_first():
     def oracle(tokens, *, positions, **_):
-        """The surer of code 7 the further to the right."""
+        """Returns logits in which the confidence in code 7 increases from left to right."""
         logits = torch.zeros(*tokens.shape, CODES)
         logits[..., 7] = torch.arange(tokens.shape[1]) * 0.2
         return SimpleNamespace(logits=logits[positions])
@@ -269,14 +271,14 @@ def test_the_surest_codes_are_kept_first():
     assert noisy.commit_step.tolist() != one.commit_step.tolist()
 
 
-def test_the_noise_is_annealed_linearly_unless_told_to_compound():
+def test_the_noise_is_annealed_linearly_by_default():
     linear = ImageSamplingConfig(num_denoising_steps=4, remasking_temperature=2.0)
     assert [remasking_temperature(linear, k) for k in range(4)] == [1.5, 1.0, 0.5, 0.0]
     released = ImageSamplingConfig(num_denoising_steps=4, remasking_temperature=2.0, remasking_anneal="compounding")
     assert [remasking_temperature(released, k) for k in range(4)] == [1.5, 0.75, 0.1875, 0.0]
 
 
-# What is refused.
+# Tests of errors.
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
-"""Text sampling against itself one by one, against a recomputation, and with models whose answer is known."""
+"""Compares text sampling in batches, one by one and with a recomputation, and tests it with models of known
+answers."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ SETTINGS = {"max_new_tokens": 12, "block_length": 4, "num_denoising_steps": 6}
 
 
 class Spy:
-    """A model that remembers what it was asked."""
+    """A model that records its calls."""
 
     def __init__(self, model):
         self.model, self.calls = model, []
@@ -27,7 +28,8 @@ class Spy:
 
 
 class Oracle:
-    """Knows the answer to each prompt by its last token, and is the surer the earlier in ``order`` a place stands."""
+    """A model that knows the answer to each prompt by its last token. Its confidence falls along the positions
+    ``order``."""
 
     vocab_size = 50
 
@@ -44,13 +46,13 @@ class Oracle:
         return SimpleNamespace(logits=logits[positions])
 
     def confidence(self, rank):
-        """Probability of the answer at the place with this rank."""
+        """Returns the probability of the answer at the position of this rank."""
         odds = torch.tensor(10.0 - rank).double().exp() / (self.vocab_size - 1)
         return float(odds / (1 + odds))
 
 
 def constant(logits):
-    """A model that gives the same logits everywhere."""
+    """Returns a model that gives the same logits everywhere."""
     return lambda tokens, *, attention_mask, positions, num_positions: SimpleNamespace(
         logits=logits.expand(int(positions.sum()), len(logits))
     )
@@ -58,7 +60,8 @@ def constant(logits):
 
 @pytest.fixture
 def model():
-    """Two layers with random weights over 50 ids: a spread-out distribution that depends on the other tokens."""
+    """Returns a model with random weights and 50 ids, whose predictions depend on all tokens and have a high
+    entropy."""
     torch.manual_seed(0)
     config = MMadaConfig(d_model=16, n_layers=2, n_heads=2, mlp_hidden_size=32, vocab_size=50, init_std=0.4)
     return MMadaModelLM(config).eval()
@@ -70,7 +73,7 @@ def prompts():
     return [torch.randint(2, 20, (length,), generator=generator) for length in (3, 9, 1, 6)]
 
 
-# A sample depends on its own prompt and generator alone.
+# A sample depends only on its own prompt and generator.
 
 
 @pytest.mark.parametrize(
@@ -89,14 +92,14 @@ def prompts():
 )
 def test_a_batch_of_mixed_lengths_equals_one_by_one(sample, model, prompts, changes):
     def ending(tokens, **kwargs):
-        """The model, with end-of-text likely enough that samples leave the batch at different times."""
+        """Makes end-of-text so likely that samples leave the batch at different times."""
         out = model(tokens, **kwargs)
         out.logits[:, END] += 2.2
         return out
 
     together = sample(ending, prompts, **SETTINGS, **changes)
     if changes.get("stop_at_end_of_text", True):
-        assert len({int((one.commit_step >= 0).sum()) for one in together}) > 1, "all leave together"
+        assert len({int((one.commit_step >= 0).sum()) for one in together}) > 1, "all samples end at the same time"
     for i, prompt in enumerate(prompts):
         (alone,) = sample(ending, [prompt], seeds=[i], **SETTINGS, **changes)
         assert torch.equal(together[i].token_ids, alone.token_ids)
@@ -115,7 +118,7 @@ def test_another_generator_gives_another_sample(sample, model, prompts, remaskin
     assert not any(torch.equal(a.token_ids, b.token_ids) for a, b in zip(first, other, strict=True))
 
 
-def test_random_remasking_fixes_places_in_an_order_of_its_own_and_evenly(sample):
+def test_random_remasking_fixes_positions_in_a_uniformly_random_order(sample):
     settings = {"max_new_tokens": 4, "block_length": 4, "num_denoising_steps": 4, "remasking": "random"}
     oracle = Oracle({1: [10, 11, 12, 13]}, [0, 1, 2, 3])
     samples = sample(oracle, [torch.tensor([1])] * 400, temperature=0.0, **settings)
@@ -124,7 +127,7 @@ def test_random_remasking_fixes_places_in_an_order_of_its_own_and_evenly(sample)
     assert ((step_of_first - 100).abs() < 4 * (400 * 0.25 * 0.75) ** 0.5).all(), step_of_first
 
 
-# What is computed.
+# Tests of the computed positions.
 
 
 def test_the_head_is_computed_at_the_masked_positions_of_the_block_only(sample, model, prompts):
@@ -140,7 +143,7 @@ def test_the_head_is_computed_at_the_masked_positions_of_the_block_only(sample, 
         assert (call.positions.sum(dim=1) == (4 if number % 2 == 0 else 2)).all()
 
 
-def test_steps_that_fix_nothing_are_not_computed(sample, model, prompts):
+def test_steps_that_fix_no_token_are_not_computed(sample, model, prompts):
     spy = Spy(model)
     sample(spy, prompts, max_new_tokens=8, block_length=4, num_denoising_steps=24, stop_at_end_of_text=False)
     assert len(spy.calls) == 8
@@ -151,7 +154,7 @@ def test_steps_that_fix_nothing_are_not_computed(sample, model, prompts):
     [
         ({"temperature": 0.0}, []),
         ({"temperature": 1.0, "top_p": 0.8}, []),
-        ({"temperature": 1.0}, [16, 8] * 3),  # 4 prompts with a block of 4 tokens each, of which 2 are fixed at a time
+        ({"temperature": 1.0}, [16, 8] * 3),  # 4 prompts have a block of 4 tokens each, of which a step fixes 2
         ({"temperature": 1.0, "remasking": "random"}, [8] * 6),
     ],
     ids=str,
@@ -168,7 +171,7 @@ def test_noise_over_the_vocabulary_is_drawn_only_for_tokens_that_may_be_fixed(
 
 
 class Waits(TorchDispatchMode):
-    """Counts the operations whose answer the host must have before it goes on."""
+    """Counts the operations for whose result the host must wait."""
 
     def __init__(self):
         super().__init__()
@@ -187,20 +190,20 @@ def test_the_steps_of_a_block_do_not_wait_for_the_device(sample, model, prompts,
         with Waits() as waits:
             sample(model, prompts, max_new_tokens=8, block_length=8, num_denoising_steps=num_steps, cache=cache)
         counts.append(waits.count)
-    assert counts[0] == counts[1] > 0, "some waits are expected, at the end of the block"
+    assert counts[0] == counts[1] > 0, "the host waits only at the end of the block"
 
 
-def test_padding_is_hidden_from_the_model(sample, model, prompts):
+def test_padding_is_masked_in_the_attention(sample, model, prompts):
     spy = Spy(model)
     sample(spy, prompts, max_new_tokens=4, block_length=4, num_denoising_steps=1)
     assert torch.equal(spy.calls[0].mask, torch.arange(13) >= torch.tensor([6, 0, 8, 3])[:, None])
     sample(spy, prompts[:1], max_new_tokens=4, block_length=4, num_denoising_steps=1)
-    assert spy.calls[1].mask is None, "without padding there is nothing to hide"
+    assert spy.calls[1].mask is None, "without padding there is no attention mask"
 
 
-def test_finished_samples_leave_the_batch_and_take_their_padding_along(sample):
+def test_finished_samples_and_their_padding_leave_the_batch(sample):
     answers = {
-        1: [10, 11, 12, END, 13, 14, 15, 16],  # ends in the second block
+        1: [10, 11, 12, END, 13, 14, 15, 16],  # the end is in the second block
         2: [10, 11, 12, 13, END, 14, 15, 16],
         3: [10, 11, 12, 13, 14, 15, END, 16],
     }
@@ -222,10 +225,10 @@ def test_finished_samples_leave_the_batch_and_take_their_padding_along(sample):
     ]
 
 
-# What is fixed, and with which log-probability.
+# Tests of the fixed tokens and their log-probabilities.
 
 
-def test_the_surest_tokens_are_fixed_first_within_their_block(sample):
+def test_the_tokens_with_the_highest_confidence_are_fixed_first_within_their_block(sample):
     answer = [10, 11, 12, 13, 14, 15, 16, 17]
     oracle = Oracle({1: answer}, order=[6, 2, 0, 5, 7, 1, 3, 4])
     (one,) = sample(
@@ -233,10 +236,10 @@ def test_the_surest_tokens_are_fixed_first_within_their_block(sample):
     )
     assert one.token_ids.tolist() == [1, *answer]
     assert one.commit_step.tolist() == [-1, 0, 1, 0, 1, 3, 2, 2, 3]
-    assert torch.equal(one.scored_mask, one.response_mask), "without end-of-text all of the response counts"
+    assert torch.equal(one.scored_mask, one.response_mask), "without end-of-text the whole response is scored"
 
 
-def test_a_threshold_fixes_all_sure_tokens_and_at_least_one(sample):
+def test_a_threshold_fixes_all_tokens_above_it_and_at_least_one(sample):
     answer = [10, 11, 12, 13, 14, 15, 16, 17]
     oracle = Oracle({1: answer}, order=[0, 1, 2, 3, 4, 5, 6, 7])
     spy = Spy(oracle)
@@ -244,13 +247,13 @@ def test_a_threshold_fixes_all_sure_tokens_and_at_least_one(sample):
     settings = {"max_new_tokens": 8, "block_length": 4, "num_denoising_steps": 2, "temperature": 0.0}
     (one,) = sample(spy, [torch.tensor([1])], threshold=threshold, **settings)
     assert one.token_ids.tolist() == [1, *answer]
-    # The first three at once, the others one at a time; a block counts as many steps as it has tokens.
+    # The first three are fixed at once, and the others one at a time. Each token of a block counts as a step.
     assert one.commit_step.tolist() == [-1, 0, 0, 0, 1, 4, 5, 6, 7]
     assert len(spy.calls) == 6
 
 
-def test_confidence_is_taken_before_the_temperature(sample):
-    # Both answers are above the threshold at temperature 0.5 (0.998, 0.994), and below it at 1 (0.75, 0.65).
+def test_confidence_is_computed_without_the_temperature(sample):
+    # Both confidences are above the threshold at temperature 0.5 (0.998, 0.994), and below it at 1 (0.75, 0.65).
     oracle = Oracle({1: [10, 11]}, order=[0, 1])
     spy = Spy(lambda tokens, **kwargs: SimpleNamespace(logits=oracle(tokens, **kwargs).logits / 2))
     settings = {"max_new_tokens": 2, "block_length": 2, "num_denoising_steps": 1, "temperature": 0.5}
@@ -283,20 +286,20 @@ def test_commit_log_probs_are_those_of_the_partly_masked_inputs(sample, model, p
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_the_mask_token_is_never_drawn(sample, temperature):
+def test_the_mask_token_is_never_sampled(sample, temperature):
     logits = torch.zeros(50)
     logits[MASK], logits[11] = 30.0, 10.0
     (one,) = sample(constant(logits), [torch.tensor([1])], temperature=temperature, **SETTINGS)
     assert MASK not in one.token_ids
-    # Log-probabilities are still those among all tokens, the mask included, as training computes them.
+    # Log-probabilities are those among all tokens including the mask, as in training.
     expected = torch.where(one.token_ids == 11, -20.0, -30.0)[1:]
     torch.testing.assert_close(one.commit_log_probs[1:], expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("top_p", [0.6, 1.0])
-def test_tokens_are_drawn_with_their_probabilities_and_never_outside_top_p(sample, top_p):
+def test_tokens_are_sampled_with_their_probabilities_and_never_outside_top_p(sample, top_p):
     probs = torch.tensor([0.02, 0.4, 0.3, 0.2, 0.08])
-    logits = torch.cat([probs.log() / 2, torch.tensor([-1e4])])  # the last is the mask
+    logits = torch.cat([probs.log() / 2, torch.tensor([-1e4])])  # the last logit is that of the mask
     count = 4000
     settings = {"max_new_tokens": count, "block_length": count, "num_denoising_steps": 1, "temperature": 0.5}
     (one,) = sample(constant(logits), [torch.tensor([1])], mask_id=5, end_id=0, top_p=top_p, **settings)
@@ -306,7 +309,7 @@ def test_tokens_are_drawn_with_their_probabilities_and_never_outside_top_p(sampl
     assert ((drawn - expected).abs() <= 4 * deviation).all(), drawn
 
 
-# Errors.
+# Tests of errors.
 
 
 def test_a_prompt_with_the_mask_token_is_refused(sample, model):
@@ -327,7 +330,7 @@ def test_one_generator_per_prompt_is_required(sample, model, prompts):
 
 
 @pytest.mark.parametrize("changes", [{"temperature": 0.0}, {"remasking": "random"}, {"threshold": 0.5}], ids=str)
-def test_logits_that_are_no_numbers_are_an_error_and_not_an_empty_response(sample, model, prompts, changes):
+def test_logits_of_nan_are_an_error_and_not_an_empty_response(sample, model, prompts, changes):
     torch.nn.init.constant_(model.transformer.ln_f.weight, float("nan"))
     with pytest.raises(ValueError, match="logits are not finite"):
         sample(model, prompts, **SETTINGS, **changes)

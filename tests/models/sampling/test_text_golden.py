@@ -1,4 +1,4 @@
-"""Text sampling against runs of the original code."""
+"""Compares text sampling with the original code."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ END = 24
 
 
 def settings_of(params: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a golden case, which does not stop at end-of-text."""
+    """Returns the settings of a golden case, which does not stop at end-of-text."""
     return {
         "max_new_tokens": params["gen_length"],
         "num_denoising_steps": params["steps"],
@@ -61,7 +61,8 @@ def test_left_padded_prompts_give_the_ids_of_the_original(golden, golden_model, 
 
 
 def test_stopping_keeps_the_originals_text_up_to_the_first_end_of_text(golden, golden_model, sample):
-    """The original stops only where the last token of a block ends the text in all rows; we at any, row by row."""
+    """The original stops if the last token of a block is end-of-text in all rows. Ours stops each row at any
+    end-of-text."""
     params, arrays = golden("text_generate_early_stop")
     assert params["eot_token"] == END
     model = golden_model("text_generate_len16_steps16_block16", "model_small")
@@ -78,7 +79,7 @@ def test_stopping_keeps_the_originals_text_up_to_the_first_end_of_text(golden, g
     assert (stopped.commit_step[9:] == -1).all(), "the second block should not have been sampled"
 
 
-def test_tokens_are_shared_out_over_the_steps_as_in_the_original(golden):
+def test_tokens_are_divided_among_the_steps_as_in_the_original(golden):
     _, arrays = golden("num_transfer_tokens")
     for (masked, steps), counts in zip(arrays["in.masks_steps"].tolist(), arrays["out.counts"], strict=True):
         assert commit_counts(masked, steps) == counts[:steps].tolist()
@@ -87,13 +88,13 @@ def test_tokens_are_shared_out_over_the_steps_as_in_the_original(golden):
 @pytest.mark.parametrize("scale", [0.5, 2.0])
 def test_guidance_is_the_formula_of_the_original(golden, sample, scale):
     _, arrays = golden("cfg_formulas")
-    never = torch.full((2, 3, 1), -1e4)  # an eighth id, for the mask
+    never = torch.full((2, 3, 1), -1e4)  # an eighth id for the mask
     logits = torch.cat([torch.cat([arrays[f"in.{name}"].float(), never], -1) for name in ("cond", "uncond")])
     prompt = torch.tensor([1, 2])
 
     def model(tokens, *, attention_mask, positions, num_positions):
         assert (tokens[:2, :2] == prompt).all()
-        assert (tokens[2:, :2] == 7).all(), "the prompt should be masked where nothing is to guide"
+        assert (tokens[2:, :2] == 7).all(), "the prompt is not masked in the unconditional row"
         assert torch.equal(positions, torch.tensor([False, False, True, True, True]).expand(4, 5))
         return SimpleNamespace(logits=logits.flatten(0, 1))
 

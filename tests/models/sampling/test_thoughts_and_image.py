@@ -1,4 +1,4 @@
-"""Thinking before drawing: the row, the parts, and independence of the batch."""
+"""Tests thinking before text to image: the row, its spans, and independence of the batch."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ GUIDES = [t2i_unconditional_prompt(VOCABULARY)] * 3
 
 @pytest.fixture(scope="module")
 def model():
-    """Random weights, with end-of-text likely enough that some thoughts end early and some never."""
+    """Returns a random model with so likely an end-of-text that some thoughts end early and some never."""
     torch.manual_seed(0)
     config = MMadaConfig(d_model=16, n_layers=2, n_heads=2, mlp_hidden_size=32, vocab_size=50, init_std=0.4)
     network = MMadaModelLM(config).eval()
@@ -84,11 +84,12 @@ def test_the_row_is_the_one_of_training(model):
         assert steps[one.image_mask].min() == steps[one.text_mask].max() + 1
         assert torch.equal(steps >= 0, one.image_mask | (one.text_mask & (steps < steps[one.image_mask].min())))
         assert one.image_mask.nonzero().flatten().tolist() == list(range(18, 27))
-    assert seen_ends == {True, False}, "thoughts that end and thoughts that do not should both occur"
+    assert seen_ends == {True, False}, "both thoughts that end and thoughts that do not must occur"
 
 
-def test_thoughts_are_written_before_the_hidden_image_of_the_row_of_training():
-    """The first pass must see the row of training with thoughts and image hidden, not a row that ends with them."""
+def test_thoughts_are_sampled_in_the_row_of_training_with_the_image_masked():
+    """The first pass must have the row of training with thoughts and image masked, not a row that ends with
+    thoughts."""
     seen: list[torch.Tensor] = []
 
     def model(tokens, *, positions, attention_mask, vocab_slice=None, **_):
@@ -105,7 +106,7 @@ def test_thoughts_are_written_before_the_hidden_image_of_the_row_of_training():
         assert torch.equal(row, expected.token_ids.masked_fill(is_image, VOCABULARY.mask_id))
 
 
-def test_without_a_length_one_end_of_text_closes_the_thoughts(model):
+def test_without_a_length_the_thoughts_end_with_one_end_of_text(model):
     for prompt, one in zip(PROMPTS, run(model, PROMPTS, [0, 1, 2]), strict=True):
         end = len(prompt) + 8
         assert one.token_ids[end : end + 2].tolist() == [5, 2]
@@ -113,8 +114,9 @@ def test_without_a_length_one_end_of_text_closes_the_thoughts(model):
         assert len(one.token_ids) == end + 2 + 9 + 1
 
 
-def test_the_image_sees_the_thoughts():
-    """A model whose code is the number of the thoughts that are token 13, which it writes to the first prompt only."""
+def test_the_image_depends_on_the_thoughts():
+    """The model predicts as code the number of tokens 13 in the thoughts, which it generates only for the first
+    prompt."""
 
     def model(tokens, *, positions, vocab_slice=None, **_):
         count = positions.sum(dim=1)

@@ -119,9 +119,6 @@ def main() -> None:
     record = {
         "config": arguments.config,
         "settings": arguments.settings,
-        "commit": subprocess.run(("git", "rev-parse", "HEAD"), capture_output=True, text=True, check=False).stdout[
-            :-1
-        ],
         "machine": f"{platform.machine()}, {torch.get_num_threads()} CPU threads",
         "hours": round(sum(run["seconds"] for file in folder.glob("run_*.json") for run in [read(file)]) / 3600, 2),
         "step_seconds": seconds,
@@ -188,9 +185,15 @@ def known_run(
         print(f"{method}, seed {seed}, learning rate {rate:g}", flush=True)
         settings = ["--train.seed", str(seed), "--actor.adam.lr", str(rate), "--eval.steps", str(arguments.eval_steps)]
         points, seconds = train(run_config(method, arguments, [*settings, *more]))
-        values = {"method": method, "seed": seed, "learning_rate": rate, "seconds": seconds, "points": points}
-        file.write_text(json.dumps(values, indent=1) + "\n")
+        values = {"method": method, "seed": seed, "learning_rate": rate, "commit": commit(), "seconds": seconds}
+        file.write_text(json.dumps(values | {"points": points}, indent=1) + "\n")
     return read(file)
+
+
+def commit() -> str:
+    """Returns the commit of the working tree; empty if it is not known."""
+    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip()
 
 
 def known_step_seconds(folder: Path, methods: Sequence[str], arguments: argparse.Namespace) -> dict[str, float]:

@@ -7,7 +7,7 @@ import importlib.util
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from importlib.abc import MetaPathFinder
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -34,7 +34,7 @@ OLD_COLLECTIVES = r"`torch\.distributed\.(all_gather_into_tensor|reduce_scatter_
 class _Installer(MetaPathFinder):
     """Calls :func:`install` when the first of :data:`NEED_THIS` is looked for, and finds nothing itself."""
 
-    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
+    def find_spec(self, name: str, path: Iterable[str] | None, target: ModuleType | None = None) -> None:
         if name in NEED_THIS and self in sys.meta_path:
             sys.meta_path.remove(self)
             install()

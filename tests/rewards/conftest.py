@@ -1,4 +1,4 @@
-"""Small random CLIP and ImageReward models in the folder formats of the published ones."""
+"""Makes small random CLIP and ImageReward models in the formats of the published ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rewards.base import RewardInput
 
 
 def save_tiny_clip(folder: Path, **vision: int) -> None:
-    """A random CLIP for images of 32 pixels and texts of 16 tokens, with a token for each byte."""
+    """Saves a random CLIP for images of 32 pixels and texts of 16 tokens, with a token for each byte."""
     letters = sorted(ByteLevel.alphabet())
     names = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     tokenizer = CLIPTokenizer(vocab={name: i for i, name in enumerate(names)}, merges=[])
@@ -43,7 +43,7 @@ def save_tiny_clip(folder: Path, **vision: int) -> None:
 
 @pytest.fixture(scope="session")
 def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a random CLIP."""
+    """Returns a folder with a random CLIP."""
     folder = tmp_path_factory.mktemp("clip")
     save_tiny_clip(folder)
     return folder
@@ -51,13 +51,13 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def make_clip() -> Callable[..., None]:
-    """Writes a random CLIP into a folder; keywords change the image encoder."""
+    """Returns a function that writes a random CLIP into a folder. Keywords change the image encoder."""
     return save_tiny_clip
 
 
 @pytest.fixture(scope="session")
 def image_reward_weights(golden: Callable[[str], tuple[dict[str, Any], dict[str, Tensor]]]) -> dict[str, Tensor]:
-    """The weights of the golden ImageReward, under their published names."""
+    """Returns the weights of the golden ImageReward under their published names."""
     recipe = golden("imagereward_tiny")[0]["weight_recipe"]
     weights = recipe_weights(**recipe)
     for entry in recipe["tensors"]:
@@ -67,7 +67,7 @@ def image_reward_weights(golden: Callable[[str], tuple[dict[str, Any], dict[str,
 
 @pytest.fixture(scope="session")
 def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a BERT tokenizer of 60 words: digits, letters and some more."""
+    """Returns a folder with a BERT tokenizer of 60 words, such as digits and letters."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     letters = "abcdefghijklmnopqrstuvwxyz0123456789"
     words = [*special, *letters, *(f"##{letter}" for letter in letters)][:60]
@@ -78,7 +78,7 @@ def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def sample() -> Callable[..., RewardInput]:
-    """Seed of an image of noise, and a prompt -> a sample of text to image."""
+    """Returns a function that makes a sample of text to image from the seed of a noise image and a prompt."""
 
     def make(seed: int = 0, prompt: str = "a dog", size: tuple[int, int] = (32, 32)) -> RewardInput:
         noise = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""LAION's aesthetic predictor against its formula."""
+"""Compares LAION's aesthetic predictor with its formula."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ from rewards.loading import load_reward
 
 @pytest.fixture
 def head(tmp_path: Path) -> Path:
-    """A random head for embeddings of 12 components, in the published file's form."""
+    """Returns a random head for embeddings of 12 components, in the format of the published file."""
     torch.manual_seed(1)
     torch.save(ScoreHead(12).state_dict(), tmp_path / "sac+logos+ava1-l14-linearMSE.pth")
     return tmp_path
 
 
 def collapsed(weights: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """The head's layers, which have nothing between them in evaluation, as one."""
+    """Returns the layers of the head as one linear layer, because there is no other operation between them in
+    evaluation."""
     matrix, offset = torch.eye(12, dtype=torch.float64), torch.zeros(12, dtype=torch.float64)
     for i in (0, 2, 4, 6, 7):
         weight = weights[f"layers.{i}.weight"].double()
@@ -34,7 +35,7 @@ def collapsed(weights: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     return matrix, offset
 
 
-def test_the_number_is_the_heads_on_the_images_unit_vector(
+def test_the_reward_is_that_of_the_head_for_the_normalized_embedding(
     clip_folder: Path, head: Path, sample: Callable[..., RewardInput]
 ) -> None:
     batch = [sample(0), sample(1, "prompts do not matter"), sample(0, "")]

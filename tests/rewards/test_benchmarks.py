@@ -1,4 +1,4 @@
-"""What the graders of all benchmarks keep."""
+"""Tests rules of the graders of all benchmarks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_golds_that_a_rule_cannot_compare_are_refused_before_the_run(name: str) 
 
 @pytest.mark.parametrize("name", ["pope", "mme", "vqav2", "gqa", "mmmu"])
 @pytest.mark.parametrize("form", ["<think>no</think>{}", "I think so. <answer>{}</answer>", "It is \\boxed{{{}}}."])
-def test_the_answer_may_stand_after_thoughts_in_a_tag_or_in_a_box(name: str, form: str) -> None:
+def test_the_answer_may_be_after_thoughts_in_a_tag_or_in_a_box(name: str, form: str) -> None:
     right, wrong = ("B", "A") if name == "mmmu" else ("yes", "no")
     assert graded(name, form.format(right), right) == 1.0
     assert graded(name, form.format(wrong), right) == 0.0

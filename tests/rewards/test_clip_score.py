@@ -1,4 +1,4 @@
-"""CLIP score against transformers' own forward, and what goes wrong silently with CLIP."""
+"""Compares CLIP score with the forward pass of transformers, and tests errors that CLIP does not report."""
 
 from __future__ import annotations
 
@@ -37,21 +37,19 @@ def test_the_cosine_is_that_of_the_whole_forward(clip_folder: Path, batch: list[
         expected = logits / model.logit_scale.exp()
     values = load_reward("clip_score", {"model": str(clip_folder), "scale": "cosine"})(batch)
     torch.testing.assert_close(torch.tensor(values), expected, atol=2e-6, rtol=0)
-    assert expected.std() > 0.05  # else any pairing would pass
+    assert expected.std() > 0.05  # otherwise the test would pass for any pairs
 
 
 def test_percent_is_a_hundred_times_the_cosine_and_never_negative(clip_folder: Path, batch: list[RewardInput]) -> None:
     cosines = ClipScore(str(clip_folder), scale="cosine")(batch)
     percents = ClipScore(str(clip_folder))(batch)
     assert percents == pytest.approx([max(0.0, 100 * (cosine or 0.0)) for cosine in cosines], abs=1e-4)
-    assert min(c for c in cosines if c is not None) < 0  # the case that differs is there
+    assert min(c for c in cosines if c is not None) < 0  # the test includes a negative cosine
     assert ClipScore(str(clip_folder), scale="cosine").range == (-1.0, 1.0)
     assert ClipScore(str(clip_folder)).range == (0.0, 100.0)
 
 
-def test_an_image_that_was_thought_of_first_is_compared_with_its_label(
-    clip_folder: Path, batch: list[RewardInput]
-) -> None:
+def test_an_image_of_r2i_is_compared_with_its_label(clip_folder: Path, batch: list[RewardInput]) -> None:
     asked = [replace(item, prompt="a riddle", label=item.prompt) for item in batch]
     score = ClipScore(str(clip_folder), scale="cosine")
     assert score([replace(item, task="r2i") for item in asked]) == score(batch)
@@ -75,7 +73,7 @@ def test_each_distinct_prompt_is_encoded_once(
     assert sum(rows) == len(set(PROMPTS))
 
 
-def test_batches_of_any_size_give_the_same(clip_folder: Path, batch: list[RewardInput]) -> None:
+def test_batches_of_any_size_give_equal_results(clip_folder: Path, batch: list[RewardInput]) -> None:
     together = ClipScore(str(clip_folder), scale="cosine")(batch)
     for size in (1, 3):
         values = ClipScore(str(clip_folder), scale="cosine", batch_size=size)(batch)
@@ -83,11 +81,11 @@ def test_batches_of_any_size_give_the_same(clip_folder: Path, batch: list[Reward
     assert ClipScore(str(clip_folder))([]) == []
 
 
-def test_long_prompts_keep_their_end_token_and_so_their_meaning(clip_folder: Path) -> None:
+def test_long_prompts_keep_their_end_token(clip_folder: Path) -> None:
     encoder = ClipEncoder(str(clip_folder))
     one, other = encoder.encode_texts(["dogs " * 90, "cats " * 90])
     assert (one - other).abs().max() > 0.05
-    # The reason: ids cut by slicing have no end token, and such texts share one embedding.
+    # Token ids that are cut by slicing have no end token, and all such texts have the same embedding.
     model, tokenizer = CLIPModel.from_pretrained(clip_folder).eval(), AutoTokenizer.from_pretrained(clip_folder)
     sliced = torch.tensor([tokenizer(text * 90, truncation=False).input_ids[:16] for text in ("dogs ", "cats ")])
     with torch.no_grad():
@@ -116,7 +114,7 @@ def test_sizes_written_as_older_processors_wrote_them_are_read(
     assert ClipScore(str(tmp_path))(batch) == ClipScore(str(clip_folder))(batch)
 
 
-def test_a_cut_prompt_is_said_once(clip_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_cut_prompt_is_logged_once(clip_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     encoder = ClipEncoder(str(clip_folder))
     encoder.encode_texts(["short"])
     assert not caplog.messages
@@ -209,7 +207,7 @@ def test_weights_that_are_not_finite_are_named(damaged: Path) -> None:
         ClipScore(str(damaged)).load()
 
 
-def test_missing_weights_are_never_made_up(damaged: Path) -> None:
+def test_missing_weights_are_never_initialized_at_random(damaged: Path) -> None:
     weights = load_file(damaged / "model.safetensors")
     del weights["text_projection.weight"]
     save_file(weights, damaged / "model.safetensors", metadata={"format": "pt"})
@@ -232,7 +230,7 @@ def test_a_model_that_is_no_clip_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_tokenizer_or_a_processor_of_another_model_is_refused(damaged: Path, bert_folder: Path) -> None:
-    CLIPImageProcessorPil().save_pretrained(damaged)  # 224 pixels
+    CLIPImageProcessorPil().save_pretrained(damaged)  # its images have 224 pixels
     with pytest.raises(ValueError, match="makes images of 224 x 224 pixels, the model takes 32 x 32"):
         ClipScore(str(damaged)).load()
     (damaged / "tokenizer.json").write_bytes((bert_folder / "tokenizer.json").read_bytes())

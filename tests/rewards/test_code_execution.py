@@ -1,4 +1,4 @@
-"""The reward for programs, with a service that this file pretends to be."""
+"""Tests the reward for programs with a simulated service."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LATE = finished(status="TimeLimitExceeded")
 
 
 class Service:
-    """Answers each request by a function of its body."""
+    """A service that answers each request by a function of its body."""
 
     def __init__(self, answer: Callable[[dict[str, Any]], Any]) -> None:
         self.asked: list[list[dict[str, Any]]] = []
@@ -44,7 +44,7 @@ def reward_of(answer: Callable[[dict[str, Any]], Any], **options: Any) -> tuple[
 
 
 def answers(outputs: dict[str, Any]) -> Callable[[dict[str, Any]], Any]:
-    """Answers by standard input."""
+    """Returns a function that answers by the standard input of a program."""
     return lambda body: outputs[body["stdin"]]
 
 
@@ -91,7 +91,7 @@ def test_a_program_that_ends_before_its_check_fails() -> None:
             printed.append(text)
 
         try:
-            exec(body["code"], {"print": note})  # programs of this test, not of a model
+            exec(body["code"], {"print": note})  # the programs are those of this test, not of a model
         except SystemExit:
             pass
         except AssertionError:
@@ -137,7 +137,7 @@ def test_the_last_block_after_the_thoughts_is_the_program() -> None:
     assert program_of("<think>```\na\n```") == ""
 
 
-def test_a_service_that_runs_nothing_is_found_before_the_run() -> None:
+def test_a_service_that_runs_no_program_is_found_before_the_run() -> None:
     for answer in (None, finished("41"), {"status": "SandboxError", "message": "no namespaces", "run_result": None}):
         with pytest.raises(ValueError, match=r"http://host/run_code did not run `print\(6 \* 7\)`: "):
             reward_of(lambda _, answer=answer: answer, url="http://me:secret@host/run_code")[0].load()

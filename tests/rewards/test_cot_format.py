@@ -1,4 +1,4 @@
-"""The reward for thinking first and answering then."""
+"""Tests the reward for thoughts followed by an answer."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_thoughts_and_then_an_answer_are_well_formed(text):
         "<think>a</think>7<|mdm_mask|><|endoftext|>",
     ],
 )
-def test_anything_else_is_not(text):
+def test_other_texts_are_not_well_formed(text):
     assert not is_well_formed(text)
 
 
@@ -68,14 +68,14 @@ def test_anything_else_is_not(text):
         ("<think>a</think></answer>7<answer>", False),
     ],
 )
-def test_an_answer_tag_can_be_asked_for(text, expected):
+def test_an_answer_tag_can_be_required(text, expected):
     assert is_well_formed(text, require_answer_tag=True) is expected
 
 
 @pytest.mark.parametrize(
     ("text", "expected"), [("a</think>7", True), ("<think>a</think>7", False), ("</think>7", False), ("a 7", False)]
 )
-def test_the_prompt_may_open_the_thoughts(text, expected):
+def test_the_prompt_may_contain_the_opening_tag(text, expected):
     assert is_well_formed(text, prefilled_think=True) is expected
 
 
@@ -90,7 +90,7 @@ def test_the_prompt_may_open_the_thoughts(text, expected):
         ("<think>\na\n</think>\n<answer>7</answer>", {"require_answer_tag": True}, False),
     ],
 )
-def test_tags_can_be_held_to_lines_of_their_own(text, options, expected):
+def test_tags_on_separate_lines_can_be_required(text, options, expected):
     assert is_well_formed(text, strict_newlines=True, **options) is expected
 
 
@@ -116,6 +116,6 @@ def test_options_come_from_the_config():
         ("<|", True),
     ],
 )
-@pytest.mark.timeout(60)  # quadratic time would be hours
+@pytest.mark.timeout(60)  # an algorithm of quadratic time would take hours
 def test_a_megabyte_of_anything_takes_no_longer_than_its_length(piece, expected):
     assert is_well_formed("<think>a</think>" + piece * (1_000_000 // len(piece))) is expected

@@ -1,4 +1,4 @@
-"""The format of Flow-GRPO's reward servers, against a server that reads and writes it as theirs do."""
+"""Tests the format of Flow-GRPO's reward servers with a server that reads and writes as they do."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Answer = Callable[[dict[str, Any]], Any]
 
 @contextlib.contextmanager
 def server(answer: Answer) -> Iterator[str]:
-    """Serves pickles; yields the URL."""
+    """Starts a server of pickles and yields its URL."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -54,7 +54,7 @@ def gray(level: int, **metadata: Any) -> RewardInput:
 
 
 def levels(body: dict[str, Any]) -> list[float]:
-    """The gray level of each image, read as Flow-GRPO's servers read them."""
+    """Returns the gray level of each image, read as by Flow-GRPO's servers."""
     images = [Image.open(io.BytesIO(raw), formats=["jpeg"]) for raw in body["images"]]
     return [float(np.asarray(image).mean()) for image in images]
 
@@ -95,7 +95,7 @@ def test_geneval_answers_with_scores_and_strict_rewards() -> None:
 
 
 class Attack:
-    """Runs a command where it is unpickled without care."""
+    """An object that runs a command if pickle.loads reads it."""
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         return os.system, ("echo attacked",)
@@ -106,8 +106,8 @@ def test_an_answer_cannot_run_code_here() -> None:
         assert Remote(url, format="flow_grpo", attempts=1)([gray(1)]) == [None]
 
 
-def test_an_array_of_another_size_is_no_answer_and_becomes_no_list() -> None:
-    endless = np.broadcast_to(np.float32(1.0), 10**13)  # as a list it has 80 TB
+def test_an_array_of_another_size_is_refused_and_not_converted_to_a_list() -> None:
+    endless = np.broadcast_to(np.float32(1.0), 10**13)  # a list of it would have 80 TB
     assert Remote("http://127.0.0.1:9", format="flow_grpo")._values({"outputs": endless}, 1) is None
 
 

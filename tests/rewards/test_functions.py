@@ -1,4 +1,4 @@
-"""Users' functions in the four conventions give the same rewards."""
+"""Tests that functions of users in the four conventions give equal rewards."""
 
 import asyncio
 
@@ -68,7 +68,7 @@ def test_options_are_further_keywords():
     assert FunctionReward(ours_with_option, "mine", {"scale": 2})(INPUTS) == [6, 10]
 
 
-def test_what_a_function_logs_reaches_the_metrics_once():
+def test_numbers_that_a_function_logs_are_in_the_metrics_once():
     for function, logs in ((openrlhf, {"mean_length": 4.0}), (verl, {"score": 4.0, "level": 1.5})):
         reward = FunctionReward(function, "mine")
         reward(INPUTS)
@@ -76,7 +76,7 @@ def test_what_a_function_logs_reaches_the_metrics_once():
         assert reward.logs() == {}
 
 
-def test_images_are_handed_over():
+def test_images_are_passed_to_a_function():
     image = Image.new("RGB", (4, 2), (255, 0, 0))
     inputs = [RewardInput(prompt="red", completion="", image=image)]
     assert FunctionReward(lambda *, images: [i.width for i in images], "mine")(inputs) == [4]
@@ -85,7 +85,7 @@ def test_images_are_handed_over():
     ) == [255.0]
 
 
-def test_arrays_count_as_lists():
+def test_arrays_are_accepted_as_lists():
     assert FunctionReward(lambda *, completions: np.array([1.0, 2.0]), "mine")(INPUTS) == [1.0, 2.0]
 
 
@@ -140,7 +140,7 @@ def test_a_single_number_is_no_list():
         FunctionReward(lambda *, completions: 1.0, "mine")(INPUTS)
 
 
-def test_close_reaches_the_object():
+def test_close_is_called_on_the_object():
     class Counter:
         closed = False
 

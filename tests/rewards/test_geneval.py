@@ -1,4 +1,4 @@
-"""GenEval's rule on hand-made boxes, and the reward with random detectors of transformers."""
+"""Tests GenEval's rule on boxes that are made by hand, and the reward with random detectors of transformers."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def test_all_judged_objects_have_the_color() -> None:
         (-50, 0, {"left of"}), (50, 0, {"right of"}), (0, -50, {"above"}), (0, 50, {"below"}),
         (50, 50, {"right of", "below"}),
         (50, -20, {"right of"}),   # 20 - 0.1 * 20 = 18, and 18 / 53.9 is less than a half
-        (1.9, 0, set()),           # nearer than a tenth of both widths
-        (4, 0, set()),             # (4 - 2) / 4 is just a half
+        (1.9, 0, set()),           # the distance is less than a tenth of both widths
+        (4, 0, set()),             # (4 - 2) / 4 is exactly a half
         (4.1, 0, {"right of"}),
         (0, 0, set()),
     ],
@@ -128,23 +128,23 @@ def save_owl(folder: Path, clip_folder: Path, *kinds: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def owl_folder(clip_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random OWL-ViT."""
+    """Returns a folder with a random OWL-ViT."""
     kinds = OwlViTConfig, OwlViTForObjectDetection, OwlViTImageProcessorPil, OwlViTProcessor
     return save_owl(tmp_path_factory.mktemp("owl"), clip_folder, *kinds)
 
 
 @pytest.fixture(scope="module")
 def owlv2_folder(clip_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random OWLv2."""
+    """Returns a folder with a random OWLv2."""
     kinds = Owlv2Config, Owlv2ForObjectDetection, Owlv2ImageProcessorPil, Owlv2Processor
     return save_owl(tmp_path_factory.mktemp("owlv2"), clip_folder, *kinds)
 
 
 @pytest.fixture(scope="module")
 def detr_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random DETR with three of COCO's classes."""
+    """Returns a folder with a random DETR with three classes of COCO."""
     folder = tmp_path_factory.mktemp("detr")
-    unseen: dict[str, Any] = {"out_features": ["stage2"]}  # arguments that the signatures leave out
+    unseen: dict[str, Any] = {"out_features": ["stage2"]}  # arguments that are missing in the signatures
     backbone = ResNetConfig(embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], **unseen)
     unseen = {"use_timm_backbone": False, "backbone": None}
     config = DetrConfig(

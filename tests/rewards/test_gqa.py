@@ -1,4 +1,4 @@
-"""GQA's exact comparison."""
+"""Tests the exact comparison of GQA."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``python -m rewards.grade`` on good and bad files."""
+"""Tests ``python -m rewards.grade`` on valid and invalid files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def test_every_line_comes_back_with_its_grade(tmp_path):
+def test_every_line_is_written_with_its_grade(tmp_path):
     summary = grade_file(write(tmp_path / "f.jsonl", GOOD), tmp_path / "g.jsonl")
     graded = read(tmp_path / "g.jsonl")
     assert [{key: line[key] for key in item} for line, item in zip(graded, GOOD, strict=True)] == GOOD
@@ -121,10 +121,10 @@ def test_the_module_runs_as_a_program(tmp_path):
     root = Path(__file__).parents[2]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
     assert "1 (100.0%)" in done.stdout
-    assert done.stderr == "", "a bar is for terminals"
+    assert done.stderr == "", "a progress bar is shown only on terminals"
 
 
-def test_the_samples_of_evaluate_and_generate_are_graded_as_they_are(tmp_path):
+def test_the_samples_of_evaluate_and_generate_are_graded_unchanged(tmp_path):
     source, target = tmp_path / "samples.jsonl", tmp_path / "graded.jsonl"
     rows = [
         {"kind": "greedy", "prompt_id": "p:1", "label": "7", "completion": "<think>3+4</think>7", "rewards": {}},

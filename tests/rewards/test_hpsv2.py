@@ -1,4 +1,4 @@
-"""HPSv2 against a forward pass that is written out here with open_clip's names."""
+"""Compares HPSv2 with a forward pass that is written out in this file with open_clip's names."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WIDTH, HEADS, LAYERS = 16, 2, 2
 
 @pytest.fixture
 def gelu_clip(clip_folder: Path, tmp_path: Path) -> Path:
-    """Config, tokenizer and image processor of a small CLIP with the activation of CLIP-H; no weights."""
+    """Saves config, tokenizer and image processor of a small CLIP with the activation of CLIP-H, without weights."""
     folder = tmp_path / "clip"
     config: Any = CLIPConfig.from_pretrained(clip_folder)
     config.text_config.hidden_act = config.vision_config.hidden_act = "gelu"
@@ -34,7 +34,7 @@ def gelu_clip(clip_folder: Path, tmp_path: Path) -> Path:
 
 
 def open_clip_weights(folder: Path) -> dict[str, Tensor]:
-    """Random weights under open_clip's names."""
+    """Returns random weights under open_clip's names."""
     config: Any = CLIPConfig.from_pretrained(folder)
     draws = torch.Generator().manual_seed(0)
 
@@ -63,7 +63,7 @@ def open_clip_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def transformer(rows: Tensor, weights: dict[str, Tensor], tower: str, mask: Tensor | None) -> Tensor:
-    """The blocks of a tower on (N, L, width)."""
+    """Applies the blocks of a tower to a tensor (N, L, width)."""
     for layer in range(LAYERS):
         own = {name.removeprefix(start): value for name, value in weights.items()
                if name.startswith(start := f"{tower}transformer.resblocks.{layer}.")}  # fmt: skip
@@ -80,7 +80,7 @@ def transformer(rows: Tensor, weights: dict[str, Tensor], tower: str, mask: Tens
 
 
 def reference(weights: dict[str, Tensor], pixels: Tensor, token_ids: Tensor, ends: Tensor) -> Tensor:
-    """The cosine of each pair."""
+    """Returns the cosine of each pair."""
     patches = conv2d(pixels, weights["visual.conv1.weight"], stride=8).flatten(2).transpose(1, 2)
     first = weights["visual.class_embedding"].expand(len(pixels), 1, WIDTH)
     rows = torch.cat([first, patches], dim=1) + weights["visual.positional_embedding"]
@@ -98,7 +98,7 @@ def reference(weights: dict[str, Tensor], pixels: Tensor, token_ids: Tensor, end
 
 
 @pytest.mark.parametrize("is_checkpoint", [True, False])
-def test_the_number_is_the_cosine_of_the_published_model(
+def test_the_reward_is_the_cosine_of_the_published_model(
     gelu_clip: Path, tmp_path: Path, sample: Callable[..., RewardInput], is_checkpoint: bool
 ) -> None:
     batch = [sample(i, prompt) for i, prompt in enumerate(PROMPTS)]
@@ -114,12 +114,13 @@ def test_the_number_is_the_cosine_of_the_published_model(
     assert expected.std() > 0.01
     for model in (file, tmp_path):
         values = load_reward("hpsv2", {"model": str(model), "processor": str(gelu_clip)})(batch)
-        torch.testing.assert_close(torch.tensor(values), expected, atol=2e-5, rtol=0)  # float32, two orders of sums
+        # Sums in float32 have another order.
+        torch.testing.assert_close(torch.tensor(values), expected, atol=2e-5, rtol=0)
     options = {"model": str(file), "processor": str(gelu_clip), "scale": "percent"}
     torch.testing.assert_close(torch.tensor(load_reward("hpsv2", options)(batch)), 100 * expected, atol=2e-3, rtol=0)
 
 
-def test_a_folder_of_transformers_works_too(
+def test_a_folder_of_transformers_also_works(
     gelu_clip: Path, tmp_path: Path, sample: Callable[..., RewardInput]
 ) -> None:
     file = tmp_path / "HPS_v2_compressed.pt"

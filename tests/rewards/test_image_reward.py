@@ -1,4 +1,4 @@
-"""ImageReward against the published network's numbers, and each way to get it silently wrong."""
+"""Compares ImageReward with numbers of the published network, and tests mistakes that would not raise an error."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ HEADS = {"vision_heads": 4, "text_heads": 4}
 
 @pytest.fixture
 def folder(image_reward_weights: Weights, bert_folder: Path, tmp_path: Path) -> Path:
-    """The golden network as the published file, with a tokenizer beside it."""
+    """Returns a folder with the golden network in the published format and a tokenizer."""
     for file in bert_folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     torch.save(image_reward_weights, tmp_path / "ImageReward.pt")
@@ -45,7 +45,8 @@ def folder(image_reward_weights: Weights, bert_folder: Path, tmp_path: Path) -> 
 
 
 def build(weights: Weights, **changes: Any) -> ImageRewardModel:
-    """The network of the weights; changes go to the vision config (``vision_...``) or to the text config."""
+    """Returns the network of the weights. Changes apply to the vision config (``vision_...``) or to the text
+    config."""
     vision, text = configs_of(weights, **HEADS)
     for name, value in changes.items():
         config = vision if name.startswith("vision_") else text
@@ -90,7 +91,7 @@ def test_an_odd_margin_is_cut_where_torchvision_cuts() -> None:
     for x in range(11):
         image.paste((10 * x,) * 3, (x, 0, x + 1, 8))
     first = to_pixels([image], 8)[0, 0, 0, 0] * 0.26862954 + 0.48145466
-    assert first.item() * 255 == pytest.approx(20)  # 3 columns too many: round(1.5) = 2 go on the left
+    assert first.item() * 255 == pytest.approx(20)  # of 3 extra columns, round(1.5) = 2 are cut on the left
 
 
 def test_the_epsilon_of_the_image_encoder_is_not_transformers_default(
@@ -103,16 +104,14 @@ def test_the_epsilon_of_the_image_encoder_is_not_transformers_default(
     assert (right - wrong).abs().max() > 1e-6
 
 
-def test_another_number_of_heads_loads_and_computes_something_else(
-    golden: Golden, image_reward_weights: Weights
-) -> None:
+def test_another_number_of_heads_loads_and_gives_other_results(golden: Golden, image_reward_weights: Weights) -> None:
     _, arrays = golden("imagereward_tiny")
     for changes in ({"num_attention_heads": 8}, {"vision_num_attention_heads": 8}):
         wrong = rewards_of(build(image_reward_weights, **changes), arrays)
         assert (wrong[:, None] - arrays["out.score"]).abs().max() > 1e-3
 
 
-def test_a_token_sees_the_tokens_behind_it(golden: Golden, image_reward_weights: Weights) -> None:
+def test_a_token_attends_to_later_tokens(golden: Golden, image_reward_weights: Weights) -> None:
     _, arrays = golden("imagereward_tiny")
     network = build(image_reward_weights)
     token_ids = arrays["in.token_ids"].clone()
@@ -122,7 +121,7 @@ def test_a_token_sees_the_tokens_behind_it(golden: Golden, image_reward_weights:
     assert changed[0].abs() > 1e-4 and torch.equal(changed[1:], torch.zeros(2))
 
 
-def test_padding_and_company_do_not_change_a_reward(golden: Golden, image_reward_weights: Weights) -> None:
+def test_padding_and_other_samples_do_not_change_a_reward(golden: Golden, image_reward_weights: Weights) -> None:
     _, arrays = golden("imagereward_tiny")
     network = build(image_reward_weights)
     for i, length in enumerate(arrays["in.attention_mask"].sum(dim=1).tolist()):
@@ -143,7 +142,7 @@ def test_the_head_is_affine_and_the_reward_standardised(golden: Golden, image_re
 
 
 def published_shapes() -> Weights:
-    """Names and shapes of the published file, as far as its sizes are known, without memory."""
+    """Returns names and shapes of the published file as tensors without memory."""
     shapes: dict[str, tuple[int, ...]] = {
         "blip.visual_encoder.cls_token": (1, 1, 1024),
         "blip.visual_encoder.pos_embed": (1, 197, 1024),
@@ -201,7 +200,7 @@ def test_the_published_sizes_follow_from_the_published_weights() -> None:
     assert sizes == pytest.approx({"vision": 303.3e6, "text": 142.0e6, "head": 0.93e6}, rel=3e-3)
 
 
-def test_names_go_there_and_back(image_reward_weights: Weights) -> None:
+def test_names_are_converted_and_converted_back(image_reward_weights: Weights) -> None:
     there = to_transformers_names(image_reward_weights)
     assert set(there) == set(build(image_reward_weights).state_dict())
     back = to_published_names(there)
@@ -241,7 +240,7 @@ def test_prompts_are_plain_bert_sequences_cut_at_35_tokens(
     assert same[0] == pytest.approx(same[1], abs=1e-6)
 
 
-def test_the_folder_that_the_command_writes_scores_the_same(
+def test_the_folder_that_the_command_writes_gives_equal_rewards(
     folder: Path, tmp_path: Path, sample: Callable[..., RewardInput], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     converted = tmp_path / "converted"
@@ -255,14 +254,14 @@ def test_the_folder_that_the_command_writes_scores_the_same(
     assert ImageReward(str(converted), tokenizer=str(folder))([item]) == values
     assert ImageReward(str(converted / "model.safetensors"), tokenizer=str(folder))([item]) == values
     assert "blip.vision_proj.weight" not in load_file(converted / "model.safetensors")
-    # Without numbers of heads the published ones hold: 64 components each, here one head.
+    # Without numbers of heads, the published size of 64 components per head applies, which gives one head here.
     target = tmp_path / "published_heads"
     monkeypatch.setattr("sys.argv", ["", "--input", str(folder / "ImageReward.pt"), "--output", str(target)])
     main()
     assert json.loads((target / "config.json").read_text())["vision_heads"] == 1
 
 
-def test_a_file_of_the_form_before_torch_1_6_is_read_as_well(folder: Path, sample: Callable[..., RewardInput]) -> None:
+def test_a_file_in_the_format_before_torch_1_6_is_also_read(folder: Path, sample: Callable[..., RewardInput]) -> None:
     values = ImageReward(str(folder))([sample()])
     weights = torch.load(folder / "ImageReward.pt", weights_only=True)
     torch.save(weights, folder / "ImageReward.pt", _use_new_zipfile_serialization=False)
@@ -301,7 +300,7 @@ def test_weights_that_do_not_fit_are_refused(folder: Path, name: str, value: Ten
         ImageReward(str(folder)).load()
 
 
-def test_what_is_no_model_is_refused(folder: Path, tmp_path: Path, clip_folder: Path) -> None:
+def test_files_without_a_model_are_refused(folder: Path, tmp_path: Path, clip_folder: Path) -> None:
     with pytest.raises(ValueError, match="no such file or folder"):
         ImageReward(str(tmp_path / "nowhere.pt")).load()
     (tmp_path / "empty").mkdir()

@@ -1,4 +1,4 @@
-"""The reward of an image's size as a JPEG."""
+"""Tests the reward for the size of an image as a JPEG."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rewards.jpeg_size import JpegSize
 from rewards.loading import load_reward
 
 
-def test_the_number_is_the_size_of_the_file(sample: Callable[..., RewardInput], tmp_path) -> None:
+def test_the_reward_is_the_size_of_the_file(sample: Callable[..., RewardInput], tmp_path) -> None:
     item = sample(size=(60, 40))
     assert item.image is not None
     item.image.save(tmp_path / "image.jpg", quality=95)

@@ -1,4 +1,4 @@
-"""Names in the config find rewards, and say what is wrong."""
+"""Tests how rewards are found by their names in the config, and the errors about wrong names."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The reward for a correct answer."""
+"""Tests the reward for a right answer."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def test_it_is_loaded_by_name_with_options():
     assert reward([item("(B) 12 cm", "b")]) == [1.0]
 
 
-def test_it_logs_how_many_had_no_answer_since_the_last_time():
+def test_the_number_of_samples_without_an_answer_is_logged():
     reward = MathAnswer()
     reward([item("4", "4"), item("<think>4", "4")])
     assert reward.logs() == {"no_answer": 0.5, "timeout": 0.0, "error": 0.0}
     assert reward.logs() == {}
 
 
-def test_a_comparison_without_outcome_is_a_missing_reward_and_is_counted():
+def test_a_comparison_without_a_result_is_a_missing_reward_and_is_counted():
     reward = MathAnswer(kind="math", deadline=0.02)
     slow = "\\boxed{(((2^{999})^{999})^{999})^{999}}"
     assert reward([item(slow, "\\sqrt{2}"), item("\\boxed{3}", "4")]) == [None, 0.0]
@@ -41,7 +41,7 @@ def test_a_comparison_without_outcome_is_a_missing_reward_and_is_counted():
     reward.close()
 
 
-def test_loading_starts_what_it_needs():
+def test_loading_starts_the_process_of_comparisons():
     reward = MathAnswer()
     reward.load()
     assert reward([item("\\boxed{\\sqrt{12}}", "2\\sqrt{3}")]) == [1.0]

@@ -1,4 +1,4 @@
-"""MME's reading of answers."""
+"""Tests how MME reads answers."""
 
 from __future__ import annotations
 

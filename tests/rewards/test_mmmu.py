@@ -1,4 +1,4 @@
-"""MMMU's choices and open answers, with the examples of its authors."""
+"""Tests choices and open answers of MMMU with the examples of its authors."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ OPTIONS = ["75 + 13.3 cos(250t)", "red fox", "fox", "$6,000"]
         ("(C)", "C"),
         ("(A) is too small, hence (D).", "D"),
         ("The answer is B", "B"),
-        ("I say (A) because B is wrong", "A"),  # letters in brackets go first
-        ("So in this picture I see a red fox", "C"),  # both `red fox` and `fox` occur, `fox` begins last
+        ("I say (A) because B is wrong", "A"),  # letters in brackets have priority
+        ("So in this picture I see a red fox", "C"),  # `red fox` and `fox` both occur, and `fox` starts last
         ("The total value then must be $6,000", "D"),
         ("red fox", None),  # too short to be searched for the text of an option
         ("I do not know", None),
@@ -38,11 +38,11 @@ def test_mmmu_finds_the_chosen_option(response: str, letter: str | None) -> None
     [
         ("The answer is 24/7.", ["24/7"], True),
         ("x = 3 so the total = 1,250", ["1250"], True),
-        ("The result is 0.333", ["1/3", "0.33"], True),  # numbers are compared with two places
+        ("The result is 0.333", ["1/3", "0.33"], True),  # numbers are compared with two decimal places
         ("12 apples", ["2"], False),
         ("It could be an echinoderm", ["Echinoderm"], True),
         ("a", ["b"], False),
-        ("vitamin", ["a"], False),  # a single letter only beside a space
+        ("vitamin", ["a"], False),  # a single letter counts only next to a space
         ("the answer is vitamin a ", ["a"], True),
     ],
 )

@@ -1,4 +1,4 @@
-"""The rule of the OCR reward, and a rendered text that is read by the real model where it is installed."""
+"""Tests the rule of the OCR reward, and the real model on a rendered text if it is installed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_the_edit_distance_is_that_of_its_definition() -> None:
     [
         ("HELLO world", "Hello World", 1.0, 1.0),
         ("hello w0rld", "Hello World", 0.9, 0.9),  # 1 of 10 characters
-        ("big sale today", "sale", 1.0, 0.0),  # 8 further characters, more than there are in the text
+        ("big sale today", "sale", 1.0, 0.0),  # 8 additional characters, more than the text has
         ("sales", "sale", 1.0, 0.75),
         ("", "sale", 0.0, 0.0),
         ("Ｓａｌｅ", "sale", 1.0, 1.0),  # full-width letters
@@ -60,7 +60,7 @@ def test_the_text_is_the_gold_or_what_is_quoted() -> None:
         Ocr().check_prompt(RewardInput(prompt='"a"', completion="", task="text"))
 
 
-def test_a_reader_of_ones_own_is_called_with_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_custom_reader_is_called_with_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.ModuleType("my_ocr")
     monkeypatch.setattr(module, "read", lambda image: f"{image.width} b", raising=False)
     monkeypatch.setitem(sys.modules, "my_ocr", module)

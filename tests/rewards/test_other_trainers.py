@@ -1,4 +1,4 @@
-"""Reward functions in the forms that the pages of TRL, OpenRLHF and verl show run without a change."""
+"""Tests that reward functions in the forms of the documentation of TRL, OpenRLHF and verl run unchanged."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_a_chat_prompt_makes_prompts_and_completions_messages():
     assert FunctionReward(trl_format_of_messages, "mine")(CHATS) == [0, 1]
 
 
-def test_trl_metrics_reach_the_logs():
+def test_trl_metrics_are_logged():
     reward = FunctionReward(trl_logs, "mine")
     reward(STRINGS)
     assert reward.logs() == {"accuracy": 1.0}

@@ -1,4 +1,4 @@
-"""DAPO's soft punishment of long responses, by hand."""
+"""Compares DAPO's soft punishment of long responses with calculations by hand."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_the_punishment_falls_linearly_over_the_last_tokens(num_tokens: int, exp
     assert punished(num_tokens) == pytest.approx(expected, abs=1e-12)
 
 
-def test_texts_that_end_can_be_spared() -> None:
+def test_texts_that_end_can_be_exempt() -> None:
     assert punished(100, full_length_only=True) == 0.0
     assert punished(100, full_length_only=True, is_full_length=True) == -1.0
 

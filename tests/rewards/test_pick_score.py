@@ -1,4 +1,4 @@
-"""PickScore against transformers' own forward."""
+"""Compares PickScore with the forward pass of transformers."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from rewards.pick_score import PickScore
 PROMPTS = ["a dog", "two cats", "rain"]
 
 
-def test_the_number_is_the_logit_of_the_pair(
+def test_the_reward_is_the_logit_of_the_pair(
     clip_folder: Path, tmp_path: Path, sample: Callable[..., RewardInput]
 ) -> None:
     batch = [sample(i, prompt) for i, prompt in enumerate(PROMPTS)]
     model = CLIPModel.from_pretrained(clip_folder).eval()
     with torch.no_grad():
         model.logit_scale.fill_(4.2)
-    model.save_pretrained(tmp_path)  # only the model, as published; tokenizer and image processor are elsewhere
+    # Like the published folder, it has only the model, without tokenizer and image processor.
+    model.save_pretrained(tmp_path)
     tokens = AutoTokenizer.from_pretrained(clip_folder)(PROMPTS, padding=True, return_tensors="pt")
     processor = CLIPImageProcessorPil.from_pretrained(clip_folder)
     pixels = processor([item.image for item in batch if item.image], return_tensors="pt")["pixel_values"]

@@ -1,4 +1,4 @@
-"""POPE's reading of answers."""
+"""Tests how POPE reads answers."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ THOUGHTS = "<think>There is no dog, or is there? (A) maybe.</think>"
         ("No, there is not a chair in the image.", "no"),
         ("There is not a chair.", "no"),
         ("There are, no, chairs", "no"),
-        ("The image shows a table. There is no chair.", "yes"),  # only the first sentence counts
-        ("Nothing", "yes"),  # whole words only
-        ("NO", "yes"),  # as in the published script, which knows `No` and `no`
+        ("The image shows a table. There is no chair.", "yes"),  # POPE reads only the first sentence
+        ("Nothing", "yes"),  # POPE reads only whole words
+        ("NO", "yes"),  # the published script reads only `No` and `no`
         ("", "yes"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Countdown and Sudoku: rewards as d1 defines them, and golds that are checked before a run."""
+"""Tests the rewards of Countdown and Sudoku as d1 defines them, and checks of gold answers before a run."""
 
 import json
 from fractions import Fraction
@@ -37,7 +37,7 @@ def countdown(completion, label: str | None = PUZZLE, **metadata):
         ("", 0.0),
     ],
 )
-def test_a_calculation_is_paid_as_d1_pays_it(completion, reward):
+def test_a_calculation_has_the_reward_of_d1(completion, reward):
     assert countdown(completion) == reward
 
 
@@ -48,7 +48,7 @@ def test_values_are_exact():
     assert value_of("-" * 150 + "1", [1]) in (1, None)
 
 
-def test_the_puzzle_may_stand_in_columns():
+def test_the_puzzle_may_be_in_columns():
     assert countdown("<answer>3*7+5</answer>", label=None, nums=[3, 5, 7], target=26) == 1.0
     assert countdown("<answer>3*7+5</answer>", label="26", numbers=[7, 3, 5], target=26) == 1.0
 
@@ -65,7 +65,7 @@ def test_the_reward_of_the_format_can_be_chosen_below_1():
 
 
 SUDOKU = json.dumps({"puzzle": "1030340020434321", "solution": "1234341221434321"})
-"""Four of its cells are empty."""
+"""A Sudoku with four empty cells."""
 
 
 @pytest.mark.parametrize(

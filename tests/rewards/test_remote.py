@@ -1,4 +1,4 @@
-"""The messages of remote rewards, without a server: what is asked at the start, and which answers are no rewards."""
+"""Tests the messages of remote rewards without a server: requests at the start, and answers that are no rewards."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ INPUTS = [RewardInput(prompt=str(i), completion="c", label=str(i)) for i in rang
 
 
 class Answers(Client):
-    """A client that answers by a function and keeps what it was asked."""
+    """A client that answers by a function and records the requests."""
 
     def __init__(self, answer: Callable[[Any], Any]) -> None:
         self.answer, self.asked = answer, []
@@ -38,7 +38,7 @@ def remote(answer: Callable[[Any], Any], **options: Any) -> tuple[Remote, Answer
     return made, client
 
 
-def test_samples_are_cut_into_requests_and_an_answer_that_is_none_costs_its_own_request() -> None:
+def test_samples_are_divided_into_requests_and_an_invalid_answer_affects_only_its_request() -> None:
     reward, client = remote(
         lambda body: None if "2" in body["prompts"] else {"scores": [len(p) + 0.5 for p in body["prompts"]]},
         batch_size=2,
@@ -51,10 +51,10 @@ def test_samples_are_cut_into_requests_and_an_answer_that_is_none_costs_its_own_
 def test_with_a_health_url_nothing_is_scored_at_the_start() -> None:
     reward, client = remote(lambda _: pytest.fail("it was asked to score"), health_url="http://127.0.0.1:9/health")
     reward.load()
-    assert client.asked == [("http://127.0.0.1:9/health", "")], "any JSON is good"
+    assert client.asked == [("http://127.0.0.1:9/health", "")], "any JSON is accepted"
 
 
-def test_without_one_an_empty_batch_asks_whether_the_server_speaks_the_format() -> None:
+def test_without_a_health_url_an_empty_batch_checks_the_format_of_the_server() -> None:
     reward, client = remote(lambda _: {"rewards": []})
     reward.load()
     assert [body["prompts"] for body in client.asked] == [[]]

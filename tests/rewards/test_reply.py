@@ -1,4 +1,4 @@
-"""The padding of a response."""
+"""Tests the padding of a response."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rewards.reply import MASK, without_padding
         ("", ""),
     ],
 )
-def test_padding_at_the_end_goes_and_masks_stay(text, expected):
+def test_padding_at_the_end_is_removed_and_masks_are_not(text, expected):
     assert without_padding(text) == expected
 
 

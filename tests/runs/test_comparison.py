@@ -1,4 +1,5 @@
-"""The page that compares runs: what differs, what is drawn, and the intervals against the first run."""
+"""Tests the page that compares runs: settings that differ, plots, and confidence intervals relative to the first
+run."""
 
 import json
 
@@ -39,15 +40,16 @@ def test_values_come_with_the_interval_of_the_difference_to_the_first_run(tmp_pa
     ((metric, [(first, none), (second, gain)]),) = held_out_rows(runs)
     assert (metric, first, none, second) == ("a_greedy", 0.0, None, 1.0)
     assert gain is not None
-    # Differences 0, 1, 1, 1, 1, 1: mean 5/6, standard deviation 0.40825, standard error 1/6, quantile 2.5706.
+    # The differences 0, 1, 1, 1, 1, 1 have mean 5/6, standard deviation 0.40825, standard error 1/6, and quantile
+    # 2.5706.
     assert (gain.n, gain.low) == (6, pytest.approx(5 / 6 - 2.5706 / 6, abs=1e-3))
 
 
 def test_the_duration_is_that_of_the_report(tmp_path):
     folder = write_run(tmp_path / "a", 0.1, 0.5)
-    assert read_run(folder).facts["duration"] == "1.0 min", "the steps of a run that has not ended"
+    assert read_run(folder).facts["duration"] == "1.0 min", "the time of the steps if the run has not ended"
     (folder / "summary.json").write_text(json.dumps({"steps": 3, "wall_seconds": 90.0}))
-    assert read_run(folder).facts["duration"] == "1.5 min", "with its evaluations"
+    assert read_run(folder).facts["duration"] == "1.5 min", "the time includes the evaluations"
 
 
 def test_each_metric_has_a_panel_with_a_line_of_each_run(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""The config of a run on disk: no secret in it, everything else as it was, and compared when the run is resumed."""
+"""Tests the config file of a run, which has no secrets and is compared with the config of a resumed run."""
 
 from __future__ import annotations
 
@@ -44,18 +44,18 @@ def test_settings_of_another_version_differ_by_their_absence(tmp_path: Path):
     assert found == {"train.old": (42, "(absent)"), "train.seed": ("(absent)", 9)}
 
 
-def test_a_file_that_is_no_yaml_is_named(tmp_path: Path):
+def test_a_file_with_invalid_yaml_is_named(tmp_path: Path):
     (tmp_path / "config.yaml").write_text("a: [")
     with pytest.raises(ValueError, match=r"config.yaml cannot be read"):
         changed_settings(RunConfig(), tmp_path)
 
 
 def test_settings_that_the_old_file_lacks_are_compared_with_their_defaults(tmp_path):
-    """A newer version of the program has more settings; the same command still goes on with its run."""
+    """A newer version of the program has more settings, and the same command still resumes its run."""
     run = dataclasses.replace(RunConfig(), reward=RewardConfig(terms=(RewardTermConfig(name="cot_format"),)))
     old = run.to_dict()
     del old["reward"]["terms"][0]["attempts"], old["eval"]["max_samples"], old["logger"]
-    old["pictures"] = old.pop("image")  # its old name
+    old["pictures"] = old.pop("image")  # the old name
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(old))))
     assert changed_settings(run, tmp_path) == {}
     other = dataclasses.replace(

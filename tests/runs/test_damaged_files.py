@@ -1,4 +1,4 @@
-"""Files of a run that a hand or a disk has changed: each is named in one line, with what was found and expected."""
+"""Tests that the error about a damaged file of a run is one line with the file, and the found and expected values."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SCORE = {"step": 1, "prompt_id": "a:1", "task": "text", "scores": {"r_greedy": 1
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch) -> Path:
-    """A run directory whose report can be written, without plots."""
+    """Returns a run directory whose report can be written, without plots."""
     monkeypatch.setattr(report, "write_plots", lambda folder, metrics: {})
     (tmp_path / "config.yaml").write_text(config_text(RunConfig()))
     (tmp_path / "metrics.jsonl").write_text(json.dumps(STEP) + "\n")
@@ -38,7 +38,7 @@ def run(tmp_path: Path, monkeypatch) -> Path:
     return tmp_path
 
 
-def test_the_whole_files_give_a_report(run, capsys):
+def test_undamaged_files_give_a_report(run, capsys):
     assert main(["report", str(run)]) == 0
     assert capsys.readouterr().out == f"{run / 'report.html'}\n"
 
@@ -102,7 +102,7 @@ def test_a_damaged_file_is_named_by_the_report(run, capsys, file, content, messa
             assert error.count("\n") == 1
 
 
-def test_an_image_that_is_none_is_named(run, capsys):
+def test_an_invalid_image_is_named(run, capsys):
     for name in ("step_00000001.png", "step_x.png"):
         (run / "images").mkdir(exist_ok=True)
         (run / "images" / name).write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\n")
@@ -125,7 +125,7 @@ def test_a_damaged_config_is_named_by_export(run, capsys, content, message):
     assert message in error and error.count("\n") == 1
 
 
-def test_a_run_without_config_is_none(tmp_path, capsys):
+def test_a_folder_without_a_config_is_no_run(tmp_path, capsys):
     assert main(["export", str(tmp_path)]) == 2
     assert capsys.readouterr().err == f"error: {tmp_path} holds no config.yaml; name the directory of a run\n"
 

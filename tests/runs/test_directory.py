@@ -1,4 +1,5 @@
-"""The directory of a run: it is kept when a run is resumed, and what happens to it during the run is said."""
+"""Tests that the directory of a run is kept when the run is resumed, and that its deletion during the run is
+reported."""
 
 from __future__ import annotations
 
@@ -25,13 +26,14 @@ def test_the_config_before_a_resume_with_another_one_is_kept(config):
     RunDirectory(config, 0).close()
     first = (folder / "config.yaml").read_text()
     RunDirectory(config, 2).close()
-    assert not list(folder.glob("config_until_*"))  # nothing has changed
+    assert not list(folder.glob("config_until_*"))  # the config has not changed
     other = dataclasses.replace(config, train=TrainConfig(seed=9))
     RunDirectory(other, 2).close()
     kept = folder / "config_until_step_00000002.yaml"
     assert kept.read_text() == first
     assert "seed: 9" in (folder / "config.yaml").read_text()
-    RunDirectory(config, 2).close()  # from the same step once more: the steps up to it are still of the first config
+    # The run resumes again from the same step, and the earlier steps still have the first config.
+    RunDirectory(config, 2).close()
     assert kept.read_text() == first
 
 

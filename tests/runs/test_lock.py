@@ -1,4 +1,4 @@
-"""Two runs in one directory: the second is refused in one line, and ends of runs leave nothing behind."""
+"""Tests that a second run in a directory is refused in one line, and that no lock remains after a run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ with locked(pathlib.Path(sys.argv[1]), "--run_dir"):
 
 @pytest.fixture
 def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that holds the lock of ``run``."""
+    """Starts another process that has the lock of ``run``."""
     command = [sys.executable, "-c", HOLDER, str(tmp_path / "run")]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -37,10 +37,10 @@ def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 def lock_twice(folder: Path) -> None:
     with locked(folder, "--run_dir"):
-        pytest.fail("two hold the lock")
+        pytest.fail("two processes have the lock")
 
 
-def test_a_second_run_is_refused_and_the_first_named(holder, tmp_path):
+def test_a_second_run_is_refused_with_the_name_of_the_first(holder, tmp_path):
     with pytest.raises(
         ValueError, match=rf"--run_dir .*run is in use by another run \(process {holder.pid} on .*since"
     ):
@@ -48,14 +48,14 @@ def test_a_second_run_is_refused_and_the_first_named(holder, tmp_path):
     assert (tmp_path / "run" / LOCK_FILE).read_text().startswith(f"process {holder.pid} ")
 
 
-def test_a_run_that_was_killed_holds_nothing(holder, tmp_path):
+def test_a_killed_run_has_no_lock(holder, tmp_path):
     holder.kill()
     holder.wait()
     with locked(tmp_path / "run", "--run_dir"):
         assert f"process {os.getpid()} " in (tmp_path / "run" / LOCK_FILE).read_text()
 
 
-def test_a_lock_on_a_file_that_the_run_before_has_just_deleted_does_not_count(tmp_path, monkeypatch):
+def test_a_lock_on_a_file_that_another_run_has_just_deleted_does_not_count(tmp_path, monkeypatch):
     path = tmp_path / "run" / LOCK_FILE
     flock, calls = fcntl.flock, []
 
@@ -72,7 +72,7 @@ def test_a_lock_on_a_file_that_the_run_before_has_just_deleted_does_not_count(tm
             lock_twice(tmp_path / "run")
 
 
-def test_nothing_is_left_of_a_run_that_wrote_nothing_and_all_of_one_that_did(tmp_path):
+def test_an_empty_directory_is_removed_and_one_with_files_is_kept(tmp_path):
     with locked(tmp_path / "run", "--run_dir"):
         pass
     assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""Metric files: a line a step, and after a resume nothing of the steps that are made again."""
+"""Tests metric files: one line per step, and after resuming no lines of steps that are made again."""
 
 import hashlib
 import importlib.util
@@ -38,7 +38,7 @@ def test_metrics_and_samples_are_lines_with_their_step(tmp_path):
     assert table.splitlines()[2] == "| 1 &#124; 2 | a<br>&lt;b&gt; | 0.3333 |  |"
 
 
-def test_after_a_resume_later_steps_and_a_line_cut_off_by_a_kill_are_gone(tmp_path):
+def test_resuming_deletes_lines_of_later_steps_and_an_incomplete_line(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(json.dumps({"step": s}) + "\n" for s in (0, 1, 2, 3)) + '{"step": 4, "rew')
     assert [row["step"] for row in read_metrics(tmp_path)] == [0, 1, 2, 3]
@@ -68,7 +68,7 @@ def test_weights_and_biases_without_package_or_key_is_an_error(tmp_path, monkeyp
 
 
 class FakeRun:
-    """What a W&B run gets."""
+    """A W&B run that records its calls."""
 
     def __init__(self, started: dict) -> None:
         self.started, self.logged, self.metrics = started, [], []
@@ -84,7 +84,7 @@ class FakeRun:
 
 
 def fake_wandb(init):
-    """W&B, whose images and tables are what they were made of."""
+    """Replaces W&B by a module that records images and tables."""
     made = {"Image": staticmethod(lambda image: ("image", image.shape)), "Table": staticmethod(lambda **table: table)}
     return type("wandb", (), {"init": staticmethod(init), **made})
 
@@ -117,12 +117,13 @@ def test_weights_and_biases_gets_images_and_tables_with_their_step(tmp_path, mon
 
 
 @pytest.mark.slow
-def test_the_real_package_keeps_tables_with_images_offline(tmp_path, monkeypatch):
+def test_the_real_package_stores_tables_with_images_offline(tmp_path, monkeypatch):
     pytest.importorskip("wandb", reason="needs the package that logger.wandb_project uses: pip install wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
-        monkeypatch.setenv(name, str(tmp_path / "kept"))  # where the images of tables wait until they are sent
+        # The folder in which images of tables wait until they are sent.
+        monkeypatch.setenv(name, str(tmp_path / "kept"))
     writer = MetricsWriter(tmp_path, tensorboard=False, wandb_project="mine", settings={"train": {"seed": 3}})
     writer.write(1, {"grad_norm": 0.5})
     writer.write_table(1, "eval/samples", TABLE, [IMAGE, None])
@@ -153,7 +154,7 @@ def test_tensorboard_compares_runs_by_their_settings(tmp_path):
     assert [info.name.tag for info in experiment.metric_infos] == ["eval/reward_total"]
 
 
-def test_a_resumed_run_goes_on_in_the_same_run_of_weights_and_biases(tmp_path, monkeypatch):
+def test_a_resumed_run_continues_the_same_run_of_weights_and_biases(tmp_path, monkeypatch):
     runs = []
 
     def init(**started):
@@ -173,5 +174,5 @@ def test_a_resumed_run_goes_on_in_the_same_run_of_weights_and_biases(tmp_path, m
     assert (first["project"], first["name"], first["resume"]) == ("mine", "run", "allow")
     assert first["config"] == {"train": {"seed": 3}}
     assert re.fullmatch(r"[0-9a-f]{8}", first["id"])
-    assert runs[1].logged == [{"step": 1, "grad_norm": 0.5}], "no step of W&B's own, which would drop a repeated one"
+    assert runs[1].logged == [{"step": 1, "grad_norm": 0.5}], "W&B drops repeated steps of its own"
     assert runs[1].metrics == [("step", None), ("*", "step")]

@@ -1,4 +1,4 @@
-"""Progress in a pipe: whole lines without colours and control characters, and not too many."""
+"""Tests progress in a pipe: whole lines without colours and control characters, at limited intervals."""
 
 from unigrpo.runs import progress as progress_module
 from unigrpo.runs.progress import ProgressBar, ProgressLines, progress

@@ -1,4 +1,5 @@
-"""The report of a finished run, of one that died, of a stage, and with text of the model that is no HTML."""
+"""Tests the report of a finished run, of a run that died and of a stage, and texts of the model that look like
+HTML."""
 
 from __future__ import annotations
 
@@ -27,12 +28,12 @@ LOOKS_AT_PLOTS = (
     "test_a_run_of_several_tasks_shows_each_and_what_was_drawn_before_and_after",
     "test_the_work_of_each_role_is_drawn_and_its_means_stand_in_a_table",
 )
-"""Tests whose plots are drawn. Between them they have every plot."""
+"""Tests whose plots are drawn. Together they have every plot."""
 
 
 @pytest.fixture(autouse=True)
 def empty_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plots of one pixel for the other tests: matplotlib takes nine tenths of the time of a report."""
+    """Replaces plots by one pixel in the other tests, because matplotlib takes nine tenths of the time of a report."""
     if request.node.originalname not in LOOKS_AT_PLOTS:
         pixel = Image.new("RGB", (1, 1))
         monkeypatch.setattr(Figure, "savefig", lambda figure, file, **_: pixel.save(file, format="png"))
@@ -40,25 +41,25 @@ def empty_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 
 @dataclass
 class Element:
-    """One HTML element."""
+    """An HTML element."""
 
     tag: str
     attributes: dict[str, str | None]
     children: list[Element | str] = field(default_factory=list)
 
     def all(self, tag: str) -> list[Element]:
-        """The elements with a tag below this one, in the order of the page."""
+        """Returns the elements with a tag below this one, in the order of the page."""
         below = [child for child in self.children if isinstance(child, Element)]
         return [one for child in below for one in ([child] if child.tag == tag else []) + child.all(tag)]
 
     @property
     def text(self) -> str:
-        """The text below, with white space folded."""
+        """Returns the text of the element with normalized white space."""
         return " ".join("".join(c if isinstance(c, str) else f" {c.text} " for c in self.children).split())
 
 
 class Page(HTMLParser):
-    """The elements of a report. Every element must be closed, so that no text of the model can open one."""
+    """The elements of a report. Every element must be closed, so that text of the model cannot open one."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -80,28 +81,28 @@ class Page(HTMLParser):
         self._open[-1].children.append(data)
 
     def find(self, identity: str) -> Element:
-        """The only element with an id."""
+        """Returns the only element with an id."""
         tags = ("p", "table", "pre")
         (found,) = (one for tag in tags for one in self.root.all(tag) if one.attributes.get("id") == identity)
         return found
 
     def has(self, identity: str) -> bool:
-        """Whether an element has an id."""
+        """Returns whether an element has an id."""
         tags = ("p", "table", "pre")
         return any(one.attributes.get("id") == identity for tag in tags for one in self.root.all(tag))
 
     def rows(self, table: str) -> list[list[str]]:
-        """Texts of the cells of a table, without its head."""
+        """Returns the texts of the cells of a table without its header."""
         return [[cell.text for cell in row.all("td")] for row in self.find(table).all("tr")[1:]]
 
     @property
     def headings(self) -> list[str]:
-        """Titles of the sections."""
+        """Returns the titles of the sections."""
         return [heading.text for heading in self.root.all("h2")]
 
     @property
     def images(self) -> list[str]:
-        """Files of the images of the run, which the page holds, and sources of the others."""
+        """Returns the files of the images of the run, which the page contains, and the sources of other images."""
         sources = [str(image.attributes["src"]) for image in self.root.all("img")]
         assert [source[:80] for source in sources if not source.startswith("data:image/png;base64,")] == []
         return [str(image.attributes.get("data-file") or image.attributes["src"]) for image in self.root.all("img")]
@@ -164,14 +165,14 @@ def test_a_finished_run_has_its_plots_and_its_table(tmp_path):
     assert "prefers-color-scheme: dark" in html
 
 
-def test_a_run_that_died_has_a_report_too(tmp_path):
+def test_a_run_that_died_also_has_a_report(tmp_path):
     page = Page(write_report(write_run(tmp_path / "run", is_finished=False)))
     assert page.find("headline").text == "Not finished: 3 steps so far."
     assert not page.has("held-out")
     assert "reward_curve.png" in page.images
 
 
-def test_what_the_model_wrote_cannot_become_html(tmp_path):
+def test_text_of_the_model_cannot_become_html(tmp_path):
     attack = "<think>1</think><script>alert(1)</script>'\"</code></table>"
     page = Page(write_report(write_run(tmp_path / "<b>run", completion=attack)))
     assert page.root.all("script") == page.root.all("b") == []
@@ -200,7 +201,7 @@ def test_the_moving_average_by_hand():
 
 
 def drawn(rows: list[dict[str, Any]], panels: Any) -> dict[str, list[list[float]]]:
-    """Values of all lines of each panel, by its title."""
+    """Returns the values of all lines of each panel by its title."""
     figure = Figure()
     plot_panels(figure, rows, panels(rows))
     return {
@@ -210,7 +211,7 @@ def drawn(rows: list[dict[str, Any]], panels: Any) -> dict[str, list[list[float]
     }
 
 
-def test_panels_that_stay_empty_are_not_shown_and_one_legend_serves_all():
+def test_empty_panels_are_not_shown_and_there_is_one_legend():
     names = ("a", "b", "c", "d", "e")
     rows = [{"step": step} | {f"reward/{n}_mean/text": 0.5 for n in names} for step in (1, 2)]
     curves = (Curve("reward/a_mean/text", "training"), Curve("eval/a", "held out", is_held_out=True))
@@ -330,13 +331,13 @@ def test_the_same_prompts_are_answered_before_and_after(tmp_path):
     page = Page(path)
     assert page.find("answers").all("tr")[0].text == "prompt gold at step 0 at step 3"
     assert page.rows("answers") == [["how many?", "2", "<b>one", "<b>two"]]
-    assert not page.has("samples"), "held-out samples are no samples of the training"
+    assert not page.has("samples"), "held-out samples are not samples of training"
     marks = ('id="facts"', 'id="answers"', 'id="held-out"', 'data-file="reward_curve.png"')
     order = [path.read_text().index(mark) for mark in marks]
-    assert order == sorted(order), "people look at answers before and after first, then at numbers, then at curves"
+    assert order == sorted(order), "the order is answers before and after, numbers, and curves"
 
 
-def test_the_answers_are_of_all_tasks_in_turn(tmp_path):
+def test_the_answers_alternate_between_all_tasks(tmp_path):
     folder = write_run(tmp_path / "run")
     rows = [
         {"kind": "eval", "task": task, "prompt_id": f"{task}:{i}", "prompt": f"{task} {i}", "label": "", "step": step,
@@ -349,7 +350,7 @@ def test_the_answers_are_of_all_tasks_in_turn(tmp_path):
 
 
 def held_out_classes(page: Page) -> list[list[str]]:
-    """The classes of the cells with a gain, row by row."""
+    """Returns the classes of the cells with a gain, row by row."""
     rows = page.find("held-out").all("tr")[1:]
     classes = [[str(cell.attributes.get("class")) for cell in row.all("td")] for row in rows]
     return [
@@ -371,7 +372,7 @@ def test_each_task_has_its_rows_and_a_mean_over_tasks_has_none(tmp_path):
         ["mmu", "a", "0.700", "0.600", "-0.100", "", "", "0.200", "0.200", "+0.000", "", ""],
         ["all", "yes_fraction", "0.600", "1.000", "+0.400", "", "", *nothing],
     ]
-    assert {one for row in held_out_classes(page) for one in row} == {"unclear"}, "no interval and no better side"
+    assert {one for row in held_out_classes(page) for one in row} == {"unclear"}, "no interval, no better direction"
 
 
 def test_a_gain_has_its_prompts_and_interval_and_is_grey_inside_it(tmp_path):
@@ -393,7 +394,8 @@ def test_a_gain_has_its_prompts_and_interval_and_is_grey_inside_it(tmp_path):
     before = {f"{name}_greedy": 0.5 for name in gains}
     write_summary(folder, before, {f"{name}_greedy": 0.5 + sum(values) / 5 for name, values in gains.items()})
     page = Page(write_report(folder))
-    # By hand: mean 0.8, standard deviation 0.4472, standard error 0.2, and 2.7764 for 4 degrees of freedom.
+    # By hand, the mean is 0.8, the standard deviation 0.4472, the standard error 0.2, and the quantile 2.7764 (4
+    # degrees).
     assert page.rows("held-out") == [
         ["", "clear", "0.500", "1.300", "+0.800", "+0.245 to +1.355", "5"],
         ["", "worse", "0.500", "-0.300", "-0.800", "-1.355 to -0.245", "5"],
@@ -423,7 +425,7 @@ def test_the_work_of_each_role_is_drawn_and_its_means_stand_in_a_table(tmp_path)
         if row["step"] > 0:
             row |= {
                 "time/step_seconds": 10.0,
-                "perf/policy_generate_seconds": 2.0 * row["step"],  # 4 in the mean
+                "perf/policy_generate_seconds": 2.0 * row["step"],  # the mean is 4
                 "perf/policy_idle_seconds": 5.0,
                 "perf/policy_tflops": 400.0,
                 "perf/policy_mfu": 0.4044,
@@ -443,7 +445,7 @@ def test_the_work_of_each_role_is_drawn_and_its_means_stand_in_a_table(tmp_path)
     assert Image.open(folder / "roles.png").size > (100, 100)
 
 
-def test_an_image_of_a_prompt_stands_in_the_page_and_a_lost_one_is_named(tmp_path):
+def test_an_image_of_a_prompt_is_in_the_page_and_a_missing_one_is_named(tmp_path):
     folder = write_run(tmp_path / "run")
     Image.new("RGB", (192, 96), "red").save(tmp_path / "red.png")
     lost = str(tmp_path / "<lost>.png")

@@ -1,4 +1,4 @@
-"""Paired intervals by hand, and the quantiles that they use against published tables."""
+"""Compares paired intervals with calculations by hand, and their quantiles with published tables."""
 
 import pytest
 
@@ -19,7 +19,8 @@ def scores(*values, task="text"):
 def test_only_prompts_that_both_evaluations_scored_are_compared():
     before, after = scores(0.0, 1.0, 0.0, 0.0, None, 1.0), scores(1.0, 1.0, 1.0, 0.0, 1.0, None)
     gain = paired_gain(before, after, "a_greedy")
-    # Differences 1, 0, 1, 0: mean 0.5, standard deviation 0.57735, standard error 0.288675, quantile 3.1824.
+    # The differences 1, 0, 1, 0 have mean 0.5, standard deviation 0.57735, standard error 0.288675, and quantile
+    # 3.1824.
     assert gain is not None
     assert (gain.n, gain.mean) == (4, 0.5)
     assert (gain.low, gain.high) == pytest.approx((0.5 - 0.91868, 0.5 + 0.91868), abs=2e-3)

@@ -1,4 +1,4 @@
-"""Secrets do not show in what a run writes, in messages and in the log."""
+"""Tests that the files of a run, messages and the log show no secrets."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ URL = "http://me:sesame@127.0.0.1:9/score?key=sesame"
         ),
     ],
 )
-def test_secrets_are_hidden_wherever_they_stand(options: dict[str, Any], written: dict[str, Any]):
+def test_secrets_are_hidden_at_any_position(options: dict[str, Any], written: dict[str, Any]):
     assert without_secrets({"reward": {"terms": [{"options": options}]}}) == {
         "reward": {"terms": [{"options": written}]}
     }
@@ -66,7 +66,7 @@ def test_secrets_are_hidden_wherever_they_stand(options: dict[str, Any], written
         {"tokenizer": "folder", "authors": "a", "keyword": "b", "secretary": "c"},
     ],
 )
-def test_what_is_no_secret_stays_so_that_the_file_starts_the_run_again(options: dict[str, Any]):
+def test_other_values_are_kept_so_that_the_file_starts_the_run_again(options: dict[str, Any]):
     assert without_secrets(options) == options
 
 

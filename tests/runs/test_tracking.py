@@ -1,4 +1,4 @@
-"""Experiment tracking that cannot work, and wrong flags, are told before anything starts."""
+"""Tests that experiment tracking that cannot work and wrong flags are errors before a run starts."""
 
 from __future__ import annotations
 

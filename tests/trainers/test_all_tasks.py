@@ -1,4 +1,4 @@
-"""One run of all tasks in one process: each alone, each pair, and all four, with rewards and settings of their own."""
+"""Tests runs of each task, of pairs of tasks and of all tasks in one process, with rewards and settings by task."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ TASKS = ("text", "mmu", "t2i", "r2i")
 
 
 def digits(*, completions, tasks):
-    """Share of digits; text only."""
+    """Returns the fraction of digits, for texts only."""
     assert set(tasks) <= {"text", "mmu"}
     return [sum(c.isdigit() for c in text) / max(len(text), 1) for text in completions]
 
 
 def redness(*, images, tasks):
-    """How much redder than blue an image is."""
+    """Returns the difference between the red and the blue value of an image."""
     assert set(tasks) <= {"t2i", "r2i"}
     means = [torch.tensor(list(image.resize((1, 1)).getpixel((0, 0))), dtype=torch.float64) for image in images]
     return [float(rgb[0] - rgb[2]) / 255 for rgb in means]
@@ -124,7 +124,7 @@ def test_any_mixture_of_tasks_trains_and_scores_as_it_sampled(tiny_unified_folde
         assert row["grad_norm"] > 0
         for task in TASKS:
             assert (f"reward/total_mean/{task}" in row) == (task in tasks)
-            assert (f"kl/reference_nats/{task}" in row) == (task in tasks and task != "t2i")  # whose kl_coef is 0
+            assert (f"kl/reference_nats/{task}" in row) == (task in tasks and task != "t2i")  # the kl_coef of t2i is 0
     assert output.rows[1]["ratio/first_update_deviation"] == 0.0
     assert output.rows[1]["kl/reference_nats"] >= 0
     in_turn = [sorted(tasks)[step % len(tasks)] for step in range(2)]
@@ -143,15 +143,15 @@ def test_any_mixture_of_tasks_trains_and_scores_as_it_sampled(tiny_unified_folde
 
 
 BY_DEFAULT = ("wd1", "spg", "stabledrl")
-"""Methods that take advantages, log-probabilities or groups in another way than UniGRPO. For the others,
-`tests/training/test_inner_updates.py` trains on every task, too."""
+"""Methods that use advantages, log-probabilities or groups differently from UniGRPO. The others are trained on every
+task in `tests/training/test_inner_updates.py`."""
 
 
 @pytest.mark.parametrize(
     "method", [pytest.param(name, marks=[] if name in BY_DEFAULT else pytest.mark.slow) for name in METHODS]
 )
 def test_every_method_makes_a_step_of_all_tasks(tiny_unified_folder, prompt_file, tmp_path, method):
-    """From prompts to new weights, with the advantages that the method takes."""
+    """A step includes all parts from prompts to new weights, with the advantages of the method."""
     likelihood, objective, kl = METHODS[method]
     run = config(tiny_unified_folder, prompt_file)
     algo = AlgoConfig(
@@ -172,7 +172,7 @@ def test_every_method_makes_a_step_of_all_tasks(tiny_unified_folder, prompt_file
     assert any(not torch.equal(weight, old) for weight, old in zip(weights, before, strict=True))
 
 
-def test_generated_images_are_sent_to_rewards_alone(tiny_unified_folder, prompt_file, tmp_path, monkeypatch):
+def test_generated_images_are_sent_only_to_rewards(tiny_unified_folder, prompt_file, tmp_path, monkeypatch):
     seen = {}
 
     def spied(worker, method):
@@ -195,7 +195,7 @@ def test_generated_images_are_sent_to_rewards_alone(tiny_unified_folder, prompt_
 
 
 def generated(trainer: UniGRPOTrainer, run: RunConfig, requests: list[SampleRequest]) -> list[Rollout]:
-    """Returns what the policy generates for some requests."""
+    """Returns the samples of the policy for some requests."""
     batch = trainer.policy.map(PolicyWorker.generate, requests, 0, run.rollout.text, run.rollout.image)
     return batch.rollouts([request.prompt for request in requests])
 
@@ -225,7 +225,7 @@ def test_rollouts_of_each_task_have_their_own_spans(tiny_unified_folder, prompt_
 
 
 @pytest.mark.parametrize(("of_policy", "of_run", "room"), [(64, 0, 64), (64, 70, 70), (None, 0, None)])
-def test_a_drawing_has_the_row_that_the_policy_was_trained_with(
+def test_an_image_is_generated_in_the_row_layout_of_training(
     tiny_unified_folder, prompt_file, tmp_path, of_policy, of_run, room
 ):
     folder = shutil.copytree(tiny_unified_folder, tmp_path / "model")
@@ -239,12 +239,13 @@ def test_a_drawing_has_the_row_that_the_policy_was_trained_with(
     rollouts = generated(trainer, run, requests)
     for rollout in rollouts:
         thoughts = int((rollout.response_mask & ~rollout.image_mask).nonzero()[-1]) + 1
-        # Task token, text, start-of-image, codes, end-of-image; without a room one end-of-text closes the text.
+        # The row has task token, text, start-of-image, codes and end-of-image. Without a length, the text has one
+        # end-of-text.
         assert len(rollout.token_ids) == (thoughts + 1 if room is None else 1 + room) + 1 + 16 + 1
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_the_training_path_sees_what_the_sampler_saw(tiny_unified_folder, prompt_file, tmp_path, task):
+def test_sampler_and_training_path_have_equal_log_probabilities(tiny_unified_folder, prompt_file, tmp_path, task):
     run = config(tiny_unified_folder, prompt_file)
     unguided = dataclasses.replace(run.rollout, image=dataclasses.replace(run.rollout.image, guidance_scale=0.0))
     run = dataclasses.replace(run, rollout=unguided)
@@ -255,10 +256,8 @@ def test_the_training_path_sees_what_the_sampler_saw(tiny_unified_folder, prompt
     assert "logprob_mismatch/largest_nats" not in output.rows[2]
 
 
-def test_thoughts_that_end_early_are_compared_with_what_the_image_was_drawn_behind(
-    tiny_unified_folder, prompt_file, tmp_path
-):
-    """Padding of thoughts is never sampled; it is masked while they are written, and end-of-text afterwards."""
+def test_log_probabilities_are_also_equal_for_thoughts_that_end_early(tiny_unified_folder, prompt_file, tmp_path):
+    """Padding of thoughts is never sampled. It is masked while thoughts are sampled, and end-of-text afterwards."""
     run = config(tiny_unified_folder, prompt_file)
     text = TextSamplingConfig(max_new_tokens=12, num_denoising_steps=12, block_length=2, temperature=0.9)
     image = dataclasses.replace(run.rollout.image, guidance_scale=0.0)
@@ -266,7 +265,7 @@ def test_thoughts_that_end_early_are_compared_with_what_the_image_was_drawn_behi
     prompts = [p for p in load_prompts(prompt_file) if p.task == "r2i"]
     trainer = make_trainer(run, tmp_path, prompts, [])
     worker: Any = trainer.policy.worker  # type: ignore[attr-defined]
-    with torch.no_grad():  # a model that likes to end
+    with torch.no_grad():  # end-of-text becomes more likely
         head = worker._engine.model.transformer.ff_out.weight
         head[worker._generator.vocabulary.end_of_text_id] *= 3
     rollouts = [r for step in range(4) for r in generated(trainer, run, trainer.prompts.requests(step))]
@@ -281,7 +280,7 @@ def test_thoughts_that_end_early_are_compared_with_what_the_image_was_drawn_behi
                 torch.testing.assert_close(found.detach(), expected, rtol=0, atol=1e-4)
 
 
-def test_a_sampler_that_records_something_else_stops_the_run(tiny_unified_folder, prompt_file, tmp_path):
+def test_a_sampler_that_records_wrong_log_probabilities_stops_the_run(tiny_unified_folder, prompt_file, tmp_path):
     run = config(tiny_unified_folder, prompt_file)
     prompts = [p for p in load_prompts(prompt_file) if p.task == "text"]
     trainer = make_trainer(run, tmp_path, prompts, [])
@@ -306,12 +305,13 @@ def test_a_sampler_that_records_something_else_stops_the_run(tiny_unified_folder
 @pytest.mark.parametrize(
     ("gaps", "message"),
     [
-        ([(0.4, 2.5, 4), (0.3, 0.1, 4)], ""),  # one token in eight is 2.5 off: logged, and no reason to stop
+        # One of eight tokens differs by 2.5, which is logged and does not stop the run.
+        ([(0.4, 2.5, 4), (0.3, 0.1, 4)], ""),
         ([(0.8, 0.3, 4), (0.9, 0.3, 4)], r"differ by 0.213 nats a token of task text \(at most 0.3, on a:0\)"),
         ([(0.1, 0.1, 4), (math.nan, math.nan, 4)], r"differ by nan nats"),
     ],
 )
-def test_the_mean_over_the_tokens_of_a_task_stops_the_run(tiny_unified_folder, prompt_file, gaps, message):
+def test_a_large_mean_difference_of_a_task_stops_the_run(tiny_unified_folder, prompt_file, gaps, message):
     run = config(tiny_unified_folder, prompt_file)
     check, samples = LogprobCheck(run, num_ranks=1), run.rollout.n_samples_per_prompt
     rollouts: list[Any] = [

@@ -1,4 +1,5 @@
-"""The loop without a model: when it evaluates and saves, what it writes, and that it goes on from old checkpoints."""
+"""Tests the training loop without a model: when it evaluates and saves, its files, and resuming from old
+checkpoints."""
 
 from __future__ import annotations
 
@@ -28,11 +29,11 @@ from unigrpo.workers.group import LocalGroup
 from unigrpo.workers.reward import LocalRewards
 
 OLD_CHECKPOINTS = Path(__file__).parent.parent / "fixtures" / "old_checkpoints"
-"""Written by the code from before the trainers shared a loop; the weights are a placeholder."""
+"""Checkpoints that an earlier version wrote, in which each trainer had its own loop. The weights are a placeholder."""
 
 
 class FakeWorker:
-    """Remembers the folders that it was to write and to read."""
+    """A worker that records the folders that it is asked to write and to read."""
 
     def __init__(self) -> None:
         self.saved: list[str] = []
@@ -51,7 +52,7 @@ class FakeWorker:
         self.loaded.append(folder.name)
 
     rank = 1
-    """Not the rank that writes the tokenizer."""
+    """Rank that does not write the tokenizer."""
 
     def export(self, folder: Path) -> None:
         number = len(self.exported)
@@ -63,7 +64,7 @@ class FakeWorker:
 
 
 class LoopTrainer(Trainer[RunConfig, TrainState]):
-    """Its metric rises until the third step and falls afterwards."""
+    """A trainer whose metric rises until the third step and falls afterwards."""
 
     evaluation_prefix = "eval/"
 
@@ -92,7 +93,7 @@ def loop_config(num_steps: int = 5) -> RunConfig:
     )
 
 
-def test_evaluations_and_checkpoints_come_when_due_and_at_the_end(tmp_path):
+def test_evaluations_and_checkpoints_are_made_when_due_and_at_the_end(tmp_path):
     trainer, output = LoopTrainer(loop_config(), tmp_path), Recorder()
     summary = trainer.fit(output)
     assert trainer.evaluated == [0, 2, 4, 5]
@@ -106,7 +107,7 @@ def test_evaluations_and_checkpoints_come_when_due_and_at_the_end(tmp_path):
     assert summary["eval"] == {"before": {"accuracy": -3.0}, "after": {"accuracy": -2.0}}
 
 
-def test_the_policy_is_replaced_as_a_whole_during_the_run_with_a_card_of_its_step(tmp_path):
+def test_the_policy_is_replaced_completely_during_the_run_with_a_card_of_its_step(tmp_path):
     config = replace(loop_config(), run_dir=str(tmp_path / "run"), ckpt=CheckpointConfig(export_steps=2))
     trainer = LoopTrainer(config, tmp_path / "checkpoints")
     trainer.fit(Recorder())
@@ -121,7 +122,7 @@ def test_the_policy_is_replaced_as_a_whole_during_the_run_with_a_card_of_its_ste
     assert "/run, step 5" in (folder / "README.md").read_text()
 
 
-def test_a_resumed_run_goes_on_and_one_that_had_ended_is_measured_once_more(tmp_path):
+def test_a_resumed_run_continues_and_a_finished_run_is_evaluated_again(tmp_path):
     LoopTrainer(loop_config(3), tmp_path).fit(Recorder())
     resumed, output = LoopTrainer(loop_config(), tmp_path), Recorder()
     assert resumed.resume() == 3
@@ -138,7 +139,7 @@ def test_a_resumed_run_goes_on_and_one_that_had_ended_is_measured_once_more(tmp_
 
 
 class SignalledTrainer(LoopTrainer):
-    """Gets signals in a step or in an evaluation."""
+    """A trainer that gets signals in a step or in an evaluation."""
 
     signals: Mapping[str, Sequence[signal.Signals]] = MappingProxyType({})
 
@@ -154,9 +155,7 @@ class SignalledTrainer(LoopTrainer):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_after_a_signal_the_step_is_finished_and_saved_and_a_resumed_run_goes_on_as_if_nothing_had_happened(
-    tmp_path, number
-):
+def test_after_a_signal_the_step_is_finished_and_saved_and_the_run_resumes_exactly(tmp_path, number):
     before = signal.getsignal(number)
     trainer, stop, output = SignalledTrainer(loop_config(), tmp_path), StopRequest(), Recorder()
     trainer.signals = {"step 2": [number]}
@@ -191,7 +190,7 @@ def test_a_second_signal_and_one_outside_of_a_step_end_the_run_at_once(tmp_path,
     assert trainer.worker.saved == []
 
 
-def test_only_what_workers_do_within_a_step_counts_for_it(tmp_path):
+def test_only_the_work_of_workers_within_a_step_counts_for_it(tmp_path):
     trainer, output = LoopTrainer(loop_config(2), tmp_path), Recorder()
     booked = []
     take = trainer.group.stats.take
@@ -218,7 +217,7 @@ def test_a_timer_adds_up_the_parts_of_a_phase():
     assert metrics["time/update_seconds"] == 0.0
 
 
-def test_a_checkpoint_of_a_unigrpo_run_from_before_is_resumed(tmp_path):
+def test_a_checkpoint_of_a_unigrpo_run_of_an_earlier_version_is_resumed(tmp_path):
     shutil.copytree(OLD_CHECKPOINTS / "unigrpo", tmp_path / "checkpoints")
     worker = FakeWorker()
     trainer = UniGRPOTrainer(
@@ -240,7 +239,7 @@ def test_a_checkpoint_of_a_unigrpo_run_from_before_is_resumed(tmp_path):
         ({"epoch": 3}, "'epoch' is not known"),
     ],
 )
-def test_a_state_that_cannot_be_used_is_named(tmp_path, change, message):
+def test_an_invalid_state_is_named(tmp_path, change, message):
     folder = tmp_path / "checkpoints"
     shutil.copytree(OLD_CHECKPOINTS / "unigrpo", folder)
     (mark,) = folder.glob("step_*/complete.json")
@@ -256,7 +255,7 @@ def test_a_state_that_cannot_be_used_is_named(tmp_path, change, message):
         trainer.resume()
 
 
-def test_a_checkpoint_of_a_stage_from_before_is_resumed(tmp_path):
+def test_a_checkpoint_of_a_stage_of_an_earlier_version_is_resumed(tmp_path):
     shutil.copytree(OLD_CHECKPOINTS / "denoising", tmp_path / "checkpoints")
     lm = ModalityConfig(batch_size=2, sources={"text": SourceConfig(kind="text", task="lm", path="text.jsonl")})
     worker = FakeWorker()

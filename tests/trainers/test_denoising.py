@@ -1,4 +1,4 @@
-"""A stage in one process: real sources, all modalities, exact resume, validation, and what is refused."""
+"""Tests a stage in one process: sources, all modalities, exact resuming, validation, and errors."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ COLOURS = ("red", "green", "blue", "black")
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:
-    """Class folders of images of one colour, a CSV of questions, a text and a chat file, and prompts."""
+    """Writes class folders of images of one colour, a CSV of questions, a text and a chat file, and prompts."""
     root = tmp_path_factory.mktemp("world")
     rows = []
     for colour in COLOURS:
@@ -135,7 +135,7 @@ def whole(world, tiny_unified_folder, tmp_path_factory):
     return trainer, output, trainer.fit(output)
 
 
-def test_a_stage_reports_every_modality_and_what_the_model_can(whole):
+def test_a_stage_reports_every_modality_and_its_validation(whole):
     _, output, summary = whole
     for name in ("loss/total", "loss/t2i", "loss/mmu", "loss/lm_chat", "mask_ratio/t2i", "grad_norm", "learning_rate",
                  "tokens/step"):  # fmt: skip
@@ -151,16 +151,16 @@ def test_a_stage_reports_every_modality_and_what_the_model_can(whole):
     assert undocumented_metrics(name for row in output.rows.values() for name in row) == []
 
 
-def test_a_step_tells_what_its_worker_did_and_the_memory_it_took(whole):
+def test_a_step_reports_the_work_and_the_memory_of_its_worker(whole):
     work = whole[1].rows[4]
     assert 0 < work["perf/denoising_train_step_seconds"] <= work["time/step_seconds"]
     assert work["time/read_seconds"] + work["time/update_seconds"] <= work["perf/denoising_train_step_seconds"]
     assert work["perf/denoising_tflops"] > 0
     assert work["memory/denoising_peak_gb"] > 0
-    assert not any(name.startswith("perf/denoising_row_losses") for name in work), "validation is part of no step"
+    assert not any(name.startswith("perf/denoising_row_losses") for name in work), "validation is not part of a step"
 
 
-def test_fixed_prompts_are_answered_and_drawn_with_and_without_guidance(whole, world):
+def test_samples_of_fixed_prompts_are_generated_with_and_without_guidance(whole, world):
     trainer, _, _ = whole
     _, results = validate(trainer.workers, trainer.validation_prompts, trainer.config)
     drawn, answer, text = results.samples
@@ -178,9 +178,7 @@ def test_fixed_prompts_are_answered_and_drawn_with_and_without_guidance(whole, w
 
 
 @pytest.mark.parametrize("thinks", [False, True])
-def test_a_policy_that_learned_to_think_before_drawing_says_how_long_its_texts_are(
-    world, tiny_unified_folder, tmp_path, thinks
-):
+def test_the_config_of_a_policy_with_r2i_has_the_length_of_its_texts(world, tiny_unified_folder, tmp_path, thinks):
     thoughts = tmp_path / "drawing.jsonl"
     image = str(world / "classes/red/0.png")
     thoughts.write_text(json.dumps({"question": "blood", "reasoning": "it is red", "image": image}) + "\n")
@@ -221,7 +219,7 @@ def test_a_resumed_stage_equals_one_that_was_never_stopped(whole, world, tiny_un
     assert resumed.resume() == 2
     resumed.fit(output)
     trainer, straight, _ = whole
-    assert "broken/mmu/vqa" in straight.rows[2], "counts of broken samples go on too"
+    assert "broken/mmu/vqa" in straight.rows[2], "counts of broken samples also continue"
     assert output.untimed == {k: v for k, v in straight.untimed.items() if k > 2}
     assert all(torch.equal(v, weights(trainer)[k]) for k, v in weights(resumed).items())
 
@@ -235,7 +233,7 @@ def test_loader_processes_change_nothing_and_count_what_is_broken(world, tiny_un
         make_trainer(config, tmp_path / str(num_workers)).fit(output)
         rows.append(output.untimed)
     assert rows[0] == rows[1]
-    assert sum(row.get("broken/mmu/vqa", 0) for row in rows[0].values()) > 0, "no sample without an image was read"
+    assert sum(row.get("broken/mmu/vqa", 0) for row in rows[0].values()) > 0, "a sample without an image was read"
     assert all(row["loss/total"] > 0 for step, row in rows[0].items() if step > 0)
 
 
@@ -251,7 +249,7 @@ def test_an_error_of_a_loader_process_is_as_short_as_without(world, tiny_unified
             make_trainer(config, tmp_path).fit(Recorder())
 
 
-def test_counts_of_ranks_add_up_and_their_mask_ratios_are_averaged():
+def test_counts_of_ranks_are_added_and_their_mask_ratios_are_averaged():
     first = {"loss/total": 2.0, "mask_ratio/t2i": 0.2, "tokens/step": 10.0}
     second = {"loss/total": 2.0, "mask_ratio/t2i": 0.6, "tokens/step": 14.0, "broken/t2i/a": 3.0}
     assert step_metrics([first, second]) == {
@@ -259,7 +257,7 @@ def test_counts_of_ranks_add_up_and_their_mask_ratios_are_averaged():
     }  # fmt: skip
 
 
-def test_a_source_may_fit_its_images_in_a_way_of_its_own(world, tiny_unified_folder, tmp_path):
+def test_a_source_may_have_its_own_fit(world, tiny_unified_folder, tmp_path):
     wide = Image.new("RGB", (64, 16), "red")
     wide.paste("blue", (24, 0, 40, 16))
     (tmp_path / "a").mkdir()
@@ -273,7 +271,7 @@ def test_a_source_may_fit_its_images_in_a_way_of_its_own(world, tiny_unified_fol
         assert (pixels[0, 8, 0] > 240).item() == is_red, fit
 
 
-def test_untrained_end_padding_is_neither_seen_nor_counted(world, tiny_unified_folder, tmp_path):
+def test_untrained_end_padding_is_neither_attended_to_nor_counted(world, tiny_unified_folder, tmp_path):
     tokens = []
     for trained in (True, False):
         config = stage(world, tiny_unified_folder, noise=NoiseConfig(train_end_padding=trained))
@@ -281,7 +279,7 @@ def test_untrained_end_padding_is_neither_seen_nor_counted(world, tiny_unified_f
         rows = worker.noiser.noised("mmu", worker.corpus.read("mmu", range(4)), "train")
         tokens.append((int(rows.token_mask.sum()), rows.answer_length.tolist()))
     assert tokens[0][0] > tokens[1][0]
-    # The newline behind the header, the colour's letters, the end of the turn and end-of-text.
+    # The newline after the header, the letters of the colour, the end of the turn and end-of-text.
     assert all(3 + 3 <= length <= 5 + 3 for length in tokens[1][1])
 
 
@@ -302,7 +300,7 @@ def test_images_and_texts_are_written(whole, world, tiny_unified_folder, tmp_pat
     assert events.Tags()["tensors"] == ["eval/samples/text_summary"]
 
 
-def test_a_checked_stage_knows_its_sources_and_longest_row(world, tiny_unified_folder):
+def test_the_check_of_a_stage_returns_its_sources_and_longest_row(world, tiny_unified_folder):
     inputs = check_stage(stage(world, tiny_unified_folder))
     assert inputs.sizes["t2i"] == {"t2i/classes": 12}
     assert max(inputs.rows.values()) == 40 + 16 + 3
@@ -322,7 +320,7 @@ def test_a_checked_stage_knows_its_sources_and_longest_row(world, tiny_unified_f
         ({"actor": ActorConfig(num_gpus_per_node=3)}, "t2i.batch_size 4 does not divide over 3 ranks"),
     ],
 )
-def test_what_contradicts_is_refused(world, tiny_unified_folder, changes, message):
+def test_contradictory_settings_are_refused(world, tiny_unified_folder, changes, message):
     changes = dict(changes)
     if getattr(changes.get("image"), "tokenizer", "") == "TOKENIZER":
         tokenizer = str(tiny_unified_folder / "image_tokenizer")
@@ -331,7 +329,7 @@ def test_what_contradicts_is_refused(world, tiny_unified_folder, changes, messag
         check_stage(stage(world, tiny_unified_folder, **changes))
 
 
-def test_every_source_is_looked_into_before_the_start(world, tiny_unified_folder):
+def test_every_source_is_checked_before_the_start(world, tiny_unified_folder):
     good = modalities(world)["t2i"].sources["classes"]
     (world / "long.txt").write_text("".join(f"{index}: {'long ' * 20}\n" for index in range(4)))
     long = dataclasses.replace(

@@ -1,4 +1,8 @@
-"""Rollout workers against none: the same run where weights are fresh, corrected ratios where they are a step old."""
+"""Compares runs with and without rollout workers.
+
+They are equal if the rollout workers have the current weights. If the weights are a step old, the ratios are
+corrected.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +74,7 @@ def make_trainer(run: RunConfig, path: Path) -> UniGRPOTrainer:
     rollout = None
     if run.rollout.num_workers:
         queue: Queue[Tensor] = Queue()
-        with torch.no_grad():  # only what is sent can make it the policy
+        with torch.no_grad():  # its weights equal those of the policy only after they are sent
             for weight in models[1].parameters():
                 weight.zero_()
         worker = RolloutWorker(run, models[1].eval(), tokenizer)
@@ -94,7 +98,7 @@ def policy_weights(trainer: UniGRPOTrainer) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
-def test_fresh_rollouts_of_workers_give_the_run_without_them_bit_for_bit(
+def test_rollouts_with_current_weights_give_a_run_bit_identical_to_one_without_workers(
     tiny_model_folder: Path, tmp_path: Path
 ) -> None:
     outputs, trainers = (Recorder(), Recorder()), []
@@ -110,7 +114,7 @@ def test_fresh_rollouts_of_workers_give_the_run_without_them_bit_for_bit(
         assert torch.equal(policy_weights(trainers[1])[name], weight), name
 
 
-def test_a_step_ahead_old_log_probabilities_are_those_of_the_weights_that_wrote(
+def test_a_step_ahead_old_log_probabilities_are_those_of_the_weights_that_generated(
     tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = run_config(tiny_model_folder, 1, max_staleness=1)
@@ -128,7 +132,7 @@ def test_a_step_ahead_old_log_probabilities_are_those_of_the_weights_that_wrote(
     output = Recorder()
     trainer.fit(output)
     assert [row["rollout/staleness"] for row in output.rows.values()] == [0] + [NUM_INNER_UPDATES] * 3
-    # The first is written by the first weights, and each later one by those of the step before.
+    # The first weights generate the first rollouts, and the weights of the previous step generate each later ones.
     writers = [at_start[0], *at_start[:-1]]
     for step, (rollouts, old) in enumerate(scored):
         check = make_trainer(run_config(tiny_model_folder, 0), tmp_path / f"check{step}")
@@ -142,7 +146,7 @@ def test_a_step_ahead_old_log_probabilities_are_those_of_the_weights_that_wrote(
             assert len(got) == NUM_INNER_UPDATES
             assert all(torch.equal(a, b) and len(a) > 0 for a, b in zip(got, log_probs, strict=True))
             assert torch.equal(rollout.token_ids, again.token_ids)
-    # So the first ratio of a stale step is not 1, and says how far the policy has gone since.
+    # The first ratio of a stale step is therefore not 1, and measures the change of the policy.
     deviations = [row["ratio/first_update_deviation"] for row in output.rows.values()]
     assert deviations[0] == 0
     assert min(deviations[1:]) > 1e-4
@@ -164,7 +168,8 @@ def test_the_next_rollouts_are_started_before_the_rewards_and_the_update(
         return generate(requests, *settings)
 
     def scores(rollouts: Any) -> Any:
-        waited.append(started.wait(timeout=30))  # for ever, if the next rollouts waited for the rewards
+        # This would wait without end if the next rollouts waited for the rewards.
+        waited.append(started.wait(timeout=30))
         return score(rollouts)
 
     RolloutWorker.generate, restore = lambda _, *arguments: generates(*arguments), RolloutWorker.generate  # type: ignore
@@ -179,7 +184,7 @@ def test_the_next_rollouts_are_started_before_the_rewards_and_the_update(
 def test_rollouts_that_are_older_than_allowed_are_refused(tiny_model_folder: Path, tmp_path: Path) -> None:
     trainer = make_trainer(run_config(tiny_model_folder, 1, max_staleness=1), tmp_path)
     trainer.train_step(0, Recorder())
-    trainer.state.policy_version += 1  # an update nobody waited for
+    trainer.state.policy_version += 1  # an additional update
     with pytest.raises(StalenessError, match=r"3 optimizer steps old.*max_staleness 1 allows 2"):
         trainer.train_step(1, Recorder())
 
@@ -191,7 +196,7 @@ def test_log_probabilities_are_refused_once_the_next_rollouts_may_have_started(
     generated = trainer.source.generate(0, 0)
     assert len(generated.old_log_probs(generated.rollouts[:2], checked=True)) == 2
     generated.release()
-    generated.release()  # the next rollouts are started once
+    generated.release()  # this starts the next rollouts once
     for ask in (generated.mismatch, lambda rollouts: generated.old_log_probs(rollouts, checked=False)):
         with pytest.raises(ReleasedError, match="compute log-probabilities before `release`"):
             ask(generated.rollouts)
@@ -199,7 +204,7 @@ def test_log_probabilities_are_refused_once_the_next_rollouts_may_have_started(
     assert {rollout.key.step for rollout in following.rollouts} == {1}
 
 
-def test_the_steps_of_a_source_may_be_asked_for_in_any_order(tiny_model_folder: Path, tmp_path: Path) -> None:
+def test_a_source_returns_steps_in_any_order(tiny_model_folder: Path, tmp_path: Path) -> None:
     trainer = make_trainer(run_config(tiny_model_folder, 1, max_staleness=1), tmp_path)
     for step in (2, 0):
         generated = trainer.source.generate(step, 0)
@@ -209,7 +214,7 @@ def test_the_steps_of_a_source_may_be_asked_for_in_any_order(tiny_model_folder: 
         assert {(r.key.step, r.policy_version) for r in generated.rollouts} == {(step, 0)}
 
 
-def test_a_resumed_run_starts_with_fresh_rollouts(tiny_model_folder: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_starts_with_rollouts_of_current_weights(tiny_model_folder: Path, tmp_path: Path) -> None:
     run = run_config(tiny_model_folder, 1, max_staleness=1)
     trainer = make_trainer(run, tmp_path)
     for step in range(2):
@@ -229,6 +234,6 @@ def test_a_resumed_run_starts_with_fresh_rollouts(tiny_model_folder: Path, tmp_p
         ({"max_staleness": 1}, "1 without rollout workers"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(changes: dict[str, int], message: str) -> None:
+def test_impossible_settings_are_refused(changes: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(RolloutConfig(), **changes)

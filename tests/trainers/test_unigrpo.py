@@ -1,4 +1,4 @@
-"""The whole loop in one process, with real workers on a small random model."""
+"""Tests the whole loop in one process, with real workers on a small random model."""
 
 import dataclasses
 import functools
@@ -55,13 +55,13 @@ def weights(trainer: UniGRPOTrainer) -> dict[str, torch.Tensor]:
 def test_the_work_of_an_evaluation_is_recorded_in_no_step(tiny_model_folder, tmp_path):
     output = Recorder()
     run = config(tiny_model_folder, num_steps=1)
-    run = dataclasses.replace(run, eval=EvalConfig(n_samples_per_prompt=8))  # many times the step's own samples
+    run = dataclasses.replace(run, eval=EvalConfig(n_samples_per_prompt=8))  # many more samples than a step has
     make_trainer(run, tmp_path, SUMS).fit(output)
     row = output.rows[1]
     assert 0 < row["perf/policy_generate_seconds"] <= row["time/generate_seconds"]
 
 
-def test_a_step_reports_everything_that_a_user_looks_at(tiny_model_folder, tmp_path):
+def test_a_step_reports_its_metrics_and_samples(tiny_model_folder, tmp_path):
     output = Recorder()
     trainer = make_trainer(config(tiny_model_folder, num_steps=1), tmp_path, SUMS[:2])
     summary = trainer.fit(output)
@@ -77,7 +77,7 @@ def test_a_step_reports_everything_that_a_user_looks_at(tiny_model_folder, tmp_p
         assert name in row, name
     assert {name for name, value in row.items() if not math.isfinite(value)} == set()
     assert row["throughput/tokens_per_second"] > 0
-    assert 0 < row["reward/total_mean"] < 1  # a share of digits, which differs between samples
+    assert 0 < row["reward/total_mean"] < 1  # the fraction of digits, which differs between samples
     assert row["reward/total_std"] > 0
     assert row["loss/total"] == pytest.approx(row["loss/policy"] + row["loss/kl"])
     assert 0 < row["tokens/scored"] <= 2 * 8 * 8  # two updates of 8 responses of 8 tokens
@@ -89,14 +89,15 @@ def test_a_step_reports_everything_that_a_user_looks_at(tiny_model_folder, tmp_p
     assert [step for step, s in output.samples if s["kind"] == "train"] == [1]
     before = [s for step, s in output.samples if step == 0]
     assert sum(s["reward"] for s in before) / 2 == pytest.approx(summary["eval"]["before"]["reward_total_greedy"])
-    assert [list(s["rewards"].values()) for s in before] == [[s["reward"]] for s in before]  # one reward of weight 1
+    # There is one reward with the weight 1.
+    assert [list(s["rewards"].values()) for s in before] == [[s["reward"]] for s in before]
 
 
 def test_old_and_new_log_probabilities_are_equal_before_the_first_update(tiny_model_folder, tmp_path):
     output = Recorder()
     make_trainer(config(tiny_model_folder, logprob_mismatch_steps=2), tmp_path).fit(output)
     deviations = [row.get("ratio/first_update_deviation") for row in output.rows.values()]
-    assert deviations == [0.0, None, 0.0, None]  # computed only where it is compared
+    assert deviations == [0.0, None, 0.0, None]  # computed only in steps with the comparison
 
 
 def test_the_first_step_starts_at_the_reference(tiny_model_folder, tmp_path):
@@ -154,7 +155,7 @@ def test_the_reference_follows_the_policy_every_few_steps(tiny_model_folder, tmp
 
 @pytest.mark.parametrize("reset_steps", [0, 1])
 def test_a_resumed_run_equals_one_that_was_never_stopped(tiny_model_folder, tmp_path, reset_steps):
-    """The second time with a reference that follows the policy."""
+    """The second case has a reference that follows the policy."""
     run = config(tiny_model_folder)
     reference = ReferenceConfig(reset_steps=reset_steps, ema=0.5 * reset_steps)
     run = dataclasses.replace(
@@ -229,7 +230,7 @@ def is_missing(*, completions, **_):
     return [None] * len(completions)
 
 
-def test_a_sample_without_reward_has_no_part_in_the_update(tiny_model_folder, tmp_path):
+def test_a_sample_without_a_reward_is_not_used_in_the_update(tiny_model_folder, tmp_path):
     run = config(tiny_model_folder, num_steps=1)
     terms = (RewardTermConfig(name=f"{__file__}:is_missing_for_the_first"),)
     trainer = make_trainer(dataclasses.replace(run, reward=RewardConfig(terms=terms)), tmp_path)
@@ -241,13 +242,13 @@ def test_a_sample_without_reward_has_no_part_in_the_update(tiny_model_folder, tm
     assert [s.is_valid for s in planned] == [False] + [True] * 7
     assert planned[0].advantages == (0,)
     assert output.rows[1]["tokens/scored"] < sum(int(s.rollout.scored_mask.sum()) for s in planned[1:])
-    # The three others of its group are compared among themselves.
+    # The three other samples of its group are compared with each other.
     assert sum(s.advantages[0] for s in planned[1:4]) == pytest.approx(0, abs=1e-6)
     assert output.rows[1]["reward/is_missing_for_the_first_missing_fraction"] == 1 / 8
     assert output.rows[1]["reward/left_out_fraction"] == 1 / 8
 
 
-def test_a_step_without_any_reward_changes_nothing_where_the_run_allows_it(tiny_model_folder, tmp_path):
+def test_a_step_without_any_reward_changes_nothing_if_the_run_allows_it(tiny_model_folder, tmp_path):
     run = config(tiny_model_folder, num_steps=1)
     terms = (RewardTermConfig(name=f"{__file__}:is_missing"),)
     run = dataclasses.replace(run, reward=RewardConfig(terms=terms, max_missing_fraction=1.0))
@@ -259,7 +260,7 @@ def test_a_step_without_any_reward_changes_nothing_where_the_run_allows_it(tiny_
     assert output.rows[1]["policy_version"] == 0
 
 
-def test_a_step_with_too_few_rewards_changes_no_weights_and_the_next_goes_on(tiny_model_folder, tmp_path):
+def test_a_step_with_too_few_rewards_changes_no_weights_and_the_next_step_follows(tiny_model_folder, tmp_path):
     run = config(tiny_model_folder, num_steps=2)
     terms = (RewardTermConfig(name=DIGITS_REWARD),)
     run = dataclasses.replace(run, reward=RewardConfig(terms=terms, max_failed_steps=2))
@@ -294,7 +295,8 @@ def test_rewards_are_started_before_the_models_score_and_waited_for_afterwards(
         monkeypatch.setattr(owner, name, lambda *arguments: order.append(what) or function(*arguments))
 
     watched(trainer.reward, "start", "rewards begin")
-    watched(trainer.reward, "score", "rewards end")  # in one process they are scored when they are waited for
+    # In one process, rewards are computed when the trainer waits for them.
+    watched(trainer.reward, "score", "rewards end")
     watched(Generated, "old_log_probs", "policy scores")
     watched(trainer.reference, "map", "reference scores")
     watched(trainer, "_update", "update")
@@ -302,12 +304,12 @@ def test_rewards_are_started_before_the_models_score_and_waited_for_afterwards(
     assert order == ["rewards begin", "policy scores", "reference scores", "rewards end", "update"]
 
 
-def test_a_reference_on_gpus_of_its_own_scores_while_the_policy_does_with_the_same_numbers(
+def test_a_reference_on_its_own_gpus_scores_at_the_same_time_as_the_policy_with_equal_results(
     tiny_model_folder, tmp_path, monkeypatch
 ):
     rows = []
     for is_shared in (True, False):
-        if not is_shared:  # from now on each waits for the other
+        if not is_shared:  # the two calls wait for each other
             barrier = threading.Barrier(2, timeout=30)
             for worker in (PolicyWorker, ReferenceWorker):
                 monkeypatch.setattr(worker, "log_likelihood", behind(barrier, worker.log_likelihood))
@@ -354,7 +356,7 @@ def test_the_export_is_the_policy(tiny_model_folder, tmp_path):
 
 
 def even_prompts_differ(*, prompts: list[str], completions: list[str], **_: Any) -> list[float]:
-    """The number of different characters for prompts that begin with an even digit; always 1 for the others."""
+    """Returns the number of different characters for prompts that start with an even digit, and 1 for the others."""
     return [1.0 if int(p[0]) % 2 else float(len(set(c))) for p, c in zip(prompts, completions, strict=True)]
 
 
@@ -371,7 +373,7 @@ def filtered(folder: Path, *, oversample: float = 2.0, kl: float = 0.01, filteri
 
 
 def watched(trainer: UniGRPOTrainer) -> list[list[TrainSample]]:
-    """Returns a list that gets the samples of each update."""
+    """Returns a list that records the samples of each update."""
     seen: list[list[TrainSample]] = []
     update = trainer._update
     trainer._update = lambda samples: seen.append(list(samples)) or update(samples)  # type: ignore[method-assign]
@@ -445,7 +447,7 @@ def test_a_resumed_run_with_oversampling_equals_one_that_was_never_stopped(
 
 
 @pytest.mark.parametrize("filtering", [True, False])
-def test_samples_without_advantage_and_without_kl_are_scored_by_nobody(
+def test_samples_without_advantage_and_kl_are_not_scored(
     filtering: bool, tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = filtered(tiny_model_folder, oversample=1.0, kl=0.0, filtering=filtering)
@@ -465,7 +467,7 @@ def test_samples_without_advantage_and_without_kl_are_scored_by_nobody(
     assert "perf/reference_log_likelihood_seconds" not in output.rows[1]
 
 
-def test_oversampling_without_a_filter_is_refused(tiny_model_folder: Path) -> None:
+def test_oversampling_without_a_group_filter_is_refused(tiny_model_folder: Path) -> None:
     with pytest.raises(ValueError, match=r"oversample is 1.5, but no algo.group_filter chooses"):
         filtered(tiny_model_folder, oversample=1.5, filtering=False)
     with pytest.raises(ValueError, match=r"oversample is 0.5; it must be 1 or more"):
@@ -477,7 +479,7 @@ def test_oversampling_without_a_filter_is_refused(tiny_model_folder: Path) -> No
 
 @pytest.mark.parametrize(("coefficient", "shown"), [(0.1, {"KL": "0.0123"}), (0.0, {})])
 def test_the_line_of_a_step_shows_a_kl_only_if_it_is_measured(coefficient: float, shown: dict[str, str]) -> None:
-    """Without a reference the metric is 0, which would look as if the policy never moved."""
+    """Without a reference the metric is 0, as if the policy did not change."""
     trainer: Any = SimpleNamespace(config=RunConfig(algo=AlgoConfig(kl=KLConfig(init_coef=coefficient))))
     values = {"reward/total_mean": 0.5, "kl/reference_nats": 0.01234, "time/step_seconds": 2.0}
     assert UniGRPOTrainer.shown(trainer, values) == {"reward": "0.500", **shown, "s/step": "2.00"}

@@ -1,4 +1,4 @@
-"""The small random model that the tests of inner updates train."""
+"""Makes the small random model that tests of inner updates train."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The published methods as configs, and samples of all tasks with which a small model makes inner updates."""
+"""Configs of the published methods, and samples of all tasks for inner updates of a small model."""
 
 from __future__ import annotations
 
@@ -57,14 +57,15 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
 
 
 def small_model() -> MMadaModelLM:
-    """A random model that knows the codes of images, the same at every call."""
+    """Returns a random model with codes of images, which is the same in every call."""
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"d_model": 16, "n_layers": 2, "n_heads": 2, "mlp_hidden_size": 32, "init_std": 0.3}
     return MMadaModelLM(MMadaConfig(vocab_size=FIRST_CODE + NUM_CODES, mask_token_id=MASK, **sizes))
 
 
 def rollout(task: str, number: int) -> KeyedTrajectory:
-    """A prompt, thoughts or an answer of 5 tokens and 2 of padding, and 4 codes, where the task has them."""
+    """Returns a rollout with a prompt, and depending on the task with a text of 5 tokens and 2 of padding, and 4
+    codes."""
     generator = keyed_generator("rollout", task, number)
 
     def draw(count: int, low: int, high: int) -> torch.Tensor:
@@ -114,7 +115,7 @@ ADVANTAGES = [1.0, -1.0, 0.5, -0.5, -2.0, 2.0, 1.5, -1.5]
 
 
 def run_config(method: str, **train: Any) -> RunConfig:
-    """The config of a published method, with the settings of `train` that a test asks for."""
+    """Returns the config of a published method with the given settings of `train`."""
     likelihood, objective, kl = METHODS[method]
     return RunConfig(
         actor=ActorConfig(adam=AdamConfig(lr=1e-3), lr_warmup_ratio=0.0),
@@ -135,7 +136,7 @@ def train_samples(
     advantages: Sequence[float] = ADVANTAGES,
     known: bool = True,
 ) -> list[TrainSample]:
-    """Scored samples with these advantages, with the old log-probabilities if they are known."""
+    """Returns samples with these advantages, and with old log-probabilities if they are known."""
     scored = score(engine, config, SETTINGS, rollouts)
     nothing = torch.zeros(0)
     return [
@@ -157,7 +158,7 @@ def updated(
     advantages: Sequence[float] = ADVANTAGES,
     known: bool = True,
 ) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
-    """Metrics and weights after the inner updates; the model has its old weights again."""
+    """Returns metrics and weights after the inner updates, and restores the weights of the model."""
     start = {name: value.clone() for name, value in model.state_dict().items()}
     engine = LocalEngine(model, config.actor, 100)
     samples = train_samples(config, engine, rollouts, advantages, known)

@@ -1,4 +1,4 @@
-"""Nothing as large as the logits of whole rows over the whole vocabulary is ever built."""
+"""Tests that no tensor as large as the logits of whole rows over the whole vocabulary is allocated."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ CHUNK_ROWS = 16
 
 
 class Largest(TorchDispatchMode):
-    """Remembers the largest tensor that an operation makes; gradients of weights have the size of weights."""
+    """Records the largest tensor that an operation makes, except tensors of the size of weights, such as gradients."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class Largest(TorchDispatchMode):
 
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> MMadaModelLM:
-    """Narrow, with many ids, and a head that takes few rows at once."""
+    """Returns a narrow model with many ids, whose head computes few rows at once."""
     monkeypatch.setattr(output_head, "HEAD_CHUNK_ROWS", CHUNK_ROWS)
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"d_model": 8, "n_layers": 2, "n_heads": 2, "mlp_hidden_size": 16}
@@ -74,7 +74,7 @@ def largest(model: MMadaModelLM, call: Callable[[], Any]) -> Largest:
 
 
 def samples(tasks: str) -> list[TrainSample]:
-    """One sample for each letter, t for text and i for an image."""
+    """Returns one sample for each letter, t for text and i for an image."""
     draws = torch.Generator().manual_seed(2)
     found = []
     for number, letter in enumerate(tasks):
@@ -109,11 +109,12 @@ SCORING = ScoringSettings(
     mask_id=VOCABULARY.mask_id, image_slice=VOCABULARY.image_slice, text_temperature=1.0, image_temperature=0.9
 )
 MOST = {"tttt": CHUNK_ROWS * NUM_IDS, "iiii": CHUNK_ROWS * NUM_CODES, "titi": CHUNK_ROWS * NUM_IDS}
-"""Elements of the largest tensor in scoring and training: the logits of one chunk, over the image codes for images."""
+"""Number of elements of the largest tensor in scoring and training: the logits of a chunk over the vocabulary or
+codes."""
 
 
 @pytest.mark.parametrize("tasks", MOST)
-def test_scoring_and_training_build_the_logits_of_a_chunk_and_no_more(model: MMadaModelLM, tasks: str) -> None:
+def test_scoring_and_training_allocate_only_the_logits_of_a_chunk(model: MMadaModelLM, tasks: str) -> None:
     engine = LocalEngine(model, RUN.actor, 10)
     for call in (
         lambda: score(engine, RUN, SCORING, [sample.rollout for sample in samples(tasks)]),
@@ -123,7 +124,7 @@ def test_scoring_and_training_build_the_logits_of_a_chunk_and_no_more(model: MMa
         assert seen.num_elements == MOST[tasks], seen.what
 
 
-def test_pretraining_builds_the_logits_of_a_chunk_and_no_more(model: MMadaModelLM) -> None:
+def test_pretraining_allocates_only_the_logits_of_a_chunk(model: MMadaModelLM) -> None:
     shape = (BATCH, PROMPT + RESPONSE)
     tokens = torch.randint(100, 1000, shape, generator=torch.Generator().manual_seed(1))
     everywhere = torch.ones(shape, dtype=torch.bool)
@@ -143,7 +144,7 @@ def generators() -> list[torch.Generator]:
 
 @pytest.mark.parametrize("cache", ["none", "prefix", "dual"])
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
-def test_sampling_text_builds_the_logits_of_one_block_and_no_more(
+def test_sampling_text_allocates_only_the_logits_of_one_block(
     model: MMadaModelLM, cache: Any, temperature: float
 ) -> None:
     block = 4
@@ -156,7 +157,7 @@ def test_sampling_text_builds_the_logits_of_one_block_and_no_more(
 
 
 @pytest.mark.parametrize("cache", ["none", "text"])
-def test_sampling_images_builds_logits_over_the_image_codes_only(model: MMadaModelLM, cache: Any) -> None:
+def test_sampling_images_allocates_logits_only_over_the_image_codes(model: MMadaModelLM, cache: Any) -> None:
     settings = ImageSamplingConfig(num_image_tokens=RESPONSE, num_denoising_steps=4, guidance_scale=2.0, cache=cache)
     prompts, empty = [torch.arange(100, 100 + PROMPT - row) for row in range(BATCH)], torch.tensor([7, 2])
     seen = largest(

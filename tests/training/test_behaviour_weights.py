@@ -1,4 +1,4 @@
-"""Importance weights of what generated the samples: by a loop, truncated, and refused where they are not known."""
+"""Tests importance weights of the behaviour policy: against a loop, truncated, and as an error if they are unknown."""
 
 from __future__ import annotations
 
@@ -30,18 +30,20 @@ from unigrpo.training.views import ViewSampler
 
 
 def decoupled(level="token", **rollout: Any) -> RunConfig:
-    """Trace replay whose objective weighs by what the sampler recorded."""
+    """Returns a run of trace replay whose objective weights tokens by the recorded log-probabilities of the
+    sampler."""
     config = run_config("trace", num_inner_updates=1)
     objective = ObjectiveConfig(level=level, options={"max_importance": 1.5})
     algo = dataclasses.replace(config.algo, objective=objective, kl=KLConfig(init_coef=0.0))
     return dataclasses.replace(config, algo=algo, rollout=dataclasses.replace(config.rollout, **rollout))
 
 
-def test_tokens_are_weighed_by_what_the_sampler_recorded(model, monkeypatch):
-    """min(1.5, old over behaviour probability) of every token, by a loop; the ratio to the old policy is 1."""
+def test_tokens_are_weighted_by_the_recorded_log_probabilities(model, monkeypatch):
+    """A loop computes the weights min(1.5, old probability / behaviour probability). The ratios to the old policy are
+    1."""
     config = decoupled()
     engine = LocalEngine(model, config.actor, 100)
-    rollouts = ROLLOUTS[:2]  # of text, with one token or two at a step
+    rollouts = ROLLOUTS[:2]  # texts, of which a step fixes one token or two
     scored = score(engine, config, SETTINGS, rollouts)
     losses = []
     monkeypatch.setattr(LocalEngine, "backward", lambda self, loss: (losses.append(loss.item()), loss.backward()))
@@ -61,8 +63,8 @@ def test_tokens_are_weighed_by_what_the_sampler_recorded(model, monkeypatch):
     assert sum(losses) == pytest.approx(expected, rel=1e-5)
 
 
-def test_older_weights_are_told_from_the_policy_before_the_updates(model):
-    """Two steps of staleness in the behaviour alone: ratios are 1, and the weights are those of the distance."""
+def test_older_weights_are_distinguished_from_the_policy_before_the_updates(model):
+    """Only the behaviour policy is older. The ratios are 1, and the weights measure the difference of the policies."""
     config = run_config("unigrpo", num_inner_updates=1)
     objective = ObjectiveConfig(options={"max_importance": 2.0})
     algo = dataclasses.replace(config.algo, objective=objective, kl=KLConfig(init_coef=0.0))

@@ -1,4 +1,4 @@
-"""The denoising step against plain loops: weights, divisors, padding, shares of ranks, absent modalities."""
+"""Compares the denoising step with loops: weights, divisors, padding, partial losses of ranks, absent modalities."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from unigrpo.training.denoising import (
 from unigrpo.training.optimizer_step import LocalEngine, NonFiniteLossError
 
 N = 4
-"""Tokens of an image."""
+"""Number of tokens of an image."""
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def batches(vocabulary, num_rows=3):
 
 
 def cross_entropies(model, rows):
-    """(row, column) -> nats, one token at a time from the full logits."""
+    """Returns the cross-entropy in nats by (row, column), computed from the full logits one token at a time."""
     logits = model(rows.input_ids, attention_mask=rows.token_mask).logits.double()
     return {
         (b, i): F.cross_entropy(logits[b, i], rows.targets[b, i]).item()
@@ -96,7 +96,7 @@ def test_each_loss_is_that_of_a_loop(world, engine):
     )
 
 
-def test_what_counts_in_an_image_row_are_hidden_codes_and_the_tokens_around_the_image(world):
+def test_masked_codes_and_the_tokens_around_the_image_are_scored_in_an_image_row(world):
     _, vocabulary = world
     hidden = torch.tensor([True, False, True, False])
     row = t2i_row([5, 6], torch.tensor([0, 1, 2, 3]), hidden, vocabulary, max_text_tokens=6)
@@ -109,7 +109,7 @@ def test_what_counts_in_an_image_row_are_hidden_codes_and_the_tokens_around_the_
     assert not rows.token_mask[0, 0]  # padding on the left
 
 
-def test_the_weights_of_two_ranks_add_up_to_those_of_one(world):
+def test_the_partial_losses_of_two_ranks_add_up_to_the_loss(world):
     _, vocabulary = world
     rows = batches(vocabulary, num_rows=4)["t2i"]
     counts = LossCounts(num_rows=4, num_labelled_tokens=float(rows.is_counted.sum()))
@@ -141,7 +141,7 @@ def test_any_modality_may_be_absent(world, engine, present):
     assert math.isfinite(metrics["grad_norm"])
 
 
-def test_prompts_and_padding_are_never_hidden(world):
+def test_prompts_and_padding_are_never_masked(world):
     _, vocabulary = world
     chat = [5, vocabulary.end_header_id, 6, 7]
     row = lm_chat_row(chat, vocabulary, num_tokens=9)

@@ -1,4 +1,4 @@
-"""The exact KL between the policy and its base, against whole distributions."""
+"""Compares the exact KL between the policy and its base model with whole distributions."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ from unigrpo.training.views import ViewSampler
 @pytest.mark.parametrize("cut", [{}, {"micro_batch_size": 1}])
 @pytest.mark.parametrize("method", ["unigrpo", "espo"])
 def test_the_exact_kl_is_that_of_whole_distributions(model, method, cut):
-    """Against a loop over tokens, with the base apart; as a loss it pulls the adapters back to it."""
+    """A loop over tokens uses a separate base model. The gradient of this loss moves the adapters towards the base
+    model."""
     base = copy.deepcopy(model).eval()
     lora = LoRAConfig(rank=4, alpha=8)
     add_lora(model, lora)
@@ -50,7 +51,7 @@ def test_the_exact_kl_is_that_of_whole_distributions(model, method, cut):
     engine, sampler = LocalEngine(model, config.actor, 100), ViewSampler(config)
 
     def loop():
-        """Mean over the scored tokens of all samples whose task has a KL."""
+        """Returns the mean over the scored tokens of all samples whose task has a KL."""
         found = []
         for sample in ROLLOUTS:
             views = sampler.views(sample, 0)

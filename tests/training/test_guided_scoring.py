@@ -1,4 +1,4 @@
-"""Images of guidance, scored by the distribution that they were sampled from."""
+"""Tests that images with guidance are scored with the distribution from which they were sampled."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def model() -> MMadaModelLM:
 
 
 def sampled(model: MMadaModelLM, task: str) -> list[KeyedTrajectory]:
-    """Three samples with prompts of different lengths."""
+    """Returns three samples with prompts of different lengths."""
     generators = [torch.Generator().manual_seed(i) for i in range(3)]
     texts = [[11, 12, 13][: n + 1] for n in range(3)]
     if task == "t2i":
@@ -118,7 +118,7 @@ def test_a_score_is_that_of_two_passes_combined_by_hand(model):
 
 
 def test_the_first_ratio_is_one_and_the_gradient_is_that_of_the_guided_distribution(model):
-    """Of all tasks at once: texts and images share passes."""
+    """The samples have all tasks, so that texts and images are in the same passes."""
     rollouts = [*sampled(model, "t2i"), *sampled(model, "r2i")]
     rollouts = [dataclasses.replace(r, key=dataclasses.replace(r.key, sample_id=i)) for i, r in enumerate(rollouts)]
     settings = ScoringSettings.of_run(CONFIG, VOCABULARY)
@@ -133,7 +133,7 @@ def test_the_first_ratio_is_one_and_the_gradient_is_that_of_the_guided_distribut
     assert metrics["grad_norm"] > 0
 
 
-def test_a_guided_view_takes_the_room_of_two_rows(model):
+def test_a_guided_view_counts_as_two_rows(model):
     rollouts = sampled(model, "t2i")
     rows = rows_of(rollouts, [ViewSampler(CONFIG).views(r, 0) for r in rollouts])
     assert [len(one) for one in packed(rows, CONFIG)] == [2, 1]

@@ -1,4 +1,4 @@
-"""The learning-rate schedule of a run: every optimizer step has a rate above 0."""
+"""Tests that the learning-rate schedule of a run gives every optimizer step a rate above 0."""
 
 from __future__ import annotations
 

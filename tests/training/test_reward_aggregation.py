@@ -1,4 +1,4 @@
-"""Totals, advantages and limits when rewards are missing."""
+"""Tests totals and advantages, and limits of missing rewards."""
 
 from dataclasses import replace
 
@@ -67,7 +67,7 @@ def test_a_group_with_one_usable_sample_has_no_advantage():
     assert advantages[:, 0].tolist() == [0.0, 0.0, 0.0, -1.0, 1.0, 0.0]
 
 
-def test_a_hold_out_is_logged_and_never_counted():
+def test_a_reward_with_weight_0_is_logged_and_never_counted():
     terms = (RewardTermConfig(name="a"), RewardTermConfig(name="b", weight=0.0))
     rewards = RewardAggregator(RewardConfig(terms=terms), ["a", "b"])
     found = outputs([1, 0, 1, 0, 0, 1], [None, 7, 7, 7, 7, 7])
@@ -83,7 +83,7 @@ def test_metrics_by_hand():
     metrics = reward_metrics(found, totals, GROUPS, valid)
     assert metrics["reward/a_mean"] == pytest.approx(3 / 5)
     assert metrics["reward/a_missing_fraction"] == pytest.approx(1 / 6)
-    assert metrics["reward/a_zero_spread_groups"] == 0.5  # 1, 1 in the first group
+    assert metrics["reward/a_zero_spread_groups"] == 0.5  # the first group has the rewards 1 and 1
     assert metrics["reward/b_zero_spread_groups"] == 1.0
     assert metrics["reward/total_mean"] == pytest.approx((2 + 2 + 0.5 + 0.5 + 2.5) / 5)
     assert metrics["reward/zero_spread_groups"] == 0.5
@@ -105,7 +105,8 @@ def test_more_missing_than_allowed_fails_the_step_and_in_a_row_the_run():
     assert check(guard, config(), few)
     assert not check(guard, config(), many)
     both = outputs([1, None, None, None, 0, 1], [0] * 6)
-    both = [replace(o, reasons={"b": "is slow"} | dict(o.reasons)) for o in both]  # optional, or a hold-out
+    # An optional reward, or one with the weight 0.
+    both = [replace(o, reasons={"b": "is slow"} | dict(o.reasons)) for o in both]
     with pytest.raises(RewardError, match=r"reward 'a' is away: 3 of 6 .* sample 1 of prompt p0"):
         optional = FailureGuard(config(required=False), ["a", "b"])
         check(optional, config(required=False), both)
@@ -130,7 +131,7 @@ def test_equal_rewards_in_every_group_are_warned_of_at_once_and_end_the_run_afte
 
 def test_each_reward_of_each_task_has_its_own_mean_and_spread():
     scored = outputs([1, 0, 1, 0, None, 0], [2, 4, 6, 8, 10, 30])
-    scored[5] = RewardOutput(parts={"a": 0.0})  # not paid for by b
+    scored[5] = RewardOutput(parts={"a": 0.0})  # not scored by b
     tasks = ["text", "mmu", "text", "mmu", "text", "mmu"]
     totals = torch.arange(6).double()
     valid = torch.tensor([True, True, True, True, False, True])
@@ -140,7 +141,7 @@ def test_each_reward_of_each_task_has_its_own_mean_and_spread():
     assert metrics["reward/b_mean/text"] == pytest.approx((2 + 6 + 10) / 3)
     assert metrics["reward/b_mean/mmu"] == pytest.approx((4 + 8) / 2)
     assert metrics["reward/b_std/mmu"] == pytest.approx(2.0)
-    assert metrics["reward/total_mean/text"] == pytest.approx((0 + 2) / 2)  # the fifth is left out
+    assert metrics["reward/total_mean/text"] == pytest.approx((0 + 2) / 2)  # the fifth sample is left out
     assert metrics["reward/a_zero_spread_groups/mmu"] == 1.0
 
 
@@ -171,7 +172,7 @@ def test_a_reward_applies_to_the_part_that_it_names_and_another_to_every_part():
     assert by_span.tolist() == [pytest.approx(row) for row in expected]
     assert aggregator.aggregate(found, groups)[0].tolist() == pytest.approx([4.1, 2.1, 2.2, 1.2, 1.8, 0.8])
     advantages = span_advantages(by_span, groups, torch.ones(6, dtype=torch.bool), "mean_only")
-    # The images of the first group are equally good, whatever their thoughts.
+    # The images of the first group have equal rewards, and their thoughts do not.
     assert advantages.tolist() == [
         pytest.approx(row) for row in [[1.0, 0.0], [-1.0, 0.0], [0.5, 0.0], [-0.5, 0.0], [0.5, 0.0], [-0.5, 0.0]]
     ]

@@ -1,4 +1,4 @@
-"""Metrics of the samples of a step."""
+"""Tests the metrics of the samples of a step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from unigrpo.training.rollout_metrics import rollout_metrics
 
 
 def made(task: str, number: int, *, is_full_length: bool = False) -> Rollout:
-    """A sample of one token of the prompt and two of the response."""
+    """Returns a sample with a prompt of one token and a response of two."""
     written = torch.tensor([False, True, True])
     return dataclasses.replace(
         rollout_without_tokens(number, "", Prompt(id="p", text="?", task=task)),

@@ -14,14 +14,14 @@ from unigrpo.training.optimizer_step import LocalEngine
 
 
 class Rank(LocalEngine):
-    """One of several ranks in the threads of this process, which sum gradients as DeepSpeed does."""
+    """A rank in a thread of this process. The ranks sum gradients as DeepSpeed does."""
 
     def __init__(self, meeting: threading.Barrier, values: list[Any], rank: int, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.rank, self._meeting, self._values = rank, meeting, values
 
     def values_of_all(self, value: Any) -> list[Any]:
-        """The values of all ranks, in their order."""
+        """Returns the values of all ranks in their order."""
         self._values[self.rank] = value
         self._meeting.wait()
         found = list(self._values)
@@ -29,15 +29,15 @@ class Rank(LocalEngine):
         return found
 
     def all_reduce_sum(self, values: torch.Tensor) -> torch.Tensor:
-        """The sum over the ranks."""
+        """Returns the sum over the ranks."""
         return torch.stack(self.values_of_all(values)).sum(0)
 
     def max_over_ranks(self, number: int) -> int:
-        """The largest number of all ranks."""
+        """Returns the largest number of all ranks."""
         return max(self.values_of_all(number))
 
     def step(self) -> float:
-        """An optimizer step on the summed gradients; returns their norm."""
+        """Makes an optimizer step with the summed gradients, and returns their norm."""
         for weight in self.model.parameters():
             nothing = torch.zeros_like(weight)
             weight.grad = self.all_reduce_sum(nothing if weight.grad is None else weight.grad)
@@ -45,6 +45,6 @@ class Rank(LocalEngine):
 
 
 def ranks_in_threads(model: MMadaModelLM, actor: ActorConfig, num_ranks: int) -> list[Rank]:
-    """Ranks with copies of a model; each must run in a thread of its own, since they wait for each other."""
+    """Returns ranks with copies of a model. Each must run in a separate thread, because they wait for each other."""
     meeting, values = threading.Barrier(num_ranks, timeout=60), [None] * num_ranks
     return [Rank(meeting, values, i, copy.deepcopy(model), actor, 100) for i in range(num_ranks)]

@@ -1,4 +1,4 @@
-"""Generation of samples: prompts as tokens."""
+"""Tests the generation of samples, with prompts as tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Groups: contiguous parts, results in order."""
+"""Tests groups of workers: contiguous parts, and results in order."""
 
 from unigrpo.workers.group import LocalGroup, split_evenly
 

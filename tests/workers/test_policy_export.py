@@ -1,4 +1,4 @@
-"""What a policy exports is a checkpoint like the one it came from."""
+"""Tests that a policy exports a checkpoint in the format of its initial checkpoint."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from unigrpo.training.optimizer_step import LocalEngine
 from unigrpo.workers.policy import PolicyWorker
 
 
-def test_an_exported_policy_loads_with_all_that_belongs_to_it(tiny_model_folder, tmp_path):
+def test_an_exported_policy_loads_with_its_tokenizer_and_image_tokenizer(tiny_model_folder, tmp_path):
     model = load_policy(tiny_model_folder, torch.float32, "sdpa")
     config, tokenizer = RunConfig(), AutoTokenizer.from_pretrained(tiny_model_folder)
     PolicyWorker(config, LocalEngine(model, config.actor, 1), tokenizer).export(tmp_path)

@@ -1,4 +1,4 @@
-"""A reference that moves towards the policy: by hand, and through a checkpoint."""
+"""Tests a reference that moves towards the policy: against calculations by hand, and with a checkpoint."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def worker(reference: MMadaModelLM, ema: float) -> ReferenceWorker:
     return ReferenceWorker(config, reference, torch.device("cpu"), SETTINGS)
 
 
-def test_a_reset_takes_the_weights_of_the_policy(tmp_path):
+def test_a_reset_copies_the_weights_of_the_policy(tmp_path):
     policy, reference = model(0), model(1)
     save_weights(policy, policy.state_dict(), tmp_path)
     worker(reference, 0.0).move_to(tmp_path)
     assert all(torch.equal(weight, policy.state_dict()[name]) for name, weight in reference.state_dict().items())
 
 
-def test_an_average_follows_moves_that_are_smaller_than_the_digits_of_the_weights(tmp_path):
-    """With 0.999, bfloat16 weights would stay where they are for ever."""
+def test_an_average_follows_changes_below_the_precision_of_the_weights(tmp_path):
+    """With 0.999, weights in bfloat16 would never change."""
     policy, reference = model(0), model(1)
     start = {name: weight.clone() for name, weight in reference.state_dict().items()}
     save_weights(policy, policy.state_dict(), tmp_path)
@@ -45,7 +45,7 @@ def test_an_average_follows_moves_that_are_smaller_than_the_digits_of_the_weight
     for name, weight in reference.state_dict().items():
         kept = 0.999**200
         expected = kept * start[name].double() + (1 - kept) * policy.state_dict()[name].double()
-        torch.testing.assert_close(weight.double(), expected, rtol=0.005, atol=1e-6)  # the digits of bfloat16
+        torch.testing.assert_close(weight.double(), expected, rtol=0.005, atol=1e-6)  # the precision of bfloat16
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])

@@ -1,4 +1,4 @@
-"""What rewards get to see of a rollout."""
+"""Tests the data of a rollout that rewards get."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def rollout(sample: int, image_file: Path) -> Rollout:
     return rollout_without_tokens(sample, "a cat", prompt)
 
 
-def test_rewards_see_the_image_upright_as_the_policy_does_and_samples_share_it(tmp_path):
+def test_rewards_get_the_image_upright_as_the_policy_does_and_samples_share_it(tmp_path):
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: show it turned by 90 degrees
+    exif[0x0112] = 6  # the photo must be rotated by 90 degrees
     Image.new("L", (8, 4)).save(tmp_path / "cat.jpg", exif=exif)
     first, second = reward_inputs([rollout(0, tmp_path / "cat.jpg"), rollout(1, tmp_path / "cat.jpg")])
     (image,) = first.input_images
@@ -32,12 +32,12 @@ def test_rewards_see_the_image_upright_as_the_policy_does_and_samples_share_it(t
     assert first.metadata == {"source": "web"}
 
 
-def test_an_image_that_is_gone_is_named(tmp_path):
+def test_a_missing_image_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"gone\.png: no image could be read"):
         reward_inputs([rollout(0, tmp_path / "gone.png")])
 
 
-def test_rewards_see_token_ids_and_the_text_with_and_without_its_end():
+def test_rewards_get_token_ids_and_the_text_with_and_without_its_end():
     tokens = torch.tensor([7, 8, 9, 4, 5, 2, 2])
     response = torch.tensor([0, 0, 0, 1, 1, 1, 1]).bool()
     made = dataclasses.replace(
@@ -53,7 +53,7 @@ def test_rewards_see_token_ids_and_the_text_with_and_without_its_end():
     assert seen.messages == ({"role": "user", "content": "2+3="},)
 
 
-def test_rewards_see_how_long_the_text_is_and_whether_it_was_cut_off():
+def test_rewards_get_the_length_of_the_text_and_whether_it_was_cut_off():
     tokens = torch.tensor([7, 4, 5, 9, 30, 31])
     made = dataclasses.replace(
         rollout(0, Path("a.png")),
@@ -68,7 +68,7 @@ def test_rewards_see_how_long_the_text_is_and_whether_it_was_cut_off():
 
 @pytest.mark.parametrize(("response", "expected"), [([4, 5, 6], True), ([4, 2, 6], False), ([4, 5, 2], False)])
 def test_a_text_is_of_full_length_if_it_has_no_end_of_text(response, expected):
-    tokens = torch.tensor([2, 7, *response])  # an end-of-text of the prompt is no end of the response
+    tokens = torch.tensor([2, 7, *response])  # an end-of-text in the prompt does not end the response
     written = torch.tensor([False, False, True, True, True])
     text = Trajectory(
         token_ids=tokens,

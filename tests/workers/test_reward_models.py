@@ -1,4 +1,4 @@
-"""Models of rewards that are named by their names on the Hub are paths before any process of a reward starts."""
+"""Tests that names of models of rewards on the Hub become paths before any process of a reward starts."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ HUB = {
 
 @pytest.fixture
 def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names that the Hub is asked for. Downloads lie in folders of tmp_path with the names of the repositories."""
+    """Returns a list that records requests to the Hub. Downloads are in folders of tmp_path named after the
+    repositories."""
     names: list[str] = []
 
     def fetch(name: str, patterns: list[str]) -> Path:
@@ -87,7 +88,7 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ("mine.py:Mine", {"model": "owner/own"}, {"model": "owner/own"}),
     ],
 )
-def test_names_of_the_hub_become_paths_and_other_options_stay(
+def test_names_on_the_hub_become_paths_and_other_options_do_not_change(
     asked: list[str], tmp_path: Path, name: str, options: dict[str, Any], expected: dict[str, Any]
 ) -> None:
     paths = {
@@ -98,7 +99,7 @@ def test_names_of_the_hub_become_paths_and_other_options_stay(
     assert term.options == paths
     count = len(asked)
     assert local_options(name, term.options) == term.options
-    assert len(asked) == count, "the processes ask the Hub for nothing"
+    assert len(asked) == count, "the processes use the Hub"
 
 
 def test_weights_are_downloaded_once_and_only_where_they_are_needed(asked: list[str], tmp_path: Path) -> None:
@@ -111,7 +112,7 @@ def test_weights_are_downloaded_once_and_only_where_they_are_needed(asked: list[
     }
 
 
-def test_a_tokenizer_beside_the_weights_is_kept(asked: list[str], tmp_path: Path) -> None:
+def test_a_tokenizer_next_to_the_weights_is_kept(asked: list[str], tmp_path: Path) -> None:
     for file in ("ImageReward.pt", "vocab.txt"):
         (tmp_path / file).touch()
     found = local_options("image_reward", {"model": str(tmp_path)})
@@ -129,7 +130,7 @@ def test_a_tokenizer_beside_the_weights_is_kept(asked: list[str], tmp_path: Path
         ({"model": "/absent"}, r"reward 'clip_score': model '/absent': no such file or folder"),
     ],
 )
-def test_a_model_that_is_nowhere_is_an_error_with_its_name(
+def test_a_model_that_does_not_exist_is_an_error_with_its_name(
     asked: list[str], options: dict[str, str], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):

@@ -1,4 +1,5 @@
-"""Rewards that hang, die, raise or return nonsense in processes of their own: the others and the run go on."""
+"""Tests that the other rewards and the run continue if the process of a reward hangs, dies or returns invalid
+values."""
 
 from __future__ import annotations
 
@@ -23,15 +24,15 @@ def pool():
 
 
 @pytest.mark.parametrize(("num_workers", "batch_size"), [(0, 0), (2, 0), (1, 1), (2, 2)])
-def test_batches_come_back_in_the_order_of_the_samples(pool, num_workers, batch_size):
+def test_results_of_batches_are_in_the_order_of_the_samples(pool, num_workers, batch_size):
     outputs, metrics = pool(odd_term("length", num_workers=num_workers, batch_size=batch_size)).score(ROLLOUTS)
     assert reward_values(outputs, "length") == [0, 1, 2, 3, 4, 5]
     assert metrics["time/reward/length_seconds"] > 0
 
 
-def test_a_reward_that_hangs_is_missing_and_the_others_are_there(pool):
+def test_a_reward_that_hangs_is_missing_and_the_others_are_not(pool):
     rewards = pool(odd_term("length"), odd_term("never_answers", timeout_seconds=0.5, attempts=1))
-    for _ in range(2):  # the process that was started again is ended again
+    for _ in range(2):  # the new process is ended again
         outputs, _ = rewards.score(ROLLOUTS)
         assert reward_values(outputs, "length") == [0, 1, 2, 3, 4, 5]
         assert reward_values(outputs, "never_answers") == [None] * 6
@@ -65,7 +66,7 @@ def test_a_call_that_raises_is_made_once_more(pool):
     assert reward_values(outputs, "raises_every_third_call") == [3.0] * 6
 
 
-def test_nan_and_what_no_float_holds_are_missing(pool):
+def test_nan_and_numbers_beyond_float_are_missing(pool):
     outputs, _ = pool(odd_term("returns_nan_for_long"), odd_term("returns_what_no_float_holds", attempts=1)).score(
         ROLLOUTS
     )
@@ -96,9 +97,9 @@ def test_a_process_that_is_started_again_may_load_for_longer_than_a_call_may_tak
     assert reward_values(outputs, "LoadsSlowly") == [5.0] * 6
 
 
-def test_what_is_started_is_scored_meanwhile(pool, tmp_path):
+def test_started_calls_run_while_the_caller_continues(pool, tmp_path):
     wait = pool(odd_term("waits_for", options={"marker": str(tmp_path / "go")})).start(ROLLOUTS)
-    (tmp_path / "go").touch()  # the caller goes on
+    (tmp_path / "go").touch()  # the caller continues
     outputs, _ = wait()
     assert reward_values(outputs, "waits_for") == [7.0] * 6
 
@@ -111,7 +112,7 @@ def test_closing_ends_calls_that_nobody_waits_for(pool):
         wait()
 
 
-def test_what_a_reward_logs_is_averaged_over_its_calls(pool):
+def test_numbers_that_a_reward_logs_are_averaged_over_its_calls(pool):
     _, metrics = pool(odd_term("logs_its_mean", batch_size=4)).score(ROLLOUTS)
     assert metrics["reward/logs_its_mean/mean_length"] == pytest.approx(2.5)
 
@@ -125,8 +126,8 @@ def test_a_costly_reward_is_called_with_as_many_samples_as_its_deadline_allows(p
         outputs, _ = rewards.score(many)
         assert reward_values(outputs, "costly") == list(range(24))
     sizes = [int(line) for line in notes.read_text().splitlines()]
-    assert sizes[0] == 2  # measures the rate: 0.05 s for a sample, and a little more
-    assert 2 < max(sizes) <= 10  # a quarter of the deadline
+    assert sizes[0] == 2  # the first call measures the rate, which is 0.05 s per sample
+    assert 2 < max(sizes) <= 10  # a later call takes a quarter of the deadline
     assert sum(sizes) == 48
 
 
@@ -141,7 +142,7 @@ def test_a_costly_reward_that_becomes_slow_is_called_with_fewer_samples_and_none
     assert max(sizes[2:]) <= 4
 
 
-def test_a_costly_reward_gets_as_many_processes_as_a_step_needs_and_cpus_are_free(tmp_path, monkeypatch):
+def test_a_costly_reward_gets_as_many_processes_as_a_step_needs_and_free_cpus_allow(tmp_path, monkeypatch):
     monkeypatch.setattr(reward_pool, "STEP_SECONDS", 1.0)
     options = {"notes": str(tmp_path / "calls"), "seconds": 0.4}
     for free, samples, expected in ((8, 6, 3), (1, 200, 2), (8, 1, 1)):
@@ -154,7 +155,7 @@ def test_a_costly_reward_gets_as_many_processes_as_a_step_needs_and_cpus_are_fre
         rewards.close()
 
 
-def test_a_trial_calls_each_reward_with_two_prompts_and_tells_how_long_a_step_takes(pool, tmp_path):
+def test_a_trial_calls_each_reward_with_two_prompts_and_returns_the_seconds_of_a_step(pool, tmp_path):
     costly = odd_term("Costly", options={"notes": str(tmp_path / "calls"), "seconds": 0.4}, num_workers=2)
     trials = pool(odd_term("length"), costly, odd_term("never_answers", tasks=("t2i",))).try_out(PROMPTS, 100)
     assert [trial.name for trial in trials] == ["length", "costly"]
@@ -200,11 +201,11 @@ BAD_REWARDS: dict[str, float | str] = {
     "kills_itself": "ended its own process (exit status 1)",
     "returns_what_no_float_holds": "returned something that is no number",
 }
-"""What each bad reward gives to every sample, or the beginning of the reason why it gives nothing."""
+"""Value of each bad reward for every sample, or the beginning of the reason why it is missing."""
 
 
 @pytest.mark.slow
-def test_bad_rewards_neither_end_the_run_nor_take_the_rewards_of_others(pool):
+def test_bad_rewards_neither_end_the_run_nor_affect_other_rewards(pool):
     seconds = {"holds_the_interpreter": 2.0}
     bad = [odd_term(name, required=False, attempts=1, timeout_seconds=seconds.get(name, 60.0)) for name in BAD_REWARDS]
     rewards = pool(odd_term("length"), *bad)

@@ -1,4 +1,4 @@
-"""The arithmetic of workers against PyTorch's own counter, and its seconds against a clock that is set by hand."""
+"""Compares counted operations of workers with PyTorch's counter, and seconds with a clock that the test sets."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TARGETS = TOKENS[POSITIONS]
 
 def small_model() -> MMadaModelLM:
     torch.manual_seed(0)
-    # Attention written out, since PyTorch's counter does not know the CPU's kernel.
+    # Attention consists of matrix products here, because PyTorch's counter does not count the CPU's kernel.
     return MMadaModelLM._from_config(  # type: ignore[no-any-return]
         MMadaConfig(d_model=16, n_layers=2, n_heads=2, mlp_hidden_size=24, vocab_size=VOCABULARY, mask_token_id=1),
         attn_implementation="eager",
@@ -70,7 +70,7 @@ def test_training_passes_are_counted_with_backward_and_recomputation(is_recomput
 @pytest.mark.parametrize("trained", [False, True])
 @pytest.mark.parametrize("of_base", [False, True])
 def test_guided_rows_and_the_base_of_the_exact_kl_are_counted(trained: bool, of_base: bool) -> None:
-    """Two conditional rows, the second one guided by the last row, as training passes them."""
+    """There are two conditional rows, and the last row guides the second one, as in training."""
     model = small_model().train(trained)
     meter = FlopMeter(model, LoRAConfig())
     targets = TOKENS[:2][POSITIONS[:2]] % 20 + 40
@@ -114,7 +114,7 @@ def test_adapters_alone_cost_less_to_train() -> None:
     assert 2 / 3 < meters[1].flops / meters[0].flops < 1
 
 
-def test_a_copy_is_counted_as_long_as_it_is_watched_and_the_model_once() -> None:
+def test_a_copy_is_counted_while_it_is_watched_and_the_model_once() -> None:
     model, copy = small_model().eval(), small_model().eval()
     meter = FlopMeter(model, LoRAConfig())
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""One grader for all tests of grading, so that they share one process that compares expressions."""
+"""A grader for all tests of grading, so that they share a process that compares expressions."""
 
 from __future__ import annotations
 

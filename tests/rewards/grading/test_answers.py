@@ -1,4 +1,4 @@
-"""Answers as typed values."""
+"""Tests answers as typed values."""
 
 from __future__ import annotations
 

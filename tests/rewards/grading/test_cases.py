@@ -1,4 +1,4 @@
-"""The grader against verdicts of a strict human on hard cases (tests/fixtures/grading)."""
+"""Compares the grader with verdicts of a strict human on hard cases (tests/fixtures/grading)."""
 
 from __future__ import annotations
 

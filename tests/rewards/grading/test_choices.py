@@ -1,4 +1,4 @@
-"""Letters of options, yes or no, and words, in golds and in answers."""
+"""Tests letters of options, yes or no, and words in gold answers and in answers."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_an_answer_chooses_one_letter_or_none(text, expected):
 @pytest.mark.parametrize(
     ("text", "is_strict", "expected"), [("so clearly B", False, "B"), ("so clearly B", True, None)]
 )
-def test_a_strict_reader_wants_the_letter_first(text, is_strict, expected):
+def test_a_strict_reader_requires_the_letter_first(text, is_strict, expected):
     assert letter(text, is_strict) == expected
 
 
@@ -86,7 +86,7 @@ def test_yes_and_no_stand_first_and_alone(gold, text, expected):
      ("dog", "the dog", True), ("red", "red and 98", False),
      ("red", "red because 2+2=4", True), ("dog", "dog?", False)],
 )  # fmt: skip
-def test_a_word_is_its_synonym_of_clevr(gold, text, expected):
+def test_a_word_equals_its_synonym_in_clevr(gold, text, expected):
     assert same_word(gold, text) is expected
 
 

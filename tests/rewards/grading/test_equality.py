@@ -1,4 +1,4 @@
-"""Pairs of answers that are the same, and pairs that are not, without the help of sympy."""
+"""Tests pairs of equal and of different answers without sympy."""
 
 from __future__ import annotations
 
@@ -61,24 +61,24 @@ DIFFERENT = (
 
 
 def never(gold: str, answer: str) -> bool:
-    """Sympy finds nothing equal that is spelt otherwise."""
+    """Replaces sympy by a function that finds no expressions equal."""
     return False
 
 
 @pytest.mark.parametrize(("gold", "answer"), SAME)
-def test_the_same_answer_in_another_form_is_right_in_either_order(gold, answer):
+def test_an_equal_answer_in_another_form_is_right_in_either_order(gold, answer):
     assert same(gold, answer, never)
     assert same(answer, gold, never)
 
 
 @pytest.mark.parametrize(("gold", "answer"), DIFFERENT)
-def test_another_answer_is_wrong_in_either_order(gold, answer):
+def test_a_different_answer_is_wrong_in_either_order(gold, answer):
     assert not same(gold, answer, never)
     assert not answer or not same(answer, gold, never)
 
 
 @pytest.mark.parametrize(("gold", "answer"), [("(3,4)", "x=3, y=4"), ("(3,4)", "y=4 and x=3"), ("x=3, y=4", "(3,4)")])
-def test_named_coordinates_are_a_point_only_where_any_form_counts(gold, answer):
+def test_named_coordinates_are_a_point_only_if_any_form_is_allowed(gold, answer):
     assert same(gold, answer, never, any_form=True)
     assert not same(gold, answer, never)
 

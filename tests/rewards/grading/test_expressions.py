@@ -1,4 +1,4 @@
-"""Brackets and variables of expressions, which of them sympy reads as they are meant, and how they are written."""
+"""Tests brackets and variables of expressions, which expressions sympy reads correctly, and how they are written."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_formulas_are_readable(text):
     ["1, 2", "three", "x or y", "50%", "3:4", "9^{9^9}", "10000!", "2^{99999}", "x?", "1 2", "45°", "\\text{cm}",
      "x" + "+x" * MAX_LENGTH],
 )  # fmt: skip
-def test_words_lists_and_towers_of_powers_are_not(text):
+def test_words_lists_and_towers_of_powers_are_not_readable(text):
     assert not is_readable(text)
 
 
@@ -105,7 +105,7 @@ def test_only_separators_outside_of_brackets_split(text, expected):
         ("[1]", "[1]"),
     ],
 )
-def test_outer_brackets_go_unless_they_hold_a_list(text, expected):
+def test_outer_brackets_are_removed_unless_they_contain_a_list(text, expected):
     assert unbracketed(text) == expected
 
 
@@ -131,5 +131,5 @@ def test_a_calculation_has_its_exact_value(text, expected):
 @pytest.mark.parametrize(
     "text", ["", "x+1", "2+", "1/0", "9^{9^9}", "9^{2000}*9^{2000}", "2^{0.5}", "(((", "1 2", "2 ** ", "1" * 1400]
 )
-def test_a_text_that_is_no_calculation_has_no_calculated(text):
+def test_a_text_that_is_no_calculation_has_no_value(text):
     assert calculated(text) is None

@@ -1,4 +1,4 @@
-"""Where the answer of a response stands."""
+"""Tests where the answer of a response is found."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TABLE = (
 
 
 @pytest.mark.parametrize(("text", "expected", "rule"), TABLE)
-def test_the_surest_answer_comes_first(text, expected, rule):
+def test_the_most_reliable_answer_is_first(text, expected, rule):
     found = next(candidates(text), None)
     assert found is not None
     assert (found.text, found.rule) == (expected, rule)
@@ -34,11 +34,11 @@ def test_the_surest_answer_comes_first(text, expected, rule):
     ["", "<think>12", "\\boxed{12", "2\\boxed{3}", "\\boxed{3}x", "<answer>3", "The answer is 3. Wait, no.",
      "\\boxed{3} or maybe 4", "Is the answer 3?" * 30, "\\boxed{" + "1" * (MAX_LENGTH + 1) + "}"],
 )  # fmt: skip
-def test_an_open_mark_or_a_retraction_leaves_no_answer(text):
+def test_an_open_marker_or_a_retraction_gives_no_answer(text):
     assert next(candidates(text), None) is None
 
 
-def test_letters_of_options_may_begin_the_last_line():
+def test_letters_of_options_may_be_at_the_start_of_the_last_line():
     assert next(candidates("It is far.\n(B) 12 cm", letters=True)).text == "(B) 12 cm"
     assert next(candidates("Two lines.\nA: 12")).text == "12"
 

@@ -1,4 +1,4 @@
-"""Golds in the texts of data sets, and how they are compared."""
+"""Tests gold answers in texts of data sets, and how they are compared."""
 
 from __future__ import annotations
 

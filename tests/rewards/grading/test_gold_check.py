@@ -1,4 +1,4 @@
-"""Golds that no answer can match are refused before a run, and all others are not."""
+"""Tests that exactly the gold answers that no answer can match are refused before a run."""
 
 import pytest
 
@@ -17,7 +17,7 @@ def reward():
              "a red dog", "<", "+", "\\text{Monday}", "5 apples", "10%", "\\boxed{3}, \\boxed{5}", "none",
              " ".join(["word"] * MOST_WORDS)]
 )  # fmt: skip
-def test_a_gold_that_is_right_as_its_own_answer_is_taken(reward, gold):
+def test_a_gold_answer_that_is_right_for_itself_is_accepted(reward, gold):
     reward.check_label(gold)
 
 
@@ -40,18 +40,18 @@ def test_a_gold_that_is_right_as_its_own_answer_is_taken(reward, gold):
         "…",
     ],
 )
-def test_a_missing_value_is_no_gold(reward, gold):
+def test_a_missing_value_is_no_gold_answer(reward, gold):
     with pytest.raises(ValueError, match="stands for a missing value"):
         reward.check_label(gold)
 
 
-def test_prose_is_no_gold(reward):
+def test_prose_is_no_gold_answer(reward):
     with pytest.raises(ValueError, match=r"found 13 words, which no answer repeats exactly: 'word word"):
         reward.check_label(" ".join(["word"] * (MOST_WORDS + 1)))
 
 
 @pytest.mark.parametrize("gold", ["", None, "The answer is unclear because of missing information."])
-def test_a_gold_that_is_not_right_as_its_own_answer_is_refused(reward, gold):
+def test_a_gold_answer_that_is_not_right_for_itself_is_refused(reward, gold):
     with pytest.raises(ValueError, match=r"expected a gold answer|graded as wrong when it is the answer itself"):
         reward.check_label(gold)
 

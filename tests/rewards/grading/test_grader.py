@@ -1,4 +1,4 @@
-"""Extraction, comparison, status and gold checks of the grader together."""
+"""Tests extraction, comparison, status and checks of gold answers of the grader together."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import pytest
 from rewards.grading.grader import KINDS, Grader, prepare
 
 
-def test_a_grade_says_what_was_extracted(grader):
+def test_a_grade_has_the_extracted_answer(grader):
     grade = grader("<think>3 * 4</think>The answer is 12 eggs.", "12", "gsm8k")
     assert (grade.correct, grade.extracted, grade.status) == (True, "12 eggs", "ok")
 
 
 @pytest.mark.parametrize("prediction", ["", " \n ", "<think>12", "\\boxed{12", "<answer>12", "\\boxed{}"])
-def test_no_answer_is_a_status_of_its_own(grader, prediction):
+def test_no_answer_has_its_own_status(grader, prediction):
     grade = grader(prediction, "12", "gsm8k")
     assert (grade.correct, grade.extracted, grade.status) == (False, None, "no_answer")
 
@@ -64,7 +64,7 @@ def test_an_unusable_gold_is_an_error(gold, kind, message):
         ("No", "auto", ("yes_no", "No")),
     ],
 )
-def test_the_gold_says_how_to_compare(gold, kind, form):
+def test_the_gold_answer_determines_the_comparison(gold, kind, form):
     assert kind in KINDS
     assert prepare(gold, kind) == form
 

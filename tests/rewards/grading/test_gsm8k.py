@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 DATA = Path(__file__).parents[2] / "fixtures" / "gsm8k" / "test_64.jsonl"
-"""Rows of GSM8K's test set (arXiv:2110.14168, MIT licence)."""
+"""Rows of the test set of GSM8K (arXiv:2110.14168, MIT licence)."""
 PHRASINGS = (
     "#### {n}",
     "The answer is {n}.",
@@ -30,13 +30,13 @@ PHRASINGS = (
 
 @pytest.fixture(scope="module")
 def solutions() -> list[tuple[str, str]]:
-    """Solutions and their numbers."""
+    """Returns solutions and their numbers."""
     answers = [json.loads(line)["answer"] for line in DATA.read_text(encoding="utf-8").splitlines()]
     return [(answer, answer.rpartition("####")[2].strip().replace(",", "")) for answer in answers]
 
 
 def changed(number: str) -> set[str]:
-    """Numbers that look like a number and are not."""
+    """Returns numbers that are similar to a number and different."""
     value = int(number)
     digits = str(abs(value))
     sign = "-" if value < 0 else ""

@@ -1,4 +1,4 @@
-"""Numbers as people write them, and how two of them compare."""
+"""Tests numbers as people write them, and how two of them are compared."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_number_is_exact_and_keeps_its_unit(text, expected):
      "1,200 (1300)", "30 minutes 2 hours", "2 hours 1 hour", "2 hours 30", "2 apples 30 minutes",
      "2 hours -30 minutes"],
 )  # fmt: skip
-def test_more_or_less_than_one_number_is_none(text):
+def test_a_text_without_exactly_one_number_has_none(text):
     assert parse(text) is None
 
 
@@ -72,7 +72,7 @@ def test_more_or_less_than_one_number_is_none(text):
         ("1e-20", "2e-20", False),
     ],
 )
-def test_numbers_are_the_same_by_value_and_unit(gold, answer, expected):
+def test_numbers_are_equal_by_value_and_unit(gold, answer, expected):
     ours, theirs = parse(gold), parse(answer)
     assert ours is not None
     assert theirs is not None

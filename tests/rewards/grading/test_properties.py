@@ -1,4 +1,4 @@
-"""What must hold for all answers: tried on seeded random ones and on the golds of the fixtures."""
+"""Tests properties of all answers on random answers and on the gold answers of the fixtures."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ FACTORS = (
     "%d:13", "%d-13", "%d dozen", "%d over 2", "%d_2", "%d \\ln x", "ln %d", "\\sqrt{%d}", "%d f(x)", "\\frac{1}{%d}",
     "%d < x", "x < %d", "at least %d", "about %d", "hardly %d", "%d(x+1)", "%d^{-1}",
 )  # fmt: skip
-"""Formulas with a number that is not their value."""
+"""Formulas that contain a number that is not their value."""
 
 
 @pytest.mark.parametrize("kind", ["auto", "math", "gsm8k", "geoqa"])
@@ -69,7 +69,8 @@ def test_a_number_inside_a_formula_is_never_paid(grader, kind):
 
 
 def test_verdicts_are_symmetric(grader):
-    """A percentage may be given as a decimal but not the reverse, and 0<x<1 as (0,1), which may also be a point."""
+    """A percentage may be given as a decimal but not the reverse. 0<x<1 may be given as (0,1), which may also be a
+    point."""
     rows = (json.loads(line) for line in (CASES / "math.jsonl").read_text(encoding="utf-8").splitlines()[::4])
     pairs = {
         (row["gold"], found.text)
@@ -81,7 +82,7 @@ def test_verdicts_are_symmetric(grader):
     for gold, answer in sorted(pairs):
         try:
             forth, back = (grader(f"\\boxed{{{a}}}", g, "math").correct for a, g in ((answer, gold), (gold, answer)))
-        except ValueError:  # not every answer can be a gold
+        except ValueError:  # some answers cannot be gold answers
             continue
         num_compared += 1
         if forth != back and not set("%<") & set(gold + answer):
@@ -107,7 +108,8 @@ def test_verdicts_do_not_depend_on_the_order_of_sets():
 
 
 def golds(kind: str) -> list[str]:
-    """The distinct golds of the fixtures that can be graded as a kind, without their marks."""
+    """Returns the distinct gold answers of the fixtures that can be graded as a kind, without markers such as
+    boxes."""
     found = set()
     for file in sorted(CASES.glob("*.jsonl")):
         for line in file.read_text(encoding="utf-8").splitlines():
@@ -151,7 +153,7 @@ def test_an_answer_in_another_spelling_keeps_its_verdict(grader, respell):
 
 
 @pytest.mark.parametrize("kind", ["auto", "math"])
-def test_every_gold_is_its_own_right_answer(grader, kind):
+def test_every_gold_answer_is_right_for_itself(grader, kind):
     assert [gold for gold in golds(kind) if not grader(f"\\boxed{{{gold}}}", gold, kind).correct] == []
 
 
@@ -164,7 +166,7 @@ def nested(depth: int, drawn: random.Random) -> str:
 
 
 @pytest.mark.parametrize("depth", [9, 45, 51, 5000])
-def test_deep_nesting_has_an_outcome(grader, depth):
+def test_deep_nesting_has_a_result(grader, depth):
     drawn = random.Random(depth)
     for _ in range(4):
         answer = nested(depth, drawn)

@@ -1,4 +1,4 @@
-"""Hostile and huge responses: an outcome within the deadline, never a crash, never a reward."""
+"""Tests that hostile and huge responses have a result within the deadline, without a crash and without a reward."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def grader() -> Iterator[Grader]:
 
 @pytest.mark.parametrize("name", HOSTILE)
 @pytest.mark.parametrize(("gold", "kind"), [("2", "gsm8k"), ("\\sqrt{2}", "math"), ("x+2", "math"), ("B", "choice")])
-def test_hostile_text_has_an_outcome_and_is_never_right(grader, name, gold, kind):
+def test_hostile_text_has_a_result_and_is_never_right(grader, name, gold, kind):
     grade = grader(HOSTILE[name], gold, kind)
     assert not grade.correct
     assert grade.status in ("ok", "no_answer", "timeout")
@@ -94,7 +94,7 @@ def test_the_grader_works_after_an_attack(grader):
     assert grader("\\boxed{\\sqrt{8}}", "2\\sqrt{2}", "math").correct
 
 
-def test_it_works_in_threads(grader):
+def test_the_grader_works_in_threads(grader):
     outcomes: list[bool] = []
 
     def grade() -> None:

@@ -1,4 +1,4 @@
-"""The number or formula of a sentence."""
+"""Tests which number or formula of a sentence is its answer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rewards.grading.numbers import formula, number_of
         ("no number", None),
     ],
 )
-def test_the_only_number_that_is_not_doubted_counts(sentence, expected):
+def test_the_only_number_that_is_not_doubted_is_the_answer(sentence, expected):
     number = number_of(sentence)
     assert (number and number.value) == expected
 
@@ -43,5 +43,5 @@ def test_a_sentence_states_its_number(sentence, is_answer, expected):
     [("the length is 2x", "2x"), ("the value $x+1$ works", "x+1"), ("x+1", "x+1"),
      ("the value is not $x+1$", "the value is not $x+1$"), ("$x$ because $y$", "$x$")],
 )  # fmt: skip
-def test_the_formula_of_a_sentence_is_found_where_it_is_clear(text, expected):
+def test_the_formula_of_a_sentence_is_found_if_it_is_unambiguous(text, expected):
     assert formula(text) == expected

@@ -1,4 +1,4 @@
-"""Equality of single expressions and relations: exact numbers, real domains, relations up to a factor."""
+"""Tests equality of expressions and relations: exact numbers, real domains, relations up to a factor."""
 
 from __future__ import annotations
 
@@ -53,18 +53,18 @@ DIFFERENT = (
 
 
 @pytest.mark.parametrize(("gold", "answer"), SAME)
-def test_what_is_equal_is_equal_in_either_order(gold, answer):
+def test_equal_expressions_are_equal_in_either_order(gold, answer):
     assert equal(gold, answer)
     assert equal(answer, gold)
 
 
 @pytest.mark.parametrize(("gold", "answer"), DIFFERENT)
-def test_what_differs_differs_in_either_order(gold, answer):
+def test_different_expressions_differ_in_either_order(gold, answer):
     assert not equal(gold, answer)
     assert not equal(answer, gold)
 
 
 @pytest.mark.parametrize(("positive", "any_sign"), [("2\\ln x", "\\ln(x^2)"), ("\\sqrt{a}\\sqrt{b}", "\\sqrt{ab}")])
-def test_a_variable_is_positive_only_where_the_gold_says_so(positive, any_sign):
+def test_a_variable_is_positive_only_if_the_gold_answer_says_so(positive, any_sign):
     assert equal(positive, any_sign)
     assert not equal(any_sign, positive)

@@ -1,4 +1,4 @@
-"""One spelling for signs of Unicode, LaTeX, Markdown and keyboards."""
+"""Tests that characters of Unicode, LaTeX, Markdown and keyboards get one spelling."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_other_spellings_become_one(text, expected):
 
 
 @pytest.mark.parametrize("text", [text for _, text in TABLE if text and "over" not in text])
-def test_the_canonical_spelling_stays_as_it_is(text):
+def test_the_canonical_spelling_does_not_change(text):
     assert canonical(text) == text
 
 
@@ -81,5 +81,5 @@ def test_the_canonical_spelling_stays_as_it_is(text):
     [("**12**.", "12"), ("$$x$$", "x"), ("$x$ and $y$", "$x$ and $y$"), ("the answer is 5", "5"), ("= 5,", "5"),
      ("approximately 3", "3"), ("'B'", "B"), ("{2}", "2"), ("{1}{2}", "{1}{2}"), ("...", "...")],
 )  # fmt: skip
-def test_what_wraps_an_answer_goes(text, expected):
+def test_the_formatting_around_an_answer_is_removed(text, expected):
     assert strip_wrapping(text) == expected

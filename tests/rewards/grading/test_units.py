@@ -1,4 +1,4 @@
-"""Names of units."""
+"""Tests the names of units."""
 
 from __future__ import annotations
 

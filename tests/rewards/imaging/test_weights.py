@@ -1,4 +1,4 @@
-"""Weight files of reward models: found, read without running code, and checked."""
+"""Tests that weight files of reward models are found, read without running code, and checked."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ STATE = {"weight": torch.tensor([[1.0, 2.0]]), "bias": torch.tensor([3.0])}
 
 
 @pytest.mark.parametrize("name", ["./absent", "~/absent", "/absent/folder", "a/b/c", "absent", "owner/absent.pt"])
-def test_a_path_where_nothing_is_is_no_name_of_the_hub(name: str) -> None:
+def test_a_missing_path_is_no_name_on_the_hub(name: str) -> None:
     with pytest.raises(ValueError, match=r"no such file or folder \(/.*\), nor an owner/name of the Hub"):
         weights.local_path(name)
 
 
-def test_folders_files_and_names_are_told_apart(tmp_path: Path) -> None:
+def test_folders_files_and_names_are_distinguished(tmp_path: Path) -> None:
     (tmp_path / "b.pt").write_bytes(b"x")
     assert weights.local_path(str(tmp_path)) == tmp_path
     assert weights.local_path("owner/name") is None
@@ -36,7 +36,7 @@ def test_folders_files_and_names_are_told_apart(tmp_path: Path) -> None:
         weights.find_file(str(tmp_path), ["a.pt"])
 
 
-def test_the_first_file_that_the_hub_has_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_file_that_the_hub_has_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def download(model: str, name: str) -> str:
@@ -53,7 +53,7 @@ def test_the_first_file_that_the_hub_has_is_taken(tmp_path: Path, monkeypatch: p
         weights.find_file("owner/name", ["a", "b"])
 
 
-def test_pickled_weights_are_downloaded_only_where_there_are_no_others(
+def test_pickled_weights_are_downloaded_only_if_there_are_no_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Any] = []

@@ -1,4 +1,4 @@
-"""Samples whose images stay in a store until they are looked at."""
+"""Tests samples whose images stay in a store until they are read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rewards.runtime.batch import HasPixels, RewardBatch
 
 
 class Stored:
-    """An image of one shade of grey, which counts how often it is fetched."""
+    """An image of one shade of grey that counts how often it is fetched."""
 
     def __init__(self, shade: int) -> None:
         self.shade, self.fetched = shade, 0
@@ -20,7 +20,7 @@ class Stored:
         return np.full((2, 3, 3), self.shade, dtype=np.uint8)
 
 
-def test_only_images_of_the_part_are_fetched_and_each_comes_to_its_sample() -> None:
+def test_only_images_of_the_part_are_fetched_for_their_samples() -> None:
     stored = [Stored(10), None, Stored(30), Stored(40)]
     assert isinstance(stored[0], HasPixels)
     own = Image.new("RGB", (1, 1), "red")
@@ -32,4 +32,4 @@ def test_only_images_of_the_part_are_fetched_and_each_comes_to_its_sample() -> N
     assert np.asarray(part[0].image).tolist() == [[[40] * 3] * 3] * 2
     assert part[1].image is own
     assert [one.fetched for one in stored if one is not None] == [0, 0, 1]
-    assert inputs[3].image is None, "the batch itself stays without pixels"
+    assert inputs[3].image is None, "the batch itself has no pixels"

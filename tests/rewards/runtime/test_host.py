@@ -1,4 +1,4 @@
-"""One reward in the process that calls it: every failure of user code is a message."""
+"""Tests a reward in the process that calls it: every error of user code becomes a message."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_reward_is_built_checked_called_and_closed(file: Path) -> None:
     assert (info.name, info.style, info.is_costly) == ("works", "", True)
     assert works.check_prompts(PROMPTS) == ["", "it has no gold", ""]
     assert works.score(PROMPTS).values == [1.0, 0.0, 2.0]
-    works.close()  # its error is nobody's concern
+    works.close()  # its error is ignored
     assert type(works._built).closed == 1  # type: ignore[attr-defined]
 
 
@@ -84,19 +84,19 @@ def test_a_reward_is_built_checked_called_and_closed(file: Path) -> None:
         ("RefusesToLoad", "^give the folder of the weights$"),
     ],
 )
-def test_a_reward_that_does_not_start_is_one_message(file: Path, name: str, message: str) -> None:
+def test_the_error_of_a_reward_that_does_not_start_is_one_message(file: Path, name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         host(file, name).load()
 
 
-def test_a_check_that_fails_is_told_from_a_prompt_that_cannot_be_rewarded(file: Path) -> None:
+def test_an_error_in_a_check_differs_from_a_prompt_that_cannot_be_scored(file: Path) -> None:
     interrupts = host(file, "Interrupts")
     interrupts.build()
     with pytest.raises(ValueError, match=r"check_prompt raised KeyError: 'gold' \(.*hosted.py:\d+\)"):
         interrupts.check_prompts(PROMPTS)
 
 
-def test_an_interrupt_is_the_rewards_own_only_in_a_process_of_its_own(file: Path) -> None:
+def test_an_interrupt_is_an_error_of_the_reward_only_in_a_separate_process(file: Path) -> None:
     interrupts = host(file, "Interrupts")
     interrupts.build()
     found = interrupts.score(PROMPTS)

@@ -1,4 +1,4 @@
-"""The limits of a function, with the one that compares expressions: CPU time, memory, death, threads."""
+"""Tests the limits of a function in a process, with the one that compares expressions: CPU time, memory, threads."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_it_returns_what_the_function_returns(verify, gold, answer, expected):
     assert verify(gold, answer) is expected
 
 
-def test_a_call_that_spends_its_cpu_time_is_ended_and_the_next_works():
+def test_a_call_that_exceeds_its_cpu_time_is_ended_and_the_next_works():
     verify = limited(cpu_seconds=0.5)
     with pytest.raises(DeadlineMissed, match="CPU time"):
         verify("2", TOWER)
@@ -58,13 +58,13 @@ def test_a_call_that_spends_its_cpu_time_is_ended_and_the_next_works():
     verify.close()
 
 
-def test_what_the_process_loads_at_its_start_does_not_count():
+def test_imports_at_the_start_of_the_process_do_not_count():
     verify = limited(cpu_seconds=0.05)
     assert verify("1", "1") is True
     verify.close()
 
 
-def test_time_in_which_the_process_computes_nothing_does_not_count():
+def test_time_in_which_the_process_does_not_compute_does_not_count():
     verify = limited(cpu_seconds=0.5)
     verify("1", "1")
     os.kill(process_of(verify), signal.SIGSTOP)
@@ -94,7 +94,7 @@ def test_a_process_that_dies_is_replaced(verify):
     assert verify("1", "1") is True
 
 
-def test_a_process_that_dies_over_an_answer_is_an_error(verify):
+def test_a_process_that_dies_in_a_call_is_an_error(verify):
     verify("1", "1")
     os.kill(process_of(verify), signal.SIGSTOP)
     threading.Timer(0.3, os.kill, (process_of(verify), signal.SIGKILL)).start()
@@ -103,11 +103,11 @@ def test_a_process_that_dies_over_an_answer_is_an_error(verify):
     assert verify("1", "1") is True
 
 
-def test_a_call_that_raises_is_an_error_and_the_process_goes_on(verify):
+def test_a_call_that_raises_is_an_error_and_the_process_continues(verify):
     verify("1", "1")
     process = process_of(verify)
     with pytest.raises(ProcessFailed, match="raised TypeError"):
-        verify("1", ["2"])  # no cache holds a list
+        verify("1", ["2"])  # a list cannot be a key of a cache
     assert verify("1", "1") is True
     assert process_of(verify) == process
 
@@ -136,7 +136,7 @@ def test_threads_share_one_process(verify):
     assert outcomes == [True] * 30
 
 
-def test_the_callers_alarm_survives(verify):
+def test_the_alarm_of_the_caller_is_kept(verify):
     rang: list[int] = []
     before = signal.signal(signal.SIGALRM, lambda number, frame: rang.append(number))
     try:
@@ -148,7 +148,7 @@ def test_the_callers_alarm_survives(verify):
         signal.signal(signal.SIGALRM, before)
 
 
-def test_a_process_that_cannot_start_is_no_wrong_answer(monkeypatch):
+def test_a_process_that_cannot_start_is_an_error_and_no_wrong_answer(monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(ProcessUnavailable, match="math-verify"):
         limited()("1", "2")

@@ -1,4 +1,4 @@
-"""The memory that a reward's process may take: of the machine, or of its container if that has less."""
+"""Tests the memory limit of the process of a reward: that of the machine, or of its container if that has less."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GB = 1024**3
 
 @pytest.fixture
 def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine with 50 GB free, and the folder of its control group, which is empty."""
+    """Simulates a machine with 50 GB of free memory, and returns the empty folder of its control group."""
     monkeypatch.setattr(memory, "_GROUP", tmp_path)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=50 * GB))
     return tmp_path
@@ -26,12 +26,12 @@ def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("most", "used", "cached", "free"),
     [
-        (30 * GB, 12 * GB, 2 * GB, 20 * GB),  # the cache of files can be given back
+        (30 * GB, 12 * GB, 2 * GB, 20 * GB),  # the file cache can be freed
         (90 * GB, 12 * GB, 0, 50 * GB),
-        (5 * GB, 4 * GB, 0, 4 * GB),  # the least that a process may always take
+        (5 * GB, 4 * GB, 0, 4 * GB),  # the smallest limit of a process
     ],
 )
-def test_a_container_with_less_than_the_machine_counts(
+def test_the_memory_of_a_container_counts_if_it_is_less_than_that_of_the_machine(
     group: Path, most: int, used: int, cached: int, free: int
 ) -> None:
     (group / "memory.max").write_text(f"{most}\n")
@@ -40,7 +40,7 @@ def test_a_container_with_less_than_the_machine_counts(
     assert memory.free_memory() == free
 
 
-def test_without_a_limit_of_a_container_the_machine_counts(group: Path) -> None:
+def test_without_a_limit_of_a_container_the_memory_of_the_machine_counts(group: Path) -> None:
     assert memory.free_memory() == 50 * GB
     for name in ("memory.max", "memory.current", "memory.stat"):
         (group / name).write_text("max\n")
@@ -58,7 +58,7 @@ def test_nine_tenths_of_the_free_memory_are_added_to_what_the_process_has(
     [(kind, (most, kept))] = limits
     assert (kind, kept) == (resource.RLIMIT_DATA, hard)
     if hard == 3 * GB:
-        assert most == hard, "never above what the system allows"
+        assert most == hard, "the limit is never above that of the system"
     else:
         own = psutil.Process().memory_info().data
         assert most - 9 * GB == pytest.approx(own, rel=0.2)

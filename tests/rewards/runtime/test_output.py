@@ -1,4 +1,4 @@
-"""What rewards print is limited by call."""
+"""Tests that the output of rewards is limited in each call."""
 
 from __future__ import annotations
 

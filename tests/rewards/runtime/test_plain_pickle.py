@@ -1,4 +1,4 @@
-"""Pickled messages of servers that are not trusted."""
+"""Tests pickled messages of servers that are not trusted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rewards.runtime import plain_pickle
 
 
 class Attack:
-    """Runs a command where it is unpickled without care."""
+    """An object that runs a command if pickle.loads reads it."""
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         return os.system, ("echo attacked",)
@@ -27,7 +27,7 @@ def test_a_message_cannot_run_code() -> None:
 
 
 def test_a_message_that_asks_for_too_much_memory_is_an_error() -> None:
-    """An array of 2^62 bytes that the message only names; then a dictionary with a key that has no hash."""
+    """The messages have an array of 2^62 bytes without its content, and a dictionary with a key that has no hash."""
     for message in (b"cnumpy\nndarray\n(I4611686018427387904\ntR.", b"(d]NsS."):
         with pytest.raises(ValueError, match="no pickle of plain values"):
             plain_pickle.loads(message)

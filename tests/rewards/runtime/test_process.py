@@ -1,4 +1,4 @@
-"""Rewards in processes of their own: whatever user code does, the caller gets an outcome before the deadline."""
+"""Tests rewards in separate processes: whatever user code does, the caller gets a result before the deadline."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rewards.runtime.process import ProcessFailed, RewardProcess
 
 INPUTS = [RewardInput(prompt="p", completion="abc", label="1"), RewardInput(prompt="q", completion="d", label="2")]
 LONG = 60.0
-"""A deadline that only a broken test reaches, in seconds."""
+"""A deadline in seconds that only a failing test reaches."""
 
 CODE = """
 import os, sys, time
@@ -180,7 +180,7 @@ def test_an_error_is_one_line_with_the_line_of_the_user(start, file, name, reaso
     scores = process.score(INPUTS, seconds=LONG)
     assert scores.values == [None, None]
     assert scores.reason == reason.format(line_of(file, line))
-    assert process.score(INPUTS, seconds=LONG).has_failed  # the process lives on
+    assert process.score(INPUTS, seconds=LONG).has_failed  # the process continues
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_an_error_is_one_line_with_the_line_of_the_user(start, file, name, reaso
         ("answers_in_other_words", r"sent something that is no answer \(UnpicklingError\)"),
     ],
 )
-def test_a_call_without_an_outcome_is_a_failed_process(start, name, message):
+def test_a_call_without_a_result_is_a_failed_process(start, name, message):
     process = start(name)
     process.load(seconds=LONG)
     with pytest.raises(ProcessFailed, match=message):
@@ -200,14 +200,14 @@ def test_a_call_without_an_outcome_is_a_failed_process(start, name, message):
 
 
 @pytest.mark.parametrize(("name", "value"), [("forks_and_returns", 1.0), ("forks_and_raises", 2.0), ("prints", 3.0)])
-def test_a_forked_child_ends_and_its_parent_serves_on(start, name, value):
+def test_a_forked_child_ends_and_its_parent_continues(start, name, value):
     process = start(name)
     process.load(seconds=LONG)
     for _ in range(2):
         assert process.score(INPUTS, seconds=LONG).values == [value, value]
 
 
-def test_problems_of_prompts_are_told_apart_from_errors_of_the_check(start, file):
+def test_problems_of_prompts_are_distinguished_from_errors_of_the_check(start, file):
     process = start("Checks")
     process.load(seconds=LONG)
     assert process.check_prompts(INPUTS[:1], seconds=LONG) == ["no gold"]
@@ -215,7 +215,7 @@ def test_problems_of_prompts_are_told_apart_from_errors_of_the_check(start, file
         process.check_prompts(INPUTS, seconds=LONG)
     line = line_of(file, "raise ZeroDivisionError")
     assert str(raised.value) == f"check_prompt raised ZeroDivisionError: in the check ({line})"
-    process.close()  # its close hangs
+    process.close()  # its close method hangs
 
 
 def test_a_check_that_ends_the_process_is_a_failed_process(start):
@@ -236,7 +236,7 @@ def test_a_check_that_ends_the_process_is_a_failed_process(start):
         ("def f(:", ValueError, "does not import: SyntaxError"),
     ],
 )
-def test_whatever_happens_at_import_has_an_outcome(tmp_path, code, error, message):
+def test_every_failure_at_import_has_a_result(tmp_path, code, error, message):
     path = tmp_path / "broken.py"
     path.write_text(code + "\n")
     process = RewardProcess(RewardSpec(name=f"{path}:f", options={}))
@@ -267,7 +267,7 @@ def test_ending_the_process_ends_the_children_of_the_reward(start, tmp_path):
         pytest.fail("the child outlived its reward")
 
 
-def test_a_reward_that_leaks_runs_out_of_its_memory_and_the_process_serves_on(start, monkeypatch, tmp_path):
+def test_a_reward_that_leaks_reaches_its_memory_limit_and_the_process_continues(start, monkeypatch, tmp_path):
     (tmp_path / "sitecustomize.py").write_text("import rewards.runtime.memory as m\nm.free_memory = lambda: 200 << 20")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     process = start("leaks")
@@ -279,7 +279,7 @@ def test_a_reward_that_leaks_runs_out_of_its_memory_and_the_process_serves_on(st
 
 
 class Calculator:
-    """What the program serves in the test of its protocol."""
+    """The object whose methods the program calls in the test of its protocol."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -290,7 +290,7 @@ class Calculator:
         return self.number / other
 
 
-def test_the_program_answers_calls_until_the_other_side_hangs_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_program_answers_calls_until_the_connection_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     here, there = Pipe()
     monkeypatch.setattr(sys, "path", [*sys.path])
     paths: list[Any] = [*sys.path, "/added"]

@@ -1,4 +1,4 @@
-"""What a call of a reward gives: values, or missing ones with a reason."""
+"""Tests the results of a call of a reward: values, or missing values with a reason."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ INPUTS = [RewardInput(prompt=str(i), completion="") for i in range(3)]
 
 
 class Gives(Reward):
-    """A reward whose answer is given to it."""
+    """A reward that returns a given result."""
 
     name, range, unit = "gives", (0.0, 1.0), "x"
 
@@ -33,13 +33,13 @@ def raises(error: BaseException) -> Any:
     raise error
 
 
-def test_numbers_are_the_scores_and_the_rewards_own_numbers_go_to_the_metrics() -> None:
+def test_numbers_are_the_scores_and_logged_numbers_go_to_the_metrics() -> None:
     found = score(Gives(lambda: [1, 0.5, True], {"mean": 0.25, "n": 3}), INPUTS)
     assert found == Scores(values=[1.0, 0.5, 1.0], logs={"mean": 0.25, "n": 3.0})
 
 
 @pytest.mark.parametrize("numbers", [None, {"mean": "high"}, [1.0]])
-def test_numbers_for_the_metrics_that_cannot_be_read_cost_no_rewards(numbers: Any) -> None:
+def test_unreadable_numbers_for_the_metrics_do_not_affect_rewards(numbers: Any) -> None:
     assert score(Gives(lambda: [1.0, 2.0, 3.0], numbers), INPUTS) == Scores(values=[1.0, 2.0, 3.0])
 
 

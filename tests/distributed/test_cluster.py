@@ -165,7 +165,7 @@ def test_the_only_cluster_of_this_user_is_joined_and_never_that_of_another(monke
     with pytest.raises(ConnectionError, match=r"started no cluster .*unless RAY_ADDRESS names it: h:2, .*bob"):
         cluster.find_cluster()
     monkeypatch.setattr(cluster, "local_heads", lambda: [head("h:3", True), head("h:1", True)])
-    with pytest.raises(ValueError, match=r"you have started several Ray clusters here .*choose one: RAY_ADDRESS=h:3"):
+    with pytest.raises(ConfigError, match=r"you have started several Ray clusters here .*choose one: RAY_ADDRESS=h:3"):
         cluster.find_cluster()
 
 
@@ -175,7 +175,7 @@ def test_the_cluster_of_ray_address_is_joined_even_if_another_user_started_it(mo
     assert cluster.find_cluster().address == "h:2"
     assert "bob" in cluster.find_cluster().whose
     monkeypatch.setenv("RAY_ADDRESS", "http://h:8265")
-    with pytest.raises(ValueError, match=r"is not the address of a head; give HOST:PORT"):
+    with pytest.raises(ConfigError, match=r"is not the address of a head; give HOST:PORT"):
         cluster.find_cluster()
 
 

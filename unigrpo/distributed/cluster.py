@@ -144,14 +144,14 @@ def find_cluster() -> FoundCluster:
     and its owner may stop it.
 
     Raises:
-        ValueError: ``RAY_ADDRESS`` is no address of a head, or several clusters could be meant.
+        ConfigError: ``RAY_ADDRESS`` is no address of a head, or several clusters could be meant.
         ConnectionError: There is none.
     """
     heads = local_heads()
     address = os.environ.get("RAY_ADDRESS", "")
     if address:
         if "://" in address:
-            raise ValueError(
+            raise ConfigError(
                 f"RAY_ADDRESS is {address}, which is not the address of a head; give HOST:PORT, such as HOST:6379, or "
                 "submit a job to that URL with launch/submit_unigrpo.sh"
             )
@@ -160,7 +160,7 @@ def find_cluster() -> FoundCluster:
     own = [head for head in heads if head.is_own]
     if len(own) > 1:
         shown = "; ".join(map(str, own))
-        raise ValueError(
+        raise ConfigError(
             f"you have started several Ray clusters here ({shown}); choose one: RAY_ADDRESS={own[0].address}"
         )
     if not own:

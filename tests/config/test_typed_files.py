@@ -12,7 +12,7 @@ import pytest
 from unigrpo import CheckpointError, ConfigError
 from unigrpo.config.typed_files import (
     WrongContent,
-    built,
+    build,
     checked,
     read_json,
     read_json_lines,
@@ -77,14 +77,14 @@ def test_a_value_of_another_type_is_named_with_its_position(value, kind, message
 
 
 def test_a_dataclass_is_made_only_of_values_of_the_right_types():
-    assert built(Settings, {"size": 3}) == Settings(3)
+    assert build(Settings, {"size": 3}) == Settings(3)
     for values, message in (
         ({"size": "3"}, "size is '3', expected an integer"),
         ({"name": "a"}, "missing 1 required .* 'size'"),
         ({"size": 3, "length": 4}, "'length' is not known"),
     ):
         with pytest.raises(WrongContent, match=message):
-            built(Settings, values)
+            build(Settings, values)
 
 
 @pytest.mark.parametrize(

@@ -128,11 +128,11 @@ def test_a_copy_is_counted_while_it_is_watched_and_the_model_once() -> None:
 
 
 def test_the_statistics_of_a_worker_add_up() -> None:
-    page = WorkerStats(size=2)
-    page.record("generate", [Work(seconds=3.0, flops=6e12, possible_flops=3e13, peak_gb=5.0), Work(seconds=1.0)])
-    page.record("generate", [Work(seconds=2.0, flops=2e12, possible_flops=2e13, peak_gb=4.0), Work(seconds=0.0)])
-    page.record("save", [Work(seconds=1.0), Work(seconds=1.0)])
-    metrics = page.take("policy", step_seconds=10.0)
+    stats = WorkerStats(size=2)
+    stats.record("generate", [Work(seconds=3.0, flops=6e12, possible_flops=3e13, peak_gb=5.0), Work(seconds=1.0)])
+    stats.record("generate", [Work(seconds=2.0, flops=2e12, possible_flops=2e13, peak_gb=4.0), Work(seconds=0.0)])
+    stats.record("save", [Work(seconds=1.0), Work(seconds=1.0)])
+    metrics = stats.pop("policy", step_seconds=10.0)
     assert metrics == {
         "perf/policy_generate_seconds": 3.0,  # (3 + 1 + 2 + 0) / 2 workers
         "perf/policy_save_seconds": 1.0,
@@ -142,7 +142,7 @@ def test_the_statistics_of_a_worker_add_up() -> None:
         "perf/policy_mfu": 8e12 / 5e13,
         "memory/policy_peak_gb": 5.0,
     }
-    assert page.take("policy", step_seconds=10.0) == {}
+    assert stats.pop("policy", step_seconds=10.0) == {}
 
 
 def test_a_worker_without_a_model_has_seconds_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,7 +124,7 @@ def checked(value: Any, kind: Any, where: str = "") -> Any:
     return value
 
 
-def built(kind: type[Built], values: Mapping[str, Any]) -> Built:
+def build(kind: type[Built], values: Mapping[str, Any]) -> Built:
     """Returns a dataclass with these values of its fields.
 
     Raises:

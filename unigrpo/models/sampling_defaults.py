@@ -22,7 +22,7 @@ from unigrpo.config import (
 )
 from unigrpo.config.checks import positive, within
 from unigrpo.config.denoising import StageConfig
-from unigrpo.config.typed_files import built, read_json
+from unigrpo.config.typed_files import build, read_json
 
 FILE = "sampling.json"
 NOT_OF_THE_POLICY = ("num_image_tokens", "cache")
@@ -94,7 +94,7 @@ class SamplingDefaults:
         values = read_json(file, dict[str, Any], CheckpointError, ADVICE)
         known = {field.name for field in fields(cls)}
         try:
-            found = built(cls, {name: value for name, value in values.items() if name in known})
+            found = build(cls, {name: value for name, value in values.items() if name in known})
             positive("resolution", found.resolution)
             within("max_text_tokens", found.max_text_tokens, 0, math.inf)
             for name in ("prompting", "text_sampling", "image_sampling"):  # these configs check the ranges
@@ -143,7 +143,7 @@ class SamplingDefaults:
 def _known(kind: type[Sampling], values: dict[str, Any]) -> Sampling:
     """Returns the settings that this version knows, as :meth:`SamplingDefaults.read` does."""
     names = {field.name for field in fields(kind)}
-    return built(kind, {name: value for name, value in values.items() if name in names})
+    return build(kind, {name: value for name, value in values.items() if name in names})
 
 
 def _settings(sampling: TextSamplingConfig | ImageSamplingConfig) -> dict[str, Any]:

@@ -52,7 +52,7 @@ class Mark(TypedDict):
     step: int
     state: _State
     files: dict[str, int | File]
-    """By relative path; version 0.1 wrote the size alone."""
+    """Size and checksum of each file by its relative path; version 0.1 wrote the size alone."""
 
 
 class Best(TypedDict):

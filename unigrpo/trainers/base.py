@@ -17,7 +17,7 @@ from PIL.Image import Image
 
 from unigrpo import CheckpointError
 from unigrpo.config import BaseRunConfig
-from unigrpo.config.typed_files import WrongContent, built
+from unigrpo.config.typed_files import WrongContent, build
 from unigrpo.records import Prompt
 from unigrpo.runs.checkpoints import COMPLETE_FILE, CheckpointStore
 from unigrpo.runs.directory import RunDirectory
@@ -218,7 +218,7 @@ class Trainer(ABC, Generic[Config, State]):
         if found is None:
             return 0
         try:
-            self.state = built(type(self.state), found.state)
+            self.state = build(type(self.state), found.state)
         except WrongContent as error:
             raise CheckpointError(
                 f"{found.folder}: the state of the trainer in {COMPLETE_FILE} cannot be used: {error}; was it written "
@@ -271,7 +271,7 @@ class Trainer(ABC, Generic[Config, State]):
         self.timer = StepTimer(self.phases)
         values = self.train_step(step, output) | self.timer.metrics()
         for role, group in self.groups.items():
-            values |= group.stats.take(role, values["time/step_seconds"])
+            values |= group.stats.pop(role, values["time/step_seconds"])
         return values
 
     def _is_due(self, every: int) -> bool:

@@ -85,7 +85,7 @@ class WorkerStats:
         """Forgets the work so far."""
         self._work = {}
 
-    def take(self, role: str, step_seconds: float) -> dict[str, float]:
+    def pop(self, role: str, step_seconds: float) -> dict[str, float]:
         """Returns the metrics of a role for one step and starts anew.
 
         Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
@@ -54,7 +55,7 @@ class ClipScore(ClipReward):
     def load_encoder(self) -> ClipEncoder:
         return ClipEncoder(self._model, device=self._device, batch_size=self._batch_size)
 
-    def values(self, cosines: Tensor) -> Tensor:
+    def values(self, cosines: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
         return 100 * cosines.clamp(min=0) if self._is_percent else cosines
 
     def image_and_text(self, item: RewardInput, index: int) -> tuple[Image.Image, str]:

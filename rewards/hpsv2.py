@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
+from jaxtyping import Float
 from torch import Tensor
 
 from rewards.imaging.batches import require_batch_size
@@ -65,5 +66,5 @@ class HpsV2(ClipReward):
         model = self._model if is_transformers else load_open_clip(find_file(self._model, FILES), self._processor)
         return ClipEncoder(model, processor=self._processor, device=self._device, batch_size=self._batch_size)
 
-    def values(self, cosines: Tensor) -> Tensor:
+    def values(self, cosines: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
         return self._factor * cosines

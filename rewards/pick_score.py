@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from jaxtyping import Float
 from torch import Tensor
 
 from rewards.imaging.batches import require_batch_size
@@ -53,5 +54,5 @@ class PickScore(ClipReward):
     def load_encoder(self) -> ClipEncoder:
         return ClipEncoder(self._model, processor=self._processor, device=self._device, batch_size=self._batch_size)
 
-    def values(self, cosines: Tensor) -> Tensor:
+    def values(self, cosines: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
         return (self.encoder.logit_scale if self._is_logit else 1.0) * cosines

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from unigrpo.image_store import ImageStore, StoredImage
@@ -67,20 +67,20 @@ class Jagged(Columnar):
     ([1, 2, 3], [2, 1])
     """
 
-    values: Tensor
-    """The concatenated rows (N,)."""
+    values: Shaped[Tensor, " N"]
+    """The concatenated rows."""
     lengths: Int[Tensor, " B"]
 
     @classmethod
-    def of(cls, rows: Sequence[Tensor]) -> Jagged:
-        """Concatenates rows (L,). Without rows, the values are float32."""
+    def of(cls, rows: Sequence[Shaped[Tensor, " _"]]) -> Jagged:
+        """Concatenates rows. Without rows, the values are float32."""
         values = torch.cat(list(rows)) if rows else torch.zeros(0)
         return cls(values, torch.tensor([len(row) for row in rows], dtype=torch.long))
 
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def rows(self) -> tuple[Tensor, ...]:
+    def rows(self) -> tuple[Shaped[Tensor, " _"], ...]:
         """Returns the rows as views of the flat tensor."""
         return self.values.split(self.lengths.tolist())
 
@@ -250,7 +250,7 @@ class LogProbs(Columnar):
         return len(self.counts)
 
     @classmethod
-    def of(cls, rows: Sequence[tuple[Tensor, ...] | None]) -> LogProbs:
+    def of(cls, rows: Sequence[tuple[Float[Tensor, " _"], ...] | None]) -> LogProbs:
         """Returns the batch of what :func:`unigrpo.training.scoring.score` returns; None where nothing is known."""
         updates = max((len(row) for row in rows if row is not None), default=0)
         filled = [tuple(torch.zeros(0) for _ in range(updates)) if row is None else row for row in rows]
@@ -262,7 +262,7 @@ class LogProbs(Columnar):
             is_known=torch.tensor([row is not None for row in rows], dtype=torch.bool),
         )
 
-    def rows(self) -> list[tuple[Tensor, ...] | None]:
+    def rows(self) -> list[tuple[Float[Tensor, " _"], ...] | None]:
         """Returns the log-probabilities of each sample for each inner update; None where nothing is known."""
         columns = zip(self.values.rows(), self.counts.tolist(), self.is_known.tolist(), strict=True)
         return [values.split(counts) if known else None for values, counts, known in columns]
@@ -286,9 +286,10 @@ class TrainBatch(Columnar):
     def of(cls, samples: Sequence[TrainSample]) -> TrainBatch:
         """Returns the batch of some samples. All must have one advantage for the response, or all one for each of its
         parts."""
+        advantages = torch.tensor([sample.advantages for sample in samples], dtype=torch.float32)
         return cls(
             trajectories=TrajectoryBatch.of([sample.rollout for sample in samples]),
-            advantages=torch.tensor([sample.advantages for sample in samples], dtype=torch.float32),
+            advantages=advantages if samples else advantages.view(0, 1),
             is_valid=torch.tensor([sample.is_valid for sample in samples], dtype=torch.bool),
             old_log_probs=LogProbs.of([sample.old_log_probs for sample in samples]),
             behaviour_log_probs=LogProbs.of([sample.behaviour_log_probs for sample in samples]),

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import transformers  # whose models are imported where they are named: a check of prompts needs none
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -69,8 +70,8 @@ class ClipEncoder:
         return self._model.logit_scale.exp().item()
 
     @torch.inference_mode()
-    def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        """Returns unit vectors (N, width) on the CPU; equal texts are encoded once."""
+    def encode_texts(self, texts: Sequence[str]) -> Float[Tensor, "N width"]:
+        """Returns unit vectors on the CPU; equal texts are encoded once."""
         distinct = list(dict.fromkeys(texts))
         parts: list[Tensor] = []
         for part in slices(distinct, self._batch_size):
@@ -80,16 +81,16 @@ class ClipEncoder:
         return torch.cat(parts)[[rows[text] for text in texts]]
 
     @torch.inference_mode()
-    def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
-        """Returns unit vectors (N, width) on the CPU."""
+    def encode_images(self, images: Sequence[Image.Image]) -> Float[Tensor, "N width"]:
+        """Returns unit vectors on the CPU."""
         parts: list[Tensor] = []
         for part in slices(images, self._batch_size):
             pixels = self._image_processor(list(part), return_tensors="pt")["pixel_values"]
             parts.append(_pooled(self._model.get_image_features(pixel_values=pixels.to(self._device))))
         return torch.cat(parts)
 
-    def cosines(self, images: Sequence[Image.Image], texts: Sequence[str]) -> Tensor:
-        """Returns the cosine of each image with its own text (N,); other pairs are not compared."""
+    def cosines(self, images: Sequence[Image.Image], texts: Sequence[str]) -> Float[Tensor, " N"]:
+        """Returns the cosine of each image with its own text; other pairs are not compared."""
         return (self.encode_images(images) * self.encode_texts(texts)).sum(dim=1).clamp(-1.0, 1.0)
 
 

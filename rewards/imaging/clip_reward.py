@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
@@ -22,8 +23,8 @@ class ClipReward(Reward):
         """Loads the CLIP, in the reward's own process."""
         raise NotImplementedError
 
-    def values(self, cosines: Tensor) -> Tensor:
-        """Returns the rewards (N,) of cosines (N,)."""
+    def values(self, cosines: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
+        """Returns the rewards of cosines."""
         raise NotImplementedError
 
     def image_and_text(self, item: RewardInput, index: int) -> tuple[Image.Image, str]:

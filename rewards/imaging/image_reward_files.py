@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from jaxtyping import Shaped
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -52,7 +53,11 @@ def load_image_reward(model: str) -> ImageRewardModel:
 
 
 def save_image_reward(
-    weights: Mapping[str, Tensor], folder: Path, *, vision_heads: int | None = None, text_heads: int | None = None
+    weights: Mapping[str, Shaped[Tensor, "*_"]],
+    folder: Path,
+    *,
+    vision_heads: int | None = None,
+    text_heads: int | None = None,
 ) -> None:
     """Writes ``model.safetensors``, with the published names, and ``config.json``.
 

@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 import transformers  # whose models are imported where they are named: a check of prompts needs none
+from jaxtyping import Float, Int, Shaped
 from PIL import Image
 from torch import Tensor, nn
 
 from rewards.imaging.score_head import ScoreHead
 
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
-"""Of the head's numbers over the authors' data; the published reward is standardised with them."""
+"""Mean and standard deviation of the head's numbers over the authors' data, which standardise the published reward."""
 HEAD_WIDTH = 64
 """Number of components of an attention head, in the image encoder and in the text encoder."""
 MAX_TOKENS = 35
@@ -59,24 +60,27 @@ class ImageRewardModel(nn.Module):
         assert isinstance(side, int)
         return side
 
-    def forward(self, token_ids: Tensor, attention_mask: Tensor, pixels: Tensor) -> Tensor:
+    def forward(
+        self, token_ids: Int[Tensor, "N L"], attention_mask: Int[Tensor, "N L"], pixels: Float[Tensor, "N 3 S S"]
+    ) -> Float[Tensor, " N"]:
         """Returns rewards of pairs.
 
         Args:
-            token_ids: int64 (N, L).
-            attention_mask: int64 (N, L), 1 = token.
-            pixels: float (N, 3, S, S), as :func:`to_pixels` makes them.
+            token_ids: Tokens of each text.
+            attention_mask: 1 for a token, 0 for padding.
+            pixels: Images, as :func:`to_pixels` makes them.
 
         Returns:
-            (N,), in standard deviations over the authors' data.
+            Rewards, in standard deviations over the authors' data.
         """
         image_tokens = self.vision(pixel_values=pixels).last_hidden_state
         hidden = self.text_hidden(token_ids, attention_mask, image_tokens)
         return (self.head(hidden[:, 0]) - MEAN) / STD
 
-    def text_hidden(self, token_ids: Tensor, attention_mask: Tensor, image_tokens: Tensor) -> Tensor:
-        """Returns the hidden states of the text encoder (N, L, width): each token attends to the whole text and
-        image."""
+    def text_hidden(
+        self, token_ids: Int[Tensor, "N L"], attention_mask: Int[Tensor, "N L"], image_tokens: Float[Tensor, "N P D"]
+    ) -> Float[Tensor, "N L width"]:
+        """Returns the hidden states of the text encoder: each token attends to the whole text and image."""
         return self.text(
             input_ids=token_ids,
             attention_mask=attention_mask,
@@ -86,7 +90,7 @@ class ImageRewardModel(nn.Module):
 
 
 def configs_of(
-    weights: Mapping[str, Tensor], *, vision_heads: int | None = None, text_heads: int | None = None
+    weights: Mapping[str, Shaped[Tensor, "*_"]], *, vision_heads: int | None = None, text_heads: int | None = None
 ) -> tuple[transformers.BlipVisionConfig, transformers.BlipTextConfig]:
     """Returns the sizes of an ImageReward with these weights.
 
@@ -137,7 +141,7 @@ def configs_of(
     return vision, text
 
 
-def to_transformers_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def to_transformers_names(weights: Mapping[str, Shaped[Tensor, "*_"]]) -> dict[str, Shaped[Tensor, "*_"]]:
     """Changes published names to names of :class:`ImageRewardModel` and leaves out what the reward does not use."""
     renamed: dict[str, Tensor] = {}
     for name, value in weights.items():
@@ -154,7 +158,7 @@ def to_transformers_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def to_published_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def to_published_names(weights: Mapping[str, Shaped[Tensor, "*_"]]) -> dict[str, Shaped[Tensor, "*_"]]:
     """Changes names of :class:`ImageRewardModel` to published names."""
     renamed: dict[str, Tensor] = {}
     for name, value in weights.items():
@@ -167,9 +171,8 @@ def to_published_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def to_pixels(images: Sequence[Image.Image], size: int) -> Tensor:
-    """Converts RGB images to float32 (N, 3, size, size): shorter side to ``size``, middle square, CLIP's mean and
-    deviation.
+def to_pixels(images: Sequence[Image.Image], size: int) -> Float[Tensor, "N 3 {size} {size}"]:
+    """Converts RGB images to float32: shorter side to ``size``, middle square, CLIP's mean and deviation.
 
     Sides and margins are rounded as torchvision does, which the published preprocessing uses; transformers' processor
     takes another column where an odd number of columns is cut off.

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor, nn
 from transformers import AutoConfig, CLIPConfig, CLIPModel
 
@@ -67,7 +68,7 @@ def load_open_clip(path: Path, config_of: str) -> CLIPModel:
     return model.eval().requires_grad_(False)
 
 
-def to_transformers_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def to_transformers_names(weights: Mapping[str, Shaped[Tensor, "*_"]]) -> dict[str, Shaped[Tensor, "*_"]]:
     """Returns the weights under the names of a ``CLIPModel``.
 
     The joint matrix of queries, keys and values of a block becomes three. Names that belong to no CLIP stay as they

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 
 import transformers
+from jaxtyping import Int
 from torch import Tensor
 
 LOGGER = logging.getLogger(__name__)
@@ -49,9 +50,8 @@ class PromptTokens:
                 "the tokenizer does not belong to the model"
             )
 
-    def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Returns token ids and attention mask (1 = token), int64 (N, L), L of the longest. Logs once if a text was
-        cut."""
+    def __call__(self, texts: Sequence[str]) -> tuple[Int[Tensor, "N L"], Int[Tensor, "N L"]]:
+        """Returns token ids and attention mask (1 = token), padded to the longest. Logs once if a text was cut."""
         self._warn_if_cut(texts)
         encoded = self._tokenizer(
             list(texts), truncation=True, max_length=self.max_length, padding=True, return_tensors="pt"

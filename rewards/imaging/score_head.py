@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from jaxtyping import Float
 from torch import Tensor, nn
 
 
@@ -25,6 +26,6 @@ class ScoreHead(nn.Module):
             nn.Linear(16, 1),
         )
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Maps features (N, width) to numbers (N,)."""
+    def forward(self, features: Float[Tensor, "N width"]) -> Float[Tensor, " N"]:
+        """Maps features to numbers."""
         return self.layers(features).squeeze(-1)

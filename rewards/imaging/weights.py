@@ -18,6 +18,7 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
+from jaxtyping import Shaped
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -120,7 +121,7 @@ def _reason(error: Exception) -> str:
     return f"{type(error.__cause__ or error).__name__}: {text}; download it first and give its folder"
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path) -> dict[str, Shaped[Tensor, "*_"]]:
     """Returns the tensors of a ``.safetensors`` file or of a pickled state dict, by name. A pickled checkpoint may
     hold its state dict as ``state_dict``.
 
@@ -146,7 +147,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def require_finite(state: Mapping[str, Tensor], source: str) -> None:
+def require_finite(state: Mapping[str, Shaped[Tensor, "*_"]], source: str) -> None:
     """Checks every weight.
 
     Raises:
@@ -157,7 +158,9 @@ def require_finite(state: Mapping[str, Tensor], source: str) -> None:
             raise ValueError(f"{source}: the weights {name!r} are not finite (NaN or infinite); the file is damaged")
 
 
-def load_exactly(module: nn.Module, state: Mapping[str, Tensor], source: str, *, assign: bool = False) -> None:
+def load_exactly(
+    module: nn.Module, state: Mapping[str, Shaped[Tensor, "*_"]], source: str, *, assign: bool = False
+) -> None:
     """Copies weights into a module, or assigns them; every name and every shape has to fit.
 
     Raises:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from unigrpo import ConfigError
@@ -57,7 +57,7 @@ class Entries:
     def __len__(self) -> int:
         return len(self.weight)
 
-    def at(self, index: Tensor) -> Entries:
+    def at(self, index: Int[Tensor, " n"]) -> Entries:
         """Returns the entries with these indices."""
         return replace(self, **{name: value[index] for name, value in tensors(self).items()})
 
@@ -103,7 +103,7 @@ class Columns:
         """The largest number of parts of a response, S."""
         return self.advantage.shape[1]
 
-    def at(self, index: Tensor, row_length: int) -> Columns:
+    def at(self, index: Int[Tensor, " b"], row_length: int) -> Columns:
         """Returns the columns of some samples.
 
         Args:
@@ -115,7 +115,7 @@ class Columns:
         return replace(self, row_length=row_length, **rows)
 
 
-def tensors(record: Entries | Columns) -> dict[str, Tensor]:
+def tensors(record: Entries | Columns) -> dict[str, Shaped[Tensor, "*_"]]:
     """Returns the fields that are tensors, by name."""
     return {name: value for name, value in vars(record).items() if isinstance(value, Tensor)}
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from unigrpo.algorithm.entries import Columns, Units
@@ -72,13 +72,13 @@ class Sums:
         return totals | means | optional | {name: float(value) for name, value in self.largest.items()}
 
 
-def mean_of(values: Tensor) -> Float[Tensor, " 2"]:
+def mean_of(values: Shaped[Tensor, " N"]) -> Float[Tensor, " 2"]:
     """Returns the sum and the number of the values, as float64."""
     return torch.stack([values.detach().double().sum(), torch.tensor(float(len(values))).double().to(values.device)])
 
 
 def by_task(
-    name: str, values: Tensor, units: Units, columns: Columns, counted: Bool[Tensor, " U"] | None = None
+    name: str, values: Shaped[Tensor, " U"], units: Units, columns: Columns, counted: Bool[Tensor, " U"] | None = None
 ) -> dict[str, Float[Tensor, " 2"]]:
     """Returns the mean of each task over its units, or over the counted ones, as ``name/task``."""
     task = columns.task[units.sample]

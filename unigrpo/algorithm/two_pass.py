@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from unigrpo.algorithm.entries import Entries
@@ -28,7 +28,7 @@ class Coefficients:
     """Derivative of the loss by the exact KL of each entry; None without exact KLs."""
 
     def surrogate(
-        self, at: Tensor, log_probs: Float[Tensor, " n"], exact_kl: Float[Tensor, " n"] | None = None
+        self, at: Int[Tensor, " n"], log_probs: Float[Tensor, " n"], exact_kl: Float[Tensor, " n"] | None = None
     ) -> Float[Tensor, ""]:
         """Returns a loss of the entries of one pass whose gradient is that of the whole loss by these entries.
 
@@ -43,7 +43,7 @@ class Coefficients:
         return partial_loss
 
 
-def coefficients(loss: Callable[[Entries], tuple[Tensor, Sums]], entries: Entries) -> Coefficients:
+def coefficients(loss: Callable[[Entries], tuple[Float[Tensor, ""], Sums]], entries: Entries) -> Coefficients:
     """Differentiates a loss by its entries instead of by the weights of the model.
 
     By the chain rule, the gradient of any loss is exactly the sum over the passes of the gradients of

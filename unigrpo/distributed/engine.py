@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from deepspeed import zero
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -70,7 +71,7 @@ class StrategyEngine:
         copy.load_state_dict(self._gathered(), assign=True)
         yield copy.eval()
 
-    def trained_weights(self) -> Iterator[Tensor]:
+    def trained_weights(self) -> Iterator[Shaped[Tensor, "*_"]]:
         """Yields the weights that training changes, whole, one after the other; all ranks iterate over all of them
         together."""
         for parameter in self.model.parameters():
@@ -86,7 +87,7 @@ class StrategyEngine:
                 weights[name] = parameter.detach().clone()
         return weights | {name: b for name, b in self.model.named_buffers() if name in self.model.state_dict()}
 
-    def backward(self, loss: Tensor) -> None:
+    def backward(self, loss: Float[Tensor, ""]) -> None:
         """Adds the gradient of this micro-batch's partial loss and undoes DeepSpeed's mean over ranks."""
         self._engine.backward(loss * self.world_size, scale_wrt_gas=False)
 
@@ -108,7 +109,7 @@ class StrategyEngine:
         """Learning rate of the next step."""
         return self._engine.get_lr()[0]
 
-    def all_reduce_sum(self, values: Tensor) -> Tensor:
+    def all_reduce_sum(self, values: Shaped[Tensor, "*any"]) -> Shaped[Tensor, "*any"]:
         """Returns the sum over the data-parallel ranks; the argument is unchanged."""
         total = values.to(self.device, copy=True)
         dist.all_reduce(total)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 
 from unigrpo import CheckpointError
@@ -53,7 +54,7 @@ def export_checkpoint(config: BaseRunConfig, checkpoint: Path, folder: Path) -> 
         image_tokenizer.save_pretrained(folder / "image_tokenizer")
 
 
-def checkpoint_weights(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
+def checkpoint_weights(folder: Path, dtype: torch.dtype) -> dict[str, Shaped[Tensor, "*_"]]:
     """Returns the weights that DeepSpeed saved, whole, on the CPU; with LoRA those of the base and of the adapters.
 
     Args:

@@ -29,6 +29,7 @@ from deepspeed.checkpoint.constants import (
     PARAM_SHAPES,
     SINGLE_PARTITION_OF_FP32_GROUPS,
 )
+from jaxtyping import Shaped
 from torch import Tensor
 
 from unigrpo import CheckpointError
@@ -125,11 +126,11 @@ def load_resharded(engine: DeepSpeedEngine, folder: Path) -> None:
         setattr(engine, counter, model[counter])
 
 
-def own_part(flats: Sequence[Tensor], saved: Run, wanted: Run, rank: int) -> Tensor:
+def own_part(flats: Sequence[Shaped[Tensor, " _"]], saved: Run, wanted: Run, rank: int) -> Shaped[Tensor, " piece"]:
     """Returns a rank's piece of a run, with zeros as padding.
 
     Args:
-        flats: The flat tensor of every rank that saved, 1-D.
+        flats: The flat tensor of every rank that saved.
         saved: Where the run lies in them.
         wanted: Where the run lies on the ranks that load.
         rank: The rank that loads.

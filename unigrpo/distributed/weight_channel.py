@@ -8,6 +8,7 @@ from typing import Any
 import ray
 import torch
 import torch.distributed
+from jaxtyping import Shaped
 from ray.exceptions import RayError
 from torch import Tensor
 
@@ -27,7 +28,7 @@ class Broadcast:
         kind = c10d.ProcessGroupNCCL if device.type == "cuda" else c10d.ProcessGroupGloo
         self._group = kind(c10d.PrefixStore("weights", store), rank, size, JOIN_TIME)
 
-    def broadcast(self, tensor: Tensor) -> None:
+    def broadcast(self, tensor: Shaped[Tensor, "*_"]) -> None:
         """Sends the first rank's tensor, which is written in place on the others."""
         self._group.broadcast(tensor, 0).wait()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Shaped
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -164,7 +165,7 @@ def meta_copy(model: PreTrainedModel) -> PreTrainedModel:
     return copy
 
 
-def save_weights(model: PreTrainedModel, weights: Mapping[str, Tensor], folder: str | Path) -> None:
+def save_weights(model: PreTrainedModel, weights: Mapping[str, Shaped[Tensor, "*_"]], folder: str | Path) -> None:
     """Writes only the weights, with LoRA adapters merged, and the config.
 
     The layers with adapters are written in float32, and the config says so: see

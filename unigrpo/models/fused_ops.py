@@ -25,7 +25,7 @@ def _may_overwrite() -> bool:
     return not (torch.is_grad_enabled() or torch.compiler.is_compiling())
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+def rms_norm(x: Float[Tensor, "*any D"], weight: Float[Tensor, " D"], eps: float) -> Float[Tensor, "*any D"]:
     """Applies a root-mean-square norm in float32 and casts back before the weight is applied."""
     wide = x.float()
     squared = wide.pow(2)
@@ -35,7 +35,9 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return torch.mul(wide, scale, out=squared).to(x.dtype).mul_(weight)
 
 
-def rotate(x: Float[Tensor, "B H L D"], cos: Float[Tensor, "L D"], sin: Float[Tensor, "L D"]) -> Tensor:
+def rotate(
+    x: Float[Tensor, "B H L D"], cos: Float[Tensor, "L D"], sin: Float[Tensor, "L D"]
+) -> Float[Tensor, "B H L D"]:
     """Rotates queries or keys by their position, in float32."""
     wide = x.float()
     first, second = wide.chunk(2, dim=-1)
@@ -48,12 +50,12 @@ def rotate(x: Float[Tensor, "B H L D"], cos: Float[Tensor, "L D"], sin: Float[Te
     return turned.to(x.dtype)
 
 
-def gate(x: Tensor, by: Tensor) -> Tensor:
+def gate(x: Float[Tensor, "*any"], by: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
     """Returns SiLU of ``x``, times ``by``; without gradients the result overwrites ``x``."""
     return F.silu(x, inplace=True).mul_(by) if _may_overwrite() else F.silu(x) * by
 
 
-def add_residual(new: Tensor, x: Tensor) -> Tensor:
+def add_residual(new: Float[Tensor, "*any"], x: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
     """Returns the sum of a layer's output and its input; without gradients the result overwrites ``new``."""
     return new.add_(x) if _may_overwrite() else x + new
 
@@ -62,9 +64,11 @@ def add_residual(new: Tensor, x: Tensor) -> Tensor:
 class FusedOps:
     """The three functions that a block calls between its matrix products."""
 
-    rms_norm: Callable[[Tensor, Tensor, float], Tensor] = rms_norm
-    rotate: Callable[[Tensor, Tensor, Tensor], Tensor] = rotate
-    gate: Callable[[Tensor, Tensor], Tensor] = gate
+    rms_norm: Callable[[Float[Tensor, "*any D"], Float[Tensor, " D"], float], Float[Tensor, "*any D"]] = rms_norm
+    rotate: Callable[
+        [Float[Tensor, "B H L D"], Float[Tensor, "L D"], Float[Tensor, "L D"]], Float[Tensor, "B H L D"]
+    ] = rotate
+    gate: Callable[[Float[Tensor, "*any"], Float[Tensor, "*any"]], Float[Tensor, "*any"]] = gate
 
 
 @functools.cache

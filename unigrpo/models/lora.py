@@ -8,6 +8,7 @@ from typing import Any
 
 import peft
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -48,7 +49,7 @@ def without_lora(model: PreTrainedModel) -> Iterator[None]:
         model.enable_adapters()
 
 
-def merge_lora(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def merge_lora(model: PreTrainedModel, weights: Mapping[str, Shaped[Tensor, "*_"]]) -> dict[str, Shaped[Tensor, "*_"]]:
     """Returns the merged weights W + alpha / rank * B A, under the names of the model without adapters.
 
     The sums are always float32. In bfloat16, a change smaller than half the distance of two numbers, 6e-5 for a weight

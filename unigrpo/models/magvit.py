@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 GROUPS = 32
@@ -30,7 +31,7 @@ class ResidualBlock(nn.Module):
             self.nin_shortcut = nn.Conv2d(channels_in, channels, 1)
         self.has_shortcut = channels_in != channels
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H W"]:
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.conv2(F.silu(self.norm2(h)))
         return h + (self.nin_shortcut(x) if self.has_shortcut else x)
@@ -47,7 +48,7 @@ class Attention(nn.Module):
         self.v = nn.Conv2d(channels, channels, 1)
         self.proj_out = nn.Conv2d(channels, channels, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         h = self.norm(x)
         query, key, value = (layer(h).flatten(2).transpose(1, 2) for layer in (self.q, self.k, self.v))
         h = F.scaled_dot_product_attention(query, key, value)  # scaled by 1 / sqrt(channels)
@@ -63,7 +64,7 @@ class Middle(nn.Module):
         self.attn_1 = Attention(channels)
         self.block_2 = ResidualBlock(channels, channels)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         return self.block_2(self.attn_1(self.block_1(x)))
 
 
@@ -74,7 +75,7 @@ class Downsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C h w"]:
         return self.conv(F.pad(x, (0, 1, 0, 1)))
 
 
@@ -85,7 +86,7 @@ class Upsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C h w"]:
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
@@ -99,7 +100,7 @@ class Level(nn.Module):
         self.downsample: Downsample | None = None
         self.upsample: Upsample | None = None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
         for block in self.block:
             x = block(x)
         for step in (self.downsample, self.upsample):
@@ -122,7 +123,7 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv2d(channels[-1], num_bits, 3, padding=1)
         self.quant_conv = nn.Conv2d(num_bits, num_bits, 1)
 
-    def forward(self, pixels: Tensor) -> Tensor:
+    def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B bits h w"]:
         h = self.conv_in(pixels)
         for level in self.down:
             h = level(h)
@@ -145,7 +146,7 @@ class Decoder(nn.Module):
         self.norm_out = _norm(channels[0])
         self.conv_out = nn.Conv2d(channels[0], 3, 3, padding=1)
 
-    def forward(self, bits: Tensor) -> Tensor:
+    def forward(self, bits: Float[Tensor, "B bits h w"]) -> Float[Tensor, "B 3 H W"]:
         h = self.mid(self.conv_in(self.post_quant_conv(bits)))
         for level in reversed(self.up):
             h = level(h)
@@ -160,24 +161,24 @@ class SignQuantizer(nn.Module):
         Lookup-free quantisation, arXiv:2310.05737, section 3.
     """
 
-    embedding: Tensor
-    power_vals: Tensor
+    embedding: Float[Tensor, "codes bits"]
+    power_vals: Int[Tensor, " bits"]
 
     def __init__(self, num_bits: int) -> None:
         super().__init__()
         for name, value in quantizer_tables(num_bits).items():
             self.register_buffer(name, value)
 
-    def codes(self, latents: Tensor) -> Tensor:
-        """Returns the codes (B, h, w) of the encoder's output (B, bits, h, w)."""
+    def codes(self, latents: Float[Tensor, "B bits h w"]) -> Int[Tensor, "B h w"]:
+        """Returns the codes of the encoder's output."""
         return ((latents > 0) * self.power_vals[:, None, None]).sum(1)
 
-    def bits(self, codes: Tensor) -> Tensor:
-        """Returns codes (B, h, w) as -1 and 1 (B, bits, h, w)."""
+    def bits(self, codes: Int[Tensor, "B h w"]) -> Float[Tensor, "B bits h w"]:
+        """Returns codes as -1 and 1."""
         return self.embedding[codes].permute(0, 3, 1, 2)
 
 
-def quantizer_tables(num_bits: int) -> dict[str, Tensor]:
+def quantizer_tables(num_bits: int) -> dict[str, Shaped[Tensor, "*_"]]:
     """Returns the stored tables: ``embedding`` (2 ** bits, bits) of -1 and 1, and ``power_vals`` (bits,), the bit
     values."""
     powers = 2 ** torch.arange(num_bits - 1, -1, -1)

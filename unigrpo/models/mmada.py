@@ -35,15 +35,15 @@ from unigrpo.models.weight_files import give_modes_of_config
 class MMadaOutput(ModelOutput):
     """Result of a forward pass."""
 
-    logits: Tensor | None = None
+    logits: Float[Tensor, "*any V"] | None = None
     """Logits (B, L, V'), or (N, V') at ``positions``; None where log-probabilities were requested."""
-    log_probs: Tensor | None = None
-    """Log-probabilities (N,) of ``targets``, float32, nats."""
-    exact_kl: Tensor | None = None
-    """KL divergence (N,) to the model of ``base`` at the positions of ``targets``, in nats; None without ``base``."""
-    hidden: Tensor | None = None
-    """Hidden states (M, D) at ``positions`` after the final norm; None unless only they were requested."""
-    hidden_states: tuple[Tensor, ...] | None = None
+    log_probs: Float[Tensor, " N"] | None = None
+    """Log-probabilities of ``targets``, float32, nats."""
+    exact_kl: Float[Tensor, " N"] | None = None
+    """KL divergence to the model of ``base`` at the positions of ``targets``, in nats; None without ``base``."""
+    hidden: Float[Tensor, "M D"] | None = None
+    """Hidden states at ``positions`` after the final norm; None unless only they were requested."""
+    hidden_states: tuple[Float[Tensor, "B L D"], ...] | None = None
     """Inputs of all layers, and the output of the last layer before the final norm."""
 
 

@@ -25,7 +25,7 @@ class Head(nn.Linear):
 
     def forward(
         self,
-        input: Tensor,
+        input: Float[Tensor, "*any D"],
         vocab_slice: tuple[int, int] | None = None,
         *,
         targets: Int[Tensor, " N"] | None = None,
@@ -34,7 +34,7 @@ class Head(nn.Linear):
         is_guided: Bool[Tensor, " N"] | None = None,
         guidance_scale: float = 0.0,
         base: Float[Tensor, "M D"] | None = None,
-    ) -> Tensor:
+    ) -> Float[Tensor, "*_"]:
         """Returns the logits of the ids of ``vocab_slice``, or of all ids; with ``targets``, their log-probabilities
         (N,), or (N, 2) with ``base``: the second column is then the KL divergence to the base.
 

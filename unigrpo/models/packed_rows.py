@@ -56,7 +56,7 @@ def varlen_attention(
     query: Float[Tensor, "B H l E"],
     key: Float[Tensor, "B G L E"],
     value: Float[Tensor, "B G L E"],
-    attention_mask: PackedRows | Tensor | None,
+    attention_mask: PackedRows | Bool[Tensor, "B _ l L"] | None,
     **settings: Any,
 ) -> tuple[Float[Tensor, "B l H E"], None]:
     """Computes attention within packed rows, or as `sdpa` does if the rows are not packed.

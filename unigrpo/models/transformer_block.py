@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -27,12 +27,14 @@ class RMSNorm(nn.Module):
         self.eps = eps
         self.fused_ops = FusedOps()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "*any D"]) -> Float[Tensor, "*any D"]:
         return self.fused_ops.rms_norm(x, self.weight, self.eps)
 
 
-def rotary_table(length: int, head_dim: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Returns cosines and sines (L, head_dim) of positions 0..L-1, float32; dimension i pairs with i + head_dim /
+def rotary_table(
+    length: int, head_dim: int, theta: float, device: torch.device
+) -> tuple[Float[Tensor, "L E"], Float[Tensor, "L E"]]:
+    """Returns cosines and sines of positions 0..L-1, float32; dimension i pairs with i + head_dim /
     2."""
     exponent = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim
     angles = torch.outer(torch.arange(length, dtype=torch.float32, device=device), 1.0 / theta**exponent)
@@ -42,13 +44,13 @@ def rotary_table(length: int, head_dim: int, theta: float, device: torch.device)
 
 def eager_attention(
     module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
+    query: Float[Tensor, "B H l E"],
+    key: Float[Tensor, "B G L E"],
+    value: Float[Tensor, "B G L E"],
+    attention_mask: Bool[Tensor, "B _ l L"] | None,
     scaling: float,
     **_: Any,
-) -> tuple[Tensor, None]:
+) -> tuple[Float[Tensor, "B l H E"], None]:
     """Computes attention with explicit matrix products and a float32 softmax: the reference for the kernels."""
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
@@ -89,12 +91,12 @@ class Block(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "B L D"],
-        mask: PackedRows | Tensor | None,
-        cos: Tensor,
-        sin: Tensor,
+        mask: PackedRows | Bool[Tensor, "*_"] | None,
+        cos: Float[Tensor, "L E"],
+        sin: Float[Tensor, "L E"],
         update: UpdateKeyValues | None = None,
         index: Int[Tensor, " N"] | None = None,
-    ) -> Tensor:
+    ) -> Float[Tensor, "*any D"]:
         """Returns the residual stream (B, L, D) after the block, or (N, D) at the positions ``index`` alone.
 
         All positions have keys and values, but what follows attention is computed only where the output is read.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download, try_to_load_from_cache
+from jaxtyping import Shaped
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -122,7 +123,7 @@ def _indexed_files(folder: Path) -> list[Path]:
         ) from error
 
 
-def read_tensors(folder: Path) -> dict[str, Tensor]:
+def read_tensors(folder: Path) -> dict[str, Shaped[Tensor, "*_"]]:
     """Returns all tensors of a checkpoint, on the CPU, in their stored types.
 
     Raises:
@@ -160,7 +161,7 @@ def check_shapes(folder: str | Path, files: Sequence[Path], expected: Mapping[st
         )
 
 
-def check_finite(folder: str | Path, tensors: Mapping[str, Tensor]) -> None:
+def check_finite(folder: str | Path, tensors: Mapping[str, Shaped[Tensor, "*_"]]) -> None:
     """Checks that all weights are finite.
 
     Raises:

@@ -25,7 +25,7 @@ def wide_linear(x: Float[Tensor, "N D"], weight: Float[Tensor, "V D"]) -> Float[
     return result
 
 
-def has_wide_product(x: Tensor) -> bool:
+def has_wide_product(x: Float[Tensor, "*_"]) -> bool:
     """Whether the device has a matrix product with a float32 result. A CPU converts the factors instead."""
     return x.is_cuda
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol, runtime_checkable
 
+from jaxtyping import Float
 from torch import Tensor
 
 from unigrpo.batches import GeneratedBatch, TrajectoryBatch
@@ -53,7 +54,7 @@ class Generated:
     def __init__(
         self,
         rollouts: list[Rollout],
-        score: Callable[[TrajectoryBatch, bool], Sequence[tuple[Tensor, ...] | None]],
+        score: Callable[[TrajectoryBatch, bool], Sequence[tuple[Float[Tensor, " _"], ...] | None]],
         compare: Callable[[TrajectoryBatch], list[LogprobGap]],
         on_release: Callable[[], None] = lambda: None,
     ) -> None:
@@ -69,7 +70,9 @@ class Generated:
         self._score, self._compare, self._on_release = score, compare, on_release
         self._is_released = False
 
-    def old_log_probs(self, samples: Sequence[Rollout], checked: bool) -> Sequence[tuple[Tensor, ...] | None]:
+    def old_log_probs(
+        self, samples: Sequence[Rollout], checked: bool
+    ) -> Sequence[tuple[Float[Tensor, " _"], ...] | None]:
         """Returns log-probabilities under the weights that generated the rollouts.
 
         Where those weights are the policy's own, the first inner update computes them again, and they are left out.
@@ -132,7 +135,9 @@ class ColocatedRollouts:
             batch = self.policy.map(PolicyWorker.generate, requests, version, settings.text, settings.image)
         return Generated(rollouts_of(batch, requests), self._policy_scores, self._policy_gaps)
 
-    def _policy_scores(self, batch: TrajectoryBatch, checked: bool) -> Sequence[tuple[Tensor, ...] | None]:
+    def _policy_scores(
+        self, batch: TrajectoryBatch, checked: bool
+    ) -> Sequence[tuple[Float[Tensor, " _"], ...] | None]:
         number = self.config.train.num_inner_updates
         if number == 1 and not checked:
             return [None] * len(batch)
@@ -205,7 +210,9 @@ class DisaggregatedRollouts(ColocatedRollouts):
         sent()
         self._held = version
 
-    def _worker_scores(self, batch: TrajectoryBatch, checked: bool) -> Sequence[tuple[Tensor, ...] | None]:
+    def _worker_scores(
+        self, batch: TrajectoryBatch, checked: bool
+    ) -> Sequence[tuple[Float[Tensor, " _"], ...] | None]:
         return self.workers.map(RolloutWorker.log_likelihood, batch).rows()
 
     def _worker_gaps(self, batch: TrajectoryBatch) -> list[LogprobGap]:

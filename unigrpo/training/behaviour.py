@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from unigrpo import ConfigError
@@ -19,7 +20,7 @@ def behaviour_log_probs(
     entries: Entries,
     scored: Sequence[tuple[TrainSample, int]],
     k: int,
-) -> Tensor | None:
+) -> Float[Tensor, " N"] | None:
     """Returns the log-probabilities of the entries under the behaviour policy; None if it is the old policy.
 
     If the steps of the sampler are scored, they are those that the sampler recorded, including effects of older

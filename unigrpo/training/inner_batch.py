@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from unigrpo import ConfigError
@@ -56,7 +57,7 @@ class InnerBatch:
         """Number of the first entry of each row, and the number of entries."""
         return list(itertools.accumulate((row.num_scored for row in self.rows), initial=0))
 
-    def entries_of(self, number: int) -> Tensor:
+    def entries_of(self, number: int) -> Int[Tensor, " n"]:
         """Numbers of the entries that a pass scores, row by row."""
         ranges = [torch.arange(self._starts[i], self._starts[i + 1]) for i in self.passes[number]]
         return torch.cat([torch.zeros(0, dtype=torch.long), *ranges])

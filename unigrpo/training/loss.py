@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from jaxtyping import Float
 from torch import Tensor
 
 from unigrpo.algorithm.entries import Columns, Counts, Entries
@@ -40,6 +41,6 @@ class Loss:
         """Levels of the units that are reduced."""
         return tuple(dict.fromkeys((self.objective.level, self.kl.level)))
 
-    def __call__(self, entries: Entries, columns: Columns, counts: Counts) -> tuple[Tensor, Sums]:
+    def __call__(self, entries: Entries, columns: Columns, counts: Counts) -> tuple[Float[Tensor, ""], Sums]:
         """The partial loss, and the metrics."""
         return total_loss(self.objective, self.kl, entries, columns, counts, self.reduction)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from transformers import PreTrainedModel, get_scheduler
 
@@ -47,11 +48,11 @@ class Engine(Protocol):
         """
         ...
 
-    def trained_weights(self) -> Iterable[Tensor]:
+    def trained_weights(self) -> Iterable[Shaped[Tensor, "*_"]]:
         """The weights that training changes, whole, one after the other; all ranks take all of them together."""
         ...
 
-    def backward(self, loss: Tensor) -> None:
+    def backward(self, loss: Float[Tensor, ""]) -> None:
         """Adds the gradient of the partial loss of this micro-batch."""
         ...
 
@@ -66,7 +67,7 @@ class Engine(Protocol):
         """Returns the learning rate of the next step."""
         ...
 
-    def all_reduce_sum(self, values: Tensor) -> Tensor:
+    def all_reduce_sum(self, values: Shaped[Tensor, "*any"]) -> Shaped[Tensor, "*any"]:
         """Returns the sum over the data-parallel ranks."""
         ...
 
@@ -176,10 +177,10 @@ class LocalEngine:
     def whole_model(self) -> AbstractContextManager[PreTrainedModel]:
         return nullcontext(self.model)
 
-    def trained_weights(self) -> Iterable[Tensor]:
+    def trained_weights(self) -> Iterable[Shaped[Tensor, "*_"]]:
         return (parameter.data for parameter in self.model.parameters() if parameter.requires_grad)
 
-    def backward(self, loss: Tensor) -> None:
+    def backward(self, loss: Float[Tensor, ""]) -> None:
         loss.backward()
 
     def step(self) -> float:
@@ -194,7 +195,7 @@ class LocalEngine:
     def learning_rate(self) -> float:
         return self.optimizer.param_groups[0]["lr"]
 
-    def all_reduce_sum(self, values: Tensor) -> Tensor:
+    def all_reduce_sum(self, values: Shaped[Tensor, "*any"]) -> Shaped[Tensor, "*any"]:
         return values
 
     def max_over_ranks(self, number: int) -> int:
@@ -227,5 +228,5 @@ class LocalEngine:
         save_weights(self.model, self.model.state_dict(), folder)
 
 
-def _parameters(optimizer: torch.optim.Optimizer) -> Iterable[Tensor]:
+def _parameters(optimizer: torch.optim.Optimizer) -> Iterable[Shaped[Tensor, "*_"]]:
     return (p for group in optimizer.param_groups for p in group["params"])

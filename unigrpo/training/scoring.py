@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from unigrpo.config import RunConfig
@@ -34,7 +35,7 @@ def score(
     settings: ScoringSettings,
     rollouts: Sequence[KeyedTrajectory],
     updates: Iterable[int] | None = None,
-) -> list[tuple[Tensor, ...]]:
+) -> list[tuple[Float[Tensor, " _"], ...]]:
     """Returns the log-probabilities of each rollout in the views of some inner updates.
 
     The passes are those of the inner updates, so that equal weights give equal numbers.

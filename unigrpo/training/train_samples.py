@@ -32,9 +32,9 @@ def train_samples(
     rollouts: Sequence[Rollout],
     rewarded: Rewarded,
     places: Sequence[int],
-    old: Mapping[int, tuple[Tensor, ...] | None],
-    reference: Mapping[int, tuple[Tensor, ...] | None],
-    behaviour: Mapping[int, tuple[Tensor, ...] | None] | None = None,
+    old: Mapping[int, tuple[Float[Tensor, " _"], ...] | None],
+    reference: Mapping[int, tuple[Float[Tensor, " _"], ...] | None],
+    behaviour: Mapping[int, tuple[Float[Tensor, " _"], ...] | None] | None = None,
 ) -> list[TrainSample]:
     """Returns all that the inner updates need of some rollouts.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 
+from jaxtyping import Int
 from torch import Tensor
 
 from unigrpo.algorithm.likelihood.base import LikelihoodEstimator, Row, Views, load_estimator
@@ -53,7 +54,7 @@ def row_of(rollout: KeyedTrajectory) -> Row:
     return Row(**{field.name: getattr(rollout, field.name) for field in fields(Trajectory)}, span=spans_of(rollout))
 
 
-def spans_of(rollout: KeyedTrajectory) -> Tensor:
-    """Part of the response (L,) in the order of generation, from 1: text comes before an image. 0 elsewhere."""
+def spans_of(rollout: KeyedTrajectory) -> Int[Tensor, " L"]:
+    """Part of the response in the order of generation, from 1: text comes before an image. 0 elsewhere."""
     text = rollout.response_mask & ~rollout.image_mask
     return text.long() + rollout.image_mask.long() * (1 + int(text.any()))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Shaped
 from safetensors import safe_open
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -36,7 +37,7 @@ class ReferenceWorker:
         max_over_ranks: Callable[[int], int] = int,
         *,
         model: PreTrainedModel | None = None,
-        whole: Callable[[Tensor], AbstractContextManager[Any]] = nullcontext,
+        whole: Callable[[Shaped[Tensor, "*_"]], AbstractContextManager[Any]] = nullcontext,
         is_first: bool = True,
     ) -> None:
         """Holds the frozen model of one rank.

@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -29,7 +30,7 @@ from unigrpo.workers.logprob_mismatch import LogprobGap, logprob_gaps
 class WeightChannel(Protocol):
     """Carries tensors from the first policy rank to all rollout workers."""
 
-    def broadcast(self, tensor: Tensor) -> None:
+    def broadcast(self, tensor: Shaped[Tensor, "*_"]) -> None:
         """Sends the first rank's tensor, which is written in place on the others."""
         ...
 

@@ -135,7 +135,9 @@ def load_estimator(name: str, options: Mapping[str, Any]) -> LikelihoodEstimator
     return plugins.build(PACKAGE, name, LikelihoodEstimator, options, setting="algo.likelihood")
 
 
-def span_views(is_masked: Bool[Tensor, "V L"], weight: Float[Tensor, "V L"], rate: float | Tensor, row: Row) -> Views:
+def span_views(
+    is_masked: Bool[Tensor, "V L"], weight: Float[Tensor, "V L"], rate: float | Float[Tensor, "*_"], row: Row
+) -> Views:
     """Returns views that mask some scored tokens and the padding after the first end-of-text.
 
     Args:

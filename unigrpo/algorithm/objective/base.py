@@ -55,7 +55,7 @@ class Objective(ABC):
             columns: Columns of their samples.
         """
 
-    def __call__(self, entries: Entries, columns: Columns, counts: Counts, how: str) -> tuple[Tensor, Sums]:
+    def __call__(self, entries: Entries, columns: Columns, counts: Counts, how: str) -> tuple[Float[Tensor, ""], Sums]:
         """Returns the partial loss and the metrics.
 
         Args:
@@ -87,7 +87,7 @@ class KLPenalty:
         check_kl_estimator(self.estimator)
         check_level("algo.kl.level", self.level)
 
-    def __call__(self, entries: Entries, columns: Columns, counts: Counts, how: str) -> tuple[Tensor, Sums]:
+    def __call__(self, entries: Entries, columns: Columns, counts: Counts, how: str) -> tuple[Float[Tensor, ""], Sums]:
         """Returns what :meth:`Objective.__call__` returns; the partial loss is 0 without a reference."""
         if entries.ref is None and entries.exact_kl is None:
             nothing = columns.kl_coef.new_zeros(())

@@ -82,7 +82,10 @@ class Surrogate:
 
 
 def clipped_surrogate(
-    log_ratio: Float[Tensor, "*any"], advantages: Tensor, clip_low: float | Tensor, clip_high: float | Tensor
+    log_ratio: Float[Tensor, "*any"],
+    advantages: Float[Tensor, "*_"],
+    clip_low: float | Float[Tensor, "*_"],
+    clip_high: float | Float[Tensor, "*_"],
 ) -> Surrogate:
     """Returns ``-min(r A, clip(r, 1 - clip_low, 1 + clip_high) A)`` with ``r = exp(log_ratio)``.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from jaxtyping import Float
 from torch import Tensor
 
 
@@ -35,8 +36,10 @@ class KeyValueCache:
         """Length of whole rows; 0 before a full pass."""
         return self._layers[0][0].shape[2] if self._layers else 0
 
-    def update(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Stores the new keys and values (B, H, l, D) of a layer and returns those of whole rows (B, H, L, D)."""
+    def update(
+        self, layer: int, key: Float[Tensor, "B H l D"], value: Float[Tensor, "B H l D"]
+    ) -> tuple[Float[Tensor, "B H L D"], Float[Tensor, "B H L D"]]:
+        """Stores the new keys and values of a layer and returns those of whole rows."""
         if layer == len(self._layers):
             self._layers.append((key, value))
             return key, value

@@ -187,12 +187,12 @@ def least_sure(confidence: Float[Tensor, "B N"], counts: Int[Tensor, " B"]) -> B
 
 
 def check_arguments(
-    prompts: Sequence[Tensor],
+    prompts: Sequence[Int[Tensor, " _P"]],
     settings: ImageSamplingConfig,
     vocabulary: Vocabulary,
     generators: Sequence[torch.Generator],
-    unconditional: Sequence[Tensor] | None,
-    known: Sequence[Tensor | None] | None,
+    unconditional: Sequence[Int[Tensor, " _Q"]] | None,
+    known: Sequence[Int[Tensor, " _N"] | None] | None,
 ) -> None:
     """Checks the arguments of :func:`sample_images`.
 
@@ -229,7 +229,7 @@ def _start(
     settings: ImageSamplingConfig,
     vocabulary: Vocabulary,
     generators: Sequence[torch.Generator],
-    known: Sequence[Tensor | None] | None,
+    known: Sequence[Int[Tensor, " _N"] | None] | None,
     device: torch.device,
 ) -> _Batch:
     """Combines prompts and unconditional prompts of similar lengths into one pass. Otherwise each gets its own pass

@@ -192,16 +192,15 @@ def test_a_second_signal_and_one_outside_of_a_step_end_the_run_at_once(tmp_path,
 
 def test_only_the_work_of_workers_within_a_step_counts_for_it(tmp_path):
     trainer, output = LoopTrainer(loop_config(2), tmp_path), Recorder()
-    booked = []
-    take = trainer.group.stats.take
-    trainer.group.stats.take = lambda role, seconds: (
-        booked.append(dict(trainer.group.stats._work))
-        or take(  # type: ignore[method-assign]
-            role, seconds
-        )
-    )
+    recorded, pop = [], trainer.group.stats.pop
+
+    def recording(role: str, seconds: float) -> dict[str, float]:
+        recorded.append(dict(trainer.group.stats._work))
+        return pop(role, seconds)
+
+    trainer.group.stats.pop = recording
     trainer.fit(output)
-    assert [list(work) for work in booked] == [["work"], ["work"]]
+    assert [list(work) for work in recorded] == [["work"], ["work"]]
     for step in (1, 2):
         row = output.rows[step]
         assert row["perf/policy_work_seconds"] + row["perf/policy_idle_seconds"] == row["time/step_seconds"]

@@ -194,9 +194,9 @@ def test_only_the_work_of_workers_within_a_step_counts_for_it(tmp_path):
     trainer, output = LoopTrainer(loop_config(2), tmp_path), Recorder()
     recorded, pop = [], trainer.group.stats.pop
 
-    def recording(role: str, seconds: float) -> dict[str, float]:
+    def recording(role: str, step_seconds: float) -> dict[str, float]:
         recorded.append(dict(trainer.group.stats._work))
-        return pop(role, seconds)
+        return pop(role, step_seconds)
 
     trainer.group.stats.pop = recording
     trainer.fit(output)

@@ -31,7 +31,7 @@ def table(rows: list[dict[str, str]]) -> bytes:
 
 
 def sums() -> dict[str, bytes]:
-    """A set with the files and columns of GSM8K."""
+    """Returns a data set with the files and columns of GSM8K."""
     rows = [{"question": f"What is {i}+1?", "answer": f"One more than {i}.\n#### {i + 1}"} for i in range(6)]
     names = ("main/train-00000-of-00001", "main/test-00000-of-00001", "socratic/train-00000-of-00001")
     return {"README.md": CARD} | {f"{name}.parquet": table(rows[i:]) for i, name in enumerate(names)}

@@ -37,7 +37,7 @@ def isolate(libc: ctypes.CDLL) -> bool:
     if os.geteuid() == 0:
         if libc.unshare(namespaces) == 0:
             return True
-        become_nobody()  # in a user namespace, root would still own the files of root
+        become_nobody()  # in a user namespace, root would still have access to the files of root
     return libc.unshare(CLONE_NEWUSER | namespaces) == 0
 
 
@@ -106,7 +106,7 @@ def main() -> None:
     """Runs the program and prints the report."""
     python, seconds, allow_unisolated = sys.argv[1], float(sys.argv[2]), sys.argv[3] == "1"
     libc = ctypes.CDLL(None, use_errno=True)
-    files = open_files()  # with the rights of the service
+    files = open_files()  # opened with the permissions of the service
     if not isolate(libc) and not allow_unisolated:
         reason = os.strerror(ctypes.get_errno())
         error = (

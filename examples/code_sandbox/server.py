@@ -101,7 +101,7 @@ class Sandbox:
         try:
             printed, failure = runner.communicate(timeout=seconds + GRACE_SECONDS)
         except subprocess.TimeoutExpired:
-            pass  # the values above say so
+            pass  # the values above report this
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(runner.pid, signal.SIGKILL)  # a program without a namespace may have left processes

@@ -1,4 +1,4 @@
-"""One step of UniGRPO in its parts: samples, rewards, advantages, old log-probabilities, inner updates.
+"""Makes a step of UniGRPO in its parts: samples, rewards, advantages, old log-probabilities, inner updates.
 
 Run it in the folder of the project: python examples/library/step_by_hand.py
 """
@@ -13,23 +13,23 @@ config = unigrpo.RunConfig.from_yaml(
 policy = unigrpo.Policy.from_pretrained(config.actor.model_name_or_path, dtype="float32")
 worker = policy.worker(config)  # the policy with an AdamW optimizer
 
-# A group of samples for each prompt. The random numbers of a sample depend on seed, step and sample_id alone.
+# Generate a group of samples for each prompt. The random numbers of a sample depend only on seed, step and sample_id.
 prompts = unigrpo.load_prompts("examples/tiny/prompts/train.jsonl")[: config.rollout.batch_size]
 size = config.rollout.n_samples_per_prompt
 requests = [
     unigrpo.SampleRequest(prompt=prompts[i // size], group_id=i // size, sample_id=i, step=0)
     for i in range(size * len(prompts))
 ]
-generated = worker.generate(requests, 0, config.rollout.text, config.rollout.image)  # by the weights of version 0
+generated = worker.generate(requests, 0, config.rollout.text, config.rollout.image)  # 0 is the version of the weights
 rollouts = generated.rollouts([request.prompt for request in requests])
 
-# Rewards, and how much better each sample is than the others of its group.
+# Compute the rewards, and the advantages of the samples within their groups.
 reward = unigrpo.load_reward("math_answer")
 inputs = [unigrpo.RewardInput(prompt=r.prompt.text, completion=r.completion, label=r.prompt.label) for r in rollouts]
 rewards = torch.tensor([value or 0.0 for value in reward(inputs)])
 advantages = unigrpo.group_advantages(rewards, torch.tensor([r.key.group_id for r in rollouts]))
 
-# The views of the first inner update of one sample: its masked copies, and the log-probabilities of the masked tokens.
+# Compute the views of a sample in the first inner update, and the log-probabilities of their masked tokens.
 views = unigrpo.ViewSampler(config).views(rollouts[0], 0)
 old = worker.log_likelihood(unigrpo.TrajectoryBatch.of(rollouts)).rows()
 assert old[0] is not None

@@ -82,7 +82,8 @@ def data_of(value: Any) -> dict[str, Any]:
         return {"text/plain": repr(value).splitlines(keepends=True)}
     buffer = io.BytesIO()
     value.save(buffer, "PNG")
-    text = f"<PIL.Image.Image image mode={value.mode} size={value.width}x{value.height}>"  # without its address
+    # Repr would contain its address.
+    text = f"<PIL.Image.Image image mode={value.mode} size={value.width}x{value.height}>"
     return {"image/png": base64.b64encode(buffer.getvalue()).decode(), "text/plain": [text]}
 
 

@@ -1,4 +1,4 @@
-"""The tiny world: sums of three terms, with the thoughts that lead to the answer."""
+"""Sums of three terms, with the thoughts that lead to the answer."""
 
 from __future__ import annotations
 
@@ -18,22 +18,25 @@ DEMONSTRATIONS_PER_PROBLEM = 16
 
 
 def problems(seed: int = SEED, first: range = range(1, 10)) -> list[tuple[int, ...]]:
-    """All sums of a term of ``first`` and two from 1 to 9, in the order of the seed."""
+    """Returns all sums of a term of ``first`` and two terms from 1 to 9, shuffled with the seed."""
     terms = list(itertools.product(first, range(1, 10), range(1, 10)))
     random.Random(seed).shuffle(terms)
     return terms
 
 
 def split(seed: int = SEED) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
-    """Sums of one-digit terms to train on and held-out ones, disjoint: together all 729."""
+    """Returns sums of one-digit terms to train on, and held-out ones. They are disjoint and together all 729."""
     shuffled = problems(seed)
     num_test = min(NUM_TEST, len(shuffled) // 4)
     return shuffled[num_test:], shuffled[:num_test]
 
 
 def stage_split(seed: int = SEED) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]], list[tuple[int, ...]]]:
-    """Sums whose first term and totals have two digits, for the stages before UniGRPO, for UniGRPO, and held-out ones,
-    disjoint: together all 5,832."""
+    """Returns sums whose first term and totals have two digits, for the stages before UniGRPO, for UniGRPO, and held
+    out.
+
+    They are disjoint and together all 5,832.
+    """
     shuffled = problems(seed, first=range(10, 82))
     others = shuffled[NUM_TEST:]
     return others[:NUM_SHOWN], others[NUM_SHOWN:], shuffled[:NUM_TEST]
@@ -53,7 +56,7 @@ def thoughts_and_answer(terms: tuple[int, ...], slips: tuple[int, ...] = ()) -> 
 
     Args:
         terms: The terms of the sum.
-        slips: Error of each addition; the response continues with the wrong sum. None makes no errors.
+        slips: Error of each addition; the response continues with the wrong sum. With None, there are no errors.
 
     >>> thoughts_and_answer((3, 4, 5))
     '<think>3+4=7 7+5=12</think>12'

@@ -2,8 +2,9 @@
 
     python examples/tiny/before_after.py runs/multi_seed/seed_1
 
-A held-out caption has a column, with samples from before the run in the upper half and from after it in the lower
-half. The images that the rule of shapes.py finds wrong have a red frame. The captions are the first ones of the file.
+Each column has samples of a held-out caption, from before the run in the upper half and from after it in the lower
+half. Images that are wrong according to the rule of shapes.py have a red frame. The captions are the first ones of the
+file.
 """
 
 from __future__ import annotations

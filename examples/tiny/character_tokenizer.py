@@ -33,7 +33,7 @@ CHARACTERS = "0123456789+-*=() \n?"
 
 
 def save_character_tokenizer(folder: Path) -> None:
-    """A token for each of :data:`WORDS` and :data:`CHARACTERS`."""
+    """Saves a tokenizer with a token for each of :data:`WORDS` and :data:`CHARACTERS`."""
     names = [*SPECIAL_TOKENS.values(), *WORDS, *CHARACTERS]
     tokenizer = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="?"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("|".join([*WORDS, r"[\s\S]"])), "isolated")
@@ -42,7 +42,7 @@ def save_character_tokenizer(folder: Path) -> None:
 
 
 def save_byte_tokenizer(folder: Path) -> None:
-    """A token for each byte, so that every text can be written."""
+    """Saves a tokenizer with a token for each byte, which can encode every text."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     names = [*SPECIAL_TOKENS.values(), *alphabet]
     tokenizer = Tokenizer(models.BPE({name: i for i, name in enumerate(names)}, []))
@@ -54,7 +54,7 @@ def save_byte_tokenizer(folder: Path) -> None:
 def save_word_tokenizer(folder: Path, words: Sequence[str]) -> None:
     """Returns a tokenizer with a token for each word, with and without a space before it, and bytes for other text."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    space = "\u0120"  # how byte-level tokenizers write it
+    space = "\u0120"  # the space of byte-level tokenizers
     whole = [*WORDS, *(before + word for word in words for before in ("", space))]
     names = list(dict.fromkeys([*SPECIAL_TOKENS.values(), *alphabet, *whole]))
     tokenizer = Tokenizer(models.BPE({name: i for i, name in enumerate(names)}, [], ignore_merges=True))

@@ -1,14 +1,14 @@
-"""Compares RL methods on the tiny world, in one process and without Ray.
+"""Compares RL methods on the tiny data, in one process and without Ray.
 
     python examples/tiny/compare_methods.py --output runs/comparison                           # everything: many hours
     python examples/tiny/compare_methods.py --output runs/two --methods unigrpo=2.4e-4 ESPO=6e-5  # known rates
 
 Every method trains on the same prompts with the same number of samples; only the settings of METHODS differ. The
 learning rate of a method is the one with the largest mean gain in a run with --tune_seed, which is not reported, or
-the one that follows its name. Every finished run is a JSON file in the output folder, and a second call goes on after
-them. The cost of a step is measured apart, with the methods in turn, so that other programs on the machine slow all of
-them alike. The results are results.json, table.md (at equal samples, and at the time of the fastest method) and
-curves.png (mean of the seeds, with a band from the lowest to the highest, and the first method in grey).
+the one that follows its name. Every finished run is a JSON file in the output folder, and a second call does not
+repeat it. The time of a step is measured separately, with the methods in turn, so that other programs slow all methods
+equally. The results are results.json, table.md (gains with equal samples, and at the time of the fastest
+method) and curves.png (mean of the seeds, with a band from the lowest to the highest, and the first method in grey).
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ R2I_TERMS = [
     },
     {"name": "examples/tiny/shapes.py:shape_match", "weight": 0.0, "tasks": ["r2i"]},
 ]
-"""Rewards of which the thoughts before an image get nothing."""
+"""Rewards that score only the image and not the thoughts before it."""
 ABLATIONS: dict[str, list[str]] = {
     "masks from 0": ["--algo.mask_ratio.minimum", "0.0"],
     "masks from 0.3": ["--algo.mask_ratio.minimum", "0.3"],
@@ -98,11 +98,11 @@ ABLATIONS: dict[str, list[str]] = {
     ],
     "dual cache, threshold": ["--rollout.text.cache", "dual", "--rollout.text.threshold", "0.9"],
 }
-"""Settings of UniGRPO that each differ from the config in one point, for --methods."""
+"""Variants of UniGRPO for --methods, each of which differs from the config in one point."""
 
 
 def main() -> None:
-    """Trains what is missing and writes table, figure and results."""
+    """Makes missing runs and writes table, figure and results."""
     arguments = parse_arguments()
     folder: Path = arguments.output
     folder.mkdir(parents=True, exist_ok=True)
@@ -134,7 +134,9 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     """Returns the arguments of the command line; those that the script does not know are settings of the run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="folder to write, and to go on from")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="folder of the results; finished runs are not repeated"
+    )
     parser.add_argument(
         "--methods",
         nargs="+",
@@ -150,17 +152,17 @@ def parse_arguments() -> argparse.Namespace:
         "--tune_steps",
         type=int,
         default=0,
-        help="steps of the runs that choose the learning rate; 0: as many as others",
+        help="steps of the runs that choose the learning rate; 0: as many as the others",
     )
     parser.add_argument(
         "--learning_rates",
         type=float,
         nargs="+",
         default=[3e-5, 1e-4, 3e-4],
-        help="rates to choose from, of methods that are given without",
+        help="learning rates to choose from, for methods without rates",
     )
     parser.add_argument("--config", default=CONFIG, help="config of all runs (default: %(default)s)")
-    parser.add_argument("--eval_steps", type=int, default=8, help="steps between two points of the curves")
+    parser.add_argument("--eval_steps", type=int, default=8, help="number of steps between two points of the curves")
     arguments, arguments.settings = parser.parse_known_args()
     return arguments
 
@@ -213,7 +215,7 @@ def run_config(method: str, arguments: argparse.Namespace, settings: Sequence[st
 
 
 def read(file: Path) -> dict[str, Any]:
-    """Returns what a JSON file holds."""
+    """Returns the content of a JSON file."""
     return json.loads(file.read_text())
 
 
@@ -223,11 +225,11 @@ class Curve(NoOutput):
     def __init__(self, tasks: Sequence[str]) -> None:
         self.points: list[dict[str, float]] = []
         of_tasks = {title: name for title, name in SAMPLED.items() if name.partition("/")[2] in tasks}
-        # The metrics of a run with one task bear no name of a task.
+        # In a run with one task, the names of metrics have no task.
         self._names = {t: name if len(tasks) > 1 else name.partition("/")[0] for t, name in of_tasks.items()}
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
-        """Keeps a point if the step has held-out metrics."""
+        """Adds a point to the curve if the step has held-out metrics."""
         shares = {title: values[f"eval/{name}"] for title, name in self._names.items() if f"eval/{name}" in values}
         if shares:
             self.points.append({"step": step, **shares})
@@ -270,8 +272,7 @@ def step_seconds(configs: dict[str, RunConfig]) -> dict[str, float]:
 
 
 def gains(run: dict[str, Any], part: float = 1.0) -> dict[str, float]:
-    """Returns the gain of each task after a part of a run's steps, on the straight line between two points of its
-    curve."""
+    """Returns the gain of each task after a part of the steps of a run, by linear interpolation of its curve."""
     first, *_, last = run["points"]
     steps = [point["step"] for point in run["points"]]
     return {
@@ -282,7 +283,7 @@ def gains(run: dict[str, Any], part: float = 1.0) -> dict[str, float]:
 
 
 def mean_gain(run: dict[str, Any]) -> float:
-    """Returns the mean of the tasks' gains."""
+    """Returns the mean gain over the tasks."""
     return statistics.mean(gains(run).values())
 
 

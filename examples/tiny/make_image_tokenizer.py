@@ -3,10 +3,9 @@
     python examples/tiny/make_image_tokenizer.py --output examples/tiny/image_tokenizer
 
 The class and the folder format are those of the real image tokenizer, with small sizes. It learns to restore the
-pixels,
-with the entropy term of lookup-free quantisation (arXiv:2310.05737, equation 4) so that all codes are used. The script
-writes reconstructions.png, and training.json with the fraction of held-out images that the judge reads correctly after
-reconstruction.
+pixels, with the entropy term of lookup-free quantisation (arXiv:2310.05737, equation 4) so that all codes are used.
+The script writes reconstructions.png, and training.json with the fraction of held-out images that the rule of
+shapes.py reads correctly after reconstruction.
 """
 
 from __future__ import annotations
@@ -133,9 +132,9 @@ def restoration_loss(restored: Tensor, original: Tensor) -> Tensor:
 
 
 def entropy_term(latents: Tensor) -> Tensor:
-    """Mean entropy of a square's code minus a multiple of the entropy of the mean code, nats.
+    """Returns the mean entropy of the code of a square minus a multiple of the entropy of the mean code, in nats.
 
-    A number z is bit 1 with probability ``sigmoid(4 z)``: the softmax over its squared distances to -1 and 1.
+    A number z is bit 1 with probability ``sigmoid(4 z)``, the softmax over its negative squared distances to -1 and 1.
     """
     logits = 4 * latents.permute(0, 2, 3, 1).flatten(0, 2)
     one = torch.sigmoid(logits)

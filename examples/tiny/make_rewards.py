@@ -48,7 +48,7 @@ DRAWINGS = 4
 WIDTH, NUM_HEADS = 64, 4
 VISION: dict[str, Any] = {"hidden_size": WIDTH, "num_attention_heads": NUM_HEADS, "image_size": SIDE, "patch_size": 8}
 SPREAD = 0.1
-"""Of the first weights of ImageReward: transformers' defaults are for weights that are loaded, and for wide layers."""
+"""Standard deviation of the initial weights of ImageReward. The defaults of transformers are for wide layers."""
 HALVES = ((0, 0, 32, 64), (32, 0, 64, 64), (0, 0, 64, 32), (0, 32, 64, 64))
 WRONG_PER_PROMPT = 4
 
@@ -91,7 +91,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 class Images:
-    """Drawings of the training scenes, as pixels, and a generator that chooses among them."""
+    """Images of the training scenes as pixels, and a generator that chooses among them."""
 
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
@@ -104,14 +104,16 @@ class Images:
         return self.rng.choice(self._drawings[scene])
 
     def near(self, scene: Scene) -> Scene:
-        """Returns a training scene that differs in one attribute, in a third of the cases a place, the hardest to
-        learn."""
+        """Returns a training scene that differs in one attribute.
+
+        In at least a third of the cases this is the position, which is hardest to learn.
+        """
         known = [s for s in neighbours(scene) if s in self._known]
         moved = [s for s in known if kinds(s) == kinds(scene)]
         return self.rng.choice(moved if moved and self.rng.random() < 1 / 3 else known)
 
     def worse(self, scene: Scene) -> Image.Image:
-        """An image of any other scene, or a damaged one of this."""
+        """Returns an image of another scene, or a damaged image of this scene."""
         if self.rng.random() < 0.5:
             return self._damaged(self.of(scene))
         return self.of(self.rng.choice([s for s in self.train_scenes if s != scene]))
@@ -129,12 +131,13 @@ class Images:
 
 
 def kinds(scene: Scene) -> set[tuple[str, str, str]]:
-    """The things of a scene, wherever they are."""
+    """Returns the things of a scene without their positions."""
     return {(thing.size, thing.colour, thing.shape) for thing in scene}
 
 
 def train_clip(folder: Path, images: Images, arguments: argparse.Namespace) -> list[float]:
-    """Contrast of all images and captions of a batch, half of which are one attribute away from the other half."""
+    """Trains with a contrastive loss on batches in which half of the scenes differ from the other half in one
+    attribute."""
     tokenizer = save_clip_tokenizer(folder)
     sizes = {"hidden_size": WIDTH, "num_attention_heads": NUM_HEADS, "intermediate_size": 160}
     text = {"vocab_size": len(tokenizer), "max_position_embeddings": 77, "num_hidden_layers": 2}
@@ -163,7 +166,7 @@ def train_clip(folder: Path, images: Images, arguments: argparse.Namespace) -> l
 
 
 def train_image_reward(folder: Path, images: Images, arguments: argparse.Namespace) -> list[float]:
-    """Preferences between a right and a worse image of a caption (arXiv:2304.05977, equation 1)."""
+    """Trains with preferences between a right and a worse image of a caption (arXiv:2304.05977, equation 1)."""
     tokenizer = save_bert_tokenizer(folder)
     network = ImageRewardModel(
         BlipVisionConfig(
@@ -188,7 +191,7 @@ def train_image_reward(folder: Path, images: Images, arguments: argparse.Namespa
     )
 
     def score(size: int) -> tuple[Tensor, Tensor]:
-        """Numbers of the head: of right images, and of worse ones for the same captions."""
+        """Returns the scores of right images, and of worse images for the same captions."""
         half, quarter = size // 2, size // 4
         chosen = images.rng.sample(images.train_scenes, half)
         near = list(map(images.near, chosen))
@@ -211,7 +214,7 @@ def train_image_reward(folder: Path, images: Images, arguments: argparse.Namespa
         raw = torch.cat(score(400))
         last = network.head.layers[-1]
         assert isinstance(last, nn.Linear)
-        # The published constants shall be the mean and the spread of the head's numbers here too.
+        # Scale the head so that its scores have the mean and the standard deviation of the published constants.
         last.bias.copy_((last.bias - raw.mean()) * STD / raw.std() + MEAN)
         last.weight.mul_(STD / raw.std())
     save_image_reward(to_published_names(network.state_dict()), folder, vision_heads=NUM_HEADS, text_heads=NUM_HEADS)
@@ -221,7 +224,7 @@ def train_image_reward(folder: Path, images: Images, arguments: argparse.Namespa
 def optimize(
     model: nn.Module, loss_of_batch: Callable[[], Tensor], arguments: argparse.Namespace, name: str
 ) -> list[float]:
-    """AdamW with a warm-up and a cosine to 0; returns the loss every 50 steps."""
+    """Trains with AdamW, a warm-up and a cosine schedule to 0. Returns the loss every 50 steps."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=arguments.lr, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, arguments.lr, total_steps=arguments.num_steps, pct_start=0.1
@@ -265,13 +268,13 @@ def measure(name: str, folder: Path) -> dict[str, float]:
 
 
 def words() -> list[str]:
-    """All words of the captions."""
+    """Returns all words of the captions."""
     phrases = " ".join(PHRASES.values()).split()
     return sorted({"a", "and", *RADII, *COLOURS, *SHAPES, *phrases})
 
 
 def save_clip_tokenizer(folder: Path) -> CLIPTokenizer:
-    """CLIP's tokenizer with merges for the words of the captions; other words are spelled in bytes."""
+    """Saves CLIP's tokenizer with merges for the words of the captions; other words are encoded as bytes."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     learned = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     learned.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -286,7 +289,7 @@ def save_clip_tokenizer(folder: Path) -> CLIPTokenizer:
 
 
 def save_bert_tokenizer(folder: Path) -> BertTokenizer:
-    """BERT's tokenizer with the words of the captions; other words are spelled in letters."""
+    """Saves BERT's tokenizer with the words of the captions; other words are encoded as letters."""
     letters = "abcdefghijklmnopqrstuvwxyz0123456789.,-"
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     names = dict.fromkeys([*special, *words(), *letters, *("##" + letter for letter in letters)])

@@ -1,4 +1,4 @@
-"""Writes the tiny world: the data of all five stages in the formats of real data sets, prompts, and a first model.
+"""Writes the tiny data: data of all five stages in the formats of real data sets, prompts, and an initial model.
 
     python examples/tiny/make_world.py --output runs/tiny_world --image_tokenizer runs/tiny_world/image_tokenizer
 
@@ -33,7 +33,7 @@ from unigrpo.models.image_tokenizer import load_image_tokenizer
 from unigrpo.models.mmada import MMadaConfig, MMadaModelLM
 
 WRONG_CAPTIONS = 0.3
-"""Fraction of captions and of drawing requests with an image of something else."""
+"""Fraction of captions and of requests for images with a wrong image."""
 MISREAD = 0.4
 """Fraction of thoughts about an image that misread it, with an answer that follows from them."""
 SIZES = {"pairs": 16000, "journey": 16000, "instructions": 12000, "reasoning": 30000, "drawing": 12000}
@@ -104,7 +104,8 @@ class World:
         return caption(self.near(scene) if wrong else scene)
 
     def near(self, scene: Scene) -> Scene:
-        """Another scene of the stages; a wrong image must not show what UniGRPO or an evaluation asks for."""
+        """Returns another scene of the stages, because wrong images must not show scenes of UniGRPO or of the
+        evaluation."""
         return self._rng.choice([other for other in neighbours(scene) if other in self._known])
 
     def class_folders(self) -> None:
@@ -114,14 +115,14 @@ class World:
                 self.image_file(scene, f"classes/{caption(scene).replace(' ', '_')}")
 
     def tar(self, name: str, scenes: list[Scene], caption_of: Callable[[Scene], str]) -> None:
-        """A webdataset tar with captions beside the images."""
+        """Writes a webdataset tar with captions next to the images."""
         path = self.path(name)
         with TarWriter(str(path)) as writer:
             for i, scene in enumerate(tqdm(scenes, desc=name)):
                 writer.write({"__key__": f"{path.stem}{i:06d}", "png": png(scene), "txt": caption_of(scene)})
 
     def journey(self, number: int) -> None:
-        """A tar of images, with a JSON file of prompts beside it, like JourneyDB."""
+        """Writes a tar of images with a JSON file of prompts, like JourneyDB."""
         prompts: dict[str, list[str]] = {}
         with TarWriter(str(self.path("journey/000.tar"))) as writer:
             for i, scene in enumerate(tqdm(self.pick(self._scenes, number), desc="journey")):
@@ -131,13 +132,13 @@ class World:
         self.path("journey/captions.json").write_text(json.dumps(prompts))
 
     def documents(self, texts: list[str]) -> None:
-        """Plain text in parquet, like RefinedWeb."""
+        """Writes plain text in parquet, like RefinedWeb."""
         texts = [*texts, *(self.noisy_caption(scene) for scene in self._scenes)]
         self._rng.shuffle(texts)
         datasets.Dataset.from_dict({"content": texts}).to_parquet(self.path("documents.parquet"))
 
     def chats(self, name: str, sums: list[tuple[int, ...]]) -> None:
-        """Requests with direct answers."""
+        """Writes requests with direct answers."""
         rows = []
         for terms in sums:
             turns = (("user", arithmetic.question(terms)), ("assistant", str(sum(terms))))
@@ -145,7 +146,7 @@ class World:
         self.json_lines(name, rows)
 
     def conversations(self, name: str, scenes: list[Scene]) -> None:
-        """Images with two questions each, answered directly, like LLaVA's."""
+        """Writes images with two questions each, which are answered directly, like LLaVA's."""
         rows = []
         for scene in tqdm(scenes, desc=name):
             file = self.image_file(scene, name)
@@ -157,7 +158,7 @@ class World:
         self.path(f"{name}.json").write_text(json.dumps(rows))
 
     def text_thoughts(self, name: str, sums: list[tuple[int, ...]], copies: int, slips: bool = True) -> None:
-        """Sums with the steps that lead to them."""
+        """Writes sums with the steps that lead to them."""
         rows = []
         for terms in sums:
             for _ in range(copies):
@@ -190,14 +191,15 @@ class World:
         self.json_lines(f"{name}.jsonl", rows)
 
     def some_questions(self, scene: Scene, number: int) -> list[Question]:
-        """Different questions."""
+        """Returns different questions."""
         return self._rng.sample(questions(scene), number)
 
     def seen(self, scene: Scene, question: Question, errors: float) -> Scene:
         return misread(scene, question, self._rng) if self._rng.random() < errors else scene
 
     def image_file(self, scene: Scene, folder: str) -> str:
-        """A scene's file in a folder, written once; returns its name as the tables write it: relative to theirs."""
+        """Writes the image of a scene into a folder once, and returns its path relative to the folder of the
+        tables."""
         name = f"{folder}/{caption(scene).replace(' ', '_')}.png"
         if not self.path(name).exists():
             self.path(name).write_bytes(png(scene))

@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def is_current(folder: Path) -> bool:
-    """Whether a folder has the images of this version of the world, and no other or broken files."""
+    """Returns whether a folder has exactly the images of this version of the tiny data."""
     try:
         return checksum(folder) == PIXELS
     except OSError:  # a file that Pillow cannot read

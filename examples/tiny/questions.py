@@ -1,4 +1,4 @@
-"""Questions about the images of the tiny world, descriptions that answer them, and things to draw by name."""
+"""Questions about the tiny images, descriptions that answer them, and names of things to generate."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NAMES = {
     ("small", "yellow", "triangle"): "chip",
     ("large", "yellow", "triangle"): "pizza",
 }
-"""Things of the world by size, colour and shape: to draw a tomato one must know that it is large, red and round."""
+"""Names of things by size, colour and shape. For example, a tomato is large, red and round."""
 ASKED = ("size", "colour", "shape")
 """The attributes that a question asks for."""
 
@@ -89,7 +89,7 @@ def misread(scene: Scene, question: Question, rng: random.Random) -> Scene:
 
 
 def has_names(scene: Scene) -> bool:
-    """Whether everything in a scene has a name."""
+    """Returns whether everything in a scene has a name."""
     return all((thing.size, thing.colour, thing.shape) in NAMES for thing in scene)
 
 
@@ -105,7 +105,7 @@ def request(scene: Scene) -> str:
 
 
 def words() -> list[str]:
-    """All words of the world, for a tokenizer that has a token for each."""
+    """Returns all words of questions, answers and captions, for a tokenizer with a token for each word."""
     texts = [*PHRASES.values(), *NAMES.values(), *(word for kind in NAMES for word in kind)]
     texts += ["what size colour shape is are the shapes there", "a draw and", DESCRIBE]
     return sorted({word for text in texts for word in [*text.split(), *PHRASES]})

@@ -1,4 +1,4 @@
-"""The tiny world of images: one or two coloured shapes, their captions, and a judge that reads the pixels."""
+"""The tiny images of one or two coloured shapes, their captions, and a rule that reads the pixels."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ Scene = tuple[Thing, ...]
 
 
 def scenes() -> list[Scene]:
-    """All that can be in an image: one thing, or two of different colours, side by side or one above the other."""
+    """Returns all scenes: one thing, or two things of different colours next to each other or one above the other."""
     kinds = [(size, colour, shape) for size in RADII for colour in COLOURS for shape in SHAPES]
     one = [(Thing(*kind, place),) for kind in kinds for place in PLACES]
     two = [
@@ -73,7 +73,7 @@ def scenes() -> list[Scene]:
 
 
 def split(seed: int = SEED) -> tuple[list[Scene], list[Scene]]:
-    """Scenes to train on and held-out ones, disjoint: together all."""
+    """Returns scenes to train on and held-out ones. They are disjoint and together all scenes."""
     shuffled = scenes()
     random.Random(seed).shuffle(shuffled)
     num_held_out = round(HELD_OUT_RATIO * len(shuffled))
@@ -81,8 +81,11 @@ def split(seed: int = SEED) -> tuple[list[Scene], list[Scene]]:
 
 
 def stage_split(seed: int = SEED) -> tuple[list[Scene], list[Scene]]:
-    """The training scenes of :func:`split` once more in two: those of the stages before UniGRPO, and :data:`NUM_RL`
-    of UniGRPO. The image tokenizer and the reward models are trained on both."""
+    """Splits the training scenes of :func:`split` into those of the stages before UniGRPO and :data:`NUM_RL` of
+    UniGRPO.
+
+    The image tokenizer and the reward models are trained on both parts.
+    """
     training, _ = split(seed)
     rl = [scene for scene in training if len(scene) == 2][:NUM_RL]
     known = set(rl)
@@ -99,7 +102,8 @@ def caption(scene: Scene) -> str:
 
 
 def neighbours(scene: Scene) -> list[Scene]:
-    """All scenes that differ in one attribute of one thing, or in that two things have changed places."""
+    """Returns all scenes that differ in one attribute of one thing, or in which two things have exchanged their
+    positions."""
     places = PLACES if len(scene) == 1 else ()
     changed = [
         (*scene[:i], replace(thing, **{name: value}), *scene[i + 1 :])
@@ -115,7 +119,7 @@ def neighbours(scene: Scene) -> list[Scene]:
 
 
 def draw(scene: Scene, rng: random.Random | None = None) -> Image.Image:
-    """An image of a scene, RGB, 64 x 64: exact, or a little off as the generator draws it."""
+    """Returns an RGB image of a scene with 64 x 64 pixels, exact or with random deviations of the generator."""
     image = Image.new("RGB", (SIDE * FINE, SIDE * FINE), GROUND)
 
     def off(most: int) -> int:
@@ -171,10 +175,10 @@ def find(image: Image.Image) -> Scene:
 
 
 def matches(image: Image.Image, text: str) -> bool:
-    """Whether an image shows exactly what a caption describes.
+    """Returns whether an image shows exactly the scene of a caption.
 
     Raises:
-        ValueError: The caption is not of this world.
+        ValueError: The caption does not describe a scene of shapes.
     """
     wanted, found = parse(text), {thing.colour: thing for thing in find(image)}
     return len({thing.colour for thing in wanted}) == len(found) and all(
@@ -183,7 +187,7 @@ def matches(image: Image.Image, text: str) -> bool:
 
 
 def shape_match(*, prompts: Sequence[str], images: Sequence[Image.Image], labels: Sequence[str | None]) -> list[float]:
-    """The judge as a reward: 1 for an image that fits its label, or its prompt if it has no label; otherwise 0."""
+    """Returns the reward 1 for an image that fits its label, or its prompt if it has no label, and otherwise 0."""
     wanted = [label or prompt for prompt, label in zip(prompts, labels, strict=True)]
     return [float(matches(image, text)) for text, image in zip(wanted, images, strict=True)]
 
@@ -194,10 +198,10 @@ def _agrees(wanted: Thing, found: Thing) -> bool:
 
 
 def _recognise(colour: str, mask: np.ndarray) -> Thing:
-    """The shape whose outline, laid with its centre of mass on that of the pixels, covers them best."""
+    """Returns the shape whose outline has the largest overlap with the pixels if both centres of mass are equal."""
     ys, xs = np.nonzero(mask)
     x, y = float(xs.mean()), float(ys.mean())
-    # Two areas overlap by at most the ratio of their sizes, so that most outlines need not be laid on the pixels.
+    # The overlap of two areas is at most the ratio of their sizes, so that most outlines need no comparison.
     best, shape, radius = 0.0, "", 0
     for bound, name, r in sorted(_bounds(int(mask.sum())), reverse=True):
         if bound < best:
@@ -213,7 +217,7 @@ def _recognise(colour: str, mask: np.ndarray) -> Thing:
 
 @cache
 def _bounds(area: int) -> list[tuple[float, str, int]]:
-    """The largest possible overlap of each outline with a shape of so many pixels."""
+    """Returns the largest possible overlap of each outline with a shape of so many pixels."""
     sizes = [(int(_outline(name, r)[0].sum()), name, r) for name in SHAPES for r in range(5, 17)]
     return [(min(area, size) / max(area, size), name, r) for size, name, r in sizes]
 
@@ -227,7 +231,8 @@ def _overlap(mask: np.ndarray, shape: str, radius: int, centre: tuple[float, flo
 
 @cache
 def _outline(shape: str, radius: int) -> tuple[np.ndarray, float]:
-    """Pixels of a shape in the middle of an image, and how far its centre of mass is below the middle."""
+    """Returns the pixels of a shape in the middle of an image, and the distance of its centre of mass below the
+    middle."""
     image = Image.new("L", (SIDE * FINE, SIDE * FINE))
     _draw_shape(image, shape, (SIDE // 2, SIDE // 2), radius, 255)
     mask = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX)) > 127

@@ -44,7 +44,7 @@ def table(models: dict[str, dict[str, Any]]) -> str:
 
 
 def record(models: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Command, machine, and for each stage its seed, seconds and held-out metrics."""
+    """Returns command and machine, and for each stage its seed, seconds and held-out metrics."""
     stages = {}
     for folder, metrics in models.items():
         run = Path(folder).parent
@@ -68,7 +68,7 @@ def record(models: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def stage_name(folder: str) -> str:
-    """The run that a checkpoint belongs to."""
+    """Returns the name of the run of a checkpoint."""
     path = Path(folder)
     return (path.parent if path.name == "policy" else path).name
 

@@ -6,7 +6,7 @@ from rewards.base import Reward, RewardInput
 
 
 class ContainsWord(Reward):
-    """1 if the answer has the prompt's gold word, else 0."""
+    """Returns 1 for an answer that contains the gold answer of the prompt, and otherwise 0."""
 
     name = "contains_word"
     range = (0.0, 1.0)

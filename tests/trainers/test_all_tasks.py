@@ -302,6 +302,7 @@ def test_a_sampler_that_records_wrong_log_probabilities_stops_the_run(tiny_unifi
             trainer.fit(Recorder())
 
 
+@pytest.mark.wrong_types
 @pytest.mark.parametrize(
     ("gaps", "message"),
     [

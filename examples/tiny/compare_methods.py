@@ -220,7 +220,7 @@ def read(file: Path) -> dict[str, Any]:
 
 
 class Curve(NoOutput):
-    """The output of a run that keeps its held-out shares."""
+    """The output of a run that keeps its held-out accuracy."""
 
     def __init__(self, tasks: Sequence[str]) -> None:
         self.points: list[dict[str, float]] = []
@@ -230,9 +230,9 @@ class Curve(NoOutput):
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Adds a point to the curve if the step has held-out metrics."""
-        shares = {title: values[f"eval/{name}"] for title, name in self._names.items() if f"eval/{name}" in values}
-        if shares:
-            self.points.append({"step": step, **shares})
+        accuracy = {title: values[f"eval/{name}"] for title, name in self._names.items() if f"eval/{name}" in values}
+        if accuracy:
+            self.points.append({"step": step, **accuracy})
             print(self.points[-1], flush=True)
 
 
@@ -308,8 +308,8 @@ def table(chosen: dict[str, list[dict[str, Any]]], seconds: dict[str, float]) ->
 
 
 def figure(chosen: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    """Draws the held-out share of each task by training step, a column for each method: the mean of the seeds, a band
-    from the lowest to the highest, and the mean of the first method in grey."""
+    """Draws the held-out accuracy of each task by training step, a column for each method: the mean of the seeds, a
+    band from the lowest to the highest, and the mean of the first method in grey."""
     titles = [title for title in SAMPLED if title in next(iter(chosen.values()))[0]["points"][0]]
     chart = Figure(figsize=(1.6 * len(chosen) + 1, 2.2 * len(titles)), layout="constrained")
     axes = chart.subplots(len(titles), len(chosen), sharex=True, sharey="row", squeeze=False)

@@ -92,7 +92,7 @@ def draw_figure(runs: list[dict[str, Any]], path: Path) -> None:
             points = _points(run["metrics"], f"eval/{name.format('sampled')}")
             axis.plot(*points, "o", color="C1", label="held-out prompts" if run is runs[0] else None)
         axis.set(title=title, xlabel="step")
-    axes[0].set(ylabel="share right, sampled")
+    axes[0].set(ylabel="fraction right, sampled")
     axes[0].legend()
     figure.savefig(path, dpi=100)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from builders import Attack
 from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 from ray import cloudpickle
 from torch import Tensor
@@ -293,16 +293,6 @@ def test_a_checkpoint_without_zero_is_loaded_unchanged(one_rank: None, tmp_path:
         assert torch.equal(loaded.model.get_parameter(name), weight), name
     with pytest.raises(CheckpointError, match=r"1 ranks wrote the checkpoint, but it has the optimizer states of 0"):
         new_engine(run_config(2, "fp32")).load(tmp_path)
-
-
-class Attack:
-    """An object that makes a file when its pickle is loaded."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-
-    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
-        return os.mkdir, (str(self._file),)
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2])

@@ -17,6 +17,7 @@ import psutil
 import pytest
 import ray
 import torch
+from builders import untimed
 from safetensors.torch import load_file
 
 from unigrpo.cli.main import main
@@ -52,11 +53,8 @@ def submit(environment: dict[str, str], *arguments: str) -> subprocess.Completed
     )
 
 
-def untimed(folder: Path) -> list[dict[str, float]]:
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [
-        {k: v for k, v in r.items() if not k.startswith(("time/", "throughput/", "memory/", "perf/"))} for r in rows
-    ]
+def untimed_rows(folder: Path) -> list[dict[str, float]]:
+    return [untimed(json.loads(line)) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +73,7 @@ def test_a_submitted_job_writes_a_complete_run_directory(submitted):
     assert summary["steps"] == 5
     assert summary["wall_seconds"] > 0
     assert set(summary["eval"]) == {"before", "after"}
-    assert [row["step"] for row in untimed(run)] == [0, 1, 2, 3, 4, 5]
+    assert [row["step"] for row in untimed_rows(run)] == [0, 1, 2, 3, 4, 5]
     config = (run / "config.yaml").read_text()
     assert config.startswith("# commit: ")
     assert "seed: 5" in config
@@ -140,11 +138,11 @@ def test_after_kill_9_in_mid_step_a_resumed_run_has_the_same_metrics_and_weights
     wait_for_step(tmp_path / "killed" / "metrics.jsonl", 3)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
-    assert untimed(tmp_path / "killed")[-1]["step"] < 5, "it was killed too late"
+    assert untimed_rows(tmp_path / "killed")[-1]["step"] < 5, "it was killed too late"
 
     again = train(ray_head.driver_environment, "--run_dir", str(tmp_path / "killed"), *STEPS)
     assert again.returncode == 0, again.stderr
-    assert untimed(tmp_path / "killed") == untimed(whole)
+    assert untimed_rows(tmp_path / "killed") == untimed_rows(whole)
     one, two = (load_file(run / "policy" / "model.safetensors") for run in (whole, tmp_path / "killed"))
     assert all(torch.equal(one[name], two[name]) for name in one)
 
@@ -179,7 +177,7 @@ def test_an_actor_killed_in_mid_step_ends_the_job_clearly_or_is_replaced(ray_hea
         assert "The same command resumes from the last checkpoint" in output
         again = subprocess.run(command, **options, check=False, timeout=LIMIT)
         assert again.returncode == 0
-    assert untimed(tmp_path / "killed") == untimed(tmp_path / "whole")
+    assert untimed_rows(tmp_path / "killed") == untimed_rows(tmp_path / "whole")
 
 
 @pytest.mark.slow
@@ -207,7 +205,7 @@ def test_after_a_rank_is_killed_in_a_save_the_previous_checkpoint_is_used(ray_he
     again = subprocess.run(command, **options, capture_output=True, check=False, timeout=LIMIT)
     assert again.returncode == 0, again.stderr
     assert re.search(r"resuming from .*step_0000000[123], [123] steps finished", again.stderr)
-    assert [row["step"] for row in untimed(run)] == [1, 2, 3, 4]
+    assert [row["step"] for row in untimed_rows(run)] == [1, 2, 3, 4]
 
 
 def actors(ray_head: Any, name: str) -> list[psutil.Process]:
@@ -248,7 +246,7 @@ def test_gsm8k_can_be_used_unchanged_with_a_byte_tokenizer(ray_head, tmp_path):
         cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=LIMIT,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert [row["step"] for row in untimed(tmp_path / "run")] == [0, 1]
+    assert [row["step"] for row in untimed_rows(tmp_path / "run")] == [0, 1]
     samples = [json.loads(line) for line in (tmp_path / "run" / "rollouts.jsonl").read_text().splitlines()]
     assert samples
     assert {s["label"] for s in samples} <= {str(i + 3) for i in range(8)}

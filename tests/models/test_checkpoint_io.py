@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from builders import change_weights
+from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from unigrpo import CheckpointError
@@ -38,12 +39,6 @@ def load(folder):
 def change_config(folder, **changes):
     file = folder / "config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
-
-
-def change_weights(folder, change):
-    weights = load_file(folder / "model.safetensors")
-    change(weights)
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def test_a_checkpoint_loads_exactly(folder):

@@ -7,7 +7,8 @@ import re
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from builders import change_weights
+from safetensors.torch import save_file
 
 from unigrpo.models import weight_files
 from unigrpo.models.image_tokenizer import ImageTokenizer, ImageTokenizerConfig, load_image_tokenizer
@@ -27,12 +28,6 @@ def tiny():
 def folder(tiny, tmp_path):
     tiny.save_pretrained(tmp_path)
     return tmp_path
-
-
-def change_weights(folder, change):
-    weights = load_file(folder / "model.safetensors")
-    change(weights)
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def assert_equal(model, other):

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import pickle
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from builders import Attack
 from PIL import Image
 
 from rewards.base import RewardInput
@@ -94,16 +95,10 @@ def test_geneval_answers_with_scores_and_strict_rewards() -> None:
         assert strict(inputs) == [0.0, 1.0]
 
 
-class Attack:
-    """An object that runs a command if pickle.loads reads it."""
-
-    def __reduce__(self) -> tuple[Any, tuple[str]]:
-        return os.system, ("echo attacked",)
-
-
-def test_an_answer_cannot_run_code_here() -> None:
-    with server(lambda body: {"outputs": [Attack()]}) as url:
+def test_an_answer_cannot_run_code_here(tmp_path: Path) -> None:
+    with server(lambda body: {"outputs": [Attack(tmp_path / "attacked")]}) as url:
         assert Remote(url, format="flow_grpo", attempts=1)([gray(1)]) == [None]
+    assert not (tmp_path / "attacked").exists()
 
 
 def test_an_array_of_another_size_is_refused_and_not_converted_to_a_list() -> None:

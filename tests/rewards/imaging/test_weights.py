@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from builders import Attack
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 from torch import nn
@@ -108,13 +109,10 @@ def test_both_formats_of_pickled_weights_are_read(tmp_path: Path, is_zip: bool, 
 
 
 def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
-    class Attack:
-        def __reduce__(self) -> tuple[Any, tuple[str]]:
-            return pytest.fail, ("it ran",)
-
-    (tmp_path / "w.pt").write_bytes(pickle.dumps(Attack(), protocol=2))
+    (tmp_path / "w.pt").write_bytes(pickle.dumps(Attack(tmp_path / "attacked"), protocol=2))
     with pytest.raises(ValueError, match=r"w.pt is not a file of weights that can be read safely"):
         weights.read_weights(tmp_path / "w.pt")
+    assert not (tmp_path / "attacked").exists()
 
 
 @pytest.mark.parametrize("content", [{}, {"state_dict": {"a": 1}}, [torch.zeros(1)], {"a": 1.0}])

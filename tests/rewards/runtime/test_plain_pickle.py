@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import Attack
 
 from rewards.runtime import plain_pickle
 
 
-class Attack:
-    """An object that runs a command if pickle.loads reads it."""
-
-    def __reduce__(self) -> tuple[Any, tuple[str]]:
-        return os.system, ("echo attacked",)
-
-
-def test_a_message_cannot_run_code() -> None:
-    with pytest.raises(ValueError, match=r"the message names \w+\.system"):
-        plain_pickle.loads(pickle.dumps({"outputs": [Attack()]}))
+def test_a_message_cannot_run_code(tmp_path: Path) -> None:
+    attack = Attack(tmp_path / "attacked")
+    with pytest.raises(ValueError, match=r"the message names \w+\.mkdir"):
+        plain_pickle.loads(pickle.dumps({"outputs": [attack]}))
     with pytest.raises(ValueError, match="the message names"):
-        plain_pickle.loads(pickle.dumps(np.array([Attack()], dtype=object)))
+        plain_pickle.loads(pickle.dumps(np.array([attack], dtype=object)))
+    assert not (tmp_path / "attacked").exists()
 
 
 def test_a_message_that_asks_for_too_much_memory_is_an_error() -> None:

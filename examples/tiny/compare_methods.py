@@ -309,13 +309,18 @@ def table(chosen: dict[str, list[dict[str, Any]]], seconds: dict[str, float]) ->
 
 def figure(chosen: dict[str, list[dict[str, Any]]], path: Path) -> None:
     """Draws the held-out accuracy of each task by training step, a column for each method: the mean of the seeds, a
-    band from the lowest to the highest, and the mean of the first method in grey."""
+    band from the lowest to the highest, and the mean of the first method in grey. With one method, the tasks are the
+    columns."""
     titles = [title for title in SAMPLED if title in next(iter(chosen.values()))[0]["points"][0]]
-    chart = Figure(figsize=(1.6 * len(chosen) + 1, 2.2 * len(titles)), layout="constrained")
-    axes = chart.subplots(len(titles), len(chosen), sharex=True, sharey="row", squeeze=False)
-    for axis, method in zip(axes[0], chosen, strict=True):
-        axis.set_title(method, fontsize="small")
-    for axis in axes[-1]:
+    if len(chosen) == 1:
+        chart = Figure(figsize=(2.6 * len(titles) + 0.6, 2.6), layout="constrained")
+        axes = chart.subplots(1, len(titles), sharex=True, squeeze=False).T
+    else:
+        chart = Figure(figsize=(1.6 * len(chosen) + 1, 2.2 * len(titles)), layout="constrained")
+        axes = chart.subplots(len(titles), len(chosen), sharex=True, sharey="row", squeeze=False)
+        for axis, method in zip(axes[0], chosen, strict=True):
+            axis.set_title(method, fontsize="small")
+    for axis in axes[:, 0] if len(chosen) == 1 else axes[-1]:
         axis.set_xlabel("step")
     for row, title in zip(axes, titles, strict=True):
         means: list[tuple[list[float], list[float]]] = []

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -94,5 +95,7 @@ def _renamed_fit(value: str) -> str:
     return OLD_FITS.get(value, value)
 
 
+@functools.cache
 def _tell(old: str, new: str) -> None:
+    """Logs a message once in a process, which may read the same config several times."""
     logger.warning("%s is now %s; the old name works until version %s", old, new, END_OF_SUPPORT.get(old, "0.3"))

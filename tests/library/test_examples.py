@@ -89,6 +89,7 @@ def test_every_public_name_can_be_imported_and_an_unknown_one_is_an_attribute_er
         _ = unigrpo.sampler_of_nothing
 
 
+@pytest.mark.slow
 def test_auto_classes_load_our_models_after_an_import_that_loads_no_torch():
     code = """import sys
 import unigrpo

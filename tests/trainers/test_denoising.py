@@ -237,6 +237,7 @@ def test_loader_processes_change_nothing_and_count_what_is_broken(world, tiny_un
     assert all(row["loss/total"] > 0 for step, row in rows[0].items() if step > 0)
 
 
+@pytest.mark.slow
 def test_an_error_of_a_loader_process_is_as_short_as_without(world, tiny_unified_folder, tmp_path):
     vqa = dataclasses.replace(modalities(world)["mmu"].sources["vqa"], max_bad_fraction=0.0)
     for num_workers in (0, 1):

@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import AutoTokenizer
 
 from unigrpo import CheckpointError, DataError
@@ -118,7 +119,7 @@ def test_a_template_that_does_not_end_is_stopped_for_all_prompts(tokenizer, proc
         CheckpointError,
         match=r"the chat template was stopped: it takes more than 1 s of processor time; repair it, or set",
     ):
-        prompt_lengths(prompts, tokenizer, vocabulary, DataConfig(), image_codes=None)  # type: ignore[arg-type]
+        prompt_lengths(prompts, tokenizer, vocabulary, DataConfig(), torch.zeros(4, dtype=torch.long))
     tokenizer.chat_template = "ok"
     assert chat_text("a", tokenizer, "chat") == "ok"
 

@@ -80,6 +80,7 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[BaseRunConf
     return configs
 
 
+@pytest.mark.wrong_types
 @pytest.mark.parametrize("kind", ["unigrpo", "stage"])
 def test_workers_start_with_folders_in_place_of_names_on_the_hub(
     started: list[BaseRunConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
@@ -105,6 +106,7 @@ def test_workers_start_with_folders_in_place_of_names_on_the_hub(
     assert {config.actor.model_name_or_path for config in started} == {str(tmp_path)}
 
 
+@pytest.mark.wrong_types
 def test_the_log_says_how_long_each_part_of_the_start_took(started, caplog):
     with caplog.at_level("INFO", logger=placement.__name__):
         start_groups(replace(RunConfig(), rollout=RolloutConfig(num_workers=4)))

@@ -9,7 +9,7 @@ bash launch/quickstart.sh [--section.name VALUE ...]
 
 Creates or reuses .venv, starts a local Ray head with a job server if none is reachable (and stops it at the end), and
 submits the training job of launch/configs/tiny/unigrpo.yaml. It ends with a table of metrics before and after training,
-a reward curve and a report. After the installation it takes five minutes on two fast CPU cores and six on slow ones.
+a reward curve and a report. After the installation it takes four to six minutes on two CPU cores.
 On a local head without a GPU, the policy has two processes.
 Arguments are passed on to the training command, for example
   bash launch/quickstart.sh --train.num_steps 20 --train.seed 7

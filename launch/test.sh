@@ -7,7 +7,7 @@ if [ "${1:-}" = --help ] || [ "${1:-}" = -h ]; then
     cat <<'TEXT'
 bash launch/test.sh [PYTEST ARGUMENTS]
 
-Creates or reuses .venv, then runs the linters of .pre-commit-config.yaml, pyright and the default tests (10 to 20
+Creates or reuses .venv, then runs the linters of .pre-commit-config.yaml, pyright and the default tests (about 10
 minutes on 2 cores).
 With arguments, runs only pytest with them:  bash launch/test.sh tests/algorithm -k coupled
 TEXT

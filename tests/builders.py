@@ -118,8 +118,7 @@ def undocumented_metrics(names: Iterable[str]) -> list[str]:
 
 class Recorder:
     """An output that stores everything: metrics, held-out scores and images by step, samples as (step, row), and the
-    images
-    of the samples by step."""
+    images of the samples by step."""
 
     def __init__(self) -> None:
         self.rows: dict[int, dict[str, float]] = {}

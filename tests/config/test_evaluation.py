@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import get_args
 
 import pytest
 import torch
@@ -18,12 +19,16 @@ from unigrpo.config import (
     RunConfig,
     TextSamplingConfig,
 )
-from unigrpo.config.evaluation import PROTOCOLS
+from unigrpo.config.evaluation import PROTOCOLS, Preset
 from unigrpo.data.prompting import encode_prompt
 from unigrpo.evaluation.held_out import ways_of_sampling
 from unigrpo.models.mmada import MMadaConfig
 from unigrpo.models.vocabulary import Vocabulary
 from unigrpo.records import Prompt
+
+
+def test_every_preset_has_a_protocol():
+    assert get_args(Preset) == ("training", *PROTOCOLS)
 
 
 @pytest.mark.parametrize(

@@ -99,8 +99,7 @@ def test_twice_the_gpus_halve_the_arithmetic_but_not_the_network():
 
 def test_gradients_are_reduced_after_every_pass_or_once():
     """A ring sends gradients (32.33 GB in fp32, 16.165 in bf16) twice and weights (16.165 GB) once: 7/8 of them at 450
-    GB/s
-    within a node, and 63/64 at 8 x 50 GB/s between nodes."""
+    GB/s within a node, and 63/64 at 8 x 50 GB/s between nodes."""
     nothing = StepFlops(generate=0.0, score=0.0, update=0.0)
     node = seconds_of(nothing, "h100_80gb", 8, zero_stage=2, num_passes=12, num_updates=4)["gradients"]
     assert node == pytest.approx(4 * (2 * 12 * 32.33 + 16.165) * 7 / 8 / 450, rel=1e-3)

@@ -394,8 +394,8 @@ def test_a_gain_has_its_prompts_and_interval_and_is_grey_inside_it(tmp_path):
     before = {f"{name}_greedy": 0.5 for name in gains}
     write_summary(folder, before, {f"{name}_greedy": 0.5 + sum(values) / 5 for name, values in gains.items()})
     page = Page(write_report(folder))
-    # By hand, the mean is 0.8, the standard deviation 0.4472, the standard error 0.2, and the quantile 2.7764 (4
-    # degrees).
+    # By hand, the mean is 0.8, the standard deviation 0.4472, the standard error 0.2, and the quantile for 4 degrees
+    # of freedom 2.7764.
     assert page.rows("held-out") == [
         ["", "clear", "0.500", "1.300", "+0.800", "+0.245 to +1.355", "5"],
         ["", "worse", "0.500", "-0.300", "-0.800", "-1.355 to -0.245", "5"],

@@ -49,8 +49,7 @@ KINDS = {
     )
 }
 """GPUs by the names that ``--gpu`` accepts. The network is that of the vendors' own systems, which have one card of
-200
-or 400 gigabits per second for each GPU."""
+200 or 400 gigabits per second for each GPU."""
 DEFAULT = "h100_80gb"
 
 

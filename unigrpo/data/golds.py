@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 GOLD_SEPARATOR = "####"
-"""Mark of GSM8K's solutions; the answer follows the last one."""
+"""Separator of GSM8K's solutions; the answer follows the last one."""
 BOXED = "\\boxed{"
 ANSWER_TAGS = re.compile(r"<answer>(.*?)</answer>", re.IGNORECASE | re.DOTALL)
 END_THINK = "</think>"

@@ -2,8 +2,7 @@
 
 Attention is bidirectional: once a token is fixed, the keys and values of all other tokens change. A cache ignores
 these changes until the next full pass, which the samplers run at the start of every block. Source: Fast-dLLM,
-arXiv:2505.22618,
-section 3.2 (prefix and dual cache).
+arXiv:2505.22618, section 3.2 (prefix and dual cache).
 """
 
 from __future__ import annotations

@@ -100,8 +100,7 @@ def sample_text(
         vocabulary: Mask and end-of-text ids.
         generators: One generator per prompt, on the CPU or the model's device.
         suffixes: Tokens of any lengths that the model sees after each response and that are not part of the sample;
-            None
-            for no tokens.
+            None for no tokens.
 
     Raises:
         ValueError: A prompt is empty under guidance or contains the mask token; the number of generators differs from
